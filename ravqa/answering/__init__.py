@@ -1,0 +1,1 @@
+"""Answering: prompts, and the decision over k passages, driving any reader."""

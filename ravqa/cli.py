@@ -1,0 +1,220 @@
+"""The command line. Nothing heavy is imported before a command really runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from ravqa.errors import UserError
+
+_EXAMPLES = """
+Examples:
+
+  python run_vqa.py --dataset okvqa
+
+  python run_vqa.py --dataset okvqa --controls none,oracle,wrong-image
+
+  python run_vqa.py --dataset okvqa --data DIR --corpus passages.jsonl --limit 100
+
+  python run_vqa.py --dataset infoseek --set answering.passages=3
+
+Without --data the bundled sample is run; a score on it is no benchmark score.
+"""
+
+app = typer.Typer(
+    name="ravqa",
+    help="Retrieval-augmented generation for knowledge-based visual question answering.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class OnErrorChoice(StrEnum):
+    """What to do with a broken record."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+class Kind(StrEnum):
+    """What `ravqa ls` lists."""
+
+    datasets = "datasets"
+    pipelines = "pipelines"
+    readers = "readers"
+    retrievers = "retrievers"
+    metrics = "metrics"
+
+
+@app.command(epilog=_EXAMPLES)
+def run(
+    dataset: Annotated[
+        str, typer.Option(metavar="NAME", help="okvqa or infoseek (ravqa ls datasets).")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the official files; else the sample."),
+    ] = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Passages: .jsonl, .csv or .tsv; repeatable."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")] = None,
+    pipeline: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="A name in pipelines/, or a YAML file.")
+    ] = "sample",
+    retriever: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's retriever.")
+    ] = None,
+    reader: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's reader.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY.PATH=VALUE", help="Changes one key of the pipeline; repeatable."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N questions.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; else a new one in runs/.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run in --output.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --output.")
+    ] = False,
+    retrieval_only: Annotated[
+        bool, typer.Option("--retrieval-only", help="Score retrieval; load no reader.")
+    ] = False,
+    predict_only: Annotated[
+        bool, typer.Option("--predict-only", help="Write predictions; score nothing.")
+    ] = False,
+    controls: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Also run, comma-separated: none, oracle, random, wrong-image.",
+        ),
+    ] = "",
+    on_error: Annotated[
+        OnErrorChoice, typer.Option(help="Broken questions: stop, or leave out and list.")
+    ] = OnErrorChoice.fail,
+    seed: Annotated[int, typer.Option(metavar="N", help="For intervals, tests, controls.")] = 0,
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Fetch what --data lacks of the official files."),
+    ] = False,
+) -> None:
+    """Run a dataset through a pipeline and score it: answers, and retrieval apart."""
+    from ravqa.console import Console
+    from ravqa.run import RunRequest
+    from ravqa.run import run as run_request
+
+    request = RunRequest(
+        dataset=dataset,
+        data=data,
+        corpus=tuple(corpus or ()),
+        split=split,
+        pipeline=pipeline,
+        retriever=retriever,
+        reader=reader,
+        overrides=tuple(overrides or ()),
+        limit=limit,
+        output=output,
+        resume=resume,
+        overwrite=overwrite,
+        retrieval_only=retrieval_only,
+        predict_only=predict_only,
+        controls=tuple(name.strip() for name in controls.split(",") if name.strip()),
+        on_error=on_error.value,
+        seed=seed,
+        download=download,
+    )
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    console = Console()
+    try:
+        run_request(request, console)
+    finally:
+        console.close()
+
+
+@app.command()
+def ls(
+    kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
+) -> None:
+    """List datasets, pipelines, readers, retrievers or metrics."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ravqa import registry
+    from ravqa.config import read_yaml
+    from ravqa.paths import PIPELINES
+
+    if kind is Kind.pipelines:
+        rows = [
+            (path.stem, str(read_yaml(path).get("description", "")))
+            for path in sorted(PIPELINES.glob("*.yaml"))
+        ]
+    else:
+        registries = {
+            Kind.datasets: registry.DATASETS,
+            Kind.readers: registry.READERS,
+            Kind.retrievers: registry.RETRIEVERS,
+            Kind.metrics: registry.METRICS,
+        }
+        rows = list(registries[kind])
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `ravqa`: a user's mistake is one line on stderr and exit code 2."""
+    _guarded(app, arguments, "ravqa")
+
+
+def run_main(arguments: list[str] | None = None) -> None:
+    """Entry point of `run_vqa.py`: `ravqa run` without the word run."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(epilog=_EXAMPLES)(run)
+    _guarded(single, arguments, "run_vqa.py")
+
+
+def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -> None:
+    try:
+        code = application(args=arguments, prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        code = 2
+    except click.ClickException as e:
+        code = _fail(f"{e.format_message()} ({name} --help lists the options)")
+    except UserError as e:
+        code = _fail(str(e))
+    except click.Abort:
+        code = _interrupted()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+def _interrupted() -> int:
+    print("interrupted; --resume --output DIR goes on with the run", file=sys.stderr)
+    return 130

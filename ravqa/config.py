@@ -1,0 +1,192 @@
+"""Validated configuration: one YAML file describes a pipeline; `--set key.path=value` overrides.
+
+Every part is written as `{name: NAME, ...options}`; the options are checked against the part's own
+pydantic model (its `Config` class), so that an unknown key is refused with its path and near names.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ravqa.errors import UserError, near_matches
+from ravqa.paths import PIPELINES, packaged
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of all configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Part(BaseModel):
+    """A named part with options of its own, validated when the part is built."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The part's options without its name."""
+        return dict(self.model_extra or {})
+
+
+class PipelineConfig(Strict):
+    """A pipeline: which parts answer a question, in which order they stand in the file.
+
+    Attributes:
+        describer: what is seen in the image, as text; None for none.
+        retriever: finds passages.
+        top_k: how many passages are retrieved and scored (PRRecall needs max K).
+        answering: how k passages are read: prompt, decision rule, answer extraction.
+        reader: the language model that answers.
+        stand_ins: parts that stand in for larger ones; printed and stored with every result.
+    """
+
+    description: str = ""
+    describer: Part | None = None
+    retriever: Part
+    top_k: int = Field(default=20, ge=1)
+    answering: dict[str, Any] = Field(default_factory=dict)
+    reader: Part
+    stand_ins: tuple[str, ...] = ()
+
+
+def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
+    """`model(**data)` with errors as one line that names the key's path.
+
+    Args:
+        where: what is being read (a file, or the path of the part inside it).
+
+    Raises:
+        UserError: unknown key (near names are listed), wrong type, missing or bad value.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        raise UserError(f"{where}: {_explain(e, model)}") from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    messages = []
+    for item in error.errors():
+        path = ".".join(str(p) for p in item["loc"])
+        if item["type"] == "extra_forbidden":
+            messages.append(f"unknown key {path!r}: {near_matches(path, model.model_fields)}")
+        elif item["type"] == "missing":
+            messages.append(f"key {path!r} is missing")
+        else:
+            got = repr(item["input"])
+            got = got if len(got) <= 60 else got[:57] + "..."
+            messages.append(f"key {path!r}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {got}")
+    return "; ".join(messages)
+
+
+def load_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """A pipeline's settings, overridden but not yet validated, and where they were read.
+
+    Args:
+        name: a file, or the name of one in `pipelines/`.
+        overrides: "key.path=value"; the value is read as YAML.
+
+    Raises:
+        UserError: no such pipeline, unreadable YAML, a bad override.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"} and not path.is_file():
+        found = packaged(PIPELINES, f"{name}.yaml")
+        if found is None:
+            known = [p.stem for p in PIPELINES.glob("*.yaml")]
+            raise UserError(f"no pipeline {name!r}: {near_matches(name, known)}")
+        path = found
+    settings = read_yaml(path)
+    for override in overrides:
+        apply_override(settings, override)
+    return settings, path.name
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        UserError: missing, unreadable, not YAML (line named), or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} cannot be read: {e}") from None
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not YAML: {getattr(e, 'problem', e)}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a mapping is expected, got {type(data).__name__}")
+    return data
+
+
+def apply_override(settings: dict[str, Any], override: str) -> None:
+    """Apply one "key.path=value" to `settings` in place; list items are addressed by number.
+
+    Raises:
+        UserError: no "=", an empty key, a path through something that is not a mapping or list.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip(".") or not all(key.split(".")):
+        raise UserError(f"--set {override!r}: key.path=value is expected")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: the value is not YAML") from None
+    *parents, last = key.split(".")
+    node: Any = settings
+    for depth, step in enumerate(parents):
+        if isinstance(node, dict) and node.get(step) is None:
+            node[step] = {}
+        node = _child(node, step, override, ".".join(parents[: depth + 1]))
+    if isinstance(node, list):
+        _child(node, last, override, key)
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UserError(f"--set {override!r}: {'.'.join(parents)!r} holds a plain value, no keys")
+
+
+def _child(node: Any, step: str, override: str, path: str) -> Any:
+    if isinstance(node, dict):
+        return node[step]
+    if isinstance(node, list) and step.isdigit() and int(step) < len(node):
+        return node[int(step)]
+    raise UserError(f"--set {override!r}: there is no {path!r}")
+
+
+def dump_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings as YAML in the given order."""
+    return yaml.safe_dump(
+        copy.deepcopy(dict(settings)), sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short content hash (128 bits of SHA-256, hex) of JSON-able values and bytes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = (
+            part
+            if isinstance(part, bytes)
+            else json.dumps(part, sort_keys=True, ensure_ascii=False, default=str).encode()
+        )
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,178 @@
+"""What a run prints: progress, remarks, tables. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ravqa.rundir import MAIN
+
+if TYPE_CHECKING:
+    from ravqa.config import PipelineConfig
+    from ravqa.datasets.base import Dataset
+    from ravqa.datasets.corpus import Corpus
+
+_METRICS = {"vqa_accuracy": "VQA accuracy", "infoseek": "InfoSeek score"}
+_ROWS = {
+    MAIN: "with retrieval",
+    "none": "without retrieval",
+    "oracle": "oracle passages",
+    "random": "random passages",
+    "wrong-image": "image of another question",
+}
+_MAX_GROUPS = 6  # more question types than that do not fit beside each other
+_STEPS = 4  # where stderr is no terminal: lines per stage
+
+
+class Console:
+    """Prints for people; on a terminal with bars, elsewhere with a few plain lines a stage."""
+
+    def __init__(self, out: RichConsole | None = None, err: RichConsole | None = None):
+        self.out = out or RichConsole(highlight=False)
+        self.err = err or RichConsole(stderr=True, highlight=False)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._printed: dict[str, int] = {}
+
+    def note(self, text: str) -> None:
+        """A remark that the user should see once."""
+        self.err.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
+
+    @contextmanager
+    def status(self, what: str) -> Iterator[None]:
+        """Shows that something of unknown length goes on."""
+        if self.err.is_terminal:
+            with self.err.status(what):
+                yield
+        else:
+            self.err.print(Text(what), soft_wrap=True)
+            yield
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Shows that `done` of `total` steps of a stage are finished."""
+        if not self.err.is_terminal:
+            step = _STEPS * done // total if total else _STEPS
+            if step != self._printed.get(what):
+                self._printed[what] = step
+                self.err.print(Text(f"{what}: {done}/{total}"), soft_wrap=True)
+            return
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self.err,
+            )
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done)
+
+    def close(self) -> None:
+        """End the bars."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks.clear()
+
+    def heading(self, dataset: Dataset, config: PipelineConfig, corpus: Corpus | None) -> None:
+        """What is run on what."""
+        passages = f"{len(corpus):,} passages" if corpus else "no passages"
+        self.err.print(
+            Text(
+                f"{dataset.label}, split {dataset.split}: {len(dataset.questions)} questions, "
+                f"{passages}"
+            ),
+            soft_wrap=True,
+        )
+        if config.description:
+            self.err.print(Text(f"pipeline: {config.description}"), soft_wrap=True)
+
+    def results(self, results: Mapping[str, Any], folder: Path) -> None:
+        """The tables of a finished run, and where its folder is."""
+        self.close()
+        if results["answers"]:
+            self.out.print(_answer_table(results))
+        if results["retrieval"] and results["retrieval"]["conditions"]:
+            self.out.print(_retrieval_table(results))
+        skipped = results["dataset"]["skipped"]
+        if skipped:
+            self.out.print(
+                Text(f"{len(skipped)} questions were skipped (listed in results.json)"),
+                style="yellow",
+            )
+        for stand_in in results["provenance"]["stand_ins"]:
+            self.out.print(Text(f"stand-in - {stand_in}", style="dim"), soft_wrap=True)
+        self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
+
+
+def _range(interval: list[float]) -> str:
+    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _title(results: Mapping[str, Any], what: str, questions: int) -> str:
+    dataset = results["dataset"]
+    return f"{what}, {questions} questions\n{dataset['label']}, {dataset['split']}"
+
+
+def _answer_table(results: Mapping[str, Any]) -> Table:
+    section = results["answers"]
+    name = _METRICS.get(section["metric"], section["metric"])
+    table = Table(title=_title(results, "Answer quality", section["questions"]))
+    table.add_column("")
+    table.add_column(f"{name} %", justify="right")
+    table.add_column("95 % interval" + (" (mean)" if section["metric"] == "infoseek" else ""))
+    groups = list(section["conditions"][MAIN]["groups"])
+    groups = groups if len(groups) <= _MAX_GROUPS else []
+    for group in groups:
+        table.add_column(group, justify="right")
+    compared = bool(section["comparisons"])
+    if compared:
+        table.add_column("retrieval gains")
+        table.add_column("p", justify="right")
+    for condition, scores in section["conditions"].items():
+        row = [_ROWS[condition], f"{scores['score']:.1f}", _range(scores["interval_95"])]
+        row += [
+            f"{scores['groups'][g]['mean']:.1f}" if g in scores["groups"] else "-" for g in groups
+        ]
+        if compared:
+            test = section["comparisons"].get(f"{MAIN} - {condition}")
+            row += (
+                [
+                    f"{test['difference']:+.1f} {_range(test['interval_95'])}",
+                    f"{test['p_value']:.4f}",
+                ]
+                if test
+                else ["", ""]
+            )
+        table.add_row(*row)
+    return table
+
+
+def _retrieval_table(results: Mapping[str, Any]) -> Table:
+    section = results["retrieval"]
+    table = Table(title=_title(results, "Retrieval", section["questions"]))
+    table.add_column("")
+    ks = list(next(iter(section["conditions"].values()))["PRRecall"])
+    for k in ks:
+        table.add_column(f"PRRecall@{k} %", justify="right")
+    for condition, scores in section["conditions"].items():
+        table.add_row(_ROWS[condition], *(f"{scores['PRRecall'][k]:.1f}" for k in ks))
+    return table

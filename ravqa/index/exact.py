@@ -1,0 +1,233 @@
+"""MaxSim over every passage: exact, blocked, from a memory-mapped file.
+
+On disk a folder: `vectors.npy` [all tokens, dim] float16 or float32, `offsets.npy` [passages + 1]
+int64, `ids.json`, and `meta.json`, which is written last, so that a folder without it is not an
+index. Whatever the storage, products and sums are in float32. Ties go to the earlier passage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ravqa.config import Strict
+from ravqa.encoders.base import Vectors
+from ravqa.errors import UserError
+
+_FORMAT = 1
+
+
+class ExactIndex:
+    """An opened index; `build` makes one."""
+
+    class Config(Strict):
+        """Options: the storage type, and how many megabytes of vectors are scored at a time."""
+
+        storage: Literal["float16", "float32"] = "float16"
+        block_mb: int = Field(default=64, ge=1)
+
+    def __init__(self, path: Path, config: Config | None = None):
+        """Open the index in `path`.
+
+        Raises:
+            UserError: there is no whole index.
+        """
+        meta = read_meta(path)
+        if meta is None:
+            raise UserError(f"no index in {path}")
+        self.path = path
+        self.meta = meta
+        self.dim: int = meta["dim"]
+        self.ids: list[str] = json.loads((path / "ids.json").read_text(encoding="utf-8"))
+        self._vectors = np.load(path / "vectors.npy", mmap_mode="r")
+        self._offsets = np.load(path / "offsets.npy")
+        if len(self._offsets) != len(self.ids) + 1 or self._offsets[-1] != len(self._vectors):
+            raise UserError(f"the index in {path} is damaged: its files do not fit together")
+        self._position = {passage_id: i for i, passage_id in enumerate(self.ids)}
+        self._block_mb = (config or self.Config()).block_mb
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def build(
+        cls,
+        ids: Sequence[str],
+        embeddings: Iterable[Vectors],
+        path: Path,
+        *,
+        dim: int,
+        config: Config | None = None,
+        fingerprint: str = "",
+    ) -> ExactIndex:
+        """Write an index and open it.
+
+        Args:
+            ids: passage ids, in order, each once.
+            embeddings: one array [tokens, dim] per id; taken one by one, never all in memory.
+            path: folder to make; written beside and renamed when whole.
+            fingerprint: what the vectors depend on; kept in `meta.json`.
+
+        Raises:
+            UserError: the folder holds an index already.
+            ValueError: not one array per id, or of another width.
+        """
+        config = config or cls.Config()
+        if len(set(ids)) != len(ids):
+            raise ValueError("passage ids must be unique")
+        if read_meta(path) is not None:
+            raise UserError(f"{path} holds an index already")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=path.name + ".", dir=path.parent))
+        try:
+            offsets = [0]
+            with (work / "raw").open("wb") as raw:
+                for array in embeddings:
+                    if array.ndim != 2 or array.shape[1] != dim:
+                        raise ValueError(f"arrays [tokens, {dim}] are expected, got {array.shape}")
+                    raw.write(np.ascontiguousarray(array, dtype=config.storage).tobytes())
+                    offsets.append(offsets[-1] + len(array))
+            if len(offsets) != len(ids) + 1:
+                raise ValueError(f"{len(ids)} ids but {len(offsets) - 1} arrays")
+            _raw_to_npy(work / "raw", work / "vectors.npy", (offsets[-1], dim), config.storage)
+            np.save(work / "offsets.npy", np.array(offsets, dtype=np.int64))
+            (work / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
+            meta = {
+                "format": _FORMAT,
+                "kind": "exact",
+                "dim": dim,
+                "passages": len(ids),
+                "vectors": offsets[-1],
+                "storage": config.storage,
+                "fingerprint": fingerprint,
+            }
+            (work / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+            if path.exists():  # leftovers of a build that did not end
+                shutil.rmtree(path)
+            os.rename(work, path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return cls(path, config)
+
+    def search(self, queries: Sequence[Vectors], k: int) -> list[list[tuple[str, float]]]:
+        """The k best passages per query: (id, MaxSim), best first; ties in passage order.
+
+        Args:
+            queries: arrays [vectors, dim] of any length; zero rows do not count.
+
+        Raises:
+            ValueError: k below 1, or vectors of another width.
+        """
+        if k < 1:
+            raise ValueError("k must be at least 1")
+        scores = self.scores(queries)
+        found = []
+        for row in scores:
+            best = np.argsort(-row, kind="stable")[:k]
+            found.append([(self.ids[i], float(row[i])) for i in best])
+        return found
+
+    def scores(self, queries: Sequence[Vectors]) -> np.ndarray:
+        """MaxSim of every query with every passage, [queries, passages] float32.
+
+        A passage without vectors scores minus infinity: nothing of it can match.
+        """
+        import torch
+
+        kept = [self._checked(query) for query in queries]
+        out = np.full((len(queries), len(self)), -np.inf, dtype=np.float32)
+        lengths = [len(query) for query in kept]
+        if not sum(lengths):
+            out[:, np.diff(self._offsets) > 0] = 0
+            return out
+        stacked = torch.from_numpy(np.concatenate(kept))
+        owner = torch.repeat_interleave(torch.arange(len(kept)), torch.tensor(lengths))
+        for first, last in self._blocks():
+            begin, end = self._offsets[first], self._offsets[last]
+            block = torch.from_numpy(np.array(self._vectors[begin:end], dtype=np.float32))
+            similarity = stacked @ block.T  # [query vectors, tokens]
+            counts = torch.from_numpy(np.diff(self._offsets[first : last + 1]))
+            best = torch.segment_reduce(
+                similarity.T.contiguous(),
+                "max",
+                lengths=counts,
+                axis=0,
+                initial=-torch.inf,
+            )  # [passages, query vectors]
+            total = torch.zeros((len(kept), last - first)).index_add_(0, owner, best.T.contiguous())
+            empty = counts == 0
+            total[:, empty] = -torch.inf
+            out[:, first:last] = total.numpy()
+        return out
+
+    def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """MaxSim of each query with its own list of passages.
+
+        Raises:
+            KeyError: an id is not in the index.
+        """
+        out = []
+        for query, wanted in zip(queries, ids, strict=True):
+            kept = self._checked(query)
+            scores = []
+            for passage_id in wanted:
+                i = self._position[passage_id]
+                tokens = self._vectors[self._offsets[i] : self._offsets[i + 1]]
+                if len(tokens) == 0:
+                    scores.append(float("-inf"))
+                    continue
+                similarity = kept @ np.asarray(tokens, dtype=np.float32).T
+                scores.append(float(similarity.max(1, initial=-np.inf).sum()))
+            out.append(scores)
+        return out
+
+    def position(self, passage_id: str) -> int:
+        """Place of a passage in the index, from 0; KeyError for an unknown id."""
+        return self._position[passage_id]
+
+    def _checked(self, query: Vectors) -> Vectors:
+        if query.ndim != 2 or query.shape[1] != self.dim:
+            raise ValueError(f"a query is an array [vectors, {self.dim}], got {query.shape}")
+        query = np.asarray(query, dtype=np.float32)
+        return query[np.any(query != 0, axis=1)]
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        budget = max(1, self._block_mb * 2**20 // (4 * self.dim))
+        first = 0
+        while first < len(self):
+            last = int(np.searchsorted(self._offsets, self._offsets[first] + budget, side="right"))
+            last = min(max(last - 1, first + 1), len(self))
+            yield first, last
+            first = last
+
+
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """The index's `meta.json`, or None if the folder holds no whole index of this format."""
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) and meta.get("format") == _FORMAT else None
+
+
+def _raw_to_npy(raw: Path, target: Path, shape: tuple[int, int], dtype: str) -> None:
+    # The number of tokens is known only at the end; the header goes in front in a second pass.
+    with target.open("wb") as out, raw.open("rb") as data:
+        np.lib.format.write_array_header_2_0(
+            out,
+            {
+                "descr": np.dtype(dtype).newbyteorder("<").str,
+                "fortran_order": False,
+                "shape": shape,
+            },
+        )
+        shutil.copyfileobj(data, out, 1 << 20)
+    raw.unlink()

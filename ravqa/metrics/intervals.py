@@ -1,0 +1,134 @@
+"""Confidence intervals and paired tests over questions.
+
+Questions about the same image are not independent, so both resample images (clusters), not
+questions: the cluster bootstrap (percentile interval; Efron and Tibshirani 1993, chapter 13; for
+clusters, Field and Welsh 2007) and a sign-flip permutation test on the clusters' differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95 % interval, in the unit of the scores."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """Difference of two systems on the same questions.
+
+    Attributes:
+        difference: mean of first minus second with its 95 % bootstrap interval.
+        p_value: two-sided, from sign flips of the clusters' differences.
+        wins, losses, ties: questions on which the first is better, worse, equal.
+    """
+
+    difference: Interval
+    p_value: float
+    wins: int
+    losses: int
+    ties: int
+
+
+def _cluster_sums(
+    scores: Sequence[float], clusters: Sequence[Hashable] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(scores, dtype=np.float64)
+    if clusters is None:
+        return values, np.ones_like(values)
+    if len(clusters) != len(values):
+        raise ValueError("one cluster per score is expected")
+    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    index = np.array([number[c] for c in clusters], dtype=np.int64)
+    return np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+
+
+def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    n = len(sums)
+    means = np.empty(resamples)
+    step = max(1, 4_000_000 // n)  # bounds memory at tens of MB
+    for start in range(0, resamples, step):
+        picked = rng.integers(0, n, size=(min(step, resamples - start), n))
+        means[start : start + len(picked)] = sums[picked].sum(1) / counts[picked].sum(1)
+    return means
+
+
+def bootstrap(
+    scores: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Mean of `scores` with a 95 % percentile bootstrap interval.
+
+    Args:
+        scores: one per question.
+        clusters: what each question belongs to (its image); None resamples questions.
+
+    Raises:
+        ValueError: no scores, or not one cluster per score.
+    """
+    if len(scores) == 0:
+        raise ValueError("an interval needs at least one score")
+    sums, counts = _cluster_sums(scores, clusters)
+    low, high = np.percentile(_bootstrap_means(sums, counts, seed, resamples), [2.5, 97.5])
+    return Interval(float(np.mean(scores)), float(low), float(high))
+
+
+def paired_test(
+    first: Mapping[Hashable, float],
+    second: Mapping[Hashable, float],
+    clusters: Mapping[Hashable, Hashable] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> PairedTest:
+    """Compare two systems' scores on the same questions.
+
+    Args:
+        first, second: score per question id.
+        clusters: per question id what it belongs to (its image).
+
+    Raises:
+        ValueError: the questions differ, or there are none.
+    """
+    if first.keys() != second.keys():
+        raise ValueError("a paired test needs the same questions on both sides")
+    ids = list(first)
+    differences = [first[q] - second[q] for q in ids]
+    groups = None if clusters is None else [clusters[q] for q in ids]
+    interval = bootstrap(differences, groups, seed=seed, resamples=resamples)
+    sums, _ = _cluster_sums(differences, groups)
+    sums = sums[sums != 0]
+    if len(sums) == 0:
+        p_value = 1.0
+    else:
+        rng = np.random.default_rng(seed)
+        observed = abs(sums.sum()) - 1e-9  # equal sums must count as equal despite rounding
+        extreme = 0
+        step = max(1, 4_000_000 // len(sums))
+        for start in range(0, resamples, step):
+            size = (min(step, resamples - start), len(sums))
+            signs = rng.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
+            extreme += int((np.abs(signs @ sums) >= observed).sum())
+        p_value = (extreme + 1) / (resamples + 1)
+    return PairedTest(
+        difference=interval,
+        p_value=float(p_value),
+        wins=sum(d > 0 for d in differences),
+        losses=sum(d < 0 for d in differences),
+        ties=sum(d == 0 for d in differences),
+    )

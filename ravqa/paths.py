@@ -1,0 +1,48 @@
+"""Where packaged files and caches are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+def _resource_dir(name: str) -> Path:
+    # A wheel carries the folder inside the package; a checkout has it beside the package.
+    inside = _HERE / f"_{name}"
+    return inside if inside.is_dir() else _HERE.parent / name
+
+
+PIPELINES = _resource_dir("pipelines")
+PROMPTS = _resource_dir("prompts")
+SAMPLE = _HERE / "datasets" / "sample"
+
+
+def packaged(folder: Path, name: str) -> Path | None:
+    """The packaged file `name` in `folder`, or None; a name cannot lead out of the folder."""
+    path = folder / name
+    return path if path.is_file() and path.resolve().parent == folder.resolve() else None
+
+
+def cache_dir(*parts: str) -> Path:
+    """A folder below the cache root, made if needed.
+
+    The root is $RAVQA_CACHE, else $XDG_CACHE_HOME/ravqa, else ~/.cache/ravqa.
+    """
+    root = os.environ.get("RAVQA_CACHE")
+    if root:
+        base = Path(root)
+    else:
+        xdg = os.environ.get("XDG_CACHE_HOME")
+        base = (Path(xdg) if xdg else Path.home() / ".cache") / "ravqa"
+    path = base.joinpath(*parts)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

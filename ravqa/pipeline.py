@@ -1,0 +1,206 @@
+"""The pipeline: from questions to answers, one direction, in batches of records.
+
+    describer -> retriever -> answerer (prompt, decision, reader)
+
+`Pipeline.from_config` builds one from a YAML file's settings; `ask` answers a single question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ravqa.answering.answerer import Answerer, AnsweringConfig
+from ravqa.build import build_part
+from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, validate
+from ravqa.datasets.corpus import Corpus
+from ravqa.describe.cached import CachedDescriber
+from ravqa.records import Answer, Hit, Passage, Question
+from ravqa.registry import DESCRIBERS, READERS, RETRIEVERS
+from ravqa.retrieval.base import Progress, Retriever
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What `Pipeline.ask` gives: the answer, and the passages that were retrieved for it."""
+
+    answer: Answer | None
+    hits: Sequence[Hit]
+    passages: Sequence[Passage]
+
+
+class Pipeline:
+    """Stages in order; each takes a batch of records and gives records in the same order.
+
+    Args:
+        retriever: finds passages.
+        answerer: answers from them; None for retrieval only.
+        describer: says what is seen in images; None for none.
+        top_k: passages retrieved per question.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        answerer: Answerer | None = None,
+        describer: CachedDescriber | None = None,
+        *,
+        top_k: int = 20,
+        config: PipelineConfig | None = None,
+    ):
+        self.retriever = retriever
+        self.answerer = answerer
+        self.describer = describer
+        self.top_k = top_k
+        self.config = config
+        self.corpus: Corpus | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        settings: Mapping[str, Any],
+        *,
+        where: str = "pipeline",
+        retrieval_only: bool = False,
+    ) -> Pipeline:
+        """Build every part that the settings name; heavy libraries are loaded here.
+
+        Args:
+            where: the file's name, for messages.
+            retrieval_only: no reader is built.
+
+        Raises:
+            UserError: settings that are not valid, a missing package or model.
+        """
+        config = check_settings(settings, where)
+        answerer = None
+        if not retrieval_only:
+            reader = build_part(READERS, config.reader, f"{where}: reader")
+            answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
+            answerer = Answerer(answering, reader)
+        describer = None
+        if config.describer is not None:
+            part = build_part(DESCRIBERS, config.describer, f"{where}: describer")
+            describer = CachedDescriber(part)
+        retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever")
+        return cls(retriever, answerer, describer, top_k=config.top_k, config=config)
+
+    @classmethod
+    def load(cls, name: str, *overrides: str) -> Pipeline:
+        """Build the pipeline of a YAML file, or of a name in `pipelines/`.
+
+        Args:
+            overrides: "key.path=value".
+
+        Raises:
+            UserError: see `from_config`.
+        """
+        settings, where = load_pipeline(name, overrides)
+        return cls.from_config(settings, where=where)
+
+    def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
+        """Make `corpus` searchable (encoded once, then opened from the cache).
+
+        Raises:
+            UserError: the retriever needs a corpus and there is none.
+        """
+        self.corpus = corpus
+        self.retriever.prepare(corpus, progress)
+
+    def describe(
+        self, questions: Sequence[Question], progress: Callable[[int], object] | None = None
+    ) -> list[Question]:
+        """Questions with the description of their image; each image is described once.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        if self.describer is None:
+            return list(questions)
+        images = [q.image for q in questions if q.image is not None and q.description is None]
+        unique = list(dict.fromkeys(images))
+        seen = dict(zip(unique, self.describer.describe(unique, progress), strict=True))
+        return [
+            replace(q, description=seen[q.image])
+            if q.image is not None and q.description is None
+            else q
+            for q in questions
+        ]
+
+    def retrieve(
+        self, questions: Sequence[Question], retriever: Retriever | None = None
+    ) -> list[list[Hit]]:
+        """At most `top_k` passages per question, by another retriever if one is given."""
+        return (retriever or self.retriever).retrieve(questions, self.top_k)
+
+    def answer(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> list[Answer]:
+        """One answer per question, read from its hits.
+
+        Raises:
+            ValueError: the pipeline has no reader.
+        """
+        if self.answerer is None:
+            raise ValueError("this pipeline was built for retrieval only")
+        return self.answerer.answer(questions, [self.passages(found) for found in hits])
+
+    def passages(self, hits: Sequence[Hit]) -> list[tuple[Hit, Passage]]:
+        """Each hit with its passage."""
+        if not hits:
+            return []
+        if self.corpus is None:
+            raise ValueError("call prepare(corpus) first")
+        return [(hit, self.corpus[hit.passage_id]) for hit in hits]
+
+    def ask(self, question: str, image: Path | bytes | None = None) -> Response:
+        """Answer one question about one image.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        [record] = self.describe([Question(question_id=0, question=question, image=image)])
+        [hits] = self.retrieve([record])
+        answer = self.answer([record], [hits])[0] if self.answerer else None
+        return Response(answer, hits, [passage for _, passage in self.passages(hits)])
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """The weights' name per part; parts without weights are left out."""
+        parts = {
+            "describer": self.describer.weights if self.describer else "",
+            "retriever": self.retriever.weights,
+            "reader": self.answerer.reader.weights if self.answerer else "",
+        }
+        return {part: name for part, name in parts.items() if name}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Content hashes of the parts: of weights and of every setting that can change results."""
+        parts = {
+            "describer": self.describer.fingerprint if self.describer else "",
+            "retriever": fingerprint(self.retriever.fingerprint, self.top_k),
+            "answerer": self.answerer.fingerprint if self.answerer else "",
+        }
+        return {part: value for part, value in parts.items() if value}
+
+
+def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
+    """Validate a pipeline's settings, the parts' options included, without building anything.
+
+    Raises:
+        UserError: an unknown key, part or option, or a wrong type; the key's path is named.
+    """
+    from ravqa.build import part_config
+
+    config = validate(PipelineConfig, settings, where)
+    validate(AnsweringConfig, config.answering, f"{where}: answering")
+    parts: list[tuple[str, Any, Part | None]] = [
+        ("describer", DESCRIBERS, config.describer),
+        ("retriever", RETRIEVERS, config.retriever),
+        ("reader", READERS, config.reader),
+    ]
+    for name, registry, part in parts:
+        if part is not None:
+            part_config(registry, part, f"{where}: {name}")
+    return config

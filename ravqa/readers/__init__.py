@@ -1,0 +1,1 @@
+"""Readers: language models behind one small interface, with stated abilities."""

@@ -1,0 +1,151 @@
+"""Names to classes, resolved when first asked for.
+
+A registry holds import targets ("ravqa.readers.transformers_llm:TransformersLLM"), so that listing
+names imports nothing. Others' packages can add to one with `registry.add(name, target, summary)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ravqa.errors import UserError, near_matches
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered name: where the class or function is, and what it is in one line."""
+
+    target: str
+    summary: str
+
+
+class Registry:
+    """Named parts of one kind ("reader", "retriever", ...)."""
+
+    def __init__(self, kind: str, entries: dict[str, tuple[str, str]]):
+        self.kind = kind
+        self._entries = {name: Entry(*entry) for name, entry in entries.items()}
+
+    def add(self, name: str, target: str, summary: str) -> None:
+        """Register `name`.
+
+        Raises:
+            ValueError: the name is taken by another target.
+        """
+        if name in self._entries and self._entries[name].target != target:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+        self._entries[name] = Entry(target, summary)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((name, entry.summary) for name, entry in self._entries.items())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def check(self, name: str) -> str:
+        """`name`, if it is registered.
+
+        Raises:
+            UserError: it is not; near names are listed.
+        """
+        if name not in self._entries:
+            raise UserError(f"no {self.kind} {name!r}: {near_matches(name, self._entries)}")
+        return name
+
+    def get(self, name: str) -> Any:
+        """The class or function registered as `name`; imports its module."""
+        module, _, attribute = self._entries[self.check(name)].target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+DATASETS = Registry(
+    "dataset",
+    {
+        "okvqa": (
+            "ravqa.datasets.okvqa:load",
+            "OK-VQA: official files, or the bundled sample in their form",
+        ),
+        "infoseek": (
+            "ravqa.datasets.infoseek:load",
+            "InfoSeek: official jsonl files, or the bundled sample in their form",
+        ),
+    },
+)
+
+DESCRIBERS = Registry(
+    "describer",
+    {
+        "imagenet-tags": (
+            "ravqa.describe.imagenet:ImageNetTagger",
+            "ImageNet class names seen by EfficientNet-Lite0",
+        ),
+    },
+)
+
+ENCODERS = Registry(
+    "encoder",
+    {
+        "token-bert": (
+            "ravqa.encoders.token_bert:TokenBertEncoder",
+            "every token vector of a BERT-like text encoder",
+        ),
+    },
+)
+
+INDEXES = Registry(
+    "index",
+    {
+        "exact": ("ravqa.index.exact:ExactIndex", "MaxSim over every passage"),
+    },
+)
+
+RETRIEVERS = Registry(
+    "retriever",
+    {
+        "late-interaction": (
+            "ravqa.retrieval.late_interaction:LateInteractionRetriever",
+            "MaxSim over token vectors of question, image tags and passages",
+        ),
+        "none": ("ravqa.retrieval.controls:NoRetriever", "control: no passages"),
+        "oracle": (
+            "ravqa.retrieval.controls:OracleRetriever",
+            "control: passages that hold a reference answer",
+        ),
+        "random": (
+            "ravqa.retrieval.controls:RandomRetriever",
+            "control: passages by lot",
+        ),
+    },
+)
+
+READERS = Registry(
+    "reader",
+    {
+        "transformers-llm": (
+            "ravqa.readers.transformers_llm:TransformersLLM",
+            "text-only causal language model (folder, hub name or GGUF)",
+        ),
+        "first-words": (
+            "ravqa.readers.controls:FirstWords",
+            "control: no model; answers with the first words of the first passage",
+        ),
+    },
+)
+
+METRICS = Registry(
+    "metric",
+    {
+        "vqa_accuracy": (
+            "ravqa.metrics.vqa_accuracy:score_dataset",
+            "official VQA accuracy (OK-VQA)",
+        ),
+        "infoseek": ("ravqa.metrics.infoseek:score_dataset", "official InfoSeek score"),
+        "prrecall": (
+            "ravqa.metrics.prrecall:score_dataset",
+            "pseudo-relevance recall at K (retrieval)",
+        ),
+    },
+)

@@ -1,0 +1,1 @@
+"""Retrievers: questions to ranked passages."""

@@ -1,0 +1,457 @@
+"""One evaluation run: a dataset through a pipeline and its controls, into a run folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ravqa
+from ravqa.config import PipelineConfig, fingerprint, load_pipeline
+from ravqa.console import Console
+from ravqa.datasets.base import Dataset, DatasetRequest, OnError, Problems
+from ravqa.datasets.corpus import Corpus
+from ravqa.errors import DataError, UserError, near_matches
+from ravqa.evaluation import answer_section, retrieval_section, score_answer
+from ravqa.metrics.prrecall import DEFAULT_KS, first_hit
+from ravqa.pipeline import Pipeline, check_settings
+from ravqa.records import Hit, Question
+from ravqa.registry import DATASETS, READERS, RETRIEVERS
+from ravqa.retrieval.base import Retriever
+from ravqa.retrieval.controls import NoRetriever, OracleRetriever, RandomRetriever
+from ravqa.rundir import MAIN, RunDir
+
+SCHEMA_VERSION = 1
+CONTROLS = ("none", "oracle", "random", "wrong-image")
+_CHUNK = 32  # questions retrieved, answered and written at a time
+_PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What the command line asks for; see `ravqa run --help`."""
+
+    dataset: str
+    data: Path | None = None
+    corpus: Sequence[Path] = ()
+    split: str | None = None
+    pipeline: str = "sample"
+    retriever: str | None = None
+    reader: str | None = None
+    overrides: Sequence[str] = ()
+    limit: int | None = None
+    output: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    retrieval_only: bool = False
+    predict_only: bool = False
+    controls: Sequence[str] = ()
+    on_error: OnError = "fail"
+    seed: int = 0
+    download: bool = False
+
+
+def run(request: RunRequest, console: Console) -> Path:
+    """Run, score, print; gives the run's folder.
+
+    Raises:
+        UserError: any mistake in what was asked for, or in the data.
+    """
+    started = time.monotonic()
+    _check(request)
+    settings, where = _settings(request)
+    config = check_settings(settings, where)
+    problems = Problems(request.on_error)
+    dataset = _dataset(request, config, problems, console)
+    corpus = Corpus.read(*request.corpus) if request.corpus else dataset.corpus
+    if corpus is None and config.retriever.name != "none":
+        raise UserError(
+            f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
+            "--corpus, or choose --retriever none"
+        )
+    resolved = _resolved(request, settings, dataset, corpus)
+    folder = request.output or _default_output(request)
+    run_dir = RunDir.open(folder, resolved, resume=request.resume, overwrite=request.overwrite)
+
+    console.heading(dataset, config, corpus)
+    with console.status("loading models"):
+        pipeline = Pipeline.from_config(
+            settings, where=where, retrieval_only=request.retrieval_only
+        )
+    pipeline.prepare(corpus, console.progress)
+    dataset = _described(pipeline, dataset, problems, console)
+    conditions = {MAIN: pipeline.retriever} | {
+        name: _control(name, pipeline, corpus) for name in request.controls
+    }
+    runner = _Runner(pipeline, dataset, run_dir, console, request)
+    samples = {name: runner.run(name, retriever) for name, retriever in conditions.items()}
+    results = _results(request, dataset, corpus, config, pipeline, samples, problems)
+    results["timing"] = {
+        "seconds": round(time.monotonic() - started, 2),
+        "prompts_generated": pipeline.answerer.generated if pipeline.answerer else 0,
+        "peak_memory_mb": round(_peak_memory_mb()),
+    }
+    _write(run_dir, dataset, samples[MAIN], results)
+    console.results(results, folder)
+    return folder
+
+
+def _check(request: RunRequest) -> None:
+    DATASETS.check(request.dataset)
+    if request.limit is not None and request.limit < 1:
+        raise UserError(f"--limit {request.limit}: at least one question is needed")
+    for name in request.controls:
+        if name not in CONTROLS:
+            raise UserError(f"--controls: no control {name!r}: {near_matches(name, CONTROLS)}")
+    if len(set(request.controls)) != len(request.controls):
+        raise UserError("--controls: a control is named twice")
+    if request.resume and request.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if request.resume and request.output is None:
+        raise UserError("--resume needs --output: the folder of the run to go on with")
+    if request.retrieval_only and request.predict_only:
+        raise UserError("--retrieval-only and --predict-only exclude each other")
+
+
+def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
+    settings, where = load_pipeline(request.pipeline, request.overrides)
+    # A named part replaces the file's; the file's options stay if it is the same part.
+    for key, name, registry in (
+        ("retriever", request.retriever, RETRIEVERS),
+        ("reader", request.reader, READERS),
+    ):
+        if name is not None:
+            registry.check(name)
+            same = isinstance(settings.get(key), dict) and settings[key].get("name") == name
+            options = {
+                o.split("=", 1)[0]: True for o in request.overrides if o.startswith(f"{key}.")
+            }
+            if not same:
+                kept = {
+                    k: v for k, v in (settings.get(key) or {}).items() if f"{key}.{k}" in options
+                }
+                settings[key] = {**kept, "name": name}
+    return settings, where
+
+
+def _dataset(
+    request: RunRequest, config: PipelineConfig, problems: Problems, console: Console
+) -> Dataset:
+    load = DATASETS.get(request.dataset)
+    with console.status("reading the dataset"):
+        dataset: Dataset = load(
+            DatasetRequest(
+                data=request.data,
+                split=request.split,
+                limit=request.limit,
+                problems=problems,
+                need_images=config.describer is not None,
+            )
+        )
+    for note in dataset.notes:
+        console.note(note)
+    if dataset.metric is None and not request.predict_only:
+        raise UserError(
+            f"the split {dataset.split} has no answers to score with: use --predict-only"
+        )
+    return dataset
+
+
+def _resolved(
+    request: RunRequest, settings: Mapping[str, Any], dataset: Dataset, corpus: Corpus | None
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ravqa": ravqa.__version__,
+        "dataset": {
+            "name": dataset.name,
+            "label": dataset.label,
+            "data": str(request.data) if request.data else None,
+            "split": dataset.split,
+            "limit": request.limit,
+            "on_error": request.on_error,
+            "fingerprint": dataset.fingerprint,
+        },
+        "corpus": {
+            "files": [str(p) for p in request.corpus],
+            "passages": len(corpus) if corpus else 0,
+            "fingerprint": corpus.fingerprint if corpus else None,
+        },
+        "run": {
+            "retrieval_only": request.retrieval_only,
+            "predict_only": request.predict_only,
+            "controls": list(request.controls),
+            "seed": request.seed,
+        },
+        "pipeline": dict(settings),
+    }
+
+
+def _default_output(request: RunRequest) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = f"{request.dataset}-{Path(request.pipeline).stem}-{stamp}"
+    path = Path("runs") / name
+    number = 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def _described(
+    pipeline: Pipeline, dataset: Dataset, problems: Problems, console: Console
+) -> Dataset:
+    """The dataset with descriptions; where an image fails only now, its questions are reported."""
+    if pipeline.describer is None:
+        return dataset
+    total = len({q.image for q in dataset.questions if q.image is not None})
+    done = 0
+
+    def progress(n: int) -> None:
+        nonlocal done
+        done += n
+        console.progress("describing images", done, total)
+
+    try:
+        return replace(dataset, questions=pipeline.describe(dataset.questions, progress))
+    except DataError:
+        described: list[Question] = []
+        for question in dataset.questions:
+            try:
+                described += pipeline.describe([question])
+            except DataError as e:
+                problems.report(f"question {question.question_id}", str(e), question.question_id)
+        if not described:
+            raise
+        return replace(dataset, questions=described)
+
+
+def _control(name: str, pipeline: Pipeline, corpus: Corpus | None) -> Retriever:
+    if name == "none":
+        return NoRetriever()
+    if name == "wrong-image":
+        return pipeline.retriever  # the questions are changed instead
+    control: Retriever
+    if name == "random":
+        control = RandomRetriever(RandomRetriever.Config())
+    else:
+        base = pipeline.retriever
+        if isinstance(base, OracleRetriever):
+            return base
+        if isinstance(base, NoRetriever):
+            raise UserError("--controls oracle needs a retriever whose order it keeps")
+        control = OracleRetriever(OracleRetriever.Config(), base)
+    control.prepare(corpus)
+    return control
+
+
+def wrong_images(questions: Sequence[Question], seed: int) -> list[Question]:
+    """Each question with the image (and its description) of another one, for retrieval only.
+
+    All questions of an image get the same other image; no image keeps its own.
+
+    Raises:
+        UserError: there is only one image.
+    """
+    by_image = {q.image_id: q for q in questions}
+    ids = list(by_image)
+    if len(ids) < 2:
+        raise UserError("--controls wrong-image needs questions about at least two images")
+    random.Random(seed).shuffle(ids)
+    other = dict(zip(ids, ids[1:] + ids[:1], strict=True))
+    return [
+        replace(
+            q,
+            image=by_image[other[q.image_id]].image,
+            description=by_image[other[q.image_id]].description,
+        )
+        for q in questions
+    ]
+
+
+class _Runner:
+    """Runs conditions over the dataset, chunk by chunk, writing samples as they come."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        dataset: Dataset,
+        run_dir: RunDir,
+        console: Console,
+        request: RunRequest,
+    ):
+        self.pipeline = pipeline
+        self.dataset = dataset
+        self.run_dir = run_dir
+        self.console = console
+        self.request = request
+
+    def run(self, condition: str, retriever: Retriever) -> dict[int | str, dict[str, Any]]:
+        """Samples of every question, those of an earlier, interrupted run included."""
+        questions = list(self.dataset.questions)
+        done = self.run_dir.read_samples(condition)
+        asked = questions
+        if condition == "wrong-image":
+            asked = wrong_images(questions, self.request.seed)
+        total = len(questions)
+        what = "questions" if condition == MAIN else f"control {condition}"
+        finished = sum(q.question_id in done for q in questions)
+        self.console.progress(what, finished, total)
+        for start in range(0, total, _CHUNK):
+            rows = [
+                i
+                for i in range(start, min(start + _CHUNK, total))
+                if questions[i].question_id not in done
+            ]
+            if not rows:
+                continue
+            samples = self._chunk([questions[i] for i in rows], [asked[i] for i in rows], retriever)
+            self.run_dir.append_samples(condition, samples)
+            done.update((sample["question_id"], sample) for sample in samples)
+            finished += len(rows)
+            self.console.progress(what, finished, total)
+        return {q.question_id: done[q.question_id] for q in questions}
+
+    def _chunk(
+        self, questions: Sequence[Question], asked: Sequence[Question], retriever: Retriever
+    ) -> list[dict[str, Any]]:
+        began = time.monotonic()
+        hits = self.pipeline.retrieve(asked, retriever)
+        between = time.monotonic()
+        answers = None
+        if self.pipeline.answerer is not None:
+            answers = self.pipeline.answer(questions, hits)
+        ended = time.monotonic()
+        seconds = {
+            "retrieve": round((between - began) / len(questions), 4),
+            "answer": round((ended - between) / len(questions), 4),
+        }
+        samples = []
+        for i, question in enumerate(questions):
+            sample = self._sample(question, hits[i])
+            if answers is not None:
+                sample["answer"] = answers[i].text
+                sample["decision"] = answers[i].decision
+                sample["drafts"] = [asdict(draft) for draft in answers[i].drafts]
+                if not self.request.predict_only:
+                    sample["score"] = score_answer(self.dataset, question, answers[i].text)
+            sample["seconds"] = seconds
+            samples.append(sample)
+        return samples
+
+    def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+        texts = [passage.content for _, passage in self.pipeline.passages(hits)]
+        seen = question.description
+        return {
+            "question_id": question.question_id,
+            "question": question.question,
+            "image_id": question.image_id,
+            "answers": list(question.answers),
+            "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
+            "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
+            "first_hit": first_hit(question.answers, texts) if question.answers else None,
+        }
+
+
+def _results(
+    request: RunRequest,
+    dataset: Dataset,
+    corpus: Corpus | None,
+    config: PipelineConfig,
+    pipeline: Pipeline,
+    samples: Mapping[str, Mapping[int | str, Mapping[str, Any]]],
+    problems: Problems,
+) -> dict[str, Any]:
+    ks = [k for k in DEFAULT_KS if k <= pipeline.top_k] or [pipeline.top_k]
+    scored = not request.predict_only
+    answered = scored and pipeline.answerer is not None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": {
+            "name": dataset.name,
+            "label": dataset.label,
+            "sample": dataset.sample,
+            "split": dataset.split,
+            "questions": len(dataset.questions),
+            "images": len({q.image_id for q in dataset.questions}),
+            "limit": request.limit,
+            "skipped": [
+                {"question_id": p.question_id, "where": p.where, "reason": p.reason}
+                for p in problems.found
+            ],
+            **dataset.info,
+        },
+        "answers": answer_section(dataset, samples, seed=request.seed) if answered else None,
+        "retrieval": retrieval_section(dataset, samples, ks, seed=request.seed) if scored else None,
+        "provenance": {
+            "pipeline": request.pipeline,
+            "stand_ins": list(config.stand_ins),
+            "weights": pipeline.weights,
+            "corpus": {"source": corpus.source, "passages": len(corpus)} if corpus else None,
+            "fingerprints": {
+                "dataset": dataset.fingerprint,
+                "corpus": corpus.fingerprint if corpus else None,
+                "settings": fingerprint(config.model_dump()),
+                **pipeline.fingerprints,
+            },
+            "seed": request.seed,
+            "versions": _versions(),
+            "platform": f"{platform.system()} {platform.machine()}, {_device()}",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+
+
+def _write(
+    run_dir: RunDir,
+    dataset: Dataset,
+    samples: Mapping[int | str, Mapping[str, Any]],
+    results: Mapping[str, Any],
+) -> None:
+    trec = "".join(
+        f"{question_id} Q0 {passage_id} {rank} {score} ravqa\n"
+        for question_id, sample in samples.items()
+        for rank, (passage_id, score) in enumerate(sample["hits"], 1)
+    )
+    run_dir.write("run.trec", trec)
+    if all("answer" in sample for sample in samples.values()):
+        if dataset.name == "infoseek":
+            lines = [
+                json.dumps({"data_id": q, "prediction": s["answer"]}, ensure_ascii=False)
+                for q, s in samples.items()
+            ]
+            run_dir.write("predictions.jsonl", "\n".join(lines) + "\n")
+        else:
+            rows = [{"question_id": q, "answer": s["answer"]} for q, s in samples.items()]
+            run_dir.write("predictions.json", json.dumps(rows, ensure_ascii=False, indent=0))
+    run_dir.write("results.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    found = {"ravqa": ravqa.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
