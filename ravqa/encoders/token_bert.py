@@ -33,6 +33,9 @@ class TokenBertEncoder:
             model: folder, hub name, or "package:MODULE/path".
             max_query_length, max_document_length: in tokens; longer texts are cut.
             skip_punctuation: leave tokens that are only punctuation out, as ColBERT does.
+            global_weight: weight of one more vector, the text's mean vector (what MiniLM was
+                trained for), relative to the sum of a query's token weights; 0 leaves it out.
+                PreFLMR queries carry global vectors beside local ones in the same way.
             batch_tokens: padded tokens in a batch.
         """
 
@@ -40,6 +43,7 @@ class TokenBertEncoder:
         max_query_length: int = Field(default=64, ge=4)
         max_document_length: int = Field(default=256, ge=4)
         skip_punctuation: bool = True
+        global_weight: float = Field(default=0.5, ge=0)
         batch_tokens: int = Field(default=4096, ge=64)
 
     def __init__(self, config: Config):
@@ -81,16 +85,16 @@ class TokenBertEncoder:
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> list[Vectors]:
-        """One array [tokens, dim] per text, rows L2-normalised."""
+        """One array [tokens (+ 1), dim] per text, rows L2-normalised; the mean vector is last."""
         encoded = self._tokenizer(
             list(texts), truncation=True, max_length=self.config.max_document_length
         )["input_ids"]
         return self._encode(encoded, progress)
 
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> list[Vectors]:
-        """One array [tokens, dim] per query; the spans are encoded together, in context.
+        """One array [tokens (+ 1), dim] per query; the spans are encoded together, in context.
 
-        A token's vector has the length of its span's weight.
+        A token's vector has the length of its span's weight; the mean vector is last.
         """
         texts, weights = [], []
         for spans in queries:
@@ -109,8 +113,10 @@ class TokenBertEncoder:
         for i, array in enumerate(vectors):
             keep = ~np.isin(np.array(batch["input_ids"][i]), self._skipped.numpy())
             word_of = np.array([-1 if w is None else w for w in batch.word_ids(i)])[keep]
-            scale = np.array([weights[i][w] for w in word_of], dtype=np.float32)
-            out.append(array * scale[:, None])
+            scale = [weights[i][w] for w in word_of]
+            if self.config.global_weight:
+                scale.append(self.config.global_weight * sum(scale))
+            out.append(array * np.array(scale, dtype=np.float32)[:, None])
         return out
 
     def _encode(
@@ -133,9 +139,16 @@ class TokenBertEncoder:
             batch = self._tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
             with torch.inference_mode():
                 hidden = self._model(**batch).last_hidden_state
-            keep = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], self._skipped)
-            for row, vectors, kept in zip(rows, _normalised(hidden), keep, strict=True):
-                out[row] = vectors[kept].numpy()
+            mask = batch["attention_mask"].bool()
+            keep = mask & ~torch.isin(batch["input_ids"], self._skipped)
+            means = _normalised((hidden * mask.unsqueeze(-1)).sum(1))
+            for row, vectors, kept, mean in zip(
+                rows, _normalised(hidden), keep, means, strict=True
+            ):
+                tokens = vectors[kept]
+                if self.config.global_weight:
+                    tokens = torch.cat([tokens, mean.unsqueeze(0)])
+                out[row] = tokens.numpy()
             if progress:
                 progress(len(rows))
             start = end

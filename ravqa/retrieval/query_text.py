@@ -36,7 +36,7 @@ class QueryText(Strict):
 
     question: float = Field(default=0.0, ge=0)
     replaced: float = Field(default=1.0, ge=0)
-    appended: float = Field(default=1.0, ge=0)
+    appended: float = Field(default=0.5, ge=0)
     tags: int = Field(default=3, ge=1)
     names: int = Field(default=4, ge=1)
     prefer_kind: bool = True
