@@ -6,9 +6,8 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from ravqa.errors import UserError
@@ -26,6 +25,10 @@ Examples:
 
 Without --data the bundled sample is run; a score on it is no benchmark score.
 """
+
+# typer brings a copy of click in newer releases and uses click itself in older ones: the errors to
+# catch are those of the module that it raises from.
+_usage: Any = sys.modules[typer.BadParameter.__module__]
 
 app = typer.Typer(
     name="ravqa",
@@ -195,17 +198,21 @@ def run_main(arguments: list[str] | None = None) -> None:
 def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -> None:
     try:
         code = application(args=arguments, prog_name=name, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as e:
+    except getattr(_usage, "NoArgsIsHelpError", ()) as e:
         e.show()
         code = 2
-    except click.ClickException as e:
+    except _usage.ClickException as e:
         code = _fail(f"{e.format_message()} ({name} --help lists the options)")
     except UserError as e:
         code = _fail(str(e))
-    except click.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         code = _interrupted()
-    except KeyboardInterrupt:
-        code = _interrupted()
+    except OSError as e:
+        # A full disk or a folder without access is the user's to mend; a closed pipe is no error
+        # of a file, and what has no number comes from a library.
+        if e.errno is None or isinstance(e, BrokenPipeError):
+            raise
+        code = _fail(f"{e.filename or 'writing or reading a file'}: {e.strerror}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

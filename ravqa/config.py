@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ from ravqa.errors import UserError, near_matches
 from ravqa.paths import PIPELINES, packaged
 
 M = TypeVar("M", bound=BaseModel)
+
+_PARTS = ("describer", "retriever", "reader")
 
 
 class Strict(BaseModel):
@@ -81,14 +83,31 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     for item in error.errors():
         path = ".".join(str(p) for p in item["loc"])
         if item["type"] == "extra_forbidden":
-            messages.append(f"unknown key {path!r}: {near_matches(path, model.model_fields)}")
+            *parents, last = item["loc"]
+            messages.append(f"unknown key {path!r}: {near_matches(str(last), _keys(model, parents))}")
         elif item["type"] == "missing":
             messages.append(f"key {path!r} is missing")
         else:
-            got = repr(item["input"])
-            got = got if len(got) <= 60 else got[:57] + "..."
-            messages.append(f"key {path!r}: {item['msg'][:1].lower()}{item['msg'][1:]}, got {got}")
+            reason = f"{item['msg'][:1].lower()}{item['msg'][1:]}"
+            messages.append(f"key {path!r}: {reason}, got {_short(item['input'])}")
     return "; ".join(messages)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(model: type[BaseModel], path: Sequence[int | str]) -> Iterable[str]:
+    """The keys of the model that stands at `path` inside `model`."""
+    for step in path:
+        field = model.model_fields.get(str(step))
+        if field is None or not isinstance(field.annotation, type):
+            return ()
+        if not issubclass(field.annotation, BaseModel):
+            return ()
+        model = field.annotation
+    return model.model_fields
 
 
 def load_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
@@ -111,6 +130,12 @@ def load_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, A
     settings = read_yaml(path)
     for override in overrides:
         apply_override(settings, override)
+    for part in _PARTS:
+        if not isinstance(settings.get(part, {}), dict | None):
+            raise UserError(
+                f"{path.name}: key {part!r}: a mapping with a name is expected, as in "
+                f"{part}: {{name: ...}}, got {_short(settings[part])}"
+            )
     return settings, path.name
 
 
@@ -130,6 +155,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not YAML: {getattr(e, 'problem', e)}") from None
+    except (ValueError, RecursionError) as e:  # 2020-13-45 looks like a date and is none
+        raise UserError(f"{path}: a value that cannot be read: {e}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a mapping is expected, got {type(data).__name__}")
     return data
@@ -146,7 +173,7 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override!r}: key.path=value is expected")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
         raise UserError(f"--set {override!r}: the value is not YAML") from None
     *parents, last = key.split(".")
     node: Any = settings

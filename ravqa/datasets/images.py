@@ -75,7 +75,7 @@ def open_image(source: Path | bytes, *, preview: bool = False) -> Image:
         raise DataError(f"no such image: {name}") from None
     except PIL.Image.DecompressionBombError:
         raise DataError(f"{name}: more than the limit of {MAX_PIXELS} pixels") from None
-    except PIL.Image.UnidentifiedImageError:
+    except PIL.UnidentifiedImageError:
         raise DataError(f"{name}: not an image") from None
     except (OSError, SyntaxError, ValueError) as e:
         raise DataError(f"{name}: broken image ({e})") from None

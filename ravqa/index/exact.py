@@ -1,8 +1,11 @@
 """MaxSim over every passage: exact, blocked, from a memory-mapped file.
 
-On disk a folder: `vectors.npy` [all tokens, dim] float16 or float32, `offsets.npy` [passages + 1]
-int64, `ids.json`, and `meta.json`, which is written last, so that a folder without it is not an
-index. Whatever the storage, products and sums are in float32. Ties go to the earlier passage.
+On disk a folder: `vectors.npy` [all tokens, dim] float16 or float32, passage after passage, the
+passages sorted by their number of tokens; `lengths.npy` [passages] int64 and `ids.json`, both in
+the order of the corpus; and `meta.json`, written last: a folder without it is not an index.
+Passages of equal length lie side by side and are scored as one dense block, without padding or a
+segmented maximum. Whatever the storage, products and sums are in float32. Ties go to the earlier
+passage of the corpus.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from ravqa.config import Strict
 from ravqa.encoders.base import Vectors
 from ravqa.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class ExactIndex:
@@ -48,9 +52,15 @@ class ExactIndex:
         self.dim: int = meta["dim"]
         self.ids: list[str] = json.loads((path / "ids.json").read_text(encoding="utf-8"))
         self._vectors = np.load(path / "vectors.npy", mmap_mode="r")
-        self._offsets = np.load(path / "offsets.npy")
-        if len(self._offsets) != len(self.ids) + 1 or self._offsets[-1] != len(self._vectors):
+        lengths = np.load(path / "lengths.npy")
+        if len(lengths) != len(self.ids) or lengths.sum() != len(self._vectors):
             raise UserError(f"the index in {path} is damaged: its files do not fit together")
+        # Places in `vectors.npy`: passage `_order[i]` begins at `_offsets[i]`.
+        self._order = np.argsort(lengths, kind="stable")
+        self._lengths = lengths[self._order]
+        self._offsets = np.concatenate([[0], np.cumsum(self._lengths)])
+        self._place = np.empty(len(lengths), dtype=np.int64)
+        self._place[self._order] = np.arange(len(lengths))
         self._position = {passage_id: i for i, passage_id in enumerate(self.ids)}
         self._block_mb = (config or self.Config()).block_mb
 
@@ -88,24 +98,25 @@ class ExactIndex:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=path.name + ".", dir=path.parent))
         try:
-            offsets = [0]
+            counts: list[int] = []
             with (work / "raw").open("wb") as raw:
                 for array in embeddings:
                     if array.ndim != 2 or array.shape[1] != dim:
                         raise ValueError(f"arrays [tokens, {dim}] are expected, got {array.shape}")
                     raw.write(np.ascontiguousarray(array, dtype=config.storage).tobytes())
-                    offsets.append(offsets[-1] + len(array))
-            if len(offsets) != len(ids) + 1:
-                raise ValueError(f"{len(ids)} ids but {len(offsets) - 1} arrays")
-            _raw_to_npy(work / "raw", work / "vectors.npy", (offsets[-1], dim), config.storage)
-            np.save(work / "offsets.npy", np.array(offsets, dtype=np.int64))
+                    counts.append(len(array))
+            if len(counts) != len(ids):
+                raise ValueError(f"{len(ids)} ids but {len(counts)} arrays")
+            lengths = np.array(counts, dtype=np.int64)
+            _sort_by_length(work / "raw", work / "vectors.npy", lengths, dim, config.storage)
+            np.save(work / "lengths.npy", lengths)
             (work / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
             meta = {
                 "format": _FORMAT,
                 "kind": "exact",
                 "dim": dim,
                 "passages": len(ids),
-                "vectors": offsets[-1],
+                "vectors": int(lengths.sum()),
                 "storage": config.storage,
                 "fingerprint": fingerprint,
             }
@@ -144,28 +155,18 @@ class ExactIndex:
 
         kept = [self._checked(query) for query in queries]
         out = np.full((len(queries), len(self)), -np.inf, dtype=np.float32)
-        lengths = [len(query) for query in kept]
-        if not sum(lengths):
-            out[:, np.diff(self._offsets) > 0] = 0
+        counts = [len(query) for query in kept]
+        out[:, self._order[self._lengths > 0]] = 0
+        if not sum(counts):
             return out
         stacked = torch.from_numpy(np.concatenate(kept))
-        owner = torch.repeat_interleave(torch.arange(len(kept)), torch.tensor(lengths))
-        for first, last in self._blocks():
+        owner = torch.repeat_interleave(torch.arange(len(kept)), torch.tensor(counts))
+        for first, last, length in self._blocks():
             begin, end = self._offsets[first], self._offsets[last]
             block = torch.from_numpy(np.array(self._vectors[begin:end], dtype=np.float32))
-            similarity = stacked @ block.T  # [query vectors, tokens]
-            counts = torch.from_numpy(np.diff(self._offsets[first : last + 1]))
-            best = torch.segment_reduce(
-                similarity.T.contiguous(),
-                "max",
-                lengths=counts,
-                axis=0,
-                initial=-torch.inf,
-            )  # [passages, query vectors]
-            total = torch.zeros((len(kept), last - first)).index_add_(0, owner, best.T.contiguous())
-            empty = counts == 0
-            total[:, empty] = -torch.inf
-            out[:, first:last] = total.numpy()
+            best = (stacked @ block.T).view(len(stacked), last - first, length).amax(-1)
+            total = torch.zeros((len(kept), last - first)).index_add_(0, owner, best)
+            out[:, self._order[first:last]] = total.numpy()
         return out
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -179,7 +180,7 @@ class ExactIndex:
             kept = self._checked(query)
             scores = []
             for passage_id in wanted:
-                i = self._position[passage_id]
+                i = self._place[self._position[passage_id]]
                 tokens = self._vectors[self._offsets[i] : self._offsets[i + 1]]
                 if len(tokens) == 0:
                     scores.append(float("-inf"))
@@ -199,13 +200,15 @@ class ExactIndex:
         query = np.asarray(query, dtype=np.float32)
         return query[np.any(query != 0, axis=1)]
 
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        budget = max(1, self._block_mb * 2**20 // (4 * self.dim))
-        first = 0
+    def _blocks(self) -> Iterator[tuple[int, int, int]]:
+        """Ranges of places that hold passages of one length, bounded in memory."""
+        budget = self._block_mb * 2**20 // (4 * self.dim)
+        first = int(np.searchsorted(self._lengths, 1))  # passages without tokens cannot match
         while first < len(self):
-            last = int(np.searchsorted(self._offsets, self._offsets[first] + budget, side="right"))
-            last = min(max(last - 1, first + 1), len(self))
-            yield first, last
+            length = int(self._lengths[first])
+            end = int(np.searchsorted(self._lengths, length, side="right"))
+            last = min(end, first + max(1, budget // length))
+            yield first, last, length
             first = last
 
 
@@ -218,16 +221,18 @@ def read_meta(path: Path) -> dict[str, Any] | None:
     return meta if isinstance(meta, dict) and meta.get("format") == _FORMAT else None
 
 
-def _raw_to_npy(raw: Path, target: Path, shape: tuple[int, int], dtype: str) -> None:
-    # The number of tokens is known only at the end; the header goes in front in a second pass.
-    with target.open("wb") as out, raw.open("rb") as data:
-        np.lib.format.write_array_header_2_0(
-            out,
-            {
-                "descr": np.dtype(dtype).newbyteorder("<").str,
-                "fortran_order": False,
-                "shape": shape,
-            },
-        )
-        shutil.copyfileobj(data, out, 1 << 20)
+def _sort_by_length(
+    raw: Path, target: Path, lengths: npt.NDArray[np.int64], dim: int, dtype: str
+) -> None:
+    """Copy passages from corpus order to order of length, one at a time."""
+    total = int(lengths.sum())
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    out = np.lib.format.open_memmap(target, mode="w+", dtype=dtype, shape=(total, dim))
+    if total:
+        source = np.memmap(raw, dtype=dtype, mode="r", shape=(total, dim))
+        place = 0
+        for i in np.argsort(lengths, kind="stable"):
+            out[place : place + lengths[i]] = source[starts[i] : starts[i + 1]]
+            place += int(lengths[i])
+        out.flush()
     raw.unlink()

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 RESAMPLES = 10_000
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,9 @@ def bootstrap(
 
 
 def paired_test(
-    first: Mapping[Hashable, float],
-    second: Mapping[Hashable, float],
-    clusters: Mapping[Hashable, Hashable] | None = None,
+    first: Mapping[Key, float],
+    second: Mapping[Key, float],
+    clusters: Mapping[Key, Hashable] | None = None,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,

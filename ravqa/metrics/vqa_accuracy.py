@@ -57,7 +57,8 @@ _NUMBER_WORDS = {
 @cache
 def _contractions() -> dict[str, str]:
     text = files("ravqa.metrics").joinpath("vqa_contractions.json").read_text(encoding="utf-8")
-    return json.loads(text)["contractions"]
+    table: dict[str, str] = json.loads(text)["contractions"]
+    return table
 
 
 def normalise(text: str) -> str:

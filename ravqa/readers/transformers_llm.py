@@ -242,7 +242,7 @@ class TransformersLLM:
 
 def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
     """Length of the shared beginning; at least one token of every row stays outside it."""
-    first, last = min(ids), max(ids)
+    first, last = min(map(list, ids)), max(map(list, ids))  # all others lie between these two
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     shortest = min(len(row) for row in ids)
     return min(shortest - 1, len(first) if shared is None else shared)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from ravqa.cache import Store
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
 from ravqa.encoders.base import Vectors
@@ -25,6 +27,9 @@ _CHUNK = 256  # passages encoded at a time
 
 class LateInteractionRetriever:
     """Encodes the corpus once (kept in the cache folder) and scores every query form by MaxSim.
+
+    Rankings are kept on disk too, by what was asked (the query's forms, which hold everything that
+    came from question and image), of which corpus, with which encoder and settings.
 
     A form's score is divided by the sum of its query weights, so that long forms do not outweigh
     short ones; the forms' weighted mean is the passage's score (at most about 1).
@@ -51,6 +56,8 @@ class LateInteractionRetriever:
         self._index_class = INDEXES.get(config.index.name)
         self._index_config = part_config(INDEXES, config.index, "retriever.index")
         self._index: Any = None
+        self._corpus = ""
+        self._store = Store("rankings")
         self.weights = self._encoder.weights
         self.fingerprint = fingerprint(
             "late-interaction/1",
@@ -79,6 +86,7 @@ class LateInteractionRetriever:
             shutil.rmtree(path, ignore_errors=True)
             self._build(corpus, path, key, progress)
         self._index = self._index_class(path, self._index_config)
+        self._corpus = corpus.fingerprint
 
     def _build(self, corpus: Corpus, path: Any, key: str, progress: Progress | None) -> None:
         ids = list(corpus)
@@ -109,6 +117,20 @@ class LateInteractionRetriever:
         """The k best passages per question, best first."""
         depth = max(k, self.config.depth)
         plans = [forms(question, self.config.query) for question in questions]
+        keys = [
+            fingerprint(self.fingerprint, self._corpus, depth, [asdict(form) for form in p])
+            for p in plans
+        ]
+        known = self._store.get(keys)
+        new = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in known}
+        if new:
+            made = dict(zip(new, self._search(list(new.values()), depth), strict=True))
+            self._store.put(made)
+            known.update(made)
+        return [to_hits(known[key][:k]) for key in keys]
+
+    def _search(self, plans: Sequence[Sequence[Form]], depth: int) -> list[list[tuple[str, float]]]:
+        """The `depth` best passages per query plan, best first."""
         spans = [a for plan in plans for form in plan for a in form.alternatives]
         vectors = [_unit(v) for v in self._encoder.encode_query(spans)]
         found = self._index.search(vectors, min(depth, len(self._index)))
@@ -117,7 +139,7 @@ class LateInteractionRetriever:
         for plan in plans:
             count = sum(len(form.alternatives) for form in plan)
             own = slice(position, position + count)
-            out.append(to_hits(self._fuse(plan, vectors[own], found[own])[:k]))
+            out.append(self._fuse(plan, vectors[own], found[own])[:depth])
             position += count
         return out
 

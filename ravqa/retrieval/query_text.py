@@ -32,12 +32,17 @@ _SUBJECT = re.compile(
 
 
 class QueryText(Strict):
-    """Weights of the forms (0 leaves one out), and how many tags and names they use."""
+    """Weights of the forms (0 leaves one out), and how many tags and names they use.
+
+    A tag with less than `min_share` of the used tags' probability is left out: it costs as much
+    as the others and cannot change much.
+    """
 
     question: float = Field(default=0.0, ge=0)
     replaced: float = Field(default=1.0, ge=0)
     appended: float = Field(default=0.5, ge=0)
     tags: int = Field(default=3, ge=1)
+    min_share: float = Field(default=0.1, ge=0, le=1)
     names: int = Field(default=4, ge=1)
     prefer_kind: bool = True
 
@@ -86,10 +91,12 @@ def _tags(question: Question, kind: str | None, config: QueryText) -> Sequence[T
     if kind and config.prefer_kind:
         kind = kind.lower()
         singular = kind[:-1] if kind.endswith("s") else kind
-        fitting = [
+        fitting = tuple(
             tag
             for tag in tags
             if any(word in (kind, singular) for word in (*tag.kinds, *tag.names))
-        ]
+        )
         tags = fitting or tags
-    return tags[: config.tags]
+    tags = tags[: config.tags]
+    total = sum(tag.probability for tag in tags)
+    return [tag for tag in tags if tag.probability >= config.min_share * total]

