@@ -120,6 +120,10 @@ def run(
     ] = False,
 ) -> None:
     """Run a dataset through a pipeline and score it: answers, and retrieval apart."""
+    # Before the libraries are imported: one progress display is enough, and tokenizers would warn
+    # of every fork.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from ravqa.console import Console
     from ravqa.run import RunRequest
     from ravqa.run import run as run_request
@@ -144,7 +148,6 @@ def run(
         seed=seed,
         download=download,
     )
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     console = Console()
     try:
         run_request(request, console)

@@ -51,7 +51,8 @@ class PipelineConfig(Strict):
         top_k: how many passages are retrieved and scored (PRRecall needs max K).
         answering: how k passages are read: prompt, decision rule, answer extraction.
         reader: the language model that answers.
-        stand_ins: parts that stand in for larger ones; printed and stored with every result.
+        stand_ins: per part ("retriever", "reader"), what it stands in for; printed and stored with
+            every result, unless the part is replaced.
     """
 
     description: str = ""
@@ -60,7 +61,7 @@ class PipelineConfig(Strict):
     top_k: int = Field(default=20, ge=1)
     answering: dict[str, Any] = Field(default_factory=dict)
     reader: Part
-    stand_ins: tuple[str, ...] = ()
+    stand_ins: dict[str, str] = Field(default_factory=dict)
 
 
 def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
@@ -84,7 +85,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         path = ".".join(str(p) for p in item["loc"])
         if item["type"] == "extra_forbidden":
             *parents, last = item["loc"]
-            messages.append(f"unknown key {path!r}: {near_matches(str(last), _keys(model, parents))}")
+            messages.append(
+                f"unknown key {path!r}: {near_matches(str(last), _keys(model, parents))}"
+            )
         elif item["type"] == "missing":
             messages.append(f"key {path!r} is missing")
         else:

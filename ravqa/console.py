@@ -36,6 +36,7 @@ _ROWS = {
     "wrong-image": "image of another question",
 }
 _MAX_GROUPS = 6  # more question types than that do not fit beside each other
+_PLAIN_WIDTH = 130  # of a table in a file or a pipe
 _STEPS = 4  # where stderr is no terminal: lines per stage
 
 
@@ -43,8 +44,8 @@ class Console:
     """Prints for people; on a terminal with bars, elsewhere with a few plain lines a stage."""
 
     def __init__(self, out: RichConsole | None = None, err: RichConsole | None = None):
-        self.out = out or RichConsole(highlight=False)
-        self.err = err or RichConsole(stderr=True, highlight=False)
+        self.out = out or _rich(stderr=False)
+        self.err = err or _rich(stderr=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, int] = {}
@@ -118,9 +119,16 @@ class Console:
                 Text(f"{len(skipped)} questions were skipped (listed in results.json)"),
                 style="yellow",
             )
-        for stand_in in results["provenance"]["stand_ins"]:
-            self.out.print(Text(f"stand-in - {stand_in}", style="dim"), soft_wrap=True)
+        for part, what in results["provenance"]["stand_ins"].items():
+            self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
+
+
+def _rich(*, stderr: bool) -> RichConsole:
+    console = RichConsole(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    return console
 
 
 def _range(interval: list[float]) -> str:

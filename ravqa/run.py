@@ -124,22 +124,25 @@ def _check(request: RunRequest) -> None:
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
     settings, where = load_pipeline(request.pipeline, request.overrides)
-    # A named part replaces the file's; the file's options stay if it is the same part.
+    changed = {override.partition("=")[0] for override in request.overrides}
     for key, name, registry in (
         ("retriever", request.retriever, RETRIEVERS),
         ("reader", request.reader, READERS),
     ):
-        if name is not None:
+        before: dict[str, Any] = settings[key] if isinstance(settings.get(key), dict) else {}
+        replaced = name is not None and before.get("name") != name
+        if name is not None and replaced:
             registry.check(name)
-            same = isinstance(settings.get(key), dict) and settings[key].get("name") == name
-            options = {
-                o.split("=", 1)[0]: True for o in request.overrides if o.startswith(f"{key}.")
-            }
-            if not same:
-                kept = {
-                    k: v for k, v in (settings.get(key) or {}).items() if f"{key}.{k}" in options
-                }
-                settings[key] = {**kept, "name": name}
+            # The file's options belong to the file's part; those given with --set stay.
+            kept = {k: v for k, v in before.items() if f"{key}.{k}" in changed}
+            settings[key] = {**kept, "name": name}
+        other_weights = any(
+            path.startswith(f"{key}.") and path.rpartition(".")[2] in {"name", "model"}
+            for path in changed
+        )
+        stand_ins = settings.get("stand_ins")
+        if (replaced or other_weights) and isinstance(stand_ins, dict):
+            stand_ins.pop(key, None)
     return settings, where
 
 
@@ -147,6 +150,8 @@ def _dataset(
     request: RunRequest, config: PipelineConfig, problems: Problems, console: Console
 ) -> Dataset:
     load = DATASETS.get(request.dataset)
+    if request.download:
+        _download(request, console)
     with console.status("reading the dataset"):
         dataset: Dataset = load(
             DatasetRequest(
@@ -164,6 +169,23 @@ def _dataset(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
     return dataset
+
+
+def _download(request: RunRequest, console: Console) -> None:
+    from ravqa.datasets.download import download, remarks
+
+    if request.data is None:
+        raise UserError("--download needs --data: the folder to fetch the official files into")
+    for remark in remarks(request.dataset, request.data):
+        console.note(remark)
+    download(
+        request.dataset,
+        request.data,
+        request.split,
+        limit=request.limit,
+        console_progress=console.progress,
+    )
+    console.close()  # what comes next has a display of its own
 
 
 def _resolved(
@@ -394,7 +416,7 @@ def _results(
         "retrieval": retrieval_section(dataset, samples, ks, seed=request.seed) if scored else None,
         "provenance": {
             "pipeline": request.pipeline,
-            "stand_ins": list(config.stand_ins),
+            "stand_ins": dict(config.stand_ins),
             "weights": pipeline.weights,
             "corpus": {"source": corpus.source, "passages": len(corpus)} if corpus else None,
             "fingerprints": {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ravqa.datasets.corpus import Corpus
-from ravqa.errors import DataError, UserError
+from ravqa.errors import DataError, UserError, near_matches
 from ravqa.records import Question
 
 OnError = Literal["fail", "skip"]
@@ -100,13 +100,17 @@ def read_json(path: Path) -> Any:
         DataError: missing, unreadable, or not JSON (the line is named).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        document = json.loads(text)
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except json.JSONDecodeError as e:
         raise DataError(f"{path}, line {e.lineno}: not JSON ({e.msg}); is it cut off?") from None
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise DataError(f"{path} cannot be read: {e}") from None
+    if _has_half_character(text, document):
+        raise DataError(f"{path}: {_HALF}")
+    return document
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -116,7 +120,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: missing, unreadable, or a line that is not a JSON object (the line is named).
     """
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -124,13 +128,31 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     record = json.loads(line)
                 except json.JSONDecodeError as e:
                     raise DataError(f"{path}, line {number}: not JSON ({e.msg})") from None
+                except (ValueError, RecursionError) as e:
+                    raise DataError(f"{path}, line {number} cannot be read: {e}") from None
                 if not isinstance(record, dict):
                     raise DataError(f"{path}, line {number}: an object is expected")
+                if _has_half_character(line, record):
+                    raise DataError(f"{path}, line {number}: {_HALF}")
                 yield number, record
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{path} cannot be read: {e}") from None
+
+
+_HALF = 'text that is cut inside a character (a lone "\\ud83d" or the like)'
+
+
+def _has_half_character(text: str, value: Any) -> bool:
+    # JSON can hold one half of a surrogate pair; such a string can be neither hashed nor written.
+    if "\\ud" not in text and "\\uD" not in text:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def pick_split(
@@ -159,7 +181,7 @@ def pick_split(
             return present[0], [f"{where} holds the split {found} only: taking it"]
         raise UserError(f"{where} holds the splits {found}: choose one with --split")
     if wanted not in aliases:
-        raise UserError(f"no split {wanted!r}: known are {', '.join(sorted(aliases))}")
+        raise UserError(f"no split {wanted!r}: {near_matches(wanted, aliases)}")
     split = aliases[wanted]
     if split not in present:
         raise UserError(f"{where} has no files of split {split}; it holds: {found or 'no split'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterable
@@ -37,7 +38,11 @@ def find(root: Path, stem: str, suffixes: Iterable[str]) -> Path | None:
     """
     for suffix in suffixes:
         path = inside(root, stem + suffix)
-        if path.is_file():
+        try:
+            found = path.is_file()
+        except OSError:  # a name longer than the file system allows
+            found = False
+        if found:
             return path
     return None
 
@@ -58,7 +63,7 @@ def open_image(source: Path | bytes, *, preview: bool = False) -> Image:
     name = str(source) if isinstance(source, Path) else "image given as bytes"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of size, which is checked, and of untidy EXIF data
             with PIL.Image.open(
                 io.BytesIO(source) if isinstance(source, bytes) else source
             ) as image:
@@ -70,15 +75,19 @@ def open_image(source: Path | bytes, *, preview: bool = False) -> Image:
                 if preview:
                     image.draft("RGB", (32, 32))
                 image.load()
-                return ImageOps.exif_transpose(image).convert("RGB")
+                with contextlib.suppress(Exception):  # broken EXIF data; the photo itself is whole
+                    ImageOps.exif_transpose(image, in_place=True)
+                return image.convert("RGB")
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"no such image: {name}") from None
     except PIL.Image.DecompressionBombError:
         raise DataError(f"{name}: more than the limit of {MAX_PIXELS} pixels") from None
     except PIL.UnidentifiedImageError:
         raise DataError(f"{name}: not an image") from None
-    except (OSError, SyntaxError, ValueError) as e:
-        raise DataError(f"{name}: broken image ({e})") from None
+    except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
+        raise DataError(f"{name}: broken image ({e or type(e).__name__})") from None
 
 
 def image_bytes(source: Path | bytes) -> bytes:

@@ -87,6 +87,8 @@ def _by_id(path: Path, key: str) -> dict[str, Any]:
     for number, record in read_jsonl(path):
         if "data_id" not in record or key not in record:
             raise DataError(f"{path}, line {number}: no 'data_id' or no {key!r}")
+        if not isinstance(record["data_id"], str | int):
+            raise DataError(f"{path}, line {number}: data_id is no string or number")
         values[record["data_id"]] = record[key]
     return values
 
@@ -104,11 +106,14 @@ def _questions(
     seen: set[str] = set()
     for number, record in read_jsonl(path):
         where = f"{path}, line {number}"
-        missing = [k for k in ("data_id", "image_id", "question") if not record.get(k)]
-        if missing:
-            problems.report(where, f"no {missing[0]!r}", record.get("data_id"))
+        data_id = record.get("data_id")
+        if not isinstance(data_id, str | int) or data_id == "":
+            problems.report(where, "data_id is missing, or is no string or number")
             continue
-        data_id = record["data_id"]
+        missing = [k for k in ("image_id", "question") if not str(record.get(k) or "").strip()]
+        if missing:
+            problems.report(where, f"no {missing[0]!r}", data_id)
+            continue
         answer_eval = record.get("answer_eval") or []
         if not isinstance(answer_eval, list):  # one mapping instead of a list of one
             answer_eval = [answer_eval]
@@ -130,13 +135,14 @@ def _questions(
             problems.report(where, f"no image {record['image_id']} in {images}", data_id)
         else:
             strings = [a for a in answer_eval if isinstance(a, str)]
-            answers = [str(a) for a in record.get("answer") or ()]
+            answer = record.get("answer") or ()
+            answers = [str(a) for a in (answer if isinstance(answer, list | tuple) else [answer])]
             questions.append(
                 Question(
                     question_id=data_id,
-                    question=record["question"],
+                    question=str(record["question"]),
                     image=image,
-                    image_id=record["image_id"],
+                    image_id=str(record["image_id"]),
                     answers=tuple(dict.fromkeys(answers + strings)),
                     answer_eval=tuple(answer_eval),
                     question_type=str(question_type),

@@ -122,8 +122,15 @@ def _answers(records: list[Any], path: Path) -> dict[Any, tuple[tuple[str, ...],
         try:
             given = tuple(str(a[ANSWER_FIELD]) for a in record["answers"])
             question_id = record["question_id"]
-        except (TypeError, KeyError) as e:
+        except KeyError as e:
             raise DataError(f"{path}, annotation {number}: no {e.args[0]!r}") from None
+        except TypeError:
+            raise DataError(
+                f"{path}, annotation {number}: an object with 'question_id' and a list 'answers' "
+                f"of objects with {ANSWER_FIELD!r} is expected"
+            ) from None
+        if not isinstance(question_id, int | str):
+            raise DataError(f"{path}, annotation {number}: question_id is no number or string")
         if question_id in answers:
             raise DataError(f"{path}, annotation {number}: question {question_id} has two")
         answers[question_id] = given, record.get("question_type")
@@ -146,13 +153,19 @@ def _questions(
         try:
             question_id, text = record["question_id"], record["question"]
             image_id = record["image_id"]
-        except (TypeError, KeyError) as e:
+        except KeyError as e:
             problems.report(where, f"no {e.args[0]!r}")
+            continue
+        except TypeError:
+            problems.report(where, "an object is expected")
+            continue
+        if not isinstance(question_id, int | str):
+            problems.report(where, "question_id is no number or string")
             continue
         where = f"{path}, question {number} (id {question_id})"
         if question_id in seen:
             problems.report(where, "duplicate question id", question_id)
-        elif not isinstance(image_id, int):
+        elif not isinstance(image_id, int) or image_id < 0:
             problems.report(where, f"image_id {image_id!r} is not a number", question_id)
         elif not isinstance(text, str) or not text.strip():
             problems.report(where, "blank question", question_id)

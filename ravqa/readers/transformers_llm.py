@@ -284,38 +284,23 @@ def _dequantised(gguf: Path, content: str) -> Path:
 
     work = Path(tempfile.mkdtemp(prefix=content, dir=folder.parent))
     try:
-        with _quiet():
-            args: dict[str, Any] = {"gguf_file": gguf.name}
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), **args)
-            loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                str(gguf.parent), dtype=torch.float32, **args
-            )
-            # transformers marks the model as quantised and will not save it: move the weights to
-            # a plain model of the same configuration.
-            config = loaded.config
-            if hasattr(config, "quantization_config"):
-                del config.quantization_config
-            plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            plain.load_state_dict(loaded.state_dict())
-            plain.generation_config = loaded.generation_config
-            plain.save_pretrained(work)
-            tokenizer.save_pretrained(work)
+        args: dict[str, Any] = {"gguf_file": gguf.name}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), **args)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), dtype=torch.float32, **args
+        )
+        # transformers marks the model as quantised and will not save it: move the weights to
+        # a plain model of the same configuration.
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config = loaded.generation_config
+        plain.save_pretrained(work)
+        tokenizer.save_pretrained(work)
         with contextlib.suppress(OSError):  # another process may have been quicker
             os.rename(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers' own."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
