@@ -29,6 +29,7 @@ Without --data the bundled sample is run; a score on it is no benchmark score.
 # typer brings a copy of click in newer releases and uses click itself in older ones: the errors to
 # catch are those of the module that it raises from.
 _usage: Any = sys.modules[typer.BadParameter.__module__]
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="ravqa",
@@ -201,6 +202,8 @@ def run_main(arguments: list[str] | None = None) -> None:
 def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -> None:
     try:
         code = application(args=arguments, prog_name=name, standalone_mode=False)
+        if code == _INTERRUPTED:  # newer releases of typer turn the exception into the code
+            _interrupted()
     except getattr(_usage, "NoArgsIsHelpError", ()) as e:
         e.show()
         code = 2
@@ -227,4 +230,4 @@ def _fail(message: str) -> int:
 
 def _interrupted() -> int:
     print("interrupted; --resume --output DIR goes on with the run", file=sys.stderr)
-    return 130
+    return _INTERRUPTED

@@ -92,7 +92,8 @@ def _read_table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except csv.Error as e:
-        raise DataError(f"{path}, line {reader.line_num}: {e}") from None
+        # line_num is where the last whole row ended.
+        raise DataError(f"{path}, line {reader.line_num + 1}: {e}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{path} cannot be read: {e}") from None
 

@@ -391,7 +391,8 @@ def _unpack(archive: IO[bytes], member: str, out: IO[bytes]) -> None:
 def _check(out: IO[bytes], what: str, magic: bytes) -> None:
     out.seek(0)
     start = out.read(64)
-    if not start.lstrip().startswith(magic):
+    # White space may stand before JSON, but not before an image.
+    if not (start.lstrip() if magic.isascii() else start).startswith(magic):
         begins = f"it begins with {start[:16]!r}" if start else "it is empty"
         raise _FailureError(f"what came is no {what}: {begins}")
 
@@ -400,7 +401,7 @@ def _retry_after(headers: Message) -> float | None:
     """Seconds to wait as the server asks, in seconds or as a date; None if it does not."""
     value = (headers.get("Retry-After") or "").strip()
     try:
-        seconds = float(int(value))
+        seconds = float(min(int(value), _MAX_WAIT))
     except ValueError:
         try:
             when = parsedate_to_datetime(value)

@@ -87,8 +87,8 @@ def _by_id(path: Path, key: str) -> dict[str, Any]:
     for number, record in read_jsonl(path):
         if "data_id" not in record or key not in record:
             raise DataError(f"{path}, line {number}: no 'data_id' or no {key!r}")
-        if not isinstance(record["data_id"], str | int):
-            raise DataError(f"{path}, line {number}: data_id is no string or number")
+        if not isinstance(record["data_id"], str):
+            raise DataError(f"{path}, line {number}: 'data_id' is not a string")
         values[record["data_id"]] = record[key]
     return values
 
@@ -107,8 +107,8 @@ def _questions(
     for number, record in read_jsonl(path):
         where = f"{path}, line {number}"
         data_id = record.get("data_id")
-        if not isinstance(data_id, str | int) or data_id == "":
-            problems.report(where, "data_id is missing, or is no string or number")
+        if not isinstance(data_id, str) or not data_id:
+            problems.report(where, "no 'data_id', or it is not a string")
             continue
         missing = [k for k in ("image_id", "question") if not str(record.get(k) or "").strip()]
         if missing:
@@ -135,8 +135,8 @@ def _questions(
             problems.report(where, f"no image {record['image_id']} in {images}", data_id)
         else:
             strings = [a for a in answer_eval if isinstance(a, str)]
-            answer = record.get("answer") or ()
-            answers = [str(a) for a in (answer if isinstance(answer, list | tuple) else [answer])]
+            answer = record.get("answer") or []
+            answers = [str(a) for a in (answer if isinstance(answer, list) else [answer])]
             questions.append(
                 Question(
                     question_id=data_id,
@@ -146,7 +146,7 @@ def _questions(
                     answers=tuple(dict.fromkeys(answers + strings)),
                     answer_eval=tuple(answer_eval),
                     question_type=str(question_type),
-                    split=record.get("data_split", split),
+                    split=str(record.get("data_split") or split),
                     extra={"entity": entities[data_id]} if data_id in entities else {},
                 )
             )

@@ -133,7 +133,8 @@ def _answers(records: list[Any], path: Path) -> dict[Any, tuple[tuple[str, ...],
             raise DataError(f"{path}, annotation {number}: question_id is no number or string")
         if question_id in answers:
             raise DataError(f"{path}, annotation {number}: question {question_id} has two")
-        answers[question_id] = given, record.get("question_type")
+        kind = record.get("question_type")
+        answers[question_id] = given, None if kind is None else str(kind)
     return answers
 
 

@@ -86,6 +86,8 @@ class TokenBertEncoder:
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> list[Vectors]:
         """One array [tokens (+ 1), dim] per text, rows L2-normalised; the mean vector is last."""
+        if not texts:  # the tokenizer needs at least one
+            return []
         encoded = self._tokenizer(
             list(texts), truncation=True, max_length=self.config.max_document_length
         )["input_ids"]
@@ -96,6 +98,8 @@ class TokenBertEncoder:
 
         A token's vector has the length of its span's weight; the mean vector is last.
         """
+        if not queries:
+            return []
         texts, weights = [], []
         for spans in queries:
             # Tokenised as words with a known span each, so that every token has its span's weight.

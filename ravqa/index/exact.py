@@ -49,12 +49,16 @@ class ExactIndex:
             raise UserError(f"no index in {path}")
         self.path = path
         self.meta = meta
-        self.dim: int = meta["dim"]
-        self.ids: list[str] = json.loads((path / "ids.json").read_text(encoding="utf-8"))
-        self._vectors = np.load(path / "vectors.npy", mmap_mode="r")
-        lengths = np.load(path / "lengths.npy")
-        if len(lengths) != len(self.ids) or lengths.sum() != len(self._vectors):
-            raise UserError(f"the index in {path} is damaged: its files do not fit together")
+        damaged = f"the index in {path} is damaged; delete the folder and build it again"
+        try:
+            self.dim: int = meta["dim"]
+            self.ids: list[str] = json.loads((path / "ids.json").read_text(encoding="utf-8"))
+            self._vectors = np.load(path / "vectors.npy", mmap_mode="r")
+            lengths = np.load(path / "lengths.npy")
+        except (OSError, EOFError, ValueError, KeyError) as e:
+            raise UserError(f"{damaged} ({' '.join(str(e).split())})") from None
+        if len(lengths) != len(self.ids) or self._vectors.shape != (lengths.sum(), self.dim):
+            raise UserError(f"{damaged} (its files do not fit together)")
         # Places in `vectors.npy`: passage `_order[i]` begins at `_offsets[i]`.
         self._order = np.argsort(lengths, kind="stable")
         self._lengths = lengths[self._order]
@@ -160,13 +164,13 @@ class ExactIndex:
         if not sum(counts):
             return out
         stacked = torch.from_numpy(np.concatenate(kept))
-        owner = torch.repeat_interleave(torch.arange(len(kept)), torch.tensor(counts))
+        # Sums each query's rows: [queries, query vectors] with a 1 where the vector is the query's.
+        owner = torch.repeat_interleave(torch.eye(len(kept)), torch.tensor(counts), dim=1)
         for first, last, length in self._blocks():
             begin, end = self._offsets[first], self._offsets[last]
             block = torch.from_numpy(np.array(self._vectors[begin:end], dtype=np.float32))
             best = (stacked @ block.T).view(len(stacked), last - first, length).amax(-1)
-            total = torch.zeros((len(kept), last - first)).index_add_(0, owner, best)
-            out[:, self._order[first:last]] = total.numpy()
+            out[:, self._order[first:last]] = (owner @ best).numpy()
         return out
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:

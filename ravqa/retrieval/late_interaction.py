@@ -23,6 +23,7 @@ from ravqa.retrieval.base import Progress, to_hits
 from ravqa.retrieval.query_text import Form, QueryText, forms
 
 _CHUNK = 256  # passages encoded at a time
+_MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
 
 class LateInteractionRetriever:
@@ -130,47 +131,25 @@ class LateInteractionRetriever:
         return [to_hits(known[key][:k]) for key in keys]
 
     def _search(self, plans: Sequence[Sequence[Form]], depth: int) -> list[list[tuple[str, float]]]:
-        """The `depth` best passages per query plan, best first."""
+        """The `depth` best passages per query plan, best first; ties in corpus order."""
         spans = [a for plan in plans for form in plan for a in form.alternatives]
         vectors = [_unit(v) for v in self._encoder.encode_query(spans)]
-        found = self._index.search(vectors, min(depth, len(self._index)))
-        out = []
-        position = 0
-        for plan in plans:
-            count = sum(len(form.alternatives) for form in plan)
-            own = slice(position, position + count)
-            out.append(self._fuse(plan, vectors[own], found[own])[:depth])
-            position += count
-        return out
-
-    def _fuse(
-        self,
-        plan: Sequence[Form],
-        vectors: Sequence[Vectors],
-        found: Sequence[Sequence[tuple[str, float]]],
-    ) -> list[tuple[str, float]]:
-        """Weighted mean over forms of the best alternative, over the union of their candidates."""
-        candidates = sorted(
-            {passage_id for hits in found for passage_id, _ in hits}, key=self._order
+        out: list[list[tuple[str, float]]] = []
+        # Queries are scored together, as many as keep the score matrix within bounds.
+        step = max(1, _MAX_SCORES // len(self._index))
+        rows = (
+            row
+            for start in range(0, len(vectors), step)
+            for row in self._index.scores(vectors[start : start + step])
         )
-        # Each candidate is scored under every form, also where it was not among that form's best.
-        known = [dict(hits) for hits in found]
-        missing = [[c for c in candidates if c not in scores] for scores in known]
-        rescored = self._index.score(list(vectors), missing)
-        for scores, ids, values in zip(known, missing, rescored, strict=True):
-            scores.update(zip(ids, values, strict=True))
-        total = np.zeros(len(candidates))
-        position = 0
-        for form in plan:
-            rows = known[position : position + len(form.alternatives)]
-            position += len(form.alternatives)
-            best = np.max([[row[c] for c in candidates] for row in rows], axis=0)
-            total += form.weight * best
-        order = np.argsort(-total, kind="stable")
-        return [(candidates[i], float(total[i])) for i in order]
-
-    def _order(self, passage_id: str) -> int:
-        return int(self._index.position(passage_id))
+        for plan in plans:
+            total = np.zeros(len(self._index))
+            for form in plan:
+                scores = [next(rows) for _ in form.alternatives]
+                total += form.weight * np.max(scores, axis=0)
+            best = np.argsort(-total, kind="stable")[:depth]
+            out.append([(self._index.ids[i], float(total[i])) for i in best])
+        return out
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -99,4 +99,5 @@ def _tags(question: Question, kind: str | None, config: QueryText) -> Sequence[T
         tags = fitting or tags
     tags = tags[: config.tags]
     total = sum(tag.probability for tag in tags)
-    return [tag for tag in tags if tag.probability >= config.min_share * total]
+    # The first stays whatever its share: of many even tags none would be left.
+    return [t for i, t in enumerate(tags) if i == 0 or t.probability >= config.min_share * total]
