@@ -196,7 +196,7 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
 def _child(node: Any, step: str, override: str, path: str) -> Any:
     if isinstance(node, dict):
         return node[step]
-    if isinstance(node, list) and step.isdigit() and int(step) < len(node):
+    if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
         return node[int(step)]
     raise UserError(f"--set {override!r}: there is no {path!r}")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.answering.answerer import Answerer, AnsweringConfig
-from ravqa.build import build_part
+from ravqa.answering.prompt import PromptTemplate
+from ravqa.build import build_part, part_config
 from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, validate
 from ravqa.datasets.corpus import Corpus
 from ravqa.describe.cached import CachedDescriber
@@ -191,10 +192,9 @@ def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
     Raises:
         UserError: an unknown key, part or option, or a wrong type; the key's path is named.
     """
-    from ravqa.build import part_config
-
     config = validate(PipelineConfig, settings, where)
-    validate(AnsweringConfig, config.answering, f"{where}: answering")
+    answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
+    PromptTemplate.load(answering.prompt)
     parts: list[tuple[str, Any, Part | None]] = [
         ("describer", DESCRIBERS, config.describer),
         ("retriever", RETRIEVERS, config.retriever),

@@ -70,23 +70,27 @@ def run(request: RunRequest, console: Console) -> Path:
     _check(request)
     settings, where = _settings(request)
     config = check_settings(settings, where)
-    problems = Problems(request.on_error)
-    dataset = _dataset(request, config, problems, console)
-    corpus = Corpus.read(*request.corpus) if request.corpus else dataset.corpus
-    if corpus is None and config.retriever.name != "none":
+    if request.data is not None and not request.corpus and config.retriever.name != "none":
         raise UserError(
             f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
             "--corpus, or choose --retriever none"
         )
+    problems = Problems(request.on_error)
+    dataset = _dataset(request, config, problems, console)
+    corpus = Corpus.read(*request.corpus) if request.corpus else dataset.corpus
     resolved = _resolved(request, settings, dataset, corpus)
     folder = request.output or _default_output(request)
     run_dir = RunDir.open(folder, resolved, resume=request.resume, overwrite=request.overwrite)
 
     console.heading(dataset, config, corpus)
-    with console.status("loading models"):
-        pipeline = Pipeline.from_config(
-            settings, where=where, retrieval_only=request.retrieval_only
-        )
+    try:
+        with console.status("loading models"):
+            pipeline = Pipeline.from_config(
+                settings, where=where, retrieval_only=request.retrieval_only
+            )
+    except UserError:
+        run_dir.discard_if_new()  # so that the corrected command finds no folder in its way
+        raise
     pipeline.prepare(corpus, console.progress)
     dataset = _described(pipeline, dataset, problems, console)
     conditions = {MAIN: pipeline.retriever} | {

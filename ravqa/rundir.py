@@ -33,6 +33,7 @@ class RunDir:
 
     def __init__(self, path: Path):
         self.path = path
+        self._new = False
 
     @classmethod
     def open(
@@ -47,18 +48,19 @@ class RunDir:
         run = cls(path)
         try:
             if path.is_dir() and any(path.iterdir()):
+                if not (path / "config.yaml").is_file():
+                    raise UserError(f"{path} holds files but no run: choose another --output")
                 if not resume and not overwrite:
                     raise UserError(
                         f"the output folder {path} exists: --resume goes on with it, "
                         "--overwrite replaces it"
                     )
-                if not (path / "config.yaml").is_file():
-                    raise UserError(f"{path} holds files but no run: choose another --output")
                 if overwrite:
                     run._clear()
                 else:
                     run._check(config)
                     return run
+            run._new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             run.write("config.yaml", dump_yaml(config))
         except OSError as e:
@@ -66,6 +68,12 @@ class RunDir:
                 f"the output folder {path} cannot be written: {e.strerror or e}"
             ) from None
         return run
+
+    def discard_if_new(self) -> None:
+        """Take the folder away again if this object made it and nothing was answered yet."""
+        if self._new and [p.name for p in self.path.iterdir()] == ["config.yaml"]:
+            (self.path / "config.yaml").unlink()
+            self.path.rmdir()
 
     def _clear(self) -> None:
         # Only files that a run makes: whatever else the user keeps there stays.

@@ -35,7 +35,11 @@ def test_python_blocks_run(code, tmp_path):
 @pytest.mark.parametrize("text", blocks("console"))
 def test_commands_in_the_docs_use_flags_that_exist(text):
     shown = subprocess.run(
-        [sys.executable, "run_vqa.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "run_vqa.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     for line in text.splitlines():
         words = shlex.split(line, comments=True)

@@ -179,8 +179,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(small_corpus, t
 
     def lines():
         return sum(
-            path.read_bytes().count(b"\n")
-            for path in (tmp_path / "killed").glob("samples*.jsonl")
+            path.read_bytes().count(b"\n") for path in (tmp_path / "killed").glob("samples*.jsonl")
         )
 
     rng = random.Random(7)

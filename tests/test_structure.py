@@ -18,6 +18,7 @@ LAYERS = [
     {"answering", "retrieval", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics"},
     {"build", "models", "cache", "registry"},
+    {"flmr"},
     {"config", "paths", "records"},
     {"errors"},
 ]

@@ -83,13 +83,16 @@ class PromptTemplate:
         try:
             text = self._template.render(
                 question=question.question,
-                passages=list(passages),
+                # The documented keys only: a record would hand its paths' methods to the template.
+                passages=[
+                    {"text": p.text, "title": p.title, "content": p.content} for p in passages
+                ],
                 tags=[tag.names[0] for tag in seen.tags] if seen else [],
                 caption=seen.caption if seen else "",
                 ocr=list(seen.ocr) if seen else [],
                 instruction=question.instruction or "",
             )
-        except TemplateError as e:
-            raise UserError(f"prompt {self.name}: {e.message}") from None
+        except Exception as e:  # a template is a program of the user's: any error is theirs
+            raise UserError(f"prompt {self.name}: {e}") from None
         # A space after "Answer:" would be a token of its own and spoil the next one.
         return text.rstrip()

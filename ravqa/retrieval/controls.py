@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ravqa.build import build_part, part_config
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import UserError
@@ -56,10 +58,13 @@ class OracleRetriever:
         base: Part = Part(name="late-interaction")
         depth: int = Field(default=200, ge=1)
 
+        @model_validator(mode="after")
+        def _check_base(self) -> Self:
+            part_config(RETRIEVERS, self.base, "retriever.base")
+            return self
+
     def __init__(self, config: Config, base: Retriever | None = None):
         """Wrap `base`, or build the one that the configuration names."""
-        from ravqa.build import build_part
-
         self.config = config
         self.base: Retriever = base or build_part(RETRIEVERS, config.base, "retriever.base")
         self.weights = self.base.weights

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ravqa.build import build_part, part_config
 from ravqa.cache import Store
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
@@ -44,14 +45,18 @@ class LateInteractionRetriever:
         query: QueryText = QueryText()
         depth: int = Field(default=200, ge=1)
 
+        @model_validator(mode="after")
+        def _check_parts(self) -> Self:
+            part_config(ENCODERS, self.encoder, "retriever.encoder")
+            part_config(INDEXES, self.index, "retriever.index")
+            return self
+
     def __init__(self, config: Config):
         """Load the encoder.
 
         Raises:
             UserError: an unknown part or option, a missing package or model.
         """
-        from ravqa.build import build_part, part_config
-
         self.config = config
         self._encoder = build_part(ENCODERS, config.encoder, "retriever.encoder")
         self._index_class = INDEXES.get(config.index.name)
