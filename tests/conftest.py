@@ -6,8 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
+
+# Time limits of single examples fail by chance on a busy machine.
+settings.register_profile("ravqa", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ravqa")
 
 
 def pytest_configure(config):

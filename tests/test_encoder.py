@@ -15,7 +15,7 @@ TEXTS = [
     "The koala mainly eats eucalyptus leaves.",
     "Short",
     "",
-    "Ünïcödé: “quotes” – and 日本, 42.5 % (really?!)",
+    "Ünïcödé: “quotes” — and 日本, 42.5 % (really?!)",
     "?!... --",
     "C# & F#; e-mail: a_b@c.org #hash ##",
     "The jaguar lives in Central and South America. " * 60,  # longer than the limit
