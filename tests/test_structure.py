@@ -19,6 +19,7 @@ LAYERS = [
     {"encoders", "index", "readers", "metrics"},
     {"build", "models", "cache", "registry"},
     {"flmr"},
+    {"flmr"},
     {"config", "paths", "records"},
     {"errors"},
 ]

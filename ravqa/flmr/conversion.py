@@ -1,0 +1,282 @@
+"""Checkpoints of every naming: reading, renaming, converting.
+
+All renaming stands here. The names used by the models are those of the original's released files,
+with a shared encoder under its `context_` name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ravqa.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARED = {
+    "query_text_encoder": "context_text_encoder",
+    "query_text_encoder_linear": "context_text_encoder_linear",
+    "query_vision_encoder": "context_vision_encoder",
+    "query_vision_projection": "context_vision_projection",
+}
+"""Parts that queries and documents may share, and the one name they then have."""
+
+_SAFE, _SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+_BIN, _BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+# Names of the research code's Lightning checkpoints, in the order in which they are tried. What
+# `model.model.` holds is the document side of PreFLMR, and both sides of FLMR.
+_LIGHTNING = (
+    ("model.model.bert.", "context_text_encoder.bert_model."),
+    ("model.bert.", "context_text_encoder.bert_model."),
+    ("model.model.linear.", "context_text_encoder_linear."),
+    ("model.linear.", "context_text_encoder_linear."),
+    ("query_encoder.", "query_text_encoder."),
+    ("query_linear.", "query_text_encoder_linear."),
+    ("vision_projection.", "context_vision_projection."),
+    ("vision_projection_input_linear2.", "transformer_mapping_input_linear."),
+    ("vision_projection_linear2.", "transformer_mapping_output_linear."),
+    ("vision_projection_linear.", "transformer_mapping_output_linear."),
+    ("vision_projection_input_linear.", "transformer_mapping_input_linear."),
+    ("transformer_mapping_input_linear.", "transformer_mapping_input_linear."),
+    ("transformer_mapping_output_linear.", "transformer_mapping_output_linear."),
+    ("transformer_mapping_network.", "transformer_mapping_network."),
+    ("vision_encoder.", "context_vision_encoder."),
+)
+
+
+def canonical_names(
+    state: dict[str, Tensor], *, shared_text: bool = False, shared_vision: bool = False
+) -> dict[str, Tensor]:
+    """The same tensors under the models' names, each once.
+
+    Args:
+        state: tensors by the names of any released file: `text_model` for `bert_model`, `query_`
+            for a shared `context_`, once or twice each.
+        shared_text, shared_vision: whether queries and documents share the encoder.
+    """
+    shared = {
+        alias: name
+        for alias, name in SHARED.items()
+        if (shared_text if "text" in alias else shared_vision)
+    }
+    out: dict[str, Tensor] = {}
+    for key in sorted(state):  # context_ before query_: of two aliases the first is kept
+        new = _canonical_name(key)
+        if new is None:
+            continue
+        head, dot, rest = new.partition(".")
+        new = shared.get(head, head) + dot + rest
+        out.setdefault(new, state[key])
+    return out
+
+
+def _canonical_name(key: str) -> str | None:
+    key = key.removeprefix("module.")
+    if key.endswith("embeddings.position_ids"):
+        return None  # a table of 0, 1, 2, ... that old versions saved
+    key = re.sub(
+        r"^(query|context)_text_encoder\.text_model\.", r"\1_text_encoder.bert_model.", key
+    )
+    return re.sub(
+        r"^(query|context)_vision_encoder\.vision_model\.(?!vision_model\.)",
+        r"\1_vision_encoder.vision_model.vision_model.",
+        key,
+    )
+
+
+def read_checkpoint(
+    name: str, *, variant: str | None = None, use_safetensors: bool | None = None, **hub: Any
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: safetensors before .bin, in shards or whole.
+
+    Args:
+        name: folder or hub name.
+        variant: as in "model.fp16.safetensors".
+        use_safetensors: True or False to allow only, or never, safetensors.
+        hub: options of the hub, and `subfolder`.
+
+    Raises:
+        UserError: there is no checkpoint, or a file is broken.
+    """
+    names = [_SAFE_INDEX, _SAFE] if use_safetensors is not False else []
+    names += [_BIN_INDEX, _BIN] if use_safetensors is not True else []
+    if variant:
+        names = [_with_variant(n, variant) for n in names]
+    for file in names:
+        path = _locate(name, file, hub)
+        if path is None:
+            continue
+        if not path.name.endswith(".json"):
+            return read_tensors(path)
+        try:
+            weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError):
+            raise UserError(f"{path} is not an index of shards") from None
+        state: dict[str, Tensor] = {}
+        for shard in sorted(set(weight_map.values())):
+            found = _locate(name, Path(shard).name, hub)
+            if found is None:
+                raise UserError(f"{name} lacks its shard {shard}")
+            state |= read_tensors(found)
+        return state
+    raise UserError(f"{name} has no {' or '.join(names[1::2] or names)}: not a checkpoint folder")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file; no code in it is run.
+
+    Raises:
+        UserError: the file is broken, cut off, or holds more than tensors.
+    """
+    import torch
+
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(str(path)))
+        except (SafetensorError, OSError, ValueError) as e:
+            raise UserError(f"{path} is broken or cut off ({e}): copy it again") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as e:  # pickle and zip errors of many kinds
+        reason = " ".join(str(e).split())[:200]
+        raise UserError(
+            f"{path} cannot be read as plain tensors; it is broken, cut off, or holds code, which "
+            f"is not run ({reason})"
+        ) from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no tensors by name")
+    return {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+
+
+def convert(
+    source: str | Path, target: str | Path, *, vision: str | Path | None = None
+) -> list[str]:
+    """Turn any checkpoint of the family into a folder in the released form.
+
+    Args:
+        source: a folder with config.json (in any naming, safetensors or .bin), or a Lightning
+            .ckpt of the research code. A .ckpt says nothing of the model's shape, so its folder,
+            or the target folder, must have the config.json and tokenizers of a model of that
+            shape.
+        target: folder to write; created.
+        vision: folder (or hub name) of the vision tower, for a .ckpt that was trained on its
+            features and does not hold it.
+
+    Returns:
+        Names of tensors in the source that the model has no place for.
+
+    Raises:
+        UserError: the source cannot be read or does not fit its configuration, or the target
+            already has a checkpoint.
+    """
+    from ravqa.flmr.encoders import FLMRVisionModel
+    from ravqa.flmr.modeling import FLMRModelForRetrieval
+
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise UserError(f"no such checkpoint: {source}")
+    if (target / _SAFE).exists() or (target / _SAFE_INDEX).exists():
+        raise UserError(f"{target} already has a checkpoint: choose another folder or remove it")
+    if source.is_dir():
+        folder, state = source, None
+    else:
+        state = read_tensors(source)
+        if source.suffix == ".ckpt" or not any(k.startswith("context_") for k in state):
+            state = from_lightning(state)
+        folder = target if (target / "config.json").is_file() else source.parent
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{source} says nothing of the model's shape: put the config.json, query_tokenizer/ "
+            f"and context_tokenizer/ of a model of the same shape into {target}"
+        )
+    config = FLMRModelForRetrieval.config_class.from_pretrained(str(folder))
+    options: dict[str, Any] = {} if state is None else {"state_dict": state}
+    tower = "context_vision_encoder."
+    if state is not None and config.use_vision_encoder and not any(tower in k for k in state):
+        if vision is None:
+            raise UserError(f"{source} does not hold the vision tower: name its folder too")
+        encoder = FLMRVisionModel.from_pretrained(str(vision), config=config.vision_config)
+        state |= {tower + k: v for k, v in encoder.state_dict().items()}
+    model, info = FLMRModelForRetrieval.from_pretrained(
+        str(folder), config=config, output_loading_info=True, **options
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(target)
+    for extra in ("preprocessor_config.json", "image_processor"):
+        _copy_beside(folder / extra, target / extra)
+    return sorted(info["unexpected_keys"])
+
+
+def from_lightning(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the research code's Lightning checkpoint under the released names.
+
+    What has no counterpart keeps its name, and is reported as unexpected on loading.
+    """
+    # Everything sits one level down, in the module that Lightning trained.
+    out: dict[str, Tensor] = {}
+    numbered = any("vision_projection_input_linear2." in k for k in state)
+    for key, tensor in state.items():
+        new = key
+        if not key.startswith(("model.model.", "model.bert.", "model.linear.")):
+            new = key.removeprefix("model.")
+        for old, name in _LIGHTNING:
+            if numbered and old == "vision_projection_input_linear.":
+                continue
+            if new.startswith(old):
+                new = name + new.removeprefix(old)
+                break
+        new = re.sub(
+            r"^(query|context)_text_encoder\.(?:bert\.|(?=embeddings|encoder|pooler))",
+            r"\1_text_encoder.bert_model.",
+            new,
+        )
+        out[new] = tensor
+    return out
+
+
+def _copy_beside(source: Path, target: Path) -> None:
+    if source.resolve() == target.resolve():
+        return
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.is_file():
+        shutil.copyfile(source, target)
+
+
+def _locate(name: str, file: str, hub: dict[str, Any]) -> Path | None:
+    root = Path(name)
+    if root.is_dir():
+        path = root / hub.get("subfolder", "") / file
+        return path if path.is_file() else None
+    if root.exists() or name.startswith((".", "/", "~")):
+        raise UserError(f"no such checkpoint folder: {name}")
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        name,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+    return Path(found) if found else None
+
+
+def _with_variant(name: str, variant: str) -> str:
+    stem, dot, rest = name.partition(".")
+    return f"{stem}{dot}{variant}.{rest}" if rest else name
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
