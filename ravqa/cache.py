@@ -25,23 +25,21 @@ class Store:
             UserError: the cache folder cannot be written.
         """
         self.path = cache_dir() / f"{name}.sqlite"
+        with self._connection() as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)")
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        # One short connection a call: nothing is held open across forks and threads.
         try:
-            with self._connection() as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)"
-                )
+            with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as connection, connection:
+                yield connection
         except sqlite3.Error as e:
             raise UserError(
                 f"the cache {self.path} cannot be used ({e}): set RAVQA_CACHE to another folder, "
                 "or delete the file"
             ) from None
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        # One short connection a call: nothing is held open across forks and threads.
-        with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as connection, connection:
-            yield connection
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those keys that are known."""

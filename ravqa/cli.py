@@ -21,7 +21,7 @@ Examples:
 
   python run_vqa.py --dataset okvqa --data DIR --corpus passages.jsonl --limit 100
 
-  python run_vqa.py --dataset infoseek --set answering.passages=3
+  python run_vqa.py --dataset infoseek --set answering.decision=concat --set answering.passages=3
 
 Without --data the bundled sample is run; a score on it is no benchmark score.
 """

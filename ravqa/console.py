@@ -93,8 +93,10 @@ class Console:
             self._bars = None
             self._tasks.clear()
 
-    def heading(self, dataset: Dataset, config: PipelineConfig, corpus: Corpus | None) -> None:
-        """What is run on what."""
+    def heading(
+        self, dataset: Dataset, config: PipelineConfig, corpus: Corpus | None, folder: Path
+    ) -> None:
+        """What is run on what, and into which folder."""
         passages = f"{len(corpus):,} passages" if corpus else "no passages"
         self.err.print(
             Text(
@@ -105,6 +107,7 @@ class Console:
         )
         if config.description:
             self.err.print(Text(f"pipeline: {config.description}"), soft_wrap=True)
+        self.err.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
     def results(self, results: Mapping[str, Any], folder: Path) -> None:
         """The tables of a finished run, and where its folder is."""
@@ -146,7 +149,10 @@ def _answer_table(results: Mapping[str, Any]) -> Table:
     table = Table(title=_title(results, "Answer quality", section["questions"]))
     table.add_column("")
     table.add_column(f"{name} %", justify="right")
-    table.add_column("95 % interval" + (" (mean)" if section["metric"] == "infoseek" else ""))
+    has_mean = "mean" in section["conditions"][MAIN]
+    if has_mean:  # InfoSeek's score is a harmonic mean over splits; the rest is about the mean
+        table.add_column("mean %", justify="right")
+    table.add_column("95 % interval" + (" of mean" if has_mean else ""))
     groups = list(section["conditions"][MAIN]["groups"])
     groups = groups if len(groups) <= _MAX_GROUPS else []
     for group in groups:
@@ -156,7 +162,10 @@ def _answer_table(results: Mapping[str, Any]) -> Table:
         table.add_column("retrieval gains")
         table.add_column("p", justify="right")
     for condition, scores in section["conditions"].items():
-        row = [_ROWS[condition], f"{scores['score']:.1f}", _range(scores["interval_95"])]
+        score = scores["score"]
+        row = [_ROWS[condition], "-" if score is None else f"{score:.1f}"]
+        row += [f"{scores['mean']:.1f}"] if has_mean else []
+        row += [_range(scores["interval_95"])]
         row += [
             f"{scores['groups'][g]['mean']:.1f}" if g in scores["groups"] else "-" for g in groups
         ]

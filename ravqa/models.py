@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ravqa.config import fingerprint
 from ravqa.errors import UserError, import_extra
 from ravqa.paths import file_digest
-
-_WEIGHTS = {".safetensors", ".bin", ".gguf", ".pth", ".pt", ".json"}
 
 
 def resolve(name: str, *, extra: str, why: str) -> str:
@@ -42,22 +41,42 @@ def _package_folder(module: str, *, extra: str, why: str) -> Path:
     # Found without importing it: a data package may import what is not installed.
     from importlib.util import find_spec
 
-    spec = find_spec(module)
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or spec.origin is None:
+        if not module.isidentifier():
+            raise UserError(f"{why}: package:MODULE/path is expected, got package:{module}")
         import_extra(module, extra, why=why)  # raises the message that names the extra
         raise UserError(f"{why}: the package {module} has no files of its own")
     return Path(spec.origin).parent
 
 
 def model_fingerprint(path: str) -> str:
-    """Content hash of a local model's files; for a hub name, of the name."""
+    """Content hash of a local model's files; for a hub name, of the name (see `commit_of`)."""
     location = Path(path)
     if location.is_file():
         return fingerprint(_digest(location))
     if location.is_dir():
-        found = sorted(p for p in location.rglob("*") if p.is_file() and p.suffix in _WEIGHTS)
+        # Every file: tokenizers and chat templates change answers as weights do.
+        found = sorted(p for p in location.rglob("*") if p.is_file() and not _hidden(p, location))
         return fingerprint([[p.relative_to(location).as_posix(), _digest(p)] for p in found])
     return fingerprint(["hub", path])
+
+
+def commit_of(model: Any) -> str | None:
+    """The hub commit that a loaded model came from; None for a local one."""
+    return getattr(model.config, "_commit_hash", None)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, for a message of one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 _digests: dict[tuple[str, int, int], str] = {}

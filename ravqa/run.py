@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import random
+import re
 import resource
 import sys
 import time
@@ -14,15 +16,17 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import ravqa
-from ravqa.config import PipelineConfig, fingerprint, load_pipeline
+from ravqa.config import PipelineConfig, apply_override, fingerprint, load_pipeline
 from ravqa.console import Console
 from ravqa.datasets.base import Dataset, DatasetRequest, OnError, Problems
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.evaluation import answer_section, retrieval_section, score_answer
 from ravqa.metrics.prrecall import DEFAULT_KS, first_hit
+from ravqa.paths import file_digest
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.records import Hit, Question
 from ravqa.registry import DATASETS, READERS, RETRIEVERS
@@ -70,32 +74,34 @@ def run(request: RunRequest, console: Console) -> Path:
     _check(request)
     settings, where = _settings(request)
     config = check_settings(settings, where)
-    if request.data is not None and not request.corpus and config.retriever.name != "none":
+    run_dir = RunDir(
+        request.output or _default_output(request),
+        resume=request.resume,
+        overwrite=request.overwrite,
+    )
+    has_data = request.data is not None and (request.data.is_dir() or request.download)
+    if has_data and not request.corpus and config.retriever.name != "none":
         raise UserError(
             f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
             "--corpus, or choose --retriever none"
         )
     problems = Problems(request.on_error)
     dataset = _dataset(request, config, problems, console)
+    if "wrong-image" in request.controls:
+        wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
     corpus = Corpus.read(*request.corpus) if request.corpus else dataset.corpus
-    resolved = _resolved(request, settings, dataset, corpus)
-    folder = request.output or _default_output(request)
-    run_dir = RunDir.open(folder, resolved, resume=request.resume, overwrite=request.overwrite)
 
-    console.heading(dataset, config, corpus)
-    try:
-        with console.status("loading models"):
-            pipeline = Pipeline.from_config(
-                settings, where=where, retrieval_only=request.retrieval_only
-            )
-    except UserError:
-        run_dir.discard_if_new()  # so that the corrected command finds no folder in its way
-        raise
+    console.heading(dataset, config, corpus, run_dir.path)
+    with console.status("loading models"):
+        pipeline = Pipeline.from_config(
+            settings, where=where, retrieval_only=request.retrieval_only
+        )
     pipeline.prepare(corpus, console.progress)
     dataset = _described(pipeline, dataset, problems, console)
     conditions = {MAIN: pipeline.retriever} | {
-        name: _control(name, pipeline, corpus) for name in request.controls
+        name: _control(name, pipeline, corpus, request.seed) for name in request.controls
     }
+    run_dir.begin(_resolved(request, settings, dataset, corpus, pipeline))
     runner = _Runner(pipeline, dataset, run_dir, console, request)
     samples = {name: runner.run(name, retriever) for name, retriever in conditions.items()}
     results = _results(request, dataset, corpus, config, pipeline, samples, problems)
@@ -105,8 +111,8 @@ def run(request: RunRequest, console: Console) -> Path:
         "peak_memory_mb": round(_peak_memory_mb()),
     }
     _write(run_dir, dataset, samples[MAIN], results)
-    console.results(results, folder)
-    return folder
+    console.results(results, run_dir.path)
+    return run_dir.path
 
 
 def _check(request: RunRequest) -> None:
@@ -118,6 +124,8 @@ def _check(request: RunRequest) -> None:
             raise UserError(f"--controls: no control {name!r}: {near_matches(name, CONTROLS)}")
     if len(set(request.controls)) != len(request.controls):
         raise UserError("--controls: a control is named twice")
+    if request.seed < 0:
+        raise UserError(f"--seed {request.seed}: a number from 0 on is needed")
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if request.resume and request.output is None:
@@ -127,27 +135,33 @@ def _check(request: RunRequest) -> None:
 
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
-    settings, where = load_pipeline(request.pipeline, request.overrides)
-    changed = {override.partition("=")[0] for override in request.overrides}
+    settings, where = load_pipeline(request.pipeline)
+    before = {key: _models(settings.get(key)) for key in ("retriever", "reader")}
     for key, name, registry in (
         ("retriever", request.retriever, RETRIEVERS),
         ("reader", request.reader, READERS),
     ):
-        before: dict[str, Any] = settings[key] if isinstance(settings.get(key), dict) else {}
-        replaced = name is not None and before.get("name") != name
-        if name is not None and replaced:
-            registry.check(name)
-            # The file's options belong to the file's part; those given with --set stay.
-            kept = {k: v for k, v in before.items() if f"{key}.{k}" in changed}
-            settings[key] = {**kept, "name": name}
-        other_weights = any(
-            path.startswith(f"{key}.") and path.rpartition(".")[2] in {"name", "model"}
-            for path in changed
-        )
-        stand_ins = settings.get("stand_ins")
-        if (replaced or other_weights) and isinstance(stand_ins, dict):
-            stand_ins.pop(key, None)
+        part = settings.get(key)
+        # The file's options belong to the file's part.
+        if name is not None and not (isinstance(part, dict) and part.get("name") == name):
+            settings[key] = {"name": registry.check(name)}
+    for override in request.overrides:
+        apply_override(settings, override)
+    stand_ins = settings.get("stand_ins")
+    if isinstance(stand_ins, dict):
+        for key, models in before.items():
+            unused = key == "reader" and request.retrieval_only
+            if unused or _models(settings.get(key)) != models:
+                stand_ins.pop(key, None)
     return settings, where
+
+
+def _models(settings: Any) -> list[tuple[str, Any]]:
+    """Every part's name and model in a part's settings, nested ones included."""
+    if not isinstance(settings, dict):
+        return []
+    own = [(k, str(v)) for k, v in settings.items() if k in {"name", "model"}]
+    return own + [pair for v in settings.values() for pair in _models(v)]
 
 
 def _dataset(
@@ -193,7 +207,11 @@ def _download(request: RunRequest, console: Console) -> None:
 
 
 def _resolved(
-    request: RunRequest, settings: Mapping[str, Any], dataset: Dataset, corpus: Corpus | None
+    request: RunRequest,
+    settings: Mapping[str, Any],
+    dataset: Dataset,
+    corpus: Corpus | None,
+    pipeline: Pipeline,
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
@@ -206,6 +224,7 @@ def _resolved(
             "limit": request.limit,
             "on_error": request.on_error,
             "fingerprint": dataset.fingerprint,
+            "images": _images_fingerprint(dataset),
         },
         "corpus": {
             "files": [str(p) for p in request.corpus],
@@ -219,7 +238,14 @@ def _resolved(
             "seed": request.seed,
         },
         "pipeline": dict(settings),
+        # A resumed run must not mix two prompts or models of the same name.
+        "fingerprints": pipeline.fingerprints,
     }
+
+
+def _images_fingerprint(dataset: Dataset) -> str:
+    images = {q.image for q in dataset.questions if isinstance(q.image, Path)}
+    return fingerprint([file_digest(p) if p.is_file() else None for p in sorted(images)])
 
 
 def _default_output(request: RunRequest) -> Path:
@@ -261,14 +287,14 @@ def _described(
         return replace(dataset, questions=described)
 
 
-def _control(name: str, pipeline: Pipeline, corpus: Corpus | None) -> Retriever:
+def _control(name: str, pipeline: Pipeline, corpus: Corpus | None, seed: int) -> Retriever:
     if name == "none":
         return NoRetriever()
     if name == "wrong-image":
         return pipeline.retriever  # the questions are changed instead
     control: Retriever
     if name == "random":
-        control = RandomRetriever(RandomRetriever.Config())
+        control = RandomRetriever(RandomRetriever.Config(seed=seed))
     else:
         base = pipeline.retriever
         if isinstance(base, OracleRetriever):
@@ -443,11 +469,7 @@ def _write(
     samples: Mapping[int | str, Mapping[str, Any]],
     results: Mapping[str, Any],
 ) -> None:
-    trec = "".join(
-        f"{question_id} Q0 {passage_id} {rank} {score} ravqa\n"
-        for question_id, sample in samples.items()
-        for rank, (passage_id, score) in enumerate(sample["hits"], 1)
-    )
+    trec = "".join(line for q, sample in samples.items() for line in trec_lines(q, sample["hits"]))
     run_dir.write("run.trec", trec)
     if all("answer" in sample for sample in samples.values()):
         if dataset.name == "infoseek":
@@ -460,6 +482,24 @@ def _write(
             rows = [{"question_id": q, "answer": s["answer"]} for q, s in samples.items()]
             run_dir.write("predictions.json", json.dumps(rows, ensure_ascii=False, indent=0))
     run_dir.write("results.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+
+
+def trec_lines(question_id: int | str, hits: Sequence[tuple[str, float]]) -> list[str]:
+    """A question's ranking in TREC's run format: six columns, the score falling with the rank.
+
+    White space in ids is percent-encoded. Readers of this format sort by the score; where a
+    retriever's scores do not fall with its ranks (the oracle's), 1 / rank stands in their place.
+    """
+
+    def column(text: object) -> str:
+        return re.sub(r"\s", lambda m: quote(m.group()), str(text))
+
+    falling = all(a[1] >= b[1] for a, b in itertools.pairwise(hits))
+    return [
+        f"{column(question_id)} Q0 {column(passage_id)} {rank} "
+        f"{score if falling else round(1 / rank, 6)} ravqa\n"
+        for rank, (passage_id, score) in enumerate(hits, 1)
+    ]
 
 
 def _versions() -> dict[str, str]:

@@ -31,49 +31,48 @@ _OURS = {"config.yaml", "run.trec", "results.json", "predictions.json", "predict
 class RunDir:
     """An output folder, made, resumed or overwritten as the user said."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._new = False
-
-    @classmethod
-    def open(
-        cls, path: Path, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
-    ) -> RunDir:
-        """Make the folder and write `config.yaml`, or take up the run that is in it.
+    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False):
+        """Look at the folder; nothing is written or deleted yet.
 
         Raises:
             UserError: it exists and neither `resume` nor `overwrite` is set; it holds something
-                that is not a run; it cannot be written; the run to resume had other settings.
+                that is not a run; there is no run to resume; it cannot be written.
         """
-        run = cls(path)
+        self.path = path
+        self._resume = resume
+        has_run = (path / "config.yaml").is_file()
+        if path.is_dir() and not has_run and any(not _temporary(p) for p in path.iterdir()):
+            raise UserError(f"{path} holds files but no run: choose another --output")
+        if resume and not has_run:
+            raise UserError(f"--resume: there is no run in {path}")
+        if has_run and not resume and not overwrite:
+            raise UserError(
+                f"the output folder {path} exists: --resume goes on with it, --overwrite "
+                "replaces it"
+            )
+        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, or empty it of the old run, and write `config.yaml`; or take up a run.
+
+        Called when everything that can fail has been built, so that a mistake costs no old run.
+
+        Raises:
+            UserError: it cannot be written; the run to resume had other settings.
+        """
+        if self._resume:
+            self._check(config)
+            return
         try:
-            if path.is_dir() and any(path.iterdir()):
-                if not (path / "config.yaml").is_file():
-                    raise UserError(f"{path} holds files but no run: choose another --output")
-                if not resume and not overwrite:
-                    raise UserError(
-                        f"the output folder {path} exists: --resume goes on with it, "
-                        "--overwrite replaces it"
-                    )
-                if overwrite:
-                    run._clear()
-                else:
-                    run._check(config)
-                    return run
-            run._new = not path.exists()
-            path.mkdir(parents=True, exist_ok=True)
-            run.write("config.yaml", dump_yaml(config))
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            self.write("config.yaml", dump_yaml(config))
         except OSError as e:
             raise UserError(
-                f"the output folder {path} cannot be written: {e.strerror or e}"
+                f"the output folder {self.path} cannot be written: {e.strerror or e}"
             ) from None
-        return run
-
-    def discard_if_new(self) -> None:
-        """Take the folder away again if this object made it and nothing was answered yet."""
-        if self._new and [p.name for p in self.path.iterdir()] == ["config.yaml"]:
-            (self.path / "config.yaml").unlink()
-            self.path.rmdir()
 
     def _clear(self) -> None:
         # Only files that a run makes: whatever else the user keeps there stays.
@@ -81,7 +80,7 @@ class RunDir:
             ours = file.name in _OURS or (
                 file.name.startswith("samples.") and file.suffix == ".jsonl"
             )
-            if file.is_file() and ours:
+            if file.is_file() and (ours or _temporary(file)):
                 file.unlink()
 
     def _check(self, config: Mapping[str, Any]) -> None:
@@ -146,6 +145,11 @@ class RunDir:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
+
+
+def _temporary(path: Path) -> bool:
+    """Whether a file is the leftover of a `write` that a kill cut short."""
+    return any(path.name.startswith(f".{name}.") for name in _OURS)
 
 
 def _first_difference(before: Any, now: Any, path: str = "") -> str:

@@ -389,7 +389,7 @@ def test_questions_with_different_numbers_of_passages_are_kept_apart(prompt_file
 def test_top1_reads_the_best_passage_only_and_concat_all(prompt_file):
     retrieved = found(("a", 3.0), ("b", 2.0), ("c", 1.0))
     reader = Scripted(Generation, abilities=())
-    [top] = answerer(reader, prompt_file, decision="top1", passages=2).answer([PLAIN], [retrieved])
+    [top] = answerer(reader, prompt_file, decision="top1").answer([PLAIN], [retrieved])
     assert [(d.raw, d.passage_ids) for d in top.drafts] == [("What does it eat?[a]", ("a",))]
     [both] = answerer(reader, prompt_file, decision="concat", passages=2).answer(
         [PLAIN], [retrieved]
@@ -400,9 +400,14 @@ def test_top1_reads_the_best_passage_only_and_concat_all(prompt_file):
     assert (top.decision, both.decision) == ("top1", "concat")
 
 
-@pytest.mark.parametrize("decision", ["top1", "concat", "joint_max"])
-def test_without_passages_every_rule_is_one_prompt(prompt_file, decision):
-    tested = answerer(Scripted(), prompt_file, decision=decision, passages=3)
+def test_top1_with_more_passages_is_refused(prompt_file):
+    with pytest.raises(UserError, match="top1 reads one: set the decision"):
+        answerer(Scripted(), prompt_file, decision="top1", passages=2)
+
+
+@pytest.mark.parametrize(("decision", "k"), [("top1", 1), ("concat", 3), ("joint_max", 3)])
+def test_without_passages_every_rule_is_one_prompt(prompt_file, decision, k):
+    tested = answerer(Scripted(), prompt_file, decision=decision, passages=k)
     [answer] = tested.answer([PLAIN], [[]])
     assert [d.passage_ids for d in answer.drafts] == [()]
     assert tested.reader.seen[0].text == "What does it eat?"

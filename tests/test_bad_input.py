@@ -734,7 +734,7 @@ def test_a_finished_run_is_neither_overwritten_nor_resumed_with_other_settings(
     assert "--overwrite" in line
 
     for change, key in (
-        (("--set", "answering.passages=2"), "pipeline.answering.passages"),
+        (("--set", "answering.temperature=2"), "pipeline.answering.temperature"),
         (("--set", "reader.words=2"), "pipeline.reader.words"),
         (("--limit", "2"), "dataset.limit"),
         (("--seed", "7"), "run.seed: 0 then, 7 now"),

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ravqa.answering.extract import Extraction, short_answer
 from ravqa.answering.prompt import PromptTemplate
@@ -52,6 +52,15 @@ class AnsweringConfig(Strict):
     temperature: float = Field(default=1.0, gt=0)
     extract: Extraction = Extraction()
     cache: bool = True
+
+    @model_validator(mode="after")
+    def _check_passages(self) -> Self:
+        if self.decision == "top1" and self.passages > 1:
+            raise UserError(
+                f"answering.passages is {self.passages}, but answering.decision top1 reads one: "
+                "set the decision to joint_max or concat"
+            )
+        return self
 
 
 class Answerer:

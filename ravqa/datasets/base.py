@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +62,6 @@ class DatasetRequest:
     limit: int | None = None
     problems: Problems = field(default_factory=Problems)
     need_images: bool = True
-    progress: Callable[[str, int], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

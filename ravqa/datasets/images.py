@@ -25,7 +25,7 @@ def inside(root: Path, name: str) -> Path:
         DataError: an absolute path, or one that climbs out with "..".
     """
     relative = PurePosixPath(name.replace("\\", "/"))
-    if relative.is_absolute() or ".." in relative.parts or ":" in relative.parts[0:1]:
+    if relative.is_absolute() or ".." in relative.parts or ":" in "".join(relative.parts[:1]):
         raise DataError(f"image path {name!r} leaves the image folder {root}")
     return root / relative
 

@@ -58,8 +58,6 @@ def load(request: DatasetRequest) -> Dataset:
     questions = _questions(
         folder / f"infoseek_{split}.jsonl", split, types, entities, images, request
     )
-    if request.limit is not None:
-        questions = questions[: request.limit]
     if request.need_images:
         questions = check_images(questions, request)
     if not questions:
@@ -70,14 +68,25 @@ def load(request: DatasetRequest) -> Dataset:
         split=split,
         questions=questions,
         metric=None if split == "test" else "infoseek",
-        fingerprint=fingerprint(
-            [[q.question_id, q.question, q.image_id, q.answer_eval] for q in questions]
-        ),
+        fingerprint=fingerprint([_scored_parts(q) for q in questions]),
         sample=sample,
         corpus=Corpus.read(SAMPLE / "passages.jsonl") if sample else None,
         info={"setting": "sample" if sample else f"official {split} file"},
         notes=notes,
     )
+
+
+def _scored_parts(q: Question) -> list[Any]:
+    """What a question's scores are made of."""
+    return [
+        q.question_id,
+        q.question,
+        q.image_id,
+        q.answers,
+        q.answer_eval,
+        q.question_type,
+        q.split,
+    ]
 
 
 def _by_id(path: Path, key: str) -> dict[str, Any]:
@@ -105,6 +114,8 @@ def _questions(
     questions: list[Question] = []
     seen: set[str] = set()
     for number, record in read_jsonl(path):
+        if request.limit is not None and len(questions) >= request.limit:
+            break
         where = f"{path}, line {number}"
         data_id = record.get("data_id")
         if not isinstance(data_id, str) or not data_id:

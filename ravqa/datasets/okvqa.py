@@ -68,10 +68,10 @@ def load(request: DatasetRequest) -> Dataset:
     path = folder / question_file(split)
     document = _document(path, "questions")
     annotations = _document(folder / annotation_file(split), "annotations")
-    answers = _answers(annotations["annotations"], folder / annotation_file(split))
+    answers = _answers(
+        annotations["annotations"], folder / annotation_file(split), request.problems
+    )
     questions = _questions(document["questions"], answers, path, folder, split, request)
-    if request.limit is not None:
-        questions = questions[: request.limit]
     if request.need_images:
         questions = check_images(questions, request)
     if not questions:
@@ -116,23 +116,31 @@ def _document(path: Path, key: str) -> dict[str, Any]:
     return document
 
 
-def _answers(records: list[Any], path: Path) -> dict[Any, tuple[tuple[str, ...], str | None]]:
+def _answers(
+    records: list[Any], path: Path, problems: Problems
+) -> dict[Any, tuple[tuple[str, ...], str | None]]:
     answers: dict[Any, tuple[tuple[str, ...], str | None]] = {}
     for number, record in enumerate(records, 1):
+        where = f"{path}, annotation {number}"
         try:
             given = tuple(str(a[ANSWER_FIELD]) for a in record["answers"])
             question_id = record["question_id"]
         except KeyError as e:
-            raise DataError(f"{path}, annotation {number}: no {e.args[0]!r}") from None
+            problems.report(where, f"no {e.args[0]!r}")
+            continue
         except TypeError:
-            raise DataError(
-                f"{path}, annotation {number}: an object with 'question_id' and a list 'answers' "
-                f"of objects with {ANSWER_FIELD!r} is expected"
-            ) from None
+            problems.report(
+                where,
+                "an object with 'question_id' and a list 'answers' of objects with "
+                f"{ANSWER_FIELD!r} is expected",
+            )
+            continue
         if not isinstance(question_id, int | str):
-            raise DataError(f"{path}, annotation {number}: question_id is no number or string")
+            problems.report(where, "question_id is no number or string")
+            continue
         if question_id in answers:
-            raise DataError(f"{path}, annotation {number}: question {question_id} has two")
+            problems.report(where, f"question {question_id} has two", question_id)
+            continue
         kind = record.get("question_type")
         answers[question_id] = given, None if kind is None else str(kind)
     return answers
@@ -150,6 +158,8 @@ def _questions(
     questions: list[Question] = []
     seen: set[Any] = set()
     for number, record in enumerate(records, 1):
+        if request.limit is not None and len(questions) >= request.limit:
+            break
         where = f"{path}, question {number}"
         try:
             question_id, text = record["question_id"], record["question"]

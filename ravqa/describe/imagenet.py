@@ -46,7 +46,8 @@ class ImageNetTagger:
         Raises:
             MissingExtraError: the packages with network and weights are not installed.
         """
-        torch = import_extra("torch", "sample", why="the describer imagenet-tags")
+        import torch
+
         network = import_extra(
             "efficientnet_lite_pytorch", "sample", why="the describer imagenet-tags"
         )
@@ -61,7 +62,12 @@ class ImageNetTagger:
         self._model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self._model.eval()
         self.fingerprint = fingerprint(
-            "imagenet-tags/1", config.tags, config.min_probability, file_digest(path)
+            "imagenet-tags/1",
+            config.tags,
+            config.min_probability,
+            class_names(),
+            file_digest(path),
+            class_names(),
         )
         self.weights = "EfficientNet-Lite0 (trained on ImageNet)"
 

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from ravqa.config import Strict, fingerprint
 from ravqa.encoders.base import Span, Vectors
-from ravqa.errors import UserError, import_extra
-from ravqa.models import model_fingerprint, resolve
+from ravqa.errors import UserError
+from ravqa.models import commit_of, first_line, model_fingerprint, resolve
 
 if TYPE_CHECKING:
     import torch
@@ -54,16 +54,15 @@ class TokenBertEncoder:
             UserError: the model cannot be loaded.
         """
         why = "the encoder token-bert"
-        import_extra("torch", "cpu", why=why)
-        transformers = import_extra("transformers", "cpu", why=why)
         import torch
+        import transformers
 
         path = resolve(config.model, extra="sample", why=why)
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
             self._model: Any = transformers.AutoModel.from_pretrained(path, dtype=torch.float32)
-        except (OSError, ValueError) as e:
-            raise UserError(f"{why}: {config.model} cannot be loaded: {_first_line(e)}") from None
+        except Exception as e:  # every library on the way has errors of its own
+            raise UserError(f"{why}: {config.model} cannot be loaded: {first_line(e)}") from None
         self._model.eval()
         self.config = config
         self.dim = int(self._model.config.hidden_size)
@@ -72,6 +71,7 @@ class TokenBertEncoder:
             "token-bert/1",
             config.model_dump(exclude={"model", "batch_tokens"}),
             model_fingerprint(path),
+            commit_of(self._model),
         )
         skipped = set(self._tokenizer.all_special_ids)
         if config.skip_punctuation:
@@ -163,7 +163,3 @@ def _normalised(hidden: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.nn.functional.normalize(hidden.float(), dim=-1)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -125,9 +125,9 @@ class ExactIndex:
                 "fingerprint": fingerprint,
             }
             (work / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            if path.exists():  # leftovers of a build that did not end
-                shutil.rmtree(path)
-            os.rename(work, path)
+            if read_meta(path) is None:  # else another process was quicker: its index stays
+                shutil.rmtree(path, ignore_errors=True)  # leftovers of a build that did not end
+                os.rename(work, path)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return cls(path, config)
@@ -166,7 +166,7 @@ class ExactIndex:
         stacked = torch.from_numpy(np.concatenate(kept))
         # Sums each query's rows: [queries, query vectors] with a 1 where the vector is the query's.
         owner = torch.repeat_interleave(torch.eye(len(kept)), torch.tensor(counts), dim=1)
-        for first, last, length in self._blocks():
+        for first, last, length in self._blocks(len(stacked)):
             begin, end = self._offsets[first], self._offsets[last]
             block = torch.from_numpy(np.array(self._vectors[begin:end], dtype=np.float32))
             best = (stacked @ block.T).view(len(stacked), last - first, length).amax(-1)
@@ -204,9 +204,10 @@ class ExactIndex:
         query = np.asarray(query, dtype=np.float32)
         return query[np.any(query != 0, axis=1)]
 
-    def _blocks(self) -> Iterator[tuple[int, int, int]]:
+    def _blocks(self, rows: int) -> Iterator[tuple[int, int, int]]:
         """Ranges of places that hold passages of one length, bounded in memory."""
-        budget = self._block_mb * 2**20 // (4 * self.dim)
+        # A block's vectors and its products with the query vectors, both float32.
+        budget = self._block_mb * 2**20 // (4 * max(self.dim, rows))
         first = int(np.searchsorted(self._lengths, 1))  # passages without tokens cannot match
         while first < len(self):
             length = int(self._lengths[first])

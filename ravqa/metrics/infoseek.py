@@ -86,12 +86,13 @@ class InfoSeekScore:
     """Scores in percent, rounded to two decimals as the official toolkit prints them.
 
     Attributes:
-        final: harmonic mean of the two splits' scores.
+        final: harmonic mean of the two splits' scores; None if a split has no question. (The
+            official toolkit gives 0 there, which is no score of anything.)
         splits: per split: "score" over all its questions, and one per question type found in it.
         per_question: 0 or 1 for each data id.
     """
 
-    final: float
+    final: float | None
     splits: dict[str, dict[str, float]]
     per_question: dict[str, int]
 
@@ -137,7 +138,7 @@ def score_dataset(
         if (split, "score") in cells
     }
     return InfoSeekScore(
-        final=harmonic_mean([splits[s]["score"] if s in splits else 0.0 for s in SPLITS]),
+        final=harmonic_mean([splits[s]["score"] for s in SPLITS]) if len(splits) == 2 else None,
         splits=splits,
         per_question=per_question,
     )

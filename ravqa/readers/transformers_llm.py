@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ravqa.config import Strict, fingerprint
 from ravqa.errors import UserError, import_extra
-from ravqa.models import model_fingerprint, resolve
+from ravqa.models import commit_of, first_line, model_fingerprint, resolve
 from ravqa.paths import cache_dir
 from ravqa.readers.base import Ability, Generation, Prompt
 
@@ -59,25 +59,26 @@ class TransformersLLM:
             MissingExtraError: a package is missing.
             UserError: the model cannot be loaded.
         """
-        transformers = import_extra("transformers", "cpu", why=_WHY)
         import torch
+        import transformers
 
         self.config = config
         self.weights = config.model
         path = resolve(config.model, extra="sample", why=_WHY)
         content = model_fingerprint(path)
-        if path.endswith(".gguf"):
-            path = str(_dequantised(Path(path), content))
+        self._device = _device(config.device)
         try:
+            if path.endswith(".gguf"):
+                path = str(_dequantised(Path(path), content))
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
             self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 path, dtype=getattr(torch, config.dtype)
             )
-        except (OSError, ValueError) as e:
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-            raise UserError(f"{_WHY}: {config.model} cannot be loaded: {reason}") from None
-        self._device = _device(config.device)
-        self._model.to(self._device).eval()
+            self._model.to(self._device).eval()
+        except UserError:
+            raise
+        except Exception as e:  # every library on the way has errors of its own
+            raise UserError(f"{_WHY}: {config.model} cannot be loaded: {first_line(e)}") from None
         if config.prompt_form == "chat" and not self._tokenizer.chat_template:
             raise UserError(
                 f"{_WHY}: {config.model} has no chat template: set prompt_form to plain"
@@ -91,6 +92,7 @@ class TransformersLLM:
             "transformers-llm/1",
             config.model_dump(exclude={"model", "batch_size", "device"}),
             content,
+            commit_of(self._model),
         )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
