@@ -436,25 +436,6 @@ def test_images_are_turned_upright(tmp_path, orientation):
         np.testing.assert_array_equal(np.asarray(image), upright())
 
 
-@pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_jpegs_are_turned_upright_in_the_preview_too(orientation):
-    picture = np.zeros((320, 480, 3), dtype=np.uint8)
-    picture[:160, :240] = (250, 0, 0)  # upper left
-    picture[160:, 240:] = (0, 0, 250)  # lower right
-    data = with_orientation(picture, orientation, "JPEG")
-    for image in (open_image(data), open_image(data, preview=True)):
-        width, height = image.size
-        assert width > height
-        red = image.getpixel((width // 4, height // 4))
-        blue = image.getpixel((3 * width // 4, 3 * height // 4))
-        assert red[0] > 200
-        assert red[2] < 60
-        assert blue[2] > 200
-        assert blue[0] < 60
-    assert open_image(data).size == (480, 320)
-    assert open_image(data, preview=True).size[0] < 480
-
-
 def test_the_table_of_orientations_agrees_with_pillow():
     for orientation in ORIENTATIONS:
         with PIL.Image.open(io.BytesIO(with_orientation(upright(), orientation, "PNG"))) as image:

@@ -66,7 +66,7 @@ def test_results_equal_scores_made_by_hand_from_the_samples(finished):
 
     passages = {
         p["passage_id"]: f"{p['title']}: {p['text']}".lower()
-        for p in map(json.loads, (SAMPLE / "passages.jsonl").open(encoding="utf-8"))
+        for p in read_samples(SAMPLE / "passages.jsonl")
     }
     for k in prrecall.DEFAULT_KS:
         hits = [
@@ -135,12 +135,10 @@ def test_infoseek_is_scored_by_its_own_rule(small_corpus, tmp_path):
         for line in (SAMPLE / "infoseek_val.jsonl").read_text(encoding="utf-8").splitlines()[:12]
     ]
     types = {
-        t["data_id"]: t["question_type"]
-        for t in map(json.loads, (SAMPLE / "infoseek_val_qtype.jsonl").open(encoding="utf-8"))
+        t["data_id"]: t["question_type"] for t in read_samples(SAMPLE / "infoseek_val_qtype.jsonl")
     }
     predictions = {
-        p["data_id"]: p["prediction"]
-        for p in map(json.loads, (tmp_path / "predictions.jsonl").open(encoding="utf-8"))
+        p["data_id"]: p["prediction"] for p in read_samples(tmp_path / "predictions.jsonl")
     }
     expected = infoseek.score_dataset(
         predictions, {r["data_id"]: {**r, "question_type": types[r["data_id"]]} for r in references}

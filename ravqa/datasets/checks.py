@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ravqa.datasets.base import DatasetRequest
-from ravqa.datasets.images import open_image
-from ravqa.errors import DataError
+from ravqa.datasets.images import broken_images
 from ravqa.records import Question
-
-_THREADS = 4
 
 
 def check_images(questions: Sequence[Question], request: DatasetRequest) -> list[Question]:
@@ -23,12 +19,7 @@ def check_images(questions: Sequence[Question], request: DatasetRequest) -> list
         DataError: a broken image, unless broken records are skipped.
     """
     paths = list(dict.fromkeys(q.image for q in questions if isinstance(q.image, Path)))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        broken = {
-            path: reason
-            for path, reason in zip(paths, pool.map(_problem, paths), strict=True)
-            if reason
-        }
+    broken = broken_images(paths)
     good = []
     for question in questions:
         reason = broken.get(question.image) if isinstance(question.image, Path) else None
@@ -39,11 +30,3 @@ def check_images(questions: Sequence[Question], request: DatasetRequest) -> list
         else:
             good.append(question)
     return good
-
-
-def _problem(path: Path) -> str:
-    try:
-        open_image(path, preview=True)
-    except DataError as e:
-        return str(e)
-    return ""
