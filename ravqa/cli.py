@@ -187,6 +187,27 @@ def ls(
     Console().print(table)
 
 
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="A .bin, .safetensors or Lightning .ckpt, or a folder."),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
+    vision: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|NAME", help="CLIP weights for a .ckpt without its vision tower."),
+    ] = None,
+) -> None:
+    """Rewrite a FLMR or PreFLMR checkpoint as safetensors under the released key names."""
+    from ravqa.flmr import convert as convert_checkpoint
+
+    unexpected = convert_checkpoint(source, target, vision=vision)
+    print(f"written: {target}")
+    for name in unexpected:
+        print(f"left out, of unknown name: {name}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ravqa`: a user's mistake is one line on stderr and exit code 2."""
     _guarded(app, arguments, "ravqa")

@@ -92,6 +92,10 @@ ENCODERS = Registry(
             "ravqa.encoders.token_bert:TokenBertEncoder",
             "every token vector of a BERT-like text encoder",
         ),
+        "flmr": (
+            "ravqa.encoders.flmr:FLMREncoder",
+            "FLMR, PreFLMR and PreFLMR-ENCN checkpoints: question and image together",
+        ),
     },
 )
 

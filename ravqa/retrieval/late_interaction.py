@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from ravqa.build import build_part, part_config
 from ravqa.cache import Store
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
+from ravqa.datasets.images import image_bytes
 from ravqa.encoders.base import Vectors
 from ravqa.errors import UserError
 from ravqa.index.exact import read_meta
@@ -27,11 +28,23 @@ _CHUNK = 256  # passages encoded at a time
 _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How one question is asked: all that its ranking depends on, and its forms."""
+
+    content: Any
+    forms: Sequence[Form]
+    question: Question
+
+
 class LateInteractionRetriever:
     """Encodes the corpus once (kept in the cache folder) and scores every query form by MaxSim.
 
     Rankings are kept on disk too, by what was asked (the query's forms, which hold everything that
     came from question and image), of which corpus, with which encoder and settings.
+
+    An encoder that sees images (`encode_question`) is given question and image; its query is one
+    form, and its scores are plain MaxSim sums. For a text encoder the image enters as text:
 
     A form's score is divided by the sum of its query weights, so that long forms do not outweigh
     short ones; the forms' weighted mean is the passage's score (at most about 1).
@@ -61,6 +74,7 @@ class LateInteractionRetriever:
         self._encoder = build_part(ENCODERS, config.encoder, "retriever.encoder")
         self._index_class = INDEXES.get(config.index.name)
         self._index_config = part_config(INDEXES, config.index, "retriever.index")
+        self._sees = hasattr(self._encoder, "encode_question")
         self._index: Any = None
         self._corpus = ""
         self._store = Store("rankings")
@@ -122,11 +136,8 @@ class LateInteractionRetriever:
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """The k best passages per question, best first."""
         depth = max(k, self.config.depth)
-        plans = [forms(question, self.config.query) for question in questions]
-        keys = [
-            fingerprint(self.fingerprint, self._corpus, depth, [asdict(form) for form in p])
-            for p in plans
-        ]
+        plans = [self._plan(question) for question in questions]
+        keys = [fingerprint(self.fingerprint, self._corpus, depth, plan.content) for plan in plans]
         known = self._store.get(keys)
         new = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in known}
         if new:
@@ -135,10 +146,24 @@ class LateInteractionRetriever:
             known.update(made)
         return [to_hits(known[key][:k]) for key in keys]
 
-    def _search(self, plans: Sequence[Sequence[Form]], depth: int) -> list[list[tuple[str, float]]]:
+    def _plan(self, question: Question) -> _Plan:
+        if self._sees:
+            image = None if question.image is None else image_bytes(question.image)
+            content = [question.question, question.instruction, image and fingerprint(image)]
+            return _Plan(content, [Form(1.0, ((),))], question)
+        found = forms(question, self.config.query)
+        return _Plan([asdict(form) for form in found], found, question)
+
+    def _vectors(self, plans: Sequence[_Plan]) -> list[Vectors]:
+        """Query vectors of every alternative of every form, in order."""
+        if self._sees:
+            return list(self._encoder.encode_question([plan.question for plan in plans]))
+        spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
+        return [_unit(v) for v in self._encoder.encode_query(spans)]
+
+    def _search(self, plans: Sequence[_Plan], depth: int) -> list[list[tuple[str, float]]]:
         """The `depth` best passages per query plan, best first; ties in corpus order."""
-        spans = [a for plan in plans for form in plan for a in form.alternatives]
-        vectors = [_unit(v) for v in self._encoder.encode_query(spans)]
+        vectors = self._vectors(plans)
         out: list[list[tuple[str, float]]] = []
         # Queries are scored together, as many as keep the score matrix within bounds.
         step = max(1, _MAX_SCORES // len(self._index))
@@ -149,7 +174,7 @@ class LateInteractionRetriever:
         )
         for plan in plans:
             total = np.zeros(len(self._index))
-            for form in plan:
+            for form in plan.forms:
                 scores = [next(rows) for _ in form.alternatives]
                 total += form.weight * np.max(scores, axis=0)
             best = np.argsort(-total, kind="stable")[:depth]
