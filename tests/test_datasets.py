@@ -15,9 +15,9 @@ from ravqa.datasets import infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest
 from ravqa.datasets.checks import check_images
 from ravqa.datasets.corpus import ID_COLUMNS, TEXT_COLUMNS, Corpus
-from ravqa.datasets.images import image_bytes, open_image
 from ravqa.describe.cached import CachedDescriber
 from ravqa.errors import DataError, UserError
+from ravqa.images import image_bytes, open_image
 from ravqa.records import Description, Passage, Question, Tag
 
 OKVQA_SLICE = Path(__file__).resolve().parents[2] / "shared" / "data" / "okvqa-slice"

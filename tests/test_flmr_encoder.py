@@ -9,10 +9,10 @@ import torch
 
 from ravqa.cli import main, run_main
 from ravqa.config import load_pipeline
-from ravqa.datasets.images import open_image
 from ravqa.encoders.flmr import INSTRUCTION, FLMREncoder
 from ravqa.errors import UserError
 from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor
+from ravqa.images import open_image
 from ravqa.index.exact import ExactIndex
 from ravqa.paths import PIPELINES, SAMPLE
 from ravqa.pipeline import check_settings

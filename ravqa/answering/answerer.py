@@ -28,8 +28,8 @@ from ravqa.answering.extract import Extraction, short_answer
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.cache import Store
 from ravqa.config import Strict, fingerprint
-from ravqa.datasets.images import image_bytes
 from ravqa.errors import UserError
+from ravqa.images import image_bytes
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.records import Answer, Draft, Hit, Passage, Question
 

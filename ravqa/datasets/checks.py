@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ravqa.datasets.base import DatasetRequest
-from ravqa.datasets.images import broken_images
+from ravqa.images import broken_images
 from ravqa.records import Question
 
 

@@ -17,8 +17,8 @@ from ravqa.config import fingerprint
 from ravqa.datasets.base import Dataset, DatasetRequest, pick_split, read_jsonl
 from ravqa.datasets.checks import check_images
 from ravqa.datasets.corpus import Corpus
-from ravqa.datasets.images import find
 from ravqa.errors import DataError, UserError
+from ravqa.images import find
 from ravqa.metrics.infoseek import question_type_of
 from ravqa.paths import SAMPLE
 from ravqa.records import Question

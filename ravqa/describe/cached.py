@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ravqa.cache import Store
 from ravqa.config import fingerprint
-from ravqa.datasets.images import image_bytes
+from ravqa.images import image_bytes
 from ravqa.records import Description, Tag
 
 

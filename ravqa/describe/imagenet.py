@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ravqa.config import Strict, fingerprint
-from ravqa.datasets.images import open_image
 from ravqa.errors import import_extra
+from ravqa.images import open_image
 from ravqa.paths import file_digest
 from ravqa.records import Description, Tag
 

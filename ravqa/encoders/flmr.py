@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from ravqa.config import Strict, fingerprint
-from ravqa.datasets.images import open_image
 from ravqa.encoders.base import Vectors
 from ravqa.errors import UserError
+from ravqa.images import open_image
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
 from ravqa.records import Question
 

@@ -14,9 +14,9 @@ from ravqa.build import build_part, part_config
 from ravqa.cache import Store
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
-from ravqa.datasets.images import image_bytes
 from ravqa.encoders.base import Vectors
 from ravqa.errors import UserError
+from ravqa.images import image_bytes
 from ravqa.index.exact import read_meta
 from ravqa.paths import cache_dir
 from ravqa.records import Hit, Question
