@@ -471,10 +471,10 @@ def test_a_base_model_that_is_nowhere_is_named():
 # -- negatives from all processes
 
 _WORKER = """
-import sys, torch, torch.distributed as dist
+import json, sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 import flmr_parity as parity
-rank, port, ends, out = int(sys.argv[2]), sys.argv[3], eval(sys.argv[4]), sys.argv[5]
+rank, port, ends, out = int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]), sys.argv[5]
 torch.set_num_threads(1)
 dist.init_process_group(
     "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(ends) - 1
