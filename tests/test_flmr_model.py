@@ -521,7 +521,7 @@ def test_negatives_of_two_processes_give_the_loss_and_gradients_of_one(ends, tmp
                 here,
                 str(rank),
                 str(port),
-                repr(ends),
+                json.dumps(ends),
                 str(tmp_path / str(rank)),
             ]
         )
