@@ -1,6 +1,7 @@
 """Behaviour of the FLMR models beside the originals' numbers."""
 
 import itertools
+import json
 import logging
 import math
 import socket
