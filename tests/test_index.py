@@ -187,7 +187,6 @@ def test_a_reopened_index_answers_the_same(tmp_path):
     assert again.search(queries, 5) == before
     assert again.ids == ids
     assert len(again) == 5
-    assert [again.position(i) for i in ids] == [0, 1, 2, 3, 4]
     assert again.meta["fingerprint"] == "f1"
     assert again.dim == 8
 
@@ -301,8 +300,6 @@ def test_unknown_and_repeated_ids_and_a_k_of_nought_are_refused(tmp_path):
     index = build(tmp_path / "index", [one], 2)
     with pytest.raises(KeyError):
         index.score([one], [["other"]])
-    with pytest.raises(KeyError):
-        index.position("other")
     with pytest.raises(ValueError, match="at least 1"):
         index.search([one], 0)
 

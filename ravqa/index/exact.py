@@ -194,10 +194,6 @@ class ExactIndex:
             out.append(scores)
         return out
 
-    def position(self, passage_id: str) -> int:
-        """Place of a passage in the index, from 0; KeyError for an unknown id."""
-        return self._position[passage_id]
-
     def _checked(self, query: Vectors) -> Vectors:
         if query.ndim != 2 or query.shape[1] != self.dim:
             raise ValueError(f"a query is an array [vectors, {self.dim}], got {query.shape}")

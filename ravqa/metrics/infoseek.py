@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ravqa.metrics.coverage import check_coverage
+
 # the official toolkit's names for a split's scores by question type; all others are strings
 _TYPE_SCORES = {"time": "score_time", "numerical": "score_num"}
 SPLITS = ("unseen_question", "unseen_entity")
@@ -109,15 +111,7 @@ def score_dataset(
         ValueError: predictions and references are not for the same questions. (The official
             toolkit leaves missing predictions out of the mean; a partial score is no score.)
     """
-    missing, unknown = (
-        references.keys() - predictions.keys(),
-        predictions.keys() - references.keys(),
-    )
-    if missing or unknown:
-        raise ValueError(
-            f"predictions must cover the references: {len(missing)} are missing, "
-            f"{len(unknown)} are unknown"
-        )
+    check_coverage(predictions, references)
     per_question: dict[str, int] = {}
     cells: dict[tuple[str, str], list[int]] = {}
     for data_id, reference in references.items():

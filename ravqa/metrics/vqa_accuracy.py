@@ -27,6 +27,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
+from ravqa.metrics.coverage import check_coverage
+
 Mode = Literal["official", "always_normalise"]
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -131,15 +133,7 @@ def score_dataset(
     Raises:
         ValueError: predictions and answers are not for the same questions.
     """
-    missing, unknown = (
-        answers.keys() - predictions.keys(),
-        predictions.keys() - answers.keys(),
-    )
-    if missing or unknown:
-        raise ValueError(
-            f"predictions must cover the annotated questions: {len(missing)} are missing, "
-            f"{len(unknown)} are not annotated"
-        )
+    check_coverage(predictions, answers)
     exact = {q: score(predictions[q], answers[q], mode=mode) for q in answers}
     overall = round(100 * sum(exact.values()) / len(exact), 2) if exact else 0.0
     return overall, {q: round(100 * s, 2) for q, s in exact.items()}
