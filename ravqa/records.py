@@ -24,12 +24,36 @@ class Tag:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A box in an image and what a detector sees in it.
+
+    Attributes:
+        box: xmin, ymin, xmax, ymax in pixels.
+        attributes: words with their scores ("red", 0.9), as the detector gives them.
+        ocr: strings read inside the box.
+    """
+
+    label: str
+    box: tuple[float, float, float, float]
+    attributes: tuple[tuple[str, float], ...] = ()
+    ocr: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
-    """What is seen in an image, as text; every part is optional."""
+    """What is seen in an image, as text; every part is optional.
+
+    Attributes:
+        ocr: strings read in the whole image.
+        objects: everything that a detector found.
+        regions: the boxes chosen to be encoded as images of their own (FLMR's ROIs).
+    """
 
     tags: tuple[Tag, ...] = ()
     caption: str = ""
     ocr: tuple[str, ...] = ()
+    objects: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +62,13 @@ class Question:
 
     Attributes:
         question_id: unique in its dataset; kept as the file has it (int or str).
-        image: path of the image, its encoded bytes, or None for a text-only question.
+        image: path of the image (it may lead into a zip or tar archive, see `ravqa.images`), its
+            encoded bytes, or None for a text-only question.
         answers: reference answers; ten annotators' strings for OK-VQA.
         answer_eval: InfoSeek's evaluation forms: strings, or one {"wikidata", "range"}.
         pos_item_ids: ids of passages known to be relevant, where a dataset has them.
+        pos_articles: names of the articles known to be relevant: URL, entity or title, whichever
+            the dataset has (see `Passage.article_names`).
     """
 
     question_id: int | str
@@ -56,11 +83,19 @@ class Question:
     pos_item_ids: tuple[str, ...] = ()
     description: Description | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    pos_articles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One unit of the corpus: what is retrieved and read."""
+    """One unit of the corpus: what is retrieved and read.
+
+    Attributes:
+        title: title of the article, put before the text.
+        entity: what the article is about: a Wikidata id ("Q42") or a name.
+        section: heading of the section that the passage comes from.
+        article: id of the article that the passage comes from.
+    """
 
     passage_id: str
     text: str
@@ -69,11 +104,20 @@ class Passage:
     entity: str | None = None
     url: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    section: str | None = None
+    article: str | None = None
 
     @property
     def content(self) -> str:
-        """Title and text as one string: what is encoded, read and searched for answers."""
-        return f"{self.title}: {self.text}" if self.title else self.text
+        """Title, section and text as one string: what is encoded, read, searched for answers."""
+        heading = " - ".join(part for part in (self.title, self.section) if part)
+        return f"{heading}: {self.text}" if heading else self.text
+
+    @property
+    def article_names(self) -> tuple[str, ...]:
+        """All that the article is known by; one of them stands in `Question.pos_articles`."""
+        names = (self.article, self.url, self.entity, self.title)
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,28 +4,29 @@ import csv
 import hashlib
 import io
 import json
+import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from dataset_files import OBJECTS, write_image, write_parquet
 from PIL import ImageOps
 
-from ravqa.datasets import infoseek, okvqa
-from ravqa.datasets.base import DatasetRequest
+from ravqa.datasets import infoseek, okvqa, processed
+from ravqa.datasets.base import DatasetRequest, Problems, parse_options
 from ravqa.datasets.checks import check_images
 from ravqa.datasets.corpus import ID_COLUMNS, TEXT_COLUMNS, Corpus
 from ravqa.describe.cached import CachedDescriber
 from ravqa.errors import DataError, UserError
 from ravqa.images import image_bytes, open_image
-from ravqa.records import Description, Passage, Question, Tag
+from ravqa.records import Description, Passage, Question, Region, Tag
 
-OKVQA_SLICE = Path(__file__).resolve().parents[2] / "shared" / "data" / "okvqa-slice"
-
-
-def write_image(path, color=(200, 30, 30), size=(8, 6)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", size, color).save(path)
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SNIPPETS = SHARED / "okvqa-snippets"
+OKVQA_SLICE = SHARED / "okvqa-slice"
 
 
 # --- OK-VQA
@@ -109,6 +110,271 @@ def test_okvqa_of_version_one_nought_carries_a_warning(tmp_path, version):
     assert "not comparable" in note
 
 
+def test_okvqa_is_scored_with_raw_answers_if_asked_and_the_results_know(tmp_path):
+    folder = okvqa_folder(tmp_path / "okvqa", version="1.0")
+    official = okvqa.load(DatasetRequest(data=folder))
+    raw = okvqa.load(DatasetRequest(data=folder, options={"answer_field": "raw_answer"}))
+    assert official.info["answer_field"] == "answer"
+    assert raw.info["answer_field"] == "raw_answer"
+    assert raw.questions[0].answers == ("ponies 0",) * 10
+    assert raw.fingerprint != official.fingerprint
+    [note] = raw.notes  # not the one of stemmed answers: these are not
+    assert "raw_answer" in note
+    assert "not comparable" in note
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"answer_feild": "answer"}, "unknown key 'answer_feild': did you mean answer_field"),
+        ({"answer_field": "answers"}, "key 'answer_field'"),
+        ({"images": "nowhere"}, "images=nowhere: no such folder"),
+        ({"dev_share": 1}, "key 'dev_share'"),
+    ],
+)
+def test_a_wrong_option_of_a_dataset_is_named(tmp_path, options, said):
+    folder = okvqa_folder(tmp_path / "okvqa")
+    with pytest.raises(UserError, match=f"--dataset-option.*{said}"):
+        okvqa.load(DatasetRequest(data=folder, options=options))
+
+
+def test_dataset_options_are_read_as_yaml():
+    assert parse_options(["a=1", "b=x=y", "c=true", "d="]) == {
+        "a": 1,
+        "b": "x=y",
+        "c": True,
+        "d": None,
+    }
+    for wrong in (["a"], ["=1"], ["a=[1"], ["a=1", "a=2"], ["a=2020-13-45"]):
+        with pytest.raises(UserError, match="--dataset-option"):
+            parse_options(wrong)
+
+
+def test_the_dev_split_holds_whole_images_of_train_and_the_rest_holds_the_others(tmp_path):
+    folder = okvqa_folder(tmp_path / "okvqa", split="train2014", count=400)
+
+    def load(split, **options):
+        request = DatasetRequest(data=folder, split=split, need_images=False, options=options)
+        return okvqa.load(request)
+
+    train, dev, rest = load("train"), load("dev"), load("train-minus-dev")
+    ids = [{q.image_id for q in d.questions} for d in (train, dev, rest)]
+    assert ids[1] | ids[2] == ids[0]
+    assert not ids[1] & ids[2]
+    assert len(dev.questions) + len(rest.questions) == len(train.questions) == 400
+    assert 5 <= len(ids[1]) <= 40  # about a tenth of 200
+    assert (dev.split, rest.split) == ("dev", "train-minus-dev")
+    assert dev.info["dev"] == {"from": "train2014", "by": "image", "share": 0.1, "seed": 0}
+    assert {q.image_id for q in load("dev").questions} == ids[1]
+    assert {q.image_id for q in load("dev", dev_seed=1).questions} != ids[1]
+    # A larger share holds the smaller one, and an image's lot depends on no other image.
+    assert {q.image_id for q in load("dev", dev_share=0.5).questions} > ids[1]
+    some = okvqa_folder(tmp_path / "some", split="train2014", count=100)
+    part = okvqa.load(DatasetRequest(data=some, split="dev", need_images=False))
+    assert {q.image_id for q in part.questions} == {i for i in ids[1] if i < 42 + 50}
+
+
+def test_okvqa_has_no_dev_split_without_train(tmp_path):
+    folder = okvqa_folder(tmp_path / "okvqa")
+    with pytest.raises(UserError, match="no files of split train2014; it holds: val2014"):
+        okvqa.load(DatasetRequest(data=folder, split="dev"))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_captions_of_a_file_become_descriptions(tmp_path, form):
+    folder = okvqa_folder(tmp_path / "okvqa")
+    path = tmp_path / f"captions.{form}"
+    if form == "jsonl":
+        write_lines(path, [{"image_id": 42, "caption": "a dog"}])
+    else:  # Oscar's, by RA-VQA's twelve-digit keys
+        path.write_text(json.dumps({"000000000042": [{"caption": "a dog", "conf": 0.9}]}))
+    dataset = okvqa.load(DatasetRequest(data=folder, options={"captions": str(path)}))
+    plain = okvqa.load(DatasetRequest(data=folder))
+    assert [q.description for q in dataset.questions] == [
+        Description(caption="a dog"),
+        Description(caption="a dog"),
+        None,
+    ]
+    assert dataset.fingerprint != plain.fingerprint
+    path.write_text('{"image": "x"}', encoding="utf-8")
+    with pytest.raises(DataError, match="captions"):
+        okvqa.load(DatasetRequest(data=folder, options={"captions": str(path)}))
+
+
+def test_missing_images_are_counted_and_listed_before_anything_else(tmp_path):
+    folder = okvqa_folder(tmp_path / "okvqa", count=40)  # two questions an image
+    for number in range(42, 50):
+        (folder / "val2014" / f"COCO_val2014_{number:012d}.jpg").unlink()
+    with pytest.raises(DataError) as error:
+        okvqa.load(DatasetRequest(data=folder))
+    message = str(error.value)
+    assert message.startswith("question 425: no such image: ")
+    assert "16 questions lack their image" in message
+    assert message.count("no such image") == 10
+    assert "and 6 more" in message
+    problems = Problems("skip")
+    dataset = okvqa.load(DatasetRequest(data=folder, problems=problems))
+    assert len(dataset.questions) == 24
+    assert [p.question_id for p in problems.found] == list(range(425, 441))
+    assert all("no such image" in p.reason for p in problems.found)
+
+
+def test_coco_images_are_read_from_their_zip_file(tmp_path):
+    folder = okvqa_folder(tmp_path / "okvqa")
+    before = okvqa.load(DatasetRequest(data=folder))
+    with zipfile.ZipFile(folder / "val2014.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((folder / "val2014").iterdir()):
+            archive.write(path, f"val2014/{path.name}")
+    data = [image_bytes(q.image) for q in before.questions]
+    shutil.rmtree(folder / "val2014")
+    packed = okvqa.load(DatasetRequest(data=folder))
+    assert packed.questions[0].image == (
+        folder / "val2014.zip" / "val2014" / "COCO_val2014_000000000042.jpg"
+    )
+    assert [image_bytes(q.image) for q in packed.questions] == data
+    assert packed.fingerprint == before.fingerprint
+
+
+# Hub copies
+
+
+def lmms_folder(root):
+    """The columns and files of lmms-lab/OK-VQA."""
+    rows = []
+    for i in range(3):
+        out = io.BytesIO()
+        PIL.Image.new("RGB", (4, 4), (i // 2 * 90, 0, 0)).save(out, "PNG")
+        rows.append(
+            {
+                "question_id": str(425 + i),
+                "image": {"bytes": out.getvalue(), "path": None},
+                "question": f"What is {i}?",
+                "answers": [f"pony {i}"] * 9 + ["horse"],
+                "question_type": "four",
+                "answer_type": "other",
+            }
+        )
+    write_parquet(root / "data" / "val2014-00000-of-00002.parquet", rows[:2])
+    write_parquet(root / "data" / "val2014-00001-of-00002.parquet", rows[2:])
+    return root
+
+
+def test_okvqa_in_the_form_of_lmms_lab(tmp_path, fresh_cache):
+    dataset = okvqa.load(DatasetRequest(data=lmms_folder(tmp_path / "lmms")))
+    assert (dataset.name, dataset.split, dataset.metric) == ("okvqa", "val2014", "vqa_accuracy")
+    assert dataset.info["answer_field"] == "answers"
+    assert [q.question_id for q in dataset.questions] == [425, 426, 427]
+    assert dataset.questions[2].answers == ("pony 2",) * 9 + ("horse",)
+    assert open_image(dataset.questions[2].image).getpixel((0, 0)) == (90, 0, 0)
+    # The same bytes are one image.
+    assert dataset.questions[0].image == dataset.questions[1].image
+    assert len({q.image_id for q in dataset.questions}) == 2
+    with pytest.raises(UserError, match="answer_field=raw_answer"):
+        okvqa.load(DatasetRequest(data=tmp_path / "lmms", options={"answer_field": "raw_answer"}))
+
+
+def ravqa_row(number=1, split="val2014"):
+    """A row of BByrneLab/OKVQA_FLMR_preprocessed_data."""
+    path = f"{split}/COCO_{split}_{number:012d}.jpg"
+    return {
+        "question_id": str(number * 10 + 5),
+        "question": "What is served here?",
+        "answers": ["soup"] * 8 + ["", "stew"],
+        "gold_answer": "soup",
+        "img_path": path,
+        "img_key_full": f"{number:012d}",
+        "img_key": number,
+        "img_file_name": path.rpartition("/")[2],
+        "img_caption": {"caption": "a table with a cup", "conf": 0.97},
+        "objects": OBJECTS,
+        "img_ocr": [
+            {"description": "MENU\nof the day ", "vertices": [[0, 0], [1, 0], [1, 1], [0, 1]]},
+            {"description": "MENU\nof the day", "vertices": [[0, 0], [1, 0], [1, 1], [0, 1]]},
+            {"description": " ", "vertices": [[0, 0], [1, 0], [1, 1], [0, 1]]},
+        ],
+        "ROIs": [f"{path}|||dining_table_1.0_2.0_30.5_40.0", f"{path}|||cup_5_6_7_8"],
+        "pos_item_ids": ["GS_7", "GS_9"],
+        "pos_item_contents": ["soup is hot", "stew"],
+    }
+
+
+def test_okvqa_in_the_form_of_ravqa_has_captions_objects_ocr_and_regions(tmp_path):
+    folder = tmp_path / "ravqa"
+    rows = [ravqa_row(1), ravqa_row(2)]
+    write_parquet(folder / "data" / "test-00000-of-00001.parquet", rows)
+    write_parquet(folder / "data" / "train-00000-of-00001.parquet", [ravqa_row(9, "train2014")])
+    for row in rows:
+        write_image(folder / row["img_path"])
+    dataset = okvqa.load(DatasetRequest(data=folder))
+    assert dataset.split == "test"
+    question = dataset.questions[0]
+    assert question == Question(
+        question_id=15,
+        question="What is served here?",
+        image=folder / "val2014" / "COCO_val2014_000000000001.jpg",
+        image_id=1,
+        answers=("soup",) * 8 + ("stew",),  # blank ones are dropped
+        split="test",
+        pos_item_ids=("GS_7", "GS_9"),
+        description=Description(
+            caption="a table with a cup",
+            ocr=("MENU of the day",),
+            objects=(
+                Region(
+                    "dining_table",
+                    (1.0, 2.0, 30.5, 40.0),
+                    (("wooden", 0.9), ("brown", 0.04)),
+                    ("MENU",),
+                ),
+                Region("cup", (5.0, 6.0, 7.0, 8.0)),
+            ),
+            regions=(
+                Region("dining_table", (1.0, 2.0, 30.5, 40.0)),
+                Region("cup", (5.0, 6.0, 7.0, 8.0)),
+            ),
+        ),
+        extra={"gold_answer": "soup"},
+    )
+    train = okvqa.load(DatasetRequest(data=folder, split="train2014", need_images=False))
+    assert (train.split, train.questions[0].image_id) == ("train", 9)
+
+
+def test_objects_that_datasets_turned_into_columns_are_read_as_well():
+    columns = {key: [o[key] for o in OBJECTS] for key in OBJECTS[0]}
+    row = ravqa_row() | {"objects": columns}
+    assert processed.description_of(row) == processed.description_of(ravqa_row())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objects": [{"class": "cup"}]},
+        {"objects": [{"class": "cup", "rect": [1, 2, 3]}]},
+        {"ROIs": ["a.jpg|||cup_1_2_x_4"]},
+        {"img_ocr": ["x"]},
+        {"objects": [{"class": None, "rect": [1, 2, 3, 4]}]},
+    ],
+)
+def test_broken_objects_are_reported_with_their_row(tmp_path, changes):
+    row = ravqa_row() | changes
+    folder = tmp_path / "ravqa"
+    write_parquet(folder / "data" / "test-00000-of-00001.parquet", [row])
+    with pytest.raises(DataError, match="row 1: objects, img_ocr or ROIs cannot be read"):
+        okvqa.load(DatasetRequest(data=folder, need_images=False))
+
+
+def test_a_hub_copy_is_read_through_datasets(tmp_path, fresh_cache, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    folder = lmms_folder(tmp_path / "lmms")
+    files = okvqa.load(DatasetRequest(data=folder))
+    hub = okvqa.load(DatasetRequest(data=Path(f"hf:{folder}")))
+    assert list(hub.questions) == list(files.questions)
+    assert hub.fingerprint == files.fingerprint
+    with pytest.raises(UserError, match="cannot be read from the hub"):
+        okvqa.load(DatasetRequest(data=Path("hf:nobody/no-such-dataset")))
+
+
 def test_okvqa_takes_the_only_split_that_is_there_and_says_so(tmp_path):
     folder = okvqa_folder(tmp_path / "okvqa", split="train2014")
     dataset = okvqa.load(DatasetRequest(data=folder))
@@ -162,6 +428,21 @@ def test_the_slice_of_real_okvqa_loads():
     assert all(len(q.answers) == 10 for q in dataset.questions)
     assert all(type(q.question_id) is int for q in dataset.questions)
     assert len({q.question_id for q in dataset.questions}) == 653
+    dev = okvqa.load(DatasetRequest(data=OKVQA_SLICE, split="dev", need_images=False))
+    assert 0 < len(dev.questions) < 120
+
+
+def test_the_real_snippets_load_with_their_captions():
+    if not SNIPPETS.is_dir():
+        pytest.skip("no ../shared/data/okvqa-snippets beside the project: not tested")
+    options = {"captions": str(SNIPPETS / "captions.jsonl")}
+    request = DatasetRequest(data=SNIPPETS, need_images=False, options=options)
+    dataset = okvqa.load(request)
+    assert (len(dataset.questions), dataset.split) == (498, "val2014")
+    assert all(q.description and q.description.caption for q in dataset.questions)
+    corpus = Corpus.read(SNIPPETS / "passages.jsonl")
+    assert len(corpus) == 15_863
+    assert corpus["GS_0"].title == "Vases : Target"
 
 
 # --- InfoSeek
@@ -237,7 +518,8 @@ def test_infoseek_in_its_official_form(tmp_path):
         answer_eval=("Gaudi", "Antoni Gaudi"),
         question_type="String",
         split="val_unseen_question",
-        extra={"entity": "Sagrada Familia"},
+        extra={"entity": "Sagrada Familia", "entity_id": "Q1"},
+        pos_articles=("Q1", "Sagrada Familia"),
     )
     assert two.answers == ("25.5",)
     assert two.answer_eval == ({"wikidata": 25.5, "range": [23, 28]},)
@@ -256,7 +538,35 @@ def test_infoseek_limits_and_images(tmp_path):
     with pytest.raises(DataError, match=r"line 3: no image oven_00000003"):
         infoseek.load(DatasetRequest(data=folder))
     dataset = infoseek.load(DatasetRequest(data=folder, need_images=False))
-    assert [q.image is None for q in dataset.questions] == [False, False, True]
+    # Who needs the image after all finds it missing, and does not take the question for text only.
+    assert [q.image.is_file() for q in dataset.questions] == [True, True, False]
+    with pytest.raises(DataError, match=r"no such image: .*oven_00000003"):
+        open_image(dataset.questions[2].image)
+
+
+def test_infoseek_without_kb_says_so(tmp_path):
+    folder = infoseek_folder(tmp_path / "infoseek")
+    assert infoseek.load(DatasetRequest(data=folder)).info["entities"] == "known"
+    (folder / "infoseek_val_withkb.jsonl").unlink()
+    dataset = infoseek.load(DatasetRequest(data=folder))
+    assert dataset.info == {"setting": "official val file", "entities": "unknown"}
+    assert all(q.pos_articles == () and q.extra == {} for q in dataset.questions)
+
+
+def test_infoseek_images_stand_in_the_shards_and_archives_of_oven(tmp_path):
+    folder = infoseek_folder(tmp_path / "infoseek")
+    images = folder / "images"
+    (images / "00").mkdir()
+    (images / "oven_00000001.jpg").rename(images / "00" / "oven_00000001.jpg")
+    with tarfile.open(images / "shard02.tar", "w") as shard:
+        shard.add(images / "oven_00000002.JPEG", "02/oven_00000002.JPEG")
+    (images / "oven_00000002.JPEG").unlink()
+    dataset = infoseek.load(DatasetRequest(data=folder))
+    assert [q.image.relative_to(images).as_posix() for q in dataset.questions] == [
+        "00/oven_00000001.jpg",
+        "shard02.tar/02/oven_00000002.JPEG",
+        "oven_00000003.png",
+    ]
 
 
 def test_infoseek_train_has_no_type_file_and_needs_none(tmp_path):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import yaml
+
+from ravqa.config import Strict, validate
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.records import Question
 
 OnError = Literal["fail", "skip"]
+_LISTED = 10  # missing images that an error message lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,12 @@ class Problem:
 
 
 class Problems:
-    """Collects broken records, or stops at the first one."""
+    """Collects broken records, or stops at the first one; images are counted before it stops."""
 
     def __init__(self, on_error: OnError = "fail"):
         self.on_error = on_error
         self.found: list[Problem] = []
+        self._images: list[Problem] = []
 
     def report(self, where: str, reason: str, question_id: int | str | None = None) -> None:
         """Note a broken record.
@@ -45,16 +49,39 @@ class Problems:
             raise DataError(f"{problem} (--on-error skip leaves such questions out)")
         self.found.append(problem)
 
+    def image(self, where: str, reason: str, question_id: int | str | None = None) -> None:
+        """Note a question whose image is missing or broken; `count_images` decides."""
+        self._images.append(Problem(where, reason, question_id))
+
+    def count_images(self) -> None:
+        """After the last question: report all images that were noted.
+
+        Raises:
+            DataError: there are some, and broken records are not skipped.
+        """
+        missing, self._images = self._images, []
+        if missing and self.on_error == "fail":
+            first, *others = missing
+            count = ""
+            if others:
+                listed = "; ".join(str(p) for p in others[: _LISTED - 1])
+                more = f"; and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+                count = f" ({len(missing)} questions lack their image, also: {listed}{more})"
+            raise DataError(f"{first}{count} (--on-error skip leaves such questions out)")
+        self.found += missing
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetRequest:
     """What a loader is asked for.
 
     Attributes:
-        data: folder with the official files; None for the bundled sample.
+        data: folder with the published files, a file, or "hf:NAME" for a dataset of the hub; None
+            for the bundled sample.
         split: name of the split; None for the loader's default.
         limit: only the first so many questions.
         need_images: check that every image is there and can be decoded.
+        options: the loader's own options, checked against its `Options`.
     """
 
     data: Path | None = None
@@ -62,6 +89,61 @@ class DatasetRequest:
     limit: int | None = None
     problems: Problems = field(default_factory=Problems)
     need_images: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ImageOptions(Strict):
+    """Options of every dataset with images.
+
+    Attributes:
+        images: folder that images are looked for in; None for the data folder.
+    """
+
+    images: Path | None = None
+
+
+O = TypeVar("O", bound=ImageOptions)  # noqa: E741
+
+
+def options_of(model: type[O], request: DatasetRequest) -> O:
+    """The request's options, validated.
+
+    Raises:
+        UserError: an unknown option (near ones are listed) or a value that does not fit; an image
+            folder that is not there.
+    """
+    options = validate(model, request.options, "--dataset-option")
+    if options.images is not None and not options.images.is_dir():
+        raise UserError(f"--dataset-option images={options.images}: no such folder")
+    return options
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """ "KEY=VALUE" strings as a mapping; values are read as YAML.
+
+    Raises:
+        UserError: no "=", an empty key, a key given twice, a value that is not YAML.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--dataset-option {text!r}: key=value is expected")
+        if key in options:
+            raise UserError(f"--dataset-option: {key!r} is given twice")
+        try:
+            options[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
+            raise UserError(f"--dataset-option {text!r}: the value is not YAML") from None
+    return options
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalMetric:
+    """A retrieval metric of `ravqa.metrics` and the K that a benchmark is reported at."""
+
+    name: Literal["recall_at_k", "pseudo_recall_at_k", "article_recall_at_k"]
+    k: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +153,13 @@ class Dataset:
     Attributes:
         name: registered name.
         label: what results call it; a sample says that it is one.
+        questions: in order; many of them are kept on disk (`ravqa.datasets.disk`).
         sample: True for the bundled sample: its scores are no benchmark's.
-        metric: name of the answer metric ("vqa_accuracy", "infoseek"); None without answers.
+        metric: name of the answer metric ("vqa_accuracy", "infoseek", "evqa_score"); None without
+            answers.
+        retrieval_metrics: how the benchmark reports retrieval, the one of its tables first.
         corpus: passages that come with the dataset, if any.
-        info: facts for the results: version of the files, answer field, ...
+        info: facts for the results: version of the files, answer field, setting, ...
         notes: remarks for the user, printed once.
         question_types: names of `Question.question_type` codes.
     """
@@ -90,68 +175,7 @@ class Dataset:
     info: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     question_types: Mapping[str, str] = field(default_factory=dict)
-
-
-def read_json(path: Path) -> Any:
-    """A whole JSON file.
-
-    Raises:
-        DataError: missing, unreadable, or not JSON (the line is named).
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        document = json.loads(text)
-    except FileNotFoundError:
-        raise DataError(f"no such file: {path}") from None
-    except json.JSONDecodeError as e:
-        raise DataError(f"{path}, line {e.lineno}: not JSON ({e.msg}); is it cut off?") from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise DataError(f"{path} cannot be read: {e}") from None
-    if _has_half_character(text, document):
-        raise DataError(f"{path}: {_HALF}")
-    return document
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and objects of a JSON-lines file; blank lines are passed over.
-
-    Raises:
-        DataError: missing, unreadable, or a line that is not a JSON object (the line is named).
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as e:
-                    raise DataError(f"{path}, line {number}: not JSON ({e.msg})") from None
-                except (ValueError, RecursionError) as e:
-                    raise DataError(f"{path}, line {number} cannot be read: {e}") from None
-                if not isinstance(record, dict):
-                    raise DataError(f"{path}, line {number}: an object is expected")
-                if _has_half_character(line, record):
-                    raise DataError(f"{path}, line {number}: {_HALF}")
-                yield number, record
-    except FileNotFoundError:
-        raise DataError(f"no such file: {path}") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path} cannot be read: {e}") from None
-
-
-_HALF = 'text that is cut inside a character (a lone "\\ud83d" or the like)'
-
-
-def _has_half_character(text: str, value: Any) -> bool:
-    # JSON can hold one half of a surrogate pair; such a string can be neither hashed nor written.
-    if "\\ud" not in text and "\\uD" not in text:
-        return False
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    retrieval_metrics: Sequence[RetrievalMetric] = ()
 
 
 def pick_split(

@@ -1,32 +1,98 @@
-"""The check of all images before work starts."""
+"""From a stream of questions to a dataset's questions: the limit, the images, the fingerprint."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ravqa.datasets.base import DatasetRequest
+from ravqa.datasets.disk import keep
+from ravqa.errors import DataError
 from ravqa.images import broken_images
 from ravqa.records import Question
 
+_encode = json.JSONEncoder(default=str).encode
+_CHUNK = 512  # questions whose images are checked together
 
-def check_images(questions: Sequence[Question], request: DatasetRequest) -> list[Question]:
+
+def gather(
+    questions: Iterable[Question], request: DatasetRequest, source: object
+) -> tuple[Sequence[Question], str]:
+    """The usable questions, and a fingerprint of all that their scores are made of.
+
+    Images are checked before anything else is done with the questions; what is missing or broken is
+    counted and listed.
+
+    Args:
+        questions: in order, read as they are needed.
+        source: where they come from, for messages.
+
+    Raises:
+        DataError: an image is missing or broken, unless broken records are skipped; there is no
+            usable question.
+    """
+    digest = hashlib.sha256()
+
+    def fingerprinted(stream: Iterable[Question]) -> Iterator[Question]:
+        for question in stream:
+            digest.update(_encode(_content(question)).encode() + b"\n")
+            yield question
+
+    limited = itertools.islice(questions, request.limit)
+    checked = _checked(limited, request) if request.need_images else limited
+    kept = keep(fingerprinted(checked))
+    if not kept:
+        raise DataError(f"{source}: no usable question")
+    return kept, digest.hexdigest()[:32]
+
+
+def check_images(questions: Iterable[Question], request: DatasetRequest) -> list[Question]:
     """The questions whose image is there and decodes; the others are reported as problems.
-
-    Every image is opened once, however many questions ask about it.
 
     Raises:
         DataError: a broken image, unless broken records are skipped.
     """
-    paths = list(dict.fromkeys(q.image for q in questions if isinstance(q.image, Path)))
-    broken = broken_images(paths)
-    good = []
-    for question in questions:
-        reason = broken.get(question.image) if isinstance(question.image, Path) else None
-        if reason:
-            request.problems.report(
-                f"question {question.question_id}", reason, question.question_id
-            )
-        else:
-            good.append(question)
-    return good
+    return list(_checked(questions, request))
+
+
+def _checked(questions: Iterable[Question], request: DatasetRequest) -> Iterator[Question]:
+    """Every image is opened once, however many questions ask about it."""
+    stream = iter(questions)
+    # Hashes of paths: a million of them are smaller than the paths.
+    seen: set[int] = set()
+    broken: dict[Path, str] = {}
+    while chunk := list(itertools.islice(stream, _CHUNK)):
+        paths = dict.fromkeys(q.image for q in chunk if isinstance(q.image, Path))
+        new = [path for path in paths if hash(path) not in seen]
+        seen.update(map(hash, new))
+        broken |= broken_images(new)
+        for question in chunk:
+            reason = broken.get(question.image) if isinstance(question.image, Path) else None
+            if reason is None:
+                yield question
+            else:
+                request.problems.image(
+                    f"question {question.question_id}", reason, question.question_id
+                )
+    request.problems.count_images()
+
+
+def _content(q: Question) -> list[object]:
+    """What a question's answers and scores depend on, the image's bytes apart."""
+    return [
+        q.question_id,
+        q.question,
+        q.image_id,
+        q.answers,
+        q.answer_eval,
+        q.question_type,
+        q.split,
+        q.instruction,
+        q.pos_item_ids,
+        q.pos_articles,
+        asdict(q.description) if q.description else None,
+    ]

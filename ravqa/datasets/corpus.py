@@ -1,47 +1,85 @@
 """A corpus of passages: ids to passages, in the order of its files.
 
-Files are JSON lines, CSV or TSV (by suffix). The columns' names of the published corpora are known:
+Files are JSON lines, CSV, TSV (each also gzipped) or Parquet, by suffix. The columns' names of the
+published corpora are known:
 
     passage_id | id | _id | kid                      unique
     text | passage_content | content | contents      not blank
-    title, entity, url                               optional; other columns go to `extra`
+    title, section, article, entity, url             optional; other columns go to `extra`
+
+Knowledge bases of whole articles (`ravqa.datasets.kb`) are cut into passages as they are read, and
+RA-VQA's static retrieval files give the passages that they hold. Small corpora are in memory; large
+ones are kept in the cache folder (`ravqa.datasets.disk`), by the content of their files.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ravqa.errors import DataError
+from ravqa.config import fingerprint
+from ravqa.datasets import hub, kb
+from ravqa.datasets.reading import JSON_LINES, PARQUET, TABLES, read_rows, suffix_of
+from ravqa.errors import DataError, UserError
+from ravqa.paths import file_digest
 from ravqa.records import Passage
 
 ID_COLUMNS = ("passage_id", "id", "_id", "kid")
 TEXT_COLUMNS = ("text", "passage_content", "content", "contents")
 
+_COLUMNS = ("passage_id", "title", "section", "text", "article", "entity", "url")
+
+Repeats = Literal["fail", "first"]
+
+IN_MEMORY = 2**25
+"""Files of more bytes than this, all together, become a corpus on disk."""
+PASSAGE_BYTES = 1000
+"""Of a passage in a table whose size is not known, roughly."""
+_UNPACKED = 4  # how much larger compressed files are once read, roughly
+
 
 class Corpus(Mapping[str, Passage]):
-    """Passages by id, in order."""
+    """Passages by id, in order.
 
-    def __init__(self, passages: Sequence[Passage], *, source: str = "memory"):
-        """Keep `passages`.
+    Attributes:
+        source: where they come from, for people.
+        fingerprint: changes with every id, title, section and text, and with their order.
+        repeated: passages that were left out because their id had been there before.
+    """
+
+    source: str
+    fingerprint: str
+    repeated: int
+
+    def __init__(
+        self, passages: Iterable[Passage], *, source: str = "memory", repeats: Repeats = "fail"
+    ):
+        """Keep `passages` in memory.
+
+        Args:
+            repeats: an id that occurs twice is an error, or its first passage stands.
 
         Raises:
             DataError: an id occurs twice, or there are no passages.
         """
         self.source = source
+        self.repeated = 0
         self._by_id: dict[str, Passage] = {}
-        digest = hashlib.sha256()
+        digest = Digest()
         for passage in passages:
             if passage.passage_id in self._by_id:
-                raise DataError(f"{source}: passage id {passage.passage_id!r} occurs twice")
+                if repeats == "fail":
+                    raise twice(source, passage.passage_id)
+                self.repeated += 1
+                continue
             self._by_id[passage.passage_id] = passage
-            digest.update(f"{passage.passage_id}\0{passage.content}\0".encode())
+            digest.add(passage)
         if not self._by_id:
             raise DataError(f"{source}: the corpus is empty")
-        self.fingerprint = digest.hexdigest()[:32]
+        self.fingerprint = digest.value
 
     def __getitem__(self, passage_id: str) -> Passage:
         return self._by_id[passage_id]
@@ -53,49 +91,193 @@ class Corpus(Mapping[str, Passage]):
         return len(self._by_id)
 
     @classmethod
-    def read(cls, *paths: Path) -> Corpus:
+    def read(
+        cls,
+        *paths: Path,
+        sections: kb.Sections | None = None,
+        repeats: Repeats = "fail",
+    ) -> Corpus:
         """Read one corpus from one or more files.
+
+        Args:
+            paths: files, or splits of the hub's datasets: "hf:OWNER/NAME:SPLIT" or
+                "hf:OWNER/NAME:CONFIG:SPLIT".
+            sections: how articles of knowledge bases are chosen and cut.
+            repeats: as for `Corpus`.
 
         Raises:
             DataError: a missing file, an unknown suffix, a bad line (file and line are named).
+            MissingExtraError: a form that needs a package which is not installed.
+            UserError: the hub has no such dataset.
         """
-        passages = [passage for path in paths for passage in _read(path)]
-        return cls(passages, source=", ".join(str(p) for p in paths))
+        sections = sections or kb.Sections()
+        sources = [_Hub(path) if hub.hub_name(path) else _File(path, sections) for path in paths]
+        return cls.build(
+            (passage for source in sources for passage in source.passages()),
+            source=", ".join(str(p) for p in paths),
+            size=sum(source.size for source in sources),
+            key=lambda: fingerprint([source.key() for source in sources]),
+            repeats=repeats,
+        )
+
+    @classmethod
+    def build(
+        cls,
+        passages: Iterable[Passage],
+        *,
+        source: str,
+        size: int,
+        key: Callable[[], str],
+        repeats: Repeats = "fail",
+    ) -> Corpus:
+        """A corpus in memory, or on disk if it is large.
+
+        Args:
+            size: about how many bytes the passages are.
+            key: gives what changes with everything that `passages` depends on; asked only if
+                the corpus is kept on disk.
+
+        Raises:
+            DataError: an id occurs twice, or there are no passages.
+        """
+        if size <= IN_MEMORY:
+            return cls(passages, source=source, repeats=repeats)
+        from ravqa.datasets.disk import DiskCorpus
+
+        return DiskCorpus(
+            fingerprint("corpus/1", repeats, key()), passages, source=source, repeats=repeats
+        )
 
 
-def _read(path: Path) -> Iterator[Passage]:
-    suffix = path.suffix.lower()
-    if suffix in {".jsonl", ".ndjson"}:
-        from ravqa.datasets.base import read_jsonl
+def write_passages(
+    paths: Sequence[Path], target: Path, sections: kb.Sections, *, overwrite: bool = False
+) -> tuple[int, int]:
+    """Cut knowledge bases (or other corpora) once, into JSON lines for later runs.
 
-        rows: Iterator[tuple[int, dict[str, Any]]] = read_jsonl(path)
-    elif suffix in {".csv", ".tsv"}:
-        rows = _read_table(path, "\t" if suffix == ".tsv" else ",")
-    else:
-        raise DataError(f"{path}: a corpus is a .jsonl, .csv or .tsv file")
-    for number, row in rows:
-        yield _passage(row, f"{path}, line {number}")
+    Returns:
+        How many passages were written, and of how many articles they are.
 
-
-def _read_table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)  # passages can be longer than csv's 128 KiB
+    Raises:
+        UserError: `target` exists, or cannot be written.
+        DataError: see `Corpus.read`; no article is kept.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: --overwrite replaces it")
+    if suffix_of(target) != ".jsonl":
+        raise UserError(f"{target}: a name that ends in .jsonl is expected")
+    part = target.with_name(f".{target.name}.part")
+    passages = articles = 0
+    last: str | None = None
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: {len(reader.fieldnames or ())} fields "
-                        "are expected as in the header"
-                    )
-                yield reader.line_num, row
-    except FileNotFoundError:
-        raise DataError(f"no such file: {path}") from None
-    except csv.Error as e:
-        # line_num is where the last whole row ended.
-        raise DataError(f"{path}, line {reader.line_num + 1}: {e}") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path} cannot be read: {e}") from None
+        with part.open("w", encoding="utf-8") as out:
+            for passage in (p for path in paths for p in read_passages(path, sections)):
+                values = {name: getattr(passage, name) for name in _COLUMNS}
+                row = {**passage.extra, **{k: v for k, v in values.items() if v is not None}}
+                out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                passages += 1
+                articles += passage.article is None or passage.article != last
+                last = passage.article
+        if not passages:
+            raise DataError(f"{', '.join(map(str, paths))}: no article that is wanted")
+        part.replace(target)
+    except OSError as e:
+        raise UserError(f"{target} cannot be written: {e.strerror or e}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return passages, articles
+
+
+class Digest:
+    """The fingerprint of passages, one after the other."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add(self, passage: Passage) -> None:
+        """Take up the next passage."""
+        self._sha.update(f"{passage.passage_id}\0{passage.content}\0".encode())
+
+    @property
+    def value(self) -> str:
+        """128 bits, hex."""
+        return self._sha.hexdigest()[:32]
+
+
+def twice(source: str, passage_id: str) -> DataError:
+    """The error of an id that two passages have."""
+    return DataError(f"{source}: passage id {passage_id!r} occurs twice")
+
+
+class _File:
+    """One file of a corpus."""
+
+    def __init__(self, path: Path, sections: kb.Sections):
+        self._path = path
+        self._sections = sections
+        if not path.exists():
+            raise DataError(f"no such file: {path}")
+        packed = path.suffix.lower() in {".gz", ".zip", PARQUET}
+        self.size = path.stat().st_size * (_UNPACKED if packed else 1)
+
+    def key(self) -> str:
+        keep = self._sections.keep
+        return fingerprint(
+            file_digest(self._path),
+            self._path.name,  # its suffix says how it is read
+            self._sections.words,
+            file_digest(keep) if keep else None,
+        )
+
+    def passages(self) -> Iterator[Passage]:
+        return read_passages(self._path, self._sections)
+
+
+class _Hub:
+    """One split of a dataset of the hub."""
+
+    def __init__(self, path: Path):
+        name, *names = (hub.hub_name(path) or "").split(":")
+        if not 1 <= len(names) <= 2:
+            raise UserError(f"{path}: hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT expected")
+        config = names[0] if len(names) == 2 else None
+        self._table = hub.Table(Path(f"{hub.PREFIX}{name}"), config, names[-1])
+        self.size = self._table.rows * PASSAGE_BYTES
+
+    def key(self) -> str:
+        return self._table.key
+
+    def passages(self) -> Iterator[Passage]:
+        return (_passage(row, where) for where, row in self._table.read())
+
+
+def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
+    """The passages of a file, one at a time.
+
+    Raises:
+        DataError: see `Corpus.read`.
+    """
+    suffix = suffix_of(path)
+    keep = kb.read_names(sections.keep) if sections.keep else None
+    if suffix in {".json", ".zip"}:
+        if kb.is_static(path):
+            yield from kb.static_passages(path)
+            return
+        for article in kb.read_articles(path):
+            if kb.is_kept(article, keep):
+                yield from kb.passages_of(article, sections.words)
+    elif suffix in (*JSON_LINES, *TABLES, PARQUET):
+        for where, row in read_rows(path):
+            if "wikipedia_title" in row:
+                article = kb.article_of(row, where)
+                if kb.is_kept(article, keep):
+                    yield from kb.passages_of(article, sections.words)
+            else:
+                yield _passage(row, where)
+    else:
+        raise DataError(
+            f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, or a knowledge base "
+            "as .json, .zip or .jsonl.gz)"
+        )
 
 
 def _passage(row: dict[str, Any], where: str) -> Passage:
@@ -114,10 +296,17 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
             raise DataError(f"{where}: no {what} (column {' or '.join(columns)})")
         return value
 
+    passage_id, text = needed("passage id", ID_COLUMNS), needed("text", TEXT_COLUMNS)
+    title, article = take("title"), take("article")
+    if title and text.startswith(f"title: {title}"):
+        # M2KR's texts begin with their title: it must not stand before them a second time.
+        title, article = None, article or title
     return Passage(
-        passage_id=needed("passage id", ID_COLUMNS),
-        text=needed("text", TEXT_COLUMNS),
-        title=take("title"),
+        passage_id=passage_id,
+        text=text,
+        title=title,
+        section=take("section"),
+        article=article,
         entity=take("entity"),
         url=take("url"),
         extra=row,

@@ -31,7 +31,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import ravqa
-from ravqa.datasets import infoseek, okvqa
+from ravqa.datasets import evqa, infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems, pick_split
 from ravqa.errors import UserError
 
@@ -51,6 +51,7 @@ _PASSING = frozenset({429, *range(500, 600)})  # HTTP states worth another try
 
 _JPEG = ("JPEG image", b"\xff\xd8\xff")
 _JSON = ("JSON file", b"{")
+_CSV = ("CSV file of questions", b"question")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ _INFOSEEK = _Source(
     "RAVQA_INFOSEEK_URL",
     "https://storage.googleapis.com/gresearch/open-vision-language/infoseek",
 )
+_EVQA = _Source("RAVQA_EVQA_URL", "https://storage.googleapis.com/encyclopedic-vqa")
 
 
 def download(
@@ -107,7 +109,8 @@ def download(
     if fetch_split is None:
         raise UserError(
             f"--download: the dataset {dataset} has no download source (those with one: "
-            f"{', '.join(_DATASETS)}): put its files into {folder} by hand"
+            f"{', '.join(_DATASETS)}): put its files into {folder} by hand, or read a dataset of "
+            "the hub with --data hf:OWNER/NAME"
         )
     fetch_split(folder, split, limit, console_progress or (lambda what, done, total: None))
 
@@ -120,6 +123,12 @@ def remarks(dataset: str, folder: Path) -> list[str]:
             "InfoSeek's images are OVEN's, packed in large archives, and cannot be fetched one by "
             "one: only the jsonl files are downloaded; unpack the images into "
             f"{images} (github.com/open-vision-language/oven, image_downloads)"
+        ]
+    if dataset == "evqa":
+        return [
+            "Encyclopedic-VQA's images are iNaturalist 2021's and Google Landmarks v2's: only the "
+            f"csv file is downloaded; put the images, or their zip and tar archives, into {folder} "
+            "(github.com/google-research/google-research, encyclopedic_vqa)"
         ]
     return []
 
@@ -155,7 +164,16 @@ def _infoseek(folder: Path, split: str | None, limit: int | None, progress: Prog
         fetcher.file(_INFOSEEK, name, folder / name, progress)
 
 
-_DATASETS = {"okvqa": _okvqa, "infoseek": _infoseek}
+def _evqa(folder: Path, split: str | None, limit: int | None, progress: Progress) -> None:
+    del limit  # the files are whole splits
+    present = [s for s in evqa.SPLITS if (folder / f"{s}.csv").is_file()]
+    there = present if split is None else evqa.SPLITS
+    split, _ = pick_split(split, evqa.SPLITS[0], {s: s for s in evqa.SPLITS}, there, folder)
+    _clear(folder)
+    _Fetcher().file(_EVQA, f"{split}.csv", folder / f"{split}.csv", progress, _CSV)
+
+
+_DATASETS = {"okvqa": _okvqa, "infoseek": _infoseek, "evqa": _evqa}
 
 
 class _FailureError(Exception):
@@ -181,8 +199,15 @@ class _Fetcher:
         self.stop = threading.Event()
         self.opener = _opener()
 
-    def file(self, source: _Source, path: str, target: Path, progress: Progress) -> None:
-        """Fetch a JSON file, unpacked if `path` ends in .zip; progress is in megabytes."""
+    def file(
+        self,
+        source: _Source,
+        path: str,
+        target: Path,
+        progress: Progress,
+        kind: tuple[str, bytes] = _JSON,
+    ) -> None:
+        """Fetch a text file, unpacked if `path` ends in .zip; progress is in megabytes."""
         if target.is_file():
             return
 
@@ -200,7 +225,7 @@ class _Fetcher:
                     _unpack(archive, target.name, out)
             else:
                 self._retrieve(url, out, report)
-            _check(out, *_JSON)
+            _check(out, *kind)
 
     def images(self, source: _Source, names: list[str], folder: Path, progress: Progress) -> None:
         """Fetch those of the images `names` that are not in `folder`, several at a time."""

@@ -1,36 +1,62 @@
-"""InfoSeek in its official files, and the bundled sample in the same form.
+"""InfoSeek in its official files, as M2KR cuts it, and the bundled sample in the official form.
 
     DIR/infoseek_val.jsonl          data_id, image_id, question, answer, answer_eval, data_split
     DIR/infoseek_val_qtype.jsonl    data_id, question_type (String, Time, Numerical)
     DIR/infoseek_val_withkb.jsonl   data_id, entity_id, entity_text                   (optional)
-    DIR/images/{image_id}.jpg       OVEN's images (.JPEG, .jpeg and .png are found too)
+    DIR/images/{image_id}.jpg       OVEN's images (.JPEG, .jpeg and .png are found too, and those in
+                                    folders and archives below)
 
-The same for train; the test split has no public answers and is not scored.
+The same for train; the test split has no public answers and is not scored. With the option
+`setting=m2kr`, DIR (or `hf:NAME`) is M2KR, and its 4,708 questions are run: another set, whose
+scores cannot be compared with those on the 73,620 of the official validation split.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ravqa.config import fingerprint
-from ravqa.datasets.base import Dataset, DatasetRequest, pick_split, read_jsonl
-from ravqa.datasets.checks import check_images
+from ravqa.datasets import m2kr
+from ravqa.datasets.base import (
+    Dataset,
+    DatasetRequest,
+    ImageOptions,
+    RetrievalMetric,
+    options_of,
+    pick_split,
+)
+from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
+from ravqa.datasets.reading import read_jsonl
 from ravqa.errors import DataError, UserError
-from ravqa.images import find
+from ravqa.images import ImageFolder, inside
 from ravqa.metrics.infoseek import question_type_of
 from ravqa.paths import SAMPLE
 from ravqa.records import Question
 
 SPLITS = ("val", "train", "test")
-SUFFIXES = (".jpg", ".JPEG", ".jpeg", ".png", ".JPG")
+RETRIEVAL_METRICS = (
+    RetrievalMetric("article_recall_at_k", 1),
+    RetrievalMetric("pseudo_recall_at_k", 5),
+)
 
 LAYOUT = (
     "expected are the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
     "infoseek_val_qtype.jsonl (and infoseek_val_withkb.jsonl), and OVEN's images as "
     "images/oven_00000001.jpg"
 )
+
+
+class Options(ImageOptions):
+    """Options of InfoSeek.
+
+    Attributes:
+        setting: the official splits, or M2KR's 4,708 of the validation questions.
+    """
+
+    setting: Literal["official", "m2kr"] = "official"
 
 
 def load(request: DatasetRequest) -> Dataset:
@@ -40,6 +66,9 @@ def load(request: DatasetRequest) -> Dataset:
         UserError: no such folder or split.
         DataError: a broken file, or a broken record unless those are skipped.
     """
+    options = options_of(Options, request)
+    if options.setting == "m2kr":
+        return _m2kr(request, options)
     sample = request.data is None
     folder = request.data if request.data is not None else SAMPLE
     if not folder.is_dir():
@@ -51,71 +80,69 @@ def load(request: DatasetRequest) -> Dataset:
     types = _by_id(folder / f"infoseek_{split}_qtype.jsonl", "question_type")
     if not types and split == "val":
         raise UserError(f"{folder}/infoseek_val_qtype.jsonl is missing: {LAYOUT}")
-    entities = _by_id(folder / f"infoseek_{split}_withkb.jsonl", "entity_text")
+    entities = _by_id(folder / f"infoseek_{split}_withkb.jsonl", "entity_text", "entity_id")
     # The sample's photos are stored once, under OK-VQA's names.
-    images = folder / "val2014" if sample else folder / "images"
+    images = options.images or (folder / "val2014" if sample else folder / "images")
 
-    questions = _questions(
-        folder / f"infoseek_{split}.jsonl", split, types, entities, images, request
-    )
-    if request.need_images:
-        questions = check_images(questions, request)
-    if not questions:
-        raise DataError(f"{folder}/infoseek_{split}.jsonl: no usable question")
+    path = folder / f"infoseek_{split}.jsonl"
+    stream = _questions(path, split, types, entities, ImageFolder(images), request)
+    questions, digest = gather(stream, request, path)
     return Dataset(
         name="infoseek",
         label="bundled sample (InfoSeek's form, not InfoSeek)" if sample else "InfoSeek",
         split=split,
         questions=questions,
         metric=None if split == "test" else "infoseek",
-        fingerprint=fingerprint([_scored_parts(q) for q in questions]),
+        fingerprint=digest,
         sample=sample,
         corpus=Corpus.read(SAMPLE / "passages.jsonl") if sample else None,
-        info={"setting": "sample" if sample else f"official {split} file"},
+        info={
+            "setting": "sample" if sample else f"official {split} file",
+            "entities": "known" if entities else "unknown",
+        },
         notes=notes,
+        retrieval_metrics=RETRIEVAL_METRICS,
     )
 
 
-def _scored_parts(q: Question) -> list[Any]:
-    """What a question's scores are made of."""
-    return [
-        q.question_id,
-        q.question,
-        q.image_id,
-        q.answers,
-        q.answer_eval,
-        q.question_type,
-        q.split,
-    ]
+def _m2kr(request: DatasetRequest, options: Options) -> Dataset:
+    asked = {"subset": "Infoseek", "images": options.images}
+    dataset = m2kr.load(replace(request, options=asked))
+    return replace(
+        dataset,
+        name="infoseek",
+        label="InfoSeek, M2KR's questions",
+        info={**dataset.info, "setting": f"M2KR's {dataset.split} split"},
+    )
 
 
-def _by_id(path: Path, key: str) -> dict[str, Any]:
+def _by_id(path: Path, needed: str, *others: str) -> dict[str, tuple[Any, ...]]:
+    """Values of the columns by data_id; equal values are in memory once."""
     if not path.is_file():
         return {}
-    values = {}
+    values: dict[str, tuple[Any, ...]] = {}
+    once: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for number, record in read_jsonl(path):
-        if "data_id" not in record or key not in record:
-            raise DataError(f"{path}, line {number}: no 'data_id' or no {key!r}")
+        if "data_id" not in record or needed not in record:
+            raise DataError(f"{path}, line {number}: no 'data_id' or no {needed!r}")
         if not isinstance(record["data_id"], str):
             raise DataError(f"{path}, line {number}: 'data_id' is not a string")
-        values[record["data_id"]] = record[key]
+        found = tuple(str(record.get(key) or "") for key in (needed, *others))
+        values[record["data_id"]] = once.setdefault(found, found)
     return values
 
 
 def _questions(
     path: Path,
     split: str,
-    types: dict[str, Any],
-    entities: dict[str, Any],
-    images: Path,
+    types: Mapping[str, tuple[Any, ...]],
+    entities: Mapping[str, tuple[Any, ...]],
+    images: ImageFolder,
     request: DatasetRequest,
-) -> list[Question]:
+) -> Iterator[Question]:
     problems = request.problems
-    questions: list[Question] = []
     seen: set[str] = set()
     for number, record in read_jsonl(path):
-        if request.limit is not None and len(questions) >= request.limit:
-            break
         where = f"{path}, line {number}"
         data_id = record.get("data_id")
         if not isinstance(data_id, str) or not data_id:
@@ -128,9 +155,11 @@ def _questions(
         answer_eval = record.get("answer_eval") or []
         if not isinstance(answer_eval, list):  # one mapping instead of a list of one
             answer_eval = [answer_eval]
-        question_type = types.get(data_id) or question_type_of(answer_eval)
+        question_type = types[data_id][0] if data_id in types else question_type_of(answer_eval)
+        image_id = str(record["image_id"])
         try:
-            image = find(images, str(record["image_id"]), SUFFIXES)
+            expected = inside(images.root, f"{image_id}.jpg")
+            image = images.find(f"{image_id}.jpg", by_stem=True)
         except DataError as e:
             problems.report(where, str(e), data_id)
             continue
@@ -140,36 +169,22 @@ def _questions(
             problems.report(where, "no 'answer_eval'", data_id)
         elif split == "val" and data_id not in types:
             problems.report(where, f"{data_id!r} has no question type", data_id)
-        elif str(question_type).lower() == "numerical" and not _has_range(answer_eval):
-            problems.report(where, 'a Numerical question needs [{"range": [low, high]}]', data_id)
+        elif reason := m2kr.range_problem(question_type, answer_eval):
+            problems.report(where, reason, data_id)
         elif image is None and request.need_images:
-            problems.report(where, f"no image {record['image_id']} in {images}", data_id)
+            problems.image(where, f"no image {image_id} in {images.root}", data_id)
         else:
-            strings = [a for a in answer_eval if isinstance(a, str)]
-            answer = record.get("answer") or []
-            answers = [str(a) for a in (answer if isinstance(answer, list) else [answer])]
-            questions.append(
-                Question(
-                    question_id=data_id,
-                    question=str(record["question"]),
-                    image=image,
-                    image_id=str(record["image_id"]),
-                    answers=tuple(dict.fromkeys(answers + strings)),
-                    answer_eval=tuple(answer_eval),
-                    question_type=str(question_type),
-                    split=str(record.get("data_split") or split),
-                    extra={"entity": entities[data_id]} if data_id in entities else {},
-                )
+            entity, entity_id = entities.get(data_id, ("", ""))
+            yield Question(
+                question_id=data_id,
+                question=str(record["question"]),
+                image=image or expected,  # where a stage that needs it will say it is missing
+                image_id=image_id,
+                answers=m2kr.answers_of(record.get("answer"), answer_eval),
+                answer_eval=tuple(answer_eval),
+                question_type=str(question_type),
+                split=str(record.get("data_split") or split),
+                extra={k: v for k, v in (("entity", entity), ("entity_id", entity_id)) if v},
+                pos_articles=tuple(name for name in (entity_id, entity) if name),
             )
         seen.add(data_id)
-    return questions
-
-
-def _has_range(answer_eval: list[Any]) -> bool:
-    first = answer_eval[0] if answer_eval else None
-    bounds = first.get("range") if isinstance(first, dict) else None
-    return (
-        isinstance(bounds, list)
-        and len(bounds) == 2
-        and all(isinstance(bound, int | float) for bound in bounds)
-    )

@@ -1,0 +1,317 @@
+"""M2KR, the retrieval benchmark of PreFLMR (arXiv 2402.08327), and its Chinese twin M2KR_CN.
+
+Ten subsets, each with queries and passages, as the hub holds them
+(BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR):
+
+    DIR/{SUBSET}_data/{train,valid,test}-00000-of-00001.parquet
+    DIR/{SUBSET}_passages/{train,valid,test}_passages-00000-of-00001.parquet
+
+or `--data hf:OWNER/NAME`. Images are not there: they are looked for by `img_path` below DIR or the
+option `images`. Rows without one get the black image that the authors' script gives them, so that a
+text-only query costs as many vectors as any other. A query without a question is its instruction.
+
+Reporting rules: LinWeizheDragon/FLMR, docs/MODEL_ZOO.md and examples/evaluate_all.sh. Recall@K asks
+whether one of `pos_item_ids` is among the first K; pseudo recall whether an answer string is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ravqa.datasets import hub, processed
+from ravqa.datasets.base import (
+    Dataset,
+    DatasetRequest,
+    ImageOptions,
+    RetrievalMetric,
+    options_of,
+    pick_split,
+)
+from ravqa.datasets.checks import gather
+from ravqa.datasets.corpus import PASSAGE_BYTES, Corpus
+from ravqa.datasets.reading import Row
+from ravqa.errors import DataError, UserError, near_matches
+from ravqa.images import BLACK, ImageFolder
+from ravqa.metrics.infoseek import question_type_of
+from ravqa.records import Passage, Question
+
+HUB = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
+HUB_CN = "BByrneLab/M2KR_CN"
+
+_ALL = ("train", "valid", "test")
+
+
+def _recall(k: int) -> tuple[RetrievalMetric, ...]:
+    return (RetrievalMetric("recall_at_k", k),)
+
+
+_PSEUDO = (RetrievalMetric("pseudo_recall_at_k", 5), RetrievalMetric("recall_at_k", 5))
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """What is published about a subset.
+
+    Attributes:
+        splits: those that have queries.
+        retrieval_metrics: how it is reported; the first is that of the paper's table.
+        test: number of test queries.
+        metric: answer metric of its questions; None where there is nothing to answer.
+    """
+
+    splits: Sequence[str]
+    retrieval_metrics: Sequence[RetrievalMetric]
+    test: int | None
+    metric: str | None = None
+
+
+SUBSETS = {
+    "WIT": Subset(_ALL, _recall(10), 5120),
+    "IGLUE": Subset(("test",), _recall(1), 685),
+    "KVQA": Subset(_ALL, _recall(5), 5120),
+    "CC": Subset(("train",), (), None),
+    "MSMARCO": Subset(_ALL, _recall(5), 5120),
+    "OVEN": Subset(_ALL, _recall(5), 5120),
+    "LLaVA": Subset(("train", "test"), _recall(1), 5120),
+    "EVQA": Subset(_ALL, _PSEUDO, 3750, "evqa_score"),
+    "OKVQA": Subset(_ALL, _PSEUDO, 5046, "vqa_accuracy"),
+    "Infoseek": Subset(("train", "test"), _PSEUDO, 4708, "infoseek"),
+}
+"""In the order of the authors' table."""
+
+COLUMNS = (
+    *("question_id", "question", "instruction", "pos_item_ids", "img_id", "img_path", "image_id"),
+    *("answers", "gold_answer", "question_type", "img_key"),
+    *("answer_eval", "data_split", "wikidata_value", "wikidata_range", "entity_id", "entity_text"),
+    *("img_caption", "objects", "img_ocr", "ROIs"),
+)
+"""Query columns that are read. `pos_item_contents`, the bulk of the rows, is not."""
+
+_TITLED = re.compile(r"title: (.+?) content: ")
+_SECTION_NUMBER = re.compile(r"_\d+$")
+
+
+class Options(ImageOptions):
+    """Options of M2KR: the subset, by its published name."""
+
+    subset: str
+
+
+def load(request: DatasetRequest) -> Dataset:
+    """Load a split of a subset of M2KR, with its passages.
+
+    Raises:
+        UserError: no such subset, folder or split.
+        DataError: a broken file, or a broken record unless those are skipped.
+    """
+    return _load(request, "m2kr", "M2KR", HUB)
+
+
+def load_cn(request: DatasetRequest) -> Dataset:
+    """The same of M2KR_CN; its answers are not scored, the metrics being English.
+
+    Raises:
+        UserError: as `load`.
+        DataError: as `load`.
+    """
+    return _load(request, "m2kr_cn", "M2KR_CN", HUB_CN)
+
+
+def subset_name(name: str) -> str:
+    """The published name of a subset, whatever its case and hyphens.
+
+    Raises:
+        UserError: there is no such subset.
+    """
+    names = {known.lower(): known for known in SUBSETS} | {"cc3m": "CC"}
+    found = names.get(name.replace("-", "").lower())
+    if found is None:
+        raise UserError(f"subset={name}: no such subset: {near_matches(name, SUBSETS)}")
+    return found
+
+
+def _load(request: DatasetRequest, name: str, label: str, repository: str) -> Dataset:
+    if request.data is None:
+        raise UserError(
+            f"--dataset {name} needs --data: a folder with the files of {repository}, or "
+            f"hf:{repository} to read it from the hub"
+        )
+    if request.options.keys() <= {"images"}:
+        raise UserError(
+            f"--dataset {name} needs --dataset-option subset=NAME: {', '.join(SUBSETS)}"
+        )
+    options = options_of(Options, request)
+    subset = subset_name(options.subset)
+    published = SUBSETS[subset]
+    data, config = request.data, f"{subset}_data"
+    if hub.hub_name(data) is None:
+        if not data.is_dir():
+            raise UserError(f"no data folder {data}: the files of {repository} are expected")
+        present = hub.split_names(data, config)
+        if not present:
+            raise UserError(
+                f"no {config}/*.parquet in {data}: the files of {repository} are expected"
+            )
+    else:
+        present = list(published.splits)
+    split, notes = pick_split(
+        request.split, "test", {s: s for s in published.splits}, present, data / config
+    )
+    if subset == "OKVQA" and split == "valid":
+        notes.append("M2KR's OKVQA valid is its test file: nothing may be chosen on it")
+    table = hub.Table(data, config, split)
+    questions, digest = gather(
+        _questions(table, subset, split, hub.image_folder(data, options.images), request),
+        request,
+        table.where,
+    )
+    corpus = _corpus(data, subset, split)
+    if corpus.repeated:
+        notes.append(
+            f"{corpus.repeated} passages were left out: their id had been there before them"
+        )
+    return Dataset(
+        name=name,
+        label=f"{label} {subset}",
+        split=split,
+        questions=questions,
+        metric=published.metric if name == "m2kr" else None,
+        fingerprint=digest,
+        corpus=corpus,
+        info={"subset": subset, "source": data.as_posix()},
+        notes=notes,
+        retrieval_metrics=published.retrieval_metrics,
+    )
+
+
+def _questions(
+    table: hub.Table, subset: str, split: str, images: ImageFolder, request: DatasetRequest
+) -> Iterator[Question]:
+    problems = request.problems
+    seen: set[str] = set()
+    for where, row in table.read(COLUMNS):
+        question_id = processed.text(row, "question_id")
+        if question_id is None:
+            problems.report(where, "no 'question_id'")
+            continue
+        if question_id in seen:
+            problems.report(where, f"duplicate question id {question_id!r}", question_id)
+            continue
+        seen.add(question_id)
+        asked, instruction = processed.text(row, "question"), processed.text(row, "instruction")
+        if asked is None and instruction is None:
+            problems.report(where, "neither question nor instruction", question_id)
+            continue
+        answers = processed.texts(row, "answers")
+        if SUBSETS[subset].metric and not answers:
+            problems.report(where, "no 'answers'", question_id)
+            continue
+        question_type = processed.text(row, "question_type")
+        answer_eval: list[Any] = []
+        if subset == "Infoseek":
+            answer_eval = _answer_eval(row, question_type, answers)
+            question_type = question_type or question_type_of(answer_eval)
+            reason = range_problem(question_type, answer_eval)
+            if reason:
+                problems.report(where, reason, question_id)
+                continue
+        img_path = processed.text(row, "img_path")
+        try:
+            image = BLACK if img_path is None else images.path(img_path)
+            description = processed.description_of(row)
+        except DataError as e:
+            problems.report(where, str(e), question_id)
+            continue
+        positives = processed.texts(row, "pos_item_ids")
+        entity = [processed.text(row, "entity_id"), processed.text(row, "entity_text")]
+        extra = {"gold_answer": processed.text(row, "gold_answer")}
+        extra |= dict(zip(("entity_id", "entity"), entity, strict=True))
+        numbered = subset == "OKVQA" and question_id.isdecimal()  # the official ids are numbers
+        yield Question(
+            question_id=int(question_id) if numbered else question_id,
+            question=asked or "",
+            image=image,
+            image_id=processed.image_id_of(row) if img_path else None,
+            answers=answers_of(list(answers), answer_eval) if answer_eval else answers,
+            answer_eval=tuple(answer_eval),
+            instruction=instruction,
+            question_type=question_type,
+            split=processed.text(row, "data_split") or split,
+            pos_item_ids=positives,
+            description=description,
+            extra={key: value for key, value in extra.items() if value},
+            pos_articles=tuple(
+                dict.fromkeys(
+                    [name for name in entity if name]
+                    + [a for p in positives if (a := _article(subset, p, None, ""))]
+                )
+            ),
+        )
+
+
+def answers_of(answer: Any, answer_eval: list[Any]) -> tuple[str, ...]:
+    """Every accepted string of an InfoSeek question, the annotators' first."""
+    answer = answer or []
+    given = [str(a) for a in (answer if isinstance(answer, list) else [answer])]
+    return tuple(dict.fromkeys(given + [a for a in answer_eval if isinstance(a, str)]))
+
+
+def range_problem(question_type: str, answer_eval: list[Any]) -> str:
+    """What is wrong with the answer_eval of an InfoSeek question; "" if nothing is."""
+    if str(question_type).lower() != "numerical":
+        return ""
+    first = answer_eval[0] if answer_eval else None
+    bounds = first.get("range") if isinstance(first, dict) else None
+    right = (
+        isinstance(bounds, list)
+        and len(bounds) == 2
+        and all(isinstance(bound, int | float) for bound in bounds)
+    )
+    return "" if right else 'a Numerical question needs [{"range": [low, high]}]'
+
+
+def _answer_eval(row: Row, question_type: str | None, answers: Sequence[str]) -> list[Any]:
+    """InfoSeek's evaluation forms: M2KR holds a number and its range in columns of their own."""
+    bounds = row.get("wikidata_range")
+    if isinstance(bounds, list) and len(bounds) == 2 and question_type in {None, "Numerical"}:
+        return [{"wikidata": row.get("wikidata_value"), "range": bounds}]
+    given = row.get("answer_eval") or list(answers)
+    return given if isinstance(given, list) else [given]
+
+
+def _corpus(data: Path, subset: str, split: str) -> Corpus:
+    table = hub.Table(data, f"{subset}_passages", f"{split}_passages")
+    return Corpus.build(
+        (_passage(row, subset, where) for where, row in table.read()),
+        source=table.where,
+        size=table.rows * PASSAGE_BYTES,
+        key=lambda: f"m2kr/1 {subset} {table.key}",
+        repeats="first",  # some ids are published twice
+    )
+
+
+def _passage(row: Row, subset: str, where: str) -> Passage:
+    passage_id, content = processed.text(row, "passage_id"), row.get("passage_content")
+    if passage_id is None or not isinstance(content, str):
+        raise DataError(f"{where}: no 'passage_id' or no 'passage_content'")
+    title = processed.text(row, "title")
+    known = {"passage_id", "passage_content"}
+    # The text has its title in it: it is encoded and searched as it stands.
+    return Passage(
+        passage_id=passage_id,
+        text=content,
+        article=_article(subset, passage_id, title, content),
+        extra={k: v for k, v in row.items() if k not in known and v is not None},
+    )
+
+
+def _article(subset: str, passage_id: str, title: str | None, content: str) -> str | None:
+    """The article of a passage: EVQA's ids are WikiWeb_TITLE_SECTION, other texts have titles."""
+    if subset == "EVQA":
+        return _SECTION_NUMBER.sub("", passage_id)
+    found = _TITLED.match(content)
+    return title or (found.group(1) if found else None)

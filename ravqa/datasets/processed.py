@@ -1,0 +1,111 @@
+"""RA-VQA's processed questions, as its hub copies and M2KR hold them: one row per question.
+
+Columns (LinWeizheDragon/Retrieval-Augmented-Visual-Question-Answering, vqa_data_ops.py; absent ones
+are passed over):
+
+    question_id, question, instruction, answers, gold_answer, pos_item_ids
+    img_path                 below the image folder
+    img_key, img_id, image_id
+    img_caption              {caption, conf} or a string
+    objects                  [{class, rect, attributes, attribute_scores, ocr: [{text, ...}]}]
+    img_ocr                  [{description, vertices}]
+    ROIs                     ["PATH|||CLASS_XMIN_YMIN_XMAX_YMAX"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ravqa.datasets.reading import Row
+from ravqa.errors import DataError
+from ravqa.records import Description, Region
+
+
+def text(row: Row, *columns: str) -> str | None:
+    """The first of these columns that is not blank, as a string."""
+    for column in columns:
+        value = row.get(column)
+        if value is not None and str(value).strip():
+            return str(value)
+    return None
+
+
+def texts(row: Row, column: str) -> tuple[str, ...]:
+    """A column of strings; blank ones are dropped, as RA-VQA does."""
+    values = row.get(column)
+    if values is None:
+        return ()
+    values = values if isinstance(values, list) else [values]
+    return tuple(str(value) for value in values if str(value).strip())
+
+
+def image_id_of(row: Row) -> int | str | None:
+    """The image's id: a number where the row has one."""
+    for column in ("img_key", "image_id", "img_id"):
+        value = row.get(column)
+        if isinstance(value, int):
+            return value
+        if value is not None and str(value).strip():
+            return str(value)
+    return None
+
+
+def description_of(row: Row) -> Description | None:
+    """What was seen in the image; None if the row says nothing.
+
+    Raises:
+        DataError: objects or regions that are not in the published form.
+    """
+    caption = row.get("img_caption")
+    if isinstance(caption, dict):
+        caption = caption.get("caption")
+    try:
+        objects = tuple(_object(item) for item in _records(row.get("objects")))
+        regions = tuple(_region(str(roi)) for roi in row.get("ROIs") or ())
+        ocr = [str(o["description"] or "").strip() for o in _records(row.get("img_ocr"))]
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise DataError(f"objects, img_ocr or ROIs cannot be read ({e!r})") from None
+    found = Description(
+        caption=str(caption or "").strip(),
+        # FLMR reads each string once, without line breaks.
+        ocr=tuple(dict.fromkeys(string.replace("\n", " ") for string in ocr if string)),
+        objects=objects,
+        regions=regions,
+    )
+    return None if found == Description() else found
+
+
+def _records(value: Any) -> list[dict[str, Any]]:
+    """A list of mappings, also where `datasets` made a mapping of lists of it."""
+    if isinstance(value, dict):
+        columns = {k: v for k, v in value.items() if isinstance(v, list)}
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+    return list(value or ())
+
+
+def _object(item: dict[str, Any]) -> Region:
+    attributes = zip(item.get("attributes") or (), item.get("attribute_scores") or (), strict=True)
+    return Region(
+        label=_string(item["class"]),
+        box=_box(item["rect"]),
+        attributes=tuple((str(word), float(score)) for word, score in attributes),
+        ocr=tuple(_string(o["text"]) for o in _records(item.get("ocr"))),
+    )
+
+
+def _region(roi: str) -> Region:
+    label, *corners = roi.rpartition("|||")[2].rsplit("_", 4)
+    return Region(label=label, box=_box(corners))
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no string")
+    return value
+
+
+def _box(values: Sequence[Any]) -> tuple[float, float, float, float]:
+    xmin, ymin, xmax, ymax = (float(value) for value in values)
+    return xmin, ymin, xmax, ymax
