@@ -9,25 +9,66 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ravqa.datasets.base import Dataset
-from ravqa.metrics import infoseek, intervals, prrecall, vqa_accuracy
-from ravqa.records import Question
+from ravqa.errors import DataError
+from ravqa.judges.base import Judge
+from ravqa.metrics import diagnostics, evqa, infoseek, intervals, prrecall, ranking, vqa
+from ravqa.records import Passage, Question
 
 Samples = Mapping[int | str, Mapping[str, Any]]
+Scores = Mapping[int | str, float]
+
+_SINGLE_HOP = frozenset({"templated", "automatic"})
 
 
-def score_answer(dataset: Dataset, question: Question, answer: str) -> float:
-    """The dataset's official score of one answer, 0 to 1."""
-    if dataset.metric == "vqa_accuracy":
-        return vqa_accuracy.score(answer, question.answers)
-    return float(infoseek.score(answer, question.answer_eval, question.question_type or "String"))
+def score_answers(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    answers: Sequence[str | None],
+    *,
+    normalization: vqa.Normalization = "official",
+    judge: Judge | None = None,
+) -> list[float]:
+    """The dataset's official score of each answer, 0 to 1; a missing answer (None) is wrong.
+
+    Args:
+        normalization: of VQA accuracy.
+        judge: of E-VQA; None leaves it at exact match.
+
+    Raises:
+        DataError: the references of a question cannot be scored with.
+    """
+    rows = [(q, a) for q, a in zip(questions, answers, strict=True) if a is not None]
+    asked, given = [q for q, _ in rows], [a for _, a in rows]
+    kinds = [q.question_type or "String" for q in asked]
+    try:
+        if dataset.metric == "vqa_accuracy":
+            values = vqa.vqa_accuracies(given, [q.answers for q in asked], normalization)
+        elif dataset.metric == "evqa_score":
+            texts = [q.question for q in asked]
+            values = evqa.evqa_scores(given, [q.answers for q in asked], texts, kinds, judge)
+        else:
+            values = [
+                float(infoseek.infoseek_score(a, q.answer_eval, kind))
+                for (q, a), kind in zip(rows, kinds, strict=True)
+            ]
+    except ValueError as e:
+        raise DataError(f"{dataset.label}: {e}") from None
+    scored = iter(values)
+    return [0.0 if a is None else next(scored) for a in answers]
 
 
 def answer_section(
-    dataset: Dataset, conditions: Mapping[str, Samples], *, seed: int
+    dataset: Dataset,
+    conditions: Mapping[str, Samples],
+    *,
+    seed: int,
+    normalization: vqa.Normalization = "official",
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Answer quality of the run and of each control, with comparisons to the run.
 
     Percent; intervals and tests resample images. Each condition's "groups" are by question type.
+    Samples with the answer None are counted as wrong.
     """
     questions = [
         q for q in dataset.questions if all(q.question_id in s for s in conditions.values())
@@ -35,19 +76,30 @@ def answer_section(
     images = {q.question_id: q.image_id for q in questions}
     section: dict[str, Any] = {
         "metric": dataset.metric,
+        "rule": _rule(dataset, normalization, judge),
         "questions": len(questions),
         "conditions": {},
         "comparisons": {},
     }
     scores: dict[str, dict[int | str, float]] = {}
+    right: dict[str, dict[int | str, bool]] = {}
     for name, samples in conditions.items():
-        scores[name] = {
-            q.question_id: 100 * score_answer(dataset, q, samples[q.question_id]["answer"])
-            for q in questions
+        answers = [samples[q.question_id]["answer"] for q in questions]
+        values = score_answers(
+            dataset, questions, answers, normalization=normalization, judge=judge
+        )
+        scores[name] = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
+        right[name] = {
+            q.question_id: value == 1
+            if dataset.metric == "infoseek"
+            else _right(dataset, q, answer)
+            for q, answer, value in zip(questions, answers, values, strict=True)
         }
         section["conditions"][name] = {
-            **_official(dataset, questions, samples),
+            **_summary(dataset, questions, values),
             "interval_95": _interval(scores[name], images, seed),
+            "exact_match": _exact_match(dataset, questions, samples, right[name]),
+            "hits": _hit_tables(dataset, questions, samples),
             "groups": _groups(dataset, questions, scores[name], seed),
         }
     main, *controls = conditions
@@ -61,39 +113,121 @@ def answer_section(
             "losses": test.losses,
             "ties": test.ties,
         }
+    if "none" in controls:
+        section["comparisons"][f"{main} - none"] |= {
+            "hit_success_ratio": _percent(
+                [diagnostics.hit_success_ratio(right[main], right["none"])]
+            ),
+            "free_success_ratio": _percent(
+                [diagnostics.free_success_ratio(right[main], right["none"])]
+            ),
+        }
     return section
 
 
-def _official(dataset: Dataset, questions: Sequence[Question], samples: Samples) -> dict[str, Any]:
-    predictions = {q.question_id: samples[q.question_id]["answer"] for q in questions}
+def _rule(
+    dataset: Dataset, normalization: vqa.Normalization, judge: Judge | None
+) -> dict[str, Any]:
     if dataset.metric == "vqa_accuracy":
-        overall, _ = vqa_accuracy.score_dataset(
-            predictions, {q.question_id: q.answers for q in questions}
+        return {"normalization": normalization}
+    if dataset.metric == "evqa_score":
+        return {
+            "judge": judge.name if judge else "none (exact match only)",
+            "judge_fingerprint": judge.fingerprint if judge else None,
+        }
+    return {"strict": True}  # missing predictions are wrong
+
+
+def _summary(
+    dataset: Dataset, questions: Sequence[Question], values: Sequence[float]
+) -> dict[str, Any]:
+    """The dataset's score as its official code gives it, in percent."""
+    if dataset.metric == "infoseek":
+        rows = [
+            (q.split or "", q.question_type or "String", value)
+            for q, value in zip(questions, values, strict=True)
+        ]
+        scores = infoseek.aggregate(rows)
+        return {
+            "score": scores["final_score"],
+            "splits": {s: scores[f"{s}_score"] for s in infoseek.SPLITS},
+            "mean": _percent(values),
+        }
+    if dataset.metric == "evqa_score":
+        single = [
+            value
+            for q, value in zip(questions, values, strict=True)
+            if q.question_type in _SINGLE_HOP
+        ]
+        return {"score": _percent(values), "single_hop": _percent(single) if single else None}
+    return {"score": _percent(values)}
+
+
+def _right(dataset: Dataset, question: Question, answer: str | None) -> bool:
+    """Exact match (EM): whether an answer is a reference, after the dataset's own clean-up."""
+    if answer is None:
+        return False
+    if dataset.metric == "vqa_accuracy":
+        return diagnostics.is_answer(answer, question.answers)
+    if dataset.metric == "evqa_score":
+        kind = question.question_type or ""
+        return any(evqa.exact_match(answer, reference, kind) for reference in question.answers)
+    kind = question.question_type or "String"
+    return bool(infoseek.infoseek_score(answer, question.answer_eval, kind))
+
+
+def _exact_match(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    samples: Samples,
+    right: Mapping[int | str, bool],
+) -> dict[str, float]:
+    """EM@n of the drafts where every question has scored ones (VQA), else EM of the answers."""
+    drafts = [samples[q.question_id].get("drafts") or [] for q in questions]
+    scored = all(found and all(d["score"] is not None for d in found) for found in drafts)
+    if dataset.metric != "vqa_accuracy" or not scored:
+        return {"1": _percent([float(value) for value in right.values()])}
+    values = [
+        diagnostics.exact_match_at_n(
+            [d["text"] for d in found], [d["score"] for d in found], q.answers
         )
-        return {"score": overall}
-    result = infoseek.score_dataset(
-        {str(k): v for k, v in predictions.items()},
-        {
-            str(q.question_id): {
-                "answer_eval": q.answer_eval,
-                "question_type": q.question_type,
-                "data_split": q.split or "",
-            }
-            for q in questions
-        },
-    )
-    mean = 100 * sum(result.per_question.values()) / len(result.per_question)
-    return {"score": result.final, "splits": result.splits, "mean": round(mean, 2)}
+        for q, found in zip(questions, drafts, strict=True)
+    ]
+    return {str(n): _percent([value[n] for value in values]) for n in diagnostics.EM_NS}
+
+
+def _hit_tables(
+    dataset: Dataset, questions: Sequence[Question], samples: Samples
+) -> dict[str, dict[str, float]] | None:
+    """RA-VQA's hit table over drafts that read one passage each, and over the chosen ones."""
+    every: list[tuple[bool, bool]] = []
+    chosen: list[tuple[bool, bool]] = []
+    for q in questions:
+        sample = samples[q.question_id]
+        drafts = sample.get("drafts") or []
+        pairs = [
+            (_right(dataset, q, d["text"]), d["in_passages"])
+            for d in drafts
+            if len(d["passage_ids"]) == 1
+        ]
+        if not pairs or len(pairs) < len(drafts):
+            continue
+        every += pairs
+        scores = [d["score"] or 0.0 for d in drafts]
+        chosen.append(pairs[scores.index(max(scores))])
+    if not every:
+        return None
+    tables = {"documents": diagnostics.hit_table(every), "selected": diagnostics.hit_table(chosen)}
+    return {
+        name: {cell: _percent([share]) for cell, share in table.items()}
+        for name, table in tables.items()
+    }
 
 
 def _groups(
-    dataset: Dataset, questions: Sequence[Question], scores: Mapping[int | str, float], seed: int
+    dataset: Dataset, questions: Sequence[Question], scores: Scores, seed: int
 ) -> dict[str, Any]:
-    groups: dict[str, dict[int | str, float]] = {}
-    for q in questions:
-        if q.question_type is not None:
-            name = dataset.question_types.get(q.question_type, q.question_type)
-            groups.setdefault(name, {})[q.question_id] = scores[q.question_id]
+    groups = _by_type(dataset, questions, scores)
     images = {q.question_id: q.image_id for q in questions}
     return {
         name: {
@@ -101,61 +235,200 @@ def _groups(
             "questions": len(values),
             "interval_95": _interval(values, images, seed),
         }
-        for name, values in sorted(groups.items())
+        for name, values in groups.items()
     }
 
 
-def _interval(
-    scores: Mapping[int | str, float], images: Mapping[int | str, Any], seed: int
-) -> list[float]:
+def _by_type(
+    dataset: Dataset, questions: Sequence[Question], values: Mapping[int | str, Any]
+) -> dict[str, dict[int | str, Any]]:
+    """The values of each question type, types in order of their names."""
+    groups: dict[str, dict[int | str, Any]] = {}
+    for q in questions:
+        if q.question_type is not None:
+            name = dataset.question_types.get(q.question_type, q.question_type)
+            groups.setdefault(name, {})[q.question_id] = values[q.question_id]
+    return dict(sorted(groups.items()))
+
+
+def _interval(scores: Scores, images: Mapping[int | str, Any], seed: int) -> list[float]:
     interval = intervals.bootstrap(list(scores.values()), [images[q] for q in scores], seed=seed)
     return [round(interval.low, 2), round(interval.high, 2)]
+
+
+def _percent(values: Sequence[float]) -> float:
+    return round(100 * sum(values) / len(values), 2)
+
+
+def retrieval_marks(question: Question, passages: Sequence[Passage]) -> dict[str, Any]:
+    """What retrieval is scored by, for a question's sample, from its passages, best first.
+
+    Returns:
+        `answer_ranks`: per rule, the ranks (from 1) of passages that hold an answer; None without
+        answers. `article_ranks`: the ranks of relevant articles, each article counted once, at its
+        best passage; None where no relevant article is known.
+    """
+    texts = [passage.content for passage in passages]
+    articles: dict[str, bool] = {}
+    for passage in passages:
+        names = passage.article_names or (passage.passage_id,)
+        relevant = not set(names).isdisjoint(question.pos_articles)
+        articles[names[0]] = articles.get(names[0], False) or relevant
+    return {
+        "answer_ranks": {
+            rule: prrecall.answer_ranks(texts, question.answers, rule) for rule in prrecall.RULES
+        }
+        if question.answers
+        else None,
+        "article_ranks": [rank for rank, hit in enumerate(articles.values(), 1) if hit]
+        if question.pos_articles
+        else None,
+    }
+
+
+def retrieval_ks(dataset: Dataset, depth: int) -> list[int]:
+    """The Ks to score: the usual ones and the benchmark's own, as far as `depth` passages allow."""
+    ks = {*ranking.DEFAULT_KS, *(metric.k for metric in dataset.retrieval_metrics)}
+    return sorted(k for k in ks if k <= depth) or [depth]
 
 
 def retrieval_section(
     dataset: Dataset, conditions: Mapping[str, Samples], ks: Sequence[int], *, seed: int
 ) -> dict[str, Any]:
-    """PRRecall@K of every condition that retrieved, in percent, with intervals over images.
+    """Retrieval of every condition that retrieved, in percent, with intervals over images.
 
-    A question is scored if it has answer strings; the searched text is title and passage.
+    PRRecall over the questions with answer strings (the searched text is title and passage); beside
+    it, over the questions where they are known, recall by passage ids and by articles. "reported"
+    is what the benchmark's own tables give.
     """
-    questions = [
-        q
-        for q in dataset.questions
-        if q.answers and all(q.question_id in s for s in conditions.values())
-    ]
+    present = [q for q in dataset.questions if all(q.question_id in s for s in conditions.values())]
+    retrieved = {
+        name: samples
+        for name, samples in conditions.items()
+        if any(samples[q.question_id]["hits"] for q in present)
+    }
+    questions = [q for q in present if q.answers]
     section: dict[str, Any] = {
         "metric": "PRRecall",
-        "searched_text": "title: text",
+        "rule": prrecall.DEFAULT_RULE,
+        "searched_text": "title, section and text of a passage",
         "answers": f"annotators' {dataset.info.get('answer_field', 'answer')} strings, "
         "stripped and lower-cased",
         "questions": len(questions),
         "conditions": {},
+        "by_ids": _by_ids(present, retrieved, ks, seed),
+        "by_articles": _by_articles(present, retrieved, ks, seed),
     }
-    if not questions:
-        return section
-    images = {q.question_id: q.image_id for q in questions}
-    for name, samples in conditions.items():
-        if not any(samples[q.question_id]["hits"] for q in questions):
-            continue
-        first = {q.question_id: samples[q.question_id]["first_hit"] for q in questions}
-        recall = prrecall.score_dataset(first, ks)
-        groups: dict[str, dict[int | str, int | None]] = {}
-        for q in questions:
-            if q.question_type is not None:
-                group = dataset.question_types.get(q.question_type, q.question_type)
-                groups.setdefault(group, {})[q.question_id] = first[q.question_id]
+    for name, samples in retrieved.items() if questions else ():
+        ranks = {
+            rule: {
+                q.question_id: (samples[q.question_id]["answer_ranks"] or {}).get(rule, [])
+                for q in questions
+            }
+            for rule in prrecall.RULES
+        }
+        recall = {
+            rule: {q: prrecall.recall_from_ranks(r, ks) for q, r in by_question.items()}
+            for rule, by_question in ranks.items()
+        }
+        precision = [
+            prrecall.precision_from_ranks(r, ks) for r in ranks[prrecall.DEFAULT_RULE].values()
+        ]
+        main = recall[prrecall.DEFAULT_RULE]
+        groups = _by_type(dataset, questions, main)
         section["conditions"][name] = {
-            "PRRecall": {str(k): value for k, value in recall.items()},
-            "interval_95": {
-                str(k): _interval(
-                    {q: 100.0 * (r is not None and r <= k) for q, r in first.items()}, images, seed
-                )
-                for k in ks
+            "PRRecall": _means(list(main.values()), ks),
+            "interval_95": _intervals(main, questions, ks, seed),
+            "PRPrecision": _means(precision, ks),
+            "PRRecall_by_rule": {
+                rule: _means(list(values.values()), ks) for rule, values in recall.items()
             },
             "groups": {
-                group: {str(k): v for k, v in prrecall.score_dataset(ranks, ks).items()}
-                for group, ranks in sorted(groups.items())
+                group: _means(list(values.values()), ks) for group, values in groups.items()
             },
         }
+    section["reported"] = _reported(dataset, section, ks)
     return section
+
+
+def _reported(
+    dataset: Dataset, section: Mapping[str, Any], ks: Sequence[int]
+) -> list[dict[str, Any]]:
+    places: dict[str, tuple[str, Mapping[str, Any] | None]] = {
+        "pseudo_recall_at_k": ("PRRecall", section),
+        "recall_at_k": ("Recall", section["by_ids"]),
+        "article_recall_at_k": ("Recall", section["by_articles"]),
+    }
+    reported = []
+    for metric in dataset.retrieval_metrics:
+        key, found = places[metric.name]
+        if metric.k in ks and found:
+            values = {name: c[key][str(metric.k)] for name, c in found["conditions"].items()}
+            reported.append({"metric": metric.name, "k": metric.k, "conditions": values})
+    return reported
+
+
+def _by_ids(
+    present: Sequence[Question], retrieved: Mapping[str, Samples], ks: Sequence[int], seed: int
+) -> dict[str, Any] | None:
+    """Recall, precision, MRR and nDCG by `pos_item_ids`; None where no question has them."""
+    questions = [q for q in present if q.pos_item_ids]
+    if not questions:
+        return None
+    section: dict[str, Any] = {"metric": "Recall", "questions": len(questions), "conditions": {}}
+    for name, samples in retrieved.items():
+        rows = [
+            ([passage for passage, _ in samples[q.question_id]["hits"]], frozenset(q.pos_item_ids))
+            for q in questions
+        ]
+        recall = {
+            q.question_id: ranking.recall_at_k(*row, ks)
+            for q, row in zip(questions, rows, strict=True)
+        }
+        section["conditions"][name] = {
+            "Recall": _means(list(recall.values()), ks),
+            "interval_95": _intervals(recall, questions, ks, seed),
+            "Precision": _means([ranking.precision_at_k(*row, ks) for row in rows], ks),
+            "nDCG": _means([ranking.ndcg_at_k(*row, ks) for row in rows], ks),
+            "MRR": _percent([ranking.reciprocal_rank(*row) for row in rows]),
+        }
+    return section
+
+
+def _by_articles(
+    present: Sequence[Question], retrieved: Mapping[str, Samples], ks: Sequence[int], seed: int
+) -> dict[str, Any] | None:
+    """Recall of articles, K counting articles; None where no question has `pos_articles`."""
+    questions = [q for q in present if q.pos_articles]
+    if not questions:
+        return None
+    section: dict[str, Any] = {"metric": "Recall", "questions": len(questions), "conditions": {}}
+    for name, samples in retrieved.items():
+        recall = {
+            q.question_id: prrecall.recall_from_ranks(
+                samples[q.question_id]["article_ranks"] or [], ks
+            )
+            for q in questions
+        }
+        section["conditions"][name] = {
+            "Recall": _means(list(recall.values()), ks),
+            "interval_95": _intervals(recall, questions, ks, seed),
+        }
+    return section
+
+
+def _means(values: Sequence[Mapping[int, float]], ks: Sequence[int]) -> dict[str, float]:
+    return {str(k): _percent([value[k] for value in values]) for k in ks}
+
+
+def _intervals(
+    values: Mapping[int | str, Mapping[int, float]],
+    questions: Sequence[Question],
+    ks: Sequence[int],
+    seed: int,
+) -> dict[str, list[float]]:
+    images = {q.question_id: q.image_id for q in questions}
+    return {
+        str(k): _interval({q: 100 * value[k] for q, value in values.items()}, images, seed)
+        for k in ks
+    }

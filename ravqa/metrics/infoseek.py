@@ -16,19 +16,16 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ravqa.metrics.coverage import check_coverage
-
+SPLITS = ("unseen_question", "unseen_entity")
 # the official toolkit's names for a split's scores by question type; all others are strings
 _TYPE_SCORES = {"time": "score_time", "numerical": "score_num"}
-SPLITS = ("unseen_question", "unseen_entity")
+_SCORES = ("score", "score_time", "score_num", "score_string")
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_HYPHEN_AFTER_DIGIT = re.compile(r"(?<=\d)-")
 _NUMBER = re.compile(
     r"""
     [-+]? \.?                # a leading dot is matched, and dropped below
@@ -37,8 +34,8 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-_MIN_IOU = 0.5 - 1e-12
-_ZERO = 1e-12  # the official code puts this for a split score of 0 into the harmonic mean
+_TINY = 1e-12  # the official code adds it to lengths, and takes it for a split score of 0
+_MIN_IOU = 0.5 - _TINY
 
 
 def normalise(text: str) -> str:
@@ -47,7 +44,7 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
-def score(prediction: str, answer_eval: Sequence[Any], question_type: str) -> int:
+def infoseek_score(prediction: str, answer_eval: Sequence[Any], question_type: str) -> int:
     """1 if the prediction is right, else 0.
 
     Args:
@@ -69,6 +66,87 @@ def score(prediction: str, answer_eval: Sequence[Any], question_type: str) -> in
     return int(any(normalised == normalise(str(reference)) for reference in answer_eval))
 
 
+def infoseek_scores(
+    predictions: Iterable[Mapping[str, Any]],
+    references: Iterable[Mapping[str, Any]],
+    question_types: Iterable[Mapping[str, Any]],
+    *,
+    strict: bool = True,
+) -> dict[str, Any]:
+    """The official scores of predictions, all three arguments in the official files' records.
+
+    Args:
+        predictions: "data_id", "prediction".
+        references: "data_id", "answer_eval", "data_split".
+        question_types: "data_id", "question_type" for every reference.
+        strict: True scores every reference: a missing prediction is wrong, and the result says how
+            many were missing. False is the official toolkit: the mean is over the predictions that
+            are there, unknown ids are passed over, a repeated one counts as often as it stands.
+
+    Returns:
+        `final_score`, `unseen_question_score` and `unseen_entity_score`, each of the latter with
+        `score`, `score_time`, `score_num`, `score_string`: percent, rounded to two decimals. Where
+        there is no question, None (not strict: 0, as in the official toolkit). If predictions are
+        missing and `strict`, also `missing`: their number.
+
+    Raises:
+        ValueError: a reference without question type; `strict` and a prediction whose data_id is
+            unknown or occurs twice.
+    """
+    types = {record["data_id"]: str(record["question_type"]) for record in question_types}
+    by_id = {record["data_id"]: record for record in references}
+    untyped = by_id.keys() - types.keys()
+    if untyped:
+        raise ValueError(f"{len(untyped)} references have no question type, as {min(untyped)}")
+    rows: list[tuple[str, str, float]] = []
+    seen: set[str] = set()
+    for record in predictions:
+        data_id = record["data_id"]
+        reference = by_id.get(data_id)
+        if strict and (reference is None or data_id in seen):
+            what = "unknown" if reference is None else "predicted twice"
+            raise ValueError(f"the data_id {data_id!r} is {what}")
+        if reference is None:
+            continue
+        seen.add(data_id)
+        value = infoseek_score(record["prediction"], _as_list(reference), types[data_id])
+        rows.append((reference["data_split"], types[data_id], value))
+    missing = by_id.keys() - seen if strict else set()
+    rows += [(by_id[i]["data_split"], types[i], 0) for i in missing]
+    scores = aggregate(rows, empty=None if strict else 0.0)
+    return {**scores, "missing": len(missing)} if missing else scores
+
+
+def aggregate(
+    rows: Iterable[tuple[str, str, float]], *, empty: float | None = None
+) -> dict[str, Any]:
+    """The official scores from (data_split, question_type, 0 or 1) of every question.
+
+    Args:
+        empty: the score of no questions.
+    """
+    cells: dict[str, dict[str, list[float]]] = {s: {name: [] for name in _SCORES} for s in SPLITS}
+    for data_split, kind, value in rows:
+        split = cells[SPLITS[0] if data_split.endswith(SPLITS[0]) else SPLITS[1]]
+        split["score"].append(value)
+        split[_TYPE_SCORES.get(kind.lower(), "score_string")].append(value)
+    scores = {
+        f"{split}_score": {
+            name: round(sum(values) / len(values) * 100, 2) if values else empty
+            for name, values in by_name.items()
+        }
+        for split, by_name in cells.items()
+    }
+    both = [split["score"] for split in scores.values()]
+    known = [score for score in both if score is not None]
+    return {"final_score": harmonic_mean(known) if len(known) == len(both) else None, **scores}
+
+
+def _as_list(reference: Mapping[str, Any]) -> Sequence[Any]:
+    value = reference["answer_eval"]  # the official toolkit also takes one mapping by itself
+    return [value] if isinstance(value, Mapping) else value
+
+
 def question_type_of(answer_eval: Sequence[Any]) -> str:
     """Numerical where the reference has a range, else String.
 
@@ -78,82 +156,32 @@ def question_type_of(answer_eval: Sequence[Any]) -> str:
     return "Numerical" if isinstance(first, Mapping) else "String"
 
 
-def split_of(data_split: str) -> str:
-    """ "unseen_question" or "unseen_entity", from a question's `data_split`."""
-    return SPLITS[0] if data_split.endswith(SPLITS[0]) else SPLITS[1]
-
-
-@dataclass(frozen=True, slots=True)
-class InfoSeekScore:
-    """Scores in percent, rounded to two decimals as the official toolkit prints them.
-
-    Attributes:
-        final: harmonic mean of the two splits' scores; None if a split has no question. (The
-            official toolkit gives 0 there, which is no score of anything.)
-        splits: per split: "score" over all its questions, and one per question type found in it.
-        per_question: 0 or 1 for each data id.
-    """
-
-    final: float | None
-    splits: dict[str, dict[str, float]]
-    per_question: dict[str, int]
-
-
-def score_dataset(
-    predictions: Mapping[str, str], references: Mapping[str, Mapping[str, Any]]
-) -> InfoSeekScore:
-    """Score predictions by data id.
-
-    Args:
-        references: per data id "answer_eval", "question_type" and "data_split".
-
-    Raises:
-        ValueError: predictions and references are not for the same questions. (The official
-            toolkit leaves missing predictions out of the mean; a partial score is no score.)
-    """
-    check_coverage(predictions, references)
-    per_question: dict[str, int] = {}
-    cells: dict[tuple[str, str], list[int]] = {}
-    for data_id, reference in references.items():
-        kind = reference["question_type"]
-        value = score(predictions[data_id], reference["answer_eval"], kind)
-        per_question[data_id] = value
-        split = split_of(reference["data_split"])
-        cells.setdefault((split, "score"), []).append(value)
-        by_type = _TYPE_SCORES.get(kind.lower(), "score_string")
-        cells.setdefault((split, by_type), []).append(value)
-    splits = {
-        split: {
-            name: round(100 * sum(values) / len(values), 2)
-            for (s, name), values in sorted(cells.items())
-            if s == split
-        }
-        for split in SPLITS
-        if (split, "score") in cells
-    }
-    return InfoSeekScore(
-        final=harmonic_mean([splits[s]["score"] for s in SPLITS]) if len(splits) == 2 else None,
-        splits=splits,
-        per_question=per_question,
-    )
-
-
 def harmonic_mean(scores: Sequence[float]) -> float:
     """Harmonic mean, rounded to two decimals; a zero counts as 1e-12, as in the official code."""
-    return round(len(scores) / sum(1 / (score or _ZERO) for score in scores), 2)
+    return round(len(scores) / sum(1 / (score or _TINY) for score in scores), 2)
 
 
 def parse_numbers(prediction: str) -> list[float]:
     """What the official parser reads from a prediction: one number, or two that are a range.
 
     A hyphen after a digit separates numbers; only the first two numbers count, and the second only
-    if it is not smaller than the first; no number at all is the range [0, 0].
+    if it is not smaller than the first; no number at all is the range [0, 0]. The official parser
+    stops with an error at a sign before a leading dot and another dot ("-.5.3"); here it is -0.5.
     """
-    spaced = _HYPHEN_AFTER_DIGIT.sub(" - ", prediction)
-    found = [float(n.replace(",", "").strip(".")) for n in _NUMBER.findall(spaced)[:2]]
+    spaced = "".join(
+        # str.isdigit, as in the official code: it knows more digits ("m²-5") than the pattern
+        " - " if mark == "-" and i and prediction[i - 1].isdigit() else mark
+        for i, mark in enumerate(prediction)
+    )
+    found = [_number(text) for text in _NUMBER.findall(spaced)[:2]]
     if not found:
         return [0.0, 0.0]
     return found if len(found) == 2 and found[0] <= found[1] else found[:1]
+
+
+def _number(text: str) -> float:
+    text = text.replace(",", "").strip(".")
+    return float(text[: text.rindex(".")] if text.count(".") > 1 else text)
 
 
 def _in_range(numbers: Sequence[float], low: float, high: float) -> bool:
@@ -162,6 +190,7 @@ def _in_range(numbers: Sequence[float], low: float, high: float) -> bool:
     if len(numbers) == 1:
         return False
     start, end = numbers
+    low, high = min(low, high), max(low, high)
     overlap = max(0.0, min(end, high) - max(start, low))
-    union = (end - start) + (high - low) + 2e-12 - overlap
+    union = (end - start + _TINY) + (high - low + _TINY) - overlap
     return overlap / union >= _MIN_IOU

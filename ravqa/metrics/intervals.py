@@ -2,18 +2,25 @@
 
 Questions about the same image are not independent, so both resample images (clusters), not
 questions: the cluster bootstrap (percentile interval; Efron and Tibshirani 1993, chapter 13; for
-clusters, Field and Welsh 2007) and a sign-flip permutation test on the clusters' differences.
+clusters, Field and Welsh 2007) and a sign-flip permutation test on the clusters' differences. These
+are scipy.stats.bootstrap (method "percentile") and scipy.stats.permutation_test
+(permutation_type "samples") on clusters; only the draws are made otherwise. Scores have few
+different values, so that what is drawn is how often each value occurs: a multinomial for the
+bootstrap, binomials for the signs. The distribution is the same, the cost does not grow with the
+number of questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 RESAMPLES = 10_000
+_MAX_DRAWS = 4_000_000
+_DECIMALS = 9
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -47,24 +54,33 @@ class PairedTest:
 def _cluster_sums(
     scores: Sequence[float], clusters: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    values = np.asarray(scores, dtype=np.float64)
+    """Sum of the scores and number of questions of each cluster."""
+    # Rounded, so that equal scores and sums of equal scores are one value.
+    values = np.round(np.asarray(scores, dtype=np.float64), _DECIMALS)
     if clusters is None:
         return values, np.ones_like(values)
     if len(clusters) != len(values):
         raise ValueError("one cluster per score is expected")
     number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     index = np.array([number[c] for c in clusters], dtype=np.int64)
-    return np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+    sums = np.round(np.bincount(index, weights=values), _DECIMALS)
+    return sums, np.bincount(index).astype(np.float64)
+
+
+def _batches(resamples: int, values: int) -> Iterator[slice]:
+    step = max(1, _MAX_DRAWS // values)  # bounds memory at tens of MB
+    for start in range(0, resamples, step):
+        yield slice(start, min(start + step, resamples))
 
 
 def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    n = len(sums)
+    kinds, often = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
     means = np.empty(resamples)
-    step = max(1, 4_000_000 // n)  # bounds memory at tens of MB
-    for start in range(0, resamples, step):
-        picked = rng.integers(0, n, size=(min(step, resamples - start), n))
-        means[start : start + len(picked)] = sums[picked].sum(1) / counts[picked].sum(1)
+    for part in _batches(resamples, len(kinds)):
+        drawn = rng.multinomial(len(sums), often / len(sums), size=part.stop - part.start)
+        total, questions = (drawn @ kinds).T
+        means[part] = total / questions
     return means
 
 
@@ -115,22 +131,20 @@ def paired_test(
     groups = None if clusters is None else [clusters[q] for q in ids]
     interval = bootstrap(differences, groups, seed=seed, resamples=resamples)
     sums, _ = _cluster_sums(differences, groups)
-    sums = sums[sums != 0]
-    if len(sums) == 0:
-        p_value = 1.0
+    sizes, often = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    rng = np.random.default_rng(seed)
+    observed = abs(sums.sum()) - 1e-12 * (sizes @ often)  # equal sums count as equal when rounded
+    extreme = 0
+    if len(sizes):
+        for part in _batches(resamples, len(sizes)):
+            positive = rng.binomial(often, 0.5, size=(part.stop - part.start, len(sizes)))
+            extreme += int((np.abs((2 * positive - often) @ sizes) >= observed).sum())
     else:
-        rng = np.random.default_rng(seed)
-        observed = abs(sums.sum()) - 1e-9  # equal sums must count as equal despite rounding
-        extreme = 0
-        step = max(1, 4_000_000 // len(sums))
-        for start in range(0, resamples, step):
-            size = (min(step, resamples - start), len(sums))
-            signs = rng.integers(0, 2, size=size, dtype=np.int8) * 2 - 1
-            extreme += int((np.abs(signs @ sums) >= observed).sum())
-        p_value = (extreme + 1) / (resamples + 1)
+        extreme = resamples
+    p_value = (extreme + 1) / (resamples + 1)
     return PairedTest(
         difference=interval,
-        p_value=float(p_value),
+        p_value=p_value,
         wins=sum(d > 0 for d in differences),
         losses=sum(d < 0 for d in differences),
         ties=sum(d == 0 for d in differences),

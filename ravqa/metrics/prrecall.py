@@ -1,51 +1,106 @@
 """Pseudo-relevance recall (PRRecall@K): is an answer string in one of the first K passages?
 
-    PRRecall@K = mean over questions of max_{i <= K} [ some answer a: lower(a) in lower(text_i) ]
+    PRRecall@K = mean over questions of max_{i <= K} [ some answer a is in text_i ]
 
-A success rate, not a fraction of relevant passages; plain substrings, no word boundaries ("art" is
-in "party"). Sources: the three published versions agree but for trimming of the answer; this is the
-one of LinWeizheDragon/FLMR, examples/example_use_preflmr.py (answers stripped and lower-cased).
-Blank answers are dropped, as RA-VQA does; they would match every passage.
+A success rate, not a fraction of relevant passages. What "is in" means is the rule:
+
+- `flmr` (the default): the answer, stripped and lower-cased, is a substring of the lower-cased text
+  (LinWeizheDragon/FLMR, examples/example_use_preflmr.py);
+- `ravqa`: the same without stripping (RA-VQA, src/metrics/metrics_processors.py,
+  compute_DPR_scores): an answer with a space at its end misses "party." and hits "party on";
+- `word` (ours): as `flmr`, and no letter, digit or underscore stands directly before or after, so
+  that "art" is not in "party"; any white space in the answer matches any in the text.
+
+Blank answers are dropped under every rule, as RA-VQA does; they would match every passage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, get_args
 
-DEFAULT_KS = (1, 5, 10, 20)
+from ravqa.metrics.ranking import DEFAULT_KS, checked
+
+Rule = Literal["ravqa", "flmr", "word"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+DEFAULT_RULE: Rule = "flmr"
+
+
+def answer_ranks(
+    passages: Sequence[str], answers: Sequence[str], rule: Rule = DEFAULT_RULE
+) -> list[int]:
+    """Ranks (from 1) of the passages that hold an answer.
+
+    Args:
+        passages: the searched texts, best first.
+        answers: accepted strings.
+
+    Raises:
+        ValueError: the rule is unknown.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}: {', '.join(RULES)}")
+    wanted = {answer.lower() for answer in answers if answer.strip()}
+    if rule != "ravqa":
+        wanted = {answer.strip() for answer in wanted}
+    lowered = (passage.lower() for passage in passages)
+    if rule == "word":
+        patterns = [_whole_words(answer) for answer in wanted]
+        return [i for i, text in enumerate(lowered, 1) if any(p.search(text) for p in patterns)]
+    return [i for i, text in enumerate(lowered, 1) if any(answer in text for answer in wanted)]
 
 
 def first_hit(answers: Sequence[str], texts: Sequence[str]) -> int | None:
-    """Rank (from 1) of the first passage that holds an answer, or None.
-
-    Args:
-        answers: accepted strings; case and outer spaces do not matter.
-        texts: the passages' searched text, best first.
-    """
-    wanted = {answer.strip().lower() for answer in answers} - {""}
-    for rank, text in enumerate(texts, 1):
-        lowered = text.lower()
-        if any(answer in lowered for answer in wanted):
-            return rank
-    return None
+    """Rank (from 1) of the first passage that holds an answer by the default rule, or None."""
+    return next(iter(answer_ranks(texts, answers)), None)
 
 
-def score_dataset(
-    first_hits: Mapping[int | str, int | None], ks: Sequence[int] = DEFAULT_KS
+def pseudo_recall_at_k(
+    passages: Sequence[str],
+    answers: Sequence[str],
+    ks: Sequence[int] = DEFAULT_KS,
+    rule: Rule = DEFAULT_RULE,
 ) -> dict[int, float]:
-    """PRRecall@K in percent, rounded to two decimals, for each K.
+    """One question's PRRecall: 1.0 for each K at which a passage holds an answer, else 0.0.
 
     Args:
-        first_hits: per question the rank of its first answer-bearing passage (see `first_hit`).
+        passages: the searched texts, best first.
+        answers: accepted strings.
+        rule: ravqa, flmr or word.
 
     Raises:
-        ValueError: no questions, or a K below 1.
+        ValueError: the rule is unknown, or a K is below 1.
     """
-    if not first_hits:
-        raise ValueError("PRRecall needs at least one question")
-    if any(k < 1 for k in ks):
-        raise ValueError("K counts passages: at least 1")
-    ranks = list(first_hits.values())
-    return {
-        k: round(100 * sum(r is not None and r <= k for r in ranks) / len(ranks), 2) for k in ks
-    }
+    return recall_from_ranks(answer_ranks(passages, answers, rule), ks)
+
+
+def pseudo_precision_at_k(
+    passages: Sequence[str],
+    answers: Sequence[str],
+    ks: Sequence[int] = DEFAULT_KS,
+    rule: Rule = DEFAULT_RULE,
+) -> dict[int, float]:
+    """Share of the first K passages that hold an answer; missing places are misses.
+
+    Raises:
+        ValueError: as `pseudo_recall_at_k`.
+    """
+    return precision_from_ranks(answer_ranks(passages, answers, rule), ks)
+
+
+def recall_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, float]:
+    """`pseudo_recall_at_k` from the ranks of the passages that hold an answer."""
+    return {k: float(any(rank <= k for rank in ranks)) for k in checked(ks)}
+
+
+def precision_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, float]:
+    """`pseudo_precision_at_k` from the ranks of the passages that hold an answer."""
+    return {k: sum(rank <= k for rank in ranks) / k for k in checked(ks)}
+
+
+@lru_cache(maxsize=4096)
+def _whole_words(answer: str) -> re.Pattern[str]:
+    words = r"\s+".join(re.escape(word) for word in answer.split())
+    return re.compile(rf"(?<!\w){words}(?!\w)")

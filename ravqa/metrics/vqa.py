@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, get_args
 
-from ravqa.metrics.coverage import check_coverage
-
-Mode = Literal["official", "always_normalise"]
+Normalization = Literal["official", "always"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")  # the official pattern, typo included
@@ -93,47 +93,46 @@ def _fix_words(text: str) -> str:
     return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def score(prediction: str, answers: Sequence[str], *, mode: Mode = "official") -> float:
+def vqa_accuracy(
+    prediction: str, answers: Sequence[str], normalization: Normalization = "official"
+) -> float:
     """Accuracy of one prediction, 0 to 1.
 
     Args:
         prediction: the short answer.
-        answers: the annotators' answers, ten in the official data.
-        mode: "official" leaves strings alone where all answers are the same; "always_normalise"
+        answers: the annotators' answers, ten in the official data; they are not changed.
+        normalization: "official" leaves strings alone where all answers are the same; "always"
             cleans up everywhere, as lmms-eval does since its pull request 794.
 
     Raises:
-        ValueError: there are no answers, or the mode is unknown.
+        ValueError: there are no answers, or the normalization is unknown.
     """
     if not answers:
         raise ValueError("VQA accuracy needs at least one reference answer")
-    if mode not in ("official", "always_normalise"):
-        raise ValueError(f"unknown mode {mode!r}: official or always_normalise")
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalization {normalization!r}: official or always")
     prediction = _strip(prediction)
-    references = [_strip(answer) for answer in answers]
-    if mode == "always_normalise" or len(set(references)) > 1:
+    counts = Counter(_strip(answer) for answer in answers)
+    if normalization == "always" or len(counts) > 1:
         prediction = normalise(prediction)
-        references = [normalise(reference) for reference in references]
-    matches = [reference == prediction for reference in references]
-    total = sum(matches)
-    return sum(min(1.0, (total - match) / 3) for match in matches) / len(matches)
+        agreeing = sum(n for answer, n in counts.items() if normalise(answer) == prediction)
+    else:
+        agreeing = counts[prediction]
+    others = len(answers) - agreeing
+    left_out = agreeing * min(1.0, (agreeing - 1) / 3) + others * min(1.0, agreeing / 3)
+    return left_out / len(answers)
 
 
-def score_dataset(
-    predictions: Mapping[int | str, str],
-    answers: Mapping[int | str, Sequence[str]],
-    *,
-    mode: Mode = "official",
-) -> tuple[float, dict[int | str, float]]:
-    """Score of a dataset in percent, rounded to two decimals, and each question's (0 to 100).
-
-    As in the official code, the per-question scores are rounded to two decimals and the overall
-    score is the mean of the unrounded ones.
+def vqa_accuracies(
+    predictions: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    normalization: Normalization = "official",
+) -> list[float]:
+    """`vqa_accuracy` of each prediction with its own answers; 100 * mean is a dataset's score.
 
     Raises:
-        ValueError: predictions and answers are not for the same questions.
+        ValueError: not as many predictions as lists of answers, or as `vqa_accuracy`.
     """
-    check_coverage(predictions, answers)
-    exact = {q: score(predictions[q], answers[q], mode=mode) for q in answers}
-    overall = round(100 * sum(exact.values()) / len(exact), 2) if exact else 0.0
-    return overall, {q: round(100 * s, 2) for q, s in exact.items()}
+    if len(predictions) != len(answers):
+        raise ValueError(f"{len(predictions)} predictions for {len(answers)} lists of answers")
+    return [vqa_accuracy(p, a, normalization) for p, a in zip(predictions, answers, strict=True)]

@@ -1,0 +1,131 @@
+"""The E-VQA score (Encyclopedic-VQA) as the official code computes it.
+
+Definition: google-research/google-research, encyclopedic_vqa/evaluation_utils.py. For a prediction
+p and every accepted reference r,
+
+    score = max over r of [ 1 if p matches r exactly or judge(question, r, p) >= 0.5, else 0 ]
+
+The official judge is BEM (arXiv 2202.07654); see `ravqa.judges`. Exact match compares normalised
+text; in multi_answer questions, the sets of answers must overlap with an intersection over union of
+at least 0.5.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ravqa.judges.base import Judge
+
+QUESTION_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
+ACCEPTED = 0.5  # a judge's probability from which on an answer counts as right
+_MIN_IOU = 0.5
+
+_PUNCTUATION = str.maketrans(
+    "", "", string.punctuation + "\u2018\u2019\u00b4"
+)  # curly quotes, acute accent
+_DROPPED = re.compile(r"\b(the answer is|a|an|the)\b")
+_SPAN_MARK = "<extra_id_0> "  # T5 models begin their answers with it
+_WORDS = {
+    word: str(number)
+    for number, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+} | {"none": "0", "true": "yes", "entailment": "yes", "false": "no", "contradiction": "no"}
+
+
+def normalise(text: str) -> str:
+    """The official clean-up: lower case, punctuation deleted, articles dropped, words mapped.
+
+    The official code also writes contractions back ("dont" to "don't"). It does so on both sides,
+    to words that differ as before, after all apostrophes are gone: no comparison depends on it.
+    """
+    text = text.lower().replace("\n", " ").replace("\t", " ").strip()
+    if text.startswith(_SPAN_MARK):
+        text = text.replace(_SPAN_MARK, "")
+    text = _DROPPED.sub(" ", text.translate(_PUNCTUATION))
+    return " ".join(_WORDS.get(word, word) for word in text.split())
+
+
+def exact_match(prediction: str, reference: str, question_type: str) -> bool:
+    """Whether a prediction matches one reference.
+
+    Args:
+        reference: the answers of a multi_answer question are separated by "&&".
+        question_type: one of QUESTION_TYPES.
+
+    Raises:
+        ValueError: the question type is unknown, or nothing of the reference is left after the
+            clean-up.
+    """
+    if question_type not in QUESTION_TYPES:
+        raise ValueError(f"unknown question type {question_type!r}: {', '.join(QUESTION_TYPES)}")
+    if question_type == "multi_answer":
+        wanted = {normalise(part) for part in reference.split("&&")} - {""}
+        listed = prediction.replace(" and ", ",").replace(" & ", ",").split(",")
+        given = {normalise(part) for part in listed} - {""}
+        right = bool(wanted) and len(wanted & given) / len(wanted | given) >= _MIN_IOU
+    else:
+        wanted = {normalise(reference)} - {""}
+        right = normalise(prediction) in wanted
+    if not wanted:
+        raise ValueError(f"the reference {reference!r} is empty after the clean-up")
+    return right
+
+
+def evqa_score(
+    prediction: str,
+    references: Sequence[str],
+    question: str = "",
+    question_type: str = "templated",
+    judge: Judge | None = None,
+) -> float:
+    """1.0 if the prediction is right, else 0.0; the official score if the judge is BEM.
+
+    Args:
+        references: accepted answers (the file's "answer", split at "|").
+        question: its text, for the judge.
+        question_type: templated, automatic, multi_answer or 2_hop.
+        judge: asked where no reference matches exactly; None leaves it at exact match.
+
+    Raises:
+        ValueError: no reference, an empty one, or an unknown question type.
+    """
+    return evqa_scores([prediction], [references], [question], [question_type], judge)[0]
+
+
+def evqa_scores(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    questions: Sequence[str],
+    question_types: Sequence[str],
+    judge: Judge | None = None,
+) -> list[float]:
+    """`evqa_score` of every question; the judge is asked once, for all that are not yet right.
+
+    Raises:
+        ValueError: the arguments differ in length, or as `evqa_score`.
+    """
+    scores: list[float] = []
+    open_pairs: list[tuple[int, str]] = []
+    rows = zip(predictions, references, questions, question_types, strict=True)
+    for row, (prediction, accepted, _, kind) in enumerate(rows):
+        if not accepted:
+            raise ValueError("E-VQA's score needs at least one reference")
+        matches = [exact_match(prediction, reference, kind) for reference in accepted]
+        scores.append(float(any(matches)))
+        if not any(matches):
+            open_pairs += [(row, r.replace("&&", ",")) for r in accepted]
+    if judge is not None and open_pairs:
+        probabilities = judge.judge(
+            [questions[row] for row, _ in open_pairs],
+            [reference for _, reference in open_pairs],
+            [predictions[row] for row, _ in open_pairs],
+        )
+        for (row, _), probability in zip(open_pairs, probabilities, strict=True):
+            if probability >= ACCEPTED:
+                scores[row] = 1.0
+    return scores
