@@ -1,15 +1,20 @@
 """TokenBertEncoder with the real MiniLM weights against a plain forward pass, text by text."""
 
+import itertools
 import string
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ravqa.encoders.base import Span
+from ravqa.encoders.base import EncodingStats, Span
+from ravqa.encoders.batching import token_batches
 from ravqa.encoders.token_bert import TokenBertEncoder
 from ravqa.errors import MissingExtraError, UserError
+from ravqa.flmr import FLMRTextModel
 
 TEXTS = [
     "The koala mainly eats eucalyptus leaves.",
@@ -147,9 +152,9 @@ def test_spans_are_encoded_together_in_context(encoder):
     np.testing.assert_array_equal(river, same)
 
 
-def test_a_span_of_weight_nought_gives_zero_rows(encoder):
+def test_a_span_of_weight_nought_gives_no_rows(encoder):
     [vectors] = encoder.encode_query([[Span("red", 1.0), Span("tower", 0.0)]])
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 0, 0.5], abs=1e-5)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 0.5], abs=1e-5)
 
 
 def test_special_tokens_and_punctuation_are_left_out(encoder, bert):
@@ -194,12 +199,61 @@ def test_the_global_weight_is_relative_to_the_sum_of_token_weights(bert):
 def test_queries_without_words_have_no_weight(encoder):
     for text in ("", "?!"):
         [vectors] = encoder.encode_query([[Span(text)]])
-        assert not vectors.any()
+        assert vectors.shape == (0, 384)
 
 
 def test_nothing_gives_nothing(encoder):
     assert encoder.encode_document([]) == []
     assert encoder.encode_query([]) == []
+    assert encoder.encode_document([]).stats == encoder.encode_query([]).stats == EncodingStats()
+
+
+def test_cut_texts_are_counted(encoder, bert):
+    lengths = [len(bert[0](text)["input_ids"]) for text in TEXTS]
+    encoded = encoder.encode_document(TEXTS)
+    assert [n > LIMIT for n in lengths].count(True) == 1
+    tokens = sum(min(n, LIMIT) for n in lengths)
+    assert encoded.stats == EncodingStats(len(TEXTS), 1, tokens, sum(map(len, encoded)))
+    short, long = [Span("red brick")], [Span("what is it? " * 40), Span("cut off", 0.5)]
+    stats = encoder.encode_query([short, long]).stats
+    assert (stats.items, stats.truncated, stats.tokens) == (2, 1, 4 + 64)
+
+
+def test_half_precision_output_is_the_same_rounded(encoder):
+    half = variant(output="float16")
+    texts, query = TEXTS[:2], [[Span("red brick", 0.5), Span("tower")]]
+    for a, b in zip(
+        half.encode_document(texts) + half.encode_query(query),
+        encoder.encode_document(texts) + encoder.encode_query(query),
+        strict=True,
+    ):
+        assert a.dtype == np.float16
+        np.testing.assert_array_equal(a, b.astype(np.float16))
+    assert half.fingerprint != encoder.fingerprint
+
+
+def test_the_family_s_text_model_equals_transformers_own(bert, minilm_folder):
+    tokenizer, model = bert
+    ours = FLMRTextModel.from_pretrained(str(minilm_folder)).eval()
+    batch = tokenizer(TEXTS, padding=True, truncation=True, max_length=LIMIT, return_tensors="pt")
+    del batch["token_type_ids"]
+    with torch.no_grad():
+        found, expected = ours(**batch).last_hidden_state, model(**batch).last_hidden_state
+    mask = batch["attention_mask"].bool()
+    np.testing.assert_allclose(found[mask].numpy(), expected[mask].numpy(), rtol=0, atol=1e-5)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, 50)), st.integers(1, 120))
+def test_batches_hold_every_item_once_in_order_of_length_within_the_budget(lengths, budget):
+    batches = list(token_batches(lengths, budget))
+    flat = [i for batch in batches for i in batch]
+    assert flat == sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    for batch, following in itertools.pairwise([*batches, []]):
+        size = len(batch) * lengths[batch[-1]]
+        assert size <= budget or len(batch) == 1
+        if following:  # no batch could have taken one more
+            assert (len(batch) + 1) * lengths[following[0]] > budget
 
 
 def test_the_fingerprint_changes_with_what_changes_vectors_only(encoder):

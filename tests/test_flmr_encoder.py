@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from ravqa.cli import main, run_main
-from ravqa.config import load_pipeline
+from ravqa.config import load_pipeline, validate
+from ravqa.encoders.base import EncodingStats
 from ravqa.encoders.flmr import INSTRUCTION, FLMREncoder
 from ravqa.errors import UserError
-from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor
+from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor, FLMRVisionModel
 from ravqa.images import open_image
 from ravqa.index.exact import ExactIndex
 from ravqa.paths import PIPELINES, SAMPLE
@@ -106,8 +107,222 @@ def test_cut_texts_are_counted(parts):
     long = [t for t in TEXTS if processor.documents([t])["input_ids"].shape[1] > 8]
     assert 0 < len(long) < len(TEXTS)
     encoder = FLMREncoder(FLMREncoder.Config(model=str(CHECKPOINT), doc_maxlen=8))
-    assert max(len(v) for v in encoder.encode_document(TEXTS)) <= 8
-    assert encoder.truncated == len(long)
+    encoded = encoder.encode_document(TEXTS)
+    assert max(len(v) for v in encoded) <= 8
+    tokens = sum(int(processor.documents([t])["attention_mask"].sum()) for t in TEXTS)
+    cut = sum(processor.documents([t])["input_ids"].shape[1] - 8 for t in long)
+    vectors = sum(len(v) for v in encoded)
+    assert encoded.stats == EncodingStats(len(TEXTS), len(long), tokens - cut, vectors)
+    assert encoder.encode_document(TEXTS[1:2]).stats.truncated == 0
+
+
+def test_cut_questions_are_counted(encoder):
+    short, long = Question(0, "Why?"), Question(1, "What is it, and why? " * 20)
+    stats = encoder.encode_question([short, long, long]).stats
+    assert (stats.items, stats.truncated) == (3, 2)
+    assert encoder.encode_question([short]).stats.truncated == 0
+
+
+def test_nothing_gives_nothing_and_empty_text_gives_its_markers(encoder, parts):
+    assert encoder.encode_document([]) == encoder.encode_question([]) == []
+    assert encoder.encode_document([]).stats == EncodingStats()
+    model, processor = parts
+    [vectors] = encoder.encode_document([""])
+    with torch.inference_mode():
+        alone = model.doc(**processor.documents([""]))
+    assert alone.late_interaction_output.shape[1] == 3  # [CLS] [D] [SEP]
+    np.testing.assert_allclose(vectors, alone.late_interaction_output[0].numpy(), atol=1e-5)
+    assert len(encoder.encode_question([Question(0, "")])[0]) > 0
+
+
+@pytest.fixture
+def padded_sizes(monkeypatch):
+    """Rows and columns of every batch of documents that a model is given."""
+    sizes = []
+    doc = FLMRModelForRetrieval.doc
+
+    def counted(model, input_ids, **inputs):
+        sizes.append(tuple(input_ids.shape))
+        return doc(model, input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(FLMRModelForRetrieval, "doc", counted)
+    return sizes
+
+
+def test_batches_keep_to_the_budget_in_real_tokens(encoder, padded_sizes):
+    # A token a character; four characters a token would put all of them into one batch.
+    texts = ["!?" * n for n in (1, 2, 3, 10, 12, 5, 30, 4, 4)]
+    encoder.encode_document(texts)
+    assert sum(rows for rows, _ in padded_sizes) == len(texts)
+    assert all(rows * columns <= 64 for rows, columns in padded_sizes if rows > 1)
+    assert max(rows for rows, _ in padded_sizes) > 1
+
+
+@pytest.mark.parametrize("family", ["flmr", "preflmr", "preflmr_encn"])
+def test_vectors_do_not_depend_on_the_batch(family, padded_sizes):
+    model = str(CHECKPOINT.parents[1] / family / "checkpoint_context_names")
+    encoder = FLMREncoder(FLMREncoder.Config(model=model))
+    processor = FLMRProcessor.from_pretrained(model)
+    original = FLMRModelForRetrieval.from_pretrained(model).eval()
+    together = encoder.encode_document([*TEXTS, "word " * 600])
+    assert padded_sizes == [(len(TEXTS) + 1, processor.context_tokenizer.max_tokens)]
+    alone = [encoder.encode_document([text])[0] for text in TEXTS]
+    query = np.random.default_rng(0).normal(size=(50, encoder.dim)).astype(np.float32)
+    for text, a, b in zip(TEXTS, together[:-1], alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        with torch.inference_mode():
+            padded = original.doc(**processor.documents([text], padding="max_length"))
+        rows = padded.late_interaction_output[0][padded.context_mask[0, :, 0].bool()].numpy()
+        # What is left out of the padding is a repetition.
+        np.testing.assert_allclose((query @ a.T).max(1), (query @ rows.T).max(1), atol=1e-5)
+
+
+def test_half_precision_output_is_the_same_rounded(encoder):
+    half = FLMREncoder(FLMREncoder.Config(model=str(CHECKPOINT), batch_tokens=64, output="float16"))
+    for a, b in zip(half.encode_document(TEXTS), encoder.encode_document(TEXTS), strict=True):
+        assert a.dtype == np.float16
+        np.testing.assert_array_equal(a, b.astype(np.float16))
+    assert half.encode_question(questions())[0].dtype == np.float16
+    assert half.encode_document([""])[0].dtype == np.float16
+    assert half.fingerprint != encoder.fingerprint
+
+
+def test_mixed_precision_stays_near_float32(encoder):
+    mixed = FLMREncoder(FLMREncoder.Config(model=str(CHECKPOINT), autocast="bfloat16"))
+    for full, rough in (
+        (encoder.encode_document(TEXTS), mixed.encode_document(TEXTS)),
+        (encoder.encode_question(questions()), mixed.encode_question(questions())),
+    ):
+        for a, b in zip(full, rough, strict=True):
+            assert b.dtype == np.float32
+            assert np.linalg.norm(a - b, axis=1).max() < 2e-2
+        assert any((a != b).any() for a, b in zip(full, rough, strict=True))
+    assert mixed.fingerprint != encoder.fingerprint
+    with pytest.raises(UserError, match="autocast needs dtype: float32"):
+        validate(
+            FLMREncoder.Config, {"model": "m", "autocast": "bfloat16", "dtype": "float16"}, "x"
+        )
+
+
+# --- the cache of image features
+
+
+@pytest.fixture
+def tower_calls(monkeypatch, fresh_cache):
+    """How many images each call of a vision tower is given, in an empty cache folder."""
+    calls = []
+    forward = FLMRVisionModel.forward
+
+    def counted(model, pixel_values, **options):
+        calls.append(len(pixel_values))
+        return forward(model, pixel_values, **options)
+
+    monkeypatch.setattr(FLMRVisionModel, "forward", counted)
+    return calls
+
+
+def cached(model=CHECKPOINT, cache_images="float32", **options):
+    return FLMREncoder(FLMREncoder.Config(model=str(model), cache_images=cache_images, **options))
+
+
+def altered(tmp_path, part):
+    """A checkpoint whose parameters of one part are others."""
+    model = FLMRModelForRetrieval.from_pretrained(str(CHECKPOINT))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(part):
+                parameter += 0.05
+    model.save_pretrained(tmp_path / part)
+    FLMRProcessor.from_pretrained(str(CHECKPOINT)).save_pretrained(tmp_path / part)
+    return tmp_path / part
+
+
+def test_the_tower_sees_an_image_once_for_all_questions_of_a_batch(encoder, tower_calls):
+    same = [Question(i, f"Question {i}?", image=PHOTOS[0]) for i in range(2)]
+    expected = [encoder.encode_question([q])[0] for q in same]
+    tower_calls.clear()
+    for a, b in zip(encoder.encode_question(same), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert tower_calls == [1]
+
+
+def test_cached_features_give_the_same_vectors_without_the_tower(encoder, tower_calls):
+    expected = encoder.encode_question(questions())
+    tower_calls.clear()
+    first = cached().encode_question(questions())
+    assert sum(tower_calls) == len(PHOTOS)
+    tower_calls.clear()
+    again = cached()
+    for found in (first, again.encode_question(questions())):
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    by_bytes = [Question(0, "What else?", image=photo.read_bytes()) for photo in PHOTOS]
+    again.encode_question([*by_bytes, Question(1, "And without an image?")])
+    assert tower_calls == []
+    assert again.fingerprint == encoder.fingerprint
+
+
+def test_a_checkpoint_of_another_text_side_shares_the_features(tower_calls, tmp_path):
+    before = cached().encode_question(questions())
+    tower_calls.clear()
+    other = cached(altered(tmp_path, "query_text_encoder"))
+    after = other.encode_question(questions())
+    assert tower_calls == []
+    assert max(abs(a - b).max() for a, b in zip(before, after, strict=True)) > 1e-3
+    plain = FLMREncoder(FLMREncoder.Config(model=other.config.model))
+    for a, b in zip(after, plain.encode_question(questions()), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_another_tower_preparation_precision_or_type_shares_nothing(tower_calls, tmp_path):
+    cached().encode_question(questions()[:1])
+    other = altered(tmp_path, "context_vision_encoder")
+    prepared = altered(tmp_path, "nothing")
+    file = prepared / "image_processor" / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.2, 0.3]}))
+    for encoder in (
+        cached(other),
+        cached(prepared),
+        cached(cache_images="float16"),
+        cached(autocast="bfloat16"),
+    ):
+        tower_calls.clear()
+        encoder.encode_question(questions()[:1])
+        assert tower_calls == [1]
+
+
+def test_features_in_half_precision_come_near(encoder, tower_calls):
+    half = cached(cache_images="float16")
+    half.encode_question(questions())
+    for a, b in zip(
+        half.encode_question(questions()), encoder.encode_question(questions()), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=5e-3)
+    assert half.fingerprint != encoder.fingerprint
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"\x80\x04 no archive",
+        lambda data: data[:400] + bytes([data[400] ^ 1]) + data[401:],
+    ],
+    ids=["cut off", "empty", "other content", "one bit"],
+)
+def test_a_damaged_file_of_features_is_made_again(damage, tower_calls, fresh_cache):
+    encoder = cached()
+    [expected] = encoder.encode_question(questions()[:1])
+    [file] = (fresh_cache / "image-features").rglob("*.npz")
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    tower_calls.clear()
+    [found] = encoder.encode_question(questions()[:1])
+    assert tower_calls == [1]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert file.read_bytes() == whole
+    assert [p for p in file.parent.iterdir() if p != file] == []
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
@@ -117,7 +332,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_preflmr_checkpoint_runs_in_the_pipeline_and_sees_the_image(tmp_path):
+def test_a_preflmr_checkpoint_runs_in_the_pipeline_and_sees_the_image(tmp_path, capsys):
     corpus = tmp_path / "passages.jsonl"
     lines = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8").splitlines()[:60]
     corpus.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -125,6 +340,7 @@ def test_a_preflmr_checkpoint_runs_in_the_pipeline_and_sees_the_image(tmp_path):
     arguments += ["--set", "describer=null", "--set", "retriever.index.storage=float32"]
     arguments += ["--set", "retriever={name: late-interaction, encoder: {name: flmr}}"]
     arguments += ["--set", f"retriever.encoder.model={CHECKPOINT}"]
+    arguments += ["--set", "retriever.encoder.doc_maxlen=16"]
     arguments += ["--controls", "wrong-image", "--output", tmp_path / "run"]
     with pytest.raises(SystemExit) as end:
         run_main([str(a) for a in arguments])
@@ -138,6 +354,12 @@ def test_a_preflmr_checkpoint_runs_in_the_pipeline_and_sees_the_image(tmp_path):
     assert hits("samples.jsonl") != hits("samples.wrong-image.jsonl")
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert results["provenance"]["stand_ins"] == {}
+    passages, queries = results["retrieval"]["passages"], results["timing"]["queries"]
+    assert passages["items"] == 60
+    assert queries["items"] == 16
+    cut = passages["truncated"]
+    assert 0 < cut <= 60
+    assert f"note: {cut} of 60 passages were longer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.yaml")), ids=lambda p: p.stem)

@@ -2,6 +2,13 @@
 
 An encoder has `dim`, `fingerprint`, `weights` (a name for people) and
 
-    encode_document(texts) -> list of float32 arrays [tokens, dim], L2-normalised rows
-    encode_query(queries)  -> the same; a query is a text or weighted pieces of text
+    encode_document(texts)      L2-normalised rows
+    encode_query(queries)       of a text encoder; a query is weighted pieces of text
+    encode_question(questions)  instead, of an encoder that sees images: question and image
+
+Each gives `Encoded`: a list with one array [vectors, dim] per item, float32 or float16, without
+zero rows; its `stats` say how many texts were cut.
+
+`store` keeps a corpus's vectors on disk while they are made: a killed run goes on, and several
+processes share the work. `features` keeps what the vision tower makes of images.
 """

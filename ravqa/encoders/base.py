@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Vectors = npt.NDArray[np.float32]
-"""Token vectors of one item, [tokens, dim]."""
+Vectors = npt.NDArray[np.floating[Any]]
+"""Token vectors of one item, [vectors, dim], float32 or float16."""
+
+Output = Literal["float32", "float16"]
+"""Type of the vectors that an encoder gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,44 @@ class Span:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class EncodingStats:
+    """What encoding took and gave; statistics of several lists can be added.
+
+    Attributes:
+        items: texts encoded.
+        truncated: how many of them were longer than the encoder's limit, and cut.
+        tokens: that the model was given, special ones included and padding not.
+        vectors: that came out.
+    """
+
+    items: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    vectors: int = 0
+
+    def __add__(self, other: EncodingStats) -> EncodingStats:
+        return EncodingStats(
+            self.items + other.items,
+            self.truncated + other.truncated,
+            self.tokens + other.tokens,
+            self.vectors + other.vectors,
+        )
+
+
+class Encoded(list[Vectors]):
+    """One array [vectors, dim] per item, without zero rows; and the statistics of them all."""
+
+    def __init__(self, arrays: Iterable[Vectors] = (), *, truncated: int = 0, tokens: int = 0):
+        super().__init__(arrays)
+        self.stats = EncodingStats(len(self), truncated, tokens, sum(map(len, self)))
+
+    @classmethod
+    def of(cls, arrays: Iterable[Vectors]) -> Encoded:
+        """The same arrays; counted, if they come from an encoder that gives a plain list."""
+        return arrays if isinstance(arrays, cls) else cls(arrays)
+
+
 class Encoder(Protocol):
     """Texts to token vectors, in the order given."""
 
@@ -33,10 +74,37 @@ class Encoder(Protocol):
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
-    ) -> list[Vectors]:
+    ) -> Encoded:
         """One array per passage, rows L2-normalised; `progress(n)` is called after n more."""
         ...
 
-    def encode_query(self, queries: Sequence[Sequence[Span]]) -> list[Vectors]:
+    def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """One array per query; rows have the length of their span's weight."""
         ...
+
+
+def without_zero_rows(vectors: Vectors, output: Output) -> Vectors:
+    """The rows that count, in the type wanted."""
+    return vectors[np.any(vectors != 0, axis=1)].astype(output, copy=False)
+
+
+def processes() -> Any:
+    """accelerate's `PartialState`: this process's number, its device, and waiting for the others.
+
+    One process, unless torchrun, accelerate or the like started several.
+    """
+    import os
+    from datetime import timedelta
+
+    import torch
+    from accelerate import PartialState
+
+    # Several processes without GPUs find each other only if told that there are none.
+    no_gpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    # The others may have hours of encoding left.
+    return PartialState(cpu=no_gpus, timeout=timedelta(days=30))
+
+
+def own_device(wanted: str) -> str:
+    """The device named, or for "auto" this process's accelerator, if there is one."""
+    return str(processes().device) if wanted == "auto" else wanted

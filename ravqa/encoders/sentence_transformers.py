@@ -1,0 +1,267 @@
+"""Models of the sentence-transformers library as encoders: many vectors a text, or one.
+
+A model that takes a text and an image together sees the question's image; its encoder then has
+`encode_question`. For others the image enters as text, as in `ravqa.retrieval.query_text`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ravqa.config import Strict, fingerprint
+from ravqa.encoders.base import Encoded, Output, Span, Vectors, own_device, without_zero_rows
+from ravqa.encoders.batching import token_batches
+from ravqa.errors import UserError, import_extra
+from ravqa.images import open_image
+from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.records import Question
+
+_EXTRA = "sentence-transformers"
+_CHUNK = 256  # texts whose tokens are counted at a time
+_IMAGE_AND_TEXT = ("image", "text")
+
+
+class _STEncoder:
+    """What both encoders share.
+
+    The library reads a text as a whole, so that tokens cannot be told by the span that they come
+    from: a query is its spans' text, joined by spaces, and the spans' weights do not count, but for
+    those of 0, which are left out. (Of the query's forms only `appended` has such weights; with
+    `retriever.query.appended: 0` there is none.)
+
+    The statistics count a text as truncated where a tokenizer in Rust, as nearly all are, cut it.
+    """
+
+    name: ClassVar[str]
+    _class: ClassVar[str]
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            model: folder, hub name, or "package:MODULE/path".
+            query_prompt, document_prompt: put before texts; null for the model's own. A question's
+                instruction, if it has one, replaces the query's, for a model that sees images.
+            batch_tokens: padded tokens in a batch.
+            batch_queries: questions with their images in a batch.
+            output: type of the vectors given.
+            device: "auto" for an accelerator if there is one.
+            trust_remote_code: run code that the model's files name, as the library asks for before
+                it loads a class that is not its own.
+        """
+
+        model: str
+        query_prompt: str | None = None
+        document_prompt: str | None = None
+        batch_tokens: int = Field(default=4096, ge=64)
+        batch_queries: int = Field(default=8, ge=1)
+        output: Output = "float32"
+        device: str = "auto"
+        trust_remote_code: bool = False
+
+    def __init__(self, config: Config):
+        """Load the model.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+            UserError: the model cannot be loaded, or is of another kind.
+        """
+        self.config = config
+        self._why = f"the encoder {self.name}"
+        path = resolve(config.model, extra="sample", why=self._why)
+        library = import_extra("sentence_transformers", _EXTRA, why=self._why)
+        local = Path(path).exists()
+        self._check_files(path, local)
+        try:
+            self._model: Any = getattr(library, self._class)(
+                path,
+                device=own_device(config.device),
+                trust_remote_code=config.trust_remote_code,
+                local_files_only=local,
+            )
+            self.dim = int(self._model.get_embedding_dimension())
+        except Exception as e:  # every library on the way has errors of its own
+            raise UserError(
+                f"{self._why}: {config.model} cannot be loaded: {first_line(e)}"
+            ) from None
+        self._check_model()
+        prompts = self._model.prompts
+        documents = (prompts[k] for k in ("document", "passage", "corpus") if prompts.get(k))
+        self._prompts: dict[str, str] = {
+            "query": _first(config.query_prompt, prompts.get("query", "")),
+            "document": _first(config.document_prompt, next(documents, "")),
+        }
+        self.weights = config.model
+        left_out = {"model", "batch_tokens", "batch_queries", "device", "trust_remote_code"}
+        self.fingerprint = fingerprint(
+            f"{self.name}/1",
+            config.model_dump(exclude=left_out),
+            model_fingerprint(path),
+            commit_of(self._model),
+        )
+        if self._model.supports(_IMAGE_AND_TEXT):
+            self.encode_question = self._encode_question  # whoever has it is given images
+
+    def _check_files(self, path: str, local: bool) -> None:
+        """Refuse files that the library would make a model of another kind from."""
+
+    def _check_model(self) -> None:
+        """Refuse a model whose vectors cannot be used."""
+
+    def encode_document(
+        self, texts: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> Encoded:
+        """One array [vectors, dim] per passage, rows L2-normalised."""
+        return self._encode("document", self._inputs(texts), progress=progress)
+
+    def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
+        """One array [vectors, dim] per query, rows L2-normalised; weights but 0 are all alike."""
+        texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
+        return self._encode("query", self._inputs(texts))
+
+    def _encode_question(self, questions: Sequence[Question]) -> Encoded:
+        """One array [vectors, dim] per question, of its text and its image, if it has one.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        # A batch has one prompt, and an image in all of its inputs or in none.
+        groups: dict[tuple[str | None, bool], list[int]] = {}
+        for i, question in enumerate(questions):
+            groups.setdefault((question.instruction, question.image is not None), []).append(i)
+        out = self._empty(len(questions))
+        truncated = tokens = 0
+        for (instruction, _), places in groups.items():
+            for start in range(0, len(places), self.config.batch_queries):
+                rows = places[start : start + self.config.batch_queries]
+                inputs = [_with_image(questions[i]) for i in rows]
+                prompt = f"{instruction.strip()} " if instruction else None
+                encoded = self._encode("query", inputs, prompt)
+                for i, array in zip(rows, encoded, strict=True):
+                    out[i] = array
+                truncated += encoded.stats.truncated
+                tokens += encoded.stats.tokens
+        return Encoded(out, truncated=truncated, tokens=tokens)
+
+    def _inputs(self, texts: Sequence[str]) -> list[Any]:
+        """The texts as the model takes them.
+
+        The library opens text that is the path or address of an image, if the model takes images
+        and it is not told that it is text.
+        """
+        only_text = self._model.modalities == ["text"]
+        return list(texts) if only_text else [{"text": text} for text in texts]
+
+    def _empty(self, items: int) -> list[Vectors]:
+        return [np.empty((0, self.dim), self.config.output)] * items
+
+    def _encode(
+        self,
+        task: Literal["query", "document"],
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Encoded:
+        """Batches of similar length, results in the order given."""
+        prompt = _first(prompt, self._prompts[task])
+        lengths: list[int] = []
+        truncated = 0
+        for start in range(0, len(inputs), _CHUNK):
+            chunk = inputs[start : start + _CHUNK]
+            features = self._model.preprocess(chunk, prompt=prompt, task=task)
+            lengths += _token_counts(features)
+            encodings = getattr(features, "encodings", None) or ()
+            truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        encode = self._model.encode_query if task == "query" else self._model.encode_document
+        out = self._empty(len(inputs))
+        for rows in token_batches(lengths, self.config.batch_tokens):
+            arrays = encode(
+                [inputs[i] for i in rows],
+                prompt=prompt,
+                batch_size=len(rows),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                normalize_embeddings=True,
+            )
+            for i, array in zip(rows, arrays, strict=True):
+                out[i] = without_zero_rows(np.atleast_2d(array), self.config.output)
+            if progress:
+                progress(len(rows))
+        return Encoded(out, truncated=truncated, tokens=sum(lengths))
+
+
+class MultiVectorSTEncoder(_STEncoder):
+    """A `MultiVectorEncoder`: checkpoints of ColBERT, PyLate, ColPali's kind, and the like."""
+
+    name = "multi-vector"
+    _class = "MultiVectorEncoder"
+
+    def _check_files(self, path: str, local: bool) -> None:
+        # The library gives any other checkpoint a projection of random numbers.
+        from sentence_transformers.util import load_file_path
+
+        def read(file: str) -> dict[str, Any]:
+            found = load_file_path(path, file, local_files_only=local)
+            return dict(json.loads(Path(found).read_text(encoding="utf-8"))) if found else {}
+
+        try:
+            settings, config = read("config_sentence_transformers.json"), read("config.json")
+        except (OSError, ValueError) as e:
+            raise UserError(f"{self._why}: {path} cannot be read: {first_line(e)}") from None
+        kind = settings.get("model_type")
+        if not (
+            kind in ("MultiVectorEncoder", "ColBERT")
+            or "query_prefix" in settings  # earlier PyLate
+            or any(
+                name == "HF_ColBERT" or name.endswith("ForRetrieval")
+                for name in config.get("architectures") or []
+            )
+            or not (settings or config)  # nothing is there: loading it will say so
+        ):
+            raise UserError(
+                f"{self._why}: {path} is no model of many vectors a text but a "
+                f"{kind or config.get('model_type')}: use the encoder dense, token-bert or flmr"
+            )
+
+
+class DenseSTEncoder(_STEncoder):
+    """A `SentenceTransformer`: one vector a text, [1, dim], so that MaxSim is the dot product."""
+
+    name = "dense"
+    _class = "SentenceTransformer"
+
+    def _check_model(self) -> None:
+        # An index holds unit vectors: what a model means by their lengths would be lost.
+        compares = self._model.similarity_fn_name
+        if compares != "cosine" and type(self._model[-1]).__name__ != "Normalize":
+            raise UserError(
+                f"{self._why}: {self.config.model} compares vectors of any length by {compares}, "
+                "and indexes hold unit vectors: choose a model for cosine similarity"
+            )
+
+
+def _first(*values: str | None) -> str:
+    """The first value that is there."""
+    return next(value for value in values if value is not None)
+
+
+def _with_image(question: Question) -> dict[str, Any]:
+    if question.image is None:
+        return {"text": question.question}
+    return {"text": question.question, "image": open_image(question.image)}
+
+
+def _token_counts(features: Any) -> list[int]:
+    """Tokens of each input that a model is given, padding not included."""
+    if "attention_mask" in features:
+        return list(features["attention_mask"].sum(1).tolist())
+    # Static embeddings: the tokens of all texts in a row, and where each one's begin.
+    bounds = [*features["offsets"].tolist(), len(features["input_ids"])]
+    return [end - begin for begin, end in itertools.pairwise(bounds)]

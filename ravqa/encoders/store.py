@@ -1,0 +1,262 @@
+"""A corpus's vectors on disk while they are made: in chunks, so that a killed run goes on.
+
+A folder: `meta.json`, and one file a chunk of passages with `vectors` [all vectors, dim], `lengths`
+[passages] and `stats`. Each file is written beside, seen to the disk and renamed: what bears
+its name is whole. Several processes (torchrun, accelerate) share the chunks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ravqa.encoders.base import Encoded, Encoder, EncodingStats, Vectors, processes
+from ravqa.errors import UserError
+from ravqa.records import Passage
+
+_FORMAT = 1
+_CHUNK = 2048  # passages in a file of a large corpus
+_MIN_CHUNK = 256  # fewer do not fill batches of one length
+_CHUNKS = 64  # files of a corpus between: a kill costs little, several processes get their share
+
+
+class Passages(Protocol):
+    """A corpus, as far as it is needed here: a mapping from ids to passages, in order."""
+
+    fingerprint: str
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, passage_id: str, /) -> Passage: ...
+
+
+class EmbeddingStore:
+    """The vectors of one corpus by one encoder, whole or in part."""
+
+    def __init__(
+        self, path: Path, *, encoder: str, corpus: str, passages: int, dim: int, chunk: int
+    ):
+        """Open the folder, or make it.
+
+        Args:
+            path: the folder.
+            encoder, corpus: fingerprints of what is encoded by what.
+            passages: number of passages in the corpus.
+            dim: length of a vector.
+            chunk: passages in a file; a folder that is there keeps its own.
+
+        Raises:
+            UserError: the folder holds vectors by another encoder or of another corpus.
+        """
+        self.path = path
+        self.dim = dim
+        self._passages = passages
+        meta = {
+            "format": _FORMAT,
+            "encoder": encoder,
+            "corpus": corpus,
+            "passages": passages,
+            "dim": dim,
+        }
+        file = path / "meta.json"
+        if not file.exists():
+            path.mkdir(parents=True, exist_ok=True)
+            with written_beside(file, to_disk=True) as temporary:
+                temporary.write_text(json.dumps({**meta, "chunk": chunk}), encoding="utf-8")
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            self.chunk = int(found["chunk"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{file} is damaged: delete the folder and encode again") from None
+        for key, value in meta.items():
+            if found.get(key) != value:
+                raise UserError(
+                    f"the vectors in {path} are of another {key} ({found.get(key)}, not {value}): "
+                    "delete the folder, or choose another"
+                )
+
+    def __len__(self) -> int:
+        return self._passages
+
+    def rows(self, number: int) -> range:
+        """Places in the corpus of a chunk's passages."""
+        start = number * self.chunk
+        return range(start, min(start + self.chunk, len(self)))
+
+    def missing(self) -> list[int]:
+        """Numbers of the chunks that are still to be encoded; a damaged one is."""
+        return [i for i in self._numbers() if self._read_stats(i) is None]
+
+    def write(self, number: int, encoded: Encoded) -> None:
+        """Keep a chunk: one array [vectors, dim] for each of its passages.
+
+        Raises:
+            ValueError: another number of arrays, or vectors of another length.
+        """
+        from safetensors.numpy import save_file
+
+        rows = self.rows(number)
+        if len(encoded) != len(rows) or any(a.shape[1:] != (self.dim,) for a in encoded):
+            raise ValueError(f"{len(rows)} arrays [vectors, {self.dim}] are expected")
+        arrays = {
+            "vectors": np.concatenate(encoded),
+            "lengths": np.array([len(array) for array in encoded], dtype=np.int64),
+            "stats": np.array(astuple(encoded.stats), dtype=np.int64),
+        }
+        with written_beside(self._file(number), to_disk=True) as temporary:
+            save_file(arrays, temporary)
+
+    def __iter__(self) -> Iterator[Vectors]:
+        """Every passage's array, in the order of the corpus; one chunk's file open at a time.
+
+        Raises:
+            UserError: a chunk is missing or damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        for i in self._numbers():
+            try:
+                with safe_open(self._file(i), framework="np") as tensors:
+                    ends = np.cumsum(tensors.get_tensor("lengths")).tolist()
+                    vectors = tensors.get_slice("vectors")
+                    # Slices without rows are refused in some places.
+                    none = vectors[:1][:0] if ends[-1] else tensors.get_tensor("vectors")
+                    for start, end in zip([0, *ends], ends, strict=False):
+                        yield vectors[start:end] if start < end else none
+            except (OSError, SafetensorError) as e:
+                raise UserError(f"{self._file(i)} cannot be read: {e}") from None
+
+    @property
+    def stats(self) -> EncodingStats:
+        """Of all chunks that are there."""
+        found = (self._read_stats(i) for i in self._numbers())
+        return sum((stats for stats in found if stats is not None), EncodingStats())
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _numbers(self) -> range:
+        return range(-(-len(self) // self.chunk))
+
+    def _file(self, number: int) -> Path:
+        return self.path / f"{number:06}.safetensors"
+
+    def _read_stats(self, number: int) -> EncodingStats | None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._file(number), framework="np") as tensors:
+                return EncodingStats(*tensors.get_tensor("stats").tolist())
+        except (OSError, SafetensorError, TypeError):
+            return None
+
+
+def corpus_embeddings(
+    encoder: Encoder,
+    corpus: Passages,
+    path: Path,
+    progress: Callable[[int, int], object] | None = None,
+) -> EmbeddingStore:
+    """Every passage's vectors, in order: what the folder `path` lacks of them is encoded.
+
+    If there are several processes, all must call this; they share the work, and wait for each
+    other at its end.
+
+    Args:
+        encoder: encodes passages.
+        corpus: the passages.
+        path: folder of the store.
+        progress: called as progress(done, total), in passages; what other processes have done is
+            taken to be as much as this one has.
+
+    Raises:
+        UserError: the folder holds vectors by another encoder or of another corpus.
+    """
+    state = processes()
+    ids = list(corpus)
+    store = EmbeddingStore(
+        path,
+        encoder=encoder.fingerprint,
+        corpus=corpus.fingerprint,
+        passages=len(ids),
+        dim=encoder.dim,
+        chunk=min(_CHUNK, max(_MIN_CHUNK, len(ids) // _CHUNKS)),
+    )
+    missing = store.missing()
+    state.wait_for_everyone()  # all have looked before one writes
+    done = len(ids) - sum(len(store.rows(i)) for i in missing)
+
+    def count(n: int) -> None:
+        nonlocal done
+        done = min(len(ids), done + n)
+        if progress:
+            progress(done, len(ids))
+
+    count(0)
+    for i in missing[state.process_index :: state.num_processes]:
+        texts = [corpus[ids[row]].content for row in store.rows(i)]
+        arrays = encoder.encode_document(texts, lambda n: count(n * state.num_processes))
+        store.write(i, Encoded.of(arrays))
+    state.wait_for_everyone()
+    count(len(ids))
+    return store
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[Any]:
+    """Only one run makes what is at `path`; others wait for it to end.
+
+    Of several processes that work together, all must enter; gives accelerate's state of them.
+    """
+    state = processes()
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.with_name(path.name + ".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a kill releases it
+        state.wait_for_everyone()
+        yield state
+        state.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def written_beside(path: Path, *, to_disk: bool = False) -> Iterator[Path]:
+    """A new file to write beside `path`, which is renamed to it at the end.
+
+    Args:
+        path: the file's name in the end.
+        to_disk: wait until the disk has it; then it survives a power cut too.
+    """
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        if to_disk:
+            _sync(temporary)
+        temporary.replace(path)
+        if to_disk:
+            _sync(path.parent)  # which holds the name
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
