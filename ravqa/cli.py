@@ -55,20 +55,26 @@ class Kind(StrEnum):
     readers = "readers"
     retrievers = "retrievers"
     metrics = "metrics"
+    judges = "judges"
 
 
 @app.command(epilog=_EXAMPLES)
 def run(
     dataset: Annotated[
-        str, typer.Option(metavar="NAME", help="okvqa or infoseek (ravqa ls datasets).")
+        str, typer.Option(metavar="NAME", help="okvqa, infoseek, ... (ravqa ls datasets).")
     ],
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder with the official files; else the sample."),
+        typer.Option(
+            metavar="DIR", help="Folder with the official files, or hf:OWNER/NAME; else the sample."
+        ),
     ] = None,
     corpus: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PATH", help="Passages: .jsonl, .csv or .tsv; repeatable."),
+        typer.Option(
+            metavar="PATH",
+            help="Passages: .jsonl, .csv, .tsv, .parquet, or a knowledge base; repeatable.",
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")] = None,
     pipeline: Annotated[
@@ -119,6 +125,14 @@ def run(
         bool,
         typer.Option("--download", help="Fetch what --data lacks of the official files."),
     ] = False,
+    dataset_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset-option",
+            metavar="KEY=VALUE",
+            help="An option of the dataset, as subset=OKVQA or images=DIR; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Run a dataset through a pipeline and score it: answers, and retrieval apart."""
     # Before the libraries are imported: one progress display is enough, and tokenizers would warn
@@ -148,6 +162,7 @@ def run(
         on_error=on_error.value,
         seed=seed,
         download=download,
+        dataset_options=tuple(dataset_options or ()),
     )
     console = Console()
     try:
@@ -157,10 +172,192 @@ def run(
 
 
 @app.command()
+def encode(
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Passages: .jsonl, .csv, .tsv, .parquet, or a knowledge base; repeatable.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Instead: the passages that come with a dataset."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The dataset's folder; else the sample."),
+    ] = None,
+    pipeline: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="A name in pipelines/, or a YAML file.")
+    ] = "sample",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY.PATH=VALUE", help="Changes one key of the pipeline; repeatable."
+        ),
+    ] = None,
+    dataset_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset-option", metavar="KEY=VALUE", help="An option of the dataset; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Encode passages ahead of `ravqa run`; goes on where a killed one was.
+
+    With several GPUs: torchrun --nproc-per-node N -m ravqa encode ...
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ravqa.console import Console
+    from ravqa.encode import EncodeRequest
+    from ravqa.encode import encode as encode_request
+
+    console = Console()
+    try:
+        encode_request(
+            EncodeRequest(
+                pipeline=pipeline,
+                corpus=tuple(corpus or ()),
+                dataset=dataset,
+                data=data,
+                overrides=tuple(overrides or ()),
+                dataset_options=tuple(dataset_options or ()),
+            ),
+            console,
+        )
+    finally:
+        console.close()
+
+
+@app.command()
+def passages(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="Knowledge bases, or other passage files."),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="The .jsonl file to write, for --corpus.")
+    ],
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Only articles named here: a .txt, a csv with wikipedia_url, a withkb.jsonl.",
+        ),
+    ] = None,
+    words: Annotated[
+        int | None, typer.Option(metavar="N", help="Cut sections into passages of N words.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file in --output.")
+    ] = False,
+) -> None:
+    """Cut articles of a knowledge base into passages, each with its article, title and URL."""
+    from ravqa.config import validate
+    from ravqa.console import Console
+    from ravqa.datasets.corpus import write_passages
+    from ravqa.datasets.kb import Sections
+
+    options = {"keep": keep, "words": words}
+    sections = validate(Sections, options, "ravqa passages")
+    with Console().status(f"reading {', '.join(path.name for path in sources)}"):
+        written, articles = write_passages(sources, output, sections, overwrite=overwrite)
+    print(f"{written:,} passages of {articles:,} articles: {output}")
+
+
+class NormalizationChoice(StrEnum):
+    """When VQA accuracy cleans answers up."""
+
+    official = "official"
+    always = "always"
+
+
+@app.command()
+def score(
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="VQA results (.json), InfoSeek predictions (.jsonl), or a run's samples.jsonl.",
+        ),
+    ],
+    dataset: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose questions they are for (ravqa ls datasets).")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with the official files; else the sample."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset-option", metavar="KEY=VALUE", help="An option of the dataset; repeatable."
+        ),
+    ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial",
+            help="Count missing predictions as wrong, take the last of several for a question, "
+            "pass over unknown ids; and say how many.",
+        ),
+    ] = False,
+    normalization: Annotated[
+        NormalizationChoice, typer.Option(help="Of VQA accuracy: official, or always clean up.")
+    ] = NormalizationChoice.official,
+    judge: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For E-VQA: bem or llm; else exact match.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="judge.KEY=VALUE", help="Option of the judge; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="For intervals.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the results, as JSON.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file in --output.")
+    ] = False,
+) -> None:
+    """Score a file of predictions as a run is scored, without any model."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ravqa.console import Console
+    from ravqa.scoring import ScoreRequest
+    from ravqa.scoring import score as score_request
+
+    console = Console()
+    try:
+        score_request(
+            ScoreRequest(
+                predictions=predictions,
+                dataset=dataset,
+                data=data,
+                split=split,
+                options=tuple(options or ()),
+                allow_partial=allow_partial,
+                normalization=normalization.value,
+                judge=judge,
+                overrides=tuple(overrides or ()),
+                seed=seed,
+                output=output,
+                overwrite=overwrite,
+            ),
+            console,
+        )
+    finally:
+        console.close()
+
+
+@app.command()
 def ls(
     kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
 ) -> None:
-    """List datasets, pipelines, readers, retrievers or metrics."""
+    """List datasets, pipelines, readers, retrievers, metrics or judges."""
     from rich.console import Console
     from rich.table import Table
 
@@ -179,6 +376,7 @@ def ls(
             Kind.readers: registry.READERS,
             Kind.retrievers: registry.RETRIEVERS,
             Kind.metrics: registry.METRICS,
+            Kind.judges: registry.JUDGES,
         }
         rows = list(registries[kind])
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from ravqa.datasets.base import Dataset
     from ravqa.datasets.corpus import Corpus
 
-_METRICS = {"vqa_accuracy": "VQA accuracy", "infoseek": "InfoSeek score"}
+_METRICS = {
+    "vqa_accuracy": "VQA accuracy",
+    "infoseek": "InfoSeek score",
+    "evqa_score": "E-VQA accuracy",
+}
 _ROWS = {
     MAIN: "with retrieval",
     "none": "without retrieval",
@@ -112,10 +116,7 @@ class Console:
     def results(self, results: Mapping[str, Any], folder: Path) -> None:
         """The tables of a finished run, and where its folder is."""
         self.close()
-        if results["answers"]:
-            self.out.print(_answer_table(results))
-        if results["retrieval"] and results["retrieval"]["conditions"]:
-            self.out.print(_retrieval_table(results))
+        self.tables(results)
         skipped = results["dataset"]["skipped"]
         if skipped:
             self.out.print(
@@ -125,6 +126,19 @@ class Console:
         for part, what in results["provenance"]["stand_ins"].items():
             self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
+
+    def tables(self, results: Mapping[str, Any]) -> None:
+        """The tables of answers and retrieval, as far as there are any."""
+        if results["answers"]:
+            self.out.print(_answer_table(results))
+        retrieval = results["retrieval"] or {}
+        for section, what in (
+            (retrieval, "Retrieval"),
+            (retrieval.get("by_ids"), "Retrieval by passage ids"),
+            (retrieval.get("by_articles"), "Retrieval by articles"),
+        ):
+            if section and section["conditions"]:
+                self.out.print(_retrieval_table(results, section, what))
 
 
 def _rich(*, stderr: bool) -> RichConsole:
@@ -143,10 +157,19 @@ def _title(results: Mapping[str, Any], what: str, questions: int) -> str:
     return f"{what}, {questions} questions\n{dataset['label']}, {dataset['split']}"
 
 
+def _row(results: Mapping[str, Any], condition: str) -> str:
+    scored_file = condition == MAIN and "predictions" in results
+    return "predictions" if scored_file else _ROWS[condition]
+
+
 def _answer_table(results: Mapping[str, Any]) -> Table:
     section = results["answers"]
     name = _METRICS.get(section["metric"], section["metric"])
     table = Table(title=_title(results, "Answer quality", section["questions"]))
+    if section["rule"].get("judge"):
+        table.caption = f"judge: {section['rule']['judge']}"
+    elif section["rule"].get("normalization") == "always":
+        table.caption = "normalization: always (not the official rule)"
     table.add_column("")
     table.add_column(f"{name} %", justify="right")
     has_mean = "mean" in section["conditions"][MAIN]
@@ -163,7 +186,7 @@ def _answer_table(results: Mapping[str, Any]) -> Table:
         table.add_column("p", justify="right")
     for condition, scores in section["conditions"].items():
         score = scores["score"]
-        row = [_ROWS[condition], "-" if score is None else f"{score:.1f}"]
+        row = [_row(results, condition), "-" if score is None else f"{score:.1f}"]
         row += [f"{scores['mean']:.1f}"] if has_mean else []
         row += [_range(scores["interval_95"])]
         row += [
@@ -183,13 +206,14 @@ def _answer_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _retrieval_table(results: Mapping[str, Any]) -> Table:
-    section = results["retrieval"]
-    table = Table(title=_title(results, "Retrieval", section["questions"]))
+def _retrieval_table(results: Mapping[str, Any], section: Mapping[str, Any], what: str) -> Table:
+    metric = section["metric"]
+    table = Table(title=_title(results, what, section["questions"]))
     table.add_column("")
-    ks = list(next(iter(section["conditions"].values()))["PRRecall"])
+    ks = list(next(iter(section["conditions"].values()))[metric])
     for k in ks:
-        table.add_column(f"PRRecall@{k} %", justify="right")
+        table.add_column(f"{metric}@{k} %", justify="right")
     for condition, scores in section["conditions"].items():
-        table.add_row(_ROWS[condition], *(f"{scores['PRRecall'][k]:.1f}" for k in ks))
+        row = _row(results, condition)
+        table.add_row(row, *(f"{scores[metric][k]:.1f}" for k in ks))
     return table

@@ -66,12 +66,17 @@ DATASETS = Registry(
     {
         "okvqa": (
             "ravqa.datasets.okvqa:load",
-            "OK-VQA: official files, or the bundled sample in their form",
+            "OK-VQA: official files, hub copies, or the bundled sample in their form",
         ),
         "infoseek": (
             "ravqa.datasets.infoseek:load",
-            "InfoSeek: official jsonl files, or the bundled sample in their form",
+            "InfoSeek: official jsonl files, M2KR's split, or the bundled sample in their form",
         ),
+        "evqa": ("ravqa.datasets.evqa:load", "Encyclopedic-VQA: official csv files"),
+        "m2kr": ("ravqa.datasets.m2kr:load", "M2KR: ten retrieval benchmarks, with passages"),
+        "m2kr_cn": ("ravqa.datasets.m2kr:load_cn", "M2KR in Chinese"),
+        "jsonl": ("ravqa.datasets.files:load_jsonl", "your own questions, as JSON lines"),
+        "csv": ("ravqa.datasets.files:load_csv", "your own questions, as CSV or TSV"),
     },
 )
 
@@ -96,13 +101,26 @@ ENCODERS = Registry(
             "ravqa.encoders.flmr:FLMREncoder",
             "FLMR, PreFLMR and PreFLMR-ENCN checkpoints: question and image together",
         ),
+        "multi-vector": (
+            "ravqa.encoders.sentence_transformers:MultiVectorSTEncoder",
+            "sentence-transformers' MultiVectorEncoder models: ColBERT, PyLate and others",
+        ),
+        "dense": (
+            "ravqa.encoders.sentence_transformers:DenseSTEncoder",
+            "sentence-transformers' models of one vector a text",
+        ),
     },
 )
 
 INDEXES = Registry(
     "index",
     {
+        "auto": ("ravqa.index.auto:AutoIndex", "exact for small corpora, else compressed"),
         "exact": ("ravqa.index.exact:ExactIndex", "MaxSim over every passage"),
+        "compressed": (
+            "ravqa.index.compressed:CompressedIndex",
+            "centroid codes and residuals, scanned and rescored: for long queries",
+        ),
     },
 )
 
@@ -121,6 +139,10 @@ RETRIEVERS = Registry(
         "random": (
             "ravqa.retrieval.controls:RandomRetriever",
             "control: passages by lot",
+        ),
+        "static": (
+            "ravqa.retrieval.static:StaticRetriever",
+            "rankings from a file: RA-VQA's results, a TREC run, a samples.jsonl",
         ),
     },
 )
@@ -142,14 +164,27 @@ READERS = Registry(
 METRICS = Registry(
     "metric",
     {
-        "vqa_accuracy": (
-            "ravqa.metrics.vqa_accuracy:score_dataset",
-            "official VQA accuracy (OK-VQA)",
-        ),
-        "infoseek": ("ravqa.metrics.infoseek:score_dataset", "official InfoSeek score"),
+        "vqa_accuracy": ("ravqa.metrics:vqa_accuracies", "official VQA accuracy (OK-VQA)"),
+        "infoseek": ("ravqa.metrics:infoseek_scores", "official InfoSeek score"),
+        "evqa_score": ("ravqa.metrics:evqa_scores", "official E-VQA score, with a judge"),
         "prrecall": (
-            "ravqa.metrics.prrecall:score_dataset",
+            "ravqa.metrics:pseudo_recall_at_k",
             "pseudo-relevance recall at K (retrieval)",
+        ),
+        "recall": (
+            "ravqa.metrics:recall_at_k",
+            "recall at K by passage ids or by articles (retrieval)",
+        ),
+    },
+)
+
+JUDGES = Registry(
+    "judge",
+    {
+        "bem": ("ravqa.judges.bem:BEMJudge", "BERT classifier of answer equivalence (E-VQA)"),
+        "llm": (
+            "ravqa.judges.llm:LLMJudge",
+            "language model behind an OpenAI-compatible server",
         ),
     },
 )

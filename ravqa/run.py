@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import platform
 import random
-import re
 import resource
 import sys
 import time
@@ -16,22 +14,28 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import ravqa
 from ravqa.config import PipelineConfig, apply_override, fingerprint, load_pipeline
 from ravqa.console import Console
-from ravqa.datasets.base import Dataset, DatasetRequest, OnError, Problems
+from ravqa.datasets.base import Dataset, DatasetRequest, OnError, Problems, parse_options
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, near_matches
-from ravqa.evaluation import answer_section, retrieval_section, score_answer
-from ravqa.metrics.prrecall import DEFAULT_KS, first_hit
-from ravqa.paths import file_digest
+from ravqa.evaluation import (
+    answer_section,
+    retrieval_ks,
+    retrieval_marks,
+    retrieval_section,
+    score_answers,
+)
+from ravqa.images import image_digest
+from ravqa.metrics.diagnostics import is_in_document
 from ravqa.pipeline import Pipeline, check_settings
-from ravqa.records import Hit, Question
+from ravqa.records import Answer, Hit, Question
 from ravqa.registry import DATASETS, READERS, RETRIEVERS
 from ravqa.retrieval.base import Retriever
 from ravqa.retrieval.controls import NoRetriever, OracleRetriever, RandomRetriever
+from ravqa.retrieval.runs import trec_lines
 from ravqa.rundir import MAIN, RunDir
 
 SCHEMA_VERSION = 1
@@ -62,6 +66,7 @@ class RunRequest:
     on_error: OnError = "fail"
     seed: int = 0
     download: bool = False
+    dataset_options: Sequence[str] = ()
 
 
 def run(request: RunRequest, console: Console) -> Path:
@@ -79,17 +84,15 @@ def run(request: RunRequest, console: Console) -> Path:
         resume=request.resume,
         overwrite=request.overwrite,
     )
-    has_data = request.data is not None and (request.data.is_dir() or request.download)
-    if has_data and not request.corpus and config.retriever.name != "none":
-        raise UserError(
-            f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
-            "--corpus, or choose --retriever none"
-        )
+    if request.download and request.data is not None:  # no passages are fetched
+        _check_corpus(request, config)
     problems = Problems(request.on_error)
     dataset = _dataset(request, config, problems, console)
     if "wrong-image" in request.controls:
         wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
     corpus = Corpus.read(*request.corpus) if request.corpus else dataset.corpus
+    if request.data is not None and corpus is None:
+        _check_corpus(request, config)
 
     console.heading(dataset, config, corpus, run_dir.path)
     with console.status("loading models"):
@@ -110,6 +113,7 @@ def run(request: RunRequest, console: Console) -> Path:
         "prompts_generated": pipeline.answerer.generated if pipeline.answerer else 0,
         "peak_memory_mb": round(_peak_memory_mb()),
     }
+    _add_encoding(results, pipeline.retriever, console)
     _write(run_dir, dataset, samples[MAIN], results)
     console.results(results, run_dir.path)
     return run_dir.path
@@ -132,6 +136,14 @@ def _check(request: RunRequest) -> None:
         raise UserError("--resume needs --output: the folder of the run to go on with")
     if request.retrieval_only and request.predict_only:
         raise UserError("--retrieval-only and --predict-only exclude each other")
+
+
+def _check_corpus(request: RunRequest, config: PipelineConfig) -> None:
+    if not request.corpus and config.retriever.name != "none":
+        raise UserError(
+            f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
+            "--corpus, or choose --retriever none"
+        )
 
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
@@ -178,11 +190,12 @@ def _dataset(
                 limit=request.limit,
                 problems=problems,
                 need_images=config.describer is not None,
+                options=parse_options(request.dataset_options),
             )
         )
     for note in dataset.notes:
         console.note(note)
-    if dataset.metric is None and not request.predict_only:
+    if dataset.metric is None and not (request.predict_only or request.retrieval_only):
         raise UserError(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
@@ -221,6 +234,7 @@ def _resolved(
             "label": dataset.label,
             "data": str(request.data) if request.data else None,
             "split": dataset.split,
+            "options": list(request.dataset_options),
             "limit": request.limit,
             "on_error": request.on_error,
             "fingerprint": dataset.fingerprint,
@@ -245,7 +259,7 @@ def _resolved(
 
 def _images_fingerprint(dataset: Dataset) -> str:
     images = {q.image for q in dataset.questions if isinstance(q.image, Path)}
-    return fingerprint([file_digest(p) if p.is_file() else None for p in sorted(images)])
+    return fingerprint([image_digest(p) for p in sorted(images)])
 
 
 def _default_output(request: RunRequest) -> Path:
@@ -382,6 +396,9 @@ class _Runner:
         answers = None
         if self.pipeline.answerer is not None:
             answers = self.pipeline.answer(questions, hits)
+        scores = None
+        if answers is not None and not self.request.predict_only:
+            scores = score_answers(self.dataset, questions, [answer.text for answer in answers])
         ended = time.monotonic()
         seconds = {
             "retrieve": round((between - began) / len(questions), 4),
@@ -393,15 +410,15 @@ class _Runner:
             if answers is not None:
                 sample["answer"] = answers[i].text
                 sample["decision"] = answers[i].decision
-                sample["drafts"] = [asdict(draft) for draft in answers[i].drafts]
-                if not self.request.predict_only:
-                    sample["score"] = score_answer(self.dataset, question, answers[i].text)
+                sample["drafts"] = self._drafts(answers[i], hits[i])
+            if scores is not None:
+                sample["score"] = scores[i]
             sample["seconds"] = seconds
             samples.append(sample)
         return samples
 
     def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
-        texts = [passage.content for _, passage in self.pipeline.passages(hits)]
+        passages = [passage for _, passage in self.pipeline.passages(hits)]
         seen = question.description
         return {
             "question_id": question.question_id,
@@ -410,8 +427,22 @@ class _Runner:
             "answers": list(question.answers),
             "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
             "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
-            "first_hit": first_hit(question.answers, texts) if question.answers else None,
+            **retrieval_marks(question, passages),
         }
+
+    def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+        """Drafts, each with whether a passage that it was read from holds it."""
+        texts = {p.passage_id: p.content for _, p in self.pipeline.passages(hits)}
+        return [
+            asdict(draft)
+            | {
+                "in_passages": any(
+                    is_in_document(draft.text, texts[passage_id])
+                    for passage_id in draft.passage_ids
+                )
+            }
+            for draft in answer.drafts
+        ]
 
 
 def _results(
@@ -423,7 +454,7 @@ def _results(
     samples: Mapping[str, Mapping[int | str, Mapping[str, Any]]],
     problems: Problems,
 ) -> dict[str, Any]:
-    ks = [k for k in DEFAULT_KS if k <= pipeline.top_k] or [pipeline.top_k]
+    ks = retrieval_ks(dataset, pipeline.top_k)
     scored = not request.predict_only
     answered = scored and pipeline.answerer is not None
     return {
@@ -463,6 +494,21 @@ def _results(
     }
 
 
+def _add_encoding(results: dict[str, Any], retriever: Retriever, console: Console) -> None:
+    """What an encoder cut, into the results; a note if it cut any."""
+    encoded = getattr(retriever, "encoded", {})
+    if "passages" in encoded and results["retrieval"]:
+        results["retrieval"]["passages"] = asdict(encoded["passages"])
+    if "queries" in encoded:  # in this run; those of an earlier one came from the cache
+        results["timing"]["queries"] = asdict(encoded["queries"])
+    for what, stats in encoded.items():
+        if stats.truncated:
+            console.note(
+                f"{stats.truncated:,} of {stats.items:,} {what} were longer than the encoder "
+                "takes, and were cut"
+            )
+
+
 def _write(
     run_dir: RunDir,
     dataset: Dataset,
@@ -482,24 +528,6 @@ def _write(
             rows = [{"question_id": q, "answer": s["answer"]} for q, s in samples.items()]
             run_dir.write("predictions.json", json.dumps(rows, ensure_ascii=False, indent=0))
     run_dir.write("results.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
-
-
-def trec_lines(question_id: int | str, hits: Sequence[tuple[str, float]]) -> list[str]:
-    """A question's ranking in TREC's run format: six columns, the score falling with the rank.
-
-    White space in ids is percent-encoded. Readers of this format sort by the score; where a
-    retriever's scores do not fall with its ranks (the oracle's), 1 / rank stands in their place.
-    """
-
-    def column(text: object) -> str:
-        return re.sub(r"\s", lambda m: quote(m.group()), str(text))
-
-    falling = all(a[1] >= b[1] for a, b in itertools.pairwise(hits))
-    return [
-        f"{column(question_id)} Q0 {column(passage_id)} {rank} "
-        f"{score if falling else round(1 / rank, 6)} ravqa\n"
-        for rank, (passage_id, score) in enumerate(hits, 1)
-    ]
 
 
 def _versions() -> dict[str, str]:

@@ -12,11 +12,11 @@ PACKAGE = ROOT / "ravqa"
 
 # Each layer may import from itself and from those below it.
 LAYERS = [
-    {"cli", "__main__"},
-    {"run", "evaluation"},
+    {"cli", "__main__", "integrations"},
+    {"run", "encode", "scoring", "evaluation"},
     {"pipeline", "console", "rundir"},
     {"answering", "retrieval", "datasets", "describe"},
-    {"encoders", "index", "readers", "metrics"},
+    {"encoders", "index", "readers", "metrics", "judges"},
     {"build", "models", "cache", "registry"},
     {"flmr"},
     {"config", "paths", "records", "images"},

@@ -1,239 +1,230 @@
-"""MaxSim over every passage: exact, blocked, from a memory-mapped file.
+"""MaxSim over every passage: exact, blocked, from memory-mapped files.
 
-On disk a folder: `vectors.npy` [all tokens, dim] float16 or float32, passage after passage, the
-passages sorted by their number of tokens; `lengths.npy` [passages] int64 and `ids.json`, both in
-the order of the corpus; and `meta.json`, written last: a folder without it is not an index.
-Passages of equal length lie side by side and are scored as one dense block, without padding or a
-segmented maximum. Whatever the storage, products and sums are in float32. Ties go to the earlier
-passage of the corpus.
+A segment's `vectors.npy` [all vectors, dim] holds its passages sorted by their number of vectors,
+so that passages of equal length lie side by side and are scored as one dense block, without padding
+or a segmented maximum. Whatever the storage, products and sums are in float32.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from ravqa.config import Strict
 from ravqa.encoders.base import Vectors
-from ravqa.errors import UserError
+from ravqa.index.base import Array, checked_query
+from ravqa.index.maxsim import device_of, maxsim
+from ravqa.index.segments import Passages, Segment, SegmentedIndex, State, top, write_ids
+from ravqa.index.store import SPOOL, Manifest, SegmentEntry, Writer
 
-_FORMAT = 2
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
 
 
-class ExactIndex:
-    """An opened index; `build` makes one."""
+class ExactIndex(SegmentedIndex):
+    """Every vector as it is, or in 8 bits, and MaxSim with all of them."""
+
+    kind: ClassVar[str] = "exact"
 
     class Config(Strict):
-        """Options: the storage type, and how many megabytes of vectors are scored at a time."""
+        """Options.
 
-        storage: Literal["float16", "float32"] = "float16"
-        block_mb: int = Field(default=64, ge=1)
-
-    def __init__(self, path: Path, config: Config | None = None):
-        """Open the index in `path`.
-
-        Raises:
-            UserError: there is no whole index.
+        Attributes:
+            storage: how vectors are stored; int8 has a scale for each. Fixed when the index is
+                built.
+            block_mb: megabytes of vectors, and of products, that are worked on at a time.
+            device: auto, cpu, cuda, ...
         """
-        meta = read_meta(path)
-        if meta is None:
-            raise UserError(f"no index in {path}")
-        self.path = path
-        self.meta = meta
-        damaged = f"the index in {path} is damaged; delete the folder and build it again"
-        try:
-            self.dim: int = meta["dim"]
-            self.ids: list[str] = json.loads((path / "ids.json").read_text(encoding="utf-8"))
-            self._vectors = np.load(path / "vectors.npy", mmap_mode="r")
-            lengths = np.load(path / "lengths.npy")
-        except (OSError, EOFError, ValueError, KeyError) as e:
-            raise UserError(f"{damaged} ({' '.join(str(e).split())})") from None
-        if len(lengths) != len(self.ids) or self._vectors.shape != (lengths.sum(), self.dim):
-            raise UserError(f"{damaged} (its files do not fit together)")
-        # Places in `vectors.npy`: passage `_order[i]` begins at `_offsets[i]`.
-        self._order = np.argsort(lengths, kind="stable")
-        self._lengths = lengths[self._order]
-        self._offsets = np.concatenate([[0], np.cumsum(self._lengths)])
-        self._place = np.empty(len(lengths), dtype=np.int64)
-        self._place[self._order] = np.arange(len(lengths))
-        self._position = {passage_id: i for i, passage_id in enumerate(self.ids)}
-        self._block_mb = (config or self.Config()).block_mb
 
-    def __len__(self) -> int:
-        return len(self.ids)
+        storage: Literal["float16", "float32", "int8"] = "float16"
+        block_mb: int = Field(default=8, ge=1)
+        device: str = "auto"
+
+    config: Config
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return device_of(self.config.device)
 
     @classmethod
-    def build(
-        cls,
-        ids: Sequence[str],
-        embeddings: Iterable[Vectors],
-        path: Path,
-        *,
-        dim: int,
-        config: Config | None = None,
-        fingerprint: str = "",
-    ) -> ExactIndex:
-        """Write an index and open it.
+    def _fixed(cls, config: Config) -> dict[str, Any]:
+        return {"storage": config.storage}
 
-        Args:
-            ids: passage ids, in order, each once.
-            embeddings: one array [tokens, dim] per id; taken one by one, never all in memory.
-            path: folder to make; written beside and renamed when whole.
-            fingerprint: what the vectors depend on; kept in `meta.json`.
+    @classmethod
+    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
+        return ("vectors", "scales") if manifest.settings["storage"] == "int8" else ("vectors",)
 
-        Raises:
-            UserError: the folder holds an index already.
-            ValueError: not one array per id, or of another width.
-        """
-        config = config or cls.Config()
-        if len(set(ids)) != len(ids):
-            raise ValueError("passage ids must be unique")
-        if read_meta(path) is not None:
-            raise UserError(f"{path} holds an index already")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=path.name + ".", dir=path.parent))
-        try:
-            counts: list[int] = []
-            with (work / "raw").open("wb") as raw:
-                for array in embeddings:
-                    if array.ndim != 2 or array.shape[1] != dim:
-                        raise ValueError(f"arrays [tokens, {dim}] are expected, got {array.shape}")
-                    raw.write(np.ascontiguousarray(array, dtype=config.storage).tobytes())
-                    counts.append(len(array))
-            if len(counts) != len(ids):
-                raise ValueError(f"{len(ids)} ids but {len(counts)} arrays")
-            lengths = np.array(counts, dtype=np.int64)
-            _sort_by_length(work / "raw", work / "vectors.npy", lengths, dim, config.storage)
-            np.save(work / "lengths.npy", lengths)
-            (work / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
-            meta = {
-                "format": _FORMAT,
-                "kind": "exact",
-                "dim": dim,
-                "passages": len(ids),
-                "vectors": int(lengths.sum()),
-                "storage": config.storage,
-                "fingerprint": fingerprint,
-            }
-            (work / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            if read_meta(path) is None:  # else another process was quicker: its index stays
-                shutil.rmtree(path, ignore_errors=True)  # leftovers of a build that did not end
-                os.rename(work, path)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        return cls(path, config)
+    @classmethod
+    def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
+        segment = _write(writer, passages)
+        writer.commit(segments=(segment,) if segment else ())
 
-    def search(self, queries: Sequence[Vectors], k: int) -> list[list[tuple[str, float]]]:
-        """The k best passages per query: (id, MaxSim), best first; ties in passage order.
+    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
+        return _write(writer, passages)
 
-        Args:
-            queries: arrays [vectors, dim] of any length; zero rows do not count.
+    def _compact(self, writer: Writer, state: State) -> None:
+        def alive() -> Passages:
+            for segment in state.segments:
+                for i in np.flatnonzero(segment.alive):
+                    yield segment.ids[i], _stored(segment, np.array([i]))
 
-        Raises:
-            ValueError: k below 1, or vectors of another width.
-        """
-        if k < 1:
-            raise ValueError("k must be at least 1")
-        scores = self.scores(queries)
-        found = []
-        for row in scores:
-            best = np.argsort(-row, kind="stable")[:k]
-            found.append([(self.ids[i], float(row[i])) for i in best])
-        return found
+        segment = _write(writer, alive())
+        writer.commit(segments=(segment,) if segment else ())
 
-    def scores(self, queries: Sequence[Vectors]) -> np.ndarray:
-        """MaxSim of every query with every passage, [queries, passages] float32.
+    def _search(
+        self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        if params:
+            raise ValueError(f"an exact search has no settings: {', '.join(params)}")
+        few = np.flatnonzero(allowed)
+        if 4 * len(few) < len(allowed):
+            scores = self._score(state, query, few)
+            best = top(scores, k)
+            return few[best], scores[best]
+        scores = self._all_scores(state, [query])[0]
+        scores[~allowed] = -np.inf
+        best = top(scores, k)
+        return best, scores[best]
+
+    def scores(self, queries: Sequence[Vectors]) -> Array:
+        """MaxSim of every query with every passage, float32 [queries, passages], as `ids`.
 
         A passage without vectors scores minus infinity: nothing of it can match.
         """
+        state = self._state
+        kept = [checked_query(query, self.dim) for query in queries]
+        scores: Array = self._all_scores(state, kept)[:, state.alive]
+        return scores
+
+    def _all_scores(self, state: State, queries: Sequence[Array]) -> Array:
+        """Of all rows, float32 [queries, rows]."""
         import torch
 
-        kept = [self._checked(query) for query in queries]
-        out = np.full((len(queries), len(self)), -np.inf, dtype=np.float32)
-        counts = [len(query) for query in kept]
-        out[:, self._order[self._lengths > 0]] = 0
-        if not sum(counts):
+        out = np.full((len(queries), len(state.alive)), -np.inf, dtype=np.float32)
+        if not queries:
             return out
-        stacked = torch.from_numpy(np.concatenate(kept))
-        # Sums each query's rows: [queries, query vectors] with a 1 where the vector is the query's.
-        owner = torch.repeat_interleave(torch.eye(len(kept)), torch.tensor(counts), dim=1)
-        for first, last, length in self._blocks(len(stacked)):
-            begin, end = self._offsets[first], self._offsets[last]
-            block = torch.from_numpy(np.array(self._vectors[begin:end], dtype=np.float32))
-            best = (stacked @ block.T).view(len(stacked), last - first, length).amax(-1)
-            out[:, self._order[first:last]] = (owner @ best).numpy()
+        counts = [len(query) for query in queries]
+        stacked = torch.from_numpy(np.concatenate(queries)).to(self._device)
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        for segment in state.segments:
+            for rows, begin, end in self._blocks(segment, len(stacked)):
+                block = torch.from_numpy(_decoded(segment, slice(begin, end))).to(self._device)
+                best = (stacked @ block.T).view(len(stacked), len(rows), -1).amax(-1)
+                for i in range(len(queries)):
+                    total = best[bounds[i] : bounds[i + 1]].sum(0)
+                    out[i, segment.first + rows] = total.cpu().numpy()
         return out
 
-    def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
-        """MaxSim of each query with its own list of passages.
+    def _score(self, state: State, query: Array, rows: Array) -> Array:
+        import torch
 
-        Raises:
-            KeyError: an id is not in the index.
-        """
-        out = []
-        for query, wanted in zip(queries, ids, strict=True):
-            kept = self._checked(query)
-            scores = []
-            for passage_id in wanted:
-                i = self._place[self._position[passage_id]]
-                tokens = self._vectors[self._offsets[i] : self._offsets[i + 1]]
-                if len(tokens) == 0:
-                    scores.append(float("-inf"))
-                    continue
-                similarity = kept @ np.asarray(tokens, dtype=np.float32).T
-                scores.append(float(similarity.max(1, initial=-np.inf).sum()))
-            out.append(scores)
+        out = np.full(len(rows), -np.inf, dtype=np.float32)
+        left = torch.from_numpy(query).to(self._device)
+        for segment, places, local in state.by_segment(rows):
+            right = torch.from_numpy(_stored(segment, local)).to(self._device)
+            out[places] = maxsim(left, right, segment.arrays["lengths"][local])
         return out
 
-    def _checked(self, query: Vectors) -> Vectors:
-        if query.ndim != 2 or query.shape[1] != self.dim:
-            raise ValueError(f"a query is an array [vectors, {self.dim}], got {query.shape}")
-        query = np.asarray(query, dtype=np.float32)
-        return query[np.any(query != 0, axis=1)]
-
-    def _blocks(self, rows: int) -> Iterator[tuple[int, int, int]]:
-        """Ranges of places that hold passages of one length, bounded in memory."""
-        # A block's vectors and its products with the query vectors, both float32.
-        budget = self._block_mb * 2**20 // (4 * max(self.dim, rows))
-        first = int(np.searchsorted(self._lengths, 1))  # passages without tokens cannot match
-        while first < len(self):
-            length = int(self._lengths[first])
-            end = int(np.searchsorted(self._lengths, length, side="right"))
-            last = min(end, first + max(1, budget // length))
-            yield first, last, length
-            first = last
+    def _blocks(self, segment: Segment, lanes: int) -> Iterator[tuple[Array, int, int]]:
+        """Passages of one length and the vectors they lie in, bounded in memory."""
+        budget = max(1, self.config.block_mb * 2**20 // (4 * max(self.dim, lanes)))
+        order, begins = _layout(segment)
+        lengths = segment.arrays["lengths"][order]
+        first = int(np.searchsorted(lengths, 1))  # passages without vectors cannot match
+        while first < len(order):
+            length = int(lengths[first])
+            end = int(np.searchsorted(lengths, length, side="right"))
+            end = min(end, first + max(1, budget // length))
+            begin = int(begins[first])
+            yield order[first:end], begin, begin + (end - first) * length
+            first = end
 
 
-def read_meta(path: Path) -> dict[str, Any] | None:
-    """The index's `meta.json`, or None if the folder holds no whole index of this format."""
+def _layout(segment: Segment) -> tuple[Array, Array]:
+    """Passages in the order of `vectors.npy`, and where each one's vectors begin there."""
+    lengths = segment.arrays["lengths"]
+    order = np.argsort(lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    return order, ends - lengths[order]
+
+
+def _stored(segment: Segment, rows: Array) -> Array:
+    """The vectors of passages, one behind the other, float32."""
+    order, begins = _layout(segment)
+    place = np.empty(len(order), np.int64)
+    place[order] = begins
+    lengths = segment.arrays["lengths"][rows]
+    shifts = place[rows] - (np.cumsum(lengths) - lengths)
+    return _decoded(segment, np.repeat(shifts, lengths) + np.arange(lengths.sum()))
+
+
+def _decoded(segment: Segment, places: Any) -> Array:
+    vectors: Array = segment.arrays["vectors"][places].astype(np.float32)
+    if "scales" in segment.arrays:
+        vectors *= segment.arrays["scales"][places][:, None]
+    return vectors
+
+
+def _write(writer: Writer, passages: Passages) -> SegmentEntry | None:
+    """A new segment; None if there are no passages."""
+    dim, storage = writer.manifest.dim, writer.manifest.settings["storage"]
+    raw = np.float16 if storage == "float16" else np.float32
+    ids: list[str] = []
+    counts: list[int] = []
+    spool = writer.path / SPOOL
     try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return meta if isinstance(meta, dict) and meta.get("format") == _FORMAT else None
+        with spool.open("wb") as stream:
+            for passage_id, array in passages:
+                stream.write(np.ascontiguousarray(array, dtype=raw).tobytes())
+                ids.append(passage_id)
+                counts.append(len(array))
+        if not ids:
+            return None
+        name = writer.new_folder("segment")
+        folder = writer.path / name
+        lengths = np.array(counts, dtype=np.int64)
+        write_ids(folder, ids, lengths)
+        if not sum(counts):  # nothing to map
+            _save_empty(folder, storage, dim)
+        else:
+            spooled: Array = np.memmap(spool, raw, "r", shape=(sum(counts), dim))
+            _sort_by_length(spooled, folder, lengths, storage)
+        writer.seal(name)
+        return SegmentEntry(name, len(ids), sum(counts))
+    finally:
+        spool.unlink(missing_ok=True)
 
 
-def _sort_by_length(
-    raw: Path, target: Path, lengths: npt.NDArray[np.int64], dim: int, dtype: str
-) -> None:
-    """Copy passages from corpus order to order of length, one at a time."""
-    total = int(lengths.sum())
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    out = np.lib.format.open_memmap(target, mode="w+", dtype=dtype, shape=(total, dim))
-    if total:
-        source = np.memmap(raw, dtype=dtype, mode="r", shape=(total, dim))
-        place = 0
-        for i in np.argsort(lengths, kind="stable"):
-            out[place : place + lengths[i]] = source[starts[i] : starts[i + 1]]
-            place += int(lengths[i])
-        out.flush()
-    raw.unlink()
+def _save_empty(folder: Path, storage: str, dim: int) -> None:
+    np.save(folder / "vectors.npy", np.zeros((0, dim), _DTYPES[storage]))
+    if storage == "int8":
+        np.save(folder / "scales.npy", np.zeros(0, np.float32))
+
+
+def _sort_by_length(spooled: Array, folder: Path, lengths: Array, storage: str) -> None:
+    """Write `vectors.npy` (and `scales.npy`), the passages sorted by their number of vectors."""
+    vectors = np.lib.format.open_memmap(
+        folder / "vectors.npy", mode="w+", dtype=_DTYPES[storage], shape=spooled.shape
+    )
+    scales = np.empty(len(spooled), np.float32)
+    begins = np.cumsum(lengths) - lengths
+    at = 0
+    for i in np.argsort(lengths, kind="stable"):
+        part = spooled[begins[i] : begins[i] + lengths[i]]
+        rows = slice(at, at + len(part))
+        if storage == "int8":
+            wide = part.astype(np.float32)
+            scales[rows] = np.maximum(np.abs(wide).max(1, initial=0.0), 1e-12) / 127
+            part = np.rint(wide / scales[rows, None])
+        vectors[rows] = part
+        at += len(part)
+    vectors.flush()
+    if storage == "int8":
+        np.save(folder / "scales.npy", scales)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,18 +15,21 @@ from ravqa.build import build_part, part_config
 from ravqa.cache import Store
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
-from ravqa.encoders.base import Vectors
+from ravqa.encoders.base import Encoded, EncodingStats, Vectors
+from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
 from ravqa.errors import UserError
 from ravqa.images import image_bytes
-from ravqa.index.exact import read_meta
+from ravqa.index.base import Ranking
 from ravqa.paths import cache_dir
 from ravqa.records import Hit, Question
 from ravqa.registry import ENCODERS, INDEXES
 from ravqa.retrieval.base import Progress, to_hits
 from ravqa.retrieval.query_text import Form, QueryText, forms
 
-_CHUNK = 256  # passages encoded at a time
 _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
+
+_Queries = list[list[Vectors]]
+"""Of one plan: the vectors of each alternative of each form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class _Plan:
 
 class LateInteractionRetriever:
     """Encodes the corpus once (kept in the cache folder) and scores every query form by MaxSim.
+
+    `encoded` has the statistics of the corpus's "passages", where they are known, and of the
+    "queries" that this object has encoded.
 
     Rankings are kept on disk too, by what was asked (the query's forms, which hold everything that
     came from question and image), of which corpus, with which encoder and settings.
@@ -54,7 +61,7 @@ class LateInteractionRetriever:
         """Options: the encoder, the index, and what goes into the query."""
 
         encoder: Part = Part(name="token-bert")
-        index: Part = Part(name="exact")
+        index: Part = Part(name="auto")
         query: QueryText = QueryText()
         depth: int = Field(default=200, ge=1)
 
@@ -78,6 +85,8 @@ class LateInteractionRetriever:
         self._index: Any = None
         self._corpus = ""
         self._store = Store("rankings")
+        self._statistics = Store("encodings")
+        self.encoded = {"queries": EncodingStats()}
         self.weights = self._encoder.weights
         self.fingerprint = fingerprint(
             "late-interaction/1",
@@ -98,40 +107,58 @@ class LateInteractionRetriever:
                 "the retriever late-interaction needs passages: name a file with --corpus, "
                 "or choose --retriever none"
             )
+        key, path, vectors = self._places(corpus)
+        if not self._index_class.built(path):
+            with one_at_a_time(vectors) as state:
+                if not self._index_class.built(path):
+                    store = self._embeddings(corpus, vectors, progress)
+                    if state.is_main_process:
+                        self._build(corpus, store, path, key)
+        self._index = self._index_class.open(path, self._index_config, fingerprint=key)
+        self._corpus = corpus.fingerprint
+        for stats in self._statistics.get([vectors.name]).values():
+            self.encoded["passages"] = EncodingStats(**stats)
+
+    def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
+        """Encode what of the corpus is not yet, for `prepare` to index it; None if it is indexed.
+
+        Several processes (torchrun, accelerate) that all call this share the work.
+        """
+        _, path, vectors = self._places(corpus)
+        with one_at_a_time(vectors):
+            if self._index_class.built(path):
+                return None
+            return self._embeddings(corpus, vectors, progress).stats
+
+    def _places(self, corpus: Corpus) -> tuple[str, Path, Path]:
+        """Key and folder of the corpus's index, and the folder of its vectors until it is built."""
         key = fingerprint(
             corpus.fingerprint, self._encoder.fingerprint, self.config.index.model_dump()
         )
-        path = cache_dir("indexes") / key
-        if read_meta(path) is None:
-            shutil.rmtree(path, ignore_errors=True)
-            self._build(corpus, path, key, progress)
-        self._index = self._index_class(path, self._index_config)
-        self._corpus = corpus.fingerprint
+        vectors = fingerprint(corpus.fingerprint, self._encoder.fingerprint)
+        return key, cache_dir("indexes") / key, cache_dir("embeddings") / vectors
 
-    def _build(self, corpus: Corpus, path: Any, key: str, progress: Progress | None) -> None:
-        ids = list(corpus)
-        # Encoded in order of length (little padding), stored in corpus order.
-        done = 0
-
-        def count(n: int) -> None:
-            nonlocal done
-            done += n
+    def _embeddings(
+        self, corpus: Corpus, folder: Path, progress: Progress | None
+    ) -> EmbeddingStore:
+        def count(done: int, total: int) -> None:
             if progress:
-                progress("encoding passages", done, len(ids))
+                progress("encoding passages", done, total)
 
-        def embeddings() -> Any:
-            for start in range(0, len(ids), _CHUNK):
-                texts = [corpus[i].content for i in ids[start : start + _CHUNK]]
-                yield from self._encoder.encode_document(texts, count)
+        return corpus_embeddings(self._encoder, corpus, folder, count)
 
+    def _build(self, corpus: Corpus, store: EmbeddingStore, path: Path, key: str) -> None:
+        shutil.rmtree(path, ignore_errors=True)
         self._index_class.build(
-            ids,
-            embeddings(),
+            list(corpus),
+            store,
             path,
             dim=self._encoder.dim,
             config=self._index_config,
             fingerprint=key,
         )
+        self._statistics.put({store.path.name: asdict(store.stats)})
+        store.remove()
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """The k best passages per question, best first."""
@@ -157,32 +184,72 @@ class LateInteractionRetriever:
     def _vectors(self, plans: Sequence[_Plan]) -> list[Vectors]:
         """Query vectors of every alternative of every form, in order."""
         if self._sees:
-            return list(self._encoder.encode_question([plan.question for plan in plans]))
-        spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
-        return [_unit(v) for v in self._encoder.encode_query(spans)]
+            found = Encoded.of(self._encoder.encode_question([plan.question for plan in plans]))
+        else:
+            spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
+            found = Encoded.of(self._encoder.encode_query(spans))
+        self.encoded["queries"] += found.stats
+        return found if self._sees else [_unit(vectors) for vectors in found]
 
-    def _search(self, plans: Sequence[_Plan], depth: int) -> list[list[tuple[str, float]]]:
+    def _search(self, plans: Sequence[_Plan], depth: int) -> list[Ranking]:
         """The `depth` best passages per query plan, best first; ties in corpus order."""
-        vectors = self._vectors(plans)
-        out: list[list[tuple[str, float]]] = []
+        vectors = iter(self._vectors(plans))
+        queries = [[[next(vectors) for _ in f.alternatives] for f in plan.forms] for plan in plans]
+        if hasattr(self._index, "scores"):
+            return self._search_all(plans, queries, depth)
+        return [self._search_some(*pair, depth) for pair in zip(plans, queries, strict=True)]
+
+    def _search_all(
+        self, plans: Sequence[_Plan], queries: Sequence[_Queries], depth: int
+    ) -> list[Ranking]:
+        """By the scores of every passage."""
+        flat = [v for found in queries for alternatives in found for v in alternatives if len(v)]
         # Queries are scored together, as many as keep the score matrix within bounds.
-        step = max(1, _MAX_SCORES // len(self._index))
+        step = max(1, _MAX_SCORES // max(1, len(self._index)))
         rows = (
             row
-            for start in range(0, len(vectors), step)
-            for row in self._index.scores(vectors[start : start + step])
+            for start in range(0, len(flat), step)
+            for row in self._index.scores(flat[start : start + step])
         )
-        for plan in plans:
-            total = np.zeros(len(self._index))
-            for form in plan.forms:
-                scores = [next(rows) for _ in form.alternatives]
-                total += form.weight * np.max(scores, axis=0)
+        ids = self._index.ids
+        out = []
+        for plan, found in zip(plans, queries, strict=True):
+            total = np.full(len(ids), -np.inf)
+            for form, alternatives in zip(plan.forms, found, strict=True):
+                scores = [next(rows) for v in alternatives if len(v)]
+                if scores:  # else the form has no word that counts
+                    total[np.isneginf(total)] = 0
+                    total += form.weight * np.max(scores, axis=0)
             best = np.argsort(-total, kind="stable")[:depth]
-            out.append([(self._index.ids[i], float(total[i])) for i in best])
+            out.append([(ids[i], float(total[i])) for i in best if total[i] > -np.inf])
         return out
+
+    def _search_some(self, plan: _Plan, queries: _Queries, depth: int) -> Ranking:
+        """By an index that finds the best passages of one query."""
+        parts = [
+            (form.weight, [v for v in alternatives if len(v)])
+            for form, alternatives in zip(plan.forms, queries, strict=True)
+        ]
+        parts = [part for part in parts if part[1]]
+        if not parts:
+            return []
+        if all(len(alternatives) == 1 for _, alternatives in parts):
+            # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
+            whole = np.concatenate([weight * found[0] for weight, found in parts])
+            return list(self._index.search([whole], depth)[0])
+        flat = [v for _, found in parts for v in found]
+        rankings = self._index.search(flat, depth)
+        ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))
+        scores = iter(self._index.score(flat, [ids] * len(flat)))
+        total = np.zeros(len(ids))
+        for weight, found in parts:
+            total += weight * np.max([next(scores) for _ in found], axis=0)
+        best = np.argsort(-total, kind="stable")[:depth]
+        return [(ids[i], float(total[i])) for i in best]
 
 
 def _unit(vectors: Vectors) -> Vectors:
     """Rows scaled so that their lengths (the weights) sum to 1."""
+    vectors = vectors.astype(np.float32, copy=False)
     total = float(np.linalg.norm(vectors, axis=1).sum())
     return vectors / total if total > 0 else vectors

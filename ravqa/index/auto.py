@@ -1,0 +1,54 @@
+"""The index that suits the size of the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from ravqa.config import Strict
+from ravqa.encoders.base import Vectors
+from ravqa.index.compressed import CompressedIndex
+from ravqa.index.exact import ExactIndex
+from ravqa.index.segments import SegmentedIndex
+from ravqa.index.store import exists, read_manifest
+
+
+class AutoIndex:
+    """Makes and opens an exact index of a small corpus, a compressed one of a large corpus."""
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            above: from so many passages on the index is compressed (`benchmarks/search.py` shows
+                where that begins to pay).
+        """
+
+        above: int = Field(default=5000, ge=0)
+
+    built = staticmethod(exists)
+
+    @staticmethod
+    def open(
+        path: Path, config: Config | None = None, *, fingerprint: str | None = None
+    ) -> SegmentedIndex:
+        """Open an index of either kind; see `SegmentedIndex`."""
+        kind = CompressedIndex if read_manifest(path).kind == CompressedIndex.kind else ExactIndex
+        return kind(path, fingerprint=fingerprint)
+
+    @staticmethod
+    def build(
+        ids: Sequence[str],
+        embeddings: Iterable[Vectors],
+        path: Path,
+        *,
+        dim: int,
+        config: Config | None = None,
+        fingerprint: str = "",
+    ) -> SegmentedIndex:
+        """See `SegmentedIndex.build`."""
+        config = config or AutoIndex.Config()
+        kind = CompressedIndex if len(ids) >= config.above else ExactIndex
+        return kind.build(ids, embeddings, path, dim=dim, fingerprint=fingerprint)

@@ -1,0 +1,203 @@
+"""How the compressed index writes a vector: its nearest centroid, and the rest in few bits.
+
+Vectors are turned by a fixed random rotation first, which leaves scores as they are and spreads the
+rest evenly over the components, so that one scale for a vector fits all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ravqa.index.base import Array
+
+_SAMPLE = 40
+"""Training vectors for each centroid."""
+_ROUNDS = 6
+_NEAR_CELLS = 16
+_LARGE = 2048
+"""From so many centroids on, the nearest is looked for among those of near cells only."""
+_BLOCK = 2**17
+
+
+def default_centroids(vectors: int) -> int:
+    """Centroids for a corpus: the power of two below 8 x the root of its number of vectors.
+
+    Half of ColBERT's rule (Santhanam et al. 2022, arXiv 2205.09707): a full scan needs no short
+    lists, and a query's table grows with the centroids. At most 65,536, so that a code has 16 bits.
+    """
+    wanted = min(8 * np.sqrt(max(1, vectors)), max(1, vectors / 4), 65536)
+    return int(2 ** np.floor(np.log2(max(1, wanted))))
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Rotation and centroids.
+
+    Attributes:
+        rotation: float32 [dim, dim], orthogonal.
+        centers: float32 [centroids, dim], unit vectors, rotated.
+        fit: mean dot product of the training vectors with their centroids.
+        trained_on: vectors in the corpus that the centroids were chosen for.
+    """
+
+    rotation: Array
+    centers: Array
+    fit: float
+    trained_on: int
+
+    @classmethod
+    def train(
+        cls, sample: Array, vectors: int, centroids: int | None, seed: int, device: Any
+    ) -> Codec:
+        """Choose centroids by spherical k-means.
+
+        Args:
+            sample: float32 [some, dim], drawn from all `vectors`.
+        """
+        dim = sample.shape[1] if len(sample) else 1
+        rng = np.random.default_rng(seed)
+        rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+        count = max(1, min(centroids or default_centroids(vectors), len(sample)))
+        rotated = sample @ rotation
+        centers = kmeans(rotated, count, seed, device) if len(sample) else np.ones((1, dim), "f4")
+        codec = cls(rotation, centers, 1.0, vectors)
+        return cls(rotation, centers, codec.fit_of(rotated[:_BLOCK], device), vectors)
+
+    @staticmethod
+    def sample_size(vectors: int, centroids: int | None) -> int:
+        """Vectors to train on."""
+        return min(vectors, _SAMPLE * (centroids or default_centroids(vectors)))
+
+    def fit_of(self, rotated: Array, device: Any) -> float:
+        """Mean dot product of vectors with their centroids."""
+        if not len(rotated):
+            return 1.0
+        centers = self.centers[self.nearest(rotated, device)]
+        return float(np.einsum("nd,nd->n", rotated, centers).mean())
+
+    @cached_property
+    def _cells(self) -> tuple[Array, list[Array]]:
+        """Coarse cells of the centroids, and for each cell the centroids of the nearest cells."""
+        count = int(np.sqrt(len(self.centers)))
+        cells = kmeans(self.centers, count, 0, None, rounds=4)
+        owner = np.argmax(self.centers @ cells.T, axis=1)
+        near = np.argsort(-(cells @ cells.T), axis=1)[:, :_NEAR_CELLS]
+        return cells, [np.flatnonzero(np.isin(owner, row)) for row in near]
+
+    def nearest(self, rotated: Array, device: Any) -> Array:
+        """The nearest centroid of each vector, uint16 [vectors].
+
+        Of many centroids, the nearest among those of the sixteen nearest coarse cells, which
+        rarely differs, and is a matrix product per cell instead of one with all.
+        """
+        if len(self.centers) < _LARGE:
+            return _nearest(rotated, self.centers, device).astype(np.uint16)
+        cells, candidates = self._cells
+        cell = _nearest(rotated, cells, device)
+        order = np.argsort(cell, kind="stable")
+        bounds = np.searchsorted(cell[order], np.arange(len(cells) + 1))
+        out = np.empty(len(rotated), np.uint16)
+        for c in range(len(cells)):
+            rows = order[bounds[c] : bounds[c + 1]]
+            if len(rows):
+                among = candidates[c]
+                out[rows] = among[_nearest(rotated[rows], self.centers[among], device)]
+        return out
+
+    def encode(self, vectors: Array, bits: int, device: Any) -> tuple[Array, Array, Array]:
+        """Codes uint16 [n], residuals (see `kernels.decode`) and scales float32 [n]."""
+        rotated = vectors.astype(np.float32) @ self.rotation
+        codes = self.nearest(rotated, device)
+        rest = rotated - self.centers[codes]
+        scales = np.maximum(np.abs(rest).max(1, initial=0.0), 1e-12) / (127 if bits == 8 else 7.5)
+        levels = rest / scales[:, None]
+        if bits == 8:
+            packed = np.rint(levels).astype(np.int8)
+        else:
+            nibbles = np.clip(np.rint(levels + 7.5), 0, 15).astype(np.uint8)
+            half = vectors.shape[1] // 2
+            packed = nibbles[:, :half] | (nibbles[:, half:] << 4)
+        return codes, packed, scales.astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write the codec's files into `folder`."""
+        np.save(folder / "rotation.npy", self.rotation)
+        np.save(folder / "centers.npy", self.centers)
+        values = {"fit": self.fit, "trained_on": self.trained_on}
+        (folder / "codec.json").write_text(json.dumps(values), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Codec:
+        """Read what `save` wrote."""
+        values = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
+        return cls(np.load(folder / "rotation.npy"), np.load(folder / "centers.npy"), **values)
+
+
+def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROUNDS) -> Array:
+    """Centres of `count` clusters of unit vectors, float32 [count, dim], by Lloyd's algorithm.
+
+    By faiss if it is installed (on GPUs if it sees any), else by torch.
+    """
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        return _kmeans_torch(points, count, seed, device, rounds)
+    means = faiss.Kmeans(
+        points.shape[1],
+        count,
+        niter=rounds,
+        spherical=True,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=_SAMPLE,
+        gpu=getattr(faiss, "get_num_gpus", lambda: 0)() > 0,
+    )
+    means.train(points)
+    return np.array(means.centroids, dtype=np.float32)
+
+
+def _kmeans_torch(points: Array, count: int, seed: int, device: Any, rounds: int) -> Array:
+    import torch
+
+    rng = np.random.default_rng(seed)
+    centers = points[rng.choice(len(points), count, replace=False)]
+    for _ in range(rounds):
+        owner = _nearest(points, centers, device)
+        total = torch.zeros((count, points.shape[1]))
+        total.index_add_(0, torch.from_numpy(owner), torch.from_numpy(points))
+        empty = np.flatnonzero(np.bincount(owner, minlength=count) == 0)
+        total[empty] = torch.from_numpy(points[rng.choice(len(points), len(empty))])
+        centers = torch.nn.functional.normalize(total, dim=1).numpy()
+    return centers
+
+
+def _nearest(points: Array, centers: Array, device: Any) -> Array:
+    """Index of the centre with the greatest dot product, int64 [points]."""
+    import torch
+
+    right = torch.from_numpy(np.ascontiguousarray(centers)).to(device).T
+    out = np.empty(len(points), np.int64)
+    step = max(1, 2**24 // max(1, len(centers)))  # products in memory: 64 MB
+    for start in range(0, len(points), step):
+        left = torch.from_numpy(np.ascontiguousarray(points[start : start + step])).to(device)
+        out[start : start + step] = (left @ right).argmax(1).cpu().numpy()
+    return out
+
+
+def blocks(lengths: Array, size: int = _BLOCK) -> Iterator[tuple[int, int]]:
+    """Ranges of passages with about `size` vectors each."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + size, side="right")))
+        yield start, end
+        start = end

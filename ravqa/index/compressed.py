@@ -1,0 +1,451 @@
+"""Late interaction on few bytes: a scan of all passages by centroid, then closer and closer looks.
+
+A vector is stored as the number of its nearest centroid and the rest in 8 or 4 bits a component
+(`ravqa.index.codec`). A passage's vectors are sorted by centroid, so that those which share one, a
+run, lie side by side. A query of W vectors passes through
+
+1. a table of all products of centroids and query vectors, [centroids, W];
+2. the scan: for **every** passage and query vector the best entry of the passage's centroids, as
+   bytes, summed. A query for an image has hundreds of vectors, so that inverted lists would leave
+   out next to nothing, and the scan costs about a microsecond per passage;
+3. the refinement of the best `candidates`: per query vector the exact products with those runs
+   only whose entries come near the best one. This is a lower bound of MaxSim. It is done twice:
+   with a narrow margin for all candidates, with a wide one for the best of them, which leaves
+   little between bound and score;
+4. MaxSim over the stored vectors for those whose bound comes near the k-th score: passages are
+   scored in the order of their bounds, until the bounds left, raised by what scoring has added to
+   the others so far, no longer reach it.
+
+The order is that of 4; scores are MaxSim over what is stored. Nothing here assumes that query
+vectors cluster. Without numba, or on another device than the CPU, torch does 2 and the candidates
+of 2 are scored at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ravqa.config import Strict, validate
+from ravqa.index.base import Array
+from ravqa.index.codec import Codec, blocks
+from ravqa.index.maxsim import device_of, maxsim
+from ravqa.index.segments import Passages, Segment, SegmentedIndex, State, top, write_ids
+from ravqa.index.store import SPOOL, Manifest, SegmentEntry, Writer
+
+if TYPE_CHECKING:
+    import torch
+
+_LANES = 32  # rows of the byte table are padded to a multiple: kernels then need no remainder
+_MARGINS = (0.02, 0.1)  # of the refinements, in units of a product of two vectors
+_SECOND = 300  # passages beyond k that are refined twice
+_FIRST = 24  # passages scored beyond k before the bounds decide
+_STEP = 32  # passages scored at a time from then on
+_MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
+_BAG = 4096  # passages in one call of embedding_bag
+_OUTGROWN = 4  # times the vectors that the centroids were chosen for
+_EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
+"""For each effort: candidates, relative to the default, and standard deviations of slack in 4."""
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A query and its tables.
+
+    Attributes:
+        vectors: float32 [W, dim], rotated; plain: as given.
+        exact: float32 [centroids, W], on the index's device.
+        table: uint8 [centroids, W and padding], for the kernels; scale: its units in 1.
+    """
+
+    plain: Array
+    vectors: Array
+    exact: torch.Tensor
+    table: Array | None
+    scale: float
+
+
+class CompressedIndex(SegmentedIndex):
+    """Centroid codes and residuals in a folder; see the module for how it is searched."""
+
+    kind: ClassVar[str] = "compressed"
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            storage: int8 (default), int4 (half the bytes), or float16: int8 and, for the last
+                scores, the vectors in float16. Fixed when the index is built.
+            centroids: how many; null for `ravqa.index.codec.default_centroids`. Fixed likewise.
+            seed: of rotation and k-means. Fixed likewise.
+            effort: how many candidates are looked at, and how soon scoring stops.
+            candidates: passages that are refined, at least; null for 15 x the root of the corpus,
+                times the effort's factor.
+            retrain: choose new centroids when added passages fit the old ones badly, or are many.
+            kernels: numba, torch, or auto: numba on the CPU if it is installed.
+            device: auto, cpu, cuda, ...
+        """
+
+        storage: Literal["int8", "int4", "float16"] = "int8"
+        centroids: int | None = Field(default=None, ge=1, le=65536)
+        seed: int = Field(default=0, ge=0)
+        effort: Literal["fast", "default", "careful"] = "default"
+        candidates: int | None = Field(default=None, ge=1)
+        retrain: bool = True
+        kernels: Literal["auto", "numba", "torch"] = "auto"
+        device: str = "auto"
+
+    config: Config
+
+    def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
+        """As `SegmentedIndex`."""
+        self._centers: tuple[Codec, torch.Tensor] | None = None
+        self._compiling = threading.Lock()
+        super().__init__(path, config, fingerprint=fingerprint)
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return device_of(self.config.device)
+
+    @cached_property
+    def _compiled(self) -> bool:
+        if self.config.kernels == "auto":
+            return self._device.type == "cpu" and find_spec("numba") is not None
+        return self.config.kernels == "numba"
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @classmethod
+    def _fixed(cls, config: Config) -> dict[str, Any]:
+        return {"storage": config.storage, "centroids": config.centroids, "seed": config.seed}
+
+    @classmethod
+    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
+        names = ("centroids", "run_offsets", "run_starts", "residuals", "scales")
+        return (*names, "vectors") if manifest.settings["storage"] == "float16" else names
+
+    @classmethod
+    def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
+        with _Spool(writer, passages) as spool:
+            _train_and_write(writer, spool, device_of(config.device))
+
+    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
+        with _Spool(writer, passages) as spool:
+            return _write_segment(writer, spool, state.shared, self._device)
+
+    def _wants_compact(self, state: State) -> bool:
+        outgrown = _OUTGROWN * max(1, state.shared.trained_on)
+        return self.config.retrain and state.manifest.vectors > outgrown
+
+    def _compact(self, writer: Writer, state: State) -> None:
+        with _Spool(writer, self._all(state)) as spool:
+            if self._wants_compact(state) or not state.shared.trained_on:
+                _train_and_write(writer, spool, self._device)
+            else:
+                segment = _write_segment(writer, spool, state.shared, self._device)
+                writer.commit(segments=(segment,) if segment else ())
+
+    def _all(self, state: State) -> Passages:
+        """Every passage that is not deleted, as stored."""
+        for segment in state.segments:
+            alive = np.flatnonzero(segment.alive)
+            lengths = segment.arrays["lengths"][alive]
+            for first, last in blocks(lengths):
+                rows = alive[first:last]
+                vectors, rotated = self._stored(state, segment, rows)
+                if rotated:
+                    vectors = vectors @ state.shared.rotation.T
+                parts = np.split(vectors, np.cumsum(lengths[first:last])[:-1])
+                yield from zip((segment.ids[i] for i in rows), parts, strict=True)
+
+    @classmethod
+    def _open_shared(cls, path: Path, manifest: Manifest) -> Codec:
+        return Codec.load(path / manifest.settings["shared"])
+
+    # -- searching ----------------------------------------------------------------------------
+
+    def _search(
+        self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        config = self.config
+        if params:
+            config = validate(self.Config, config.model_dump() | dict(params), "search")
+        factor, slack = _EFFORTS[config.effort]
+        wanted = config.candidates or int(15 * factor * np.sqrt(len(state.alive)))
+        wanted = max(wanted, 2 * k)
+
+        rows = np.flatnonzero(allowed & state.matchable)
+        prepared = self._prepared(state, query)
+        if len(rows) > wanted:
+            approximate = self._scan(state, prepared)[rows]
+            cut = len(rows) - wanted
+            rows = np.sort(rows[np.argpartition(approximate, cut)[cut:]])
+        if not self._compiled:
+            scores = self._scores(state, prepared, rows)
+            best = top(scores, k)
+            return rows[best], scores[best]
+        bounds = self._refined(state, prepared, rows, _MARGINS[0])
+        second = int(k + _SECOND * factor)
+        if len(rows) > second:
+            cut = len(rows) - second
+            rows = np.sort(rows[np.argpartition(bounds, cut)[cut:]])
+            bounds = self._refined(state, prepared, rows, _MARGINS[1])
+        order = np.argsort(-bounds, kind="stable")
+        scores = np.full(len(rows), -np.inf, dtype=np.float32)
+        done = 0
+        while done < len(order):
+            if done:
+                scored = order[:done]
+                gaps = scores[scored] - bounds[scored]
+                threshold = np.partition(scores[scored], done - k)[done - k]
+                if bounds[order[done]] + gaps.mean() + slack * gaps.std() < threshold:
+                    break
+            part = order[done : done + (_STEP if done else k + _FIRST)]
+            scores[part] = self._scores(state, prepared, rows[part])
+            done += len(part)
+        best = top(scores, k)
+        return rows[best], scores[best]
+
+    def _score(self, state: State, query: Array, rows: Array) -> Array:
+        return self._scores(state, self._prepared(state, query, tables=False), rows)
+
+    def _prepared(self, state: State, query: Array, tables: bool = True) -> _Query:
+        import torch
+
+        codec: Codec = state.shared
+        if self._centers is None or self._centers[0] is not codec:
+            self._centers = (codec, torch.from_numpy(codec.centers).to(self._device))
+        centers = self._centers[1]
+        rotated = query @ codec.rotation
+        exact, table, scale = centers[:0], None, 1.0
+        if tables:
+            exact = centers @ torch.from_numpy(rotated).to(self._device).T
+        if tables and self._compiled:
+            from ravqa.index import kernels
+
+            # A passage's best is among the upper entries of a lane: what is below the mean of all
+            # centroids is cut to 0.
+            low = exact.mean(0)
+            scale = 255 / max(1e-6, float((exact.amax(0) - low).max()))
+            lanes = -(-len(query) // _LANES) * _LANES
+            table = np.zeros((len(centers), lanes), np.uint8)
+            kernels.run(kernels.quantise, len(centers), exact.numpy(), low.numpy(), scale, table)
+        return _Query(query, rotated, exact, table, scale)
+
+    def _scan(self, state: State, query: _Query) -> Array:
+        """Approximate scores of all rows, in the order of MaxSim; their scale means nothing."""
+        import torch
+
+        if query.table is not None:
+            from ravqa.index import kernels
+
+            out = np.zeros(len(state.alive), np.int32)
+            for s in state.segments:
+                part = out[s.first : s.first + len(s.ids)]
+                arrays = s.arrays["centroids"], s.arrays["run_offsets"]
+                kernels.run(kernels.scan, len(s.ids), query.table, *arrays, part)
+            return out
+        scores = np.zeros(len(state.alive), np.float32)
+        for s in state.segments:
+            starts = s.arrays["run_offsets"]
+            for first in range(0, len(s.ids), _BAG):
+                last = min(first + _BAG, len(s.ids))
+                codes = np.array(s.arrays["centroids"][starts[first] : starts[last]], np.int64)
+                if not len(codes):
+                    continue
+                bags = torch.from_numpy(starts[first:last] - starts[first])
+                best = torch.nn.functional.embedding_bag(
+                    torch.from_numpy(codes).to(self._device),
+                    query.exact,
+                    bags.to(self._device),
+                    mode="max",
+                )
+                scores[s.first + first : s.first + last] = best.sum(1).cpu().numpy()
+        return scores
+
+    def _refined(self, state: State, query: _Query, rows: Array, margin: float) -> Array:
+        """Lower bounds of the rows' scores, float32."""
+        from ravqa.index import kernels
+
+        out = np.zeros(len(rows), np.float32)
+        exact = query.exact.numpy()
+        bits = 4 if state.manifest.settings["storage"] == "int4" else 8
+        for s, places, local in state.by_segment(rows):
+            part = np.zeros(len(local), np.float32)
+            kernels.run(
+                kernels.refine,
+                len(local),
+                local,
+                query.table,
+                int(margin * query.scale),
+                exact,
+                query.vectors,
+                s.arrays["centroids"],
+                s.arrays["run_offsets"],
+                s.arrays["run_starts"],
+                s.offsets,
+                s.arrays["residuals"],
+                s.arrays["scales"],
+                bits,
+                part,
+            )
+            out[places] = part
+        return out
+
+    def _scores(self, state: State, query: _Query, rows: Array) -> Array:
+        """MaxSim over the stored vectors of the rows, float32."""
+        import torch
+
+        out = np.full(len(rows), -np.inf, dtype=np.float32)
+        for segment, places, local in state.by_segment(rows):
+            vectors, rotated = self._stored(state, segment, local)
+            left = torch.from_numpy(query.vectors if rotated else query.plain).to(self._device)
+            right = torch.from_numpy(vectors).to(self._device)
+            out[places] = maxsim(left, right, segment.arrays["lengths"][local])
+        return out
+
+    def _stored(self, state: State, segment: Segment, rows: Array) -> tuple[Array, bool]:
+        """The vectors of passages, float32 [vectors, dim], and whether they are rotated."""
+        lengths = segment.arrays["lengths"][rows]
+        begins = segment.offsets[rows] - (np.cumsum(lengths) - lengths)
+        places = np.repeat(begins, lengths) + np.arange(lengths.sum())
+        if "vectors" in segment.arrays:
+            return segment.arrays["vectors"][places].astype(np.float32), False
+        # Each vector's centroid is that of its run.
+        a = segment.arrays
+        first, last = a["run_offsets"][rows], a["run_offsets"][rows + 1]
+        counts = last - first
+        runs = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        starts = a["run_starts"][runs].astype(np.int64) + np.repeat(
+            np.cumsum(lengths) - lengths, counts
+        )
+        spans = np.diff(np.append(starts, lengths.sum()))
+        codes = np.repeat(a["centroids"][runs], spans)
+        centers, bits = state.shared.centers, 4 if a["residuals"].dtype == np.uint8 else 8
+        if self._compiled:
+            from ravqa.index import kernels
+
+            out = np.empty((len(places), self.dim), np.float32)
+            kernels.run(
+                kernels.decode,
+                len(places),
+                places,
+                codes,
+                centers,
+                a["residuals"],
+                a["scales"],
+                bits,
+                out,
+                grain=1024,
+            )
+            return out, True
+        rest = a["residuals"][places]
+        if bits == 4:
+            rest = np.concatenate([rest & 15, rest >> 4], axis=1).astype(np.float32) - 7.5
+        scales = a["scales"][places][:, None]
+        return centers[codes] + scales * rest.astype(np.float32), True
+
+
+class _Spool:
+    """Passages on disk in float16 while centroids are chosen; vectors are read block by block."""
+
+    def __init__(self, writer: Writer, passages: Passages):
+        self._path = writer.path / SPOOL
+        dim = writer.manifest.dim
+        self.ids: list[str] = []
+        counts: list[int] = []
+        with self._path.open("wb") as raw:
+            for passage_id, array in passages:
+                if len(array) > _MAX_VECTORS:
+                    raise ValueError(
+                        f"passage {passage_id!r} has {len(array)} vectors; at most {_MAX_VECTORS}"
+                    )
+                raw.write(np.ascontiguousarray(array, dtype=np.float16).tobytes())
+                self.ids.append(passage_id)
+                counts.append(len(array))
+        self.lengths = np.array(counts, dtype=np.int64)
+        self.vectors: Array = np.zeros((0, dim), np.float16)
+        if sum(counts):
+            self.vectors = np.memmap(self._path, np.float16, "r", shape=(sum(counts), dim))
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _train_and_write(writer: Writer, spool: _Spool, device: Any) -> None:
+    """Choose centroids for the spooled passages, write them as the only segment, commit."""
+    settings = dict(writer.manifest.settings)
+    wanted = settings["centroids"]
+    size = Codec.sample_size(len(spool.vectors), wanted)
+    rng = np.random.default_rng(settings["seed"])
+    rows = np.sort(rng.choice(len(spool.vectors), size, replace=False))
+    sample = spool.vectors[rows].astype(np.float32)
+    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device)
+    settings["shared"] = writer.new_folder("shared")
+    codec.save(writer.path / settings["shared"])
+    writer.seal(settings["shared"])
+    segment = _write_segment(writer, spool, codec, device)
+    writer.commit(segments=(segment,) if segment else (), settings=settings)
+
+
+def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> SegmentEntry | None:
+    """Encode the spooled passages into a new segment; None if there are none."""
+    if not spool.ids:
+        return None
+    storage = writer.manifest.settings["storage"]
+    bits, dim = (4 if storage == "int4" else 8), writer.manifest.dim
+    count = len(spool.vectors)
+    name = writer.new_folder("segment")
+    folder = writer.path / name
+    kind, width = (np.uint8, dim // 2) if bits == 4 else (np.int8, dim)
+
+    def array(file: str, dtype: Any, *shape: int) -> Array:
+        if 0 in shape:  # nothing can be mapped
+            np.save(folder / f"{file}.npy", np.zeros(shape, dtype))
+            return np.zeros(shape, dtype)
+        mapped: Array = np.lib.format.open_memmap(
+            folder / f"{file}.npy", mode="w+", dtype=dtype, shape=shape
+        )
+        return mapped
+
+    residuals = array("residuals", kind, count, width)
+    scales = array("scales", np.float32, count)
+    whole = array("vectors", np.float16, count, dim) if storage == "float16" else None
+    offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
+    centroids, starts, runs = [], [], []
+    for first, last in blocks(spool.lengths):
+        begin, end = offsets[first], offsets[last]
+        block = spool.vectors[begin:end].astype(np.float32)
+        codes, packed, scale = codec.encode(block, bits, device)
+        owner = np.repeat(np.arange(last - first), spool.lengths[first:last])
+        order = np.lexsort((codes, owner))
+        residuals[begin:end], scales[begin:end] = packed[order], scale[order]
+        if whole is not None:
+            whole[begin:end] = spool.vectors[begin:end][order]
+        codes = codes[order]
+        new = np.ones(len(codes), bool)
+        new[1:] = (codes[1:] != codes[:-1]) | (owner[1:] != owner[:-1])
+        places = np.flatnonzero(new)
+        centroids.append(codes[places])
+        starts.append((places - (offsets[first:last] - begin)[owner[places]]).astype(np.uint16))
+        runs.append(np.bincount(owner[places], minlength=last - first))
+    np.save(folder / "centroids.npy", np.concatenate(centroids))
+    np.save(folder / "run_starts.npy", np.concatenate(starts))
+    np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))
+    for mapped in (residuals, scales, whole):
+        if isinstance(mapped, np.memmap):
+            mapped.flush()
+    write_ids(folder, spool.ids, spool.lengths)
+    writer.seal(name)
+    return SegmentEntry(name, len(spool.ids), count)

@@ -1,0 +1,230 @@
+"""The compressed index's inner loops, compiled by numba when first used and cached on disk.
+
+Each works on a range of passages and releases the GIL; `run` spreads ranges over one pool of
+threads. Passages are runs of vectors that share a centroid; see `ravqa.index.compressed`.
+"""
+
+# numba's decorator has no types.
+# mypy: disallow-untyped-decorators=False
+# Nested max() of two is what compiles to vector instructions; so do plain loops.
+# ruff: noqa: PLW3301, PLR0912
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+
+from ravqa.index.base import Array
+
+_compiled = numba.njit(nogil=True, fastmath=True, cache=True, boundscheck=False)
+
+
+@cache
+def threads() -> int:
+    """Threads that kernels run on: the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads(), thread_name_prefix="ravqa-index")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def run(kernel: Callable[..., Any], count: int, *arguments: Any, grain: int = 32) -> None:
+    """`kernel(first, last, *arguments)` over ranges that make up 0..count, in parallel."""
+    parts = min(4 * threads(), -(-count // grain))
+    if parts <= 1 or threads() == 1:
+        kernel(0, count, *arguments)
+        return
+    bounds = [count * i // parts for i in range(parts + 1)]
+    futures = [_pool().submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(bounds)]
+    for future in futures:
+        future.result()
+
+
+@_compiled
+def quantise(first: int, last: int, table: Array, low: Array, scale: float, out: Array) -> None:
+    """Scores [centroids, lanes] to bytes: (score - low of the lane) x scale, cut to 0..255."""
+    lanes = table.shape[1]
+    for c in range(first, last):
+        for j in range(lanes):
+            value = (table[c, j] - low[j]) * scale
+            out[c, j] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+
+
+@_compiled
+def scan(
+    first: int, last: int, table: Array, centroids: Array, run_offsets: Array, out: Array
+) -> None:
+    """Approximate MaxSim of passages: per lane the best of their centroids, summed.
+
+    Args:
+        table: uint8 [centroids, lanes].
+        centroids: the runs' centroids, uint16 [runs].
+        run_offsets: int64 [passages + 1].
+        out: int32 [passages], written.
+    """
+    lanes = table.shape[1]
+    best = np.zeros(lanes, np.uint8)
+    for d in range(first, last):
+        begin, end = run_offsets[d], run_offsets[d + 1]
+        best[:] = 0
+        i = begin
+        # Eight rows at a time: `best` is read and written once for them.
+        while i + 8 <= end:
+            r0, r1 = table[centroids[i]], table[centroids[i + 1]]
+            r2, r3 = table[centroids[i + 2]], table[centroids[i + 3]]
+            r4, r5 = table[centroids[i + 4]], table[centroids[i + 5]]
+            r6, r7 = table[centroids[i + 6]], table[centroids[i + 7]]
+            for j in range(lanes):
+                a = max(max(r0[j], r1[j]), max(r2[j], r3[j]))
+                b = max(max(r4[j], r5[j]), max(r6[j], r7[j]))
+                best[j] = max(best[j], max(a, b))
+            i += 8
+        while i < end:
+            row = table[centroids[i]]
+            for j in range(lanes):
+                best[j] = max(best[j], row[j])
+            i += 1
+        total = np.int32(0)
+        for j in range(lanes):
+            total += best[j]
+        out[d] = total
+
+
+@_compiled
+def refine(
+    first: int,
+    last: int,
+    docs: Array,
+    table: Array,
+    margin: int,
+    exact: Array,
+    query: Array,
+    centroids: Array,
+    run_offsets: Array,
+    run_starts: Array,
+    offsets: Array,
+    residuals: Array,
+    scales: Array,
+    bits: int,
+    out: Array,
+) -> None:
+    """A lower bound of MaxSim: per lane, exact products with the runs that look best only.
+
+    Args:
+        docs: int64, passages to look at; `first` and `last` are places in it.
+        table: uint8 [centroids, at least lanes; a multiple of 8].
+        margin: runs whose entry in `table` is less than so much below the lane's best count.
+        exact: float32 [centroids, lanes], products of centroids and query vectors.
+        query: float32 [lanes, dim].
+        run_starts: uint16 [runs], each run's first vector, counted within its passage.
+        offsets: int64 [passages + 1], where each passage's vectors begin.
+        residuals, scales, bits: see `decode`.
+        out: float32 [docs], written.
+    """
+    lanes, dim = query.shape
+    half = dim // 2
+    width = table.shape[1]
+    floor = np.empty(width, np.uint8)
+    near = np.empty(width, np.uint8)
+    near8 = near.view(np.uint64)
+    value = np.empty(lanes, np.float32)
+    for x in range(first, last):
+        d = docs[x]
+        begin, end = run_offsets[d], run_offsets[d + 1]
+        floor[:] = 0
+        i = begin
+        while i + 4 <= end:
+            r0, r1 = table[centroids[i]], table[centroids[i + 1]]
+            r2, r3 = table[centroids[i + 2]], table[centroids[i + 3]]
+            for j in range(width):
+                floor[j] = max(floor[j], max(max(r0[j], r1[j]), max(r2[j], r3[j])))
+            i += 4
+        while i < end:
+            row = table[centroids[i]]
+            for j in range(width):
+                floor[j] = max(floor[j], row[j])
+            i += 1
+        for j in range(width):
+            floor[j] = np.uint8(max(np.int16(floor[j]) - np.int16(margin), np.int16(0)))
+        value[:] = -np.inf
+        for i in range(begin, end):
+            row = table[centroids[i]]
+            for j in range(width):
+                near[j] = np.uint8(1) if row[j] >= floor[j] else np.uint8(0)
+            after = offsets[d] + run_starts[i + 1] if i + 1 < end else offsets[d + 1]
+            for eight in range(width // 8):
+                if near8[eight] == 0:
+                    continue
+                for j in range(8 * eight, min(8 * eight + 8, lanes)):
+                    if near[j] == 0:
+                        continue
+                    vector = query[j]
+                    product = exact[centroids[i], j]
+                    for t in range(offsets[d] + run_starts[i], after):
+                        residual = residuals[t]
+                        dot = np.float32(0)
+                        if bits == 8:
+                            for h in range(dim):
+                                dot += vector[h] * np.float32(residual[h])
+                        else:
+                            for h in range(half):
+                                low = np.float32(residual[h] & 15) - np.float32(7.5)
+                                dot += vector[h] * low
+                            for h in range(half):
+                                high = np.float32(residual[h] >> 4) - np.float32(7.5)
+                                dot += vector[half + h] * high
+                        value[j] = max(value[j], product + dot * scales[t])
+        total = np.float32(0)
+        for j in range(lanes):
+            total += value[j]
+        out[x] = total
+
+
+@_compiled
+def decode(
+    first: int,
+    last: int,
+    rows: Array,
+    codes: Array,
+    centers: Array,
+    residuals: Array,
+    scales: Array,
+    bits: int,
+    out: Array,
+) -> None:
+    """Stored vectors: the centroid plus the scaled residual.
+
+    Args:
+        rows: int64, which vectors; codes: uint16, the centroid of each of them.
+        centers: float32 [centroids, dim].
+        residuals: of 8 bits int8 [vectors, dim]; of 4 bits uint8 [vectors, dim / 2], where the low
+            half of byte h is component h, the high half component h + dim / 2, both plus 7.5.
+        scales: float32 [vectors].
+        out: float32 [rows, dim], written.
+    """
+    dim = centers.shape[1]
+    half = dim // 2
+    for x in range(first, last):
+        center, residual = centers[codes[x]], residuals[rows[x]]
+        scale = scales[rows[x]]
+        if bits == 8:
+            for h in range(dim):
+                out[x, h] = center[h] + scale * np.float32(residual[h])
+        else:
+            for h in range(half):
+                low = np.float32(residual[h] & 15) - np.float32(7.5)
+                high = np.float32(residual[h] >> 4) - np.float32(7.5)
+                out[x, h] = center[h] + scale * low
+                out[x, half + h] = center[half + h] + scale * high
