@@ -225,7 +225,6 @@ def _no_warnings() -> Iterator[None]:
 
 def _open(source: Path | bytes, *, preview: bool) -> Image:
     import PIL.Image
-    from PIL import ImageOps
 
     name = str(source) if isinstance(source, Path) else "image given as bytes"
     try:
@@ -237,10 +236,7 @@ def _open(source: Path | bytes, *, preview: bool) -> Image:
                 )
             if preview:
                 image.draft("RGB", (32, 32))
-            image.load()
-            with contextlib.suppress(Exception):  # broken EXIF data; the photo itself is whole
-                ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("RGB")
+            return to_rgb(image)
     except DataError:
         raise
     except FileNotFoundError:
@@ -251,6 +247,37 @@ def _open(source: Path | bytes, *, preview: bool) -> Image:
         raise DataError(f"{name}: not an image") from None
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
         raise DataError(f"{name}: broken image ({e or type(e).__name__})") from None
+
+
+def to_rgb(image: Image) -> Image:
+    """An image in RGB, upright, of the first frame if there are more.
+
+    Grey values of 16 bits are scaled down; Pillow alone would cut them off at white.
+    """
+    from PIL import ImageOps
+
+    if getattr(image, "n_frames", 1) > 1:
+        image.seek(0)
+    image.load()
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit(image)
+    with contextlib.suppress(Exception):  # broken EXIF data; the photo itself is whole
+        image = ImageOps.exif_transpose(image)
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image) -> Image:
+    import numpy as np
+    import PIL.Image
+
+    values = np.asarray(image).astype(np.float64)
+    top = 65535.0 if image.mode != "F" else (1.0 if values.max(initial=0) <= 1 else 255.0)
+    if image.mode == "I" and values.max(initial=0) <= 255:
+        top = 255.0  # 8-bit values in a 32-bit image
+    scaled = np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8)
+    grey = PIL.Image.fromarray(scaled)
+    grey.info.update(image.info)
+    return grey
 
 
 def _opened(source: Path | bytes) -> Path | io.BytesIO:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from ravqa.config import fingerprint
 from ravqa.errors import UserError, import_extra
@@ -65,9 +64,15 @@ def model_fingerprint(path: str) -> str:
     return fingerprint(["hub", path])
 
 
-def commit_of(model: Any) -> str | None:
-    """The hub commit that a loaded model came from; None for a local one."""
-    return getattr(model.config, "_commit_hash", None)
+def commit_of(path: str) -> str | None:
+    """The commit of a loaded hub model, as the hub's cache has it; None for a local one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(path).exists():
+        return None
+    found = try_to_load_from_cache(path, "config.json")
+    # .../snapshots/COMMIT/config.json
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def first_line(error: Exception) -> str:

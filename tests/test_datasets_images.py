@@ -373,3 +373,9 @@ def test_the_path_of_an_image_is_a_path_like_any_other(tmp_path):
     found = ImageFolder(tmp_path).find("a.jpg")
     assert isinstance(found, Path)
     assert str(found) == f"{tmp_path}/x.zip/a.jpg"
+
+
+def test_grey_images_of_sixteen_bits_are_scaled_down_not_cut_to_white(tmp_path):
+    path = tmp_path / "grey.png"
+    PIL.Image.fromarray(np.full((8, 8), 25_700, dtype=np.uint16)).save(path)
+    assert module.open_image(path).getpixel((3, 3)) == (100, 100, 100)

@@ -9,7 +9,7 @@ import torch
 
 from ravqa.cli import main, run_main
 from ravqa.config import load_pipeline, validate
-from ravqa.encoders.base import EncodingStats
+from ravqa.encoders.base import EncodingStats, Span
 from ravqa.encoders.flmr import INSTRUCTION, FLMREncoder
 from ravqa.errors import UserError
 from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor, FLMRVisionModel
@@ -376,3 +376,41 @@ def test_convert_writes_a_checkpoint_that_gives_the_same_vectors(encoder, tmp_pa
     expected = encoder.encode_question(questions())
     for a, b in zip(converted.encode_question(questions()), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.fixture
+def text_only(tmp_path, minilm_folder):
+    """MiniLM's weights as a checkpoint of the family: no images, an identity for projection."""
+    import transformers
+
+    from ravqa.flmr import FLMRConfig, FLMRContextEncoderTokenizer, FLMRQueryEncoderTokenizer
+
+    bert = transformers.AutoModel.from_pretrained(minilm_folder)
+    text = {k: v for k, v in bert.config.to_dict().items() if k != "model_type"}
+    config = FLMRConfig(
+        text_config=text,
+        dim=bert.config.hidden_size,
+        use_vision_encoder=False,
+        query_concat_output_from_vision_encoder=False,
+    )
+    query = FLMRQueryEncoderTokenizer.from_pretrained(minilm_folder, query_maxlen=32)
+    context = FLMRContextEncoderTokenizer.from_pretrained(minilm_folder, doc_maxlen=256)
+    model = FLMRModelForRetrieval(config, query_tokenizer=query, context_tokenizer=context)
+    model.context_text_encoder.bert_model.load_state_dict(bert.state_dict())
+    with torch.no_grad():
+        model.context_text_encoder_linear.weight.copy_(torch.eye(config.dim))
+    model.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_a_checkpoint_without_images_takes_the_query_as_text(text_only):
+    encoder = FLMREncoder(FLMREncoder.Config(model=str(text_only), instruction=None))
+    assert not hasattr(encoder, "encode_question")
+    spans = [Span("What does it eat?"), Span("koala", 0.4), Span("wombat", 0.0)]
+    [by_spans] = encoder.encode_query([spans])
+    parts = FLMRModelForRetrieval.from_pretrained(text_only)
+    inputs = parts.query_tokenizer(["What does it eat? koala"])
+    with torch.inference_mode():
+        expected = parts.query(**inputs).late_interaction_output[0].numpy()
+    assert by_spans.shape == (32, 384)  # filled up with [MASK], which count
+    np.testing.assert_allclose(by_spans, expected, atol=1e-5)

@@ -20,7 +20,7 @@ from ravqa.flmr import (
     FLMRQueryEncoderTokenizer,
     FLMRVisionConfig,
 )
-from ravqa.flmr.processing import FLMRImageProcessor, to_rgb, with_instruction
+from ravqa.flmr.processing import FLMRImageProcessor, read_image, with_instruction
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_images_of_every_mode_become_rgb():
         (np.full((4, 4), 9, dtype=np.uint8), (9, 9, 9)),
     ]
     for image, expected in cases:
-        made = to_rgb(image)
+        made = read_image(image)
         assert made.mode == "RGB"
         assert made.getpixel((1, 2)) == expected
 
@@ -219,7 +219,7 @@ def test_images_are_turned_upright(kind, tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise: left comes to the top
     path = tmp_path / f"image.{kind.lower()}"
     image.save(path, kind, exif=exif)
-    upright = to_rgb(path)
+    upright = read_image(path)
     assert upright.size == (16, 32)
     assert upright.getpixel((8, 4))[0] > 250
     assert upright.getpixel((8, 28))[0] < 5
@@ -228,13 +228,13 @@ def test_images_are_turned_upright(kind, tmp_path):
 def test_unreadable_images_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(DataError, match=r"text\.jpg: not a readable image"):
-        to_rgb(tmp_path / "text.jpg")
+        read_image(tmp_path / "text.jpg")
     with pytest.raises(DataError, match="no such image"):
-        to_rgb(str(tmp_path / "none.jpg"))
+        read_image(str(tmp_path / "none.jpg"))
     with pytest.raises(DataError, match="not a readable image"):
-        to_rgb(encoded(photo(64, 64), "PNG")[:500])
+        read_image(encoded(photo(64, 64), "PNG")[:500])
     with pytest.raises(DataError, match="neither a Pillow image"):
-        to_rgb(5)
+        read_image(5)
 
 
 def test_questions_without_images_are_switched_to_text(processor):

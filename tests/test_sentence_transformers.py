@@ -5,6 +5,7 @@ Tiny checkpoints are random: they prove numbers equal, not quality. MiniLM's wei
 
 import json
 import string
+import sys
 
 import flmr_parity as parity
 import numpy as np
@@ -19,7 +20,7 @@ from ravqa.cli import run_main
 from ravqa.encoders.base import EncodingStats, Span
 from ravqa.encoders.flmr import FLMREncoder
 from ravqa.encoders.sentence_transformers import DenseSTEncoder, MultiVectorSTEncoder
-from ravqa.errors import DataError, UserError
+from ravqa.errors import DataError, MissingExtraError, UserError
 from ravqa.flmr import FLMRInputError, FLMRModelForRetrieval, FLMRProcessor
 from ravqa.index.exact import ExactIndex
 from ravqa.paths import SAMPLE
@@ -286,6 +287,12 @@ def test_a_model_that_is_not_there_is_one_clear_error(encoder, tmp_path):
     (tmp_path / "config_sentence_transformers.json").write_text('{"model_type": "Multi')
     with pytest.raises(UserError, match=str(tmp_path)):
         encoder(encoder.Config(model=str(tmp_path)))
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtraError, match=r"ravqa\[sentence-transformers\]"):
+        DenseSTEncoder(DenseSTEncoder.Config(model=STAND_IN))
 
 
 # --- one vector a text

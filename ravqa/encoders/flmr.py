@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ravqa.config import Strict, fingerprint
-from ravqa.encoders.base import Encoded, Output, Vectors, own_device, without_zero_rows
+from ravqa.encoders.base import Encoded, Output, Span, Vectors, own_device, without_zero_rows
 from ravqa.encoders.batching import token_batches
 from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
 from ravqa.errors import UserError
@@ -95,8 +95,10 @@ class FLMREncoder:
             config.model_dump(exclude=left_out),
             config.cache_images == "float16",  # features in float32 are as good as new ones
             model_fingerprint(path),
-            commit_of(self._model),
+            commit_of(path),
         )
+        if self._model.uses_images:
+            self.encode_question = self._encode_question  # whoever has it is given images
         self._features: FeatureCache | None = None
         images = self._processor.image_processor
         if config.cache_images != "off" and images is not None:
@@ -136,7 +138,12 @@ class FLMREncoder:
                 progress(len(rows))
         return Encoded(out, truncated=sum(encoding.truncated), tokens=sum(lengths))
 
-    def encode_question(self, questions: Sequence[Question]) -> Encoded:
+    def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
+        """One array [vectors, dim] per query of text alone; weights but 0 are all alike."""
+        texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
+        return self._encode_question([Question(i, text) for i, text in enumerate(texts)])
+
+    def _encode_question(self, questions: Sequence[Question]) -> Encoded:
         """One array [vectors, dim] per question: text, global image vectors, patches.
 
         Masked positions (the instruction's) are left out. A question without an image is encoded

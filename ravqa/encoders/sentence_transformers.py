@@ -36,7 +36,8 @@ class _STEncoder:
     those of 0, which are left out. (Of the query's forms only `appended` has such weights; with
     `retriever.query.appended: 0` there is none.)
 
-    The statistics count a text as truncated where a tokenizer in Rust, as nearly all are, cut it.
+    Cut texts are counted for models that read text with a plain tokenizer; the processors of
+    multimodal models and modules of other packages do not tell.
     """
 
     name: ClassVar[str]
@@ -104,7 +105,7 @@ class _STEncoder:
             f"{self.name}/1",
             config.model_dump(exclude=left_out),
             model_fingerprint(path),
-            commit_of(self._model),
+            commit_of(path),
         )
         if self._model.supports(_IMAGE_AND_TEXT):
             self.encode_question = self._encode_question  # whoever has it is given images

@@ -86,7 +86,7 @@ class TokenBertEncoder:
             "token-bert/1",
             config.model_dump(exclude={"model", "batch_tokens", "device"}),
             model_fingerprint(path),
-            commit_of(self._model),
+            commit_of(path),
         )
         skipped = set(self._tokenizer.all_special_ids)
         if config.skip_punctuation:

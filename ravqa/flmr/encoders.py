@@ -26,6 +26,9 @@ from ravqa.flmr.configuration import (
 from ravqa.flmr.conversion import canonical_names, read_checkpoint
 from ravqa.flmr.outputs import ImageFeatures
 
+_PLAIN_PREFIXES = ("bert.", "roberta.", "deberta.", "distilbert.", "electra.", "mpnet.", "model.")
+"""What checkpoints of a task (masked words, ...) put before their encoder's names."""
+
 
 class FLMRPreTrainedModel(PreTrainedModel):
     """Loading, saving and settings that all models of the family share."""
@@ -199,7 +202,7 @@ class FLMRTextModel(FLMRPreTrainedModel):
         """Names as here, from a checkpoint of this class, of a plain encoder, or of the family."""
         out: dict[str, Tensor] = {}
         for key, tensor in canonical_names(state).items():
-            for prefix in ("context_text_encoder.", "bert_model.", "bert.", "roberta.", "model."):
+            for prefix in ("context_text_encoder.", "bert_model.", *_PLAIN_PREFIXES):
                 key = key.removeprefix(prefix)
             if not key.startswith(
                 ("query_", "context_", "transformer_mapping_", "cls.", "lm_head")

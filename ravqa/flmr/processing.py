@@ -19,6 +19,7 @@ from transformers.utils import cached_file
 from ravqa.errors import DataError, UserError
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError, FLMRVisionConfig
 from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncoderTokenizer
+from ravqa.images import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,7 +135,7 @@ class FLMRImageProcessor:
         """
         if not images:
             return torch.zeros((0, 3, *self.size))
-        return torch.stack([self._one(to_rgb(image)) for image in images])
+        return torch.stack([self._one(read_image(image)) for image in images])
 
     def _one(self, image: Image) -> Tensor:
         width, height = image.size
@@ -154,10 +155,8 @@ class FLMRImageProcessor:
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
 
-def to_rgb(image: Any) -> Image:
-    """An image in RGB, upright, of the first frame if there are more.
-
-    Grey values of 16 bits are scaled down; Pillow alone would cut them off at white.
+def read_image(image: Any) -> Image:
+    """An image in RGB, upright; see `ravqa.images.to_rgb`.
 
     Args:
         image: a Pillow image, a path, the encoded bytes, or an array [height, width (, 3)].
@@ -166,7 +165,6 @@ def to_rgb(image: Any) -> Image:
         DataError: it cannot be read.
     """
     import PIL.Image
-    from PIL import ImageOps
 
     name = str(image) if isinstance(image, str | Path) else f"an image ({type(image).__name__})"
     try:
@@ -180,29 +178,11 @@ def to_rgb(image: Any) -> Image:
                 image = PIL.Image.fromarray(image)
             if not isinstance(image, PIL.Image.Image):
                 raise TypeError("neither a Pillow image nor a path, bytes or an array")
-            if getattr(image, "n_frames", 1) > 1:
-                image.seek(0)
-            image.load()
-            if image.mode.startswith("I") or image.mode == "F":
-                image = _eight_bit(image)
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return to_rgb(image)
     except FileNotFoundError:
         raise DataError(f"no such image: {name}") from None
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
         raise DataError(f"{name}: not a readable image ({e or type(e).__name__})") from None
-
-
-def _eight_bit(image: Image) -> Image:
-    import PIL.Image
-
-    values = np.asarray(image).astype(np.float64)
-    top = 65535.0 if image.mode != "F" else (1.0 if values.max(initial=0) <= 1 else 255.0)
-    if image.mode == "I" and values.max(initial=0) <= 255:
-        top = 255.0  # 8-bit values in a 32-bit image
-    scaled = np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8)
-    grey = PIL.Image.fromarray(scaled)
-    grey.info.update(image.info)
-    return grey
 
 
 class FLMRProcessor:

@@ -24,8 +24,7 @@ from typing import Any, ClassVar
 import torch
 
 from ravqa.errors import import_extra
-from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor
-from ravqa.flmr.configuration import FLMRInputError
+from ravqa.flmr import FLMRInputError, FLMRModelForRetrieval, FLMRProcessor
 
 _INPUT_MODULE: Any = import_extra(
     "sentence_transformers.base.modules", "sentence-transformers", why=__name__

@@ -74,7 +74,7 @@ class BEMJudge:
                 "(not equivalent, equivalent)"
             )
         self._three_segments = found.type_vocab_size > 2
-        self.fingerprint = fingerprint("bem/1", model_fingerprint(path), commit_of(self._model))
+        self.fingerprint = fingerprint("bem/1", model_fingerprint(path), commit_of(path))
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]

@@ -92,7 +92,7 @@ class TransformersLLM:
             "transformers-llm/1",
             config.model_dump(exclude={"model", "batch_size", "device"}),
             content,
-            commit_of(self._model),
+            commit_of(path),
         )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
