@@ -108,7 +108,7 @@ def part_seconds(dataset, folder, predictions):
     load = DATASETS.get(dataset)
 
     def read():
-        times["dataset"] = load(DatasetRequest(data=folder, need_images=False))
+        times["dataset"] = load(DatasetRequest(data=folder, need_images=False, find_images=False))
 
     def score():
         given = read_predictions(predictions, times["dataset"])

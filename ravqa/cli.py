@@ -58,92 +58,104 @@ class Kind(StrEnum):
     judges = "judges"
 
 
+Dataset = Annotated[
+    str, typer.Option(metavar="NAME", help="okvqa, infoseek, ... (ravqa ls datasets).")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder with the official files, or hf:OWNER/NAME; else the sample."
+    ),
+]
+Passages = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--corpus",
+        metavar="PATH",
+        help="Passages: .jsonl, .csv, .tsv, .parquet, or a knowledge base; repeatable.",
+    ),
+]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")]
+Subset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of m2kr: one of its subsets; for retrieval alone also all, with one table.",
+    ),
+]
+Pipeline = Annotated[
+    str, typer.Option(metavar="NAME|PATH", help="A name in pipelines/, or a YAML file.")
+]
+Retriever = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's retriever.")
+]
+Reader = Annotated[str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's reader.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Changes one key of the pipeline; repeatable."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N questions.")]
+Output = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Run folder; else a new one in runs/.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the interrupted run in --output.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output.")]
+Controls = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST", help="Also run, comma-separated: none, oracle, random, wrong-image."
+    ),
+]
+OnError = Annotated[
+    OnErrorChoice, typer.Option(help="Broken questions: stop, or leave out and list.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="For intervals, tests, controls.")]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch what --data lacks of the official files.")
+]
+DatasetOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset-option",
+        metavar="KEY=VALUE",
+        help="An option of the dataset, as subset=OKVQA or images=DIR; repeatable.",
+    ),
+]
+
+
 @app.command(epilog=_EXAMPLES)
 def run(
-    dataset: Annotated[
-        str, typer.Option(metavar="NAME", help="okvqa, infoseek, ... (ravqa ls datasets).")
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder with the official files, or hf:OWNER/NAME; else the sample."
-        ),
-    ] = None,
-    corpus: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Passages: .jsonl, .csv, .tsv, .parquet, or a knowledge base; repeatable.",
-        ),
-    ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")] = None,
-    pipeline: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="A name in pipelines/, or a YAML file.")
-    ] = "sample",
-    retriever: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's retriever.")
-    ] = None,
-    reader: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's reader.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY.PATH=VALUE", help="Changes one key of the pipeline; repeatable."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the first N questions.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder; else a new one in runs/.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted run in --output.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --output.")
-    ] = False,
+    dataset: Dataset,
+    data: Data = None,
+    corpus: Passages = None,
+    split: Split = None,
+    subset: Subset = None,
+    pipeline: Pipeline = "sample",
+    retriever: Retriever = None,
+    reader: Reader = None,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    output: Output = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     retrieval_only: Annotated[
         bool, typer.Option("--retrieval-only", help="Score retrieval; load no reader.")
     ] = False,
     predict_only: Annotated[
         bool, typer.Option("--predict-only", help="Write predictions; score nothing.")
     ] = False,
-    controls: Annotated[
-        str,
-        typer.Option(
-            metavar="LIST",
-            help="Also run, comma-separated: none, oracle, random, wrong-image.",
-        ),
-    ] = "",
-    on_error: Annotated[
-        OnErrorChoice, typer.Option(help="Broken questions: stop, or leave out and list.")
-    ] = OnErrorChoice.fail,
-    seed: Annotated[int, typer.Option(metavar="N", help="For intervals, tests, controls.")] = 0,
-    download: Annotated[
-        bool,
-        typer.Option("--download", help="Fetch what --data lacks of the official files."),
-    ] = False,
-    dataset_options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dataset-option",
-            metavar="KEY=VALUE",
-            help="An option of the dataset, as subset=OKVQA or images=DIR; repeatable.",
-        ),
-    ] = None,
+    controls: Controls = "",
+    on_error: OnError = OnErrorChoice.fail,
+    seed: Seed = 0,
+    download: Download = False,
+    dataset_options: DatasetOptions = None,
 ) -> None:
     """Run a dataset through a pipeline and score it: answers, and retrieval apart."""
-    # Before the libraries are imported: one progress display is enough, and tokenizers would warn
-    # of every fork.
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from ravqa.console import Console
-    from ravqa.run import RunRequest
-    from ravqa.run import run as run_request
-
-    request = RunRequest(
+    _run(
         dataset=dataset,
         data=data,
         corpus=tuple(corpus or ()),
@@ -158,15 +170,84 @@ def run(
         overwrite=overwrite,
         retrieval_only=retrieval_only,
         predict_only=predict_only,
-        controls=tuple(name.strip() for name in controls.split(",") if name.strip()),
+        controls=_listed(controls),
         on_error=on_error.value,
         seed=seed,
         download=download,
-        dataset_options=tuple(dataset_options or ()),
+        dataset_options=_with_subset(dataset_options, subset),
     )
+
+
+@app.command()
+def evaluate_retrieval(
+    dataset: Dataset,
+    data: Data = None,
+    corpus: Passages = None,
+    split: Split = None,
+    subset: Subset = None,
+    pipeline: Pipeline = "sample",
+    retriever: Retriever = None,
+    overrides: Overrides = None,
+    limit: Limit = None,
+    output: Output = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    controls: Controls = "",
+    on_error: OnError = OnErrorChoice.fail,
+    seed: Seed = 0,
+    download: Download = False,
+    dataset_options: DatasetOptions = None,
+) -> None:
+    """Score retrieval alone: the same as ravqa run --retrieval-only."""
+    _run(
+        dataset=dataset,
+        data=data,
+        corpus=tuple(corpus or ()),
+        split=split,
+        pipeline=pipeline,
+        retriever=retriever,
+        overrides=tuple(overrides or ()),
+        limit=limit,
+        output=output,
+        resume=resume,
+        overwrite=overwrite,
+        retrieval_only=True,
+        controls=_listed(controls),
+        on_error=on_error.value,
+        seed=seed,
+        download=download,
+        dataset_options=_with_subset(dataset_options, subset),
+    )
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _with_subset(options: list[str] | None, subset: str | None) -> tuple[str, ...]:
+    return (*(options or ()), *((f"subset={subset}",) if subset is not None else ()))
+
+
+def _run(**asked: Any) -> None:
+    # Before the libraries are imported: one progress display is enough, and tokenizers would warn
+    # of every fork.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ravqa.console import Console
+    from ravqa.run import RunRequest
+    from ravqa.run import run as run_request
+    from ravqa.subsets import asks_for_all, run_subsets
+
+    request = RunRequest(**asked)
     console = Console()
     try:
-        run_request(request, console)
+        if asks_for_all(request):
+            run_subsets(request, console)
+        else:
+            run_request(request, console)
+    except KeyboardInterrupt:
+        print("--resume --output DIR goes on with this run", file=sys.stderr)
+        raise
     finally:
         console.close()
 
@@ -448,5 +529,5 @@ def _fail(message: str) -> int:
 
 
 def _interrupted() -> int:
-    print("interrupted; --resume --output DIR goes on with the run", file=sys.stderr)
+    print("interrupted", file=sys.stderr)
     return _INTERRUPTED

@@ -21,7 +21,7 @@ from ravqa.paths import PIPELINES, packaged
 
 M = TypeVar("M", bound=BaseModel)
 
-_PARTS = ("describer", "retriever", "reader")
+_PARTS = ("describer", "retriever", "reader", "judge")
 
 
 class Strict(BaseModel):
@@ -51,6 +51,8 @@ class PipelineConfig(Strict):
         top_k: how many passages are retrieved and scored (PRRecall needs max K).
         answering: how k passages are read: prompt, decision rule, answer extraction.
         reader: the language model that answers.
+        judge: of E-VQA's answers, which match exactly else; other datasets' scores ask no judge.
+        chosen_on: which questions these settings were chosen on; stored with every result.
         stand_ins: per part ("retriever", "reader"), what it stands in for; printed and stored with
             every result, unless the part is replaced.
     """
@@ -61,6 +63,8 @@ class PipelineConfig(Strict):
     top_k: int = Field(default=20, ge=1)
     answering: dict[str, Any] = Field(default_factory=dict)
     reader: Part
+    judge: Part | None = None
+    chosen_on: str | None = None
     stand_ins: dict[str, str] = Field(default_factory=dict)
 
 
@@ -92,7 +96,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             messages.append(f"key {path!r} is missing")
         else:
             reason = f"{item['msg'][:1].lower()}{item['msg'][1:]}"
-            messages.append(f"key {path!r}: {reason}, got {_short(item['input'])}")
+            value = f"key {path!r}: {reason}, got {_short(item['input'])}"
+            # What does not hold between several keys was said in words of the model's own.
+            messages.append(value if path else reason.removeprefix("value error, "))
     return "; ".join(messages)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
@@ -39,6 +40,7 @@ _ROWS = {
     "random": "random passages",
     "wrong-image": "image of another question",
 }
+_SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
 _MAX_GROUPS = 6  # more question types than that do not fit beside each other
 _PLAIN_WIDTH = 130  # of a table in a file or a pipe
 _STEPS = 4  # where stderr is no terminal: lines per stage
@@ -139,6 +141,42 @@ class Console:
         ):
             if section and section["conditions"]:
                 self.out.print(_retrieval_table(results, section, what))
+
+    def benchmark(
+        self,
+        title: str,
+        columns: Sequence[tuple[str, str, int]],
+        scores: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """One table of a benchmark: models as rows, in the order in which they come.
+
+        Args:
+            columns: subset, metric and K; those that have no score are left out.
+            scores: see `ravqa.subsets.Score`.
+        """
+        rows: dict[tuple[str, str], dict[tuple[str, str, int], str]] = {}
+        fewer = False
+        for score in scores:
+            column = score["subset"], score["metric"], score["k"]
+            part = score["of"] is not None and score["questions"] < score["of"]
+            fewer |= part
+            row = rows.setdefault((score["model"], score["status"]), {})
+            row[column] = f"{score['percent']:.1f}{'*' if part else ''}"
+        filled = [c for c in columns if any(c in row for row in rows.values())]
+        table = Table(title=f"Retrieval %\n{title}", box=box.SIMPLE_HEAD)
+        table.add_column("")
+        table.add_column("")
+        for subset, metric, k in filled:
+            table.add_column(f"{subset}\n{_SHORT[metric]}@{k}", justify="right")
+        for (model, status), row in rows.items():
+            mark = "published" if status == "published" else "this run"
+            table.add_row(model, mark, *(row.get(column, "-") for column in filled))
+        table.caption = (
+            "R: recall by passage ids. PR: pseudo recall (PRRecall).\n"
+            "published: not measured by this run; the table's files name the sources."
+            + ("\n*: not all of the published test questions." if fewer else "")
+        )
+        self.out.print(table)
 
 
 def _rich(*, stderr: bool) -> RichConsole:

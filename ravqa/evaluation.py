@@ -39,7 +39,7 @@ def score_answers(
     """
     rows = [(q, a) for q, a in zip(questions, answers, strict=True) if a is not None]
     asked, given = [q for q, _ in rows], [a for _, a in rows]
-    kinds = [q.question_type or "String" for q in asked]
+    kinds = [_kind(dataset, q) for q in asked]
     try:
         if dataset.metric == "vqa_accuracy":
             values = vqa.vqa_accuracies(given, [q.answers for q in asked], normalization)
@@ -172,8 +172,14 @@ def _right(dataset: Dataset, question: Question, answer: str | None) -> bool:
     if dataset.metric == "evqa_score":
         kind = question.question_type or ""
         return any(evqa.exact_match(answer, reference, kind) for reference in question.answers)
-    kind = question.question_type or "String"
-    return bool(infoseek.infoseek_score(answer, question.answer_eval, kind))
+    return bool(infoseek.infoseek_score(answer, question.answer_eval, _kind(dataset, question)))
+
+
+def _kind(dataset: Dataset, question: Question) -> str:
+    """The type that a question is scored by: a user's own types change no exact match."""
+    if dataset.metric == "exact_match":
+        return "String"
+    return question.question_type or "String"
 
 
 def _exact_match(
@@ -269,6 +275,7 @@ def retrieval_marks(question: Question, passages: Sequence[Passage]) -> dict[str
         best passage; None where no relevant article is known.
     """
     texts = [passage.content for passage in passages]
+    answers = evqa.single_answers(question.answers, question.question_type)
     articles: dict[str, bool] = {}
     for passage in passages:
         names = passage.article_names or (passage.passage_id,)
@@ -276,7 +283,7 @@ def retrieval_marks(question: Question, passages: Sequence[Passage]) -> dict[str
         articles[names[0]] = articles.get(names[0], False) or relevant
     return {
         "answer_ranks": {
-            rule: prrecall.answer_ranks(texts, question.answers, rule) for rule in prrecall.RULES
+            rule: prrecall.answer_ranks(texts, answers, rule) for rule in prrecall.RULES
         }
         if question.answers
         else None,
@@ -363,8 +370,16 @@ def _reported(
     for metric in dataset.retrieval_metrics:
         key, found = places[metric.name]
         if metric.k in ks and found:
-            values = {name: c[key][str(metric.k)] for name, c in found["conditions"].items()}
-            reported.append({"metric": metric.name, "k": metric.k, "conditions": values})
+            conditions, k = found["conditions"].items(), str(metric.k)
+            reported.append(
+                {
+                    "metric": metric.name,
+                    "k": metric.k,
+                    "questions": found["questions"],
+                    "conditions": {name: c[key][k] for name, c in conditions},
+                    "intervals_95": {name: c["interval_95"][k] for name, c in conditions},
+                }
+            )
     return reported
 
 

@@ -19,7 +19,7 @@ from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, valid
 from ravqa.datasets.corpus import Corpus
 from ravqa.describe.cached import CachedDescriber
 from ravqa.records import Answer, Hit, Passage, Question
-from ravqa.registry import DESCRIBERS, READERS, RETRIEVERS
+from ravqa.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
 from ravqa.retrieval.base import Progress, Retriever
 
 
@@ -166,6 +166,15 @@ class Pipeline:
         return Response(answer, hits, [passage for _, passage in self.passages(hits)])
 
     @property
+    def sees_images(self) -> bool:
+        """Whether describer, retriever or reader look at questions' images."""
+        return (
+            self.describer is not None
+            or getattr(self.retriever, "sees_images", False)
+            or (self.answerer is not None and "images" in self.answerer.reader.abilities)
+        )
+
+    @property
     def weights(self) -> dict[str, str]:
         """The weights' name per part; parts without weights are left out."""
         parts = {
@@ -199,6 +208,7 @@ def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
         ("describer", DESCRIBERS, config.describer),
         ("retriever", RETRIEVERS, config.retriever),
         ("reader", READERS, config.reader),
+        ("judge", JUDGES, config.judge),
     ]
     for name, registry, part in parts:
         if part is not None:

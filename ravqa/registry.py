@@ -121,6 +121,14 @@ INDEXES = Registry(
             "ravqa.index.compressed:CompressedIndex",
             "centroid codes and residuals, scanned and rescored: for long queries",
         ),
+        "qdrant": (
+            "ravqa.index.qdrant:QdrantIndex",
+            "a Qdrant server's collection, or the same engine in this process",
+        ),
+        "sharded": (
+            "ravqa.index.sharded:ShardedIndex",
+            "several indexes of another kind, built and searched by several workers",
+        ),
     },
 )
 
@@ -130,6 +138,11 @@ RETRIEVERS = Registry(
         "late-interaction": (
             "ravqa.retrieval.late_interaction:LateInteractionRetriever",
             "MaxSim over token vectors of question, image tags and passages",
+        ),
+        "bm25": ("ravqa.retrieval.bm25:BM25Retriever", "words of question, tags and caption: BM25"),
+        "fusion": (
+            "ravqa.retrieval.fusion:FusionRetriever",
+            "several retrievers: reciprocal rank fusion, or a sum of normalised scores",
         ),
         "none": ("ravqa.retrieval.controls:NoRetriever", "control: no passages"),
         "oracle": (

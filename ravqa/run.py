@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import ravqa
+from ravqa.build import build_part
 from ravqa.config import PipelineConfig, apply_override, fingerprint, load_pipeline
 from ravqa.console import Console
 from ravqa.datasets.base import Dataset, DatasetRequest, OnError, Problems, parse_options
+from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.evaluation import (
@@ -29,10 +31,11 @@ from ravqa.evaluation import (
     score_answers,
 )
 from ravqa.images import image_digest
+from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.diagnostics import is_in_document
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.records import Answer, Hit, Question
-from ravqa.registry import DATASETS, READERS, RETRIEVERS
+from ravqa.registry import DATASETS, JUDGES, READERS, RETRIEVERS
 from ravqa.retrieval.base import Retriever
 from ravqa.retrieval.controls import NoRetriever, OracleRetriever, RandomRetriever
 from ravqa.retrieval.runs import trec_lines
@@ -40,6 +43,7 @@ from ravqa.rundir import MAIN, RunDir
 
 SCHEMA_VERSION = 1
 CONTROLS = ("none", "oracle", "random", "wrong-image")
+_BLIND = ("none", "random", "static")  # retrievers that go by the question's id at most
 _CHUNK = 32  # questions retrieved, answered and written at a time
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
@@ -79,8 +83,13 @@ def run(request: RunRequest, console: Console) -> Path:
     _check(request)
     settings, where = _settings(request)
     config = check_settings(settings, where)
+    if "wrong-image" in request.controls and config.retriever.name in _BLIND:
+        raise UserError(
+            f"--controls wrong-image changes nothing with the retriever {config.retriever.name}: "
+            "its passages do not depend on the image"
+        )
     run_dir = RunDir(
-        request.output or _default_output(request),
+        request.output or default_output(request),
         resume=request.resume,
         overwrite=request.overwrite,
     )
@@ -99,15 +108,23 @@ def run(request: RunRequest, console: Console) -> Path:
         pipeline = Pipeline.from_config(
             settings, where=where, retrieval_only=request.retrieval_only
         )
+        judge = _judge(request, config, dataset, where)
+    if pipeline.sees_images and config.describer is None:
+        dataset = _with_images(dataset, problems)
     pipeline.prepare(corpus, console.progress)
     dataset = _described(pipeline, dataset, problems, console)
     conditions = {MAIN: pipeline.retriever} | {
         name: _control(name, pipeline, corpus, request.seed) for name in request.controls
     }
-    run_dir.begin(_resolved(request, settings, dataset, corpus, pipeline))
-    runner = _Runner(pipeline, dataset, run_dir, console, request)
+    resolved = _resolved(request, settings, dataset, corpus, pipeline)
+    if judge is not None:
+        resolved["fingerprints"]["judge"] = judge.fingerprint
+    run_dir.begin(resolved)
+    runner = _Runner(pipeline, dataset, run_dir, console, request, judge)
     samples = {name: runner.run(name, retriever) for name, retriever in conditions.items()}
-    results = _results(request, dataset, corpus, config, pipeline, samples, problems)
+    if judge is not None:
+        judge.judged = judge.unclear = 0  # counted anew: every answer is scored once more
+    results = _results(request, dataset, corpus, config, pipeline, samples, problems, judge)
     results["timing"] = {
         "seconds": round(time.monotonic() - started, 2),
         "prompts_generated": pipeline.answerer.generated if pipeline.answerer else 0,
@@ -116,6 +133,8 @@ def run(request: RunRequest, console: Console) -> Path:
     _add_encoding(results, pipeline.retriever, console)
     _write(run_dir, dataset, samples[MAIN], results)
     console.results(results, run_dir.path)
+    if judge is not None and judge.unclear:
+        console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
     return run_dir.path
 
 
@@ -173,7 +192,14 @@ def _models(settings: Any) -> list[tuple[str, Any]]:
     if not isinstance(settings, dict):
         return []
     own = [(k, str(v)) for k, v in settings.items() if k in {"name", "model"}]
-    return own + [pair for v in settings.values() for pair in _models(v)]
+    lists = (v if isinstance(v, list) else [v] for v in settings.values())
+    return own + [pair for values in lists for v in values for pair in _models(v)]
+
+
+def overrides_of(request: RunRequest) -> list[str]:
+    """What the command line changed of the pipeline's file."""
+    parts = (("retriever", request.retriever), ("reader", request.reader))
+    return [f"{part}={name}" for part, name in parts if name] + list(request.overrides)
 
 
 def _dataset(
@@ -189,7 +215,7 @@ def _dataset(
                 split=request.split,
                 limit=request.limit,
                 problems=problems,
-                need_images=config.describer is not None,
+                need_images=config.describer is not None,  # else asked of the parts, once built
                 options=parse_options(request.dataset_options),
             )
         )
@@ -200,6 +226,21 @@ def _dataset(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
     return dataset
+
+
+def _judge(
+    request: RunRequest, config: PipelineConfig, dataset: Dataset, where: str
+) -> CachedJudge | None:
+    unscored = request.retrieval_only or request.predict_only
+    if config.judge is None or unscored or dataset.metric != "evqa_score":
+        return None
+    return CachedJudge(build_part(JUDGES, config.judge, f"{where}: judge"))
+
+
+def _with_images(dataset: Dataset, problems: Problems) -> Dataset:
+    """The dataset without questions whose image is missing or broken; those are reported."""
+    questions, digest = gather(dataset.questions, DatasetRequest(problems=problems), dataset.label)
+    return replace(dataset, questions=questions, fingerprint=digest)
 
 
 def _download(request: RunRequest, console: Console) -> None:
@@ -238,7 +279,7 @@ def _resolved(
             "limit": request.limit,
             "on_error": request.on_error,
             "fingerprint": dataset.fingerprint,
-            "images": _images_fingerprint(dataset),
+            "images": _images_fingerprint(dataset) if pipeline.sees_images else None,
         },
         "corpus": {
             "files": [str(p) for p in request.corpus],
@@ -253,7 +294,7 @@ def _resolved(
         },
         "pipeline": dict(settings),
         # A resumed run must not mix two prompts or models of the same name.
-        "fingerprints": pipeline.fingerprints,
+        "fingerprints": dict(pipeline.fingerprints),
     }
 
 
@@ -262,7 +303,8 @@ def _images_fingerprint(dataset: Dataset) -> str:
     return fingerprint([image_digest(p) for p in sorted(images)])
 
 
-def _default_output(request: RunRequest) -> Path:
+def default_output(request: RunRequest) -> Path:
+    """A new folder in runs/, named by dataset, pipeline and time."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     name = f"{request.dataset}-{Path(request.pipeline).stem}-{stamp}"
     path = Path("runs") / name
@@ -354,12 +396,14 @@ class _Runner:
         run_dir: RunDir,
         console: Console,
         request: RunRequest,
+        judge: CachedJudge | None,
     ):
         self.pipeline = pipeline
         self.dataset = dataset
         self.run_dir = run_dir
         self.console = console
         self.request = request
+        self.judge = judge
 
     def run(self, condition: str, retriever: Retriever) -> dict[int | str, dict[str, Any]]:
         """Samples of every question, those of an earlier, interrupted run included."""
@@ -398,7 +442,8 @@ class _Runner:
             answers = self.pipeline.answer(questions, hits)
         scores = None
         if answers is not None and not self.request.predict_only:
-            scores = score_answers(self.dataset, questions, [answer.text for answer in answers])
+            texts = [answer.text for answer in answers]
+            scores = score_answers(self.dataset, questions, texts, judge=self.judge)
         ended = time.monotonic()
         seconds = {
             "retrieve": round((between - began) / len(questions), 4),
@@ -453,6 +498,7 @@ def _results(
     pipeline: Pipeline,
     samples: Mapping[str, Mapping[int | str, Mapping[str, Any]]],
     problems: Problems,
+    judge: CachedJudge | None,
 ) -> dict[str, Any]:
     ks = retrieval_ks(dataset, pipeline.top_k)
     scored = not request.predict_only
@@ -473,10 +519,14 @@ def _results(
             ],
             **dataset.info,
         },
-        "answers": answer_section(dataset, samples, seed=request.seed) if answered else None,
+        "answers": answer_section(dataset, samples, seed=request.seed, judge=judge)
+        if answered
+        else None,
         "retrieval": retrieval_section(dataset, samples, ks, seed=request.seed) if scored else None,
         "provenance": {
             "pipeline": request.pipeline,
+            "chosen_on": config.chosen_on,
+            "overrides": overrides_of(request),
             "stand_ins": dict(config.stand_ins),
             "weights": pipeline.weights,
             "corpus": {"source": corpus.source, "passages": len(corpus)} if corpus else None,

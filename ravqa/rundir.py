@@ -98,17 +98,7 @@ class RunDir:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file: beside it first, then renamed."""
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.path / name)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_file(self.path / name, text)
 
     def samples_path(self, condition: str) -> Path:
         """The samples file of the run itself or of one of its controls."""
@@ -145,6 +135,25 @@ class RunDir:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a whole file: beside it first, then renamed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _temporary(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.vqa import Normalization
 from ravqa.paths import file_digest
 from ravqa.registry import DATASETS, JUDGES
-from ravqa.rundir import MAIN
+from ravqa.rundir import MAIN, write_file
 
 SCHEMA_VERSION = 1
 _ID_KEYS = ("question_id", "data_id")
@@ -129,6 +128,7 @@ def _dataset(request: ScoreRequest, console: Console) -> Dataset:
                 data=request.data,
                 split=request.split,
                 need_images=False,
+                find_images=False,
                 options=parse_options(request.options),
             )
         )
@@ -298,11 +298,7 @@ def _results(
 
 
 def _write(path: Path, text: str) -> None:
-    """A whole file: beside it first, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        write_file(path, text)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"the output file {path} cannot be written: {e.strerror or e}") from None

@@ -224,7 +224,21 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     with pytest.raises(SystemExit) as end:
         run_main(list(OKVQA))
     assert end.value.code == 130
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("interrupted; --resume")
+    assert capsys.readouterr().err.splitlines() == [
+        "--resume --output DIR goes on with this run",
+        "interrupted",
+    ]
+
+
+def test_other_interrupted_commands_speak_of_no_run(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ravqa.scoring.score", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["score", "x.json", "--dataset", "okvqa"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
 
 
 # Settings

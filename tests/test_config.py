@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from ravqa import registry
 from ravqa.build import build_part, part_config
@@ -78,6 +78,22 @@ def test_errors_are_one_line_that_names_the_key(data, message):
     with pytest.raises(UserError) as caught:
         validate(Outer, data, "here")
     assert str(caught.value) == message
+
+
+def test_what_does_not_hold_between_keys_is_told_in_its_own_words():
+    class Range(Strict):
+        low: int
+        high: int
+
+        @model_validator(mode="after")
+        def _check(self):
+            if self.low > self.high:
+                raise ValueError("low is above high")
+            return self
+
+    with pytest.raises(UserError) as caught:
+        validate(Range, {"low": 2, "high": 1}, "here")
+    assert str(caught.value) == "here: low is above high"
 
 
 def test_all_errors_are_told_at_once_and_long_values_cut():

@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -538,6 +539,10 @@ def test_infoseek_limits_and_images(tmp_path):
     with pytest.raises(DataError, match=r"line 3: no image oven_00000003"):
         infoseek.load(DatasetRequest(data=folder))
     dataset = infoseek.load(DatasetRequest(data=folder, need_images=False))
+    unseen = infoseek.load(DatasetRequest(data=folder, need_images=False, find_images=False))
+    assert [q.image for q in unseen.questions] == [None] * 3
+    assert [replace(q, image=None) for q in dataset.questions] == list(unseen.questions)
+    assert unseen.fingerprint == dataset.fingerprint
     # Who needs the image after all finds it missing, and does not take the question for text only.
     assert [q.image.is_file() for q in dataset.questions] == [True, True, False]
     with pytest.raises(DataError, match=r"no such image: .*oven_00000003"):
@@ -805,3 +810,25 @@ def test_an_image_is_described_once_whether_file_or_bytes(tmp_path, fresh_cache)
     write_image(a, (9, 9, 9))  # another content under the same name
     assert CachedDescriber(again).describe([a]) == Counting().describe([a])
     assert len(again.seen) == 1
+
+
+def test_a_kept_description_is_the_whole_description(tmp_path, fresh_cache):
+    seen = Description(
+        tags=(Tag(("cup", "mug"), 0.5, ("vessel",)),),
+        caption="a cup",
+        ocr=("MENU",),
+        objects=(Region("cup", (1, 2, 3.5, 4), (("red", 0.9),), ("tea",)),),
+        regions=(Region("table", (0, 0, 8, 6)),),
+    )
+
+    class Fixed:
+        fingerprint = "fixed/1"
+        weights = ""
+
+        def describe(self, images):
+            return [seen] * len(images)
+
+    write_image(tmp_path / "a.png")
+    assert CachedDescriber(Fixed()).describe([tmp_path / "a.png"]) == [seen]
+    Fixed.describe = None  # from now on only what was kept is there
+    assert CachedDescriber(Fixed()).describe([tmp_path / "a.png"]) == [seen]

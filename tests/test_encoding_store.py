@@ -47,7 +47,8 @@ class Words:
     def rows(self, text):
         seeds = [hashlib.sha256(word.encode()).digest() for word in text.split()]
         rows = [np.random.default_rng(list(seed)).normal(size=self.dim) for seed in seeds]
-        return np.array(rows).reshape(-1, self.dim).astype(self.output)
+        array = np.array(rows).reshape(-1, self.dim)
+        return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(self.output)
 
     def encode_document(self, texts, progress=None):
         arrays = []

@@ -118,6 +118,13 @@ def test_official_example_with_a_judge():
     assert judge.asked[0] == [(question, "the Menger family", "William and Mary Menger")]
 
 
+def test_single_answers_are_the_items_of_multi_answer_references():
+    references = ["Oak && elm&&", "ash", "elm"]
+    assert evqa.single_answers(references, "multi_answer") == ["Oak", "elm", "ash"]
+    assert evqa.single_answers(references, "templated") == references
+    assert evqa.single_answers(references, None) == references
+
+
 def test_the_judge_is_asked_once_for_what_is_open():
     judge = ByTable({("b,c", "x"): 0.5, ("d", "y"): 0.49})
     scores = evqa_scores(

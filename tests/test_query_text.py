@@ -83,6 +83,18 @@ def test_each_form_can_be_had_alone():
     ]
 
 
+def test_the_caption_follows_the_question_if_it_is_wanted():
+    seen = Description(tags=(KOALA,), caption="a koala in a tree")
+    question = Question(1, "Where does this animal live?", description=seen)
+    captioned = "Where does this animal live? + a koala in a tree"
+    alone = QueryText(replaced=0, appended=0, captioned=1)
+    assert flat(forms(question, alone)) == [(1.0, [captioned])]
+    assert (0.25, [captioned]) in flat(forms(question, QueryText(appended=2, captioned=1)))
+    assert captioned not in str(flat(forms(question, QueryText())))
+    # Without a caption the question is asked by itself.
+    assert flat(forms(ask("What is it?"), alone)) == [(1.0, ["What is it?"])]
+
+
 def test_weights_are_shared_among_all_three_forms():
     config = QueryText(question=1, replaced=2, appended=1, names=1)
     assert flat(forms(ask("What eats this bird?", KOALA, TABBY, CHAIR), config)) == [

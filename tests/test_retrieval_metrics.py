@@ -147,6 +147,18 @@ def test_marks_of_a_sample(samples):
     assert retrieval_marks(wanted, ranked)["article_ranks"] == [3]  # A, u2, Q4
 
 
+def test_items_of_a_multi_answer_reference_count_one_by_one():
+    ranked = [Passage("a", "Deer live here."), Passage("b", "A bear.")]
+    answers = ("bear && wolf", "deer&&fox&&")
+
+    def ranks(kind):
+        question = Question(1, "q", answers=answers, question_type=kind)
+        return retrieval_marks(question, ranked)["answer_ranks"]
+
+    assert ranks("multi_answer") == {"ravqa": [1, 2], "flmr": [1, 2], "word": [1, 2]}
+    assert ranks("templated") == ranks(None) == {"ravqa": [], "flmr": [], "word": []}
+
+
 def test_retrieval_section_by_hand(dataset, samples):
     ks = retrieval_ks(dataset, 3)
     assert ks == [1, 2, 3]
@@ -165,10 +177,14 @@ def test_retrieval_section_by_hand(dataset, samples):
         100 * (1 + (1 / math.log2(4)) / (1 + 1 / math.log2(3))) / 2, 2
     )
     assert section["by_articles"]["conditions"]["main"]["Recall"] == {"1": 50, "2": 50, "3": 50}
-    assert section["reported"] == [
-        {"metric": "recall_at_k", "k": 2, "conditions": {"main": 50}},
-        {"metric": "pseudo_recall_at_k", "k": 3, "conditions": {"main": 100}},
-    ]
+    reported = {(r["metric"], r["k"]): r for r in section["reported"]}
+    assert {name: r["conditions"] for name, r in reported.items()} == {
+        ("recall_at_k", 2): {"main": 50},
+        ("pseudo_recall_at_k", 3): {"main": 100},
+    }
+    assert {r["questions"] for r in section["reported"]} == {2}
+    assert reported["recall_at_k", 2]["intervals_95"] == {"main": by_ids["interval_95"]["2"]}
+    assert reported["pseudo_recall_at_k", 3]["intervals_95"] == {"main": [100, 100]}
 
 
 def test_every_way_of_scoring_retrieval_is_printed(dataset, samples):

@@ -255,3 +255,35 @@ def test_no_results_are_overwritten_unless_told(predictions, tmp_path, capsys):
     assert end.value.code == 0
     assert json.loads(output.read_text(encoding="utf-8"))["answers"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept.json", "predictions.json"]
+
+
+def test_own_question_types_change_no_exact_match(score, tmp_path):
+    rows = [
+        {"question_id": i, "question": "?", "answers": [answer], "question_type": kind}
+        for i, (answer, kind) in enumerate([("12 m", "Numerical"), ("The oak", "Time")])
+    ]
+    questions = write_lines(tmp_path / "questions.jsonl", rows)
+    given = [{"question_id": 0, "answer": "12 m."}, {"question_id": 1, "answer": "elm"}]
+    path = write_lines(tmp_path / "predictions.jsonl", given)
+    code, results, _, err = score(path, "--data", questions, dataset="jsonl")
+    assert code == 0, err
+    main_condition = results["answers"]["conditions"]["main"]
+    assert main_condition["score"] == 50.0
+    assert main_condition["exact_match"] == {"1": 50.0}
+    assert {kind: group["mean"] for kind, group in main_condition["groups"].items()} == {
+        "Numerical": 100.0,
+        "Time": 0.0,
+    }
+
+
+def test_no_image_is_looked_for(score, predictions, tmp_path, monkeypatch):
+    monkeypatch.setattr("ravqa.images.ImageFolder.find", lambda *_, **__: 1 / 0)
+    path = write_lines(
+        tmp_path / "infoseek.jsonl",
+        [
+            {"data_id": row["data_id"], "prediction": "x"}
+            for row in lines(SAMPLE / "infoseek_val.jsonl")
+        ],
+    )
+    code, _, _, err = score(path, dataset="infoseek")
+    assert code == 0, err

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ravqa"
 # Each layer may import from itself and from those below it.
 LAYERS = [
     {"cli", "__main__", "integrations"},
-    {"run", "encode", "scoring", "evaluation"},
+    {"run", "encode", "scoring", "evaluation", "subsets"},
     {"pipeline", "console", "rundir"},
     {"answering", "retrieval", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},

@@ -81,6 +81,7 @@ class DatasetRequest:
         split: name of the split; None for the loader's default.
         limit: only the first so many questions.
         need_images: check that every image is there and can be decoded.
+        find_images: look for images at all; if not, a loader may leave them out.
         options: the loader's own options, checked against its `Options`.
     """
 
@@ -89,6 +90,7 @@ class DatasetRequest:
     limit: int | None = None
     problems: Problems = field(default_factory=Problems)
     need_images: bool = True
+    find_images: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -157,12 +157,14 @@ def _questions(
             answer_eval = [answer_eval]
         question_type = types[data_id][0] if data_id in types else question_type_of(answer_eval)
         image_id = str(record["image_id"])
-        try:
-            expected = inside(images.root, f"{image_id}.jpg")
-            image = images.find(f"{image_id}.jpg", by_stem=True)
-        except DataError as e:
-            problems.report(where, str(e), data_id)
-            continue
+        image = expected = None
+        if request.find_images:
+            try:
+                expected = inside(images.root, f"{image_id}.jpg")
+                image = images.find(f"{image_id}.jpg", by_stem=True)
+            except DataError as e:
+                problems.report(where, str(e), data_id)
+                continue
         if data_id in seen:
             problems.report(where, f"duplicate data_id {data_id!r}", data_id)
         elif split != "test" and not answer_eval:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from pydantic import TypeAdapter
 
 from ravqa.cache import Store
 from ravqa.config import fingerprint
 from ravqa.images import image_bytes
-from ravqa.records import Description, Tag
+from ravqa.records import Description
+
+_DESCRIPTION = TypeAdapter(Description)
 
 
 class Describer(Protocol):
@@ -42,7 +46,7 @@ class CachedDescriber:
         for start in range(0, len(images), self._chunk):
             part = images[start : start + self._chunk]
             keys = [fingerprint(self.fingerprint, image_bytes(image)) for image in part]
-            known = {key: _read(value) for key, value in self._store.get(keys).items()}
+            known = {k: _DESCRIPTION.validate_python(v) for k, v in self._store.get(keys).items()}
             new = {k: image for k, image in zip(keys, part, strict=True) if k not in known}
             if new:
                 made = dict(zip(new, self.inner.describe(list(new.values())), strict=True))
@@ -52,10 +56,3 @@ class CachedDescriber:
             if progress:
                 progress(len(part))
         return out
-
-
-def _read(value: dict[str, Any]) -> Description:
-    tags = tuple(
-        Tag(tuple(tag["names"]), tag["probability"], tuple(tag["kinds"])) for tag in value["tags"]
-    )
-    return Description(tags=tags, caption=value["caption"], ocr=tuple(value["ocr"]))

@@ -106,9 +106,9 @@ def checked_passages(
             raise ValueError(
                 f"passage {passage_id!r}: an array [vectors, {dim}] is expected, got {array.shape}"
             )
-        norms = np.linalg.norm(array.astype(np.float32, copy=False), axis=1)
-        if not np.isfinite(norms).all():
+        if not np.isfinite(array).all():
             raise ValueError(f"passage {passage_id!r} has vectors that are not finite")
+        norms = np.linalg.norm(array.astype(np.float64), axis=1)
         if np.any(np.abs(norms - 1) > _NORM_TOLERANCE):
             raise ValueError(
                 f"passage {passage_id!r} has a vector of length "

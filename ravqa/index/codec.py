@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,59 @@ def default_centroids(vectors: int) -> int:
     """
     wanted = min(8 * np.sqrt(max(1, vectors)), max(1, vectors / 4), 65536)
     return int(2 ** np.floor(np.log2(max(1, wanted))))
+
+
+SCALE_UNIT = 2.0**-20
+"""What 1 in a stored scale stands for: scales are uint16, up to 1/16."""
+
+
+class Coded(NamedTuple):
+    """Vectors as they are stored.
+
+    Attributes:
+        codes: uint16 [n], the nearest centroid.
+        residuals: int8 [n, dim]; of 4 bits uint8 [n, dim / 2], where the low half of byte h is
+            component h, the high half component h + dim / 2, both plus 7.5.
+        fine: uint8 [n, dim / 8], the ninth bit, worth half a step: bit k of byte b is that of
+            component k x dim / 8 + b. Without a ninth bit [n, 0].
+        scales: uint16 [n], a step of the residuals in units of `SCALE_UNIT`.
+    """
+
+    codes: Array
+    residuals: Array
+    fine: Array
+    scales: Array
+
+
+def fine_width(dim: int) -> int:
+    """Bytes of a vector's ninth bits."""
+    return -(-dim // 8)
+
+
+def _planes(bits: Array) -> Array:
+    """Bits [n, dim] packed as `Coded.fine`."""
+    width = fine_width(bits.shape[1])
+    padded = np.zeros((len(bits), 8 * width), np.uint8)
+    padded[:, : bits.shape[1]] = bits
+    shifts = np.arange(8, dtype=np.uint8)[None, :, None]
+    packed: Array = np.bitwise_or.reduce(padded.reshape(-1, 8, width) << shifts, axis=1)
+    return packed
+
+
+def decode(centers: Array, coded: Coded) -> Array:
+    """The stored vectors, rotated, float32 [n, dim]; `kernels.decode` does the same."""
+    dim = centers.shape[1]
+    if coded.residuals.dtype == np.uint8:
+        nibbles = np.concatenate([coded.residuals & 15, coded.residuals >> 4], axis=1)
+        rest = nibbles.astype(np.float32) - np.float32(7.5)
+    else:
+        rest = coded.residuals.astype(np.float32)
+    if coded.fine.shape[1]:
+        shifts = np.arange(8, dtype=np.uint8)[None, :, None]
+        bits = ((coded.fine[:, None, :] >> shifts) & 1).reshape(len(rest), -1)[:, :dim]
+        rest += bits * np.float32(0.5)
+    scales = coded.scales.astype(np.float32) * np.float32(SCALE_UNIT)
+    return centers[coded.codes] + scales[:, None] * rest
 
 
 @dataclass(frozen=True)
@@ -111,20 +164,28 @@ class Codec:
                 out[rows] = among[_nearest(rotated[rows], self.centers[among], device)]
         return out
 
-    def encode(self, vectors: Array, bits: int, device: Any) -> tuple[Array, Array, Array]:
-        """Codes uint16 [n], residuals (see `kernels.decode`) and scales float32 [n]."""
+    def encode(self, vectors: Array, bits: int, device: Any) -> Coded:
+        """Vectors [n, dim] in `bits` (4, 8 or 9) a component beside the centroid."""
         rotated = vectors.astype(np.float32) @ self.rotation
         codes = self.nearest(rotated, device)
         rest = rotated - self.centers[codes]
-        scales = np.maximum(np.abs(rest).max(1, initial=0.0), 1e-12) / (127 if bits == 8 else 7.5)
-        levels = rest / scales[:, None]
-        if bits == 8:
-            packed = np.rint(levels).astype(np.int8)
-        else:
-            nibbles = np.clip(np.rint(levels + 7.5), 0, 15).astype(np.uint8)
+        most = np.abs(rest).max(1, initial=0.0)
+        levels = 7.5 if bits == 4 else 127.0
+        # Rounded up, so that the greatest component still fits.
+        scales = np.clip(np.ceil(most / levels / SCALE_UNIT), 1, 65535).astype(np.uint16)
+        values = rest / (scales * np.float32(SCALE_UNIT))[:, None]
+        fine = np.zeros((len(vectors), 0), np.uint8)
+        if bits == 4:
+            nibbles = np.clip(np.rint(values + 7.5), 0, 15).astype(np.uint8)
             half = vectors.shape[1] // 2
             packed = nibbles[:, :half] | (nibbles[:, half:] << 4)
-        return codes, packed, scales.astype(np.float32)
+        elif bits == 8:
+            packed = np.clip(np.rint(values), -127, 127).astype(np.int8)
+        else:
+            halves = np.clip(np.rint(values * 2), -254, 254).astype(np.int16)
+            packed = (halves >> 1).astype(np.int8)
+            fine = _planes((halves & 1).astype(np.uint8))
+        return Coded(codes, packed, fine, scales)
 
     def save(self, folder: Path) -> None:
         """Write the codec's files into `folder`."""

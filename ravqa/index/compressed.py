@@ -36,7 +36,7 @@ from pydantic import Field
 
 from ravqa.config import Strict, validate
 from ravqa.index.base import Array
-from ravqa.index.codec import Codec, blocks
+from ravqa.index.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
 from ravqa.index.maxsim import device_of, maxsim
 from ravqa.index.segments import Passages, Segment, SegmentedIndex, State, top, write_ids
 from ravqa.index.store import SPOOL, Manifest, SegmentEntry, Writer
@@ -82,8 +82,9 @@ class CompressedIndex(SegmentedIndex):
         """Options.
 
         Attributes:
-            storage: int8 (default), int4 (half the bytes), or float16: int8 and, for the last
-                scores, the vectors in float16. Fixed when the index is built.
+            storage: of what a centroid leaves: 9bit (default), 4bit (half the bytes), or float16:
+                8 bits and, for the last scores, the vectors in float16. Fixed when the index is
+                built.
             centroids: how many; null for `ravqa.index.codec.default_centroids`. Fixed likewise.
             seed: of rotation and k-means. Fixed likewise.
             effort: how many candidates are looked at, and how soon scoring stops.
@@ -94,7 +95,7 @@ class CompressedIndex(SegmentedIndex):
             device: auto, cpu, cuda, ...
         """
 
-        storage: Literal["int8", "int4", "float16"] = "int8"
+        storage: Literal["9bit", "4bit", "float16"] = "9bit"
         centroids: int | None = Field(default=None, ge=1, le=65536)
         seed: int = Field(default=0, ge=0)
         effort: Literal["fast", "default", "careful"] = "default"
@@ -130,10 +131,13 @@ class CompressedIndex(SegmentedIndex):
     @classmethod
     def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
         names = ("centroids", "run_offsets", "run_starts", "residuals", "scales")
-        return (*names, "vectors") if manifest.settings["storage"] == "float16" else names
+        more = {"9bit": ("fine",), "float16": ("vectors",)}
+        return names + more.get(manifest.settings["storage"], ())
 
     @classmethod
     def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
+        if config.storage == "4bit" and writer.manifest.dim % 2:
+            raise ValueError("storage 4bit is for vectors of even length")
         with _Spool(writer, passages) as spool:
             _train_and_write(writer, spool, device_of(config.device))
 
@@ -277,7 +281,7 @@ class CompressedIndex(SegmentedIndex):
 
         out = np.zeros(len(rows), np.float32)
         exact = query.exact.numpy()
-        bits = 4 if state.manifest.settings["storage"] == "int4" else 8
+        four = state.manifest.settings["storage"] == "4bit"
         for s, places, local in state.by_segment(rows):
             part = np.zeros(len(local), np.float32)
             kernels.run(
@@ -294,7 +298,8 @@ class CompressedIndex(SegmentedIndex):
                 s.offsets,
                 s.arrays["residuals"],
                 s.arrays["scales"],
-                bits,
+                SCALE_UNIT,
+                four,
                 part,
             )
             out[places] = part
@@ -329,29 +334,29 @@ class CompressedIndex(SegmentedIndex):
         )
         spans = np.diff(np.append(starts, lengths.sum()))
         codes = np.repeat(a["centroids"][runs], spans)
-        centers, bits = state.shared.centers, 4 if a["residuals"].dtype == np.uint8 else 8
-        if self._compiled:
-            from ravqa.index import kernels
+        centers, fine = state.shared.centers, a.get("fine", np.zeros((1, 0), np.uint8))
+        if not self._compiled:
+            rest = fine[places] if fine.shape[1] else np.zeros((len(places), 0), np.uint8)
+            coded = Coded(codes, a["residuals"][places], rest, a["scales"][places])
+            return decode(centers, coded), True
+        from ravqa.index import kernels
 
-            out = np.empty((len(places), self.dim), np.float32)
-            kernels.run(
-                kernels.decode,
-                len(places),
-                places,
-                codes,
-                centers,
-                a["residuals"],
-                a["scales"],
-                bits,
-                out,
-                grain=1024,
-            )
-            return out, True
-        rest = a["residuals"][places]
-        if bits == 4:
-            rest = np.concatenate([rest & 15, rest >> 4], axis=1).astype(np.float32) - 7.5
-        scales = a["scales"][places][:, None]
-        return centers[codes] + scales * rest.astype(np.float32), True
+        out = np.empty((len(places), self.dim), np.float32)
+        kernels.run(
+            kernels.decode,
+            len(places),
+            places,
+            codes,
+            centers,
+            a["residuals"],
+            fine,
+            a["scales"],
+            SCALE_UNIT,
+            a["residuals"].dtype == np.uint8,
+            out,
+            grain=1024,
+        )
+        return out, True
 
 
 class _Spool:
@@ -404,7 +409,8 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
     if not spool.ids:
         return None
     storage = writer.manifest.settings["storage"]
-    bits, dim = (4 if storage == "int4" else 8), writer.manifest.dim
+    bits = {"9bit": 9, "4bit": 4, "float16": 8}[storage]
+    dim = writer.manifest.dim
     count = len(spool.vectors)
     name = writer.new_folder("segment")
     folder = writer.path / name
@@ -420,20 +426,23 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
         return mapped
 
     residuals = array("residuals", kind, count, width)
-    scales = array("scales", np.float32, count)
+    scales = array("scales", np.uint16, count)
+    fine = array("fine", np.uint8, count, fine_width(dim)) if bits == 9 else None
     whole = array("vectors", np.float16, count, dim) if storage == "float16" else None
     offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
     centroids, starts, runs = [], [], []
     for first, last in blocks(spool.lengths):
         begin, end = offsets[first], offsets[last]
         block = spool.vectors[begin:end].astype(np.float32)
-        codes, packed, scale = codec.encode(block, bits, device)
+        coded = codec.encode(block, bits, device)
         owner = np.repeat(np.arange(last - first), spool.lengths[first:last])
-        order = np.lexsort((codes, owner))
-        residuals[begin:end], scales[begin:end] = packed[order], scale[order]
+        order = np.lexsort((coded.codes, owner))
+        residuals[begin:end], scales[begin:end] = coded.residuals[order], coded.scales[order]
+        if fine is not None:
+            fine[begin:end] = coded.fine[order]
         if whole is not None:
             whole[begin:end] = spool.vectors[begin:end][order]
-        codes = codes[order]
+        codes = coded.codes[order]
         new = np.ones(len(codes), bool)
         new[1:] = (codes[1:] != codes[:-1]) | (owner[1:] != owner[:-1])
         places = np.flatnonzero(new)
@@ -443,7 +452,7 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
     np.save(folder / "centroids.npy", np.concatenate(centroids))
     np.save(folder / "run_starts.npy", np.concatenate(starts))
     np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))
-    for mapped in (residuals, scales, whole):
+    for mapped in (residuals, scales, fine, whole):
         if isinstance(mapped, np.memmap):
             mapped.flush()
     write_ids(folder, spool.ids, spool.lengths)

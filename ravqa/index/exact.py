@@ -18,6 +18,7 @@ from pydantic import Field
 from ravqa.config import Strict
 from ravqa.encoders.base import Vectors
 from ravqa.index.base import Array, checked_query
+from ravqa.index.codec import blocks
 from ravqa.index.maxsim import device_of, maxsim
 from ravqa.index.segments import Passages, Segment, SegmentedIndex, State, top, write_ids
 from ravqa.index.store import SPOOL, Manifest, SegmentEntry, Writer
@@ -72,8 +73,10 @@ class ExactIndex(SegmentedIndex):
     def _compact(self, writer: Writer, state: State) -> None:
         def alive() -> Passages:
             for segment in state.segments:
-                for i in np.flatnonzero(segment.alive):
-                    yield segment.ids[i], _stored(segment, np.array([i]))
+                rows = np.flatnonzero(segment.alive)
+                for part, lengths, vectors in self._parts(segment, rows):
+                    arrays = np.split(vectors, np.cumsum(lengths)[:-1])
+                    yield from zip((segment.ids[i] for i in rows[part]), arrays, strict=True)
 
         segment = _write(writer, alive())
         writer.commit(segments=(segment,) if segment else ())
@@ -128,9 +131,22 @@ class ExactIndex(SegmentedIndex):
         out = np.full(len(rows), -np.inf, dtype=np.float32)
         left = torch.from_numpy(query).to(self._device)
         for segment, places, local in state.by_segment(rows):
-            right = torch.from_numpy(_stored(segment, local)).to(self._device)
-            out[places] = maxsim(left, right, segment.arrays["lengths"][local])
+            for part, lengths, vectors in self._parts(segment, local):
+                right = torch.from_numpy(vectors).to(self._device)
+                out[places[part]] = maxsim(left, right, lengths)
         return out
+
+    def _parts(self, segment: Segment, rows: Array) -> Iterator[tuple[slice, Array, Array]]:
+        """Slices of `rows`, bounded in memory: lengths and vectors, one passage behind another."""
+        place = np.empty(len(segment.ids), np.int64)
+        order, begins = _layout(segment)
+        place[order] = begins
+        every = segment.arrays["lengths"][rows]
+        for first, last in blocks(every, self.config.block_mb * 2**20 // (4 * self.dim)):
+            lengths = every[first:last]
+            shifts = place[rows[first:last]] - (np.cumsum(lengths) - lengths)
+            places = np.repeat(shifts, lengths) + np.arange(lengths.sum())
+            yield slice(first, last), lengths, _decoded(segment, places)
 
     def _blocks(self, segment: Segment, lanes: int) -> Iterator[tuple[Array, int, int]]:
         """Passages of one length and the vectors they lie in, bounded in memory."""
@@ -150,19 +166,9 @@ class ExactIndex(SegmentedIndex):
 def _layout(segment: Segment) -> tuple[Array, Array]:
     """Passages in the order of `vectors.npy`, and where each one's vectors begin there."""
     lengths = segment.arrays["lengths"]
-    order = np.argsort(lengths, kind="stable")
+    order = segment.by_length
     ends = np.cumsum(lengths[order])
     return order, ends - lengths[order]
-
-
-def _stored(segment: Segment, rows: Array) -> Array:
-    """The vectors of passages, one behind the other, float32."""
-    order, begins = _layout(segment)
-    place = np.empty(len(order), np.int64)
-    place[order] = begins
-    lengths = segment.arrays["lengths"][rows]
-    shifts = place[rows] - (np.cumsum(lengths) - lengths)
-    return _decoded(segment, np.repeat(shifts, lengths) + np.arange(lengths.sum()))
 
 
 def _decoded(segment: Segment, places: Any) -> Array:

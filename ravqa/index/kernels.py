@@ -117,7 +117,8 @@ def refine(
     offsets: Array,
     residuals: Array,
     scales: Array,
-    bits: int,
+    unit: float,
+    four: bool,
     out: Array,
 ) -> None:
     """A lower bound of MaxSim: per lane, exact products with the runs that look best only.
@@ -130,7 +131,8 @@ def refine(
         query: float32 [lanes, dim].
         run_starts: uint16 [runs], each run's first vector, counted within its passage.
         offsets: int64 [passages + 1], where each passage's vectors begin.
-        residuals, scales, bits: see `decode`.
+        residuals, scales: see `codec.Coded`; four: whether residuals have four bits.
+        unit: of the scales.
         out: float32 [docs], written.
     """
     lanes, dim = query.shape
@@ -175,7 +177,7 @@ def refine(
                     for t in range(offsets[d] + run_starts[i], after):
                         residual = residuals[t]
                         dot = np.float32(0)
-                        if bits == 8:
+                        if not four:
                             for h in range(dim):
                                 dot += vector[h] * np.float32(residual[h])
                         else:
@@ -185,7 +187,7 @@ def refine(
                             for h in range(half):
                                 high = np.float32(residual[h] >> 4) - np.float32(7.5)
                                 dot += vector[half + h] * high
-                        value[j] = max(value[j], product + dot * scales[t])
+                        value[j] = max(value[j], product + dot * np.float32(scales[t] * unit))
         total = np.float32(0)
         for j in range(lanes):
             total += value[j]
@@ -200,8 +202,10 @@ def decode(
     codes: Array,
     centers: Array,
     residuals: Array,
+    fine: Array,
     scales: Array,
-    bits: int,
+    unit: float,
+    four: bool,
     out: Array,
 ) -> None:
     """Stored vectors: the centroid plus the scaled residual.
@@ -209,22 +213,28 @@ def decode(
     Args:
         rows: int64, which vectors; codes: uint16, the centroid of each of them.
         centers: float32 [centroids, dim].
-        residuals: of 8 bits int8 [vectors, dim]; of 4 bits uint8 [vectors, dim / 2], where the low
-            half of byte h is component h, the high half component h + dim / 2, both plus 7.5.
-        scales: float32 [vectors].
+        residuals, fine, scales, unit, four: as in `refine` and `codec.Coded`.
         out: float32 [rows, dim], written.
     """
     dim = centers.shape[1]
     half = dim // 2
+    width = fine.shape[1]
     for x in range(first, last):
         center, residual = centers[codes[x]], residuals[rows[x]]
-        scale = scales[rows[x]]
-        if bits == 8:
-            for h in range(dim):
-                out[x, h] = center[h] + scale * np.float32(residual[h])
-        else:
+        scale = np.float32(scales[rows[x]] * unit)
+        to = out[x]
+        if four:
             for h in range(half):
                 low = np.float32(residual[h] & 15) - np.float32(7.5)
                 high = np.float32(residual[h] >> 4) - np.float32(7.5)
-                out[x, h] = center[h] + scale * low
-                out[x, half + h] = center[half + h] + scale * high
+                to[h] = center[h] + scale * low
+                to[half + h] = center[half + h] + scale * high
+        else:
+            for h in range(dim):
+                to[h] = center[h] + scale * np.float32(residual[h])
+        if width:
+            bits = fine[rows[x]]
+            step = scale * np.float32(0.5)
+            for k in range(8):
+                for b in range(min(width, dim - k * width)):
+                    to[k * width + b] += step * np.float32((bits[b] >> k) & 1)

@@ -44,6 +44,11 @@ class Segment:
         """Where each passage's vectors begin, int64 [passages + 1], in the order of the ids."""
         return np.concatenate([[0], np.cumsum(self.arrays["lengths"], dtype=np.int64)])
 
+    @cached_property
+    def by_length(self) -> Array:
+        """Passages in the order of their number of vectors, int64 [passages]."""
+        return np.argsort(self.arrays["lengths"], kind="stable")
+
 
 @dataclass(frozen=True)
 class State:
@@ -335,7 +340,7 @@ class SegmentedIndex(ABC):
                 delete = [i for i in ids if i in state.rows]
             gone = {state.rows[i] for i in delete}
             for passage_id in ids:
-                if state.rows.get(passage_id, -1) not in {-1, *gone}:
+                if passage_id in state.rows and state.rows[passage_id] not in gone:
                     raise ValueError(f"passage {passage_id!r} is in the index already: update it")
             segments = []
             rows = np.array(sorted(gone), dtype=np.int64)
@@ -402,7 +407,9 @@ class SegmentedIndex(ABC):
                 segments.append(Segment(entry, first, ids, arrays, alive))
                 first += len(ids)
             shared = self._open_shared(self.path, manifest)
-        except (ValueError, EOFError) as e:
+        except (OSError, UserError):
+            raise
+        except Exception as e:  # files of the right size with a wrong content fail in many ways
             raise store.damaged(self.path, str(e).partition("\n")[0]) from None
         return State(manifest, tuple(segments), shared)
 

@@ -250,7 +250,8 @@ def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
         try:
             yield writer
         except BaseException:
-            _sweep(path, writer.manifest)
+            # What is on disk counts: the error may have come after the rename.
+            _sweep(path, read_manifest(path) if exists(path) else manifest)
             raise
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 QUESTION_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
 ACCEPTED = 0.5  # a judge's probability from which on an answer counts as right
 _MIN_IOU = 0.5
+_BETWEEN = "&&"  # between the answers of a multi_answer reference
 
 _PUNCTUATION = str.maketrans(
     "", "", string.punctuation + "\u2018\u2019\u00b4"
@@ -64,7 +65,7 @@ def exact_match(prediction: str, reference: str, question_type: str) -> bool:
     if question_type not in QUESTION_TYPES:
         raise ValueError(f"unknown question type {question_type!r}: {', '.join(QUESTION_TYPES)}")
     if question_type == "multi_answer":
-        wanted = {normalise(part) for part in reference.split("&&")} - {""}
+        wanted = {normalise(part) for part in reference.split(_BETWEEN)} - {""}
         listed = prediction.replace(" and ", ",").replace(" & ", ",").split(",")
         given = {normalise(part) for part in listed} - {""}
         right = bool(wanted) and len(wanted & given) / len(wanted | given) >= _MIN_IOU
@@ -74,6 +75,14 @@ def exact_match(prediction: str, reference: str, question_type: str) -> bool:
     if not wanted:
         raise ValueError(f"the reference {reference!r} is empty after the clean-up")
     return right
+
+
+def single_answers(references: Sequence[str], question_type: str | None) -> list[str]:
+    """The answers to look for in texts: those of a multi_answer reference one by one."""
+    if question_type != "multi_answer":
+        return list(references)
+    parts = (part.strip() for reference in references for part in reference.split(_BETWEEN))
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def evqa_score(
@@ -118,7 +127,7 @@ def evqa_scores(
         matches = [exact_match(prediction, reference, kind) for reference in accepted]
         scores.append(float(any(matches)))
         if not any(matches):
-            open_pairs += [(row, r.replace("&&", ",")) for r in accepted]
+            open_pairs += [(row, r.replace(_BETWEEN, ",")) for r in accepted]
     if judge is not None and open_pairs:
         probabilities = judge.judge(
             [questions[row] for row, _ in open_pairs],

@@ -18,6 +18,8 @@ class Retriever(Protocol):
     Attributes:
         fingerprint: changes with everything that can change a ranking, the corpus apart.
         weights: the weights' names, for people; "" without weights.
+
+    One that looks at questions' images has the attribute `sees_images` set to True.
     """
 
     fingerprint: str

@@ -12,6 +12,7 @@ from ravqa.build import build_part, part_config
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import UserError
+from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import first_hit
 from ravqa.records import Hit, Question
 from ravqa.registry import RETRIEVERS
@@ -68,6 +69,7 @@ class OracleRetriever:
         self.config = config
         self.base: Retriever = base or build_part(RETRIEVERS, config.base, "retriever.base")
         self.weights = self.base.weights
+        self.sees_images: bool = getattr(self.base, "sees_images", False)
         self.fingerprint = fingerprint("oracle/1", self.base.fingerprint, config.depth)
         self._corpus: Corpus | None = None
 
@@ -87,9 +89,10 @@ class OracleRetriever:
 
     def _sorted(self, question: Question, hits: Sequence[Hit]) -> list[Hit]:
         corpus = _needed(self._corpus, "oracle")
+        answers = single_answers(question.answers, question.question_type)
 
         def bears(passage_id: str) -> bool:
-            return first_hit(question.answers, [corpus[passage_id].content]) is not None
+            return first_hit(answers, [corpus[passage_id].content]) is not None
 
         with_answer = [h for h in hits if bears(h.passage_id)]
         if not with_answer:

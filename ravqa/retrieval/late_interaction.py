@@ -81,7 +81,7 @@ class LateInteractionRetriever:
         self._encoder = build_part(ENCODERS, config.encoder, "retriever.encoder")
         self._index_class = INDEXES.get(config.index.name)
         self._index_config = part_config(INDEXES, config.index, "retriever.index")
-        self._sees = hasattr(self._encoder, "encode_question")
+        self.sees_images = hasattr(self._encoder, "encode_question")
         self._index: Any = None
         self._corpus = ""
         self._store = Store("rankings")
@@ -174,7 +174,7 @@ class LateInteractionRetriever:
         return [to_hits(known[key][:k]) for key in keys]
 
     def _plan(self, question: Question) -> _Plan:
-        if self._sees:
+        if self.sees_images:
             image = None if question.image is None else image_bytes(question.image)
             content = [question.question, question.instruction, image and fingerprint(image)]
             return _Plan(content, [Form(1.0, ((),))], question)
@@ -183,13 +183,13 @@ class LateInteractionRetriever:
 
     def _vectors(self, plans: Sequence[_Plan]) -> list[Vectors]:
         """Query vectors of every alternative of every form, in order."""
-        if self._sees:
+        if self.sees_images:
             found = Encoded.of(self._encoder.encode_question([plan.question for plan in plans]))
         else:
             spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
             found = Encoded.of(self._encoder.encode_query(spans))
         self.encoded["queries"] += found.stats
-        return found if self._sees else [_unit(vectors) for vectors in found]
+        return found if self.sees_images else [_unit(vectors) for vectors in found]
 
     def _search(self, plans: Sequence[_Plan], depth: int) -> list[Ranking]:
         """The `depth` best passages per query plan, best first; ties in corpus order."""

@@ -1,13 +1,14 @@
 """The query text of a question: its words, and what is seen in the image (text-based vision).
 
 FLMR (Lin et al. 2023, arXiv 2309.17133) writes captions and objects behind the question. Here a
-query is a weighted mean of forms, each scored by MaxSim on its own:
+query is a weighted mean of forms, each scored on its own:
 
 - `question`: the question's words alone;
 - `replaced`: "this animal" replaced by the name of what is seen ("In which country does the koala
   live?"), for the most probable tags, each weighted by its probability; a class has several names,
   of which the best-scoring one counts;
-- `appended`: the question followed by the tags, each tag's tokens weighted by its probability.
+- `appended`: the question followed by the tags, each tag's tokens weighted by its probability;
+- `captioned`: the question followed by the image's caption.
 
 Where the question says what kind of thing it asks about ("this bird"), tags of that kind, by
 WordNet's hypernyms, are preferred to others.
@@ -41,6 +42,7 @@ class QueryText(Strict):
     question: float = Field(default=0.0, ge=0)
     replaced: float = Field(default=1.0, ge=0)
     appended: float = Field(default=0.5, ge=0)
+    captioned: float = Field(default=0.0, ge=0)
     tags: int = Field(default=3, ge=1)
     min_share: float = Field(default=0.1, ge=0, le=1)
     names: int = Field(default=4, ge=1)
@@ -58,14 +60,14 @@ class Form:
 def forms(question: Question, config: QueryText) -> list[Form]:
     """The forms of a question's query; their weights sum to 1.
 
-    Without tags, or if every weight is 0, the question's words alone are the query.
+    What is not seen has no form; if none is left, the question's words alone are the query.
     """
     text = question.question
     subject = _SUBJECT.search(text)
     tags = _tags(question, subject.group(1) if subject else None, config)
     found: list[Form] = []
-    if config.question or not tags:
-        found.append(Form(config.question or 1.0, ((Span(text),),)))
+    if config.question:
+        found.append(Form(config.question, ((Span(text),),)))
     if tags and config.replaced:
         total = sum(tag.probability for tag in tags)
         for tag in tags:
@@ -74,6 +76,9 @@ def forms(question: Question, config: QueryText) -> list[Form]:
     if tags and config.appended:
         spans = (Span(text), *(Span(tag.names[0], tag.probability) for tag in tags))
         found.append(Form(config.appended, (spans,)))
+    caption = question.description.caption if question.description else ""
+    if caption and config.captioned:
+        found.append(Form(config.captioned, ((Span(text), Span(caption)),)))
     if not found:
         found.append(Form(1.0, ((Span(text),),)))
     total = sum(form.weight for form in found)

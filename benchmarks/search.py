@@ -1,0 +1,239 @@
+"""Searching an index against exact MaxSim in torch, in one run: quality, times, sizes.
+
+    python benchmarks/search.py                      10,000 passages of real text
+    python benchmarks/search.py --passages 100000    the same, grown by synthetic passages
+
+What is searched, and what of it is real, is told in `search_data.py`. The baseline is the faster of
+two exact searches in float32, both with the vectors in memory: passages sorted by length in blocks
+padded to one length, and one flat product with a maximum per segment (measured on the first
+queries only: it is slower). Times are medians of single queries, baseline and index in turn.
+Queries 0 to 29 of each kind were used for tuning and are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import search_data
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ravqa.index.compressed import CompressedIndex
+from ravqa.index.maxsim import maxsim
+
+KINDS = ("image-q320", "noise-q320", "text-q320", "image-q113", "image-q32")
+TUNED_ON = 30
+SETTINGS = [("9bit", "fast"), ("9bit", "default"), ("9bit", "careful"), ("4bit", "default")]
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+class Exact:
+    """The baseline: vectors in memory, float32, sorted by length."""
+
+    def __init__(self, folder: Path):
+        self.lengths = np.load(folder / "lengths.npy")
+        stored = np.load(folder / "vectors.npy", mmap_mode="r")
+        order = np.argsort(self.lengths, kind="stable")
+        begins = np.cumsum(self.lengths) - self.lengths
+        self.order = order
+        self.vectors = torch.empty(stored.shape)
+        at = 0
+        for i in order:
+            rows = stored[begins[i] : begins[i] + self.lengths[i]]
+            self.vectors[at : at + len(rows)] = torch.from_numpy(rows.astype(np.float32))
+            at += len(rows)
+        self.sorted = self.lengths[order]
+        self.blocks = self._blocks()
+
+    def _blocks(self) -> list[tuple[int, int, int, int]]:
+        """Passages first..last of `order`, and their vectors, about 8,192 at a time."""
+        ends = np.cumsum(self.sorted)
+        found, first = [], 0
+        while first < len(ends):
+            begin = int(ends[first] - self.sorted[first])
+            last = max(first + 1, int(np.searchsorted(ends, begin + 8192, side="right")))
+            found.append((first, last, begin, int(ends[last - 1])))
+            first = last
+        return found
+
+    def blocked(self, query: np.ndarray, k: int) -> np.ndarray:
+        scores = np.empty(len(self.lengths), np.float32)
+        left = torch.from_numpy(query)
+        for first, last, begin, end in self.blocks:
+            lengths = self.sorted[first:last]
+            if lengths[0] == lengths[-1]:
+                best = (left @ self.vectors[begin:end].T).view(len(query), last - first, -1)
+                scores[first:last] = best.amax(-1).sum(0).numpy()
+            else:
+                scores[first:last] = maxsim(left, self.vectors[begin:end], lengths)
+        return self.order[np.argsort(-scores, kind="stable")[:k]]
+
+    def flat(self, query: np.ndarray, k: int) -> np.ndarray:
+        lengths = torch.from_numpy(self.sorted)
+        products = self.vectors @ torch.from_numpy(query).T
+        best = torch.segment_reduce(products, "max", lengths=lengths)
+        return self.order[np.argsort(-best.sum(1).numpy(), kind="stable")[:k]]
+
+
+def peak() -> float:
+    """GFLOP/s of a large product in float32, the best of some."""
+    a = torch.randn(2048, 2048)
+    return 2 * 2048**3 / min(timed(lambda: a @ a)[0] for _ in range(8)) / 1e9
+
+
+def build(folder: Path, storage: str, again: bool) -> tuple[CompressedIndex, dict[str, Any]]:
+    path, notes = folder / f"index-{storage}", folder / f"index-{storage}.json"
+    if again or not notes.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        lengths = np.load(folder / "lengths.npy")
+        ends = np.cumsum(lengths)
+        passages = (vectors[end - n : end] for end, n in zip(ends, lengths, strict=True))
+        config = CompressedIndex.Config(storage=storage)
+        seconds, _ = timed(
+            lambda: CompressedIndex.build(
+                map(str, range(len(lengths))), passages, path, dim=search_data.DIM, config=config
+            )
+        )
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        notes.write_text(json.dumps({"seconds": seconds, "peak_gb": memory}))
+    opening, index = timed(lambda: CompressedIndex.open(path))
+    return index, {**json.loads(notes.read_text()), "open_seconds": opening}
+
+
+def measure(
+    kind: str, data: Path, indexes: dict[str, CompressedIndex], exact: Exact, count: int
+) -> dict[str, Any]:
+    """Times and quality of every search for the queries of one kind."""
+    queries = np.load(data / f"queries-{kind}.npy")[TUNED_ON : TUNED_ON + count]
+    live = [q[np.any(q != 0, axis=1)] for q in queries]
+    for index in indexes.values():
+        index.search([live[0]], 100)  # compiles, and maps the files
+    exact.blocked(live[0], 100)
+    flat = statistics.median(timed(lambda q=q: exact.flat(q, 100))[0] for q in live[:3])
+    times: dict[Any, list[float]] = {"exact": []}
+    quality: dict[Any, list[tuple[float, float]]] = {}
+    for query in live:
+        seconds, truth = timed(lambda q=query: exact.blocked(q, 100).tolist())
+        times["exact"].append(seconds)
+        for setting in SETTINGS:
+            index = indexes[setting[0]]
+            seconds, found = timed(
+                lambda q=query, i=index, e=setting[1]: i.search([q], 100, effort=e)
+            )
+            ids = [int(i) for i, _ in found[0]]
+            overlap = len(set(ids[:10]) & set(truth[:10])) / 10
+            recall = len(set(ids) & set(truth)) / 100
+            times.setdefault(setting, []).append(seconds)
+            quality.setdefault(setting, []).append((overlap, recall))
+    baseline = min(statistics.median(times["exact"]), flat)
+    flops = 2 * len(live[0]) * search_data.DIM * len(exact.vectors)
+    searches = []
+    for setting, pairs in quality.items():
+        overlap, recall = np.mean(pairs, axis=0)
+        median = statistics.median(times[setting])
+        searches.append(
+            {
+                "setting": " ".join(setting),
+                "median_ms": median * 1e3,
+                "p95_ms": float(np.quantile(times[setting], 0.95)) * 1e3,
+                "ratio": baseline / median,
+                "overlap_at_10": float(overlap),
+                "recall_at_100": float(recall),
+            }
+        )
+    together, _ = timed(lambda: indexes["9bit"].search(live, 100))
+    return {
+        "kind": kind,
+        "vectors": len(live[0]),
+        "exact_ms": baseline * 1e3,
+        "exact_p95_ms": float(np.quantile(times["exact"], 0.95)) * 1e3,
+        "exact_flat_ms": flat * 1e3,
+        "exact_gflops": flops / baseline / 1e9,
+        "searches": searches,
+        "queries_per_second": len(live) / together,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Search against exact MaxSim in torch.")
+    parser.add_argument("--passages", type=int, default=10_000)
+    parser.add_argument("--real", type=int, default=10_000, help="how many of them are real")
+    parser.add_argument("--queries", type=int, default=20, help="of each kind, at most 70")
+    parser.add_argument("--text", type=Path, help="jsonl with title and text, not docstrings")
+    parser.add_argument("--folder", type=Path, default=Path("runs/search-benchmark"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rebuild", action="store_true")
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    console = Console(width=130)
+
+    data = args.folder / f"{args.real}"
+    search_data.make(data, args.real, args.text)
+    if args.passages != args.real:
+        search_data.grow(data, args.folder / f"{args.passages}", args.passages)
+        data = args.folder / f"{args.passages}"
+
+    indexes, builds = {}, {}
+    for storage in dict.fromkeys(s for s, _ in SETTINGS):
+        index, builds[storage] = build(data, storage, args.rebuild)
+        indexes[storage] = index
+        stats = index.stats()
+        builds[storage]["bytes"] = stats["bytes"]
+        builds[storage]["of_float16"] = stats["bytes"] / (stats["vectors"] * search_data.DIM * 2)
+        console.print(storage, builds[storage])
+
+    exact = Exact(data)
+    gemm = peak()
+    console.print(
+        f"a product of 2048 x 2048 matrices: {gemm:.0f} GFLOP/s on {args.threads} threads"
+    )
+    columns = "queries", "search", "median ms", "p95 ms", "times exact", "overlap@10", "recall@100"
+    table = Table(*columns)
+    kinds = []
+    for kind in KINDS:
+        found = measure(kind, data, indexes, exact, args.queries)
+        kinds.append(found)
+        table.add_row(
+            f"{kind} ({found['vectors']})",
+            "exact",
+            f"{found['exact_ms']:.0f}",
+            f"{found['exact_p95_ms']:.0f}",
+            f"{found['exact_gflops'] / gemm:.0%} of GEMM peak",
+        )
+        for search in found["searches"]:
+            table.add_row(
+                "",
+                search["setting"],
+                f"{search['median_ms']:.1f}",
+                f"{search['p95_ms']:.1f}",
+                f"{search['ratio']:.1f}",
+                f"{search['overlap_at_10']:.3f}",
+                f"{search['recall_at_100']:.3f}",
+            )
+        rate = f"{found['queries_per_second']:.1f}"
+        table.add_row("", f"9bit default, all in one call: {rate} a second", end_section=True)
+    console.print(table)
+    if args.output:
+        figures = {"passages": args.passages, "gemm_gflops": gemm, "builds": builds, "kinds": kinds}
+        args.output.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
