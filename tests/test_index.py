@@ -85,7 +85,7 @@ def cases(draw):
 
 
 @given(case=cases())
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_scores_rankings_and_ties_equal_brute_force(tmp_path, case):
     dim, passages, queries, storage, k, allowed = case
     shutil.rmtree(tmp_path / "index", ignore_errors=True)

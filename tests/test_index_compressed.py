@@ -32,7 +32,7 @@ from ravqa.records import Description, Question, Tag
 from ravqa.retrieval.late_interaction import LateInteractionRetriever
 
 STORAGES = ["9bit", "4bit", "float16"]
-COUNT = 1500
+COUNT = 1000
 
 
 class Sample:
@@ -42,8 +42,8 @@ class Sample:
         topics = Topics(seed=0)
         self.passages = topics.passages(COUNT)
         self.more = Topics(seed=1).passages(COUNT // 2)  # about other things
-        self.queries = topics.queries(self.passages, 25)
-        self.other_queries = topics.queries(self.more, 25)
+        self.queries = topics.queries(self.passages, 20)
+        self.other_queries = topics.queries(self.more, 20)
         self.folder = folder
         self.exact = build(folder / "exact", self.passages, storage="float32")
         self.index = build(folder / "compressed", self.passages, kind="compressed")
@@ -108,10 +108,10 @@ def test_queries_of_few_vectors_and_of_noise_find_the_same_too(sample):
         assert overlap(sample.index.search(some, 10), best) >= 0.97, name
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1e-5, 1e-4, 1e-3, 1e-2, 10, 1e4])
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e-2, 1e3])
 def test_the_length_of_a_querys_vectors_changes_scores_and_not_what_is_found(sample, scale):
     """A retriever divides long queries by their length, and weights their words."""
-    queries = sample.queries[:10]
+    queries = sample.queries[:6]
     plain = sample.index.search(queries, 10)
     scaled = sample.index.search([query * np.float32(scale) for query in queries], 10)
     assert overlap(scaled, plain) >= 0.98
@@ -524,8 +524,8 @@ def compare(encoder, corpus, **options):
 def test_the_retriever_finds_with_it_what_it_finds_with_the_exact_kind(
     fresh_cache, encoder, okvqa_sample
 ):
-    some = [p for p in okvqa_sample.corpus.values() if p.extra["aspect"] != "gloss"][:80]
-    compare(Remembering(encoder), Corpus(some), candidates=60)
+    some = [p for p in okvqa_sample.corpus.values() if p.extra["aspect"] != "gloss"][:40]
+    compare(Remembering(encoder), Corpus(some), candidates=30)
 
 
 @pytest.mark.slow

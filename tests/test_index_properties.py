@@ -166,9 +166,9 @@ def machine(kind, storage, examples):
     return living.TestCase
 
 
-TestExactFloat16 = machine("exact", "float16", 12)
-TestExactFloat32 = machine("exact", "float32", 4)
-TestExactInt8 = machine("exact", "int8", 8)
-TestCompressed9Bit = machine("compressed", "9bit", 12)
-TestCompressed4Bit = machine("compressed", "4bit", 8)
-TestCompressedFloat16 = machine("compressed", "float16", 4)
+TestExactFloat16 = machine("exact", "float16", 10)
+TestExactFloat32 = machine("exact", "float32", 2)
+TestExactInt8 = machine("exact", "int8", 5)
+TestCompressed9Bit = machine("compressed", "9bit", 8)
+TestCompressed4Bit = machine("compressed", "4bit", 5)
+TestCompressedFloat16 = machine("compressed", "float16", 2)

