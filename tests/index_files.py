@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+from ravqa.index.codec import SCALE_UNIT
+
 KINDS = [
     ("exact", "float16"),
     ("exact", "float32"),
@@ -179,6 +181,6 @@ def _compressed(path, folder, settings):
             fine = read["fine"][begin:end]
             planes = [(fine >> bit) & 1 for bit in range(8)]
             rest = rest.astype(np.float32) + np.hstack(planes)[:, : centers.shape[1]] / 2
-        steps = read["scales"][begin:end].astype(np.float32) / 2**20
+        steps = read["scales"][begin:end].astype(np.float32) * SCALE_UNIT
         out.append((centers[codes] + steps[:, None] * rest) @ rotation.T)
     return out

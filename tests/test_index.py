@@ -1,6 +1,7 @@
 """Every kind of index against MaxSim written out with numpy: scores, order, edges, bad input."""
 
 import math
+import os
 import shutil
 import weakref
 
@@ -28,6 +29,12 @@ from ravqa.index.auto import AutoIndex
 from ravqa.index.base import checked_passages
 from ravqa.index.compressed import CompressedIndex
 from ravqa.index.exact import ExactIndex
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
 
 SMALL = [("exact", "float16"), ("compressed", "9bit")]
 every_kind = pytest.mark.parametrize(("kind", "storage"), KINDS)
@@ -301,13 +308,14 @@ def test_passages_without_vectors_are_there_and_never_found(tmp_path, kind, stor
     assert index.search([query], 3) == [[]]
     assert index.score([query], [["p1"]]) == [[-math.inf]]
     index.add(["a"], [units(rng, 4, 16)])
-    [[(found, score)]] = index.search([query], 3)
-    assert found == "a"
-    scores = [-math.inf, pytest.approx(score, abs=1e-5)]
-    assert index.score([query], [["p0", "a"]]) == [scores]
-    index.compact()
+    for _ in range(2):
+        [[(found, score)]] = index.search([query], 3)
+        assert found == "a"
+        assert score == pytest.approx(maxsim(query, stored(path)["a"]), abs=1e-4)
+        scores = [-math.inf, pytest.approx(score, abs=1e-5)]
+        assert index.score([query], [["p0", "a"]]) == [scores]
+        index.compact()
     assert index.ids == ["p0", "p1", "a"]
-    assert index.score([query], [["p0", "a"]]) == [scores]
 
 
 @both_kinds

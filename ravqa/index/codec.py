@@ -36,8 +36,8 @@ def default_centroids(vectors: int) -> int:
     return int(2 ** np.floor(np.log2(max(1, wanted))))
 
 
-SCALE_UNIT = 2.0**-20
-"""What 1 in a stored scale stands for: scales are uint16, up to 1/16."""
+SCALE_UNIT = 2.0**-17
+"""What 1 in a stored scale stands for: scales are uint16, up to 1/2."""
 
 
 class Coded(NamedTuple):
@@ -50,12 +50,14 @@ class Coded(NamedTuple):
         fine: uint8 [n, dim / 8], the ninth bit, worth half a step: bit k of byte b is that of
             component k x dim / 8 + b. Without a ninth bit [n, 0].
         scales: uint16 [n], a step of the residuals in units of `SCALE_UNIT`.
+        rest: the sum of the squared lengths of what the centroids leave.
     """
 
     codes: Array
     residuals: Array
     fine: Array
     scales: Array
+    rest: float = 0.0
 
 
 def fine_width(dim: int) -> int:
@@ -114,12 +116,14 @@ class Codec:
         Args:
             sample: float32 [some, dim], drawn from all `vectors`.
         """
-        dim = sample.shape[1] if len(sample) else 1
+        dim = sample.shape[1]
         rng = np.random.default_rng(seed)
         rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
         count = max(1, min(centroids or default_centroids(vectors), len(sample)))
         rotated = sample @ rotation
-        centers = kmeans(rotated, count, seed, device) if len(sample) else np.ones((1, dim), "f4")
+        centers = np.full((1, dim), dim**-0.5, np.float32)
+        if len(sample):
+            centers = kmeans(rotated, count, seed, device)
         codec = cls(rotation, centers, 1.0, vectors)
         return cls(rotation, centers, codec.fit_of(rotated[:_BLOCK], device), vectors)
 
@@ -185,7 +189,7 @@ class Codec:
             halves = np.clip(np.rint(values * 2), -254, 254).astype(np.int16)
             packed = (halves >> 1).astype(np.int8)
             fine = _planes((halves & 1).astype(np.uint8))
-        return Coded(codes, packed, fine, scales)
+        return Coded(codes, packed, fine, scales, float((rest**2).sum()))
 
     def save(self, folder: Path) -> None:
         """Write the codec's files into `folder`."""

@@ -35,6 +35,7 @@ import numpy as np
 from pydantic import Field
 
 from ravqa.config import Strict, validate
+from ravqa.errors import UserError, import_extra, near_matches
 from ravqa.index.base import Array
 from ravqa.index.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
 from ravqa.index.maxsim import device_of, maxsim
@@ -52,6 +53,9 @@ _STEP = 32  # passages scored at a time from then on
 _MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
 _BAG = 4096  # passages in one call of embedding_bag
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
+_DRIFT = 0.05  # a segment whose mean fit is lower by so much is strange to the centroids
+_STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
+_SEARCH = ("effort", "candidates")  # what a single search may set
 _EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
 """For each effort: candidates, relative to the default, and standard deviations of slack in 4."""
 
@@ -120,6 +124,8 @@ class CompressedIndex(SegmentedIndex):
     def _compiled(self) -> bool:
         if self.config.kernels == "auto":
             return self._device.type == "cpu" and find_spec("numba") is not None
+        if self.config.kernels == "numba":
+            import_extra("numba", "cpu", why="index.kernels=numba")
         return self.config.kernels == "numba"
 
     # -- writing ------------------------------------------------------------------------------
@@ -146,8 +152,15 @@ class CompressedIndex(SegmentedIndex):
             return _write_segment(writer, spool, state.shared, self._device)
 
     def _wants_compact(self, state: State) -> bool:
-        outgrown = _OUTGROWN * max(1, state.shared.trained_on)
-        return self.config.retrain and state.manifest.vectors > outgrown
+        codec: Codec = state.shared
+        trained = max(1, codec.trained_on)
+        strange = sum(
+            s.vectors
+            for s in state.manifest.segments
+            if s.fit is not None and s.fit < codec.fit - _DRIFT
+        )
+        outgrown = state.manifest.vectors > _OUTGROWN * trained or strange > _STRANGE * trained
+        return self.config.retrain and outgrown
 
     def _compact(self, writer: Writer, state: State) -> None:
         with _Spool(writer, self._all(state)) as spool:
@@ -181,6 +194,11 @@ class CompressedIndex(SegmentedIndex):
     ) -> tuple[Array, Array]:
         config = self.config
         if params:
+            for name in params:
+                if name not in _SEARCH:
+                    raise UserError(
+                        f"search: no setting {name!r} of a search: {near_matches(name, _SEARCH)}"
+                    )
             config = validate(self.Config, config.model_dump() | dict(params), "search")
         factor, slack = _EFFORTS[config.effort]
         wanted = config.candidates or int(15 * factor * np.sqrt(len(state.alive)))
@@ -238,10 +256,11 @@ class CompressedIndex(SegmentedIndex):
             # A passage's best is among the upper entries of a lane: what is below the mean of all
             # centroids is cut to 0.
             low = exact.mean(0)
-            scale = 255 / max(1e-6, float((exact.amax(0) - low).max()))
+            scale = 255 / max(1e-30, float((exact.amax(0) - low).max()))
             lanes = -(-len(query) // _LANES) * _LANES
             table = np.zeros((len(centers), lanes), np.uint8)
             kernels.run(kernels.quantise, len(centers), exact.numpy(), low.numpy(), scale, table)
+            scale *= float(np.linalg.norm(query, axis=1).mean())
         return _Query(query, rotated, exact, table, scale)
 
     def _scan(self, state: State, query: _Query) -> Array:
@@ -289,7 +308,7 @@ class CompressedIndex(SegmentedIndex):
                 len(local),
                 local,
                 query.table,
-                int(margin * query.scale),
+                min(255, int(margin * query.scale)),
                 exact,
                 query.vectors,
                 s.arrays["centroids"],
@@ -431,10 +450,12 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
     whole = array("vectors", np.float16, count, dim) if storage == "float16" else None
     offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
     centroids, starts, runs = [], [], []
+    rest = 0.0
     for first, last in blocks(spool.lengths):
         begin, end = offsets[first], offsets[last]
         block = spool.vectors[begin:end].astype(np.float32)
         coded = codec.encode(block, bits, device)
+        rest += coded.rest
         owner = np.repeat(np.arange(last - first), spool.lengths[first:last])
         order = np.lexsort((coded.codes, owner))
         residuals[begin:end], scales[begin:end] = coded.residuals[order], coded.scales[order]
@@ -457,4 +478,5 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
             mapped.flush()
     write_ids(folder, spool.ids, spool.lengths)
     writer.seal(name)
-    return SegmentEntry(name, len(spool.ids), count)
+    # Of unit vectors x and c: x c = 1 - |x - c|^2 / 2.
+    return SegmentEntry(name, len(spool.ids), count, fit=1 - rest / 2 / count if count else None)

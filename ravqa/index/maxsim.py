@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ravqa.errors import UserError
 from ravqa.index.base import Array
 
 if TYPE_CHECKING:
@@ -16,11 +17,20 @@ _BLOCK = 8192
 
 
 def device_of(name: str) -> Any:
-    """The torch device for "auto" (CUDA if there is any) or a name."""
+    """The torch device for "auto" (CUDA if there is any) or a name.
+
+    Raises:
+        UserError: there is no such device.
+    """
     import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as e:  # torch's own words for no CUDA are an assertion
+        reason = str(e).partition("\n")[0]
+        raise UserError(f"index: the device {name!r} cannot be used: {reason}") from None
     return torch.device(name)
 
 

@@ -43,13 +43,19 @@ _OWN_FOLDER = re.compile(r"(segment|shared)-\d{6}")
 
 @dataclass(frozen=True)
 class SegmentEntry:
-    """A segment as the manifest has it; `gone` is the file of deletions, if there are any."""
+    """A segment as the manifest has it.
+
+    Attributes:
+        gone: the file of deletions, if there are any.
+        fit: how well what segments share fits this one's vectors, for kinds that measure it.
+    """
 
     name: str
     passages: int
     vectors: int
     gone: str | None = None
     deleted: int = 0
+    fit: float | None = None
 
 
 @dataclass(frozen=True)
