@@ -23,7 +23,6 @@ of 2 are scored at once.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +112,6 @@ class CompressedIndex(SegmentedIndex):
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
         """As `SegmentedIndex`."""
         self._centers: tuple[Codec, torch.Tensor] | None = None
-        self._compiling = threading.Lock()
         super().__init__(path, config, fingerprint=fingerprint)
 
     @cached_property
@@ -243,9 +241,11 @@ class CompressedIndex(SegmentedIndex):
         import torch
 
         codec: Codec = state.shared
-        if self._centers is None or self._centers[0] is not codec:
-            self._centers = (codec, torch.from_numpy(codec.centers).to(self._device))
-        centers = self._centers[1]
+        known = self._centers  # another thread's search, of another state, may replace it
+        if known is None or known[0] is not codec:
+            known = (codec, torch.from_numpy(codec.centers).to(self._device))
+            self._centers = known
+        centers = known[1]
         rotated = query @ codec.rotation
         exact, table, scale = centers[:0], None, 1.0
         if tables:
