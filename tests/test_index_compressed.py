@@ -42,7 +42,7 @@ class Sample:
     def __init__(self, folder):
         topics = Topics(seed=0)
         self.passages = topics.passages(COUNT)
-        self.more = Topics(seed=1).passages(COUNT // 2)  # about other things
+        self.more = Topics(seed=1).passages(COUNT // 3)  # about other things
         self.queries = topics.queries(self.passages, 20)
         self.other_queries = topics.queries(self.more, 20)
         self.folder = folder
@@ -484,18 +484,23 @@ def test_the_same_passages_make_the_same_files(tmp_path):
 
 
 class Remembering:
-    """An encoder that encodes no text twice."""
+    """An encoder that encodes nothing twice."""
 
     def __init__(self, encoder):
         self._encoder = encoder
         self._known = {}
         self.fingerprint, self.dim, self.weights = encoder.fingerprint, encoder.dim, encoder.weights
-        self.encode_query = encoder.encode_query
 
     def encode_document(self, texts, progress=None):
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        self._known |= dict(zip(new, self._encoder.encode_document(new), strict=True))
-        return [self._known[text] for text in texts]
+        return self._through(self._encoder.encode_document, texts)
+
+    def encode_query(self, queries):
+        return self._through(self._encoder.encode_query, [tuple(spans) for spans in queries])
+
+    def _through(self, encode, items):
+        new = [item for item in dict.fromkeys(items) if item not in self._known]
+        self._known |= dict(zip(new, encode(new), strict=True)) if new else {}
+        return [self._known[item] for item in items]
 
 
 def ask(text, *tags):

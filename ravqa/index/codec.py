@@ -125,7 +125,8 @@ class Codec:
         if len(sample):
             centers = kmeans(rotated, count, seed, device)
         codec = cls(rotation, centers, 1.0, vectors)
-        return cls(rotation, centers, codec.fit_of(rotated[:_BLOCK], device), vectors)
+        step = max(1, len(rotated) // _BLOCK)  # evenly: the sample is in the corpus's order
+        return cls(rotation, centers, codec.fit_of(rotated[::step], device), vectors)
 
     @staticmethod
     def sample_size(vectors: int, centroids: int | None) -> int:
