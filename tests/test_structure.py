@@ -13,9 +13,10 @@ PACKAGE = ROOT / "ravqa"
 # Each layer may import from itself and from those below it.
 LAYERS = [
     {"cli", "__main__", "integrations"},
+    {"studies"},
     {"run", "encode", "scoring", "evaluation", "subsets"},
     {"pipeline", "console", "rundir"},
-    {"answering", "retrieval", "datasets", "describe"},
+    {"answering", "retrieval", "reranking", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},
     {"build", "models", "cache", "registry"},
     {"flmr"},

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-Ability = Literal["images", "log_probs", "score"]
+Ability = Literal["images", "log_probs", "score", "next_token", "count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,23 @@ class Reader(Protocol):
 
     Attributes:
         abilities: "images": prompts' images are looked at; "log_probs": generations have them;
-            "score": `score` works.
+            "score": `score` works; "next_token": `next_token_logprobs` works, with `ends`,
+            `max_new_tokens` and `decode`; "count": `count_tokens` works.
+        deterministic: the same prompt gives the same generation; only such are cached.
         fingerprint: changes with the weights and with every setting that can change an answer.
         weights: the weights' name, for people.
+        context: tokens that prompt and generation may have together; None if it is not known.
+        max_new_tokens: the longest generation, in tokens.
+        ends: tokens that end a generation.
     """
 
     abilities: frozenset[Ability]
+    deterministic: bool
     fingerprint: str
     weights: str
+    context: int | None
+    max_new_tokens: int
+    ends: frozenset[int]
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
         """One generation per prompt, in order."""
@@ -58,4 +67,26 @@ class Reader(Protocol):
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """Log-probability of each answer, end mark included, after its prompt."""
+        ...
+
+    def next_token_logprobs(
+        self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
+    ) -> Any:
+        """Log-probabilities of the token that comes after each prompt and the tokens behind it.
+
+        Args:
+            prefixes: per prompt, the tokens generated so far; empty at the beginning. A call with
+                the prompts of the last one and prefixes one token longer costs one step.
+
+        Returns:
+            float32 array [prompts, vocabulary], natural logs; each row's exponentials sum to 1.
+        """
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens, end marks left out."""
+        ...
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each prompt as the model is given it, its image included."""
         ...
