@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 
@@ -14,6 +14,22 @@ class UserError(Exception):
 
 class DataError(UserError):
     """A broken record in a data file; the message names the file and the line or the record."""
+
+
+class PromptError(UserError):
+    """A reader cannot answer a prompt (too long, refused, no usable reply); others it can.
+
+    Attributes:
+        failed: positions of such prompts in the call, and why; raised when all others are answered.
+    """
+
+    def __init__(self, message: str, failed: Mapping[int, str] | None = None):
+        super().__init__(message)
+        self.failed = dict(failed or {})
+
+
+class ServerError(UserError):
+    """A server answers no request: it cannot be reached, refuses the key, fails again and again."""
 
 
 class MissingExtraError(UserError):

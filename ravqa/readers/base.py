@@ -6,10 +6,10 @@ can do in `abilities`. Answering drives every reader through these calls only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Ability = Literal["images", "log_probs", "score", "next_token", "count"]
 
@@ -89,4 +89,22 @@ class Reader(Protocol):
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of each prompt as the model is given it, its image included."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """What a reader may offer besides: results as they are made, so that a crash costs few.
+
+    Where a prompt fails (PromptError), the others are still given before the error is raised.
+    """
+
+    def generate_each(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Position of a prompt and its generation, in any order."""
+        ...
+
+    def score_each(
+        self, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> Iterator[tuple[int, float]]:
+        """Position of a prompt and its answer's log-probability, in any order."""
         ...
