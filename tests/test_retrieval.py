@@ -3,7 +3,9 @@
 import hashlib
 import math
 import re
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -412,6 +414,55 @@ def test_progress_reaches_the_number_of_passages():
 def test_retrieval_without_a_corpus_says_what_to_do():
     with pytest.raises(UserError, match="--corpus"):
         retriever().prepare(None)
+
+
+# --- a part of the corpus, and several threads
+
+
+@pytest.mark.parametrize("index", ["exact", "compressed"])
+def test_only_allowed_passages_are_searched(index):
+    found = corpus(size=60)
+    tested = retriever(index={"name": index})
+    tested.prepare(found)
+    allowed = ["d3", "d30", "d7", "d59", "nowhere"]
+    for question, hits in zip(QUESTIONS, tested.retrieve(QUESTIONS, 60), strict=True):
+        expected = [(hit.passage_id, hit.score) for hit in hits if hit.passage_id in allowed]
+        [few] = tested.retrieve([question], 60, allowed_ids=iter(allowed))
+        assert {hit.passage_id for hit in few} == {"d3", "d30", "d59"}  # d7 has no vectors
+        assert [hit.passage_id for hit in few] == [passage_id for passage_id, _ in expected]
+        assert [hit.score for hit in few] == pytest.approx([s for _, s in expected], abs=1e-4)
+        assert [hit.rank for hit in few] == [1, 2, 3]
+        assert tested.retrieve([question], 60) == [hits]  # nothing kept of the narrower search
+    assert tested.retrieve(QUESTIONS[:1], 3, allowed_ids=[]) == [[]]
+    [two] = tested.retrieve(QUESTIONS[:1], 2, allowed_ids=allowed)
+    assert len(two) == 2
+
+
+def test_threads_find_what_one_finds_and_encode_one_at_a_time(monkeypatch):
+    inside, most = [], []
+    encode = WordEncoder.encode_query
+
+    def watched(self, queries):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return encode(self, queries)
+
+    monkeypatch.setattr(WordEncoder, "encode_query", watched)
+    found = corpus()
+    tested = retriever()
+    tested.prepare(found)
+    questions = [ask(f"{word} {other}") for word in VOCABULARY[:4] for other in VOCABULARY[4:8]]
+    with ThreadPoolExecutor(8) as pool:
+        several = list(pool.map(lambda q: tested.retrieve([q], 5)[0], questions))
+    assert max(most) == 1
+    assert len(most) == len(questions)
+    assert tested.encoded["queries"].items == len(questions)
+    again = retriever()
+    again.prepare(found)
+    again.fingerprint += "x"  # not answered from the cache
+    assert [hits for [hits] in (again.retrieve([q], 5) for q in questions)] == several
 
 
 # --- controls

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -50,6 +51,8 @@ class LateInteractionRetriever:
     Rankings are kept on disk too, by what was asked (the query's forms, which hold everything that
     came from question and image), of which corpus, with which encoder and settings.
 
+    `retrieve` may be called from several threads; one of them encodes at a time.
+
     An encoder that sees images (`encode_question`) is given question and image; its query is one
     form, and its scores are plain MaxSim sums. For a text encoder the image enters as text:
 
@@ -82,6 +85,7 @@ class LateInteractionRetriever:
         self._index_class = INDEXES.get(config.index.name)
         self._index_config = part_config(INDEXES, config.index, "retriever.index")
         self.sees_images = hasattr(self._encoder, "encode_question")
+        self._encoding = threading.Lock()  # tokenizers cannot be used by two threads at once
         self._index: Any = None
         self._corpus = ""
         self._store = Store("rankings")
@@ -160,10 +164,20 @@ class LateInteractionRetriever:
         self._statistics.put({store.path.name: asdict(store.stats)})
         store.remove()
 
-    def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """The k best passages per question, best first."""
+    def retrieve(
+        self, questions: Sequence[Question], k: int, *, allowed_ids: Iterable[str] | None = None
+    ) -> list[list[Hit]]:
+        """The k best passages per question, best first.
+
+        Args:
+            allowed_ids: only these passages; ids that are not there are passed over. Such rankings
+                are not kept on disk.
+        """
         depth = max(k, self.config.depth)
         plans = [self._plan(question) for question in questions]
+        if allowed_ids is not None:
+            rankings = self._search(plans, depth, frozenset(allowed_ids))
+            return [to_hits(ranking[:k]) for ranking in rankings]
         keys = [fingerprint(self.fingerprint, self._corpus, depth, plan.content) for plan in plans]
         known = self._store.get(keys)
         new = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in known}
@@ -183,24 +197,32 @@ class LateInteractionRetriever:
 
     def _vectors(self, plans: Sequence[_Plan]) -> list[Vectors]:
         """Query vectors of every alternative of every form, in order."""
-        if self.sees_images:
-            found = Encoded.of(self._encoder.encode_question([plan.question for plan in plans]))
-        else:
-            spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
-            found = Encoded.of(self._encoder.encode_query(spans))
-        self.encoded["queries"] += found.stats
+        with self._encoding:
+            if self.sees_images:
+                found = Encoded.of(self._encoder.encode_question([p.question for p in plans]))
+            else:
+                spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
+                found = Encoded.of(self._encoder.encode_query(spans))
+            self.encoded["queries"] += found.stats
         return found if self.sees_images else [_unit(vectors) for vectors in found]
 
-    def _search(self, plans: Sequence[_Plan], depth: int) -> list[Ranking]:
+    def _search(
+        self, plans: Sequence[_Plan], depth: int, allowed: frozenset[str] | None = None
+    ) -> list[Ranking]:
         """The `depth` best passages per query plan, best first; ties in corpus order."""
         vectors = iter(self._vectors(plans))
         queries = [[[next(vectors) for _ in f.alternatives] for f in plan.forms] for plan in plans]
         if hasattr(self._index, "scores"):
-            return self._search_all(plans, queries, depth)
-        return [self._search_some(*pair, depth) for pair in zip(plans, queries, strict=True)]
+            return self._search_all(plans, queries, depth, allowed)
+        pairs = zip(plans, queries, strict=True)
+        return [self._search_some(*pair, depth, allowed) for pair in pairs]
 
     def _search_all(
-        self, plans: Sequence[_Plan], queries: Sequence[_Queries], depth: int
+        self,
+        plans: Sequence[_Plan],
+        queries: Sequence[_Queries],
+        depth: int,
+        allowed: frozenset[str] | None,
     ) -> list[Ranking]:
         """By the scores of every passage."""
         flat = [v for found in queries for alternatives in found for v in alternatives if len(v)]
@@ -212,6 +234,9 @@ class LateInteractionRetriever:
             for row in self._index.scores(flat[start : start + step])
         )
         ids = self._index.ids
+        out_of_reach = None
+        if allowed is not None:
+            out_of_reach = np.array([passage_id not in allowed for passage_id in ids])
         out = []
         for plan, found in zip(plans, queries, strict=True):
             total = np.full(len(ids), -np.inf)
@@ -220,11 +245,15 @@ class LateInteractionRetriever:
                 if scores:  # else the form has no word that counts
                     total[np.isneginf(total)] = 0
                     total += form.weight * np.max(scores, axis=0)
+            if out_of_reach is not None:
+                total[out_of_reach] = -np.inf
             best = np.argsort(-total, kind="stable")[:depth]
             out.append([(ids[i], float(total[i])) for i in best if total[i] > -np.inf])
         return out
 
-    def _search_some(self, plan: _Plan, queries: _Queries, depth: int) -> Ranking:
+    def _search_some(
+        self, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
+    ) -> Ranking:
         """By an index that finds the best passages of one query."""
         parts = [
             (form.weight, [v for v in alternatives if len(v)])
@@ -236,9 +265,9 @@ class LateInteractionRetriever:
         if all(len(alternatives) == 1 for _, alternatives in parts):
             # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
             whole = np.concatenate([weight * found[0] for weight, found in parts])
-            return list(self._index.search([whole], depth)[0])
+            return list(self._index.search([whole], depth, allowed_ids=allowed)[0])
         flat = [v for _, found in parts for v in found]
-        rankings = self._index.search(flat, depth)
+        rankings = self._index.search(flat, depth, allowed_ids=allowed)
         ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))
         scores = iter(self._index.score(flat, [ids] * len(flat)))
         total = np.zeros(len(ids))
