@@ -251,10 +251,16 @@ def _by_type(
     """The values of each question type, types in order of their names."""
     groups: dict[str, dict[int | str, Any]] = {}
     for q in questions:
-        if q.question_type is not None:
-            name = dataset.question_types.get(q.question_type, q.question_type)
+        name = type_name(dataset, q)
+        if name is not None:
             groups.setdefault(name, {})[q.question_id] = values[q.question_id]
     return dict(sorted(groups.items()))
+
+
+def type_name(dataset: Dataset, question: Question) -> str | None:
+    """The name of a question's type, as the results group by it; None without a type."""
+    kind = question.question_type
+    return None if kind is None else dataset.question_types.get(kind, kind)
 
 
 def _interval(scores: Scores, images: Mapping[int | str, Any], seed: int) -> list[float]:

@@ -191,6 +191,7 @@ class Pipeline:
             "describer": self.describer.fingerprint if self.describer else "",
             "retriever": fingerprint(self.retriever.fingerprint, self.top_k),
             "answerer": self.answerer.fingerprint if self.answerer else "",
+            "reader": self.answerer.reader.fingerprint if self.answerer else "",
         }
         return {part: value for part, value in parts.items() if value}
 

@@ -29,6 +29,7 @@ from ravqa.evaluation import (
     retrieval_marks,
     retrieval_section,
     score_answers,
+    type_name,
 )
 from ravqa.images import image_digest
 from ravqa.judges.cached import CachedJudge
@@ -468,9 +469,12 @@ class _Runner:
         return {
             "question_id": question.question_id,
             "question": question.question,
+            "question_type": type_name(self.dataset, question),
             "image_id": question.image_id,
             "answers": list(question.answers),
             "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
+            "caption": seen.caption if seen else "",
+            "ocr": list(seen.ocr) if seen else [],
             "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
             **retrieval_marks(question, passages),
         }

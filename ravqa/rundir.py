@@ -114,18 +114,10 @@ class RunDir:
         path = self.samples_path(condition)
         if not path.is_file():
             return {}
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
+        samples, length = _read_samples(path)
+        if length < path.stat().st_size:
             with path.open("r+b") as file:
-                file.truncate(len(whole))
-        samples: dict[int | str, dict[str, Any]] = {}
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                sample = json.loads(line)
-                samples[sample["question_id"]] = sample
-            except (ValueError, TypeError, KeyError):
-                raise DataError(f"{path}, line {number}: not a sample") from None
+                file.truncate(length)
         return samples
 
     def append_samples(self, condition: str, samples: Iterable[Mapping[str, Any]]) -> None:
@@ -135,6 +127,32 @@ class RunDir:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
+
+
+def read_samples(path: Path) -> dict[int | str, dict[str, Any]]:
+    """Samples of a file by question id; a last line that was torn by a kill is passed over.
+
+    Raises:
+        DataError: it cannot be read, or another line is broken (file and line are named).
+    """
+    return _read_samples(path)[0]
+
+
+def _read_samples(path: Path) -> tuple[dict[int | str, dict[str, Any]], int]:
+    """The samples, and the length of the lines that are whole, in bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
+    whole = data[: data.rfind(b"\n") + 1]
+    samples: dict[int | str, dict[str, Any]] = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            sample = json.loads(line)
+            samples[sample["question_id"]] = sample
+        except (ValueError, TypeError, KeyError):
+            raise DataError(f"{path}, line {number}: not a sample") from None
+    return samples, len(whole)
 
 
 def write_file(path: Path, text: str) -> None:

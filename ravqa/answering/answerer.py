@@ -105,7 +105,7 @@ class Answerer:
             for question, groups in zip(questions, plans, strict=True)
             for group in groups
         ]
-        keys = [self._key(prompt) for prompt in prompts]
+        keys = [prompt_hash(prompt, self.reader.fingerprint) for prompt in prompts]
         generations = self._generate(prompts, keys)
         answers = []
         position = 0
@@ -162,10 +162,6 @@ class Answerer:
         best = max(scored, key=lambda d: d.score if d.score is not None else -math.inf)
         return Answer(best.text, scored, self.config.decision)
 
-    def _key(self, prompt: Prompt) -> str:
-        image = b"" if prompt.image is None else image_bytes(prompt.image)
-        return fingerprint(self.reader.fingerprint, prompt.text, image)
-
     def _generate(self, prompts: Sequence[Prompt], keys: Sequence[str]) -> list[Generation]:
         known: dict[str, Generation] = {}
         if self._store is not None:
@@ -184,6 +180,16 @@ class Answerer:
                     }
                 )
         return [known[key] for key in keys]
+
+
+def prompt_hash(prompt: Prompt, reader_fingerprint: str) -> str:
+    """What generations are kept by, and what a draft's `prompt_hash` is.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    image = b"" if prompt.image is None else image_bytes(prompt.image)
+    return fingerprint(reader_fingerprint, prompt.text, image)
 
 
 def log_softmax(scores: Sequence[float], temperature: float = 1.0) -> list[float]:

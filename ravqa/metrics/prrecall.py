@@ -40,16 +40,49 @@ def answer_ranks(
     Raises:
         ValueError: the rule is unknown.
     """
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}: {', '.join(RULES)}")
-    wanted = {answer.lower() for answer in answers if answer.strip()}
-    if rule != "ravqa":
-        wanted = {answer.strip() for answer in wanted}
+    wanted = _wanted(answers, rule)
     lowered = (passage.lower() for passage in passages)
     if rule == "word":
         patterns = [_whole_words(answer) for answer in wanted]
         return [i for i, text in enumerate(lowered, 1) if any(p.search(text) for p in patterns)]
     return [i for i, text in enumerate(lowered, 1) if any(answer in text for answer in wanted)]
+
+
+def answer_spans(
+    passage: str, answers: Sequence[str], rule: Rule = DEFAULT_RULE
+) -> list[tuple[int, int]]:
+    """Where a passage holds answers: begin and end of each place, in order, overlaps joined.
+
+    There is one at least exactly where `answer_ranks` counts the passage.
+
+    Raises:
+        ValueError: the rule is unknown.
+    """
+    text = passage.lower()
+    found = sorted(
+        place.span(place.lastindex or 0)
+        for answer in _wanted(answers, rule)
+        for place in (_whole_words if rule == "word" else _anywhere)(answer).finditer(text)
+    )
+    joined: list[tuple[int, int]] = []
+    for begin, end in found:
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    if len(text) == len(passage):
+        return joined
+    # A few letters are longer in lower case: places are told in the passage as it is written.
+    source = [i for i, letter in enumerate(passage) for _ in letter.lower()]
+    return [(source[begin], source[end - 1] + 1) for begin, end in joined]
+
+
+def _wanted(answers: Sequence[str], rule: Rule) -> set[str]:
+    """The answers as a rule looks for them."""
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}: {', '.join(RULES)}")
+    wanted = {answer.lower() for answer in answers if answer.strip()}
+    return wanted if rule == "ravqa" else {answer.strip() for answer in wanted}
 
 
 def first_hit(answers: Sequence[str], texts: Sequence[str]) -> int | None:
@@ -98,6 +131,12 @@ def recall_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, floa
 def precision_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, float]:
     """`pseudo_precision_at_k` from the ranks of the passages that hold an answer."""
     return {k: sum(rank <= k for rank in ranks) / k for k in checked(ks)}
+
+
+@lru_cache(maxsize=4096)
+def _anywhere(answer: str) -> re.Pattern[str]:
+    # Looked ahead, so that a place which overlaps the one before it is found too.
+    return re.compile(rf"(?=({re.escape(answer)}))")
 
 
 @lru_cache(maxsize=4096)

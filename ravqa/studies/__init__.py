@@ -1,0 +1,1 @@
+"""Studies over runs: ablations, comparisons, and reports that people can look at."""
