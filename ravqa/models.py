@@ -64,14 +64,18 @@ def model_fingerprint(path: str) -> str:
     return fingerprint(["hub", path])
 
 
-def commit_of(path: str) -> str | None:
-    """The commit of a loaded hub model, as the hub's cache has it; None for a local one."""
+def commit_of(path: str, file: str = "config.json") -> str | None:
+    """The commit of a loaded hub model, as the hub's cache has it; None for a local one.
+
+    Args:
+        file: one that every such model has.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     if Path(path).exists():
         return None
-    found = try_to_load_from_cache(path, "config.json")
-    # .../snapshots/COMMIT/config.json
+    found = try_to_load_from_cache(path, file)
+    # .../snapshots/COMMIT/FILE
     return Path(found).parent.name if isinstance(found, str) else None
 
 

@@ -66,7 +66,7 @@ class Reader(Protocol):
         ...
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Log-probability of each answer, end mark included, after its prompt."""
+        """Log-probability that the generation after each prompt is this answer, ended behind it."""
         ...
 
     def next_token_logprobs(

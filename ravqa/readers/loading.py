@@ -1,0 +1,195 @@
+"""Loading a local model: where it is put, in which type, with which adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ravqa.config import Strict, fingerprint
+from ravqa.encoders.base import own_device
+from ravqa.errors import UserError, import_extra
+from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+
+
+class LocalConfig(Strict):
+    """Options of every reader that runs a transformers model in this process.
+
+    Attributes:
+        model: folder, hub name, or "package:MODULE/path".
+        max_new_tokens: longest generation.
+        beams: width of the beam search; 1 for greedy generation.
+        batch_size: prompts at a time, at most.
+        batch_tokens: padded tokens at a time, at most, those to be generated included. A batch
+            that does not fit into memory is halved and tried again.
+        context: tokens that prompt and generation may have together; null for the model's own.
+        dtype: of weights and computation; "auto" is float32 on CPUs, else bfloat16 (float16 on
+            GPUs without it).
+        device: "auto" for this process's accelerator, if there is one.
+        device_map: "auto" spreads a large model over all GPUs and, if need be, main memory (see
+            accelerate's documentation for others); null puts it whole on `device`.
+        attention: transformers' name of an attention implementation; null for its choice.
+        quantization: weights in 8 or 4 bits, by bitsandbytes.
+        adapter: folder or hub name of a LoRA adapter in peft's form.
+    """
+
+    model: str
+    max_new_tokens: int = Field(default=12, ge=1)
+    beams: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    batch_tokens: int = Field(default=16384, ge=1)
+    context: int | None = Field(default=None, ge=2)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    attention: str | None = None
+    quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
+    adapter: str | None = None
+
+
+# What cannot change an answer, or is in the fingerprint as content.
+_NO_SETTING = {"model", "adapter", "batch_size", "batch_tokens", "device", "device_map", "dtype"}
+
+
+class Placement:
+    """Where and how a model is loaded; its adapter; both as content, for fingerprints."""
+
+    def __init__(self, config: LocalConfig, why: str):
+        """Find the files; nothing is loaded.
+
+        Args:
+            why: which reader it is, for messages.
+
+        Raises:
+            MissingExtraError: a package is missing.
+            UserError: something that looks like a path does not exist.
+        """
+        self._config = config
+        self._why = why
+        self.path = resolve(config.model, extra="sample", why=why)
+        self._adapter = None
+        if config.adapter is not None:
+            import_extra("peft", "lora", why=f"{why}: adapter")
+            self._adapter = resolve(config.adapter, extra="lora", why=f"{why}: adapter")
+        if config.quantization != "none":
+            import_extra("bitsandbytes", "quantization", why=f"{why}: quantization")
+        self.device = own_device(config.device)
+        self.dtype = _dtype(config.dtype, self.device)
+        self._content = model_fingerprint(self.path)
+        self.weights = f"{config.model} + {config.adapter}" if config.adapter else config.model
+
+    @property
+    def content(self) -> str:
+        """Content hash of the model's files."""
+        return self._content
+
+    def load(self, load: Callable[..., Any], path: str | None = None) -> Any:
+        """What the `from_pretrained` given loads, ready to read, its adapter in it.
+
+        Args:
+            path: instead of the configured one.
+        """
+        config = self._config
+        options: dict[str, Any] = {"dtype": self.dtype}
+        if config.device_map is not None:
+            options["device_map"] = config.device_map
+        elif self.device != "cpu":
+            options["device_map"] = self.device  # straight there, not through main memory
+        if config.attention is not None:
+            options["attn_implementation"] = config.attention
+        if config.quantization != "none":
+            options["quantization_config"] = self._quantization()
+        model = load(path or self.path, **options)
+        return self._with_adapter(model).eval()
+
+    def _quantization(self) -> Any:
+        from transformers import BitsAndBytesConfig
+
+        kind = self._config.quantization
+        if kind == "int8":
+            return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=self.dtype
+        )
+
+    def _with_adapter(self, model: Any) -> Any:
+        if self._adapter is None:
+            return model
+        import peft
+
+        adapted: Any = peft.PeftModel.from_pretrained(model, self._adapter)
+        if adapted.active_peft_config.is_prompt_learning:
+            raise UserError(
+                f"{self._why}: {self._config.adapter} is no LoRA adapter, but "
+                f"{adapted.active_peft_config.peft_type}, which is not supported"
+            )
+        # Merged weights cost nothing at run time; quantised ones would be rounded once more.
+        if self._config.quantization == "none":
+            return adapted.merge_and_unload()
+        return adapted.get_base_model()
+
+    def fingerprint(self, kind: str) -> str:
+        """Changes with weights, adapter and every setting that can change an answer."""
+        adapter = None
+        if self._adapter is not None:
+            commit = commit_of(self._adapter, "adapter_config.json")
+            adapter = [model_fingerprint(self._adapter), commit]
+        return fingerprint(
+            kind,
+            self._config.model_dump(exclude=_NO_SETTING),
+            str(self.dtype),
+            self._content,
+            commit_of(self.path),
+            adapter,
+        )
+
+    def failed(self, error: Exception) -> UserError:
+        """One line for any error while loading; every library on the way has errors of its own."""
+        if isinstance(error, UserError):
+            return error
+        return UserError(f"{self._why}: {self.weights} cannot be loaded: {first_line(error)}")
+
+
+def _dtype(name: str, device: str) -> Any:
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    kind = torch.device(device).type
+    if kind == "cuda":
+        # Older GPUs only emulate bfloat16.
+        newer = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if newer else torch.float16
+    return torch.bfloat16 if kind == "xpu" else torch.float32
+
+
+def model_context(config: Any, tokenizer: Any, max_new_tokens: int) -> int | None:
+    """Tokens that prompt and generation may have together, as far as the checkpoint says it.
+
+    An encoder-decoder's limit is its encoder's: the prompt alone has to fit into it.
+    """
+    if config.is_encoder_decoder:
+        limit = getattr(config, "max_position_embeddings", None)  # none if relative (T5)
+        known = [n for n in (limit, tokenizer.model_max_length) if n and n < 10**9]
+        return min(known) + max_new_tokens if known else None
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def stop_ids(tokenizer: Any, generation_config: Any, *, newline: bool, why: str) -> list[int]:
+    """Tokens that end a generation: the model's, else the tokenizer's; and a line break if wanted.
+
+    Raises:
+        UserError: there is none.
+    """
+    ends = generation_config.eos_token_id
+    stops = [ends] if isinstance(ends, int) else [end for end in ends or [] if end is not None]
+    if not stops and tokenizer.eos_token_id is not None:
+        stops = [tokenizer.eos_token_id]
+    if newline:
+        breaks = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
+        stops += [token for token in breaks if token not in stops]
+    if not stops:
+        raise UserError(f"{why}: the model has no end-of-sequence token")
+    return stops

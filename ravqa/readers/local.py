@@ -1,0 +1,500 @@
+"""What readers that run a transformers model in this process have in common.
+
+Everything goes through two steps: `_prefill` runs prompts through the model and keeps its keys and
+values, and `_extend` runs further tokens behind them. Both leave what is special to a family of
+models (how images enter, where the language model is) to the model's own `generate`.
+
+Left padding for decoders: prompts of one batch end at the same place. Encoders are padded on the
+right. In float32 batch size does not change answers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ravqa.encoders.batching import token_batches
+from ravqa.errors import UserError
+from ravqa.readers.base import Ability, Generation, Prompt
+from ravqa.readers.loading import LocalConfig, Placement, model_context, stop_ids
+
+T = TypeVar("T")
+Key = tuple[Prompt, tuple[int, ...]]
+
+
+@dataclass
+class State:
+    """Rows of prompts (and tokens behind them) that the model has read.
+
+    Attributes:
+        past: transformers' cache of keys and values.
+        mask: int64 [rows, width], 1 where the prompt has a token; of a decoder, with the tokens
+            behind it, else of the encoder.
+        logits: float32 [rows, vocabulary] for the token that comes next.
+        shifts: int64 [rows, 1], what has to be added to positions, for models whose images take
+            fewer positions than tokens.
+        encoded: last hidden states of the encoder, if there is one.
+        keys: what each row has read.
+    """
+
+    past: Any
+    mask: Any
+    logits: Any
+    shifts: Any = None
+    encoded: Any = None
+    keys: list[Key] = field(default_factory=list)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order; a row may be taken several times."""
+        import torch
+
+        if list(rows) == list(range(len(self.mask))):
+            return
+        index = torch.tensor(rows, device=self.mask.device)
+        self.past.reorder_cache(index)
+        for name in ("mask", "logits", "shifts", "encoded"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.index_select(0, index.to(value.device)))
+        if self.keys:
+            self.keys = [self.keys[row] for row in rows]
+
+
+class LocalReader:
+    """Base class: a subclass loads model and tokenizer, and says how prompts become inputs."""
+
+    abilities: frozenset[Ability] = frozenset({"log_probs", "score", "next_token", "count"})
+    deterministic = True
+
+    def __init__(
+        self, config: LocalConfig, placement: Placement, model: Any, tokenizer: Any, why: str
+    ):
+        """Take a loaded model.
+
+        Args:
+            why: which reader it is, for messages.
+
+        Raises:
+            UserError: the model has no end-of-sequence token.
+        """
+        self._options = config
+        self._model = model
+        self._tokenizer = tokenizer
+        self._why = why
+        # Models that only prepare images leave generation to the language model inside them.
+        self._decoder = self._language_model(model)
+        self._encodes = bool(self._decoder.config.is_encoder_decoder)
+        self.max_new_tokens = config.max_new_tokens
+        self.context = config.context or model_context(
+            self._decoder.config, tokenizer, config.max_new_tokens
+        )
+        self._stops = stop_ids(
+            tokenizer,
+            self._decoder.generation_config,
+            newline=bool(getattr(config, "stop_at_newline", False)),
+            why=why,
+        )
+        self.ends = frozenset(self._stops)
+        self._pad = tokenizer.pad_token_id
+        if self._pad is None:
+            self._pad = self._stops[0]
+        self._start = self._first_tokens() if self._encodes else []
+        self._set_generation()
+        self._device = model.get_input_embeddings().weight.device
+        self._shifted = next((m for m in model.modules() if hasattr(m, "rope_deltas")), None)
+        self._takes_positions = (
+            not self._encodes
+            and "position_ids" in inspect.signature(self._decoder.forward).parameters
+        )
+        self._budget = config.batch_tokens
+        self._states: list[State] = []
+        self._last: dict[Key, Any] = {}  # logits of the last call
+        self.weights = placement.weights
+
+    # --- what a subclass says
+
+    def _language_model(self, model: Any) -> Any:
+        return model
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Padded model inputs of a batch."""
+        raise NotImplementedError
+
+    def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each prompt."""
+        raise NotImplementedError
+
+    def _text(self, prompt: Prompt) -> str:
+        """The text that the tokenizer is given."""
+        raise NotImplementedError
+
+    def _kind(self, prompt: Prompt) -> object:
+        """Only prompts of one kind share a batch."""
+        return None
+
+    # --- the reader's calls
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
+        """One generation per prompt, in order, by greedy or beam search."""
+        lengths = self._checked_lengths(prompts)
+        made = self._in_batches(
+            prompts, lengths, lambda rows: self._generate([prompts[i] for i in rows])
+        )
+        return [made[i] for i in range(len(prompts))]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        """Log-probability that a generation is this answer: of its tokens and, behind them, an end.
+
+        The answer continues the prompt, after a space unless the prompt ends with one or with a
+        special token. All end tokens are added up. A prompt with several answers is read once.
+        """
+        tails = [self._answer_ids(p, a) for p, a in zip(prompts, answers, strict=True)]
+        rows_of: dict[Prompt, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            rows_of.setdefault(prompt, []).append(row)
+        unique = list(rows_of)
+        lengths = self._lengths(unique)
+        longest = [1 + max(len(tails[row]) for row in rows_of[prompt]) for prompt in unique]
+        needed = [n + extra for n, extra in zip(lengths, longest, strict=True)]
+        self._check_context(unique, needed)
+
+        def run(chosen: list[int]) -> list[dict[int, float]]:
+            state = self._prefill([unique[i] for i in chosen])
+            rows = [row for i in chosen for row in rows_of[unique[i]]]
+            at = [position for position, i in enumerate(chosen) for _ in rows_of[unique[i]]]
+            values: dict[int, float] = {}
+            for start in range(0, len(rows), self._options.batch_size):
+                part = slice(start, start + self._options.batch_size)
+                last = start + self._options.batch_size >= len(rows)
+                scores = self._score(state if last else _copy(state), at[part], rows[part], tails)
+                values.update(zip(rows[part], scores, strict=True))
+            return [values] * len(chosen)
+
+        out: dict[int, float] = {}
+        for values in self._in_batches(unique, needed, run).values():
+            out.update(values)
+        return [out[row] for row in range(len(prompts))]
+
+    def next_token_logprobs(
+        self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
+    ) -> Any:
+        """Log-probabilities of the token that comes after each prompt and the tokens behind it.
+
+        Keys and values are kept between calls: rows whose prompt was in the last call, with a
+        prefix shorter by one token, cost one step; some may be left out, added, or stand twice.
+
+        Args:
+            prefixes: per prompt, the tokens generated so far.
+
+        Returns:
+            float32 array [prompts, vocabulary], natural logs.
+        """
+        import numpy as np
+
+        keys: list[Key] = [(p, tuple(t)) for p, t in zip(prompts, prefixes, strict=True)]
+        unique = list(dict.fromkeys(keys))
+        rows = {key: self._last[key] for key in unique if key in self._last}
+        kept: list[State] = []
+        for state in self._states:
+            if self._advance(state, unique):
+                kept.append(state)
+                rows.update(zip(state.keys, state.logits, strict=True))
+        self._states = kept
+        # Rows of one batch have prefixes of one length: nothing is padded in the middle.
+        missing: dict[int, list[Key]] = {}
+        for key in unique:
+            if key not in rows:
+                missing.setdefault(len(key[1]), []).append(key)
+        for length, new in missing.items():
+            for state in self._read(new, length):
+                self._states.append(state)
+                rows.update(zip(state.keys, state.logits, strict=True))
+        self._last = {key: rows[key] for key in unique}
+        out = [rows[key].log_softmax(-1).cpu().numpy() for key in keys]
+        return np.stack(out) if out else np.empty((0, 0), np.float32)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens, end marks and other special tokens left out."""
+        kept = [token for token in tokens if token not in self.ends]
+        text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
+        return text
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each prompt as the model is given it, its image included."""
+        return self._lengths(prompts)
+
+    # --- batches
+
+    def _checked_lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        lengths = self._lengths(prompts)
+        needed = [length + self.max_new_tokens for length in lengths]
+        self._check_context(prompts, needed)
+        return needed
+
+    def _check_context(self, prompts: Sequence[Prompt], needed: Sequence[int]) -> None:
+        # An encoder with relative positions reads on; a decoder would fail, or say nonsense.
+        if self.context is None or self._encodes:
+            return
+        for prompt, tokens in zip(prompts, needed, strict=True):
+            if tokens > self.context:
+                raise UserError(
+                    f"{self._why}: a prompt of {tokens} tokens, those to be generated included, is "
+                    f"longer than the context of {self.context}: read fewer or shorter passages "
+                    f"(prompt: {prompt.text[:40]!r}...)"
+                )
+
+    def _in_batches(
+        self,
+        prompts: Sequence[Prompt],
+        needed: Sequence[int],
+        run: Callable[[list[int]], list[T]],
+    ) -> dict[int, T]:
+        """`run` over batches of prompts, neighbours in length together; results by row."""
+        out: dict[int, T] = {}
+        kinds: dict[object, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            kinds.setdefault(self._kind(prompt), []).append(row)
+        for rows in kinds.values():
+            lengths = [needed[row] for row in rows]
+            for batch in token_batches(lengths, self._budget):
+                for start in range(0, len(batch), self._options.batch_size):
+                    chosen = [rows[i] for i in batch[start : start + self._options.batch_size]]
+                    out.update(self._halving(chosen, needed, run))
+        return out
+
+    def _halving(
+        self, rows: list[int], needed: Sequence[int], run: Callable[[list[int]], list[T]]
+    ) -> Iterator[tuple[int, T]]:
+        """Results of one batch; what does not fit into memory is halved and tried again.
+
+        Raises:
+            UserError: a single prompt does not fit.
+        """
+        import torch
+
+        done = None
+        try:
+            done = run(rows)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise UserError(
+                    f"{self._why}: a prompt of {needed[rows[0]]} tokens does not fit into the "
+                    f"memory of {self._device}: set device_map, dtype or quantization of the reader"
+                ) from None
+        if done is not None:
+            yield from zip(rows, done, strict=True)
+            return
+        # Outside of the handler: the error's frames, which hold tensors, are gone.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = len(rows) // 2
+        # Further batches begin smaller.
+        self._budget = min(self._budget, max(needed[row] for row in rows) * max(half, 1))
+        for part in (rows[:half], rows[half:]):
+            yield from self._halving(part, needed, run)
+
+    # --- the model
+
+    def _set_generation(self) -> None:
+        """Plain greedy or beam search, whatever the checkpoint's own settings are.
+
+        Its repetition penalty, temperature and the like would make log-probabilities those of
+        another distribution.
+        """
+        from transformers import GenerationConfig
+
+        own = self._decoder.generation_config
+        plain = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=self._options.beams,
+            bos_token_id=own.bos_token_id,
+            eos_token_id=self._stops,
+            pad_token_id=self._pad,
+            decoder_start_token_id=self._start[0] if self._start else None,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        self._decoder.generation_config = plain
+
+    def _first_tokens(self) -> list[int]:
+        """What the decoder begins with: its start token, and a forced one (BART, Florence-2)."""
+        own, config = self._decoder.generation_config, self._decoder.config
+        start = own.decoder_start_token_id
+        if start is None:
+            start = getattr(config, "decoder_start_token_id", None)
+        if start is None:
+            start = own.bos_token_id if own.bos_token_id is not None else self._pad
+        forced = own.forced_bos_token_id
+        return [start] if forced is None else [start, forced]
+
+    def _run(self, inputs: Mapping[str, Any], **options: Any) -> Any:
+        import torch
+
+        inputs = dict(inputs)
+        if len(self._start) > 1:
+            rows = len(inputs["attention_mask"])
+            inputs["decoder_input_ids"] = torch.tensor([self._start] * rows, device=self._device)
+        with torch.inference_mode():
+            return self._model.generate(**inputs, **options)
+
+    def _generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
+        result = self._run(self._inputs(prompts))
+        beams = getattr(result, "beam_indices", None)
+        steps = len(result.logits) if beams is None else int((beams >= 0).sum(-1).max())
+        tokens = result.sequences[:, -steps:]
+        values = []
+        for step in range(steps):
+            logits = result.logits[step]
+            if beams is not None:
+                logits = logits[beams[:, step].clamp(min=0)]
+            chosen = logits.gather(-1, tokens[:, step : step + 1]).squeeze(-1)
+            values.append((chosen - logits.logsumexp(-1)).tolist())
+        out = []
+        for row, written in enumerate(tokens.tolist()):
+            length = next((i + 1 for i, t in enumerate(written) if t in self.ends), steps)
+            log_prob = float(sum(values[step][row] for step in range(length)))
+            out.append(Generation(self.decode(written[:length]), log_prob, length))
+        return out
+
+    def _prefill(self, prompts: Sequence[Prompt]) -> State:
+        """Prompts through the model, by the model's own `generate`: one token, thrown away."""
+        inputs = self._inputs(prompts)
+        result = self._run(
+            inputs, max_new_tokens=1, num_beams=1, output_hidden_states=self._encodes
+        )
+        shifts = getattr(self._shifted, "rope_deltas", None)
+        return State(
+            past=result.past_key_values,
+            mask=inputs["attention_mask"],
+            logits=result.logits[0],
+            shifts=None if shifts is None else shifts.reshape(len(prompts), 1),
+            encoded=result.encoder_hidden_states[-1] if self._encodes else None,
+        )
+
+    def _extend(self, state: State, tokens: Any) -> Any:
+        """Tokens behind the rows of a state, which takes them up.
+
+        Args:
+            tokens: int64 [rows, n].
+
+        Returns:
+            float32 [rows, n, vocabulary]: logits for the token after each of them.
+        """
+        import torch
+
+        inputs: dict[str, Any] = {"past_key_values": state.past, "use_cache": True}
+        if self._encodes:
+            from transformers.modeling_outputs import BaseModelOutput
+
+            inputs["decoder_input_ids"] = tokens
+            inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=state.encoded)
+        else:
+            inputs["input_ids"] = tokens
+            ones = state.mask.new_ones(tokens.shape)
+            state.mask = torch.cat([state.mask, ones], dim=-1)
+            if self._takes_positions:
+                positions = (state.mask.cumsum(-1) - 1)[:, -tokens.shape[1] :]
+                inputs["position_ids"] = positions + (0 if state.shifts is None else state.shifts)
+        inputs["attention_mask"] = state.mask
+        with torch.inference_mode():
+            logits = self._decoder(**inputs).logits.float()
+        state.logits = logits[:, -1]
+        return logits
+
+    def _score(
+        self, state: State, at: Sequence[int], rows: Sequence[int], tails: Sequence[list[int]]
+    ) -> list[float]:
+        """Log-probabilities of the tails of `rows`, behind the state's rows `at`; uses it up."""
+        import torch
+
+        state.select(at)
+        width = max(len(tails[row]) for row in rows)
+        padded = torch.tensor(
+            [tails[row] + [self._pad] * (width - len(tails[row])) for row in rows],
+            dtype=torch.long,
+            device=self._device,
+        )
+        logits = state.logits[:, None]
+        if width:
+            logits = torch.cat([logits, self._extend(state, padded)], dim=1)
+        norms = logits.logsumexp(-1)
+        chosen = logits[:, :-1].gather(-1, padded[..., None].to(logits.device)).squeeze(-1)
+        values = (chosen - norms[:, :-1]).tolist()
+        ends = (logits[..., self._stops].logsumexp(-1) - norms).tolist()
+        out = []
+        for i, row in enumerate(rows):
+            length = len(tails[row])
+            out.append(float(sum(values[i][:length]) + ends[i][length]))
+        return out
+
+    # --- kept states
+
+    def _advance(self, state: State, keys: Sequence[Key]) -> bool:
+        """Step those rows that `keys` continue by a token; others are given up.
+
+        Returns:
+            Whether the state is of further use.
+        """
+        import torch
+
+        at = {key: row for row, key in enumerate(state.keys)}
+        grown = [key for key in keys if key[1] and (key[0], key[1][:-1]) in at]
+        if not grown:
+            return any(key in at for key in keys)
+        try:
+            state.select([at[prompt, prefix[:-1]] for prompt, prefix in grown])
+            last = torch.tensor([[prefix[-1]] for _, prefix in grown], device=self._device)
+            self._extend(state, last)
+        except torch.OutOfMemoryError:
+            return False  # they are read anew, in smaller batches
+        state.keys = grown
+        return True
+
+    def _read(self, keys: Sequence[Key], length: int) -> list[State]:
+        """States of prompts and prefixes that are read from the beginning."""
+        import torch
+
+        prompts = [prompt for prompt, _ in keys]
+        needed = [n + max(length, self.max_new_tokens) for n in self._lengths(prompts)]
+        self._check_context(prompts, needed)
+
+        def run(rows: list[int]) -> list[State]:
+            state = self._prefill([prompts[row] for row in rows])
+            if length:
+                prefixes = [list(keys[row][1]) for row in rows]
+                self._extend(state, torch.tensor(prefixes, device=self._device))
+            state.keys = [keys[row] for row in rows]
+            return [state] * len(rows)
+
+        states = self._in_batches(prompts, needed, run)
+        return list({id(state): state for state in states.values()}.values())
+
+    # --- answers
+
+    def _answer_ids(self, prompt: Prompt, answer: str) -> list[int]:
+        """Tokens of an answer as the prompt's continuation."""
+        answer = answer.strip()
+        if not answer:
+            return []
+        if self._encodes:
+            return list(self._tokenizer(text_target=answer, add_special_tokens=False)["input_ids"])
+        text = self._text(prompt)
+        special = [t for t in self._tokenizer.all_special_tokens if t.strip()]
+        apart = text[-1:].isspace() or text.endswith(tuple(special))
+        written = answer if apart else f" {answer}"
+        tokenize = self._tokenizer
+        head = tokenize(text, add_special_tokens=False)["input_ids"]
+        both = tokenize(text + written, add_special_tokens=False)["input_ids"]
+        if both[: len(head)] == head:
+            return list(both[len(head) :])
+        # The two would melt into one token: the answer is cut by itself.
+        return list(tokenize(written, add_special_tokens=False)["input_ids"])
+
+
+def _copy(state: State) -> State:
+    import copy
+
+    return copy.deepcopy(state)
