@@ -1,11 +1,88 @@
-"""From validated configuration to parts."""
+"""From validated configuration to parts, each built once where parts are shared."""
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+import sys
+from collections.abc import Callable, Collection, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
-from ravqa.config import Part, validate
+from ravqa.config import Part, fingerprint, validate
 from ravqa.registry import Registry
+
+T = TypeVar("T")
+
+# What holds weights and nothing of a run. Retrievers hold the corpus that they were prepared for.
+_SHARED = frozenset({"describer", "encoder", "judge", "reader", "reranker"})
+
+
+class Shared:
+    """What was built for several pipelines; see `sharing`.
+
+    Attributes:
+        loads: how often a part of each kind ("encoder", "reader", ...) was really built.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Any] = {}
+        self.loads: dict[str, int] = {}
+
+    def get(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made for this key, or what `make` gives."""
+        if key not in self._made:
+            self._made[key] = make()
+            self.loads[kind] = self.loads.get(kind, 0) + 1
+        found: T = self._made[key]
+        return found
+
+    def keep(self, keys: Collection[Hashable]) -> None:
+        """Forget everything else, so that its memory is free for what is built next."""
+        unwanted = [key for key in self._made if key not in keys]
+        for key in unwanted:
+            del self._made[key]
+        if unwanted:
+            gc.collect()
+            torch = sys.modules.get("torch")
+            if torch is not None and torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+_shared: ContextVar[Shared | None] = ContextVar("shared", default=None)
+_noted: ContextVar[set[Hashable] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def sharing() -> Iterator[Shared]:
+    """Inside, parts with the same settings are the same object, and so is what `once` makes."""
+    token = _shared.set(Shared())
+    try:
+        found = _shared.get()
+        assert found is not None
+        yield found
+    finally:
+        _shared.reset(token)
+
+
+@contextmanager
+def noting() -> Iterator[set[Hashable]]:
+    """Notes the keys of the parts whose settings are validated inside (for `Shared.keep`)."""
+    keys: set[Hashable] = set()
+    token = _noted.set(keys)
+    try:
+        yield keys
+    finally:
+        _noted.reset(token)
+
+
+def once(kind: str, key: Hashable, make: Callable[[], T]) -> T:
+    """`make()`; where parts are shared, made once for this kind and key."""
+    noted = _noted.get()
+    if noted is not None:
+        noted.add((kind, key))
+    shared = _shared.get()
+    return make() if shared is None else shared.get(kind, (kind, key), make)
 
 
 def part_config(registry: Registry, part: Part, where: str) -> Any:
@@ -14,7 +91,11 @@ def part_config(registry: Registry, part: Part, where: str) -> Any:
     Raises:
         UserError: no such part, or options that its `Config` refuses (the key's path is named).
     """
-    return validate(registry.get(part.name).Config, part.options, where)
+    config = validate(registry.get(part.name).Config, part.options, where)
+    noted = _noted.get()
+    if noted is not None and registry.kind in _SHARED:
+        noted.add(_key(registry, part, config))
+    return config
 
 
 def build_part(registry: Registry, part: Part, where: str, **needs: Any) -> Any:
@@ -23,4 +104,13 @@ def build_part(registry: Registry, part: Part, where: str, **needs: Any) -> Any:
     Raises:
         UserError: as `part_config`, and whatever the part cannot be built without.
     """
-    return registry.get(part.name)(part_config(registry, part, where), **needs)
+    config = part_config(registry, part, where)
+    shared = _shared.get()
+    if shared is None or needs or registry.kind not in _SHARED:
+        return registry.get(part.name)(config, **needs)
+    key = _key(registry, part, config)
+    return shared.get(registry.kind, key, lambda: registry.get(part.name)(config))
+
+
+def _key(registry: Registry, part: Part, config: Any) -> Hashable:
+    return registry.kind, fingerprint(part.name, config.model_dump(mode="json"))

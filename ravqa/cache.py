@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 from ravqa.errors import UserError
@@ -15,8 +18,48 @@ _VARIABLES = 500  # keys in one query, below SQLite's limit
 _WAIT_S = 60.0
 
 
+@dataclass(slots=True)
+class Use:
+    """How a piece of work used the stores (see `watched`).
+
+    Attributes:
+        seconds: what the work took.
+        asked: values that stores were asked for.
+        found: how many of them were known already.
+        saved: seconds that the known ones took when they were made, as far as that is known.
+        stores: names of the stores that were asked.
+    """
+
+    seconds: float = 0.0
+    asked: int = 0
+    found: int = 0
+    saved: float = 0.0
+    stores: set[str] = field(default_factory=set)
+
+
+_uses: ContextVar[tuple[Use, ...]] = ContextVar("uses", default=())
+
+
+@contextmanager
+def watched() -> Iterator[Use]:
+    """Watches the work inside: its time, and what of it came from a store."""
+    use = Use()
+    token = _uses.set((*_uses.get(), use))
+    began = time.monotonic()
+    try:
+        yield use
+    finally:
+        use.seconds = time.monotonic() - began
+        _uses.reset(token)
+
+
 class Store:
-    """A table of JSON values by key, in the file `NAME.sqlite` of the cache folder."""
+    """A table of JSON values by key, in the file `NAME.sqlite` of the cache folder.
+
+    With each value goes the time that it took: the time since the store was last used, shared out
+    among the values of one `put`. So whoever asks for values, makes those that are not known and
+    puts them has their cost kept too.
+    """
 
     def __init__(self, name: str):
         """Open or make the file.
@@ -24,10 +67,15 @@ class Store:
         Raises:
             UserError: the cache folder cannot be written.
         """
+        self.name = name
         self.path = cache_dir() / f"{name}.sqlite"
+        self._used: float | None = None
         with self._connection() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, seconds REAL)"
+            )
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -44,19 +92,36 @@ class Store:
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those keys that are known."""
         found: dict[str, Any] = {}
+        saved = 0.0
         unique = list(dict.fromkeys(keys))
         with self._connection() as connection:
             for start in range(0, len(unique), _VARIABLES):
                 part = unique[start : start + _VARIABLES]
                 marks = ",".join("?" * len(part))
                 rows = connection.execute(
-                    f"SELECT key, value FROM kept WHERE key IN ({marks})", part
+                    "SELECT key, value, seconds FROM kept LEFT JOIN costs USING (key) "
+                    f"WHERE key IN ({marks})",
+                    part,
                 )
-                found.update((key, json.loads(value)) for key, value in rows)
+                for key, value, seconds in rows:
+                    found[key] = json.loads(value)
+                    saved += seconds or 0.0
+        for use in _uses.get():
+            use.asked += len(unique)
+            use.found += len(found)
+            use.saved += saved
+            use.stores.add(self.name)
+        self._used = time.monotonic()
         return found
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Keep values; a key that is known already keeps its value."""
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
+        costs = []
+        if self._used is not None and values:
+            each = (time.monotonic() - self._used) / len(values)
+            costs = [(key, each) for key in values]
         with self._connection() as connection:
             connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows)
+            connection.executemany("INSERT OR IGNORE INTO costs VALUES (?, ?)", costs)
+        self._used = time.monotonic()

@@ -277,8 +277,9 @@ def retrieval_marks(question: Question, passages: Sequence[Passage]) -> dict[str
 
     Returns:
         `answer_ranks`: per rule, the ranks (from 1) of passages that hold an answer; None without
-        answers. `article_ranks`: the ranks of relevant articles, each article counted once, at its
-        best passage; None where no relevant article is known.
+        answers. `id_ranks`: those of the passages that are known to be relevant; None where none
+        is. `article_ranks`: the ranks of relevant articles, each article counted once, at its best
+        passage; None where no relevant article is known.
     """
     texts = [passage.content for passage in passages]
     answers = evqa.single_answers(question.answers, question.question_type)
@@ -292,6 +293,13 @@ def retrieval_marks(question: Question, passages: Sequence[Passage]) -> dict[str
             rule: prrecall.answer_ranks(texts, answers, rule) for rule in prrecall.RULES
         }
         if question.answers
+        else None,
+        "id_ranks": [
+            rank
+            for rank, passage in enumerate(passages, 1)
+            if passage.passage_id in question.pos_item_ids
+        ]
+        if question.pos_item_ids
         else None,
         "article_ranks": [rank for rank, hit in enumerate(articles.values(), 1) if hit]
         if question.pos_articles

@@ -16,10 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import ravqa
-from ravqa.build import build_part
+from ravqa.build import build_part, once
+from ravqa.cache import Use, watched
 from ravqa.config import PipelineConfig, apply_override, fingerprint, load_pipeline
 from ravqa.console import Console
-from ravqa.datasets.base import Dataset, DatasetRequest, OnError, Problems, parse_options
+from ravqa.datasets.base import (
+    Dataset,
+    DatasetRequest,
+    OnError,
+    Problem,
+    Problems,
+    parse_options,
+)
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, near_matches
@@ -97,10 +105,10 @@ def run(request: RunRequest, console: Console) -> Path:
     if request.download and request.data is not None:  # no passages are fetched
         _check_corpus(request, config)
     problems = Problems(request.on_error)
-    dataset = _dataset(request, config, problems, console)
+    dataset = read_dataset(request, config, problems, console)
     if "wrong-image" in request.controls:
         wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
-    corpus = Corpus.read(*request.corpus) if request.corpus else dataset.corpus
+    corpus = read_corpus(request, dataset)
     if request.data is not None and corpus is None:
         _check_corpus(request, config)
 
@@ -113,7 +121,8 @@ def run(request: RunRequest, console: Console) -> Path:
     if pipeline.sees_images and config.describer is None:
         dataset = _with_images(dataset, problems)
     pipeline.prepare(corpus, console.progress)
-    dataset = _described(pipeline, dataset, problems, console)
+    with watched() as describing:
+        dataset = _described(pipeline, dataset, problems, console)
     conditions = {MAIN: pipeline.retriever} | {
         name: _control(name, pipeline, corpus, request.seed) for name in request.controls
     }
@@ -129,6 +138,7 @@ def run(request: RunRequest, console: Console) -> Path:
     results["timing"] = {
         "seconds": round(time.monotonic() - started, 2),
         "prompts_generated": pipeline.answerer.generated if pipeline.answerer else 0,
+        "describe": _shared_out(describing, len(dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
     }
     _add_encoding(results, pipeline.retriever, console)
@@ -203,30 +213,54 @@ def overrides_of(request: RunRequest) -> list[str]:
     return [f"{part}={name}" for part, name in parts if name] + list(request.overrides)
 
 
-def _dataset(
+def read_dataset(
     request: RunRequest, config: PipelineConfig, problems: Problems, console: Console
 ) -> Dataset:
+    """The questions; where parts are shared, a dataset is read once for all that ask for it.
+
+    Raises:
+        UserError: files that are missing or broken; answers are needed and there are none.
+    """
     load = DATASETS.get(request.dataset)
     if request.download:
         _download(request, console)
-    with console.status("reading the dataset"):
-        dataset: Dataset = load(
-            DatasetRequest(
-                data=request.data,
-                split=request.split,
-                limit=request.limit,
-                problems=problems,
-                need_images=config.describer is not None,  # else asked of the parts, once built
-                options=parse_options(request.dataset_options),
+    need_images = config.describer is not None  # else asked of the parts, once built
+
+    def read() -> tuple[Dataset, list[Problem]]:
+        found = Problems(request.on_error)
+        with console.status("reading the dataset"):
+            dataset: Dataset = load(
+                DatasetRequest(
+                    data=request.data,
+                    split=request.split,
+                    limit=request.limit,
+                    problems=found,
+                    need_images=need_images,
+                    options=parse_options(request.dataset_options),
+                )
             )
-        )
-    for note in dataset.notes:
-        console.note(note)
+        for note in dataset.notes:
+            console.note(note)
+        return dataset, found.found
+
+    which = (request.dataset, request.data, request.split, request.limit, need_images)
+    dataset, found = once(
+        "dataset", (*which, request.on_error, tuple(request.dataset_options)), read
+    )
+    problems.found += found
     if dataset.metric is None and not (request.predict_only or request.retrieval_only):
         raise UserError(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
     return dataset
+
+
+def read_corpus(request: RunRequest, dataset: Dataset) -> Corpus | None:
+    """The passages that were named, or those that come with the dataset; read once as it is."""
+    files = tuple(request.corpus)
+    if not files:
+        return dataset.corpus
+    return once("corpus", files, lambda: Corpus.read(*files))
 
 
 def _judge(
@@ -435,21 +469,17 @@ class _Runner:
     def _chunk(
         self, questions: Sequence[Question], asked: Sequence[Question], retriever: Retriever
     ) -> list[dict[str, Any]]:
-        began = time.monotonic()
-        hits = self.pipeline.retrieve(asked, retriever)
-        between = time.monotonic()
-        answers = None
-        if self.pipeline.answerer is not None:
-            answers = self.pipeline.answer(questions, hits)
-        scores = None
+        with watched() as retrieving:
+            hits = self.pipeline.retrieve(asked, retriever)
+        answers = scores = None
+        with watched() as answering:
+            if self.pipeline.answerer is not None:
+                answers = self.pipeline.answer(questions, hits)
         if answers is not None and not self.request.predict_only:
             texts = [answer.text for answer in answers]
             scores = score_answers(self.dataset, questions, texts, judge=self.judge)
-        ended = time.monotonic()
-        seconds = {
-            "retrieve": round((between - began) / len(questions), 4),
-            "answer": round((ended - between) / len(questions), 4),
-        }
+        stages = {"retrieve": retrieving, "answer": answering}
+        costs = {stage: _shared_out(use, len(questions)) for stage, use in stages.items()}
         samples = []
         for i, question in enumerate(questions):
             sample = self._sample(question, hits[i])
@@ -459,7 +489,8 @@ class _Runner:
                 sample["drafts"] = self._drafts(answers[i], hits[i])
             if scores is not None:
                 sample["score"] = scores[i]
-            sample["seconds"] = seconds
+            sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
+            sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
             samples.append(sample)
         return samples
 
@@ -471,6 +502,8 @@ class _Runner:
             "question": question.question,
             "question_type": type_name(self.dataset, question),
             "image_id": question.image_id,
+            "question_type": _type_name(self.dataset, question),
+            "split": question.split,
             "answers": list(question.answers),
             "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
             "caption": seen.caption if seen else "",
@@ -492,6 +525,27 @@ class _Runner:
             }
             for draft in answer.drafts
         ]
+
+
+def _type_name(dataset: Dataset, question: Question) -> str | None:
+    kind = question.question_type
+    return None if kind is None else dataset.question_types.get(kind, kind)
+
+
+def _shared_out(use: Use, questions: int) -> dict[str, Any]:
+    """What one of the questions that were worked on together took.
+
+    Returns:
+        `seconds`: now. `cached`: what of it came from the cache: the `share` of what the stage
+        looked up there, 0 to 1, and the `seconds` that this took when it was made.
+    """
+    return {
+        "seconds": round(use.seconds / questions, 4),
+        "cached": {
+            "share": round(use.found / use.asked, 4) if use.asked else 0.0,
+            "seconds": round(use.saved / questions, 4),
+        },
+    }
 
 
 def _results(

@@ -269,6 +269,8 @@ def test_the_fingerprint_changes_with_what_changes_vectors_only(encoder):
         )
     ]
     assert len({encoder.fingerprint, *others}) == 5
+    assert variant(max_query_length=32).passages_fingerprint == encoder.passages_fingerprint
+    assert variant(max_document_length=128).passages_fingerprint != encoder.passages_fingerprint
 
 
 def test_missing_packages_and_folders_are_named(tmp_path):

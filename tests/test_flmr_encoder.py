@@ -102,6 +102,39 @@ def test_a_question_without_an_image_has_text_vectors_only(encoder):
     np.testing.assert_allclose(without, with_image[: len(without)], atol=1e-5)
 
 
+def test_image_tokens_are_the_rows_of_their_kind_and_change_no_passages(encoder, parts):
+    model, processor = parts
+    [question] = questions()[:1]
+    inputs = processor([question.question], [open_image(question.image)], INSTRUCTION)
+    with torch.inference_mode():
+        whole = model.query(**inputs).late_interaction_output[0].numpy()
+    text = inputs["input_ids"].shape[1]
+    ends = text + model.config.mapping_network_prefix_length
+    assert len(whole) > ends  # there are patches behind
+    expected = {
+        "all": whole,
+        "global": whole[:ends],
+        "patches": np.concatenate([whole[:text], whole[ends:]]),
+        "none": whole[:text],
+    }
+    seen = set()
+    for wanted, rows in expected.items():
+        variant = FLMREncoder(FLMREncoder.Config(model=str(CHECKPOINT), image_tokens=wanted))
+        [vectors] = variant.encode_question([question])
+        np.testing.assert_allclose(vectors, rows[np.any(rows != 0, axis=1)], atol=1e-5)
+        seen.add(variant.fingerprint)
+        assert variant.passages_fingerprint == encoder.passages_fingerprint
+    assert len(seen) == 4
+    other = FLMREncoder(FLMREncoder.Config(model=str(CHECKPOINT), doc_maxlen=16))
+    assert other.passages_fingerprint != encoder.passages_fingerprint
+
+
+def test_flmr_has_no_patches_to_choose():
+    flmr = CHECKPOINT.parents[1] / "flmr" / CHECKPOINT.name
+    with pytest.raises(UserError, match="makes no vectors of patches"):
+        FLMREncoder(FLMREncoder.Config(model=str(flmr), image_tokens="patches"))
+
+
 def test_cut_texts_are_counted(parts):
     _, processor = parts
     long = [t for t in TEXTS if processor.documents([t])["input_ids"].shape[1] > 8]

@@ -66,7 +66,10 @@ class Encoded(list[Vectors]):
 
 
 class Encoder(Protocol):
-    """Texts to token vectors, in the order given."""
+    """Texts to token vectors, in the order given.
+
+    One with settings for queries alone has a `passages_fingerprint` too (see that function).
+    """
 
     dim: int
     fingerprint: str
@@ -81,6 +84,12 @@ class Encoder(Protocol):
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """One array per query; rows have the length of their span's weight."""
         ...
+
+
+def passages_fingerprint(encoder: Encoder) -> str:
+    """Changes with what can change passages' vectors: settings of queries alone do not count."""
+    own: str = getattr(encoder, "passages_fingerprint", encoder.fingerprint)
+    return own
 
 
 def without_zero_rows(vectors: Vectors, output: Output) -> Vectors:

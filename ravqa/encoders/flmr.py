@@ -41,6 +41,8 @@ class FLMREncoder:
             dtype: of the weights.
             autocast: mixed precision: float32 weights, most products in this type.
             output: type of the vectors given.
+            image_tokens: which vectors of the image stand in the query beside the text's: all, the
+                global ones, the patches' (with PreFLMR), or none.
             cache_images: keep what the vision tower makes of an image in the cache folder, in this
                 type. Checkpoints with the same tower share it.
             device: "auto" for an accelerator if there is one.
@@ -54,6 +56,7 @@ class FLMREncoder:
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
         autocast: Literal["none", "bfloat16", "float16"] = "none"
         output: Output = "float32"
+        image_tokens: Literal["all", "global", "patches", "none"] = "all"
         cache_images: Literal["off", "float32", "float16"] = "off"
         device: str = "auto"
 
@@ -90,15 +93,21 @@ class FLMREncoder:
         self.dim = int(self._model.config.dim)
         self.weights = config.model
         left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}
+        model = ("flmr/2", model_fingerprint(path), commit_of(path))
         self.fingerprint = fingerprint(
-            "flmr/2",
+            *model,
             config.model_dump(exclude=left_out),
             config.cache_images == "float16",  # features in float32 are as good as new ones
-            model_fingerprint(path),
-            commit_of(path),
         )
+        left_out |= {"instruction", "image_tokens"}
+        self.passages_fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
         if self._model.uses_images:
             self.encode_question = self._encode_question  # whoever has it is given images
+        mapping = self._model.config.use_transformer_mapping_network
+        if config.image_tokens == "patches" and not mapping:
+            raise UserError(
+                f"{_WHY}: image_tokens: patches, but {config.model} makes no vectors of patches"
+            )
         self._features: FeatureCache | None = None
         images = self._processor.image_processor
         if config.cache_images != "off" and images is not None:
@@ -146,8 +155,8 @@ class FLMREncoder:
     def _encode_question(self, questions: Sequence[Question]) -> Encoded:
         """One array [vectors, dim] per question: text, global image vectors, patches.
 
-        Masked positions (the instruction's) are left out. A question without an image is encoded
-        from its text alone.
+        Masked positions (the instruction's) are left out, and so are the image's vectors that
+        `image_tokens` does not name. A question without an image is encoded from its text alone.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -162,12 +171,23 @@ class FLMREncoder:
             inputs = self._processor([q.question for q in batch], None, instructions)
             truncated += sum(inputs.truncated)
             tokens += int(inputs["attention_mask"].sum())
-            images = [q.image if self._model.uses_images else None for q in batch]
+            seen = self._model.uses_images and self.config.image_tokens != "none"
+            images = [q.image if seen else None for q in batch]
             with torch.inference_mode(), self._precision():
                 result = self._model.query(**inputs.to(self._device), **self._image_inputs(images))
+            left_out = self._left_out(inputs["input_ids"].shape[1])
             for array in result.late_interaction_output.float().cpu().numpy():
+                array[left_out] = 0
                 out.append(without_zero_rows(array, self.config.output))
         return Encoded(out, truncated=truncated, tokens=tokens)
+
+    def _left_out(self, text: int) -> slice:
+        """Rows of a query that are not wanted: text's come first, global ones, then patches'."""
+        patches = text + int(self._model.config.mapping_network_prefix_length)
+        wanted = self.config.image_tokens
+        if wanted == "global":
+            return slice(patches, None)
+        return slice(text, patches) if wanted == "patches" else slice(0)
 
     def _image_inputs(self, images: Sequence[Path | bytes | None]) -> dict[str, Any]:
         """What the model's `query` takes of images; the vision tower sees each image once."""

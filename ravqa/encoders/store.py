@@ -20,7 +20,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ravqa.encoders.base import Encoded, Encoder, EncodingStats, Vectors, processes
+from ravqa.encoders.base import (
+    Encoded,
+    Encoder,
+    EncodingStats,
+    Vectors,
+    passages_fingerprint,
+    processes,
+)
 from ravqa.errors import UserError
 from ravqa.records import Passage
 
@@ -187,7 +194,7 @@ def corpus_embeddings(
     ids = list(corpus)
     store = EmbeddingStore(
         path,
-        encoder=encoder.fingerprint,
+        encoder=passages_fingerprint(encoder),
         corpus=corpus.fingerprint,
         passages=len(ids),
         dim=encoder.dim,

@@ -82,12 +82,11 @@ class TokenBertEncoder:
         self.config = config
         self.dim = int(self._model.config.hidden_size)
         self.weights = config.model
-        self.fingerprint = fingerprint(
-            "token-bert/1",
-            config.model_dump(exclude={"model", "batch_tokens", "device"}),
-            model_fingerprint(path),
-            commit_of(path),
-        )
+        left_out = {"model", "batch_tokens", "device"}
+        model = ("token-bert/1", model_fingerprint(path), commit_of(path))
+        self.fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
+        left_out |= {"max_query_length"}
+        self.passages_fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
         skipped = set(self._tokenizer.all_special_ids)
         if config.skip_punctuation:
             skipped |= {

@@ -16,7 +16,7 @@ from ravqa.build import build_part, part_config
 from ravqa.cache import Store
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
-from ravqa.encoders.base import Encoded, EncodingStats, Vectors
+from ravqa.encoders.base import Encoded, EncodingStats, Vectors, passages_fingerprint
 from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
 from ravqa.errors import UserError
 from ravqa.images import image_bytes
@@ -136,10 +136,9 @@ class LateInteractionRetriever:
 
     def _places(self, corpus: Corpus) -> tuple[str, Path, Path]:
         """Key and folder of the corpus's index, and the folder of its vectors until it is built."""
-        key = fingerprint(
-            corpus.fingerprint, self._encoder.fingerprint, self.config.index.model_dump()
-        )
-        vectors = fingerprint(corpus.fingerprint, self._encoder.fingerprint)
+        encoder = passages_fingerprint(self._encoder)
+        key = fingerprint(corpus.fingerprint, encoder, self.config.index.model_dump())
+        vectors = fingerprint(corpus.fingerprint, encoder)
         return key, cache_dir("indexes") / key, cache_dir("embeddings") / vectors
 
     def _embeddings(
