@@ -502,7 +502,6 @@ class _Runner:
             "question": question.question,
             "question_type": type_name(self.dataset, question),
             "image_id": question.image_id,
-            "question_type": _type_name(self.dataset, question),
             "split": question.split,
             "answers": list(question.answers),
             "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
@@ -525,11 +524,6 @@ class _Runner:
             }
             for draft in answer.drafts
         ]
-
-
-def _type_name(dataset: Dataset, question: Question) -> str | None:
-    kind = question.question_type
-    return None if kind is None else dataset.question_types.get(kind, kind)
 
 
 def _shared_out(use: Use, questions: int) -> dict[str, Any]:
