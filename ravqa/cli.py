@@ -54,6 +54,7 @@ class Kind(StrEnum):
     pipelines = "pipelines"
     readers = "readers"
     retrievers = "retrievers"
+    rerankers = "rerankers"
     metrics = "metrics"
     judges = "judges"
 
@@ -87,7 +88,11 @@ Pipeline = Annotated[
     str, typer.Option(metavar="NAME|PATH", help="A name in pipelines/, or a YAML file.")
 ]
 Retriever = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's retriever.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Replaces the pipeline's retriever: none, oracle, random, static:FILE, ...",
+    ),
 ]
 Reader = Annotated[str | None, typer.Option(metavar="NAME", help="Replaces the pipeline's reader.")]
 Overrides = Annotated[
@@ -438,7 +443,7 @@ def score(
 def ls(
     kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
 ) -> None:
-    """List datasets, pipelines, readers, retrievers, metrics or judges."""
+    """List datasets, pipelines, readers, retrievers, rerankers, metrics or judges."""
     from rich.console import Console
     from rich.table import Table
 
@@ -456,6 +461,7 @@ def ls(
             Kind.datasets: registry.DATASETS,
             Kind.readers: registry.READERS,
             Kind.retrievers: registry.RETRIEVERS,
+            Kind.rerankers: registry.RERANKERS,
             Kind.metrics: registry.METRICS,
             Kind.judges: registry.JUDGES,
         }

@@ -49,18 +49,20 @@ class PipelineConfig(Strict):
         describer: what is seen in the image, as text; None for none.
         retriever: finds passages.
         top_k: how many passages are retrieved and scored (PRRecall needs max K).
+        reranking: rerankers, passage filters and gates, which the passages go through in order.
         answering: how k passages are read: prompt, decision rule, answer extraction.
         reader: the language model that answers.
         judge: of E-VQA's answers, which match exactly else; other datasets' scores ask no judge.
         chosen_on: which questions these settings were chosen on; stored with every result.
-        stand_ins: per part ("retriever", "reader"), what it stands in for; printed and stored with
-            every result, unless the part is replaced.
+        stand_ins: per part ("retriever", "reranking", "reader"), what it stands in for; printed and
+            stored with every result, unless the part is replaced.
     """
 
     description: str = ""
     describer: Part | None = None
     retriever: Part
     top_k: int = Field(default=20, ge=1)
+    reranking: tuple[Part, ...] = ()
     answering: dict[str, Any] = Field(default_factory=dict)
     reader: Part
     judge: Part | None = None

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ravqa.reranking.base import READ
 from ravqa.rundir import MAIN
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _ROWS = {
     "wrong-image": "image of another question",
 }
 _SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
+_RECALLS = ("PRRecall", "Recall", "ArticleRecall")
 _MAX_GROUPS = 6  # more question types than that do not fit beside each other
 _PLAIN_WIDTH = 130  # of a table in a file or a pipe
 _STEPS = 4  # where stderr is no terminal: lines per stage
@@ -141,6 +143,9 @@ class Console:
         ):
             if section and section["conditions"]:
                 self.out.print(_retrieval_table(results, section, what))
+        for condition, stages in (retrieval.get("stages") or {}).items():
+            if any("gain" in stage for stage in stages):
+                self.out.print(_stage_table(results, condition, stages))
 
     def benchmark(
         self,
@@ -254,4 +259,26 @@ def _retrieval_table(results: Mapping[str, Any], section: Mapping[str, Any], wha
     for condition, scores in section["conditions"].items():
         row = _row(results, condition)
         table.add_row(row, *(f"{scores[metric][k]:.1f}" for k in ks))
+    return table
+
+
+def _stage_table(
+    results: Mapping[str, Any], condition: str, stages: Sequence[Mapping[str, Any]]
+) -> Table:
+    """Recall before and after every reranker, and of what stood in prompts."""
+    metric = next((m for m in _RECALLS if m in stages[0]), "")
+    table = Table(title=f"Stages of retrieval, {_row(results, condition)}")
+    table.add_column("")
+    table.add_column("passages", justify="right")
+    ks = list(stages[0].get(metric, {}))
+    for k in ks:
+        table.add_column(f"{metric}@{k} %", justify="right")
+    for stage in stages:
+        shares = (stage.get(metric, {}).get(k) for k in ks)
+        name = "in prompts" if stage["stage"] == READ else stage["stage"]
+        table.add_row(
+            name,
+            f"{stage['passages']:.1f}",
+            *("-" if share is None else f"{share:.1f}" for share in shares),
+        )
     return table

@@ -13,6 +13,7 @@ from ravqa.errors import DataError
 from ravqa.judges.base import Judge
 from ravqa.metrics import diagnostics, evqa, infoseek, intervals, prrecall, ranking, vqa
 from ravqa.records import Passage, Question
+from ravqa.reranking.base import READ, RETRIEVED
 
 Samples = Mapping[int | str, Mapping[str, Any]]
 Scores = Mapping[int | str, float]
@@ -105,14 +106,7 @@ def answer_section(
     main, *controls = conditions
     for name in controls:
         test = intervals.paired_test(scores[main], scores[name], images, seed=seed)
-        section["comparisons"][f"{main} - {name}"] = {
-            "difference": round(test.difference.mean, 2),
-            "interval_95": [round(test.difference.low, 2), round(test.difference.high, 2)],
-            "p_value": round(test.p_value, 5),
-            "wins": test.wins,
-            "losses": test.losses,
-            "ties": test.ties,
-        }
+        section["comparisons"][f"{main} - {name}"] = _test(test)
     if "none" in controls:
         section["comparisons"][f"{main} - none"] |= {
             "hit_success_ratio": _percent(
@@ -123,6 +117,17 @@ def answer_section(
             ),
         }
     return section
+
+
+def _test(test: intervals.PairedTest) -> dict[str, Any]:
+    return {
+        "difference": round(test.difference.mean, 2),
+        "interval_95": [round(test.difference.low, 2), round(test.difference.high, 2)],
+        "p_value": round(test.p_value, 5),
+        "wins": test.wins,
+        "losses": test.losses,
+        "ties": test.ties,
+    }
 
 
 def _rule(
@@ -320,13 +325,15 @@ def retrieval_section(
 
     PRRecall over the questions with answer strings (the searched text is title and passage); beside
     it, over the questions where they are known, recall by passage ids and by articles. "reported"
-    is what the benchmark's own tables give.
+    is what the benchmark's own tables give. All of these score the ranking after all reranking,
+    filters and gates included; "stages" has the recall of every ranking on the way to it, and of
+    the passages that stood in prompts.
     """
     present = [q for q in dataset.questions if all(q.question_id in s for s in conditions.values())]
     retrieved = {
         name: samples
         for name, samples in conditions.items()
-        if any(samples[q.question_id]["hits"] for q in present)
+        if any(rankings(samples[q.question_id])[0]["hits"] for q in present)
     }
     questions = [q for q in present if q.answers]
     section: dict[str, Any] = {
@@ -335,8 +342,12 @@ def retrieval_section(
         "searched_text": "title, section and text of a passage",
         "answers": f"annotators' {dataset.info.get('answer_field', 'answer')} strings, "
         "stripped and lower-cased",
+        "ranking": "after all stages of reranking",
         "questions": len(questions),
         "conditions": {},
+        "stages": {
+            name: _stages(present, samples, ks, seed) for name, samples in retrieved.items()
+        },
         "by_ids": _by_ids(present, retrieved, ks, seed),
         "by_articles": _by_articles(present, retrieved, ks, seed),
     }
@@ -370,6 +381,104 @@ def retrieval_section(
         }
     section["reported"] = _reported(dataset, section, ks)
     return section
+
+
+def rankings(sample: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """A sample's rankings in order: as retrieved, and after each stage of reranking."""
+    return sample.get("stages") or [{**sample, "stage": RETRIEVED}]
+
+
+def _stages(
+    present: Sequence[Question], samples: Samples, ks: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
+    """Recall after every stage: as retrieved, after each reranker, and of what was read.
+
+    Returns:
+        Per stage its name, the mean number of passages a question, how many questions had none, and
+        for every kind of recall that the dataset has, percent at each K and of "all" passages that
+        the stage left. What was read is scored at those K alone that some question had passages
+        for. A reranker's "gain" is the difference to what was retrieved, of PRRecall.
+    """
+    found = [samples[q.question_id] for q in present]
+    rows = [rankings(sample) for sample in found]
+    most: Sequence[Mapping[str, Any]] = max(rows, key=len)
+    # A missing prediction has one empty ranking for all stages.
+    stages = [
+        (stage["stage"], [row[min(i, len(row) - 1)] for row in rows])
+        for i, stage in enumerate(most)
+    ]
+    if any(sample.get("read") for sample in found):
+        nothing: dict[str, Any] = {"hits": [], "answer_ranks": None, "article_ranks": None}
+        stages.append((READ, [sample.get("read") or nothing for sample in found]))
+    images = {q.question_id: q.image_id for q in present}
+    retrieved: Mapping[str, _Recall] = {}
+    section: list[dict[str, Any]] = []
+    for name, given in stages:
+        lengths = [len(one["hits"]) for one in given]
+        longest = max(*lengths, 1)
+        own = [k for k in ks if name != READ or k <= longest]
+        recalls = _recalls(present, given, [*own, longest])
+        retrieved = retrieved or recalls
+        stage: dict[str, Any] = {
+            "stage": name,
+            "passages": round(sum(lengths) / len(lengths), 2),
+            "without_passages": lengths.count(0),
+        }
+        for metric, values in recalls.items():
+            every = _means(list(values.values()), [longest])[str(longest)]
+            stage[metric] = _means(list(values.values()), own) | {"all": every}
+        if name not in (RETRIEVED, READ):
+            stage["gain"] = {
+                metric: {str(k): _gain(values, retrieved[metric], images, k, seed) for k in own}
+                for metric, values in recalls.items()
+            }
+        section.append(stage)
+    return section
+
+
+_Recall = Mapping[int | str, Mapping[int, float]]
+"""Of each question, 1.0 or 0.0 at each K."""
+
+
+def _recalls(
+    present: Sequence[Question], given: Sequence[Mapping[str, Any]], ks: Sequence[int]
+) -> dict[str, _Recall]:
+    """Every kind of recall that some of the questions can be scored by."""
+    pairs = list(zip(present, given, strict=True))
+    kinds: dict[str, _Recall] = {
+        "PRRecall": {
+            q.question_id: prrecall.recall_from_ranks(
+                (r["answer_ranks"] or {}).get(prrecall.DEFAULT_RULE, []), ks
+            )
+            for q, r in pairs
+            if q.answers
+        },
+        "Recall": {
+            q.question_id: ranking.recall_at_k(
+                [passage for passage, _ in r["hits"]], frozenset(q.pos_item_ids), ks
+            )
+            for q, r in pairs
+            if q.pos_item_ids
+        },
+        "ArticleRecall": {
+            q.question_id: prrecall.recall_from_ranks(r["article_ranks"] or [], ks)
+            for q, r in pairs
+            if q.pos_articles
+        },
+    }
+    return {kind: values for kind, values in kinds.items() if values}
+
+
+def _gain(
+    values: _Recall, before: _Recall, images: Mapping[int | str, Any], k: int, seed: int
+) -> dict[str, Any]:
+    test = intervals.paired_test(
+        {q: 100 * value[k] for q, value in values.items()},
+        {q: 100 * value[k] for q, value in before.items()},
+        images,
+        seed=seed,
+    )
+    return _test(test)
 
 
 def _reported(

@@ -1,6 +1,6 @@
 """The pipeline: from questions to answers, one direction, in batches of records.
 
-    describer -> retriever -> answerer (prompt, decision, reader)
+    describer -> retriever -> rerankers -> answerer (prompt, decision, reader)
 
 `Pipeline.from_config` builds one from a YAML file's settings; `ask` answers a single question.
 """
@@ -8,28 +8,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ravqa.answering.answerer import Answerer, AnsweringConfig
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.build import build_part, part_config
+from ravqa.cache import Use, watched
 from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, validate
 from ravqa.datasets.corpus import Corpus
 from ravqa.describe.cached import CachedDescriber
+from ravqa.readers.base import Reader
 from ravqa.records import Answer, Hit, Passage, Question
 from ravqa.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
+from ravqa.reranking.base import RETRIEVED, Reranker
+from ravqa.reranking.build import build_rerankers, check_rerankers
 from ravqa.retrieval.base import Progress, Retriever
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage of reranking made of the hits of a batch of questions.
+
+    Attributes:
+        name: of the reranker; numbered where several have the same ("threshold-2").
+        hits: per question, best first.
+        use: what it took for the batch, and what of it came from the cache.
+    """
+
+    name: str
+    hits: Sequence[Sequence[Hit]]
+    use: Use
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
-    """What `Pipeline.ask` gives: the answer, and the passages that were retrieved for it."""
+    """What `Pipeline.ask` gives: the answer, and the passages that were found for it.
+
+    Attributes:
+        hits, passages: after reranking, best first.
+        stages: the hits "retrieved", and those after each reranker, by its name.
+    """
 
     answer: Answer | None
     hits: Sequence[Hit]
     passages: Sequence[Passage]
+    stages: Mapping[str, Sequence[Hit]] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -40,6 +66,7 @@ class Pipeline:
         answerer: answers from them; None for retrieval only.
         describer: says what is seen in images; None for none.
         top_k: passages retrieved per question.
+        rerankers: what the hits go through before they are read, by name, in order.
     """
 
     def __init__(
@@ -49,12 +76,14 @@ class Pipeline:
         describer: CachedDescriber | None = None,
         *,
         top_k: int = 20,
+        rerankers: Mapping[str, Reranker] | None = None,
         config: PipelineConfig | None = None,
     ):
         self.retriever = retriever
         self.answerer = answerer
         self.describer = describer
         self.top_k = top_k
+        self.rerankers = dict(rerankers or {})
         self.config = config
         self.corpus: Corpus | None = None
 
@@ -70,23 +99,36 @@ class Pipeline:
 
         Args:
             where: the file's name, for messages.
-            retrieval_only: no reader is built.
+            retrieval_only: no answerer is built, and no reader but for rerankers that ask one.
 
         Raises:
             UserError: settings that are not valid, a missing package or model.
         """
         config = check_settings(settings, where)
         answerer = None
+
+        @cache
+        def reader() -> Reader:
+            built: Reader = build_part(READERS, config.reader, f"{where}: reader")
+            return built
+
         if not retrieval_only:
-            reader = build_part(READERS, config.reader, f"{where}: reader")
             answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
-            answerer = Answerer(answering, reader)
+            answerer = Answerer(answering, reader())
         describer = None
         if config.describer is not None:
             part = build_part(DESCRIBERS, config.describer, f"{where}: describer")
             describer = CachedDescriber(part)
         retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever")
-        return cls(retriever, answerer, describer, top_k=config.top_k, config=config)
+        rerankers = build_rerankers(config.reranking, where, reader)
+        return cls(
+            retriever,
+            answerer,
+            describer,
+            top_k=config.top_k,
+            rerankers=rerankers,
+            config=config,
+        )
 
     @classmethod
     def load(cls, name: str, *overrides: str) -> Pipeline:
@@ -136,6 +178,20 @@ class Pipeline:
         """At most `top_k` passages per question, by another retriever if one is given."""
         return (retriever or self.retriever).retrieve(questions, self.top_k)
 
+    def rerank(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> list[Stage]:
+        """What each reranker makes of the hits, in order; the last stage's hits are to be read.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        stages: list[Stage] = []
+        for name, reranker in self.rerankers.items():
+            with watched() as use:
+                candidates = [self.passages(found) for found in hits]
+                hits = reranker.rerank(questions, candidates)
+            stages.append(Stage(name, hits, use))
+        return stages
+
     def answer(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> list[Answer]:
         """One answer per question, read from its hits.
 
@@ -161,16 +217,20 @@ class Pipeline:
             DataError: the image cannot be decoded.
         """
         [record] = self.describe([Question(question_id=0, question=question, image=image)])
-        [hits] = self.retrieve([record])
+        retrieved = self.retrieve([record])
+        stages = {stage.name: stage.hits[0] for stage in self.rerank([record], retrieved)}
+        stages = {RETRIEVED: retrieved[0], **stages}
+        *_, hits = stages.values()
         answer = self.answer([record], [hits])[0] if self.answerer else None
-        return Response(answer, hits, [passage for _, passage in self.passages(hits)])
+        return Response(answer, hits, [passage for _, passage in self.passages(hits)], stages)
 
     @property
     def sees_images(self) -> bool:
-        """Whether describer, retriever or reader look at questions' images."""
+        """Whether describer, retriever, rerankers or reader look at questions' images."""
         return (
             self.describer is not None
             or getattr(self.retriever, "sees_images", False)
+            or any(getattr(part, "sees_images", False) for part in self.rerankers.values())
             or (self.answerer is not None and "images" in self.answerer.reader.abilities)
         )
 
@@ -180,6 +240,7 @@ class Pipeline:
         parts = {
             "describer": self.describer.weights if self.describer else "",
             "retriever": self.retriever.weights,
+            "reranking": ", ".join(filter(None, (r.weights for r in self.rerankers.values()))),
             "reader": self.answerer.reader.weights if self.answerer else "",
         }
         return {part: name for part, name in parts.items() if name}
@@ -190,6 +251,9 @@ class Pipeline:
         parts = {
             "describer": self.describer.fingerprint if self.describer else "",
             "retriever": fingerprint(self.retriever.fingerprint, self.top_k),
+            "reranking": fingerprint([[n, r.fingerprint] for n, r in self.rerankers.items()])
+            if self.rerankers
+            else "",
             "answerer": self.answerer.fingerprint if self.answerer else "",
             "reader": self.answerer.reader.fingerprint if self.answerer else "",
         }
@@ -205,6 +269,7 @@ def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
     config = validate(PipelineConfig, settings, where)
     answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
     PromptTemplate.load(answering.prompt)
+    check_rerankers(config.reranking, where, answering.passages)
     parts: list[tuple[str, Any, Part | None]] = [
         ("describer", DESCRIBERS, config.describer),
         ("retriever", RETRIEVERS, config.retriever),

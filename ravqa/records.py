@@ -122,11 +122,18 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A retrieved passage: its id, its score (higher is better) and its rank from 1."""
+    """A retrieved passage.
+
+    Attributes:
+        score: higher is better; a reranker's, if one gave it.
+        rank: place in the ranking, from 1.
+        retrieval_score: the retriever's score, where `score` is a reranker's.
+    """
 
     passage_id: str
     score: float
     rank: int
+    retrieval_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,16 @@ RETRIEVERS = Registry(
     },
 )
 
+RERANKERS = Registry(
+    "reranker",
+    {
+        "threshold": (
+            "ravqa.reranking.threshold:Threshold",
+            "passage filter by score, or by a number of passages",
+        ),
+    },
+)
+
 READERS = Registry(
     "reader",
     {

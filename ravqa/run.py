@@ -44,7 +44,9 @@ from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.diagnostics import is_in_document
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.records import Answer, Hit, Question
-from ravqa.registry import DATASETS, JUDGES, READERS, RETRIEVERS
+from ravqa.registry import DATASETS, JUDGES, READERS, RETRIEVERS, Registry
+from ravqa.reranking.base import RETRIEVED
+from ravqa.reranking.build import asks_own_reader
 from ravqa.retrieval.base import Retriever
 from ravqa.retrieval.controls import NoRetriever, OracleRetriever, RandomRetriever
 from ravqa.retrieval.runs import trec_lines
@@ -53,6 +55,11 @@ from ravqa.rundir import MAIN, RunDir
 SCHEMA_VERSION = 1
 CONTROLS = ("none", "oracle", "random", "wrong-image")
 _BLIND = ("none", "random", "static")  # retrievers that go by the question's id at most
+# The other controls put passages of their own before the reader, which no reranker is to change;
+# nor is one, unless --set says so, where --retriever names such a control.
+_RERANKED = (MAIN, "wrong-image")
+_PASSAGES = ("none", "oracle", "random")
+_ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command line
 _CHUNK = 32  # questions retrieved, answered and written at a time
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
@@ -92,7 +99,10 @@ def run(request: RunRequest, console: Console) -> Path:
     _check(request)
     settings, where = _settings(request)
     config = check_settings(settings, where)
-    if "wrong-image" in request.controls and config.retriever.name in _BLIND:
+    blind = config.retriever.name == "none" or (
+        config.retriever.name in _BLIND and not config.reranking
+    )
+    if "wrong-image" in request.controls and blind:
         raise UserError(
             f"--controls wrong-image changes nothing with the retriever {config.retriever.name}: "
             "its passages do not depend on the image"
@@ -140,6 +150,7 @@ def run(request: RunRequest, console: Console) -> Path:
         "prompts_generated": pipeline.answerer.generated if pipeline.answerer else 0,
         "describe": _shared_out(describing, len(dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
+        "stages": _stage_seconds(samples[MAIN]),
     }
     _add_encoding(results, pipeline.retriever, console)
     _write(run_dir, dataset, samples[MAIN], results)
@@ -178,33 +189,53 @@ def _check_corpus(request: RunRequest, config: PipelineConfig) -> None:
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
     settings, where = load_pipeline(request.pipeline)
-    before = {key: _models(settings.get(key)) for key in ("retriever", "reader")}
-    for key, name, registry in (
+    before = {key: _models(settings.get(key)) for key in ("retriever", "reranking", "reader")}
+    for key, asked, registry in (
         ("retriever", request.retriever, RETRIEVERS),
         ("reader", request.reader, READERS),
     ):
-        part = settings.get(key)
-        # The file's options belong to the file's part.
-        if name is not None and not (isinstance(part, dict) and part.get("name") == name):
-            settings[key] = {"name": registry.check(name)}
+        if asked is not None:
+            settings[key] = _named(key, asked, registry, settings.get(key))
+    if request.retriever in _PASSAGES:
+        settings["reranking"] = []
     for override in request.overrides:
         apply_override(settings, override)
+    reads = not request.retrieval_only or asks_own_reader(check_settings(settings, where).reranking)
     stand_ins = settings.get("stand_ins")
     if isinstance(stand_ins, dict):
         for key, models in before.items():
-            unused = key == "reader" and request.retrieval_only
+            unused = key == "reader" and not reads
             if unused or _models(settings.get(key)) != models:
                 stand_ins.pop(key, None)
     return settings, where
 
 
+def _named(key: str, asked: str, registry: Registry, part: Any) -> dict[str, Any]:
+    """The settings of a part named on the command line: NAME, or NAME:ARGUMENT.
+
+    Raises:
+        UserError: no such part, or it takes no argument.
+    """
+    name, colon, argument = asked.partition(":")
+    registry.check(name)
+    # The file's options belong to the file's part.
+    settings = part if isinstance(part, dict) and part.get("name") == name else {"name": name}
+    if not colon:
+        return settings
+    if name not in _ARGUMENTS or not argument:
+        forms = ", ".join(f"{n}:{option.upper()}" for n, option in _ARGUMENTS.items())
+        raise UserError(f"--{key} {asked!r}: a name is expected, or {forms}")
+    return {**settings, _ARGUMENTS[name]: argument}
+
+
 def _models(settings: Any) -> list[tuple[str, Any]]:
-    """Every part's name and model in a part's settings, nested ones included."""
+    """Every part's name and model in a part's settings, or a list's; nested ones included."""
+    if isinstance(settings, list):
+        return [pair for part in settings for pair in _models(part)]
     if not isinstance(settings, dict):
         return []
     own = [(k, str(v)) for k, v in settings.items() if k in {"name", "model"}]
-    lists = (v if isinstance(v, list) else [v] for v in settings.values())
-    return own + [pair for values in lists for v in values for pair in _models(v)]
+    return own + [pair for value in settings.values() for pair in _models(value)]
 
 
 def overrides_of(request: RunRequest) -> list[str]:
@@ -459,7 +490,9 @@ class _Runner:
             ]
             if not rows:
                 continue
-            samples = self._chunk([questions[i] for i in rows], [asked[i] for i in rows], retriever)
+            samples = self._chunk(
+                condition, [questions[i] for i in rows], [asked[i] for i in rows], retriever
+            )
             self.run_dir.append_samples(condition, samples)
             done.update((sample["question_id"], sample) for sample in samples)
             finished += len(rows)
@@ -467,10 +500,16 @@ class _Runner:
         return {q.question_id: done[q.question_id] for q in questions}
 
     def _chunk(
-        self, questions: Sequence[Question], asked: Sequence[Question], retriever: Retriever
+        self,
+        condition: str,
+        questions: Sequence[Question],
+        asked: Sequence[Question],
+        retriever: Retriever,
     ) -> list[dict[str, Any]]:
         with watched() as retrieving:
-            hits = self.pipeline.retrieve(asked, retriever)
+            retrieved = self.pipeline.retrieve(asked, retriever)
+        reranked = self.pipeline.rerank(asked, retrieved) if condition in _RERANKED else []
+        hits = reranked[-1].hits if reranked else retrieved
         answers = scores = None
         with watched() as answering:
             if self.pipeline.answerer is not None:
@@ -478,12 +517,21 @@ class _Runner:
         if answers is not None and not self.request.predict_only:
             texts = [answer.text for answer in answers]
             scores = score_answers(self.dataset, questions, texts, judge=self.judge)
-        stages = {"retrieve": retrieving, "answer": answering}
-        costs = {stage: _shared_out(use, len(questions)) for stage, use in stages.items()}
+        uses = {"retrieve": retrieving}
+        uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
+        uses |= {"answer": answering}
+        costs = {stage: _shared_out(use, len(questions)) for stage, use in uses.items()}
         samples = []
         for i, question in enumerate(questions):
             sample = self._sample(question, hits[i])
+            if reranked:
+                rankings = {RETRIEVED: retrieved[i]} | {s.name: s.hits[i] for s in reranked}
+                sample["stages"] = [
+                    {"stage": name, **self._ranking(question, found)}
+                    for name, found in rankings.items()
+                ]
             if answers is not None:
+                sample["read"] = self._read(question, answers[i], hits[i])
                 sample["answer"] = answers[i].text
                 sample["decision"] = answers[i].decision
                 sample["drafts"] = self._drafts(answers[i], hits[i])
@@ -495,7 +543,6 @@ class _Runner:
         return samples
 
     def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
-        passages = [passage for _, passage in self.pipeline.passages(hits)]
         seen = question.description
         return {
             "question_id": question.question_id,
@@ -507,9 +554,20 @@ class _Runner:
             "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
             "caption": seen.caption if seen else "",
             "ocr": list(seen.ocr) if seen else [],
+            **self._ranking(question, hits),
+        }
+
+    def _ranking(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+        passages = [passage for _, passage in self.pipeline.passages(hits)]
+        return {
             "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
             **retrieval_marks(question, passages),
         }
+
+    def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
+        """The passages that stood in a prompt, in the order of the hits."""
+        shown = {passage_id for draft in answer.drafts for passage_id in draft.passage_ids}
+        return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
 
     def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:
         """Drafts, each with whether a passage that it was read from holds it."""
@@ -646,6 +704,15 @@ def _device() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def _stage_seconds(samples: Mapping[int | str, Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds a question of every stage, on average, earlier parts of a resumed run included."""
+    total: dict[str, float] = {}
+    for sample in samples.values():
+        for stage, seconds in sample["seconds"].items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return {stage: round(seconds / len(samples), 4) for stage, seconds in total.items()}
 
 
 def _peak_memory_mb() -> float:

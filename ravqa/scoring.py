@@ -19,7 +19,7 @@ from ravqa.console import Console
 from ravqa.datasets.base import Dataset, DatasetRequest, parse_options
 from ravqa.datasets.reading import read_json, read_jsonl
 from ravqa.errors import DataError, UserError
-from ravqa.evaluation import answer_section, retrieval_ks, retrieval_section
+from ravqa.evaluation import answer_section, rankings, retrieval_ks, retrieval_section
 from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.vqa import Normalization
 from ravqa.paths import file_digest
@@ -144,13 +144,22 @@ class _Draft(BaseModel):
     in_passages: bool
 
 
-class _Sample(BaseModel):
-    """What scoring needs of a run's sample beside its answer."""
-
+class _Ranking(BaseModel):
     hits: list[tuple[str, float]]
     answer_ranks: dict[str, list[int]] | None
     article_ranks: list[int] | None
+
+
+class _Stage(_Ranking):
+    stage: str
+
+
+class _Sample(_Ranking):
+    """What scoring needs of a run's sample beside its answer."""
+
     drafts: list[_Draft] = []
+    stages: list[_Stage] | None = None
+    read: _Ranking | None = None
 
 
 _NOTHING: dict[str, Any] = {
@@ -159,6 +168,8 @@ _NOTHING: dict[str, Any] = {
     "answer_ranks": None,
     "article_ranks": None,
     "drafts": [],
+    "stages": None,
+    "read": None,
 }
 
 
@@ -252,7 +263,9 @@ def _results(
     judge: CachedJudge | None,
 ) -> dict[str, Any]:
     conditions = {MAIN: predictions.samples}
-    depth = max((len(s["hits"]) for s in predictions.samples.values()), default=0)
+    depth = max(
+        (len(r["hits"]) for s in predictions.samples.values() for r in rankings(s)), default=0
+    )
     answers = retrieval = None
     if predictions.answered and dataset.metric is not None:
         answers = answer_section(

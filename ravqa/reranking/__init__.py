@@ -1,0 +1,1 @@
+"""Between retrieval and reading: rerankers, passage filters, gates."""

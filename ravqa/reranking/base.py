@@ -1,0 +1,72 @@
+"""The interface of rerankers, and what they share.
+
+A reranker is given questions with their hits, best first, and gives new hits: with other scores, in
+another order, or fewer. Ranks count from 1 again. `Hit.score` is always the score of the last stage
+that gave one, and what the decision rules weigh passages by; the retriever's own stays in
+`Hit.retrieval_score`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ravqa.records import Hit, Passage, Question
+
+Candidates = Sequence[tuple[Hit, Passage]]
+"""Of one question: its hits, best first, each with its passage."""
+
+RETRIEVED, READ = "retrieved", "read"
+"""Names that results have for what came before reranking, and for what stood in prompts."""
+
+
+class Reranker(Protocol):
+    """Gives questions' hits new scores or another order, or leaves some out.
+
+    Attributes:
+        fingerprint: changes with everything that can change the hits given.
+        weights: the weights' names, for people; "" without weights.
+
+    One that looks at questions' images has the attribute `sees_images` set to True.
+    """
+
+    fingerprint: str
+    weights: str
+
+    def rerank(
+        self, questions: Sequence[Question], candidates: Sequence[Candidates]
+    ) -> list[list[Hit]]:
+        """New hits per question, best first, ranks from 1; none that were not among the old ones.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        ...
+
+
+def renumbered(hits: Iterable[Hit]) -> list[Hit]:
+    """The hits in the order given, ranks from 1."""
+    return [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]
+
+
+def rescored(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
+    """The hits by falling new score; equal scores keep their order.
+
+    Args:
+        scores: of the first hits. The hits without one stay behind the others in their order, and
+            count as good as the worst of those: so a filter by score never keeps a passage that was
+            not looked at where it drops one that was.
+    """
+    worst = min(scores, default=0.0)
+    new = [*scores, *[worst] * (len(hits) - len(scores))] if scores else [h.score for h in hits]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    order += range(len(scores), len(hits))
+    return renumbered(
+        replace(hits[i], score=new[i], retrieval_score=retrieval_score(hits[i])) for i in order
+    )
+
+
+def retrieval_score(hit: Hit) -> float:
+    """The retriever's score, whatever rerankers made of the hit."""
+    return hit.score if hit.retrieval_score is None else hit.retrieval_score
