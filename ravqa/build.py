@@ -54,13 +54,16 @@ _noted: ContextVar[set[Hashable] | None] = ContextVar("noted", default=None)
 
 
 @contextmanager
-def sharing() -> Iterator[Shared]:
-    """Inside, parts with the same settings are the same object, and so is what `once` makes."""
-    token = _shared.set(Shared())
+def sharing(shared: Shared | None = None) -> Iterator[Shared]:
+    """Inside, parts with the same settings are the same object, and so is what `once` makes.
+
+    Args:
+        shared: what was built before; None begins anew.
+    """
+    shared = Shared() if shared is None else shared
+    token = _shared.set(shared)
     try:
-        found = _shared.get()
-        assert found is not None
-        yield found
+        yield shared
     finally:
         _shared.reset(token)
 

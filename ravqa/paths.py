@@ -1,4 +1,4 @@
-"""Where packaged files and caches are."""
+"""Where packaged files and caches are, and what every writer of files needs."""
 
 from __future__ import annotations
 
@@ -46,3 +46,12 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder: then a power cut loses nothing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -210,13 +210,18 @@ class Pipeline:
             raise ValueError("call prepare(corpus) first")
         return [(hit, self.corpus[hit.passage_id]) for hit in hits]
 
-    def ask(self, question: str, image: Path | bytes | None = None) -> Response:
+    def ask(self, question: str | Question, image: Path | bytes | None = None) -> Response:
         """Answer one question about one image.
+
+        Args:
+            question: its text, or a record, which has its image.
 
         Raises:
             DataError: the image cannot be decoded.
         """
-        [record] = self.describe([Question(question_id=0, question=question, image=image)])
+        if isinstance(question, str):
+            question = Question(question_id=0, question=question, image=image)
+        [record] = self.describe([question])
         retrieved = self.retrieve([record])
         stages = {stage.name: stage.hits[0] for stage in self.rerank([record], retrieved)}
         stages = {RETRIEVED: retrieved[0], **stages}

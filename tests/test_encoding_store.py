@@ -259,7 +259,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(fresh_cache, monkeypatc
 
     Words.encoded.clear()
     stopped = retriever()
-    stopped._encoder.after = stop
+    stopped.encoder.after = stop
     with pytest.raises(KeyboardInterrupt):
         stopped.prepare(corpus())
     assert len(stores(fresh_cache / "another")) == 1
@@ -296,7 +296,7 @@ def test_two_at_once_do_the_work_once(fresh_cache):
         wait.wait(60)
 
     first, second = retriever(), retriever()
-    first._encoder.after = slow
+    first.encoder.after = slow
     threads = [threading.Thread(target=first.prepare, args=(corpus(),))]
     threads[0].start()
     assert started.wait(60)

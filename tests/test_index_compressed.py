@@ -519,7 +519,7 @@ def hits_of(encoder, corpus, **index):
     options = {"index": index, "depth": 50}
     config = validate(LateInteractionRetriever.Config, options, "retriever")
     retriever = LateInteractionRetriever(config)
-    retriever._encoder = encoder
+    retriever.encoder = encoder
     retriever.prepare(corpus)
     return retriever.retrieve(QUESTIONS, 20)
 

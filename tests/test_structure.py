@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ravqa"
 LAYERS = [
     {"cli", "__main__", "integrations"},
     {"studies"},
-    {"run", "encode", "scoring", "evaluation", "subsets"},
+    {"run", "encode", "scoring", "evaluation", "subsets", "library"},
     {"pipeline", "console", "rundir"},
     {"answering", "retrieval", "reranking", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},

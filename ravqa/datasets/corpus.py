@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +148,36 @@ class Corpus(Mapping[str, Passage]):
         return DiskCorpus(
             fingerprint("corpus/1", repeats, key()), passages, source=source, repeats=repeats
         )
+
+
+class Selection(Corpus):
+    """Some passages of a corpus, in the order of their ids."""
+
+    repeated = 0
+
+    def __init__(self, corpus: Corpus, ids: Sequence[str]):
+        self.source = corpus.source
+        self._corpus = corpus
+        self._ids = dict.fromkeys(ids)
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """As that of a corpus of these passages alone."""
+        digest = Digest()
+        for passage in self.values():
+            digest.add(passage)
+        return digest.value
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        if passage_id not in self._ids:
+            raise KeyError(passage_id)
+        return self._corpus[passage_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def write_passages(

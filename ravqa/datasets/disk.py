@@ -1,13 +1,14 @@
 """Many records on disk instead of in memory, with the same interfaces.
 
-`DiskCorpus` is a corpus in the cache folder, made once per content of its files:
+`PassageFolder` is a folder with passages, by id and in order:
 
-    corpora/KEY/passages.jsonl   one passage a line
-    corpora/KEY/offsets.npy      where each line begins (uint64, and the end)
-    corpora/KEY/hashes.npy       64-bit hashes of the ids, sorted, and
-    corpora/KEY/rows.npy         the line of each
-    corpora/KEY/meta.json        written last
+    passages.jsonl   one passage a line
+    offsets.npy      where each line begins (uint64, and the end)
+    hashes.npy       64-bit hashes of the ids, sorted, and
+    rows.npy         the line of each
+    meta.json        written last
 
+`DiskCorpus` is a corpus in such a folder of the cache, made once per content of its files.
 `DiskQuestions` is a sequence of questions in an unnamed temporary file there.
 """
 
@@ -85,6 +86,81 @@ def _json(value: Any) -> bytes:
     return _encode(value).encode("ascii")
 
 
+class PassageFolder:
+    """Passages in a folder: a few dozen bytes a passage are in memory, or less.
+
+    Attributes:
+        fingerprint: as that of a `Corpus`.
+        repeated: passages that were left out because their id had been there before.
+    """
+
+    def __init__(self, folder: Path, *, images: Path | None = None):
+        """Open what `write` has written.
+
+        Args:
+            images: the folder that paths of images are relative to; None for those as written.
+        """
+        import numpy as np
+
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.fingerprint: str = meta["fingerprint"]
+        self.repeated: int = meta["repeated"]
+        self._images = images
+        self._hashes = np.load(folder / "hashes.npy", mmap_mode="r")
+        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
+        with (folder / "passages.jsonl").open("rb") as file:
+            self._lines = _Lines(file, np.load(folder / "offsets.npy", mmap_mode="r"))
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether `write` has ended there."""
+        return (folder / "meta.json").is_file()
+
+    @staticmethod
+    def write(
+        folder: Path, passages: Iterable[Passage], *, source: str, repeats: Repeats = "fail"
+    ) -> None:
+        """Write passages into a folder that is there.
+
+        Raises:
+            DataError: an id occurs twice, or there are no passages.
+        """
+        _write_passages(folder, passages, source, repeats)
+
+    def get(self, passage_id: object) -> Passage | None:
+        """The passage, or None."""
+        import numpy as np
+
+        if not isinstance(passage_id, str):
+            return None
+        wanted = np.uint64(_hash(passage_id))
+        place = int(np.searchsorted(self._hashes, wanted))
+        while place < len(self) and self._hashes[place] == wanted:
+            passage = self._load(self._lines[int(self._rows[place])])
+            if passage.passage_id == passage_id:
+                return passage
+            place += 1  # another id with the same hash
+        return None
+
+    def ids(self) -> Iterator[str]:
+        """Ids in order."""
+        return (json.loads(line)[0] for line in self._lines)
+
+    def stream(self) -> Iterator[Passage]:
+        """Passages in order, read one after the other."""
+        return map(self._load, self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def _load(self, line: bytes) -> Passage:
+        passage_id, text, title, image, *others = json.loads(line)
+        path = None if image is None else Path(image)
+        if path is not None and self._images is not None:
+            path = self._images / path
+        return Passage(passage_id, text, title, path, *others)
+
+
 class DiskCorpus(Corpus):
     """A corpus in the cache folder: a few dozen bytes a passage are in memory, or less."""
 
@@ -105,37 +181,25 @@ class DiskCorpus(Corpus):
             DataError: as `Corpus`.
             UserError: the cache folder cannot be written.
         """
-        import numpy as np
-
         self.source = source
         folder = cache_dir("corpora") / key
-        if not (folder / "meta.json").is_file():
+        if not PassageFolder.exists(folder):
             _build(folder, passages, source, repeats)
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        self.fingerprint = meta["fingerprint"]
-        self.repeated = meta["repeated"]
-        self._hashes = np.load(folder / "hashes.npy", mmap_mode="r")
-        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
-        with (folder / "passages.jsonl").open("rb") as file:
-            self._lines = _Lines(file, np.load(folder / "offsets.npy", mmap_mode="r"))
+        self._folder = PassageFolder(folder)
+        self.fingerprint = self._folder.fingerprint
+        self.repeated = self._folder.repeated
 
     def __getitem__(self, passage_id: str) -> Passage:
-        import numpy as np
-
-        wanted = np.uint64(_hash(passage_id)) if isinstance(passage_id, str) else None
-        place = len(self) if wanted is None else int(np.searchsorted(self._hashes, wanted))
-        while place < len(self) and self._hashes[place] == wanted:
-            passage = _load_passage(self._lines[int(self._rows[place])])
-            if passage.passage_id == passage_id:
-                return passage
-            place += 1  # another id with the same hash
-        raise KeyError(passage_id)
+        passage = self._folder.get(passage_id)
+        if passage is None:
+            raise KeyError(passage_id)
+        return passage
 
     def __iter__(self) -> Iterator[str]:
-        return (json.loads(line)[0] for line in self._lines)
+        return self._folder.ids()
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._folder)
 
     def values(self) -> ValuesView[Passage]:
         """Passages in order, read one after the other."""
@@ -147,7 +211,7 @@ class DiskCorpus(Corpus):
 
     def stream(self) -> Iterator[Passage]:
         """Passages in order."""
-        return map(_load_passage, self._lines)
+        return self._folder.stream()
 
 
 class _Values(ValuesView[Passage]):
@@ -170,57 +234,63 @@ def _hash(passage_id: str) -> int:
 
 def _build(folder: Path, passages: Iterable[Passage], source: str, repeats: Repeats) -> None:
     """Write the corpus beside `folder` and rename it; of two builders the first one wins."""
-    import numpy as np
-
     try:
         made = Path(tempfile.mkdtemp(prefix=".corpus-", dir=folder.parent))
     except OSError as e:
         raise UserError(f"the cache folder {folder.parent} cannot be written: {e}") from None
     try:
-        digest = Digest()
-        hashes = array("Q")
-        repeated = 0
-        seen: set[int] = set()
-
-        def lines() -> Iterator[bytes]:
-            nonlocal repeated
-            for passage in passages:
-                code = _hash(passage.passage_id)
-                if repeats == "first":
-                    # Two ids with one 64-bit hash are not to be expected in any corpus.
-                    if code in seen:
-                        repeated += 1
-                        continue
-                    seen.add(code)
-                hashes.append(code)
-                digest.add(passage)
-                yield _dump_passage(passage)
-
-        with (made / "passages.jsonl").open("wb") as out:
-            offsets = _write(out, lines())
-        if not hashes:
-            raise DataError(f"{source}: the corpus is empty")
-        codes = np.frombuffer(hashes, np.uint64)
-        rows = np.argsort(codes, kind="stable").astype(np.uint32)
-        codes = codes[rows]
-        with (made / "passages.jsonl").open("rb") as file:
-            written = _Lines(file, offsets)
-            for place in np.flatnonzero(codes[1:] == codes[:-1]):
-                ids = [json.loads(written[int(rows[place + i])])[0] for i in (0, 1)]
-                if ids[0] == ids[1]:
-                    raise twice(source, ids[0])
-        np.save(made / "offsets.npy", np.frombuffer(offsets, np.uint64))
-        np.save(made / "hashes.npy", codes)
-        np.save(made / "rows.npy", rows)
-        meta = {"source": source, "fingerprint": digest.value, "repeated": repeated}
-        (made / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        _write_passages(made, passages, source, repeats)
         try:
             made.rename(folder)
         except OSError:
-            if not (folder / "meta.json").is_file():
+            if not PassageFolder.exists(folder):
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_passages(
+    folder: Path, passages: Iterable[Passage], source: str, repeats: Repeats
+) -> None:
+    import numpy as np
+
+    digest = Digest()
+    hashes = array("Q")
+    repeated = 0
+    seen: set[int] = set()
+
+    def lines() -> Iterator[bytes]:
+        nonlocal repeated
+        for passage in passages:
+            code = _hash(passage.passage_id)
+            if repeats == "first":
+                # Two ids with one 64-bit hash are not to be expected in any corpus.
+                if code in seen:
+                    repeated += 1
+                    continue
+                seen.add(code)
+            hashes.append(code)
+            digest.add(passage)
+            yield _dump_passage(passage)
+
+    with (folder / "passages.jsonl").open("wb") as out:
+        offsets = _write(out, lines())
+    if not hashes:
+        raise DataError(f"{source}: the corpus is empty")
+    codes = np.frombuffer(hashes, np.uint64)
+    rows = np.argsort(codes, kind="stable").astype(np.uint32)
+    codes = codes[rows]
+    with (folder / "passages.jsonl").open("rb") as file:
+        written = _Lines(file, offsets)
+        for place in np.flatnonzero(codes[1:] == codes[:-1]):
+            ids = [json.loads(written[int(rows[place + i])])[0] for i in (0, 1)]
+            if ids[0] == ids[1]:
+                raise twice(source, ids[0])
+    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.uint64))
+    np.save(folder / "hashes.npy", codes)
+    np.save(folder / "rows.npy", rows)
+    meta = {"source": source, "fingerprint": digest.value, "repeated": repeated}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _dump_passage(p: Passage) -> bytes:
@@ -229,9 +299,9 @@ def _dump_passage(p: Passage) -> bytes:
     return _json([*values, p.section, p.article])
 
 
-def _load_passage(line: bytes) -> Passage:
-    passage_id, text, title, image, *others = json.loads(line)
-    return Passage(passage_id, text, title, None if image is None else Path(image), *others)
+def same_record(a: Passage, b: Passage) -> bool:
+    """Whether two passages are one and the same on disk."""
+    return _dump_passage(a) == _dump_passage(b)
 
 
 def keep(questions: Iterator[Question]) -> Sequence[Question]:

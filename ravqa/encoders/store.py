@@ -29,6 +29,7 @@ from ravqa.encoders.base import (
     processes,
 )
 from ravqa.errors import UserError
+from ravqa.paths import flush_to_disk
 from ravqa.records import Passage
 
 _FORMAT = 1
@@ -252,18 +253,10 @@ def written_beside(path: Path, *, to_disk: bool = False) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         if to_disk:
-            _sync(temporary)
+            flush_to_disk(temporary)
         temporary.replace(path)
         if to_disk:
-            _sync(path.parent)  # which holds the name
+            flush_to_disk(path.parent)  # which holds the name
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

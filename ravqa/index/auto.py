@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -47,8 +48,11 @@ class AutoIndex:
         dim: int,
         config: Config | None = None,
         fingerprint: str = "",
+        attached: Mapping[str, Any] | None = None,
     ) -> SegmentedIndex:
         """See `SegmentedIndex.build`."""
         config = config or AutoIndex.Config()
         kind = CompressedIndex if len(ids) >= config.above else ExactIndex
-        return kind.build(ids, embeddings, path, dim=dim, fingerprint=fingerprint)
+        return kind.build(
+            ids, embeddings, path, dim=dim, fingerprint=fingerprint, attached=attached
+        )

@@ -71,15 +71,19 @@ class ExactIndex(SegmentedIndex):
         return _write(writer, passages)
 
     def _compact(self, writer: Writer, state: State) -> None:
-        def alive() -> Passages:
-            for segment in state.segments:
-                rows = np.flatnonzero(segment.alive)
-                for part, lengths, vectors in self._parts(segment, rows):
-                    arrays = np.split(vectors, np.cumsum(lengths)[:-1])
-                    yield from zip((segment.ids[i] for i in rows[part]), arrays, strict=True)
-
-        segment = _write(writer, alive())
+        segment = _write(writer, self._passages(state))
         writer.commit(segments=(segment,) if segment else ())
+
+    def embeddings(self) -> Iterator[Array]:
+        """Each passage's vectors as they are stored, float32 [vectors, dim], as `ids`."""
+        return (array for _, array in self._passages(self._state))
+
+    def _passages(self, state: State) -> Passages:
+        for segment in state.segments:
+            rows = np.flatnonzero(segment.alive)
+            for part, lengths, vectors in self._parts(segment, rows):
+                arrays = np.split(vectors, np.cumsum(lengths)[:-1])
+                yield from zip((segment.ids[i] for i in rows[part]), arrays, strict=True)
 
     def _search(
         self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]

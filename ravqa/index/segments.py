@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ravqa.config import Strict
+from ravqa.config import fingerprint as fingerprint_of
 from ravqa.encoders.base import Vectors
 from ravqa.errors import UserError
 from ravqa.index import store
@@ -134,6 +135,7 @@ class SegmentedIndex(ABC):
         dim: int,
         config: Any = None,
         fingerprint: str = "",
+        attached: Mapping[str, Any] | None = None,
     ) -> Self:
         """Make an index of passages and open it.
 
@@ -142,13 +144,16 @@ class SegmentedIndex(ABC):
             embeddings: one array [vectors, dim] of unit vectors per id; taken one by one.
             path: folder to make. A build that did not end leaves no index, and is done anew.
             fingerprint: what the vectors depend on; kept.
+            attached: see `change`.
 
         Raises:
             UserError: the folder holds an index already, or another process builds there.
             ValueError: see `checked_passages`.
         """
         config = config or cls.Config()
-        start = Manifest(cls.kind, dim, fingerprint, settings=cls._fixed(config))
+        start = Manifest(
+            cls.kind, dim, fingerprint, settings=cls._fixed(config), attached=dict(attached or {})
+        )
         with store.writing(Path(path), start) as writer:
             cls._fill(writer, checked_passages(ids, embeddings, dim), config)
         return cls(path, config)
@@ -208,6 +213,19 @@ class SegmentedIndex(ABC):
     def fingerprint(self) -> str:
         """What the index was built from, as `build` was told."""
         return self._state.manifest.fingerprint
+
+    @property
+    def attached(self) -> Mapping[str, Any]:
+        """What the index's owner committed with its state."""
+        return self._state.manifest.attached
+
+    @property
+    def content(self) -> str:
+        """Changes with all that a search depends on: vectors, deletions, settings."""
+        manifest = self._state.manifest
+        return fingerprint_of(
+            manifest.kind, manifest.dim, manifest.settings, sorted(manifest.files.items())
+        )
 
     def __len__(self) -> int:
         return self._state.manifest.passages
@@ -303,7 +321,7 @@ class SegmentedIndex(ABC):
             UserError: another process is writing.
             ValueError: an id is there already, or see `checked_passages`.
         """
-        self._change(ids, embeddings, ())
+        self.change(ids, embeddings)
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete passages; they are never found again. Their bytes go with `compact`.
@@ -312,12 +330,11 @@ class SegmentedIndex(ABC):
             UserError: another process is writing.
             KeyError: an id is not in the index.
         """
-        self._change((), (), ids)
+        self.change(delete=ids)
 
     def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
         """Replace passages, or add those that are not there; all at once, behind the others."""
-        ids = list(ids)
-        self._change(ids, embeddings, None)
+        self.change(ids, embeddings, delete=None)
 
     def compact(self) -> None:
         """Write everything anew in one segment, without what was deleted."""
@@ -328,10 +345,27 @@ class SegmentedIndex(ABC):
         self._compact(writer, self._opened(writer.manifest))
         self._set(self._opened(writer.manifest))
 
-    def _change(
-        self, ids: Iterable[str], embeddings: Iterable[Vectors], delete: Iterable[str] | None
+    def change(
+        self,
+        ids: Iterable[str] = (),
+        embeddings: Iterable[Vectors] = (),
+        *,
+        delete: Iterable[str] | None = (),
+        attached: Mapping[str, Any] | None = None,
     ) -> None:
-        """One change: delete (None: the new ids, where they are), then add."""
+        """Delete, then add: one change, which is there as a whole or not at all.
+
+        Args:
+            ids, embeddings: passages to add, as in `build`.
+            delete: ids to delete; None for those of `ids` that are there.
+            attached: what belongs to the index's new state, committed with it (JSON); None keeps
+                what is attached.
+
+        Raises:
+            UserError: another process is writing.
+            KeyError: an id to delete is not in the index.
+            ValueError: an id is there already, or see `checked_passages`.
+        """
         with store.writing(self.path) as writer:
             state = self._opened(writer.manifest)
             self._set(state)
@@ -355,8 +389,9 @@ class SegmentedIndex(ABC):
             added = self._append(writer, state, checked_passages(ids, embeddings, self.dim))
             if added is not None:
                 segments.append(added)
-            if added is not None or gone:
-                self._set(self._opened(writer.commit(segments=tuple(segments))))
+            if added is not None or gone or attached is not None:
+                new = {} if attached is None else {"attached": dict(attached)}
+                self._set(self._opened(writer.commit(segments=tuple(segments), **new)))
                 if self._wants_compact(self._state):
                     self._rewrite(writer)
 

@@ -31,6 +31,7 @@ import numpy as np
 
 from ravqa.errors import UserError
 from ravqa.index.base import Array
+from ravqa.paths import flush_to_disk
 
 FORMAT = 3
 _MANIFEST = "manifest.json"
@@ -68,6 +69,7 @@ class Manifest:
         settings: what was fixed when the index was built.
         files: of every file, by its path in the folder: [bytes, BLAKE2b checksum].
         numbers: the last numbers given to a segment and to a shared folder.
+        attached: what the index's owner commits with it; nothing here reads it.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class Manifest:
     segments: tuple[SegmentEntry, ...] = ()
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     numbers: int = 0
+    attached: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passages(self) -> int:
@@ -151,7 +154,7 @@ def faults(path: Path, manifest: Manifest) -> list[str]:
             found.append(f"{name} is missing")
         elif file.stat().st_size != size:
             found.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
-        elif _digest(file) != digest:
+        elif file_checksum(file) != digest:
             found.append(f"{name} was changed: its checksum is wrong")
     return found
 
@@ -176,19 +179,19 @@ class Writer:
         """Flush the files of `folder` to disk and note their checksums."""
         for file in sorted((self.path / folder).iterdir()):
             self._note(f"{folder}/{file.name}")
-        _flush(self.path / folder)
+        flush_to_disk(self.path / folder)
 
     def _note(self, name: str) -> None:
         file = self.path / name
-        _flush(file)
-        self._files[name] = (file.stat().st_size, _digest(file))
+        flush_to_disk(file)
+        self._files[name] = (file.stat().st_size, file_checksum(file))
 
     def mark_deleted(self, segment: SegmentEntry, gone: Array) -> SegmentEntry:
         """The segment with `gone`, bool [passages], as its deletions."""
         name = f"{segment.name}/gone-{self.manifest.generation + 1}.npy"
         np.save(self.path / name, np.packbits(gone))
         self._note(name)
-        _flush(self.path / segment.name)
+        flush_to_disk(self.path / segment.name)
         return replace(segment, gone=name, deleted=int(gone.sum()))
 
     def commit(self, **changes: Any) -> Manifest:
@@ -212,12 +215,34 @@ class Writer:
         text = json.dumps({"format": FORMAT, "checksum": _checksum(body), "index": body})
         beside = self.path / f"{_MANIFEST}.new"
         beside.write_text(text, encoding="utf-8")
-        _flush(beside)
+        flush_to_disk(beside)
         os.rename(beside, self.path / _MANIFEST)
-        _flush(self.path)
+        flush_to_disk(self.path)
         self.manifest = new
         _sweep(self.path, new)
         return new
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of the index in `path`; a process that dies lets go of it.
+
+    Raises:
+        UserError: another process (or object) holds it.
+    """
+    with (path / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "?"
+            raise UserError(
+                f"the index in {path} is being written by process {owner}: one writer at a time"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 @contextlib.contextmanager
@@ -233,18 +258,7 @@ def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
     if start is None:
         read_manifest(path)  # else a folder would be made of a wrong path
     path.mkdir(parents=True, exist_ok=True)
-    with (path / _LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "?"
-            raise UserError(
-                f"the index in {path} is being written by process {owner}: one writer at a time"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with sole_writer(path):
         if start is None:
             manifest = read_manifest(path)
         elif exists(path):
@@ -281,17 +295,10 @@ def _checksum(body: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _digest(file: Path) -> str:
+def file_checksum(file: Path) -> str:
+    """BLAKE2b of a file's bytes, 128 bits, hex."""
     digest = hashlib.blake2b(digest_size=16)
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

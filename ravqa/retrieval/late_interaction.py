@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -81,20 +82,20 @@ class LateInteractionRetriever:
             UserError: an unknown part or option, a missing package or model.
         """
         self.config = config
-        self._encoder = build_part(ENCODERS, config.encoder, "retriever.encoder")
+        self.encoder = build_part(ENCODERS, config.encoder, "retriever.encoder")
         self._index_class = INDEXES.get(config.index.name)
         self._index_config = part_config(INDEXES, config.index, "retriever.index")
-        self.sees_images = hasattr(self._encoder, "encode_question")
+        self.sees_images = hasattr(self.encoder, "encode_question")
         self._encoding = threading.Lock()  # tokenizers cannot be used by two threads at once
         self._index: Any = None
         self._corpus = ""
         self._store = Store("rankings")
         self._statistics = Store("encodings")
         self.encoded = {"queries": EncodingStats()}
-        self.weights = self._encoder.weights
+        self.weights = self.encoder.weights
         self.fingerprint = fingerprint(
             "late-interaction/1",
-            self._encoder.fingerprint,
+            self.encoder.fingerprint,
             config.index.model_dump(),
             config.query.model_dump(),
             config.depth,
@@ -111,7 +112,8 @@ class LateInteractionRetriever:
                 "the retriever late-interaction needs passages: name a file with --corpus, "
                 "or choose --retriever none"
             )
-        key, path, vectors = self._places(corpus)
+        key, path = self._place(corpus)
+        vectors = self._vectors_of(corpus)
         if not self._index_class.built(path):
             with one_at_a_time(vectors) as state:
                 if not self._index_class.built(path):
@@ -128,18 +130,37 @@ class LateInteractionRetriever:
 
         Several processes (torchrun, accelerate) that all call this share the work.
         """
-        _, path, vectors = self._places(corpus)
+        _, path = self._place(corpus)
+        vectors = self._vectors_of(corpus)
         with one_at_a_time(vectors):
             if self._index_class.built(path):
                 return None
             return self._embeddings(corpus, vectors, progress).stats
 
-    def _places(self, corpus: Corpus) -> tuple[str, Path, Path]:
-        """Key and folder of the corpus's index, and the folder of its vectors until it is built."""
-        encoder = passages_fingerprint(self._encoder)
+    @contextmanager
+    def embedded(
+        self, corpus: Corpus, progress: Progress | None = None
+    ) -> Iterator[EmbeddingStore]:
+        """The corpus's vectors, for an index of the caller's; encoded as far as they are not yet.
+
+        They are deleted if the block ends without an error, and else found again by the next call.
+        """
+        vectors = self._vectors_of(corpus)
+        with one_at_a_time(vectors):
+            store = self._embeddings(corpus, vectors, progress)
+            yield store
+            store.remove()
+
+    def _place(self, corpus: Corpus) -> tuple[str, Path]:
+        """Key and folder of the corpus's index."""
+        encoder = passages_fingerprint(self.encoder)
         key = fingerprint(corpus.fingerprint, encoder, self.config.index.model_dump())
-        vectors = fingerprint(corpus.fingerprint, encoder)
-        return key, cache_dir("indexes") / key, cache_dir("embeddings") / vectors
+        return key, cache_dir("indexes") / key
+
+    def _vectors_of(self, corpus: Corpus) -> Path:
+        """The folder of the corpus's vectors until its index is built."""
+        encoder = passages_fingerprint(self.encoder)
+        return cache_dir("embeddings") / fingerprint(corpus.fingerprint, encoder)
 
     def _embeddings(
         self, corpus: Corpus, folder: Path, progress: Progress | None
@@ -148,7 +169,7 @@ class LateInteractionRetriever:
             if progress:
                 progress("encoding passages", done, total)
 
-        return corpus_embeddings(self._encoder, corpus, folder, count)
+        return corpus_embeddings(self.encoder, corpus, folder, count)
 
     def _build(self, corpus: Corpus, store: EmbeddingStore, path: Path, key: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
@@ -156,7 +177,7 @@ class LateInteractionRetriever:
             list(corpus),
             store,
             path,
-            dim=self._encoder.dim,
+            dim=self.encoder.dim,
             config=self._index_config,
             fingerprint=key,
         )
@@ -172,16 +193,33 @@ class LateInteractionRetriever:
             allowed_ids: only these passages; ids that are not there are passed over. Such rankings
                 are not kept on disk.
         """
+        return self.rank(questions, k, self._index, self._corpus, allowed_ids)
+
+    def rank(
+        self,
+        questions: Sequence[Question],
+        k: int,
+        index: Any,
+        content: str,
+        allowed_ids: Iterable[str] | None = None,
+    ) -> list[list[Hit]]:
+        """The k best passages of any index per question, best first.
+
+        Args:
+            index: of passages that this retriever's encoder encoded; it does not change meanwhile.
+            content: fingerprint of what the index holds: rankings are kept by it.
+            allowed_ids: as in `retrieve`.
+        """
         depth = max(k, self.config.depth)
         plans = [self._plan(question) for question in questions]
         if allowed_ids is not None:
-            rankings = self._search(plans, depth, frozenset(allowed_ids))
+            rankings = self._search(index, plans, depth, frozenset(allowed_ids))
             return [to_hits(ranking[:k]) for ranking in rankings]
-        keys = [fingerprint(self.fingerprint, self._corpus, depth, plan.content) for plan in plans]
+        keys = [fingerprint(self.fingerprint, content, depth, plan.content) for plan in plans]
         known = self._store.get(keys)
         new = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in known}
         if new:
-            made = dict(zip(new, self._search(list(new.values()), depth), strict=True))
+            made = dict(zip(new, self._search(index, list(new.values()), depth), strict=True))
             self._store.put(made)
             known.update(made)
         return [to_hits(known[key][:k]) for key in keys]
@@ -198,82 +236,88 @@ class LateInteractionRetriever:
         """Query vectors of every alternative of every form, in order."""
         with self._encoding:
             if self.sees_images:
-                found = Encoded.of(self._encoder.encode_question([p.question for p in plans]))
+                found = Encoded.of(self.encoder.encode_question([p.question for p in plans]))
             else:
                 spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
-                found = Encoded.of(self._encoder.encode_query(spans))
+                found = Encoded.of(self.encoder.encode_query(spans))
             self.encoded["queries"] += found.stats
         return found if self.sees_images else [_unit(vectors) for vectors in found]
 
     def _search(
-        self, plans: Sequence[_Plan], depth: int, allowed: frozenset[str] | None = None
+        self,
+        index: Any,
+        plans: Sequence[_Plan],
+        depth: int,
+        allowed: frozenset[str] | None = None,
     ) -> list[Ranking]:
         """The `depth` best passages per query plan, best first; ties in corpus order."""
         vectors = iter(self._vectors(plans))
         queries = [[[next(vectors) for _ in f.alternatives] for f in plan.forms] for plan in plans]
-        if hasattr(self._index, "scores"):
-            return self._search_all(plans, queries, depth, allowed)
+        if hasattr(index, "scores"):
+            return _search_all(index, plans, queries, depth, allowed)
         pairs = zip(plans, queries, strict=True)
-        return [self._search_some(*pair, depth, allowed) for pair in pairs]
+        return [_search_some(index, *pair, depth, allowed) for pair in pairs]
 
-    def _search_all(
-        self,
-        plans: Sequence[_Plan],
-        queries: Sequence[_Queries],
-        depth: int,
-        allowed: frozenset[str] | None,
-    ) -> list[Ranking]:
-        """By the scores of every passage."""
-        flat = [v for found in queries for alternatives in found for v in alternatives if len(v)]
-        # Queries are scored together, as many as keep the score matrix within bounds.
-        step = max(1, _MAX_SCORES // max(1, len(self._index)))
-        rows = (
-            row
-            for start in range(0, len(flat), step)
-            for row in self._index.scores(flat[start : start + step])
-        )
-        ids = self._index.ids
-        out_of_reach = None
-        if allowed is not None:
-            out_of_reach = np.array([passage_id not in allowed for passage_id in ids])
-        out = []
-        for plan, found in zip(plans, queries, strict=True):
-            total = np.full(len(ids), -np.inf)
-            for form, alternatives in zip(plan.forms, found, strict=True):
-                scores = [next(rows) for v in alternatives if len(v)]
-                if scores:  # else the form has no word that counts
-                    total[np.isneginf(total)] = 0
-                    total += form.weight * np.max(scores, axis=0)
-            if out_of_reach is not None:
-                total[out_of_reach] = -np.inf
-            best = np.argsort(-total, kind="stable")[:depth]
-            out.append([(ids[i], float(total[i])) for i in best if total[i] > -np.inf])
-        return out
 
-    def _search_some(
-        self, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
-    ) -> Ranking:
-        """By an index that finds the best passages of one query."""
-        parts = [
-            (form.weight, [v for v in alternatives if len(v)])
-            for form, alternatives in zip(plan.forms, queries, strict=True)
-        ]
-        parts = [part for part in parts if part[1]]
-        if not parts:
-            return []
-        if all(len(alternatives) == 1 for _, alternatives in parts):
-            # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
-            whole = np.concatenate([weight * found[0] for weight, found in parts])
-            return list(self._index.search([whole], depth, allowed_ids=allowed)[0])
-        flat = [v for _, found in parts for v in found]
-        rankings = self._index.search(flat, depth, allowed_ids=allowed)
-        ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))
-        scores = iter(self._index.score(flat, [ids] * len(flat)))
-        total = np.zeros(len(ids))
-        for weight, found in parts:
-            total += weight * np.max([next(scores) for _ in found], axis=0)
+def _search_all(
+    index: Any,
+    plans: Sequence[_Plan],
+    queries: Sequence[_Queries],
+    depth: int,
+    allowed: frozenset[str] | None,
+) -> list[Ranking]:
+    """By the scores of every passage."""
+    flat = [v for found in queries for alternatives in found for v in alternatives if len(v)]
+    # Queries are scored together, as many as keep the score matrix within bounds.
+    step = max(1, _MAX_SCORES // max(1, len(index)))
+    rows = (
+        row
+        for start in range(0, len(flat), step)
+        for row in index.scores(flat[start : start + step])
+    )
+    ids = index.ids
+    out_of_reach = None
+    if allowed is not None:
+        out_of_reach = np.array([passage_id not in allowed for passage_id in ids])
+    out = []
+    for plan, found in zip(plans, queries, strict=True):
+        total = np.full(len(ids), -np.inf)
+        for form, alternatives in zip(plan.forms, found, strict=True):
+            scores = [next(rows) for v in alternatives if len(v)]
+            if scores:  # else the form has no word that counts
+                total[np.isneginf(total)] = 0
+                total += form.weight * np.max(scores, axis=0)
+        if out_of_reach is not None:
+            total[out_of_reach] = -np.inf
         best = np.argsort(-total, kind="stable")[:depth]
-        return [(ids[i], float(total[i])) for i in best]
+        out.append([(ids[i], float(total[i])) for i in best if total[i] > -np.inf])
+    return out
+
+
+def _search_some(
+    index: Any, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
+) -> Ranking:
+    """By an index that finds the best passages of one query."""
+    parts = [
+        (form.weight, [v for v in alternatives if len(v)])
+        for form, alternatives in zip(plan.forms, queries, strict=True)
+    ]
+    parts = [part for part in parts if part[1]]
+    if not parts:
+        return []
+    if all(len(alternatives) == 1 for _, alternatives in parts):
+        # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
+        whole = np.concatenate([weight * found[0] for weight, found in parts])
+        return list(index.search([whole], depth, allowed_ids=allowed)[0])
+    flat = [v for _, found in parts for v in found]
+    rankings = index.search(flat, depth, allowed_ids=allowed)
+    ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))
+    scores = iter(index.score(flat, [ids] * len(flat)))
+    total = np.zeros(len(ids))
+    for weight, found in parts:
+        total += weight * np.max([next(scores) for _ in found], axis=0)
+    best = np.argsort(-total, kind="stable")[:depth]
+    return [(ids[i], float(total[i])) for i in best]
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -1,0 +1,448 @@
+"""A library: passages, encoder settings and index in one folder, searched and asked."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ravqa.build import Shared, part_config, sharing
+from ravqa.config import PipelineConfig, apply_override, load_pipeline
+from ravqa.datasets.corpus import Corpus, Selection
+from ravqa.datasets.disk import same_record
+from ravqa.encoders.base import passages_fingerprint
+from ravqa.errors import DataError, UserError, near_matches
+from ravqa.index.exact import ExactIndex
+from ravqa.library.filters import Where
+from ravqa.library.folder import KINDS, LibraryFolder, State, Writer
+from ravqa.pipeline import Pipeline, Response, check_settings
+from ravqa.records import Hit, Passage, Question
+from ravqa.registry import INDEXES, RETRIEVERS
+from ravqa.retrieval.base import Progress
+from ravqa.retrieval.late_interaction import LateInteractionRetriever
+
+_RETRIEVER = "late-interaction"
+_NEAR = 10_000  # ids among which near ones are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a change did, in passages.
+
+    Attributes:
+        changed: replaced because text, title or section are new.
+        relabelled: only other metadata are new; not encoded again.
+        unchanged: were there already.
+        truncated: were longer than the encoder's limit, and cut.
+    """
+
+    added: int = 0
+    changed: int = 0
+    relabelled: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    truncated: int = 0
+
+
+class Library:
+    """Passages in one folder: added, replaced, deleted, searched, asked.
+
+    The models are loaded when they are first needed: for adding, searching and asking. One process
+    writes at a time; any number read, each the state that it has seen last (`refresh`). Searches
+    may run in several threads.
+    """
+
+    def __init__(
+        self,
+        folder: LibraryFolder,
+        settings: Mapping[str, Any],
+        where: str,
+        parts: Shared | None = None,
+    ):
+        """See `create` and `open`."""
+        self._folder = folder
+        self._settings = dict(settings)
+        self._where = where
+        self.config, late = _checked(settings, where)
+        self._index = late.index
+        self._mutex = threading.RLock()
+        self._parts = Shared() if parts is None else parts
+        self._pipelines: dict[bool, Pipeline] = {}
+        self._state = folder.read(self._index)
+
+    @classmethod
+    def create(cls, path: Path | str, pipeline: str = "sample", *overrides: str) -> Library:
+        """Make an empty library in a new folder.
+
+        Args:
+            pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the library.
+            overrides: "key.path=value".
+
+        Raises:
+            UserError: the folder is not empty; settings that are not valid, or with another
+                retriever than late-interaction; a missing package or model.
+        """
+        folder = LibraryFolder(Path(path))
+        folder.check_new()
+        settings, where = load_pipeline(pipeline, overrides)
+        _checked(settings, where)
+        with sharing() as parts:
+            built = Pipeline.from_config(settings, where=where, retrieval_only=True)
+        encoder = _late(built).encoder
+        folder.create(
+            settings,
+            {
+                "fingerprint": passages_fingerprint(encoder),
+                "weights": encoder.weights,
+                "dim": encoder.dim,
+            },
+        )
+        return cls(folder, settings, where, parts)
+
+    @classmethod
+    def open(cls, path: Path | str, pipeline: str | None = None, *overrides: str) -> Library:
+        """Open the library in a folder.
+
+        Args:
+            pipeline: other settings than those that the library was made with. The encoder must be
+                the same; query text, reader and so on may differ.
+            overrides: "key.path=value".
+
+        Raises:
+            UserError: there is no library, or it is damaged; settings that are not valid, or with
+                another encoder.
+        """
+        folder = LibraryFolder(Path(path))
+        own = folder.manifest().settings
+        if pipeline is None:
+            settings, where = copy.deepcopy(own), str(path)
+            for override in overrides:
+                apply_override(settings, override)
+        else:
+            settings, where = load_pipeline(pipeline, overrides)
+        library = cls(folder, settings, where)
+        if settings["retriever"].get("encoder") != own["retriever"].get("encoder"):
+            library._pipeline()  # which compares the encoders
+        return library
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The library's folder."""
+        return self._folder.path
+
+    @property
+    def corpus(self) -> Corpus:
+        """The passages, by id."""
+        return self._state.corpus
+
+    def __len__(self) -> int:
+        return len(self._state.corpus)
+
+    def __contains__(self, passage_id: object) -> bool:
+        return passage_id in self._state.corpus
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids, in the order in which their vectors were added."""
+        return iter(self._state.corpus)
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        return self._state.corpus[passage_id]
+
+    def refresh(self) -> None:
+        """See what other processes have changed."""
+        state = self._folder.read(self._index)
+        with self._mutex:
+            self._state = state
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the library: passages, encoder, and those of the index."""
+        state = self._state
+        numbers = {} if state.index is None else state.index.stats()
+        numbers.pop("fingerprint", None)
+        return {
+            "passages": len(state.corpus),
+            "encoder": state.manifest.encoder["weights"],
+        } | numbers
+
+    def verify(self) -> list[str]:
+        """Read every file again; a line for each fault, none if all is well."""
+        return list(self._folder.faults(self._folder.read(self._index)))
+
+    # -- searching ----------------------------------------------------------------------------
+
+    def search(
+        self,
+        question: str,
+        image: Path | bytes | None = None,
+        *,
+        k: int = 5,
+        instruction: str | None = None,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+    ) -> list[tuple[Hit, Passage]]:
+        """The k best passages for a question about an image, best first.
+
+        Args:
+            instruction: for encoders that take one, in place of their own.
+            where: only passages with these metadata; see `ravqa.library.filters`.
+            allowed_ids: only these passages.
+
+        Raises:
+            DataError: the image cannot be decoded.
+            UserError: `where` names what no passage has; a missing package or model.
+        """
+        record = Question(0, question, image, instruction=instruction)
+        found = self._ask(record, k, where, allowed_ids, answering=False)
+        return list(zip(found.hits[:k], found.passages[:k], strict=True))
+
+    def ask(
+        self,
+        question: str,
+        image: Path | bytes | None = None,
+        *,
+        instruction: str | None = None,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+    ) -> Response:
+        """Answer a question about an image from the passages, with the pipeline's reader.
+
+        Raises:
+            DataError, UserError: as `search`.
+        """
+        record = Question(0, question, image, instruction=instruction)
+        return self._ask(record, 1, where, allowed_ids, answering=True)
+
+    def retrieve(
+        self,
+        questions: Sequence[Question],
+        k: int,
+        *,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+    ) -> list[list[Hit]]:
+        """The k best passages per question, before any reranking.
+
+        Raises:
+            DataError, UserError: as `search`.
+        """
+        pipeline, state = self._pipeline(), self._state
+        allowed = self._allowed(state, where, allowed_ids)
+        retriever = _StateRetriever(_late(pipeline), state, allowed)
+        return retriever.retrieve(pipeline.describe(questions), k)
+
+    def matching(self, where: Where) -> list[str]:
+        """Ids of the passages with these metadata, in order; see `ravqa.library.filters`."""
+        found = self._state.matching(where)
+        return [passage_id for passage_id in self._state.corpus if passage_id in found]
+
+    def _ask(
+        self,
+        question: Question,
+        k: int,
+        where: Where | None,
+        allowed_ids: Collection[str] | None,
+        *,
+        answering: bool,
+    ) -> Response:
+        state = self._state
+        pipeline = copy.copy(self._pipeline(answering=answering))
+        allowed = self._allowed(state, where, allowed_ids)
+        pipeline.retriever = _StateRetriever(_late(pipeline), state, allowed)
+        pipeline.corpus = state.corpus
+        pipeline.top_k = max(k, pipeline.top_k)
+        return pipeline.ask(question)
+
+    @staticmethod
+    def _allowed(
+        state: State, where: Where | None, allowed_ids: Collection[str] | None
+    ) -> Collection[str] | None:
+        if where is None:
+            return allowed_ids
+        found = state.matching(where)
+        return found if allowed_ids is None else found.intersection(allowed_ids)
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def add(
+        self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
+    ) -> Changes:
+        """Add passages; those that are there already, with the same content, are passed over.
+
+        A killed call leaves the library as it was; called again, it goes on with the encoding where
+        that was.
+
+        Raises:
+            DataError: an id occurs twice, or is there with another content.
+            UserError: another process is writing.
+        """
+        return self._put(passages, replacing=False, progress=progress)
+
+    def update(
+        self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
+    ) -> Changes:
+        """Replace passages by their ids, and add those that are not there; all at once.
+
+        Raises:
+            DataError, UserError: as `add`.
+        """
+        return self._put(passages, replacing=True, progress=progress)
+
+    def delete(self, ids: Iterable[str]) -> Changes:
+        """Delete passages; they are never found again. Their bytes go with `compact`.
+
+        Raises:
+            UserError: an id is not there, or another process is writing.
+        """
+        ids = list(dict.fromkeys(ids))
+        with self._changing() as writer:
+            for passage_id in ids:
+                if passage_id not in writer.state.corpus:
+                    raise self.unknown(passage_id)
+            if ids:
+                writer.commit(delete=ids)
+        return Changes(deleted=len(ids))
+
+    def compact(self) -> None:
+        """Write everything anew, without what was deleted or replaced."""
+        with self._changing() as writer:
+            writer.compact()
+
+    def unknown(self, passage_id: str) -> UserError:
+        """The error of an id that no passage has."""
+        near = f": {near_matches(passage_id, self)}" if 0 < len(self) <= _NEAR else ""
+        return UserError(f"no passage {passage_id!r} in {self.path}{near}")
+
+    @contextmanager
+    def _changing(self) -> Iterator[Writer]:
+        with self._folder.writing(self._index) as writer:
+            try:
+                yield writer
+            finally:
+                with self._mutex:
+                    self._state = writer.state
+
+    def _put(
+        self, passages: Iterable[Passage] | Corpus, *, replacing: bool, progress: Progress | None
+    ) -> Changes:
+        incoming = passages if isinstance(passages, Corpus) else Corpus(passages)
+        late = _late(self._pipeline())
+        with self._changing() as writer:
+            there = writer.state.corpus
+            added: list[str] = []
+            changed: list[str] = []
+            relabelled: list[str] = []
+            for passage in incoming.values():
+                old = there.get(passage.passage_id)
+                if old is None:
+                    added.append(passage.passage_id)
+                elif not same_record(old, passage):
+                    if not replacing:
+                        raise DataError(
+                            f"{self.path} has another passage {passage.passage_id!r} already: "
+                            "update it, or give the new one another id"
+                        )
+                    group = relabelled if old.content == passage.content else changed
+                    group.append(passage.passage_id)
+            new = Selection(incoming, added + changed)
+            put = Selection(incoming, added + changed + relabelled)
+            truncated = 0
+            if len(new):
+                with late.embedded(new, progress) as vectors:
+                    truncated = vectors.stats.truncated
+                    writer.commit(list(new), vectors, put=put.values())
+                self._outgrown(writer)
+            elif len(put):
+                writer.commit(put=put.values())
+        return Changes(
+            len(added),
+            len(changed),
+            len(relabelled),
+            len(incoming) - len(put),
+            truncated=truncated,
+        )
+
+    def _outgrown(self, writer: Writer) -> None:
+        """A small corpus has an exact index, as `auto` chose; a large one gets another."""
+        index = writer.state.index
+        if self._index.name == "auto" and isinstance(index, ExactIndex):
+            above = part_config(INDEXES, self._index, "retriever.index").above
+            if len(index) >= above:
+                writer.convert(self._index)
+
+    # -- models -------------------------------------------------------------------------------
+
+    def _pipeline(self, *, answering: bool = False) -> Pipeline:
+        """The pipeline, with what it takes to answer if that is wanted; built when first needed."""
+        with self._mutex, sharing(self._parts):
+            if answering not in self._pipelines:
+                built = Pipeline.from_config(
+                    self._settings, where=self._where, retrieval_only=not answering
+                )
+                encoder = _late(built).encoder
+                expected = self._state.manifest.encoder
+                if passages_fingerprint(encoder) != expected["fingerprint"]:
+                    raise UserError(
+                        f"the index in {self.path} was encoded by {expected['weights']}, and not "
+                        f"by {encoder.weights} as {self._where} has it, or with other options: "
+                        "open it with its own settings, or build another"
+                    )
+                for other in self._pipelines.values():
+                    built.retriever = other.retriever  # threads take turns at one encoder
+                self._pipelines[answering] = built
+            return self._pipelines[answering]
+
+
+class _StateRetriever:
+    """A library's state, as the pipeline's retriever."""
+
+    def __init__(
+        self, late: LateInteractionRetriever, state: State, allowed_ids: Collection[str] | None
+    ):
+        self.fingerprint = late.fingerprint
+        self.weights = late.weights
+        self.sees_images = late.sees_images
+        self._late = late
+        self._state = state
+        self._allowed = allowed_ids
+
+    def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
+        """Nothing: the index is there."""
+
+    def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
+        """At most k passages per question, best first."""
+        index = self._state.index
+        if index is None or not len(index):
+            return [[] for _ in questions]
+        return self._late.rank(questions, k, index, self._state.content, self._allowed)
+
+
+def _late(pipeline: Pipeline) -> LateInteractionRetriever:
+    retriever = pipeline.retriever
+    assert isinstance(retriever, LateInteractionRetriever)
+    return retriever
+
+
+def _checked(
+    settings: Mapping[str, Any], where: str
+) -> tuple[PipelineConfig, LateInteractionRetriever.Config]:
+    config = check_settings(settings, where)
+    if config.retriever.name != _RETRIEVER:
+        raise UserError(
+            f"{where}: an index of your own passages needs the retriever {_RETRIEVER}, not "
+            f"{config.retriever.name}"
+        )
+    late: LateInteractionRetriever.Config = part_config(
+        RETRIEVERS, config.retriever, f"{where}: retriever"
+    )
+    if late.index.name not in KINDS:
+        raise UserError(
+            f"{where}: key 'retriever.index.name': one of {', '.join(KINDS)} is expected, got "
+            f"{late.index.name!r}"
+        )
+    return config, late
