@@ -260,7 +260,6 @@ class Pipeline:
             if self.rerankers
             else "",
             "answerer": self.answerer.fingerprint if self.answerer else "",
-            "reader": self.answerer.reader.fingerprint if self.answerer else "",
         }
         return {part: value for part, value in parts.items() if value}
 

@@ -514,6 +514,7 @@ class _Runner:
         with watched() as answering:
             if self.pipeline.answerer is not None:
                 answers = self.pipeline.answer(questions, hits)
+                self.run_dir.prompts.add(self.pipeline.answerer.asked)
         if answers is not None and not self.request.predict_only:
             texts = [answer.text for answer in answers]
             scores = score_answers(self.dataset, questions, texts, judge=self.judge)

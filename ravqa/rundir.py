@@ -3,19 +3,24 @@
     config.yaml            resolved settings and fingerprints; a resumed run must match them
     samples.jsonl          one line per question, appended and flushed as answers come
     samples.CONTROL.jsonl  the same for each control
+    prompts.jsonl          every prompt once, by the hash that the samples have of it
     predictions.json       the answers in the benchmark's own submission form
     run.trec               the ranking in TREC's run format
     results.json           scores in two sections, intervals, provenance
+    report.html            all of it to look at (report-2.html, ... for very many questions)
 
-All but the samples are written beside and renamed, so that a killed run leaves no half file.
+All but the samples and prompts are written beside and renamed, so that a killed run leaves no half
+file.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +28,20 @@ import yaml
 
 from ravqa.config import dump_yaml
 from ravqa.errors import DataError, UserError
+from ravqa.promptlog import PromptLog
 
 MAIN = "main"
-_OURS = {"config.yaml", "run.trec", "results.json", "predictions.json", "predictions.jsonl"}
+PROMPTS = "prompts.jsonl"
+_OURS = {
+    "config.yaml",
+    PROMPTS,
+    "run.trec",
+    "results.json",
+    "predictions.json",
+    "predictions.jsonl",
+    "report.html",
+}
+_NAMED = re.compile(r"samples(\..+)?\.jsonl|report-\d+\.html")
 
 
 class RunDir:
@@ -77,9 +93,7 @@ class RunDir:
     def _clear(self) -> None:
         # Only files that a run makes: whatever else the user keeps there stays.
         for file in self.path.iterdir():
-            ours = file.name in _OURS or (
-                file.name.startswith("samples.") and file.suffix == ".jsonl"
-            )
+            ours = file.name in _OURS or _NAMED.fullmatch(file.name)
             if file.is_file() and (ours or _temporary(file)):
                 file.unlink()
 
@@ -119,6 +133,11 @@ class RunDir:
             with path.open("r+b") as file:
                 file.truncate(length)
         return samples
+
+    @cached_property
+    def prompts(self) -> PromptLog:
+        """The run's prompts; asked for when the folder is there."""
+        return PromptLog(self.path / PROMPTS)
 
     def append_samples(self, condition: str, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append lines and see them to the disk."""

@@ -15,6 +15,7 @@ from ravqa.cli import run_main
 from ravqa.metrics import infoseek_scores, vqa_accuracies
 from ravqa.metrics.ranking import DEFAULT_KS
 from ravqa.paths import SAMPLE
+from ravqa.promptlog import read_prompts
 
 ROOT = Path(__file__).parent.parent
 ENTITIES = ("Jaguar", "Hedgehog", "American bison", "Koala", "Lion", "Porcupine", "Colosseum")
@@ -98,6 +99,21 @@ def test_the_reader_reads_the_passage(finished):
     oracle = results["answers"]["conditions"]["oracle"]["score"]
     assert oracle > results["answers"]["conditions"]["none"]["score"] + 15
     assert all(not s["hits"] for s in read_samples(finished / "samples.none.jsonl"))
+
+
+def test_every_prompt_is_kept_by_its_hash(finished):
+    prompts = read_prompts(finished / "prompts.jsonl")
+    corpus = {p["passage_id"]: p["text"] for p in read_samples(SAMPLE / "passages.jsonl")}
+    hashes = set()
+    for name in ("samples.jsonl", "samples.none.jsonl"):
+        for sample in read_samples(finished / name):
+            [draft] = sample["drafts"]
+            text = "\n".join(prompts[draft["prompt_hash"]])
+            assert f"Question: {sample['question']}" in text
+            assert all(corpus[p] in text for p in draft["passage_ids"])
+            hashes.add(draft["prompt_hash"])
+    assert hashes <= prompts.keys()
+    assert len(hashes) > 12
 
 
 def test_results_say_what_they_are(finished):

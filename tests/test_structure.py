@@ -15,7 +15,7 @@ LAYERS = [
     {"cli", "__main__", "integrations"},
     {"studies"},
     {"run", "encode", "scoring", "evaluation", "subsets", "library"},
-    {"pipeline", "console", "rundir"},
+    {"pipeline", "console", "rundir", "promptlog"},
     {"answering", "retrieval", "reranking", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},
     {"build", "models", "cache", "registry"},

@@ -64,7 +64,12 @@ class AnsweringConfig(Strict):
 
 
 class Answerer:
-    """Answers questions from passages with a reader."""
+    """Answers questions from passages with a reader.
+
+    Attributes:
+        generated: how many prompts the reader really answered.
+        asked: the texts of the last call's prompts, by their hashes.
+    """
 
     def __init__(self, config: AnsweringConfig, reader: Reader):
         """Load the prompt.
@@ -88,7 +93,8 @@ class Answerer:
             self.template.source,
             reader.fingerprint,
         )
-        self.generated = 0  # prompts that the reader really answered
+        self.generated = 0
+        self.asked: dict[str, str] = {}
 
     def answer(
         self,
@@ -106,6 +112,7 @@ class Answerer:
             for group in groups
         ]
         keys = [prompt_hash(prompt, self.reader.fingerprint) for prompt in prompts]
+        self.asked = {key: prompt.text for key, prompt in zip(keys, prompts, strict=True)}
         generations = self._generate(prompts, keys)
         answers = []
         position = 0
