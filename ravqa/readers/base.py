@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-Ability = Literal["images", "log_probs", "score", "next_token", "count"]
+Ability = Literal["images", "log_probs", "score", "next_token", "count", "stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Reader(Protocol):
     Attributes:
         abilities: "images": prompts' images are looked at; "log_probs": generations have them;
             "score": `score` works; "next_token": `next_token_logprobs` works, with `ends`,
-            `max_new_tokens` and `decode`; "count": `count_tokens` works.
+            `max_new_tokens` and `decode`; "count": `count_tokens` works; "stream": it is a
+            `TextStreaming` reader.
         deterministic: the same prompt gives the same generation; only such are cached.
         fingerprint: changes with the weights and with every setting that can change an answer.
         weights: the weights' name, for people.
@@ -107,4 +108,16 @@ class Streaming(Protocol):
         self, prompts: Sequence[Prompt], answers: Sequence[str]
     ) -> Iterator[tuple[int, float]]:
         """Position of a prompt and its answer's log-probability, in any order."""
+        ...
+
+
+@runtime_checkable
+class TextStreaming(Protocol):
+    """What a reader with the ability "stream" offers."""
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """The generation in pieces, as they are written; joined, they are the text of `generate`.
+
+        Who stops reading stops the generation.
+        """
         ...

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from ravqa.cache import Store
 from ravqa.config import fingerprint
-from ravqa.errors import PromptError
+from ravqa.errors import PromptError, UserError
 from ravqa.images import image_bytes
-from ravqa.readers.base import Ability, Generation, Prompt, Reader, Streaming
+from ravqa.readers.base import Ability, Generation, Prompt, Reader, Streaming, TextStreaming
 
 V = TypeVar("V", Generation, float)
 
@@ -132,6 +132,21 @@ class CachedReader:
     ) -> Any:
         """As the reader gives them; not kept: keep what was decoded from them, with `recall`."""
         return self.inner.next_token_logprobs(prompts, prefixes)
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """As the reader streams; what is known comes in one piece. What is streamed is not kept.
+
+        Raises:
+            UserError: the reader does not stream.
+        """
+        key = self.keys([prompt])[0]
+        known = {} if self._store is None else self._store.get([key])
+        if known:
+            return iter([_generation_in(known[key]).text])
+        inner = self.inner
+        if "stream" not in self.abilities or not isinstance(inner, TextStreaming):
+            raise UserError(f"the reader {self.weights} does not stream")
+        return inner.stream(prompt)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """As the reader does."""

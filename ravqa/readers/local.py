@@ -10,17 +10,21 @@ right. In float32 batch size does not change answers.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ravqa.encoders.batching import token_batches
 from ravqa.errors import UserError
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.readers.loading import LocalConfig, Placement, model_context, stop_ids
+from ravqa.readers.streaming import greedy
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Key = tuple[Prompt, tuple[int, ...]]
 
 
@@ -62,8 +66,24 @@ class State:
             self.keys = [self.keys[row] for row in rows]
 
 
+def _alone(
+    method: Callable[Concatenate[LocalReader, P], T],
+) -> Callable[Concatenate[LocalReader, P], T]:
+    """One thread at a time: tokenizers and kept states cannot be used by two at once."""
+
+    @functools.wraps(method)
+    def waiting(self: LocalReader, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._in_use:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
+
 class LocalReader:
-    """Base class: a subclass loads model and tokenizer, and says how prompts become inputs."""
+    """Base class: a subclass loads model and tokenizer, and says how prompts become inputs.
+
+    Threads may call it at will; they wait for each other. It streams unless it searches with beams.
+    """
 
     abilities: frozenset[Ability] = frozenset({"log_probs", "score", "next_token", "count"})
     deterministic = True
@@ -80,6 +100,9 @@ class LocalReader:
             UserError: the model has no end-of-sequence token.
         """
         self._options = config
+        self._in_use = threading.RLock()
+        if config.beams == 1:
+            self.abilities = self.abilities | {"stream"}
         self._model = model
         self._tokenizer = tokenizer
         self._why = why
@@ -136,6 +159,7 @@ class LocalReader:
 
     # --- the reader's calls
 
+    @_alone
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
         """One generation per prompt, in order, by greedy or beam search."""
         lengths = self._checked_lengths(prompts)
@@ -144,6 +168,7 @@ class LocalReader:
         )
         return [made[i] for i in range(len(prompts))]
 
+    @_alone
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """Log-probability that a generation is this answer: of its tokens and, behind them, an end.
 
@@ -177,6 +202,7 @@ class LocalReader:
             out.update(values)
         return [out[row] for row in range(len(prompts))]
 
+    @_alone
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
     ) -> Any:
@@ -215,15 +241,21 @@ class LocalReader:
         out = [rows[key].log_softmax(-1).cpu().numpy() for key in keys]
         return np.stack(out) if out else np.empty((0, 0), np.float32)
 
+    @_alone
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of generated tokens, end marks and other special tokens left out."""
         kept = [token for token in tokens if token not in self.ends]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text
 
+    @_alone
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of each prompt as the model is given it, its image included."""
         return self._lengths(prompts)
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """The greedy generation, word by word."""
+        return greedy(self, prompt)
 
     # --- batches
 
