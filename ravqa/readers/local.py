@@ -15,7 +15,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from ravqa.encoders.batching import token_batches
 from ravqa.errors import UserError
@@ -24,7 +24,7 @@ from ravqa.readers.loading import LocalConfig, Placement, model_context, stop_id
 from ravqa.readers.streaming import greedy
 
 T = TypeVar("T")
-P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
 Key = tuple[Prompt, tuple[int, ...]]
 
 
@@ -66,17 +66,15 @@ class State:
             self.keys = [self.keys[row] for row in rows]
 
 
-def _alone(
-    method: Callable[Concatenate[LocalReader, P], T],
-) -> Callable[Concatenate[LocalReader, P], T]:
+def _alone(method: F) -> F:
     """One thread at a time: tokenizers and kept states cannot be used by two at once."""
 
     @functools.wraps(method)
-    def waiting(self: LocalReader, *args: P.args, **kwargs: P.kwargs) -> T:
+    def waiting(self: LocalReader, *args: Any, **kwargs: Any) -> Any:
         with self._in_use:
             return method(self, *args, **kwargs)
 
-    return waiting
+    return cast(F, waiting)
 
 
 class LocalReader:
@@ -87,6 +85,7 @@ class LocalReader:
 
     abilities: frozenset[Ability] = frozenset({"log_probs", "score", "next_token", "count"})
     deterministic = True
+    fingerprint: str  # set by the subclass
 
     def __init__(
         self, config: LocalConfig, placement: Placement, model: Any, tokenizer: Any, why: str
