@@ -37,6 +37,7 @@ MAX_BYTES = 2**28
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Suffixes of images, the likeliest first; upper and lower case are the same."""
 _ARCHIVES = (".zip", ".tar")
+_ORIENTATION = 0x0112  # EXIF
 
 BLACK = b"P4\n336 336\n" + b"\xff" * (336 // 8 * 336)
 """A black image of 336 x 336 pixels, as bytes: what M2KR's text-only queries are encoded with."""
@@ -264,6 +265,46 @@ def to_rgb(image: Image) -> Image:
     with contextlib.suppress(Exception):  # broken EXIF data; the photo itself is whole
         image = ImageOps.exif_transpose(image)
     return image.convert("RGB")
+
+
+def sendable(source: Path | bytes, longest: int | None = None) -> tuple[bytes, str]:
+    """An image as bytes that any program reads, and their MIME type.
+
+    A JPEG or PNG in grey or RGB, upright and not too large, is given as it is. Others are written
+    anew: as JPEG where the source has lost detail before (JPEG, WebP), else as PNG.
+
+    Args:
+        longest: pixels that the longer side may have; larger images are scaled down.
+
+    Raises:
+        DataError: missing, not an image, cut off, or larger than MAX_PIXELS.
+    """
+    import PIL.Image
+
+    data = image_bytes(source)
+    image = open_image(source)
+    with _no_warnings(), PIL.Image.open(io.BytesIO(data)) as opened:
+        kind = opened.format or ""
+        plain = opened.mode in {"L", "RGB"} and getattr(opened, "n_frames", 1) == 1
+        turned = _orientation(opened) != 1
+    large = longest is not None and max(image.size) > longest
+    if kind in {"JPEG", "PNG"} and plain and not turned and not large:
+        return data, f"image/{kind.lower()}"
+    if longest is not None and large:
+        image.thumbnail((longest, longest), PIL.Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    if kind in {"JPEG", "MPO", "WEBP"}:
+        image.save(out, "JPEG", quality=95, subsampling=0)
+        return out.getvalue(), "image/jpeg"
+    image.save(out, "PNG")
+    return out.getvalue(), "image/png"
+
+
+def _orientation(image: Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF data; such a photo is not turned
+        return 1
 
 
 def _eight_bit(image: Image) -> Image:

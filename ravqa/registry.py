@@ -177,6 +177,10 @@ READERS = Registry(
             "ravqa.readers.transformers_llm:TransformersLLM",
             "text-only causal language model (folder, hub name or GGUF)",
         ),
+        "openai": (
+            "ravqa.readers.openai:OpenAIReader",
+            "any model behind an OpenAI-compatible server (vLLM, llama.cpp, Ollama, hosted)",
+        ),
         "first-words": (
             "ravqa.readers.controls:FirstWords",
             "control: no model; answers with the first words of the first passage",

@@ -32,6 +32,33 @@ def fresh_cache(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def serve(monkeypatch):
+    """Starts scripted servers (see `scripted_server`), and stops them at the end."""
+    from scripted_server import ScriptedServer
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    servers = []
+
+    def start(reply, **options):
+        servers.append(ScriptedServer(reply, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds for which clients of servers would have waited; they do not wait."""
+    from ravqa.server import Client
+
+    waited = []
+    monkeypatch.setattr(Client, "pause", lambda _, seconds, stop: waited.append(seconds))
+    return waited
+
+
 def _package_folder(module):
     # Looked up, not imported: a package of weights may import what is not installed.
     spec = find_spec(module)

@@ -1,10 +1,9 @@
 """Judges: BEM on tiny random weights, the LLM judge against a server on this machine."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from scripted_server import chat
 
 from ravqa.build import build_part
 from ravqa.cli import main
@@ -122,58 +121,9 @@ def test_bem_refuses_an_encoder_without_classifier(tmp_path):
 # a language model
 
 
-class Server:
-    """Answers chat completions from a script; keeps what it was asked."""
-
-    def __init__(self, reply):
-        self.requests = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.requests.append((self.path, dict(self.headers), body))
-                status, text = reply(len(outer.requests), body)
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=[0.01])
-        self.thread.start()
-
-    def close(self):
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(reply):
-        servers.append(Server(reply))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-def completion(text):
-    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
-
-
 def llm(server, **options):
     config = LLMJudge.Config(url=server.url, model="m", **options)
-    judge = LLMJudge(config)
-    judge._wait = 0.01
-    return judge
+    return LLMJudge(config)
 
 
 def test_llm_is_asked_about_every_triple_in_order(serve, monkeypatch):
@@ -181,7 +131,7 @@ def test_llm_is_asked_about_every_triple_in_order(serve, monkeypatch):
 
     def reply(_, body):
         prompt = body["messages"][0]["content"]
-        return completion("Yes." if "Candidate answer: william {mary}" in prompt else " no, it is")
+        return chat("Yes." if "Candidate answer: william {mary}" in prompt else " no, it is")
 
     server = serve(reply)
     judge = llm(server)
@@ -198,25 +148,25 @@ def test_llm_is_asked_about_every_triple_in_order(serve, monkeypatch):
     assert "secret" not in judge.name + judge.fingerprint
 
 
-def test_llm_waits_for_a_busy_server_and_sends_no_key_that_is_not_there(serve, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    server = serve(lambda n, _: (429, "slow down") if n < 3 else completion("YES"))
+def test_llm_waits_for_a_busy_server_and_sends_no_key_that_is_not_there(serve, waits):
+    server = serve(lambda n, _: (429, "slow down") if n < 3 else chat("YES"))
     assert llm(server).judge(["q"], ["r"], ["c"]) == [1]
     assert len(server.requests) == 3
+    assert len(waits) == 2
     assert "Authorization" not in server.requests[0][1]
     with pytest.raises(UserError, match="HTTP 429"):
         llm(serve(lambda *_: (429, "")), retries=1).judge(["q"], ["r"], ["c"])
 
 
-def test_llm_problems_are_one_line(serve):
+def test_llm_problems_are_one_line(serve, waits):
     refused = serve(lambda *_: (401, "who are you"))
     with pytest.raises(UserError, match="HTTP 401"):
         llm(refused).judge(["q"] * 50, ["r"] * 50, ["c"] * 50)
     assert len(refused.requests) < 50
-    with pytest.raises(UserError, match="gave no chat completion"):
+    with pytest.raises(UserError, match="not JSON: url is the address before /chat/comp"):
         llm(serve(lambda *_: (200, "<html>"))).judge(["q"], ["r"], ["c"])
-    gone = serve(lambda *_: completion("yes"))
-    gone.http.server_close()
+    gone = serve(lambda *_: chat("yes"))
+    gone.stop()
     with pytest.raises(UserError, match="refused"):
         llm(gone).judge(["q"], ["r"], ["c"])
     with pytest.raises(UserError, match="an http address is expected"):
@@ -228,7 +178,7 @@ def test_llm_problems_are_one_line(serve):
 def test_judgements_are_kept_and_unclear_ones_counted(serve, fresh_cache):
     def reply(_, body):
         prompt = body["messages"][0]["content"]
-        return completion("yes" if "Candidate answer: a" in prompt else "It depends")
+        return chat("yes" if "Candidate answer: a" in prompt else "It depends")
 
     server = serve(reply)
     seen = []
@@ -255,8 +205,8 @@ def test_ravqa_score_asks_the_judge_and_names_it(serve, tmp_path, monkeypatch, c
     def reply(_, body):
         prompt = body["messages"][0]["content"]
         if "How tall" in prompt:
-            return completion("I cannot tell")
-        return completion("yes" if "Menger" in prompt else "no")
+            return chat("I cannot tell")
+        return chat("yes" if "Menger" in prompt else "no")
 
     server = serve(reply)
     monkeypatch.setitem(DATASETS._entries, "evqa", Entry("ravqa.datasets.evqa:load", ""))

@@ -18,7 +18,7 @@ LAYERS = [
     {"pipeline", "console", "rundir", "promptlog"},
     {"answering", "retrieval", "reranking", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},
-    {"build", "models", "cache", "registry"},
+    {"build", "models", "cache", "registry", "server"},
     {"flmr"},
     {"config", "paths", "records", "images"},
     {"errors"},

@@ -98,7 +98,7 @@ class CachedReader:
         for prompt in prompts:
             image = prompt.image
             if sees and image is not None and image not in read:
-                read[image] = fingerprint(image_bytes(image)).encode()
+                read[image] = image_bytes(image)
         return [
             fingerprint(self.fingerprint, p.text, read[p.image if sees else None]) for p in prompts
         ]

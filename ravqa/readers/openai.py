@@ -1,0 +1,435 @@
+"""A model behind any server with OpenAI's interface: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
+
+Images go as data URIs, before the text. Servers differ in what they can do and do not say it:
+abilities follow from the settings, and a reply without what they promise is an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ravqa.config import fingerprint
+from ravqa.errors import PromptError, UserError
+from ravqa.images import sendable
+from ravqa.models import first_line, resolve
+from ravqa.readers.base import Ability, Generation, Prompt
+from ravqa.server import Client, ServerConfig, UnusableReplyError
+
+_WHY = "the reader openai"
+_OWN = (
+    "model messages prompt stop max_tokens max_completion_tokens temperature seed logprobs n stream"
+)
+
+
+class OpenAIReader:
+    """Asks a server, several prompts at a time; the server's own batching makes use of that.
+
+    The fingerprint is made of address, model name and settings: a server does not tell its weights.
+    """
+
+    ends: frozenset[int] = frozenset()
+
+    class Config(ServerConfig):
+        """Options.
+
+        Attributes:
+            revision: any text; change it when the server has got other weights under the same name,
+                so that older answers are not taken from the cache.
+            prompt_form: "chat" asks /chat/completions, "plain" has /completions complete the text.
+            images: send the question's image (chat only); by default in the chat form.
+            image_size: pixels that an image's longer side may have; larger ones are scaled down.
+            system: system message of the chat form; none if empty.
+            max_new_tokens: longest generation.
+            max_tokens_name: what the server calls that limit; OpenAI's newer models want
+                max_completion_tokens.
+            stop_at_newline: a line break ends the answer; by default in the plain form.
+            temperature: 0 takes the likeliest token each time, and answers are kept in the cache;
+                others, and null (the server's own), are asked anew each time.
+            seed: of sampling, where the server takes one.
+            log_probs: the server gives the log-probabilities of what it generated.
+            scoring: how answers are scored that are given: "echo" (plain; vLLM, llama-cpp-python)
+                or "prompt_logprobs" (chat; vLLM).
+            context: tokens that prompt and generation may have together.
+            tokenizer: folder or hub name of the model's tokenizer, to count a prompt's tokens.
+            image_tokens: tokens that an image takes, for the count.
+            extra_body: further keys of the request, as the server has them.
+        """
+
+        revision: str = ""
+        prompt_form: Literal["chat", "plain"] = "chat"
+        images: bool | None = None
+        image_size: int | None = Field(default=2048, ge=28)
+        system: str = ""
+        max_new_tokens: int = Field(default=32, ge=1)
+        max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+        stop_at_newline: bool | None = None
+        temperature: float | None = Field(default=0.0, ge=0)
+        seed: int | None = None
+        log_probs: bool = False
+        scoring: Literal["none", "echo", "prompt_logprobs"] = "none"
+        context: int | None = Field(default=None, ge=1)
+        tokenizer: str | None = None
+        image_tokens: int = Field(default=0, ge=0)
+        extra_body: dict[str, Any] = Field(default_factory=dict)
+
+    def __init__(self, config: Config):
+        """Keep the settings; the server is first asked when something is read.
+
+        Raises:
+            MissingExtraError: the package openai is not installed.
+            UserError: settings that do not go together, an address or a key that is none, a
+                tokenizer that cannot be loaded.
+        """
+        _check(config)
+        self.config = config
+        self.client = Client(config, why=_WHY)
+        chat = config.prompt_form == "chat"
+        self._sees = chat if config.images is None else config.images
+        self._stops = not chat if config.stop_at_newline is None else config.stop_at_newline
+        abilities: dict[Ability, bool] = {
+            "images": self._sees,
+            "log_probs": config.log_probs,
+            "score": config.scoring != "none",
+            "count": config.tokenizer is not None,
+        }
+        self.abilities: frozenset[Ability] = frozenset(k for k, able in abilities.items() if able)
+        self.deterministic = config.temperature == 0
+        self.weights = config.model
+        self.context = config.context
+        self.max_new_tokens = config.max_new_tokens
+        if config.tokenizer is not None:
+            _ = self._tokenizer  # a mistake should not show after the work
+        # Not the settings of the connection, nor those that change no answer.
+        apart = {"workers", "timeout", "retries", "api_key_env"}
+        apart |= {"context", "tokenizer", "image_tokens", "scoring"}
+        meant = {"url": self.client.url, "images": self._sees, "stop_at_newline": self._stops}
+        self.fingerprint = fingerprint("openai/1", config.model_dump(exclude=apart) | meant)
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
+        """One generation per prompt, in order.
+
+        Raises:
+            PromptError: the server has no answer to a prompt.
+            ServerError: it cannot be reached, refuses the key, or has no such model.
+        """
+        return _in_order(self.generate_each(prompts))
+
+    def generate_each(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Position of a prompt and its generation, as they come; raises as `generate`."""
+        images = _Images(self.config.image_size)
+
+        def ask(prompt: Prompt, stop: threading.Event) -> Generation:
+            if self.config.prompt_form == "chat":
+                body = {**self._body(), "messages": self._messages(prompt, images)}
+                return self.client.chat(body, self._chat_reply, stop)
+            return self.client.complete(
+                {**self._body(), "prompt": prompt.text}, self._plain_reply, stop
+            )
+
+        return self.client.each(ask, prompts)
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        """Log-probability of each answer after its prompt.
+
+        The end mark is included in the chat form, and in the plain form where it is a line break;
+        no server takes the end-of-sequence token as text.
+
+        Raises:
+            PromptError, ServerError: as `generate`.
+        """
+        return _in_order(self.score_each(prompts, answers))
+
+    def score_each(
+        self, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> Iterator[tuple[int, float]]:
+        """Position of a prompt and its answer's log-probability, as they come; as `score`."""
+        if self.config.scoring == "none":
+            raise UserError(f"{_WHY}: scoring answers needs the setting scoring")
+        images = _Images(self.config.image_size)
+        heads: dict[Prompt, list[tuple[str, float]]] = {}
+
+        def ask(pair: tuple[Prompt, str], stop: threading.Event) -> float:
+            if self.config.prompt_form == "plain":
+                return self._score_plain(*pair, stop)
+            return self._score_chat(*pair, images, heads, stop)
+
+        return self.client.each(ask, list(zip(prompts, answers, strict=True)))
+
+    def next_token_logprobs(
+        self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
+    ) -> Any:
+        """Not among this reader's abilities.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{_WHY} gives no distributions over the next token")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Not among this reader's abilities.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{_WHY} decodes no tokens")
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each prompt by the tokenizer of the settings, chat template included.
+
+        Raises:
+            UserError: there is no such setting.
+        """
+        if self.config.tokenizer is None:
+            raise UserError(f"{_WHY}: counting tokens needs the setting tokenizer")
+        return [self._count(prompt) for prompt in prompts]
+
+    def _count(self, prompt: Prompt) -> int:
+        seen = self.config.image_tokens if self._sees and prompt.image is not None else 0
+        if self.config.prompt_form == "plain":
+            return len(self._tokenizer(prompt.text)["input_ids"])
+        text = self._tokenizer.apply_chat_template(
+            self._messages(Prompt(prompt.text)), tokenize=False, add_generation_prompt=True
+        )
+        return seen + len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        import transformers
+
+        name = str(self.config.tokenizer)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                resolve(name, extra="sample", why=_WHY)
+            )
+        except UserError:
+            raise
+        except Exception as e:  # every library on the way has errors of its own
+            raise UserError(f"{_WHY}: tokenizer {name} cannot be loaded: {first_line(e)}") from None
+        if self.config.prompt_form == "chat" and not tokenizer.chat_template:
+            raise UserError(f"{_WHY}: the tokenizer {name} has no chat template")
+        return tokenizer
+
+    def _body(self) -> dict[str, Any]:
+        """A request without its prompt."""
+        config = self.config
+        body: dict[str, Any] = {"model": config.model, config.max_tokens_name: self.max_new_tokens}
+        if config.temperature is not None:
+            body["temperature"] = config.temperature
+        if config.seed is not None:
+            body["seed"] = config.seed
+        if self._stops:
+            body["stop"] = ["\n"]
+        if config.log_probs:
+            body["logprobs"] = True if config.prompt_form == "chat" else 1
+        return body | config.extra_body
+
+    def _messages(self, prompt: Prompt, images: _Images | None = None) -> list[dict[str, Any]]:
+        content: Any = prompt.text
+        if self._sees and prompt.image is not None and images is not None:
+            content = [
+                {"type": "image_url", "image_url": {"url": images.uri(prompt.image)}},
+                {"type": "text", "text": prompt.text},
+            ]
+        system = [{"role": "system", "content": self.config.system}] if self.config.system else []
+        return [*system, {"role": "user", "content": content}]
+
+    def _chat_reply(self, reply: Any) -> Generation:
+        choice = _choice(reply)
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            raise UnusableReplyError("a choice without a message")
+        text = message.get("content")
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        if not text and thought and choice.get("finish_reason") == "length":
+            raise PromptError(
+                f"{_WHY}: the model spent all {self.max_new_tokens} tokens on thinking: raise "
+                "max_new_tokens"
+            )
+        return self._generation(text or message.get("refusal") or "", choice)
+
+    def _plain_reply(self, reply: Any) -> Generation:
+        choice = _choice(reply)
+        return self._generation(choice.get("text"), choice)
+
+    def _generation(self, text: Any, choice: Mapping[str, Any]) -> Generation:
+        if not isinstance(text, str):
+            raise UnusableReplyError("a choice without text")
+        if choice.get("finish_reason") == "content_filter":
+            raise PromptError(f"{_WHY}: the server's content filter withheld the answer")
+        if self._stops:
+            head, end, _ = text.partition("\n")
+            text = head + end if not head.strip() else head  # some servers keep the end mark
+        if not self.config.log_probs:
+            return Generation(text)
+        values = _log_probs(choice)
+        if not values:  # the end mark alone, which not every server lists
+            return Generation(text)
+        return Generation(text, math.fsum(values), len(values))
+
+    def _score_plain(self, prompt: Prompt, answer: str, stop: threading.Event) -> float:
+        text = f"{prompt.text} {answer.strip()}" + ("\n" if self._stops else "")
+        body = {
+            **self.config.extra_body,
+            "model": self.config.model,
+            "prompt": text,
+            "echo": True,
+            "logprobs": 1,
+            "max_tokens": 1,  # not all servers take 0
+            "temperature": 0,
+        }
+
+        def read(reply: Any) -> float:
+            return _echoed(_choice(reply), len(prompt.text), len(text))
+
+        return self.client.complete(body, read, stop)
+
+    def _score_chat(
+        self,
+        prompt: Prompt,
+        answer: str,
+        images: _Images,
+        heads: dict[Prompt, list[tuple[str, float]]],
+        stop: threading.Event,
+    ) -> float:
+        """The answer as the assistant's message: open-ended and ended, to find its end mark."""
+        asked = self._messages(prompt, images)
+        full = [*asked, {"role": "assistant", "content": answer.strip()}]
+        body = {
+            **self.config.extra_body,
+            "model": self.config.model,
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": 0,
+        }
+        ended = {"add_generation_prompt": False, "continue_final_message": False}
+        open_ended = {"add_generation_prompt": False, "continue_final_message": True}
+        if prompt not in heads:  # many answers may be scored after one prompt
+            heads[prompt] = self.client.chat({**body, "messages": asked}, _prompt_tokens, stop)
+        before = heads[prompt]
+        within = self.client.chat({**body, **open_ended, "messages": full}, _prompt_tokens, stop)
+        after = self.client.chat({**body, **ended, "messages": full}, _prompt_tokens, stop)
+        if not _begins(within, before) or not _begins(after, within) or len(after) == len(within):
+            raise PromptError(
+                f"{_WHY}: answers cannot be scored: the model's chat template writes an answer "
+                "otherwise than after its prompt"
+            )
+        return math.fsum(value for _, value in after[len(before) : len(within) + 1])
+
+
+class _Images:
+    """Data URIs of one call's images, each made once."""
+
+    def __init__(self, longest: int | None):
+        self._longest = longest
+        self._made: dict[Path | bytes, str] = {}
+        self._lock = threading.Lock()
+
+    def uri(self, image: Path | bytes) -> str:
+        with self._lock:
+            if image not in self._made:
+                data, kind = sendable(image, self._longest)
+                self._made[image] = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+            return self._made[image]
+
+
+def _check(config: OpenAIReader.Config) -> None:
+    """Refuse settings that do not go together."""
+    chat = config.prompt_form == "chat"
+    if config.images and not chat:
+        raise UserError(f"{_WHY}: images: the plain form takes none: set prompt_form to chat")
+    wanted = {"echo": "plain", "prompt_logprobs": "chat"}.get(config.scoring, config.prompt_form)
+    if wanted != config.prompt_form:
+        raise UserError(
+            f"{_WHY}: scoring {config.scoring} is for the {wanted} form: this is the "
+            f"{config.prompt_form} form"
+        )
+    own = sorted(set(_OWN.split()) & set(config.extra_body))
+    if own:
+        raise UserError(f"{_WHY}: extra_body: {own[0]} comes from the reader's own settings")
+
+
+def _in_order(pairs: Iterator[tuple[int, Any]]) -> list[Any]:
+    return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
+
+
+def _choice(reply: Mapping[str, Any]) -> dict[str, Any]:
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise UnusableReplyError("a reply without choices")
+    return choices[0]
+
+
+def _log_probs(choice: Mapping[str, Any]) -> list[float]:
+    """The generated tokens' log-probabilities, in either form that servers have for them."""
+    found = choice.get("logprobs")
+    if not isinstance(found, dict):
+        raise PromptError(f"{_WHY}: the server gives no log-probabilities: set log_probs to false")
+    tokens = found.get("content")
+    if isinstance(tokens, list):
+        values = [t.get("logprob") if isinstance(t, dict) else None for t in tokens]
+    else:
+        values = found.get("token_logprobs") or []
+    return [_finite(value) for value in values]
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    raise UnusableReplyError("a log-probability that is no number")
+
+
+def _begins(tokens: Sequence[tuple[str, float]], head: Sequence[tuple[str, float]]) -> bool:
+    return [token for token, _ in tokens[: len(head)]] == [token for token, _ in head]
+
+
+def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
+    """Sum over the tokens of the echoed text's characters `start` to `end`.
+
+    A token that begins before `start` and reaches beyond it belongs to the answer.
+    """
+    found = choice.get("logprobs")
+    if not isinstance(found, dict):
+        raise PromptError(f"{_WHY}: the server does not score what it echoes: set scoring to none")
+    offsets, values = found.get("text_offset"), found.get("token_logprobs")
+    if not isinstance(offsets, list) or not isinstance(values, list) or len(offsets) != len(values):
+        raise UnusableReplyError("log-probabilities without the places of their tokens")
+    ends = [*offsets[1:], math.inf]
+    inside = [
+        value
+        for first, last, value in zip(offsets, ends, values, strict=True)
+        if last > start and first < end
+    ]
+    if not inside:
+        raise UnusableReplyError("no log-probabilities of the answer")
+    return math.fsum(_finite(value) for value in inside)
+
+
+def _prompt_tokens(reply: Any) -> list[tuple[str, float]]:
+    """The prompt's tokens, by id, and their log-probabilities, as vLLM gives them.
+
+    One mapping {id: {"logprob": ...}} a token, with `prompt_logprobs: 0` of the token alone; null
+    for the first token, which has none.
+    """
+    found = reply.get("prompt_logprobs")
+    if found is None:
+        found = _choice(reply).get("prompt_logprobs")
+    if not isinstance(found, list) or not found:
+        raise PromptError(f"{_WHY}: the server scores no prompts: set scoring to none")
+    tokens = []
+    for entry in found:
+        if entry is None:
+            tokens.append(("", 0.0))
+            continue
+        if not isinstance(entry, dict) or len(entry) != 1:
+            raise UnusableReplyError("a prompt token without its log-probability")
+        token, value = next(iter(entry.items()))
+        tokens.append((token, _finite(value.get("logprob") if isinstance(value, dict) else None)))
+    return tokens
