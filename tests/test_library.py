@@ -8,7 +8,7 @@ from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError
 from ravqa.library import Changes, Library
 from ravqa.paths import SAMPLE
-from ravqa.records import Passage
+from ravqa.records import Passage, Question
 
 KOALA = Passage("koala", "It eats leaves of eucalyptus trees.", title="Koala", extra={"page": 1})
 BRIDGE = Passage("bridge", "It was built from 1886 to 1894.", title="Tower Bridge")
@@ -55,6 +55,15 @@ def test_changes_are_seen_by_others_after_refresh(library):
     assert (other["tulip"], len(other)) == (new, 2)
     assert ids(other.search("When was the bridge built?")) != ["bridge"]
     assert other.verify() == []
+
+
+def test_its_pipeline_stays_as_the_library_was(library):
+    pipeline = library.pipeline(where={"page": [1, 2]})
+    library.delete(["tulip"])
+    assert pipeline.answerer is None
+    [hits] = pipeline.retrieve(pipeline.describe([Question(0, "Which flower grows from bulbs?")]))
+    assert [passage for _, passage in pipeline.passages(hits)] == [TULIP, KOALA]
+    assert list(library.pipeline().corpus) == ["koala", "bridge"]
 
 
 def test_only_new_texts_are_encoded(library, monkeypatch):

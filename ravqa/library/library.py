@@ -231,10 +231,31 @@ class Library:
         Raises:
             DataError, UserError: as `search`.
         """
-        pipeline, state = self._pipeline(), self._state
+        pipeline = self.pipeline(where=where, allowed_ids=allowed_ids)
+        return pipeline.retriever.retrieve(pipeline.describe(questions), k)
+
+    def pipeline(
+        self,
+        *,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+        answering: bool = False,
+    ) -> Pipeline:
+        """The library as it is now, as a pipeline that is prepared; it does not see later changes.
+
+        Args:
+            where, allowed_ids: what may be found, as for `search`.
+            answering: with its reader.
+
+        Raises:
+            UserError: `where` names what no passage has; a missing package or model.
+        """
+        state = self._state
+        pipeline = copy.copy(self._pipeline(answering=answering))
         allowed = self._allowed(state, where, allowed_ids)
-        retriever = _StateRetriever(_late(pipeline), state, allowed)
-        return retriever.retrieve(pipeline.describe(questions), k)
+        pipeline.retriever = _StateRetriever(_late(pipeline), state, allowed)
+        pipeline.corpus = state.corpus
+        return pipeline
 
     def matching(self, where: Where) -> list[str]:
         """Ids of the passages with these metadata, in order; see `ravqa.library.filters`."""
@@ -250,11 +271,7 @@ class Library:
         *,
         answering: bool,
     ) -> Response:
-        state = self._state
-        pipeline = copy.copy(self._pipeline(answering=answering))
-        allowed = self._allowed(state, where, allowed_ids)
-        pipeline.retriever = _StateRetriever(_late(pipeline), state, allowed)
-        pipeline.corpus = state.corpus
+        pipeline = self.pipeline(where=where, allowed_ids=allowed_ids, answering=answering)
         pipeline.top_k = max(k, pipeline.top_k)
         return pipeline.ask(question)
 
