@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +106,14 @@ class Pipeline:
         config = check_settings(settings, where)
         answerer = None
 
-        @cache
-        def reader() -> Reader:
-            built: Reader = build_part(READERS, config.reader, f"{where}: reader")
-            return built
+        readers: dict[str, Reader] = {}  # rerankers that ask the same reader share it
+
+        def reader(part: Part | None = None) -> Reader:
+            part = part or config.reader
+            key = fingerprint(part.model_dump())
+            if key not in readers:
+                readers[key] = build_part(READERS, part, f"{where}: reader")
+            return readers[key]
 
         if not retrieval_only:
             answering = validate(AnsweringConfig, config.answering, f"{where}: answering")

@@ -163,9 +163,21 @@ RETRIEVERS = Registry(
 RERANKERS = Registry(
     "reranker",
     {
+        "cross-encoder": (
+            "ravqa.reranking.cross_encoder:CrossEncoderReranker",
+            "scores of a cross-encoder of sentence-transformers, question and passage together",
+        ),
+        "vlm": (
+            "ravqa.reranking.vlm:VLMReranker",
+            "probability that a reader says yes to question, image and one passage",
+        ),
         "threshold": (
             "ravqa.reranking.threshold:Threshold",
             "passage filter by score, or by a number of passages",
+        ),
+        "gate": (
+            "ravqa.reranking.gate:Gate",
+            "asks without passages where those found are no good, or none are needed",
         ),
     },
 )

@@ -67,6 +67,23 @@ def rescored(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
     )
 
 
+def rescored_each(
+    candidates: Sequence[Candidates], depth: int, scores: Sequence[float]
+) -> list[list[Hit]]:
+    """`rescored` for several questions.
+
+    Args:
+        scores: of the first `depth` hits of each question, one question after the other.
+    """
+    out: list[list[Hit]] = []
+    start = 0
+    for found in candidates:
+        end = start + min(len(found), depth)
+        out.append(rescored([hit for hit, _ in found], scores[start:end]))
+        start = end
+    return out
+
+
 def retrieval_score(hit: Hit) -> float:
     """The retriever's score, whatever rerankers made of the hit."""
     return hit.score if hit.retrieval_score is None else hit.retrieval_score

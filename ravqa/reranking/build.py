@@ -9,7 +9,7 @@ from ravqa.build import build_part, part_config
 from ravqa.config import Part
 from ravqa.errors import UserError
 from ravqa.readers.base import Reader
-from ravqa.registry import READERS, RERANKERS
+from ravqa.registry import RERANKERS
 from ravqa.reranking.base import Reranker
 
 
@@ -46,26 +46,16 @@ def check_rerankers(parts: Sequence[Part], where: str, passages: int) -> None:
 
 
 def build_rerankers(
-    parts: Sequence[Part], where: str, own_reader: Callable[[], Reader]
+    parts: Sequence[Part], where: str, reader: Callable[[Part | None], Reader]
 ) -> dict[str, Reranker]:
     """The stages by name, in order.
 
     Args:
-        own_reader: gives the pipeline's reader, for rerankers that ask a reader and name none.
+        reader: gives the reader that a reranker names, or the pipeline's own for None.
 
     Raises:
         UserError: whatever a part cannot be built without.
     """
-    readers: dict[str, Reader] = {}  # two stages that name the same reader share it
-
-    def reader(part: Part | None) -> Reader:
-        if part is None:
-            return own_reader()
-        key = part.model_dump_json()
-        if key not in readers:
-            readers[key] = build_part(READERS, part, f"{where}: reranking reader")
-        return readers[key]
-
     built: dict[str, Reranker] = {}
     for i, (name, part) in enumerate(zip(stage_names(p.name for p in parts), parts, strict=True)):
         place = f"{where}: reranking.{i}"
