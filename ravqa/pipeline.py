@@ -248,7 +248,9 @@ class Pipeline:
         parts = {
             "describer": self.describer.weights if self.describer else "",
             "retriever": self.retriever.weights,
-            "reranking": ", ".join(filter(None, (r.weights for r in self.rerankers.values()))),
+            "reranking": ", ".join(
+                dict.fromkeys(r.weights for r in self.rerankers.values() if r.weights)
+            ),
             "reader": self.answerer.reader.weights if self.answerer else "",
         }
         return {part: name for part, name in parts.items() if name}
