@@ -153,6 +153,7 @@ def run(request: RunRequest, console: Console) -> Path:
         "stages": _stage_seconds(samples[MAIN]),
     }
     _add_encoding(results, pipeline.retriever, console)
+    _add_reranking(results, pipeline, console)
     _write(run_dir, dataset, samples[MAIN], results)
     console.results(results, run_dir.path)
     if judge is not None and judge.unclear:
@@ -189,6 +190,7 @@ def _check_corpus(request: RunRequest, config: PipelineConfig) -> None:
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
     settings, where = load_pipeline(request.pipeline)
+    own = settings.get("retriever")
     before = {key: _models(settings.get(key)) for key in ("retriever", "reranking", "reader")}
     for key, asked, registry in (
         ("retriever", request.retriever, RETRIEVERS),
@@ -198,6 +200,7 @@ def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
             settings[key] = _named(key, asked, registry, settings.get(key))
     if request.retriever in _PASSAGES:
         settings["reranking"] = []
+        settings["retriever"] = _as_control(settings["retriever"], own, request.seed)
     for override in request.overrides:
         apply_override(settings, override)
     reads = not request.retrieval_only or asks_own_reader(check_settings(settings, where).reranking)
@@ -205,7 +208,7 @@ def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
     if isinstance(stand_ins, dict):
         for key, models in before.items():
             unused = key == "reader" and not reads
-            if unused or _models(settings.get(key)) != models:
+            if unused or not set(models) <= set(_models(settings.get(key))):
                 stand_ins.pop(key, None)
     return settings, where
 
@@ -226,6 +229,14 @@ def _named(key: str, asked: str, registry: Registry, part: Any) -> dict[str, Any
         forms = ", ".join(f"{n}:{option.upper()}" for n, option in _ARGUMENTS.items())
         raise UserError(f"--{key} {asked!r}: a name is expected, or {forms}")
     return {**settings, _ARGUMENTS[name]: argument}
+
+
+def _as_control(part: dict[str, Any], own: Any, seed: int) -> dict[str, Any]:
+    """A control's settings, so that --retriever gives what --controls gives beside a run."""
+    if part["name"] == "random":
+        return {"seed": seed, **part}
+    ordered = isinstance(own, dict) and own.get("name") not in (*_PASSAGES, None)
+    return {"base": own, **part} if part["name"] == "oracle" and ordered else part
 
 
 def _models(settings: Any) -> list[tuple[str, Any]]:
@@ -667,6 +678,22 @@ def _add_encoding(results: dict[str, Any], retriever: Retriever, console: Consol
             console.note(
                 f"{stats.truncated:,} of {stats.items:,} {what} were longer than the encoder "
                 "takes, and were cut"
+            )
+
+
+def _add_reranking(results: dict[str, Any], pipeline: Pipeline, console: Console) -> None:
+    """What each reranker scored in this run, caches apart, and cut; a note if it cut any."""
+    counts = {
+        name: {key: getattr(part, key) for key in ("scored", "truncated") if hasattr(part, key)}
+        for name, part in pipeline.rerankers.items()
+    }
+    if counts:
+        results["timing"]["reranking"] = counts
+    for name, count in counts.items():
+        if count.get("truncated"):
+            console.note(
+                f"{count['truncated']:,} pairs of question and passage were longer than the "
+                f"reranker {name} takes, and were cut"
             )
 
 

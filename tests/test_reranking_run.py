@@ -1,15 +1,27 @@
 """Reranking inside runs: stages in samples and results, controls, per-stage recall by hand."""
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
 
 from ravqa.cli import main, run_main
+from ravqa.config import Strict
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import UserError
 from ravqa.pipeline import Pipeline
+from ravqa.readers.base import Generation
 from ravqa.records import Passage
+from ravqa.registry import READERS, Entry
+
+ROOT = Path(__file__).parent.parent
 
 # Ten passages; p3 and p7 hold the first question's answer, p1 the second's, none the third's.
 TEXTS = {f"p{i}": f"passage {i} says nothing" for i in range(10)}
@@ -148,10 +160,10 @@ def test_controls_with_passages_of_their_own_are_not_reranked(folder, tmp_path):
     assert stages["oracle"][0]["PRRecall"]["1"] == stages["oracle"][1]["PRRecall"]["1"] == 66.67
 
 
-@pytest.mark.parametrize("control", ["none", "random"])
-def test_a_control_named_as_retriever_is_not_reranked_either(folder, tmp_path, control):
-    assert run(folder, tmp_path / "run", "--retriever", control) == 0
-    assert run(folder, tmp_path / "control", "--controls", control) == 0
+@pytest.mark.parametrize("control", ["none", "random", "oracle"])
+def test_a_control_named_as_retriever_is_the_same_as_beside_a_run(folder, tmp_path, control):
+    assert run(folder, tmp_path / "run", "--retriever", control, "--seed", 3) == 0
+    assert run(folder, tmp_path / "control", "--controls", control, "--seed", 3) == 0
     alone = read_samples(tmp_path / "run" / "samples.jsonl")
     beside = read_samples(tmp_path / "control" / f"samples.{control}.jsonl")
     for question_id, sample in alone.items():
@@ -248,3 +260,170 @@ def test_reranking_enters_the_fingerprints(folder):
     assert "reranking" not in without.fingerprints
     with pytest.raises(UserError, match=r"there is no 'reranking\.2'"):
         Pipeline.load(str(folder / "pipeline.yaml"), "reranking.2.max_kept=1")
+
+
+# Crashes and caches
+
+
+class Lengths:
+    """A reader that says yes to long passages; breaks down when it has been asked `limit` times."""
+
+    abilities = frozenset({"score"})
+    deterministic = True
+    fingerprint = "lengths/1"
+    weights = "a rule"
+    asked = 0
+    limit = None
+
+    class Config(Strict):
+        """No options."""
+
+    def __init__(self, config):
+        pass
+
+    def score(self, prompts, answers):
+        out = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            Lengths.asked += answer == "yes"
+            if Lengths.limit is not None and Lengths.asked > Lengths.limit:
+                raise MemoryError("gone")
+            odds = float(len(prompt.text) % 7)
+            out.append(odds if answer == "yes" else 0.0)
+        return out
+
+    def generate(self, prompts):
+        return [Generation("granite") for _ in prompts]
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """A pipeline and 60 questions, each with its ten passages ranked by lot."""
+    monkeypatch.setitem(
+        READERS._entries, "lengths", Entry("test_reranking_run:Lengths", "for tests")
+    )
+    monkeypatch.setattr(Lengths, "asked", 0)
+    monkeypatch.setattr(Lengths, "limit", None)
+    root = tmp_path / "data"
+    root.mkdir()
+    lot = random.Random(0)
+    write_many(root, [TEXTS[i] + " or so" * lot.randrange(9) for i in TEXTS])
+    settings = {
+        "retriever": {"name": "random"},
+        "top_k": 4,
+        "reranking": [
+            {"name": "vlm", "depth": 3},
+            {"name": "gate", "rule": "best", "at_least": 0.995},
+        ],
+        "answering": {"decision": "top1"},
+        "reader": {"name": "lengths"},
+    }
+    (root / "pipeline.yaml").write_text(yaml.safe_dump(settings))
+    return root
+
+
+def write_many(root, texts):
+    lines = [
+        json.dumps({"question_id": i, "question": f"what {i}?", "answers": ["granite"]})
+        for i in range(60)
+    ]
+    (root / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    passages = [json.dumps({"passage_id": f"p{i}", "text": t}) for i, t in enumerate(texts)]
+    (root / "passages.jsonl").write_text("\n".join(passages) + "\n")
+
+
+def same_but_for_time(one, other):
+    for name in ("samples.jsonl", "run.trec", "results.json"):
+        texts = []
+        for folder in (one, other):
+            if name == "results.json":
+                results = read_results(folder)
+                del results["timing"], results["provenance"]["date"]
+                texts.append(results)
+            elif name == "samples.jsonl":
+                samples = read_samples(folder / name)
+                for sample in samples.values():
+                    del sample["seconds"], sample["cached"]
+                texts.append(samples)
+            else:
+                texts.append((folder / name).read_text(encoding="utf-8"))
+        assert texts[0] == texts[1]
+
+
+def test_a_run_that_breaks_down_while_reranking_is_resumed(fresh_cache, many, tmp_path):
+    Lengths.limit = 150  # in the second chunk of questions, after one of its kept parts
+    with pytest.raises(MemoryError):
+        run(many, tmp_path / "broken")
+    assert len(read_samples(tmp_path / "broken" / "samples.jsonl")) == 32
+    before, Lengths.limit = Lengths.asked - 1, None
+    assert before == 150
+    assert run(many, tmp_path / "broken", "--resume") == 0
+    # 60 questions, three passages each; what was asked since the last kept part is asked again.
+    assert 180 < Lengths.asked - 1 <= 180 + 64
+    Lengths.asked = 0
+    assert run(many, tmp_path / "whole") == 0
+    assert Lengths.asked == 0  # the cache knows everything
+    same_but_for_time(tmp_path / "broken", tmp_path / "whole")
+    timing = read_results(tmp_path / "whole")["timing"]
+    assert timing["reranking"] == {"vlm": {"scored": 0, "truncated": 0}, "gate": {"scored": 0}}
+    stages = read_results(tmp_path / "whole")["retrieval"]["stages"]["main"]
+    samples = read_samples(tmp_path / "whole" / "samples.jsonl")
+    gated = sum(not sample["hits"] for sample in samples.values())
+    assert 0 < stages[2]["without_passages"] == gated < 60
+    assert stages[-1]["stage"] == "read"
+    assert stages[-1]["without_passages"] == gated
+
+
+def test_another_depth_asks_about_what_is_new_alone(fresh_cache, many, tmp_path):
+    assert run(many, tmp_path / "three") == 0
+    assert run(many, tmp_path / "four", "--set", "reranking.0.depth=4") == 0
+    assert Lengths.asked == 60 * 4
+    timing = read_results(tmp_path / "four")["timing"]
+    assert timing["reranking"]["vlm"]["scored"] == 60
+    cached = read_samples(tmp_path / "four" / "samples.jsonl")[0]["cached"]
+    assert cached["rerank vlm"]["share"] == pytest.approx(0.75)
+
+
+def test_the_wrong_image_goes_through_reranking_too(fresh_cache, many, tmp_path, capsys):
+    assert run(many, tmp_path / "run", "--controls", "wrong-image") == 2
+    assert "at least two images" in capsys.readouterr().err
+    blind = ("--set", "reranking=[]", "--controls", "wrong-image")
+    assert run(many, tmp_path / "run", *blind) == 2
+    assert "its passages do not depend on the image" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_reranking_ends_as_an_undisturbed_one(many, tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sentence_transformers")
+    import transformers
+    from test_cross_encoder import config, save
+
+    torch.manual_seed(0)
+    model = save(
+        tmp_path / "model", transformers.BertForSequenceClassification(config(num_labels=1))
+    )
+    settings = yaml.safe_load((many / "pipeline.yaml").read_text())
+    settings["reranking"] = [
+        {"name": "cross-encoder", "model": model, "batch_size": 1},
+        {"name": "threshold", "rule": "mass", "value": 0.9},
+    ]
+    settings["reader"] = {"name": "first-words"}
+    (many / "pipeline.yaml").write_text(yaml.safe_dump(settings))
+    command = [sys.executable, str(ROOT / "run_vqa.py"), "--dataset", "jsonl", "--data", str(many)]
+    command += ["--pipeline", str(many / "pipeline.yaml")]
+    cache = os.environ | {"RAVQA_CACHE": str(tmp_path / "cache-1")}
+    killed = tmp_path / "killed"
+    samples = killed / "samples.jsonl"
+    process = subprocess.Popen([*command, "--output", str(killed)], env=cache)
+    while process.poll() is None and not (samples.is_file() and samples.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < len(read_samples(samples)) < 60
+    again = [*command, "--output", str(killed), "--resume"]
+    subprocess.run(again, env=cache, check=True, stdout=subprocess.DEVNULL)
+    fresh = os.environ | {"RAVQA_CACHE": str(tmp_path / "cache-2")}
+    whole = tmp_path / "whole"
+    undisturbed = [*command, "--output", str(whole)]
+    subprocess.run(undisturbed, env=fresh, check=True, stdout=subprocess.DEVNULL)
+    same_but_for_time(killed, whole)
