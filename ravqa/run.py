@@ -30,6 +30,7 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
+from ravqa.datasets.pages import Remarks
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.evaluation import (
     answer_section,
@@ -118,7 +119,7 @@ def run(request: RunRequest, console: Console) -> Path:
     dataset = read_dataset(request, config, problems, console)
     if "wrong-image" in request.controls:
         wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
-    corpus = read_corpus(request, dataset)
+    corpus = read_corpus(request, dataset, console)
     if request.data is not None and corpus is None:
         _check_corpus(request, config)
 
@@ -297,12 +298,20 @@ def read_dataset(
     return dataset
 
 
-def read_corpus(request: RunRequest, dataset: Dataset) -> Corpus | None:
+def read_corpus(request: RunRequest, dataset: Dataset, console: Console) -> Corpus | None:
     """The passages that were named, or those that come with the dataset; read once as it is."""
     files = tuple(request.corpus)
     if not files:
         return dataset.corpus
-    return once("corpus", files, lambda: Corpus.read(*files))
+
+    def read() -> Corpus:
+        remarks = Remarks(request.on_error)
+        corpus = Corpus.read(*files, remarks=remarks)
+        for line in remarks.lines():
+            console.note(line)
+        return corpus
+
+    return once("corpus", files, read)
 
 
 def _judge(
