@@ -14,6 +14,9 @@ from ravqa.registry import Registry
 
 T = TypeVar("T")
 
+Key = tuple[str, Hashable]
+"""The kind of a thing, and what tells it from others of its kind."""
+
 # What holds weights and nothing of a run. Retrievers hold the corpus that they were prepared for.
 _SHARED = frozenset({"describer", "encoder", "judge", "reader", "reranker"})
 
@@ -26,20 +29,20 @@ class Shared:
     """
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, Any] = {}
+        self._made: dict[Key, Any] = {}
         self.loads: dict[str, int] = {}
 
-    def get(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
+    def get(self, key: Key, make: Callable[[], T]) -> T:
         """What was made for this key, or what `make` gives."""
         if key not in self._made:
             self._made[key] = make()
-            self.loads[kind] = self.loads.get(kind, 0) + 1
+            self.loads[key[0]] = self.loads.get(key[0], 0) + 1
         found: T = self._made[key]
         return found
 
-    def keep(self, keys: Collection[Hashable]) -> None:
-        """Forget everything else, so that its memory is free for what is built next."""
-        unwanted = [key for key in self._made if key not in keys]
+    def keep(self, keys: Collection[Key]) -> None:
+        """Forget all other parts, so that their memory is free for what is built next."""
+        unwanted = [key for key in self._made if key[0] in _SHARED and key not in keys]
         for key in unwanted:
             del self._made[key]
         if unwanted:
@@ -50,7 +53,7 @@ class Shared:
 
 
 _shared: ContextVar[Shared | None] = ContextVar("shared", default=None)
-_noted: ContextVar[set[Hashable] | None] = ContextVar("noted", default=None)
+_noted: ContextVar[set[Key] | None] = ContextVar("noted", default=None)
 
 
 @contextmanager
@@ -69,9 +72,9 @@ def sharing(shared: Shared | None = None) -> Iterator[Shared]:
 
 
 @contextmanager
-def noting() -> Iterator[set[Hashable]]:
+def noting() -> Iterator[set[Key]]:
     """Notes the keys of the parts whose settings are validated inside (for `Shared.keep`)."""
-    keys: set[Hashable] = set()
+    keys: set[Key] = set()
     token = _noted.set(keys)
     try:
         yield keys
@@ -81,11 +84,8 @@ def noting() -> Iterator[set[Hashable]]:
 
 def once(kind: str, key: Hashable, make: Callable[[], T]) -> T:
     """`make()`; where parts are shared, made once for this kind and key."""
-    noted = _noted.get()
-    if noted is not None:
-        noted.add((kind, key))
     shared = _shared.get()
-    return make() if shared is None else shared.get(kind, (kind, key), make)
+    return make() if shared is None else shared.get((kind, key), make)
 
 
 def part_config(registry: Registry, part: Part, where: str) -> Any:
@@ -112,8 +112,8 @@ def build_part(registry: Registry, part: Part, where: str, **needs: Any) -> Any:
     if shared is None or needs or registry.kind not in _SHARED:
         return registry.get(part.name)(config, **needs)
     key = _key(registry, part, config)
-    return shared.get(registry.kind, key, lambda: registry.get(part.name)(config))
+    return shared.get(key, lambda: registry.get(part.name)(config))
 
 
-def _key(registry: Registry, part: Part, config: Any) -> Hashable:
+def _key(registry: Registry, part: Part, config: Any) -> Key:
     return registry.kind, fingerprint(part.name, config.model_dump(mode="json"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -113,6 +113,24 @@ class Store:
             use.stores.add(self.name)
         self._used = time.monotonic()
         return found
+
+    def get_or_make(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[Any]]
+    ) -> list[Any]:
+        """The value of each key, in order; what is not known is made, and kept.
+
+        Args:
+            make: gives the values for the positions in `keys` that it is given; of equal keys it
+                is given one.
+        """
+        known = self.get(keys)
+        new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
+        if new:
+            rows = sorted(new.values())
+            made = {keys[i]: value for i, value in zip(rows, make(rows), strict=True)}
+            self.put(made)
+            known.update(made)
+        return [known[key] for key in keys]
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Keep values; a key that is known already keeps its value."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -112,13 +112,21 @@ def _short(value: Any) -> str:
 def _keys(model: type[BaseModel], path: Sequence[int | str]) -> Iterable[str]:
     """The keys of the model that stands at `path` inside `model`."""
     for step in path:
-        field = model.model_fields.get(str(step))
-        if field is None or not isinstance(field.annotation, type):
+        if isinstance(step, int):
+            continue  # an item of the list before it
+        field = model.model_fields.get(step)
+        models = [] if field is None else _models(field.annotation)
+        if len(models) != 1:
             return ()
-        if not issubclass(field.annotation, BaseModel):
-            return ()
-        model = field.annotation
+        model = models[0]
     return model.model_fields
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in a field's type, as in `tuple[Model, ...]` and `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def load_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
@@ -179,13 +187,7 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
     Raises:
         UserError: no "=", an empty key, a path through something that is not a mapping or list.
     """
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip(".") or not all(key.split(".")):
-        raise UserError(f"--set {override!r}: key.path=value is expected")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
-        raise UserError(f"--set {override!r}: the value is not YAML") from None
+    key, value = split_override(override)
     *parents, last = key.split(".")
     node: Any = settings
     for depth, step in enumerate(parents):
@@ -207,6 +209,40 @@ def _child(node: Any, step: str, override: str, path: str) -> Any:
     if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
         return node[int(step)]
     raise UserError(f"--set {override!r}: there is no {path!r}")
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """The key and the value of a "key.path=value".
+
+    Raises:
+        UserError: no "=", an empty key, a value that is not YAML.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip(".") or not all(key.split(".")):
+        raise UserError(f"--set {override!r}: key.path=value is expected")
+    try:
+        return key, yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
+        raise UserError(f"--set {override!r}: the value is not YAML") from None
+
+
+def as_override(key: str, value: Any) -> str:
+    """The "key.path=value" that sets `key` to `value`."""
+    return f"{key}={inline_yaml(value)}"
+
+
+def inline_yaml(value: Any) -> str:
+    """A value as YAML in one line."""
+
+    def dump(**style: Any) -> str:
+        text: str = yaml.safe_dump(
+            value, default_flow_style=True, sort_keys=False, width=2**20, **style
+        )
+        return text.removesuffix("...\n").strip("\n")
+
+    text = dump(allow_unicode=True)
+    # In double quotes, every kind of line end is escaped.
+    return dump(default_style='"') if len(text.splitlines()) > 1 else text
 
 
 def dump_yaml(settings: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ravqa.datasets.base import Dataset
     from ravqa.datasets.corpus import Corpus
 
-_METRICS = {
+METRICS = {
     "vqa_accuracy": "VQA accuracy",
     "infoseek": "InfoSeek score",
     "evqa_score": "E-VQA accuracy",
@@ -207,7 +207,7 @@ def _row(results: Mapping[str, Any], condition: str) -> str:
 
 def _answer_table(results: Mapping[str, Any]) -> Table:
     section = results["answers"]
-    name = _METRICS.get(section["metric"], section["metric"])
+    name = METRICS.get(section["metric"], section["metric"])
     table = Table(title=_title(results, "Answer quality", section["questions"]))
     if section["rule"].get("judge"):
         table.caption = f"judge: {section['rule']['judge']}"

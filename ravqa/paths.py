@@ -17,6 +17,7 @@ def _resource_dir(name: str) -> Path:
 
 PIPELINES = _resource_dir("pipelines")
 PROMPTS = _resource_dir("prompts")
+STUDIES = _resource_dir("studies")
 SAMPLE = _HERE / "datasets" / "sample"
 
 

@@ -30,7 +30,6 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
-from ravqa.datasets.pages import Remarks
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.evaluation import (
     answer_section,
@@ -52,6 +51,7 @@ from ravqa.retrieval.base import Retriever
 from ravqa.retrieval.controls import NoRetriever, OracleRetriever, RandomRetriever
 from ravqa.retrieval.runs import trec_lines
 from ravqa.rundir import MAIN, RunDir
+from ravqa.stages import mark, stage_keys
 
 SCHEMA_VERSION = 1
 CONTROLS = ("none", "oracle", "random", "wrong-image")
@@ -97,17 +97,7 @@ def run(request: RunRequest, console: Console) -> Path:
         UserError: any mistake in what was asked for, or in the data.
     """
     started = time.monotonic()
-    _check(request)
-    settings, where = _settings(request)
-    config = check_settings(settings, where)
-    blind = config.retriever.name == "none" or (
-        config.retriever.name in _BLIND and not config.reranking
-    )
-    if "wrong-image" in request.controls and blind:
-        raise UserError(
-            f"--controls wrong-image changes nothing with the retriever {config.retriever.name}: "
-            "its passages do not depend on the image"
-        )
+    settings, where, config = planned(request)
     run_dir = RunDir(
         request.output or default_output(request),
         resume=request.resume,
@@ -119,9 +109,7 @@ def run(request: RunRequest, console: Console) -> Path:
     dataset = read_dataset(request, config, problems, console)
     if "wrong-image" in request.controls:
         wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
-    corpus = read_corpus(request, dataset, console)
-    if request.data is not None and corpus is None:
-        _check_corpus(request, config)
+    corpus = read_corpus(request, config, dataset)
 
     console.heading(dataset, config, corpus, run_dir.path)
     with console.status("loading models"):
@@ -129,6 +117,12 @@ def run(request: RunRequest, console: Console) -> Path:
             settings, where=where, retrieval_only=request.retrieval_only
         )
         judge = _judge(request, config, dataset, where)
+    keys = stage_keys(
+        config,
+        dataset.fingerprint,
+        corpus.fingerprint if corpus else None,
+        retrieval_only=request.retrieval_only,
+    )
     if pipeline.sees_images and config.describer is None:
         dataset = _with_images(dataset, problems)
     pipeline.prepare(corpus, console.progress)
@@ -143,6 +137,8 @@ def run(request: RunRequest, console: Console) -> Path:
     run_dir.begin(resolved)
     runner = _Runner(pipeline, dataset, run_dir, console, request, judge)
     samples = {name: runner.run(name, retriever) for name, retriever in conditions.items()}
+    for stage, stores in {"describe": describing.stores, **runner.stores}.items():
+        mark(keys, stage, stores)
     if judge is not None:
         judge.judged = judge.unclear = 0  # counted anew: every answer is scored once more
     results = _results(request, dataset, corpus, config, pipeline, samples, problems, judge)
@@ -160,6 +156,26 @@ def run(request: RunRequest, console: Console) -> Path:
     if judge is not None and judge.unclear:
         console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
     return run_dir.path
+
+
+def planned(request: RunRequest) -> tuple[dict[str, Any], str, PipelineConfig]:
+    """The settings of the pipeline that is asked for, where they were read, and validated.
+
+    Raises:
+        UserError: any mistake in what was asked for that shows without data and models.
+    """
+    _check(request)
+    settings, where = _settings(request)
+    config = check_settings(settings, where)
+    blind = config.retriever.name == "none" or (
+        config.retriever.name in _BLIND and not config.reranking
+    )
+    if "wrong-image" in request.controls and blind:
+        raise UserError(
+            f"--controls wrong-image changes nothing with the retriever {config.retriever.name}: "
+            "its passages do not depend on the image"
+        )
+    return settings, where, config
 
 
 def _check(request: RunRequest) -> None:
@@ -298,20 +314,18 @@ def read_dataset(
     return dataset
 
 
-def read_corpus(request: RunRequest, dataset: Dataset, console: Console) -> Corpus | None:
-    """The passages that were named, or those that come with the dataset; read once as it is."""
+def read_corpus(request: RunRequest, config: PipelineConfig, dataset: Dataset) -> Corpus | None:
+    """The passages that were named, or those that come with the dataset; read once as it is.
+
+    Raises:
+        UserError: passages are needed and there are none; a file is missing or broken.
+    """
     files = tuple(request.corpus)
-    if not files:
-        return dataset.corpus
-
-    def read() -> Corpus:
-        remarks = Remarks(request.on_error)
-        corpus = Corpus.read(*files, remarks=remarks)
-        for line in remarks.lines():
-            console.note(line)
-        return corpus
-
-    return once("corpus", files, read)
+    if files:
+        return once("corpus", files, lambda: Corpus.read(*files))
+    if request.data is not None and dataset.corpus is None:
+        _check_corpus(request, config)
+    return dataset.corpus
 
 
 def _judge(
@@ -490,6 +504,7 @@ class _Runner:
         self.console = console
         self.request = request
         self.judge = judge
+        self.stores: dict[str, set[str]] = {}  # that each stage of the run itself used
 
     def run(self, condition: str, retriever: Retriever) -> dict[int | str, dict[str, Any]]:
         """Samples of every question, those of an earlier, interrupted run included."""
@@ -541,6 +556,9 @@ class _Runner:
         uses = {"retrieve": retrieving}
         uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
         uses |= {"answer": answering}
+        if condition == MAIN:
+            for stage, use in uses.items():
+                self.stores.setdefault(stage.partition(" ")[0], set()).update(use.stores)
         costs = {stage: _shared_out(use, len(questions)) for stage, use in uses.items()}
         samples = []
         for i, question in enumerate(questions):

@@ -104,7 +104,7 @@ class RunDir:
             raise UserError(f"{self.path}/config.yaml cannot be read: {e}") from None
         now = yaml.safe_load(dump_yaml(config))
         if before != now:
-            path = _first_difference(before, now)
+            path = first_difference(before, now)
             raise UserError(
                 f"the run in {self.path} had other settings ({path}): it cannot be resumed with "
                 "these"
@@ -198,11 +198,12 @@ def _temporary(path: Path) -> bool:
     return any(path.name.startswith(f".{name}.") for name in _OURS)
 
 
-def _first_difference(before: Any, now: Any, path: str = "") -> str:
+def first_difference(before: Any, now: Any, path: str = "") -> str:
+    """Where two different settings differ first, as "key.path: A then, B now"."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(k for k in now if k not in before)]:
             if before.get(key) != now.get(key) or (key in before) != (key in now):
-                return _first_difference(
+                return first_difference(
                     before.get(key), now.get(key), f"{path}.{key}" if path else str(key)
                 )
     return f"{path}: {_short(before)} then, {_short(now)} now"

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ravqa"
 LAYERS = [
     {"cli", "__main__", "integrations"},
     {"studies"},
-    {"run", "encode", "scoring", "evaluation", "subsets", "library"},
+    {"run", "encode", "scoring", "evaluation", "subsets", "library", "stages"},
     {"pipeline", "console", "rundir", "promptlog"},
     {"answering", "retrieval", "reranking", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},

@@ -67,20 +67,31 @@ def _cluster_sums(
     return sums, np.bincount(index).astype(np.float64)
 
 
-def _batches(resamples: int, values: int) -> Iterator[slice]:
-    step = max(1, _MAX_DRAWS // values)  # bounds memory at tens of MB
+def batches(resamples: int, values: int) -> Iterator[slice]:
+    """Resamples, so many at a time that so many values each stay within bounds in memory."""
+    step = max(1, _MAX_DRAWS // values)
     for start in range(0, resamples, step):
         yield slice(start, min(start + step, resamples))
 
 
-def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+def resampled_totals(clusters: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Column sums of bootstrap samples of clusters: [resamples, columns].
+
+    Args:
+        clusters: what each cluster sums up to, [clusters, columns].
+    """
     rng = np.random.default_rng(seed)
-    kinds, often = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
-    means = np.empty(resamples)
-    for part in _batches(resamples, len(kinds)):
-        drawn = rng.multinomial(len(sums), often / len(sums), size=part.stop - part.start)
-        total, questions = (drawn @ kinds).T
-        means[part] = total / questions
+    kinds, often = np.unique(clusters, axis=0, return_counts=True)
+    totals = np.empty((resamples, clusters.shape[1]))
+    for part in batches(resamples, len(kinds)):
+        drawn = rng.multinomial(len(clusters), often / len(clusters), size=part.stop - part.start)
+        totals[part] = drawn @ kinds
+    return totals
+
+
+def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    total, questions = resampled_totals(np.stack([sums, counts], axis=1), seed, resamples).T
+    means: np.ndarray = total / questions
     return means
 
 
@@ -136,7 +147,7 @@ def paired_test(
     observed = abs(sums.sum()) - 1e-12 * (sizes @ often)  # equal sums count as equal when rounded
     extreme = 0
     if len(sizes):
-        for part in _batches(resamples, len(sizes)):
+        for part in batches(resamples, len(sizes)):
             positive = rng.binomial(often, 0.5, size=(part.stop - part.start, len(sizes)))
             extreme += int((np.abs((2 * positive - often) @ sizes) >= observed).sum())
     else:
@@ -149,3 +160,19 @@ def paired_test(
         losses=sum(d < 0 for d in differences),
         ties=sum(d == 0 for d in differences),
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the order given.
+
+    With the p-values in rising order p_1..p_m, the i-th becomes the largest of
+    min(1, (m - j + 1) * p_j) over j <= i. Rejecting what stays at most alpha keeps the probability
+    of one or more false rejections at most alpha, however the tests depend on each other.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - place) * p_values[i]))
+        corrected[i] = largest
+    return corrected

@@ -1,0 +1,309 @@
+"""`ravqa compare`: finished runs side by side, and on which questions one helps or hurts.
+
+A breakdown says, for two runs on the same questions, on how many the second is right where the
+first was wrong (helped), wrong where it was right (hurt), and on how many both are right or wrong:
+over all questions, by question type, and by where an answer stood in the second run's passages. Of
+a run and its control without retrieval, that is what retrieval gains: helped and both right are the
+hit and free success ratios of RA-VQA (Lin and Byrne 2022).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ravqa.console import Console
+from ravqa.errors import UserError
+from ravqa.metrics.prrecall import DEFAULT_RULE
+from ravqa.run import CONTROLS
+from ravqa.rundir import write_file
+from ravqa.studies.formats import (
+    as_csv,
+    as_json,
+    as_latex,
+    as_markdown,
+    heading,
+    printed,
+)
+from ravqa.studies.measures import FinishedRun, Id, Measure, Sample, common_questions
+from ravqa.studies.report_study import write_study_report
+from ravqa.studies.tables import build_table, variants
+
+SCHEMA_VERSION = 1
+READ, RETRIEVED, NOT_RETRIEVED = (
+    "an answer in the passages read",
+    "only in passages not read",
+    "in no passage retrieved",
+)
+_FILES = ("table.csv", "table.md", "table.tex", "table.json", "report.html")
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRequest:
+    """What the command line asks for; see `ravqa compare --help`.
+
+    Attributes:
+        runs: folders; "FOLDER:CONTROL" is a control of a run.
+        control: a run without retrieval, for runs without the control `none`.
+        common: compare on the questions that all runs have asked.
+    """
+
+    runs: Sequence[str]
+    control: str | None = None
+    metrics: Sequence[str] = ()
+    common: bool = False
+    output: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Of some questions: how many the second run has right where the first was wrong, and so on."""
+
+    helped: int = 0
+    hurt: int = 0
+    both_right: int = 0
+    both_wrong: int = 0
+
+    @property
+    def questions(self) -> int:
+        """All of them."""
+        return self.helped + self.hurt + self.both_right + self.both_wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Two runs on the same questions.
+
+    Attributes:
+        first, second: their names.
+        groups: outcomes by the kind of group ("all", "question type", "answer strings") and by the
+            group's name; kinds that do not apply are left out.
+    """
+
+    first: str
+    second: str
+    groups: Mapping[str, Mapping[str, Outcomes]]
+
+
+def compare(request: CompareRequest, console: Console) -> None:
+    """Compare, print, write.
+
+    Raises:
+        UserError: runs that are not there, not finished, or not about the same questions.
+    """
+    _check_output(request)
+    measures = [Measure.parse(metric) for metric in request.metrics]
+    runs = open_runs(request.runs)
+    everything = dict(runs)
+    if request.control is not None:
+        [(name, control)] = open_runs([request.control]).items()
+        everything.setdefault(f"control {name}" if name in runs else name, control)
+    first = next(iter(runs))
+    ids = common_questions(everything, intersect=request.common)
+    controls = {name: _control(run, request) for name, run in runs.items()}
+    if len(runs) == 1 and not any(controls.values()):
+        raise UserError(
+            f"{first} has no control to compare with: name another run, or --control RUN (a run "
+            "with --controls none has it)"
+        )
+    table = build_table(runs, first, measures, ids=ids, seed=request.seed)
+    breakdowns = [
+        *(
+            breakdown("without retrieval", control, name, runs[name], ids)
+            for name, control in controls.items()
+            if control is not None
+        ),
+        *(
+            breakdown(first, runs[first], name, run, ids)
+            for name, run in runs.items()
+            if name != first
+        ),
+    ]
+    found = [b for b in breakdowns if b is not None]
+    console.out.print(printed(table))
+    for each in found:
+        console.out.print(_printed(each))
+    if request.output is not None:
+        _write(request, table, found)
+        console.out.print(Text(f"written: {request.output}"), soft_wrap=True)
+
+
+def _check_output(request: CompareRequest) -> None:
+    output = request.output
+    if output is None:
+        return
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: a folder is expected")
+    there = [name for name in _FILES if (output / name).exists()]
+    if there and not request.overwrite:
+        raise UserError(f"{output} has {there[0]} already: --overwrite replaces it")
+
+
+def open_runs(names: Sequence[str]) -> dict[str, FinishedRun]:
+    """Runs by a name each: the folder's, or where two are alike, the whole path."""
+    opened = [_open(name) for name in names]
+    short = [_short(run) for run in opened]
+    runs: dict[str, FinishedRun] = {}
+    for name, run in zip(short, opened, strict=True):
+        if short.count(name) > 1:
+            name = str(run.folder) + ("" if run.is_main else f":{run.condition}")
+        if name in runs:
+            raise UserError(f"the run {name} is named twice")
+        runs[name] = run
+    return runs
+
+
+def _open(name: str) -> FinishedRun:
+    folder, colon, control = name.rpartition(":")
+    if colon and control in CONTROLS and not Path(name).exists():
+        return FinishedRun(Path(folder), control)
+    return FinishedRun(Path(name))
+
+
+def _short(run: FinishedRun) -> str:
+    name = run.folder.resolve().name
+    return name if run.is_main else f"{name}:{run.condition}"
+
+
+def _control(run: FinishedRun, request: CompareRequest) -> FinishedRun | None:
+    """The same run without retrieval, or the one that was named."""
+    if request.control is not None:
+        return _open(request.control)
+    return FinishedRun(run.folder, "none") if run.has_control else None
+
+
+def breakdown(
+    first_name: str,
+    first: FinishedRun,
+    second_name: str,
+    second: FinishedRun,
+    ids: Mapping[Id, None],
+) -> Breakdown | None:
+    """On which of the questions the second run helps; None where answers were not scored."""
+    before, after = first.right, second.right
+    if before is None or after is None:
+        return None
+    asked = [q for q in ids if q in before and q in after]
+    kinds: dict[str, dict[Id, str | None]] = {
+        "all": dict.fromkeys(asked, "all questions"),
+        "question type": {q: second.samples[q]["question_type"] for q in asked},
+        "answer strings": {q: _place(second.samples[q]) for q in asked},
+    }
+    groups = {}
+    for kind, group_of in kinds.items():
+        names = sorted({name for name in group_of.values() if name is not None})
+        if kind == "answer strings":
+            names = [n for n in (READ, RETRIEVED, NOT_RETRIEVED) if n in names]
+        if len(names) > (kind != "all"):
+            groups[kind] = {
+                name: _outcomes(before, after, [q for q in asked if group_of[q] == name])
+                for name in names
+            }
+    return Breakdown(first_name, second_name, groups)
+
+
+def _outcomes(before: Mapping[Id, bool], after: Mapping[Id, bool], ids: Sequence[Id]) -> Outcomes:
+    return Outcomes(
+        helped=sum(after[q] and not before[q] for q in ids),
+        hurt=sum(before[q] and not after[q] for q in ids),
+        both_right=sum(before[q] and after[q] for q in ids),
+        both_wrong=sum(not before[q] and not after[q] for q in ids),
+    )
+
+
+def _place(sample: Sample) -> str | None:
+    """Where an answer string stood among the question's passages."""
+    if sample["answer_ranks"] is None or not sample["hits"]:
+        return None
+    if sample["read"]["answer_ranks"][DEFAULT_RULE]:
+        return READ
+    return RETRIEVED if sample["answer_ranks"][DEFAULT_RULE] else NOT_RETRIEVED
+
+
+# -- as text ---------------------------------------------------------------------------------------
+
+_HEADER = ("", "questions", "helped", "hurt", "both right", "both wrong")
+
+
+def _title(found: Breakdown) -> str:
+    return f"{found.second} against {found.first}: right answers"
+
+
+def _rows(found: Breakdown) -> list[list[str]]:
+    rows = []
+    for kind, groups in found.groups.items():
+        for name, outcomes in groups.items():
+            counts = (
+                outcomes.helped,
+                outcomes.hurt,
+                outcomes.both_right,
+                outcomes.both_wrong,
+            )
+            shares = (f"{n:,} ({100 * n / outcomes.questions:.1f} %)" for n in counts)
+            shown = name if kind in {"all", "answer strings"} else f"{kind}: {name}"
+            rows.append([shown, f"{outcomes.questions:,}", *shares])
+    return rows
+
+
+def _printed(found: Breakdown) -> RichTable:
+    table = RichTable(title=_title(found), box=box.SIMPLE_HEAD)
+    for i, name in enumerate(_HEADER):
+        table.add_column(name, justify="right" if i else "left")
+    for row in _rows(found):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _write(request: CompareRequest, table: Any, found: Sequence[Breakdown]) -> None:
+    root = request.output
+    assert root is not None
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "runs": list(request.runs),
+        "seed": request.seed,
+        "tables": [as_json(table, root)],
+        "breakdowns": [
+            {
+                "first": each.first,
+                "second": each.second,
+                "groups": {
+                    kind: {
+                        name: {
+                            "helped": o.helped,
+                            "hurt": o.hurt,
+                            "both_right": o.both_right,
+                            "both_wrong": o.both_wrong,
+                        }
+                        for name, o in groups.items()
+                    }
+                    for kind, groups in each.groups.items()
+                },
+            }
+            for each in found
+        ],
+    }
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_file(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+        write_file(root / "table.csv", as_csv([table]))
+        write_file(root / "table.md", as_markdown([table]))
+        write_file(root / "table.tex", as_latex([table]))
+        write_study_report(
+            root,
+            "Comparison of runs",
+            variants(table),
+            facts={"dataset": heading(table)},
+            notes=table.notes,
+            tables={_title(each): (_HEADER, _rows(each)) for each in found},
+        )
+    except OSError as e:
+        raise UserError(f"the output folder {root} cannot be written: {e.strerror or e}") from None

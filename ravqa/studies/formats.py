@@ -1,0 +1,265 @@
+"""A table of runs as text: for the terminal, as Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ravqa.studies.measures import SECONDS
+from ravqa.studies.report_study import Difference
+from ravqa.studies.tables import CACHED, Cell, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{mark: "\\" + mark for mark in "&%$#_{}"},
+}
+
+
+def _value(key: str, cell: Cell) -> str:
+    if key == SECONDS:
+        text = cell.estimate.text(3 if cell.estimate.value < 1 else 2)
+        return f"{text} {CACHED}" if cell.cached else text
+    return cell.estimate.text()
+
+
+def _change(difference: Difference) -> str:
+    interval = difference.estimate.text().partition(" ")[2]
+    return f"{difference.estimate.value:+.1f} {interval}".strip()
+
+
+def _p(difference: Difference) -> str:
+    p = difference.p_value if difference.p_corrected is None else difference.p_corrected
+    if p is None:
+        return ""
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
+
+
+def printed(table: Table) -> RichTable:
+    """For the terminal: in each cell the estimate, and below it the difference and its p."""
+    shown = RichTable(
+        title=heading(table),
+        caption="\n".join(table.notes),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    shown.add_column("")
+    for title in table.titles.values():
+        shown.add_column(title)
+    for row in table.rows:
+        name = Text(row.name, style="bold" if row.reference else "")
+        if row.reference:
+            name.append("\nreference", style="dim")
+        if row.error is not None:
+            name.append(f"\nfailed: {row.error}", style="red")
+        cells = []
+        for key in table.titles:
+            cell = row.cells.get(key)
+            text = Text(_value(key, cell) if cell else "-")
+            if cell is not None and cell.difference is not None:
+                change = cell.difference
+                text.append(f"\n{_change(change)} p {_p(change)}", style="dim")
+            cells.append(text)
+        shown.add_row(name, *cells)
+    return shown
+
+
+def header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The table as text, for Markdown and LaTeX: difference and p have columns of their own."""
+    compared = [
+        key
+        for key in table.titles
+        if any(row.cells[key].difference for row in table.rows if key in row.cells)
+    ]
+    header = [""]
+    for key, title in table.titles.items():
+        header.append(title)
+        if key in compared:
+            header += ["difference", "p"]
+    rows = []
+    for row in table.rows:
+        name = row.name + (" (reference)" if row.reference else "")
+        line = [name if row.error is None else f"{name}: failed, {row.error}"]
+        for key in table.titles:
+            cell = row.cells.get(key)
+            line.append(_value(key, cell) if cell else "-")
+            if key in compared:
+                change = cell.difference if cell else None
+                line += [_change(change), _p(change)] if change else ["", ""]
+        rows.append(line)
+    return header, rows
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+    """A heading and a table per dataset."""
+    parts = []
+    for table in tables:
+        header, rows = header_and_rows(table)
+        parts.append(f"### {_markdown(heading(table))}\n")
+        parts.append(_markdown_row(header))
+        parts.append("|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|")
+        parts += [_markdown_row(row) for row in rows]
+        parts += ["", *(f"{_markdown(note)}\n" for note in table.notes)]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def heading(table: Table) -> str:
+    """The title of a table."""
+    return f"{table.title}: {table.questions:,} questions, {table.images:,} images"
+
+
+def _markdown(text: str) -> str:
+    # HTML in a name would be taken as such.
+    escaped = re.sub(r"([\\`*_{}\[\]<>|~$#])", r"\\\1", text).replace("&", "&amp;")
+    return " ".join(escaped.split())
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_markdown, cells)) + " |"
+
+
+def as_latex(tables: Sequence[Table]) -> str:
+    """A table environment per dataset, for the package booktabs."""
+    parts = ["% needs \\usepackage{booktabs}"]
+    for table in tables:
+        header, rows = header_and_rows(table)
+        parts += [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{_latex(heading(table))}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"    \toprule",
+            f"    {_latex_row(header)}",
+            r"    \midrule",
+            *(f"    {_latex_row(row)}" for row in rows),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            *(rf"  \par {_latex(note)}" for note in table.notes),
+            r"\end{table}",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _latex(text: str) -> str:
+    return " ".join("".join(_LATEX.get(mark, mark) for mark in text).split())
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    # A row that begins with "[" would be read as an argument of the \\ before it.
+    row = " & ".join(map(_latex, cells))
+    return ("{}" if row.startswith("[") else "") + row + r" \\"
+
+
+def as_csv(tables: Sequence[Table]) -> str:
+    """A line per run, every number in a column of its own; all tables below one header."""
+    keys = list(dict.fromkeys(key for table in tables for key in table.titles))
+    header = ["dataset", "run", "reference", "error"]
+    for key in keys:
+        header += [key, f"{key} low", f"{key} high", f"{key} questions"]
+        if key == SECONDS:
+            header.append(f"{key} cached")
+        else:
+            header += [f"{key} {x}" for x in ("difference", "difference low", "difference high")]
+            header += [f"{key} p", f"{key} p Holm"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        for row in table.rows:
+            line: dict[str, Any] = {
+                "dataset": table.title,
+                "run": row.name,
+                "reference": int(row.reference),
+                "error": row.error or "",
+            }
+            for key, cell in row.cells.items():
+                line |= _columns(key, cell)
+            writer.writerow(line)
+    return out.getvalue()
+
+
+def _columns(key: str, cell: Cell) -> dict[str, Any]:
+    value = cell.estimate
+    columns: dict[str, Any] = {
+        key: _rounded(value.value),
+        f"{key} low": _rounded(value.low),
+        f"{key} high": _rounded(value.high),
+        f"{key} questions": cell.questions,
+    }
+    if key == SECONDS:
+        columns[f"{key} cached"] = cell.cached
+    if cell.difference is not None:
+        change = cell.difference.estimate
+        columns |= {
+            f"{key} difference": _rounded(change.value),
+            f"{key} difference low": _rounded(change.low),
+            f"{key} difference high": _rounded(change.high),
+            f"{key} p": cell.difference.p_value,
+            f"{key} p Holm": cell.difference.p_corrected,
+        }
+    return columns
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def as_json(table: Table, root: Path) -> dict[str, Any]:
+    """Plain values; folders of runs relative to `root`."""
+    return {
+        "title": table.title,
+        "questions": table.questions,
+        "images": table.images,
+        "measures": dict(table.titles),
+        "rows": [
+            {
+                "run": row.name,
+                "reference": row.reference,
+                "folder": None if row.run is None else _relative(row.run, root),
+                "error": row.error,
+                "measures": {key: _plain(cell) for key, cell in row.cells.items()},
+            }
+            for row in table.rows
+        ],
+        "notes": list(table.notes),
+    }
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "value": _rounded(cell.estimate.value),
+        "interval_95": [_rounded(cell.estimate.low), _rounded(cell.estimate.high)],
+        "questions": cell.questions,
+    }
+    if cell.cached:
+        plain["cached"] = cell.cached
+    if cell.difference is not None:
+        change = cell.difference
+        plain["difference"] = {
+            "value": _rounded(change.estimate.value),
+            "interval_95": [_rounded(change.estimate.low), _rounded(change.estimate.high)],
+            "p_value": change.p_value,
+            "p_holm": change.p_corrected,
+            "questions": cell.compared,
+        }
+    return plain
+
+
+def _relative(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return str(path)

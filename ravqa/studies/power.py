@@ -1,0 +1,237 @@
+"""`ravqa power`: how many questions show a difference of so many points, from the runs at hand.
+
+With d_q the difference of two systems' scores on question q, the mean over n questions is normal
+about the true difference x with variance v / n. A two-sided test at level alpha sees it with
+probability 1 - beta if there are
+
+    n = (z_(1 - alpha/2) + z_(1 - beta))^2 * v / x^2
+
+questions (the paired sample-size formula: Lachin 1981, "Introduction to sample size determination
+and power analysis for clinical trials", Controlled Clinical Trials 2; for model evaluations Miller
+2024, "Adding error bars to evals", arXiv 2411.00640). Questions about one image are not
+independent: v is n times the cluster-robust variance of the mean,
+
+    v = n * m / (m - 1) * sum over images c of (sum over q in c of (d_q - mean))^2 / n^2,
+
+m being the number of images, which Miller gives as well. Without clusters v is the variance of d.
+So more questions means more images, with as many questions each as there are now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ravqa.console import Console
+from ravqa.errors import UserError
+from ravqa.studies.compare import open_runs
+from ravqa.studies.measures import FinishedRun, Id, Measure, common_questions
+
+_NORMAL = NormalDist()
+_FEW = 30  # images, below which the normal approximation is rough
+
+
+@dataclass(frozen=True, slots=True)
+class PowerRequest:
+    """What the command line asks for; see `ravqa power --help`.
+
+    Attributes:
+        runs: folders; one run is compared with its control `none`.
+        differences: in points (percent).
+        comparisons: alpha is divided by it, as for the first of so many comparisons in Holm's
+            method.
+    """
+
+    runs: Sequence[str]
+    differences: Sequence[float] = (1.0, 2.0, 5.0)
+    power: float = 0.8
+    alpha: float = 0.05
+    comparisons: int = 1
+    metric: str = "score"
+    common: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How much a paired difference varies.
+
+    Attributes:
+        questions, clusters: that it was measured on.
+        mean: the observed difference.
+        variance: v above, per question.
+        design_effect: v, divided by the variance of single differences: what clustering costs.
+    """
+
+    questions: int
+    clusters: int
+    mean: float
+    variance: float
+    design_effect: float
+
+
+def spread(
+    differences: Mapping[Id, float] | Sequence[float],
+    clusters: Mapping[Id, Hashable] | None = None,
+) -> Spread:
+    """The spread of paired differences.
+
+    Args:
+        differences: of each question.
+        clusters: per question what it belongs to (its image); None: every question by itself.
+
+    Raises:
+        ValueError: fewer than two clusters.
+    """
+    values = dict(
+        differences.items() if isinstance(differences, Mapping) else enumerate(differences)
+    )
+    n = len(values)
+    mean = math.fsum(values.values()) / n if n else 0.0
+    sums: dict[Hashable, float] = {}
+    for question, value in values.items():
+        cluster = question if clusters is None else clusters[question]
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    m = len(sums)
+    if m < 2:
+        raise ValueError("a spread needs at least two clusters")
+    variance = m / (m - 1) * math.fsum(s * s for s in sums.values()) / n
+    single = math.fsum((value - mean) ** 2 for value in values.values()) / (n - 1)
+    return Spread(n, m, mean, variance, variance / single if single else 1.0)
+
+
+def questions_needed(
+    difference: float, variance: float, *, power: float = 0.8, alpha: float = 0.05
+) -> int:
+    """How many questions a paired test needs; see the module.
+
+    Args:
+        difference: to be seen, in the unit of the scores.
+        variance: per question, of the paired difference.
+    """
+    return max(2, math.ceil(_factor(power, alpha) ** 2 * variance / difference**2))
+
+
+def detectable(
+    questions: int, variance: float, *, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """The smallest difference that so many questions show."""
+    return _factor(power, alpha) * math.sqrt(variance / questions)
+
+
+def _factor(power: float, alpha: float) -> float:
+    return _NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)
+
+
+def power_of(request: PowerRequest, console: Console) -> list[tuple[str, Spread]]:
+    """Compute and print; gives the pairs' names and spreads.
+
+    Raises:
+        UserError: values out of range; runs that cannot be compared, or do not differ.
+    """
+    _check(request)
+    measure = Measure.parse(request.metric)
+    if not measure.in_percent:
+        raise UserError(f"--metric {request.metric}: power is for metrics in percent")
+    runs = open_runs(request.runs)
+    if len(runs) == 1:
+        [(name, run)] = runs.items()
+        if not run.has_control:
+            raise UserError(
+                f"{name} has no control without retrieval: name two runs, or run it with "
+                "--controls none"
+            )
+        runs = {f"{name}:none": FinishedRun(run.folder, "none"), name: run}
+    (first, reference), *others = runs.items()
+    pairs = []
+    for name, run in others:
+        ids = common_questions({first: reference, name: run}, intersect=request.common)
+        pairs.append((f"{name} - {first}", _spread(measure, run, reference, ids, name, first)))
+    console.out.print(_printed(request, measure.title(reference), pairs))
+    return pairs
+
+
+def _check(request: PowerRequest) -> None:
+    for name, value in (("power", request.power), ("alpha", request.alpha)):
+        if not 0 < value < 1:
+            raise UserError(f"--{name} {value:g}: a number between 0 and 1 is needed")
+    if request.power <= request.alpha:
+        raise UserError(f"--power {request.power:g} is not above --alpha {request.alpha:g}")
+    if request.comparisons < 1:
+        raise UserError(f"--comparisons {request.comparisons}: at least one is needed")
+    for value in request.differences:
+        if not 0 < value <= 100:
+            raise UserError(f"--difference {value:g}: points above 0, at most 100, are needed")
+
+
+def _spread(
+    measure: Measure,
+    run: FinishedRun,
+    reference: FinishedRun,
+    ids: Mapping[Id, None],
+    name: str,
+    first: str,
+) -> Spread:
+    mine, theirs = run.values(measure), reference.values(measure)
+    both = [q for q in ids if q in mine and q in theirs]
+    if not both:
+        raise UserError(f"{name} and {first} have no questions with {measure.key} in common")
+    differences = {q: mine[q] - theirs[q] for q in both}
+    try:
+        found = spread(differences, run.clusters)
+    except ValueError:
+        raise UserError(f"{name} and {first} have questions about one image only") from None
+    if not found.variance:
+        raise UserError(
+            f"{name} and {first} do not differ in {measure.key} from question to question: there "
+            "is no spread to go by"
+        )
+    return found
+
+
+def _printed(request: PowerRequest, title: str, pairs: Sequence[tuple[str, Spread]]) -> RichTable:
+    alpha = request.alpha / request.comparisons
+    chance = f"power {request.power:g}, two-sided alpha {request.alpha:g}"
+    if request.comparisons > 1:
+        chance += f" / {request.comparisons}"
+    notes = [
+        "Needed: questions, with as many a picture as now, for a paired test over images to see",
+        f"the difference with {chance}. Seen now: the smallest difference that the",
+        "questions at hand show with that power. By image: how many times more questions it takes",
+        "because those about one image are alike.",
+    ]
+    if any(found.clusters < _FEW for _, found in pairs):
+        notes.append(f"Fewer than {_FEW} images: the numbers are rough.")
+    table = RichTable(
+        title=f"Differences in {title}",
+        caption="\n".join(notes),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("")
+    columns = ["questions", "images", "difference", "std. dev.", "by image", "seen now"]
+    columns += [f"needed for {value:g}" for value in request.differences]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, found in pairs:
+        seen = detectable(found.questions, found.variance, power=request.power, alpha=alpha)
+        needed = (
+            questions_needed(x, found.variance, power=request.power, alpha=alpha)
+            for x in request.differences
+        )
+        table.add_row(
+            Text(name),
+            f"{found.questions:,}",
+            f"{found.clusters:,}",
+            f"{found.mean:+.1f}",
+            f"{math.sqrt(found.variance):.1f}",
+            f"{found.design_effect:.2f}",
+            f"{seen:.1f}",
+            *(f"{number:,}" for number in needed),
+        )
+    return table

@@ -1,0 +1,63 @@
+"""A run of a study, which prints no tables of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.text import Text
+
+from ravqa.console import Console
+from ravqa.run import RunRequest, run
+
+
+class StudyConsole(Console):
+    """Shows the progress of one run after another, and each remark once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._noted: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """A remark that the user has not seen yet."""
+        if text not in self._noted:
+            self._noted.add(text)
+            super().note(text)
+
+    def say(self, text: str) -> None:
+        """A line about what is done now."""
+        self.close()
+        self.err.print(Text(text), soft_wrap=True)
+
+    def heading(self, *_: Any, **__: Any) -> None:
+        """Nothing: the study says what it runs."""
+
+    def results(self, results: Mapping[str, Any], folder: Path) -> None:
+        """Nothing: the study's table comes at its end."""
+        self.close()
+
+
+class QuietConsole(StudyConsole):
+    """Shows nothing at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sink = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        self.out = self.err = RichConsole(file=self._sink)
+
+    @contextmanager
+    def status(self, what: str) -> Iterator[None]:
+        """Nothing."""
+        yield
+
+
+def run_quietly(request: RunRequest, console: Console) -> None:
+    """`ravqa.run.run`; the bars end with it, however it ends."""
+    try:
+        run(request, console)
+    finally:
+        console.close()

@@ -1,0 +1,227 @@
+"""Runs side by side: a row per run, estimates with intervals, differences to a reference.
+
+Intervals and tests resample images (`ravqa.metrics.intervals`). The p-values of one metric on one
+dataset are corrected together for the number of runs compared, by Holm's method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ravqa.metrics.intervals import holm
+from ravqa.studies.figures import Estimate
+from ravqa.studies.measures import SECONDS, FinishedRun, Id, Measure, common_questions
+from ravqa.studies.report_study import Difference, Variant
+
+CACHED = "*"
+"""The mark of seconds that were not all spent in the run itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run's measure.
+
+    Attributes:
+        questions: that the estimate is over.
+        difference: to the reference; None for the reference itself, and for seconds.
+        compared: questions that the difference is over.
+        cached: of seconds: the largest share of a stage that came from the cache, 0 to 1.
+    """
+
+    estimate: Estimate
+    questions: int
+    difference: Difference | None = None
+    compared: int = 0
+    cached: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run, or why there is none.
+
+    Attributes:
+        run: its folder.
+        cells: by the measure's name; what the run lacks is left out.
+    """
+
+    name: str
+    reference: bool = False
+    run: Path | None = None
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Runs on one dataset.
+
+    Attributes:
+        title: dataset and split.
+        titles: what the measures are called, by name; these are the columns.
+        questions, images: that are common to all runs.
+        notes: what a reader must know of the numbers.
+    """
+
+    title: str
+    titles: Mapping[str, str]
+    questions: int
+    images: int
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+
+def build_table(
+    runs: Mapping[str, FinishedRun],
+    reference: str,
+    measures: Sequence[Measure] = (),
+    *,
+    errors: Mapping[str, str] | None = None,
+    order: Sequence[str] | None = None,
+    ids: Mapping[Id, None] | None = None,
+    seed: int = 0,
+    title: str | None = None,
+) -> Table:
+    """The table of runs on one dataset.
+
+    Args:
+        runs: by name.
+        reference: the run that the others are compared with; one that is not there gives a table
+            without differences.
+        measures: the columns; empty for the first run's default ones.
+        errors: why other runs are missing, by name.
+        order: names in the order of the rows; runs come before errors if None.
+        ids: the questions to compare on; those that all runs have asked if None.
+        title: instead of dataset and split.
+
+    Raises:
+        UserError: the runs cannot be compared, or none has a measure that was asked for.
+    """
+    errors = errors or {}
+    if not runs:
+        rows = [Row(name, error=error) for name, error in errors.items()]
+        return Table(title or "", {}, 0, 0, rows, [])
+    first = next(iter(runs.values()))
+    ids = common_questions(runs, intersect=True) if ids is None else ids
+    measures = list(measures) or first.default_measures()
+    cells = {name: _cells(run, measures, ids, seed) for name, run in runs.items()}
+    if reference in runs:
+        _compare(cells, runs, reference, measures, ids, seed)
+    titles = {
+        measure.key: measure.title(first)
+        for measure in measures
+        if any(measure.key in found for found in cells.values())
+    }
+    rows = [
+        Row(name, name == reference, runs[name].folder, cells[name])
+        if name in runs
+        else Row(name, name == reference, error=errors[name])
+        for name in order or [*runs, *errors]
+        if name in runs or name in errors
+    ]
+    return Table(
+        title=title or f"{first.label}, split {first.split}",
+        titles=titles,
+        questions=len(ids),
+        images=len({first.clusters[q] for q in ids}),
+        rows=rows,
+        notes=_notes(runs, rows, ids, reference, titles),
+    )
+
+
+def _cells(
+    run: FinishedRun, measures: Sequence[Measure], ids: Mapping[Id, None], seed: int
+) -> dict[str, Cell]:
+    cells = {}
+    for measure in measures:
+        estimate = run.estimate(measure, ids, seed)
+        if estimate is not None:
+            timed = measure.name == SECONDS
+            cells[measure.key] = Cell(
+                estimate,
+                questions=sum(q in ids for q in run.values(measure)),
+                cached=run.cached_share(ids) if timed else 0.0,
+            )
+    return cells
+
+
+def _compare(
+    cells: Mapping[str, dict[str, Cell]],
+    runs: Mapping[str, FinishedRun],
+    reference: str,
+    measures: Sequence[Measure],
+    ids: Mapping[Id, None],
+    seed: int,
+) -> None:
+    """Put the differences to the reference into the cells; seconds have none."""
+    for measure in measures:
+        if not measure.in_percent:
+            continue
+        tests = {}
+        for name, run in runs.items():
+            if name != reference and measure.key in cells[name]:
+                test = run.against(runs[reference], measure, ids, seed)
+                if test is not None:
+                    tests[name] = test
+        corrected = holm([test.p_value for test in tests.values()])
+        for (name, test), p in zip(tests.items(), corrected, strict=True):
+            found = test.difference
+            cells[name][measure.key] = Cell(
+                cells[name][measure.key].estimate,
+                cells[name][measure.key].questions,
+                Difference(Estimate(found.mean, found.low, found.high), test.p_value, p),
+                compared=test.wins + test.losses + test.ties,
+            )
+
+
+def _notes(
+    runs: Mapping[str, FinishedRun],
+    rows: Sequence[Row],
+    ids: Mapping[Id, None],
+    reference: str,
+    titles: Mapping[str, str],
+) -> list[str]:
+    notes = []
+    fewer = {name: len(run.samples) for name, run in runs.items() if len(run.samples) > len(ids)}
+    if fewer:
+        asked = ", ".join(f"{name} asked {number:,}" for name, number in fewer.items())
+        notes.append(f"All numbers are over the {len(ids):,} questions of all runs ({asked}).")
+    tests = [c for row in rows for c in row.cells.values() if c.difference is not None]
+    if tests:
+        notes.append(
+            f"Intervals are of 95 %, over images. Differences are to {reference!r}; p is of a "
+            "paired permutation test over images, corrected by Holm's method for the runs compared."
+        )
+    elif reference not in runs:
+        notes.append(f"There is no run {reference!r}: nothing is compared.")
+    if any(cell.cached for row in rows for cell in row.cells.values()):
+        notes.append(
+            f"{CACHED} A stage came from the cache, wholly or in part: counted is what it took "
+            "when it was run."
+        )
+    if SECONDS in titles:
+        notes.append(
+            "Seconds are without the time to load models and to encode passages; their intervals "
+            "are over the batches that were timed."
+        )
+    return notes
+
+
+def variants(table: Table) -> list[Variant]:
+    """The rows as the study's report takes them."""
+    return [
+        Variant(
+            name=row.name,
+            run=row.run,
+            reference=row.reference,
+            metrics={table.titles[key]: cell.estimate for key, cell in row.cells.items()},
+            differences={
+                table.titles[key]: cell.difference
+                for key, cell in row.cells.items()
+                if cell.difference is not None
+            },
+            error=row.error,
+        )
+        for row in table.rows
+    ]

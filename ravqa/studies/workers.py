@@ -1,0 +1,246 @@
+"""Runs of a study in several processes, each of which keeps what it has built for its next run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from ravqa.build import Key, sharing
+from ravqa.errors import UserError
+from ravqa.models import first_line
+from ravqa.run import RunRequest
+
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run.
+
+    Attributes:
+        name: for messages.
+        stages: hashes of its stages: of two tasks with the same one, the second waits until the
+            first is finished, unless that stage is known to be done.
+        reading: the same hash: never at the same time, since their prompts overlap in part.
+        affinity: tasks with the same one are given to the same process where that is possible.
+        keep: parts that this task or a later one needs.
+    """
+
+    name: str
+    request: RunRequest
+    stages: frozenset[str]
+    reading: str
+    affinity: str
+    keep: frozenset[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run did not end: in a line for people, and with its traceback if it was no mistake."""
+
+    reason: str
+    details: str | None = None
+
+
+Finished = Callable[[int, Failure | None], object]
+"""Called as finished(number of the task, None if it ended well)."""
+
+
+def attempt(request: RunRequest, run: Callable[[RunRequest], object]) -> Failure | None:
+    """Run, and say what went wrong if anything did."""
+    try:
+        run(request)
+    except UserError as e:
+        return Failure(" ".join(str(e).split()))
+    except Exception as e:  # the other runs go on
+        return Failure(f"{type(e).__name__}: {first_line(e)}", traceback.format_exc())
+    return None
+
+
+def run_in_processes(
+    tasks: Sequence[Task],
+    jobs: int,
+    done: frozenset[str],
+    started: Callable[[int], object],
+    finished: Finished,
+) -> None:
+    """Run every task in one of `jobs` processes.
+
+    A process that dies costs its task and is replaced. If this process dies, the others end.
+
+    Args:
+        done: hashes of stages that need not be waited for.
+        started: called as started(number of the task).
+    """
+    queue = _Queue(tasks, done)
+    workers = [_Worker(i, jobs) for i in range(min(jobs, len(tasks)))]
+    try:
+        while queue.left:
+            for worker in workers:
+                number = queue.next(worker.affinity) if worker.task is None else None
+                if number is not None:
+                    started(number)
+                    worker.start(number, tasks[number])
+            busy = [w.connection for w in workers if w.task is not None and w.connection]
+            ready = wait(busy)
+            for worker in (w for w in workers if w.connection in ready):
+                task, failure = worker.result()
+                queue.finish(task, failed=failure is not None)
+                finished(task, failure)
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Queue:
+    """Which task may begin: none that would do at the same time what another is doing."""
+
+    def __init__(self, tasks: Sequence[Task], done: frozenset[str]):
+        self._tasks = tasks
+        self._waiting = list(range(len(tasks)))
+        self._running: set[int] = set()
+        self._done = set(done)
+
+    @property
+    def left(self) -> int:
+        """Tasks that are not finished."""
+        return len(self._waiting) + len(self._running)
+
+    def next(self, affinity: str | None) -> int | None:
+        """The number of a task that may begin now; None if all must wait."""
+        free = [i for i in self._waiting if self._may_begin(self._tasks[i])]
+        if not free:
+            return None
+        number = next((i for i in free if self._tasks[i].affinity == affinity), free[0])
+        self._waiting.remove(number)
+        self._running.add(number)
+        return number
+
+    def finish(self, number: int, *, failed: bool) -> None:
+        """A task has ended."""
+        self._running.remove(number)
+        if not failed:
+            self._done |= self._tasks[number].stages
+
+    def _may_begin(self, task: Task) -> bool:
+        running = [self._tasks[i] for i in self._running]
+        busy = frozenset().union(*(other.stages for other in running)) - self._done
+        return task.stages.isdisjoint(busy) and all(
+            task.reading != other.reading for other in running
+        )
+
+
+class _Worker:
+    """A process that runs one task after another."""
+
+    def __init__(self, number: int, jobs: int):
+        self._environment = _environment(number, jobs, os.environ)
+        self.connection: Connection | None = None
+        self._process: BaseProcess | None = None
+        self.task: int | None = None
+        self.affinity: str | None = None
+
+    def start(self, number: int, task: Task) -> None:
+        """Give it a task; a process that is not there is made."""
+        if self._process is None:
+            # A forked copy of this process would share its threads' locks and its GPU state.
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            with _changed_environment(self._environment):  # libraries read it when imported
+                self._process.start()
+            theirs.close()
+        assert self.connection is not None
+        self.task, self.affinity = number, task.affinity
+        self.connection.send((task.request, task.keep))
+
+    def result(self) -> tuple[int, Failure | None]:
+        """The number of its task, and how it ended."""
+        assert self.task is not None
+        assert self.connection is not None
+        number, self.task = self.task, None
+        try:
+            return number, self.connection.recv()
+        except (EOFError, OSError):
+            code = self._end()
+            return number, Failure(f"its process ended ({_ended(code)})")
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._end()
+
+    def _end(self) -> int | None:
+        assert self._process is not None
+        assert self.connection is not None
+        self._process.join()
+        code = self._process.exitcode
+        self.connection.close()
+        self._process = self.connection = self.affinity = None
+        return code
+
+
+def _ended(code: int | None) -> str:
+    return (
+        f"signal {-code}: is the memory enough?"
+        if code is not None and code < 0
+        else f"code {code}"
+    )
+
+
+def _environment(number: int, jobs: int, given: Mapping[str, str]) -> dict[str, str]:
+    """What differs for one of several processes: its share of the cores and of the GPUs named."""
+    changes = {}
+    if "OMP_NUM_THREADS" not in given:
+        changes["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    devices = [device for device in given.get(_DEVICES, "").split(",") if device.strip()]
+    if len(devices) > 1:
+        changes[_DEVICES] = devices[number % len(devices)]
+    return changes
+
+
+@contextmanager
+def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(connection: Connection) -> None:
+    """What a worker does, until its connection is closed."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    from ravqa.studies.quiet import QuietConsole, run_quietly
+
+    console = QuietConsole()
+    try:
+        with sharing() as shared:
+            while True:
+                request, keep = connection.recv()
+                shared.keep(keep)
+                connection.send(attempt(request, lambda r: run_quietly(r, console)))
+    except (EOFError, OSError, KeyboardInterrupt):
+        return
+
+
+def _die_with_parent() -> None:
+    # A killed parent cannot end its workers, and two must never write to the same run.
+    parent: Any = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
