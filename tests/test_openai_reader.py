@@ -87,6 +87,7 @@ def test_settings_reach_the_server(serve):
             "temperature": 0.7,
             "seed": 3,
             "logprobs": True,
+            "top_logprobs": 1,
             "top_k": 5,
             "chat_template_kwargs": {"enable_thinking": False},
         }
@@ -256,7 +257,7 @@ def test_a_log_probability_that_is_no_number_is_asked_for_again(serve, waits, va
 def test_a_server_that_gives_none_is_said_so(serve):
     for form, reply in (("chat", chat("a")), ("plain", completion("a", logprobs=None))):
         server = serve(lambda *_, reply=reply: reply)
-        with pytest.raises(PromptError, match="gives no log-probabilities: set log_probs to false"):
+        with pytest.raises(UserError, match="gives no log-probabilities: set log_probs to false"):
             reader(server, log_probs=True, prompt_form=form).generate([QUESTION])
         assert len(server.requests) == 1
 
@@ -371,7 +372,7 @@ class Toy:
     END = "<end>"
 
     def value(self, before, word):
-        return -((len(before) * 7 + len(word) * 3) % 11 + 1) / 8
+        return -((len(before) * 7 + len(word) * 3) % 11 + 1) / 2
 
     def values(self, words):
         return [None, *(self.value(a, b) for a, b in itertools.pairwise(words))]
@@ -381,8 +382,10 @@ class Toy:
     def echo(self, _, body):
         words = re.findall(r"\n| ?[^\s]+", body["prompt"])
         offsets = [m.start() for m in re.finditer(r"\n| ?[^\s]+", body["prompt"])]
-        assert body["echo"] is True
         assert body["max_tokens"] == 1
+        if not body.get("echo"):
+            own = {"token_logprobs": [self.value(words[-1], " more")], "text_offset": [0]}
+            return completion(" more", logprobs=own)
         words, offsets = [*words, " more"], [*offsets, len(body["prompt"])]
         logprobs = {
             "tokens": words,
@@ -427,14 +430,28 @@ def test_given_answers_are_scored_by_echo(serve, fresh_cache):
     wanted[0] += toy.value(" In", " the") - toy.value("In", " the")
     wanted[1] += toy.value(" In", " Rome") - toy.value("In", " Rome")
     assert tested.score(prompts, answers) == pytest.approx(wanted)
-    assert server.bodies[0]["prompt"].endswith("\n")
+    assert server.bodies[-1]["prompt"].endswith("\n")
     without = reader(server, prompt_form="plain", scoring="echo", stop_at_newline=False)
     assert without.score([prompts[2]], ["nobody"]) == [toy.value("Who?", " nobody")]
+    assert len(server.requests) == 2 * (len(prompts) + 1 + 2) - 4  # each reader looks once
     before = len(server.requests)
     cached = CachedReader(tested)
     assert cached.score(prompts, answers) == pytest.approx(wanted)
     assert CachedReader(tested).score(prompts, answers) == pytest.approx(wanted)
     assert len(server.requests) == before + 3
+
+
+def test_a_server_that_shifts_its_echo_is_found_out(serve):
+    class Shifted(Toy):
+        def values(self, words):
+            return [None, *super().values(words)[2:], -1]
+
+    server = serve(Shifted().echo)
+    message = "log-probability -2.00 when it generates it and -3.50 when it echoes it"
+    tested = reader(server, prompt_form="plain", scoring="echo")
+    with pytest.raises(UserError, match="answers cannot be scored") as caught:
+        tested.score([Prompt("What is that? It is")], ["a koala"])
+    assert message in str(caught.value)
 
 
 def test_given_answers_are_scored_by_prompt_log_probabilities(serve):
@@ -464,9 +481,9 @@ def test_a_template_that_writes_answers_otherwise_is_said_so(serve):
 
 
 def test_a_server_that_cannot_score_is_said_so(serve):
-    with pytest.raises(PromptError, match="scores no prompts: set scoring to none"):
+    with pytest.raises(UserError, match="scores no prompts: set scoring to none"):
         reader(serve(lambda *_: chat("x")), scoring="prompt_logprobs").score([QUESTION], ["x"])
-    with pytest.raises(PromptError, match="does not score what it echoes"):
+    with pytest.raises(UserError, match="gives no log-probabilities: set scoring to none"):
         reader(serve(lambda *_: completion("x")), prompt_form="plain", scoring="echo").score(
             [QUESTION], ["x"]
         )

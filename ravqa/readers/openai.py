@@ -25,8 +25,11 @@ from ravqa.server import Client, ServerConfig, UnusableReplyError
 
 _WHY = "the reader openai"
 _OWN = (
-    "model messages prompt stop max_tokens max_completion_tokens temperature seed logprobs n stream"
+    "model messages prompt stop max_tokens max_completion_tokens temperature seed n stream"
+    " logprobs top_logprobs echo prompt_logprobs"
 )
+
+_ECHO_TOLERANCE = 0.5  # between kernels of half precision it is a tenth of that
 
 
 class OpenAIReader:
@@ -55,8 +58,8 @@ class OpenAIReader:
                 others, and null (the server's own), are asked anew each time.
             seed: of sampling, where the server takes one.
             log_probs: the server gives the log-probabilities of what it generated.
-            scoring: how answers are scored that are given: "echo" (plain; vLLM, llama-cpp-python)
-                or "prompt_logprobs" (chat; vLLM).
+            scoring: how answers are scored that are given: "echo" (plain form) or "prompt_logprobs"
+                (chat form); vLLM has both.
             context: tokens that prompt and generation may have together.
             tokenizer: folder or hub name of the model's tokenizer, to count a prompt's tokens.
             image_tokens: tokens that an image takes, for the count.
@@ -102,6 +105,8 @@ class OpenAIReader:
         }
         self.abilities: frozenset[Ability] = frozenset(k for k, able in abilities.items() if able)
         self.deterministic = config.temperature == 0
+        self._echo_checked = False
+        self._echo_lock = threading.Lock()
         self.weights = config.model
         self.context = config.context
         self.max_new_tokens = config.max_new_tokens
@@ -227,8 +232,10 @@ class OpenAIReader:
             body["seed"] = config.seed
         if self._stops:
             body["stop"] = ["\n"]
-        if config.log_probs:
-            body["logprobs"] = True if config.prompt_form == "chat" else 1
+        if config.log_probs and config.prompt_form == "plain":
+            body["logprobs"] = 1
+        elif config.log_probs:
+            body |= {"logprobs": True, "top_logprobs": 1}  # llama-cpp-python: none without top ones
         return body | config.extra_body
 
     def _messages(self, prompt: Prompt, images: _Images | None = None) -> list[dict[str, Any]]:
@@ -269,27 +276,48 @@ class OpenAIReader:
             text = head + end if not head.strip() else head  # some servers keep the end mark
         if not self.config.log_probs:
             return Generation(text)
-        values = _log_probs(choice)
+        values = _log_probs(choice, "log_probs")
         if not values:  # the end mark alone, which not every server lists
             return Generation(text)
         return Generation(text, math.fsum(values), len(values))
 
     def _score_plain(self, prompt: Prompt, answer: str, stop: threading.Event) -> float:
+        with self._echo_lock:  # once, before all others
+            if not self._echo_checked:
+                self._check_echo(prompt, stop)
         text = f"{prompt.text} {answer.strip()}" + ("\n" if self._stops else "")
-        body = {
-            **self.config.extra_body,
-            "model": self.config.model,
-            "prompt": text,
-            "echo": True,
-            "logprobs": 1,
-            "max_tokens": 1,  # not all servers take 0
-            "temperature": 0,
-        }
+        return self._echo(text, len(prompt.text), stop)
 
-        def read(reply: Any) -> float:
-            return _echoed(_choice(reply), len(prompt.text), len(text))
+    def _echo(self, text: str, start: int, stop: threading.Event) -> float:
+        """Log-probability of a text's characters from `start` on after those before it."""
+        body = self._scoring_body() | {"prompt": text, "echo": True, "logprobs": 1}
+        return self.client.complete(
+            body, lambda reply: _echoed(_choice(reply), start, len(text)), stop
+        )
 
-        return self.client.complete(body, read, stop)
+    def _check_echo(self, prompt: Prompt, stop: threading.Event) -> None:
+        """Compare what the server says of its own next token, generated and echoed.
+
+        llama-cpp-python 0.3.36 gives each echoed token the value of the place behind it.
+        """
+        body = self._scoring_body() | {"prompt": prompt.text, "logprobs": 1}
+        made = self.client.complete(body, _choice, stop)
+        token, values = made.get("text"), _log_probs(made, "scoring")
+        if not isinstance(token, str) or not token.strip() or not values:
+            return  # an end mark cannot be echoed; the next prompt may tell
+        value = values[0]
+        echoed = self._echo(prompt.text + token, len(prompt.text), stop)
+        if abs(echoed - value) > _ECHO_TOLERANCE:
+            raise UserError(
+                f"{_WHY}: the server gives {token!r} the log-probability {value:.2f} when it "
+                f"generates it and {echoed:.2f} when it echoes it: answers cannot be scored"
+            )
+        self._echo_checked = True
+
+    def _scoring_body(self) -> dict[str, Any]:
+        config = self.config
+        # Not all servers take a limit of 0 tokens.
+        return {**config.extra_body, "model": config.model, "max_tokens": 1, "temperature": 0}
 
     def _score_chat(
         self,
@@ -302,13 +330,7 @@ class OpenAIReader:
         """The answer as the assistant's message: open-ended and ended, to find its end mark."""
         asked = self._messages(prompt, images)
         full = [*asked, {"role": "assistant", "content": answer.strip()}]
-        body = {
-            **self.config.extra_body,
-            "model": self.config.model,
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": 0,
-        }
+        body = self._scoring_body() | {"prompt_logprobs": 0}
         ended = {"add_generation_prompt": False, "continue_final_message": False}
         open_ended = {"add_generation_prompt": False, "continue_final_message": True}
         if prompt not in heads:  # many answers may be scored after one prompt
@@ -367,17 +389,22 @@ def _choice(reply: Mapping[str, Any]) -> dict[str, Any]:
     return choices[0]
 
 
-def _log_probs(choice: Mapping[str, Any]) -> list[float]:
+def _log_probs(choice: Mapping[str, Any], setting: str) -> list[float]:
     """The generated tokens' log-probabilities, in either form that servers have for them."""
     found = choice.get("logprobs")
     if not isinstance(found, dict):
-        raise PromptError(f"{_WHY}: the server gives no log-probabilities: set log_probs to false")
+        raise _unable("gives no log-probabilities", setting)
     tokens = found.get("content")
     if isinstance(tokens, list):
         values = [t.get("logprob") if isinstance(t, dict) else None for t in tokens]
     else:
         values = found.get("token_logprobs") or []
     return [_finite(value) for value in values]
+
+
+def _unable(what: str, setting: str) -> UserError:
+    off = "none" if setting == "scoring" else "false"
+    return UserError(f"{_WHY}: the server {what}: set {setting} to {off}")
 
 
 def _finite(value: Any) -> float:
@@ -397,7 +424,7 @@ def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
     """
     found = choice.get("logprobs")
     if not isinstance(found, dict):
-        raise PromptError(f"{_WHY}: the server does not score what it echoes: set scoring to none")
+        raise _unable("does not score what it echoes", "scoring")
     offsets, values = found.get("text_offset"), found.get("token_logprobs")
     if not isinstance(offsets, list) or not isinstance(values, list) or len(offsets) != len(values):
         raise UnusableReplyError("log-probabilities without the places of their tokens")
@@ -422,7 +449,7 @@ def _prompt_tokens(reply: Any) -> list[tuple[str, float]]:
     if found is None:
         found = _choice(reply).get("prompt_logprobs")
     if not isinstance(found, list) or not found:
-        raise PromptError(f"{_WHY}: the server scores no prompts: set scoring to none")
+        raise _unable("scores no prompts", "scoring")
     tokens = []
     for entry in found:
         if entry is None:
