@@ -30,6 +30,7 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
+from ravqa.datasets.pages import Remarks
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.evaluation import (
     answer_section,
@@ -109,7 +110,7 @@ def run(request: RunRequest, console: Console) -> Path:
     dataset = read_dataset(request, config, problems, console)
     if "wrong-image" in request.controls:
         wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
-    corpus = read_corpus(request, config, dataset)
+    corpus = read_corpus(request, config, dataset, console)
 
     console.heading(dataset, config, corpus, run_dir.path)
     with console.status("loading models"):
@@ -314,18 +315,28 @@ def read_dataset(
     return dataset
 
 
-def read_corpus(request: RunRequest, config: PipelineConfig, dataset: Dataset) -> Corpus | None:
+def read_corpus(
+    request: RunRequest, config: PipelineConfig, dataset: Dataset, console: Console
+) -> Corpus | None:
     """The passages that were named, or those that come with the dataset; read once as it is.
 
     Raises:
         UserError: passages are needed and there are none; a file is missing or broken.
     """
     files = tuple(request.corpus)
-    if files:
-        return once("corpus", files, lambda: Corpus.read(*files))
-    if request.data is not None and dataset.corpus is None:
-        _check_corpus(request, config)
-    return dataset.corpus
+    if not files:
+        if request.data is not None and dataset.corpus is None:
+            _check_corpus(request, config)
+        return dataset.corpus
+
+    def read() -> Corpus:
+        remarks = Remarks(request.on_error)
+        corpus = Corpus.read(*files, remarks=remarks)
+        for line in remarks.lines():
+            console.note(line)
+        return corpus
+
+    return once("corpus", files, read)
 
 
 def _judge(

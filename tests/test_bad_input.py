@@ -698,7 +698,7 @@ def test_a_decompression_bomb_is_refused_without_decoding_it(refused, data, monk
         ("c.jsonl", '{"id": 1, "text": " "}\n', "{path}, line 1: no text"),
         ("c.jsonl", b"\xff\xfe", "{path} cannot be read"),
         ("c.csv", b"id,text\n1,\xff\n", "{path} cannot be read"),
-        ("c.txt", "a", "{path}: a corpus is a .jsonl, .csv or .tsv file"),
+        ("c.xml", "a", "{path}: a corpus is a .jsonl, .csv or .tsv file"),
         ("c", "a", "{path}: a corpus is a .jsonl, .csv or .tsv file"),
     ],
 )

@@ -9,15 +9,15 @@ import torch
 
 from ravqa.cli import main, run_main
 from ravqa.config import load_pipeline, validate
-from ravqa.encoders.base import EncodingStats, Span
+from ravqa.encoders.base import EncodingStats, Span, encode_passages
 from ravqa.encoders.flmr import INSTRUCTION, FLMREncoder
 from ravqa.errors import UserError
-from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor, FLMRVisionModel
+from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval, FLMRProcessor, FLMRVisionModel
 from ravqa.images import open_image
 from ravqa.index.exact import ExactIndex
 from ravqa.paths import PIPELINES, SAMPLE
 from ravqa.pipeline import check_settings
-from ravqa.records import Question
+from ravqa.records import Passage, Question
 
 CHECKPOINT = Path(__file__).parent / "data" / "flmr-parity" / "preflmr" / "checkpoint_context_names"
 PHOTOS = sorted((SAMPLE / "val2014").glob("*.jpg"))[:5]
@@ -57,6 +57,33 @@ def test_documents_equal_the_model_one_by_one_with_masked_positions_left_out(enc
         expected = alone.late_interaction_output[0][mask].numpy()
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
         assert vectors.dtype == np.float32
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one tower", "two towers"])
+def test_passages_with_images_equal_the_model_one_by_one(separate, tmp_path):
+    config = FLMRConfig.from_pretrained(str(CHECKPOINT))
+    config.context_concat_output_from_vision_encoder = True
+    config.separate_query_and_context_vision_encoder = separate
+    torch.manual_seed(0)
+    FLMRModelForRetrieval(config).save_pretrained(tmp_path)
+    FLMRProcessor.from_pretrained(str(CHECKPOINT)).save_pretrained(tmp_path)
+    model = FLMRModelForRetrieval.from_pretrained(str(tmp_path)).eval()
+    processor = FLMRProcessor.from_pretrained(str(tmp_path))
+    seeing = FLMREncoder(FLMREncoder.Config(model=str(tmp_path), batch_tokens=64, batch_queries=2))
+    images = [PHOTOS[0], None, PHOTOS[1], PHOTOS[2]]
+    passages = [Passage(t, t, image=photo) for t, photo in zip(TEXTS, images, strict=True)]
+    got = encode_passages(seeing, passages)
+    for passage, vectors in zip(passages, got, strict=True):
+        inputs = processor.documents([passage.text], padding="max_length")
+        inputs["concat_output_from_vision_encoder"] = passage.image is not None
+        if passage.image is not None:
+            inputs["pixel_values"] = processor.image_processor([open_image(passage.image)])
+        with torch.inference_mode():
+            alone = model.doc(**inputs)
+        mask = alone.context_mask[0, :, 0].bool()
+        expected = alone.late_interaction_output[0][mask].numpy()
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert len(got[0]) > len(seeing.encode_document(TEXTS[:1])[0])
 
 
 def test_questions_equal_the_model_one_by_one_without_the_instruction(encoder, parts):

@@ -1,11 +1,15 @@
 """A library: passages, index and settings in one folder."""
 
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError
+from ravqa.index.store import sole_writer
 from ravqa.library import Changes, Library
 from ravqa.paths import SAMPLE
 from ravqa.records import Passage, Question
@@ -101,6 +105,120 @@ def test_ask(library):
     response = answered.ask("Which flower grows from bulbs?")
     assert response.answer.text == "tulip: tulips grow"
     assert response.passages[0] == TULIP
+
+
+def test_pictures_without_captions_are_described_and_copied(library, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(PHOTO, folder / "zoo.jpg")
+    assert library.add_files(folder) == Changes(added=1)
+    shutil.rmtree(folder)
+    kept = library["zoo.jpg"]
+    assert "koala" in kept.text
+    assert kept.image.read_bytes() == PHOTO.read_bytes()
+    assert kept.image.is_relative_to(library.path)
+    assert ids(library.search("a photo of a koala bear", k=1)) == ["zoo.jpg"]
+    moved = shutil.move(library.path, tmp_path / "moved")
+    other = Library.open(moved)
+    assert other["zoo.jpg"].image.is_relative_to(moved)
+    other.delete(["zoo.jpg"])
+    other.compact()
+    assert [p for p in (moved / "images").rglob("*") if p.is_file()] == []
+    assert other.verify() == []
+
+
+def test_files_added_again_are_passed_over(library, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Oak\n\nOaks bear acorns.\n\n## Age\n\n900 years.\n")
+    assert library.add_files(folder) == Changes(added=2)
+    assert library.add_files(folder) == Changes(unchanged=2)
+    (folder / "a.md").write_text("# Oak\n\nOaks bear acorns.\n\n## Age\n\n1000 years.\n")
+    assert library.add_files(folder, replacing=True) == Changes(changed=1, unchanged=1)
+    assert library["a.md#age"].content == "Oak - Age: 1000 years."
+
+
+def test_an_image_needs_a_caption_or_a_describer(tmp_path, minilm_folder):
+    library = Library.create(tmp_path / "index", "minilm-retrieval")
+    with pytest.raises(DataError, match=r"the image 'COCO.*' has no caption"):
+        library.add_files(PHOTO)
+    assert len(library) == 0
+
+
+def test_compact_leaves_nothing_of_the_old(library):
+    library.update([replace(KOALA, text="Koalas sleep 20 hours.")])
+    library.delete(["bridge"])
+    before = [(h.passage_id, h.score) for h, _ in library.search("Who sleeps?")]
+    library.compact()
+    assert [(h.passage_id, h.score) for h, _ in library.search("Who sleeps?")] == before
+    names = sorted(p.name for p in library.path.iterdir())
+    assert names == ["index-000001", "library.json", "lock", "passages-000003"]
+    text = (library.path / "passages-000003" / "passages.jsonl").read_text()
+    assert "eucalyptus" not in text
+    assert "bridge" not in text
+    assert library.stats()["segments"] == 1
+    assert library.verify() == []
+    library.delete(list(library))
+    library.compact()
+    assert (len(library), library.search("Who sleeps?")) == (0, [])
+    assert library.add([KOALA]) == Changes(added=1)
+
+
+def test_a_library_outgrows_its_exact_index(tmp_path, minilm_folder):
+    path = tmp_path / "index"
+    library = Library.create(path, "sample", "retriever.index={name: auto, above: 4}")
+    library.add([KOALA, BRIDGE, TULIP])
+    assert library.stats()["kind"] == "exact"
+    library.add([Passage("oak", "Oaks bear acorns.")])
+    assert library.stats()["kind"] == "compressed"
+    assert list(library) == ["koala", "bridge", "tulip", "oak"]
+    assert ids(library.search("Which flower grows from bulbs?", k=1)) == ["tulip"]
+    assert library.verify() == []
+    assert sorted(p.name for p in path.iterdir() if "index" in p.name) == ["index-000002"]
+    found = ids(library.search("Which one?", where=lambda p: p.passage_id in ("oak", "tulip")))
+    assert set(found) == {"oak", "tulip"}
+
+
+def test_damage_is_found(library):
+    folder = library.path / "passages-000001"
+    text = (folder / "passages.jsonl").read_text()
+    (folder / "passages.jsonl").write_text(text.replace("eucalyptus", "eucalyptvs"))
+    assert library.verify() == ["passages-000001/passages.jsonl was changed: its checksum is wrong"]
+    (folder / "hashes.npy").unlink()
+    with pytest.raises(UserError, match=r"is damaged .*build it again"):
+        Library.open(library.path)
+    (library.path / "library.json").write_text("{")
+    with pytest.raises(UserError, match=r"library\.json is damaged"):
+        Library.open(library.path)
+
+
+def test_one_writer_at_a_time(library):
+    with sole_writer(library.path):
+        with pytest.raises(UserError, match="being written by process"):
+            library.delete(["koala"])
+        assert len(library.search("Which one?")) == 3
+    library.delete(["koala"])
+
+
+def test_searches_of_several_threads_beside_changes(library):
+    stop = threading.Event()
+
+    def search():
+        counts = []
+        while not stop.is_set():
+            found = library.search("Which flower grows from bulbs?", PHOTO, k=10)
+            counts.append(len(found))
+            assert all(hit.passage_id == passage.passage_id for hit, passage in found)
+        return counts
+
+    with ThreadPoolExecutor(3) as pool:
+        searches = [pool.submit(search) for _ in range(3)]
+        for i in range(5):
+            library.add([Passage(f"new{i}", f"Text number {i}.")])
+            library.delete([f"new{i}"])
+        stop.set()
+        for counts in searches:
+            assert set(counts.result()) <= {3, 4}
 
 
 def test_mistakes(library, tmp_path):

@@ -6,8 +6,10 @@ published corpora are known:
     passage_id | id | _id | kid                      unique
     text | passage_content | content | contents      not blank
     title, section, article, entity, url             optional; other columns go to `extra`
+    image                                            a path below the file's folder
 
-Knowledge bases of whole articles (`ravqa.datasets.kb`) are cut into passages as they are read, and
+Folders of pages and pictures (`ravqa.datasets.pages`) and single pages are corpora too. Knowledge
+bases of whole articles (`ravqa.datasets.kb`) are cut into passages as they are read, and
 RA-VQA's static retrieval files give the passages that they hold. Small corpora are in memory; large
 ones are kept in the cache folder (`ravqa.datasets.disk`), by the content of their files.
 """
@@ -19,12 +21,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ravqa.config import fingerprint
 from ravqa.datasets import hub, kb
+from ravqa.datasets.pages import Pages, Remarks, is_pages
 from ravqa.datasets.reading import JSON_LINES, PARQUET, TABLES, read_rows, suffix_of
 from ravqa.errors import DataError, UserError
+from ravqa.images import ImageFolder, image_digest
 from ravqa.paths import file_digest
 from ravqa.records import Passage
 
@@ -47,7 +51,7 @@ class Corpus(Mapping[str, Passage]):
 
     Attributes:
         source: where they come from, for people.
-        fingerprint: changes with every id, title, section and text, and with their order.
+        fingerprint: changes with every id, title, section, text and image, and with their order.
         repeated: passages that were left out because their id had been there before.
     """
 
@@ -97,14 +101,18 @@ class Corpus(Mapping[str, Passage]):
         *paths: Path,
         sections: kb.Sections | None = None,
         repeats: Repeats = "fail",
+        remarks: Remarks | None = None,
+        uncaptioned: bool = False,
     ) -> Corpus:
         """Read one corpus from one or more files.
 
         Args:
-            paths: files, or splits of the hub's datasets: "hf:OWNER/NAME:SPLIT" or
-                "hf:OWNER/NAME:CONFIG:SPLIT".
-            sections: how articles of knowledge bases are chosen and cut.
+            paths: files, folders of pages and pictures, or splits of the hub's datasets:
+                "hf:OWNER/NAME:SPLIT" or "hf:OWNER/NAME:CONFIG:SPLIT".
+            sections: how articles of knowledge bases, and pages, are chosen and cut.
             repeats: as for `Corpus`.
+            remarks: takes note of pages that were left out, and says whether broken ones may be.
+            uncaptioned: take images without a caption too, as passages without text.
 
         Raises:
             DataError: a missing file, an unknown suffix, a bad line (file and line are named).
@@ -112,7 +120,16 @@ class Corpus(Mapping[str, Passage]):
             UserError: the hub has no such dataset.
         """
         sections = sections or kb.Sections()
-        sources = [_Hub(path) if hub.hub_name(path) else _File(path, sections) for path in paths]
+        sources: list[_Source] = []
+        for path in paths:
+            if hub.hub_name(path):
+                sources.append(_Hub(path))
+            elif is_pages(path):
+                sources.append(
+                    Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
+                )
+            else:
+                sources.append(_File(path, sections))
         return cls.build(
             (passage for source in sources for passage in source.passages()),
             source=", ".join(str(p) for p in paths),
@@ -155,10 +172,14 @@ class Selection(Corpus):
 
     repeated = 0
 
-    def __init__(self, corpus: Corpus, ids: Sequence[str]):
+    def __init__(
+        self, corpus: Corpus, ids: Sequence[str], others: Mapping[str, Passage] | None = None
+    ):
+        """Take passages of `corpus` by their ids; where `others` has one, that one."""
         self.source = corpus.source
         self._corpus = corpus
         self._ids = dict.fromkeys(ids)
+        self._others = others or {}
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -171,7 +192,7 @@ class Selection(Corpus):
     def __getitem__(self, passage_id: str) -> Passage:
         if passage_id not in self._ids:
             raise KeyError(passage_id)
-        return self._corpus[passage_id]
+        return self._others.get(passage_id) or self._corpus[passage_id]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._ids)
@@ -227,6 +248,8 @@ class Digest:
     def add(self, passage: Passage) -> None:
         """Take up the next passage."""
         self._sha.update(f"{passage.passage_id}\0{passage.content}\0".encode())
+        if passage.image is not None:
+            self._sha.update(f"{image_digest(passage.image)}\0".encode())
 
     @property
     def value(self) -> str:
@@ -237,6 +260,23 @@ class Digest:
 def twice(source: str, passage_id: str) -> DataError:
     """The error of an id that two passages have."""
     return DataError(f"{source}: passage id {passage_id!r} occurs twice")
+
+
+class _Source(Protocol):
+    """Where passages come from."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the passages are."""
+        ...
+
+    def key(self) -> str:
+        """Changes with everything that the passages depend on."""
+        ...
+
+    def passages(self) -> Iterator[Passage]:
+        """The passages, one at a time."""
+        ...
 
 
 class _File:
@@ -287,6 +327,9 @@ def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
     Raises:
         DataError: see `Corpus.read`.
     """
+    if is_pages(path):
+        yield from Pages(path, words=sections.words).passages()
+        return
     suffix = suffix_of(path)
     keep = kb.read_names(sections.keep) if sections.keep else None
     if suffix in {".json", ".zip"}:
@@ -297,21 +340,22 @@ def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
             if kb.is_kept(article, keep):
                 yield from kb.passages_of(article, sections.words)
     elif suffix in (*JSON_LINES, *TABLES, PARQUET):
+        images = ImageFolder(path.parent)
         for where, row in read_rows(path):
             if "wikipedia_title" in row:
                 article = kb.article_of(row, where)
                 if kb.is_kept(article, keep):
                     yield from kb.passages_of(article, sections.words)
             else:
-                yield _passage(row, where)
+                yield _passage(row, where, images)
     else:
         raise DataError(
-            f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, or a knowledge base "
-            "as .json, .zip or .jsonl.gz)"
+            f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, a knowledge base as "
+            ".json, .zip or .jsonl.gz, or a folder of pages)"
         )
 
 
-def _passage(row: dict[str, Any], where: str) -> Passage:
+def _passage(row: dict[str, Any], where: str, images: ImageFolder | None = None) -> Passage:
     row = dict(row)
 
     def take(*columns: str) -> str | None:
@@ -328,6 +372,12 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
         return value
 
     passage_id, text = needed("passage id", ID_COLUMNS), needed("text", TEXT_COLUMNS)
+    image = None
+    if images is not None and isinstance(row.get("image"), str):
+        name = take("image")
+        image = images.find(name) if name else None
+        if name and image is None:
+            raise DataError(f"{where}: no image {name!r} below {images.root}")
     title, article = take("title"), take("article")
     if title and text.startswith(f"title: {title}"):
         # M2KR's texts begin with their title: it must not stand before them a second time.
@@ -336,6 +386,7 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
         passage_id=passage_id,
         text=text,
         title=title,
+        image=image,
         section=take("section"),
         article=article,
         entity=take("entity"),

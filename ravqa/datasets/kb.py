@@ -42,7 +42,7 @@ class Sections(Strict):
 
     Attributes:
         words: longest passage in white-space separated words; None for whole sections (for
-            WIKI_WORDS in articles without sections).
+            WIKI_WORDS in articles without sections, for pages.PAGE_WORDS in pages).
         keep: file that names the wanted articles by URL, entity or title; None for all. One name a
             line, or a CSV with the column wikipedia_url (Encyclopedic-VQA's questions), or JSON
             lines with entity_id (InfoSeek's withkb files).

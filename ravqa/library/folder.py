@@ -344,13 +344,15 @@ class Writer:
         self._settle()
 
     def sweep(self) -> None:
-        """Remove folders that the present state does not name."""
+        """Remove what writers that did not end have left, and what is no longer named."""
         kept = {self.state.manifest.index}
         if self.state.index is not None:
             kept |= {entry["name"] for entry in self.state.index.attached["passages"]}
         for entry in self._path.iterdir():
             if _OWN_FOLDER.fullmatch(entry.name) and entry.name not in kept:
                 shutil.rmtree(entry)
+            elif entry.name.startswith(".") and entry.suffix == ".part":
+                entry.unlink()
 
     def _settle(self) -> None:
         self.state = self._folder.read(self._part)

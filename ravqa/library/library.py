@@ -6,7 +6,7 @@ import copy
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from ravqa.build import Shared, part_config, sharing
 from ravqa.config import PipelineConfig, apply_override, load_pipeline
 from ravqa.datasets.corpus import Corpus, Selection
 from ravqa.datasets.disk import same_record
-from ravqa.encoders.base import passages_fingerprint
+from ravqa.datasets.kb import Sections
+from ravqa.datasets.pages import Remarks
+from ravqa.describe.text import as_text
+from ravqa.encoders.base import passages_fingerprint, sees_passages
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.index.exact import ExactIndex
 from ravqa.library.filters import Where
@@ -300,6 +303,29 @@ class Library:
         """
         return self._put(passages, replacing=False, progress=progress)
 
+    def add_files(
+        self,
+        *paths: Path | str,
+        words: int | None = None,
+        replacing: bool = False,
+        remarks: Remarks | None = None,
+        progress: Progress | None = None,
+    ) -> Changes:
+        """Add what files and folders hold: passages, pages and pictures (`Corpus.read`).
+
+        Args:
+            words: longest passage of a page or article, in words.
+            replacing: replace passages that are there with another content, as `update` does.
+            remarks: takes note of what was left out.
+
+        Raises:
+            DataError, UserError: as `add` and `Corpus.read`.
+        """
+        corpus = Corpus.read(
+            *map(Path, paths), sections=Sections(words=words), remarks=remarks, uncaptioned=True
+        )
+        return self._put(corpus, replacing=replacing, progress=progress)
+
     def update(
         self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
     ) -> Changes:
@@ -348,13 +374,16 @@ class Library:
         self, passages: Iterable[Passage] | Corpus, *, replacing: bool, progress: Progress | None
     ) -> Changes:
         incoming = passages if isinstance(passages, Corpus) else Corpus(passages)
-        late = _late(self._pipeline())
+        pipeline = self._pipeline()
+        late = _late(pipeline)
         with self._changing() as writer:
+            own = self._pictures(incoming, writer, pipeline)
+            every = Selection(incoming, list(incoming), own)
             there = writer.state.corpus
             added: list[str] = []
             changed: list[str] = []
             relabelled: list[str] = []
-            for passage in incoming.values():
+            for passage in every.values():
                 old = there.get(passage.passage_id)
                 if old is None:
                     added.append(passage.passage_id)
@@ -364,10 +393,12 @@ class Library:
                             f"{self.path} has another passage {passage.passage_id!r} already: "
                             "update it, or give the new one another id"
                         )
-                    group = relabelled if old.content == passage.content else changed
-                    group.append(passage.passage_id)
-            new = Selection(incoming, added + changed)
-            put = Selection(incoming, added + changed + relabelled)
+                    same = old.content == passage.content and (
+                        old.image == passage.image or not sees_passages(late.encoder)
+                    )
+                    (relabelled if same else changed).append(passage.passage_id)
+            new = Selection(every, added + changed)
+            put = Selection(every, added + changed + relabelled)
             truncated = 0
             if len(new):
                 with late.embedded(new, progress) as vectors:
@@ -383,6 +414,25 @@ class Library:
             len(incoming) - len(put),
             truncated=truncated,
         )
+
+    def _pictures(self, incoming: Corpus, writer: Writer, pipeline: Pipeline) -> dict[str, Passage]:
+        """Passages with an image as they are kept: with a copy of it, and a text to be found by."""
+        own = {
+            p.passage_id: replace(p, image=writer.keep_image(p.image))
+            for p in incoming.values()
+            if p.image is not None
+        }
+        blank = [p for p in own.values() if not p.text.strip()]
+        if blank and pipeline.describer is not None:
+            images = [p.image for p in blank if p.image is not None]
+            for passage, seen in zip(blank, pipeline.describer.describe(images), strict=True):
+                own[passage.passage_id] = replace(passage, text=as_text(seen))
+        elif blank and not sees_passages(_late(pipeline).encoder):
+            raise DataError(
+                f"{incoming.source}: the image {blank[0].passage_id!r} has no caption: write one, "
+                "or choose a pipeline with a describer"
+            )
+        return own
 
     def _outgrown(self, writer: Writer) -> None:
         """A small corpus has an exact index, as `auto` chose; a large one gets another."""

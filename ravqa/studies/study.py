@@ -234,7 +234,7 @@ def _stage_keys(plan: Plan, console: StudyConsole) -> dict[PlannedRun, dict[str,
     for run in plan.runs:
         try:
             dataset = read_dataset(run.request, run.config, Problems(run.request.on_error), console)
-            corpus = read_corpus(run.request, run.config, dataset)
+            corpus = read_corpus(run.request, run.config, dataset, console)
         except UserError as e:
             raise UserError(f"{plan.title}: {run.dataset}: {e}") from None
         keys[run] = stage_keys(

@@ -1,0 +1,228 @@
+"""Folders of pages and pictures as passages."""
+
+import io
+import json
+import shutil
+
+import pytest
+
+from ravqa.datasets.corpus import Corpus
+from ravqa.datasets.kb import Sections
+from ravqa.datasets.pages import Pages, Remarks
+from ravqa.errors import DataError
+from ravqa.paths import SAMPLE
+
+KOALA = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
+
+GUIDE = """---
+title: Field guide
+year: 2021
+---
+Read this first.
+
+# Animals
+
+## Koala
+
+Eats leaves.
+
+```
+# no heading
+```
+
+Birds
+-----
+
+## Koala
+
+Sleeps.
+"""
+
+
+def pdf(*pages, password=None):
+    """A PDF file: a line of text on each page."""
+    pypdf = pytest.importorskip("pypdf")
+    from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+    writer = pypdf.PdfWriter()
+    font = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Font"),
+            NameObject("/Subtype"): NameObject("/Type1"),
+            NameObject("/BaseFont"): NameObject("/Helvetica"),
+        }
+    )
+    for text in pages:
+        page = writer.add_blank_page(300, 300)
+        fonts = DictionaryObject({NameObject("/F1"): font})
+        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+        stream = DecodedStreamObject()
+        lines = " T* ".join(f"({line}) Tj" for line in text.split("\n"))
+        stream.set_data(f"BT /F1 12 Tf 14 TL 20 200 Td {lines} ET".encode("latin-1"))
+        page[NameObject("/Contents")] = writer._add_object(stream)
+    if password is not None:
+        writer.encrypt(password, algorithm="RC4-128")
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+def texts(corpus):
+    return {i: p.text for i, p in corpus.items()}
+
+
+def test_a_text_is_cut_and_numbered(tmp_path):
+    (tmp_path / "two_notes.txt").write_text("One two three.\nFour five six.\n", encoding="utf-8")
+    corpus = Corpus.read(tmp_path, sections=Sections(words=3))
+    assert texts(corpus) == {
+        "two_notes.txt#0": "One two three.",
+        "two_notes.txt#1": "Four five six.",
+    }
+    assert corpus["two_notes.txt#1"].content == "two notes: Four five six."
+    assert corpus["two_notes.txt#1"].article == "two_notes.txt"
+
+
+def test_markdown_is_cut_at_its_headings(tmp_path):
+    (tmp_path / "guide.md").write_text(GUIDE, encoding="utf-8")
+    corpus = Corpus.read(tmp_path / "guide.md")
+    assert list(corpus) == ["guide.md#top", "guide.md#koala", "guide.md#koala-1"]
+    first = corpus["guide.md#koala"]
+    assert first.content.startswith("Field guide - Animals > Koala: Eats leaves.")
+    assert "# no heading" in first.text
+    assert first.extra == {"year": 2021}
+    assert corpus["guide.md#koala-1"].section == "Animals > Koala"
+
+
+def test_the_first_heading_is_the_title(tmp_path):
+    (tmp_path / "a.md").write_text("# The `A`\n\nLead.\n\n## Top\n\nMore.\n\n## Top\n\nLast.\n")
+    corpus = Corpus.read(tmp_path)
+    assert {i: p.content for i, p in corpus.items()} == {
+        "a.md#the-a": "The A: Lead.",
+        "a.md#top-1": "The A - Top: More.",
+        "a.md#top-2": "The A - Top: Last.",
+    }
+
+
+def test_an_edit_leaves_other_ids_alone(tmp_path):
+    page = tmp_path / "guide.md"
+    page.write_text("# A\n\none\n\n# B\n\ntwo\n")
+    before = texts(Corpus.read(tmp_path))
+    page.write_text("# A\n\none\n\n# New\n\nnew\n\n# B\n\ntwo\n")
+    after = texts(Corpus.read(tmp_path))
+    assert after == before | {"guide.md#new": "new"}
+
+
+def test_pages_of_a_pdf_keep_their_numbers(tmp_path):
+    (tmp_path / "paper.pdf").write_bytes(pdf("The koala eats euca-\nlyptus leaves.", "", "Third."))
+    remarks = Remarks()
+    corpus = Corpus.read(tmp_path, remarks=remarks)
+    assert texts(corpus) == {
+        "paper.pdf#page=1": "The koala eats eucalyptus leaves.",
+        "paper.pdf#page=3": "Third.",
+    }
+    assert corpus["paper.pdf#page=3"].extra == {"page": 3}
+    assert remarks.blank == ["paper.pdf#page=2"]
+
+
+def test_broken_files_are_named_or_skipped(tmp_path):
+    whole = pdf("Text.")
+    (tmp_path / "a-locked.pdf").write_bytes(pdf("Secret.", password="xyz"))
+    (tmp_path / "b-cut.pdf").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "c-none.pdf").write_bytes(b"")
+    (tmp_path / "d.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "e.jpg").write_bytes(b"no image")
+    (tmp_path / "f.md").write_text("---\na: [\n---\ntext\n")
+    (tmp_path / "g.txt").write_text("fine")
+    with pytest.raises(DataError, match=r"a-locked\.pdf: encrypted: it needs a password \(--on"):
+        Corpus.read(tmp_path)
+    remarks = Remarks("skip")
+    assert list(Corpus.read(tmp_path, remarks=remarks)) == ["g.txt#0"]
+    names = ["a-locked.pdf", "b-cut.pdf", "c-none.pdf", "d.txt", "e.jpg", "f.md"]
+    assert [line.partition(":")[0] for line in remarks.broken] == names
+    assert "no PDF file" in remarks.broken[1]
+    assert "UTF-8" in remarks.broken[3]
+    assert "not an image" in remarks.broken[4]
+    assert "not YAML" in remarks.broken[5]
+
+
+def test_every_cut_of_a_pdf_is_one_clear_error_or_text(tmp_path):
+    whole = pdf("Some text.", "And more.")
+    path = tmp_path / "x.pdf"
+    for length in range(0, len(whole), 41):
+        path.write_bytes(whole[:length] + b"\xff" * 10)
+        remarks = Remarks("skip")
+        found = list(Pages(path, remarks=remarks).passages())
+        assert found or len(remarks.broken) == 1
+        assert all(p.text for p in found)
+        assert not any("\n" in line for line in remarks.lines())
+
+
+def test_what_is_passed_over(tmp_path):
+    folder = tmp_path / "docs"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "sub").mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for path in (folder / ".git" / "a.txt", folder / ".b.txt", outside / "c.txt"):
+        path.write_text("hidden or outside")
+    (folder / "link.txt").symlink_to(outside / "c.txt")
+    (folder / "linked").symlink_to(outside)
+    (folder / "a.txt").write_text("text")
+    (folder / "sub" / "copy.txt").write_text("text")
+    (folder / "inner.txt").symlink_to(folder / "a.txt")
+    (folder / "blank.txt").write_text(" \n")
+    (folder / "sheet.docx").write_text("x")
+    remarks = Remarks()
+    assert texts(Corpus.read(folder, remarks=remarks)) == {"a.txt#0": "text"}
+    assert sorted(remarks.links) == ["link.txt", "linked"]
+    assert remarks.copies == ["inner.txt (a.txt)", "sub/copy.txt (a.txt)"]
+    assert remarks.blank == ["blank.txt"]
+    assert remarks.others == {".docx": 1}
+    assert len(remarks.lines()) == 4
+
+
+def test_pictures_have_captions(tmp_path):
+    other = SAMPLE / "val2014" / "COCO_val2014_000009000001.jpg"
+    shutil.copy(KOALA, tmp_path / "koala.jpg")
+    (tmp_path / "koala.txt").write_text("A koala in a tree.\n")
+    (tmp_path / "more").mkdir()
+    shutil.copy(other, tmp_path / "more" / "x.JPG")
+    row = {"file_name": "x.JPG", "text": "Another photo.", "title": "X", "year": 2020}
+    (tmp_path / "more" / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    corpus = Corpus.read(tmp_path)
+    assert texts(corpus) == {"koala.jpg": "A koala in a tree.", "more/x.JPG": "Another photo."}
+    assert corpus["koala.jpg"].image == tmp_path / "koala.jpg"
+    assert corpus["more/x.JPG"].extra == {"year": 2020}
+    assert corpus["more/x.JPG"].title == "X"
+    (tmp_path / "koala.txt").unlink()
+    with pytest.raises(DataError, match=r"koala\.jpg: no caption: write one into koala\.txt"):
+        Corpus.read(tmp_path)
+    assert Corpus.read(tmp_path, uncaptioned=True)["koala.jpg"].text == ""
+
+
+def test_a_corpus_knows_its_images(tmp_path):
+    shutil.copy(KOALA, tmp_path / "koala.jpg")
+    line = {"id": "k", "text": "A koala.", "image": "koala.jpg"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(line) + "\n")
+    corpus = Corpus.read(tmp_path / "p.jsonl")
+    assert corpus["k"].image == tmp_path / "koala.jpg"
+    shutil.copy(SAMPLE / "val2014" / "COCO_val2014_000009000001.jpg", tmp_path / "koala.jpg")
+    assert Corpus.read(tmp_path / "p.jsonl").fingerprint != corpus.fingerprint
+    for name, reason in (("gone.jpg", "no image 'gone.jpg'"), ("../x.jpg", "leaves the image")):
+        (tmp_path / "p.jsonl").write_text(json.dumps(line | {"image": name}) + "\n")
+        with pytest.raises(DataError, match=reason):
+            Corpus.read(tmp_path / "p.jsonl")
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(DataError, match="no page to read"):
+        Corpus.read(tmp_path)
+
+
+def test_two_sources_with_the_same_name(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.txt").write_text(name)
+    with pytest.raises(DataError, match=r"'x\.txt#0' occurs twice"):
+        Corpus.read(tmp_path / "a", tmp_path / "b")
+    assert list(Corpus.read(tmp_path)) == ["a/x.txt#0", "b/x.txt#0"]
