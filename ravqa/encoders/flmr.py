@@ -5,19 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from ravqa.config import Strict, fingerprint
-from ravqa.encoders.base import Encoded, Output, Span, Vectors, own_device, without_zero_rows
+from ravqa.encoders.base import (
+    Encoded,
+    Label,
+    Labelled,
+    Output,
+    Span,
+    Vectors,
+    own_device,
+    without_zero_rows,
+    word_label,
+)
 from ravqa.encoders.batching import token_batches
 from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
 from ravqa.errors import UserError
 from ravqa.images import open_image
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
-from ravqa.records import Passage, Question
+from ravqa.records import Question
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 INSTRUCTION = "Using the provided image, obtain documents that address the subsequent question"
 _WHY = "the encoder flmr"
@@ -103,8 +116,6 @@ class FLMREncoder:
         self.passages_fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
         if self._model.uses_images:
             self.encode_question = self._encode_question  # whoever has it is given images
-        if self._model.config.context_concat_output_from_vision_encoder:
-            self.encode_passage = self._encode_passage
         mapping = self._model.config.use_transformer_mapping_network
         if config.image_tokens == "patches" and not mapping:
             raise UserError(
@@ -125,28 +136,6 @@ class FLMREncoder:
 
         Batches are of similar length and padded to their longest passage; results come in order.
         """
-        return self._encode_documents(texts, [None] * len(texts), progress)
-
-    def _encode_passage(
-        self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
-    ) -> Encoded:
-        """As `encode_document`, with the vectors of a passage's image before those of its text.
-
-        Raises:
-            DataError: an image cannot be decoded.
-        """
-        return self._encode_documents(
-            [passage.content for passage in passages],
-            [passage.image for passage in passages],
-            progress,
-        )
-
-    def _encode_documents(
-        self,
-        texts: Sequence[str],
-        images: Sequence[Path | None],
-        progress: Callable[[int], object] | None,
-    ) -> Encoded:
         import torch
 
         tokenizer: Any = self._processor.context_tokenizer
@@ -163,14 +152,10 @@ class FLMREncoder:
                 max_length=min(lengths[rows[-1]] + extra, tokenizer.max_tokens),
                 return_tensors="pt",
             ).to(self._device)
-            seen = [images[i] for i in rows]
             with torch.inference_mode(), self._precision():
-                inputs = self._image_inputs(seen, "context")
-                vectors = self._model.doc(**batch, **inputs).late_interaction_output
-            before = vectors.shape[1] - batch["input_ids"].shape[1]  # the images' vectors
+                vectors = self._model.doc(**batch).late_interaction_output
             for i, array in zip(rows, vectors.float().cpu().numpy(), strict=True):
-                own = array[: before + lengths[i] + extra]
-                out[i] = without_zero_rows(own, self.config.output)
+                out[i] = without_zero_rows(array[: lengths[i] + extra], self.config.output)
             if progress:
                 progress(len(rows))
         return Encoded(out, truncated=sum(encoding.truncated), tokens=sum(lengths))
@@ -199,8 +184,7 @@ class FLMREncoder:
             inputs = self._processor([q.question for q in batch], None, instructions)
             truncated += sum(inputs.truncated)
             tokens += int(inputs["attention_mask"].sum())
-            seen = self._model.uses_images and self.config.image_tokens != "none"
-            images = [q.image if seen else None for q in batch]
+            images = [q.image if self._sees else None for q in batch]
             with torch.inference_mode(), self._precision():
                 result = self._model.query(**inputs.to(self._device), **self._image_inputs(images))
             left_out = self._left_out(inputs["input_ids"].shape[1])
@@ -208,6 +192,99 @@ class FLMREncoder:
                 array[left_out] = 0
                 out.append(without_zero_rows(array, self.config.output))
         return Encoded(out, truncated=truncated, tokens=tokens)
+
+    def label_document(self, text: str) -> Labelled:
+        """What each vector of `encode_document` stands for."""
+        import torch
+
+        tokenizer = self._processor.context_tokenizer
+        tokens = tokenizer([text], padding=False, return_tensors=None)
+        labels = self._token_labels(tokenizer, tokens, text)
+        kept = self._model.doc_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
+        found = [label for label, keep in zip(labels, kept.tolist(), strict=True) if keep]
+        if self._model.padding_counts and len(labels) < tokenizer.max_tokens:
+            found.append(Label("mark", str(tokenizer.pad_token)))
+        return Labelled(text, found)
+
+    def label_query(self, spans: Sequence[Span]) -> Labelled:
+        """What each vector of `encode_query` stands for."""
+        return self.label_question(Question(0, " ".join(s.text for s in spans if s.weight)))
+
+    def label_question(self, question: Question) -> Labelled:
+        """What each vector of a question stands for; the text is instruction and question."""
+        import torch
+
+        from ravqa.flmr.processing import with_instruction
+
+        instruction = question.instruction or self.config.instruction or ""
+        text = with_instruction(instruction, question.question)
+        tokenizer = self._processor.query_tokenizer
+        tokens = tokenizer([text], return_tensors=None)
+        labels = self._token_labels(tokenizer, tokens, text)
+        kept = self._model.query_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
+        keep = kept.tolist()
+        if question.image is not None and self._sees:
+            whole = int(self._model.config.mapping_network_prefix_length)
+            rows, columns = self.grid or (0, 0)
+            labels += [Label("global", "the whole image")] * whole
+            labels += [
+                Label("patch", f"patch {row + 1}, {column + 1}", place=(row, column))
+                for row in range(rows)
+                for column in range(columns)
+            ]
+            keep += [True] * (len(labels) - len(keep))
+            left_out = self._left_out(len(tokens["input_ids"][0]))
+            keep[left_out] = [False] * len(keep[left_out])
+        return Labelled(text, [label for label, kept in zip(labels, keep, strict=True) if kept])
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patches that have a vector each; None without such vectors."""
+        config = self._model.config
+        if not (self._sees and config.use_transformer_mapping_network):
+            return None
+        height, width = self._model.query_vision_encoder.image_size
+        patch = config.vision_config.patch_size
+        sides = (patch, patch) if isinstance(patch, int) else tuple(patch)
+        return height // sides[0], width // sides[1]
+
+    def seen_image(self, image: Path | bytes) -> Image:
+        """The image as the vision tower is given it: scaled and cut, its values unchanged.
+
+        Raises:
+            DataError: it cannot be decoded.
+            UserError: the checkpoint has no vision tower.
+        """
+        seen: Image = self._image_processor.seen(open_image(image))
+        return seen
+
+    @property
+    def _image_processor(self) -> Any:
+        prepare = self._processor.image_processor
+        if prepare is None:
+            raise UserError(f"{_WHY}: {self.weights} has no vision tower to see images with")
+        return prepare
+
+    @property
+    def _sees(self) -> bool:
+        return bool(self._model.uses_images) and self.config.image_tokens != "none"
+
+    def _token_labels(self, tokenizer: Any, tokens: Any, text: str) -> list[Label]:
+        """A label for every token of one text, the masked ones included."""
+        [encoding] = tokens.encodings
+        labels = []
+        for i, token in enumerate(tokenizer.convert_ids_to_tokens(tokens["input_ids"][0])):
+            begin, end = (place - tokenizer.prefix_length for place in encoding.offsets[i])
+            word = encoding.word_ids[i]
+            if not encoding.attention_mask[i]:
+                labels.append(Label("filler", token))
+            elif word is None or end <= 0:  # special tokens, and the marker
+                labels.append(Label("mark", token))
+            else:
+                whole = (place - tokenizer.prefix_length for place in encoding.word_to_chars(word))
+                first, last = (max(0, place) for place in whole)
+                labels.append(word_label(text, token, (max(0, begin), end), (first, last)))
+        return labels
 
     def _left_out(self, text: int) -> slice:
         """Rows of a query that are not wanted: text's come first, global ones, then patches'."""
@@ -217,10 +294,8 @@ class FLMREncoder:
             return slice(patches, None)
         return slice(text, patches) if wanted == "patches" else slice(0)
 
-    def _image_inputs(
-        self, images: Sequence[Path | bytes | None], side: Literal["query", "context"] = "query"
-    ) -> dict[str, Any]:
-        """What `query` or `doc` takes of images; the vision tower sees each image once."""
+    def _image_inputs(self, images: Sequence[Path | bytes | None]) -> dict[str, Any]:
+        """What the model's `query` takes of images; the vision tower sees each image once."""
         import torch
 
         from ravqa.flmr import ImageFeatures
@@ -228,7 +303,7 @@ class FLMREncoder:
         unique = list(dict.fromkeys(image for image in images if image is not None))
         if not unique:
             return {"concat_output_from_vision_encoder": False}
-        found = self._seen(unique, side)
+        found = self._seen(unique)
         pooled, patches = (torch.zeros(len(images), *part.shape) for part in found[unique[0]])
         for i, image in enumerate(images):
             if image is not None:
@@ -242,26 +317,17 @@ class FLMREncoder:
             inputs["concat_output_from_vision_encoder"] = present
         return inputs
 
-    def _seen(
-        self, images: Sequence[Path | bytes], side: Literal["query", "context"]
-    ) -> dict[Path | bytes, Features]:
+    def _seen(self, images: Sequence[Path | bytes]) -> dict[Path | bytes, Features]:
         """The vision tower's features of each image, from the cache as far as they are there."""
-        tower: Any = getattr(self._model, f"{side}_vision_encoder", None)
-        # The cache is of the tower that sees questions; as a rule there is no other.
-        cache = self._features if tower is self._model.query_vision_encoder else None
-        found = {} if cache is None else cache.get(images)
+        found = {} if self._features is None else self._features.get(images)
         new = [image for image in images if image not in found]
-        prepare: Any = self._processor.image_processor
-        if new and (prepare is None or tower is None):
-            raise UserError(f"{_WHY}: {self.weights} has no vision tower to see images with")
-        for start in range(0, len(new), self.config.batch_queries):
-            batch = new[start : start + self.config.batch_queries]
-            pixels = prepare([open_image(image) for image in batch])
-            made = tower.features(pixels.to(self._device, dtype=self._model.dtype))
+        if new:
+            pixels = self._image_processor([open_image(image) for image in new])
+            made = self._model.encode_images(pixels.to(self._device, dtype=self._model.dtype))
             pairs = zip(made.pooled.float().cpu(), made.patches.float().cpu(), strict=True)
-            fresh: dict[Path | bytes, Features] = dict(zip(batch, pairs, strict=True))
-            if cache is not None:
-                cache.put(fresh)
+            fresh: dict[Path | bytes, Features] = dict(zip(new, pairs, strict=True))
+            if self._features is not None:
+                self._features.put(fresh)
             found |= fresh
         return found
 

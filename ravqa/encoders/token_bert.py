@@ -7,6 +7,7 @@ what they were trained for. They stand in for a PreFLMR text encoder.
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,14 @@ from pydantic import Field
 from ravqa.config import Strict, fingerprint
 from ravqa.encoders.base import (
     Encoded,
+    Label,
+    Labelled,
     Output,
     Span,
     Vectors,
     own_device,
     without_zero_rows,
+    word_label,
 )
 from ravqa.encoders.batching import token_batches
 from ravqa.errors import UserError
@@ -29,6 +33,9 @@ from ravqa.models import commit_of, first_line, model_fingerprint, resolve
 
 if TYPE_CHECKING:
     import torch
+
+
+_WHOLE = Label("global", "the whole text")
 
 
 class TokenBertEncoder:
@@ -94,6 +101,7 @@ class TokenBertEncoder:
                 for t, i in self._tokenizer.get_vocab().items()
                 if t.strip("#") in string.punctuation
             }
+        self._left_out = frozenset(skipped)
         self._skipped = torch.tensor(sorted(skipped), device=self._device)
 
     def encode_document(
@@ -102,9 +110,7 @@ class TokenBertEncoder:
         """One array [tokens (+ 1), dim] per text, rows L2-normalised; the mean vector is last."""
         if not texts:  # the tokenizer needs at least one
             return Encoded()
-        batch = self._tokenizer(
-            list(texts), truncation=True, max_length=self.config.max_document_length
-        )
+        batch = self._tokenized(texts)
         arrays = self._encode(batch["input_ids"], progress)
         return self._encoded(arrays, batch)
 
@@ -116,18 +122,10 @@ class TokenBertEncoder:
         """
         if not queries:
             return Encoded()
-        texts, weights = [], []
-        for spans in queries:
-            # Tokenised as words with a known span each, so that every token has its span's weight.
-            words = [(word, span.weight) for span in spans for word in span.text.split()]
-            texts.append([word for word, _ in words])
-            weights.append([weight for _, weight in words])
-        batch = self._tokenizer(
-            texts,
-            is_split_into_words=True,
-            truncation=True,
-            max_length=self.config.max_query_length,
-        )
+        # Tokenised as words with a known span each, so that every token has its span's weight.
+        words = [_words(spans) for spans in queries]
+        weights = [[weight for _, weight in own] for own in words]
+        batch = self._tokenized_words([[word for word, _ in own] for own in words])
         vectors = self._encode(batch["input_ids"], None)
         out = []
         for i, array in enumerate(vectors):
@@ -138,6 +136,49 @@ class TokenBertEncoder:
                 scale.append(self.config.global_weight * sum(scale))
             out.append(array * np.array(scale, dtype=np.float32)[:, None])
         return self._encoded(out, batch)
+
+    def label_document(self, text: str) -> Labelled:
+        """What each vector of `encode_document` stands for."""
+        [encoding] = self._tokenized([text]).encodings
+        labels = []
+        for i, word in enumerate(encoding.word_ids):
+            if encoding.ids[i] not in self._left_out and word is not None:
+                spans = encoding.offsets[i], encoding.word_to_chars(word)
+                labels.append(word_label(text, encoding.tokens[i], *spans))
+        if self.config.global_weight:
+            labels.append(_WHOLE)
+        return Labelled(text, labels)
+
+    def label_query(self, spans: Sequence[Span]) -> Labelled:
+        """What each vector of `encode_query` stands for."""
+        words = _words(spans)
+        [encoding] = self._tokenized_words([[word for word, _ in words]]).encodings
+        begins = list(itertools.accumulate((len(word) + 1 for word, _ in words), initial=0))
+        text = " ".join(word for word, _ in words)
+        labels = []
+        for i, word in enumerate(encoding.word_ids):
+            if encoding.ids[i] in self._left_out or word is None or not words[word][1]:
+                continue
+            begin, end = encoding.offsets[i]
+            span = begins[word] + begin, begins[word] + end
+            whole = begins[word], begins[word] + len(words[word][0])
+            labels.append(word_label(text, encoding.tokens[i], span, whole))
+        if self.config.global_weight and labels:
+            labels.append(_WHOLE)
+        return Labelled(text, labels)
+
+    def _tokenized(self, texts: Sequence[str]) -> Any:
+        return self._tokenizer(
+            list(texts), truncation=True, max_length=self.config.max_document_length
+        )
+
+    def _tokenized_words(self, texts: Sequence[Sequence[str]]) -> Any:
+        return self._tokenizer(
+            texts,
+            is_split_into_words=True,
+            truncation=True,
+            max_length=self.config.max_query_length,
+        )
 
     def _encoded(self, arrays: Sequence[Vectors], batch: Any) -> Encoded:
         """The arrays in their final form, with the statistics of the tokenizer's batch."""
@@ -173,6 +214,11 @@ class TokenBertEncoder:
             if progress:
                 progress(len(rows))
         return [array for array in out if array is not None]
+
+
+def _words(spans: Sequence[Span]) -> list[tuple[str, float]]:
+    """Each word of the spans with its weight."""
+    return [(word, span.weight) for span in spans for word in span.text.split()]
 
 
 def _normalised(hidden: torch.Tensor) -> torch.Tensor:

@@ -137,7 +137,19 @@ class FLMRImageProcessor:
             return torch.zeros((0, 3, *self.size))
         return torch.stack([self._one(read_image(image)) for image in images])
 
+    def seen(self, image: Image) -> Image:
+        """What the model is given of an RGB image: scaled and cut, its values unchanged."""
+        import PIL.Image
+
+        return PIL.Image.fromarray(self._pixels(image))
+
     def _one(self, image: Image) -> Tensor:
+        scaled: np.ndarray = self._pixels(image).astype(np.float32) * np.float32(1 / 255)
+        scaled = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+
+    def _pixels(self, image: Image) -> np.ndarray:
+        """The scaled and cut image, uint8 [height, width, 3]."""
         width, height = image.size
         if self.shortest_edge is None:
             image = image.resize((self.size[1], self.size[0]), resample=self.resample)
@@ -149,10 +161,8 @@ class FLMRImageProcessor:
         pixels = np.asarray(image)
         top = (pixels.shape[0] - self.size[0]) // 2
         left = (pixels.shape[1] - self.size[1]) // 2
-        pixels = pixels[top : top + self.size[0], left : left + self.size[1]]
-        scaled: np.ndarray = pixels.astype(np.float32) * np.float32(1 / 255)
-        scaled = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+        cut: np.ndarray = pixels[top : top + self.size[0], left : left + self.size[1]]
+        return cut
 
 
 def read_image(image: Any) -> Image:

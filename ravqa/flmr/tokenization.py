@@ -112,6 +112,11 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
         return self._marker_id is not None
 
     @property
+    def prefix_length(self) -> int:
+        """Letters that are put before a text: what its tokens' places are counted behind."""
+        return len(_PREFIX)
+
+    @property
     def max_tokens(self) -> int:
         """Longest input in tokens; longer texts are cut."""
         return self._max_tokens

@@ -8,16 +8,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ravqa.build import build_part, part_config
 from ravqa.cache import Store
 from ravqa.config import Part, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
-from ravqa.encoders.base import Encoded, EncodingStats, Vectors, passages_fingerprint
+from ravqa.encoders.base import (
+    Encoded,
+    EncodingStats,
+    Label,
+    Labelled,
+    Span,
+    Vectors,
+    passages_fingerprint,
+)
 from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
 from ravqa.errors import UserError
 from ravqa.images import image_bytes
@@ -26,7 +35,11 @@ from ravqa.paths import cache_dir
 from ravqa.records import Hit, Question
 from ravqa.registry import ENCODERS, INDEXES
 from ravqa.retrieval.base import Progress, to_hits
+from ravqa.retrieval.explain import Explanation, QueryPart
 from ravqa.retrieval.query_text import Form, QueryText, forms
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
@@ -89,6 +102,7 @@ class LateInteractionRetriever:
         self._encoding = threading.Lock()  # tokenizers cannot be used by two threads at once
         self._index: Any = None
         self._corpus = ""
+        self._passages: Corpus | None = None
         self._store = Store("rankings")
         self._statistics = Store("encodings")
         self.encoded = {"queries": EncodingStats()}
@@ -122,6 +136,7 @@ class LateInteractionRetriever:
                         self._build(corpus, store, path, key)
         self._index = self._index_class.open(path, self._index_config, fingerprint=key)
         self._corpus = corpus.fingerprint
+        self._passages = corpus
         for stats in self._statistics.get([vectors.name]).values():
             self.encoded["passages"] = EncodingStats(**stats)
 
@@ -216,10 +231,65 @@ class LateInteractionRetriever:
             rankings = self._search(index, plans, depth, frozenset(allowed_ids))
             return [to_hits(ranking[:k]) for ranking in rankings]
         keys = [fingerprint(self.fingerprint, content, depth, plan.content) for plan in plans]
-        found = self._store.get_or_make(
-            keys, lambda rows: self._search(index, [plans[i] for i in rows], depth)
-        )
-        return [to_hits(ranking[:k]) for ranking in found]
+        known = self._store.get(keys)
+        new = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in known}
+        if new:
+            made = dict(zip(new, self._search(index, list(new.values()), depth), strict=True))
+            self._store.put(made)
+            known.update(made)
+        return [to_hits(known[key][:k]) for key in keys]
+
+    def explain(self, question: Question, passage_ids: Sequence[str]) -> list[Explanation]:
+        """What of the question matched what of each passage, as their scores are made.
+
+        The passages are encoded anew: an index that stores its vectors rounded scores them a
+        little differently.
+
+        Raises:
+            UserError: the encoder cannot say what its vectors stand for.
+            ValueError: `prepare` was not called.
+            KeyError: there is no such passage.
+        """
+        if self._passages is None:
+            raise ValueError("call prepare(corpus) first")
+        if not hasattr(self.encoder, "label_document"):
+            raise UserError(
+                f"the encoder {self.config.encoder.name} cannot say which words its vectors are of"
+            )
+        plan = self._plan(question)
+        vectors = iter(self._vectors([plan]))
+        asked = [
+            (form.weight, [(self._labelled(plan, a), next(vectors)) for a in form.alternatives])
+            for form in plan.forms
+        ]
+        texts = [self._passages[passage_id].content for passage_id in passage_ids]
+        with self._encoding:
+            encoded = self.encoder.encode_document(texts)
+            labels = [self.encoder.label_document(text).labels for text in texts]
+        return [
+            Explanation(name, text, own, _matched(asked, _float32(own, document)))
+            for name, text, own, document in zip(passage_ids, texts, labels, encoded, strict=True)
+        ]
+
+    def seen_image(self, image: Path | bytes) -> tuple[Image, tuple[int, int]] | None:
+        """The image as the encoder is given it, and rows and columns of its patches.
+
+        None for an encoder that makes no vectors of patches.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        grid = getattr(self.encoder, "grid", None)
+        return (self.encoder.seen_image(image), grid) if grid else None
+
+    def _labelled(self, plan: _Plan, spans: Sequence[Span]) -> Labelled:
+        with self._encoding:
+            found: Labelled = (
+                self.encoder.label_question(plan.question)
+                if self.sees_images
+                else self.encoder.label_query(spans)
+            )
+        return found
 
     def _plan(self, question: Question) -> _Plan:
         if self.sees_images:
@@ -315,6 +385,41 @@ def _search_some(
         total += weight * np.max([next(scores) for _ in found], axis=0)
     best = np.argsort(-total, kind="stable")[:depth]
     return [(ids[i], float(total[i])) for i in best]
+
+
+def _matched(
+    asked: Sequence[tuple[float, Sequence[tuple[Labelled, Vectors]]]],
+    passage: npt.NDArray[np.float32],
+) -> list[QueryPart]:
+    """Each form in its best alternative, with its products."""
+    parts = []
+    for weight, alternatives in asked:
+        found = [
+            QueryPart(
+                labelled.text,
+                weight,
+                labelled.labels,
+                np.float32(weight) * (_float32(labelled.labels, vectors) @ passage.T),
+            )
+            for labelled, vectors in alternatives
+            if len(vectors) and len(passage)
+        ]
+        if found:
+            parts.append(max(found, key=lambda part: float(part.gains.sum())))
+    return parts
+
+
+def _float32(labels: Sequence[Label], vectors: Vectors) -> npt.NDArray[np.float32]:
+    """The vectors, if there is a label for each.
+
+    Raises:
+        UserError: there is not.
+    """
+    if len(labels) != len(vectors):
+        raise UserError(
+            f"the encoder's labels do not fit its vectors: {len(labels)} and {len(vectors)}"
+        )
+    return vectors.astype(np.float32, copy=False)
 
 
 def _unit(vectors: Vectors) -> Vectors:
