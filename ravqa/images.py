@@ -16,17 +16,19 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ravqa.errors import DataError
 from ravqa.paths import cache_dir
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 _THREADS = 4
 MAX_PIXELS = 100_000_000
@@ -194,7 +196,17 @@ def open_image(source: Path | bytes) -> Image:
         DataError: missing, not an image, cut off, or larger than MAX_PIXELS.
     """
     with _no_warnings():
-        return _open(source, preview=False)
+        return _open(source, to_rgb)
+
+
+def image_size(source: Path | bytes) -> tuple[int, int]:
+    """Width and height of what `open_image` gives, read from the file's header alone.
+
+    Raises:
+        DataError: missing, not an image, or larger than MAX_PIXELS.
+    """
+    with _no_warnings():
+        return _open(source, _upright_size)
 
 
 def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
@@ -205,7 +217,7 @@ def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
 
     def problem(path: Path) -> str:
         try:
-            _open(path, preview=True)
+            _open(path, _preview)
         except DataError as e:
             return str(e)
         return ""
@@ -224,7 +236,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _open(source: Path | bytes, *, preview: bool) -> Image:
+def _open(source: Path | bytes, read: Callable[[Image], T]) -> T:
     import PIL.Image
 
     name = str(source) if isinstance(source, Path) else "image given as bytes"
@@ -235,9 +247,7 @@ def _open(source: Path | bytes, *, preview: bool) -> Image:
                 raise DataError(
                     f"{name}: {width}x{height} pixels, more than the limit of {MAX_PIXELS}"
                 )
-            if preview:
-                image.draft("RGB", (32, 32))
-            return to_rgb(image)
+            return read(image)
     except DataError:
         raise
     except FileNotFoundError:
@@ -248,6 +258,21 @@ def _open(source: Path | bytes, *, preview: bool) -> Image:
         raise DataError(f"{name}: not an image") from None
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
         raise DataError(f"{name}: broken image ({e or type(e).__name__})") from None
+
+
+def _preview(image: Image) -> Image:
+    image.draft("RGB", (32, 32))
+    return to_rgb(image)
+
+
+def _upright_size(image: Image) -> tuple[int, int]:
+    from PIL.ExifTags import Base
+
+    width, height = image.size
+    turned = False
+    with contextlib.suppress(Exception):  # broken EXIF data, as in `to_rgb`
+        turned = image.getexif().get(Base.Orientation, 1) in {5, 6, 7, 8}
+    return (height, width) if turned else (width, height)
 
 
 def to_rgb(image: Image) -> Image:

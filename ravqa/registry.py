@@ -189,6 +189,14 @@ READERS = Registry(
             "ravqa.readers.transformers_llm:TransformersLLM",
             "text-only causal language model (folder, hub name or GGUF)",
         ),
+        "transformers-vlm": (
+            "ravqa.readers.transformers_vlm:TransformersVLM",
+            "multimodal model: LLaVA, Qwen-VL, InternVL, BLIP-2 and others",
+        ),
+        "transformers-seq2seq": (
+            "ravqa.readers.transformers_seq2seq:TransformersSeq2Seq",
+            "text-only encoder-decoder (T5 family)",
+        ),
         "openai": (
             "ravqa.readers.openai:OpenAIReader",
             "any model behind an OpenAI-compatible server (vLLM, llama.cpp, Ollama, hosted)",
@@ -196,6 +204,14 @@ READERS = Registry(
         "first-words": (
             "ravqa.readers.controls:FirstWords",
             "control: no model; answers with the first words of the first passage",
+        ),
+        "best-span": (
+            "ravqa.readers.controls:BestSpan",
+            "control: no model; answers with the words of a passage nearest to the question's",
+        ),
+        "majority": (
+            "ravqa.readers.controls:Majority",
+            "control: no model; answers everything with the commonest training answer",
         ),
     },
 )

@@ -296,8 +296,10 @@ def test_options_of_parts_are_checked_with_their_path():
         UserError, match=r"retriever: unknown key 'query\.replced': did you mean rep"
     ):
         check_settings(settings, where)
-    settings, where = load_pipeline("sample", ["reader.name=transformers"])
-    with pytest.raises(UserError, match="no reader 'transformers': did you mean transformers-llm"):
+    settings, where = load_pipeline("sample", ["reader.name=transformers-ll"])
+    with pytest.raises(
+        UserError, match="no reader 'transformers-ll': did you mean transformers-llm"
+    ):
         check_settings(settings, where)
 
 

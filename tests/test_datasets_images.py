@@ -23,6 +23,7 @@ from ravqa.images import (
     broken_images,
     image_bytes,
     image_digest,
+    image_size,
     kept_image,
     open_image,
 )
@@ -333,7 +334,7 @@ def test_every_image_is_opened_once_however_many_questions_ask_about_it(tmp_path
     opened = []
     real = module._open
     monkeypatch.setattr(
-        module, "_open", lambda path, **k: (opened.append(path), real(path, **k))[1]
+        module, "_open", lambda path, read: (opened.append(path), real(path, read))[1]
     )
     questions = [Question(i, "?", image=paths[i % 3]) for i in range(1200)]
     assert check_images(iter(questions), DatasetRequest()) == questions
@@ -379,3 +380,22 @@ def test_grey_images_of_sixteen_bits_are_scaled_down_not_cut_to_white(tmp_path):
     path = tmp_path / "grey.png"
     PIL.Image.fromarray(np.full((8, 8), 25_700, dtype=np.uint16)).save(path)
     assert module.open_image(path).getpixel((3, 3)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 10)])
+def test_the_size_in_the_header_is_that_of_the_upright_image(tmp_path, orientation):
+    exif = PIL.Image.Exif()
+    if orientation is not None:
+        exif[274] = orientation
+    out = io.BytesIO()
+    PIL.Image.new("RGB", (8, 6)).save(out, "JPEG", exif=exif)
+    assert image_size(out.getvalue()) == open_image(out.getvalue()).size
+    path = zipped(tmp_path / "a.zip", {"a.jpg": out.getvalue()}) / "a.jpg"
+    assert image_size(path) == ((6, 8) if orientation in {5, 6, 7, 8} else (8, 6))
+
+
+def test_what_has_no_size_is_refused():
+    with pytest.raises(DataError, match="not an image"):
+        image_size(b"no image")
+    with pytest.raises(DataError, match="no such image"):
+        image_size(Path("gone.jpg"))

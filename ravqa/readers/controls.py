@@ -1,15 +1,24 @@
-"""Readers without a model: what they score is a floor for real readers."""
+"""Readers without a model: what they score is a floor for real readers.
+
+They find question and passages in a prompt by the marks that the templates in `prompts/` write:
+"Question:", and "Passage:", "Knowledge:" or "[1]" before each passage.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ravqa.config import Strict, fingerprint
-from ravqa.errors import UserError
+from ravqa.errors import DataError, UserError
+from ravqa.models import resolve
 from ravqa.readers.base import Ability, Generation, Prompt
 
 
@@ -69,6 +78,26 @@ class Control:
         return UserError(f"the reader {self.name} cannot {what}: it has no model")
 
 
+# An example's answer stands on a line of its own: the question comes behind the last of them.
+_EXAMPLE = re.compile(r"^Answer: +\S.*$", re.MULTILINE)
+_QUESTION = re.compile(
+    r"^(?:Question:|\u95ee\u9898\uff1a) *(.*?)(?= Caption:| Objects:| Knowledge:| Answer:|$)",
+    re.MULTILINE,
+)
+_PASSAGE = re.compile(
+    r"^(?:Passage:|\[\d+\]) *(.*)$|\bKnowledge: *(.*?)(?= Knowledge:| *Answer:$|$)", re.MULTILINE
+)
+
+
+def _read(text: str) -> tuple[str, list[str]]:
+    """Question and passages of a prompt, its examples left out."""
+    start = max((found.end() for found in _EXAMPLE.finditer(text)), default=0)
+    block = text[start:]
+    asked = _QUESTION.findall(block)
+    passages = [(found[1] or found[2] or "").strip() for found in _PASSAGE.finditer(block)]
+    return (asked[-1].strip() if asked else ""), [passage for passage in passages if passage]
+
+
 class FirstWords(Control):
     """Answers with the first words of the prompt's first passage; "unknown" without passages."""
 
@@ -81,9 +110,141 @@ class FirstWords(Control):
 
     def __init__(self, config: Config):
         self.config = config
-        self.fingerprint = fingerprint("first-words/1", config.words)
+        self.fingerprint = fingerprint("first-words/2", config.words)
 
     def _answer(self, text: str) -> str:
-        block = text.rsplit("\n\n", 1)[-1]
-        found = re.search(r"^Passage: *(.*)$", block, re.MULTILINE)
-        return " ".join(found.group(1).split()[: self.config.words]) if found else "unknown"
+        _, passages = _read(text)
+        return " ".join(passages[0].split()[: self.config.words]) if passages else "unknown"
+
+
+class Majority(Control):
+    """Answers every question with the commonest answer of a training split."""
+
+    name = "majority"
+
+    class Config(Strict):
+        """Options: one of the two.
+
+        Attributes:
+            answers: a file with training answers, or "package:MODULE/path": VQA annotations
+                (.json), JSON lines or a CSV file with `answers` or `answer`, or a text file with
+                one answer a line. All annotators' answers count. Of equally common ones the first
+                in the file is taken.
+            answer: the answer itself.
+        """
+
+        answers: str | None = None
+        answer: str | None = None
+
+        @model_validator(mode="after")
+        def _check_source(self) -> Self:
+            if (self.answers is None) == (self.answer is None):
+                raise ValueError("the reader majority needs answers (a file) or answer (a text)")
+            return self
+
+    def __init__(self, config: Config):
+        """Count the file's answers.
+
+        Raises:
+            DataError: the file cannot be read, or has no answers.
+        """
+        self.config = config
+        self.answer = config.answer if config.answer is not None else _commonest(config.answers)
+        self.fingerprint = fingerprint("majority/1", self.answer)
+
+    def _answer(self, text: str) -> str:
+        return self.answer
+
+
+def _commonest(name: str | None) -> str:
+    path = Path(resolve(str(name), extra="sample", why="the reader majority"))
+    try:
+        counts = Counter(a for answer in _answers(path) if (a := answer.strip().lower()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as e:
+        raise DataError(f"{path}: no training answers in a known form ({e!r})") from None
+    if not counts:
+        raise DataError(f"{path} has no answers")
+    return counts.most_common(1)[0][0]
+
+
+def _answers(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        if path.suffix == ".json":
+            for annotation in json.load(file)["annotations"]:
+                yield from (answer["answer"] for answer in annotation["answers"])
+        elif path.suffix in {".jsonl", ".csv", ".tsv"}:
+            rows: Any = (json.loads(line) for line in file if line.strip())
+            if path.suffix != ".jsonl":
+                rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            for row in rows:
+                given = row["answers"] if "answers" in row else row["answer"]
+                yield from [given] if isinstance(given, str) else given
+        else:
+            yield from file
+
+
+_WORD = re.compile(r"\w+(?:[.,'\u2019-]\w+)*")
+_FUNCTION = (
+    "a an and are as at be been but by can could did do does for from had has have he her his how "
+    "i in into is it its may not of on or she should so such than that the their them then there "
+    "these they this those to was we were what when where which who whose why will with would you"
+)
+_FUNCTION_WORDS = frozenset(_FUNCTION.split())
+
+
+class BestSpan(Control):
+    """Answers with the words of a passage that stand nearest to the question's words.
+
+    A span is a run of neighbouring words, punctuation ending it, that are neither function words
+    nor words of the question; of a longer run, its first `words`. Its score is the sum over the
+    question's words that occur in the passage of 1 / (1 + words between the span and the nearest
+    occurrence). Of equal spans the first wins. It is a relative of the sliding window of MCTest
+    (Richardson et al. 2013), with distances in place of a window. "unknown" without passages.
+    """
+
+    name = "best-span"
+
+    class Config(Strict):
+        """Options: the longest answer, in words."""
+
+        words: int = Field(default=3, ge=1)
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.fingerprint = fingerprint("best-span/1", config.words)
+
+    def _answer(self, text: str) -> str:
+        question, passages = _read(text)
+        asked = {word.lower() for word in _WORD.findall(question)} - _FUNCTION_WORDS
+        best, answer = -1.0, "unknown"
+        for passage in passages:
+            words = list(_WORD.finditer(passage))
+            at: dict[str, list[int]] = {}
+            for position, word in enumerate(words):
+                if word[0].lower() in asked:
+                    at.setdefault(word[0].lower(), []).append(position)
+            for start, end in _runs(passage, words, asked, self.config.words):
+                score = sum(
+                    1 / (1 + min(start - p - 1 if p < start else p - end for p in places))
+                    for places in at.values()
+                )
+                if score > best:
+                    best, answer = score, passage[words[start].start() : words[end - 1].end()]
+        return answer
+
+
+def _runs(
+    passage: str, words: Sequence[re.Match[str]], asked: set[str], longest: int
+) -> Iterator[tuple[int, int]]:
+    """Beginning and end (behind the last) of runs of words that may be an answer."""
+    start: int | None = None
+    for position, word in enumerate(words):
+        good = word[0].lower() not in asked | _FUNCTION_WORDS
+        joined = position > 0 and passage[words[position - 1].end() : word.start()].isspace()
+        if start is not None and not (good and joined):
+            yield start, min(position, start + longest)
+            start = None
+        if good and start is None:
+            start = position
+    if start is not None:
+        yield start, min(len(words), start + longest)

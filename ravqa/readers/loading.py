@@ -116,9 +116,13 @@ class Placement:
     def _with_adapter(self, model: Any) -> Any:
         if self._adapter is None:
             return model
+        import warnings
+
         import peft
 
-        adapted: Any = peft.PeftModel.from_pretrained(model, self._adapter)
+        with warnings.catch_warnings():  # about how the two libraries call each other
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted: Any = peft.PeftModel.from_pretrained(model, self._adapter)
         if adapted.active_peft_config.is_prompt_learning:
             raise UserError(
                 f"{self._why}: {self._config.adapter} is no LoRA adapter, but "
@@ -164,17 +168,17 @@ def _dtype(name: str, device: str) -> Any:
     return torch.bfloat16 if kind == "xpu" else torch.float32
 
 
-def model_context(config: Any, tokenizer: Any, max_new_tokens: int) -> int | None:
-    """Tokens that prompt and generation may have together, as far as the checkpoint says it.
+def model_context(config: Any, tokenizer: Any, max_new_tokens: int) -> tuple[int | None, bool]:
+    """Tokens that prompt and generation may have together, and whether more must not be read.
 
-    An encoder-decoder's limit is its encoder's: the prompt alone has to fit into it.
+    None if the checkpoint does not say it. An encoder-decoder's limit is its encoder's: the prompt
+    alone has to fit into it. Positions that are relative (T5) go on beyond a tokenizer's limit.
     """
-    if config.is_encoder_decoder:
-        limit = getattr(config, "max_position_embeddings", None)  # none if relative (T5)
-        known = [n for n in (limit, tokenizer.model_max_length) if n and n < 10**9]
-        return min(known) + max_new_tokens if known else None
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return int(limit) if limit else None
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not config.is_encoder_decoder:
+        return (int(limit) if limit else None), True
+    known = [n for n in (limit, tokenizer.model_max_length) if n and n < 10**9]
+    return (min(known) + max_new_tokens if known else None), bool(limit)
 
 
 def stop_ids(tokenizer: Any, generation_config: Any, *, newline: bool, why: str) -> list[int]:

@@ -86,6 +86,7 @@ class LocalReader:
     abilities: frozenset[Ability] = frozenset({"log_probs", "score", "next_token", "count"})
     deterministic = True
     fingerprint: str  # set by the subclass
+    _first_position = 0
 
     def __init__(
         self, config: LocalConfig, placement: Placement, model: Any, tokenizer: Any, why: str
@@ -109,9 +110,8 @@ class LocalReader:
         self._decoder = self._language_model(model)
         self._encodes = bool(self._decoder.config.is_encoder_decoder)
         self.max_new_tokens = config.max_new_tokens
-        self.context = config.context or model_context(
-            self._decoder.config, tokenizer, config.max_new_tokens
-        )
+        limit, self._strict = model_context(self._decoder.config, tokenizer, config.max_new_tokens)
+        self.context = config.context or limit
         self._stops = stop_ids(
             tokenizer,
             self._decoder.generation_config,
@@ -149,12 +149,16 @@ class LocalReader:
         raise NotImplementedError
 
     def _text(self, prompt: Prompt) -> str:
-        """The text that the tokenizer is given."""
+        """The text that answers continue."""
         raise NotImplementedError
 
     def _kind(self, prompt: Prompt) -> object:
         """Only prompts of one kind share a batch."""
         return None
+
+    def _generator(self, inputs: dict[str, Any]) -> Any:
+        """Whose `generate` takes the inputs."""
+        return self._model
 
     # --- the reader's calls
 
@@ -265,8 +269,7 @@ class LocalReader:
         return needed
 
     def _check_context(self, prompts: Sequence[Prompt], needed: Sequence[int]) -> None:
-        # An encoder with relative positions reads on; a decoder would fail, or say nonsense.
-        if self.context is None or self._encodes:
+        if self.context is None or not self._strict:
             return
         for prompt, tokens in zip(prompts, needed, strict=True):
             if tokens > self.context:
@@ -369,7 +372,7 @@ class LocalReader:
             rows = len(inputs["attention_mask"])
             inputs["decoder_input_ids"] = torch.tensor([self._start] * rows, device=self._device)
         with torch.inference_mode():
-            return self._model.generate(**inputs, **options)
+            return self._generator(inputs).generate(**inputs, **options)
 
     def _generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
         result = self._run(self._inputs(prompts))
@@ -427,7 +430,7 @@ class LocalReader:
             ones = state.mask.new_ones(tokens.shape)
             state.mask = torch.cat([state.mask, ones], dim=-1)
             if self._takes_positions:
-                positions = (state.mask.cumsum(-1) - 1)[:, -tokens.shape[1] :]
+                positions = state.mask.cumsum(-1)[:, -tokens.shape[1] :] - 1 + self._first_position
                 inputs["position_ids"] = positions + (0 if state.shifts is None else state.shifts)
         inputs["attention_mask"] = state.mask
         with torch.inference_mode():

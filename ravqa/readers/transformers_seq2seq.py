@@ -1,0 +1,56 @@
+"""Encoder-decoder models through transformers: the T5 family, RA-VQA v1's reader (Lin and Byrne
+2022, arXiv 2210.03809). They read the image as text: captions, tags, OCR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ravqa.readers.base import Prompt
+from ravqa.readers.loading import LocalConfig, Placement
+from ravqa.readers.local import LocalReader
+
+_WHY = "the reader transformers-seq2seq"
+
+
+class TransformersSeq2Seq(LocalReader):
+    """Answers from an encoded prompt; cannot see."""
+
+    class Config(LocalConfig):
+        """Options: those of every local reader."""
+
+    def __init__(self, config: Config):
+        """Load tokenizer and model.
+
+        Raises:
+            MissingExtraError: a package is missing.
+            UserError: the model cannot be loaded.
+        """
+        import transformers
+
+        self.config = config
+        placement = Placement(config, _WHY)
+        try:
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(placement.path)
+            model = placement.load(transformers.AutoModelForSeq2SeqLM.from_pretrained)
+        except Exception as e:
+            raise placement.failed(e) from None
+        tokenizer.padding_side = "right"
+        super().__init__(config, placement, model, tokenizer, _WHY)
+        self.fingerprint = placement.fingerprint("transformers-seq2seq/1")
+
+    def _text(self, prompt: Prompt) -> str:
+        return prompt.text
+
+    def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        if not prompts:
+            return []
+        ids = self._tokenizer([prompt.text for prompt in prompts])["input_ids"]
+        return [len(row) for row in ids]
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        encoded = self._tokenizer(
+            [prompt.text for prompt in prompts], padding=True, return_tensors="pt"
+        ).to(self._device)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}

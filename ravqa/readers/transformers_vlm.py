@@ -1,0 +1,213 @@
+"""Multimodal models through transformers: chat models (LLaVA, Qwen-VL, InternVL, Gemma 3, SmolVLM,
+Idefics, Mistral 3, ...) and models that complete a plain prompt (BLIP-2, InstructBLIP, PaliGemma,
+Florence-2).
+
+The image stands before the text. A prompt without an image is read by the language model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from operator import attrgetter
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ravqa.errors import MissingExtraError, UserError
+from ravqa.images import image_size, open_image
+from ravqa.readers.base import Ability, Prompt
+from ravqa.readers.families import family_of
+from ravqa.readers.loading import LocalConfig, Placement
+from ravqa.readers.local import LocalReader
+
+_WHY = "the reader transformers-vlm"
+
+
+class TransformersVLM(LocalReader):
+    """Answers a prompt about an image."""
+
+    abilities: frozenset[Ability] = LocalReader.abilities | {"images"}
+
+    class Config(LocalConfig):
+        """Options, beyond those of every local reader.
+
+        Attributes:
+            prompt_form: "chat" puts the prompt into the model's chat template, "plain" completes
+                it; "auto" is chat, if the model has a template.
+            system: the system message of a chat; null for the template's own.
+            processor: given to the processor when it is loaded, such as {max_pixels: 401408}.
+            stop_at_newline: a line break ends the answer.
+        """
+
+        prompt_form: Literal["auto", "plain", "chat"] = "auto"
+        system: str | None = None
+        processor: dict[str, Any] = Field(default_factory=dict)
+        stop_at_newline: bool = False
+
+    def __init__(self, config: Config):
+        """Load processor and model.
+
+        Raises:
+            MissingExtraError: a package is missing.
+            UserError: the model cannot be loaded.
+        """
+        import transformers
+
+        self.config = config
+        placement = Placement(config, _WHY)
+        try:
+            settings = transformers.AutoConfig.from_pretrained(placement.path)
+            loader = _loader(settings)
+            self._family = family_of(settings.model_type)
+            self._first_position = self._family.first_position
+            self._processor = self._load_processor(placement)
+            model = placement.load(loader.from_pretrained)
+        except Exception as e:
+            raise placement.failed(e) from None
+        tokenizer = self._processor.tokenizer
+        own = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
+        if config.prompt_form == "chat" and not own:
+            raise UserError(
+                f"{_WHY}: {config.model} has no chat template: set prompt_form to plain"
+            )
+        self._template = own if config.prompt_form != "plain" else None
+        super().__init__(config, placement, model, tokenizer, _WHY)
+        tokenizer.padding_side = "right" if self._encodes else "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
+        self._marks = [
+            mark
+            for kind in ("image_token", "video_token", "audio_token")
+            if (mark := str(getattr(self._processor, kind, None) or ""))
+        ]
+        self._added: dict[tuple[int, int], int] = {}  # tokens that an image of a size adds
+        self.fingerprint = placement.fingerprint("transformers-vlm/1")
+
+    def _load_processor(self, placement: Placement) -> Any:
+        import transformers
+
+        try:
+            processor: Any = transformers.AutoProcessor.from_pretrained(
+                placement.path, **self.config.processor
+            )
+        except Exception as e:
+            missing = _missing(e)
+            if missing is None:
+                raise
+            raise MissingExtraError(
+                f"{_WHY}: the processor of {self.config.model} needs the package {missing!r}, "
+                "which is not installed: pip install 'ravqa[vision]'"
+            ) from None
+        if getattr(processor, "image_processor", None) is None:
+            raise UserError(f"{_WHY}: {self.config.model} has no image processor")
+        return processor
+
+    def _language_model(self, model: Any) -> Any:
+        inner = self._family.language_model
+        return model if inner is None else attrgetter(inner)(model)
+
+    def _kind(self, prompt: Prompt) -> object:
+        return prompt.image is None
+
+    def _text(self, prompt: Prompt) -> str:
+        text = self._given(prompt)
+        return text if prompt.image is None else text + self._family.ending
+
+    def _given(self, prompt: Prompt) -> str:
+        """The text that the processor is given."""
+        text = prompt.text
+        for mark in self._marks:  # a passage that holds one would stand for an image that is none
+            text = text.replace(mark, " ")
+        if self._template is None:
+            if prompt.image is None:
+                return text
+            # Not all processors have an image token, but those that need it here do.
+            token = str(getattr(self._processor, "image_token", ""))
+            return self._family.image.format(token=token) + text
+        content = [{"type": "text", "text": text}]
+        if prompt.image is not None:
+            content.insert(0, {"type": "image"})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self.config.system is not None:
+            told = [{"type": "text", "text": self.config.system}]
+            messages.insert(0, {"role": "system", "content": told})
+        rendered: str = self._processor.apply_chat_template(
+            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+        )
+        return rendered
+
+    def _special(self, text: str) -> dict[str, bool]:
+        """What the tokenizer is told: a template may have written the beginning mark itself."""
+        begin = self._tokenizer.bos_token
+        return {"add_special_tokens": False} if begin and text.startswith(begin) else {}
+
+    def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        out = []
+        for prompt in prompts:
+            text = self._given(prompt)
+            length = len(self._tokenizer(text, **self._special(text))["input_ids"])
+            if prompt.image is not None:
+                length += self._image_tokens(image_size(prompt.image))
+            out.append(length)
+        return out
+
+    def _image_tokens(self, size: tuple[int, int]) -> int:
+        """Tokens that an image of this size adds to a text; they depend on nothing else."""
+        if size not in self._added:
+            from PIL import Image
+
+            text = self._given(Prompt("a", b""))
+            special = self._special(text)
+            image = Image.new("RGB", size)
+            with_image = self._processor(text=[text], images=[[image]], **special)["input_ids"][0]
+            self._added[size] = len(with_image) - len(self._tokenizer(text, **special)["input_ids"])
+        return self._added[size]
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        texts = [self._given(prompt) for prompt in prompts]
+        options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        options |= self._special(texts[0])
+        sources = [prompt.image for prompt in prompts if prompt.image is not None]
+        if not sources:
+            return dict(self._tokenizer(texts, **options).to(self._device))
+        images = {source: open_image(source) for source in dict.fromkeys(sources)}
+        inputs = self._processor(text=texts, images=[[images[s]] for s in sources], **options)
+        inputs = dict(inputs.to(self._device, dtype=self._model.dtype))
+        inputs.pop("labels", None)  # of training
+        for name, limit in self._family.limits.items():
+            inputs[name] = inputs[name][:, : attrgetter(limit)(self._model.config)]
+        return inputs
+
+    def _generator(self, inputs: dict[str, Any]) -> Any:
+        # Models that hand over to a language model want an image; the language model does not.
+        return self._model if "pixel_values" in inputs else self._decoder
+
+
+def _missing(error: Exception) -> str | None:
+    """The package of the extra `vision` for want of which a processor could not be built."""
+    said = str(error).lower()
+    if "num2words" in said and find_spec("num2words") is None:
+        return "num2words"
+    # Without torchvision, transformers names classes of videos that nobody asked for.
+    if find_spec("torchvision") is None and ("torchvision" in said or "video" in said):
+        return "torchvision"
+    return None
+
+
+def _loader(settings: Any) -> Any:
+    """The auto class that knows a model's configuration.
+
+    Raises:
+        UserError: none does: it is no multimodal model, or transformers is too old.
+    """
+    import transformers
+
+    for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+        loader: Any = getattr(transformers, name, None)
+        if loader is not None and type(settings) in loader._model_mapping:
+            return loader
+    raise UserError(
+        f"{_WHY}: models of the type {settings.model_type!r} are not multimodal ones that "
+        f"transformers {transformers.__version__} generates text with"
+    )
