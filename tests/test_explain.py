@@ -109,8 +109,8 @@ def test_letters_beyond_ascii_keep_their_places(text_retriever):
     assert "Fische" in wholes
 
 
-# In the vocabulary of two languages ":" alone begins with another token than behind a word, so that the
-# instruction's end is not found and all of it counts, as in the original.
+# In the vocabulary of two languages ":" alone begins with another token than behind a word, so that
+# the instruction's end is not found and all of it counts, as in the original.
 @pytest.mark.parametrize(("name", "counted"), [("preflmr", ""), ("preflmr_encn", "Usingtheimage:")])
 def test_a_question_has_words_global_vectors_and_a_grid_of_patches(name, counted):
     model = str(FLMR / name / "checkpoint_context_names")

@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ravqa.records import Passage
+
 Vectors = npt.NDArray[np.floating[Any]]
 """Token vectors of one item, [vectors, dim], float32 or float16."""
 
@@ -98,6 +100,8 @@ class Encoder(Protocol):
     """Texts to token vectors, in the order given.
 
     One with settings for queries alone has a `passages_fingerprint` too (see that function). One
+    that sees questions' images has `encode_question(questions)`, one that sees passages' images
+    `encode_passage(passages, progress)`, which give what `encode_query`, `encode_document` do. One
     that can say what its vectors stand for has `label_document(text)` and `label_query(spans)`,
     each giving a `Labelled`; if it sees images, also `label_question(question)`, `grid` (rows and
     columns of patches) and `seen_image(image)`, the image as the model is given it.
@@ -122,6 +126,22 @@ def passages_fingerprint(encoder: Encoder) -> str:
     """Changes with what can change passages' vectors: settings of queries alone do not count."""
     own: str = getattr(encoder, "passages_fingerprint", encoder.fingerprint)
     return own
+
+
+def sees_passages(encoder: Encoder) -> bool:
+    """Whether the encoder looks at passages' images."""
+    return hasattr(encoder, "encode_passage")
+
+
+def encode_passages(
+    encoder: Encoder,
+    passages: Sequence[Passage],
+    progress: Callable[[int], object] | None = None,
+) -> Encoded:
+    """One array per passage: of text and image, if the encoder sees images, else of text."""
+    if sees_passages(encoder):
+        return Encoded.of(encoder.encode_passage(passages, progress))  # type: ignore[attr-defined]
+    return Encoded.of(encoder.encode_document([p.content for p in passages], progress))
 
 
 def without_zero_rows(vectors: Vectors, output: Output) -> Vectors:

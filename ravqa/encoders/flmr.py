@@ -27,7 +27,7 @@ from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
 from ravqa.errors import UserError
 from ravqa.images import open_image
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
-from ravqa.records import Question
+from ravqa.records import Passage, Question
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,6 +116,8 @@ class FLMREncoder:
         self.passages_fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
         if self._model.uses_images:
             self.encode_question = self._encode_question  # whoever has it is given images
+        if self._model.config.context_concat_output_from_vision_encoder:
+            self.encode_passage = self._encode_passage
         mapping = self._model.config.use_transformer_mapping_network
         if config.image_tokens == "patches" and not mapping:
             raise UserError(
@@ -136,6 +138,28 @@ class FLMREncoder:
 
         Batches are of similar length and padded to their longest passage; results come in order.
         """
+        return self._encode_documents(texts, [None] * len(texts), progress)
+
+    def _encode_passage(
+        self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
+    ) -> Encoded:
+        """As `encode_document`, with the vectors of a passage's image before those of its text.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        return self._encode_documents(
+            [passage.content for passage in passages],
+            [passage.image for passage in passages],
+            progress,
+        )
+
+    def _encode_documents(
+        self,
+        texts: Sequence[str],
+        images: Sequence[Path | None],
+        progress: Callable[[int], object] | None,
+    ) -> Encoded:
         import torch
 
         tokenizer: Any = self._processor.context_tokenizer
@@ -152,10 +176,14 @@ class FLMREncoder:
                 max_length=min(lengths[rows[-1]] + extra, tokenizer.max_tokens),
                 return_tensors="pt",
             ).to(self._device)
+            seen = [images[i] for i in rows]
             with torch.inference_mode(), self._precision():
-                vectors = self._model.doc(**batch).late_interaction_output
+                inputs = self._image_inputs(seen, "context")
+                vectors = self._model.doc(**batch, **inputs).late_interaction_output
+            before = vectors.shape[1] - batch["input_ids"].shape[1]  # the images' vectors
             for i, array in zip(rows, vectors.float().cpu().numpy(), strict=True):
-                out[i] = without_zero_rows(array[: lengths[i] + extra], self.config.output)
+                own = array[: before + lengths[i] + extra]
+                out[i] = without_zero_rows(own, self.config.output)
             if progress:
                 progress(len(rows))
         return Encoded(out, truncated=sum(encoding.truncated), tokens=sum(lengths))
@@ -294,8 +322,10 @@ class FLMREncoder:
             return slice(patches, None)
         return slice(text, patches) if wanted == "patches" else slice(0)
 
-    def _image_inputs(self, images: Sequence[Path | bytes | None]) -> dict[str, Any]:
-        """What the model's `query` takes of images; the vision tower sees each image once."""
+    def _image_inputs(
+        self, images: Sequence[Path | bytes | None], side: Literal["query", "context"] = "query"
+    ) -> dict[str, Any]:
+        """What `query` or `doc` takes of images; the vision tower sees each image once."""
         import torch
 
         from ravqa.flmr import ImageFeatures
@@ -303,7 +333,7 @@ class FLMREncoder:
         unique = list(dict.fromkeys(image for image in images if image is not None))
         if not unique:
             return {"concat_output_from_vision_encoder": False}
-        found = self._seen(unique)
+        found = self._seen(unique, side)
         pooled, patches = (torch.zeros(len(images), *part.shape) for part in found[unique[0]])
         for i, image in enumerate(images):
             if image is not None:
@@ -317,17 +347,25 @@ class FLMREncoder:
             inputs["concat_output_from_vision_encoder"] = present
         return inputs
 
-    def _seen(self, images: Sequence[Path | bytes]) -> dict[Path | bytes, Features]:
+    def _seen(
+        self, images: Sequence[Path | bytes], side: Literal["query", "context"]
+    ) -> dict[Path | bytes, Features]:
         """The vision tower's features of each image, from the cache as far as they are there."""
-        found = {} if self._features is None else self._features.get(images)
+        tower: Any = getattr(self._model, f"{side}_vision_encoder", None)
+        # The cache is of the tower that sees questions; as a rule there is no other.
+        cache = self._features if tower is self._model.query_vision_encoder else None
+        found = {} if cache is None else cache.get(images)
         new = [image for image in images if image not in found]
-        if new:
-            pixels = self._image_processor([open_image(image) for image in new])
-            made = self._model.encode_images(pixels.to(self._device, dtype=self._model.dtype))
+        if new and tower is None:
+            raise UserError(f"{_WHY}: {self.weights} has no vision tower to see images with")
+        for start in range(0, len(new), self.config.batch_queries):
+            batch = new[start : start + self.config.batch_queries]
+            pixels = self._image_processor([open_image(image) for image in batch])
+            made = tower.features(pixels.to(self._device, dtype=self._model.dtype))
             pairs = zip(made.pooled.float().cpu(), made.patches.float().cpu(), strict=True)
-            fresh: dict[Path | bytes, Features] = dict(zip(new, pairs, strict=True))
-            if self._features is not None:
-                self._features.put(fresh)
+            fresh: dict[Path | bytes, Features] = dict(zip(batch, pairs, strict=True))
+            if cache is not None:
+                cache.put(fresh)
             found |= fresh
         return found
 

@@ -25,6 +25,7 @@ from ravqa.encoders.base import (
     Encoder,
     EncodingStats,
     Vectors,
+    encode_passages,
     passages_fingerprint,
     processes,
 )
@@ -213,9 +214,8 @@ def corpus_embeddings(
 
     count(0)
     for i in missing[state.process_index :: state.num_processes]:
-        texts = [corpus[ids[row]].content for row in store.rows(i)]
-        arrays = encoder.encode_document(texts, lambda n: count(n * state.num_processes))
-        store.write(i, Encoded.of(arrays))
+        passages = [corpus[ids[row]] for row in store.rows(i)]
+        store.write(i, encode_passages(encoder, passages, lambda n: count(n * state.num_processes)))
     state.wait_for_everyone()
     count(len(ids))
     return store

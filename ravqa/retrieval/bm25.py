@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from ravqa.cache import Store
 from ravqa.config import Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, import_extra
 from ravqa.paths import cache_dir
 from ravqa.records import Hit, Question
 from ravqa.retrieval.base import Progress, to_hits
-from ravqa.retrieval.query_text import QueryText, forms
+from ravqa.retrieval.query_text import Form, QueryText, forms
 
 _EXTRA = "bm25"
 _WHY = "the retriever bm25"
@@ -43,7 +45,8 @@ class BM25Retriever:
     `ravqa.retrieval.query_text`: its score is the weighted mean of theirs, and a form's is that of
     the best of its alternatives, in which every word counts as much as its span weighs.
 
-    The index is kept in the cache folder, by the corpus's content, and memory-mapped.
+    The index is kept in the cache folder, by the corpus's content, and memory-mapped; rankings are
+    kept there by what was asked.
     """
 
     weights = ""
@@ -78,6 +81,8 @@ class BM25Retriever:
         self._words_fingerprint = fingerprint("bm25/1", config.k1, config.b, config.stemming)
         self.fingerprint = fingerprint(self._words_fingerprint, config.query.model_dump())
         self._index: Any = None
+        self._corpus = ""
+        self._store = Store("rankings")
         self._ids: list[str] = []
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
@@ -97,6 +102,7 @@ class BM25Retriever:
         except (OSError, ValueError, KeyError) as e:
             raise UserError(f"the index {path} is damaged ({e}): delete this folder") from None
         self._ids = list(corpus)
+        self._corpus = corpus.fingerprint
 
     def _build(self, corpus: Corpus, path: Path, progress: Progress | None) -> None:
         """Write the index beside `path` and rename it; of two builders the first one wins."""
@@ -126,12 +132,20 @@ class BM25Retriever:
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """At most k passages per question, best first; ties in corpus order."""
-        return [to_hits(self._best(self._scores(question), k)) for question in questions]
+        plans = [forms(question, self.config.query) for question in questions]
+        keys = [
+            fingerprint(self._words_fingerprint, self._corpus, k, [asdict(form) for form in plan])
+            for plan in plans
+        ]
+        found = self._store.get_or_make(
+            keys, lambda rows: [self._best(self._scores(plans[i]), k) for i in rows]
+        )
+        return [to_hits(ranking) for ranking in found]
 
-    def _scores(self, question: Question) -> npt.NDArray[np.float64]:
+    def _scores(self, plan: Sequence[Form]) -> npt.NDArray[np.float64]:
         """The score of every passage."""
         total = np.zeros(len(self._ids))
-        for form in forms(question, self.config.query):
+        for form in plan:
             alternatives = []
             for spans in form.alternatives:
                 words = self._words([span.text for span in spans])

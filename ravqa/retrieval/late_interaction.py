@@ -231,13 +231,10 @@ class LateInteractionRetriever:
             rankings = self._search(index, plans, depth, frozenset(allowed_ids))
             return [to_hits(ranking[:k]) for ranking in rankings]
         keys = [fingerprint(self.fingerprint, content, depth, plan.content) for plan in plans]
-        known = self._store.get(keys)
-        new = {key: plan for key, plan in zip(keys, plans, strict=True) if key not in known}
-        if new:
-            made = dict(zip(new, self._search(index, list(new.values()), depth), strict=True))
-            self._store.put(made)
-            known.update(made)
-        return [to_hits(known[key][:k]) for key in keys]
+        found = self._store.get_or_make(
+            keys, lambda rows: self._search(index, [plans[i] for i in rows], depth)
+        )
+        return [to_hits(ranking[:k]) for ranking in found]
 
     def explain(self, question: Question, passage_ids: Sequence[str]) -> list[Explanation]:
         """What of the question matched what of each passage, as their scores are made.
