@@ -134,17 +134,18 @@ class Pipeline:
         )
 
     @classmethod
-    def load(cls, name: str, *overrides: str) -> Pipeline:
+    def load(cls, name: str, *overrides: str, retrieval_only: bool = False) -> Pipeline:
         """Build the pipeline of a YAML file, or of a name in `pipelines/`.
 
         Args:
             overrides: "key.path=value".
+            retrieval_only: as for `from_config`.
 
         Raises:
             UserError: see `from_config`.
         """
         settings, where = load_pipeline(name, overrides)
-        return cls.from_config(settings, where=where)
+        return cls.from_config(settings, where=where, retrieval_only=retrieval_only)
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Make `corpus` searchable (encoded once, then opened from the cache).

@@ -144,6 +144,10 @@ RETRIEVERS = Registry(
             "ravqa.retrieval.fusion:FusionRetriever",
             "several retrievers: reciprocal rank fusion, or a sum of normalised scores",
         ),
+        "llama-index": (
+            "ravqa.integrations.llama_index.adapter:FactoryRetriever",
+            "a LlamaIndex retriever that a function of yours makes",
+        ),
         "none": ("ravqa.retrieval.controls:NoRetriever", "control: no passages"),
         "oracle": (
             "ravqa.retrieval.controls:OracleRetriever",

@@ -1,0 +1,208 @@
+"""LlamaIndex's retrievers as retrievers of this project, so that they enter its studies.
+
+In Python, around one that is there:
+
+    LlamaIndexRetriever(index.as_retriever(similarity_top_k=20))
+
+In a pipeline's file, by a function of yours that makes one from the corpus's nodes:
+
+    retriever:
+      name: llama-index
+      factory: my_package.retrievers:build     # called as build(nodes, **options)
+      options: {similarity_top_k: 20}
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from pydantic import Field
+
+from ravqa.config import Strict, fingerprint
+from ravqa.datasets.corpus import Corpus
+from ravqa.errors import DataError, UserError, near_matches
+from ravqa.integrations.llama_index.nodes import nodes_of
+from ravqa.integrations.query_images import data_uri
+from ravqa.paths import file_digest
+from ravqa.records import Hit, Question
+from ravqa.retrieval.base import Progress, to_hits
+
+_WHY = "the retriever llama-index"
+
+
+class LlamaIndexRetriever:
+    """A LlamaIndex retriever as one of this project.
+
+    It is given the question's text with what is seen in the image behind it, and the image itself
+    (as `image_path`) if it looks at it. Its nodes must be passages of the corpus: by their ids, by
+    "passage_id" in their metadata, or as parts of them, by their source document. Of several parts
+    of a passage the best counts. Where it gives no scores, they are 1 / rank.
+    """
+
+    weights = ""
+
+    def __init__(
+        self,
+        retriever: BaseRetriever,
+        *,
+        tags: int = 3,
+        caption: bool = True,
+        sees_images: bool = False,
+        fingerprint: str | None = None,
+    ):
+        """Wrap `retriever`.
+
+        Args:
+            tags: names of things seen in the image that are put behind the question.
+            caption: put the image's caption behind it too.
+            sees_images: the retriever looks at `image_path`.
+            fingerprint: changes with all that can change its rankings; None for its class's name,
+                which is all that can be known of it.
+        """
+        kind = type(retriever)
+        self.fingerprint = fingerprint or f"{kind.__module__}.{kind.__qualname__}"
+        self.sees_images = sees_images
+        self._retriever = retriever
+        self._tags = tags
+        self._caption = caption
+        self._corpus: Corpus | None = None
+
+    def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
+        """Take the passages that the nodes are.
+
+        Raises:
+            UserError: there is no corpus.
+        """
+        self._corpus = _needed(corpus)
+
+    def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
+        """At most k passages per question, best first.
+
+        A `similarity_top_k` of the retriever that is below k is raised to it.
+
+        Raises:
+            DataError: a node is no passage of the corpus.
+        """
+        retriever: Any = self._retriever
+        if getattr(retriever, "similarity_top_k", k) < k:
+            retriever.similarity_top_k = k
+        return [self._hits(retriever.retrieve(self._query(q)))[:k] for q in questions]
+
+    def _query(self, question: Question) -> QueryBundle:
+        parts = [question.question]
+        if question.description is not None:
+            parts += [tag.names[0] for tag in question.description.tags[: self._tags]]
+            if self._caption and question.description.caption:
+                parts.append(question.description.caption)
+        image = question.image if self.sees_images else None
+        if isinstance(image, bytes):
+            return QueryBundle(" ".join(parts), image_path=data_uri(image))
+        return QueryBundle(" ".join(parts), image_path=None if image is None else str(image))
+
+    def _hits(self, found: Sequence[NodeWithScore]) -> list[Hit]:
+        ranking: dict[str, float] = {}
+        scored = all(hit.score is not None for hit in found)
+        for rank, hit in enumerate(found, 1):
+            score = hit.get_score() if scored else 1 / rank
+            ranking.setdefault(self._passage_id(hit), score)
+        return to_hits(list(ranking.items()))
+
+    def _passage_id(self, hit: NodeWithScore) -> str:
+        corpus = _needed(self._corpus)
+        node = hit.node
+        for name in (node.node_id, node.metadata.get("passage_id"), node.ref_doc_id):
+            if isinstance(name, str) and name in corpus:
+                return name
+        raise DataError(
+            f"{_WHY}: node {node.node_id!r} is no passage of the corpus {corpus.source}: make the "
+            "nodes with nodes_of(corpus), or put passage_id into their metadata"
+        )
+
+
+class FactoryRetriever(LlamaIndexRetriever):
+    """A LlamaIndex retriever that a function of the user's makes from the corpus."""
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            factory: "package.module:function", called as function(nodes, **options); it is
+                imported and run, so name only what you trust.
+            options: of the factory.
+            tags, caption, sees_images: as for `LlamaIndexRetriever`.
+            weights: names of weights, to be stored with the results.
+        """
+
+        factory: str
+        options: dict[str, Any] = Field(default_factory=dict)
+        tags: int = Field(default=3, ge=0)
+        caption: bool = True
+        sees_images: bool = False
+        weights: str = ""
+
+    def __init__(self, config: Config):
+        """Import the factory.
+
+        Raises:
+            UserError: there is no such function.
+        """
+        self.config = config
+        self.weights = config.weights
+        self._factory = _function(config.factory)
+        self.sees_images = config.sees_images
+        self.fingerprint = fingerprint("llama-index/1", config.model_dump(), _source(self._factory))
+
+    def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
+        """Have the retriever made.
+
+        Raises:
+            UserError: there is no corpus, or the factory gives something else.
+        """
+        corpus = _needed(corpus)
+        made = self._factory(nodes_of(corpus), **self.config.options)
+        if not isinstance(made, BaseRetriever):
+            raise UserError(
+                f"{_WHY}: {self.config.factory} gave {type(made).__name__}, not a LlamaIndex "
+                "retriever"
+            )
+        shown = self.config.model_dump(include={"tags", "caption", "sees_images"})
+        super().__init__(made, **shown, fingerprint=self.fingerprint)
+        super().prepare(corpus, progress)
+
+
+def _needed(corpus: Corpus | None) -> Corpus:
+    if corpus is None:
+        raise UserError(f"{_WHY} needs passages: name a file with --corpus")
+    return corpus
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, colon, attribute = name.partition(":")
+    if not colon or not attribute:
+        raise UserError(f"{_WHY}: factory {name!r}: package.module:function is expected")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as e:
+        raise UserError(
+            f"{_WHY}: {module} cannot be imported ({e}): its folder must be in PYTHONPATH"
+        ) from None
+    function = getattr(found, attribute, None)
+    if not callable(function):
+        known = [name for name, value in vars(found).items() if callable(value)]
+        raise UserError(f"{_WHY}: no {attribute!r} in {module}: {near_matches(attribute, known)}")
+    made: Callable[..., Any] = function
+    return made
+
+
+def _source(function: Callable[..., Any]) -> str | None:
+    """Digest of the file that the function is in."""
+    try:
+        return file_digest(Path(inspect.getfile(function)))
+    except (OSError, TypeError):
+        return None

@@ -1,0 +1,226 @@
+"""Question, image and passages to an answer, as a LlamaIndex query engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    Response,
+)
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.events.synthesis import (
+    SynthesizeEndEvent,
+    SynthesizeStartEvent,
+)
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.response_synthesizers import BaseSynthesizer
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType, TextNode
+from llama_index.core.settings import Settings
+
+from ravqa.errors import UserError
+from ravqa.integrations.llama_index.llm import ReaderLLM
+from ravqa.integrations.llama_index.nodes import passage_of
+from ravqa.integrations.llama_index.retriever import PreFLMRRetriever
+from ravqa.integrations.query_images import query_image
+from ravqa.integrations.threads import Batcher, in_thread
+from ravqa.pipeline import Pipeline
+from ravqa.records import Answer, Hit, Passage, Question
+
+_dispatcher = get_dispatcher(__name__)
+
+Pair = tuple[Hit, Passage]
+
+
+class RAVQASynthesizer(BaseSynthesizer):
+    """Answers a question about an image from nodes: the image goes to the reader too.
+
+    A response's text is the short answer. Its metadata has those of the source nodes by their ids
+    and, under "answer", how it was decided: the rule, and each draft with its passages.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        instruction: str | None = None,
+        allow_http: bool = False,
+        callback_manager: CallbackManager | None = None,
+    ):
+        """Answer with a pipeline's reader; its retriever is not used.
+
+        Args:
+            instruction: for prompts that show one.
+            allow_http: fetch images whose `image_path` is an http(s) address.
+
+        Raises:
+            UserError: the pipeline has no reader.
+        """
+        if pipeline.answerer is None:
+            raise UserError("the pipeline was built for retrieval only: it has no reader")
+        self._answerer = pipeline.answerer
+        super().__init__(
+            llm=ReaderLLM(self._answerer.reader, allow_http=allow_http),
+            callback_manager=callback_manager or Settings.callback_manager,
+        )
+        self._pipeline = pipeline
+        self._instruction = instruction
+        self._allow_http = allow_http
+        self._batcher = Batcher(self._answer)
+
+    def _get_prompts(self) -> dict[str, Any]:
+        """The prompt is the pipeline's template, not one of LlamaIndex's."""
+        return {}
+
+    def _update_prompts(self, prompts: Any) -> None:
+        """See `_get_prompts`."""
+
+    def synthesize(
+        self,
+        query: QueryType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **_options: Any,
+    ) -> RESPONSE_TYPE:
+        """An answer from the nodes, best first; without nodes, the reader's own.
+
+        Raises:
+            UserError, DataError: an image that may not be fetched, or cannot be read.
+        """
+        bundle = QueryBundle(query) if isinstance(query, str) else query
+        _dispatcher.event(SynthesizeStartEvent(query=query))
+        with self._event(bundle) as event:
+            asked = self._asked(bundle, nodes)
+            sources = [*nodes, *(additional_source_nodes or ())]
+            response = _response(self._batcher.call(asked), sources)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
+        return response
+
+    async def asynthesize(
+        self,
+        query: QueryType,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+        **_options: Any,
+    ) -> RESPONSE_TYPE:
+        """As `synthesize`; the event loop goes on meanwhile.
+
+        Raises:
+            UserError, DataError: as `synthesize`.
+        """
+        bundle = QueryBundle(query) if isinstance(query, str) else query
+        _dispatcher.event(SynthesizeStartEvent(query=query))
+        with self._event(bundle) as event:
+            asked = await in_thread(self._asked, bundle, nodes)
+            sources = [*nodes, *(additional_source_nodes or ())]
+            response = _response(await self._batcher.acall(asked), sources)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
+        return response
+
+    def get_response(self, query_str: str, text_chunks: Sequence[str], **_options: Any) -> str:
+        """An answer to a question without an image."""
+        return self._batcher.call(self._asked(QueryBundle(query_str), _nodes(text_chunks))).text
+
+    async def aget_response(
+        self, query_str: str, text_chunks: Sequence[str], **_options: Any
+    ) -> str:
+        """As `get_response`; the event loop goes on meanwhile."""
+        asked = self._asked(QueryBundle(query_str), _nodes(text_chunks))
+        return (await self._batcher.acall(asked)).text
+
+    def _event(self, query: QueryBundle) -> Any:
+        return self._callback_manager.event(
+            CBEventType.SYNTHESIZE, payload={EventPayload.QUERY_STR: query.query_str}
+        )
+
+    def _asked(
+        self, query: QueryBundle, nodes: Sequence[NodeWithScore]
+    ) -> tuple[Question, list[Pair]]:
+        image = query_image(query.image_path, allow_http=self._allow_http)
+        question = Question(0, query.query_str, image=image, instruction=self._instruction)
+        read = [found for found in nodes if found.node.get_content().strip()]
+        pairs = [
+            (Hit(found.node_id, found.score or 0.0, rank), passage_of(found.node))
+            for rank, found in enumerate(read, 1)
+        ]
+        return question, pairs
+
+    def _answer(self, asked: Sequence[tuple[Question, list[Pair]]]) -> list[Answer]:
+        questions = self._pipeline.describe([question for question, _ in asked])
+        return self._answerer.answer(questions, [pairs for _, pairs in asked])
+
+
+class RAVQAQueryEngine(RetrieverQueryEngine):
+    """Retrieves with question and image, and answers with question, image and passages.
+
+    LlamaIndex's own engines give the language model the question's text alone.
+    """
+
+    def __init__(
+        self,
+        retriever: BaseRetriever,
+        pipeline: Pipeline | None = None,
+        *,
+        node_postprocessors: list[BaseNodePostprocessor] | None = None,
+        callback_manager: CallbackManager | None = None,
+        **options: Any,
+    ):
+        """Put retriever and reader together.
+
+        Args:
+            retriever: of any kind; a `PreFLMRRetriever` looks at the image.
+            pipeline: answers; None for a `PreFLMRRetriever`'s own.
+            node_postprocessors: rerankers and filters between the two.
+            options: of `RAVQASynthesizer`: `instruction`, `allow_http`.
+
+        Raises:
+            UserError: there is no reader.
+        """
+        if pipeline is None:
+            if not isinstance(retriever, PreFLMRRetriever):
+                raise UserError("name the pipeline that answers: RAVQAQueryEngine.from_args")
+            pipeline = retriever.answering()
+        synthesizer = RAVQASynthesizer(pipeline, callback_manager=callback_manager, **options)
+        super().__init__(retriever, synthesizer, node_postprocessors, callback_manager)
+
+    @classmethod
+    def from_args(  # type: ignore[override]  # there is no LLM, but a pipeline
+        cls,
+        retriever: BaseRetriever,
+        pipeline: str = "sample",
+        overrides: Sequence[str] = (),
+        **options: Any,
+    ) -> RAVQAQueryEngine:
+        """Answer with the reader, prompt and decision rule of a named pipeline.
+
+        Args:
+            pipeline: its name or file.
+            overrides: "key.path=value".
+            options: as for the class.
+
+        Raises:
+            UserError: see `Pipeline.load`.
+        """
+        without = ("retriever={name: none}", "reranking=[]")  # nothing of them is loaded
+        return cls(retriever, Pipeline.load(pipeline, *overrides, *without), **options)
+
+
+def _response(answer: Answer, sources: list[NodeWithScore]) -> Response:
+    metadata = {**_metadata(sources), "answer": asdict(answer)}
+    return Response(answer.text, sources, metadata)
+
+
+def _metadata(sources: Sequence[NodeWithScore]) -> dict[str, Any]:
+    return {found.node_id: found.metadata for found in sources}
+
+
+def _nodes(texts: Sequence[str]) -> list[NodeWithScore]:
+    return [NodeWithScore(node=TextNode(id_=str(i), text=text)) for i, text in enumerate(texts, 1)]

@@ -1,0 +1,157 @@
+"""Passages as LlamaIndex nodes, and documents and nodes as passages.
+
+A node has its passage's id and text; its metadata is `Passage.extra` with title, section, entity
+and url under their names, and its source document is the passage's article.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.ingestion import run_transformations
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageNode,
+    MetadataMode,
+    Node,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+    TransformComponent,
+)
+
+from ravqa.datasets.corpus import Corpus
+from ravqa.errors import DataError
+from ravqa.images import image_bytes, kept_image
+from ravqa.records import Passage
+
+CHUNK_TOKENS = 200
+"""Of a document's parts, by default: all encoders take them whole, with a title."""
+OVERLAP_TOKENS = 20
+
+_FIELDS = ("title", "section", "entity", "url")
+
+
+def node_of(passage: Passage) -> TextNode:
+    """The passage as a node: an `ImageNode` if it has a picture, else a `TextNode`."""
+    options: dict[str, Any] = {
+        "id_": passage.passage_id,
+        "text": passage.text,
+        "metadata": metadata_of(passage),
+    }
+    if passage.article is not None:
+        source = RelatedNodeInfo(node_id=passage.article)
+        options["relationships"] = {NodeRelationship.SOURCE: source}
+    if passage.image is None:
+        return TextNode(**options)
+    return ImageNode(**options, **_picture(passage.image))
+
+
+def metadata_of(passage: Passage) -> dict[str, Any]:
+    """The metadata of a passage's node."""
+    fields = {name: getattr(passage, name) for name in _FIELDS}
+    return {**passage.extra, **{k: v for k, v in fields.items() if v is not None}}
+
+
+def nodes_of(corpus: Corpus) -> list[TextNode]:
+    """All passages as nodes, in order: what another retriever can be made of."""
+    return [node_of(passage) for passage in corpus.values()]
+
+
+def passage_of(node: BaseNode) -> Passage:
+    """A document or node as a passage.
+
+    Its picture is kept: a path as it is, encoded bytes as a file of the cache folder. An address of
+    the web is not fetched.
+
+    Raises:
+        DataError: it has neither text nor picture, or broken image data.
+    """
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    image = _image_of(node)
+    if image is None and not text.strip():
+        raise DataError(f"node {node.node_id} has neither text nor a picture: nothing can find it")
+    # As it would come back from a file: dates as text, tuples as lists.
+    extra = json.loads(json.dumps(node.metadata, default=str))
+    fields = {name: extra.pop(name) for name in _FIELDS if isinstance(extra.get(name), str)}
+    return Passage(
+        passage_id=node.node_id,
+        text=text,
+        image=image,
+        article=node.ref_doc_id,
+        extra=extra,
+        **fields,
+    )
+
+
+def passages_of(
+    documents: Iterable[BaseNode], transformations: Sequence[TransformComponent] | None = None
+) -> list[Passage]:
+    """Documents and nodes as passages.
+
+    Args:
+        transformations: LlamaIndex's own, such as node parsers; none for taking everything as it
+            is. By default documents (not nodes) are cut by sentences into parts of CHUNK_TOKENS;
+            the parts of document "a" are "a:1", "a:2", ...
+
+    Raises:
+        DataError: as `passage_of`.
+    """
+    if transformations is not None:
+        nodes = run_transformations(list(documents), transformations)
+        return [passage_of(node) for node in nodes]
+    splitter = SentenceSplitter(chunk_size=CHUNK_TOKENS, chunk_overlap=OVERLAP_TOKENS)
+    return [
+        passage
+        for document in documents
+        for passage in (
+            _parts(document, splitter) if isinstance(document, Document) else [passage_of(document)]
+        )
+    ]
+
+
+def _parts(document: Document, splitter: SentenceSplitter) -> Iterator[Passage]:
+    whole = passage_of(document)
+    texts = splitter.split_text(whole.text) or [whole.text]
+    for number, text in enumerate(texts, 1):
+        yield Passage(
+            passage_id=whole.passage_id if len(texts) == 1 else f"{whole.passage_id}:{number}",
+            text=text,
+            title=whole.title,
+            image=whole.image,
+            entity=whole.entity,
+            url=whole.url,
+            extra=whole.extra,
+            section=whole.section,
+            article=document.node_id,
+        )
+
+
+def _picture(path: Path) -> dict[str, str]:
+    if not path.is_file():  # inside an archive, where others do not look
+        try:
+            return {"image": base64.b64encode(image_bytes(path)).decode("ascii")}
+        except DataError:
+            pass
+    return {"image_path": str(path)}
+
+
+def _image_of(node: BaseNode) -> Path | None:
+    data: bytes | str | None = None
+    path: Path | str | None = None
+    if isinstance(node, ImageNode):
+        data, path = node.image, node.image_path
+    elif isinstance(node, Node) and node.image_resource is not None:
+        data, path = node.image_resource.data, node.image_resource.path
+    if data:
+        try:
+            return kept_image(base64.b64decode(data, validate=True))
+        except ValueError as e:
+            raise DataError(f"node {node.node_id} has broken image data: {e}") from None
+    return Path(path) if path else None

@@ -1,0 +1,217 @@
+"""Question and image to passages, as a LlamaIndex retriever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TransformComponent
+from llama_index.core.settings import Settings
+from llama_index.core.vector_stores.types import MetadataFilters
+
+from ravqa.datasets.corpus import Corpus
+from ravqa.errors import DataError, UserError
+from ravqa.integrations.llama_index.filters import filter_of
+from ravqa.integrations.llama_index.nodes import node_of, passages_of
+from ravqa.integrations.query_images import query_image
+from ravqa.integrations.searching import Searcher
+from ravqa.integrations.threads import in_thread
+from ravqa.library import Changes, Library
+from ravqa.pipeline import Pipeline
+from ravqa.records import Question
+
+DEFAULT_PIPELINE = "preflmr-l-retrieval"
+
+
+class PreFLMRRetriever(BaseRetriever):
+    """Finds passages for a question and its image together.
+
+    A query is a text, or a `QueryBundle` whose `image_path` is a path, a file:// URL or a data URI.
+    What question and image become is the pipeline's matter: PreFLMR sees both; a text encoder is
+    given what a describer sees in the image. Scores are MaxSim sums for PreFLMR (not between 0 and
+    1): a `SimilarityPostprocessor` needs a cut-off of that scale.
+
+    Attributes:
+        similarity_top_k: how many passages are found.
+        instruction: put before every question; None for the pipeline's own.
+    """
+
+    def __init__(
+        self,
+        source: Library | Pipeline,
+        similarity_top_k: int = 5,
+        *,
+        instruction: str | None = None,
+        filters: MetadataFilters | None = None,
+        allow_http: bool = False,
+        callback_manager: CallbackManager | None = None,
+        **options: Any,
+    ):
+        """Search a library, or what a pipeline has been prepared for.
+
+        Args:
+            filters: only passages that they let through are searched.
+            allow_http: fetch images whose `image_path` is an http(s) address.
+            options: of LlamaIndex's `BaseRetriever`: `object_map`, `objects`, `verbose`.
+
+        Raises:
+            UserError: a pipeline without passages, or one that cannot search a part of them.
+        """
+        super().__init__(callback_manager or Settings.callback_manager, **options)
+        self.similarity_top_k = similarity_top_k
+        self.instruction = instruction
+        where = None if filters is None else filter_of(filters)
+        self._searcher = Searcher(source, where)
+        self._allow_http = allow_http
+
+    @classmethod
+    def from_persist_dir(cls, persist_dir: Path | str, **options: Any) -> Self:
+        """Search the library in a folder: what `from_documents` or `ravqa index` has put there.
+
+        Args:
+            options: as for the class.
+
+        Raises:
+            UserError: there is no library, or it is damaged.
+        """
+        return cls(Library.open(persist_dir), **options)
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Iterable[BaseNode],
+        persist_dir: Path | str | None = None,
+        pipeline: str = DEFAULT_PIPELINE,
+        overrides: Sequence[str] = (),
+        transformations: Sequence[TransformComponent] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Encode LlamaIndex's documents or nodes and search them.
+
+        Args:
+            documents: their pictures and metadata are kept. None at all make an empty library.
+            persist_dir: a new folder for the library, which keeps copies of pictures and describes
+                those without text. Without it, vectors are kept in the cache folder, by content,
+                and `insert` is not to be had.
+            pipeline: a YAML file or a name in `pipelines/`.
+            overrides: "key.path=value".
+            transformations: see `passages_of`; by default documents are cut by sentences.
+            options: as for the class.
+
+        Raises:
+            DataError: a node without text that no describer can see, or two with the same id.
+            UserError: the folder is not empty; whatever the pipeline cannot be built without.
+        """
+        passages = passages_of(documents, transformations)
+        corpus = Corpus(passages, source="documents") if passages else None
+        if persist_dir is None:
+            blank = next((p.passage_id for p in passages if not p.text.strip()), None)
+            if blank is not None:
+                raise DataError(
+                    f"node {blank} has no text: name a persist_dir and a pipeline with a "
+                    "describer, and what is seen in its picture will be its text"
+                )
+            if corpus is None:
+                raise UserError("no documents: name a persist_dir to begin with an empty library")
+            return cls.from_defaults(corpus, pipeline, overrides, **options)
+        library = Library.create(persist_dir, pipeline, *overrides)
+        if corpus is not None:
+            library.add(corpus)
+        return cls(library, **options)
+
+    @classmethod
+    def from_defaults(
+        cls,
+        corpus: Corpus | Path | str,
+        pipeline: str = DEFAULT_PIPELINE,
+        overrides: Sequence[str] = (),
+        **options: Any,
+    ) -> Self:
+        """Search a corpus; what was encoded is kept in the cache folder, by content.
+
+        Args:
+            corpus: passages, or a file of them (see `Corpus.read`).
+            pipeline: a YAML file or a name in `pipelines/`.
+            overrides: "key.path=value".
+            options: as for the class.
+
+        Raises:
+            DataError: as `Corpus.read`.
+            UserError: whatever the pipeline cannot be built without.
+        """
+        if not isinstance(corpus, Corpus):
+            corpus = Corpus.read(Path(corpus))
+        built = Pipeline.load(pipeline, *overrides, retrieval_only=True)
+        built.prepare(corpus)
+        return cls(built, **options)
+
+    @property
+    def library(self) -> Library | None:
+        """The library that is searched, if it is one."""
+        return self._searcher.library
+
+    def answering(self) -> Pipeline:
+        """The pipeline with its reader, as far as it has one."""
+        return self._searcher.pipeline(answering=True)
+
+    def insert(
+        self,
+        documents: Iterable[BaseNode],
+        transformations: Sequence[TransformComponent] | None = None,
+    ) -> Changes:
+        """Add documents or nodes to the library; those with an id that is there are replaced.
+
+        Of a document that is replaced, no part stays.
+
+        Raises:
+            DataError: as `from_documents`.
+            UserError: no library is searched, or another process is writing.
+        """
+        library = self._library()
+        passages = passages_of(documents, transformations)
+        new = {passage.passage_id for passage in passages}
+        articles = {passage.article for passage in passages if passage.article is not None}
+        changes = library.update(passages) if passages else Changes()
+        left = _parts(library, articles) - new
+        if left:
+            library.delete(left)
+        return changes
+
+    def delete_ref_doc(self, ref_doc_id: str) -> Changes:
+        """Delete a document's passages, or the passage with this id, from the library.
+
+        Raises:
+            UserError: there is none, no library is searched, or another process is writing.
+        """
+        library = self._library()
+        found = _parts(library, {ref_doc_id})
+        return library.delete(sorted(found) or [ref_doc_id])
+
+    def _library(self) -> Library:
+        if self.library is None:
+            raise UserError(
+                "this retriever searches no library that could change: make one with "
+                "from_documents(..., persist_dir=FOLDER)"
+            )
+        return self.library
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        found = self._searcher.search(self._question(query_bundle), self.similarity_top_k)
+        return [NodeWithScore(node=node_of(passage), score=hit.score) for hit, passage in found]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        question = await in_thread(self._question, query_bundle)
+        found = await self._searcher.asearch(question, self.similarity_top_k)
+        return [NodeWithScore(node=node_of(passage), score=hit.score) for hit, passage in found]
+
+    def _question(self, query: QueryBundle) -> Question:
+        image = query_image(query.image_path, allow_http=self._allow_http)
+        return Question(0, query.query_str, image=image, instruction=self.instruction)
+
+
+def _parts(library: Library, articles: Iterable[str]) -> set[str]:
+    names = list(articles)
+    return set(library.matching({"article": names})) if names else set()

@@ -1,0 +1,103 @@
+"""Images of questions as other libraries name them: paths, file URLs, data URIs, web addresses."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+import ravqa
+from ravqa.errors import DataError, UserError
+from ravqa.images import MAX_BYTES
+
+Source = str | os.PathLike[str] | bytes
+
+_TIMEOUT_S = 30.0
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)  # two letters: C:\ is a drive
+
+
+def query_image(source: Source | None, *, allow_http: bool = False) -> Path | bytes | None:
+    """The image of a question: a path, its encoded bytes, or None for none.
+
+    Args:
+        source: a path, a file:// URL, a data: URI, an http(s) address, or encoded bytes.
+        allow_http: fetch http(s) addresses.
+
+    Raises:
+        UserError: an address that may not be fetched, or of a kind that is not known.
+        DataError: a broken data URI, or an address that cannot be fetched.
+    """
+    if isinstance(source, bytes):
+        return source or None
+    text = "" if source is None else os.fspath(source)
+    if not text:
+        return None
+    found = _SCHEME.match(text)
+    scheme = found.group()[:-1].lower() if found else ""
+    if scheme == "data":
+        return _decoded(text)
+    if scheme == "file":
+        return _local(text)
+    if scheme in ("http", "https"):
+        if not allow_http:
+            raise UserError(
+                f"the image {text} is an address of the web: pass allow_http=True to have such "
+                "images fetched, or give a path"
+            )
+        return _fetched(text)
+    if "://" in text:
+        raise UserError(f"the image {text}: a path, file://, data: or http(s):// is expected")
+    return Path(text)
+
+
+def data_uri(image: bytes) -> str:
+    """Encoded bytes as a data URI; readers of it look at the bytes for the kind of image."""
+    return f"data:image/*;base64,{base64.b64encode(image).decode('ascii')}"
+
+
+def _decoded(uri: str) -> bytes:
+    head, comma, body = uri.partition(",")
+    if not comma:
+        raise DataError("a data URI without a comma: data:image/png;base64,... is expected")
+    if not head.lower().endswith(";base64"):
+        return unquote_to_bytes(body)
+    try:
+        return base64.b64decode("".join(unquote(body).split()), validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise DataError(f"a data URI with broken base64 data: {e}") from None
+
+
+def _local(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UserError(f"the image {url} is on another machine: file:///PATH is expected")
+    return Path(urllib.request.url2pathname(parts.path))
+
+
+def _fetched(url: str) -> bytes:
+    # Only these handlers: a redirect to ftp: or file: leads nowhere.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    request = urllib.request.Request(url, headers={"User-Agent": f"ravqa/{ravqa.__version__}"})
+    try:
+        with opener.open(request, timeout=_TIMEOUT_S) as response:
+            data: bytes = response.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as e:  # URLError and timeouts are OSErrors
+        raise DataError(f"the image {url} cannot be fetched: {e}") from None
+    if len(data) > MAX_BYTES:
+        raise DataError(f"the image {url} is larger than the limit of {MAX_BYTES} bytes")
+    return data

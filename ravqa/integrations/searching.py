@@ -1,0 +1,95 @@
+"""One question at a time, from any thread or task, over a library or a prepared pipeline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from ravqa.datasets.corpus import Corpus
+from ravqa.errors import UserError
+from ravqa.integrations.threads import Batcher
+from ravqa.library import Library
+from ravqa.pipeline import Pipeline
+from ravqa.records import Hit, Passage, Question
+
+Found = list[tuple[Hit, Passage]]
+
+
+class Searcher:
+    """Describes questions, retrieves and reranks; questions that come together share a batch."""
+
+    def __init__(self, source: Library | Pipeline, where: Callable[[Passage], bool] | None = None):
+        """Take what is searched.
+
+        Args:
+            where: only passages that it takes are searched.
+
+        Raises:
+            UserError: a pipeline without passages, or one that cannot search a part of them.
+        """
+        self.library = source if isinstance(source, Library) else None
+        self._fixed = source if isinstance(source, Pipeline) else None
+        self._where = where
+        self._allowed: tuple[Corpus, frozenset[str]] | None = None
+        self._batcher = Batcher(self._search)
+        if self._fixed is not None:
+            _check(self._fixed, where is not None)
+
+    def search(self, question: Question, k: int) -> Found:
+        """The k best passages, best first.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        return self._batcher.call((question, k))
+
+    async def asearch(self, question: Question, k: int) -> Found:
+        """As `search`; the event loop goes on meanwhile."""
+        return await self._batcher.acall((question, k))
+
+    def pipeline(self, *, answering: bool = False) -> Pipeline:
+        """What is searched, as it is now.
+
+        Args:
+            answering: with the library's reader; a pipeline has one, or not.
+        """
+        if self.library is not None:
+            return self.library.pipeline(where=self._where, answering=answering)
+        assert self._fixed is not None
+        return self._fixed
+
+    def _search(self, asked: Sequence[tuple[Question, int]]) -> list[Found]:
+        pipeline = self.pipeline()
+        options: dict[str, Any] = {}
+        if self._fixed is not None and self._where is not None:
+            options["allowed_ids"] = self._ids(self._where)
+        questions = pipeline.describe([question for question, _ in asked])
+        depth = max(k for _, k in asked)
+        if pipeline.rerankers:  # they look at as many as in the pipeline's own runs
+            depth = max(depth, pipeline.top_k)
+        retriever: Any = pipeline.retriever
+        hits: Sequence[Sequence[Hit]] = retriever.retrieve(questions, depth, **options)
+        for stage in pipeline.rerank(questions, hits):
+            hits = stage.hits
+        pairs = zip(hits, asked, strict=True)
+        return [pipeline.passages(found[:k]) for found, (_, k) in pairs]
+
+    def _ids(self, where: Callable[[Passage], bool]) -> Collection[str]:
+        """Of the passages that may be found, decided once for each corpus."""
+        assert self._fixed is not None
+        corpus = self._fixed.corpus
+        assert corpus is not None
+        if self._allowed is None or self._allowed[0] is not corpus:
+            ids = frozenset(p.passage_id for p in corpus.values() if where(p))
+            self._allowed = (corpus, ids)
+        return self._allowed[1]
+
+
+def _check(pipeline: Pipeline, filtered: bool) -> None:
+    if pipeline.corpus is None:
+        raise UserError("the pipeline has no passages: call pipeline.prepare(corpus) first")
+    known = inspect.signature(pipeline.retriever.retrieve).parameters
+    if filtered and "allowed_ids" not in known:
+        kind = type(pipeline.retriever).__name__
+        raise UserError(f"{kind} searches all passages: it cannot be used with filters")

@@ -1,0 +1,102 @@
+"""Work that takes long, away from the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, partial
+from typing import Generic, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+T = TypeVar("T")
+
+_THREADS = 8
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    # Of its own: waiting for a model must not use up the threads of `asyncio.to_thread`.
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="ravqa")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
+
+
+class Batcher(Generic[Q, A]):
+    """Calls from any threads and event loops, done in batches by one thread at a time.
+
+    What is asked while a batch is being worked on forms the next one: a single call waits for
+    nothing, and many at once share the model's passes. Where a batch fails, each of its items is
+    tried alone, so that an error meets only who has caused it.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Q]], Sequence[A]], *, limit: int = 64):
+        """Take what works on a batch.
+
+        Args:
+            run: gives one result per item, in order.
+            limit: most items of a batch.
+        """
+        self._run = run
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Q, Future[A]]] = []
+        self._busy = False
+
+    def call(self, item: Q) -> A:
+        """The item's result; the calling thread waits."""
+        return self._submit(item).result()
+
+    async def acall(self, item: Q) -> A:
+        """The item's result; the event loop goes on."""
+        return await asyncio.wrap_future(self._submit(item))
+
+    def _submit(self, item: Q) -> Future[A]:
+        future: Future[A] = Future()
+        with self._lock:
+            self._waiting.append((item, future))
+            idle, self._busy = not self._busy, True
+        if idle:
+            _pool().submit(self._work)
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+                if not batch:
+                    self._busy = False
+                    return
+            # Whoever has given up waiting is left out.
+            self._answer([pair for pair in batch if pair[1].set_running_or_notify_cancel()])
+
+    def _answer(self, batch: Sequence[tuple[Q, Future[A]]]) -> None:
+        if not batch:
+            return
+        try:
+            results = list(zip(batch, self._run([item for item, _ in batch]), strict=True))
+        except BaseException as e:
+            if len(batch) == 1:
+                batch[0][1].set_exception(e)
+                return
+            for pair in batch:
+                self._answer([pair])
+            return
+        for (_, future), result in results:
+            future.set_result(result)
+
+
+async def in_thread(call: Callable[..., T], *args: object) -> T:
+    """`call(*args)` in another thread; the event loop goes on."""
+    return await asyncio.get_running_loop().run_in_executor(_pool(), partial(call, *args))
+
+
+async def iterated(values: Iterator[T]) -> AsyncGenerator[T, None]:
+    """An iterator's values, each waited for in another thread."""
+    end = object()
+    while (value := await in_thread(next, values, end)) is not end:
+        yield value
