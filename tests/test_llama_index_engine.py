@@ -169,7 +169,7 @@ def test_what_is_seen_goes_into_the_prompt_of_a_reader_that_cannot_see(retriever
     overrides = ("reader={name: first-words}", "answering.cache=false")
     made = RAVQAQueryEngine.from_args(retriever, "sample", overrides)
     prompts = []
-    answerer = made._response_synthesizer._answerer
+    answerer = made._response_synthesizer._asker.answerer
     render = answerer.template.render
 
     def kept(question, passages, *others, **options):

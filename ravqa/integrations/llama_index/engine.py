@@ -25,17 +25,16 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType, TextN
 from llama_index.core.settings import Settings
 
 from ravqa.errors import UserError
+from ravqa.integrations.asking import Asker, Pair
 from ravqa.integrations.llama_index.llm import ReaderLLM
 from ravqa.integrations.llama_index.nodes import passage_of
 from ravqa.integrations.llama_index.retriever import PreFLMRRetriever
 from ravqa.integrations.query_images import query_image
-from ravqa.integrations.threads import Batcher, in_thread
+from ravqa.integrations.threads import in_thread
 from ravqa.pipeline import Pipeline
-from ravqa.records import Answer, Hit, Passage, Question
+from ravqa.records import Answer, Hit, Question
 
 _dispatcher = get_dispatcher(__name__)
-
-Pair = tuple[Hit, Passage]
 
 
 class RAVQASynthesizer(BaseSynthesizer):
@@ -62,17 +61,13 @@ class RAVQASynthesizer(BaseSynthesizer):
         Raises:
             UserError: the pipeline has no reader.
         """
-        if pipeline.answerer is None:
-            raise UserError("the pipeline was built for retrieval only: it has no reader")
-        self._answerer = pipeline.answerer
+        self._asker = Asker(pipeline)
         super().__init__(
-            llm=ReaderLLM(self._answerer.reader, allow_http=allow_http),
+            llm=ReaderLLM(self._asker.answerer.reader, allow_http=allow_http),
             callback_manager=callback_manager or Settings.callback_manager,
         )
-        self._pipeline = pipeline
         self._instruction = instruction
         self._allow_http = allow_http
-        self._batcher = Batcher(self._answer)
 
     def _get_prompts(self) -> dict[str, Any]:
         """The prompt is the pipeline's template, not one of LlamaIndex's."""
@@ -98,7 +93,7 @@ class RAVQASynthesizer(BaseSynthesizer):
         with self._event(bundle) as event:
             asked = self._asked(bundle, nodes)
             sources = [*nodes, *(additional_source_nodes or ())]
-            response = _response(self._batcher.call(asked), sources)
+            response = _response(self._asker.ask(*asked), sources)
             event.on_end(payload={EventPayload.RESPONSE: response})
         _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
@@ -120,21 +115,21 @@ class RAVQASynthesizer(BaseSynthesizer):
         with self._event(bundle) as event:
             asked = await in_thread(self._asked, bundle, nodes)
             sources = [*nodes, *(additional_source_nodes or ())]
-            response = _response(await self._batcher.acall(asked), sources)
+            response = _response(await self._asker.aask(*asked), sources)
             event.on_end(payload={EventPayload.RESPONSE: response})
         _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **_options: Any) -> str:
         """An answer to a question without an image."""
-        return self._batcher.call(self._asked(QueryBundle(query_str), _nodes(text_chunks))).text
+        return self._asker.ask(*self._asked(QueryBundle(query_str), _nodes(text_chunks))).text
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **_options: Any
     ) -> str:
         """As `get_response`; the event loop goes on meanwhile."""
         asked = self._asked(QueryBundle(query_str), _nodes(text_chunks))
-        return (await self._batcher.acall(asked)).text
+        return (await self._asker.aask(*asked)).text
 
     def _event(self, query: QueryBundle) -> Any:
         return self._callback_manager.event(
@@ -152,10 +147,6 @@ class RAVQASynthesizer(BaseSynthesizer):
             for rank, found in enumerate(read, 1)
         ]
         return question, pairs
-
-    def _answer(self, asked: Sequence[tuple[Question, list[Pair]]]) -> list[Answer]:
-        questions = self._pipeline.describe([question for question, _ in asked])
-        return self._answerer.answer(questions, [pairs for _, pairs in asked])
 
 
 class RAVQAQueryEngine(RetrieverQueryEngine):
@@ -209,8 +200,7 @@ class RAVQAQueryEngine(RetrieverQueryEngine):
         Raises:
             UserError: see `Pipeline.load`.
         """
-        without = ("retriever={name: none}", "reranking=[]")  # nothing of them is loaded
-        return cls(retriever, Pipeline.load(pipeline, *overrides, *without), **options)
+        return cls(retriever, Asker.load(pipeline, overrides).pipeline, **options)
 
 
 def _response(answer: Answer, sources: list[NodeWithScore]) -> Response:

@@ -20,7 +20,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from ravqa.errors import UserError
-from ravqa.integrations.llama_index.nodes import metadata_of
+from ravqa.integrations.documents import metadata_of
 from ravqa.records import Passage
 
 _TESTS: Mapping[FilterOperator, Callable[[Any, Any], bool]] = {

@@ -7,8 +7,8 @@ and url under their names, and its source document is the passage's article.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,12 @@ from llama_index.core.schema import (
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError
 from ravqa.images import image_bytes, kept_image
+from ravqa.integrations import documents as plain
 from ravqa.records import Passage
 
 CHUNK_TOKENS = 200
 """Of a document's parts, by default: all encoders take them whole, with a title."""
 OVERLAP_TOKENS = 20
-
-_FIELDS = ("title", "section", "entity", "url")
 
 
 def node_of(passage: Passage) -> TextNode:
@@ -43,7 +42,7 @@ def node_of(passage: Passage) -> TextNode:
     options: dict[str, Any] = {
         "id_": passage.passage_id,
         "text": passage.text,
-        "metadata": metadata_of(passage),
+        "metadata": plain.metadata_of(passage),
     }
     if passage.article is not None:
         source = RelatedNodeInfo(node_id=passage.article)
@@ -51,12 +50,6 @@ def node_of(passage: Passage) -> TextNode:
     if passage.image is None:
         return TextNode(**options)
     return ImageNode(**options, **_picture(passage.image))
-
-
-def metadata_of(passage: Passage) -> dict[str, Any]:
-    """The metadata of a passage's node."""
-    fields = {name: getattr(passage, name) for name in _FIELDS}
-    return {**passage.extra, **{k: v for k, v in fields.items() if v is not None}}
 
 
 def nodes_of(corpus: Corpus) -> list[TextNode]:
@@ -77,17 +70,7 @@ def passage_of(node: BaseNode) -> Passage:
     image = _image_of(node)
     if image is None and not text.strip():
         raise DataError(f"node {node.node_id} has neither text nor a picture: nothing can find it")
-    # As it would come back from a file: dates as text, tuples as lists.
-    extra = json.loads(json.dumps(node.metadata, default=str))
-    fields = {name: extra.pop(name) for name in _FIELDS if isinstance(extra.get(name), str)}
-    return Passage(
-        passage_id=node.node_id,
-        text=text,
-        image=image,
-        article=node.ref_doc_id,
-        extra=extra,
-        **fields,
-    )
+    return plain.passage_of(node.node_id, text, node.metadata, image=image, article=node.ref_doc_id)
 
 
 def passages_of(
@@ -120,17 +103,8 @@ def _parts(document: Document, splitter: SentenceSplitter) -> Iterator[Passage]:
     whole = passage_of(document)
     texts = splitter.split_text(whole.text) or [whole.text]
     for number, text in enumerate(texts, 1):
-        yield Passage(
-            passage_id=whole.passage_id if len(texts) == 1 else f"{whole.passage_id}:{number}",
-            text=text,
-            title=whole.title,
-            image=whole.image,
-            entity=whole.entity,
-            url=whole.url,
-            extra=whole.extra,
-            section=whole.section,
-            article=document.node_id,
-        )
+        name = whole.passage_id if len(texts) == 1 else f"{whole.passage_id}:{number}"
+        yield replace(whole, passage_id=name, text=text, article=document.node_id)
 
 
 def _picture(path: Path) -> dict[str, str]:

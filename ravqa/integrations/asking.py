@@ -1,0 +1,54 @@
+"""Answers from passages that are there, for questions from any thread or task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ravqa.errors import UserError
+from ravqa.integrations.threads import Batcher
+from ravqa.pipeline import Pipeline
+from ravqa.records import Answer, Hit, Passage, Question
+
+Pair = tuple[Hit, Passage]
+
+
+class Asker:
+    """Describes questions and has them answered; what comes together shares a batch."""
+
+    def __init__(self, pipeline: Pipeline):
+        """Take the pipeline whose describer and reader are to be used.
+
+        Raises:
+            UserError: it has no reader.
+        """
+        if pipeline.answerer is None:
+            raise UserError("the pipeline was built for retrieval only: it has no reader")
+        self.pipeline = pipeline
+        self.answerer = pipeline.answerer
+        self._batcher = Batcher(self._answer)
+
+    @classmethod
+    def load(cls, pipeline: str, overrides: Sequence[str] = ()) -> Asker:
+        """Of a named pipeline; nothing of its retriever and rerankers is loaded.
+
+        Raises:
+            UserError: see `Pipeline.load`.
+        """
+        return cls(Pipeline.load(pipeline, *overrides, "retriever={name: none}", "reranking=[]"))
+
+    def ask(self, question: Question, passages: Sequence[Pair]) -> Answer:
+        """An answer from the passages, best first; without any, the reader's own.
+
+        Raises:
+            DataError: the image cannot be decoded.
+            UserError: whatever the reader cannot do.
+        """
+        return self._batcher.call((question, passages))
+
+    async def aask(self, question: Question, passages: Sequence[Pair]) -> Answer:
+        """As `ask`; the event loop goes on meanwhile."""
+        return await self._batcher.acall((question, passages))
+
+    def _answer(self, asked: Sequence[tuple[Question, Sequence[Pair]]]) -> list[Answer]:
+        questions = self.pipeline.describe([question for question, _ in asked])
+        return self.answerer.answer(questions, [passages for _, passages in asked])

@@ -1,0 +1,228 @@
+"""Retrieval and answering inside LangChain.
+
+retriever = PreFLMRRetriever.from_persist_dir("animals", k=5)
+documents = retriever.invoke("What does this animal eat?", image="photo.jpg")
+answer = RAVQAAnswerer.load("sample").invoke(
+    {"question": "What does this animal eat?", "image": "photo.jpg", "documents": documents}
+)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from ravqa.errors import import_extra
+
+import_extra("langchain_core", "langchain", why=__name__)
+
+from langchain_core.callbacks import (  # noqa: E402
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document  # noqa: E402
+from langchain_core.retrievers import BaseRetriever  # noqa: E402
+from langchain_core.runnables import Runnable, RunnableConfig  # noqa: E402
+from pydantic import PrivateAttr  # noqa: E402
+
+from ravqa.datasets.corpus import Corpus  # noqa: E402
+from ravqa.integrations import documents as plain  # noqa: E402
+from ravqa.integrations.asking import Asker, Pair  # noqa: E402
+from ravqa.integrations.query_images import Source, query_image  # noqa: E402
+from ravqa.integrations.searching import Found, Searcher  # noqa: E402
+from ravqa.integrations.threads import in_thread  # noqa: E402
+from ravqa.library import Library  # noqa: E402
+from ravqa.pipeline import Pipeline  # noqa: E402
+from ravqa.records import Hit, Passage, Question  # noqa: E402
+
+DEFAULT_PIPELINE = "preflmr-l-retrieval"
+
+
+def document_of(passage: Passage, score: float | None = None) -> Document:
+    """A passage as a document; metadata have title, entity, "image" (a path) and "score" too."""
+    metadata = plain.metadata_of(passage)
+    if passage.image is not None:
+        metadata["image"] = str(passage.image)
+    if score is not None:
+        metadata["score"] = score
+    return Document(page_content=passage.text, metadata=metadata, id=passage.passage_id)
+
+
+def passage_of(document: Document, name: str) -> Passage:
+    """A document as a passage.
+
+    Args:
+        name: its id, if it has none.
+    """
+    metadata = {k: v for k, v in document.metadata.items() if k != "score"}
+    image = metadata.pop("image", None)
+    return plain.passage_of(
+        document.id or name,
+        document.page_content,
+        metadata,
+        image=None if image is None else Path(image),
+    )
+
+
+class PreFLMRRetriever(BaseRetriever):
+    """Finds passages for a question and its image: `invoke(question, image=...)`.
+
+    An image is a path, a file:// URL, a data URI or encoded bytes. Many calls at once (`abatch`,
+    tasks, threads) share batches.
+
+    Attributes:
+        k: how many passages are found.
+        instruction: put before every question; None for the pipeline's own.
+        where: only passages that this takes are searched.
+        allow_http: fetch images that are http(s) addresses.
+    """
+
+    k: int = 5
+    instruction: str | None = None
+    where: Callable[[Passage], bool] | None = None
+    allow_http: bool = False
+    _searcher: Searcher = PrivateAttr()
+
+    def __init__(self, source: Library | Pipeline, **options: Any):
+        """Search a library, or what a pipeline has been prepared for.
+
+        Raises:
+            UserError: a pipeline without passages, or one that cannot search a part of them.
+        """
+        super().__init__(**options)
+        self._searcher = Searcher(source, self.where)
+
+    @classmethod
+    def from_persist_dir(cls, persist_dir: Path | str, **options: Any) -> Self:
+        """Search the library in a folder.
+
+        Raises:
+            UserError: there is no library, or it is damaged.
+        """
+        return cls(Library.open(persist_dir), **options)
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Iterable[Document],
+        persist_dir: Path | str,
+        pipeline: str = DEFAULT_PIPELINE,
+        overrides: Sequence[str] = (),
+        **options: Any,
+    ) -> Self:
+        """Encode documents, as they are, into a library in a new folder, and search it.
+
+        Args:
+            documents: a text splitter of LangChain's makes them short enough for the encoder; those
+                without an id are called by their number. "image" in their metadata is a path.
+            pipeline: a YAML file or a name in `pipelines/`.
+            overrides: "key.path=value".
+
+        Raises:
+            DataError: an id occurs twice, or there are no documents.
+            UserError: the folder is not empty; whatever the pipeline cannot be built without.
+        """
+        passages = [passage_of(document, str(i)) for i, document in enumerate(documents)]
+        corpus = Corpus(passages, source="documents")
+        library = Library.create(persist_dir, pipeline, *overrides)
+        library.add(corpus)
+        return cls(library, **options)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        image: Source | None = None,
+        k: int | None = None,
+    ) -> list[Document]:
+        return _documents(self._searcher.search(self._question(query, image), k or self.k))
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        image: Source | None = None,
+        k: int | None = None,
+    ) -> list[Document]:
+        question = await in_thread(self._question, query, image)
+        return _documents(await self._searcher.asearch(question, k or self.k))
+
+    def _question(self, query: str, image: Source | None) -> Question:
+        found = query_image(image, allow_http=self.allow_http)
+        return Question(0, query, image=found, instruction=self.instruction)
+
+
+class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
+    """From "question", "image" (may be missing) and "documents" to a short answer.
+
+    The image goes to the reader, if it sees images.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, *, instruction: str | None = None, allow_http: bool = False
+    ):
+        """Answer with a pipeline's reader; its retriever is not used.
+
+        Args:
+            instruction: for prompts that show one.
+            allow_http: fetch images that are http(s) addresses.
+
+        Raises:
+            UserError: the pipeline has no reader.
+        """
+        self._asker = Asker(pipeline)
+        self._instruction = instruction
+        self._allow_http = allow_http
+
+    @classmethod
+    def load(cls, pipeline: str = "sample", *overrides: str, **options: Any) -> RAVQAAnswerer:
+        """Answer with the reader, prompt and decision rule of a named pipeline.
+
+        Args:
+            overrides: "key.path=value".
+            options: as for the class.
+
+        Raises:
+            UserError: see `Pipeline.load`.
+        """
+        return cls(Asker.load(pipeline, overrides).pipeline, **options)
+
+    def invoke(
+        self, input: Mapping[str, Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> str:
+        """The answer.
+
+        Raises:
+            DataError, UserError: an image that may not be fetched, or cannot be read.
+        """
+        return self._call_with_config(self._answer, input, config, run_type="chain")
+
+    async def ainvoke(
+        self, input: Mapping[str, Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> str:
+        """As `invoke`; the event loop goes on meanwhile."""
+        return await self._acall_with_config(self._aanswer, input, config, run_type="chain")
+
+    def _answer(self, asked: Mapping[str, Any]) -> str:
+        return self._asker.ask(*self._asked(asked)).text
+
+    async def _aanswer(self, asked: Mapping[str, Any]) -> str:
+        return (await self._asker.aask(*await in_thread(self._asked, asked))).text
+
+    def _asked(self, asked: Mapping[str, Any]) -> tuple[Question, list[Pair]]:
+        image = query_image(asked.get("image"), allow_http=self._allow_http)
+        question = Question(0, asked["question"], image=image, instruction=self._instruction)
+        passages = [passage_of(d, str(i)) for i, d in enumerate(asked.get("documents", ()))]
+        scores = [float(d.metadata.get("score", 0.0)) for d in asked.get("documents", ())]
+        pairs = [
+            (Hit(passage.passage_id, score, rank), passage)
+            for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), 1)
+        ]
+        return question, pairs
+
+
+def _documents(found: Found) -> list[Document]:
+    return [document_of(passage, hit.score) for hit, passage in found]
