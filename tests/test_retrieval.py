@@ -336,6 +336,19 @@ def test_another_encoder_or_storage_is_another_index():
     assert CALLS["encode_document"] == 3
 
 
+def test_another_way_to_search_opens_the_same_index():
+    passages = corpus()
+    for options in ({}, {"effort": "careful"}, {"candidates": 5, "device": "cpu"}):
+        retriever(index={"name": "compressed", **options}).prepare(passages)
+    assert CALLS["encode_document"] == 1
+    retriever(index={"name": "compressed", "storage": "4bit"}).prepare(passages)
+    assert CALLS["encode_document"] == 2
+    for effort in ("fast", "careful"):
+        shard = {"name": "compressed", "effort": effort}
+        retriever(index={"name": "sharded", "shard": shard}).prepare(passages)
+    assert CALLS["encode_document"] == 3
+
+
 def test_other_query_settings_share_the_index():
     passages = corpus()
     retriever().prepare(passages)

@@ -32,6 +32,11 @@ class AutoIndex:
     built = staticmethod(exists)
 
     @staticmethod
+    def fixed(config: Config) -> dict[str, Any]:
+        """See `SegmentedIndex`."""
+        return config.model_dump()
+
+    @staticmethod
     def open(
         path: Path, config: Config | None = None, *, fingerprint: str | None = None
     ) -> SegmentedIndex:

@@ -129,7 +129,8 @@ class CompressedIndex(SegmentedIndex):
     # -- writing ------------------------------------------------------------------------------
 
     @classmethod
-    def _fixed(cls, config: Config) -> dict[str, Any]:
+    def fixed(cls, config: Config) -> dict[str, Any]:
+        """See `SegmentedIndex`."""
         return {"storage": config.storage, "centroids": config.centroids, "seed": config.seed}
 
     @classmethod

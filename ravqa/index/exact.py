@@ -55,7 +55,8 @@ class ExactIndex(SegmentedIndex):
         return device_of(self.config.device)
 
     @classmethod
-    def _fixed(cls, config: Config) -> dict[str, Any]:
+    def fixed(cls, config: Config) -> dict[str, Any]:
+        """See `SegmentedIndex`."""
         return {"storage": config.storage}
 
     @classmethod

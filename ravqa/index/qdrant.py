@@ -158,6 +158,11 @@ class QdrantIndex:
                 raise ValueError(f"a key does not belong here: set {_KEY} in the environment")
             return url
 
+    @staticmethod
+    def fixed(config: Config) -> dict[str, Any]:
+        """What of the configuration is fixed when the index is built, and where it is."""
+        return config.model_dump(include={"url", "collection", "storage"})
+
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
         """Open the index.
 

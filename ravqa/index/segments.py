@@ -152,7 +152,7 @@ class SegmentedIndex(ABC):
         """
         config = config or cls.Config()
         start = Manifest(
-            cls.kind, dim, fingerprint, settings=cls._fixed(config), attached=dict(attached or {})
+            cls.kind, dim, fingerprint, settings=cls.fixed(config), attached=dict(attached or {})
         )
         with store.writing(Path(path), start) as writer:
             cls._fill(writer, checked_passages(ids, embeddings, dim), config)
@@ -162,7 +162,7 @@ class SegmentedIndex(ABC):
 
     @classmethod
     @abstractmethod
-    def _fixed(cls, config: Any) -> dict[str, Any]:
+    def fixed(cls, config: Any) -> dict[str, Any]:
         """What of the configuration is fixed when the index is built."""
 
     @classmethod

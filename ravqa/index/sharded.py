@@ -97,6 +97,18 @@ class ShardedIndex:
         self._workers.run("open")
 
     @staticmethod
+    def fixed(config: Config) -> dict[str, Any]:
+        """What of the configuration is fixed when the index is built."""
+        kind, options = INDEXES.get(config.shard.name), part_config(INDEXES, config.shard, "shard")
+        shard = {"name": config.shard.name, **kind.fixed(options)}
+        return {"shards": config.shards, "shard": shard}
+
+    @staticmethod
+    def built_together(config: Config) -> bool:
+        """Whether all processes must call `build`."""
+        return config.workers == "accelerate"
+
+    @staticmethod
     def built(path: Path) -> bool:
         """Whether there is a whole index in `path`."""
         return (path / _MANIFEST).is_file()

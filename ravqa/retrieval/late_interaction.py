@@ -132,8 +132,16 @@ class LateInteractionRetriever:
             with one_at_a_time(vectors) as state:
                 if not self._index_class.built(path):
                     store = self._embeddings(corpus, vectors, progress)
-                    if state.is_main_process:
+                    together = getattr(self._index_class, "built_together", lambda _: False)
+                    if together(self._index_config):
                         self._build(corpus, store, path, key)
+                    elif state.is_main_process:
+                        shutil.rmtree(path, ignore_errors=True)
+                        self._build(corpus, store, path, key)
+                    state.wait_for_everyone()
+                    if state.is_main_process:
+                        self._statistics.put({store.path.name: asdict(store.stats)})
+                        store.remove()
         self._index = self._index_class.open(path, self._index_config, fingerprint=key)
         self._corpus = corpus.fingerprint
         self._passages = corpus
@@ -169,7 +177,9 @@ class LateInteractionRetriever:
     def _place(self, corpus: Corpus) -> tuple[str, Path]:
         """Key and folder of the corpus's index."""
         encoder = passages_fingerprint(self.encoder)
-        key = fingerprint(corpus.fingerprint, encoder, self.config.index.model_dump())
+        # How it is searched is no part of it: another effort opens the same index.
+        fixed = self._index_class.fixed(self._index_config)
+        key = fingerprint(corpus.fingerprint, encoder, self.config.index.name, fixed)
         return key, cache_dir("indexes") / key
 
     def _vectors_of(self, corpus: Corpus) -> Path:
@@ -187,7 +197,6 @@ class LateInteractionRetriever:
         return corpus_embeddings(self.encoder, corpus, folder, count)
 
     def _build(self, corpus: Corpus, store: EmbeddingStore, path: Path, key: str) -> None:
-        shutil.rmtree(path, ignore_errors=True)
         self._index_class.build(
             list(corpus),
             store,
@@ -196,8 +205,6 @@ class LateInteractionRetriever:
             config=self._index_config,
             fingerprint=key,
         )
-        self._statistics.put({store.path.name: asdict(store.stats)})
-        store.remove()
 
     def retrieve(
         self, questions: Sequence[Question], k: int, *, allowed_ids: Iterable[str] | None = None
