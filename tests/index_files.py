@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from ravqa.index.codec import SCALE_UNIT
+from ravqa.index.codec import LEAD_UNIT, SCALE_UNIT
 
 KINDS = [
     ("exact", "float16"),
@@ -162,7 +162,7 @@ def _exact(path, folder, settings):
 def _compressed(path, folder, settings):
     read = {file.stem: np.load(file) for file in folder.glob("*.npy") if "gone-" not in file.name}
     codec = path / settings["shared"]
-    rotation, centers = np.load(codec / "rotation.npy"), np.load(codec / "centers.npy")
+    rotation, centers = np.load(codec / "rotation.npy"), np.load(codec / "centers.npy").astype(np.float32)
     ends = np.cumsum(read["lengths"])
     out = []
     for i, end in enumerate(ends):
@@ -174,13 +174,14 @@ def _compressed(path, folder, settings):
         codes = np.zeros(end - begin, np.int64)
         for centroid, start in zip(read["centroids"][runs], read["run_starts"][runs], strict=True):
             codes[start:] = centroid  # until the next run overwrites the rest
-        rest = read["residuals"][begin:end]
+        rest, fine = read["residuals"][begin:end], read["fine"][begin:end]
+        planes = np.hstack([(fine >> bit) & 1 for bit in range(8)])[:, : centers.shape[1]]
         if settings["storage"] == "4bit":
             rest = np.hstack([rest & 15, rest >> 4]).astype(np.float32) - 7.5
+            rest[:, : planes.shape[1]] += planes / 2 - 0.25
+            rest[:, 0] += read["leads"][begin:end] * LEAD_UNIT
         else:
-            fine = read["fine"][begin:end]
-            planes = [(fine >> bit) & 1 for bit in range(8)]
-            rest = rest.astype(np.float32) + np.hstack(planes)[:, : centers.shape[1]] / 2
+            rest = rest.astype(np.float32) + planes / 2
         steps = read["scales"][begin:end].astype(np.float32) * SCALE_UNIT
         out.append((centers[codes] + steps[:, None] * rest) @ rotation.T)
     return out

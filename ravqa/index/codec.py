@@ -2,6 +2,11 @@
 
 Vectors are turned by a fixed random rotation first, which leaves scores as they are and spreads the
 rest evenly over the components, so that one scale for a vector fits all of them.
+
+With 4 bits a component, errors are kept from adding up where hundreds of query vectors are alike:
+the first component is the direction that vectors share most, and is kept finely; some components
+have a fifth bit; and the scale is the one that leaves the vector's product with itself unchanged,
+for a query vector that finds it resembles it (as in RaBitQ, Gao and Long 2024, arXiv 2405.12497).
 """
 
 from __future__ import annotations
@@ -36,6 +41,10 @@ def default_centroids(vectors: int) -> int:
     return int(2 ** np.floor(np.log2(max(1, wanted))))
 
 
+_CLIP = 2.8
+"""With 4 bits, components beyond so many root mean squares of the others are cut."""
+LEAD_UNIT = 1 / 32
+"""What 1 in `Coded.leads` stands for, in steps of the residuals."""
 SCALE_UNIT = 2.0**-17
 """What 1 in a stored scale stands for: scales are uint16, up to 1/2."""
 
@@ -47,9 +56,12 @@ class Coded(NamedTuple):
         codes: uint16 [n], the nearest centroid.
         residuals: int8 [n, dim]; of 4 bits uint8 [n, dim / 2], where the low half of byte h is
             component h, the high half component h + dim / 2, both plus 7.5.
-        fine: uint8 [n, dim / 8], the ninth bit, worth half a step: bit k of byte b is that of
-            component k x dim / 8 + b. Without a ninth bit [n, 0].
+        fine: uint8 [n, width], one bit more for the first 8 x width components, worth half a step:
+            bit k of byte b is that of component k x width + b. Of 9 bits, width is dim / 8; of 4
+            bits 5 / 128 x dim, and these components are a quarter of a step less; else 0.
         scales: uint16 [n], a step of the residuals in units of `SCALE_UNIT`.
+        leads: int8 [n], added to component 0, in units of `LEAD_UNIT` steps; of 4 bits only, else
+            [0].
         rest: the sum of the squared lengths of what the centroids leave.
     """
 
@@ -57,36 +69,39 @@ class Coded(NamedTuple):
     residuals: Array
     fine: Array
     scales: Array
+    leads: Array
     rest: float = 0.0
 
 
-def fine_width(dim: int) -> int:
-    """Bytes of a vector's ninth bits."""
-    return -(-dim // 8)
+def fine_width(dim: int, bits: int) -> int:
+    """Bytes of a vector's further bits."""
+    return {9: -(-dim // 8), 4: 5 * dim // 128}.get(bits, 0)
 
 
 def _planes(bits: Array) -> Array:
-    """Bits [n, dim] packed as `Coded.fine`."""
-    width = fine_width(bits.shape[1])
+    """Bits [n, components] packed as `Coded.fine`."""
+    width = -(-bits.shape[1] // 8)
     padded = np.zeros((len(bits), 8 * width), np.uint8)
     padded[:, : bits.shape[1]] = bits
     shifts = np.arange(8, dtype=np.uint8)[None, :, None]
-    packed: Array = np.bitwise_or.reduce(padded.reshape(-1, 8, width) << shifts, axis=1)
+    packed: Array = np.bitwise_or.reduce(padded.reshape(len(bits), 8, width) << shifts, axis=1)
     return packed
 
 
 def decode(centers: Array, coded: Coded) -> Array:
     """The stored vectors, rotated, float32 [n, dim]; `kernels.decode` does the same."""
     dim = centers.shape[1]
-    if coded.residuals.dtype == np.uint8:
+    four = coded.residuals.dtype == np.uint8
+    if four:
         nibbles = np.concatenate([coded.residuals & 15, coded.residuals >> 4], axis=1)
         rest = nibbles.astype(np.float32) - np.float32(7.5)
+        rest[:, 0] += coded.leads * np.float32(LEAD_UNIT)
     else:
         rest = coded.residuals.astype(np.float32)
     if coded.fine.shape[1]:
         shifts = np.arange(8, dtype=np.uint8)[None, :, None]
         bits = ((coded.fine[:, None, :] >> shifts) & 1).reshape(len(rest), -1)[:, :dim]
-        rest += bits * np.float32(0.5)
+        rest[:, : bits.shape[1]] += bits * np.float32(0.5) - np.float32(0.25 if four else 0)
     scales = coded.scales.astype(np.float32) * np.float32(SCALE_UNIT)
     return centers[coded.codes] + scales[:, None] * rest
 
@@ -109,21 +124,34 @@ class Codec:
 
     @classmethod
     def train(
-        cls, sample: Array, vectors: int, centroids: int | None, seed: int, device: Any
+        cls,
+        sample: Array,
+        vectors: int,
+        centroids: int | None,
+        seed: int,
+        device: Any,
+        *,
+        lead: bool = False,
     ) -> Codec:
         """Choose centroids by spherical k-means.
 
         Args:
             sample: float32 [some, dim], drawn from all `vectors`.
+            lead: component 0 is the direction that the sample's vectors share most, the first
+                eigenvector of their second moments.
         """
         dim = sample.shape[1]
         rng = np.random.default_rng(seed)
-        rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+        axes = rng.standard_normal((dim, dim))
+        if lead and len(sample):
+            axes[:, 0] = np.linalg.eigh(sample.T.astype(np.float64) @ sample)[1][:, -1]
+        rotation = np.linalg.qr(axes)[0].astype(np.float32)
         count = max(1, min(centroids or default_centroids(vectors), len(sample)))
         rotated = sample @ rotation
         centers = np.full((1, dim), dim**-0.5, np.float32)
         if len(sample):
             centers = kmeans(rotated, count, seed, device)
+        centers = centers.astype(np.float16).astype(np.float32)  # as they are saved
         codec = cls(rotation, centers, 1.0, vectors)
         step = max(1, len(rotated) // _BLOCK)  # evenly: the sample is in the corpus's order
         return cls(rotation, centers, codec.fit_of(rotated[::step], device), vectors)
@@ -174,28 +202,26 @@ class Codec:
         rotated = vectors.astype(np.float32) @ self.rotation
         codes = self.nearest(rotated, device)
         rest = rotated - self.centers[codes]
+        energy = float((rest**2).sum())
+        if bits == 4:
+            return _four_bits(codes, rest, rotated)._replace(rest=energy)
         most = np.abs(rest).max(1, initial=0.0)
-        levels = 7.5 if bits == 4 else 127.0
         # Rounded up, so that the greatest component still fits.
-        scales = np.clip(np.ceil(most / levels / SCALE_UNIT), 1, 65535).astype(np.uint16)
+        scales = np.clip(np.ceil(most / 127 / SCALE_UNIT), 1, 65535).astype(np.uint16)
         values = rest / (scales * np.float32(SCALE_UNIT))[:, None]
         fine = np.zeros((len(vectors), 0), np.uint8)
-        if bits == 4:
-            nibbles = np.clip(np.rint(values + 7.5), 0, 15).astype(np.uint8)
-            half = vectors.shape[1] // 2
-            packed = nibbles[:, :half] | (nibbles[:, half:] << 4)
-        elif bits == 8:
+        if bits == 8:
             packed = np.clip(np.rint(values), -127, 127).astype(np.int8)
         else:
             halves = np.clip(np.rint(values * 2), -254, 254).astype(np.int16)
             packed = (halves >> 1).astype(np.int8)
             fine = _planes((halves & 1).astype(np.uint8))
-        return Coded(codes, packed, fine, scales, float((rest**2).sum()))
+        return Coded(codes, packed, fine, scales, np.zeros(0, np.int8), energy)
 
     def save(self, folder: Path) -> None:
         """Write the codec's files into `folder`."""
         np.save(folder / "rotation.npy", self.rotation)
-        np.save(folder / "centers.npy", self.centers)
+        np.save(folder / "centers.npy", self.centers.astype(np.float16))
         values = {"fit": self.fit, "trained_on": self.trained_on}
         (folder / "codec.json").write_text(json.dumps(values), encoding="utf-8")
 
@@ -203,7 +229,40 @@ class Codec:
     def load(cls, folder: Path) -> Codec:
         """Read what `save` wrote."""
         values = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
-        return cls(np.load(folder / "rotation.npy"), np.load(folder / "centers.npy"), **values)
+        centers = np.load(folder / "centers.npy").astype(np.float32)
+        return cls(np.load(folder / "rotation.npy"), centers, **values)
+
+
+def _four_bits(codes: Array, rest: Array, rotated: Array) -> Coded:
+    """What the centroids leave of rotated vectors, in 4 bits and a little more a component."""
+    dim = rest.shape[1]
+    finer = 8 * fine_width(dim, 4)
+    others = rest[:, 1:]
+    widest = np.minimum(
+        np.abs(others).max(1, initial=0.0), _CLIP * np.sqrt(np.square(others).mean(1))
+    )
+    step = np.maximum(widest / np.float32(7.5), np.float32(SCALE_UNIT))
+    values = rest / step[:, None]
+    nibbles = np.clip(np.rint(values + 7.5), 0, 15).astype(np.uint8)
+    kept = nibbles - np.float32(7.5)
+    halves = np.clip(np.rint(values[:, :finer] * 2 + 15.5), 0, 31).astype(np.uint8)
+    nibbles[:, :finer] = halves >> 1
+    kept[:, :finer] = (halves - np.float32(15.5)) / 2
+    leads = np.clip(np.rint((values[:, 0] - kept[:, 0]) / LEAD_UNIT), -127, 127).astype(np.int8)
+    kept[:, 0] += leads * np.float32(LEAD_UNIT)
+    along = np.einsum("nd,nd->n", kept, rotated)
+    wanted = np.einsum("nd,nd->n", rest, rotated)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = np.nan_to_num(wanted / along)  # the scale that keeps the product with itself
+    scales = np.clip(exact, 0.8 * step, 1.25 * step) / SCALE_UNIT
+    packed = nibbles[:, : dim // 2] | (nibbles[:, dim // 2 :] << 4)
+    return Coded(
+        codes,
+        packed,
+        _planes(halves & 1),
+        np.clip(np.rint(scales), 1, 65535).astype(np.uint16),
+        leads,
+    )
 
 
 def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROUNDS) -> Array:

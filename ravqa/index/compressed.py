@@ -36,7 +36,7 @@ from pydantic import Field
 from ravqa.config import Strict, validate
 from ravqa.errors import UserError, import_extra, near_matches
 from ravqa.index.base import Array
-from ravqa.index.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
+from ravqa.index.codec import LEAD_UNIT, SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
 from ravqa.index.maxsim import device_of, maxsim
 from ravqa.index.segments import Passages, Segment, SegmentedIndex, State, top, write_ids
 from ravqa.index.store import SPOOL, Manifest, SegmentEntry, Writer
@@ -51,6 +51,7 @@ _FIRST = 24  # passages scored beyond k before the bounds decide
 _STEP = 32  # passages scored at a time from then on
 _MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
 _BAG = 4096  # passages in one call of embedding_bag
+_NO_LEADS = np.zeros(1, np.int8)
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
 _DRIFT = 0.05  # a segment whose mean fit is lower by so much is strange to the centroids
 _STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
@@ -136,7 +137,7 @@ class CompressedIndex(SegmentedIndex):
     @classmethod
     def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
         names = ("centroids", "run_offsets", "run_starts", "residuals", "scales")
-        more = {"9bit": ("fine",), "float16": ("vectors",)}
+        more = {"9bit": ("fine",), "4bit": ("fine", "leads"), "float16": ("vectors",)}
         return names + more.get(manifest.settings["storage"], ())
 
     @classmethod
@@ -320,6 +321,8 @@ class CompressedIndex(SegmentedIndex):
                 s.arrays["scales"],
                 SCALE_UNIT,
                 four,
+                s.arrays.get("leads", _NO_LEADS),
+                LEAD_UNIT,
                 part,
             )
             out[places] = part
@@ -357,7 +360,8 @@ class CompressedIndex(SegmentedIndex):
         centers, fine = state.shared.centers, a.get("fine", np.zeros((1, 0), np.uint8))
         if not self._compiled:
             rest = fine[places] if fine.shape[1] else np.zeros((len(places), 0), np.uint8)
-            coded = Coded(codes, a["residuals"][places], rest, a["scales"][places])
+            leads = a["leads"][places] if "leads" in a else _NO_LEADS
+            coded = Coded(codes, a["residuals"][places], rest, a["scales"][places], leads)
             return decode(centers, coded), True
         from ravqa.index import kernels
 
@@ -373,6 +377,8 @@ class CompressedIndex(SegmentedIndex):
             a["scales"],
             SCALE_UNIT,
             a["residuals"].dtype == np.uint8,
+            a.get("leads", _NO_LEADS),
+            LEAD_UNIT,
             out,
             grain=1024,
         )
@@ -416,7 +422,8 @@ def _train_and_write(writer: Writer, spool: _Spool, device: Any) -> None:
     rng = np.random.default_rng(settings["seed"])
     rows = np.sort(rng.choice(len(spool.vectors), size, replace=False))
     sample = spool.vectors[rows].astype(np.float32)
-    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device)
+    lead = settings["storage"] == "4bit"
+    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device, lead=lead)
     settings["shared"] = writer.new_folder("shared")
     codec.save(writer.path / settings["shared"])
     writer.seal(settings["shared"])
@@ -447,7 +454,8 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
 
     residuals = array("residuals", kind, count, width)
     scales = array("scales", np.uint16, count)
-    fine = array("fine", np.uint8, count, fine_width(dim)) if bits == 9 else None
+    fine = array("fine", np.uint8, count, fine_width(dim, bits)) if bits != 8 else None
+    leads = array("leads", np.int8, count) if bits == 4 else None
     whole = array("vectors", np.float16, count, dim) if storage == "float16" else None
     offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
     centroids, starts, runs = [], [], []
@@ -462,6 +470,8 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
         residuals[begin:end], scales[begin:end] = coded.residuals[order], coded.scales[order]
         if fine is not None:
             fine[begin:end] = coded.fine[order]
+        if leads is not None:
+            leads[begin:end] = coded.leads[order]
         if whole is not None:
             whole[begin:end] = spool.vectors[begin:end][order]
         codes = coded.codes[order]
@@ -474,7 +484,7 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
     np.save(folder / "centroids.npy", np.concatenate(centroids))
     np.save(folder / "run_starts.npy", np.concatenate(starts))
     np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))
-    for mapped in (residuals, scales, fine, whole):
+    for mapped in (residuals, scales, fine, leads, whole):
         if isinstance(mapped, np.memmap):
             mapped.flush()
     write_ids(folder, spool.ids, spool.lengths)

@@ -119,6 +119,8 @@ def refine(
     scales: Array,
     unit: float,
     four: bool,
+    leads: Array,
+    lead_unit: float,
     out: Array,
 ) -> None:
     """A lower bound of MaxSim: per lane, exact products with the runs that look best only.
@@ -131,8 +133,8 @@ def refine(
         query: float32 [lanes, dim].
         run_starts: uint16 [runs], each run's first vector, counted within its passage.
         offsets: int64 [passages + 1], where each passage's vectors begin.
-        residuals, scales: see `codec.Coded`; four: whether residuals have four bits.
-        unit: of the scales.
+        residuals, scales, leads: see `codec.Coded`; four: whether residuals have four bits.
+        unit, lead_unit: of the scales and the leads.
         out: float32 [docs], written.
     """
     lanes, dim = query.shape
@@ -181,6 +183,7 @@ def refine(
                             for h in range(dim):
                                 dot += vector[h] * np.float32(residual[h])
                         else:
+                            dot += vector[0] * np.float32(leads[t] * lead_unit)
                             for h in range(half):
                                 low = np.float32(residual[h] & 15) - np.float32(7.5)
                                 dot += vector[h] * low
@@ -206,6 +209,8 @@ def decode(
     scales: Array,
     unit: float,
     four: bool,
+    leads: Array,
+    lead_unit: float,
     out: Array,
 ) -> None:
     """Stored vectors: the centroid plus the scaled residual.
@@ -213,7 +218,7 @@ def decode(
     Args:
         rows: int64, which vectors; codes: uint16, the centroid of each of them.
         centers: float32 [centroids, dim].
-        residuals, fine, scales, unit, four: as in `refine` and `codec.Coded`.
+        residuals, fine, scales, unit, four, leads, lead_unit: as in `refine` and `codec.Coded`.
         out: float32 [rows, dim], written.
     """
     dim = centers.shape[1]
@@ -229,12 +234,14 @@ def decode(
                 high = np.float32(residual[h] >> 4) - np.float32(7.5)
                 to[h] = center[h] + scale * low
                 to[half + h] = center[half + h] + scale * high
+            to[0] += scale * np.float32(leads[rows[x]] * lead_unit)
         else:
             for h in range(dim):
                 to[h] = center[h] + scale * np.float32(residual[h])
         if width:
             bits = fine[rows[x]]
             step = scale * np.float32(0.5)
+            less = scale * np.float32(0.25 if four else 0)
             for k in range(8):
                 for b in range(min(width, dim - k * width)):
-                    to[k * width + b] += step * np.float32((bits[b] >> k) & 1)
+                    to[k * width + b] += step * np.float32((bits[b] >> k) & 1) - less
