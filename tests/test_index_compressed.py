@@ -346,9 +346,9 @@ def test_four_bits_keep_what_many_like_query_vectors_would_add_up(tmp_path, dim)
     """Errors are small, smaller along the vector, and smallest along what all vectors share."""
     rng = np.random.default_rng(dim)
     shared = units(rng, 1, dim)[0]
-    passages = [normalised(units(rng, 1, dim) + 0.6 * shared) for _ in range(400)]
+    passages = [normalised(units(rng, 1, dim) + 0.4 * shared) for _ in range(3000)]
     path = tmp_path / "index"
-    build(path, passages, kind="compressed", storage="4bit", centroids=4)
+    build(path, passages, kind="compressed", storage="4bit", centroids=256)
     held = np.concatenate(list(stored(path).values()))
     wanted = np.concatenate(passages)
     error = held - wanted

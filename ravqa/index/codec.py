@@ -43,7 +43,7 @@ def default_centroids(vectors: int) -> int:
 
 _CLIP = 2.8
 """With 4 bits, components beyond so many root mean squares of the others are cut."""
-LEAD_UNIT = 1 / 32
+LEAD_UNIT = 1 / 16
 """What 1 in `Coded.leads` stands for, in steps of the residuals."""
 SCALE_UNIT = 2.0**-17
 """What 1 in a stored scale stands for: scales are uint16, up to 1/2."""
@@ -248,20 +248,19 @@ def _four_bits(codes: Array, rest: Array, rotated: Array) -> Coded:
     halves = np.clip(np.rint(values[:, :finer] * 2 + 15.5), 0, 31).astype(np.uint8)
     nibbles[:, :finer] = halves >> 1
     kept[:, :finer] = (halves - np.float32(15.5)) / 2
-    leads = np.clip(np.rint((values[:, 0] - kept[:, 0]) / LEAD_UNIT), -127, 127).astype(np.int8)
-    kept[:, 0] += leads * np.float32(LEAD_UNIT)
-    along = np.einsum("nd,nd->n", kept, rotated)
-    wanted = np.einsum("nd,nd->n", rest, rotated)
+    along = np.einsum("nd,nd->n", kept[:, 1:], rotated[:, 1:])
+    wanted = np.einsum("nd,nd->n", others, rotated[:, 1:])
     with np.errstate(divide="ignore", invalid="ignore"):
         exact = np.nan_to_num(wanted / along)  # the scale that keeps the product with itself
-    scales = np.clip(exact, 0.8 * step, 1.25 * step) / SCALE_UNIT
+    scales = np.clip(np.rint(np.clip(exact, 0.8 * step, 1.25 * step) / SCALE_UNIT), 1, 65535)
+    lead = rest[:, 0] / (scales * SCALE_UNIT) - kept[:, 0]
     packed = nibbles[:, : dim // 2] | (nibbles[:, dim // 2 :] << 4)
     return Coded(
         codes,
         packed,
         _planes(halves & 1),
-        np.clip(np.rint(scales), 1, 65535).astype(np.uint16),
-        leads,
+        scales.astype(np.uint16),
+        np.clip(np.rint(lead / LEAD_UNIT), -127, 127).astype(np.int8),
     )
 
 
