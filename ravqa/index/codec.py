@@ -43,7 +43,7 @@ def default_centroids(vectors: int) -> int:
 
 _CLIP = 2.8
 """With 4 bits, components beyond so many root mean squares of the others are cut."""
-LEAD_UNIT = 1 / 16
+LEAD_UNIT = 1 / 8
 """What 1 in `Coded.leads` stands for, in steps of the residuals."""
 SCALE_UNIT = 2.0**-17
 """What 1 in a stored scale stands for: scales are uint16, up to 1/2."""
