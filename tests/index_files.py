@@ -162,7 +162,10 @@ def _exact(path, folder, settings):
 def _compressed(path, folder, settings):
     read = {file.stem: np.load(file) for file in folder.glob("*.npy") if "gone-" not in file.name}
     codec = path / settings["shared"]
-    rotation, centers = np.load(codec / "rotation.npy"), np.load(codec / "centers.npy").astype(np.float32)
+    rotation, centers = (
+        np.load(codec / "rotation.npy"),
+        np.load(codec / "centers.npy").astype(np.float32),
+    )
     ends = np.cumsum(read["lengths"])
     out = []
     for i, end in enumerate(ends):
