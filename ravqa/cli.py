@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ravqa import index_commands
 from ravqa.errors import UserError
+from ravqa.index_commands import OnErrorChoice
 
 _EXAMPLES = """
 Examples:
@@ -38,13 +40,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class OnErrorChoice(StrEnum):
-    """What to do with a broken record."""
-
-    fail = "fail"
-    skip = "skip"
 
 
 class Kind(StrEnum):
@@ -695,6 +690,11 @@ def convert(
     print(f"written: {target}")
     for name in unexpected:
         print(f"left out, of unknown name: {name}")
+
+
+app.add_typer(index_commands.app, name="index")
+app.command()(index_commands.search)
+app.command()(index_commands.ask)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "ravqa"
 
 # Each layer may import from itself and from those below it.
 LAYERS = [
-    {"cli", "__main__", "integrations"},
+    {"cli", "index_commands", "__main__", "integrations"},
     {"studies"},
     {"run", "encode", "scoring", "evaluation", "subsets", "library", "stages"},
     {"pipeline", "console", "rundir", "promptlog"},

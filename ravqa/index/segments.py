@@ -220,6 +220,11 @@ class SegmentedIndex(ABC):
         return self._state.manifest.attached
 
     @property
+    def files(self) -> list[str]:
+        """Names of the state's files in the index's folder, its manifest apart."""
+        return list(self._state.manifest.files)
+
+    @property
     def content(self) -> str:
         """Changes with all that a search depends on: vectors, deletions, settings."""
         manifest = self._state.manifest

@@ -33,7 +33,7 @@ from ravqa.datasets.disk import PassageFolder
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
 from ravqa.errors import UserError
-from ravqa.images import image_bytes, image_digest
+from ravqa.images import SUFFIXES, image_bytes, image_digest
 from ravqa.index.exact import ExactIndex
 from ravqa.index.segments import SegmentedIndex
 from ravqa.index.store import file_checksum, read_manifest, sole_writer
@@ -128,6 +128,15 @@ class State:
                 self._matching.clear()
             self._matching[key] = found
         return found
+
+    @property
+    def tidy(self) -> bool:
+        """Whether no file holds a passage that was deleted or replaced."""
+        if self.index is None:
+            return True
+        numbers = self.index.stats()
+        parts = len(self.index.attached["passages"])
+        return numbers["deleted"] == 0 and numbers["segments"] <= 1 and parts <= 1
 
     @property
     def content(self) -> str:
@@ -290,7 +299,9 @@ class Writer:
         """
         data = image_bytes(source)
         digest = hashlib.sha256(data).hexdigest()
-        target = self._path / IMAGES / digest[:2] / f"{digest}{source.suffix.lower()}"
+        suffix = source.suffix.lower()
+        name = f"{digest}{suffix if suffix in SUFFIXES else ''}"
+        target = self._path / IMAGES / digest[:2] / name
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(target, to_disk=True) as beside:
@@ -384,7 +395,7 @@ class Writer:
         name = self._new_name("passages")
         folder = self._path / name
         folder.mkdir()
-        PassageFolder.write(folder, map(self._stored, passages), source=str(self._path))
+        PassageFolder.write(folder, map(self._stored, passages), source="library")
         files = {}
         for file in sorted(folder.iterdir()):
             flush_to_disk(file)

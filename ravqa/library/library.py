@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from ravqa.datasets.kb import Sections
 from ravqa.datasets.pages import Remarks
 from ravqa.describe.text import as_text
 from ravqa.encoders.base import passages_fingerprint, sees_passages
-from ravqa.errors import DataError, UserError, near_matches
+from ravqa.errors import DataError, UserError
 from ravqa.index.exact import ExactIndex
+from ravqa.library import archive
 from ravqa.library.filters import Where
 from ravqa.library.folder import KINDS, LibraryFolder, State, Writer
 from ravqa.pipeline import Pipeline, Response, check_settings
@@ -70,8 +72,8 @@ class Library:
         self._folder = folder
         self._settings = dict(settings)
         self._where = where
-        self.config, late = _checked(settings, where)
-        self._index = late.index
+        self.config, self._late = _checked(settings, where)
+        self._index = self._late.index
         self._mutex = threading.RLock()
         self._parts = Shared() if parts is None else parts
         self._pipelines: dict[bool, Pipeline] = {}
@@ -79,7 +81,7 @@ class Library:
 
     @classmethod
     def create(cls, path: Path | str, pipeline: str = "sample", *overrides: str) -> Library:
-        """Make an empty library in a new folder.
+        """Make an empty library in a new folder, or take an empty one with these settings.
 
         Args:
             pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the library.
@@ -90,9 +92,12 @@ class Library:
                 retriever than late-interaction; a missing package or model.
         """
         folder = LibraryFolder(Path(path))
-        folder.check_new()
         settings, where = load_pipeline(pipeline, overrides)
         _checked(settings, where)
+        there = folder.manifest() if folder.exists() else None
+        if there is not None and there.index is None and there.settings == settings:
+            return cls(folder, settings, where)
+        folder.check_new()
         with sharing() as parts:
             built = Pipeline.from_config(settings, where=where, retrieval_only=True)
         encoder = _late(built).encoder
@@ -105,6 +110,11 @@ class Library:
             },
         )
         return cls(folder, settings, where, parts)
+
+    @staticmethod
+    def exists(path: Path | str) -> bool:
+        """Whether there is a library in this folder."""
+        return LibraryFolder(Path(path)).exists()
 
     @classmethod
     def open(cls, path: Path | str, pipeline: str | None = None, *overrides: str) -> Library:
@@ -176,6 +186,20 @@ class Library:
     def verify(self) -> list[str]:
         """Read every file again; a line for each fault, none if all is well."""
         return list(self._folder.faults(self._folder.read(self._index)))
+
+    @property
+    def local_models(self) -> list[str]:
+        """Paths of this machine among the encoder's weights."""
+        model = self._late.encoder.options.get("model")
+        return [model] if isinstance(model, str) and Path(model).expanduser().exists() else []
+
+    def load(self) -> None:
+        """Load what searching and adding need, which else is loaded when first needed.
+
+        Raises:
+            UserError: a missing package or model; the encoder is another than the index's.
+        """
+        self._pipeline()
 
     # -- searching ----------------------------------------------------------------------------
 
@@ -301,13 +325,14 @@ class Library:
             DataError: an id occurs twice, or is there with another content.
             UserError: another process is writing.
         """
-        return self._put(passages, replacing=False, progress=progress)
+        return self.put(passages, progress=progress)
 
     def add_files(
         self,
         *paths: Path | str,
         words: int | None = None,
         replacing: bool = False,
+        prune: bool = False,
         remarks: Remarks | None = None,
         progress: Progress | None = None,
     ) -> Changes:
@@ -316,6 +341,7 @@ class Library:
         Args:
             words: longest passage of a page or article, in words.
             replacing: replace passages that are there with another content, as `update` does.
+            prune: delete passages that the files do not hold: the library then holds what they do.
             remarks: takes note of what was left out.
 
         Raises:
@@ -324,7 +350,7 @@ class Library:
         corpus = Corpus.read(
             *map(Path, paths), sections=Sections(words=words), remarks=remarks, uncaptioned=True
         )
-        return self._put(corpus, replacing=replacing, progress=progress)
+        return self.put(corpus, replacing=replacing, prune=prune, progress=progress)
 
     def update(
         self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
@@ -334,7 +360,7 @@ class Library:
         Raises:
             DataError, UserError: as `add`.
         """
-        return self._put(passages, replacing=True, progress=progress)
+        return self.put(passages, replacing=True, progress=progress)
 
     def delete(self, ids: Iterable[str]) -> Changes:
         """Delete passages; they are never found again. Their bytes go with `compact`.
@@ -356,10 +382,36 @@ class Library:
         with self._changing() as writer:
             writer.compact()
 
+    def pack(self, target: Path | str, *, progress: Progress | None = None) -> int:
+        """Write the library into one file, to be shared; gives its bytes.
+
+        It is compacted before, if anything was deleted or replaced: nothing of that is shared.
+
+        Raises:
+            UserError: the file is there already or cannot be written; another process is writing.
+        """
+        with self._changing() as writer:
+            if not writer.state.tidy:
+                writer.compact()
+            return archive.pack(self._folder, writer.state, Path(target), progress)
+
+    @classmethod
+    def unpack(
+        cls, source: Path | str, path: Path | str, *, progress: Progress | None = None
+    ) -> Library:
+        """Make a library of a packed one, in a new folder, and open it.
+
+        Raises:
+            UserError: the file is none of ours, or damaged; the folder is not empty.
+        """
+        archive.unpack(Path(source), Path(path), progress)
+        return cls.open(path)
+
     def unknown(self, passage_id: str) -> UserError:
         """The error of an id that no passage has."""
-        near = f": {near_matches(passage_id, self)}" if 0 < len(self) <= _NEAR else ""
-        return UserError(f"no passage {passage_id!r} in {self.path}{near}")
+        near = difflib.get_close_matches(passage_id, self, cutoff=0.5) if len(self) <= _NEAR else []
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        return UserError(f"no passage {passage_id!r} in {self.path}{hint}")
 
     @contextmanager
     def _changing(self) -> Iterator[Writer]:
@@ -370,9 +422,23 @@ class Library:
                 with self._mutex:
                     self._state = writer.state
 
-    def _put(
-        self, passages: Iterable[Passage] | Corpus, *, replacing: bool, progress: Progress | None
+    def put(
+        self,
+        passages: Iterable[Passage] | Corpus,
+        *,
+        replacing: bool = False,
+        prune: bool = False,
+        progress: Progress | None = None,
     ) -> Changes:
+        """What `add`, `update` and `add_files` do, in one change.
+
+        Args:
+            replacing: replace passages that are there with another content; else they are an error.
+            prune: delete every passage that is not among these.
+
+        Raises:
+            DataError, UserError: as `add`.
+        """
         incoming = passages if isinstance(passages, Corpus) else Corpus(passages)
         pipeline = self._pipeline()
         late = _late(pipeline)
@@ -399,21 +465,17 @@ class Library:
                     (relabelled if same else changed).append(passage.passage_id)
             new = Selection(every, added + changed)
             put = Selection(every, added + changed + relabelled)
+            gone = [i for i in there if i not in incoming] if prune else []
             truncated = 0
             if len(new):
                 with late.embedded(new, progress) as vectors:
                     truncated = vectors.stats.truncated
-                    writer.commit(list(new), vectors, put=put.values())
+                    writer.commit(list(new), vectors, put=put.values(), delete=gone)
                 self._outgrown(writer)
-            elif len(put):
-                writer.commit(put=put.values())
-        return Changes(
-            len(added),
-            len(changed),
-            len(relabelled),
-            len(incoming) - len(put),
-            truncated=truncated,
-        )
+            elif len(put) or gone:
+                writer.commit(put=put.values() if len(put) else None, delete=gone)
+        unchanged = len(incoming) - len(put)
+        return Changes(len(added), len(changed), len(relabelled), unchanged, len(gone), truncated)
 
     def _pictures(self, incoming: Corpus, writer: Writer, pipeline: Pipeline) -> dict[str, Passage]:
         """Passages with an image as they are kept: with a copy of it, and a text to be found by."""
