@@ -27,6 +27,7 @@ class Use:
         asked: values that stores were asked for.
         found: how many of them were known already.
         saved: seconds that the known ones took when they were made, as far as that is known.
+        unpriced: how many of them it is not known of.
         stores: names of the stores that were asked.
     """
 
@@ -34,6 +35,7 @@ class Use:
     asked: int = 0
     found: int = 0
     saved: float = 0.0
+    unpriced: int = 0
     stores: set[str] = field(default_factory=set)
 
 
@@ -92,7 +94,7 @@ class Store:
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those keys that are known."""
         found: dict[str, Any] = {}
-        saved = 0.0
+        saved, unpriced = 0.0, 0
         unique = list(dict.fromkeys(keys))
         with self._connection() as connection:
             for start in range(0, len(unique), _VARIABLES):
@@ -106,10 +108,12 @@ class Store:
                 for key, value, seconds in rows:
                     found[key] = json.loads(value)
                     saved += seconds or 0.0
+                    unpriced += seconds is None
         for use in _uses.get():
             use.asked += len(unique)
             use.found += len(found)
             use.saved += saved
+            use.unpriced += unpriced
             use.stores.add(self.name)
         self._used = time.monotonic()
         return found

@@ -350,7 +350,15 @@ def _judge(
 
 def _with_images(dataset: Dataset, problems: Problems) -> Dataset:
     """The dataset without questions whose image is missing or broken; those are reported."""
-    questions, digest = gather(dataset.questions, DatasetRequest(problems=problems), dataset.label)
+
+    def read() -> tuple[Sequence[Question], str, list[Problem]]:
+        found = Problems(problems.on_error)
+        asked = DatasetRequest(problems=found)
+        return *gather(dataset.questions, asked, dataset.label), found.found
+
+    key = (dataset.fingerprint, problems.on_error)
+    questions, digest, found = once("images", key, read)
+    problems.found += found
     return replace(dataset, questions=questions, fingerprint=digest)
 
 
@@ -639,13 +647,14 @@ def _shared_out(use: Use, questions: int) -> dict[str, Any]:
 
     Returns:
         `seconds`: now. `cached`: what of it came from the cache: the `share` of what the stage
-        looked up there, 0 to 1, and the `seconds` that this took when it was made.
+        looked up there, 0 to 1, and the `seconds` that this took when it was made, None if that
+        is not known of all of it.
     """
     return {
         "seconds": round(use.seconds / questions, 4),
         "cached": {
             "share": round(use.found / use.asked, 4) if use.asked else 0.0,
-            "seconds": round(use.saved / questions, 4),
+            "seconds": None if use.unpriced else round(use.saved / questions, 4),
         },
     }
 

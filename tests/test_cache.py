@@ -80,7 +80,7 @@ def test_a_file_of_before_there_were_costs_goes_on(fresh_cache):
     store = Store("things")
     with watched() as use:
         assert make(store, ["old", "new"]) == 1
-    assert (use.found, use.saved) == (1, 0.0)
+    assert (use.found, use.saved, use.unpriced) == (1, 0.0, 1)
 
 
 class Thing:

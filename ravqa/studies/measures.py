@@ -99,11 +99,12 @@ class Cost:
     Attributes:
         seconds: what its stages take without the cache: what they took in this run, and for what
             was found in the cache, what it took when it was made.
+            None if that is not known.
         cached: the largest share of a stage that was found in the cache, 0 to 1.
         batch: the same for questions that were timed together.
     """
 
-    seconds: float
+    seconds: float | None
     cached: float
     batch: Hashable
 
@@ -191,8 +192,11 @@ class FinishedRun:
 
     def _cost(self, sample: Sample) -> Cost:
         parts = [self._described, *self._stages(sample)]
+        earlier = [part["cached"]["seconds"] for part in parts]
         return Cost(
-            seconds=sum(part["seconds"] + part["cached"]["seconds"] for part in parts),
+            seconds=None
+            if None in earlier
+            else sum(part["seconds"] for part in parts) + sum(earlier),
             cached=max(part["cached"]["share"] for part in parts),
             batch=json.dumps([sample["seconds"], sample["cached"]]),
         )
@@ -207,7 +211,7 @@ class FinishedRun:
     def values(self, measure: Measure) -> dict[Id, float]:
         """The measure of each question that has one: percent, or seconds. Empty if none has."""
         if measure.name == SECONDS:
-            return {q: cost.seconds for q, cost in self.costs.items()}
+            return {q: c.seconds for q, c in self.costs.items() if c.seconds is not None}
         if measure.name == "score":
             return {q: 100 * s["score"] for q, s in self.samples.items() if "score" in s}
         if measure.name == "exact_match":
