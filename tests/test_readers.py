@@ -20,10 +20,10 @@ import transformers
 from PIL import Image
 
 from ravqa.config import validate
-from ravqa.errors import MissingExtraError, UserError
+from ravqa.errors import MissingExtraError, PromptError, UserError
 from ravqa.readers.base import Prompt
 from ravqa.readers.families import FAMILIES
-from ravqa.readers.loading import Placement, model_context
+from ravqa.readers.loading import Placement, model_context, stop_ids
 from ravqa.readers.transformers_llm import TransformersLLM
 from ravqa.readers.transformers_seq2seq import TransformersSeq2Seq
 from ravqa.readers.transformers_vlm import TransformersVLM
@@ -339,15 +339,16 @@ def test_a_finished_row_that_waits_costs_nothing(tiny, monkeypatch):
     np.testing.assert_array_equal(first[0], last[0])
 
 
-def test_a_prompt_with_several_answers_is_read_once(tiny, monkeypatch):
-    reader = tiny("llava")
+def test_a_prompt_with_several_answers_is_read_once_a_batch(folder, tiny, monkeypatch):
+    reader = load(folder("llava"), "llava", batch_size=7)
     read = counted(reader, monkeypatch)
-    prompts = [SHORT, LONG] * 12
-    answers = [f"answer {i // 2}" for i in range(24)]
+    prompts = [SHORT, LONG] * 7
+    answers = [f"answer {'x' * (i % 5)}{i}" for i in range(14)]
     together = reader.score(prompts, answers)
-    assert sorted(read, key=lambda p: p.text) == sorted([SHORT, LONG], key=lambda p: p.text)
-    apart = [reader.score([p], [a])[0] for p, a in zip(prompts, answers, strict=True)]
+    assert read == [SHORT, LONG]
+    apart = [tiny("llava").score([p], [a])[0] for p, a in zip(prompts, answers, strict=True)]
     assert together == pytest.approx(apart, abs=1e-3)
+    assert dict(reader.score_each(prompts, answers)) == dict(enumerate(together))
 
 
 def test_an_empty_answer_is_the_end_alone(tiny, plain):
@@ -360,10 +361,31 @@ def test_an_empty_answer_is_the_end_alone(tiny, plain):
 def test_all_ends_of_an_answer_are_added_up(tiny, plain):
     reader = tiny("llama")
     newline = plain("llama")[1]("\n", add_special_tokens=False)["input_ids"][-1]
-    assert reader.ends == {1, newline}
+    assert reader.ends == {1, newline}  # "\n\n" is two tokens here
     prompt = prompts_of("llama")[0]
     row = np.exp(reference("llama", plain, prompt, [])[-1])
     assert reader.score([prompt], [""]) == pytest.approx([math.log(row[1] + row[newline])], 1e-3)
+
+
+class BreakingTokenizer:
+    """Knows "\\n" and "\\n\\n" as tokens 7 and 8, and writes "\\r\\n" with two."""
+
+    eos_token_id = 1
+
+    def __call__(self, text, add_special_tokens):
+        known = {"\n": [5, 7], "\n\n": [8], "\r\n": [6, 7]}
+        return {"input_ids": known.get(text, [5, 6, 7])}
+
+
+def test_tokens_of_several_line_breaks_end_an_answer_too():
+    own = transformers.GenerationConfig(eos_token_id=[1, 2])
+    assert stop_ids(BreakingTokenizer(), own, newline=True, why="x") == [1, 2, 7, 8]
+    assert stop_ids(BreakingTokenizer(), own, newline=False, why="x") == [1, 2]
+    none = transformers.GenerationConfig()
+    assert stop_ids(BreakingTokenizer(), none, newline=False, why="x") == [1]
+    BreakingTokenizer.eos_token_id = None
+    with pytest.raises(UserError, match="x: the model has no end-of-sequence token"):
+        stop_ids(BreakingTokenizer(), none, newline=False, why="x")
 
 
 # --- batches and memory
@@ -423,11 +445,60 @@ def test_a_batch_that_does_not_fit_is_halved(folder, tiny, monkeypatch, name):
     assert sizes == [8, 4, 2, 2, 4, 2, 2]
 
 
-def test_a_single_prompt_that_does_not_fit_is_one_clear_error(folder, monkeypatch):
-    reader = load(folder("llama"), "llama")
-    monkeypatch.setattr(reader, "_generate", small_memory(0, [])(reader._generate))
-    with pytest.raises(UserError, match=r"a prompt of \d+ tokens does not fit into the memory of"):
-        reader.generate(prompts_of("llama"))
+def gather(pairs, into):
+    for row, value in pairs:
+        into[row] = value
+
+
+def test_prompts_that_do_not_fit_are_named_when_the_others_are_answered(folder, tiny, monkeypatch):
+    prompts = [Prompt(f"Question {'what is it? ' * n}?") for n in (1, 20, 2, 30, 3)]
+    reader = load(folder("llama"), "llama", context=110)
+    most = max(reader.count_tokens([prompts[i] for i in (0, 2, 4)]))
+    assert reader.count_tokens([prompts[3]])[0] + TOKENS > 110
+    for method in ("_generate", "_prefill"):
+        real = getattr(reader, method)
+
+        def limited(batch, real=real):
+            if max(reader.count_tokens(batch)) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(batch)
+
+        monkeypatch.setattr(reader, method, limited)
+    answers = ["Paris"] * 5
+    expected = [tiny("llama").generate(prompts), tiny("llama").score(prompts, answers)]
+    calls = [reader.generate_each(prompts), reader.score_each(prompts, answers)]
+    for call, right in zip(calls, expected, strict=True):
+        given = {}
+        with pytest.raises(PromptError) as caught:
+            gather(call, given)
+        assert sorted(given) == [0, 2, 4]
+        for i, value in given.items():
+            if isinstance(value, float):
+                assert value == pytest.approx(right[i], abs=1e-3)
+            else:
+                same([value], [right[i]])
+        assert set(caught.value.failed) == {1, 3}
+        assert "does not fit into the memory of" in caught.value.failed[1]
+        assert "longer than the context of 110" in caught.value.failed[3]
+    with pytest.raises(PromptError, match="does not fit into the memory"):
+        reader.generate(prompts[:2])
+
+
+def test_memory_is_freed_before_a_batch_is_tried_again(folder, monkeypatch):
+    reader, prompts = load(folder("llama"), "llama"), prompts_of("llama")
+    reader.next_token_logprobs(prompts, [[], [], []])
+    held = []
+    inner = reader._generate
+
+    def full(batch):
+        held.append(len(reader._states))
+        if reader._states:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(batch)
+
+    monkeypatch.setattr(reader, "_generate", full)
+    assert len(reader.generate(prompts)) == 3
+    assert held == [1, 0, 0]
 
 
 def test_next_tokens_go_on_after_memory_ran_out(folder, plain, monkeypatch):

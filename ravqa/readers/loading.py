@@ -192,8 +192,10 @@ def stop_ids(tokenizer: Any, generation_config: Any, *, newline: bool, why: str)
     if not stops and tokenizer.eos_token_id is not None:
         stops = [tokenizer.eos_token_id]
     if newline:
-        breaks = tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
-        stops += [token for token in breaks if token not in stops]
+        for text in ("\n", "\n\n", "\n\n\n", " \n", "\r\n"):  # some are tokens of their own
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if (text == "\n" or len(ids) == 1) and ids and ids[-1] not in stops:
+                stops.append(ids[-1])
     if not stops:
         raise UserError(f"{why}: the model has no end-of-sequence token")
     return stops

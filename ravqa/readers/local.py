@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from ravqa.encoders.batching import token_batches
-from ravqa.errors import UserError
+from ravqa.errors import PromptError
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.readers.loading import LocalConfig, Placement, model_context, stop_ids
 from ravqa.readers.streaming import greedy
@@ -162,48 +161,71 @@ class LocalReader:
 
     # --- the reader's calls
 
-    @_alone
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
-        """One generation per prompt, in order, by greedy or beam search."""
-        lengths = self._checked_lengths(prompts)
-        made = self._in_batches(
-            prompts, lengths, lambda rows: self._generate([prompts[i] for i in rows])
-        )
+        """One generation per prompt, in order, by greedy or beam search.
+
+        Raises:
+            PromptError: prompts that are too long for the context or the memory.
+        """
+        made = dict(self.generate_each(prompts))
         return [made[i] for i in range(len(prompts))]
 
-    @_alone
+    def generate_each(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
+        """Position of a prompt and its generation, batch by batch, the shortest first.
+
+        Raises:
+            PromptError: as `generate`, when the others are given.
+        """
+        needed = [n + self.max_new_tokens for n in self.count_tokens(prompts)]
+        yield from self._in_batches(
+            prompts, needed, lambda rows: self._generate([prompts[i] for i in rows])
+        )
+
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """Log-probability that a generation is this answer: of its tokens and, behind them, an end.
 
         The answer continues the prompt, after a space unless the prompt ends with one or with a
-        special token. All end tokens are added up. A prompt with several answers is read once.
+        special token. All end tokens are added up. A prompt with several answers is read once a
+        batch.
+
+        Raises:
+            PromptError: prompts that are too long for the context or the memory.
         """
-        tails = [self._answer_ids(p, a) for p, a in zip(prompts, answers, strict=True)]
-        rows_of: dict[Prompt, list[int]] = {}
-        for row, prompt in enumerate(prompts):
-            rows_of.setdefault(prompt, []).append(row)
-        unique = list(rows_of)
-        lengths = self._lengths(unique)
-        longest = [1 + max(len(tails[row]) for row in rows_of[prompt]) for prompt in unique]
-        needed = [n + extra for n, extra in zip(lengths, longest, strict=True)]
-        self._check_context(unique, needed)
+        made = dict(self.score_each(prompts, answers))
+        return [made[i] for i in range(len(prompts))]
 
-        def run(chosen: list[int]) -> list[dict[int, float]]:
-            state = self._prefill([unique[i] for i in chosen])
-            rows = [row for i in chosen for row in rows_of[unique[i]]]
-            at = [position for position, i in enumerate(chosen) for _ in rows_of[unique[i]]]
-            values: dict[int, float] = {}
-            for start in range(0, len(rows), self._options.batch_size):
-                part = slice(start, start + self._options.batch_size)
-                last = start + self._options.batch_size >= len(rows)
-                scores = self._score(state if last else _copy(state), at[part], rows[part], tails)
-                values.update(zip(rows[part], scores, strict=True))
-            return [values] * len(chosen)
+    def score_each(
+        self, prompts: Sequence[Prompt], answers: Sequence[str]
+    ) -> Iterator[tuple[int, float]]:
+        """Position of a prompt and its answer's log-probability, batch by batch.
 
-        out: dict[int, float] = {}
-        for values in self._in_batches(unique, needed, run).values():
-            out.update(values)
-        return [out[row] for row in range(len(prompts))]
+        Raises:
+            PromptError: as `score`, when the others are given.
+        """
+        with self._in_use:
+            tails = [self._answer_ids(p, a) for p, a in zip(prompts, answers, strict=True)]
+            rows_of: dict[Prompt, list[int]] = {}
+            for row, prompt in enumerate(prompts):
+                rows_of.setdefault(prompt, []).append(row)
+            lengths = dict(zip(rows_of, self._lengths(list(rows_of)), strict=True))
+        # A prompt's rows stand together and have one length: a batch takes them up together.
+        order = [row for rows in rows_of.values() for row in rows]
+        longest = {p: max(len(tails[row]) for row in rows) for p, rows in rows_of.items()}
+        asked = [prompts[row] for row in order]
+        needed = [lengths[prompt] + longest[prompt] + 1 for prompt in asked]
+
+        def run(places: list[int]) -> list[float]:
+            read = list(dict.fromkeys(asked[place] for place in places))
+            state = self._prefill(read)
+            state.select([read.index(asked[place]) for place in places])
+            return self._score(state, [tails[order[place]] for place in places])
+
+        try:
+            for place, value in self._in_batches(asked, needed, run):
+                yield order[place], value
+        except PromptError as e:
+            failed = {order[place]: why for place, why in e.failed.items()}
+            raise PromptError(str(e), failed) from None
 
     @_alone
     def next_token_logprobs(
@@ -262,72 +284,88 @@ class LocalReader:
 
     # --- batches
 
-    def _checked_lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        lengths = self._lengths(prompts)
-        needed = [length + self.max_new_tokens for length in lengths]
-        self._check_context(prompts, needed)
-        return needed
-
-    def _check_context(self, prompts: Sequence[Prompt], needed: Sequence[int]) -> None:
+    def _too_long(self, needed: Sequence[int]) -> dict[int, str]:
+        """Rows that the context has no room for, and why."""
         if self.context is None or not self._strict:
-            return
-        for prompt, tokens in zip(prompts, needed, strict=True):
-            if tokens > self.context:
-                raise UserError(
-                    f"{self._why}: a prompt of {tokens} tokens, those to be generated included, is "
-                    f"longer than the context of {self.context}: read fewer or shorter passages "
-                    f"(prompt: {prompt.text[:40]!r}...)"
-                )
+            return {}
+        return {
+            row: f"{self._why}: a prompt of {tokens} tokens, those to be written included, is "
+            f"longer than the context of {self.context}: read fewer or shorter passages"
+            for row, tokens in enumerate(needed)
+            if tokens > self.context
+        }
 
     def _in_batches(
         self,
         prompts: Sequence[Prompt],
         needed: Sequence[int],
         run: Callable[[list[int]], list[T]],
-    ) -> dict[int, T]:
-        """`run` over batches of prompts, neighbours in length together; results by row."""
-        out: dict[int, T] = {}
+    ) -> Iterator[tuple[int, T]]:
+        """`run` over batches of rows, neighbours in length together; results by row.
+
+        Raises:
+            PromptError: prompts that are too long, when the others are given.
+        """
+        failed = self._too_long(needed)
         kinds: dict[object, list[int]] = {}
         for row, prompt in enumerate(prompts):
-            kinds.setdefault(self._kind(prompt), []).append(row)
+            if row not in failed:
+                kinds.setdefault(self._kind(prompt), []).append(row)
         for rows in kinds.values():
-            lengths = [needed[row] for row in rows]
-            for batch in token_batches(lengths, self._budget):
-                for start in range(0, len(batch), self._options.batch_size):
-                    chosen = [rows[i] for i in batch[start : start + self._options.batch_size]]
-                    out.update(self._halving(chosen, needed, run))
-        return out
+            waiting = sorted(rows, key=needed.__getitem__)
+            while waiting:
+                size = self._batch_size([needed[row] for row in waiting])
+                batch, waiting = waiting[:size], waiting[size:]
+                yield from self._halving(batch, needed, run, failed)
+        if failed:
+            raise PromptError(failed[min(failed)], failed)
+
+    def _batch_size(self, needed: Sequence[int]) -> int:
+        """How many rows, sorted by their tokens, make the next batch; at least one."""
+        size = 1
+        for tokens in needed[1 : self._options.batch_size]:
+            if (size + 1) * tokens > self._budget:
+                break
+            size += 1
+        return size
 
     def _halving(
-        self, rows: list[int], needed: Sequence[int], run: Callable[[list[int]], list[T]]
+        self,
+        rows: list[int],
+        needed: Sequence[int],
+        run: Callable[[list[int]], list[T]],
+        failed: dict[int, str],
     ) -> Iterator[tuple[int, T]]:
         """Results of one batch; what does not fit into memory is halved and tried again.
 
-        Raises:
-            UserError: a single prompt does not fit.
+        A single row that does not fit is put into `failed`.
         """
         import torch
 
         done = None
         try:
-            done = run(rows)
+            with self._in_use:
+                done = run(rows)
         except torch.OutOfMemoryError:
-            if len(rows) == 1:
-                raise UserError(
-                    f"{self._why}: a prompt of {needed[rows[0]]} tokens does not fit into the "
-                    f"memory of {self._device}: set device_map, dtype or quantization of the reader"
-                ) from None
+            pass
         if done is not None:
             yield from zip(rows, done, strict=True)
             return
         # Outside of the handler: the error's frames, which hold tensors, are gone.
+        self._states.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        longest = max(needed[row] for row in rows)
+        if len(rows) == 1:
+            failed[rows[0]] = (
+                f"{self._why}: a prompt of {longest} tokens does not fit into the memory of "
+                f"{self._device}: set device_map, dtype or quantization of the reader"
+            )
+            return
         half = len(rows) // 2
-        # Further batches begin smaller.
-        self._budget = min(self._budget, max(needed[row] for row in rows) * max(half, 1))
+        self._budget = min(self._budget, longest * half)  # further batches begin smaller
         for part in (rows[:half], rows[half:]):
-            yield from self._halving(part, needed, run)
+            yield from self._halving(part, needed, run, failed)
 
     # --- the model
 
@@ -438,16 +476,13 @@ class LocalReader:
         state.logits = logits[:, -1]
         return logits
 
-    def _score(
-        self, state: State, at: Sequence[int], rows: Sequence[int], tails: Sequence[list[int]]
-    ) -> list[float]:
-        """Log-probabilities of the tails of `rows`, behind the state's rows `at`; uses it up."""
+    def _score(self, state: State, tails: Sequence[list[int]]) -> list[float]:
+        """Log-probabilities of a tail and an end behind each row of a state; uses it up."""
         import torch
 
-        state.select(at)
-        width = max(len(tails[row]) for row in rows)
+        width = max(len(tail) for tail in tails)
         padded = torch.tensor(
-            [tails[row] + [self._pad] * (width - len(tails[row])) for row in rows],
+            [tail + [self._pad] * (width - len(tail)) for tail in tails],
             dtype=torch.long,
             device=self._device,
         )
@@ -458,11 +493,10 @@ class LocalReader:
         chosen = logits[:, :-1].gather(-1, padded[..., None].to(logits.device)).squeeze(-1)
         values = (chosen - norms[:, :-1]).tolist()
         ends = (logits[..., self._stops].logsumexp(-1) - norms).tolist()
-        out = []
-        for i, row in enumerate(rows):
-            length = len(tails[row])
-            out.append(float(sum(values[i][:length]) + ends[i][length]))
-        return out
+        return [
+            float(sum(values[row][: len(tail)]) + ends[row][len(tail)])
+            for row, tail in enumerate(tails)
+        ]
 
     # --- kept states
 
@@ -493,7 +527,6 @@ class LocalReader:
 
         prompts = [prompt for prompt, _ in keys]
         needed = [n + max(length, self.max_new_tokens) for n in self._lengths(prompts)]
-        self._check_context(prompts, needed)
 
         def run(rows: list[int]) -> list[State]:
             state = self._prefill([prompts[row] for row in rows])
@@ -503,8 +536,8 @@ class LocalReader:
             state.keys = [keys[row] for row in rows]
             return [state] * len(rows)
 
-        states = self._in_batches(prompts, needed, run)
-        return list({id(state): state for state in states.values()}.values())
+        states = [state for _, state in self._in_batches(prompts, needed, run)]
+        return list({id(state): state for state in states}.values())
 
     # --- answers
 
@@ -526,9 +559,3 @@ class LocalReader:
             return list(both[len(head) :])
         # The two would melt into one token: the answer is cut by itself.
         return list(tokenize(written, add_special_tokens=False)["input_ids"])
-
-
-def _copy(state: State) -> State:
-    import copy
-
-    return copy.deepcopy(state)

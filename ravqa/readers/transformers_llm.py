@@ -78,7 +78,7 @@ class TransformersLLM(LocalReader):
         texts = [self._text(prompt) for prompt in prompts]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=plain)["input_ids"]
         if not all(ids):
-            raise ValueError("an empty prompt")
+            raise UserError(f"{_WHY}: a prompt without a token")
         return ids
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
