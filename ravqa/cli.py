@@ -695,6 +695,7 @@ def convert(
 app.add_typer(index_commands.app, name="index")
 app.command()(index_commands.search)
 app.command()(index_commands.ask)
+app.command()(index_commands.doctor)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -29,6 +29,15 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    def packages(self) -> Sequence[tuple[str, str]]:
+        """Modules that the part cannot be built without, each with the extra that brings it."""
+        return ()
+
+    def models(self) -> Sequence[str]:
+        """Names of the models that the part loads, as `ravqa.models.resolve` takes them."""
+        model = getattr(self, "model", None)
+        return (model,) if isinstance(model, str) else ()
+
 
 class Part(BaseModel):
     """A named part with options of its own, validated when the part is built."""

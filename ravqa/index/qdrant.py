@@ -148,6 +148,10 @@ class QdrantIndex:
         storage: Literal["float16", "float32"] = "float16"
         timeout: int = Field(default=60, ge=1)
 
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """The client of a server, or the engine without one."""
+            return [("qdrant_edge" if self.url is None else "qdrant_client", "qdrant")]
+
         @field_validator("url")
         @classmethod
         def _check_url(cls, url: str | None) -> str | None:

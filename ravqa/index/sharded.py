@@ -70,6 +70,10 @@ class ShardedIndex:
         workers: Literal["local", "accelerate", "ray"] = "local"
         ray: dict[str, Any] = Field(default_factory=dict)
 
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """Ray, for its workers."""
+            return [("ray", "ray")] if self.workers == "ray" else []
+
         @model_validator(mode="after")
         def _check_shard(self) -> Self:
             part_config(INDEXES, self.shard, "index.shard")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -46,6 +46,17 @@ class LocalConfig(Strict):
     attention: str | None = None
     quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
     adapter: str | None = None
+
+    def packages(self) -> Sequence[tuple[str, str]]:
+        """What a GGUF file, an adapter and quantised weights need."""
+        needed = [("gguf", "sample")] if self.model.endswith(".gguf") else []
+        needed += [("peft", "lora")] if self.adapter is not None else []
+        needed += [("bitsandbytes", "quantization")] if self.quantization != "none" else []
+        return needed
+
+    def models(self) -> Sequence[str]:
+        """Model and adapter."""
+        return [self.model] if self.adapter is None else [self.model, self.adapter]
 
 
 # What cannot change an answer, or is in the fingerprint as content.

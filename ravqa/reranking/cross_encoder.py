@@ -65,6 +65,10 @@ class CrossEncoderReranker:
         trust_remote_code: bool = False
         cache: bool = True
 
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """The library."""
+            return [("sentence_transformers", _EXTRA)]
+
         @model_validator(mode="after")
         def _check_query(self) -> Self:
             PromptTemplate.load(self.query)

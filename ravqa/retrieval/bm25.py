@@ -66,6 +66,11 @@ class BM25Retriever:
         stemming: bool = False
         query: QueryText = QueryText()
 
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """The library, and one for stems."""
+            modules = ["bm25s", "Stemmer"] if self.stemming else ["bm25s"]
+            return [(module, _EXTRA) for module in modules]
+
     def __init__(self, config: Config):
         """Import the library.
 
