@@ -135,6 +135,7 @@ class Console:
         """The tables of answers and retrieval, as far as there are any."""
         if results["answers"]:
             self.out.print(_answer_table(results))
+            self._raw(results)
         retrieval = results["retrieval"] or {}
         for section, what in (
             (retrieval, "Retrieval"),
@@ -146,6 +147,18 @@ class Console:
         for condition, stages in (retrieval.get("stages") or {}).items():
             if any("gain" in stage for stage in stages):
                 self.out.print(_stage_table(results, condition, stages))
+
+    def _raw(self, results: Mapping[str, Any]) -> None:
+        """What the generations score without extraction, where that is something else."""
+        conditions = results["answers"]["conditions"]
+        raws = {name: c["raw"]["score"] for name, c in conditions.items() if c.get("raw")}
+        if any(score != conditions[name]["score"] for name, score in raws.items()):
+            shown = (
+                f"{_row(results, name)} {'-' if raw is None else f'{raw:.1f}'}"
+                for name, raw in raws.items()
+            )
+            line = f"raw generations, no answer extracted from them: {', '.join(shown)}"
+            self.out.print(Text(line, style="dim"), soft_wrap=True)
 
     def benchmark(
         self,

@@ -5,6 +5,7 @@ Scores are made from the samples alone, so that a run can be scored again withou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,43 @@ def score_answers(
     return [0.0 if a is None else next(scored) for a in answers]
 
 
+def score_raw(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    answers: Sequence[str | None],
+    raws: Sequence[str | None],
+    scores: Sequence[float],
+    *,
+    normalization: vqa.Normalization = "official",
+    judge: Judge | None = None,
+) -> list[float]:
+    """The official score of each raw generation, as if no answer had been extracted from it.
+
+    Args:
+        scores: of the answers. A judge is not asked again about a generation that differs from its
+            answer only in what the dataset's clean-up takes away.
+    """
+    new = [
+        raw is not None
+        and not (
+            dataset.metric == "evqa_score"
+            and answer is not None
+            and evqa.normalise(raw) == evqa.normalise(answer)
+        )
+        for raw, answer in zip(raws, answers, strict=True)
+    ]
+    made = iter(
+        score_answers(
+            dataset,
+            [q for q, is_new in zip(questions, new, strict=True) if is_new],
+            [raw for raw, is_new in zip(raws, new, strict=True) if is_new],
+            normalization=normalization,
+            judge=judge,
+        )
+    )
+    return [next(made) if is_new else score for score, is_new in zip(scores, new, strict=True)]
+
+
 def answer_section(
     dataset: Dataset,
     conditions: Mapping[str, Samples],
@@ -68,8 +106,10 @@ def answer_section(
 ) -> dict[str, Any]:
     """Answer quality of the run and of each control, with comparisons to the run.
 
-    Percent; intervals and tests resample images. Each condition's "groups" are by question type.
-    Samples with the answer None are counted as wrong.
+    Percent; intervals and tests resample images. Each condition's "groups" are by question type;
+    "raw" are the scores of the generations from which the answers were extracted, "cut" counts the
+    passages that were to be read and did not fit into the reader's context. Samples with the answer
+    None are counted as wrong.
     """
     questions = [
         q for q in dataset.questions if all(q.question_id in s for s in conditions.values())
@@ -99,6 +139,10 @@ def answer_section(
         section["conditions"][name] = {
             **_summary(dataset, questions, values),
             "interval_95": _interval(scores[name], images, seed),
+            "raw": _raw(
+                dataset, questions, samples, values, seed, normalization=normalization, judge=judge
+            ),
+            "cut": _cut([samples[q.question_id] for q in questions]),
             "exact_match": _exact_match(dataset, questions, samples, right[name]),
             "hits": _hit_tables(dataset, questions, samples),
             "groups": _groups(dataset, questions, scores[name], seed),
@@ -117,6 +161,38 @@ def answer_section(
             ),
         }
     return section
+
+
+def _raw(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    samples: Samples,
+    values: Sequence[float],
+    seed: int,
+    *,
+    normalization: vqa.Normalization,
+    judge: Judge | None,
+) -> dict[str, Any] | None:
+    """Scores of the raw generations; None where the samples do not hold them."""
+    found = [samples[q.question_id] for q in questions]
+    raws = [sample.get("raw") for sample in found]
+    if all(raw is None for raw in raws):
+        return None
+    answers = [sample["answer"] for sample in found]
+    values = score_raw(
+        dataset, questions, answers, raws, values, normalization=normalization, judge=judge
+    )
+    scores = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
+    images = {q.question_id: q.image_id for q in questions}
+    return {
+        **_summary(dataset, questions, values),
+        "interval_95": _interval(scores, images, seed),
+    }
+
+
+def _cut(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    cuts = [sample.get("cut") or 0 for sample in samples]
+    return {"passages": sum(cuts), "questions": len(cuts) - cuts.count(0)}
 
 
 def _test(test: intervals.PairedTest) -> dict[str, Any]:
@@ -224,7 +300,7 @@ def _hit_tables(
         if not pairs or len(pairs) < len(drafts):
             continue
         every += pairs
-        scores = [d["score"] or 0.0 for d in drafts]
+        scores = [-math.inf if d["score"] is None else d["score"] for d in drafts]
         chosen.append(pairs[scores.index(max(scores))])
     if not every:
         return None

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ravqa.answering.answerer import Answerer, AnsweringConfig
-from ravqa.answering.prompt import PromptTemplate
+from ravqa.answering.answerer import Answerer, load_template
+from ravqa.answering.config import AnsweringConfig
+from ravqa.answering.examples import ExamplePool, make_example
+from ravqa.answering.prompt import Example
 from ravqa.build import build_part, part_config
 from ravqa.cache import Use, watched
 from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, validate
 from ravqa.datasets.corpus import Corpus
 from ravqa.describe.cached import CachedDescriber
+from ravqa.errors import UserError
 from ravqa.readers.base import Reader
 from ravqa.records import Answer, Hit, Passage, Question
 from ravqa.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
@@ -66,6 +69,7 @@ class Pipeline:
         describer: says what is seen in images; None for none.
         top_k: passages retrieved per question.
         rerankers: what the hits go through before they are read, by name, in order.
+        examples: what few-shot prompts show; None for none.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Pipeline:
         *,
         top_k: int = 20,
         rerankers: Mapping[str, Reranker] | None = None,
+        examples: ExamplePool | None = None,
         config: PipelineConfig | None = None,
     ):
         self.retriever = retriever
@@ -83,8 +88,10 @@ class Pipeline:
         self.describer = describer
         self.top_k = top_k
         self.rerankers = dict(rerankers or {})
+        self.examples = examples
         self.config = config
         self.corpus: Corpus | None = None
+        self._shown: dict[str, Example] = {}  # by question id, as far as they were needed
 
     @classmethod
     def from_config(
@@ -104,7 +111,7 @@ class Pipeline:
             UserError: settings that are not valid, a missing package or model.
         """
         config = check_settings(settings, where)
-        answerer = None
+        answerer = examples = None
 
         readers: dict[str, Reader] = {}  # rerankers that ask the same reader share it
 
@@ -118,6 +125,7 @@ class Pipeline:
         if not retrieval_only:
             answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
             answerer = Answerer(answering, reader())
+            examples = ExamplePool(answering.examples) if answering.examples else None
         describer = None
         if config.describer is not None:
             part = build_part(DESCRIBERS, config.describer, f"{where}: describer")
@@ -130,6 +138,7 @@ class Pipeline:
             describer,
             top_k=config.top_k,
             rerankers=rerankers,
+            examples=examples,
             config=config,
         )
 
@@ -154,6 +163,7 @@ class Pipeline:
             UserError: the retriever needs a corpus and there is none.
         """
         self.corpus = corpus
+        self._shown.clear()
         self.retriever.prepare(corpus, progress)
 
     def describe(
@@ -204,7 +214,38 @@ class Pipeline:
         """
         if self.answerer is None:
             raise ValueError("this pipeline was built for retrieval only")
-        return self.answerer.answer(questions, [self.passages(found) for found in hits])
+        found = [self.passages(own) for own in hits]
+        return self.answerer.answer(questions, found, self.shown_examples(questions))
+
+    def shown_examples(self, asked: Sequence[Question]) -> list[Example]:
+        """The examples that few-shot prompts show, described and with their passages.
+
+        Args:
+            asked: no example is one of these questions, or about one of their images. A run gives
+                all of its questions at once, so that its examples stay the same.
+
+        Raises:
+            UserError: there are not enough examples.
+            DataError: the image of one cannot be decoded.
+        """
+        if self.examples is None:
+            return []
+        chosen = self.examples.choose(asked)
+        new = self.describe([q for q in chosen if str(q.question_id) not in self._shown])
+        count = self.examples.config.passages
+        hits: Sequence[Sequence[Hit]] = [[] for _ in new]
+        if count and self.corpus is not None:
+            try:
+                hits = self.retrieve(new)
+            except UserError as e:  # rankings from a file have none of them
+                raise UserError(
+                    f"answering.examples: {e} (answering.examples.passages=0 shows examples "
+                    "without passages)"
+                ) from None
+        for question, found in zip(new, hits, strict=True):
+            passages = [passage for _, passage in self.passages(found)]
+            self._shown[str(question.question_id)] = make_example(question, passages, count)
+        return [self._shown[str(question.question_id)] for question in chosen]
 
     def passages(self, hits: Sequence[Hit]) -> list[tuple[Hit, Passage]]:
         """Each hit with its passage."""
@@ -266,6 +307,7 @@ class Pipeline:
             if self.rerankers
             else "",
             "answerer": self.answerer.fingerprint if self.answerer else "",
+            "examples": self.examples.fingerprint if self.examples else "",
         }
         return {part: value for part, value in parts.items() if value}
 
@@ -278,7 +320,7 @@ def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
     """
     config = validate(PipelineConfig, settings, where)
     answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
-    PromptTemplate.load(answering.prompt)
+    load_template(answering)
     check_rerankers(config.reranking, where, answering.passages)
     parts: list[tuple[str, Any, Part | None]] = [
         ("describer", DESCRIBERS, config.describer),

@@ -148,6 +148,8 @@ class Draft:
         passage_ids: the passages in the prompt.
         prompt_hash: hash of the full prompt.
         score: what the decision rule compared, if it compares.
+        prior: probability of the passage before reading, p(z | x), if the rule weighs passages.
+        posterior: the same after the chosen answer y was read, p(z | x, y), if the rule has it.
     """
 
     text: str
@@ -157,12 +159,31 @@ class Draft:
     passage_ids: tuple[str, ...] = ()
     prompt_hash: str = ""
     score: float | None = None
+    prior: float | None = None
+    posterior: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The chosen answer, the drafts it was chosen from, and the rule that chose it."""
+    """The chosen answer, the drafts it was chosen from, and the rule that chose it.
+
+    Attributes:
+        text: the short answer.
+        drafts: one per prompt, the best passage first.
+        decision: the rule's name.
+        raw: what the reader generated for the chosen answer, untouched.
+        log_prob: log-probability (natural log) of the answer under the rule, if it has one.
+        cut: how many passages did not fit into the reader's context and were left out.
+    """
 
     text: str
     drafts: Sequence[Draft]
     decision: str
+    raw: str = ""
+    log_prob: float | None = None
+    cut: int = 0
+
+    @property
+    def passage_ids(self) -> tuple[str, ...]:
+        """The passages that stood in a prompt, in the order of the drafts."""
+        return tuple(dict.fromkeys(i for draft in self.drafts for i in draft.passage_ids))

@@ -38,6 +38,7 @@ from ravqa.evaluation import (
     retrieval_marks,
     retrieval_section,
     score_answers,
+    score_raw,
     type_name,
 )
 from ravqa.images import image_digest
@@ -62,6 +63,7 @@ _BLIND = ("none", "random", "static")  # retrievers that go by the question's id
 _RERANKED = (MAIN, "wrong-image")
 _PASSAGES = ("none", "oracle", "random")
 _ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command line
+_MAX_RAW = 300  # characters of a draft's generation in the samples
 _CHUNK = 32  # questions retrieved, answered and written at a time
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
@@ -129,6 +131,7 @@ def run(request: RunRequest, console: Console) -> Path:
     pipeline.prepare(corpus, console.progress)
     with watched() as describing:
         dataset = _described(pipeline, dataset, problems, console)
+    pipeline.shown_examples(dataset.questions)  # chosen once, apart from all that is asked
     conditions = {MAIN: pipeline.retriever} | {
         name: _control(name, pipeline, corpus, request.seed) for name in request.controls
     }
@@ -145,13 +148,14 @@ def run(request: RunRequest, console: Console) -> Path:
     results = _results(request, dataset, corpus, config, pipeline, samples, problems, judge)
     results["timing"] = {
         "seconds": round(time.monotonic() - started, 2),
-        "prompts_generated": pipeline.answerer.generated if pipeline.answerer else 0,
+        **_reader_calls(pipeline),
         "describe": _shared_out(describing, len(dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
         "stages": _stage_seconds(samples[MAIN]),
     }
     _add_encoding(results, pipeline.retriever, console)
     _add_reranking(results, pipeline, console)
+    _note_cuts(results, console)
     _write(run_dir, dataset, samples[MAIN], results)
     console.results(results, run_dir.path)
     if judge is not None and judge.unclear:
@@ -564,7 +568,7 @@ class _Runner:
             retrieved = self.pipeline.retrieve(asked, retriever)
         reranked = self.pipeline.rerank(asked, retrieved) if condition in _RERANKED else []
         hits = reranked[-1].hits if reranked else retrieved
-        answers = scores = None
+        answers = scores = raw_scores = None
         with watched() as answering:
             if self.pipeline.answerer is not None:
                 answers = self.pipeline.answer(questions, hits)
@@ -572,6 +576,8 @@ class _Runner:
         if answers is not None and not self.request.predict_only:
             texts = [answer.text for answer in answers]
             scores = score_answers(self.dataset, questions, texts, judge=self.judge)
+            raws = [answer.raw for answer in answers]
+            raw_scores = score_raw(self.dataset, questions, texts, raws, scores, judge=self.judge)
         uses = {"retrieve": retrieving}
         uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
         uses |= {"answer": answering}
@@ -591,10 +597,14 @@ class _Runner:
             if answers is not None:
                 sample["read"] = self._read(question, answers[i], hits[i])
                 sample["answer"] = answers[i].text
+                sample["raw"] = answers[i].raw
                 sample["decision"] = answers[i].decision
+                sample["log_prob"] = answers[i].log_prob
+                sample["cut"] = answers[i].cut
                 sample["drafts"] = self._drafts(answers[i], hits[i])
-            if scores is not None:
+            if scores is not None and raw_scores is not None:
                 sample["score"] = scores[i]
+                sample["raw_score"] = raw_scores[i]
             sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
             sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
             samples.append(sample)
@@ -628,15 +638,19 @@ class _Runner:
         return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
 
     def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:
-        """Drafts, each with whether a passage that it was read from holds it."""
+        """Drafts, each with whether a passage that it was read from holds it.
+
+        The answer's own generation stands whole in the sample, those of other drafts up to a limit.
+        """
         texts = {p.passage_id: p.content for _, p in self.pipeline.passages(hits)}
         return [
             asdict(draft)
             | {
+                "raw": draft.raw[:_MAX_RAW],
                 "in_passages": any(
                     is_in_document(draft.text, texts[passage_id])
                     for passage_id in draft.passage_ids
-                )
+                ),
             }
             for draft in answer.drafts
         ]
@@ -698,6 +712,7 @@ def _results(
             "overrides": overrides_of(request),
             "stand_ins": dict(config.stand_ins),
             "weights": pipeline.weights,
+            "answering": _answering(pipeline),
             "corpus": {"source": corpus.source, "passages": len(corpus)} if corpus else None,
             "fingerprints": {
                 "dataset": dataset.fingerprint,
@@ -711,6 +726,45 @@ def _results(
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
+
+
+def _reader_calls(pipeline: Pipeline) -> dict[str, int]:
+    """What the reader itself did, the cache apart."""
+    reader = pipeline.answerer.cached if pipeline.answerer else None
+    return {
+        "prompts_generated": reader.generated if reader else 0,
+        "answers_scored": reader.scored if reader else 0,
+        "mixtures_decoded": reader.decoded if reader else 0,
+    }
+
+
+def _answering(pipeline: Pipeline) -> dict[str, Any] | None:
+    """The decision rule with all its settings, the prompt, and the examples that it shows."""
+    answerer = pipeline.answerer
+    if answerer is None:
+        return None
+    return {
+        **answerer.config.model_dump(mode="json", exclude={"examples", "cache"}),
+        "prompt": {"name": answerer.template.name, "sha256": answerer.template.sha256},
+        "examples": {
+            "source": pipeline.examples.label,
+            **pipeline.examples.config.model_dump(mode="json"),
+            "question_ids": [e.question.question_id for e in pipeline.shown_examples([])],
+        }
+        if pipeline.examples
+        else None,
+    }
+
+
+def _note_cuts(results: Mapping[str, Any], console: Console) -> None:
+    """A note if passages did not fit into prompts."""
+    if results["answers"]:
+        cut = results["answers"]["conditions"][MAIN]["cut"]
+        if cut["passages"]:
+            console.note(
+                f"{cut['passages']:,} passages of {cut['questions']:,} questions did not fit into "
+                "the reader's context, and were left out of the prompt"
+            )
 
 
 def _add_encoding(results: dict[str, Any], retriever: Retriever, console: Console) -> None:

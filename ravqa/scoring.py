@@ -157,6 +157,8 @@ class _Stage(_Ranking):
 class _Sample(_Ranking):
     """What scoring needs of a run's sample beside its answer."""
 
+    raw: str | None = None
+    cut: int = 0
     drafts: list[_Draft] = []
     stages: list[_Stage] | None = None
     read: _Ranking | None = None
@@ -164,6 +166,8 @@ class _Sample(_Ranking):
 
 _NOTHING: dict[str, Any] = {
     "answer": None,
+    "raw": None,
+    "cut": 0,
     "hits": [],
     "answer_ranks": None,
     "article_ranks": None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ravqa.answering.answerer import AnsweringConfig
+from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.build import part_config
 from ravqa.cache import Store

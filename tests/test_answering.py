@@ -1,4 +1,4 @@
-"""Prompts, extraction, the decision over passages by hand, and the cache of generations."""
+"""Decision rules, by hand and by brute force, prompts that fit, and the cache."""
 
 import math
 from collections import Counter
@@ -8,229 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravqa.answering.answerer import Answerer, AnsweringConfig, log_softmax
-from ravqa.answering.extract import Extraction, short_answer
-from ravqa.answering.prompt import PromptTemplate
+from ravqa.answering.answerer import Answerer
+from ravqa.answering.config import AnsweringConfig
+from ravqa.answering.priors import log_priors, log_softmax
+from ravqa.answering.rules import RULES
 from ravqa.config import validate
 from ravqa.errors import UserError
-from ravqa.paths import PROMPTS
 from ravqa.readers.base import Generation
-from ravqa.records import Description, Hit, Passage, Question, Tag
+from ravqa.records import Hit, Passage, Question
 
-KOALA = Passage("k", "The koala eats leaves.", title="Koala")
-TOWER = Passage("t", "A tower of stone.")
-DESCRIPTION = Description(
-    tags=(Tag(("koala", "koala bear"), 0.8), Tag(("tree",), 0.1)),
-    caption="a koala in a tree",
-    ocr=("ZOO", "EXIT"),
-)
-SEEN = Question(7, "What does it eat?", description=DESCRIPTION, instruction="Be brief.")
 PLAIN = Question(8, "What does it eat?")
-
-
-# --- prompt templates
-
-
-def test_a_template_gets_what_is_documented():
-    template = PromptTemplate(
-        "{{ instruction }}|{{ question }}|{{ caption }}"
-        "|{{ tags | join(',') }}|{{ ocr | join(',') }}"
-        "{% for p in passages %}|{{ p.title }}/{{ p.text }}/{{ p.content }}{% endfor %}"
-    )
-    assert template.render(SEEN, [KOALA, TOWER]) == (
-        "Be brief.|What does it eat?|a koala in a tree|koala,tree|ZOO,EXIT"
-        "|Koala/The koala eats leaves./Koala: The koala eats leaves."
-        "|None/A tower of stone./A tower of stone."
-    )
-    assert template.render(PLAIN, []) == "|What does it eat?|||"
-
-
-def test_spaces_at_the_end_are_cut_and_nothing_is_escaped():
-    template = PromptTemplate("  {{ question }} \n Answer: \n\n")
-    assert template.render(Question(1, 'a < b & "c"?'), []) == '  a < b & "c"? \n Answer:'
-
-
-def test_data_are_never_read_as_template():
-    text = "{{ 7 * 7 }} {% for x in y %} {# #}"
-    template = PromptTemplate("{{ question }}/{{ passages[0].content }}")
-    rendered = template.render(Question(1, text), [Passage("p", text, title=text)])
-    assert rendered == f"{text}/{text}: {text}"
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ question.__class__ }}",
-        "{{ question.__class__.__mro__[1].__subclasses__() }}",
-        "{{ ''.__class__ }}",
-        "{{ question['__class__'] }}",
-        "{{ question | attr('__class__') }}",
-        "{{ '{0.__class__}'.format(question) }}",
-        "{{ '{x.__class__}'.format_map({'x': question}) }}",
-        "{{ passages[0].__class__ }}",
-        "{{ passages[0].text.__class__.__base__ }}",
-        "{{ passages.__init__.__globals__ }}",
-        "{{ lipsum.__globals__['os'].system('true') }}",
-        "{{ cycler.__init__.__globals__ }}",
-        "{{ self.__init__.__globals__ }}",
-        "{{ self._TemplateReference__context }}",
-        "{{ passages.append(1) }}",
-        "{{ passages[0].clear() }}",
-        "{{ passages[0].update({'text': 'x'}) }}",
-        "{{ tags.clear() }}",
-        "{{ passages[0].image.unlink() }}",
-        "{{ passages[0].extra }}",
-    ],
-)
-def test_the_sandbox_refuses_tricks_with_attributes(source, tmp_path):
-    precious = tmp_path / "photo.jpg"
-    precious.write_bytes(b"x")
-    passage = Passage("p", "text", image=precious, extra={"key": "value"})
-    with pytest.raises(UserError, match="prompt evil"):
-        PromptTemplate(source, name="evil").render(SEEN, [passage])
-    assert precious.read_bytes() == b"x"
-    assert passage.extra == {"key": "value"}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ 1 / 0 }}",
-        "{{ tags + 1 }}",
-        "{{ passages[5].text }}",
-        "{{ passages[0].texts }}",
-        "{{ question.index('no such text') }}",
-        "{% include '/etc/passwd' %}",
-        "{% import 'other.jinja' as other %}",
-        "{{ range(10 ** 9) | list }}",
-        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
-    ],
-)
-def test_a_template_that_fails_is_one_clear_error(source):
-    with pytest.raises(UserError, match="prompt broken") as caught:
-        PromptTemplate(source, name="broken").render(SEEN, [KOALA])
-    assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_variable_is_found_when_the_template_is_loaded():
-    with pytest.raises(UserError, match=r"unknown variable 'pasages': did you mean passages "):
-        PromptTemplate("{% if tags %}{{ pasages }}{% endif %}", name="x")
-    # names of the template's own, and Jinja's functions, are no unknown variables
-    PromptTemplate("{% set a = 1 %}{% for i in range(2) %}{{ a + i + loop.index }}{% endfor %}")
-
-
-def test_bad_syntax_is_named_with_its_line():
-    with pytest.raises(UserError, match=r"prompt x, line 3: "):
-        PromptTemplate("one\ntwo\n{% for %}\n", name="x")
-    with pytest.raises(UserError, match=r"line 2: .*nosuchfilter"):
-        PromptTemplate("one\n{{ question | nosuchfilter }}", name="x")
-
-
-def test_templates_are_loaded_by_name_or_file(tmp_path):
-    assert PromptTemplate.load("short-answer").source == (PROMPTS / "short-answer.jinja").read_text(
-        encoding="utf-8"
-    )
-    own = tmp_path / "own.jinja"
-    own.write_text("Q: {{ question }}", encoding="utf-8")
-    assert PromptTemplate.load(str(own)).render(PLAIN, []) == "Q: What does it eat?"
-    with pytest.raises(UserError, match=r"no prompt 'short-anser': did you mean short-answer\?"):
-        PromptTemplate.load("short-anser")
-    with pytest.raises(UserError, match="cannot be read"):
-        PromptTemplate.load(str(tmp_path / "gone.jinja"))
-    with pytest.raises(UserError, match="no prompt"):
-        PromptTemplate.load("../pyproject")
-
-
-EXAMPLES = [
-    (
-        "Tulip: The tulip is mainly grown in the Netherlands. "
-        "Tulips are spring flowers that grow from bulbs.",
-        "tulip",
-        "Which country are these flowers mainly grown in?",
-        "the Netherlands",
-    ),
-    (
-        "High-speed train: The high-speed train reaches a speed of 300 kilometres an hour. "
-        "In Japan it has run since 1964.",
-        "bullet train",
-        "How fast is this vehicle?",
-        "300 kilometres an hour",
-    ),
-    (
-        "Church bell: The main material of the church bell is bronze. "
-        "It is cast in a mould of clay and rung with a rope.",
-        "church bell",
-        "What is the main material of this object?",
-        "bronze",
-    ),
-]
-
-
-def shots(passages, seen):
-    """The three examples, with passages and seen objects only if the question has them."""
-    return "".join(
-        (f"Passage: {passage}\n" if passages else "")
-        + f"Question: {question}{f' ({tag})' if seen else ''}\nAnswer: {answer}\n\n"
-        for passage, tag, question, answer in EXAMPLES
-    )
-
-
-def test_the_short_answer_prompt_by_hand():
-    template = PromptTemplate.load("short-answer")
-    assert template.render(SEEN, [KOALA]) == shots(passages=True, seen=True) + (
-        "Passage: Koala: The koala eats leaves.\nQuestion: What does it eat? (koala)\nAnswer:"
-    )
-    assert template.render(SEEN, [KOALA, TOWER]) == shots(passages=True, seen=True) + (
-        "Passage: Koala: The koala eats leaves.\nPassage: A tower of stone.\n"
-        "Question: What does it eat? (koala)\nAnswer:"
-    )
-    assert template.render(PLAIN, [TOWER]) == shots(passages=True, seen=False) + (
-        "Passage: A tower of stone.\nQuestion: What does it eat?\nAnswer:"
-    )
-    assert template.render(SEEN, []) == shots(passages=False, seen=True) + (
-        "Question: What does it eat? (koala)\nAnswer:"
-    )
-    assert template.render(PLAIN, []) == shots(passages=False, seen=False) + (
-        "Question: What does it eat?\nAnswer:"
-    )
-
-
-# --- extraction
-
-
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        (" Eucalyptus leaves.\nPassage: ...", "eucalyptus leaves"),
-        ("\n\n  Paris\nRome", "paris"),
-        ("Paris\r\nRome", "paris"),
-        ("Answer: Paris", "paris"),
-        ("short ANSWER : Paris!", "paris"),
-        ("The answer is: 'Paris'.", "paris"),
-        ("the answer is Paris, France;", "paris, france"),
-        ("The answer isotope", "the answer isotope"),
-        ("An answer: 5", "an answer: 5"),  # only at the beginning
-        ("\u201cMona Lisa\u201d", "mona lisa"),
-        ("St. Peter's", "st. peter's"),
-        ("3.5 m.", "3.5 m"),
-        ("20%", "20%"),
-        ("", ""),
-        (" \n ", ""),
-        ("...", ""),
-    ],
-)
-def test_extraction_with_all_rules(raw, expected):
-    assert short_answer(raw, Extraction()) == expected
-
-
-def test_each_extraction_rule_can_be_switched_off():
-    raw = ' Answer: "Paris" \nRome. '
-    assert short_answer(raw, Extraction(first_line=False)) == 'paris" \nrome'
-    assert short_answer(raw, Extraction(strip_lead=False)) == 'answer: "paris'
-    assert short_answer(raw, Extraction(strip_end=False)) == '"paris"'
-    assert short_answer(raw, Extraction(lower=False)) == "Paris"
-    off = Extraction(first_line=False, strip_lead=False, strip_end=False, lower=False)
-    assert short_answer(raw, off) == raw.strip()
 
 
 # --- log_softmax
@@ -245,6 +32,15 @@ def test_log_softmax_by_hand():
     assert log_softmax([1.0] * 4) == pytest.approx([-math.log(4)] * 4)
     # a passage without vectors scores minus infinity: it gets no probability
     assert log_softmax([1.0, -math.inf]) == [0.0, -math.inf]
+    assert log_softmax([-math.inf] * 2) == pytest.approx([-math.log(2)] * 2)
+
+
+def test_priors_by_hand():
+    assert log_priors([2.0, 1.0], "uniform", 1.0) == pytest.approx([-math.log(2)] * 2)
+    # The empty passage has the mean of the others' scores: log softmax(0, 2, 1).
+    norm = math.log(1 + math.e**2 + math.e)
+    assert log_priors([0.0, 2.0, None], "scores", 1.0) == pytest.approx([-norm, 2 - norm, 1 - norm])
+    assert log_priors([None], "scores", 1.0) == [0.0]
 
 
 @given(
@@ -267,14 +63,27 @@ def test_log_softmax_is_a_distribution_whatever_the_size_of_scores(scores, tempe
 
 
 class Scripted:
-    """A reader that answers by rule and keeps what it was given."""
+    """A reader that answers by rule and keeps what it was given; a token is a character."""
 
     weights = "a script"
+    deterministic = True
+    max_new_tokens = 4
+    ends = frozenset({0})
 
-    def __init__(self, rule=None, *, abilities=("log_probs",), fingerprint="script/1"):
+    def __init__(
+        self,
+        rule=None,
+        *,
+        abilities=("log_probs",),
+        fingerprint="script/1",
+        context=None,
+        scores=(),
+    ):
         self.rule = rule or (lambda text: Generation(f" answer {len(text)}.", -1.0, 2))
         self.abilities = frozenset(abilities)
         self.fingerprint = fingerprint
+        self.context = context
+        self.scores = dict(scores)
         self.seen = []
         self.calls = 0
 
@@ -284,7 +93,10 @@ class Scripted:
         return [self.rule(p.text) for p in prompts]
 
     def score(self, prompts, answers):
-        raise AssertionError("no decision rule here scores answers")
+        return [self.scores[p.text[-2], a] for p, a in zip(prompts, answers, strict=True)]
+
+    def count_tokens(self, prompts):
+        return [len(p.text) for p in prompts]
 
 
 @pytest.fixture
@@ -303,14 +115,15 @@ def found(*pairs):
     ]
 
 
-def by_passage(**generations):
-    """A reader whose answer depends on the one passage in the prompt."""
+def by_passage(options=None, **generations):
+    """A reader whose answer depends on the one passage in the prompt, or on there being none."""
+    options = options or {}
 
     def rule(text):
-        [name] = [n for n in generations if f"[{n}]" in text]
+        [name] = [n for n in generations if f"[{n}]" in text] or ["none"]
         return Generation(*generations[name])
 
-    return Scripted(rule)
+    return Scripted(rule, **options)
 
 
 def answerer(reader, prompt, **options):
@@ -405,20 +218,55 @@ def test_top1_with_more_passages_is_refused(prompt_file):
         answerer(Scripted(), prompt_file, decision="top1", passages=2)
 
 
-@pytest.mark.parametrize(("decision", "k"), [("top1", 1), ("concat", 3), ("joint_max", 3)])
-def test_without_passages_every_rule_is_one_prompt(prompt_file, decision, k):
-    tested = answerer(Scripted(), prompt_file, decision=decision, passages=k)
+@pytest.mark.parametrize("decision", RULES)
+def test_without_passages_every_rule_is_one_prompt(prompt_file, decision):
+    k = 1 if decision == "top1" else 3
+    reader = Scripted(abilities=("log_probs", "next_token"))
+    tested = answerer(reader, prompt_file, decision=decision, passages=k, empty_passage=True)
     [answer] = tested.answer([PLAIN], [[]])
     assert [d.passage_ids for d in answer.drafts] == [()]
-    assert tested.reader.seen[0].text == "What does it eat?"
+    assert [p.text for p in reader.seen] == ["What does it eat?"]
+    assert (answer.text, answer.raw, answer.log_prob) == ("answer 17", " answer 17.", -1.0)
+    assert answer.decision == decision
 
 
-def test_joint_max_needs_log_probabilities_to_compare(prompt_file):
+def test_none_reads_no_passage_whatever_was_retrieved(prompt_file):
+    reader = Scripted(Generation, abilities=())
+    tested = answerer(reader, prompt_file, decision="none", passages=2)
+    [answer] = tested.answer([PLAIN], [found(("a", 1.0), ("b", 0.5))])
+    assert answer.drafts[0].raw == "What does it eat?"
+    assert answer.passage_ids == ()
+    assert answer.cut == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decision": "joint_max"}, "joint_max compares log-probabilities, which this reader"),
+        ({"decision": "marginal"}, "marginal adds up the probabilities of answers, which this"),
+        ({"decision": "marginal", "marginal": "thorough"}, "scores answers under every passage"),
+        ({"decision": "mixture"}, "mixture decodes from next-token distributions, which this"),
+    ],
+)
+def test_what_a_rule_needs_of_the_reader_is_checked(prompt_file, options, message):
     mute = Scripted(lambda text: Generation("x"), abilities=())
-    with pytest.raises(UserError, match="joint_max compares log-probabilities"):
-        answerer(mute, prompt_file, passages=2)
-    [answer] = answerer(mute, prompt_file, passages=1).answer([PLAIN], [found(("a", 1.0))])
-    assert answer.text == "x"  # nothing to compare
+    with pytest.raises(UserError, match=message) as caught:
+        answerer(mute, prompt_file, passages=2, **options)
+    assert str(caught.value).endswith("choose top1, concat or vote")
+    if options["decision"] != "mixture":  # nothing to compare
+        [answer] = answerer(mute, prompt_file, **options).answer([PLAIN], [found(("a", 1.0))])
+        assert answer.text == "x"
+    [answer] = answerer(mute, prompt_file, decision="vote", passages=2).answer(
+        [PLAIN], [found(("a", 1.0), ("b", 1.0))]
+    )
+    assert answer.text == "x"
+
+
+def test_a_missing_log_probability_is_no_probability_of_one(prompt_file):
+    reader = by_passage(a=("one", -0.5, 1), b=("two", None, 0))
+    tested = answerer(reader, prompt_file, passages=2)
+    with pytest.raises(UserError, match="without its log-probability"):
+        tested.answer([PLAIN], [found(("a", 0.0), ("b", 0.0))])
 
 
 def test_only_a_reader_that_can_see_gets_the_image(prompt_file):
@@ -428,6 +276,170 @@ def test_only_a_reader_that_can_see_gets_the_image(prompt_file):
     answerer(seeing, prompt_file).answer([question], [[]])
     assert blind.seen[0].image is None
     assert seeing.seen[0].image == b"image one"
+
+
+def test_a_uniform_prior_leaves_the_retrieval_scores_out(prompt_file):
+    reader = by_passage(a=("apple", -3.0, 3), b=("bread", -0.2, 2))
+    tested = answerer(reader, prompt_file, passages=2, prior="uniform")
+    [answer] = tested.answer([PLAIN], [found(("a", 50.0), ("b", 1.0))])
+    assert [d.score for d in answer.drafts] == pytest.approx([-math.log(2) - 1, -math.log(2) - 0.1])
+    assert [d.prior for d in answer.drafts] == pytest.approx([0.5, 0.5])
+    assert answer.text == "bread"
+
+
+def test_the_empty_passage_competes(prompt_file):
+    reader = by_passage(a=("apple", -3.0, 1), none=("nothing", -0.1, 1))
+    tested = answerer(reader, prompt_file, empty_passage=True)
+    [answer] = tested.answer([PLAIN], [found(("a", 7.0))])
+    assert [d.passage_ids for d in answer.drafts] == [("a",), ()]
+    assert [d.prior for d in answer.drafts] == pytest.approx([0.5, 0.5])
+    assert answer.text == "nothing"
+    assert answer.passage_ids == ("a",)  # what stood in a prompt
+
+
+# --- marginal
+
+
+def test_fast_marginal_by_hand(prompt_file):
+    reader = by_passage(
+        a=(" Apple.", math.log(0.6), 2),
+        b=("The bread", math.log(0.4), 2),
+        c=("bread", math.log(0.5), 2),
+    )
+    tested = answerer(reader, prompt_file, decision="marginal", passages=3, prior="uniform")
+    [answer] = tested.answer([PLAIN], [found(("a", 3.0), ("b", 2.0), ("c", 1.0))])
+    # P(apple) = .6/3 = .2; P(bread) = .4/3 + .5/3 = .3, of which passage c holds 5/9
+    assert [math.exp(d.score) for d in answer.drafts] == pytest.approx([0.2, 0.3, 0.3])
+    assert [d.posterior for d in answer.drafts] == pytest.approx([0, 4 / 9, 5 / 9])
+    assert math.exp(answer.log_prob) == pytest.approx(0.3)
+    assert (answer.text, answer.raw) == ("bread", "bread")  # the likelier generation of the two
+
+
+def test_joint_max_and_marginal_differ_where_answers_agree(prompt_file):
+    reader = by_passage(a=("one", -0.5, 1), b=("two", -0.6, 1), c=("Two!", -0.6, 1))
+    retrieved = [found(("b", 0.0), ("c", 0.0), ("a", 0.0))]
+    texts = {
+        decision: answerer(reader, prompt_file, decision=decision, passages=3)
+        .answer([PLAIN], retrieved)[0]
+        .text
+        for decision in ("joint_max", "marginal", "vote")
+    }
+    assert texts == {"joint_max": "one", "marginal": "two", "vote": "two"}
+
+
+@pytest.mark.parametrize(
+    ("merge", "expected"), [("vqa", "the ice-cream"), ("lower", "cake"), ("exact", "cake")]
+)
+def test_which_answers_are_the_same_is_a_setting(prompt_file, merge, expected):
+    reader = by_passage(a=("cake", -0.9, 1), b=("the ice-cream", -1.0, 1), c=("ice cream", -1.2, 1))
+    tested = answerer(reader, prompt_file, decision="marginal", passages=3, merge=merge)
+    [answer] = tested.answer([PLAIN], [found(("a", 0.0), ("b", 0.0), ("c", 0.0))])
+    assert answer.text == expected
+
+
+def test_thorough_marginal_by_hand(prompt_file):
+    texts = {"a": "apple", "b": "bread", "c": "Bread."}
+    chances = {  # of each text (rows) under each passage (columns)
+        "apple": {"a": 0.5, "b": 0.1, "c": 0.1},
+        "bread": {"a": 0.2, "b": 0.3, "c": 0.1},
+        "Bread.": {"a": 0.1, "b": 0.1, "c": 0.4},
+    }
+    scores = {(k, t): math.log(p) for t, row in chances.items() for k, p in row.items()}
+    reader = by_passage(
+        {"abilities": ("score",), "scores": scores}, **{k: (t,) for k, t in texts.items()}
+    )
+    tested = answerer(
+        reader, prompt_file, decision="marginal", marginal="thorough", passages=3, temperature=1
+    )
+    [answer] = tested.answer(
+        [PLAIN], [found(("a", math.log(2)), ("b", 0.0), ("c", 0.0))]
+    )  # priors 1/2, 1/4, 1/4
+    apple = 0.5 * 0.5 + 0.25 * 0.1 + 0.25 * 0.1
+    bread = (0.5 * 0.2 + 0.25 * 0.3 + 0.25 * 0.1) + (0.5 * 0.1 + 0.25 * 0.1 + 0.25 * 0.4)
+    assert [math.exp(d.score) for d in answer.drafts] == pytest.approx([apple, bread, bread])
+    assert [d.posterior for d in answer.drafts] == pytest.approx(
+        [0.5 * 0.3 / bread, 0.25 * 0.4 / bread, 0.25 * 0.5 / bread]
+    )
+    assert answer.text == "bread"
+    assert answer.raw == "bread"  # .2 against .175
+    assert math.exp(answer.log_prob) == pytest.approx(bread)
+    assert tested.cached.scored == 9
+
+
+# --- vote
+
+
+def test_votes_are_counted_and_the_better_passage_breaks_a_tie(prompt_file):
+    def vote(*texts, **options):
+        names = "abcdef"[: len(texts)]
+        reader = by_passage(
+            {"abilities": (), "fingerprint": str(texts)},
+            **{n: (t,) for n, t in zip(names, texts, strict=True)},
+        )
+        tested = answerer(reader, prompt_file, decision="vote", passages=6, **options)
+        return tested.answer([PLAIN], [found(*((n, 0.0) for n in names))])[0]
+
+    answer = vote("one", "Two.", "a two", "three")
+    assert (answer.text, answer.raw) == ("two", "Two.")
+    assert [d.score for d in answer.drafts] == [1, 2, 2, 1]
+    assert vote("one", "two", "two", "one").text == "one"
+    assert vote("one", "two", "a two", merge="exact").text == "one"
+    assert vote("", "", "three").text == "three"  # silence has no vote
+    assert vote("", "").text == ""
+
+
+# --- prompts that fit
+
+
+def test_concat_leaves_out_whole_passages_the_last_first(prompt_file):
+    # "What does it eat?" has 17 tokens, a passage of 3 letters 5; 4 are to be generated.
+    retrieved = found(("aaa", 4.0), ("bbb", 3.0), ("ccc", 2.0), ("ddd", 1.0))
+    for context, read in (
+        (41, "aaa bbb ccc ddd"),
+        (40, "aaa bbb ccc"),
+        (31, "aaa bbb"),
+        (26, "aaa"),
+    ):
+        reader = Scripted(
+            Generation, abilities=("count",), context=context, fingerprint=str(context)
+        )
+        tested = answerer(reader, prompt_file, decision="concat", passages=4)
+        [answer] = tested.answer([PLAIN], [retrieved])
+        assert answer.passage_ids == tuple(read.split()), context
+        assert answer.raw == "What does it eat?" + "".join(f"[{p}]" for p in read.split())
+        assert answer.cut == 4 - len(read.split())
+    # Not even one: the question alone is asked, whether or not it fits.
+    for context in (25, 10):
+        reader = Scripted(Generation, abilities=("count",), context=context)
+        [answer] = answerer(reader, prompt_file, decision="concat", passages=4, cache=False).answer(
+            [PLAIN], [retrieved]
+        )
+        assert (answer.raw, answer.cut) == ("What does it eat?", 4)
+
+
+def test_a_passage_that_does_not_fit_takes_no_part(prompt_file):
+    reader = Scripted(
+        lambda text: Generation(text, -1.0, 1), abilities=("count", "log_probs"), context=26
+    )
+    tested = answerer(reader, prompt_file, passages=3)
+    questions = [PLAIN, Question(9, "And it?")]
+    retrieved = found(("much too long", 9.0), ("bbb", 2.0), ("ccc", 1.0))
+    answers = tested.answer(questions, [retrieved, retrieved])
+    assert [d.passage_ids for d in answers[0].drafts] == [("bbb",), ("ccc",)]
+    assert sum(d.prior for d in answers[0].drafts) == pytest.approx(1)
+    assert answers[0].cut == 1
+    assert [d.passage_ids for d in answers[1].drafts] == [("much too long",), ("bbb",), ("ccc",)]
+    assert answers[1].cut == 0
+
+
+@pytest.mark.parametrize(
+    ("abilities", "context"), [(("count",), None), ((), 20)], ids=["no context", "cannot count"]
+)
+def test_a_reader_that_cannot_say_is_given_everything(prompt_file, abilities, context):
+    reader = Scripted(Generation, abilities=abilities, context=context)
+    tested = answerer(reader, prompt_file, decision="concat", passages=2)
+    [answer] = tested.answer([PLAIN], [found(("aaa", 2.0), ("bbb", 1.0))])
+    assert (answer.passage_ids, answer.cut) == (("aaa", "bbb"), 0)
 
 
 # --- the cache of generations
@@ -443,13 +455,13 @@ def test_the_same_prompt_is_generated_once_across_answerers(prompt_file):
     one = answerer(first, prompt_file, passages=2)
     before = one.answer([PLAIN, PLAIN], [retrieved, retrieved])
     assert set(generated_texts(first).values()) == {1}
-    assert one.generated == 2
+    assert one.cached.generated == 2
     assert one.answer([PLAIN], [retrieved]) == before[:1]
 
     silent = Scripted(lambda text: pytest.fail("generated again"))
     other = answerer(silent, prompt_file, passages=2)
     assert other.answer([PLAIN], [retrieved]) == before[:1]  # raw text, log_prob, tokens and all
-    assert other.generated == 0
+    assert other.cached.generated == 0
     # the same prompt from another question, with another rule: still the same generation
     top = answerer(silent, prompt_file, decision="top1", extract={"lower": False})
     [answer] = top.answer([Question(99, PLAIN.question)], [retrieved])
@@ -466,7 +478,7 @@ def test_only_new_prompts_are_generated(prompt_file):
     )
     assert [a.drafts[0].raw for a in answers] == ["TWO", "THREE", "ONE"]
     assert generated_texts(reader) == {"one": 1, "two": 1, "three": 1}
-    assert tested.generated == 3
+    assert tested.cached.generated == 3
 
 
 def test_another_reader_fingerprint_is_another_entry(prompt_file):
@@ -483,9 +495,9 @@ def test_another_image_is_another_entry_for_a_reader_that_can_see(prompt_file, t
     for content in (b"one", b"two", b"one"):
         path.write_bytes(content)
         tested.answer([Question(1, "What is it?", image=path)], [[]])
-    assert tested.generated == 2
+    assert tested.cached.generated == 2
     tested.answer([Question(1, "What is it?", image=b"two")], [[]])  # content, not the path
-    assert tested.generated == 2
+    assert tested.cached.generated == 2
 
 
 def test_a_generation_without_log_probabilities_comes_back_the_same(prompt_file):

@@ -155,16 +155,18 @@ def test_a_refused_prompt_costs_no_other(deterministic, fresh_cache):
     assert sorted(inner.asked) == ["a", "b", "b", "c", "d"]
 
 
-def test_generations_decoded_by_other_means_are_kept_too(fresh_cache):
+def test_what_is_decoded_by_other_means_is_kept_too(fresh_cache):
     made = []
 
     def make(rows):
         made.append(rows)
-        return [(place, Generation(f"row {row}", None, 0)) for place, row in enumerate(rows)]
+        return [(place, (f"row {row}", row)) for place, row in enumerate(rows)]
 
-    reader = CachedReader(Counting())
-    assert [g.text for g in reader.recall(["x", "y", "x"], make)] == ["row 0", "row 1", "row 0"]
-    assert [g.text for g in CachedReader(Counting()).recall(["z", "y"], make)] == ["row 0", "row 1"]
+    def recall(*keys):
+        return CachedReader(Counting()).recall(keys, make, list, tuple)
+
+    assert recall("x", "y", "x") == [("row 0", 0), ("row 1", 1), ("row 0", 0)]
+    assert recall("z", "y") == [("row 0", 0), ("row 1", 1)]
     assert made == [[0, 1], [0]]
 
 

@@ -1,42 +1,223 @@
-"""From a raw generation to a short answer, by stated rules."""
+"""From a raw generation to a short answer, by stated rules.
+
+Official scores compare strings, so that an answer in a sentence is wrong. The rules know what
+language models wrap an answer in; they know nothing of the references, and never choose between
+two answers. What a rule does not find it leaves alone.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 
 from ravqa.config import Strict
 
-_LEAD = re.compile(r"^(?:(?:short )?answer\s*:|the answer is\b:?)\s*", re.IGNORECASE)
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_REASONING = "think|thinking|thought|reason|reasoning"
+_REASONINGS = (
+    re.compile(rf"<({_REASONING})>.*?</\1>|\[THINK\].*?\[/THINK\]", re.DOTALL | re.IGNORECASE),
+    # It began in the prompt: chat templates open it.
+    re.compile(rf"\A.*(?:</(?:{_REASONING})>|\[/THINK\])", re.DOTALL | re.IGNORECASE),
+    re.compile(r"\A.*(?:<\|channel\|>|assistant)final(?:<\|message\|>)?", re.DOTALL),
+    # It was cut short: there is no answer.
+    re.compile(rf"(?:<(?:{_REASONING})>|\[THINK\]).*\Z", re.DOTALL | re.IGNORECASE),
+)
+
+_NEXT_EXAMPLE = re.compile(r"\n\s*(?:question|passage|knowledge|q|问题)\s*[:\uff1a]", re.IGNORECASE)
+
+_KIND = r"(?:(?:final|short|correct|best|direct|likely)\s+)*"
+_ENCLOSED = (
+    re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE),
+    re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}?"),
+    re.compile(
+        r"[\"'](?:short[_ ]|final[_ ])?answer[\"']\s*:\s*"
+        r"(\"(?:[^\"\\]|\\.)*\"?|\[[^\]]*\]?|'[^'\n]*'?|[^,}\n]+)",
+        re.IGNORECASE,
+    ),
+)
+_LEADING = (
+    # "Answer:", "**Final answer**: ", "[ANSWER]", "### Answer" at the beginning of a line
+    re.compile(
+        rf"^[^\w\n]*(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:(?:the|my)\s+)?{_KIND}answer"
+        r"[*_\s]*(?:is\b|would be\b|[:\uff1a\]]|\s[-\u2013\u2014]\s|(?<=[*_])\s*$)"
+        r"(?:[*_\]]*\s*[:\uff1a])?[*_\]]*"
+        r"|^#+\s*(?:final\s+|short\s+)?answer\s*$"
+        r"|^[^\w\n]*(?:最终|正确|简短)?(?:答案|答)\s*[*_]*[:\uff1a][*_]*",
+        re.MULTILINE | re.IGNORECASE,
+    ),
+    # "..., so the answer is"
+    re.compile(
+        rf"\b(?:the|my)\s+{_KIND}answer(?:\s+to\s+(?:the|this|your)\s+question)?\s+"
+        r"(?:is|would be|must be|should be)\b\s*[:\uff1a]?"
+        r"|(?:最终|正确)?答案\s*(?:应该|应|就)?(?:是|为)\s*[:\uff1a]?",
+        re.IGNORECASE,
+    ),
+)
+_BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<![\s:\uff1a])\*\*")
+
+_MARKDOWN = (
+    (re.compile(r"^\s*```.*$", re.MULTILINE), ""),
+    (re.compile(r"^\s*(?:#{1,6}|[-*•>])\s+", re.MULTILINE), ""),
+    (re.compile(r"\[([^\]\n]+)\]\([^)\s]*\)"), r"\1"),
+    (re.compile(r"(\*\*|__|`)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
+    (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
+)
+
+_SENTENCE_END = re.compile(r"(?<=[^\W_]{2})[.!?](?=\s+[\"'“(]?[A-Z])|[。\uff01\uff1f](?=.)")
+_ABBREVIATIONS = _set(
+    "st mt dr mr mrs ms jr sr prof no nos vs ca approx fig ft lt gen col capt sgt rev co"
+)
+_YES_NO = re.compile(r"(yes|no)(?:\s*[,;:!]|\s+[\u2013\u2014-])\s", re.IGNORECASE)
+_BECAUSE = re.compile(r"(?<=\S),?\s+because\b.*", re.IGNORECASE | re.DOTALL)
+_IT_IS_ZH = re.compile(r"(?:这|它|图片?中的?[^\uff0c。]{0,8}?)(?:是|叫做?)")
+
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+_PRONOUNS = _set("it this that they these those he she")
+_VERBS = _set("is are was were has have had can does did do")
+_FUNCTION = _VERBS | _set(
+    "a an the and in on at of to by from for with as be been its their image picture photo shown "
+    "seen called named known located found likely probably mainly mostly usually typically "
+    "commonly generally originally"
+)
+_ENDINGS = ("ing", "es", "ed", "s", "e")
 
 
 class Extraction(Strict):
     """Rules, applied in this order.
 
     Attributes:
+        reasoning: drop reasoning (`<think>...</think>` and its like); if it was cut short, nothing
+            is left.
+        next_example: drop what follows a line that begins another example ("Question:",
+            "Passage:"): a plain language model goes on with them.
+        marked: keep what the generation marks as its answer, the last mark of the first kind that
+            there is: `<answer>`, `\\boxed{}`, a JSON key "answer", "Answer:" at the beginning of a
+            line, "the answer is", the only bold words.
+        markdown: drop emphasis, code marks, headings and bullets.
         first_line: keep the first line that is not blank.
-        strip_lead: drop "Answer:" and "The answer is" at the beginning.
+        sentence: from a sentence to its answer: keep the first sentence, "yes" or "no" at its
+            beginning; drop "because ..."; drop "It is" and its like, or the words at the beginning
+            that repeat the question, if a verb is among them.
         strip_end: drop spaces, quotes and ".,;:!" at both ends.
         lower: lower case. OK-VQA's answers are lower-case, and the official code compares as
             written where all ten annotators agree.
     """
 
+    reasoning: bool = True
+    next_example: bool = True
+    marked: bool = True
+    markdown: bool = True
     first_line: bool = True
-    strip_lead: bool = True
+    sentence: bool = True
     strip_end: bool = True
     lower: bool = True
 
 
-def short_answer(raw: str, rules: Extraction) -> str:
+def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     """The short answer in a generation; may be empty.
 
-    >>> short_answer(" The answer is Paris.\\nQuestion: ...", Extraction())
-    'paris'
+    Args:
+        question: the question's text, whose words a sentence may repeat.
+
+    >>> short_answer("It grows in *Asia*.\\n\\n**Answer:** The answer is Japan.", Extraction())
+    'japan'
+    >>> short_answer("The koala mainly eats leaves.", Extraction(), "What does the koala eat?")
+    'leaves'
     """
     text = raw.strip()
+    if rules.reasoning:
+        for pattern in _REASONINGS:
+            text = pattern.sub("", text).strip()
+    if rules.next_example:
+        text = _NEXT_EXAMPLE.split(text, maxsplit=1)[0]
+    if rules.marked:
+        text = _marked(text)
+    if rules.markdown:
+        for pattern, kept in _MARKDOWN:
+            text = pattern.sub(kept, text).strip()
     if rules.first_line:
         text = text.split("\n", 1)[0].strip()
-    if rules.strip_lead:
-        text = _LEAD.sub("", text)
+    if rules.sentence:
+        text = _from_sentence(text, question)
     if rules.strip_end:
-        text = text.strip(" \t\n\"'`\u2018\u2019\u201c\u201d.,;:!")
+        text = text.strip(" \t\r\n\"'`\u2018\u2019“”「」『』《》.,;:!。\uff0c、\uff1b\uff1a\uff01")
     return text.lower() if rules.lower else text
+
+
+def _marked(text: str) -> str:
+    for pattern in _ENCLOSED:
+        found = [m.group(1).strip() for m in pattern.finditer(text)]
+        if any(found):
+            return _first_marked(_unquoted([f for f in found if f][-1]))
+    for pattern in _LEADING:
+        marks = list(pattern.finditer(text))
+        for mark in reversed(marks):
+            if rest := text[mark.end() :].strip():
+                return _first_marked(rest)
+        if marks:  # nothing comes after the mark: what stands before it may be an answer
+            return text[: marks[0].start()].strip()
+    bold = _BOLD.findall(text)
+    return str(bold[0]) if len(bold) == 1 else text
+
+
+def _first_marked(text: str) -> str:
+    """The text after a mark; its first line may have another ("Answer: the answer is")."""
+    line, newline, rest = text.partition("\n")
+    return _marked(line) + newline + rest
+
+
+def _unquoted(value: str) -> str:
+    """A JSON value as text, items of a list after each other; `\\text{}` of a box without it."""
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return re.sub(r"\\\w+\{([^{}]*)\}", r"\1", value).strip("\"'[] ")
+    items = read if isinstance(read, list) else [read]
+    return ", ".join(map(str, items))
+
+
+def _from_sentence(text: str, question: str) -> str:
+    for end in _SENTENCE_END.finditer(text):
+        word = text[: end.start()].rsplit(maxsplit=1)[-1]
+        if word.strip("(\"'").lower() not in _ABBREVIATIONS:
+            text = text[: end.end()]
+            break
+    if found := _YES_NO.match(text):
+        return found.group(1)
+    text = _BECAUSE.sub("", text)
+    if found := _IT_IS_ZH.match(text):
+        return text[found.end() :] or text
+    return _without_echo(text, question)
+
+
+def _without_echo(text: str, question: str) -> str:
+    """A sentence without what it takes up from the question, up to its verb and beyond."""
+    words = [word.lower() for word in _WORD.findall(question)]
+    asked = {_stem(word) for word in words if word not in _FUNCTION | _PRONOUNS}
+    end = subjects = verbs = 0
+    for found in _WORD.finditer(text):
+        word, _, short = found.group().lower().replace("\u2019", "'").partition("'")
+        subject = _stem(word) in asked or (word in _PRONOUNS and not subjects)
+        if not subject and word not in _FUNCTION | _PRONOUNS:
+            break
+        # "The koala eats" where the question has "eat": the sentence's verb.
+        inflected = subject and subjects > 0 and word not in words
+        is_short = short in {"s", "re"} and word in _PRONOUNS
+        verbs += word in _VERBS or inflected or is_short
+        subjects += subject
+        end = found.end()
+    rest = text[end:].strip(" ,:")
+    if not subjects or not (verbs or subjects > 1) or not _WORD.search(rest):
+        return text
+    return rest
+
+
+def _stem(word: str) -> str:
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) > 2:
+            return word[: -len(ending)]
+    return word

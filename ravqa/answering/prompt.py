@@ -1,38 +1,104 @@
 """Prompt templates: Jinja2 in its sandbox, checked when they are loaded.
 
-Variables of a template:
-
-    question    the question's text
-    passages    list, best first; each has .text, .title, .content (title and text)
-    tags        names of what is seen in the image, the most probable first
-    caption     one sentence about the image, or ""
-    ocr         list of texts read in the image
-    instruction the question's instruction, or ""
+A template's variables are the keys of `Variables`. A reader's chat template is the reader's own
+matter and does not stand in a prompt.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
-from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2 import StrictUndefined, TemplateError, UndefinedError, meta
+from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ravqa.errors import UserError, near_matches
 from ravqa.paths import PROMPTS, packaged
-from ravqa.records import Passage, Question
+from ravqa.records import Passage, Question, Region
 
-VARIABLES = ("question", "passages", "tags", "caption", "ocr", "instruction")
+_MIN_ATTRIBUTE = 0.05  # RA-VQA's prompts name an object's attributes with higher scores, ...
+_MAX_ATTRIBUTES = 3  # ... and no more than three of them
+
+
+class Seen(TypedDict):
+    """What is seen in an image; each part may be empty.
+
+    Attributes:
+        tags: names of what a classifier sees, the most probable first.
+        caption: one sentence.
+        objects: what a detector found, with attributes ("red wooden chair"), each once.
+        ocr: texts read in the image, each once.
+    """
+
+    tags: list[str]
+    caption: str
+    objects: list[str]
+    ocr: list[str]
+
+
+class PassageValues(TypedDict):
+    """A passage; `content` is title, section and text as one string."""
+
+    text: str
+    title: str | None
+    content: str
+
+
+class ExampleValues(Seen):
+    """A question of another split with its answer, and passages as a question has them."""
+
+    question: str
+    answer: str
+    passages: list[PassageValues]
+
+
+class Variables(Seen):
+    """What a template can use: what is seen in the image (`Seen`), and the following.
+
+    Attributes:
+        question: the question's text.
+        image: whether the reader is shown the image beside the prompt.
+        passages: best first; empty without retrieval.
+        examples: of `answering.examples`.
+        instruction: the question's instruction, or "".
+    """
+
+    question: str
+    image: bool
+    passages: list[PassageValues]
+    examples: list[ExampleValues]
+    instruction: str
+
+
+VARIABLES = tuple(sorted(Variables.__annotations__))
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question shown with its answer in a few-shot prompt."""
+
+    question: Question
+    answer: str
+    passages: Sequence[Passage] = ()
 
 
 class PromptTemplate:
-    """A template, ready to render."""
+    """A template, ready to render.
+
+    Attributes:
+        uses: the variables that it uses.
+        sha256: of its source, hex.
+    """
 
     def __init__(self, source: str, *, name: str = "template"):
         """Compile and check `source`.
 
         Raises:
-            UserError: bad syntax (the line is named), or an unknown variable.
+            UserError: bad syntax (the line is named), an unknown variable or key.
         """
         environment = ImmutableSandboxedEnvironment(
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -52,6 +118,9 @@ class PromptTemplate:
             )
         self.name = name
         self.source = source
+        self.uses = frozenset(used)
+        self.sha256 = hashlib.sha256(source.encode()).hexdigest()
+        self._try()
 
     @classmethod
     def load(cls, name: str) -> PromptTemplate:
@@ -73,26 +142,88 @@ class PromptTemplate:
             raise UserError(f"prompt {path} cannot be read: {e}") from None
         return cls(source, name=path.name)
 
-    def render(self, question: Question, passages: Sequence[Passage]) -> str:
+    def render(
+        self,
+        question: Question,
+        passages: Sequence[Passage],
+        examples: Sequence[Example] = (),
+        *,
+        image: bool = False,
+    ) -> str:
         """The prompt's text, without spaces at its end.
+
+        Args:
+            image: the reader is shown the question's image.
 
         Raises:
             UserError: the template does something that the sandbox forbids or that fails.
         """
-        seen = question.description
+        values: Variables = {
+            "question": question.question,
+            "image": image,
+            "passages": _passages(passages),
+            "examples": [_example(example) for example in examples],
+            "instruction": question.instruction or "",
+            **_seen(question),
+        }
         try:
-            text = self._template.render(
-                question=question.question,
-                # The documented keys only: a record would hand its paths' methods to the template.
-                passages=[
-                    {"text": p.text, "title": p.title, "content": p.content} for p in passages
-                ],
-                tags=[tag.names[0] for tag in seen.tags] if seen else [],
-                caption=seen.caption if seen else "",
-                ocr=list(seen.ocr) if seen else [],
-                instruction=question.instruction or "",
-            )
+            text = self._template.render(values)
         except Exception as e:  # a template is a program of the user's: any error is theirs
             raise UserError(f"prompt {self.name}: {e}") from None
         # A space after "Answer:" would be a token of its own and spoil the next one.
         return text.rstrip()
+
+    def _try(self) -> None:
+        """Render once with every variable filled: a wrong key should not show hours later."""
+        seen: Seen = {"tags": ["a"], "caption": "a", "objects": ["a"], "ocr": ["a"]}
+        passages: list[PassageValues] = [{"text": "a", "title": "a", "content": "a: a"}] * 2
+        example: ExampleValues = {"question": "a", "answer": "a", "passages": passages, **seen}
+        values: Variables = {
+            "question": "a",
+            "image": True,
+            "passages": passages,
+            "examples": [example] * 2,
+            "instruction": "a",
+            **seen,
+        }
+        try:
+            self._template.render(values)
+        except SecurityError as e:
+            raise UserError(f"prompt {self.name}: {e.message}") from None
+        except UndefinedError as e:
+            if e.message and "has no attribute" in e.message:
+                raise UserError(f"prompt {self.name}: {e.message}") from None
+        except Exception:  # what fails on these values may work on real ones
+            return
+
+
+def _passages(passages: Sequence[Passage]) -> list[PassageValues]:
+    # The documented keys only: a record would hand its paths' methods to the template.
+    return [{"text": p.text, "title": p.title, "content": p.content} for p in passages]
+
+
+def _example(example: Example) -> ExampleValues:
+    return {
+        "question": example.question.question,
+        "answer": example.answer,
+        "passages": _passages(example.passages),
+        **_seen(example.question),
+    }
+
+
+def _seen(question: Question) -> Seen:
+    seen = question.description
+    if seen is None:
+        return {"tags": [], "caption": "", "objects": [], "ocr": []}
+    ocr = [*seen.ocr, *(text for region in seen.objects for text in region.ocr)]
+    return {
+        "tags": [tag.names[0] for tag in seen.tags],
+        "caption": seen.caption,
+        "objects": list(dict.fromkeys(map(_object, seen.objects))),
+        "ocr": list(dict.fromkeys(ocr)),
+    }
+
+
+def _object(region: Region) -> str:
+    words = [word for word, score in region.attributes if score > _MIN_ATTRIBUTE]
+    return " ".join([*words[:_MAX_ATTRIBUTES], region.label])

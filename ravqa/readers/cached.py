@@ -19,7 +19,7 @@ from ravqa.errors import PromptError, UserError
 from ravqa.images import image_bytes
 from ravqa.readers.base import Ability, Generation, Prompt, Reader, Streaming, TextStreaming
 
-V = TypeVar("V", Generation, float)
+V = TypeVar("V")
 
 _PART = 64  # prompts given at once to a reader that does not stream
 _PENDING = 16  # results that wait to be written, at most
@@ -36,6 +36,7 @@ class CachedReader:
 
     Attributes:
         generated, scored: how many generations, and scores of answers, the reader itself made.
+        decoded: how many values were made from it by other means (`recall`).
     """
 
     def __init__(self, inner: Reader, *, keep: bool = True):
@@ -47,6 +48,7 @@ class CachedReader:
         self.inner = inner
         self.generated = 0
         self.scored = 0
+        self.decoded = 0
         self._store = Store("generations") if keep and inner.deterministic else None
         self._rescued: dict[str, Any] = {}  # finished in a call that failed, not on the disk
         self._failed: dict[str, str] = {}  # what could not be answered in it, and why
@@ -159,16 +161,25 @@ class CachedReader:
     def recall(
         self,
         keys: Sequence[str],
-        make: Callable[[list[int]], Iterable[tuple[int, Generation]]],
-    ) -> list[Generation]:
-        """Generations that are made by other means from this reader, kept under `keys`.
+        make: Callable[[list[int]], Iterable[tuple[int, V]]],
+        out: Callable[[V], Any],
+        back: Callable[[Any], V],
+    ) -> list[V]:
+        """What is made by other means from this reader, kept under `keys`.
 
         Args:
             keys: hashes of everything that can change the result, this reader's `keys` included.
             make: gives, for the positions in `keys` that are new, each one's place among those
-                positions and its generation, as they come.
+                positions and its value, as they come.
+            out, back: to what JSON can hold, and back.
         """
-        return self._recall(keys, make, _generation_out, _generation_in)
+
+        def counted(rows: list[int]) -> Iterator[tuple[int, V]]:
+            for pair in make(rows):
+                self.decoded += 1
+                yield pair
+
+        return self._recall(keys, counted, out, back)
 
     @contextmanager
     def only_known(self) -> Iterator[None]:

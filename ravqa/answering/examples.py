@@ -1,0 +1,144 @@
+"""Examples of few-shot prompts: questions of another split, with their answers.
+
+The same examples stand in every prompt of a run. None of them is a question that is asked, or about
+an image that is asked about, and no two of them are about the same image.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ravqa.answering.config import ExamplesConfig
+from ravqa.answering.prompt import Example
+from ravqa.config import fingerprint
+from ravqa.datasets.base import DatasetRequest
+from ravqa.errors import DataError, UserError
+from ravqa.images import image_bytes
+from ravqa.metrics.evqa import single_answers
+from ravqa.metrics.prrecall import answer_ranks
+from ravqa.records import Passage, Question
+from ravqa.registry import DATASETS
+
+
+class ExamplePool:
+    """Questions that examples are chosen from.
+
+    Attributes:
+        label: the dataset's name, for people.
+        fingerprint: changes with the questions and with how examples are chosen.
+    """
+
+    def __init__(self, config: ExamplesConfig):
+        """Read the dataset.
+
+        Raises:
+            UserError: no such dataset or split, or broken data.
+        """
+        self.config = config
+        dataset = DATASETS.get(config.dataset)(
+            DatasetRequest(
+                data=config.data, split=config.split, need_images=False, options=config.options
+            )
+        )
+        self.label = f"{dataset.label}, {dataset.split}"
+        self._questions: Sequence[Question] = dataset.questions
+        self._asked = _Asked()
+        self._chosen: list[Question] = []
+        self.fingerprint = fingerprint(
+            "examples/1",
+            config.model_dump(exclude={"dataset", "data", "options"}),
+            dataset.fingerprint,
+        )
+
+    def choose(self, asked: Iterable[Question]) -> list[Question]:
+        """The examples: the same ones every time, as long as none of them is asked.
+
+        Args:
+            asked: questions that no example may be; those of earlier calls are remembered.
+
+        Raises:
+            UserError: there are not enough others.
+        """
+        self._asked.add(asked)
+        if not self._chosen or any(question in self._asked for question in self._chosen):
+            self._chosen = list(self._pick())
+        if len(self._chosen) < self.config.count:
+            raise UserError(
+                f"answering.examples: {self.config.count} are wanted, but {self.label} has only "
+                f"{len(self._chosen)} answered questions about other images than the asked ones"
+            )
+        return self._chosen
+
+    def _pick(self) -> Iterator[Question]:
+        order: Sequence[int] = range(len(self._questions))
+        if self.config.choose == "lot":
+            order = random.Random(self.config.seed).sample(order, len(order))
+        images: set[str] = set()
+        for place in order:
+            question = self._questions[place]
+            if not any(answer.strip() for answer in question.answers):
+                continue
+            if question in self._asked or str(question.image_id) in images:
+                continue
+            images.add(str(question.image_id))
+            yield question
+            if len(images) == self.config.count:
+                return
+
+
+class _Asked:
+    """Which questions are asked: by their id, their image's id and its bytes."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._image_ids: set[str] = set()
+        self._images: dict[Path | bytes, int] = {}  # and how long they are
+
+    def add(self, questions: Iterable[Question]) -> None:
+        for question in questions:
+            self._ids.add(str(question.question_id))
+            if question.image_id is not None:
+                self._image_ids.add(str(question.image_id))
+            if question.image is not None and question.image not in self._images:
+                self._images[question.image] = _length(question.image)
+
+    def __contains__(self, question: Question) -> bool:
+        if str(question.question_id) in self._ids:
+            return True
+        if question.image_id is not None and str(question.image_id) in self._image_ids:
+            return True
+        if question.image is None:
+            return False
+        length = _length(question.image)
+        alike = [image for image, other in self._images.items() if other == length and length]
+        return any(image_bytes(image) == image_bytes(question.image) for image in alike)
+
+
+def _length(image: Path | bytes) -> int:
+    """Bytes of an image; 0 if it cannot be read."""
+    if isinstance(image, bytes):
+        return len(image)
+    try:
+        return image.stat().st_size if image.is_file() else len(image_bytes(image))
+    except (OSError, DataError):
+        return 0
+
+
+def make_example(question: Question, passages: Sequence[Passage], count: int) -> Example:
+    """A question as an example: with its commonest answer, and `count` of its passages.
+
+    Passages that hold an answer come first: an example shows that the answer is read from them.
+    """
+    answers = [answer.strip() for answer in question.answers if answer.strip()]
+    [(answer, _)] = Counter(answers).most_common(1)  # of equally common ones the first
+    parts = single_answers([answer], question.question_type)
+    holding = set(
+        answer_ranks(
+            [p.content for p in passages], single_answers(question.answers, question.question_type)
+        )
+    )
+    ranks = sorted(range(1, len(passages) + 1), key=lambda rank: rank not in holding)
+    return Example(question, ", ".join(parts), [passages[rank - 1] for rank in ranks[:count]])

@@ -1,0 +1,33 @@
+"""RA-VQA's rule: the most probable pair of a passage and its answer."""
+
+from __future__ import annotations
+
+from ravqa.answering.rules.base import Case, PerPassage, first_best, known, scored
+from ravqa.readers.base import Ability
+from ravqa.records import Answer, Draft
+
+
+class JointMax(PerPassage):
+    """The y_k with the largest
+
+        log p(z_k | x) + log p(y_k | x, z_k) / |y_k|
+
+    as in RA-VQA (Lin and Byrne 2022, arXiv 2210.03809), whose prior is the softmax of the retrieval
+    scores at temperature 1; the length-normalised form is that of its code
+    (LinWeizheDragon/Retrieval-Augmented-Visual-Question-Answering, rag_model_blip.py). Equal
+    answers are not merged: it is a maximum, not a sum.
+    """
+
+    name = "joint_max"
+
+    @property
+    def needs(self) -> dict[Ability, str]:
+        """Log-probabilities, where there is something to compare."""
+        return {"log_probs": "compares log-probabilities"} if self.compares else {}
+
+    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        scores = [
+            log_prior + known(draft) / max(1, draft.tokens)
+            for draft, log_prior in zip(drafts, case.log_priors, strict=True)
+        ]
+        return self._chosen(first_best(scores), scored(drafts, scores, case.log_priors))

@@ -1,0 +1,217 @@
+"""One answer decoded from all passages at once: the exact token-level mixture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ravqa.answering.rules.base import Case, PerPassage
+from ravqa.config import fingerprint
+from ravqa.readers.base import Ability, Generation, Prompt, Reader
+from ravqa.readers.cached import CachedReader
+from ravqa.records import Answer, Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """What was decoded for one question.
+
+    Attributes:
+        text: the generation, without the end mark.
+        log_prob: of the generated tokens under the mixture, the end mark included.
+        tokens: how many those are.
+        likelihoods: per passage log p(y | x, z_k); None for a passage that was pruned.
+        posteriors: per passage p(z_k | x, y); 0 for one that was pruned.
+    """
+
+    text: str
+    log_prob: float
+    tokens: int
+    likelihoods: tuple[float | None, ...]
+    posteriors: tuple[float, ...]
+
+
+class Mixture(PerPassage):
+    """Greedy decoding of one sequence from the mixture of the K passages' distributions:
+
+        y_i = argmax_v  sum_k w_k,i p(v | x, z_k, y_<i)
+        w_k,1 = p(z_k | x)
+        w_k,i+1 = w_k,i p(y_i | x, z_k, y_<i) / sum_j w_j,i p(y_i | x, z_j, y_<i)
+
+    w_k,i is the posterior p(z_k | x, y_<i), so that by the chain rule the product of the steps'
+    probabilities is exactly sum_k p(z_k | x) p(y | x, z_k): the sequence model of RAG (Lewis et al.
+    2020, arXiv 2005.11401), decoded token by token as in BERAG (Chen, Mei, Yang and Byrne 2026,
+    arXiv 2604.22678; EriChen0615/BERAG, berag_inference_engine.py). `joint_max` and `marginal`
+    choose among what single passages say; here every token is chosen by all passages. With one
+    passage it is the reader's own greedy generation.
+
+    With `prune`, before each step the fewest passages whose posterior sums up to that share go on,
+    and the posterior is spread over them; the others are not asked again.
+    """
+
+    name = "mixture"
+
+    @property
+    def needs(self) -> dict[Ability, str]:
+        """Next-token distributions."""
+        return {"next_token": "decodes from next-token distributions"}
+
+    def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer]:
+        """One answer per question, in order."""
+        several = [case for case in cases if len(case.prompts) > 1]
+        keys = [
+            fingerprint("mixture/1", case.keys, case.log_priors, self.config.prune)
+            for case in several
+        ]
+        mixed = reader.recall(
+            keys, lambda rows: self._make([several[row] for row in rows], reader), _out, _back
+        )
+        # Of one passage alone the mixture is the reader's own generation.
+        plain = iter(super().answer([case for case in cases if len(case.prompts) == 1], reader))
+        mixtures = iter(map(self._answer, several, mixed))
+        return [next(plain if len(case.prompts) == 1 else mixtures) for case in cases]
+
+    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        raise AssertionError("several passages are decoded together")
+
+    def _make(self, cases: Sequence[Case], reader: CachedReader) -> Iterator[tuple[int, Mixed]]:
+        """Decode whole questions in batches."""
+        batch: list[int] = []
+        rows = 0
+        for i, case in enumerate(cases):
+            if batch and rows + len(case.prompts) > self.config.batch_size:
+                yield from zip(batch, self._decode(cases, batch, reader), strict=True)
+                batch, rows = [], 0
+            batch.append(i)
+            rows += len(case.prompts)
+        if batch:
+            yield from zip(batch, self._decode(cases, batch, reader), strict=True)
+
+    def _decode(
+        self, cases: Sequence[Case], batch: Sequence[int], reader: CachedReader
+    ) -> list[Mixed]:
+        rows = [(cases[i].prompts, cases[i].log_priors) for i in batch]
+        return decode(rows, reader.inner, prune=self.config.prune)
+
+    def _answer(self, case: Case, mixed: Mixed) -> Answer:
+        whole = Generation(mixed.text, mixed.log_prob, mixed.tokens)
+        drafts = [
+            replace(
+                self._draft(case, k, whole),
+                log_prob=mixed.likelihoods[k],
+                score=None if likelihood is None else log_prior + likelihood,
+                prior=math.exp(log_prior),
+                posterior=mixed.posteriors[k],
+            )
+            for k, (log_prior, likelihood) in enumerate(
+                zip(case.log_priors, mixed.likelihoods, strict=True)
+            )
+        ]
+        return self._chosen(0, drafts, log_prob=mixed.log_prob)
+
+
+def decode(
+    questions: Sequence[tuple[Sequence[Prompt], Sequence[float]]],
+    reader: Reader,
+    *,
+    prune: float | None = None,
+) -> list[Mixed]:
+    """Decode one sequence per question, all of them in step.
+
+    Args:
+        questions: per question its prompts, one a passage, and log p(z_k | x) of each.
+        prune: see `Mixture`.
+    """
+    states = [_State(prompts, log_priors) for prompts, log_priors in questions]
+    for _ in range(reader.max_new_tokens):
+        going = [state for state in states if not state.ended]
+        if not going:
+            break
+        if prune is not None:
+            for state in going:
+                state.prune(prune)
+        logs = reader.next_token_logprobs(
+            [state.prompts[k] for state in going for k in state.members],
+            [state.tokens for state in going for _ in state.members],
+        )
+        start = 0
+        for state in going:
+            stop = start + len(state.members)
+            state.step(logs[start:stop], reader.ends)
+            start = stop
+    return [state.result(reader) for state in states]
+
+
+@dataclass(slots=True)
+class _State:
+    """Decoding of one question: the tokens so far, and how probable each passage has become."""
+
+    prompts: Sequence[Prompt]
+    log_priors: Sequence[float]
+    members: list[int] = field(init=False)  # passages that still go on
+    weights: list[float] = field(init=False)  # log posterior of each member
+    likelihoods: dict[int, float] = field(init=False)
+    tokens: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.members = list(range(len(self.prompts)))
+        self.weights = list(self.log_priors)
+        self.likelihoods = dict.fromkeys(self.members, 0.0)
+
+    def step(self, logs: Any, ends: frozenset[int]) -> None:
+        """Take the best token of the members' distributions, float32 [members, vocabulary]."""
+        import numpy as np
+
+        weights = np.asarray(self.weights)[:, None]
+        mixture = np.exp(np.asarray(logs, np.float64) + weights).sum(axis=0)
+        token = int(mixture.argmax())
+        total = math.log(mixture[token])
+        for place, k in enumerate(self.members):
+            own = float(logs[place][token])
+            self.likelihoods[k] += own
+            self.weights[place] += own - total
+        self.tokens.append(token)
+        self.log_prob += total
+        self.ended = token in ends
+
+    def prune(self, share: float) -> None:
+        """Go on with the fewest members that hold `share` of the posterior."""
+        order = sorted(range(len(self.members)), key=lambda place: -self.weights[place])
+        held = 0.0
+        kept: list[int] = []
+        for place in order:
+            kept.append(place)
+            held += math.exp(self.weights[place])
+            if held >= share:
+                break
+        kept.sort()
+        self.members = [self.members[place] for place in kept]
+        self.weights = [self.weights[place] - math.log(held) for place in kept]
+
+    def result(self, reader: Reader) -> Mixed:
+        """What has been decoded."""
+        likelihoods: list[float | None] = [None] * len(self.prompts)
+        posteriors = [0.0] * len(self.prompts)
+        for k, weight in zip(self.members, self.weights, strict=True):
+            likelihoods[k] = self.likelihoods[k]
+            posteriors[k] = math.exp(weight)
+        return Mixed(
+            reader.decode(self.tokens),
+            self.log_prob,
+            len(self.tokens),
+            tuple(likelihoods),
+            tuple(posteriors),
+        )
+
+
+def _out(mixed: Mixed) -> list[Any]:
+    return [mixed.text, mixed.log_prob, mixed.tokens, mixed.likelihoods, mixed.posteriors]
+
+
+def _back(value: list[Any]) -> Mixed:
+    text, log_prob, tokens, likelihoods, posteriors = value
+    return Mixed(text, log_prob, tokens, tuple(likelihoods), tuple(posteriors))

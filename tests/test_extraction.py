@@ -1,0 +1,155 @@
+"""From what language models write to a short answer."""
+
+# ruff: noqa: RUF001 (Chinese punctuation)
+
+import pytest
+
+from ravqa.answering.extract import Extraction, short_answer
+
+EAT = "What does the koala mainly eat?"
+GROW = "Which country are these flowers mainly grown in?"
+
+CASES = {
+    "plain language models": [
+        (" Eucalyptus leaves.\nPassage: ...", "eucalyptus leaves"),
+        ("\n\n  Paris\nRome", "paris"),
+        ("Paris\r\nRome", "paris"),
+        ("Paris\n\nQuestion: Who?\nAnswer: Rodin", "paris"),
+        ("\u201cMona Lisa\u201d", "mona lisa"),
+        ("St. Peter's", "st. peter's"),
+        ("No. 5", "no. 5"),
+        ("3.5 m.", "3.5 m"),
+        ("-5", "-5"),
+        ("20%", "20%"),
+        ("5 * 3 * 2", "5 * 3 * 2"),
+        ("Washington D.C. United", "washington d.c. united"),
+        ("", ""),
+        (" \n ", ""),
+        ("...", ""),
+    ],
+    "answers that are marked": [
+        ("Answer: Paris", "paris"),
+        ("short ANSWER : Paris!", "paris"),
+        ("Answer:", ""),
+        ("Paris\n\nAnswer:", "paris"),
+        ("The answer is: 'Paris'.", "paris"),
+        ("the answer is Paris, France;", "paris, france"),
+        ("The answer isotope", "the answer isotope"),
+        ("An answer: 5", "an answer: 5"),  # no mark: not at the beginning of the line
+        ("Answer: The answer is Paris.", "paris"),
+        ("Based on the second passage, the answer is Paris.", "paris"),
+        ("The correct answer to the question is: Paris.", "paris"),
+        ("Question: Which city?\nAnswer: Paris", "paris"),
+        ("[ANSWER] Paris", "paris"),
+        ("Short answer: Paris\n\nExplanation: the answer is based on the tower.", "paris"),
+        ("<answer> Paris </answer>", "paris"),
+        ("<answer>Rome</answer> No: <answer>Paris", "paris"),
+        (r"So it must be \boxed{\text{Paris}}.", "paris"),
+        (r"\boxed{5}", "5"),
+    ],
+    "reasoning": [
+        ("The image shows a tower of iron.\nIt stands in France.\n\nAnswer: Paris", "paris"),
+        ("Let's see. The tower is by Eiffel. So the final answer is Paris.", "paris"),
+        ("<think>Perhaps Rome. Answer: Rome</think>\n\nParis", "paris"),
+        ("It is perhaps Rome. Answer: Rome</think>Paris", "paris"),  # opened by the chat template
+        ("<think>\n\n</think>\n\nParis", "paris"),
+        ("[THINK]Rome?[/THINK]Paris", "paris"),
+        ("<think>The tower is in", ""),  # cut short: no answer
+        ("<|channel|>analysis<|message|>Rome?<|end|><|channel|>final<|message|>Paris", "paris"),
+        ("analysisRome?assistantfinalParis", "paris"),
+    ],
+    "markdown": [
+        ("**Paris**", "paris"),
+        ("**Answer:** Paris", "paris"),
+        ("**Answer**: Paris", "paris"),
+        ("Final answer: **Paris**", "paris"),
+        ("**Answer**\nParis", "paris"),
+        ("### Answer\n\nParis\n\n### Explanation\nThe tower ...", "paris"),
+        ("The tower stands in **Paris**.", "paris"),
+        ("**Note:** the tower is **iron**.", "iron"),
+        ("- Paris", "paris"),
+        ("> *Paris*", "paris"),
+        ("`Paris`", "paris"),
+        ("```\nParis\n```", "paris"),
+        ("[Paris](https://example.org/paris)", "paris"),
+    ],
+    "JSON and its like": [
+        ('{"answer": "Paris"}', "paris"),
+        ('```json\n{\n  "reason": "an answer",\n  "answer": "Paris"\n}\n```', "paris"),
+        ("{'answer': 'Paris', 'confidence': 0.9}", "paris"),
+        ('{"short_answer": "St. Peter\\u0027s"}', "st. peter's"),
+        ('{"answer": ["red", "blue"]}', "red, blue"),
+        ('{"answer": 5, "unit": "m"}', "5"),
+        ('{"answer": "Par', "par"),  # cut short
+    ],
+    "Chinese": [
+        ("答案：巴黎。", "巴黎"),
+        ("**答案**：巴黎", "巴黎"),
+        ("根据图片，答案是巴黎。", "巴黎"),
+        ("图中的动物是考拉。", "考拉"),
+        ("这是埃菲尔铁塔。它位于巴黎。", "埃菲尔铁塔"),
+        ("「巴黎」", "巴黎"),
+        ("桉树叶", "桉树叶"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [pytest.param(*c, id=f"{n} {c[0]!r}") for n, cs in CASES.items() for c in cs],
+)
+def test_extraction_with_all_rules(raw, expected):
+    assert short_answer(raw, Extraction()) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "question", "expected"),
+    [
+        ("The koala mainly eats leaves.", EAT, "leaves"),
+        ("Koalas mainly eat eucalyptus leaves.", EAT, "eucalyptus leaves"),
+        ("These flowers are mainly grown in the Netherlands.", GROW, "netherlands"),
+        ("In the image, the animal is a koala.", "Which animal is this?", "koala"),
+        ("It is a koala.", "What is it?", "koala"),
+        ("It's located in Rome, Italy.", "Where is this?", "rome, italy"),
+        ("They are used for music", "What are these used for?", "music"),
+        ("It weighs about 5 kg.", "How much does it weigh?", "about 5 kg"),
+        ("Yes, it is a mammal.", "Is it a mammal?", "yes"),
+        ("Paris. The tower was built there.", "Which city is this?", "paris"),
+        ("Built in 1889. It is old.", "When?", "built in 1889"),
+        ("Paris, because the tower stands there.", "Which city is this?", "paris"),
+        ("because it is cold", "Why do they wear coats?", "because it is cold"),
+        # short answers that begin with words of the question, or with a verb, are no sentences
+        ("animal farm", "What kind of animal place is this?", "animal farm"),
+        ("church of St Paul", "Which church is this?", "church of st paul"),
+        ("can opener", "What can this be used as?", "can opener"),
+        ("the can opener", "What can it be?", "the can opener"),
+        ("these flowers", GROW, "these flowers"),
+        ("It is.", "Is it?", "it is"),
+    ],
+)
+def test_the_answer_in_a_sentence(raw, question, expected):
+    assert short_answer(raw, Extraction(), question) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "raw", "kept"),
+    [
+        ("reasoning", "<think>a</think> b", "<think>a</think> b"),
+        ("next_example", "Paris\nQuestion: Who?\nAnswer: Me", "me"),
+        ("marked", "Answer: Paris", "answer: paris"),
+        ("markdown", "*Paris*", "*paris*"),
+        ("first_line", "Paris\nRome.", "paris\nrome"),
+        ("sentence", "It is Paris.", "it is paris"),
+        ("strip_end", "'Paris'", "'paris'"),
+        ("lower", "Paris", "Paris"),
+    ],
+)
+def test_each_rule_can_be_switched_off(rule, raw, kept):
+    assert short_answer(raw, Extraction(**{rule: False})) == kept
+    assert short_answer(raw, Extraction()) != kept
+
+
+def test_without_rules_the_generation_is_the_answer():
+    raw = ' <think>x</think> **Answer:** "It is Paris" \nRome. '
+    off = Extraction(**dict.fromkeys(Extraction.model_fields, False))
+    assert short_answer(raw, off) == raw.strip()
