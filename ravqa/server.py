@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
@@ -130,13 +131,29 @@ class Client:
         self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
     ) -> R:
         """Ask /chat/completions; see `_ask`."""
-        return self._ask("chat/completions", self._openai.chat.completions, body, read, stop)
+        return self._ask(*self._endpoint(chat=True), body, read, stop, self._send)
 
     def complete(
         self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
     ) -> R:
         """Ask /completions; see `_ask`."""
-        return self._ask("completions", self._openai.completions, body, read, stop)
+        return self._ask(*self._endpoint(chat=False), body, read, stop, self._send)
+
+    def stream(self, body: Mapping[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
+        """Ask one of the two for a reply in pieces: the JSON objects that it consists of.
+
+        Who stops reading closes the connection, upon which servers stop writing.
+
+        Raises:
+            PromptError, ServerError: as `_ask`, and if the reply breaks off or is none in pieces.
+        """
+        body = {**body, "stream": True}
+        return self._ask(*self._endpoint(chat=chat), body, _as_it_is, None, self._open)
+
+    def _endpoint(self, *, chat: bool) -> tuple[str, Any]:
+        if chat:
+            return "chat/completions", self._openai.chat.completions
+        return "completions", self._openai.completions
 
     def each(
         self, ask: Callable[[T, threading.Event], R], items: Sequence[T]
@@ -206,11 +223,13 @@ class Client:
         body: Mapping[str, Any],
         read: Callable[[Any], R],
         stop: threading.Event | None,
+        send: Callable[[str, Any, Mapping[str, Any]], Any],
     ) -> R:
         """Send a request until it is answered, and read the reply.
 
         Args:
-            read: takes the reply's JSON object; raises UnusableReplyError if it cannot be used.
+            read: takes what `send` gives; raises UnusableReplyError if it cannot be used.
+            send: `_send`, which gives the reply's JSON object, or `_open`.
 
         Raises:
             PromptError: the server refuses this request, or it failed time after time.
@@ -226,7 +245,7 @@ class Client:
             if failure is not None and stop.is_set():
                 raise self._given_up(path, failure, tries)
             tries += 1
-            reply = self._send(path, resource, body)
+            reply = send(path, resource, body)
             if isinstance(reply, _Failure):
                 failure = reply
             else:
@@ -288,6 +307,53 @@ class Client:
         else:
             return data if isinstance(data, _Failure) else self._parsed(data)
         return self._refused(path, refused)
+
+    def _open(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
+        """The objects of a streamed reply, once it has begun; or the failure, as `_send`."""
+        opened = ExitStack()
+        try:
+            response = opened.enter_context(
+                resource.with_streaming_response.create(**_arguments(body))
+            )
+        except self._errors.APIStatusError as e:
+            refused = e
+        except self._errors.APIConnectionError as e:
+            return self._unconnected(e)
+        else:
+            return self._events(response, opened)
+        return self._refused(path, refused)
+
+    def _events(self, response: Any, opened: ExitStack) -> Iterator[dict[str, Any]]:
+        """Server-sent events, up to the one that ends them, which not every server sends."""
+        with opened:
+            lines = response.iter_lines()
+            ended = finished = False
+            while not ended:
+                try:
+                    line = next(lines, None)
+                except Exception as e:  # the connection's own errors, whichever library makes it
+                    late = "timeout" in type(e).__name__.lower()
+                    failure = self._late() if late else _Failure(f"it was cut ({_first(e)})")
+                    raise self._broken_off(failure) from None
+                if line is None and finished:
+                    return
+                if line is None:
+                    raise self._broken_off(_Failure("it has no end"))
+                kind, _, text = line.partition(":")
+                if kind != "data":  # comments, event names, blank lines
+                    if line.startswith("{"):
+                        raise self._broken_off(_Failure("it is none in pieces"))
+                    continue
+                ended = text.strip() == "[DONE]"
+                if not ended:
+                    event = self._parsed(text.encode())
+                    if isinstance(event, _Failure):
+                        raise self._broken_off(event)
+                    finished = finished or _finishes(event)
+                    yield event
+
+    def _broken_off(self, failure: _Failure) -> PromptError:
+        return PromptError(f"{self.why}: {self.url}: a streamed reply: {failure.reason}")
 
     def _body(self, response: Any) -> bytes | _Failure:
         """The reply's bytes: not more than a reply may have, not longer than one may take."""
@@ -386,6 +452,16 @@ class Client:
 
     def _clean(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text
+
+
+def _finishes(event: Mapping[str, Any]) -> bool:
+    choices = event.get("choices")
+    found = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(found, dict) and bool(found.get("finish_reason"))
+
+
+def _as_it_is(reply: R) -> R:
+    return reply
 
 
 def _address(url: str, why: str) -> str:

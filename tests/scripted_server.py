@@ -122,3 +122,13 @@ def completion(text, **choice):
     """A plain completion."""
     found = {"index": 0, "text": text, "finish_reason": "stop", **choice}
     return 200, json.dumps({"choices": [found]})
+
+
+def streamed(*pieces, form="chat", end="data: [DONE]\n\n", **last):
+    """A chat (or plain) completion in pieces, as server-sent events."""
+    deltas = [{"delta": {"content": p}} if form == "chat" else {"text": p} for p in pieces]
+    choices = [{"index": 0, "finish_reason": None, **delta} for delta in deltas]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "stop", **last})
+    events = [{"choices": [choice]} for choice in choices]
+    text = ": a comment\n\n" + "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return 200, text + end, {"Content-Type": "text/event-stream"}

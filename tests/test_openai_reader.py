@@ -6,10 +6,12 @@ import itertools
 import json
 import math
 import re
+import threading
+import time
 
 import PIL.Image
 import pytest
-from scripted_server import chat, completion
+from scripted_server import chat, completion, streamed
 
 from ravqa.build import build_part
 from ravqa.config import Part
@@ -56,7 +58,7 @@ def test_a_text_prompt_is_one_message(serve):
         }
     ]
     assert (tested.weights, tested.max_new_tokens, tested.context) == ("m", 32, None)
-    assert tested.abilities == {"images"}
+    assert tested.abilities == {"images", "stream"}
     assert tested.deterministic
 
 
@@ -112,7 +114,7 @@ def test_the_plain_form_completes_the_text(serve):
         "seed": 0,
         "stop": ["\n"],
     }
-    assert tested.abilities == set()
+    assert tested.abilities == {"stream"}
 
 
 def test_the_image_goes_before_the_text_as_a_data_uri(serve, tmp_path):
@@ -280,6 +282,95 @@ def test_the_answer_ends_at_the_line_break(serve, text, kept):
         assert tested.generate([QUESTION])[0].text == kept
     server = serve(lambda *_: chat(text))
     assert reader(server).generate([QUESTION])[0].text == text
+
+
+# --- streaming
+
+
+def test_a_streamed_answer_comes_in_the_servers_pieces(serve, tmp_path):
+    photo = image_file(tmp_path / "a.png")
+    server = serve(lambda *_: streamed(" A", " ko", "", "ala"))
+    tested = reader(server, log_probs=True, extra_body={"top_k": 5})
+    assert list(tested.stream(Prompt("What is it?", photo))) == [" A", " ko", "ala"]
+    [(path, _, body)] = server.requests
+    assert path == "/v1/chat/completions"
+    assert body["stream"] is True
+    assert body["top_k"] == 5
+    assert "logprobs" not in body
+    assert body["messages"][0]["content"][0]["type"] == "image_url"
+
+    server = serve(lambda *_: streamed(" a", " koala", form="plain"))
+    plain = reader(server, prompt_form="plain", stop_at_newline=False)
+    assert list(plain.stream(Prompt("It is"))) == [" a", " koala"]
+    assert server.requests[0][0] == "/v1/completions"
+
+
+@pytest.mark.parametrize("text", ["a koala", " a koala\n", "a\nb\nc", "\n\nQuestion", "a", ""])
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_joined_the_pieces_are_the_answer(serve, text, size):
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    for newline in (True, False):
+        whole = reader(serve(lambda *_: chat(text)), stop_at_newline=newline)
+        tested = reader(serve(lambda *_: streamed(*pieces)), stop_at_newline=newline)
+        [wanted] = whole.generate([QUESTION])
+        assert "".join(tested.stream(QUESTION)) == wanted.text
+
+
+def test_a_server_need_not_say_that_it_is_done(serve):
+    assert list(reader(serve(lambda *_: streamed("yes", end=""))).stream(QUESTION)) == ["yes"]
+
+
+def test_a_server_that_is_busy_is_asked_again_before_the_first_piece(serve, waits):
+    server = serve(lambda n, _: (503, "busy") if n < 3 else streamed("yes"))
+    assert list(reader(server).stream(QUESTION)) == ["yes"]
+    assert len(server.requests) == 3
+
+
+def broken_off(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(streamed("A ", "ko")[1].encode()[:150])
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (streamed("A", end="", finish_reason=None), "it has no end"),
+        (streamed("A", end='data: {"error": {"message": "out of memory"}}\n\n'), "out of memory"),
+        (streamed("A", end="data: {not JSON\n\n"), "not JSON"),
+        (streamed("A", finish_reason="content_filter"), "content filter withheld"),
+        (streamed(finish_reason="length"), "on thinking: raise max_new_tokens"),
+        (chat("A koala"), "none in pieces"),
+        (broken_off, "it was cut"),
+        ((400, '{"error": {"message": "no streams here"}}'), "no streams here"),
+    ],
+)
+def test_a_stream_that_fails_is_one_line(serve, reply, message):
+    tested = reader(serve(lambda *_: reply))
+    with pytest.raises(PromptError, match=message) as raised:
+        list(tested.stream(QUESTION))
+    assert "\n" not in str(raised.value)
+
+
+def test_who_stops_reading_hangs_up(serve):
+    gone = threading.Event()
+
+    def endless(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        text = streamed("again ", end="")[1].encode()
+        try:
+            while not gone.is_set():
+                handler.wfile.write(text)
+                time.sleep(0.001)
+        except OSError:
+            gone.set()
+
+    pieces = reader(serve(lambda *_: endless)).stream(QUESTION)
+    assert next(pieces) == "again "
+    pieces.close()
+    assert gone.wait(10)
 
 
 def test_a_refusal_is_the_models_answer(serve):

@@ -139,13 +139,18 @@ def test_greedy_answers_are_those_of_the_local_reader(transformers_serve, newlin
     wanted = [g.text for g in here.generate(prompts)]
     assert [g.text for g in there.generate(prompts)] == wanted
     assert len(set(wanted)) == len(wanted)
+    streams = [list(there.stream(prompt)) for prompt in prompts]
+    assert ["".join(pieces) for pieces in streams] == wanted
+    assert max(map(len, streams)) > 3
 
 
 def test_plain_completions_are_those_of_the_local_reader(transformers_serve):
     prompts = [Prompt(f"Question: {text}\nAnswer:") for text in QUESTIONS]
     there = remote(transformers_serve, prompt_form="plain", max_new_tokens=12)
     here = local(max_new_tokens=12)
-    assert [g.text for g in there.generate(prompts)] == [g.text for g in here.generate(prompts)]
+    wanted = [g.text for g in here.generate(prompts)]
+    assert [g.text for g in there.generate(prompts)] == wanted
+    assert ["".join(there.stream(prompt)) for prompt in prompts] == wanted
 
 
 def test_prompts_are_counted_as_the_server_counts_them(transformers_serve):

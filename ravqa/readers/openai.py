@@ -102,6 +102,7 @@ class OpenAIReader:
             "log_probs": config.log_probs,
             "score": config.scoring != "none",
             "count": config.tokenizer is not None,
+            "stream": True,
         }
         self.abilities: frozenset[Ability] = frozenset(k for k, able in abilities.items() if able)
         self.deterministic = config.temperature == 0
@@ -132,14 +133,29 @@ class OpenAIReader:
         images = _Images(self.config.image_size)
 
         def ask(prompt: Prompt, stop: threading.Event) -> Generation:
+            body = self._request(prompt, images)
             if self.config.prompt_form == "chat":
-                body = {**self._body(), "messages": self._messages(prompt, images)}
                 return self.client.chat(body, self._chat_reply, stop)
-            return self.client.complete(
-                {**self._body(), "prompt": prompt.text}, self._plain_reply, stop
-            )
+            return self.client.complete(body, self._plain_reply, stop)
 
         return self.client.each(ask, prompts)
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """The generation in pieces, as the server sends them; raises as `generate`."""
+        body = self._request(prompt, _Images(self.config.image_size))
+        for name in ("logprobs", "top_logprobs"):
+            body.pop(name, None)
+        text = ""
+        for event in self.client.stream(body, chat=self.config.prompt_form == "chat"):
+            piece, cut = _piece(event)
+            if cut and not text:
+                raise self._only_thought()
+            text += piece
+            whole = self._ended(text)
+            if new := whole[len(text) - len(piece) :]:
+                yield new
+            if self._stops and "\n" in text:
+                return
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """Log-probability of each answer after its prompt.
@@ -238,6 +254,11 @@ class OpenAIReader:
             body |= {"logprobs": True, "top_logprobs": 1}  # llama-cpp-python: none without top ones
         return body | config.extra_body
 
+    def _request(self, prompt: Prompt, images: _Images) -> dict[str, Any]:
+        if self.config.prompt_form == "chat":
+            return {**self._body(), "messages": self._messages(prompt, images)}
+        return {**self._body(), "prompt": prompt.text}
+
     def _messages(self, prompt: Prompt, images: _Images | None = None) -> list[dict[str, Any]]:
         content: Any = prompt.text
         if self._sees and prompt.image is not None and images is not None:
@@ -256,24 +277,32 @@ class OpenAIReader:
         text = message.get("content")
         thought = message.get("reasoning_content") or message.get("reasoning")
         if not text and thought and choice.get("finish_reason") == "length":
-            raise PromptError(
-                f"{_WHY}: the model spent all {self.max_new_tokens} tokens on thinking: raise "
-                "max_new_tokens"
-            )
+            raise self._only_thought()
         return self._generation(text or message.get("refusal") or "", choice)
+
+    def _only_thought(self) -> PromptError:
+        return PromptError(
+            f"{_WHY}: the model spent all {self.max_new_tokens} tokens on thinking: raise "
+            "max_new_tokens"
+        )
 
     def _plain_reply(self, reply: Any) -> Generation:
         choice = _choice(reply)
         return self._generation(choice.get("text"), choice)
+
+    def _ended(self, text: str) -> str:
+        """The text up to the line break, if that ends an answer: some servers keep it."""
+        if not self._stops:
+            return text
+        head, end, _ = text.partition("\n")
+        return head if head.strip() else head + end
 
     def _generation(self, text: Any, choice: Mapping[str, Any]) -> Generation:
         if not isinstance(text, str):
             raise UnusableReplyError("a choice without text")
         if choice.get("finish_reason") == "content_filter":
             raise PromptError(f"{_WHY}: the server's content filter withheld the answer")
-        if self._stops:
-            head, end, _ = text.partition("\n")
-            text = head + end if not head.strip() else head  # some servers keep the end mark
+        text = self._ended(text)
         if not self.config.log_probs:
             return Generation(text)
         values = _log_probs(choice, "log_probs")
@@ -387,6 +416,20 @@ def _choice(reply: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise UnusableReplyError("a reply without choices")
     return choices[0]
+
+
+def _piece(event: Mapping[str, Any]) -> tuple[str, bool]:
+    """The text in one object of a streamed reply, and whether it ends before there is any."""
+    choices = event.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return "", False  # some servers count tokens at last
+    choice = choices[0]
+    if choice.get("finish_reason") == "content_filter":
+        raise PromptError(f"{_WHY}: the server's content filter withheld the answer")
+    delta = choice.get("delta") or {}
+    found = choice.get("text") or delta.get("content") or delta.get("refusal")
+    cut = choice.get("finish_reason") == "length"
+    return (found, False) if isinstance(found, str) and found else ("", cut)
 
 
 def _log_probs(choice: Mapping[str, Any], setting: str) -> list[float]:
