@@ -1,9 +1,11 @@
 """Rerankers and gates that ask a reader: tables by hand, a tiny model against its forward pass."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import reader_models
 import torch
 import transformers
 from hypothesis import given
@@ -12,11 +14,12 @@ from hypothesis import strategies as st
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.config import validate
 from ravqa.errors import UserError
-from ravqa.images import image_bytes
+from ravqa.images import image_bytes, open_image
 from ravqa.paths import SAMPLE
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers.base import Generation, Prompt
 from ravqa.readers.transformers_llm import TransformersLLM
+from ravqa.readers.transformers_vlm import TransformersVLM
 from ravqa.records import Description, Hit, Passage, Question, Tag
 from ravqa.registry import READERS, Entry
 from ravqa.reranking.gate import Gate
@@ -213,49 +216,19 @@ def test_depth_and_long_passages(fresh_cache):
     assert tested.fingerprint != vlm(reader, depth=2).fingerprint
 
 
-LLAMA_TEXTS = ["Answer: yes", "Answer: no", "Does the passage help? yes no Yes No yes no"]
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """A random Llama, with a tokenizer whose words are those of a few sentences."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """A random Llama that has a token for every byte: its words for yes and no are y and n."""
+    return reader_models.llama(tmp_path_factory.mktemp("llama"))
 
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<pad>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(LLAMA_TEXTS, trainer)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", model_max_length=512
-    )
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=512,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-    )
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.dim() > 1:
-                p.normal_(std=0.2)
-    folder = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+
+LETTERS = {"positive": ["y"], "negative": ["n"]}
+
+
+def letter_tokens(tokenizer, letter):
+    """Every token that is the letter, but for case and white space."""
+    texts = [tokenizer.decode([t], skip_special_tokens=True) for t in range(len(tokenizer))]
+    return [t for t, text in enumerate(texts) if text.strip().lower() == letter]
 
 
 def test_a_model_says_what_its_forward_pass_says(fresh_cache, llama):
@@ -263,9 +236,7 @@ def test_a_model_says_what_its_forward_pass_says(fresh_cache, llama):
     tokenizer = transformers.AutoTokenizer.from_pretrained(llama)
     model = transformers.AutoModelForCausalLM.from_pretrained(llama).eval()
     template = PromptTemplate.load("rerank-yes-no")
-    spellings = [tokenizer.decode([t]).strip().lower() for t in range(len(tokenizer))]
-    yes = [t for t, text in enumerate(spellings) if text == "yes"]
-    no = [t for t, text in enumerate(spellings) if text == "no"]
+    yes, no = letter_tokens(tokenizer, "y"), letter_tokens(tokenizer, "n")
     assert len(yes) >= 2
     assert len(no) >= 2
     expected = {}
@@ -275,7 +246,8 @@ def test_a_model_says_what_its_forward_pass_says(fresh_cache, llama):
             shares = model(ids).logits[0, -1].double().softmax(-1)
         expected[passage.passage_id] = float(shares[yes].sum() / shares[[*yes, *no]].sum())
     for batch_size in (1, 3):
-        [found] = vlm(reader, batch_size=batch_size, cache=False).rerank([KOALA], [PAIRS])
+        tested = vlm(reader, batch_size=batch_size, cache=False, **LETTERS)
+        [found] = tested.rerank([KOALA], [PAIRS])
         assert {h.passage_id: h.score for h in found} == pytest.approx(expected, abs=1e-5)
         assert [h.passage_id for h in found] == sorted(expected, key=expected.get, reverse=True)
 
@@ -285,7 +257,7 @@ def test_a_model_scores_words_as_teacher_forcing_does(fresh_cache, llama):
     tokenizer = transformers.AutoTokenizer.from_pretrained(llama)
     model = transformers.AutoModelForCausalLM.from_pretrained(llama).eval()
     prompt = PromptTemplate.load("rerank-yes-no").render(KOALA, [PASSAGES[0]])
-    newline = tokenizer("\n")["input_ids"][-1]
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
 
     def log_prob(word):
         head = tokenizer(prompt)["input_ids"]
@@ -298,6 +270,34 @@ def test_a_model_scores_words_as_teacher_forcing_does(fresh_cache, llama):
 
     [found] = vlm(reader, way="score", score="log-odds").rerank([KOALA], [PAIRS[:1]])
     assert found[0].score == pytest.approx(log_prob("yes") - log_prob("no"), abs=1e-4)
+
+
+def test_a_model_that_sees_is_given_image_and_passage(fresh_cache, tmp_path):
+    folder = reader_models.llava(tmp_path)
+    reader = TransformersVLM(TransformersVLM.Config(model=str(folder), dtype="float32"))
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    yes, no = (letter_tokens(processor.tokenizer, letter) for letter in "yn")
+    template = PromptTemplate.load("rerank-yes-no")
+
+    def expected(question, passage):
+        prompt = template.render(question, [passage])
+        inputs = processor(
+            images=open_image(question.image),
+            text=f"USER: <image>\n{prompt}\nASSISTANT:",
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            shares = model(**inputs).logits[0, -1].double().softmax(-1)
+        return float(shares[yes].sum() / shares[[*yes, *no]].sum())
+
+    other = replace(KOALA, image=PHOTOS[1])
+    found = vlm(reader, **LETTERS).rerank([KOALA, other], [PAIRS[:3], PAIRS[:2]])
+    for question, hits, passages in zip((KOALA, other), found, (PASSAGES[:3], PASSAGES[:2]), strict=True):
+        assert {h.passage_id: h.score for h in hits} == pytest.approx(
+            {p.passage_id: expected(question, p) for p in passages}, abs=1e-5
+        )
+    assert found[0][0].score != found[1][0].score
 
 
 @pytest.mark.slow
