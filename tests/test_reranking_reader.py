@@ -293,7 +293,9 @@ def test_a_model_that_sees_is_given_image_and_passage(fresh_cache, tmp_path):
 
     other = replace(KOALA, image=PHOTOS[1])
     found = vlm(reader, **LETTERS).rerank([KOALA, other], [PAIRS[:3], PAIRS[:2]])
-    for question, hits, passages in zip((KOALA, other), found, (PASSAGES[:3], PASSAGES[:2]), strict=True):
+    for question, hits, passages in zip(
+        (KOALA, other), found, (PASSAGES[:3], PASSAGES[:2]), strict=True
+    ):
         assert {h.passage_id: h.score for h in hits} == pytest.approx(
             {p.passage_id: expected(question, p) for p in passages}, abs=1e-5
         )
