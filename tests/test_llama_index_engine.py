@@ -283,6 +283,118 @@ def test_text_chunks_alone_can_be_answered_from(engine):
     assert "One passage." in Seeing.batches[0][0].text
 
 
+# --- streaming
+
+
+class Writing:
+    """A reader that streams: "The answer is bamboo, mostly", a word at a time."""
+
+    abilities = frozenset({"stream", "images"})
+    deterministic = True
+    weights = "writing"
+    context = None
+    max_new_tokens = 12
+    ends = frozenset()
+    written: list = []  # noqa: RUF012
+
+    class Config(Strict):
+        wait: float = 0
+
+    def __init__(self, config):
+        self.config = config
+        self.fingerprint = "writing/1"
+
+    def generate(self, prompts):
+        return [Generation("The answer is bamboo, mostly.") for _ in prompts]
+
+    def stream(self, prompt):
+        assert prompt.image == PHOTO
+        for word in ("The", " answer", " is", " bamboo,", " mostly."):
+            time.sleep(self.config.wait)
+            self.written.append(word)
+            yield word
+
+
+@pytest.fixture
+def writing(monkeypatch):
+    monkeypatch.setitem(READERS._entries, "writing", Entry(f"{__name__}:Writing", "for tests"))
+    Writing.written.clear()
+    return ("reader={name: writing}", "answering.cache=false", "answering.decision=concat")
+
+
+def test_a_response_streams_what_the_reader_writes(retriever, writing):
+    made = RAVQAQueryEngine.from_args(retriever, "preflmr-l-retrieval", writing, streaming=True)
+    response = made.query(QUERY)
+    words = iter(response.response_gen)
+    assert next(words) == "The"
+    assert Writing.written == ["The"]  # nothing is written ahead
+    assert "answer" not in response.metadata
+    assert list(words) == [" answer", " is", " bamboo,", " mostly."]
+    plain = RAVQAQueryEngine.from_args(retriever, "preflmr-l-retrieval", writing).query(QUERY)
+    assert response.metadata["answer"] == plain.metadata["answer"]
+    assert response.metadata["answer"]["text"] == plain.response
+    assert [n.node_id for n in response.source_nodes] == [n.node_id for n in plain.source_nodes]
+    assert str(made.query(QUERY)) == "The answer is bamboo, mostly."
+
+
+def test_a_response_streams_without_holding_up_the_event_loop(retriever, writing):
+    slow = (*writing, "reader.wait=0.03")
+    made = RAVQAQueryEngine.from_args(retriever, "preflmr-l-retrieval", slow, streaming=True)
+    ticks = []
+
+    async def tick():
+        while True:
+            await asyncio.sleep(0.005)
+            ticks.append(len(Writing.written))
+
+    async def main():
+        ticking = asyncio.create_task(tick())
+        response = await made.aquery(QUERY)
+        words = [word async for word in response.async_response_gen()]
+        ticking.cancel()
+        return words, response
+
+    words, response = asyncio.run(main())
+    assert "".join(words) == "The answer is bamboo, mostly."
+    assert response.metadata["answer"]["raw"] == "The answer is bamboo, mostly."
+    assert set(ticks) >= {1, 2, 3, 4}
+
+
+def test_who_stops_reading_stops_the_reader(retriever, writing):
+    made = RAVQAQueryEngine.from_args(retriever, "preflmr-l-retrieval", writing, streaming=True)
+    words = made.query(QUERY).response_gen
+    next(words)
+    words.close()
+    assert Writing.written == ["The"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (OWN, "the reader seeing does not stream"),
+        (("answering.decision=vote", "answering.passages=3"), "vote chooses when all passages"),
+    ],
+)
+def test_what_does_not_stream_says_so(retriever, writing, overrides, message):
+    settings = (*writing, *overrides)
+    with pytest.raises(UserError, match=message):
+        RAVQAQueryEngine.from_args(retriever, "preflmr-l-retrieval", settings, streaming=True)
+
+
+def test_a_language_model_streams_too(writing):
+    llm = ReaderLLM(Writing(Writing.Config()))
+    blocks = [TextBlock(text="What is it?"), ImageBlock(path=PHOTO)]
+    messages = [ChatMessage(role="user", blocks=blocks)]
+    pieces = list(llm.stream_chat(messages))
+    assert [piece.delta for piece in pieces] == ["The", " answer", " is", " bamboo,", " mostly."]
+    assert pieces[-1].message.content == "The answer is bamboo, mostly."
+
+    async def main():
+        return [piece.delta async for piece in await llm.astream_chat(messages)]
+
+    assert asyncio.run(main()) == [piece.delta for piece in pieces]
+
+
 # --- LlamaIndex's own engine and language models
 
 

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ravqa.answering.answerer import Answerer
+from ravqa.answering.config import AnsweringConfig
 from ravqa.errors import UserError
 from ravqa.readers.base import Generation, Prompt
 from ravqa.readers.cached import CachedReader
 from ravqa.readers.controls import FirstWords
 from ravqa.readers.streaming import greedy, whole_words
+from ravqa.records import Hit, Passage, Question
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,19 @@ def test_a_local_reader_streams_what_it_generates(reader):
         longest = max(longest, len(pieces))
     assert longest > 3
     assert "stream" in reader.abilities
+
+
+def test_a_streamed_answer_is_the_answer(reader, fresh_cache):
+    answerer = Answerer(AnsweringConfig(decision="top1", passages=1), reader)
+    question = Question(1, "What does the koala eat?")
+    pairs = [(Hit("k", 1.0, 1), Passage("k", "The koala eats leaves.", title="Koala"))]
+    stream = answerer.stream(question, pairs)
+    pieces = list(stream)
+    [answer] = answerer.answer([question], [pairs])
+    assert "".join(pieces) == answer.raw
+    assert stream.answer.text == answer.text
+    assert stream.answer.passage_ids == answer.passage_ids == ("k",)
+    assert stream.answer.drafts[0].prompt_hash == answer.drafts[0].prompt_hash
 
 
 @pytest.mark.slow

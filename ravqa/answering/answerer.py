@@ -15,10 +15,11 @@ from ravqa.answering.fitting import Pair, fit
 from ravqa.answering.priors import log_priors
 from ravqa.answering.prompt import Example, PromptTemplate
 from ravqa.answering.rules import RULES
-from ravqa.answering.rules.base import Case
+from ravqa.answering.rules.base import Case, PerPassage
+from ravqa.answering.streaming import AnswerStream
 from ravqa.config import fingerprint
 from ravqa.errors import UserError
-from ravqa.readers.base import Prompt, Reader
+from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 from ravqa.records import Answer, Question
 
@@ -78,6 +79,32 @@ class Answerer:
         }
         answers = self.rule.answer(cases, self.cached)
         return [replace(answer, cut=n) for answer, n in zip(answers, cut, strict=True)]
+
+    def check_streams(self) -> None:
+        """Raise UserError unless answers can be given while they are written."""
+        if "stream" not in self.reader.abilities:
+            raise UserError(f"the reader {self.reader.weights} does not stream")
+        if isinstance(self.rule, PerPassage) and self.rule.compares:
+            raise UserError(
+                f"answering.decision {self.config.decision} chooses when all passages have been "
+                "read: what streams is one prompt: top1, concat, or none"
+            )
+
+    def stream(
+        self, question: Question, passages: Sequence[Pair], examples: Sequence[Example] = ()
+    ) -> AnswerStream:
+        """One answer while it is written; arguments as those of `answer`.
+
+        Raises:
+            UserError: see `check_streams`.
+        """
+        self.check_streams()
+        [case], [cut] = self._cases([question], [passages], examples)
+
+        def extract(text: str) -> Answer:
+            return replace(self.rule.single(case, Generation(text)), cut=cut)
+
+        return AnswerStream(self.cached.stream(case.prompts[0]), extract)
 
     def _cases(
         self,

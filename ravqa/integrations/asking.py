@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ravqa.answering.streaming import AnswerStream
 from ravqa.errors import UserError
 from ravqa.integrations.threads import Batcher
 from ravqa.pipeline import Pipeline
@@ -49,6 +50,17 @@ class Asker:
         """As `ask`; the event loop goes on meanwhile."""
         return await self._batcher.acall((question, passages))
 
+    def stream(self, question: Question, passages: Sequence[Pair]) -> AnswerStream:
+        """An answer while it is written, by itself.
+
+        Raises:
+            UserError: the reader or the decision rule does not stream; or as `ask`.
+        """
+        [described] = self.pipeline.describe([question])
+        examples = self.pipeline.shown_examples([described])
+        return self.answerer.stream(described, passages, examples)
+
     def _answer(self, asked: Sequence[tuple[Question, Sequence[Pair]]]) -> list[Answer]:
         questions = self.pipeline.describe([question for question, _ in asked])
-        return self.answerer.answer(questions, [passages for _, passages in asked])
+        examples = self.pipeline.shown_examples(questions)
+        return self.answerer.answer(questions, [passages for _, passages in asked], examples)

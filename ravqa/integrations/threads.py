@@ -96,7 +96,12 @@ async def in_thread(call: Callable[..., T], *args: object) -> T:
 
 
 async def iterated(values: Iterator[T]) -> AsyncGenerator[T, None]:
-    """An iterator's values, each waited for in another thread."""
+    """An iterator's values, each waited for in another thread; closed with the reader."""
     end = object()
-    while (value := await in_thread(next, values, end)) is not end:
-        yield value
+    try:
+        while (value := await in_thread(next, values, end)) is not end:
+            yield value
+    finally:
+        close = getattr(values, "close", None)
+        if close is not None:
+            close()

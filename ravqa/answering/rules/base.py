@@ -74,6 +74,10 @@ class Rule(ABC):
             for case, own in zip(cases, drafts, strict=True)
         ]
 
+    def single(self, case: Case, generation: Generation) -> Answer:
+        """The answer to a question with one prompt, from its generation."""
+        return self._only([self._draft(case, 0, generation)])
+
     @abstractmethod
     def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
         """From several drafts to an answer."""

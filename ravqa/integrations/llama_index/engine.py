@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import (
     RESPONSE_TYPE,
+    AsyncStreamingResponse,
     Response,
+    StreamingResponse,
 )
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
@@ -24,13 +26,14 @@ from llama_index.core.response_synthesizers import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType, TextNode
 from llama_index.core.settings import Settings
 
+from ravqa.answering.streaming import AnswerStream
 from ravqa.errors import UserError
 from ravqa.integrations.asking import Asker, Pair
 from ravqa.integrations.llama_index.llm import ReaderLLM
 from ravqa.integrations.llama_index.nodes import passage_of
 from ravqa.integrations.llama_index.retriever import PreFLMRRetriever
 from ravqa.integrations.query_images import query_image
-from ravqa.integrations.threads import in_thread
+from ravqa.integrations.threads import in_thread, iterated
 from ravqa.pipeline import Pipeline
 from ravqa.records import Answer, Hit, Question
 
@@ -41,7 +44,8 @@ class RAVQASynthesizer(BaseSynthesizer):
     """Answers a question about an image from nodes: the image goes to the reader too.
 
     A response's text is the short answer. Its metadata has those of the source nodes by their ids
-    and, under "answer", how it was decided: the rule, and each draft with its passages.
+    and, under "answer", how it was decided: the rule, and each draft with its passages. A streamed
+    response's text is all that the reader writes; its metadata get "answer" at the end.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class RAVQASynthesizer(BaseSynthesizer):
         pipeline: Pipeline,
         *,
         instruction: str | None = None,
+        streaming: bool = False,
         allow_http: bool = False,
         callback_manager: CallbackManager | None = None,
     ):
@@ -56,15 +61,19 @@ class RAVQASynthesizer(BaseSynthesizer):
 
         Args:
             instruction: for prompts that show one.
+            streaming: give the reader's words as they are written.
             allow_http: fetch images whose `image_path` is an http(s) address.
 
         Raises:
-            UserError: the pipeline has no reader.
+            UserError: the pipeline has no reader, or one (or a decision rule) that does not stream.
         """
         self._asker = Asker(pipeline)
+        if streaming:
+            self._asker.answerer.check_streams()
         super().__init__(
             llm=ReaderLLM(self._asker.answerer.reader, allow_http=allow_http),
             callback_manager=callback_manager or Settings.callback_manager,
+            streaming=streaming,
         )
         self._instruction = instruction
         self._allow_http = allow_http
@@ -93,7 +102,13 @@ class RAVQASynthesizer(BaseSynthesizer):
         with self._event(bundle) as event:
             asked = self._asked(bundle, nodes)
             sources = [*nodes, *(additional_source_nodes or ())]
-            response = _response(self._asker.ask(*asked), sources)
+            response: RESPONSE_TYPE
+            if self._streaming:
+                metadata = _metadata(sources)
+                words = _words(self._asker.stream(*asked), metadata)
+                response = StreamingResponse(words, sources, metadata)
+            else:
+                response = _response(self._asker.ask(*asked), sources)
             event.on_end(payload={EventPayload.RESPONSE: response})
         _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
@@ -115,7 +130,13 @@ class RAVQASynthesizer(BaseSynthesizer):
         with self._event(bundle) as event:
             asked = await in_thread(self._asked, bundle, nodes)
             sources = [*nodes, *(additional_source_nodes or ())]
-            response = _response(await self._asker.aask(*asked), sources)
+            response: RESPONSE_TYPE
+            if self._streaming:
+                metadata = _metadata(sources)
+                words = _words(await in_thread(self._asker.stream, *asked), metadata)
+                response = AsyncStreamingResponse(iterated(words), sources, metadata)
+            else:
+                response = _response(await self._asker.aask(*asked), sources)
             event.on_end(payload={EventPayload.RESPONSE: response})
         _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
         return response
@@ -170,10 +191,10 @@ class RAVQAQueryEngine(RetrieverQueryEngine):
             retriever: of any kind; a `PreFLMRRetriever` looks at the image.
             pipeline: answers; None for a `PreFLMRRetriever`'s own.
             node_postprocessors: rerankers and filters between the two.
-            options: of `RAVQASynthesizer`: `instruction`, `allow_http`.
+            options: of `RAVQASynthesizer`: `instruction`, `streaming`, `allow_http`.
 
         Raises:
-            UserError: there is no reader.
+            UserError: there is no reader, or one (or a decision rule) that does not stream.
         """
         if pipeline is None:
             if not isinstance(retriever, PreFLMRRetriever):
@@ -206,6 +227,12 @@ class RAVQAQueryEngine(RetrieverQueryEngine):
 def _response(answer: Answer, sources: list[NodeWithScore]) -> Response:
     metadata = {**_metadata(sources), "answer": asdict(answer)}
     return Response(answer.text, sources, metadata)
+
+
+def _words(stream: AnswerStream, metadata: dict[str, Any]) -> Generator[str, None, None]:
+    yield from stream
+    assert stream.answer is not None
+    metadata["answer"] = asdict(stream.answer)
 
 
 def _metadata(sources: Sequence[NodeWithScore]) -> dict[str, Any]:

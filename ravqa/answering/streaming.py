@@ -1,0 +1,42 @@
+"""An answer given while it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ravqa.records import Answer
+
+
+class AnswerStream(Iterator[str]):
+    """The reader's words as they are written; joined, they are the generation.
+
+    Attributes:
+        answer: the answer extracted from them, once all have been read; None before.
+    """
+
+    def __init__(self, pieces: Iterator[str], extract: Callable[[str], Answer]):
+        """Take a reader's stream.
+
+        Args:
+            extract: gives the answer in a generation.
+        """
+        self.answer: Answer | None = None
+        self._pieces = pieces
+        self._extract = extract
+        self._text = ""
+
+    def __next__(self) -> str:
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            if self.answer is None:
+                self.answer = self._extract(self._text)
+            raise
+        self._text += piece
+        return piece
+
+    def close(self) -> None:
+        """Stop the generation."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
