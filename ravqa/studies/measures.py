@@ -114,6 +114,7 @@ class FinishedRun:
 
     Attributes:
         samples: of the run itself, by question id.
+        stand_ins: by part, what it stands in for.
     """
 
     def __init__(self, folder: Path, condition: str = MAIN):
@@ -145,6 +146,7 @@ class FinishedRun:
             self.label = str(results["dataset"]["label"])
             self.split = str(results["dataset"]["split"])
             self.metric = str((results["answers"] or {}).get("metric", "score"))
+            self.stand_ins = dict(results["provenance"]["stand_ins"])
             self._described = results["timing"]["describe"]
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise DataError(

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich import box
@@ -27,11 +26,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 import ravqa
-from ravqa.build import Key, sharing
+from ravqa.build import Key, Shared, sharing
 from ravqa.config import dump_yaml, read_yaml
 from ravqa.datasets.base import Problems
 from ravqa.errors import UserError
-from ravqa.run import read_corpus, read_dataset
+from ravqa.run import RunRequest, read_corpus, read_dataset
 from ravqa.rundir import first_difference, write_file
 from ravqa.stages import READING, STAGES, marked, stage_keys
 from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed
@@ -170,7 +169,7 @@ class StudyFolder:
         """The run's folder."""
         return self.path / "runs" / run.folder
 
-    def request(self, run: PlannedRun) -> Any:
+    def request(self, run: PlannedRun) -> RunRequest:
         """What `ravqa.run.run` is asked for."""
         return replace(
             run.request,
@@ -267,7 +266,8 @@ def _dry(
         if folder.state(run) == FINISHED:
             cells = ["finished", *[""] * (len(STAGES) - 1)]
         else:
-            cells = [_cell(keys[run], stage, marked(keys[run]), earlier) for stage in STAGES]
+            cached = marked(keys[run])
+            cells = [_cell(keys[run], stage, cached, earlier) for stage in STAGES]
         earlier |= dict.fromkeys(keys[run].values(), run.variant)
         table.add_row(*([run.dataset] if several else []), name, *cells)
     return table
@@ -300,7 +300,7 @@ def _needed(runs: Sequence[PlannedRun]) -> frozenset[Key]:
 
 
 def _one_by_one(
-    runs: Sequence[PlannedRun], folder: StudyFolder, shared: Any, console: StudyConsole
+    runs: Sequence[PlannedRun], folder: StudyFolder, shared: Shared, console: StudyConsole
 ) -> dict[PlannedRun, Failure]:
     failures = {}
     for number, run in enumerate(runs, 1):

@@ -205,6 +205,19 @@ def _notes(
             "Seconds are without the time to load models and to encode passages; their intervals "
             "are over the batches that were timed."
         )
+    return [*notes, *_stand_ins(runs)]
+
+
+def _stand_ins(runs: Mapping[str, FinishedRun]) -> list[str]:
+    """What stands in for something else, and in which runs if not in all."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, run in runs.items():
+        for part, what in run.stand_ins.items():
+            found.setdefault((part, what), []).append(name)
+    notes = []
+    for (part, what), names in found.items():
+        where = "" if len(names) == len(runs) else f" (in {len(names)} of {len(runs)} runs)"
+        notes.append(f"Stand-in {part}: {what}{where}.")
     return notes
 
 
