@@ -24,7 +24,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     **{mark: "\\" + mark for mark in "&%$#_{}"},
 }
 
@@ -109,9 +109,10 @@ def as_markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         header, rows = header_and_rows(table)
         parts.append(f"### {_markdown(heading(table))}\n")
-        parts.append(_markdown_row(header))
+        parts.append(_markdown_row([_markdown(title) for title in header]))
         parts.append("|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|")
-        parts += [_markdown_row(row) for row in rows]
+        # Numbers hold nothing to escape.
+        parts += [_markdown_row([_markdown(row[0]), *row[1:]]) for row in rows]
         parts += ["", *(f"{_markdown(note)}\n" for note in table.notes)]
     return "\n".join(parts).rstrip("\n") + "\n"
 
@@ -128,7 +129,7 @@ def _markdown(text: str) -> str:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_markdown, cells)) + " |"
+    return "| " + " | ".join(cells) + " |"
 
 
 def as_latex(tables: Sequence[Table]) -> str:

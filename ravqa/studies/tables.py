@@ -222,15 +222,20 @@ def _stand_ins(runs: Mapping[str, FinishedRun]) -> list[str]:
 
 
 def variants(table: Table) -> list[Variant]:
-    """The rows as the study's report takes them."""
+    """The rows as the study's report takes them, which has no marks for single cells."""
+    cached = any(cell.cached for row in table.rows for cell in row.cells.values())
+    titles = {
+        key: f"{title} {CACHED}" if cached and key == SECONDS else title
+        for key, title in table.titles.items()
+    }
     return [
         Variant(
             name=row.name,
             run=row.run,
             reference=row.reference,
-            metrics={table.titles[key]: cell.estimate for key, cell in row.cells.items()},
+            metrics={titles[key]: cell.estimate for key, cell in row.cells.items()},
             differences={
-                table.titles[key]: cell.difference
+                titles[key]: cell.difference
                 for key, cell in row.cells.items()
                 if cell.difference is not None
             },
