@@ -56,9 +56,13 @@ def stage_keys(
     if not retrieval_only:
         answering = AnsweringConfig.model_validate(config.answering)
         prompt = PromptTemplate.load(answering.prompt).source
-        reading = fingerprint(READING, seen, found, prompt, _options(READERS, config.reader))
+        examples = answering.examples and answering.examples.model_dump(mode="json")
+        reader = _options(READERS, config.reader)
+        reading = fingerprint(READING, seen, found, prompt, examples, reader)
         keys[READING] = reading
-        keys["answer"] = fingerprint("answer", reading, config.top_k, answering.model_dump())
+        keys["answer"] = fingerprint(
+            "answer", reading, config.top_k, answering.model_dump(mode="json")
+        )
     return keys
 
 

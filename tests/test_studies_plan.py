@@ -1,5 +1,7 @@
 """A study's file: which variants come of it; what is wrong with it is said before anything runs."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -202,9 +204,18 @@ def test_the_examples_are_valid_and_explained(path):
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["datasets"]
 
 
+def test_the_guides_example_is_valid(tmp_path):
+    guide = (Path(__file__).parent.parent / "docs" / "studies.md").read_text(encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0])
+    made = load_plan(str(tmp_path / "study.yaml"))
+    assert made.variants == [
+        *("passages=3, likeliest", "passages=5, likeliest", "passages=5, vote", "no passages"),
+    ]
+
+
 def test_there_is_an_example_for_every_ablation():
     names = {path.stem for path in STUDIES.glob("*.yaml")}
     assert names >= {
-        *("top-k", "retriever", "text-vision", "image-tokens", "decision"),
+        *("top-k", "retriever", "text-vision", "image-tokens", "decision", "prompt"),
         *("reranker", "index", "reader"),
     }

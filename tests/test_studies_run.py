@@ -42,9 +42,11 @@ def test_retrieval_for_five_readers_runs_once_and_so_does_a_reader_for_five_rule
     counted, folder, tmp_path, capsys
 ):
     rules = {
-        "one": {"answering.decision": "top1", "answering.passages": 1},
-        "best of three": {"answering.decision": "joint_max"},
-        **{f"T={t}": {"answering.temperature": t} for t in (0.1, 10.0, 100.0)},
+        "first": {"answering.decision": "top1", "answering.passages": 1},
+        "likeliest": {"answering.decision": "joint_max"},
+        "more alike": {"answering.decision": "joint_max", "answering.temperature": 9.0},
+        "over all": {"answering.decision": "marginal"},
+        "majority": {"answering.decision": "vote"},
     }
     study = write_study(
         folder / "study.yaml",
