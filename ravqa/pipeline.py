@@ -237,6 +237,8 @@ class Pipeline:
         if count and self.corpus is not None:
             try:
                 hits = self.retrieve(new)
+                stages = self.rerank(new, hits)  # what they show is found as all else is
+                hits = stages[-1].hits if stages else hits
             except UserError as e:  # rankings from a file have none of them
                 raise UserError(
                     f"answering.examples: {e} (answering.examples.passages=0 shows examples "

@@ -135,6 +135,11 @@ class Hit:
     rank: int
     retrieval_score: float | None = None
 
+    @property
+    def as_retrieved(self) -> float:
+        """The retriever's score, whatever rerankers made of the hit."""
+        return self.score if self.retrieval_score is None else self.retrieval_score
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:

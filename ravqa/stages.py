@@ -19,6 +19,7 @@ from ravqa.cache import Store
 from ravqa.config import Part, PipelineConfig, fingerprint
 from ravqa.paths import cache_dir
 from ravqa.registry import DESCRIBERS, READERS, RERANKERS, RETRIEVERS
+from ravqa.reranking.build import asks_own_reader
 
 STAGES = ("describe", "retrieve", "rerank", "answer")
 READING = "reading"
@@ -52,6 +53,8 @@ def stage_keys(
     )
     if config.reranking:
         parts = [_options(RERANKERS, part) for part in config.reranking]
+        if asks_own_reader(config.reranking):
+            parts.append(_options(READERS, config.reader))
         found = keys["rerank"] = fingerprint("rerank", found, config.top_k, parts)
     if not retrieval_only:
         answering = AnsweringConfig.model_validate(config.answering)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,21 @@ def test_a_uniform_prior_leaves_the_retrieval_scores_out(prompt_file):
     assert [d.score for d in answer.drafts] == pytest.approx([-math.log(2) - 1, -math.log(2) - 0.1])
     assert [d.prior for d in answer.drafts] == pytest.approx([0.5, 0.5])
     assert answer.text == "bread"
+
+
+def test_priors_after_reranking_are_the_rerankers_or_the_retrievers(prompt_file):
+    pairs = found(("a", 0.9), ("b", 0.1))
+    reranked = [
+        (replace(hit, retrieval_score=score), passage)
+        for (hit, passage), score in zip(pairs, (1.0, 3.0), strict=True)
+    ]
+    for prior, odds in (("scores", 0.8), ("retrieval", -2.0)):
+        reader = by_passage(a=("apple", -1.0, 1), b=("bread", -1.0, 1))
+        tested = answerer(reader, prompt_file, passages=2, prior=prior)
+        [answer] = tested.answer([PLAIN], [reranked])
+        share = 1 / (1 + math.exp(-odds))
+        assert [d.prior for d in answer.drafts] == pytest.approx([share, 1 - share])
+        assert answer.text == ("apple" if odds > 0 else "bread")
 
 
 def test_the_empty_passage_competes(prompt_file):

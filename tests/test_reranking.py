@@ -13,7 +13,7 @@ from ravqa.errors import UserError
 from ravqa.pipeline import check_settings
 from ravqa.records import Hit, Passage, Question
 from ravqa.registry import RERANKERS
-from ravqa.reranking.base import renumbered, rescored, retrieval_score
+from ravqa.reranking.base import renumbered, rescored
 from ravqa.reranking.build import stage_names
 
 QUESTION = Question(1, "?")
@@ -46,7 +46,7 @@ def test_a_new_score_orders_and_the_retrievers_stays():
     assert hits == [Hit("p2", 0.9, 1, 8.0), Hit("p3", 0.5, 2, 7.0), Hit("p1", 0.2, 3, 9.0)]
     again = rescored(hits, [1.0, 2.0, 3.0])
     assert again == [Hit("p1", 3.0, 1, 9.0), Hit("p3", 2.0, 2, 7.0), Hit("p2", 1.0, 3, 8.0)]
-    assert [retrieval_score(hit) for hit in again] == [9.0, 7.0, 8.0]
+    assert [hit.as_retrieved for hit in again] == [9.0, 7.0, 8.0]
 
 
 def test_hits_that_were_not_looked_at_stay_behind_and_count_as_the_worst():

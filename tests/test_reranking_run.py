@@ -7,19 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 import yaml
+from dataset_files import write_image
 
 from ravqa.cli import main, run_main
 from ravqa.config import Strict
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import UserError
-from ravqa.pipeline import Pipeline
+from ravqa.images import image_bytes
+from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers.base import Generation
 from ravqa.records import Passage
 from ravqa.registry import READERS, Entry
+from ravqa.stages import stage_keys
 
 ROOT = Path(__file__).parent.parent
 
@@ -383,12 +387,58 @@ def test_another_depth_asks_about_what_is_new_alone(fresh_cache, many, tmp_path)
     assert cached["rerank vlm"]["share"] == pytest.approx(0.75)
 
 
-def test_the_wrong_image_goes_through_reranking_too(fresh_cache, many, tmp_path, capsys):
-    assert run(many, tmp_path / "run", "--controls", "wrong-image") == 2
-    assert "at least two images" in capsys.readouterr().err
-    blind = ("--set", "reranking=[]", "--controls", "wrong-image")
-    assert run(many, tmp_path / "run", *blind) == 2
+class Colours(Lengths):
+    """Says yes to passages by the image's bytes."""
+
+    abilities = frozenset({"score", "images"})
+
+    def score(self, prompts, answers):
+        return [
+            float(zlib.crc32(p.text.encode() + image_bytes(p.image)) % 97) if a == "yes" else 0.0
+            for p, a in zip(prompts, answers, strict=True)
+        ]
+
+
+def test_the_wrong_image_goes_through_reranking_too(
+    many, fresh_cache, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(READERS._entries, "colours", Entry("test_reranking_run:Colours", "x"))
+    # Two questions of the same words and passages, about two images.
+    write_image(many / "red.png", (200, 0, 0))
+    write_image(many / "blue.png", (0, 0, 200))
+    rows = [
+        {"question_id": name, "question": "what?", "image": f"{name}.png", "answers": ["granite"]}
+        for name in ("red", "blue")
+    ]
+    (many / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ranking = "".join(f"{q} Q0 p{i} {i} {9 - i} x\n" for q in ("red", "blue") for i in range(4))
+    (many / "run.trec").write_text(ranking)
+    own = ("--retriever", f"static:{many / 'run.trec'}", "--set", "reader.name=colours")
+    own += ("--set", "reranking=[{name: vlm}]", "--controls", "wrong-image")
+    assert run(many, tmp_path / "run", *own) == 0
+    right = read_samples(tmp_path / "run" / "samples.jsonl")
+    wrong = read_samples(tmp_path / "run" / "samples.wrong-image.jsonl")
+    assert right["red"]["hits"] != right["blue"]["hits"]
+    assert wrong["red"]["stages"] == right["blue"]["stages"]
+    assert wrong["blue"]["stages"] == right["red"]["stages"]
+    capsys.readouterr()
+    assert run(many, tmp_path / "blind", *own[:4], "--set", "reranking=[]", *own[-2:]) == 2
     assert "its passages do not depend on the image" in capsys.readouterr().err
+    assert run(many, tmp_path / "none", "--retriever", "none", *own[-2:]) == 2
+    assert "its passages do not depend on the image" in capsys.readouterr().err
+
+
+def test_stages_that_ask_the_pipelines_reader_depend_on_it():
+    def key(reader, stage):
+        settings = {"retriever": {"name": "random"}, "reader": {"name": reader}}
+        settings["answering"] = {"decision": "top1"}
+        config = check_settings({**settings, "reranking": [stage]}, "test")
+        return stage_keys(config, "data", "passages")["rerank"]
+
+    own = {"name": "vlm"}
+    named = {"name": "vlm", "reader": {"name": "first-words"}}
+    assert key("first-words", own) != key("best-span", own)
+    assert key("first-words", named) == key("best-span", named)
 
 
 @pytest.mark.slow

@@ -63,7 +63,12 @@ def test_metrics_do_not_import_torch():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run_vqa.py", "--help"], ["-m", "ravqa", "--help"], ["-m", "ravqa", "ls", "readers"]],
+    [
+        ["run_vqa.py", "--help"],
+        ["-m", "ravqa", "--help"],
+        ["-m", "ravqa", "ls", "readers"],
+        ["-m", "ravqa", "ls", "rerankers"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments):
     code = (

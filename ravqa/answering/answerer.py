@@ -148,8 +148,13 @@ class Answerer:
         return cases, cut
 
     def _log_priors(self, groups: Sequence[Sequence[Pair]]) -> tuple[float, ...]:
-        scores = [group[0][0].score if group else None for group in groups]
-        return tuple(log_priors(scores, self.config.prior, self.config.temperature))
+        prior = self.config.prior
+        scores: list[float | None] = [None] * len(groups)
+        for k, group in enumerate(groups):
+            if group:
+                hit = group[0][0]
+                scores[k] = hit.as_retrieved if prior == "retrieval" else hit.score
+        return tuple(log_priors(scores, prior, self.config.temperature))
 
 
 def load_template(config: AnsweringConfig) -> PromptTemplate:

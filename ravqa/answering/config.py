@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ravqa.answering.extract import Extraction
 from ravqa.answering.merging import Merge
+from ravqa.answering.priors import Prior
 from ravqa.config import Strict
 from ravqa.errors import UserError
 
@@ -46,8 +47,9 @@ class AnsweringConfig(Strict):
         prompt: a template in `prompts/`, or a file.
         decision: how k passages become one answer (see `ravqa.answering.rules`).
         passages: how many of the retrieved passages are read (K).
-        prior: p(z | x) of `joint_max`, `marginal` and `mixture`: softmax of the retrieval scores,
-            or the same for every passage.
+        prior: p(z | x) of `joint_max`, `marginal` and `mixture`: softmax of the passages' scores,
+            which are a reranker's where one gave them, of the retriever's own scores
+            ("retrieval"), or the same for every passage.
         temperature: T of that softmax; higher makes the passages more equal.
         empty_passage: no passage competes as one more passage (`joint_max`, `marginal`, `vote`,
             `mixture`); its score is the mean of the others' scores.
@@ -65,7 +67,7 @@ class AnsweringConfig(Strict):
     prompt: str = "short-answer"
     decision: Decision = "joint_max"
     passages: int = Field(default=1, ge=1)
-    prior: Literal["scores", "uniform"] = "scores"
+    prior: Prior = "scores"
     temperature: float = Field(default=1.0, gt=0)
     empty_passage: bool = False
     marginal: Literal["fast", "thorough"] = "fast"

@@ -1,4 +1,4 @@
-"""How probable each passage is before it is read: p(z | x), from the retrieval scores."""
+"""How probable each passage is before it is read: p(z | x), from its score."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+Prior = Literal["scores", "retrieval", "uniform"]
 
-def log_priors(
-    scores: Sequence[float | None], prior: Literal["scores", "uniform"], temperature: float
-) -> list[float]:
-    """log p(z_k | x) of K passages with retrieval scores s_k: log softmax(s / T)_k, or -log K.
+
+def log_priors(scores: Sequence[float | None], prior: Prior, temperature: float) -> list[float]:
+    """log p(z_k | x) of K passages with scores s_k: log softmax(s / T)_k, or if uniform -log K.
 
     Args:
         scores: None for the empty passage, whose score is the mean of the others' (as in BERAG's

@@ -63,7 +63,7 @@ def rescored(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     order += range(len(scores), len(hits))
     return renumbered(
-        replace(hits[i], score=new[i], retrieval_score=retrieval_score(hits[i])) for i in order
+        replace(hits[i], score=new[i], retrieval_score=hits[i].as_retrieved) for i in order
     )
 
 
@@ -82,8 +82,3 @@ def rescored_each(
         out.append(rescored([hit for hit, _ in found], scores[start:end]))
         start = end
     return out
-
-
-def retrieval_score(hit: Hit) -> float:
-    """The retriever's score, whatever rerankers made of the hit."""
-    return hit.score if hit.retrieval_score is None else hit.retrieval_score
