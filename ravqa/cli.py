@@ -112,7 +112,10 @@ Controls = Annotated[
     ),
 ]
 OnError = Annotated[
-    OnErrorChoice, typer.Option(help="Broken questions: stop, or leave out and list.")
+    OnErrorChoice,
+    typer.Option(
+        help="Broken questions: stop, or leave out and list; without an answer: stop, or wrong."
+    ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="For intervals, tests, controls.")]
 Download = Annotated[

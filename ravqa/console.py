@@ -127,6 +127,16 @@ class Console:
                 Text(f"{len(skipped)} questions were skipped (listed in results.json)"),
                 style="yellow",
             )
+        conditions = results["answers"]["conditions"] if results["answers"] else {}
+        unanswered = sum(len(scores["unanswered"]) for scores in conditions.values())
+        if unanswered:
+            self.out.print(
+                Text(
+                    f"the reader had no answer {unanswered} times, which counts as wrong (listed "
+                    "in results.json)"
+                ),
+                style="yellow",
+            )
         for part, what in results["provenance"]["stand_ins"].items():
             self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)

@@ -109,7 +109,7 @@ def answer_section(
     Percent; intervals and tests resample images. Each condition's "groups" are by question type;
     "raw" are the scores of the generations from which the answers were extracted, "cut" counts the
     passages that were to be read and did not fit into the reader's context. Samples with the answer
-    None are counted as wrong.
+    None are counted as wrong; "unanswered" lists those that the reader could not answer.
     """
     questions = [
         q for q in dataset.questions if all(q.question_id in s for s in conditions.values())
@@ -143,6 +143,11 @@ def answer_section(
                 dataset, questions, samples, values, seed, normalization=normalization, judge=judge
             ),
             "cut": _cut([samples[q.question_id] for q in questions]),
+            "unanswered": [
+                {"question_id": q.question_id, "reason": samples[q.question_id]["error"]}
+                for q in questions
+                if "error" in samples[q.question_id]
+            ],
             "exact_match": _exact_match(dataset, questions, samples, right[name]),
             "hits": _hit_tables(dataset, questions, samples),
             "groups": _groups(dataset, questions, scores[name], seed),

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ravqa.cache import Use, watched
 from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, validate
 from ravqa.datasets.corpus import Corpus
 from ravqa.describe.cached import CachedDescriber
-from ravqa.errors import UserError
+from ravqa.errors import PromptError, ServerError, UserError
 from ravqa.readers.base import Reader
 from ravqa.records import Answer, Hit, Passage, Question
 from ravqa.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
@@ -43,6 +44,21 @@ class Stage:
     name: str
     hits: Sequence[Sequence[Hit]]
     use: Use
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What the reader made of a batch of questions.
+
+    Attributes:
+        answers: one per question, in order; None where it has none.
+        reasons: why it has none, by the question's place.
+        gone: the error of a server that went away meanwhile: what has no answer was not asked.
+    """
+
+    answers: list[Answer | None] = field(default_factory=list)
+    reasons: dict[int, str] = field(default_factory=dict)
+    gone: ServerError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +264,37 @@ class Pipeline:
             passages = [passage for _, passage in self.passages(found)]
             self._shown[str(question.question_id)] = make_example(question, passages, count)
         return [self._shown[str(question.question_id)] for question in chosen]
+
+    def attempt(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> Attempt:
+        """As `answer`, but a question that the reader cannot answer costs no other.
+
+        After a failure the questions are gone through one by one: what was answered is known to
+        the reader's cache by then, so that only what has to be is asked anew.
+
+        Raises:
+            ValueError: the pipeline has no reader.
+        """
+        try:
+            return Attempt(list(self.answer(questions, hits)))
+        except PromptError:
+            attempt = Attempt()
+        except ServerError as e:
+            attempt = Attempt(gone=e)
+        assert self.answerer is not None
+        asked = self.answerer.asked
+        for place, (question, found) in enumerate(zip(questions, hits, strict=True)):
+            known = self.answerer.cached.only_known() if attempt.gone else nullcontext()
+            answer = None
+            try:
+                with known:
+                    [answer] = self.answer([question], [found])
+            except PromptError as e:
+                attempt.reasons[place] = str(e)
+            except ServerError as e:
+                attempt.gone = e
+            attempt.answers.append(answer)
+        self.answerer.asked = asked
+        return attempt
 
     def passages(self, hits: Sequence[Hit]) -> list[tuple[Hit, Passage]]:
         """Each hit with its passage."""

@@ -44,7 +44,7 @@ from ravqa.evaluation import (
 from ravqa.images import image_digest
 from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.diagnostics import is_in_document
-from ravqa.pipeline import Pipeline, check_settings
+from ravqa.pipeline import Attempt, Pipeline, check_settings
 from ravqa.records import Answer, Hit, Question
 from ravqa.registry import DATASETS, JUDGES, READERS, RETRIEVERS, Registry
 from ravqa.reranking.base import RETRIEVED
@@ -64,6 +64,7 @@ _RERANKED = (MAIN, "wrong-image")
 _PASSAGES = ("none", "oracle", "random")
 _ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command line
 _MAX_RAW = 300  # characters of a draft's generation in the samples
+_TELLING = 8  # so many questions without an answer, and not one with, tell of a wrong setting
 _CHUNK = 32  # questions retrieved, answered and written at a time
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
@@ -548,13 +549,18 @@ class _Runner:
             ]
             if not rows:
                 continue
-            samples = self._chunk(
+            samples, error = self._chunk(
                 condition, [questions[i] for i in rows], [asked[i] for i in rows], retriever
             )
             self.run_dir.append_samples(condition, samples)
             done.update((sample["question_id"], sample) for sample in samples)
-            finished += len(rows)
+            finished += len(samples)
             self.console.progress(what, finished, total)
+            if error:
+                raise UserError(
+                    f"{error} ({what}: {finished} of {total} are answered and kept: go on with "
+                    f"--resume --output {self.run_dir.path})"
+                )
         return {q.question_id: done[q.question_id] for q in questions}
 
     def _chunk(
@@ -563,20 +569,24 @@ class _Runner:
         questions: Sequence[Question],
         asked: Sequence[Question],
         retriever: Retriever,
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Samples of the questions that are done, and what ends the run if it cannot go on."""
         with watched() as retrieving:
             retrieved = self.pipeline.retrieve(asked, retriever)
         reranked = self.pipeline.rerank(asked, retrieved) if condition in _RERANKED else []
         hits = reranked[-1].hits if reranked else retrieved
-        answers = scores = raw_scores = None
+        attempt = scores = raw_scores = None
+        error = ""
         with watched() as answering:
             if self.pipeline.answerer is not None:
-                answers = self.pipeline.answer(questions, hits)
+                attempt = self.pipeline.attempt(questions, hits)
                 self.run_dir.prompts.add(self.pipeline.answerer.asked)
-        if answers is not None and not self.request.predict_only:
-            texts = [answer.text for answer in answers]
+                error = self._ends(attempt, questions)
+        answers = attempt.answers if attempt else [None] * len(questions)
+        if attempt is not None and not self.request.predict_only:
+            texts = [answer.text if answer else None for answer in answers]
             scores = score_answers(self.dataset, questions, texts, judge=self.judge)
-            raws = [answer.raw for answer in answers]
+            raws = [answer.raw if answer else None for answer in answers]
             raw_scores = score_raw(self.dataset, questions, texts, raws, scores, judge=self.judge)
         uses = {"retrieve": retrieving}
         uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
@@ -594,21 +604,35 @@ class _Runner:
                     {"stage": name, **self._ranking(question, found)}
                     for name, found in rankings.items()
                 ]
-            if answers is not None:
-                sample["read"] = self._read(question, answers[i], hits[i])
-                sample["answer"] = answers[i].text
-                sample["raw"] = answers[i].raw
-                sample["decision"] = answers[i].decision
-                sample["log_prob"] = answers[i].log_prob
-                sample["cut"] = answers[i].cut
-                sample["drafts"] = self._drafts(answers[i], hits[i])
+            answer = answers[i]
+            if answer is not None:
+                sample |= self._answered(question, answer, hits[i])
+            elif attempt is not None and error:
+                continue  # a run that goes on asks again
+            elif attempt is not None:
+                sample |= self._unanswered(question, attempt.reasons[i])
             if scores is not None and raw_scores is not None:
                 sample["score"] = scores[i]
                 sample["raw_score"] = raw_scores[i]
             sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
             sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
             samples.append(sample)
-        return samples
+        return samples, error
+
+    def _ends(self, attempt: Attempt, questions: Sequence[Question]) -> str:
+        """What ends the run: a server that is gone; a question without answer, if none may be."""
+        if attempt.gone:
+            return str(attempt.gone)
+        if not attempt.reasons:
+            return ""
+        place, reason = min(attempt.reasons.items())
+        if self.request.on_error == "fail":
+            return (
+                f"question {questions[place].question_id}: {reason}; --on-error skip counts such "
+                "questions as wrong"
+            )
+        # Where none can be answered, it is not the questions.
+        return reason if len(attempt.reasons) == len(questions) >= _TELLING else ""
 
     def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
         seen = question.description
@@ -636,6 +660,29 @@ class _Runner:
         """The passages that stood in a prompt, in the order of the hits."""
         shown = {passage_id for draft in answer.drafts for passage_id in draft.passage_ids}
         return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
+
+    def _answered(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
+        return {
+            "read": self._read(question, answer, hits),
+            "answer": answer.text,
+            "raw": answer.raw,
+            "decision": answer.decision,
+            "log_prob": answer.log_prob,
+            "cut": answer.cut,
+            "drafts": self._drafts(answer, hits),
+        }
+
+    def _unanswered(self, question: Question, reason: str) -> dict[str, Any]:
+        return {
+            "read": self._ranking(question, []),
+            "answer": None,
+            "raw": None,
+            "decision": None,
+            "log_prob": None,
+            "cut": 0,
+            "drafts": [],
+            "error": reason,
+        }
 
     def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:
         """Drafts, each with whether a passage that it was read from holds it.
@@ -809,12 +856,12 @@ def _write(
     if all("answer" in sample for sample in samples.values()):
         if dataset.name == "infoseek":
             lines = [
-                json.dumps({"data_id": q, "prediction": s["answer"]}, ensure_ascii=False)
+                json.dumps({"data_id": q, "prediction": s["answer"] or ""}, ensure_ascii=False)
                 for q, s in samples.items()
             ]
             run_dir.write("predictions.jsonl", "\n".join(lines) + "\n")
         else:
-            rows = [{"question_id": q, "answer": s["answer"]} for q, s in samples.items()]
+            rows = [{"question_id": q, "answer": s["answer"] or ""} for q, s in samples.items()]
             run_dir.write("predictions.json", json.dumps(rows, ensure_ascii=False, indent=0))
     run_dir.write("results.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
 

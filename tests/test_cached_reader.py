@@ -155,6 +155,17 @@ def test_a_refused_prompt_costs_no_other(deterministic, fresh_cache):
     assert sorted(inner.asked) == ["a", "b", "b", "c", "d"]
 
 
+def test_a_question_of_several_prompts_keeps_what_was_rescued(fresh_cache):
+    inner = Streaming(refuses={"b"}, deterministic=False)
+    reader = CachedReader(inner)
+    with pytest.raises(PromptError):
+        reader.generate(prompts("a", "b", "c"))
+    with pytest.raises(PromptError):
+        reader.generate(prompts("a", "b"))
+    assert [g.text for g in reader.generate(prompts("a", "c"))] == ["A", "C"]
+    assert sorted(inner.asked) == ["a", "b", "c"]
+
+
 def test_what_is_decoded_by_other_means_is_kept_too(fresh_cache):
     made = []
 
@@ -180,6 +191,7 @@ WORKER = """
 
     class Reader:
         abilities, deterministic, fingerprint = frozenset(), True, "shared/1"
+        weights, context, max_new_tokens, ends = "a rule", None, 4, frozenset()
 
         def generate_each(self, prompts):
             for i, prompt in enumerate(prompts):

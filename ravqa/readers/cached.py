@@ -214,13 +214,13 @@ class CachedReader:
         out: Callable[[V], Any],
         back: Callable[[Any], V],
     ) -> list[V]:
+        for key in keys:
+            if key in self._failed:
+                raise PromptError(self._failed.pop(key))
         known: dict[str, V] = {}
         if self._store is not None:
             known = {key: back(value) for key, value in self._store.get(keys).items()}
         known.update({key: self._rescued.pop(key) for key in set(keys) & self._rescued.keys()})
-        for key in keys:
-            if key in self._failed:
-                raise PromptError(self._failed.pop(key))
         positions = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
         rows = sorted(positions.values())
         if rows:

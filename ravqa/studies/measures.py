@@ -183,7 +183,8 @@ class FinishedRun:
             return None
         if self.metric == "vqa_accuracy":
             return {
-                q: diagnostics.is_answer(s["answer"], s["answers"]) for q, s in self.samples.items()
+                q: s["answer"] is not None and diagnostics.is_answer(s["answer"], s["answers"])
+                for q, s in self.samples.items()
             }
         return {q: s["score"] == 1 for q, s in self.samples.items()}
 
