@@ -6,7 +6,7 @@ Scores are made from the samples alone, so that a run can be scored again withou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ravqa.datasets.base import Dataset
@@ -358,39 +358,54 @@ def _percent(values: Sequence[float]) -> float:
     return round(100 * sum(values) / len(values), 2)
 
 
-def retrieval_marks(question: Question, passages: Sequence[Passage]) -> dict[str, Any]:
-    """What retrieval is scored by, for a question's sample, from its passages, best first.
+class Marker:
+    """Marks rankings of one question; a passage is searched for answers once."""
 
-    Returns:
-        `answer_ranks`: per rule, the ranks (from 1) of passages that hold an answer; None without
-        answers. `id_ranks`: those of the passages that are known to be relevant; None where none
-        is. `article_ranks`: the ranks of relevant articles, each article counted once, at its best
-        passage; None where no relevant article is known.
-    """
-    texts = [passage.content for passage in passages]
-    answers = evqa.single_answers(question.answers, question.question_type)
-    articles: dict[str, bool] = {}
-    for passage in passages:
-        names = passage.article_names or (passage.passage_id,)
-        relevant = not set(names).isdisjoint(question.pos_articles)
-        articles[names[0]] = articles.get(names[0], False) or relevant
-    return {
-        "answer_ranks": {
-            rule: prrecall.answer_ranks(texts, answers, rule) for rule in prrecall.RULES
+    def __init__(self, question: Question):
+        self.question = question
+        self._answers = evqa.single_answers(question.answers, question.question_type)
+        self._searched: set[str] = set()
+        self._bearing: dict[str, set[str]] = {rule: set() for rule in prrecall.RULES}
+
+    def marks(self, passages: Sequence[Passage]) -> dict[str, Any]:
+        """What retrieval is scored by, for the question's sample, from passages, best first.
+
+        Returns:
+            `answer_ranks`: per rule, the ranks (from 1) of passages that hold an answer; None
+            without answers. `id_ranks`: those of the passages that are known to be relevant; None
+            where none is. `article_ranks`: the ranks of relevant articles, each article counted
+            once, at its best passage; None where no relevant article is known.
+        """
+        question = self.question
+        ids = [passage.passage_id for passage in passages]
+        if question.answers:
+            self._search(passages)
+        articles: dict[str, bool] = {}
+        for passage in passages:
+            names = passage.article_names or (passage.passage_id,)
+            relevant = not set(names).isdisjoint(question.pos_articles)
+            articles[names[0]] = articles.get(names[0], False) or relevant
+        return {
+            "answer_ranks": {rule: _ranks(ids, found) for rule, found in self._bearing.items()}
+            if question.answers
+            else None,
+            "id_ranks": _ranks(ids, question.pos_item_ids) if question.pos_item_ids else None,
+            "article_ranks": [rank for rank, hit in enumerate(articles.values(), 1) if hit]
+            if question.pos_articles
+            else None,
         }
-        if question.answers
-        else None,
-        "id_ranks": [
-            rank
-            for rank, passage in enumerate(passages, 1)
-            if passage.passage_id in question.pos_item_ids
-        ]
-        if question.pos_item_ids
-        else None,
-        "article_ranks": [rank for rank, hit in enumerate(articles.values(), 1) if hit]
-        if question.pos_articles
-        else None,
-    }
+
+    def _search(self, passages: Sequence[Passage]) -> None:
+        new = [p for p in passages if p.passage_id not in self._searched]
+        texts = [passage.content for passage in new]
+        self._searched.update(passage.passage_id for passage in new)
+        for rule in prrecall.RULES:
+            for rank in prrecall.answer_ranks(texts, self._answers, rule):
+                self._bearing[rule].add(new[rank - 1].passage_id)
+
+
+def _ranks(ids: Sequence[str], wanted: Collection[str]) -> list[int]:
+    return [rank for rank, passage_id in enumerate(ids, 1) if passage_id in wanted]
 
 
 def retrieval_ks(dataset: Dataset, depth: int) -> list[int]:

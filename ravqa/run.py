@@ -33,9 +33,9 @@ from ravqa.datasets.corpus import Corpus
 from ravqa.datasets.pages import Remarks
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.evaluation import (
+    Marker,
     answer_section,
     retrieval_ks,
-    retrieval_marks,
     retrieval_section,
     score_answers,
     score_raw,
@@ -528,6 +528,7 @@ class _Runner:
         self.console = console
         self.request = request
         self.judge = judge
+        self._marker: Marker | None = None
         self.stores: dict[str, set[str]] = {}  # that each stage of the run itself used
 
     def run(self, condition: str, retriever: Retriever) -> dict[int | str, dict[str, Any]]:
@@ -650,10 +651,12 @@ class _Runner:
         }
 
     def _ranking(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+        if self._marker is None or self._marker.question is not question:
+            self._marker = Marker(question)  # a question's rankings are marked one after another
         passages = [passage for _, passage in self.pipeline.passages(hits)]
         return {
             "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
-            **retrieval_marks(question, passages),
+            **self._marker.marks(passages),
         }
 
     def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Retrieval metrics against ir_measures and by hand, and as the results give them."""
 
 import io
+import itertools
 import math
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from rich.console import Console as RichConsole
 
 from ravqa.console import Console
 from ravqa.datasets.base import Dataset, RetrievalMetric
-from ravqa.evaluation import retrieval_ks, retrieval_marks, retrieval_section
+from ravqa.evaluation import Marker, retrieval_ks, retrieval_section
 from ravqa.metrics import (
     article_recall_at_k,
     ndcg_at_k,
@@ -130,7 +131,7 @@ def samples():
     return {
         q.question_id: {
             "hits": [[p, 1.0] for p in RANKINGS[q.question_id]],
-            **retrieval_marks(q, [PASSAGES[p] for p in RANKINGS[q.question_id]]),
+            **Marker(q).marks([PASSAGES[p] for p in RANKINGS[q.question_id]]),
         }
         for q in QUESTIONS
     }
@@ -144,7 +145,16 @@ def test_marks_of_a_sample(samples):
     assert samples[3]["article_ranks"] is None
     wanted = Question(4, "q", pos_articles=("Q4",))
     ranked = [PASSAGES[p] for p in ("p1", "p2", "p3", "p4")]
-    assert retrieval_marks(wanted, ranked)["article_ranks"] == [3]  # A, u2, Q4
+    assert Marker(wanted).marks(ranked)["article_ranks"] == [3]  # A, u2, Q4
+
+
+def test_a_questions_rankings_are_marked_as_if_each_were_the_only_one():
+    for question in QUESTIONS:
+        marker = Marker(question)
+        for names in itertools.permutations(PASSAGES, 3):
+            ranked = [PASSAGES[name] for name in names]
+            assert marker.marks(ranked) == Marker(question).marks(ranked)
+        assert marker.marks([]) == Marker(question).marks([])
 
 
 def test_items_of_a_multi_answer_reference_count_one_by_one():
@@ -153,7 +163,7 @@ def test_items_of_a_multi_answer_reference_count_one_by_one():
 
     def ranks(kind):
         question = Question(1, "q", answers=answers, question_type=kind)
-        return retrieval_marks(question, ranked)["answer_ranks"]
+        return Marker(question).marks(ranked)["answer_ranks"]
 
     assert ranks("multi_answer") == {"ravqa": [1, 2], "flmr": [1, 2], "word": [1, 2]}
     assert ranks("templated") == ranks(None) == {"ravqa": [], "flmr": [], "word": []}
