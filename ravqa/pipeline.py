@@ -334,6 +334,11 @@ class Pipeline:
         )
 
     @property
+    def reads_at_once(self) -> int:
+        """How many prompts the reader has under way at a time, where it asks a server."""
+        return getattr(self.answerer.reader, "workers", 1) if self.answerer else 1
+
+    @property
     def weights(self) -> dict[str, str]:
         """The weights' name per part; parts without weights are left out."""
         parts = {

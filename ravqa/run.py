@@ -66,6 +66,8 @@ _ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command lin
 _MAX_RAW = 300  # characters of a draft's generation in the samples
 _TELLING = 8  # so many questions without an answer, and not one with, tell of a wrong setting
 _CHUNK = 32  # questions retrieved, answered and written at a time
+# More for a reader that answers several prompts at once: at a chunk's end it waits for its slowest.
+_ROUNDS = 8
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 
@@ -542,10 +544,11 @@ class _Runner:
         what = "questions" if condition == MAIN else f"control {condition}"
         finished = sum(q.question_id in done for q in questions)
         self.console.progress(what, finished, total)
-        for start in range(0, total, _CHUNK):
+        size = max(_CHUNK, _ROUNDS * self.pipeline.reads_at_once)
+        for start in range(0, total, size):
             rows = [
                 i
-                for i in range(start, min(start + _CHUNK, total))
+                for i in range(start, min(start + size, total))
                 if questions[i].question_id not in done
             ]
             if not rows:

@@ -26,6 +26,7 @@ from ravqa.readers.cached import CachedReader
 from ravqa.readers.gguf import dequantised
 from ravqa.readers.openai import OpenAIReader
 from ravqa.readers.transformers_llm import TransformersLLM
+from ravqa.readers.transformers_vlm import TransformersVLM
 
 pytestmark = pytest.mark.slow
 
@@ -85,16 +86,19 @@ def _weights():
     return Path(resolve(settings["reader"]["model"], extra="sample", why="the test"))
 
 
-@pytest.fixture(scope="module")
-def transformers_serve(tmp_path_factory):
+def _transformers_serve(folder, log):
     for package in ("fastapi", "uvicorn"):
         if find_spec(package) is None:
             pytest.skip(f"transformers serve: the package {package} is not installed")
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
+    return Served("transformers serve", str(folder), [*command, "--dtype", "float32"], log)
+
+
+@pytest.fixture(scope="module")
+def transformers_serve(tmp_path_factory):
     gguf = _weights()
     folder = dequantised(gguf, model_fingerprint(str(gguf)))
-    log = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
-    server = Served("transformers serve", str(folder), [*command, "--dtype", "float32"], log)
+    server = _transformers_serve(folder, tmp_path_factory.mktemp("serve") / "log")
     try:
         server.wait()
         yield server
@@ -210,6 +214,26 @@ def test_a_run_against_a_server_and_again_without_it(
     results = run("second", "--controls", "none", "--set", "answering.extract.lower=false")
     assert results["timing"]["prompts_generated"] == 0
     assert transformers_serve.log.read_text().count("POST /v1/chat/completions") == asked
+
+
+def test_a_served_model_sees_the_photos_that_a_local_one_sees(tmp_path, okvqa_sample):
+    """A tiny random LLaVA: its answers mean nothing, but they follow from every pixel."""
+    from reader_models import llava
+
+    photos = list(dict.fromkeys(q.image for q in okvqa_sample.questions))[:3]
+    prompts = [Prompt("What is it?", photo) for photo in photos]
+    prompts += [Prompt("Where is it?", photos[0].read_bytes()), Prompt("What is it?")]
+    folder = llava(tmp_path / "llava")
+    server = _transformers_serve(folder, tmp_path / "log")
+    try:
+        server.wait()
+        there = remote(server, images=True, max_new_tokens=12).generate(prompts)
+    finally:
+        server.stop()
+    here = TransformersVLM(TransformersVLM.Config(model=str(folder), max_new_tokens=12))
+    wanted = [g.text for g in here.generate(prompts)]
+    assert [g.text for g in there] == wanted
+    assert len(set(wanted)) == len(wanted)
 
 
 def test_log_probabilities_of_llama_cpp(llama_server):

@@ -10,6 +10,7 @@ import pytest
 from scripted_server import chat
 
 from ravqa.cli import main
+from ravqa.pipeline import Pipeline
 
 KEY = "sk-do-not-write-me-0123456789"
 
@@ -76,6 +77,23 @@ def test_photos_reach_the_server(run, serve, okvqa_sample):
         assert kind == "data:image/jpeg"
         assert base64.b64decode(data) in photos.values()
         assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).format == "JPEG"
+
+
+def test_so_many_questions_are_read_together_that_workers_seldom_wait(run, serve, monkeypatch):
+    sizes = []
+    attempt = Pipeline.attempt
+
+    def counted(self, questions, hits):
+        sizes.append(len(questions))
+        return attempt(self, questions, hits)
+
+    monkeypatch.setattr(Pipeline, "attempt", counted)
+    server = serve(lambda _, body: chat(answer_to(question(body))))
+    assert run(server, limit=40, **{"reader.workers": 5})[0] == 0
+    assert sizes == [40]
+    sizes.clear()
+    assert run(server, limit=40, output="few", **{"reader.workers": 1})[0] == 0
+    assert sizes == [32, 8]
 
 
 def test_faults_on_the_way_change_nothing(run, serve, waits):

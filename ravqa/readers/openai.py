@@ -111,6 +111,7 @@ class OpenAIReader:
         self.weights = config.model
         self.context = config.context
         self.max_new_tokens = config.max_new_tokens
+        self.workers = config.workers
         if config.tokenizer is not None:
             _ = self._tokenizer  # a mistake should not show after the work
         # Not the settings of the connection, nor those that change no answer.
