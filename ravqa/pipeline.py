@@ -334,6 +334,12 @@ class Pipeline:
         )
 
     @property
+    def problem(self) -> str:
+        """What stands in the way of new answers at present: a reader's server that is not there."""
+        look = getattr(self.answerer.reader, "problem", None) if self.answerer else None
+        return str(look()) if look else ""
+
+    @property
     def reads_at_once(self) -> int:
         """How many prompts the reader has under way at a time, where it asks a server."""
         return getattr(self.answerer.reader, "workers", 1) if self.answerer else 1

@@ -123,6 +123,9 @@ def run(request: RunRequest, console: Console) -> Path:
             settings, where=where, retrieval_only=request.retrieval_only
         )
         judge = _judge(request, config, dataset, where)
+        problem = pipeline.problem
+    if problem:  # not an error: all answers may be known
+        console.note(f"{problem}: only what is in the cache can be answered")
     keys = stage_keys(
         config,
         dataset.fingerprint,

@@ -10,6 +10,7 @@ taken out of whatever a server sends back.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import queue
@@ -32,8 +33,13 @@ from ravqa.errors import PromptError, ServerError, UserError, import_extra, near
 T = TypeVar("T")
 R = TypeVar("R")
 
+_log = logging.getLogger(__name__)
+
 _PASSING = frozenset({408, 409, 425, 429})  # and 5xx: worth another try
+_UNAUTHORISED = frozenset({401, 403})
+_LOOK_S = 5.0  # for a look whether the server is there
 _LARGEST = 2**26  # bytes of a reply
+_LONG_S = 10.0  # a wait that is told of, and how seldom
 _LONGEST_WAIT_S = 600.0  # a server that asks for more is not waited for
 _LONGEST_BACKOFF_S = 60.0
 _HOPELESS = 3  # requests in a row that failed for good: the server is gone
@@ -126,6 +132,23 @@ class Client:
         self._answered = False  # the server has answered something
         self._hopeless = 0  # requests in a row that failed for good
         self._not_before = 0.0  # when the server wants to be asked again
+        self._told = -math.inf  # when a long wait was last told of
+
+    def problem(self) -> str:
+        """Why no request can succeed at present, as far as a look at /models tells; else empty."""
+        try:
+            self._openai.with_options(timeout=_LOOK_S).models.list()
+        except self._errors.APIStatusError as e:
+            # Not every server lists its models.
+            refused = e.status_code in _UNAUTHORISED
+            return f"{self.why}: {self.url}: {self._refusal()}" if refused else ""
+        except self._errors.APITimeoutError:
+            return ""  # it is there, and busy
+        except self._errors.APIConnectionError as e:
+            return f"{self.why}: {self.url}: {self._unconnected(e).reason}"
+        except Exception:  # it lists them in a way of its own
+            return ""
+        return ""
 
     def chat(
         self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
@@ -262,9 +285,12 @@ class Client:
                 raise self._given_up(path, failure, tries)
             if failure.wait is None:
                 # Not all workers at once.
-                self.pause(min(wait, _LONGEST_BACKOFF_S) * random.uniform(0.75, 1.25), stop)
+                seconds = min(wait, _LONGEST_BACKOFF_S) * random.uniform(0.75, 1.25)
+                self._tell(failure, seconds)
+                self.pause(seconds, stop)
                 wait *= 2
             elif failure.wait <= _LONGEST_WAIT_S:
+                self._tell(failure, failure.wait)
                 with self._lock:  # all workers keep off, not this one alone
                     self._not_before = max(self._not_before, time.monotonic() + failure.wait)
             else:
@@ -274,6 +300,15 @@ class Client:
         left = self._not_before - time.monotonic()
         if left > 0:
             self.pause(left, stop)
+
+    def _tell(self, failure: _Failure, seconds: float) -> None:
+        """Log a long wait, which would look as if nothing happened; one of the workers does."""
+        with self._lock:
+            now = time.monotonic()
+            silent = seconds < _LONG_S or now < self._told + _LONG_S
+            self._told = self._told if silent else now
+        if not silent:
+            _log.warning("%s: %s: %s: waiting %.0f s", self.why, self.url, failure.reason, seconds)
 
     def _given_up(self, path: str, failure: _Failure, tries: int) -> UserError:
         if failure.misplaced:
@@ -409,13 +444,8 @@ class Client:
         said = self._shown(_json(error.response))
         what = f"HTTP {status} {error.response.reason_phrase}".strip()
         reason = f"{what} ({said})" if said else what
-        if status in {401, 403}:
-            sent = (
-                f"the key in ${self.config.api_key_env} was refused"
-                if self._secret
-                else f"no key was sent: ${self.config.api_key_env} is not set"
-            )
-            raise self._error(f"{reason}: {sent}")
+        if status in _UNAUTHORISED:
+            raise self._error(f"{reason}: {self._refusal()}")
         if status == 404:
             raise self._missing(path, reason)
         if status == 429 and "insufficient_quota" in f"{error.code} {error.type}":
@@ -427,6 +457,12 @@ class Client:
             reason = f"the prompt is too long for the model: {reason}"
         self._hopeless = 0
         raise PromptError(f"{self.why}: {self.url}: {reason}")
+
+    def _refusal(self) -> str:
+        variable = f"${self.config.api_key_env}"
+        if self._secret:
+            return f"the key in {variable} was refused"
+        return f"no key was sent: {variable} is not set"
 
     def _missing(self, path: str, reason: str) -> ServerError:
         """The error for status 404: an unknown model, or a wrong address."""

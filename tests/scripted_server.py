@@ -12,10 +12,10 @@ class ScriptedServer:
 
     `reply(n, body)` is asked for the answer to the n-th request (from 1): status and text, with
     headers as a third if any; or a function that is given the request's handler.
-    `models` are the names that /models lists.
+    `models` are the names that /models lists; with a `key`, only to those who send it.
     """
 
-    def __init__(self, reply, models=("m",)):
+    def __init__(self, reply, models=("m",), key=None):
         self.requests = []
         self.busy = self.busiest = 0  # requests at the same time
         self.ending = threading.Event()
@@ -51,7 +51,10 @@ class ScriptedServer:
 
             def do_GET(self):
                 listed = {"object": "list", "data": [{"id": m, "object": "model"} for m in models]}
-                self.answer((200, json.dumps(listed)) if models else (404, "not found"))
+                if key and self.headers.get("Authorization") != f"Bearer {key}":
+                    self.answer((401, "who are you?"))
+                else:
+                    self.answer((200, json.dumps(listed)) if models else (404, "not found"))
 
             def answer(self, found):
                 if callable(found):

@@ -193,6 +193,19 @@ def test_judgements_are_kept_and_unclear_ones_counted(serve, fresh_cache):
     assert len(server.requests) == 4  # another prompt is another judge
 
 
+def test_a_triple_that_cannot_be_judged_costs_no_other(serve, fresh_cache):
+    def reply(_, body):
+        prompt = body["messages"][0]["content"]
+        return (400, "no") if "Candidate answer: b" in prompt else chat("yes")
+
+    server = serve(reply)
+    with pytest.raises(UserError, match=r"the judge llm.*HTTP 400 Bad Request \(no\)"):
+        CachedJudge(llm(server)).judge(["q"] * 3, ["r"] * 3, ["a", "b", "c"])
+    assert len(server.requests) == 3
+    assert CachedJudge(llm(server)).judge(["q"] * 2, ["r"] * 2, ["a", "c"]) == [1, 1]
+    assert len(server.requests) == 3
+
+
 EVQA = """\
 question,answer,dataset_image_ids,dataset_name,question_type,wikipedia_url
 Where does this hotel derive its name from?,the Menger family,1,landmarks,automatic,u

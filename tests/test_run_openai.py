@@ -231,6 +231,8 @@ def test_other_answering_over_the_same_prompts_asks_nobody(run, serve):
     code, results, samples, _, err = run(server, "--controls", "none", output="second", **more)
     assert code == 0, err
     assert results["timing"]["prompts_generated"] == 0
+    assert "cannot be reached" in err
+    assert "only what is in the cache can be answered" in err
     assert samples[0]["answer"].startswith("ABOUT")
 
 

@@ -307,6 +307,29 @@ def test_an_address_where_nobody_listens_is_said_at_once(serve, waits):
         ask("http://no.such.host.invalid/v1")
 
 
+def test_a_look_tells_whether_the_server_is_there(serve, monkeypatch):
+    server = serve(lambda *_: chat("hi"))
+    asker = client(server)
+    assert asker.problem() == ""
+    assert client(serve(lambda *_: chat("hi"), models=())).problem() == ""  # it lists none
+    server.stop()
+    assert asker.problem().startswith(f"the test: {server.url}: cannot be reached (")
+    refusing = serve(lambda *_: chat("hi"), key=KEY)
+    assert "no key was sent" in client(refusing).problem()
+    monkeypatch.setenv("MY_KEY", KEY)
+    assert client(refusing, api_key_env="MY_KEY").problem() == ""
+
+
+def test_long_waits_are_told_of_once(serve, waits, caplog):
+    server = serve(lambda n, _: (429, "", {"Retry-After": "30"}) if n <= 4 else chat("ok"))
+    assert len(list(each(client(server, workers=4), list("abcd")))) == 4
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message == (f"the test: {server.url}: HTTP 429 Too Many Requests: waiting 30 s")
+    caplog.clear()
+    assert ask(serve(lambda n, _: (503, "") if n < 3 else chat("hi"))) == "hi"
+    assert not caplog.records  # seconds are nothing to tell of
+
+
 # --- settings
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 
 class Judge(Protocol):
@@ -24,4 +24,15 @@ class Judge(Protocol):
 
         nan where the judge comes to no verdict; that counts as not equivalent.
         """
+        ...
+
+
+@runtime_checkable
+class StreamingJudge(Protocol):
+    """What a judge may offer besides: judgements as they are made, so that an error costs few."""
+
+    def judge_each(
+        self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
+    ) -> Iterator[tuple[int, float]]:
+        """Position of a triple and its judgement, in any order; an error comes after the others."""
         ...

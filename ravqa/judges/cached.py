@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ravqa.cache import Store
 from ravqa.config import fingerprint
-from ravqa.judges.base import Judge
+from ravqa.judges.base import Judge, StreamingJudge
 
 
 class CachedJudge:
@@ -39,14 +39,24 @@ class CachedJudge:
         known: dict[str, float] = self._store.get(keys)
         new = {key: t for key, t in zip(keys, triples, strict=True) if key not in known}
         for start in range(0, len(new), self._chunk):
-            part = list(new.items())[start : start + self._chunk]
-            asked = zip(*(triple for _, triple in part), strict=True)
-            made = dict(zip((key for key, _ in part), self._inner.judge(*asked), strict=True))
-            self._store.put(made)
-            known.update(made)
+            part = dict(list(new.items())[start : start + self._chunk])
+            try:
+                for key, value in self._judged(part):
+                    known[key] = value
+            finally:  # where one cannot be judged, the others are kept
+                self._store.put({key: known[key] for key in part if key in known})
             if self._progress:
                 self._progress(start + len(part), len(new))
         out = [known[key] for key in keys]
         self.judged += len(out)
         self.unclear += sum(map(math.isnan, out))
         return out
+
+    def _judged(self, part: Mapping[str, tuple[str, str, str]]) -> Iterator[tuple[str, float]]:
+        keys = list(part)
+        asked = zip(*part.values(), strict=True)
+        if isinstance(self._inner, StreamingJudge):
+            for position, value in self._inner.judge_each(*asked):
+                yield keys[position], value
+        else:
+            yield from zip(keys, self._inner.judge(*asked), strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -76,14 +76,20 @@ class LLMJudge:
         Raises:
             PromptError, ServerError: the server has no reply to one triple, or to none.
         """
+        out = [math.nan] * len(candidates)
+        for position, verdict in self.judge_each(questions, references, candidates):
+            out[position] = verdict
+        return out
+
+    def judge_each(
+        self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
+    ) -> Iterator[tuple[int, float]]:
+        """Position of a triple and its judgement, as they come; raises as `judge`."""
         prompts = [
             self.config.prompt.format(question=q, reference=r, candidate=c)
             for q, r, c in zip(questions, references, candidates, strict=True)
         ]
-        out = [math.nan] * len(prompts)
-        for position, verdict in self.client.each(self._ask, prompts):
-            out[position] = verdict
-        return out
+        return self.client.each(self._ask, prompts)
 
     def _ask(self, prompt: str, stop: threading.Event) -> float:
         body = {

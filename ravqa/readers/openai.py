@@ -120,6 +120,10 @@ class OpenAIReader:
         meant = {"url": self.client.url, "images": self._sees, "stop_at_newline": self._stops}
         self.fingerprint = fingerprint("openai/1", config.model_dump(exclude=apart) | meant)
 
+    def problem(self) -> str:
+        """Why no prompt can be answered at present, as far as that is known; else empty."""
+        return self.client.problem()
+
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
         """One generation per prompt, in order.
 
