@@ -703,6 +703,24 @@ def test_on_a_gpu_weights_go_straight_there(folder, monkeypatch, capability, opt
     assert placement.load(Loaded()).options == expected
 
 
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_weights_that_are_moved_to_the_device_as_needed(folder, tiny, monkeypatch, name):
+    from accelerate import cpu_offload
+
+    kind = {"llama": "AutoModelForCausalLM", "t5": "AutoModelForSeq2SeqLM"}[name]
+    real = getattr(transformers, kind).from_pretrained
+
+    def offloaded(path, **options):
+        return cpu_offload(real(path, **options), execution_device=torch.device("cpu"))
+
+    monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", offloaded)
+    reader, prompts = load(folder(name), name), prompts_of(name)
+    assert reader._model.get_input_embeddings().weight.device.type == "meta"
+    same(reader.generate(prompts), tiny(name).generate(prompts))
+    expected = tiny(name).score(prompts, ["Paris"] * 3)
+    assert reader.score(prompts, ["Paris"] * 3) == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_device_map_and_an_attention_implementation_by_name(folder, tiny):
     reader = load(folder("llama"), "llama", device_map="auto", attention="eager")
     same(reader.generate(prompts_of("llama")), tiny("llama").generate(prompts_of("llama")))

@@ -179,6 +179,15 @@ def _dtype(name: str, device: str) -> Any:
     return torch.bfloat16 if kind == "xpu" else torch.float32
 
 
+def input_device(model: Any) -> Any:
+    """Where a model wants its inputs; weights that accelerate moves about tell it by their hook."""
+    import torch
+
+    embeddings = model.get_input_embeddings()
+    device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+    return embeddings.weight.device if device is None else torch.device(device)
+
+
 def model_context(config: Any, tokenizer: Any, max_new_tokens: int) -> tuple[int | None, bool]:
     """Tokens that prompt and generation may have together, and whether more must not be read.
 

@@ -19,7 +19,13 @@ from typing import Any, TypeVar, cast
 
 from ravqa.errors import PromptError
 from ravqa.readers.base import Ability, Generation, Prompt
-from ravqa.readers.loading import LocalConfig, Placement, model_context, stop_ids
+from ravqa.readers.loading import (
+    LocalConfig,
+    Placement,
+    input_device,
+    model_context,
+    stop_ids,
+)
 from ravqa.readers.streaming import greedy
 
 T = TypeVar("T")
@@ -123,7 +129,7 @@ class LocalReader:
             self._pad = self._stops[0]
         self._start = self._first_tokens() if self._encodes else []
         self._set_generation()
-        self._device = model.get_input_embeddings().weight.device
+        self._device = input_device(model)
         self._shifted = next((m for m in model.modules() if hasattr(m, "rope_deltas")), None)
         self._takes_positions = (
             not self._encodes
