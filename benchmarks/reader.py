@@ -17,7 +17,8 @@ import time
 
 import torch
 
-from ravqa.answering.answerer import Answerer, AnsweringConfig
+from ravqa.answering.answerer import Answerer
+from ravqa.answering.config import AnsweringConfig
 from ravqa.config import load_pipeline
 from ravqa.datasets import okvqa
 from ravqa.datasets.base import DatasetRequest
