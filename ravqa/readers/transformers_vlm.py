@@ -36,7 +36,8 @@ class TransformersVLM(LocalReader):
             prompt_form: "chat" puts the prompt into the model's chat template, "plain" completes
                 it; "auto" is chat, if the model has a template.
             system: the system message of a chat; null for the template's own.
-            processor: given to the processor when it is loaded, such as {max_pixels: 401408}.
+            processor: given to the processor when it is loaded, such as the `size` that its images
+                are brought to.
             stop_at_newline: a line break ends the answer.
         """
 
