@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.config import validate
-from ravqa.errors import UserError
+from ravqa.errors import PromptError, UserError
 from ravqa.images import image_bytes, open_image
 from ravqa.paths import SAMPLE
 from ravqa.pipeline import Pipeline, check_settings
@@ -300,6 +300,13 @@ def test_a_model_that_sees_is_given_image_and_passage(fresh_cache, tmp_path):
             {p.passage_id: expected(question, p) for p in passages}, abs=1e-5
         )
     assert found[0][0].score != found[1][0].score
+
+
+def test_a_passage_that_does_not_fit_is_told_with_the_way_out(fresh_cache, llama):
+    config = TransformersLLM.Config(model=str(llama), dtype="float32", context=60)
+    reader = TransformersLLM(config)
+    with pytest.raises(PromptError, match=r"the reranker vlm: .*context of 60.*max_words cuts"):
+        vlm(reader, **LETTERS).rerank([KOALA], [PAIRS])
 
 
 @pytest.mark.slow

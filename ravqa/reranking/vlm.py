@@ -11,11 +11,14 @@ from pydantic import Field, model_validator
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.build import part_config
 from ravqa.config import Part, fingerprint
+from ravqa.errors import PromptError
 from ravqa.readers.base import Prompt, Reader
 from ravqa.records import Hit, Passage, Question
 from ravqa.registry import READERS
 from ravqa.reranking.base import Candidates, rescored_each
 from ravqa.reranking.yes_no import YesNo, YesNoConfig, probability
+
+_WHY = "the reranker vlm"
 
 
 class VLMReranker:
@@ -66,7 +69,7 @@ class VLMReranker:
         """
         self.config = config
         self._template = PromptTemplate.load(config.prompt)
-        self._ask = YesNo(config, reader, "the reranker vlm")
+        self._ask = YesNo(config, reader, _WHY)
         self.sees_images = self._ask.sees_images
         self.weights = reader.weights
         self.truncated = 0
@@ -91,6 +94,7 @@ class VLMReranker:
 
         Raises:
             DataError: an image cannot be decoded.
+            PromptError: the reader cannot be asked about a passage.
         """
         prompts = [
             Prompt(
@@ -100,7 +104,10 @@ class VLMReranker:
             for question, found in zip(questions, candidates, strict=True)
             for _, passage in found[: self.config.depth]
         ]
-        odds = self._ask.log_odds(prompts)
+        try:
+            odds = self._ask.log_odds(prompts)
+        except PromptError as e:
+            raise PromptError(f"{_WHY}: {e} (its setting max_words cuts passages)") from None
         scores = odds if self.config.score == "log-odds" else [probability(x) for x in odds]
         return rescored_each(candidates, self.config.depth, scores)
 
