@@ -131,7 +131,7 @@ def test_the_same_ids_with_other_references_are_other_data(runs, tmp_path, capsy
     (changed / "samples.jsonl").write_text(text.replace('"leaves"', '"bark"'))
     code, _, err = call(capsys, "compare", runs / "a", changed, "--common")
     assert code == 2
-    assert "question 0 has another answer in b2 than in a" in err
+    assert "question 0 has other references in b2 than in a" in err
 
 
 def test_retrieval_alone_is_compared_too(runs, capsys):

@@ -21,7 +21,6 @@ from rich.text import Text
 
 from ravqa.console import Console
 from ravqa.errors import UserError
-from ravqa.metrics.prrecall import DEFAULT_RULE
 from ravqa.run import CONTROLS
 from ravqa.rundir import write_file
 from ravqa.studies.formats import (
@@ -32,7 +31,7 @@ from ravqa.studies.formats import (
     heading,
     printed,
 )
-from ravqa.studies.measures import FinishedRun, Id, Measure, Sample, common_questions
+from ravqa.studies.measures import Asked, FinishedRun, Id, Measure, common_questions
 from ravqa.studies.report_study import write_study_report
 from ravqa.studies.tables import build_table, variants
 
@@ -195,8 +194,8 @@ def breakdown(
     asked = [q for q in ids if q in before and q in after]
     kinds: dict[str, dict[Id, str | None]] = {
         "all": dict.fromkeys(asked, "all questions"),
-        "question type": {q: second.samples[q]["question_type"] for q in asked},
-        "answer strings": {q: _place(second.samples[q]) for q in asked},
+        "question type": {q: second.questions[q].kind for q in asked},
+        "answer strings": {q: _place(second.questions[q]) for q in asked},
     }
     groups = {}
     for kind, group_of in kinds.items():
@@ -220,13 +219,13 @@ def _outcomes(before: Mapping[Id, bool], after: Mapping[Id, bool], ids: Sequence
     )
 
 
-def _place(sample: Sample) -> str | None:
-    """Where an answer string stood among the question's passages."""
-    if sample["answer_ranks"] is None or not sample["hits"]:
+def _place(asked: Asked) -> str | None:
+    """Where an answer string stood among the question's passages; None if none was read."""
+    if asked.read is None:
         return None
-    if sample["read"]["answer_ranks"][DEFAULT_RULE]:
+    if asked.read:
         return READ
-    return RETRIEVED if sample["answer_ranks"][DEFAULT_RULE] else NOT_RETRIEVED
+    return RETRIEVED if asked.ranks["PRRecall"] else NOT_RETRIEVED
 
 
 # -- as text ---------------------------------------------------------------------------------------

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from ravqa.config import read_yaml
 from ravqa.console import METRICS
-from ravqa.datasets.reading import read_json
+from ravqa.datasets.reading import read_json, read_jsonl
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.metrics import diagnostics, intervals
 from ravqa.metrics.harmonic import harmonic_bootstrap, harmonic_paired_test
 from ravqa.metrics.infoseek import SPLITS
 from ravqa.metrics.intervals import PairedTest
 from ravqa.metrics.prrecall import DEFAULT_RULE
-from ravqa.rundir import MAIN, read_samples
+from ravqa.rundir import MAIN
 from ravqa.studies.figures import Estimate
 
 Id = int | str
@@ -93,27 +92,86 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of one question, and how much of them came from the cache.
+class Asked:
+    """What measures need of one question in one run; of a sample of 10 KB, a small part.
 
     Attributes:
+        question, answers: hashes of the question and of its references, to tell other data apart.
+        image: what intervals and tests resample.
+        kind: question type.
+        score: of the answer, 0 to 1; None where nothing was scored.
+        right: whether the answer is right: by exact match for VQA accuracy, which gives parts of a
+            point, else by a score of 1.
+        ranks: the first relevant rank by the kind of recall; 0 for none; kinds that do not apply
+            are left out.
+        failed: the reader could not answer it, which counts as wrong.
+        read: whether a passage that was read holds an answer; None where none was read.
         seconds: what its stages take without the cache: what they took in this run, and for what
-            was found in the cache, what it took when it was made.
-            None if that is not known.
+            was found in the cache, what it took when it was made; None if that is not known.
         cached: the largest share of a stage that was found in the cache, 0 to 1.
         batch: the same for questions that were timed together.
     """
 
+    question: int
+    answers: int
+    image: Hashable
+    kind: str | None
+    split: str
+    score: float | None
+    right: bool | None
+    ranks: Mapping[str, int]
+    failed: bool
+    read: bool | None
     seconds: float | None
     cached: float
-    batch: Hashable
+    batch: int
+
+
+def _asked(sample: Sample, metric: str, described: Mapping[str, Any]) -> Asked:
+    score = sample.get("score")
+    right = None
+    if score is not None:
+        right = score == 1
+        if metric == "vqa_accuracy":
+            answer = sample["answer"]
+            right = answer is not None and diagnostics.is_answer(answer, sample["answers"])
+    ranks = {}
+    for name, key in _RANKS.items():
+        found = sample[key]
+        if found is not None:
+            found = found[DEFAULT_RULE] if name == "PRRecall" else found
+            ranks[name] = min(found, default=0)
+    read = sample.get("read")
+    held = None
+    if read is not None and read["hits"] and read["answer_ranks"] is not None:
+        held = bool(read["answer_ranks"][DEFAULT_RULE])
+    stages = [(seconds, sample["cached"][stage]) for stage, seconds in sample["seconds"].items()]
+    stages.append((described["seconds"], described["cached"]))
+    earlier = [cached["seconds"] for _, cached in stages]
+    unknown = any(seconds is None for seconds in earlier)
+    image = sample["image_id"]
+    return Asked(
+        question=hash(sample["question"]),
+        answers=hash(tuple(sample["answers"])),
+        image=("question", sample["question_id"]) if image is None else image,
+        kind=sample["question_type"],
+        split=str(sample["split"] or ""),
+        score=score,
+        right=right,
+        ranks=ranks,
+        failed="error" in sample,
+        read=held,
+        seconds=None if unknown else sum(seconds for seconds, _ in stages) + sum(earlier),
+        cached=max(cached["share"] for _, cached in stages),
+        batch=hash(json.dumps([sample["seconds"], sample["cached"]])),
+    )
 
 
 class FinishedRun:
     """A run's folder, read.
 
     Attributes:
-        samples: of the run itself, by question id.
+        questions: what the run, or one of its controls, made of each, by question id.
         stand_ins: by part, what it stands in for.
     """
 
@@ -134,26 +192,28 @@ class FinishedRun:
             raise UserError(
                 f"the run in {folder} is not finished: --resume --output {folder} goes on with it"
             )
-        self.config = read_yaml(folder / "config.yaml")
-        results = read_json(folder / "results.json")
         file = folder / ("samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl")
         if not file.is_file():
             raise UserError(f"the run in {folder} has no {file.name}")
-        self.samples: Mapping[Id, Sample] = read_samples(file)
+        config = read_yaml(folder / "config.yaml")
+        results = read_json(folder / "results.json")
         try:
-            self.results: dict[str, Any] = dict(results)
-            self.top_k = int(self.config["pipeline"].get("top_k", 20))
+            self.top_k = int(config["pipeline"].get("top_k", 20))
             self.label = str(results["dataset"]["label"])
             self.split = str(results["dataset"]["split"])
             self.metric = str((results["answers"] or {}).get("metric", "score"))
             self.stand_ins = dict(results["provenance"]["stand_ins"])
-            self._described = results["timing"]["describe"]
+            self._reported = list((results["retrieval"] or {}).get("reported", ()))
+            described = results["timing"]["describe"]
+            self.questions: Mapping[Id, Asked] = {
+                sample["question_id"]: _asked(sample, self.metric, described)
+                for _, sample in read_jsonl(file)
+            }
         except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise DataError(
-                f"{folder}: its files are not those of a run of this version ({e!r})"
-            ) from None
-        if not self.samples:
+            raise DataError(f"{folder}: not the files of a run of this version ({e!r})") from None
+        if not self.questions:
             raise UserError(f"the run in {folder} has no questions")
+        self._values: dict[Measure, dict[Id, float]] = {}
 
     @property
     def is_main(self) -> bool:
@@ -165,82 +225,39 @@ class FinishedRun:
         """Whether it was also run without retrieval."""
         return self.is_main and (self.folder / "samples.none.jsonl").is_file()
 
-    @cached_property
-    def clusters(self) -> dict[Id, Hashable]:
-        """Per question its image: what intervals and tests resample."""
-        return {
-            q: ("question", q) if s["image_id"] is None else s["image_id"]
-            for q, s in self.samples.items()
-        }
-
-    @cached_property
+    @property
     def right(self) -> dict[Id, bool] | None:
-        """Per question whether its answer is right; None where nothing was scored.
-
-        By exact match for VQA accuracy, which gives parts of a point; else by a score of 1.
-        """
-        if any("score" not in sample for sample in self.samples.values()):
-            return None
-        if self.metric == "vqa_accuracy":
-            return {
-                q: s["answer"] is not None and diagnostics.is_answer(s["answer"], s["answers"])
-                for q, s in self.samples.items()
-            }
-        return {q: s["score"] == 1 for q, s in self.samples.items()}
-
-    @cached_property
-    def costs(self) -> dict[Id, Cost]:
-        """What each question took."""
-        return {q: self._cost(sample) for q, sample in self.samples.items()}
-
-    def _cost(self, sample: Sample) -> Cost:
-        parts = [self._described, *self._stages(sample)]
-        earlier = [part["cached"]["seconds"] for part in parts]
-        return Cost(
-            seconds=None
-            if None in earlier
-            else sum(part["seconds"] for part in parts) + sum(earlier),
-            cached=max(part["cached"]["share"] for part in parts),
-            batch=json.dumps([sample["seconds"], sample["cached"]]),
-        )
-
-    @staticmethod
-    def _stages(sample: Sample) -> list[dict[str, Any]]:
-        return [
-            {"seconds": seconds, "cached": sample["cached"][stage]}
-            for stage, seconds in sample["seconds"].items()
-        ]
+        """Per question whether its answer is right; None where not all were scored."""
+        right = {q: asked.right for q, asked in self.questions.items() if asked.right is not None}
+        return right if len(right) == len(self.questions) else None
 
     def values(self, measure: Measure) -> dict[Id, float]:
         """The measure of each question that has one: percent, or seconds. Empty if none has."""
-        if measure.name == SECONDS:
-            return {q: c.seconds for q, c in self.costs.items() if c.seconds is not None}
-        if measure.name == "score":
-            return {q: 100 * s["score"] for q, s in self.samples.items() if "score" in s}
-        if measure.name == "exact_match":
-            return {q: 100.0 * right for q, right in (self.right or {}).items()}
-        assert measure.k is not None
-        if measure.k > self.top_k:  # passages that were not asked for would count as misses
-            return {}
-        found = {q: self._ranks(sample, measure.name) for q, sample in self.samples.items()}
-        return {
-            q: 100.0 * any(rank <= measure.k for rank in ranks)
-            for q, ranks in found.items()
-            if ranks is not None
-        }
+        if measure not in self._values:
+            values = ((q, self._value(asked, measure)) for q, asked in self.questions.items())
+            self._values[measure] = {q: value for q, value in values if value is not None}
+        return self._values[measure]
 
-    @staticmethod
-    def _ranks(sample: Sample, name: str) -> list[int] | None:
-        ranks = sample.get(_RANKS[name])
-        return ranks[DEFAULT_RULE] if ranks is not None and name == "PRRecall" else ranks
+    def _value(self, asked: Asked, measure: Measure) -> float | None:
+        if measure.name == SECONDS:
+            return asked.seconds
+        if measure.name == "score":
+            return None if asked.score is None else 100 * asked.score
+        if measure.name == "exact_match":
+            return None if asked.right is None else 100.0 * asked.right
+        rank = asked.ranks.get(measure.name)
+        assert measure.k is not None
+        # Passages that were not asked for would count as misses.
+        if rank is None or measure.k > self.top_k:
+            return None
+        return 100.0 * (0 < rank <= measure.k)
 
     def default_measures(self) -> list[Measure]:
         """The answers' score, recall as the benchmark reports it (else PRRecall@5), and seconds."""
         measures = [Measure("score")] if self.values(Measure("score")) else []
-        retrieval = self.results["retrieval"] or {}
-        reported = next(iter(retrieval.get("reported", ())), None)
-        if reported is not None:
-            measures.append(Measure(_REPORTED[reported["metric"]], int(reported["k"])))
+        if self._reported:
+            name, k = self._reported[0]["metric"], int(self._reported[0]["k"])
+            measures.append(Measure(_REPORTED[name], k))
         elif self.values(Measure("PRRecall", 1)):
             measures.append(Measure("PRRecall", min(5, self.top_k)))
         return [*measures, Measure(SECONDS)]
@@ -252,21 +269,16 @@ class FinishedRun:
         values = {q: value for q, value in self.values(measure).items() if q in ids}
         if not values:
             return None
+        scores = list(values.values())
+        asked = [self.questions[q] for q in values]
+        images = [question.image for question in asked]
         if self._in_splits(measure, values):
-            found = harmonic_bootstrap(
-                list(values.values()),
-                [self._split(q) for q in values],
-                [self.clusters[q] for q in values],
-                seed=seed,
-            )
+            splits = [_split(question) for question in asked]
+            found = harmonic_bootstrap(scores, splits, images, seed=seed)
+        elif measure.name == SECONDS:  # times are known of batches only
+            found = intervals.bootstrap(scores, [question.batch for question in asked], seed=seed)
         else:
-            # Times are known of batches only: these are what is resampled.
-            groups = self.clusters
-            if measure.name == SECONDS:
-                groups = {q: self.costs[q].batch for q in values}
-            found = intervals.bootstrap(
-                list(values.values()), [groups[q] for q in values], seed=seed
-            )
+            found = intervals.bootstrap(scores, images, seed=seed)
         return Estimate(found.mean, found.low, found.high)
 
     def against(
@@ -278,26 +290,31 @@ class FinishedRun:
         if not both:
             return None
         first, second = {q: mine[q] for q in both}, {q: theirs[q] for q in both}
+        images = self.images(both)
         if self._in_splits(measure, first):
-            splits = {q: self._split(q) for q in both}
-            return harmonic_paired_test(first, second, splits, self.clusters, seed=seed)
-        return intervals.paired_test(first, second, self.clusters, seed=seed)
+            splits = {q: _split(self.questions[q]) for q in both}
+            return harmonic_paired_test(first, second, splits, images, seed=seed)
+        return intervals.paired_test(first, second, images, seed=seed)
+
+    def images(self, ids: Iterable[Id]) -> dict[Id, Hashable]:
+        """Per question its image: what intervals and tests resample."""
+        return {q: self.questions[q].image for q in ids}
 
     def cached_share(self, ids: Collection[Id]) -> float:
         """The largest share of a stage of these questions that came from the cache, 0 to 1."""
-        return max((cost.cached for q, cost in self.costs.items() if q in ids), default=0.0)
+        shares = (asked.cached for q, asked in self.questions.items() if q in ids)
+        return max(shares, default=0.0)
 
-    def _in_splits(self, measure: Measure, values: Mapping[Id, float]) -> bool:
+    def _in_splits(self, measure: Measure, ids: Iterable[Id]) -> bool:
         """Whether the measure is InfoSeek's: a harmonic mean over its two splits."""
-        return (
-            measure.name == "score"
-            and self.metric == "infoseek"
-            and len({self._split(q) for q in values}) == len(SPLITS)
-        )
+        if measure.name != "score" or self.metric != "infoseek":
+            return False
+        return len({_split(self.questions[q]) for q in ids}) == len(SPLITS)
 
-    def _split(self, question: Id) -> str:
-        split = str(self.samples[question]["split"] or "")
-        return SPLITS[0] if split.endswith(SPLITS[0]) else SPLITS[1]
+
+def _split(asked: Asked) -> str:
+    """InfoSeek's, as its official code tells them apart."""
+    return SPLITS[0] if asked.split.endswith(SPLITS[0]) else SPLITS[1]
 
 
 def common_questions(runs: Mapping[str, FinishedRun], *, intersect: bool) -> dict[Id, None]:
@@ -312,31 +329,31 @@ def common_questions(runs: Mapping[str, FinishedRun], *, intersect: bool) -> dic
             references; no question is common to all.
     """
     (first_name, first), *others = runs.items()
-    common = dict.fromkeys(first.samples)
+    common = dict.fromkeys(first.questions)
     for name, run in others:
         if run.metric != first.metric and "score" not in (run.metric, first.metric):
             raise UserError(
                 f"{first_name} was scored by {first.metric}, {name} by {run.metric}: they cannot "
                 "be compared"
             )
-        lacking = [q for q in first.samples if q not in run.samples]
-        extra = [q for q in run.samples if q not in first.samples]
+        lacking = [q for q in first.questions if q not in run.questions]
+        extra = [q for q in run.questions if q not in first.questions]
         if (lacking or extra) and not intersect:
-            shared = len(first.samples) - len(lacking)
+            shared = len(first.questions) - len(lacking)
             raise UserError(
                 f"{name} asked other questions than {first_name}: {shared} are common, "
                 f"{len(lacking)} only in {first_name}, {len(extra)} only in {name}"
             )
         for question in lacking:
             common.pop(question, None)
-        for question in first.samples.keys() & run.samples.keys():
-            mine, theirs = first.samples[question], run.samples[question]
-            for key in ("question", "answers"):
-                if mine[key] != theirs[key]:
-                    raise UserError(
-                        f"question {question} has another {key.removesuffix('s')} in {name} than "
-                        f"in {first_name}: they are not about the same data"
-                    )
+        for question in first.questions.keys() & run.questions.keys():
+            mine, theirs = first.questions[question], run.questions[question]
+            if (mine.question, mine.answers) != (theirs.question, theirs.answers):
+                what = "words" if mine.question != theirs.question else "references"
+                raise UserError(
+                    f"question {question} has other {what} in {name} than in {first_name}: they "
+                    "are not about the same data"
+                )
     if not common:
         raise UserError("no question is common to all runs")
     return common

@@ -183,7 +183,7 @@ def _spread(
         raise UserError(f"{name} and {first} have no questions with {measure.key} in common")
     differences = {q: mine[q] - theirs[q] for q in both}
     try:
-        found = spread(differences, run.clusters)
+        found = spread(differences, run.images(both))
     except ValueError:
         raise UserError(f"{name} and {first} have questions about one image only") from None
     if not found.variance:

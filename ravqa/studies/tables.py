@@ -96,7 +96,7 @@ def build_table(
         title: instead of dataset and split.
 
     Raises:
-        UserError: the runs cannot be compared, or none has a measure that was asked for.
+        UserError: the runs cannot be compared.
     """
     errors = errors or {}
     if not runs:
@@ -124,9 +124,12 @@ def build_table(
         title=title or f"{first.label}, split {first.split}",
         titles=titles,
         questions=len(ids),
-        images=len({first.clusters[q] for q in ids}),
+        images=len({first.questions[q].image for q in ids}),
         rows=rows,
-        notes=_notes(runs, rows, ids, reference, titles),
+        notes=[
+            *(f"No run has {m.key}." for m in measures if m.key not in titles),
+            *_notes(runs, rows, ids, reference, titles),
+        ],
     )
 
 
@@ -183,10 +186,16 @@ def _notes(
     titles: Mapping[str, str],
 ) -> list[str]:
     notes = []
-    fewer = {name: len(run.samples) for name, run in runs.items() if len(run.samples) > len(ids)}
+    fewer = {
+        name: len(run.questions) for name, run in runs.items() if len(run.questions) > len(ids)
+    }
     if fewer:
         asked = ", ".join(f"{name} asked {number:,}" for name, number in fewer.items())
         notes.append(f"All numbers are over the {len(ids):,} questions of all runs ({asked}).")
+    for name, run in runs.items():
+        failed = sum(run.questions[q].failed for q in ids)
+        if failed:
+            notes.append(f"{name}: {failed:,} questions were not answered, and count as wrong.")
     tests = [c for row in rows for c in row.cells.values() if c.difference is not None]
     if tests:
         notes.append(
