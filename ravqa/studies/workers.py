@@ -7,7 +7,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -160,7 +160,8 @@ class _Worker:
             theirs.close()
         assert self.connection is not None
         self.task, self.affinity = number, task.affinity
-        self.connection.send((task.request, task.keep))
+        with suppress(OSError):  # it has just died: `result` says so
+            self.connection.send((task.request, task.keep))
 
     def result(self) -> tuple[int, Failure | None]:
         """The number of its task, and how it ended."""
