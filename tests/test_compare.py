@@ -170,3 +170,18 @@ def test_files_are_not_replaced_unasked(runs, tmp_path, capsys):
     assert "--overwrite replaces it" in err
     again = call(capsys, "compare", runs / "a", runs / "b", "--output", tmp_path, "--overwrite")
     assert again[0] == 0
+
+
+def test_questions_without_an_answer_are_told_and_wrong(runs, tmp_path, capsys):
+    changed = shutil.copytree(runs / "a", tmp_path / "a2")
+    lines = [json.loads(line) for line in (changed / "samples.jsonl").read_text().splitlines()]
+    for sample in lines[:2]:
+        sample |= {"answer": None, "score": 0.0, "error": "the server is gone"}
+    (changed / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    code, out, _ = call(capsys, "compare", runs / "a", changed, "--metrics", "score,Recall@5")
+    assert code == 0
+    assert "a2: 2 questions were not answered, and count as wrong" in " ".join(out.split())
+    assert "No run has Recall@5" in out
+    [line] = [line for line in out.splitlines() if line.split()[:2] == ["all", "questions"]][-1:]
+    assert line.split()[2:5] == ["24", "0", "(0.0"]  # none is helped
+    assert "2 (8.3 %)" in line
