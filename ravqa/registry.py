@@ -1,14 +1,20 @@
 """Names to classes, resolved when first asked for.
 
 A registry holds import targets ("ravqa.readers.transformers_llm:TransformersLLM"), so that listing
-names imports nothing. Others' packages can add to one with `registry.add(name, target, summary)`.
+names imports nothing. Others' parts are added with `registry.add(name, target, summary)` by modules
+that are imported before names are listed, or an unknown one is given up: those that installed
+packages name as entry points of the group "ravqa.plugins", and those in the environment variable
+RAVQA_PLUGINS (comma-separated).
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from ravqa.errors import UserError, near_matches
@@ -20,6 +26,28 @@ class Entry:
 
     target: str
     summary: str
+
+
+_PLUGINS = "ravqa.plugins"
+_VARIABLE = "RAVQA_PLUGINS"
+
+
+@cache
+def load_plugins() -> None:
+    """Import the modules that add parts of others; once.
+
+    Raises:
+        UserError: one of them cannot be imported.
+    """
+    found = {e.value: f"the entry point {e.name}" for e in metadata.entry_points(group=_PLUGINS)}
+    named = (name.strip() for name in os.environ.get(_VARIABLE, "").split(","))
+    found |= {name: _VARIABLE for name in named if name}
+    for module, where in found.items():
+        try:
+            importlib.import_module(module)
+        except Exception as e:  # a plugin is a program of somebody else's
+            reason = str(e).strip().partition("\n")[0] or type(e).__name__
+            raise UserError(f"{where}: the plugin {module} cannot be imported: {reason}") from None
 
 
 class Registry:
@@ -40,9 +68,12 @@ class Registry:
         self._entries[name] = Entry(target, summary)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
+        load_plugins()
         return ((name, entry.summary) for name, entry in self._entries.items())
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._entries:
+            load_plugins()
         return name in self._entries
 
     def check(self, name: str) -> str:
@@ -51,6 +82,8 @@ class Registry:
         Raises:
             UserError: it is not; near names are listed.
         """
+        if name not in self._entries:
+            load_plugins()
         if name not in self._entries:
             raise UserError(f"no {self.kind} {name!r}: {near_matches(name, self._entries)}")
         return name

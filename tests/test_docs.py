@@ -1,55 +1,172 @@
-"""Every Python block in the README and the guides runs; the commands shown exist."""
+"""The README and the guides: every block is checked, and run unless it says what it needs."""
 
+import ast
+import contextlib
+import json
+import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from doc_pages import (
+    LANGUAGES,
+    NEEDS,
+    PAGES,
+    ROOT,
+    blocks,
+    commands,
+    every,
+    is_ravqa,
+    parse,
+    prepare,
+)
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from ravqa.cli import main, run_main
 
-
-def blocks(language):
-    return [
-        pytest.param(text, id=f"{page.name}-{i}")
-        for page in PAGES
-        for i, (found, text) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
-        if found == language
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip()
+_LIMIT = "4"  # questions of a run
+_NOT_RUN = {"make", "pip", "git", "cd", "export", "torchrun"}
 
 
-@pytest.mark.parametrize("text", blocks("console"))
-def test_commands_in_the_docs_use_flags_that_exist(text):
-    shown = subprocess.run(
-        [sys.executable, "run_vqa.py", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for line in text.splitlines():
-        words = shlex.split(line, comments=True)
-        if "run_vqa.py" in words:
-            for word in words[words.index("run_vqa.py") :]:
-                if word.startswith("--"):
-                    assert word.partition("=")[0] in shown
+def named(found):
+    return [pytest.param(block, id=str(block)) for block in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_block_says_what_it_is(page):
+    text = page.read_text(encoding="utf-8")
+    found = blocks(page)
+    assert text.count("\n```") == 2 * len(found), "a fence that is not closed"
+    for block in found:
+        assert block.language in LANGUAGES, f"{block}: of what language?"
+        assert block.needs <= NEEDS, f"{block}: needs {', '.join(NEEDS)}"
+        assert not (block.needs and block.file)
+        if block.file is not None:
+            assert re.fullmatch(r"[\w-]+(/[\w-]+)*\.\w+", block.file), block.file
+    marks = re.findall(r"^<!-- ?(.*?) ?-->", text, re.MULTILINE)
+    counted = sum(bool(b.needs) + bool(b.file) for b in found)
+    assert len(marks) == counted, "a mark that is not right above a block"
+
+
+def checked(block):
+    return [c for c in commands(block) if is_ravqa(c)]
+
+
+@pytest.mark.parametrize("block", named(every("console")))
+def test_commands_are_as_the_command_line_takes_them(block, monkeypatch):
+    for command in commands(block):
+        if is_ravqa(command):
+            if "RAVQA_PLUGINS" not in command.environment:
+                parse(command)
+        elif command.program == ("make",):
+            makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+            for target in (a for a in command.arguments if "=" not in a):
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"no target {target}"
+        elif command.program[0] == "python" and command.program[1].endswith(".py"):
+            assert (ROOT / command.program[1]).is_file(), f"no {command.program[1]}"
+
+
+@pytest.mark.parametrize("block", named(b for b in every("console") if "pip" in b.text))
+def test_extras_that_are_installed_exist(block):
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extras in re.findall(r"ravqa\[([\w,-]+)\]", block.text):
+        for extra in extras.split(","):
+            assert re.search(rf"^{extra} = \[", text, re.MULTILINE), f"no extra {extra}"
+
+
+@pytest.mark.parametrize("block", named(every("python", "yaml", "json")))
+def test_other_blocks_are_well_formed(block):
+    if block.language == "python":
+        ast.parse(block.text)
+    elif block.language == "yaml":
+        list(yaml.safe_load_all(block.text))
+    elif block.text.startswith(("{", "[")):
+        for line in [block.text] if block.text.rstrip().count("\n}") else block.text.splitlines():
+            json.loads(line)
+
+
+@pytest.mark.parametrize(
+    "block", named(b for b in every("python") if b.page.name == "extending.md")
+)
+def test_a_part_of_ones_own_is_a_short_file(block):
+    assert block.text.count("\n") < 40
 
 
 def test_relative_links_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)(#[^)\s]*)?\)", text):
+            path = page if not target else page.parent / target
+            assert path.exists(), f"{page.name} links to {target}"
+            if anchor and path.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+                assert anchor[1:] in slugs, f"{page.name} links to {target}{anchor}"
+
+
+def limited(arguments):
+    """A run of few questions, in a new folder unless it is named."""
+    words = list(arguments)
+    if words[0] == "study" and "--dry-run" not in words:
+        words.append("--dry-run")
+    if "--limit" in words:
+        words[words.index("--limit") + 1] = _LIMIT
+    elif words[0] in {"run", "evaluate-retrieval"}:
+        words += ["--limit", _LIMIT]
+    return words
+
+
+def in_this_process(command):
+    arguments = list(command.arguments)
+    single = command.program == ("python", "run_vqa.py")
+    words = limited(["run", *arguments] if single else arguments)
+    with pytest.raises(SystemExit) as end:
+        run_main(words[1:]) if single else main(words)
+    return end.value.code
+
+
+def in_a_process(command):
+    single = command.program == ("python", "run_vqa.py")
+    arguments = list(command.arguments)
+    words = limited(["run", *arguments] if single else arguments)
+    program = [str(ROOT / "run_vqa.py"), *words[1:]] if single else ["-m", "ravqa", *words]
+    paths = [command.environment.get("PYTHONPATH", ""), str(ROOT)]
+    variables = command.environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run([sys.executable, *program], env=os.environ | variables, check=False)
+    return done.returncode
+
+
+def run(block):
+    """A block that needs nothing."""
+    if block.language == "python":
+        done = subprocess.run(
+            [sys.executable, "-c", block.text],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+        assert done.stdout.strip(), f"{block} prints nothing"
+        return
+    for command in commands(block):
+        other = command.program[0] == "python" and not is_ravqa(command)
+        if other or command.program[0] in _NOT_RUN:
+            continue
+        code = in_a_process(command) if command.environment else in_this_process(command)
+        assert code == 0, f"{block}: {' '.join(command.arguments)}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path, minilm_folder):
+    prepare(tmp_path)
+    with contextlib.chdir(tmp_path):
+        for block in blocks(page):
+            if block.file is not None:
+                Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+                Path(block.file).write_text(block.text, encoding="utf-8")
+            elif block.language in {"python", "console"} and not block.needs:
+                run(block)
