@@ -43,6 +43,7 @@ from ravqa.evaluation import (
 )
 from ravqa.images import image_digest
 from ravqa.judges.cached import CachedJudge
+from ravqa.library import Library
 from ravqa.metrics.diagnostics import is_in_document
 from ravqa.pipeline import Attempt, Pipeline, check_settings
 from ravqa.records import Answer, Hit, Question
@@ -340,6 +341,8 @@ def read_corpus(
         return dataset.corpus
 
     def read() -> Corpus:
+        if len(files) == 1 and Library.exists(files[0]):
+            return Library.open(files[0]).corpus
         remarks = Remarks(request.on_error)
         corpus = Corpus.read(*files, remarks=remarks)
         for line in remarks.lines():

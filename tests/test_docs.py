@@ -82,9 +82,12 @@ def test_other_blocks_are_well_formed(block):
         ast.parse(block.text)
     elif block.language == "yaml":
         list(yaml.safe_load_all(block.text))
-    elif block.text.startswith(("{", "[")):
-        for line in [block.text] if block.text.rstrip().count("\n}") else block.text.splitlines():
-            json.loads(line)
+    else:
+        try:
+            json.loads(block.text)
+        except ValueError:  # or it is JSON lines
+            for line in block.text.splitlines():
+                json.loads(line)
 
 
 @pytest.mark.parametrize(

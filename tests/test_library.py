@@ -221,6 +221,29 @@ def test_searches_of_several_threads_beside_changes(library):
             assert set(counts.result()) <= {3, 4}
 
 
+def test_an_index_is_a_corpus_of_runs(library, tmp_path, capsys):
+    from ravqa.cli import run_main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            run_main(["--dataset", "okvqa", "--retrieval-only", "--limit", "2", *arguments])
+        return end.value.code, capsys.readouterr().err
+
+    code, err = run("--corpus", str(library.path), "--output", str(tmp_path / "run"))
+    assert code == 0
+    assert "3 passages" in err
+    assert "encoding passages" not in err
+    hits = (tmp_path / "run" / "run.trec").read_text().split()[2::6]
+    assert set(hits) == {"koala", "bridge", "tulip"}
+    other = ("--set", "retriever.encoder.max_document_length=32")
+    code, err = run("--corpus", str(library.path), *other, "--output", str(tmp_path / "other"))
+    assert code == 0
+    assert "encoding passages" in err
+    code, err = run("--corpus", str(library.path), "--corpus", str(tmp_path))
+    assert code == 2
+    assert "it must be the only corpus" in err
+
+
 def test_mistakes(library, tmp_path):
     with pytest.raises(DataError, match="another passage 'koala'"):
         library.add([replace(KOALA, text="other")])

@@ -41,6 +41,8 @@ Repeats = Literal["fail", "first"]
 
 IN_MEMORY = 2**25
 """Files of more bytes than this, all together, become a corpus on disk."""
+INDEX = "library.json"
+"""What a folder has that is an index of one's own (`ravqa.library`), and no folder of pages."""
 PASSAGE_BYTES = 1000
 """Of a passage in a table whose size is not known, roughly."""
 _UNPACKED = 4  # how much larger compressed files are once read, roughly
@@ -95,6 +97,15 @@ class Corpus(Mapping[str, Passage]):
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def index_for(self, encoder: str, kind: str) -> Any:
+        """An index of exactly these passages that is there already, or None.
+
+        Args:
+            encoder: fingerprint of the encoder of its vectors.
+            kind: the index's registered name.
+        """
+        return None
+
     @classmethod
     def read(
         cls,
@@ -125,6 +136,8 @@ class Corpus(Mapping[str, Passage]):
             if hub.hub_name(path):
                 sources.append(_Hub(path))
             elif is_pages(path):
+                if (path / INDEX).is_file():
+                    raise DataError(f"{path} is an index of passages: it must be the only corpus")
                 sources.append(
                     Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
                 )

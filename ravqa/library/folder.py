@@ -28,7 +28,7 @@ from typing import Any
 
 from ravqa.build import part_config
 from ravqa.config import Part, fingerprint
-from ravqa.datasets.corpus import Corpus
+from ravqa.datasets.corpus import INDEX, Corpus
 from ravqa.datasets.disk import PassageFolder
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
@@ -43,7 +43,7 @@ from ravqa.records import Passage
 from ravqa.registry import INDEXES
 
 FORMAT = 1
-MANIFEST = "library.json"
+MANIFEST = INDEX
 IMAGES = "images"
 KINDS = ("auto", "exact", "compressed")
 """Kinds of index that commit vectors and passages together."""
@@ -71,8 +71,15 @@ class LibraryCorpus(Corpus):
 
     repeated = 0
 
-    def __init__(self, path: Path, index: SegmentedIndex | None, parts: Iterable[PassageFolder]):
+    def __init__(
+        self,
+        path: Path,
+        encoder: str,
+        index: SegmentedIndex | None,
+        parts: Iterable[PassageFolder],
+    ):
         self.source = str(path)
+        self._encoder = encoder
         self._index = index
         self._parts = tuple(parts)  # newest first
 
@@ -97,6 +104,12 @@ class LibraryCorpus(Corpus):
 
     def __len__(self) -> int:
         return len(self._index) if self._index is not None else 0
+
+    def index_for(self, encoder: str, kind: str) -> SegmentedIndex | None:
+        """The library's index, if it is of this encoder and kind."""
+        if self._index is None or encoder != self._encoder:
+            return None
+        return self._index if kind in ("auto", self._index.kind) else None
 
     def stream(self) -> Iterator[Passage]:
         """Every passage once, in the order of the files."""
@@ -235,18 +248,19 @@ class LibraryFolder:
         return 0 if manifest.index is None else read_manifest(self.path / manifest.index).generation
 
     def _read(self, manifest: Manifest, part: Part) -> State:
+        encoder = manifest.encoder["fingerprint"]
         if manifest.index is None:
-            return State(manifest, None, LibraryCorpus(self.path, None, ()))
+            return State(manifest, None, LibraryCorpus(self.path, encoder, None, ()))
         index = INDEXES.get(part.name).open(
             self.path / manifest.index,
             part_config(INDEXES, part, "retriever.index"),
-            fingerprint=manifest.encoder["fingerprint"],
+            fingerprint=encoder,
         )
         parts = [
             PassageFolder(self.path / entry["name"], images=self.path)
             for entry in reversed(index.attached["passages"])
         ]
-        return State(manifest, index, LibraryCorpus(self.path, index, parts))
+        return State(manifest, index, LibraryCorpus(self.path, encoder, index, parts))
 
     @contextmanager
     def writing(self, part: Part) -> Iterator[Writer]:

@@ -116,7 +116,7 @@ class LateInteractionRetriever:
         )
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Open the corpus's index in the cache, or encode the corpus and build it.
+        """Take the index that the corpus brings, open that in the cache, or encode and build it.
 
         Raises:
             UserError: there is no corpus.
@@ -126,6 +126,10 @@ class LateInteractionRetriever:
                 "the retriever late-interaction needs passages: name a file with --corpus, "
                 "or choose --retriever none"
             )
+        ready = self._ready(corpus)
+        if ready is not None:
+            self._index, self._corpus, self._passages = ready, ready.content, corpus
+            return
         key, path = self._place(corpus)
         vectors = self._vectors_of(corpus)
         if not self._index_class.built(path):
@@ -153,6 +157,8 @@ class LateInteractionRetriever:
 
         Several processes (torchrun, accelerate) that all call this share the work.
         """
+        if self._ready(corpus) is not None:
+            return None
         _, path = self._place(corpus)
         vectors = self._vectors_of(corpus)
         with one_at_a_time(vectors):
@@ -173,6 +179,10 @@ class LateInteractionRetriever:
             store = self._embeddings(corpus, vectors, progress)
             yield store
             store.remove()
+
+    def _ready(self, corpus: Corpus) -> Any:
+        """The index that a corpus brings, if it suits this retriever."""
+        return corpus.index_for(passages_fingerprint(self.encoder), self.config.index.name)
 
     def _place(self, corpus: Corpus) -> tuple[str, Path]:
         """Key and folder of the corpus's index."""
