@@ -24,6 +24,7 @@ NEEDS = {"hub", "gpu", "server", "data", "cluster"}
 
 _FENCE = re.compile(r"^(`{3,})(.*)$")
 _MARK = re.compile(r"^<!-- (needs|file): (.+) -->$")
+_SERVERS = {"vllm", "ollama", "llama-server", "transformers"}  # where a server is needed
 _ASSIGNMENT = re.compile(r"^[A-Z_]+=\S*$")
 
 
@@ -95,7 +96,10 @@ def commands(block):
         while _ASSIGNMENT.match(words[0]):
             name, _, value = words.pop(0).partition("=")
             environment[name] = value
-        found.append(_command(environment, words, line))
+        if "server" in block.needs and words[0] in _SERVERS:
+            found.append(Command(environment, (words[0],), tuple(words[1:])))
+        else:
+            found.append(_command(environment, words, line))
     return found
 
 
