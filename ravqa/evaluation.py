@@ -146,7 +146,7 @@ def answer_section(
             "unanswered": [
                 {"question_id": q.question_id, "reason": samples[q.question_id]["error"]}
                 for q in questions
-                if "error" in samples[q.question_id]
+                if samples[q.question_id].get("error")
             ],
             "exact_match": _exact_match(dataset, questions, samples, right[name]),
             "hits": _hit_tables(dataset, questions, samples),

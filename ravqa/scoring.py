@@ -158,6 +158,7 @@ class _Sample(_Ranking):
     """What scoring needs of a run's sample beside its answer."""
 
     raw: str | None = None
+    error: str | None = None
     cut: int = 0
     drafts: list[_Draft] = []
     stages: list[_Stage] | None = None
@@ -199,7 +200,9 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     for where, record in records:
         name = str(_value(record, _ID_KEYS, int | str, where))
         sample = _sample(record, where) if retrieved else _NOTHING
-        answer = _value(record, _ANSWER_KEYS, str, where) if answered else None
+        # What the reader of a run could not answer has an error instead.
+        given = answered and not sample.get("error")
+        answer = _value(record, _ANSWER_KEYS, str, where) if given else None
         if name not in ids:
             unknown[name] = None
             continue

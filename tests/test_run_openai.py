@@ -211,6 +211,14 @@ def test_skipped_prompts_count_as_wrong_and_are_listed(run, serve, tmp_path):
     assert run(server, *arguments, "--resume")[0] == 0
     assert len(server.requests) == before
 
+    again = ["score", tmp_path / "run" / "samples.jsonl", "--dataset", "okvqa", "--allow-partial"]
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in [*again, "--output", tmp_path / "again.json"]])
+    assert end.value.code == 0
+    scored = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    condition = scored["answers"]["conditions"]["main"]
+    assert condition["unanswered"] == main_condition["unanswered"]
+
 
 def test_where_no_prompt_is_answered_it_is_not_the_prompts(run, serve):
     server = serve(lambda *_: (400, '{"error": "max_tokens is not supported"}'))
