@@ -121,6 +121,7 @@ Seed = Annotated[int, typer.Option(metavar="N", help="For intervals, tests, cont
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch what --data lacks of the official files.")
 ]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 DatasetOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -157,9 +158,11 @@ def run(
     seed: Seed = 0,
     download: Download = False,
     dataset_options: DatasetOptions = None,
+    no_report: NoReport = False,
 ) -> None:
     """Run a dataset through a pipeline and score it: answers, and retrieval apart."""
     _run(
+        not no_report,
         dataset=dataset,
         data=data,
         corpus=tuple(corpus or ()),
@@ -201,9 +204,11 @@ def evaluate_retrieval(
     seed: Seed = 0,
     download: Download = False,
     dataset_options: DatasetOptions = None,
+    no_report: NoReport = False,
 ) -> None:
     """Score retrieval alone: the same as ravqa run --retrieval-only."""
     _run(
+        not no_report,
         dataset=dataset,
         data=data,
         corpus=tuple(corpus or ()),
@@ -232,7 +237,7 @@ def _with_subset(options: list[str] | None, subset: str | None) -> tuple[str, ..
     return (*(options or ()), *((f"subset={subset}",) if subset is not None else ()))
 
 
-def _run(**asked: Any) -> None:
+def _run(report: bool, **asked: Any) -> None:
     # Before the libraries are imported: one progress display is enough, and tokenizers would warn
     # of every fork.
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -240,20 +245,70 @@ def _run(**asked: Any) -> None:
     from ravqa.console import Console
     from ravqa.run import RunRequest
     from ravqa.run import run as run_request
+    from ravqa.studies.report import report_runs
     from ravqa.subsets import asks_for_all, run_subsets
 
     request = RunRequest(**asked)
     console = Console()
     try:
-        if asks_for_all(request):
-            run_subsets(request, console)
-        else:
-            run_request(request, console)
+        folder = (run_subsets if asks_for_all(request) else run_request)(request, console)
+        if report:
+            report_runs(folder, console)
     except KeyboardInterrupt:
         print("--resume --output DIR goes on with this run", file=sys.stderr)
         raise
     finally:
         console.close()
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Else report.html in the run's folder, made anew."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file in --output.")
+    ] = False,
+    matches: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Show of the first N questions which words and image patches matched which words "
+            "of the passages; loads the late-interaction retriever.",
+        ),
+    ] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the dataset is now, if it has been moved."),
+    ] = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Where the passages are now; repeatable."),
+    ] = None,
+) -> None:
+    """Make the report of a run once more: one file to look at, without any model."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ravqa.console import Console
+    from ravqa.studies.report import write_report
+
+    console = Console()
+    try:
+        first, *others = write_report(
+            run,
+            output=output,
+            overwrite=output is None or overwrite,
+            data=data,
+            corpus=tuple(corpus or ()),
+            match=matches,
+            progress=console.progress,
+        )
+    finally:
+        console.close()
+    print(f"report: {first}" + (f" and {len(others)} more files" if others else ""))
 
 
 @app.command()

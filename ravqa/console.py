@@ -34,7 +34,7 @@ METRICS = {
     "infoseek": "InfoSeek score",
     "evqa_score": "E-VQA accuracy",
 }
-_ROWS = {
+CONDITIONS = {
     MAIN: "with retrieval",
     "none": "without retrieval",
     "oracle": "oracle passages",
@@ -225,7 +225,7 @@ def _title(results: Mapping[str, Any], what: str, questions: int) -> str:
 
 def _row(results: Mapping[str, Any], condition: str) -> str:
     scored_file = condition == MAIN and "predictions" in results
-    return "predictions" if scored_file else _ROWS[condition]
+    return "predictions" if scored_file else CONDITIONS[condition]
 
 
 def _answer_table(results: Mapping[str, Any]) -> Table:

@@ -195,7 +195,7 @@ def open_image(source: Path | bytes) -> Image:
     Raises:
         DataError: missing, not an image, cut off, or larger than MAX_PIXELS.
     """
-    with _no_warnings():
+    with quiet():
         return _open(source, to_rgb)
 
 
@@ -205,8 +205,27 @@ def image_size(source: Path | bytes) -> tuple[int, int]:
     Raises:
         DataError: missing, not an image, or larger than MAX_PIXELS.
     """
-    with _no_warnings():
+    with quiet():
         return _open(source, _upright_size)
+
+
+def small_image(source: Path | bytes, side: int) -> Image:
+    """An image as `open_image` gives it, scaled down so that no side is longer than `side`.
+
+    A JPEG is decoded at a fraction of its size. To be called inside `quiet()`: threads cannot each
+    keep Pillow's warnings away.
+
+    Raises:
+        DataError: missing, not an image, cut off, or larger than MAX_PIXELS.
+    """
+
+    def read(image: Image) -> Image:
+        image.draft("RGB", (2 * side, 2 * side))
+        return to_rgb(image)
+
+    small = _open(source, read)
+    small.thumbnail((side, side))
+    return small
 
 
 def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
@@ -223,13 +242,13 @@ def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
         return ""
 
     # The filter is set here and not in the threads: filters belong to the whole process.
-    with _no_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+    with quiet(), ThreadPoolExecutor(_THREADS) as pool:
         reasons = zip(paths, pool.map(problem, paths), strict=True)
         return {path: reason for path, reason in reasons if reason}
 
 
 @contextlib.contextmanager
-def _no_warnings() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Pillow's warnings: of size, which is checked, and of untidy EXIF data."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -308,7 +327,7 @@ def sendable(source: Path | bytes, longest: int | None = None) -> tuple[bytes, s
 
     data = image_bytes(source)
     image = open_image(source)
-    with _no_warnings(), PIL.Image.open(io.BytesIO(data)) as opened:
+    with quiet(), PIL.Image.open(io.BytesIO(data)) as opened:
         kind = opened.format or ""
         plain = opened.mode in {"L", "RGB"} and getattr(opened, "n_frames", 1) == 1
         turned = _orientation(opened) != 1

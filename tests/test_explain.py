@@ -1,6 +1,7 @@
 """Matches of late interaction: their sum is the index's score, their labels are where they say."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,8 @@ def test_letters_beyond_ascii_keep_their_places(text_retriever):
     assert "Fische" in wholes
 
 
-# In the vocabulary of two languages ":" alone begins with another token than behind a word, so that
-# the instruction's end is not found and all of it counts, as in the original.
+# In the vocabulary of two languages ":" alone begins with another token than behind a word: the end
+# of the instruction is not found and all of it counts, as in the original.
 @pytest.mark.parametrize(("name", "counted"), [("preflmr", ""), ("preflmr_encn", "Usingtheimage:")])
 def test_a_question_has_words_global_vectors_and_a_grid_of_patches(name, counted):
     model = str(FLMR / name / "checkpoint_context_names")
@@ -155,10 +156,32 @@ def test_a_patch_is_at_its_place_in_the_image():
     assert int(changed.argmax()) == row * columns + column
 
 
+def test_a_passages_image_is_part_of_its_matches(tmp_path):
+    import torch
+
+    from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval, FLMRProcessor
+
+    checkpoint = str(FLMR / "preflmr" / "checkpoint_context_names")
+    config = FLMRConfig.from_pretrained(checkpoint)
+    config.context_concat_output_from_vision_encoder = True
+    torch.manual_seed(0)
+    FLMRModelForRetrieval(config).save_pretrained(tmp_path)
+    FLMRProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    made = retriever(Part(name="flmr", model=str(tmp_path)))
+    made.prepare(Corpus([replace(PASSAGES[0], image=PHOTOS[2]), PASSAGES[1]]))
+    hits = made.retrieve([QUESTION], 2)[0]
+    explained = made.explain(QUESTION, ["koala", "panda"])
+    scores = {hit.passage_id: hit.score for hit in hits}
+    for explanation in explained:
+        assert explanation.score == pytest.approx(scores[explanation.passage_id], abs=1e-4)
+    counts = [[label.name for label in e.labels].count("the whole image") for e in explained]
+    assert counts == [config.mapping_network_prefix_length, 0]
+
+
 def test_what_cannot_be_explained_is_said(text_retriever, monkeypatch):
     with pytest.raises(KeyError):
         text_retriever.explain(QUESTION, ["nothing"])
-    monkeypatch.delattr(type(text_retriever.encoder), "label_document")
+    monkeypatch.delattr(type(text_retriever.encoder), "label_passage")
     with pytest.raises(UserError, match="token-bert cannot say which words"):
         text_retriever.explain(QUESTION, ["koala"])
 

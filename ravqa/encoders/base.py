@@ -102,7 +102,7 @@ class Encoder(Protocol):
     One with settings for queries alone has a `passages_fingerprint` too (see that function). One
     that sees questions' images has `encode_question(questions)`, one that sees passages' images
     `encode_passage(passages, progress)`, which give what `encode_query`, `encode_document` do. One
-    that can say what its vectors stand for has `label_document(text)` and `label_query(spans)`,
+    that can say what its vectors stand for has `label_passage(passage)` and `label_query(spans)`,
     each giving a `Labelled`; if it sees images, also `label_question(question)`, `grid` (rows and
     columns of patches) and `seen_image(image)`, the image as the model is given it.
     """

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 INSTRUCTION = "Using the provided image, obtain documents that address the subsequent question"
 _WHY = "the encoder flmr"
+_WHOLE_IMAGE = Label("global", "the whole image")
 
 
 class FLMREncoder:
@@ -221,15 +222,19 @@ class FLMREncoder:
                 out.append(without_zero_rows(array, self.config.output))
         return Encoded(out, truncated=truncated, tokens=tokens)
 
-    def label_document(self, text: str) -> Labelled:
-        """What each vector of `encode_document` stands for."""
+    def label_passage(self, passage: Passage) -> Labelled:
+        """What each of a passage's vectors stands for; those of its image come first."""
         import torch
 
+        text = passage.content
         tokenizer = self._processor.context_tokenizer
         tokens = tokenizer([text], padding=False, return_tensors=None)
         labels = self._token_labels(tokenizer, tokens, text)
         kept = self._model.doc_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
-        found = [label for label, keep in zip(labels, kept.tolist(), strict=True) if keep]
+        config = self._model.config
+        sees = config.context_concat_output_from_vision_encoder and passage.image is not None
+        found = [_WHOLE_IMAGE] * (config.mapping_network_prefix_length if sees else 0)
+        found += [label for label, keep in zip(labels, kept.tolist(), strict=True) if keep]
         if self._model.padding_counts and len(labels) < tokenizer.max_tokens:
             found.append(Label("mark", str(tokenizer.pad_token)))
         return Labelled(text, found)
@@ -254,7 +259,7 @@ class FLMREncoder:
         if question.image is not None and self._sees:
             whole = int(self._model.config.mapping_network_prefix_length)
             rows, columns = self.grid or (0, 0)
-            labels += [Label("global", "the whole image")] * whole
+            labels += [_WHOLE_IMAGE] * whole
             labels += [
                 Label("patch", f"patch {row + 1}, {column + 1}", place=(row, column))
                 for row in range(rows)

@@ -30,6 +30,7 @@ from ravqa.encoders.base import (
 from ravqa.encoders.batching import token_batches
 from ravqa.errors import UserError
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.records import Passage
 
 if TYPE_CHECKING:
     import torch
@@ -137,8 +138,9 @@ class TokenBertEncoder:
             out.append(array * np.array(scale, dtype=np.float32)[:, None])
         return self._encoded(out, batch)
 
-    def label_document(self, text: str) -> Labelled:
-        """What each vector of `encode_document` stands for."""
+    def label_passage(self, passage: Passage) -> Labelled:
+        """What each of a passage's vectors stands for."""
+        text = passage.content
         [encoding] = self._tokenized([text]).encodings
         labels = []
         for i, word in enumerate(encoding.word_ids):

@@ -25,6 +25,7 @@ from ravqa.encoders.base import (
     Labelled,
     Span,
     Vectors,
+    encode_passages,
     passages_fingerprint,
 )
 from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
@@ -266,7 +267,7 @@ class LateInteractionRetriever:
         """
         if self._passages is None:
             raise ValueError("call prepare(corpus) first")
-        if not hasattr(self.encoder, "label_document"):
+        if not hasattr(self.encoder, "label_passage"):
             raise UserError(
                 f"the encoder {self.config.encoder.name} cannot say which words its vectors are of"
             )
@@ -276,13 +277,13 @@ class LateInteractionRetriever:
             (form.weight, [(self._labelled(plan, a), next(vectors)) for a in form.alternatives])
             for form in plan.forms
         ]
-        texts = [self._passages[passage_id].content for passage_id in passage_ids]
+        passages = [self._passages[passage_id] for passage_id in passage_ids]
         with self._encoding:
-            encoded = self.encoder.encode_document(texts)
-            labels = [self.encoder.label_document(text).labels for text in texts]
+            encoded = encode_passages(self.encoder, passages)
+            labelled = [self.encoder.label_passage(passage) for passage in passages]
         return [
-            Explanation(name, text, own, _matched(asked, _float32(own, document)))
-            for name, text, own, document in zip(passage_ids, texts, labels, encoded, strict=True)
+            Explanation(name, own.text, own.labels, _matched(asked, _float32(own.labels, vectors)))
+            for name, own, vectors in zip(passage_ids, labelled, encoded, strict=True)
         ]
 
     def seen_image(self, image: Path | bytes) -> tuple[Image, tuple[int, int]] | None:

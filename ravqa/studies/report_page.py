@@ -23,6 +23,7 @@ import ravqa
 from ravqa.rundir import write_file
 from ravqa.studies.figures import mark_svg
 
+REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -59,6 +60,11 @@ def safe_json(value: Any) -> Markup:
 def write_page(path: Path, page: str) -> None:
     """Write a page beside its place, then rename it; half characters of broken data become "?"."""
     write_file(path, page.encode("utf-8", "replace").decode("utf-8"))
+
+
+def utf16(text: str) -> int:
+    """Length of a text in UTF-16 units, as browsers count places."""
+    return len(text) + sum(letter > "\uffff" for letter in text)
 
 
 def _dumps(value: Any, **_: Any) -> str:

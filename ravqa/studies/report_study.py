@@ -9,9 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ravqa.studies.figures import Axis, Estimate, Figure, Series, dots
-from ravqa.studies.report_page import Table, render, write_page
-
-REPORT = "report.html"
+from ravqa.studies.report_page import REPORT, Table, render, write_page
 
 
 @dataclass(frozen=True, slots=True)
