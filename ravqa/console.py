@@ -33,6 +33,7 @@ METRICS = {
     "vqa_accuracy": "VQA accuracy",
     "infoseek": "InfoSeek score",
     "evqa_score": "E-VQA accuracy",
+    "exact_match": "Exact match",
 }
 CONDITIONS = {
     MAIN: "with retrieval",

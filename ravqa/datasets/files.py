@@ -48,6 +48,7 @@ _KNOWN = {
     *("question", "image_id", "answer_eval", "instruction", "question_type", "split"),
     *("pos_item_ids", "pos_articles"),
 }
+_ALL = "all"  # the split of all questions, whatever their own is called
 _PASSAGES = (*JSON_LINES, *TABLES, ".parquet")
 
 
@@ -98,7 +99,7 @@ def _load(request: DatasetRequest, name: str, suffixes: Sequence[str]) -> Datase
     return Dataset(
         name=name,
         label=path.stem if path.stem != "questions" else folder.resolve().name,
-        split=request.split or "all",
+        split=request.split or _ALL,
         questions=questions,
         metric=options.metric if stream.answered else None,
         fingerprint=digest,
@@ -147,7 +148,7 @@ class _Questions:
         problems, split = self._request.problems, self._request.split
         seen: set[Any] = set()
         for where, row in read_rows(self._path):
-            if split is not None and processed.text(row, "split") != split:
+            if split not in (None, _ALL) and processed.text(row, "split") != split:
                 continue
             ids = (row.get(column) for column in _ID)
             question_id = next((i for i in ids if isinstance(i, int | str) and i != ""), None)

@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], object]
 
 BLOCKS = {"questions": 40, "passages": 100, "photos": 25, "lines": 500, "matches": 1}
 """Items in a block of each kind."""
-_LONGEST = 6000  # letters of a passage
+_LONGEST = 6000  # letters of a passage, or of a generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,10 @@ class QuestionTables:
             ],
             "seconds": [[stage_name(s), v] for s, v in stage_seconds(sample).items()],
         }
-        for key in ("decision", "tags", "caption", "ocr"):
+        raw = sample.get("raw", drafts[detail["chosen"]].get("raw") if drafts else None)
+        if raw is not None and raw.strip() != sample.get("answer"):
+            detail["raw"] = raw[:_LONGEST]
+        for key in ("decision", "tags", "caption", "ocr", "cut"):
             if sample.get(key):
                 detail[key] = sample[key]
         stages = sample.get("stages") or ()
@@ -278,7 +281,6 @@ def _chosen(sample: Mapping[str, Any]) -> int:
 def _draft(draft: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
     shown = {
         "text": draft.get("text", ""),
-        "raw": draft.get("raw", ""),
         "read": [ranks.get(passage_id, 0) for passage_id in draft.get("passage_ids") or ()],
     }
     for key in ("log_prob", "tokens", "score", "prior", "posterior"):

@@ -55,6 +55,13 @@ def notes(run: Run) -> list[str]:
     skipped = dataset.get("skipped") or ()
     if skipped:
         found.append(f"{len(skipped):,} questions were skipped (listed in results.json).")
+    own = ((run.results.get("answers") or {}).get("conditions") or {}).get(MAIN) or {}
+    cut = own.get("cut") or {}
+    if cut.get("passages"):
+        found.append(
+            f"{cut['passages']:,} passages of {cut['questions']:,} questions did not fit into the "
+            "reader's context and were left out."
+        )
     if provenance.get("chosen_on"):
         found.append(f"The settings were chosen on {provenance['chosen_on']}.")
     return found + list(run.notes)
@@ -132,7 +139,10 @@ def _answers(run: Run, section: Mapping[str, Any]) -> Titled:
     name = metric_name(run)
     has_mean = any("mean" in condition for condition in conditions.values())
     compared = section.get("comparisons") or {}
+    raw = {condition: (s.get("raw") or {}).get("score") for condition, s in conditions.items()}
+    has_raw = any(v not in (None, conditions[c].get("score")) for c, v in raw.items())
     header = ["", f"{name} %", *(["mean %"] if has_mean else []), "95 % interval", "exact match %"]
+    header += ["without extraction %"] if has_raw else []
     if compared:
         header += ["run minus this", "p", "run better / worse / equal"]
     rows = []
@@ -142,6 +152,7 @@ def _answers(run: Run, section: Mapping[str, Any]) -> Titled:
         interval = scores.get("interval_95")
         row.append(_range(interval) if interval else "")
         row.append(_percent((scores.get("exact_match") or {}).get("1")))
+        row += [_percent(raw[condition])] if has_raw else []
         test = compared.get(f"{MAIN} - {condition}")
         if compared and test:
             row += [

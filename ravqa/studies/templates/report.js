@@ -327,8 +327,8 @@
     const text = (answer) => (answer === "" ? "(empty)" : answer);
     if (row.a !== undefined) {
       line("prediction", el("b", {}, text(row.a)), " ", row.s === undefined ? null : scored(row.s));
-      const raw = detail.drafts[detail.chosen]?.raw;
-      if (raw !== undefined && raw.trim() !== row.a) line("as generated", el("code", {}, raw));
+      if (detail.raw !== undefined) line("as generated", el("code", { class: "raw" }, detail.raw));
+      if (detail.cut) line("left out", `${detail.cut} passages that did not fit into the reader's context`);
     }
     if (detail.refs.length) {
       line("references", detail.refs.map(([answer, n]) => (n > 1 ? `${answer} \u00d7${n}` : answer)).join(", "));
