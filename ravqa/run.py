@@ -125,6 +125,7 @@ def run(request: RunRequest, console: Console) -> Path:
         )
         judge = _judge(request, config, dataset, where)
         problem = pipeline.problem
+    reranked = _reranked(pipeline)  # parts that several runs share have counted before
     if problem:  # not an error: all answers may be known
         console.note(f"{problem}: only what is in the cache can be answered")
     keys = stage_keys(
@@ -161,7 +162,7 @@ def run(request: RunRequest, console: Console) -> Path:
         "stages": _stage_seconds(samples[MAIN]),
     }
     _add_encoding(results, pipeline.retriever, console)
-    _add_reranking(results, pipeline, console)
+    _add_reranking(results, pipeline, reranked, console)
     _note_cuts(results, console)
     _write(run_dir, dataset, samples[MAIN], results)
     console.results(results, run_dir.path)
@@ -841,11 +842,24 @@ def _add_encoding(results: dict[str, Any], retriever: Retriever, console: Consol
             )
 
 
-def _add_reranking(results: dict[str, Any], pipeline: Pipeline, console: Console) -> None:
-    """What each reranker scored in this run, caches apart, and cut; a note if it cut any."""
-    counts = {
+def _reranked(pipeline: Pipeline) -> dict[str, dict[str, int]]:
+    """What each reranker has scored so far, caches apart, and cut."""
+    return {
         name: {key: getattr(part, key) for key in ("scored", "truncated") if hasattr(part, key)}
         for name, part in pipeline.rerankers.items()
+    }
+
+
+def _add_reranking(
+    results: dict[str, Any],
+    pipeline: Pipeline,
+    before: Mapping[str, Mapping[str, int]],
+    console: Console,
+) -> None:
+    """What each reranker scored and cut in this run; a note if it cut any."""
+    counts = {
+        name: {key: value - before[name][key] for key, value in count.items()}
+        for name, count in _reranked(pipeline).items()
     }
     if counts:
         results["timing"]["reranking"] = counts

@@ -58,8 +58,9 @@ def rescored(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
             count as good as the worst of those: so a filter by score never keeps a passage that was
             not looked at where it drops one that was.
     """
-    worst = min(scores, default=0.0)
-    new = [*scores, *[worst] * (len(hits) - len(scores))] if scores else [h.score for h in hits]
+    if not scores:
+        return renumbered(hits)
+    new = [*scores, *[min(scores)] * (len(hits) - len(scores))]
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     order += range(len(scores), len(hits))
     return renumbered(
