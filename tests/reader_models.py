@@ -110,6 +110,43 @@ def wide_llama(folder):
     return save(folder, model, tok)
 
 
+@seeded
+def mistral(folder):
+    """Attends to the last 16 tokens only."""
+    tok = tokenizer()
+    config = transformers.MistralConfig(**text_config(tok, sliding_window=16))
+    return save(folder, transformers.MistralForCausalLM(config), tok)
+
+
+@seeded
+def lfm2(folder):
+    """One layer of convolutions, one of attention."""
+    tok = tokenizer()
+    layers = {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
+    config = transformers.Lfm2Config(**text_config(tok, **layers))
+    return save(folder, transformers.Lfm2ForCausalLM(config), tok)
+
+
+@seeded
+def mamba2(folder):
+    """No attention at all."""
+    tok = tokenizer()
+    config = transformers.Mamba2Config(
+        vocab_size=len(tok),
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=8,
+        num_heads=4,
+        head_dim=16,
+        n_groups=2,
+        chunk_size=16,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    return save(folder, transformers.Mamba2ForCausalLM(config), tok)
+
+
 def t5_config(tok):
     return transformers.T5Config(
         vocab_size=len(tok),

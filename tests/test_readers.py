@@ -28,7 +28,7 @@ from ravqa.readers.transformers_llm import TransformersLLM
 from ravqa.readers.transformers_seq2seq import TransformersSeq2Seq
 from ravqa.readers.transformers_vlm import TransformersVLM
 
-TEXT = {"llama": TransformersLLM, "t5": TransformersSeq2Seq}
+TEXT = dict.fromkeys(["llama", "mistral", "lfm2"], TransformersLLM) | {"t5": TransformersSeq2Seq}
 # Those whose processors want torchvision, and the others.
 VIDEO = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl", "llava_onevision", "mistral3"]
 SEEING = ["llava", "llava_next", "blip2_t5", "blip2_opt", "instructblip", "paligemma", "idefics3"]
@@ -93,10 +93,11 @@ def plain(folder):
     @functools.cache
     def loaded(name):
         path = folder(name)
-        auto = {
-            "llama": transformers.AutoModelForCausalLM,
-            "t5": transformers.AutoModelForSeq2SeqLM,
-        }.get(name, transformers.AutoModelForImageTextToText)
+        auto = transformers.AutoModelForImageTextToText
+        if name in TEXT:
+            auto = transformers.AutoModelForCausalLM
+        if name == "t5":
+            auto = transformers.AutoModelForSeq2SeqLM
         prepare = transformers.AutoTokenizer if name in TEXT else transformers.AutoProcessor
         return auto.from_pretrained(path).eval(), prepare.from_pretrained(path)
 
@@ -262,6 +263,45 @@ def test_a_passage_cannot_stand_for_an_image(tiny, name):
     reader = tiny(name)
     same(reader.generate([evil]), reader.generate([calm]))
     assert len(reader.generate([replace(evil, image=None)])) == 1
+
+
+BEGINNING = (
+    "USER: the quick brown fox jumps over the lazy dog. Passage: koalas eat leaves of trees. "
+)
+
+
+@pytest.mark.parametrize(("name", "shares"), [("llama", True), ("mistral", False), ("lfm2", False)])
+def test_a_shared_beginning_is_run_once_where_padding_behind_it_does_no_harm(
+    folder, plain, monkeypatch, name, shares
+):
+    reader = load(folder(name), name)
+    runs = []
+    past = reader._past
+    monkeypatch.setattr(
+        reader, "_past", lambda prefix, rows: (runs.append(len(prefix)), past(prefix, rows))[1]
+    )
+    ends = ["Q: who?", "Question: what is the capital of France? Answer:", "x y z 1 2 3 4"]
+    prompts = [Prompt(BEGINNING + end) for end in ends]
+    rows = reader.next_token_logprobs(prompts, [[9], [9], [9]])
+    for row, prompt in zip(rows, prompts, strict=True):
+        np.testing.assert_allclose(row, reference(name, plain, prompt, [9])[-1], atol=1e-3)
+    batch = reader.generate(prompts)
+    assert bool(runs) == shares
+    assert all(length > 20 for length in runs)
+    same(batch, [reader.generate([p])[0] for p in prompts])
+    beams = load(folder(name), name, beams=2)
+    same(beams.generate(prompts), [beams.generate([p])[0] for p in prompts])
+
+
+def test_a_model_without_keys_and_values_generates_only(folder):
+    reader = load(folder("mamba2"), "llama")
+    assert reader.abilities == {"log_probs", "count"}
+    prompts = prompts_of("llama")
+    same(reader.generate(prompts), [reader.generate([p])[0] for p in prompts])
+    with pytest.raises(UserError, match="mamba20 cannot score answers"):
+        reader.score(prompts, ["a"] * 3)
+    with pytest.raises(UserError, match="mamba20 cannot give next-token probabilities"):
+        reader.next_token_logprobs(prompts, [[]] * 3)
 
 
 def test_every_oddity_in_the_table_has_a_model_here():

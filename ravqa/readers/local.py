@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from ravqa.errors import PromptError
+from ravqa.errors import PromptError, UserError
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.readers.loading import (
     LocalConfig,
@@ -106,8 +106,6 @@ class LocalReader:
         """
         self._options = config
         self._in_use = threading.RLock()
-        if config.beams == 1:
-            self.abilities = self.abilities | {"stream"}
         self._model = model
         self._tokenizer = tokenizer
         self._why = why
@@ -131,13 +129,15 @@ class LocalReader:
         self._set_generation()
         self._device = input_device(model)
         self._shifted = next((m for m in model.modules() if hasattr(m, "rope_deltas")), None)
-        self._takes_positions = (
-            not self._encodes
-            and "position_ids" in inspect.signature(self._decoder.forward).parameters
-        )
+        taken = inspect.signature(self._decoder.forward).parameters
+        self._takes_positions = not self._encodes and "position_ids" in taken
+        if "past_key_values" not in taken:  # purely recurrent models (Mamba) keep something else
+            self.abilities = self.abilities - {"score", "next_token"}
+        elif config.beams == 1:
+            self.abilities = self.abilities | {"stream"}
         self._budget = config.batch_tokens
         self._states: list[State] = []
-        self._last: dict[Key, Any] = {}  # logits of the last call
+        self._last: dict[Key, Any] = {}  # what the last call gave
         self.weights = placement.weights
 
     # --- what a subclass says
@@ -208,6 +208,7 @@ class LocalReader:
         Raises:
             PromptError: as `score`, when the others are given.
         """
+        self._check_able("score", "score answers")
         with self._in_use:
             tails = [self._answer_ids(p, a) for p, a in zip(prompts, answers, strict=True)]
             rows_of: dict[Prompt, list[int]] = {}
@@ -250,6 +251,7 @@ class LocalReader:
         """
         import numpy as np
 
+        self._check_able("next_token", "give next-token probabilities")
         keys: list[Key] = [(p, tuple(t)) for p, t in zip(prompts, prefixes, strict=True)]
         unique = list(dict.fromkeys(keys))
         rows = {key: self._last[key] for key in unique if key in self._last}
@@ -257,7 +259,7 @@ class LocalReader:
         for state in self._states:
             if self._advance(state, unique):
                 kept.append(state)
-                rows.update(zip(state.keys, state.logits, strict=True))
+                rows.update(_log_probs(state))
         self._states = kept
         # Rows of one batch have prefixes of one length: nothing is padded in the middle.
         missing: dict[int, list[Key]] = {}
@@ -267,10 +269,9 @@ class LocalReader:
         for length, new in missing.items():
             for state in self._read(new, length):
                 self._states.append(state)
-                rows.update(zip(state.keys, state.logits, strict=True))
+                rows.update(_log_probs(state))
         self._last = {key: rows[key] for key in unique}
-        out = [rows[key].log_softmax(-1).cpu().numpy() for key in keys]
-        return np.stack(out) if out else np.empty((0, 0), np.float32)
+        return np.stack([rows[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
 
     @_alone
     def decode(self, tokens: Sequence[int]) -> str:
@@ -287,6 +288,10 @@ class LocalReader:
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """The greedy generation, word by word."""
         return greedy(self, prompt)
+
+    def _check_able(self, ability: Ability, what: str) -> None:
+        if ability not in self.abilities:
+            raise UserError(f"{self._why}: {self.weights} cannot {what}")
 
     # --- batches
 
@@ -565,3 +570,8 @@ class LocalReader:
             return list(both[len(head) :])
         # The two would melt into one token: the answer is cut by itself.
         return list(tokenize(written, add_special_tokens=False)["input_ids"])
+
+
+def _log_probs(state: State) -> Iterator[tuple[Key, Any]]:
+    """Each row's key and the log-probabilities of its next token, float32 [vocabulary]."""
+    return zip(state.keys, state.logits.log_softmax(-1).cpu().numpy(), strict=True)

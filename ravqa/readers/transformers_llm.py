@@ -61,6 +61,8 @@ class TransformersLLM(LocalReader):
             )
         super().__init__(config, placement, model, tokenizer, _WHY)
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
+        # A beam search would need as many rows as beams of the shared beginning.
+        self._shares = config.beams == 1 and _attends_everywhere(model)
         self.fingerprint = placement.fingerprint("transformers-llm/2")
 
     def _text(self, prompt: Prompt) -> str:
@@ -89,11 +91,12 @@ class TransformersLLM(LocalReader):
         import torch
 
         ids = self._ids(prompts)
-        shared = _common_prefix(ids)
-        # A beam search would need as many rows as beams of it.
-        greedy = self._options.beams == 1
-        past = self._past(ids[0][:shared], len(ids)) if shared >= _MIN_SHARED and greedy else None
-        shared = shared if past is not None else 0
+        shared = _common_prefix(ids) if self._shares else 0
+        past = None
+        if shared >= _MIN_SHARED:
+            past = self._past(ids[0][:shared], len(ids))
+        else:
+            shared = 0
         width = max(len(row) for row in ids)
         padded = [row[:shared] + [self._pad] * (width - len(row)) + row[shared:] for row in ids]
         mask = [[1] * shared + [0] * (width - len(row)) + [1] * (len(row) - shared) for row in ids]
@@ -123,6 +126,18 @@ class TransformersLLM(LocalReader):
         past = copy.deepcopy(self._shared[1])  # generation extends the cache it is given
         past.batch_repeat_interleave(rows)
         return past
+
+
+def _attends_everywhere(model: Any) -> bool:
+    """Whether padding behind a shared beginning is invisible to the model.
+
+    In a sliding window it takes up room, and recurrent layers go through it.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
