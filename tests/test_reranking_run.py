@@ -14,6 +14,7 @@ import pytest
 import yaml
 from dataset_files import write_image
 
+from ravqa.build import sharing
 from ravqa.cli import main, run_main
 from ravqa.config import Strict
 from ravqa.datasets.corpus import Corpus
@@ -441,24 +442,40 @@ def test_stages_that_ask_the_pipelines_reader_depend_on_it():
     assert key("first-words", named) == key("best-span", named)
 
 
-@pytest.mark.slow
-def test_a_run_killed_while_reranking_ends_as_an_undisturbed_one(many, tmp_path):
+def with_cross_encoder(many, folder, batch_size=64):
+    """The pipeline with a tiny cross-encoder and no reader that is a model."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("sentence_transformers")
     import transformers
     from test_cross_encoder import config, save
 
     torch.manual_seed(0)
-    model = save(
-        tmp_path / "model", transformers.BertForSequenceClassification(config(num_labels=1))
-    )
+    model = save(folder, transformers.BertForSequenceClassification(config(num_labels=1)))
     settings = yaml.safe_load((many / "pipeline.yaml").read_text())
     settings["reranking"] = [
-        {"name": "cross-encoder", "model": model, "batch_size": 1},
+        {"name": "cross-encoder", "model": model, "batch_size": batch_size},
         {"name": "threshold", "rule": "mass", "value": 0.9},
     ]
     settings["reader"] = {"name": "first-words"}
     (many / "pipeline.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_a_reranker_that_runs_share_is_counted_for_each(fresh_cache, many, tmp_path):
+    with_cross_encoder(many, tmp_path / "model")
+    with sharing() as shared:
+        for name in ("first", "second"):
+            assert run(many, tmp_path / name) == 0
+    assert shared.loads["reranker"] == 2  # one of each kind
+    scored = [
+        read_results(tmp_path / name)["timing"]["reranking"]["cross-encoder"]["scored"]
+        for name in ("first", "second")
+    ]
+    assert scored == [240, 0]
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_reranking_ends_as_an_undisturbed_one(many, tmp_path):
+    with_cross_encoder(many, tmp_path / "model", batch_size=1)
     command = [sys.executable, str(ROOT / "run_vqa.py"), "--dataset", "jsonl", "--data", str(many)]
     command += ["--pipeline", str(many / "pipeline.yaml")]
     cache = os.environ | {"RAVQA_CACHE": str(tmp_path / "cache-1")}
