@@ -317,6 +317,21 @@ def test_an_old_run_without_the_newer_fields_has_a_report(run):
     assert len(embedded(text_of(path))[0]["questions"]) == 12
 
 
+def test_questions_without_an_answer_say_why(run):
+    samples = list(read_samples(run / "samples.jsonl").values())
+    samples[3] |= {"answer": None, "raw": None, "drafts": [], "error": "the prompt is too long"}
+    text = "".join(json.dumps(s) + "\n" for s in samples)
+    (run / "samples.jsonl").write_text(text, encoding="utf-8")
+    results = json.loads(text_of(run / "results.json"))
+    results["answers"]["conditions"]["main"]["unanswered"] = [{"question_id": 3, "reason": "x"}]
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = text_of(write_report(run)[0])
+    index, tables = embedded(page)
+    assert "a" not in index["questions"][3]
+    assert tables["questions"][3]["error"] == "the prompt is too long"
+    assert "The reader could not answer 1 questions, which count as wrong" in page
+
+
 @pytest.mark.parametrize(
     "options", [["--retrieval-only"], ["--predict-only"], ["--retriever", "none"]]
 )

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from study_files import call, counted, read_table, write_data, write_study
@@ -197,6 +199,10 @@ def test_the_table_is_printed_and_written_in_four_forms(finished):
     page = (folder / "report.html").read_text()
     assert "&lt;b&gt;a|b_c &amp; 5 %&lt;/b&gt;" in page
     assert "<b>a|b_c" not in page
+    runs = sorted(path.parent.name for path in folder.glob("runs/*/report.html"))
+    assert len(runs) == len(lines)
+    links = re.findall(r'href="runs/([^"]+)/report\.html"', page)
+    assert sorted(map(unquote, links)) == runs
 
 
 def test_the_folder_can_be_run_again_from_its_own_study_file(

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-WIDTH = 420
+WIDTH = 380
 """Units across; text is 12 units high, so that it can be read on a phone of 390 pixels."""
 STYLES = 6
 """Styles of series, from 0; the style sheet has a colour for each."""

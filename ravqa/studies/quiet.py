@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ravqa.console import Console
 from ravqa.run import RunRequest, run
+from ravqa.studies.report import report_runs
 
 
 class StudyConsole(Console):
@@ -56,8 +57,8 @@ class QuietConsole(StudyConsole):
 
 
 def run_quietly(request: RunRequest, console: Console) -> None:
-    """`ravqa.run.run`; the bars end with it, however it ends."""
+    """`ravqa.run.run`, and the run's report; the bars end with them, however they end."""
     try:
-        run(request, console)
+        report_runs(run(request, console), console, say=False)
     finally:
         console.close()

@@ -88,10 +88,13 @@ def write_report(
     return written
 
 
-def report_runs(folder: Path, console: Console) -> None:
+def report_runs(folder: Path, console: Console, *, say: bool = True) -> None:
     """Write the report of a run that has just finished, or of each run below a folder.
 
     Results are not lost whatever happens: a report that fails is told, and can be made again.
+
+    Args:
+        say: print where reports are.
     """
     runs = [folder] if (folder / RESULTS).is_file() else []
     for run in runs or sorted(path.parent for path in folder.glob(f"*/{RESULTS}")):
@@ -100,8 +103,9 @@ def report_runs(folder: Path, console: Console) -> None:
         except Exception as e:
             reason = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
             console.note(f"no report: {reason} (ravqa report {run} tries again)")
-        else:
-            console.close()
+            continue
+        console.close()
+        if say:
             console.out.print(Text(f"report: {first}"), soft_wrap=True)
 
 

@@ -219,7 +219,7 @@ class QuestionTables:
         raw = sample.get("raw", drafts[detail["chosen"]].get("raw") if drafts else None)
         if raw is not None and raw.strip() != sample.get("answer"):
             detail["raw"] = raw[:_LONGEST]
-        for key in ("decision", "tags", "caption", "ocr", "cut"):
+        for key in ("decision", "tags", "caption", "ocr", "cut", "error"):
             if sample.get(key):
                 detail[key] = sample[key]
         stages = sample.get("stages") or ()

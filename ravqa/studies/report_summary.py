@@ -56,6 +56,11 @@ def notes(run: Run) -> list[str]:
     if skipped:
         found.append(f"{len(skipped):,} questions were skipped (listed in results.json).")
     own = ((run.results.get("answers") or {}).get("conditions") or {}).get(MAIN) or {}
+    if own.get("unanswered"):
+        found.append(
+            f"The reader could not answer {len(own['unanswered']):,} questions, which count as "
+            "wrong (listed in results.json)."
+        )
     cut = own.get("cut") or {}
     if cut.get("passages"):
         found.append(

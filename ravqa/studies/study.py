@@ -37,6 +37,7 @@ from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, headin
 from ravqa.studies.measures import FinishedRun
 from ravqa.studies.plan import Changes, Plan, PlannedRun, load_plan
 from ravqa.studies.quiet import StudyConsole, run_quietly
+from ravqa.studies.report_page import REPORT
 from ravqa.studies.report_study import write_study_report
 from ravqa.studies.tables import Table, build_table, variants
 from ravqa.studies.workers import Failure, Task, attempt, run_in_processes
@@ -95,6 +96,10 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
         else:
             shared.keep(())
             failures = _at_once(left, folder, keys, request.jobs, console)
+    for run in plan.runs:
+        path = folder.of(run)
+        if (path / "results.json").is_file() and not (path / REPORT).is_file():
+            console.note(f"no report of {run.name}: ravqa report {path} makes one, or says why not")
     tables = _tables(plan, folder, failures)
     _write(plan, folder, tables, round(time.monotonic() - started, 2))
     console.close()

@@ -163,6 +163,11 @@
       Object.keys(orders).map((name) => [name, name]),
       (value) => { state.order = value; choose(); },
     ));
+    const meanings = [
+      data.scored && "Right: a score of 1; wrong: 0.",
+      data.compared && "Helped, hurt: a higher, a lower score than without retrieval.",
+      data.retrieved && `Answer found: a passage holds a reference answer (rule ${data.rule}).`,
+    ].filter(Boolean);
     const chips = filters.flatMap(({ chips: own }, group) =>
       Object.entries(own).map(([name, test], i) => chip(name, test, group > 0 && i === 0)));
     return el(
@@ -172,6 +177,7 @@
       chips.length
         ? el("div", { class: "line", role: "group", "aria-label": "Only these questions" }, chips)
         : null,
+      chips.length ? el("p", { class: "meaning" }, meanings.join(" ")) : null,
       el(
         "p",
         { class: "keys" },
@@ -324,12 +330,13 @@
   function answers(row, detail) {
     const lines = [];
     const line = (name, ...content) => lines.push(el("dt", {}, name), el("dd", {}, ...content));
-    const text = (answer) => (answer === "" ? "(empty)" : answer);
+    const text = (answer) => (answer === "" ? "(empty)" : answer ?? "(none)");
     if (row.a !== undefined) {
       line("prediction", el("b", {}, text(row.a)), " ", row.s === undefined ? null : scored(row.s));
       if (detail.raw !== undefined) line("as generated", el("code", { class: "raw" }, detail.raw));
       if (detail.cut) line("left out", `${detail.cut} passages that did not fit into the reader's context`);
     }
+    if (detail.error) line("no answer", detail.error);
     if (detail.refs.length) {
       line("references", detail.refs.map(([answer, n]) => (n > 1 ? `${answer} \u00d7${n}` : answer)).join(", "));
     }
@@ -449,8 +456,9 @@
     const shownDrafts = detail.drafts.filter((draft) => draft.prompt);
     return shownDrafts.map((draft) => {
       const text = () => draft.prompt.map((line) => item("lines", line)).join("\n");
-      const several = detail.drafts.length > 1 ? `, passages ${readRanks(draft)}` : "";
-      const fold = el("details", { class: "fold" }, el("summary", {}, `Prompt${several}`));
+      const ranks = draft.read.length > 1 ? `passages ${readRanks(draft)}` : `passage ${readRanks(draft)}`;
+      const name = detail.drafts.length > 1 ? `Prompt with ${ranks}` : "Prompt";
+      const fold = el("details", { class: "fold" }, el("summary", {}, name));
       fold.addEventListener(
         "toggle",
         () => fold.append(el("pre", { class: "prompt" }, text())),
