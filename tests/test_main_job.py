@@ -258,14 +258,20 @@ def test_the_built_wheel_runs_from_an_empty_folder(tmp_path):
         f"import sys; sys.path.insert(0, {str(target)!r}); import ravqa.cli; "
         f"assert ravqa.__file__.startswith({str(target)!r}); ravqa.cli.main()"
     )
-    arguments = ["run", "--dataset", "okvqa", "--limit", "5", "--retriever", "random"]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=empty,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "Answer quality, 5 questions" in result.stdout
+
+    def installed(*arguments):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=empty,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    printed = installed("run", "--dataset", "okvqa", "--limit", "5", "--retriever", "random")
+    assert "Answer quality, 5 questions" in printed
     assert [p.name for p in empty.iterdir()] == ["runs"]
+    printed = installed("study", "image-tokens", "--dry-run", "--limit", "5")
+    assert "image_tokens=patches" in printed
