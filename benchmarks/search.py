@@ -2,12 +2,15 @@
 
     python benchmarks/search.py                      10,000 passages of real text
     python benchmarks/search.py --passages 100000    the same, grown by synthetic passages
+    python benchmarks/search.py --plot scaling.svg A.json B.json ...   of such runs' --output
 
 What is searched, and what of it is real, is told in `search_data.py`. The baseline is the faster of
 two exact searches in float32, both with the vectors in memory: passages sorted by length in blocks
 padded to one length, and one flat product with a maximum per segment (measured on the first
 queries only: it is slower). Times are medians of single queries, baseline and index in turn.
-Queries 0 to 29 of each kind were used for tuning and are left out.
+Queries 0 to 29 of each kind were used for tuning and are left out. With `--fast-plaid PYTHON`, the
+interpreter of an environment that has it, fast-plaid searches the same queries for the same data
+afterwards (see `search_fast_plaid.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import json
 import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +39,17 @@ from ravqa.index.maxsim import maxsim
 KINDS = ("image-q320", "noise-q320", "text-q320", "image-q113", "image-q32")
 TUNED_ON = 30
 SETTINGS = [("9bit", "fast"), ("9bit", "default"), ("9bit", "careful"), ("4bit", "default")]
+AT_REST = """
+import sys
+from ravqa.index.compressed import CompressedIndex
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+before = resident()
+index = CompressedIndex.open(sys.argv[1])
+print(resident() - before)
+"""
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -116,6 +132,59 @@ def build(folder: Path, storage: str, again: bool) -> tuple[CompressedIndex, dic
     return index, {**json.loads(notes.read_text()), "open_seconds": opening}
 
 
+def at_rest(path: Path) -> int | None:
+    """Bytes that opening an index adds to a process; None where the system does not tell."""
+    if not Path("/proc/self/statm").exists():
+        return None
+    command = [sys.executable, "-c", AT_REST, str(path)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def fast_plaid(
+    python: Path | None, data: Path, count: int, threads: int, truths: dict[str, list[list[int]]]
+) -> dict[str, Any]:
+    """What `search_fast_plaid.py` prints, with its overlap in place of what it found."""
+    if python is None:
+        return {"skipped": "no --fast-plaid"}
+    script = Path(__file__).with_name("search_fast_plaid.py")
+    numbers = map(str, (TUNED_ON, count, threads))
+    command = [str(python), str(script), str(data), *numbers, *truths]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:
+        return {"skipped": run.stderr.strip().splitlines()[-1]}
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    for kind, settings in found["kinds"].items():
+        for values in settings.values():
+            pairs = list(zip(values.pop("found"), truths[kind], strict=True))
+            values["overlap_at_10"] = np.mean([len({*f[:10]} & {*t[:10]}) / 10 for f, t in pairs])
+            values["recall_at_100"] = np.mean([len({*f} & {*t}) / 100 for f, t in pairs])
+    return found
+
+
+def plot(target: Path, sources: list[Path]) -> None:
+    """Median times against the number of passages, both axes logarithmic."""
+    from matplotlib import pyplot
+
+    runs = sorted((json.loads(path.read_text()) for path in sources), key=lambda r: r["passages"])
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for side, kind in zip(axes, ("image-q320", "image-q32"), strict=True):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for run in runs:
+            found = next(k for k in run["kinds"] if k["kind"] == kind)
+            lines.setdefault("exact, float32", []).append((run["passages"], found["exact_ms"]))
+            for search in found["searches"]:
+                point = run["passages"], search["median_ms"]
+                lines.setdefault(search["setting"], []).append(point)
+        for (name, points), mark in zip(lines.items(), "os^Dv", strict=False):
+            side.loglog(*zip(*points, strict=True), marker=mark, label=name)
+        side.set_title(f"{found['vectors']} query vectors", fontsize=10)
+        side.set_xlabel("passages")
+        side.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("ms a query (median)")
+    axes[1].legend(fontsize=8)
+    figure.savefig(target)
+
+
 def measure(
     kind: str, data: Path, indexes: dict[str, CompressedIndex], exact: Exact, count: int
 ) -> dict[str, Any]:
@@ -125,12 +194,15 @@ def measure(
     for index in indexes.values():
         index.search([live[0]], 100)  # compiles, and maps the files
     exact.blocked(live[0], 100)
-    flat = statistics.median(timed(lambda q=q: exact.flat(q, 100))[0] for q in live[:3])
+    some = live[:3] if len(exact.lengths) <= 20_000 else live[:1]
+    flat = statistics.median(timed(lambda q=q: exact.flat(q, 100))[0] for q in some)
     times: dict[Any, list[float]] = {"exact": []}
+    truths = []
     quality: dict[Any, list[tuple[float, float]]] = {}
     for query in live:
         seconds, truth = timed(lambda q=query: exact.blocked(q, 100).tolist())
         times["exact"].append(seconds)
+        truths.append(truth)
         for setting in SETTINGS:
             index = indexes[setting[0]]
             seconds, found = timed(
@@ -166,6 +238,7 @@ def measure(
         "exact_flat_ms": flat * 1e3,
         "exact_gflops": flops / baseline / 1e9,
         "searches": searches,
+        "truths": truths,
         "queries_per_second": len(live) / together,
     }
 
@@ -180,7 +253,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rebuild", action="store_true")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    parser.add_argument("--fast-plaid", type=Path, metavar="PYTHON", help="that can import it")
+    parser.add_argument("--plot", type=Path, nargs="+", metavar="FILE", help="SVG, then JSON files")
     args = parser.parse_args()
+    if args.plot:
+        plot(args.plot[0], args.plot[1:])
+        return
     torch.set_num_threads(args.threads)
     console = Console(width=130)
 
@@ -196,6 +274,7 @@ def main() -> None:
         indexes[storage] = index
         stats = index.stats()
         builds[storage]["bytes"] = stats["bytes"]
+        builds[storage]["resident_at_rest"] = at_rest(index.path)
         builds[storage]["of_float16"] = stats["bytes"] / (stats["vectors"] * search_data.DIM * 2)
         console.print(storage, builds[storage])
 
@@ -230,8 +309,18 @@ def main() -> None:
         rate = f"{found['queries_per_second']:.1f}"
         table.add_row("", f"9bit default, all in one call: {rate} a second", end_section=True)
     console.print(table)
+    truths = {found["kind"]: found.pop("truths") for found in kinds}
+    beside = fast_plaid(args.fast_plaid, data, args.queries, args.threads, truths)
+    console.print("fast-plaid:", beside)
     if args.output:
-        figures = {"passages": args.passages, "gemm_gflops": gemm, "builds": builds, "kinds": kinds}
+        figures = {
+            "passages": args.passages,
+            "threads": args.threads,
+            "gemm_gflops": gemm,
+            "builds": builds,
+            "kinds": kinds,
+            "fast_plaid": beside,
+        }
         args.output.write_text(json.dumps(figures, indent=1))
 
 
