@@ -169,6 +169,12 @@ class Codec:
         return float(np.einsum("nd,nd->n", rotated, centers).mean())
 
     @cached_property
+    def middle(self) -> Array:
+        """The mean of the centroids, float32 [dim]."""
+        mean: Array = self.centers.mean(0)
+        return mean
+
+    @cached_property
     def _cells(self) -> tuple[Array, list[Array]]:
         """Coarse cells of the centroids, and for each cell the centroids of the nearest cells."""
         count = int(np.sqrt(len(self.centers)))

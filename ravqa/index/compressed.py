@@ -23,6 +23,7 @@ of 2 are scored at once.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,7 @@ _SECOND = 300  # passages beyond k that are refined twice
 _FIRST = 24  # passages scored beyond k before the bounds decide
 _STEP = 32  # passages scored at a time from then on
 _MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
+_BLOCK = 2048  # vectors that are scored at a time: their products stay in the cache
 _BAG = 4096  # passages in one call of embedding_bag
 _NO_LEADS = np.zeros(1, np.int8)
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
@@ -66,13 +68,13 @@ class _Query:
 
     Attributes:
         vectors: float32 [W, dim], rotated; plain: as given.
-        exact: float32 [centroids, W], on the index's device.
+        exact: float32 [centroids, W], on the index's device; for the kernels an array.
         table: uint8 [centroids, W and padding], for the kernels; scale: its units in 1.
     """
 
     plain: Array
     vectors: Array
-    exact: torch.Tensor
+    exact: Any
     table: Array | None
     scale: float
 
@@ -117,6 +119,7 @@ class CompressedIndex(SegmentedIndex):
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
         """As `SegmentedIndex`."""
         self._centers: tuple[Codec, torch.Tensor] | None = None
+        self._buffers = threading.local()
         super().__init__(path, config, fingerprint=fingerprint)
 
     @cached_property
@@ -247,27 +250,43 @@ class CompressedIndex(SegmentedIndex):
         import torch
 
         codec: Codec = state.shared
+        rotated = query @ codec.rotation
+        if self._compiled and tables:
+            return self._tables(codec, query, rotated)
         known = self._centers  # another thread's search, of another state, may replace it
         if known is None or known[0] is not codec:
             known = (codec, torch.from_numpy(codec.centers).to(self._device))
             self._centers = known
         centers = known[1]
-        rotated = query @ codec.rotation
-        exact, table, scale = centers[:0], None, 1.0
+        exact = centers[:0]
         if tables:
             exact = centers @ torch.from_numpy(rotated).to(self._device).T
-        if tables and self._compiled:
-            from ravqa.index import kernels
+        return _Query(query, rotated, exact, None, 1.0)
 
-            # A passage's best is among the upper entries of a lane: what is below the mean of all
-            # centroids is cut to 0.
-            low = exact.mean(0)
-            scale = 255 / max(1e-30, float((exact.amax(0) - low).max()))
-            lanes = -(-len(query) // _LANES) * _LANES
-            table = np.zeros((len(centers), lanes), np.uint8)
-            kernels.run(kernels.quantise, len(centers), exact.numpy(), low.numpy(), scale, table)
-            scale *= float(np.linalg.norm(query, axis=1).mean())
+    def _tables(self, codec: Codec, query: Array, rotated: Array) -> _Query:
+        """The same for the kernels."""
+        from ravqa.index import kernels
+
+        exact = self._scratch("exact", (len(codec.centers), len(query)))
+        kernels.run(kernels.multiply, len(exact), codec.centers, rotated.T, exact, grain=256)
+        # A passage's best is among the upper entries of a lane: what is below the mean of all
+        # centroids is cut to 0.
+        low = codec.middle @ rotated.T
+        scale = 255 / max(1e-30, float((exact.max(0) - low).max()))
+        lanes = -(-len(query) // _LANES) * _LANES
+        table = np.zeros((len(exact), lanes), np.uint8)
+        kernels.run(kernels.quantise, len(exact), exact, low, scale, table)
+        scale *= float(np.linalg.norm(query, axis=1).mean())
         return _Query(query, rotated, exact, table, scale)
+
+    def _scratch(self, name: str, shape: tuple[int, int]) -> Array:
+        """A float32 array of this thread's, not cleared: getting a large one costs much."""
+        size = shape[0] * shape[1]
+        known: Array | None = getattr(self._buffers, name, None)
+        if known is None or len(known) < size:
+            known = np.empty(size, np.float32)
+            setattr(self._buffers, name, known)
+        return known[:size].reshape(shape)
 
     def _scan(self, state: State, query: _Query) -> Array:
         """Approximate scores of all rows, in the order of MaxSim; their scale means nothing."""
@@ -305,7 +324,7 @@ class CompressedIndex(SegmentedIndex):
         from ravqa.index import kernels
 
         out = np.zeros(len(rows), np.float32)
-        exact = query.exact.numpy()
+        exact = query.exact
         four = state.manifest.settings["storage"] == "4bit"
         for s, places, local in state.by_segment(rows):
             part = np.zeros(len(local), np.float32)
@@ -337,6 +356,9 @@ class CompressedIndex(SegmentedIndex):
         import torch
 
         out = np.full(len(rows), -np.inf, dtype=np.float32)
+        if self._compiled:
+            self._score_compiled(state, query, rows, out)
+            return out
         for segment, places, local in state.by_segment(rows):
             vectors, rotated = self._stored(state, segment, local)
             left = torch.from_numpy(query.vectors if rotated else query.plain).to(self._device)
@@ -344,8 +366,39 @@ class CompressedIndex(SegmentedIndex):
             out[places] = maxsim(left, right, segment.arrays["lengths"][local])
         return out
 
-    def _stored(self, state: State, segment: Segment, rows: Array) -> tuple[Array, bool]:
-        """The vectors of passages, float32 [vectors, dim], and whether they are rotated."""
+    def _score_compiled(self, state: State, query: _Query, rows: Array, out: Array) -> None:
+        from ravqa.index import kernels
+
+        def score(
+            first: int, last: int, segment: Segment, rows: Array, places: Array, parts: Any
+        ) -> None:
+            for part in parts[first:last]:
+                lengths = segment.arrays["lengths"][rows[part]]
+                vectors, rotated = self._stored(state, segment, rows[part], spread=False)
+                scores = self._scratch("scores", (len(vectors), len(query.plain)))
+                right = query.vectors if rotated else query.plain
+                kernels.multiply(0, len(vectors), vectors, right.T, scores)
+                begins = np.concatenate([[0], np.cumsum(lengths)])
+                sums = np.empty(len(part), np.float32)
+                kernels.best_sums(0, len(part), scores, begins, sums)
+                out[places[part]] = sums
+
+        for segment, places, local in state.by_segment(rows):
+            lengths = segment.arrays["lengths"][local]
+            some = np.flatnonzero(lengths)
+            parts = [some[a:b] for a, b in blocks(lengths[some], _BLOCK)]
+            kernels.run(score, len(parts), segment, local, places, parts, grain=1)
+
+    def _stored(
+        self, state: State, segment: Segment, rows: Array, *, spread: bool = True
+    ) -> tuple[Array, bool]:
+        """The vectors of passages, float32 [vectors, dim], and whether they are rotated.
+
+        The next call by the same thread may overwrite them.
+
+        Args:
+            spread: over the threads of the kernels; False in one of these.
+        """
         lengths = segment.arrays["lengths"][rows]
         begins = segment.offsets[rows] - (np.cumsum(lengths) - lengths)
         places = np.repeat(begins, lengths) + np.arange(lengths.sum())
@@ -369,10 +422,8 @@ class CompressedIndex(SegmentedIndex):
             return decode(centers, coded), True
         from ravqa.index import kernels
 
-        out = np.empty((len(places), self.dim), np.float32)
-        kernels.run(
-            kernels.decode,
-            len(places),
+        out = self._scratch("vectors", (len(places), self.dim))
+        arguments = (
             places,
             codes,
             centers,
@@ -384,8 +435,11 @@ class CompressedIndex(SegmentedIndex):
             a.get("leads", _NO_LEADS),
             LEAD_UNIT,
             out,
-            grain=1024,
         )
+        if spread:
+            kernels.run(kernels.decode, len(places), *arguments, grain=1024)
+        else:
+            kernels.decode(0, len(places), *arguments)
         return out, True
 
 

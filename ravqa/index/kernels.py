@@ -1,13 +1,14 @@
 """The compressed index's inner loops, compiled by numba when first used and cached on disk.
 
 Each works on a range of passages and releases the GIL; `run` spreads ranges over one pool of
-threads. Passages are runs of vectors that share a centroid; see `ravqa.index.compressed`.
+threads, products of matrices too, for which numpy's own threads are switched off. Passages are
+runs of vectors that share a centroid; see `ravqa.index.compressed`.
 """
 
 # numba's decorator has no types.
 # mypy: disallow-untyped-decorators=False
 # Nested max() of two is what compiles to vector instructions; so do plain loops.
-# ruff: noqa: PLW3301, PLR0912
+# ruff: noqa: PLW3301, PLR0912, PLR0915
 
 from __future__ import annotations
 
@@ -20,9 +21,11 @@ from typing import Any
 
 import numba
 import numpy as np
+import threadpoolctl
 
 from ravqa.index.base import Array
 
+_NONE = np.float32(-1e30)
 _compiled = numba.njit(nogil=True, fastmath=True, cache=True, boundscheck=False)
 
 
@@ -38,6 +41,24 @@ def _pool() -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+@cache
+def _lone_products() -> None:
+    """From now on numpy makes a product of matrices on the thread that asks for it.
+
+    Threads of its own would go on waiting for more work for a while, on the processors that the
+    kernels need, which costs as much as the kernels; and changing their number starts them anew.
+    """
+    found = threadpoolctl.ThreadpoolController()
+    own = [lib.filepath for lib in found.lib_controllers if "numpy" in lib.filepath]
+    found.select(filepath=own).limit(limits=1)
+
+
+def multiply(first: int, last: int, left: Array, right: Array, out: Array) -> None:
+    """Rows `first` to `last` of a product of matrices, for `run`."""
+    _lone_products()
+    np.matmul(left[first:last], right, out=out[first:last])
 
 
 def run(kernel: Callable[..., Any], count: int, *arguments: Any, grain: int = 32) -> None:
@@ -142,8 +163,10 @@ def refine(
     width = table.shape[1]
     floor = np.empty(width, np.uint8)
     near = np.empty(width, np.uint8)
-    near8 = near.view(np.uint64)
+    near8, floor8 = near.view(np.uint64), floor.view(np.uint64)
     value = np.empty(lanes, np.float32)
+    chosen = np.empty(width + 1, np.int64)
+    rest = np.empty(dim, np.float32)
     for x in range(first, last):
         d = docs[x]
         begin, end = run_offsets[d], run_offsets[d + 1]
@@ -161,40 +184,72 @@ def refine(
                 floor[j] = max(floor[j], row[j])
             i += 1
         for j in range(width):
-            floor[j] = np.uint8(max(np.int16(floor[j]) - np.int16(margin), np.int16(0)))
-        value[:] = -np.inf
+            floor[j] = np.uint8(max(np.int16(floor[j]) - np.int16(margin + 1), np.int16(0)))
+        value[:] = _NONE
         for i in range(begin, end):
             row = table[centroids[i]]
+            # Above the floor is where this maximum differs from it; a condition in the loop would
+            # keep the compiler from using vector instructions.
             for j in range(width):
-                near[j] = np.uint8(1) if row[j] >= floor[j] else np.uint8(0)
-            after = offsets[d] + run_starts[i + 1] if i + 1 < end else offsets[d + 1]
+                near[j] = max(row[j], floor[j])
+            count = 0
             for eight in range(width // 8):
-                if near8[eight] == 0:
-                    continue
-                for j in range(8 * eight, min(8 * eight + 8, lanes)):
-                    if near[j] == 0:
-                        continue
+                if near8[eight] != floor8[eight]:
+                    for j in range(8 * eight, 8 * eight + 8):
+                        chosen[count] = j  # without a branch, which would be mispredicted
+                        count += near[j] != floor[j]
+            if count == 0:
+                continue
+            products = exact[centroids[i]]
+            after = offsets[d] + run_starts[i + 1] if i + 1 < end else offsets[d + 1]
+            for t in range(offsets[d] + run_starts[i], after):
+                residual, scale = residuals[t], np.float32(scales[t] * unit)
+                if four:
+                    for h in range(half):
+                        rest[h] = scale * (np.float32(residual[h] & 15) - np.float32(7.5))
+                    for h in range(half):
+                        rest[half + h] = scale * (np.float32(residual[h] >> 4) - np.float32(7.5))
+                    rest[0] += scale * np.float32(leads[t] * lead_unit)
+                else:
+                    for h in range(dim):
+                        rest[h] = scale * np.float32(residual[h])
+                for c in range(count):
+                    j = chosen[c]
                     vector = query[j]
-                    product = exact[centroids[i], j]
-                    for t in range(offsets[d] + run_starts[i], after):
-                        residual = residuals[t]
-                        dot = np.float32(0)
-                        if not four:
-                            for h in range(dim):
-                                dot += vector[h] * np.float32(residual[h])
-                        else:
-                            dot += vector[0] * np.float32(leads[t] * lead_unit)
-                            for h in range(half):
-                                low = np.float32(residual[h] & 15) - np.float32(7.5)
-                                dot += vector[h] * low
-                            for h in range(half):
-                                high = np.float32(residual[h] >> 4) - np.float32(7.5)
-                                dot += vector[half + h] * high
-                        value[j] = max(value[j], product + dot * np.float32(scales[t] * unit))
+                    dot = np.float32(0)
+                    for h in range(dim):
+                        dot += vector[h] * rest[h]
+                    value[j] = max(value[j], products[j] + dot)
         total = np.float32(0)
         for j in range(lanes):
+            if value[j] == _NONE:  # nothing of the passage is above the mean of all centroids
+                for i in range(begin, end):
+                    value[j] = max(value[j], exact[centroids[i], j])
             total += value[j]
         out[x] = total
+
+
+@_compiled
+def best_sums(first: int, last: int, scores: Array, begins: Array, out: Array) -> None:
+    """MaxSim of passages from the products of their vectors: per lane the best, summed.
+
+    Args:
+        scores: float32 [vectors, lanes], the passages' vectors one behind the other.
+        begins: int64 [passages + 1], where each passage's vectors begin; none is without vectors.
+        out: float32 [passages], written.
+    """
+    lanes = scores.shape[1]
+    best = np.empty(lanes, np.float32)
+    for d in range(first, last):
+        best[:] = scores[begins[d]]
+        for t in range(begins[d] + 1, begins[d + 1]):
+            row = scores[t]
+            for j in range(lanes):
+                best[j] = max(best[j], row[j])
+        total = np.float32(0)
+        for j in range(lanes):
+            total += best[j]
+        out[d] = total
 
 
 @_compiled
