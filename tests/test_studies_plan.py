@@ -46,6 +46,7 @@ def test_one_at_a_time_changes_the_first_levels_one_by_one(folder):
     assert list(made.variants) == ["words=1, first", "words=2", "words=3", "all"]
     assert [run.settings["reader"]["words"] for run in made.runs] == [1, 2, 3, 1]
     assert [run.settings["answering"]["decision"] for run in made.runs] == [*["top1"] * 3, "concat"]
+    assert made.variants["words=2"] == {"reader.words": "2", "rule": "first"}
 
 
 def test_excluded_combinations_and_further_variants(folder):
@@ -208,7 +209,7 @@ def test_the_guides_example_is_valid(tmp_path):
     guide = (Path(__file__).parent.parent / "docs" / "studies.md").read_text(encoding="utf-8")
     (tmp_path / "study.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0])
     made = load_plan(str(tmp_path / "study.yaml"))
-    assert made.variants == [
+    assert list(made.variants) == [
         *("passages=3, likeliest", "passages=5, likeliest", "passages=5, vote", "no passages"),
     ]
 

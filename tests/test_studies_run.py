@@ -184,6 +184,7 @@ def test_the_table_is_printed_and_written_in_four_forms(finished):
     assert "reference" in printed
     lines = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))
     assert [line["run"] for line in lines][-1] == "<b>a|b_c & 5 %</b>"
+    assert [line["axis reader.words"] for line in lines] == ["1", "2", "", ""]
     assert (
         float(lines[0]["score"])
         == read_table(folder)["tables"][0]["rows"][0]["measures"]["score"]["value"]

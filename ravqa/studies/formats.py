@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +164,15 @@ def _latex_row(cells: Sequence[str]) -> str:
     return ("{}" if row.startswith("[") else "") + row + r" \\"
 
 
-def as_csv(tables: Sequence[Table]) -> str:
+Levels = Mapping[str, Mapping[str, str]]
+"""By a run's name, its level of every axis of a study."""
+
+
+def as_csv(tables: Sequence[Table], levels: Levels | None = None) -> str:
     """A line per run, every number in a column of its own; all tables below one header."""
     keys = list(dict.fromkeys(key for table in tables for key in table.titles))
-    header = ["dataset", "run", "reference", "error"]
+    axes = dict.fromkeys(axis for found in (levels or {}).values() for axis in found)
+    header = ["dataset", "run", "reference", "error", *(f"axis {axis}" for axis in axes)]
     for key in keys:
         header += [key, f"{key} low", f"{key} high", f"{key} questions"]
         if key == SECONDS:
@@ -186,6 +191,8 @@ def as_csv(tables: Sequence[Table]) -> str:
                 "reference": int(row.reference),
                 "error": row.error or "",
             }
+            own = (levels or {}).get(row.name, {})
+            line |= {f"axis {axis}": label for axis, label in own.items()}
             for key, cell in row.cells.items():
                 line |= _columns(key, cell)
             writer.writerow(line)
@@ -218,7 +225,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def as_json(table: Table, root: Path) -> dict[str, Any]:
+def as_json(table: Table, root: Path, levels: Levels | None = None) -> dict[str, Any]:
     """Plain values; folders of runs relative to `root`."""
     return {
         "title": table.title,
@@ -229,6 +236,7 @@ def as_json(table: Table, root: Path) -> dict[str, Any]:
             {
                 "run": row.name,
                 "reference": row.reference,
+                "levels": dict((levels or {}).get(row.name, {})),
                 "folder": None if row.run is None else _relative(row.run, root),
                 "error": row.error,
                 "measures": {key: _plain(cell) for key, cell in row.cells.items()},

@@ -101,11 +101,21 @@ class StudyConfig(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of an axis: its name and what it changes; `value` is that of a plain list."""
+    """One level of an axis.
+
+    Attributes:
+        label: its part of a variant's name.
+        value: of a plain list.
+    """
 
     label: str
     changes: Mapping[str, Any]
     value: Any = None
+
+    @property
+    def text(self) -> str:
+        """What tells it from the axis's other levels: of "words=2" that is 2."""
+        return self.label if self.value is None else self.label.partition("=")[2]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,14 +151,15 @@ class Plan:
 
     Attributes:
         title: the file's name.
-        variants: their names, in the order of the tables.
+        variants: their names, in the order of the tables, each with its level of every axis; none
+            of those beside the axes.
         datasets: their labels.
         runs: of every variant on every dataset, dataset by dataset.
     """
 
     title: str
     config: StudyConfig
-    variants: Sequence[str]
+    variants: Mapping[str, Mapping[str, str]]
     reference: str
     datasets: Sequence[str]
     measures: Sequence[Measure]
@@ -184,7 +195,8 @@ def load_plan(name: str, changes: Changes | None = None) -> Plan:
     config = validate(StudyConfig, read_yaml(path), path.name)
     config = _changed(config, changes or Changes(), path.name)
     try:
-        variants = dict(_variants(config))
+        made = list(_variants(config))
+        variants = {name: changes for name, changes, _ in made}
         labels = _labels(config.datasets)
         runs = list(_runs(config, variants, labels))
         reference = config.reference if config.reference is not None else next(iter(variants))
@@ -196,7 +208,8 @@ def load_plan(name: str, changes: Changes | None = None) -> Plan:
         _check_measures(measures, runs, config)
     except UserError as e:
         raise UserError(f"{path.name}: {e}") from None
-    return Plan(path.stem, config, list(variants), reference, labels, measures, runs)
+    levels = {name: of_axes for name, _, of_axes in made}
+    return Plan(path.stem, config, levels, reference, labels, measures, runs)
 
 
 def _find(name: str) -> Path:
@@ -236,15 +249,16 @@ def _changed(config: StudyConfig, changes: Changes, where: str) -> StudyConfig:
 # -- variants ------------------------------------------------------------------------------------
 
 
-def _variants(config: StudyConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and changes, those of `set` first."""
+def _variants(config: StudyConfig) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
+    """Names, changes (those of `set` first), and the level of every axis."""
     seen: set[str] = set()
     axes = {name: _levels(name, given) for name, given in config.axes.items()}
     _check_keys(axes)
     for name, levels in _combinations(config, axes):
-        yield _checked(name, seen), _together(config, levels)
+        texts = dict(zip(axes, (level.text for level in levels), strict=True))
+        yield _checked(name, seen), _together(config, levels), texts
     for name, changes in config.variants.items():
-        yield _checked(name, seen), {**config.set, **changes}
+        yield _checked(name, seen), {**config.set, **changes}, {}
     if not seen:
         raise UserError("nothing is varied: axes or variants are needed")
 

@@ -377,7 +377,7 @@ def _tables(plan: Plan, folder: StudyFolder, failures: Mapping[PlannedRun, Failu
                 plan.reference,
                 plan.measures,
                 errors={r.variant: failures[r].reason for r in runs if r in failures},
-                order=plan.variants,
+                order=list(plan.variants),
                 seed=plan.config.seed,
                 title=f"{first.label if first and label in _names(plan) else label}{split}",
             )
@@ -399,10 +399,10 @@ def _write(plan: Plan, folder: StudyFolder, tables: Sequence[Table], seconds: fl
         "description": plan.config.description,
         "reference": plan.reference,
         "seconds": seconds,
-        "tables": [as_json(table, root) for table in tables],
+        "tables": [as_json(table, root, plan.variants) for table in tables],
     }
     write_file(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-    write_file(root / "table.csv", as_csv(tables))
+    write_file(root / "table.csv", as_csv(tables, plan.variants))
     write_file(root / "table.md", as_markdown(tables))
     write_file(root / "table.tex", as_latex(tables))
     rows = [
