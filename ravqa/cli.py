@@ -48,6 +48,7 @@ class Kind(StrEnum):
     datasets = "datasets"
     pipelines = "pipelines"
     studies = "studies"
+    prompts = "prompts"
     readers = "readers"
     retrievers = "retrievers"
     rerankers = "rerankers"
@@ -699,13 +700,13 @@ def power(
 def ls(
     kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
 ) -> None:
-    """List datasets, pipelines, studies, readers, retrievers, rerankers, metrics or judges."""
+    """List datasets, pipelines, studies, prompts, readers, retrievers, rerankers, and more."""
     from rich.console import Console
     from rich.table import Table
 
     from ravqa import registry
     from ravqa.config import read_yaml
-    from ravqa.paths import PIPELINES, STUDIES
+    from ravqa.paths import PIPELINES, PROMPTS, STUDIES
 
     folders = {Kind.pipelines: PIPELINES, Kind.studies: STUDIES}
     if kind in folders:
@@ -713,6 +714,8 @@ def ls(
             (path.stem, str(read_yaml(path).get("description", "")))
             for path in sorted(folders[kind].glob("*.yaml"))
         ]
+    elif kind is Kind.prompts:
+        rows = [(path.stem, _first_sentence(path)) for path in sorted(PROMPTS.glob("*.jinja"))]
     else:
         registries = {
             Kind.datasets: registry.DATASETS,
@@ -727,6 +730,12 @@ def ls(
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def _first_sentence(prompt: Path) -> str:
+    """Of the comment that a template begins with."""
+    comment = prompt.read_text(encoding="utf-8").removeprefix("{#").partition("#}")[0]
+    return " ".join(comment.split()).partition(". ")[0].removesuffix(".")
 
 
 @app.command()

@@ -302,8 +302,8 @@ def _hit_tables(
             for d in drafts
             if len(d["passage_ids"]) == 1
         ]
-        if not pairs or len(pairs) < len(drafts):
-            continue
+        if not pairs or len(pairs) < len(drafts) or sample.get("decision") == "mixture":
+            continue  # no answer is one passage's own
         every += pairs
         scores = [-math.inf if d["score"] is None else d["score"] for d in drafts]
         chosen.append(pairs[scores.index(max(scores))])

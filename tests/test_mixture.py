@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.rules.mixture import decode
+from ravqa.errors import PromptError
 from ravqa.readers.base import Generation, Prompt
 from ravqa.records import Hit, Passage, Question
 
@@ -253,6 +254,30 @@ def test_a_second_run_asks_the_reader_nothing(answerer):
     assert not second.rows
     answerer(other, prune=0.9).answer(questions, retrieved)  # another mixture
     assert other.rows
+
+
+def test_a_prompt_that_fails_costs_no_other_question(answerer):
+    class Refusing(Spelling):
+        def next_token_logprobs(self, prompts, prefixes):
+            if any("bad" in p.text for p in prompts):
+                raise PromptError("too long", {0: "too long"})
+            return super().next_token_logprobs(prompts, prefixes)
+
+    retrieved = found(("x", 1.0), ("y", 0.0))
+    questions = [Question(i, text) for i, text in enumerate(("Q0", "bad", "Q2"))]
+    tested = answerer(Refusing(seed=1), batch_size=100)
+    with pytest.raises(PromptError, match="too long"):
+        tested.answer(questions, [retrieved] * 3)
+    assert tested.cached.decoded == 2
+    again = Spelling(seed=1)
+    good = answerer(again).answer([questions[0], questions[2]], [retrieved] * 2)
+    assert not again.rows  # they were kept
+    assert [a.text for a in good] == [
+        answerer(Spelling(seed=1), cache=False).answer([q], [retrieved])[0].text
+        for q in (questions[0], questions[2])
+    ]
+    with pytest.raises(PromptError, match="too long"):
+        tested.answer([questions[1]], [retrieved])
 
 
 # --- real models

@@ -5,6 +5,7 @@
 import pytest
 
 from ravqa.answering.prompt import Example, PromptTemplate
+from ravqa.cli import main
 from ravqa.errors import UserError
 from ravqa.paths import PROMPTS
 from ravqa.records import Description, Passage, Question, Region, Tag
@@ -308,3 +309,11 @@ def test_the_few_shot_form_by_hand():
         "Question: Where do tulips grow?\nAnswer: the Netherlands\n\n"
         "Question: How fast is it?\nAnswer: 300 km/h\n\nQuestion: What does it eat?\nAnswer:"
     )
+
+
+def test_prompts_are_listed_with_what_they_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["ls", "prompts"])
+    listed = capsys.readouterr().out
+    assert all(path.stem in listed for path in PROMPTS.glob("*.jinja"))
+    assert "A short answer in Chinese" in listed

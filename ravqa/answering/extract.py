@@ -46,6 +46,7 @@ _LEADING = (
         r"[*_\s]*(?:is\b|would be\b|[:\uff1a\]]|\s[-\u2013\u2014]\s|(?<=[*_])\s*$)"
         r"(?:[*_\]]*\s*[:\uff1a])?[*_\]]*"
         r"|^#+\s*(?:final\s+|short\s+)?answer\s*$"
+        r"|\Aa\s*:"
         r"|^[^\w\n]*(?:最终|正确|简短)?(?:答案|答)\s*[*_]*[:\uff1a][*_]*",
         re.MULTILINE | re.IGNORECASE,
     ),
@@ -53,6 +54,7 @@ _LEADING = (
     re.compile(
         rf"\b(?:the|my)\s+{_KIND}answer(?:\s+to\s+(?:the|this|your)\s+question)?\s+"
         r"(?:is|would be|must be|should be)\b\s*[:\uff1a]?"
+        rf"|\bthe\s+{_KIND}answer\s*[:\uff1a]"
         r"|(?:最终|正确)?答案\s*(?:应该|应|就)?(?:是|为)\s*[:\uff1a]?",
         re.IGNORECASE,
     ),
@@ -62,6 +64,7 @@ _BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<![\s:\uff1a])\*\*")
 _MARKDOWN = (
     (re.compile(r"^\s*```.*$", re.MULTILINE), ""),
     (re.compile(r"^\s*(?:#{1,6}|[-*•>])\s+", re.MULTILINE), ""),
+    (re.compile(r"\A\s*1[.)]\s+(?=[^\n]*\n\s*2[.)])"), ""),
     (re.compile(r"\[([^\]\n]+)\]\([^)\s]*\)"), r"\1"),
     (re.compile(r"(\*\*|__|`)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ravqa.answering.rules.base import Case, PerPassage
 from ravqa.config import fingerprint
+from ravqa.errors import PromptError
 from ravqa.readers.base import Ability, Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 from ravqa.records import Answer, Draft
@@ -77,17 +78,33 @@ class Mixture(PerPassage):
         raise AssertionError("several passages are decoded together")
 
     def _make(self, cases: Sequence[Case], reader: CachedReader) -> Iterator[tuple[int, Mixed]]:
-        """Decode whole questions in batches."""
+        """Decode whole questions in batches; where one fails, the others are still decoded."""
+        failed: dict[int, str] = {}
+        for batch in self._batches(cases):
+            try:
+                yield from zip(batch, self._decode(cases, batch, reader), strict=True)
+            except PromptError:
+                for i in batch:
+                    try:
+                        [mixed] = self._decode(cases, [i], reader)
+                    except PromptError as e:
+                        failed[i] = str(e)
+                    else:
+                        yield i, mixed
+        if failed:
+            raise PromptError(failed[min(failed)], failed)
+
+    def _batches(self, cases: Sequence[Case]) -> Iterator[list[int]]:
         batch: list[int] = []
         rows = 0
         for i, case in enumerate(cases):
             if batch and rows + len(case.prompts) > self.config.batch_size:
-                yield from zip(batch, self._decode(cases, batch, reader), strict=True)
+                yield batch
                 batch, rows = [], 0
             batch.append(i)
             rows += len(case.prompts)
         if batch:
-            yield from zip(batch, self._decode(cases, batch, reader), strict=True)
+            yield batch
 
     def _decode(
         self, cases: Sequence[Case], batch: Sequence[int], reader: CachedReader
