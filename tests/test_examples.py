@@ -1,5 +1,6 @@
 """Few-shot examples: which questions they are, what they show, and that none of them is asked."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -61,6 +62,14 @@ def test_no_example_is_asked_by_id_image_or_bytes(okvqa_sample_train, tmp_path):
     asked_later = tested.choose([first])
     assert asked_later[0] == second
     assert tested.choose([]) == asked_later
+
+
+def test_questions_without_images_can_be_examples(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = [{"question_id": i, "question": f"Q{i}?", "answers": [str(i)]} for i in range(5)]
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    tested = pool(dataset="jsonl", data=path, split="all", choose="first", count=3)
+    assert ids(tested.choose([Question(1, "Q1?")])) == [0, 2, 3]
 
 
 def test_not_enough_examples_are_one_clear_line(okvqa_sample_train):

@@ -76,16 +76,17 @@ class ExamplePool:
         order: Sequence[int] = range(len(self._questions))
         if self.config.choose == "lot":
             order = random.Random(self.config.seed).sample(order, len(order))
-        images: set[str] = set()
+        taken = _Asked()
+        found = 0
         for place in order:
             question = self._questions[place]
-            if not any(answer.strip() for answer in question.answers):
+            if question in self._asked or question in taken:
                 continue
-            if question in self._asked or str(question.image_id) in images:
-                continue
-            images.add(str(question.image_id))
-            yield question
-            if len(images) == self.config.count:
+            if any(answer.strip() for answer in question.answers):
+                yield question
+                taken.add([question])
+                found += 1
+            if found == self.config.count:
                 return
 
 
@@ -95,26 +96,26 @@ class _Asked:
     def __init__(self) -> None:
         self._ids: set[str] = set()
         self._image_ids: set[str] = set()
-        self._images: dict[Path | bytes, int] = {}  # and how long they are
+        self._images: dict[int, set[Path | bytes]] = {}  # by how many bytes they have
 
     def add(self, questions: Iterable[Question]) -> None:
         for question in questions:
             self._ids.add(str(question.question_id))
             if question.image_id is not None:
                 self._image_ids.add(str(question.image_id))
-            if question.image is not None and question.image not in self._images:
-                self._images[question.image] = _length(question.image)
+            if question.image is not None:
+                self._images.setdefault(_length(question.image), set()).add(question.image)
 
     def __contains__(self, question: Question) -> bool:
         if str(question.question_id) in self._ids:
             return True
         if question.image_id is not None and str(question.image_id) in self._image_ids:
             return True
-        if question.image is None:
+        length = 0 if question.image is None else _length(question.image)
+        if question.image is None or not length:
             return False
-        length = _length(question.image)
-        alike = [image for image, other in self._images.items() if other == length and length]
-        return any(image_bytes(image) == image_bytes(question.image) for image in alike)
+        content = image_bytes(question.image)
+        return any(image_bytes(image) == content for image in self._images.get(length, ()))
 
 
 def _length(image: Path | bytes) -> int:
