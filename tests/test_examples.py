@@ -68,7 +68,7 @@ def test_questions_without_images_can_be_examples(tmp_path):
     path = tmp_path / "own.jsonl"
     rows = [{"question_id": i, "question": f"Q{i}?", "answers": [str(i)]} for i in range(5)]
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    tested = pool(dataset="jsonl", data=path, split="all", choose="first", count=3)
+    tested = pool(dataset="jsonl", data=path, split=None, choose="first", count=3)
     assert ids(tested.choose([Question(1, "Q1?")])) == [0, 2, 3]
 
 

@@ -22,7 +22,7 @@ class ExamplesConfig(Strict):
     Attributes:
         dataset: name of the dataset that they come from.
         data: its folder or file; None for the bundled sample.
-        split: its split; examples should come from one that no score is reported on.
+        split: its split, null for all of a file of yours; one that no score is reported on.
         options: the dataset's own options.
         count: how many examples.
         choose: by lot (the same one for the same seed), or the first ones.
@@ -32,7 +32,7 @@ class ExamplesConfig(Strict):
 
     dataset: str = "okvqa"
     data: Path | None = None
-    split: str = "train"
+    split: str | None = "train"
     options: dict[str, Any] = Field(default_factory=dict)
     count: int = Field(default=4, ge=1)
     choose: Literal["lot", "first"] = "lot"
