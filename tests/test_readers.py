@@ -26,7 +26,7 @@ from ravqa.readers.families import FAMILIES
 from ravqa.readers.loading import Placement, model_context, stop_ids
 from ravqa.readers.transformers_llm import TransformersLLM
 from ravqa.readers.transformers_seq2seq import TransformersSeq2Seq
-from ravqa.readers.transformers_vlm import TransformersVLM
+from ravqa.readers.transformers_vlm import TransformersVLM, _loader
 
 TEXT = dict.fromkeys(["llama", "mistral", "lfm2"], TransformersLLM) | {"t5": TransformersSeq2Seq}
 # Those whose processors want torchvision, and the others.
@@ -656,6 +656,33 @@ def test_a_system_message_comes_first(folder):
     assert plain._text(SHORT) == f"<image>\n{SHORT.text}"
 
 
+def test_variables_of_a_chat_template(folder, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"))
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ messages[0].content }}|{% endif %}"
+        "{{ messages[-1].content }}{% if not thinking %} no{% endif %}"
+        "{% if thinking == 'loud' %}{{ raise_exception('too\nloud') }}{% endif %}"
+    )
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    def text(**options):
+        return load(str(tmp_path), "llama", **options)._text(Prompt("x"))
+
+    assert text() == "x"
+    assert text(prompt_form="auto") == "x no"
+    assert text(prompt_form="chat", system="s") == "s|x no"
+    assert text(prompt_form="chat", chat_options={"thinking": True}) == "x"
+    with pytest.raises(UserError, match=r"the chat template of .* fails: too$"):
+        text(prompt_form="chat", chat_options={"thinking": "loud"})
+
+
+def test_the_loader_is_the_auto_class_that_knows_the_configuration():
+    assert _loader(transformers.LlavaConfig()) is transformers.AutoModelForImageTextToText
+    assert _loader(transformers.Qwen2_5OmniConfig()) is transformers.AutoModelForMultimodalLM
+
+
 def test_a_beginning_mark_is_not_written_twice(tiny, plain):
     tokenizer = plain("gemma3")[1].tokenizer
     tokenizer.add_bos_token = True
@@ -808,6 +835,18 @@ def test_a_lora_adapter_changes_what_is_read(folder, tiny, adapter):
     assert np.abs(row - base).max() > 0.1
     assert reader.fingerprint != tiny("llama").fingerprint
     assert reader.weights.endswith(f" + {path}")
+
+
+def test_an_adapter_beside_quantised_weights_is_not_merged(folder, adapter):
+    pytest.importorskip("bitsandbytes", reason="quantised weights need bitsandbytes")
+    path, _ = adapter
+    prompts = prompts_of("llama")
+    exact = load(folder("llama"), "llama", adapter=path)
+    reader = load(folder("llama"), "llama", adapter=path, quantization="int8")
+    assert any("lora_A" in name for name, _ in reader._model.named_parameters())
+    rows = [r.next_token_logprobs(prompts, [[], [], []]) for r in (exact, reader)]
+    assert np.corrcoef(rows[0].ravel(), rows[1].ravel())[0, 1] > 0.9
+    assert len(reader.generate(prompts)) == 3
 
 
 def test_an_adapter_that_is_no_lora_is_refused(folder, tmp_path):

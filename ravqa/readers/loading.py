@@ -139,8 +139,10 @@ class Placement:
                 f"{self._why}: {self._config.adapter} is no LoRA adapter, but "
                 f"{adapted.active_peft_config.peft_type}, which is not supported"
             )
-        # Merged weights cost nothing at run time; quantised ones would be rounded once more.
-        if self._config.quantization == "none":
+        # Merged weights cost nothing at run time. Quantised ones would be rounded once more, and
+        # those that accelerate moves about are not here to be changed.
+        whole = not any(parameter.is_meta for parameter in model.parameters())
+        if getattr(model, "hf_quantizer", None) is None and whole:
             return adapted.merge_and_unload()
         return adapted.get_base_model()
 

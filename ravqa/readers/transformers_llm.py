@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from ravqa.errors import UserError
 from ravqa.readers.base import Prompt
+from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.gguf import dequantised
-from ravqa.readers.loading import LocalConfig, Placement
+from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 
 _WHY = "the reader transformers-llm"
@@ -25,15 +26,10 @@ _MIN_SHARED = 16  # a shorter common beginning is not worth a pass of its own
 class TransformersLLM(LocalReader):
     """Completes texts; cannot see."""
 
-    class Config(LocalConfig):
-        """Options, beyond those of every local reader; `model` may be a GGUF file.
+    class Config(ChatConfig):
+        """Options: those of chats, with other defaults; `model` may be a GGUF file."""
 
-        Attributes:
-            prompt_form: "plain" completes the text; "chat" puts it into the model's chat template.
-            stop_at_newline: a line break ends the answer.
-        """
-
-        prompt_form: Literal["plain", "chat"] = "plain"
+        prompt_form: Literal["auto", "plain", "chat"] = "plain"
         stop_at_newline: bool = True
 
     def __init__(self, config: Config):
@@ -55,10 +51,7 @@ class TransformersLLM(LocalReader):
             model = placement.load(transformers.AutoModelForCausalLM.from_pretrained, path)
         except Exception as e:
             raise placement.failed(e) from None
-        if config.prompt_form == "chat" and not tokenizer.chat_template:
-            raise UserError(
-                f"{_WHY}: {config.model} has no chat template: set prompt_form to plain"
-            )
+        self._template = config.template(tokenizer.chat_template, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         # A beam search would need as many rows as beams of the shared beginning.
@@ -66,17 +59,14 @@ class TransformersLLM(LocalReader):
         self.fingerprint = placement.fingerprint("transformers-llm/2")
 
     def _text(self, prompt: Prompt) -> str:
-        if self.config.prompt_form == "plain":
+        if self._template is None:
             return prompt.text
-        text: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt.text}], tokenize=False, add_generation_prompt=True
-        )
-        return text
+        return chat_text(self.config, self._tokenizer, self._template, prompt.text)
 
     def _ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         if not prompts:
             return []
-        plain = self.config.prompt_form == "plain"  # a chat template writes its own special tokens
+        plain = self._template is None  # a chat template writes its own special tokens
         texts = [self._text(prompt) for prompt in prompts]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=plain)["input_ids"]
         if not all(ids):

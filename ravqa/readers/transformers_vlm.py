@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from ravqa.errors import MissingExtraError, UserError
 from ravqa.images import image_size, open_image
 from ravqa.readers.base import Ability, Prompt
+from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.families import family_of
-from ravqa.readers.loading import LocalConfig, Placement
+from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 
 _WHY = "the reader transformers-vlm"
@@ -29,22 +30,17 @@ class TransformersVLM(LocalReader):
 
     abilities: frozenset[Ability] = LocalReader.abilities | {"images"}
 
-    class Config(LocalConfig):
-        """Options, beyond those of every local reader.
+    class Config(ChatConfig):
+        """Options, beyond those of chats.
 
         Attributes:
-            prompt_form: "chat" puts the prompt into the model's chat template, "plain" completes
-                it; "auto" is chat, if the model has a template.
-            system: the system message of a chat; null for the template's own.
+            max_new_tokens: longest generation; chat models end by themselves.
             processor: given to the processor when it is loaded, such as the `size` that its images
                 are brought to.
-            stop_at_newline: a line break ends the answer.
         """
 
-        prompt_form: Literal["auto", "plain", "chat"] = "auto"
-        system: str | None = None
+        max_new_tokens: int = Field(default=32, ge=1)
         processor: dict[str, Any] = Field(default_factory=dict)
-        stop_at_newline: bool = False
 
     def __init__(self, config: Config):
         """Load processor and model.
@@ -68,11 +64,7 @@ class TransformersVLM(LocalReader):
             raise placement.failed(e) from None
         tokenizer = self._processor.tokenizer
         own = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
-        if config.prompt_form == "chat" and not own:
-            raise UserError(
-                f"{_WHY}: {config.model} has no chat template: set prompt_form to plain"
-            )
-        self._template = own if config.prompt_form != "plain" else None
+        self._template = config.template(own, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
         tokenizer.padding_side = "right" if self._encodes else "left"
         if tokenizer.pad_token is None:
@@ -129,14 +121,7 @@ class TransformersVLM(LocalReader):
         content = [{"type": "text", "text": text}]
         if prompt.image is not None:
             content.insert(0, {"type": "image"})
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self.config.system is not None:
-            told = [{"type": "text", "text": self.config.system}]
-            messages.insert(0, {"role": "system", "content": told})
-        rendered: str = self._processor.apply_chat_template(
-            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
-        )
-        return rendered
+        return chat_text(self.config, self._processor, self._template, content)
 
     def _special(self, text: str) -> dict[str, bool]:
         """What the tokenizer is told: a template may have written the beginning mark itself."""
@@ -145,11 +130,13 @@ class TransformersVLM(LocalReader):
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         out = []
+        images = dict.fromkeys(prompt.image for prompt in prompts if prompt.image is not None)
+        sizes = {image: image_size(image) for image in images}
         for prompt in prompts:
             text = self._given(prompt)
             length = len(self._tokenizer(text, **self._special(text))["input_ids"])
             if prompt.image is not None:
-                length += self._image_tokens(image_size(prompt.image))
+                length += self._image_tokens(sizes[prompt.image])
             out.append(length)
         return out
 
@@ -171,7 +158,8 @@ class TransformersVLM(LocalReader):
         options |= self._special(texts[0])
         sources = [prompt.image for prompt in prompts if prompt.image is not None]
         if not sources:
-            return dict(self._tokenizer(texts, **options).to(self._device))
+            encoded = self._tokenizer(texts, **options).to(self._device)
+            return {name: encoded[name] for name in ("input_ids", "attention_mask")}
         images = {source: open_image(source) for source in dict.fromkeys(sources)}
         inputs = self._processor(text=texts, images=[[images[s]] for s in sources], **options)
         inputs = dict(inputs.to(self._device, dtype=self._model.dtype))

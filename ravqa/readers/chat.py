@@ -1,0 +1,67 @@
+"""Prompts as messages of a chat, for models with a chat template."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ravqa.errors import UserError
+from ravqa.models import first_line
+from ravqa.readers.loading import LocalConfig
+
+
+class ChatConfig(LocalConfig):
+    """Options of readers whose model may have a chat template.
+
+    Attributes:
+        prompt_form: "chat" puts the prompt into the model's chat template, "plain" completes it;
+            "auto" is chat, if the model has a template.
+        system: the system message of a chat; null for the template's own.
+        chat_options: further variables of the chat template, such as {enable_thinking: false}.
+        stop_at_newline: a line break ends the answer.
+    """
+
+    prompt_form: Literal["auto", "plain", "chat"] = "auto"
+    system: str | None = None
+    chat_options: dict[str, Any] = Field(default_factory=dict)
+    stop_at_newline: bool = False
+
+    def template(self, own: str | None, why: str) -> str | None:
+        """The template to use of a model that has `own`; None for the plain form.
+
+        Raises:
+            UserError: there is none, and it is wanted.
+        """
+        if self.prompt_form == "chat" and not own:
+            raise UserError(f"{why}: {self.model} has no chat template: set prompt_form to plain")
+        return own if self.prompt_form != "plain" and own else None
+
+
+def chat_text(config: ChatConfig, renderer: Any, template: str, content: Any) -> str:
+    """One user message as the model is given it, up to where its answer begins.
+
+    Args:
+        renderer: the tokenizer or processor.
+        content: the message: a text, or a list of parts for a processor.
+
+    Raises:
+        UserError: the template fails.
+    """
+    messages = [{"role": "user", "content": content}]
+    if config.system is not None:
+        told: Any = config.system
+        if not isinstance(content, str):
+            told = [{"type": "text", "text": told}]
+        messages.insert(0, {"role": "system", "content": told})
+    try:
+        text: str = renderer.apply_chat_template(
+            messages,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+            **config.chat_options,
+        )
+    except Exception as e:  # a template is a program of the checkpoint's
+        raise UserError(f"the chat template of {config.model} fails: {first_line(e)}") from None
+    return text
