@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 # it ("https://download.pytorch.org/whl/cpu") to save them.
 TORCH_INDEX ?=
 TORCH_ARGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
+# A test file at a time for each processor; one thread each, for threads of two would wait for each other.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test test-all check clean
@@ -26,10 +28,10 @@ run: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python run_vqa.py --dataset okvqa --controls none,oracle,wrong-image
 
 test: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

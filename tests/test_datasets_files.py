@@ -246,6 +246,7 @@ def test_many_questions_are_kept_on_disk_and_leave_nothing_there(
     few = files.load_jsonl(DatasetRequest(data=path))
     assert isinstance(few.questions, list)
     monkeypatch.setattr(disk, "QUESTIONS_IN_MEMORY", 100)
+    gc.collect()  # files that other tests left open would be closed meanwhile
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     many = files.load_jsonl(DatasetRequest(data=path))
     assert isinstance(many.questions, DiskQuestions)

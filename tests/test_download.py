@@ -29,7 +29,7 @@ from ravqa.datasets import infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems
 from ravqa.datasets.download import download
 from ravqa.errors import UserError
-from ravqa.run import RunRequest, _dataset
+from ravqa.run import RunRequest, read_dataset
 
 QUESTIONS = "OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "mscoco_val2014_annotations.json"
@@ -677,7 +677,7 @@ def test_on_a_terminal_the_bars_end_before_the_dataset_is_read(server, tmp_path)
     console = Console(err=RichConsole(file=out, force_terminal=True, width=100))
     request = RunRequest("okvqa", data=tmp_path, download=True)
     config = PipelineConfig(retriever={"name": "none"}, reader={"name": "first-words"})
-    dataset = _dataset(request, config, Problems(), console)
+    dataset = read_dataset(request, config, Problems(), console)
     assert console._bars is None
     assert len(dataset.questions) == 2
     assert "2/2" in out.getvalue()

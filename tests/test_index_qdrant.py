@@ -19,6 +19,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from ravqa.config import validate
+from ravqa.datasets.corpus import Corpus
 from ravqa.errors import MissingExtraError, UserError
 from ravqa.index.exact import ExactIndex
 from ravqa.index.qdrant import QdrantIndex
@@ -532,10 +533,7 @@ def test_the_retriever_uses_it(fresh_cache, config, okvqa_sample, encoder):
     from ravqa.config import Part
     from ravqa.retrieval.late_interaction import LateInteractionRetriever as Retriever
 
-    class Few(dict):
-        fingerprint = "thirty passages"
-
-    few = Few((i, okvqa_sample.corpus[i]) for i in list(okvqa_sample.corpus)[:30])
+    few = Corpus([okvqa_sample.corpus[i] for i in list(okvqa_sample.corpus)[:30]])
     rankings = []
     for index in (
         Part(name="exact", storage="float32"),

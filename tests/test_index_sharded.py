@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ravqa.config import Part
+from ravqa.datasets.corpus import Corpus
 from ravqa.encoders.base import Encoded
 from ravqa.encoders.store import EmbeddingStore
 from ravqa.errors import MissingExtraError, UserError
@@ -268,10 +269,7 @@ def test_ray_that_is_missing_names_the_extra(tmp_path, monkeypatch):
 def test_the_retriever_uses_it(fresh_cache, encoder, okvqa_sample):
     from ravqa.retrieval.late_interaction import LateInteractionRetriever as Retriever
 
-    class Few(dict):
-        fingerprint = "thirty passages"
-
-    few = Few((i, okvqa_sample.corpus[i]) for i in list(okvqa_sample.corpus)[:30])
+    few = Corpus([okvqa_sample.corpus[i] for i in list(okvqa_sample.corpus)[:30]])
     rankings = []
     for index in (EXACT, Part(name="sharded", shards=3, shard=EXACT.model_dump())):
         retriever = Retriever(Retriever.Config(index=index, depth=5))

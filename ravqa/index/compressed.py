@@ -23,8 +23,8 @@ of 2 are scored at once.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -119,7 +119,7 @@ class CompressedIndex(SegmentedIndex):
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
         """As `SegmentedIndex`."""
         self._centers: tuple[Codec, torch.Tensor] | None = None
-        self._buffers = threading.local()
+        self._room = _Room()
         super().__init__(path, config, fingerprint=fingerprint)
 
     @cached_property
@@ -212,7 +212,20 @@ class CompressedIndex(SegmentedIndex):
         wanted = max(wanted, 2 * k)
 
         rows = np.flatnonzero(allowed & state.matchable)
-        prepared = self._prepared(state, query)
+        with self._prepared(state, query) as prepared:
+            return self._cascade(state, prepared, rows, k, wanted, factor, slack)
+
+    def _cascade(
+        self,
+        state: State,
+        prepared: _Query,
+        rows: Array,
+        k: int,
+        wanted: int,
+        factor: float,
+        slack: float,
+    ) -> tuple[Array, Array]:
+        """The stages that follow the tables; see the module."""
         if len(rows) > wanted:
             approximate = self._scan(state, prepared)[rows]
             cut = len(rows) - wanted
@@ -244,15 +257,19 @@ class CompressedIndex(SegmentedIndex):
         return rows[best], scores[best]
 
     def _score(self, state: State, query: Array, rows: Array) -> Array:
-        return self._scores(state, self._prepared(state, query, tables=False), rows)
+        with self._prepared(state, query, tables=False) as prepared:
+            return self._scores(state, prepared, rows)
 
-    def _prepared(self, state: State, query: Array, tables: bool = True) -> _Query:
+    @contextmanager
+    def _prepared(self, state: State, query: Array, tables: bool = True) -> Iterator[_Query]:
         import torch
 
         codec: Codec = state.shared
         rotated = query @ codec.rotation
         if self._compiled and tables:
-            return self._tables(codec, query, rotated)
+            with self._room.for_array(len(codec.centers), len(query)) as exact:
+                yield self._tables(codec, query, rotated, exact)
+            return
         known = self._centers  # another thread's search, of another state, may replace it
         if known is None or known[0] is not codec:
             known = (codec, torch.from_numpy(codec.centers).to(self._device))
@@ -261,13 +278,12 @@ class CompressedIndex(SegmentedIndex):
         exact = centers[:0]
         if tables:
             exact = centers @ torch.from_numpy(rotated).to(self._device).T
-        return _Query(query, rotated, exact, None, 1.0)
+        yield _Query(query, rotated, exact, None, 1.0)
 
-    def _tables(self, codec: Codec, query: Array, rotated: Array) -> _Query:
-        """The same for the kernels."""
+    def _tables(self, codec: Codec, query: Array, rotated: Array, exact: Array) -> _Query:
+        """The same for the kernels; `exact` is filled."""
         from ravqa.index import kernels
 
-        exact = self._scratch("exact", (len(codec.centers), len(query)))
         kernels.run(kernels.multiply, len(exact), codec.centers, rotated.T, exact, grain=256)
         # A passage's best is among the upper entries of a lane: what is below the mean of all
         # centroids is cut to 0.
@@ -278,15 +294,6 @@ class CompressedIndex(SegmentedIndex):
         kernels.run(kernels.quantise, len(exact), exact, low, scale, table)
         scale *= float(np.linalg.norm(query, axis=1).mean())
         return _Query(query, rotated, exact, table, scale)
-
-    def _scratch(self, name: str, shape: tuple[int, int]) -> Array:
-        """A float32 array of this thread's, not cleared: getting a large one costs much."""
-        size = shape[0] * shape[1]
-        known: Array | None = getattr(self._buffers, name, None)
-        if known is None or len(known) < size:
-            known = np.empty(size, np.float32)
-            setattr(self._buffers, name, known)
-        return known[:size].reshape(shape)
 
     def _scan(self, state: State, query: _Query) -> Array:
         """Approximate scores of all rows, in the order of MaxSim; their scale means nothing."""
@@ -373,14 +380,17 @@ class CompressedIndex(SegmentedIndex):
             first: int, last: int, segment: Segment, rows: Array, places: Array, parts: Any
         ) -> None:
             for part in parts[first:last]:
-                lengths = segment.arrays["lengths"][rows[part]]
-                vectors, rotated = self._stored(state, segment, rows[part], spread=False)
-                scores = self._scratch("scores", (len(vectors), len(query.plain)))
-                right = query.vectors if rotated else query.plain
-                kernels.multiply(0, len(vectors), vectors, right.T, scores)
-                begins = np.concatenate([[0], np.cumsum(lengths)])
+                begins = np.concatenate([[0], np.cumsum(segment.arrays["lengths"][rows[part]])])
+                count = int(begins[-1])
                 sums = np.empty(len(part), np.float32)
-                kernels.best_sums(0, len(part), scores, begins, sums)
+                with (
+                    self._room.for_array(count, self.dim) as room,
+                    self._room.for_array(count, len(query.plain)) as scores,
+                ):
+                    vectors, rotated = self._stored(state, segment, rows[part], room)
+                    right = query.vectors if rotated else query.plain
+                    kernels.multiply(0, count, vectors, right.T, scores)
+                    kernels.best_sums(0, len(part), scores, begins, sums)
                 out[places[part]] = sums
 
         for segment, places, local in state.by_segment(rows):
@@ -390,14 +400,13 @@ class CompressedIndex(SegmentedIndex):
             kernels.run(score, len(parts), segment, local, places, parts, grain=1)
 
     def _stored(
-        self, state: State, segment: Segment, rows: Array, *, spread: bool = True
+        self, state: State, segment: Segment, rows: Array, room: Array | None = None
     ) -> tuple[Array, bool]:
         """The vectors of passages, float32 [vectors, dim], and whether they are rotated.
 
-        The next call by the same thread may overwrite them.
-
         Args:
-            spread: over the threads of the kernels; False in one of these.
+            room: an array that they may be written to. With it the work is done by this thread
+                alone, which may be one of the kernels'.
         """
         lengths = segment.arrays["lengths"][rows]
         begins = segment.offsets[rows] - (np.cumsum(lengths) - lengths)
@@ -422,7 +431,7 @@ class CompressedIndex(SegmentedIndex):
             return decode(centers, coded), True
         from ravqa.index import kernels
 
-        out = self._scratch("vectors", (len(places), self.dim))
+        out = np.empty((len(places), self.dim), np.float32) if room is None else room
         arguments = (
             places,
             codes,
@@ -436,11 +445,32 @@ class CompressedIndex(SegmentedIndex):
             LEAD_UNIT,
             out,
         )
-        if spread:
+        if room is None:
             kernels.run(kernels.decode, len(places), *arguments, grain=1024)
         else:
             kernels.decode(0, len(places), *arguments)
         return out, True
+
+
+class _Room:
+    """Arrays for searches to use again: to get a large one anew costs as much as to fill it."""
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+
+    @contextmanager
+    def for_array(self, rows: int, columns: int) -> Iterator[Array]:
+        """A float32 array [rows, columns] that is not cleared, for this block alone."""
+        try:
+            flat = self._free.pop()
+        except IndexError:
+            flat = np.empty(0, np.float32)
+        if len(flat) < rows * columns:
+            flat = np.empty(rows * columns, np.float32)
+        try:
+            yield flat[: rows * columns].reshape(rows, columns)
+        finally:
+            self._free.append(flat)
 
 
 class _Spool:
