@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import library_files
 import pytest
 
 from ravqa.datasets.corpus import Corpus
@@ -179,11 +180,29 @@ def test_a_library_outgrows_its_exact_index(tmp_path, minilm_folder):
     assert set(found) == {"oak", "tulip"}
 
 
+def test_many_small_changes_are_put_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("ravqa.library.library._PIECES", 3)
+    library = Library.create(tmp_path / "index", library_files.pipeline(tmp_path))
+    for i in range(5):
+        library.add([Passage(f"p{i}", f"text number {i}")])
+    assert library.stats()["segments"] == 2
+    assert len(list(library.path.glob("passages-*"))) == 2
+    assert list(library) == [f"p{i}" for i in range(5)]
+    assert library.verify() == []
+
+
+def test_an_index_is_the_same_corpus_as_its_passages(library):
+    assert library.corpus.fingerprint == Corpus([KOALA, BRIDGE, TULIP]).fingerprint
+    library.add([Passage("zoo", "A photo.", image=PHOTO)])
+    expected = Corpus([KOALA, BRIDGE, TULIP, Passage("zoo", "A photo.", image=PHOTO)])
+    assert library.corpus.fingerprint == expected.fingerprint
+
+
 def test_damage_is_found(library):
     folder = library.path / "passages-000001"
     text = (folder / "passages.jsonl").read_text()
     (folder / "passages.jsonl").write_text(text.replace("eucalyptus", "eucalyptvs"))
-    assert library.verify() == ["passages-000001/passages.jsonl was changed: its checksum is wrong"]
+    assert library.verify() == ["passages-000001/passages.jsonl is missing or was changed"]
     (folder / "hashes.npy").unlink()
     with pytest.raises(UserError, match=r"is damaged .*build it again"):
         Library.open(library.path)

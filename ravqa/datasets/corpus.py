@@ -258,11 +258,15 @@ class Digest:
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
 
-    def add(self, passage: Passage) -> None:
-        """Take up the next passage."""
+    def add(self, passage: Passage, image: str | None = None) -> None:
+        """Take up the next passage.
+
+        Args:
+            image: SHA-256 of its image's bytes, if it is known already.
+        """
         self._sha.update(f"{passage.passage_id}\0{passage.content}\0".encode())
         if passage.image is not None:
-            self._sha.update(f"{image_digest(passage.image)}\0".encode())
+            self._sha.update(f"{image or image_digest(passage.image)}\0".encode())
 
     @property
     def value(self) -> str:

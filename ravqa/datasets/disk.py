@@ -34,6 +34,7 @@ from ravqa.paths import cache_dir
 from ravqa.records import Description, Passage, Question, Region, Tag
 
 QUESTIONS_IN_MEMORY = 100_000
+_MAPPED = 2**16  # bytes from which on a corpus's tables are mapped
 _BLOCK = 1024  # lines read at a time when all are wanted
 
 
@@ -106,10 +107,14 @@ class PassageFolder:
         self.fingerprint: str = meta["fingerprint"]
         self.repeated: int = meta["repeated"]
         self._images = images
-        self._hashes = np.load(folder / "hashes.npy", mmap_mode="r")
-        self._rows = np.load(folder / "rows.npy", mmap_mode="r")
+        # A mapped file stays open; small ones need not be.
+        mode: Any = "r" if (folder / "hashes.npy").stat().st_size > _MAPPED else None
+        self._hashes, self._rows, offsets = (
+            np.load(folder / f"{name}.npy", mmap_mode=mode)
+            for name in ("hashes", "rows", "offsets")
+        )
         with (folder / "passages.jsonl").open("rb") as file:
-            self._lines = _Lines(file, np.load(folder / "offsets.npy", mmap_mode="r"))
+            self._lines = _Lines(file, offsets)
 
     @staticmethod
     def exists(folder: Path) -> bool:

@@ -28,7 +28,7 @@ from typing import Any
 
 from ravqa.build import part_config
 from ravqa.config import Part, fingerprint
-from ravqa.datasets.corpus import INDEX, Corpus
+from ravqa.datasets.corpus import INDEX, Corpus, Digest
 from ravqa.datasets.disk import PassageFolder
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
@@ -85,8 +85,12 @@ class LibraryCorpus(Corpus):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Changes with every passage and their order."""
-        return fingerprint(list(self), [part.fingerprint for part in self._parts])
+        """As that of a corpus of these passages in memory."""
+        digest = Digest()
+        for passage in self.values():
+            # A copy of an image is named by its bytes.
+            digest.add(passage, passage.image.stem if passage.image else None)
+        return digest.value
 
     def __getitem__(self, passage_id: str) -> Passage:
         if passage_id in self:
@@ -129,11 +133,13 @@ class State:
     manifest: Manifest
     index: SegmentedIndex | None
     corpus: LibraryCorpus
-    _matching: dict[Any, frozenset[str]] = field(default_factory=dict)
+    _matching: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def matching(self, where: Where) -> frozenset[str]:
-        """Ids of the passages that `where` takes; the last few answers are remembered."""
-        key = repr(sorted(where.items())) if isinstance(where, Mapping) else where
+        """Ids of the passages that `where` takes; the last few mappings are remembered."""
+        if not isinstance(where, Mapping):
+            return matching(self.corpus.stream(), where)
+        key = repr(sorted(where.items()))
         found = self._matching.get(key)
         if found is None:
             found = matching(self.corpus.stream(), where)
@@ -145,11 +151,14 @@ class State:
     @property
     def tidy(self) -> bool:
         """Whether no file holds a passage that was deleted or replaced."""
+        return self.index is None or (self.pieces <= 1 and self.index.stats()["deleted"] == 0)
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces vectors or passages are in; each costs time and open files."""
         if self.index is None:
-            return True
-        numbers = self.index.stats()
-        parts = len(self.index.attached["passages"])
-        return numbers["deleted"] == 0 and numbers["segments"] <= 1 and parts <= 1
+            return 0
+        return max(int(self.index.stats()["segments"]), len(self.index.attached["passages"]))
 
     @property
     def content(self) -> str:
@@ -231,12 +240,11 @@ class LibraryFolder:
             UserError: see `manifest`; the index is of another kind, or damaged.
         """
         while True:
-            manifest = self.manifest()
-            seen = self._generation(manifest)
+            seen = self._present()
             try:
-                return self._read(manifest, part)
+                return self._read(seen[0], part)
             except (OSError, UserError, ValueError, KeyError) as e:
-                if self.manifest() != manifest or self._generation(manifest) != seen:
+                if self._present() != seen:
                     continue  # files went away because another state took their place
                 if isinstance(e, UserError):
                     raise
@@ -244,8 +252,15 @@ class LibraryFolder:
                     f"the index in {self.path} is damaged ({e}): build it again"
                 ) from None
 
-    def _generation(self, manifest: Manifest) -> int:
-        return 0 if manifest.index is None else read_manifest(self.path / manifest.index).generation
+    def _present(self) -> tuple[Manifest, int | None]:
+        """Changes with every state: library.json, and the generation of the index."""
+        manifest = self.manifest()
+        if manifest.index is None:
+            return manifest, 0
+        try:
+            return manifest, read_manifest(self.path / manifest.index).generation
+        except UserError:
+            return manifest, None
 
     def _read(self, manifest: Manifest, part: Part) -> State:
         encoder = manifest.encoder["fingerprint"]
@@ -280,13 +295,16 @@ class LibraryFolder:
         if state.index is None:
             return
         yield from (f"{state.manifest.index}/{fault}" for fault in state.index.verify())
+        whole = True
         for entry in state.index.attached["passages"]:
             for name, (size, checksum) in entry["files"].items():
                 file = self.path / entry["name"] / name
-                if not file.is_file():
-                    yield f"{entry['name']}/{name} is missing"
-                elif file.stat().st_size != size or file_checksum(file) != checksum:
-                    yield f"{entry['name']}/{name} was changed: its checksum is wrong"
+                there = file.is_file() and file.stat().st_size == size
+                if not there or file_checksum(file) != checksum:
+                    whole = False
+                    yield f"{entry['name']}/{name} is missing or was changed"
+        if not whole:  # what is in them cannot be relied on
+            return
         missing = set(state.index.ids)
         for passage in state.corpus.stream():
             missing.discard(passage.passage_id)

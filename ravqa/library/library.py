@@ -32,6 +32,7 @@ from ravqa.retrieval.late_interaction import LateInteractionRetriever
 
 _RETRIEVER = "late-interaction"
 _NEAR = 10_000  # ids among which near ones are looked for
+_PIECES = 32  # more are put together: every one costs time and open files
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +419,8 @@ class Library:
         with self._folder.writing(self._index) as writer:
             try:
                 yield writer
+                if writer.state.pieces > _PIECES:
+                    writer.compact()
             finally:
                 with self._mutex:
                     self._state = writer.state
