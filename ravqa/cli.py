@@ -759,10 +759,46 @@ def convert(
         print(f"left out, of unknown name: {name}")
 
 
+@app.command()
+def doctor(
+    pipeline: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="Also say what would stop this pipeline."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: index_commands.Json = False,
+) -> None:
+    """Say what is installed, what each extra would add, devices, caches and their sizes.
+
+    Exit code 1: something stops the pipeline from running.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from ravqa import doctor as examination
+    from ravqa.console import Console
+
+    report = examination.examine(pipeline, overrides or ())
+    if as_json:
+        print(examination.as_json(report))
+    else:
+        console = Console().out
+        for title, rows in examination.lines(report):
+            console.print(Text(title, style="bold"))
+            table = Table(show_header=False, box=None, pad_edge=False)
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, value in rows:
+                style = "red" if name == "stops" or value.startswith("lacks") else ""
+                table.add_row(Text(f"  {name}"), Text(value, style=style))
+            console.print(table)
+    if report.pipeline is not None and report.pipeline.stops:
+        raise typer.Exit(1)
+
+
 app.add_typer(index_commands.app, name="index")
 app.command()(index_commands.search)
 app.command()(index_commands.ask)
-app.command()(index_commands.doctor)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`ravqa index`, `ravqa search`, `ravqa ask`: an index of one's own passages; `ravqa doctor`."""
+"""`ravqa index`, `ravqa search`, `ravqa ask`: an index of one's own passages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ Sources = Annotated[
 ]
 Words = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Longest passage of a page or article, in words."),
+    typer.Option(
+        metavar="N", min=1, help="Longest passage of a page or article, in words; build keeps it."
+    ),
 ]
 OnError = Annotated[
     OnErrorChoice, typer.Option(help="Files that cannot be read: stop, or leave out and list.")
@@ -95,7 +97,7 @@ def build(
             raise UserError(f"{index} holds an index already: ravqa index add {index} adds to it")
         corpus, remarks = _read(sources, words, on_error, console)
         with console.status("loading models"):
-            library = Library.create(index, pipeline, *(overrides or ()))
+            library = Library.create(index, pipeline, *(overrides or ()), words=words)
         changes = library.add(corpus, progress=console.progress)
         _report(console, changes, remarks)
 
@@ -106,9 +108,10 @@ def add(
     sources: Sources,
     words: Words = None,
     on_error: OnError = OnErrorChoice.fail,
+    overrides: Overrides = None,
 ) -> None:
     """Add passages; what is there already is passed over. Killed? The same command goes on."""
-    _put(index, sources, words, on_error)
+    _put(index, sources, words, on_error, overrides)
 
 
 @app.command()
@@ -120,9 +123,10 @@ def update(
     ] = False,
     words: Words = None,
     on_error: OnError = OnErrorChoice.fail,
+    overrides: Overrides = None,
 ) -> None:
     """Add passages and replace, by their ids, those whose content is new."""
-    _put(index, sources, words, on_error, replacing=True, prune=prune)
+    _put(index, sources, words, on_error, overrides, replacing=True, prune=prune)
 
 
 @app.command()
@@ -210,6 +214,11 @@ def unpack(
         library = Library.unpack(file, index, progress=console.progress)
         console.close()
         print(f"{len(library):,} passages: {index}")
+        reader = library.config.reader
+        model = " ".join(str(v) for k in ("model", "url") if (v := reader.options.get(k)))
+        console.note(
+            f"encoder: {library.stats()['encoder']}; reader: {reader.name} {model}".rstrip()
+        )
 
 
 def search(
@@ -270,42 +279,6 @@ def ask(
                 console.note(f"stand-in {part}: {what}")
 
 
-def doctor(
-    pipeline: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|PATH", help="Also say what would stop this pipeline."),
-    ] = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
-    """Say what is installed, what each extra would add, devices, caches and their sizes.
-
-    Exit code 1: something stops the pipeline from running.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    from ravqa import doctor as examination
-    from ravqa.console import Console
-
-    report = examination.examine(pipeline, overrides or ())
-    if as_json:
-        print(examination.as_json(report))
-    else:
-        console = Console().out
-        for title, rows in examination.lines(report):
-            console.print(Text(title, style="bold"))
-            table = Table(show_header=False, box=None, pad_edge=False)
-            table.add_column(no_wrap=True)
-            table.add_column(overflow="fold")
-            for name, value in rows:
-                style = "red" if name == "stops" or value.startswith("lacks") else ""
-                table.add_row(Text(f"  {name}"), Text(value, style=style))
-            console.print(table)
-    if report.pipeline is not None and report.pipeline.stops:
-        raise typer.Exit(1)
-
-
 # -- what the commands share ------------------------------------------------------------------
 
 
@@ -351,13 +324,14 @@ def _put(
     sources: list[Path],
     words: int | None,
     on_error: OnErrorChoice,
+    overrides: list[str] | None,
     *,
     replacing: bool = False,
     prune: bool = False,
 ) -> None:
     with _console() as console:
-        library = _open(index)
-        corpus, remarks = _read(sources, words, on_error, console)
+        library = _open(index, None, overrides)
+        corpus, remarks = _read(sources, words or library.words, on_error, console)
         with console.status("loading models"):
             library.load()
         changes = library.put(corpus, replacing=replacing, prune=prune, progress=console.progress)

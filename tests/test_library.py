@@ -4,20 +4,24 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import library_files
 import pytest
 
+from ravqa.config import load_pipeline
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError
 from ravqa.index.store import sole_writer
 from ravqa.library import Changes, Library
+from ravqa.library.folder import LibraryFolder
 from ravqa.paths import SAMPLE
 from ravqa.records import Passage, Question
 
 KOALA = Passage("koala", "It eats leaves of eucalyptus trees.", title="Koala", extra={"page": 1})
 BRIDGE = Passage("bridge", "It was built from 1886 to 1894.", title="Tower Bridge")
 TULIP = Passage("tulip", "Tulips grow from bulbs in spring.", title="Tulip", extra={"page": 2})
+ROOT = Path(__file__).parent.parent
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 
 
@@ -137,6 +141,76 @@ def test_files_added_again_are_passed_over(library, tmp_path):
     (folder / "a.md").write_text("# Oak\n\nOaks bear acorns.\n\n## Age\n\n1000 years.\n")
     assert library.add_files(folder, replacing=True) == Changes(changed=1, unchanged=1)
     assert library["a.md#age"].content == "Oak - Age: 1000 years."
+
+
+def test_the_length_of_passages_is_kept(tmp_path):
+    (tmp_path / "a.txt").write_text("one two three\nfour five six")
+    file = library_files.pipeline(tmp_path)
+    Library.create(tmp_path / "index", file, words=3).add_files(tmp_path / "a.txt")
+    library = Library.open(tmp_path / "index")
+    assert library.add_files(tmp_path / "a.txt") == Changes(unchanged=2)
+    with pytest.raises(DataError, match=r"another passage 'a\.txt#0'"):
+        library.add_files(tmp_path / "a.txt", words=6)
+
+
+@pytest.mark.parametrize("part", ["retriever.encoder", "reranking.0"])
+def test_code_of_models_runs_only_if_the_user_says_so(tmp_path, part, monkeypatch):
+    file = library_files.pipeline(tmp_path)
+    change = {
+        "retriever.encoder": "retriever.encoder={name: dense, model: x, trust_remote_code: true}",
+        "reranking.0": "reranking=[{name: cross-encoder, model: x, trust_remote_code: true}]",
+    }[part]
+    settings, _ = load_pipeline(file, [change])
+    path = tmp_path / "index"
+    LibraryFolder(path).create(settings, {"fingerprint": "x", "weights": "x", "dim": 4}, None)
+    with pytest.raises(UserError, match=f"say so with --set {part}.trust_remote_code=true"):
+        Library.open(path)
+    # Now it goes as far as to compare (or to look for) the models.
+    trusted = f"{part}.trust_remote_code=true"
+    if part == "reranking.0":
+        assert len(Library.open(path, None, trusted)) == 0
+        assert len(Library.open(path, None, "reranking=[]")) == 0
+    else:
+        with pytest.raises(UserError, match="encoder dense"):
+            Library.open(path, None, trusted, "retriever.encoder.batch_queries=2")
+
+
+def test_a_checkpoint_that_sees_passages_encodes_their_images(tmp_path):
+    import torch
+
+    from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval, FLMRProcessor
+
+    tiny = ROOT / "tests" / "data" / "flmr-parity" / "preflmr" / "checkpoint_context_names"
+    config = FLMRConfig.from_pretrained(str(tiny))
+    config.context_concat_output_from_vision_encoder = True
+    torch.manual_seed(0)  # random weights: what is found means nothing
+    FLMRModelForRetrieval(config).save_pretrained(tmp_path / "model")
+    FLMRProcessor.from_pretrained(str(tiny)).save_pretrained(tmp_path / "model")
+    encoder = f"retriever.encoder={{name: flmr, model: {tmp_path / 'model'}}}"
+    library = Library.create(
+        tmp_path / "index", "preflmr-l-retrieval", encoder, "retriever.index.storage=float32"
+    )
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    other = PHOTO.with_name("COCO_val2014_000009000001.jpg")
+    shutil.copy(PHOTO, photos / "a.jpg")
+    shutil.copy(other, photos / "b.jpg")
+    assert library.add_files(photos) == Changes(added=2)  # without captions
+    before = library._state.index.scores([unit_query()])[0]
+    shutil.copy(other, photos / "a.jpg")
+    (photos / "b.jpg").unlink()
+    assert library.add_files(photos, replacing=True) == Changes(changed=1)
+    after = dict(zip(library, library._state.index.scores([unit_query()])[0], strict=True))
+    assert after["a.jpg"] == pytest.approx(before[1], abs=1e-5)
+    assert before[0] != pytest.approx(before[1], abs=1e-3)
+    assert len(library.search("", PHOTO)) == 2  # an image alone
+
+
+def unit_query():
+    import numpy as np
+
+    rows = np.random.default_rng(0).normal(size=(3, 16))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("float32")
 
 
 def test_an_image_needs_a_caption_or_a_describer(tmp_path, minilm_folder):

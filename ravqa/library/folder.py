@@ -21,7 +21,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,6 @@ from ravqa.registry import INDEXES
 FORMAT = 1
 MANIFEST = INDEX
 IMAGES = "images"
-KINDS = ("auto", "exact", "compressed")
-"""Kinds of index that commit vectors and passages together."""
 _REMEMBERED = 16
 _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
 
@@ -59,11 +57,13 @@ class Manifest:
         settings: of the pipeline that the library was made with.
         encoder: "fingerprint", "weights" and "dim" of the encoder.
         index: name of the folder that counts; None before the first passage.
+        words: how long passages of pages and articles are, unless one says otherwise.
     """
 
     settings: dict[str, Any]
     encoder: dict[str, Any]
     index: str | None = None
+    words: int | None = None
 
 
 class LibraryCorpus(Corpus):
@@ -183,7 +183,9 @@ class LibraryFolder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} is there and is not empty: name a new folder")
 
-    def create(self, settings: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
+    def create(
+        self, settings: Mapping[str, Any], encoder: Mapping[str, Any], words: int | None
+    ) -> None:
         """Make an empty library.
 
         Raises:
@@ -191,7 +193,7 @@ class LibraryFolder:
         """
         self.check_new()
         self.path.mkdir(parents=True, exist_ok=True)
-        self.put(Manifest(dict(settings), dict(encoder)))
+        self.put(Manifest(dict(settings), dict(encoder), words=words))
 
     def manifest(self) -> Manifest:
         """What library.json says.
@@ -207,7 +209,7 @@ class LibraryFolder:
                     f"the index in {self.path} is of format {values['format']}, this version "
                     f"reads {FORMAT}: build it again"
                 )
-            found = Manifest(values["settings"], values["encoder"], values["index"])
+            found = Manifest(**{name: values[name] for name in _FIELDS})
             if values["checksum"] != _checksum(found):
                 raise ValueError
         except (FileNotFoundError, NotADirectoryError):
@@ -220,13 +222,7 @@ class LibraryFolder:
 
     def put(self, manifest: Manifest) -> None:
         """Replace library.json."""
-        values = {
-            "format": FORMAT,
-            "settings": manifest.settings,
-            "encoder": manifest.encoder,
-            "index": manifest.index,
-            "checksum": _checksum(manifest),
-        }
+        values = {"format": FORMAT, **asdict(manifest), "checksum": _checksum(manifest)}
         with written_beside(self.path / MANIFEST, to_disk=True) as beside:
             beside.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
 
@@ -451,5 +447,8 @@ class Writer:
         return f"{prefix}-{max(numbers, default=0) + 1:06d}"
 
 
+_FIELDS = [entry.name for entry in fields(Manifest)]
+
+
 def _checksum(manifest: Manifest) -> str:
-    return fingerprint(manifest.settings, manifest.encoder, manifest.index)
+    return fingerprint(asdict(manifest))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.build import Shared, part_config, sharing
-from ravqa.config import PipelineConfig, apply_override, load_pipeline
+from ravqa.config import load_pipeline
 from ravqa.datasets.corpus import Corpus, Selection
 from ravqa.datasets.disk import same_record
 from ravqa.datasets.kb import Sections
@@ -23,14 +23,14 @@ from ravqa.errors import DataError, UserError
 from ravqa.index.exact import ExactIndex
 from ravqa.library import archive
 from ravqa.library.filters import Where
-from ravqa.library.folder import KINDS, LibraryFolder, State, Writer
-from ravqa.pipeline import Pipeline, Response, check_settings
+from ravqa.library.folder import LibraryFolder, State, Writer
+from ravqa.library.settings import checked, own_settings
+from ravqa.pipeline import Pipeline, Response
 from ravqa.records import Hit, Passage, Question
-from ravqa.registry import INDEXES, RETRIEVERS
+from ravqa.registry import INDEXES
 from ravqa.retrieval.base import Progress
 from ravqa.retrieval.late_interaction import LateInteractionRetriever
 
-_RETRIEVER = "late-interaction"
 _NEAR = 10_000  # ids among which near ones are looked for
 _PIECES = 32  # more are put together: every one costs time and open files
 
@@ -73,7 +73,7 @@ class Library:
         self._folder = folder
         self._settings = dict(settings)
         self._where = where
-        self.config, self._late = _checked(settings, where)
+        self.config, self._late = checked(settings, where)
         self._index = self._late.index
         self._mutex = threading.RLock()
         self._parts = Shared() if parts is None else parts
@@ -81,12 +81,19 @@ class Library:
         self._state = folder.read(self._index)
 
     @classmethod
-    def create(cls, path: Path | str, pipeline: str = "sample", *overrides: str) -> Library:
+    def create(
+        cls,
+        path: Path | str,
+        pipeline: str = "sample",
+        *overrides: str,
+        words: int | None = None,
+    ) -> Library:
         """Make an empty library in a new folder, or take an empty one with these settings.
 
         Args:
             pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the library.
             overrides: "key.path=value".
+            words: longest passage of a page or article; kept with the library.
 
         Raises:
             UserError: the folder is not empty; settings that are not valid, or with another
@@ -94,9 +101,9 @@ class Library:
         """
         folder = LibraryFolder(Path(path))
         settings, where = load_pipeline(pipeline, overrides)
-        _checked(settings, where)
+        checked(settings, where)
         there = folder.manifest() if folder.exists() else None
-        if there is not None and there.index is None and there.settings == settings:
+        if there and there.index is None and (there.settings, there.words) == (settings, words):
             return cls(folder, settings, where)
         folder.check_new()
         with sharing() as parts:
@@ -109,6 +116,7 @@ class Library:
                 "weights": encoder.weights,
                 "dim": encoder.dim,
             },
+            words,
         )
         return cls(folder, settings, where, parts)
 
@@ -127,15 +135,13 @@ class Library:
             overrides: "key.path=value".
 
         Raises:
-            UserError: there is no library, or it is damaged; settings that are not valid, or with
-                another encoder.
+            UserError: there is no library, or it is damaged; settings that are not valid, with
+                another encoder, or that would run a model's code without your saying so.
         """
         folder = LibraryFolder(Path(path))
         own = folder.manifest().settings
         if pipeline is None:
-            settings, where = copy.deepcopy(own), str(path)
-            for override in overrides:
-                apply_override(settings, override)
+            settings, where = own_settings(own, overrides, str(path)), str(path)
         else:
             settings, where = load_pipeline(pipeline, overrides)
         library = cls(folder, settings, where)
@@ -149,6 +155,11 @@ class Library:
     def path(self) -> Path:
         """The library's folder."""
         return self._folder.path
+
+    @property
+    def words(self) -> int | None:
+        """Longest passage of a page or article, as `create` was told."""
+        return self._state.manifest.words
 
     @property
     def corpus(self) -> Corpus:
@@ -340,7 +351,8 @@ class Library:
         """Add what files and folders hold: passages, pages and pictures (`Corpus.read`).
 
         Args:
-            words: longest passage of a page or article, in words.
+            words: longest passage of a page or article, in words; None for the library's own
+                choice (`create`).
             replacing: replace passages that are there with another content, as `update` does.
             prune: delete passages that the files do not hold: the library then holds what they do.
             remarks: takes note of what was left out.
@@ -348,8 +360,9 @@ class Library:
         Raises:
             DataError, UserError: as `add` and `Corpus.read`.
         """
+        sections = Sections(words=words or self.words)
         corpus = Corpus.read(
-            *map(Path, paths), sections=Sections(words=words), remarks=remarks, uncaptioned=True
+            *map(Path, paths), sections=sections, remarks=remarks, uncaptioned=True
         )
         return self.put(corpus, replacing=replacing, prune=prune, progress=progress)
 
@@ -558,23 +571,3 @@ def _late(pipeline: Pipeline) -> LateInteractionRetriever:
     retriever = pipeline.retriever
     assert isinstance(retriever, LateInteractionRetriever)
     return retriever
-
-
-def _checked(
-    settings: Mapping[str, Any], where: str
-) -> tuple[PipelineConfig, LateInteractionRetriever.Config]:
-    config = check_settings(settings, where)
-    if config.retriever.name != _RETRIEVER:
-        raise UserError(
-            f"{where}: an index of your own passages needs the retriever {_RETRIEVER}, not "
-            f"{config.retriever.name}"
-        )
-    late: LateInteractionRetriever.Config = part_config(
-        RETRIEVERS, config.retriever, f"{where}: retriever"
-    )
-    if late.index.name not in KINDS:
-        raise UserError(
-            f"{where}: key 'retriever.index.name': one of {', '.join(KINDS)} is expected, got "
-            f"{late.index.name!r}"
-        )
-    return config, late
