@@ -185,3 +185,32 @@ def test_questions_without_an_answer_are_told_and_wrong(runs, tmp_path, capsys):
     [line] = [line for line in out.splitlines() if line.split()[:2] == ["all", "questions"]][-1:]
     assert line.split()[2:5] == ["24", "0", "(0.0"]  # none is helped
     assert "2 (8.3 %)" in line
+
+
+def test_infoseeks_score_has_an_interval_and_a_test_of_its_own(tmp_path, fresh_cache, capsys):
+    data = write_data(tmp_path / "data")
+    rows = [json.loads(line) for line in (data / "questions.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        # Half of one split asks for what no passage says: the splits differ in difficulty.
+        row["split"] = "val_unseen_entity" if i % 3 else "val_unseen_question"
+        row["answer_eval"] = row["answers"] if i % 3 or i % 2 else ["none"]
+    (data / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    as_infoseek = ("--dataset-option", "metric=infoseek")
+    run(tmp_path / "a", data, *as_infoseek)
+    run(tmp_path / "b", data, *as_infoseek, "--retriever", "random")
+    arguments = ("compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "c")
+    code, out, err = call(capsys, *arguments)
+    assert code == 0, err
+    assert "InfoSeek score %" in out
+    first, second = (
+        row["measures"]["score"] for row in read_table(tmp_path / "c")["tables"][0]["rows"]
+    )
+    for folder, found in (("a", first), ("b", second)):
+        results = json.loads((tmp_path / folder / "results.json").read_text())
+        main = results["answers"]["conditions"]["main"]
+        assert found["value"] == pytest.approx(main["score"], abs=0.02)
+        assert abs(found["value"] - main["mean"]) > 0.5 or folder == "b"  # not the mean
+    assert second["difference"]["value"] == pytest.approx(
+        second["value"] - first["value"], abs=1e-3
+    )
+    assert second["difference"]["p_value"] < 0.05
