@@ -90,6 +90,13 @@ def test_other_blocks_are_well_formed(block):
                 json.loads(line)
 
 
+def test_llama_index_takes_less_than_15_lines():
+    first = next(b for b in every("python") if b.page.name == "llama-index.md")
+    assert not first.needs
+    assert "engine.query(" in first.text
+    assert len([line for line in first.text.splitlines() if line.strip()]) < 15
+
+
 @pytest.mark.parametrize(
     "block", named(b for b in every("python") if b.page.name == "extending.md")
 )

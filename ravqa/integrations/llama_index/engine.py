@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import (
@@ -222,6 +222,11 @@ class RAVQAQueryEngine(RetrieverQueryEngine):
             UserError: see `Pipeline.load`.
         """
         return cls(retriever, Asker.load(pipeline, overrides).pipeline, **options)
+
+    @property
+    def llm(self) -> ReaderLLM:
+        """The reader as a language model, for LlamaIndex's own engines."""
+        return cast(ReaderLLM, self._response_synthesizer._llm)
 
 
 def _response(answer: Answer, sources: list[NodeWithScore]) -> Response:
