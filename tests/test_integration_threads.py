@@ -39,6 +39,55 @@ def test_one_call_is_a_batch_of_its_own():
     assert doubler.batches == [[0], [1], [2], [3], [4]]
 
 
+def test_the_caller_works_itself_and_does_not_stay_for_others():
+    threads = []
+    hold, held = threading.Event(), threading.Event()
+
+    def run(items):
+        threads.append(threading.current_thread())
+        held.set()
+        assert hold.wait(10)
+        return items
+
+    batcher = Batcher(run, limit=1)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(lambda: (held.wait(10), batcher.call(2))[1])
+        third = pool.submit(batcher.call, 3)
+
+        def let_go():
+            while len(batcher._waiting) < 1:
+                time.sleep(0.001)
+            hold.set()
+
+        letting = threading.Thread(target=let_go)
+        letting.start()
+        assert batcher.call(1) == 1
+        assert (second.result(10), third.result(10)) == (2, 3)
+        letting.join()
+    assert threads[0] is threading.main_thread()
+    assert threads[1].name.startswith("ravqa")
+
+
+def test_batches_within_batches_do_not_wait_for_threads():
+    inner = Batcher(lambda items: (time.sleep(0.002), [item + 1 for item in items])[1], limit=1)
+    outers = [Batcher(lambda items: [inner.call(item) for item in items]) for _ in range(40)]
+
+    async def main():
+        return await asyncio.gather(*(outer.acall(i) for i, outer in enumerate(outers)))
+
+    assert asyncio.run(asyncio.wait_for(main(), 10)) == list(range(1, 41))
+
+
+def test_an_interrupt_reaches_who_waits():
+    def interrupted(items):
+        raise KeyboardInterrupt
+
+    batcher = Batcher(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        batcher.call(1)
+    assert not batcher._busy
+
+
 def test_what_is_asked_meanwhile_shares_the_next_batches():
     doubler = Doubler(hold=threading.Event())
     batcher = Batcher(doubler, limit=3)
@@ -112,6 +161,25 @@ def test_who_stops_waiting_is_left_out():
     assert (first, third) == (0, 4)
     assert isinstance(second, asyncio.CancelledError)
     assert doubler.batches == [[0], [2]]
+
+
+def test_an_iterator_is_closed_with_its_reader():
+    closed = threading.Event()
+
+    def values():
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.set()
+
+    async def main():
+        found = iterated(values())
+        assert await anext(found) == 1
+        await found.aclose()
+
+    asyncio.run(main())
+    assert closed.is_set()
 
 
 def test_an_iterator_is_waited_for_elsewhere():

@@ -434,6 +434,34 @@ def test_documents_come_and_go(tmp_path):
     assert {n.node_id for n in reopened.retrieve("Sleeps?")} == {"oak"}
 
 
+def test_nodes_of_one_document_may_come_one_by_one(tmp_path):
+    from llama_index.core.schema import NodeRelationship, RelatedNodeInfo
+
+    tested = PreFLMRRetriever.from_documents([], tmp_path / "lib", overrides=PREFLMR)
+    source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="d")}
+    for name in "ab":
+        tested.insert([TextNode(id_=name, text=f"part {name}", relationships=source)])
+    assert sorted(tested.library) == ["a", "b"]
+    tested.insert([Document(id_="d", text="The whole.")])
+    assert list(tested.library) == ["d"]
+
+
+def test_the_pipelines_rerankers_are_used(passages):
+    kept = ("reranking=[{name: threshold, max_kept: 2}]", "top_k=20")
+    pipeline = Pipeline.load("preflmr-l-retrieval", *PREFLMR, *kept, retrieval_only=True)
+    pipeline.prepare(Corpus(passages))
+    found = PreFLMRRetriever(pipeline, 5).retrieve(QueryBundle(QUESTION, image_path=str(KOALA)))
+    assert [n.node_id for n in found] == [h.passage_id for h in pipeline.ask(QUESTION, KOALA).hits]
+    assert len(found) == 2
+
+
+def test_a_library_may_be_opened_with_another_reader(folder):
+    overrides = ["reader={name: first-words, words: 1}"]
+    tested = PreFLMRRetriever.from_persist_dir(folder, overrides)
+    assert tested.answering().answerer.reader.config.words == 1
+    assert len(tested.retrieve(QUESTION)) == 5
+
+
 def test_pictures_come_back_with_their_passages(tmp_path):
     nodes = [
         ImageNode(id_="k", text="A koala.", image_path=str(KOALA)),

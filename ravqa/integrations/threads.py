@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ _THREADS = 8
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    # Of its own: waiting for a model must not use up the threads of `asyncio.to_thread`.
+    # Of its own: what waits here must not use up the threads of `asyncio.to_thread`.
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="ravqa")
 
 
@@ -48,31 +49,45 @@ class Batcher(Generic[Q, A]):
         self._busy = False
 
     def call(self, item: Q) -> A:
-        """The item's result; the calling thread waits."""
-        return self._submit(item).result()
+        """The item's result; the calling thread waits, or does the work if nobody does."""
+        future, idle = self._add(item)
+        if idle:
+            self._work(future)
+        return future.result()
 
     async def acall(self, item: Q) -> A:
         """The item's result; the event loop goes on."""
-        return await asyncio.wrap_future(self._submit(item))
+        future, idle = self._add(item)
+        if idle:
+            self._hand_over()
+        return await asyncio.wrap_future(future)
 
-    def _submit(self, item: Q) -> Future[A]:
+    def _add(self, item: Q) -> tuple[Future[A], bool]:
+        """The item's place among the waiting, and whether nobody works on them."""
         future: Future[A] = Future()
         with self._lock:
             self._waiting.append((item, future))
             idle, self._busy = not self._busy, True
-        if idle:
-            _pool().submit(self._work)
-        return future
+        return future, idle
 
-    def _work(self) -> None:
+    def _work(self, until: Future[A] | None = None) -> None:
+        """Work on what waits: on all of it, or until this result is there."""
         while True:
             with self._lock:
-                batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
-                if not batch:
+                if not self._waiting:
                     self._busy = False
                     return
+                if until is not None and until.done():
+                    break
+                batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
             # Whoever has given up waiting is left out.
             self._answer([pair for pair in batch if pair[1].set_running_or_notify_cancel()])
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        # A thread of its own, for as long as there is work: with a pool, batches whose items wait
+        # for other batches could take up all of it.
+        threading.Thread(target=self._work, name="ravqa-batches", daemon=True).start()
 
     def _answer(self, batch: Sequence[tuple[Q, Future[A]]]) -> None:
         if not batch:
@@ -80,11 +95,12 @@ class Batcher(Generic[Q, A]):
         try:
             results = list(zip(batch, self._run([item for item, _ in batch]), strict=True))
         except BaseException as e:
-            if len(batch) == 1:
-                batch[0][1].set_exception(e)
+            if len(batch) > 1 and isinstance(e, Exception):
+                for pair in batch:
+                    self._answer([pair])
                 return
-            for pair in batch:
-                self._answer([pair])
+            for _, future in batch:
+                future.set_exception(e)
             return
         for (_, future), result in results:
             future.set_result(result)
@@ -104,4 +120,5 @@ async def iterated(values: Iterator[T]) -> AsyncGenerator[T, None]:
     finally:
         close = getattr(values, "close", None)
         if close is not None:
-            close()
+            with contextlib.suppress(ValueError):  # its last value is still being made
+                close()

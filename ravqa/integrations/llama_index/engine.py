@@ -30,7 +30,7 @@ from ravqa.answering.streaming import AnswerStream
 from ravqa.errors import UserError
 from ravqa.integrations.asking import Asker, Pair
 from ravqa.integrations.llama_index.llm import ReaderLLM
-from ravqa.integrations.llama_index.nodes import passage_of
+from ravqa.integrations.llama_index.nodes import read_of
 from ravqa.integrations.llama_index.retriever import PreFLMRRetriever
 from ravqa.integrations.query_images import query_image
 from ravqa.integrations.threads import in_thread, iterated
@@ -162,10 +162,11 @@ class RAVQASynthesizer(BaseSynthesizer):
     ) -> tuple[Question, list[Pair]]:
         image = query_image(query.image_path, allow_http=self._allow_http)
         question = Question(0, query.query_str, image=image, instruction=self._instruction)
-        read = [found for found in nodes if found.node.get_content().strip()]
+        passages = [(read_of(found.node), found.score or 0.0) for found in nodes]
+        passages = [(passage, score) for passage, score in passages if passage.text.strip()]
         pairs = [
-            (Hit(found.node_id, found.score or 0.0, rank), passage_of(found.node))
-            for rank, found in enumerate(read, 1)
+            (Hit(passage.passage_id, score, rank), passage)
+            for rank, (passage, score) in enumerate(passages, 1)
         ]
         return question, pairs
 

@@ -23,7 +23,7 @@ from llama_index.core.evaluation.retrieval.metrics_base import (
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import QueryBundle
 
-from ravqa.integrations.llama_index.nodes import passage_of
+from ravqa.integrations.llama_index.nodes import read_of
 from ravqa.metrics.prrecall import DEFAULT_RULE, Rule, answer_ranks, recall_from_ranks
 from ravqa.metrics.vqa import Normalization, vqa_accuracy
 
@@ -97,7 +97,7 @@ class ImageRetrieverEvaluator(RetrieverEvaluator):
         for postprocessor in self.node_postprocessors or ():
             found = postprocessor.postprocess_nodes(found, query_bundle=bundle)
         ids = [hit.node_id for hit in found]
-        texts = [passage_of(hit.node).content for hit in found]
+        texts = [read_of(hit.node).content for hit in found]
         expected_ids = expected_ids or []
         results = {
             metric.metric_name: metric.compute(

@@ -73,6 +73,12 @@ def passage_of(node: BaseNode) -> Passage:
     return plain.passage_of(node.node_id, text, node.metadata, image=image, article=node.ref_doc_id)
 
 
+def read_of(node: BaseNode) -> Passage:
+    """What a reader reads of a node: a passage without its picture."""
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    return plain.passage_of(node.node_id, text, node.metadata)
+
+
 def passages_of(
     documents: Iterable[BaseNode], transformations: Sequence[TransformComponent] | None = None
 ) -> list[Passage]:

@@ -8,7 +8,13 @@ from typing import Any, Self
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TransformComponent
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    NodeWithScore,
+    QueryBundle,
+    TransformComponent,
+)
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import MetadataFilters
 
@@ -68,16 +74,19 @@ class PreFLMRRetriever(BaseRetriever):
         self._allow_http = allow_http
 
     @classmethod
-    def from_persist_dir(cls, persist_dir: Path | str, **options: Any) -> Self:
+    def from_persist_dir(
+        cls, persist_dir: Path | str, overrides: Sequence[str] = (), **options: Any
+    ) -> Self:
         """Search the library in a folder: what `from_documents` or `ravqa index` has put there.
 
         Args:
+            overrides: "key.path=value" of the pipeline that it was made with, such as its reader.
             options: as for the class.
 
         Raises:
-            UserError: there is no library, or it is damaged.
+            UserError: there is no library, or it is damaged; overrides that are not valid.
         """
-        return cls(Library.open(persist_dir), **options)
+        return cls(Library.open(persist_dir, None, *overrides), **options)
 
     @classmethod
     def from_documents(
@@ -164,18 +173,18 @@ class PreFLMRRetriever(BaseRetriever):
     ) -> Changes:
         """Add documents or nodes to the library; those with an id that is there are replaced.
 
-        Of a document that is replaced, no part stays.
+        Of a document that is replaced, no part stays; nodes replace nodes one by one.
 
         Raises:
             DataError: as `from_documents`.
             UserError: no library is searched, or another process is writing.
         """
         library = self._library()
+        documents = list(documents)
         passages = passages_of(documents, transformations)
-        new = {passage.passage_id for passage in passages}
-        articles = {passage.article for passage in passages if passage.article is not None}
+        whole = {document.node_id for document in documents if isinstance(document, Document)}
         changes = library.update(passages) if passages else Changes()
-        left = _parts(library, articles) - new
+        left = _parts(library, whole) - {passage.passage_id for passage in passages}
         if left:
             library.delete(left)
         return changes
