@@ -483,7 +483,7 @@ class Client:
                 break
             found = next((found[k] for k in ("error", "message", "detail") if found.get(k)), "")
         text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-        line = " ".join(self._clean(text).split())
+        line = " ".join(encodable(self._clean(text)).split())
         return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
     def _clean(self, text: str) -> str:
@@ -498,6 +498,11 @@ def _finishes(event: Mapping[str, Any]) -> bool:
 
 def _as_it_is(reply: R) -> R:
     return reply
+
+
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: halves of characters, which JSON may hold, become "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _address(url: str, why: str) -> str:

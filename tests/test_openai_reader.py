@@ -373,6 +373,14 @@ def test_who_stops_reading_hangs_up(serve):
     assert gone.wait(10)
 
 
+def test_half_a_character_can_be_written(serve, fresh_cache):
+    server = serve(lambda *_: (200, chat("koala CUT")[1].replace("CUT", "\\ud83d")))
+    assert CachedReader(reader(server)).generate([QUESTION])[0].text == "koala ?"
+    server = serve(lambda *_: (400, '{"message": "no \\ud83d"}'))
+    with pytest.raises(PromptError, match=r"\(no \?\)"):
+        reader(server).generate([QUESTION])
+
+
 def test_a_refusal_is_the_models_answer(serve):
     message = {"role": "assistant", "content": None, "refusal": "I cannot say."}
     server = serve(lambda *_: chat("", message=message))

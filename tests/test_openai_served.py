@@ -30,7 +30,7 @@ from ravqa.readers.transformers_vlm import TransformersVLM
 
 pytestmark = pytest.mark.slow
 
-START_S = 120
+START_S = 300
 QUESTIONS = [
     "What is the capital of France?",
     "Which animal is known as man's best friend?",

@@ -52,6 +52,9 @@ class Reader(Protocol):
         context: tokens that prompt and generation may have together; None if it is not known.
         max_new_tokens: the longest generation, in tokens.
         ends: tokens that end a generation.
+
+    One that asks a server also has `workers`, how many prompts it has under way at once, and
+    `problem()`, which says why it can answer none at present.
     """
 
     abilities: frozenset[Ability]

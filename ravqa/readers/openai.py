@@ -21,7 +21,7 @@ from ravqa.errors import PromptError, UserError
 from ravqa.images import sendable
 from ravqa.models import first_line, resolve
 from ravqa.readers.base import Ability, Generation, Prompt
-from ravqa.server import Client, ServerConfig, UnusableReplyError
+from ravqa.server import Client, ServerConfig, UnusableReplyError, encodable
 
 _WHY = "the reader openai"
 _OWN = (
@@ -307,7 +307,7 @@ class OpenAIReader:
             raise UnusableReplyError("a choice without text")
         if choice.get("finish_reason") == "content_filter":
             raise PromptError(f"{_WHY}: the server's content filter withheld the answer")
-        text = self._ended(text)
+        text = self._ended(encodable(text))
         if not self.config.log_probs:
             return Generation(text)
         values = _log_probs(choice, "log_probs")
@@ -434,7 +434,7 @@ def _piece(event: Mapping[str, Any]) -> tuple[str, bool]:
     delta = choice.get("delta") or {}
     found = choice.get("text") or delta.get("content") or delta.get("refusal")
     cut = choice.get("finish_reason") == "length"
-    return (found, False) if isinstance(found, str) and found else ("", cut)
+    return (encodable(found), False) if isinstance(found, str) and found else ("", cut)
 
 
 def _log_probs(choice: Mapping[str, Any], setting: str) -> list[float]:
