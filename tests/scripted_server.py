@@ -61,7 +61,7 @@ class ScriptedServer:
                     self.close_connection = True
                     return found(self)
                 status, text, headers = (*found, {})[:3]
-                data = text.encode()
+                data = text if isinstance(text, bytes) else text.encode()
                 self.send_response(status)
                 for name, value in {"Content-Length": len(data), **headers}.items():
                     self.send_header(name, str(value))
@@ -105,13 +105,19 @@ class ScriptedServer:
 
     def cut(self, handler):
         """A reply that ends in its middle."""
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000")
-        handler.end_headers()
+        begin(handler, 1000)
         handler.wfile.write(b'{"choices": [')
 
     def drop(self, handler):
         """The connection is closed without a word."""
+
+
+def begin(handler, length):
+    """The headers of a reply of so many bytes, behind which the connection is closed."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(length))
+    handler.send_header("Connection", "close")  # else the client might use it once more
+    handler.end_headers()
 
 
 def chat(text, **choice):

@@ -11,7 +11,7 @@ import time
 
 import PIL.Image
 import pytest
-from scripted_server import chat, completion, streamed
+from scripted_server import begin, chat, completion, streamed
 
 from ravqa.build import build_part
 from ravqa.config import Part
@@ -327,9 +327,7 @@ def test_a_server_that_is_busy_is_asked_again_before_the_first_piece(serve, wait
 
 
 def broken_off(handler):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
+    begin(handler, 1000)
     handler.wfile.write(streamed("A ", "ko")[1].encode()[:150])
 
 

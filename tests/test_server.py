@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from scripted_server import chat
+from scripted_server import begin, chat
 
 import ravqa.errors
 from ravqa.errors import PromptError, ServerError, UserError
@@ -78,15 +78,8 @@ FAULTS = {
     "empty choices": lambda _: (200, '{"choices": []}'),
     "an error with status 200": lambda _: (200, '{"error": {"message": "no GPU left"}}'),
     "an empty reply": lambda _: (200, ""),
-    "no UTF-8": lambda _: _latin,
+    "no UTF-8": lambda _: (200, b'"\xfc"'),
 }
-
-
-def _latin(handler):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "3")
-    handler.end_headers()
-    handler.wfile.write(b'"\xfc"')
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -171,9 +164,7 @@ def test_a_huge_reply_is_not_read_to_its_end(serve, waits, monkeypatch):
     sent = []
 
     def flood(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(2**40))
-        handler.end_headers()
+        begin(handler, 2**40)
         block = b" " * 2**16
         for _ in range(2**12):  # ends early: the client hangs up
             handler.wfile.write(block)
@@ -187,9 +178,7 @@ def test_a_huge_reply_is_not_read_to_its_end(serve, waits, monkeypatch):
 
 def test_a_reply_that_trickles_is_given_up_too(serve, waits):
     def trickle(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000")
-        handler.end_headers()
+        begin(handler, 1000)
         while not server.ending.wait(0.05):
             handler.wfile.write(b" ")
 
