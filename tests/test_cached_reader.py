@@ -231,7 +231,11 @@ def test_two_processes_share_the_cache(fresh_cache, tmp_path):
         )
         for name in "ab"
     ]
-    ended = [worker.communicate(timeout=60) for worker in workers]
+    try:
+        ended = [worker.communicate(timeout=600) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
     assert [out for out, _ in ended] == ["done\n", "done\n"], ended
     asked = {name: (tmp_path / f"asked.{name}").read_text().splitlines() for name in "ab"}
     # Each found what the other had finished: they met in the middle, give or take a few calls.
