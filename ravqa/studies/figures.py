@@ -388,17 +388,18 @@ def _ends(series: Iterable[Series]) -> list[float]:
 
 def _range(axis: Axis, values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Both ends of an axis and its steps: round numbers that hold every value."""
-    steps = round_steps(min([axis.low, *values]), max([axis.high, *values]), 5)
+    ends = min([axis.low, *values]), max([axis.high, *values])
+    steps = round_steps(*ends, 5, least=0.0 if axis.decimals else 1.0)
     return steps[0], steps[-1], steps
 
 
-def round_steps(low: float, high: float, about: int) -> list[float]:
-    """About so many steps of a round size, from below `low` to above `high`."""
+def round_steps(low: float, high: float, about: int, *, least: float = 0.0) -> list[float]:
+    """About so many steps of a round size, `least` or more, from below `low` to above `high`."""
     if high <= low:
         high = low + 1
-    rough = (high - low) / about
+    rough = max(least, (high - low) / about)
     size = 10 ** math.floor(math.log10(rough))
-    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= rough * 0.999)
+    step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
 
