@@ -195,7 +195,8 @@ def write_file(path: Path, text: str) -> None:
 
 def _temporary(path: Path) -> bool:
     """Whether a file is the leftover of a `write` that a kill cut short."""
-    return any(path.name.startswith(f".{name}.") for name in _OURS)
+    whole = path.name.removeprefix(".").rpartition(".")[0]
+    return path.name.startswith(".") and (whole in _OURS or bool(_NAMED.fullmatch(whole)))
 
 
 def first_difference(before: Any, now: Any, path: str = "") -> str:

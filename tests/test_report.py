@@ -251,6 +251,19 @@ def test_many_questions_are_shared_out_over_files(run):
     assert found == [str(i) for i in range(12)]
 
 
+def test_parts_beside_another_output_replace_and_remove_nothing(run, tmp_path):
+    mine = tmp_path / "shown-3.html"
+    mine.write_text("mine", encoding="utf-8")
+    write_report(run, output=tmp_path / "shown.html", overwrite=False)
+    assert mine.read_text(encoding="utf-8") == "mine"
+    (tmp_path / "shown.html").unlink()
+    with pytest.raises(UserError, match=r"shown-3\.html exists: --overwrite"):
+        write_report(
+            run, output=tmp_path / "shown.html", overwrite=False, bounds=Bounds(questions=5)
+        )
+    assert mine.read_text(encoding="utf-8") == "mine"
+
+
 def test_a_file_that_is_too_large_is_divided(run):
     whole = len(text_of(write_report(run)[0]))
     paths = write_report(run, bounds=Bounds(page=int(0.9 * whole)))

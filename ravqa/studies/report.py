@@ -57,8 +57,7 @@ def write_report(
         UserError: no finished run, files that cannot be read, a place that cannot be written.
     """
     first = output or folder / REPORT
-    if first.exists() and not overwrite:
-        raise UserError(f"the output file {first} exists: --overwrite replaces it")
+    _check(first, overwrite)
     run = read_run(folder, data=data, corpus=corpus)
     bounds = bounds or Bounds()
     found = matches(run, match, progress) if match else None
@@ -69,23 +68,29 @@ def write_report(
     start = 0
     while start < len(names) or not written:
         part = names[start : start + bounds.questions]
-        page = ""
+        path = _path(first, len(written))
+        _check(path, overwrite)
         while True:
             content = maker.content(part)
             links = _links(first, len(written), start + len(part) < len(names))
             page = _page(run, frame, content, links, start, len(names))
-            if len(page) <= bounds.page or len(part) < 2:
+            if len(page.encode("utf-8", "replace")) <= bounds.page or len(part) < 2:
                 break
             part = part[: len(part) // 2]
-        path = _path(first, len(written))
         try:
             write_page(path, page)
         except OSError as e:
             raise UserError(f"the report {path} cannot be written: {e.strerror or e}") from None
         written.append(path)
         start += len(part)
-    _remove_others(first, written)
+    if output is None:
+        _remove_others(first, written)
     return written
+
+
+def _check(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise UserError(f"the output file {path} exists: --overwrite replaces it")
 
 
 def report_runs(folder: Path, console: Console, *, say: bool = True) -> None:
@@ -125,7 +130,7 @@ def _links(first: Path, number: int, more: bool) -> dict[str, str]:
 
 
 def _remove_others(first: Path, written: Sequence[Path]) -> None:
-    """Remove parts of an earlier, longer report: they would be found, and be wrong."""
+    """Remove parts of an earlier, longer report of the run: they would be found, and be wrong."""
     pattern = re.compile(rf"{re.escape(first.stem)}-\d+{re.escape(first.suffix)}")
     for path in first.parent.iterdir():
         if pattern.fullmatch(path.name) and path not in written:
