@@ -192,6 +192,9 @@ def test_labels_of_weighted_and_cut_spans(encoder):
     [vectors] = encoder.encode_query([spans])
     assert len(labelled.labels) == len(vectors)
     assert "".join(words(labelled.text, labelled.labels)) == "whateatskoalabear"
+    asked = encoder.label_query([Span("Isn't it a koala?")])
+    wholes = dict.fromkeys(asked.text[slice(*x.word)] for x in asked.labels if x.word)
+    assert list(wholes) == ["Isn't", "it", "a", "koala"]
     long = [Span(" ".join(["word"] * 100))]
     assert len(encoder.label_query(long).labels) == len(encoder.encode_query([long])[0])
     assert encoder.label_query([Span("")]).labels == []

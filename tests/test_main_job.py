@@ -272,6 +272,8 @@ def test_the_built_wheel_runs_from_an_empty_folder(tmp_path):
 
     printed = installed("run", "--dataset", "okvqa", "--limit", "5", "--retriever", "random")
     assert "Answer quality, 5 questions" in printed
+    assert "report: runs/" in printed
+    assert len(list(empty.glob("runs/*/report.html"))) == 1
     assert [p.name for p in empty.iterdir()] == ["runs"]
     printed = installed("study", "image-tokens", "--dry-run", "--limit", "5")
     assert "image_tokens=patches" in printed

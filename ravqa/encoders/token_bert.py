@@ -157,14 +157,16 @@ class TokenBertEncoder:
         [encoding] = self._tokenized_words([[word for word, _ in words]]).encodings
         begins = list(itertools.accumulate((len(word) + 1 for word, _ in words), initial=0))
         text = " ".join(word for word, _ in words)
-        labels = []
+        spans_of: dict[int, list[tuple[int, int]]] = {}
+        names = []
         for i, word in enumerate(encoding.word_ids):
-            if encoding.ids[i] in self._left_out or word is None or not words[word][1]:
-                continue
-            begin, end = encoding.offsets[i]
-            span = begins[word] + begin, begins[word] + end
-            whole = begins[word], begins[word] + len(words[word][0])
-            labels.append(word_label(text, encoding.tokens[i], span, whole))
+            if encoding.ids[i] not in self._left_out and word is not None and words[word][1]:
+                begin, end = (begins[word] + place for place in encoding.offsets[i])
+                spans_of.setdefault(word, []).append((begin, end))
+                names.append(encoding.tokens[i])
+        # A word is what its tokens span: punctuation that has no vector is no part of it.
+        pairs = [(own, (every[0][0], every[-1][1])) for every in spans_of.values() for own in every]
+        labels = [word_label(text, n, *pair) for n, pair in zip(names, pairs, strict=True)]
         if self.config.global_weight and labels:
             labels.append(_WHOLE)
         return Labelled(text, labels)

@@ -627,7 +627,7 @@
         shade(words, (one) => one.total);
         shade(theirs, (one) => one.total);
         if (patches.length) shade(patches, (one) => one.total);
-        said.textContent = `All matches add up to ${passage.score.toPrecision(4)}. `
+        said.textContent = `All matches add up to ${passage.score.toPrecision(4)}, the retriever's score. `
           + "Choose a word" + (patches.length ? " or a patch" : "") + " to see what it is like.";
       } else if (ours.includes(unit)) {
         shade(theirs, (one) => like(unit, one));
