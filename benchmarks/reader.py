@@ -103,14 +103,17 @@ def main():
         "shared": framework(transformers_llm._MIN_SHARED),
     }
     times = {name: [] for name in runs}
+    cpu = {name: [] for name in runs}  # of the processors: what others do at the time is not in it
     answers = {}
     baseline()  # warm-up
     for _ in range(given.repeats):
         for name, run in runs.items():  # in turn, so that a slow minute meets all of them
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             answers[name] = run()
             times[name].append((time.perf_counter() - start) / len(questions))
+            cpu[name].append((time.process_time() - used) / len(questions))
     best = {name: statistics.median(values) for name, values in times.items()}
+    work = {name: statistics.median(values) for name, values in cpu.items()}
 
     print(
         f"{len(questions)} questions, prompts of {min(counts)} to {max(counts)} tokens, batches of "
@@ -125,7 +128,10 @@ def main():
     for name, what in (("whole", "every prompt whole"), ("shared", "shared beginning run once")):
         ratio = best[name] / best["bare"]
         print(f"framework, {what + ':':27} {best[name]:.3f} s, {100 * (ratio - 1):+.1f} %")
-    print(f"overhead: {best['whole'] / best['bare']:.3f}x")
+    print(
+        f"overhead: {best['whole'] / best['bare']:.3f}x, of processor time "
+        f"{work['whole'] / work['bare']:.3f}x"
+    )
 
 
 if __name__ == "__main__":
