@@ -200,6 +200,4 @@ def prepare(folder):
     koala = [line for line in lines if "koala" in json.loads(line)["text"].lower()]
     others = [line for line in lines if line not in koala]
     (folder / "passages.jsonl").write_text("".join(koala + others[:100]), encoding="utf-8")
-    (folder / "DIR").mkdir()
-    for entry in SAMPLE.iterdir():
-        (folder / "DIR" / entry.name).symlink_to(entry)
+    shutil.copytree(SAMPLE, folder / "DIR")  # a link would lead the photos out of their folder
