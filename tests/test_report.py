@@ -12,6 +12,7 @@ import pytest
 from report_files import SCRIPT, write_dataset, write_run
 
 from ravqa.cli import main
+from ravqa.console import Console
 from ravqa.errors import UserError
 from ravqa.metrics.prrecall import answer_ranks
 from ravqa.promptlog import read_prompts
@@ -367,6 +368,18 @@ def test_a_report_that_fails_loses_nothing(data, tmp_path, monkeypatch, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert "no report: RuntimeError: no figures today" in said
     assert f"ravqa report {folder}" in said
+
+
+def test_each_run_below_a_folder_has_its_report(finished, tmp_path, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(finished, tmp_path / name)
+        (tmp_path / name / "report.html").unlink()
+    (tmp_path / "a" / "samples.jsonl").write_text("{}\n", encoding="utf-8")
+    report_module.report_runs(tmp_path, Console())
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [f"report: {tmp_path / 'b' / 'report.html'}"]
+    assert "samples.jsonl, line 1: not a sample" in " ".join(shown.err.split())
+    assert not (tmp_path / "a" / "report.html").exists()
 
 
 def test_a_run_can_leave_the_report_out_and_clear_an_old_one(data, tmp_path):
