@@ -189,8 +189,10 @@ class LateInteractionRetriever:
         """Key and folder of the corpus's index."""
         encoder = passages_fingerprint(self.encoder)
         # How it is searched is no part of it: another effort opens the same index.
-        fixed = self._index_class.fixed(self._index_config)
-        key = fingerprint(corpus.fingerprint, encoder, self.config.index.name, fixed)
+        fixed = getattr(self._index_class, "fixed", type(self._index_config).model_dump)
+        key = fingerprint(
+            corpus.fingerprint, encoder, self.config.index.name, fixed(self._index_config)
+        )
         return key, cache_dir("indexes") / key
 
     def _vectors_of(self, corpus: Corpus) -> Path:
