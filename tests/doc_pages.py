@@ -25,6 +25,7 @@ NEEDS = {"hub", "gpu", "server", "data", "cluster"}
 _FENCE = re.compile(r"^(`{3,})(.*)$")
 _MARK = re.compile(r"^<!-- (needs|file): (.+) -->$")
 _SERVERS = {"vllm", "ollama", "llama-server", "transformers"}  # where a server is needed
+_COMMENT = re.compile(r"(^|\s)#.*$")
 _ASSIGNMENT = re.compile(r"^[A-Z_]+=\S*$")
 
 
@@ -87,7 +88,7 @@ def commands(block):
     """
     found = []
     for line in block.text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+        words = shlex.split(_COMMENT.sub("", line))
         if not words:
             continue
         if {"|", "&&", "||", ";", "&", ">", "<"} & set(words):

@@ -1,23 +1,19 @@
 """A library whose writer stops, at any moment: vectors and passages belong together.
 
 Quickly: in this process, where from some step on nothing can be written. And really killed: in
-children of a helper process (this file, run as a script), as in `test_index_crash`.
+children of a helper process (see `kills`).
 """
 
 import itertools
-import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import Killed, begin, kills, report
 
 from ravqa.records import Passage
 
@@ -70,8 +66,8 @@ def agrees(library):
     return True
 
 
-class Rounds:
-    """Kills one change again and again."""
+class Rounds(Killed):
+    """A change of a library."""
 
     def __init__(self, folder, change):
         from library_files import pipeline
@@ -106,54 +102,6 @@ class Rounds:
     def act(self):
         CHANGES[self.change](self.open(), self.folder)
 
-    def forked(self, prepare):
-        self.fresh()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                prepare()
-                self.act()
-                os._exit(0)
-            except BaseException as e:
-                print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
-                os._exit(1)
-        return pid
-
-    def steps(self):
-        from test_index_crash import with_each_step
-
-        counter = self.folder / "steps"
-        counter.write_text("")
-
-        def count():
-            with_each_step(self.path, lambda n: counter.write_text(str(n)))
-
-        assert os.waitpid(self.forked(count), 0)[1] == 0
-        return int(counter.read_text())
-
-    def kill_at_step(self, step):
-        from test_index_crash import with_each_step
-
-        def arm():
-            with_each_step(self.path, lambda n: n == step and os.kill(os.getpid(), signal.SIGKILL))
-
-        status = os.waitpid(self.forked(arm), 0)[1]
-        assert os.WIFSIGNALED(status), f"not killed at step {step}: {status}"
-        return self.check(f"step {step}")
-
-    def kill_in_time(self, moments):
-        start = time.monotonic()
-        assert os.waitpid(self.forked(lambda: None), 0)[1] == 0
-        duration = time.monotonic() - start
-        states = []
-        for moment in moments:
-            pid = self.forked(lambda: None)
-            time.sleep(moment * duration)
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            states.append(self.check(f"{moment:.3f} of {duration:.3f} s"))
-        return states
-
     def check(self, where, *, thorough=True):
         """The library is whole, before or after the change; the next writer works.
 
@@ -186,45 +134,10 @@ class Rounds:
 
 
 def helper():
-    task = json.loads(sys.argv[1])
-    os.fsync = lambda _: None  # a kill, unlike a power cut, loses nothing that was written
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    chance = random.Random(task["seed"])
-    results = {}
-    Rounds(Path(task["folder"]) / "warm", "outgrow")  # imports here what each child would import
-    for change in task["changes"]:
-        rounds = Rounds(Path(task["folder"]) / change, change)
-        steps = rounds.steps()
-        some = range(1, steps + 1)
-        if task["steps"]:
-            some = sorted(chance.sample(some, min(steps, task["steps"])))
-        states = [rounds.kill_at_step(n) for n in some]
-        assert states == sorted(states), "a later kill left an older state"
-        timed = rounds.kill_in_time([chance.uniform(0, 1.1) for _ in range(task["times"])])
-        results[change] = {"steps": steps, "states": states, "timed": timed}
-    print(json.dumps(results))
-
-
-def kills(folder, changes, *, steps, times):
-    """Of each change: how many steps it has, and for each kill whether the change was done."""
-    if not hasattr(os, "fork") or not hasattr(os, "sched_setaffinity"):
-        pytest.skip("needs fork and Linux's processor affinity")
-    task = {
-        "folder": str(folder),
-        "changes": changes,
-        "steps": steps,
-        "times": times,
-        "seed": random.randrange(2**32),
-    }
-    done = subprocess.run(
-        [sys.executable, __file__, json.dumps(task)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "RAVQA_CACHE": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{task}\n{done.stderr}"
-    return json.loads(done.stdout)
+    task = begin()
+    folder = Path(task["folder"])
+    Rounds(folder / "warm", "outgrow")  # imports here what each child would import
+    report(task, lambda change: Rounds(folder / change, change))
 
 
 class Stopped(BaseException):
@@ -285,7 +198,7 @@ def test_a_writer_that_stops_at_any_step(tmp_path, fresh_cache, stop_at, change,
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_kill_at_every_step_and_at_many_moments(tmp_path, change):
-    result = kills(tmp_path, [change], steps=0, times=20)[change]
+    result = kills(__file__, tmp_path, [change], steps=0, times=20)[change]
     assert len(result["states"]) == result["steps"] > 8
     if change != "compact":
         assert set(result["states"]) == {False, True}

@@ -68,6 +68,8 @@ def test_metrics_do_not_import_torch():
         ["-m", "ravqa", "--help"],
         ["-m", "ravqa", "ls", "readers"],
         ["-m", "ravqa", "ls", "rerankers"],
+        ["-m", "ravqa", "index", "build", "--help"],
+        ["-m", "ravqa", "search", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments):
