@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from ravqa.index.codec import LEAD_UNIT, SCALE_UNIT
+from ravqa.index.codec import SCALE_UNIT
 
 KINDS = [
     ("exact", "float16"),
@@ -182,7 +182,6 @@ def _compressed(path, folder, settings):
         if settings["storage"] == "4bit":
             rest = np.hstack([rest & 15, rest >> 4]).astype(np.float32) - 7.5
             rest[:, : planes.shape[1]] += planes / 2 - 0.25
-            rest[:, 0] += read["leads"][begin:end] * LEAD_UNIT
         else:
             rest = rest.astype(np.float32) + planes / 2
         steps = read["scales"][begin:end].astype(np.float32) * SCALE_UNIT

@@ -328,8 +328,8 @@ def test_widths_that_are_no_multiple_of_eight(tmp_path, storage, dim):
 
 
 @pytest.mark.parametrize("dim", [16, 64, 128])
-def test_each_component_is_kept_within_half_a_step(tmp_path, dim):
-    """Also of vectors that are far from every centroid."""
+def test_components_are_kept_as_finely_as_their_bits_allow(tmp_path, dim):
+    """Also of vectors far from every centroid; errors are passed on: some exceed half a step."""
     rng = np.random.default_rng(dim)
     passages = [units(rng, 1, dim) for _ in range(300)]
     path = tmp_path / "index"
@@ -338,24 +338,24 @@ def test_each_component_is_kept_within_half_a_step(tmp_path, dim):
     rotation, [center] = np.load(codec / "rotation.npy"), np.load(codec / "centers.npy")
     for passage, kept in zip(passages, stored(path).values(), strict=True):
         step = np.abs(passage @ rotation - center).max() / 254
-        assert np.abs((kept - passage) @ rotation).max() <= step / 2 * 1.02 + 2**-11
+        error = np.abs((kept - passage) @ rotation)
+        assert error.max() <= 2 * step + 2**-11
+        assert np.sqrt((error**2).mean()) <= 1.3 * step / np.sqrt(12) + 2**-11
 
 
+@pytest.mark.parametrize("storage", ["9bit", "4bit"])
 @pytest.mark.parametrize("dim", [64, 128])
-def test_four_bits_keep_what_many_like_query_vectors_would_add_up(tmp_path, dim):
-    """Errors are small, smaller along the vector, and smallest along what all vectors share."""
+def test_errors_are_small_and_smallest_along_what_vectors_share(tmp_path, storage, dim):
     rng = np.random.default_rng(dim)
     shared = units(rng, 1, dim)[0]
     passages = [normalised(units(rng, 1, dim) + 0.4 * shared) for _ in range(3000)]
     path = tmp_path / "index"
-    build(path, passages, kind="compressed", storage="4bit", centroids=256)
+    build(path, passages, kind="compressed", storage=storage, centroids=256)
     held = np.concatenate(list(stored(path).values()))
-    wanted = np.concatenate(passages)
-    error = held - wanted
+    error = held - np.concatenate(passages)
     each = np.sqrt((error**2).mean())  # of a component
-    assert each < 0.1 / np.sqrt(dim)
-    assert np.sqrt(((error * wanted).sum(1) ** 2).mean()) < 0.25 * each
-    assert np.sqrt(((error @ shared) ** 2).mean()) < 0.35 * each
+    assert each < (0.1 if storage == "4bit" else 0.004) / np.sqrt(dim)
+    assert np.sqrt(((error @ shared) ** 2).mean()) < 0.5 * each  # of any direction: 1
 
 
 def test_a_single_centroid_and_equal_and_opposite_vectors_are_searched_rightly(tmp_path):

@@ -264,7 +264,7 @@ def test_an_index_of_another_format_kind_or_origin_is_refused(tmp_path, rng, kin
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "3", '"text"', "{}", '{"format": 4}', '{"format": 4, "index": 5}'],
+    ["", "{", "[]", "null", "3", '"text"', "{}", '{"format": 5}', '{"format": 5, "index": 5}'],
 )
 def test_a_manifest_that_is_none_is_damage(tmp_path, rng, text):
     path = tmp_path / "index"

@@ -293,6 +293,20 @@ def test_a_shared_beginning_is_run_once_where_padding_behind_it_does_no_harm(
     same(beams.generate(prompts), [beams.generate([p])[0] for p in prompts])
 
 
+def test_prompts_one_at_a_time_share_what_the_last_one_began_with(folder, monkeypatch):
+    reader, other = load(folder("llama"), "llama"), load(folder("llama"), "llama")
+    prompts = [Prompt(BEGINNING + end) for end in ("Q: who?", "Q: when was it?", "x y z 1 2 3")]
+    tokens = []
+    monkeypatch.setattr(
+        reader, "_past", lambda prefix, rows: (tokens.append(prefix), other._past(prefix, rows))[1]
+    )
+    same([reader.generate([p])[0] for p in prompts], other.generate(prompts))
+    assert len(tokens) == 2  # the first prompt has none before it
+    assert all(len(prefix) > 20 for prefix in tokens)
+    reader.generate([Prompt("the quick fox")])
+    assert len(tokens) == 2
+
+
 def test_a_model_without_keys_and_values_generates_only(folder):
     reader = load(folder("mamba2"), "llama")
     assert reader.abilities == {"log_probs", "count"}

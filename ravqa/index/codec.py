@@ -3,17 +3,17 @@
 Vectors are turned by a fixed random rotation first, which leaves scores as they are and spreads the
 rest evenly over the components, so that one scale for a vector fits all of them.
 
-With 4 bits a component, errors are kept from adding up where hundreds of query vectors are alike:
-the first component is the direction that vectors share most, and is kept finely; some components
-have a fifth bit; and the scale is the one that leaves the vector's product with itself unchanged,
-for a query vector that finds it resembles it (as in RaBitQ, Gao and Long 2024, arXiv 2405.12497).
+Components are rounded one after the other, and each makes up for what the rounding of those before
+it has done to products with vectors like the corpus's own: errors are left in directions that few
+vectors have. GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds weights so. It costs no bytes, and
+counts where hundreds of query vectors are alike, for their errors add up.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,10 @@ _NEAR_CELLS = 16
 _LARGE = 2048
 """From so many centroids on, the nearest is looked for among those of near cells only."""
 _BLOCK = 2**17
+_ROWS, _PANEL = (
+    2048,
+    16,
+)  # vectors that are rounded at a time, and components: both stay in the cache
 
 
 def default_centroids(vectors: int) -> int:
@@ -43,8 +47,9 @@ def default_centroids(vectors: int) -> int:
 
 _CLIP = 2.8
 """With 4 bits, components beyond so many root mean squares of the others are cut."""
-LEAD_UNIT = 1 / 8
-"""What 1 in `Coded.leads` stands for, in steps of the residuals."""
+_DAMPING = 0.1
+"""Added to the second moments that errors are shaped by, relative to their mean: queries have
+vectors unlike the corpus's too."""
 SCALE_UNIT = 2.0**-17
 """What 1 in a stored scale stands for: scales are uint16, up to 1/2."""
 
@@ -58,10 +63,8 @@ class Coded(NamedTuple):
             component h, the high half component h + dim / 2, both plus 7.5.
         fine: uint8 [n, width], one bit more for the first 8 x width components, worth half a step:
             bit k of byte b is that of component k x width + b. Of 9 bits, width is dim / 8; of 4
-            bits 5 / 128 x dim, and these components are a quarter of a step less; else 0.
+            bits 3 / 64 x dim, and these components are a quarter of a step less; else 0.
         scales: uint16 [n], a step of the residuals in units of `SCALE_UNIT`.
-        leads: int8 [n], added to component 0, in units of `LEAD_UNIT` steps; of 4 bits only, else
-            [0].
         rest: the sum of the squared lengths of what the centroids leave.
     """
 
@@ -69,13 +72,12 @@ class Coded(NamedTuple):
     residuals: Array
     fine: Array
     scales: Array
-    leads: Array
     rest: float = 0.0
 
 
 def fine_width(dim: int, bits: int) -> int:
     """Bytes of a vector's further bits."""
-    return {9: -(-dim // 8), 4: 5 * dim // 128}.get(bits, 0)
+    return {9: -(-dim // 8), 4: 3 * dim // 64}.get(bits, 0)
 
 
 def _planes(bits: Array) -> Array:
@@ -95,7 +97,6 @@ def decode(centers: Array, coded: Coded) -> Array:
     if four:
         nibbles = np.concatenate([coded.residuals & 15, coded.residuals >> 4], axis=1)
         rest = nibbles.astype(np.float32) - np.float32(7.5)
-        rest[:, 0] += coded.leads * np.float32(LEAD_UNIT)
     else:
         rest = coded.residuals.astype(np.float32)
     if coded.fine.shape[1]:
@@ -113,48 +114,39 @@ class Codec:
     Attributes:
         rotation: float32 [dim, dim], orthogonal.
         centers: float32 [centroids, dim], unit vectors, rotated.
+        feedback: float32 [dim, dim], strictly upper triangular: row h is what an error of 1 in
+            component h changes the components after it by, before they are rounded.
         fit: mean dot product of the training vectors with their centroids.
         trained_on: vectors in the corpus that the centroids were chosen for.
     """
 
     rotation: Array
     centers: Array
+    feedback: Array
     fit: float
     trained_on: int
 
     @classmethod
     def train(
-        cls,
-        sample: Array,
-        vectors: int,
-        centroids: int | None,
-        seed: int,
-        device: Any,
-        *,
-        lead: bool = False,
+        cls, sample: Array, vectors: int, centroids: int | None, seed: int, device: Any
     ) -> Codec:
         """Choose centroids by spherical k-means.
 
         Args:
             sample: float32 [some, dim], drawn from all `vectors`.
-            lead: component 0 is the direction that the sample's vectors share most, the first
-                eigenvector of their second moments.
         """
         dim = sample.shape[1]
         rng = np.random.default_rng(seed)
-        axes = rng.standard_normal((dim, dim))
-        if lead and len(sample):
-            axes[:, 0] = np.linalg.eigh(sample.T.astype(np.float64) @ sample)[1][:, -1]
-        rotation = np.linalg.qr(axes)[0].astype(np.float32)
+        rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
         count = max(1, min(centroids or default_centroids(vectors), len(sample)))
         rotated = sample @ rotation
         centers = np.full((1, dim), dim**-0.5, np.float32)
         if len(sample):
             centers = kmeans(rotated, count, seed, device)
         centers = centers.astype(np.float16).astype(np.float32)  # as they are saved
-        codec = cls(rotation, centers, 1.0, vectors)
+        codec = cls(rotation, centers, _feedback(rotated), 1.0, vectors)
         step = max(1, len(rotated) // _BLOCK)  # evenly: the sample is in the corpus's order
-        return cls(rotation, centers, codec.fit_of(rotated[::step], device), vectors)
+        return replace(codec, fit=codec.fit_of(rotated[::step], device))
 
     @staticmethod
     def sample_size(vectors: int, centroids: int | None) -> int:
@@ -210,24 +202,45 @@ class Codec:
         rest = rotated - self.centers[codes]
         energy = float((rest**2).sum())
         if bits == 4:
-            return _four_bits(codes, rest, rotated)._replace(rest=energy)
+            return self._four_bits(codes, rest)._replace(rest=energy)
         most = np.abs(rest).max(1, initial=0.0)
         # Rounded up, so that the greatest component still fits.
         scales = np.clip(np.ceil(most / 127 / SCALE_UNIT), 1, 65535).astype(np.uint16)
-        values = rest / (scales * np.float32(SCALE_UNIT))[:, None]
-        fine = np.zeros((len(vectors), 0), np.uint8)
+        steps = (scales * np.float32(SCALE_UNIT))[:, None]
         if bits == 8:
-            packed = np.clip(np.rint(values), -127, 127).astype(np.int8)
-        else:
-            halves = np.clip(np.rint(values * 2), -254, 254).astype(np.int16)
-            packed = (halves >> 1).astype(np.int8)
-            fine = _planes((halves & 1).astype(np.uint8))
-        return Coded(codes, packed, fine, scales, np.zeros(0, np.int8), energy)
+            packed = _round(rest / steps, self.feedback, np.full(rest.shape[1], 127, np.float32))
+            fine = np.zeros((len(vectors), 0), np.uint8)
+            return Coded(codes, packed.astype(np.int8), fine, scales, energy)
+        limits = np.full(rest.shape[1], 254, np.float32)
+        halves = _round(rest / steps * 2, self.feedback, limits).astype(np.int16)
+        fine = _planes((halves & 1).astype(np.uint8))
+        return Coded(codes, (halves >> 1).astype(np.int8), fine, scales, energy)
+
+    def _four_bits(self, codes: Array, rest: Array) -> Coded:
+        """What the centroids leave, in 4 bits a component and in 5 for some."""
+        dim = rest.shape[1]
+        finer = 8 * fine_width(dim, 4)
+        widest = np.minimum(
+            np.abs(rest).max(1, initial=0.0), _CLIP * np.sqrt(np.square(rest).mean(1))
+        )
+        scales = np.clip(np.rint(widest / 7.5 / SCALE_UNIT), 1, 65535).astype(np.uint16)
+        steps = (scales * np.float32(SCALE_UNIT))[:, None]
+        # Odd multiples of half a unit, which is a step, or half of one where there is a fifth bit.
+        units = np.where(np.arange(dim) < finer, 0.5, 1).astype(np.float32)
+        limits = np.float32(7.5) + (1 - units) / 2
+        values = _round(rest / steps, self.feedback, limits, units, 0.5)
+        halves = np.rint(values[:, :finer] * 2 + 15.5).astype(np.uint8)
+        nibbles = np.concatenate(
+            [halves >> 1, np.rint(values[:, finer:] + 7.5).astype(np.uint8)], axis=1
+        )
+        packed = nibbles[:, : dim // 2] | (nibbles[:, dim // 2 :] << 4)
+        return Coded(codes, packed, _planes(halves & 1), scales)
 
     def save(self, folder: Path) -> None:
         """Write the codec's files into `folder`."""
         np.save(folder / "rotation.npy", self.rotation)
         np.save(folder / "centers.npy", self.centers.astype(np.float16))
+        np.save(folder / "feedback.npy", self.feedback)
         values = {"fit": self.fit, "trained_on": self.trained_on}
         (folder / "codec.json").write_text(json.dumps(values), encoding="utf-8")
 
@@ -236,38 +249,51 @@ class Codec:
         """Read what `save` wrote."""
         values = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
         centers = np.load(folder / "centers.npy").astype(np.float32)
-        return cls(np.load(folder / "rotation.npy"), centers, **values)
+        rotation, feedback = np.load(folder / "rotation.npy"), np.load(folder / "feedback.npy")
+        return cls(rotation, centers, feedback, **values)
 
 
-def _four_bits(codes: Array, rest: Array, rotated: Array) -> Coded:
-    """What the centroids leave of rotated vectors, in 4 bits and a little more a component."""
-    dim = rest.shape[1]
-    finer = 8 * fine_width(dim, 4)
-    others = rest[:, 1:]
-    widest = np.minimum(
-        np.abs(others).max(1, initial=0.0), _CLIP * np.sqrt(np.square(others).mean(1))
-    )
-    step = np.maximum(widest / np.float32(7.5), np.float32(SCALE_UNIT))
-    values = rest / step[:, None]
-    nibbles = np.clip(np.rint(values + 7.5), 0, 15).astype(np.uint8)
-    kept = nibbles - np.float32(7.5)
-    halves = np.clip(np.rint(values[:, :finer] * 2 + 15.5), 0, 31).astype(np.uint8)
-    nibbles[:, :finer] = halves >> 1
-    kept[:, :finer] = (halves - np.float32(15.5)) / 2
-    along = np.einsum("nd,nd->n", kept[:, 1:], rotated[:, 1:])
-    wanted = np.einsum("nd,nd->n", others, rotated[:, 1:])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exact = np.nan_to_num(wanted / along)  # the scale that keeps the product with itself
-    scales = np.clip(np.rint(np.clip(exact, 0.8 * step, 1.25 * step) / SCALE_UNIT), 1, 65535)
-    lead = rest[:, 0] / (scales * SCALE_UNIT) - kept[:, 0]
-    packed = nibbles[:, : dim // 2] | (nibbles[:, dim // 2 :] << 4)
-    return Coded(
-        codes,
-        packed,
-        _planes(halves & 1),
-        scales.astype(np.uint16),
-        np.clip(np.rint(lead / LEAD_UNIT), -127, 127).astype(np.int8),
-    )
+def _feedback(rotated: Array) -> Array:
+    """`Codec.feedback` for vectors whose second moments are those of `rotated`, [some, dim]."""
+    dim = rotated.shape[1]
+    moments = np.eye(dim) / dim
+    if len(rotated):
+        moments = rotated.T.astype(np.float64) @ rotated / len(rotated)
+    moments += _DAMPING * np.trace(moments) / dim * np.eye(dim)
+    upper = np.linalg.cholesky(np.linalg.inv(moments)).T
+    return np.triu(upper / np.diag(upper)[:, None], 1).astype(np.float32)
+
+
+def _round(
+    values: Array,
+    feedback: Array,
+    limits: Array,
+    units: Array | None = None,
+    offset: float = 0.0,
+) -> Array:
+    """Values [n, dim] on a grid, float32; see the module for how errors are passed on.
+
+    Args:
+        limits: float32 [dim], the greatest of each component.
+        units: float32 [dim], the grid's; null for 1.
+        offset: of the grid from 0, in units.
+    """
+    out = np.empty_like(values)
+    dim = values.shape[1]
+    units = np.ones(dim, np.float32) if units is None else units
+    for first in range(0, len(values), _ROWS):
+        left = values[first : first + _ROWS].T.copy()
+        kept = np.empty_like(left)
+        for begin in range(0, dim, _PANEL):
+            end = min(begin + _PANEL, dim)
+            for h in range(begin, end):
+                row = (np.rint(left[h] / units[h] - offset) + offset) * units[h]
+                kept[h] = np.clip(row, -limits[h], limits[h])
+                left[h] -= kept[h]
+                left[h + 1 : end] -= feedback[h, h + 1 : end, None] * left[h]
+            left[end:] -= feedback[begin:end, end:].T @ left[begin:end]
+        out[first : first + _ROWS] = kept.T
+    return out
 
 
 def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROUNDS) -> Array:

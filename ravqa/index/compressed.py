@@ -37,7 +37,7 @@ from pydantic import Field
 from ravqa.config import Strict, validate
 from ravqa.errors import UserError, import_extra, near_matches
 from ravqa.index.base import Array
-from ravqa.index.codec import LEAD_UNIT, SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
+from ravqa.index.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
 from ravqa.index.maxsim import device_of, maxsim
 from ravqa.index.segments import Passages, Segment, SegmentedIndex, State, top, write_ids
 from ravqa.index.store import SPOOL, Manifest, SegmentEntry, Writer
@@ -53,7 +53,6 @@ _STEP = 32  # passages scored at a time from then on
 _MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
 _BLOCK = 2048  # vectors that are scored at a time: their products stay in the cache
 _BAG = 4096  # passages in one call of embedding_bag
-_NO_LEADS = np.zeros(1, np.int8)
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
 _DRIFT = 0.05  # a segment whose mean fit is lower by so much is strange to the centroids
 _STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
@@ -144,7 +143,7 @@ class CompressedIndex(SegmentedIndex):
     @classmethod
     def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
         names = ("centroids", "run_offsets", "run_starts", "residuals", "scales")
-        more = {"9bit": ("fine",), "4bit": ("fine", "leads"), "float16": ("vectors",)}
+        more = {"9bit": ("fine",), "4bit": ("fine",), "float16": ("vectors",)}
         return names + more.get(manifest.settings["storage"], ())
 
     @classmethod
@@ -170,12 +169,12 @@ class CompressedIndex(SegmentedIndex):
         return self.config.retrain and outgrown
 
     def _compact(self, writer: Writer, state: State) -> None:
-        with _Spool(writer, self._all(state)) as spool:
-            if self._wants_compact(state) or not state.shared.trained_on:
+        if self._wants_compact(state) or not state.shared.trained_on:
+            with _Spool(writer, self._all(state)) as spool:
                 _train_and_write(writer, spool, self._device)
-            else:
-                segment = _write_segment(writer, spool, state.shared, self._device)
-                writer.commit(segments=(segment,) if segment else ())
+        else:
+            segment = _copy_segments(writer, state)
+            writer.commit(segments=(segment,) if segment else ())
 
     def _all(self, state: State) -> Passages:
         """Every passage that is not deleted, as stored."""
@@ -351,8 +350,6 @@ class CompressedIndex(SegmentedIndex):
                 s.arrays["scales"],
                 SCALE_UNIT,
                 four,
-                s.arrays.get("leads", _NO_LEADS),
-                LEAD_UNIT,
                 part,
             )
             out[places] = part
@@ -426,8 +423,7 @@ class CompressedIndex(SegmentedIndex):
         centers, fine = state.shared.centers, a.get("fine", np.zeros((1, 0), np.uint8))
         if not self._compiled:
             rest = fine[places] if fine.shape[1] else np.zeros((len(places), 0), np.uint8)
-            leads = a["leads"][places] if "leads" in a else _NO_LEADS
-            coded = Coded(codes, a["residuals"][places], rest, a["scales"][places], leads)
+            coded = Coded(codes, a["residuals"][places], rest, a["scales"][places])
             return decode(centers, coded), True
         from ravqa.index import kernels
 
@@ -441,8 +437,6 @@ class CompressedIndex(SegmentedIndex):
             a["scales"],
             SCALE_UNIT,
             a["residuals"].dtype == np.uint8,
-            a.get("leads", _NO_LEADS),
-            LEAD_UNIT,
             out,
         )
         if room is None:
@@ -510,8 +504,7 @@ def _train_and_write(writer: Writer, spool: _Spool, device: Any) -> None:
     rng = np.random.default_rng(settings["seed"])
     rows = np.sort(rng.choice(len(spool.vectors), size, replace=False))
     sample = spool.vectors[rows].astype(np.float32)
-    lead = settings["storage"] == "4bit"
-    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device, lead=lead)
+    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device)
     settings["shared"] = writer.new_folder("shared")
     codec.save(writer.path / settings["shared"])
     writer.seal(settings["shared"])
@@ -531,19 +524,12 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
     folder = writer.path / name
     kind, width = (np.uint8, dim // 2) if bits == 4 else (np.int8, dim)
 
-    def array(file: str, dtype: Any, *shape: int) -> Array:
-        if 0 in shape:  # nothing can be mapped
-            np.save(folder / f"{file}.npy", np.zeros(shape, dtype))
-            return np.zeros(shape, dtype)
-        mapped: Array = np.lib.format.open_memmap(
-            folder / f"{file}.npy", mode="w+", dtype=dtype, shape=shape
-        )
-        return mapped
+    def array(key: str, dtype: Any, *shape: int) -> Array:
+        return _array(folder / f"{key}.npy", dtype, shape)
 
     residuals = array("residuals", kind, count, width)
     scales = array("scales", np.uint16, count)
     fine = array("fine", np.uint8, count, fine_width(dim, bits)) if bits != 8 else None
-    leads = array("leads", np.int8, count) if bits == 4 else None
     whole = array("vectors", np.float16, count, dim) if storage == "float16" else None
     offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
     centroids, starts, runs = [], [], []
@@ -558,8 +544,6 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
         residuals[begin:end], scales[begin:end] = coded.residuals[order], coded.scales[order]
         if fine is not None:
             fine[begin:end] = coded.fine[order]
-        if leads is not None:
-            leads[begin:end] = coded.leads[order]
         if whole is not None:
             whole[begin:end] = spool.vectors[begin:end][order]
         codes = coded.codes[order]
@@ -572,10 +556,55 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
     np.save(folder / "centroids.npy", np.concatenate(centroids))
     np.save(folder / "run_starts.npy", np.concatenate(starts))
     np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))
-    for mapped in (residuals, scales, fine, leads, whole):
+    for mapped in (residuals, scales, fine, whole):
         if isinstance(mapped, np.memmap):
             mapped.flush()
     write_ids(folder, spool.ids, spool.lengths)
     writer.seal(name)
     # Of unit vectors x and c: x c = 1 - |x - c|^2 / 2.
     return SegmentEntry(name, len(spool.ids), count, fit=1 - rest / 2 / count if count else None)
+
+
+def _copy_segments(writer: Writer, state: State) -> SegmentEntry | None:
+    """What is not deleted as one new segment, byte for byte; None if there is nothing.
+
+    To encode it again would round what is rounded already.
+    """
+    kept = [(s, np.flatnonzero(s.alive)) for s in state.segments if s.alive.any()]
+    if not kept:
+        return None
+    name = writer.new_folder("segment")
+    folder = writer.path / name
+    offsets = np.concatenate([[0], *(np.diff(s.arrays["run_offsets"])[rows] for s, rows in kept)])
+    np.save(folder / "run_offsets.npy", np.cumsum(offsets))
+    ids = [s.ids[i] for s, rows in kept for i in rows]
+    lengths = np.concatenate([s.arrays["lengths"][rows] for s, rows in kept])
+    write_ids(folder, ids, lengths)
+    count = int(lengths.sum())
+    for key in set(kept[0][0].arrays) - {"lengths", "run_offsets"}:
+        of_runs = key in {"centroids", "run_starts"}
+        first = kept[0][0].arrays[key]
+        shape = (int(offsets.sum()) if of_runs else count, *first.shape[1:])
+        out = _array(folder / f"{key}.npy", first.dtype, shape)
+        at = 0
+        for s, rows in kept:
+            bounds = s.arrays["run_offsets"] if of_runs else s.offsets
+            for row in rows:
+                some = s.arrays[key][bounds[row] : bounds[row + 1]]
+                out[at : at + len(some)] = some
+                at += len(some)
+        if isinstance(out, np.memmap):
+            out.flush()
+    writer.seal(name)
+    fits = [(s.entry.fit, s.entry.vectors) for s, _ in kept if s.entry.fit is not None]
+    fit = sum(fit * n for fit, n in fits) / sum(n for _, n in fits) if fits and count else None
+    return SegmentEntry(name, len(ids), count, fit=fit)
+
+
+def _array(file: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
+    """A new npy file, mapped to be written."""
+    if 0 in shape:  # nothing can be mapped
+        np.save(file, np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
+    mapped: Array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    return mapped

@@ -140,8 +140,6 @@ def refine(
     scales: Array,
     unit: float,
     four: bool,
-    leads: Array,
-    lead_unit: float,
     out: Array,
 ) -> None:
     """A lower bound of MaxSim: per lane, exact products with the runs that look best only.
@@ -154,8 +152,8 @@ def refine(
         query: float32 [lanes, dim].
         run_starts: uint16 [runs], each run's first vector, counted within its passage.
         offsets: int64 [passages + 1], where each passage's vectors begin.
-        residuals, scales, leads: see `codec.Coded`; four: whether residuals have four bits.
-        unit, lead_unit: of the scales and the leads.
+        residuals, scales: see `codec.Coded`; four: whether residuals have four bits.
+        unit: of the scales.
         out: float32 [docs], written.
     """
     lanes, dim = query.shape
@@ -209,7 +207,6 @@ def refine(
                         rest[h] = scale * (np.float32(residual[h] & 15) - np.float32(7.5))
                     for h in range(half):
                         rest[half + h] = scale * (np.float32(residual[h] >> 4) - np.float32(7.5))
-                    rest[0] += scale * np.float32(leads[t] * lead_unit)
                 else:
                     for h in range(dim):
                         rest[h] = scale * np.float32(residual[h])
@@ -264,8 +261,6 @@ def decode(
     scales: Array,
     unit: float,
     four: bool,
-    leads: Array,
-    lead_unit: float,
     out: Array,
 ) -> None:
     """Stored vectors: the centroid plus the scaled residual.
@@ -273,7 +268,7 @@ def decode(
     Args:
         rows: int64, which vectors; codes: uint16, the centroid of each of them.
         centers: float32 [centroids, dim].
-        residuals, fine, scales, unit, four, leads, lead_unit: as in `refine` and `codec.Coded`.
+        residuals, fine, scales, unit, four: as in `refine` and `codec.Coded`.
         out: float32 [rows, dim], written.
     """
     dim = centers.shape[1]
@@ -289,7 +284,6 @@ def decode(
                 high = np.float32(residual[h] >> 4) - np.float32(7.5)
                 to[h] = center[h] + scale * low
                 to[half + h] = center[half + h] + scale * high
-            to[0] += scale * np.float32(leads[rows[x]] * lead_unit)
         else:
             for h in range(dim):
                 to[h] = center[h] + scale * np.float32(residual[h])

@@ -33,7 +33,7 @@ from ravqa.errors import UserError
 from ravqa.index.base import Array
 from ravqa.paths import flush_to_disk
 
-FORMAT = 4
+FORMAT = 5
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
 SPOOL = "spool.new"

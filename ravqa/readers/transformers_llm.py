@@ -54,6 +54,7 @@ class TransformersLLM(LocalReader):
         self._template = config.template(tokenizer.chat_template, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
+        self._last_ids: list[int] = []
         # A beam search would need as many rows as beams of the shared beginning.
         self._shares = config.beams == 1 and _attends_everywhere(model)
         self.fingerprint = placement.fingerprint("transformers-llm/2")
@@ -81,7 +82,12 @@ class TransformersLLM(LocalReader):
         import torch
 
         ids = self._ids(prompts)
-        shared = _common_prefix(ids) if self._shares else 0
+        shared = 0
+        if self._shares:
+            # A prompt by itself may begin as the last one did; the first one has nothing to share.
+            before = [self._last_ids] if len(ids) == 1 and self._last_ids else []
+            shared = _common_prefix(ids + before) if len(ids) + len(before) > 1 else 0
+            self._last_ids = ids[-1]
         past = None
         if shared >= _MIN_SHARED:
             past = self._past(ids[0][:shared], len(ids))
