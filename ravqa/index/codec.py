@@ -113,15 +113,18 @@ class Codec:
 
     Attributes:
         rotation: float32 [dim, dim], orthogonal.
-        centers: float32 [centroids, dim], unit vectors, rotated.
+        centers: float32 [centroids, dim], rotated: the mean of the vectors that have it for their
+            nearest by direction, so shorter than 1, and the rest is as short as can be.
+        spread: float32 [centroids], standard deviation of a component of the rest.
         feedback: float32 [dim, dim], strictly upper triangular: row h is what an error of 1 in
             component h changes the components after it by, before they are rounded.
-        fit: mean dot product of the training vectors with their centroids.
+        fit: 1 - half of the mean squared length of what the centroids leave of training vectors.
         trained_on: vectors in the corpus that the centroids were chosen for.
     """
 
     rotation: Array
     centers: Array
+    spread: Array
     feedback: Array
     fit: float
     trained_on: int
@@ -140,25 +143,38 @@ class Codec:
         rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
         count = max(1, min(centroids or default_centroids(vectors), len(sample)))
         rotated = sample @ rotation
-        centers = np.full((1, dim), dim**-0.5, np.float32)
+        directions = np.full((1, dim), dim**-0.5, np.float32)
         if len(sample):
-            centers = kmeans(rotated, count, seed, device)
+            directions = kmeans(rotated, count, seed, device)
+        spread = np.full(len(directions), 0.0, np.float32)
+        codec = cls(rotation, directions, spread, _feedback(rotated), 1.0, vectors)
+        return codec._with_means(rotated, device)
+
+    def _with_means(self, rotated: Array, device: Any) -> Codec:
+        """The same with the means of the vectors that are nearest to each direction."""
+        codes = self.nearest(rotated, device).astype(np.int64)
+        counts = np.bincount(codes, minlength=len(self.centers))
+        order = np.argsort(codes, kind="stable")
+        found = np.flatnonzero(counts)
+        begins = (np.cumsum(counts) - counts)[found]
+        centers = self.centers.copy()
+        if len(found):
+            sums = np.add.reduceat(rotated[order], begins, axis=0)
+            centers[found] = sums / counts[found, None]
         centers = centers.astype(np.float16).astype(np.float32)  # as they are saved
-        codec = cls(rotation, centers, _feedback(rotated), 1.0, vectors)
-        step = max(1, len(rotated) // _BLOCK)  # evenly: the sample is in the corpus's order
-        return replace(codec, fit=codec.fit_of(rotated[::step], device))
+        squares = np.empty(len(rotated), np.float32)
+        for first in range(0, len(rotated), _BLOCK):
+            rest = rotated[first : first + _BLOCK] - centers[codes[first : first + _BLOCK]]
+            squares[first : first + _BLOCK] = np.einsum("nd,nd->n", rest, rest)
+        energy = np.bincount(codes, squares, minlength=len(centers))
+        spread = np.sqrt(energy / np.maximum(counts, 1) / rotated.shape[1]).astype(np.float32)
+        fit = 1 - float(squares.mean()) / 2 if len(squares) else 1.0
+        return replace(self, centers=centers, spread=spread, fit=fit)
 
     @staticmethod
     def sample_size(vectors: int, centroids: int | None) -> int:
         """Vectors to train on."""
         return min(vectors, _SAMPLE * (centroids or default_centroids(vectors)))
-
-    def fit_of(self, rotated: Array, device: Any) -> float:
-        """Mean dot product of vectors with their centroids."""
-        if not len(rotated):
-            return 1.0
-        centers = self.centers[self.nearest(rotated, device)]
-        return float(np.einsum("nd,nd->n", rotated, centers).mean())
 
     @cached_property
     def middle(self) -> Array:
@@ -167,22 +183,29 @@ class Codec:
         return mean
 
     @cached_property
+    def _directions(self) -> Array:
+        """The centroids as unit vectors."""
+        lengths = np.linalg.norm(self.centers, axis=1, keepdims=True)
+        units: Array = self.centers / np.maximum(lengths, np.float32(1e-6))
+        return units
+
+    @cached_property
     def _cells(self) -> tuple[Array, list[Array]]:
         """Coarse cells of the centroids, and for each cell the centroids of the nearest cells."""
         count = int(np.sqrt(len(self.centers)))
-        cells = kmeans(self.centers, count, 0, None, rounds=4)
-        owner = np.argmax(self.centers @ cells.T, axis=1)
+        cells = kmeans(self._directions, count, 0, None, rounds=4)
+        owner = np.argmax(self._directions @ cells.T, axis=1)
         near = np.argsort(-(cells @ cells.T), axis=1)[:, :_NEAR_CELLS]
         return cells, [np.flatnonzero(np.isin(owner, row)) for row in near]
 
     def nearest(self, rotated: Array, device: Any) -> Array:
-        """The nearest centroid of each vector, uint16 [vectors].
+        """The nearest centroid of each vector by direction, uint16 [vectors].
 
         Of many centroids, the nearest among those of the sixteen nearest coarse cells, which
         rarely differs, and is a matrix product per cell instead of one with all.
         """
         if len(self.centers) < _LARGE:
-            return _nearest(rotated, self.centers, device).astype(np.uint16)
+            return _nearest(rotated, self._directions, device).astype(np.uint16)
         cells, candidates = self._cells
         cell = _nearest(rotated, cells, device)
         order = np.argsort(cell, kind="stable")
@@ -192,7 +215,7 @@ class Codec:
             rows = order[bounds[c] : bounds[c + 1]]
             if len(rows):
                 among = candidates[c]
-                out[rows] = among[_nearest(rotated[rows], self.centers[among], device)]
+                out[rows] = among[_nearest(rotated[rows], self._directions[among], device)]
         return out
 
     def encode(self, vectors: Array, bits: int, device: Any) -> Coded:
@@ -240,6 +263,7 @@ class Codec:
         """Write the codec's files into `folder`."""
         np.save(folder / "rotation.npy", self.rotation)
         np.save(folder / "centers.npy", self.centers.astype(np.float16))
+        np.save(folder / "spread.npy", self.spread)
         np.save(folder / "feedback.npy", self.feedback)
         values = {"fit": self.fit, "trained_on": self.trained_on}
         (folder / "codec.json").write_text(json.dumps(values), encoding="utf-8")
@@ -249,8 +273,10 @@ class Codec:
         """Read what `save` wrote."""
         values = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
         centers = np.load(folder / "centers.npy").astype(np.float32)
-        rotation, feedback = np.load(folder / "rotation.npy"), np.load(folder / "feedback.npy")
-        return cls(rotation, centers, feedback, **values)
+        rotation, spread, feedback = (
+            np.load(folder / f"{name}.npy") for name in ("rotation", "spread", "feedback")
+        )
+        return cls(rotation, centers, spread, feedback, **values)
 
 
 def _feedback(rotated: Array) -> Array:

@@ -4,7 +4,8 @@ A vector is stored as the number of its nearest centroid and the rest in 8 or 4 
 (`ravqa.index.codec`). A passage's vectors are sorted by centroid, so that those which share one, a
 run, lie side by side. A query of W vectors passes through
 
-1. a table of all products of centroids and query vectors, [centroids, W];
+1. a table of all products of centroids and query vectors, [centroids, W], raised a little for
+   centroids whose vectors are far from it;
 2. the scan: for **every** passage and query vector the best entry of the passage's centroids, as
    bytes, summed. A query for an image has hundreds of vectors, so that inverted lists would leave
    out next to nothing, and the scan costs about a microsecond per passage;
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
     import torch
 
 _LANES = 32  # rows of the byte table are padded to a multiple: kernels then need no remainder
+_LIFT = 2.0
+"""Standard deviations of a centroid's vectors that its products are raised by for the scan.
+
+The best of a passage's vectors is likelier above its centroid than below, the more so the looser.
+"""
 _MARGINS = (0.02, 0.1)  # of the refinements, in units of a product of two vectors
 _SECOND = 300  # passages beyond k that are refined twice
 _FIRST = 24  # passages scored beyond k before the bounds decide
@@ -67,8 +73,9 @@ class _Query:
 
     Attributes:
         vectors: float32 [W, dim], rotated; plain: as given.
-        exact: float32 [centroids, W], on the index's device; for the kernels an array.
-        table: uint8 [centroids, W and padding], for the kernels; scale: its units in 1.
+        exact: float32 [centroids, W]. For the kernels an array of the products; else on the
+            index's device, and lifted, see `_LIFT`.
+        table: uint8 [centroids, W and padding], lifted, for the kernels; scale: its units in 1.
     """
 
     plain: Array
@@ -276,7 +283,10 @@ class CompressedIndex(SegmentedIndex):
         centers = known[1]
         exact = centers[:0]
         if tables:
+            norms = torch.from_numpy(np.linalg.norm(query, axis=1)).to(self._device)
+            lift = _LIFT * torch.from_numpy(codec.spread).to(self._device)
             exact = centers @ torch.from_numpy(rotated).to(self._device).T
+            exact += lift[:, None] * norms
         yield _Query(query, rotated, exact, None, 1.0)
 
     def _tables(self, codec: Codec, query: Array, rotated: Array, exact: Array) -> _Query:
@@ -284,15 +294,18 @@ class CompressedIndex(SegmentedIndex):
         from ravqa.index import kernels
 
         kernels.run(kernels.multiply, len(exact), codec.centers, rotated.T, exact, grain=256)
+        norms = np.linalg.norm(query, axis=1)
+        lift = _LIFT * codec.spread
         # A passage's best is among the upper entries of a lane: what is below the mean of all
         # centroids is cut to 0.
-        low = codec.middle @ rotated.T
-        scale = 255 / max(1e-30, float((exact.max(0) - low).max()))
+        low = codec.middle @ rotated.T + lift.mean() * norms
+        highest = np.empty(len(exact), np.float32)
+        kernels.run(kernels.greatest, len(exact), exact, lift, norms, low, highest)
+        scale = 255 / max(1e-30, float(highest.max()))
         lanes = -(-len(query) // _LANES) * _LANES
         table = np.zeros((len(exact), lanes), np.uint8)
-        kernels.run(kernels.quantise, len(exact), exact, low, scale, table)
-        scale *= float(np.linalg.norm(query, axis=1).mean())
-        return _Query(query, rotated, exact, table, scale)
+        kernels.run(kernels.quantise, len(exact), exact, lift, norms, low, scale, table)
+        return _Query(query, rotated, exact, table, scale * float(norms.mean()))
 
     def _scan(self, state: State, query: _Query) -> Array:
         """Approximate scores of all rows, in the order of MaxSim; their scale means nothing."""
@@ -561,7 +574,6 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
             mapped.flush()
     write_ids(folder, spool.ids, spool.lengths)
     writer.seal(name)
-    # Of unit vectors x and c: x c = 1 - |x - c|^2 / 2.
     return SegmentEntry(name, len(spool.ids), count, fit=1 - rest / 2 / count if count else None)
 
 

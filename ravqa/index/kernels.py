@@ -74,12 +74,35 @@ def run(kernel: Callable[..., Any], count: int, *arguments: Any, grain: int = 32
 
 
 @_compiled
-def quantise(first: int, last: int, table: Array, low: Array, scale: float, out: Array) -> None:
-    """Scores [centroids, lanes] to bytes: (score - low of the lane) x scale, cut to 0..255."""
-    lanes = table.shape[1]
+def greatest(
+    first: int, last: int, table: Array, lift: Array, norms: Array, low: Array, out: Array
+) -> None:
+    """The greatest of each row's scores [centroids, lanes], as `quantise` takes them."""
     for c in range(first, last):
-        for j in range(lanes):
-            value = (table[c, j] - low[j]) * scale
+        best = _NONE
+        for j in range(table.shape[1]):
+            best = max(best, table[c, j] + lift[c] * norms[j] - low[j])
+        out[c] = best
+
+
+@_compiled
+def quantise(
+    first: int,
+    last: int,
+    table: Array,
+    lift: Array,
+    norms: Array,
+    low: Array,
+    scale: float,
+    out: Array,
+) -> None:
+    """Scores [centroids, lanes] to bytes, cut to 0..255.
+
+    (score + lift of the centroid x norm of the lane - low of the lane) x scale.
+    """
+    for c in range(first, last):
+        for j in range(table.shape[1]):
+            value = (table[c, j] + lift[c] * norms[j] - low[j]) * scale
             out[c, j] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
 
 
