@@ -74,6 +74,8 @@ class Store:
         self._used: float | None = None
         with self._connection() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
+            # Safe against a killed process; a power cut may lose the last entries, which are made again.
+            connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, seconds REAL)"

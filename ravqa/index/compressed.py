@@ -67,6 +67,13 @@ _EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
 """For each effort: candidates, relative to the default, and standard deviations of slack in 4."""
 
 
+def default_candidates(passages: int) -> int:
+    """Passages that are refined at the default effort: 15 x the root of the corpus, beyond 10,000
+    passages as many as keep the hundred best among them, which grow faster (measured to 100,000).
+    """
+    return int(15 * np.sqrt(passages) * max(1.0, passages / 10_000) ** 0.25)
+
+
 @dataclass(frozen=True)
 class _Query:
     """A query and its tables.
@@ -100,8 +107,8 @@ class CompressedIndex(SegmentedIndex):
             centroids: how many; null for `ravqa.index.codec.default_centroids`. Fixed likewise.
             seed: of rotation and k-means. Fixed likewise.
             effort: how many candidates are looked at, and how soon scoring stops.
-            candidates: passages that are refined, at least; null for 15 x the root of the corpus,
-                times the effort's factor.
+            candidates: passages that are refined, at least; null for `default_candidates` times
+                the effort's factor.
             retrain: choose new centroids when added passages fit the old ones badly, or are many.
             kernels: numba, torch, or auto: numba on the CPU if it is installed.
             device: auto, cpu, cuda, ...
@@ -214,7 +221,7 @@ class CompressedIndex(SegmentedIndex):
                     )
             config = validate(self.Config, config.model_dump() | dict(params), "search")
         factor, slack = _EFFORTS[config.effort]
-        wanted = config.candidates or int(15 * factor * np.sqrt(len(state.alive)))
+        wanted = config.candidates or int(factor * default_candidates(len(state.alive)))
         wanted = max(wanted, 2 * k)
 
         rows = np.flatnonzero(allowed & state.matchable)
