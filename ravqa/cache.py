@@ -74,8 +74,6 @@ class Store:
         self._used: float | None = None
         with self._connection() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            # Safe against a killed process; a power cut may lose the last entries, which are made again.
-            connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, seconds REAL)"
@@ -86,6 +84,8 @@ class Store:
         # One short connection a call: nothing is held open across forks and threads.
         try:
             with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as connection, connection:
+                # A killed process loses nothing; a power cut the last entries, to be made again.
+                connection.execute("PRAGMA synchronous=NORMAL")
                 yield connection
         except sqlite3.Error as e:
             raise UserError(
