@@ -68,10 +68,10 @@ _EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
 
 
 def default_candidates(passages: int) -> int:
-    """Passages that are refined at the default effort: 15 x the root of the corpus, beyond 10,000
+    """Passages that are refined at the default effort: 20 x the root of the corpus, beyond 10,000
     passages as many as keep the hundred best among them, which grow faster (measured to 100,000).
     """
-    return int(15 * np.sqrt(passages) * max(1.0, passages / 10_000) ** 0.25)
+    return int(20 * np.sqrt(passages) * max(1.0, passages / 10_000) ** 0.25)
 
 
 @dataclass(frozen=True)
