@@ -22,7 +22,8 @@ from ravqa.datasets import hub, m2kr
 from ravqa.datasets.base import parse_options
 from ravqa.datasets.published import published_scores
 from ravqa.errors import UserError
-from ravqa.run import RunRequest, default_output, overrides_of, run
+from ravqa.run import run
+from ravqa.run_request import RunRequest, default_output, overrides_of
 from ravqa.rundir import MAIN, write_file
 
 ALL = "all"

@@ -169,7 +169,7 @@ def _check_settings(path, params):
     from ravqa.datasets.base import parse_options
     from ravqa.pipeline import check_settings
     from ravqa.registry import DATASETS
-    from ravqa.run import RunRequest, planned
+    from ravqa.run_request import RunRequest, planned
 
     if params.get("dataset"):
         DATASETS.check(params["dataset"])

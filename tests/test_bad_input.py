@@ -52,7 +52,7 @@ def no_models(monkeypatch):
     def build(*_, **__):
         raise AssertionError("a model was loaded before the data were checked")
 
-    monkeypatch.setattr("ravqa.run.Pipeline.from_config", build)
+    monkeypatch.setattr("ravqa.pipeline.Pipeline.from_config", build)
 
 
 def image(path):

@@ -29,7 +29,8 @@ from ravqa.datasets import infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems
 from ravqa.datasets.download import download
 from ravqa.errors import UserError
-from ravqa.run import RunRequest, read_dataset
+from ravqa.run_data import read_dataset
+from ravqa.run_request import RunRequest
 
 QUESTIONS = "OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "mscoco_val2014_annotations.json"

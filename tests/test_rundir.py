@@ -98,7 +98,7 @@ def test_a_kill_while_the_first_file_is_written_does_not_lock_the_folder(tmp_pat
 
 
 def test_the_trec_run_falls_with_the_rank_and_has_six_columns():
-    from ravqa.run import trec_lines
+    from ravqa.retrieval.runs import trec_lines
 
     assert trec_lines(7, [["a b", 0.9], ["c", 0.5]]) == [
         "7 Q0 a%20b 1 0.9 ravqa\n",

@@ -12,9 +12,12 @@ PACKAGE = ROOT / "ravqa"
 
 # Each layer may import from itself and from those below it.
 LAYERS = [
-    {"cli", "index_commands", "__main__", "integrations"},
+    {"cli", "__main__"},
+    {"commands", "integrations"},
     {"studies"},
-    {"run", "encode", "scoring", "evaluation", "subsets", "library", "doctor", "stages"},
+    {"run", "subsets"},
+    {"run_data", "run_conditions", "run_results", "encode", "scoring", "doctor"},
+    {"run_request", "evaluation", "library", "stages"},
     {"pipeline", "console", "rundir", "promptlog"},
     {"answering", "retrieval", "reranking", "datasets", "describe"},
     {"encoders", "index", "readers", "metrics", "judges"},

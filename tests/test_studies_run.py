@@ -524,15 +524,16 @@ def test_a_study_killed_again_and_again_ends_as_an_undisturbed_one(folder, tmp_p
 def test_a_process_that_dies_costs_its_run_only(folder, tmp_path):
     study = write_study(folder / "study.yaml", axes={"reader.words": [1, 2, 3]})
     code = (
-        "import os, sys, ravqa.run as r\n"
+        "import os, sys\n"
         "from ravqa.cli import main\n"
+        "from ravqa.run_conditions import Runner\n"
         "if __name__ == '__main__': main(sys.argv[1:])\n"
         "else:\n"
-        "    real = r._Runner.run\n"
+        "    real = Runner.run\n"
         "    def run(self, *a):\n"
         "        if self.pipeline.answerer.reader.config.words == 2: os.kill(os.getpid(), 9)\n"
         "        return real(self, *a)\n"
-        "    r._Runner.run = run\n"
+        "    Runner.run = run\n"
     )
     (tmp_path / "deadly.py").write_text(code)
     command = [sys.executable, tmp_path / "deadly.py", "study", study]

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ravqa.console import Console
 from ravqa.errors import UserError
-from ravqa.run import CONTROLS
+from ravqa.run_request import CONTROLS
 from ravqa.rundir import write_file
 from ravqa.studies.formats import (
     as_csv,

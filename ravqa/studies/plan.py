@@ -39,7 +39,7 @@ from ravqa.config import (
 from ravqa.datasets.base import OnError
 from ravqa.errors import UserError, near_matches
 from ravqa.paths import STUDIES, packaged
-from ravqa.run import RunRequest, planned
+from ravqa.run_request import RunRequest, planned
 from ravqa.studies.measures import Measure
 
 _LABEL = 48  # longest value that stands in a variant's name

@@ -12,7 +12,8 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from ravqa.console import Console
-from ravqa.run import RunRequest, run
+from ravqa.run import run
+from ravqa.run_request import RunRequest
 from ravqa.studies.report import report_runs
 
 

@@ -30,7 +30,8 @@ from ravqa.build import Key, Shared, sharing
 from ravqa.config import dump_yaml, read_yaml
 from ravqa.datasets.base import Problems
 from ravqa.errors import UserError
-from ravqa.run import RunRequest, read_corpus, read_dataset
+from ravqa.run_data import read_corpus, read_dataset
+from ravqa.run_request import RunRequest
 from ravqa.rundir import first_difference, write_file
 from ravqa.stages import READING, STAGES, marked, stage_keys
 from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed

@@ -16,7 +16,7 @@ from typing import Any
 from ravqa.build import Key, sharing
 from ravqa.errors import UserError
 from ravqa.models import first_line
-from ravqa.run import RunRequest
+from ravqa.run_request import RunRequest
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 

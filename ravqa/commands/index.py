@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ravqa.commands.shared import Json, OnErrorChoice, opened_console
 from ravqa.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -23,14 +20,6 @@ app = typer.Typer(
     help="Your own passages in one folder: corpus, encoder settings and index.",
     no_args_is_help=True,
 )
-
-
-class OnErrorChoice(StrEnum):
-    """What to do with a broken record or file."""
-
-    fail = "fail"
-    skip = "skip"
-
 
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 Sources = Annotated[
@@ -65,7 +54,6 @@ Where = Annotated[
         metavar="KEY=VALUE", help="Only passages with this metadata, as page=3; repeatable."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Question = Annotated[
     str, typer.Argument(metavar="[QUESTION]", help="The question; may be left out with --image.")
 ]
@@ -90,7 +78,7 @@ def build(
     on_error: OnError = OnErrorChoice.fail,
 ) -> None:
     """Make an index of passages, pages and pictures. Killed? The same command goes on."""
-    with _console() as console:
+    with opened_console() as console:
         from ravqa.library import Library
 
         if Library.exists(index) and len(Library.open(index)):
@@ -136,7 +124,7 @@ def delete(
     where: Where = None,
 ) -> None:
     """Delete passages, by their ids or by metadata."""
-    with _console() as console:
+    with opened_console() as console:
         library = _open(index)
         wanted = _chosen(library, ids, where)
         if not wanted and not where:
@@ -152,7 +140,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show passages; without ids and metadata, numbers about the index."""
-    with _console() as console:
+    with opened_console() as console:
         library = _open(index)
         if not ids and not where:
             _print_stats(console, library.stats(), as_json)
@@ -166,7 +154,7 @@ def show(
 @app.command()
 def verify(index: Folder) -> None:
     """Read every file again and compare checksums; exit code 2 if something is wrong."""
-    with _console() as console:
+    with opened_console() as console:
         with console.status("reading"):
             faults = _open(index).verify()
         for fault in faults:
@@ -179,7 +167,7 @@ def verify(index: Folder) -> None:
 @app.command()
 def compact(index: Folder) -> None:
     """Write the index anew, without what was deleted or replaced."""
-    with _console() as console, console.status("compacting"):
+    with opened_console() as console, console.status("compacting"):
         _open(index).compact()
 
 
@@ -189,7 +177,7 @@ def pack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The .tar file to write.")],
 ) -> None:
     """Write index, passages and images into one file with checksums, to be shared."""
-    with _console() as console:
+    with opened_console() as console:
         library = _open(index)
         size = library.pack(file, progress=console.progress)
         console.close()
@@ -208,7 +196,7 @@ def unpack(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The new index's folder.")],
 ) -> None:
     """Make an index of a packed one; every byte is compared with its checksum."""
-    with _console() as console:
+    with opened_console() as console:
         from ravqa.library import Library
 
         library = Library.unpack(file, index, progress=console.progress)
@@ -232,7 +220,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Print the passages of an index that a question about an image finds, with their scores."""
-    with _console() as console:
+    with opened_console() as console:
         _asked(question, image)
         library = _open(index, pipeline, overrides)
         with console.status("loading models"):
@@ -254,7 +242,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question about an image from the passages of an index."""
-    with _console() as console:
+    with opened_console() as console:
         _asked(question, image)
         library = _open(index, pipeline, overrides)
         with console.status("loading models"):
@@ -280,21 +268,6 @@ def ask(
 
 
 # -- what the commands share ------------------------------------------------------------------
-
-
-@contextmanager
-def _console() -> Iterator[Console]:
-    # Before the libraries are imported: one progress display is enough, and tokenizers would warn
-    # of every fork.
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from ravqa.console import Console
-
-    console = Console()
-    try:
-        yield console
-    finally:
-        console.close()
 
 
 def _open(index: Path, pipeline: str | None = None, overrides: list[str] | None = None) -> Library:
@@ -329,7 +302,7 @@ def _put(
     replacing: bool = False,
     prune: bool = False,
 ) -> None:
-    with _console() as console:
+    with opened_console() as console:
         library = _open(index, None, overrides)
         corpus, remarks = _read(sources, words or library.words, on_error, console)
         with console.status("loading models"):

@@ -1,0 +1,1 @@
+"""The commands of `ravqa`, in groups; `ravqa.cli` names them all."""
