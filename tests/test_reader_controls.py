@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,13 @@ def test_controls_find_passages_and_question_in_every_template(template):
         "eats eucalyptus leaves",
         "unknown",
     ]
+
+
+@pytest.mark.parametrize("template", ANSWERING)
+def test_every_line_of_a_passage_is_read(template):
+    lines = replace(KOALA, text="It is grey.\n\nThe koala eats eucalyptus leaves.")
+    rendered = PromptTemplate.load(template).render(ASKED, [lines, TOWER])
+    assert answers(control("best-span"), rendered) == ["eats eucalyptus leaves"]
 
 
 def test_examples_are_not_read():

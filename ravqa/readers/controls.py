@@ -84,8 +84,15 @@ _QUESTION = re.compile(
     r"^(?:Question:|\u95ee\u9898\uff1a) *(.*?)(?= Caption:| Objects:| Knowledge:| Answer:|$)",
     re.MULTILINE,
 )
+# A passage may have several lines: it ends where a line begins as the prompts' next part does.
+_NEXT = (
+    r"Passage:|\[\d+\] |Question:|Answer:|The image:|Seen in the image:|Written in the image:"
+    r"|\u95ee\u9898\uff1a|\u56fe\u7247"
+)
 _PASSAGE = re.compile(
-    r"^(?:Passage:|\[\d+\]) *(.*)$|\bKnowledge: *(.*?)(?= Knowledge:| *Answer:$|$)", re.MULTILINE
+    rf"^(?:Passage:|\[\d+\]) *(.*?)(?=^(?:{_NEXT})|\Z)"
+    r"|\bKnowledge: *(.*?)(?= Knowledge:| *Answer:\s*\Z|\Z)",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -110,7 +117,7 @@ class FirstWords(Control):
 
     def __init__(self, config: Config):
         self.config = config
-        self.fingerprint = fingerprint("first-words/2", config.words)
+        self.fingerprint = fingerprint("first-words/3", config.words)
 
     def _answer(self, text: str) -> str:
         _, passages = _read(text)
@@ -211,7 +218,7 @@ class BestSpan(Control):
 
     def __init__(self, config: Config):
         self.config = config
-        self.fingerprint = fingerprint("best-span/1", config.words)
+        self.fingerprint = fingerprint("best-span/2", config.words)
 
     def _answer(self, text: str) -> str:
         question, passages = _read(text)
