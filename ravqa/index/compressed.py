@@ -9,9 +9,10 @@ run, lie side by side. A query of W vectors passes through
 2. the scan: for **every** passage and query vector the best entry of the passage's centroids, as
    bytes, summed. A query for an image has hundreds of vectors, so that inverted lists would leave
    out next to nothing, and the scan costs about a microsecond per passage;
-3. the refinement of the best `candidates`: per query vector the exact products with those runs
-   only whose entries come near the best one. This is a lower bound of MaxSim. It is done twice:
-   with a narrow margin for all candidates, with a wide one for the best of them, which leaves
+3. the refinement: per query vector the exact products with those runs only whose entries come near
+   the best one, which is a lower bound of MaxSim. First for the best `candidates` of 2, of a long
+   query with a sample of its vectors: what refinement adds to them tells well enough what it would
+   add to the others. Then with all vectors and a wide margin for the best of these, which leaves
    little between bound and score;
 4. MaxSim over the stored vectors for those whose bound comes near the k-th score: passages are
    scored in the order of their bounds, until the bounds left, raised by what scoring has added to
@@ -52,8 +53,11 @@ _LIFT = 2.0
 
 The best of a passage's vectors is likelier above its centroid than below, the more so the looser.
 """
-_MARGINS = (0.02, 0.1)  # of the refinements, in units of a product of two vectors
-_SECOND = 300  # passages beyond k that are refined twice
+_MARGINS = (0.02, 0.1)  # of the two refinements, in units of a product of two vectors
+_TRUST = 0.5
+"""Of what sampled query vectors gain by refinement, how much the others are taken to gain."""
+_NEAR = 400  # passages beyond k that are refined closely, of 10,000
+_FEW = 100  # passages beyond k that are all scored
 _FIRST = 24  # passages scored beyond k before the bounds decide
 _STEP = 32  # passages scored at a time from then on
 _MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
@@ -67,11 +71,40 @@ _EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
 """For each effort: candidates, relative to the default, and standard deviations of slack in 4."""
 
 
-def default_candidates(passages: int) -> int:
-    """Passages that are refined at the default effort: 20 x the root of the corpus, beyond 10,000
-    passages as many as keep the hundred best among them, which grow faster (measured to 100,000).
+def _sampled(lanes: int) -> int:
+    """How many of a query's vectors tell what refinement adds to a passage."""
+    return next((some for many, some in ((128, 64), (64, 32)) if lanes > many), lanes)
+
+
+def _sample_first(lanes: int) -> Array:
+    """An order of a query's vectors with those in front that are sampled, evenly."""
+    some = _sampled(lanes)
+    chosen = np.arange(some) * lanes // some
+    return np.concatenate([chosen, np.delete(np.arange(lanes), chosen)])
+
+
+def _best(values: Array, count: int) -> Array:
+    """Places of the `count` greatest, in order; all places if there are no more."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    cut = len(values) - count
+    places: Array = np.sort(np.argpartition(values, cut)[cut:])
+    return places
+
+
+def _growth(passages: int) -> float:
+    """Beyond 10,000 passages, what keeps a share of the best grows faster than the root."""
+    return float(max(1.0, passages / 10_000) ** 0.25)
+
+
+def default_candidates(passages: int, vectors: int) -> int:
+    """Passages that are refined for a query of so many vectors at the default effort.
+
+    40 x the root of the corpus where a sample of the vectors does for that, else 16 x; measured at
+    10,000 and 100,000 passages (`benchmarks/search.py`).
     """
-    return int(20 * np.sqrt(passages) * max(1.0, passages / 10_000) ** 0.25)
+    share = 40 if _sampled(vectors) < vectors else 16
+    return int(share * np.sqrt(passages) * _growth(passages))
 
 
 @dataclass(frozen=True)
@@ -83,6 +116,7 @@ class _Query:
         exact: float32 [centroids, W]. For the kernels an array of the products; else on the
             index's device, and lifted, see `_LIFT`.
         table: uint8 [centroids, W and padding], lifted, for the kernels; scale: its units in 1.
+        norm: the vectors' mean length.
     """
 
     plain: Array
@@ -90,6 +124,7 @@ class _Query:
     exact: Any
     table: Array | None
     scale: float
+    norm: float
 
 
 class CompressedIndex(SegmentedIndex):
@@ -221,7 +256,9 @@ class CompressedIndex(SegmentedIndex):
                     )
             config = validate(self.Config, config.model_dump() | dict(params), "search")
         factor, slack = _EFFORTS[config.effort]
-        wanted = config.candidates or int(factor * default_candidates(len(state.alive)))
+        sampled = len(query) if self._compiled else 0  # torch scores the candidates at once
+        usual = factor * default_candidates(len(state.alive), sampled)
+        wanted = config.candidates or int(usual)
         wanted = max(wanted, 2 * k)
 
         rows = np.flatnonzero(allowed & state.matchable)
@@ -239,20 +276,23 @@ class CompressedIndex(SegmentedIndex):
         slack: float,
     ) -> tuple[Array, Array]:
         """The stages that follow the tables; see the module."""
-        if len(rows) > wanted:
+        near = int(k + _NEAR * factor * _growth(len(state.alive)))
+        if len(rows) > wanted or (self._compiled and len(rows) > near):
             approximate = self._scan(state, prepared)[rows]
-            cut = len(rows) - wanted
-            rows = np.sort(rows[np.argpartition(approximate, cut)[cut:]])
-        if not self._compiled:
+            kept = _best(approximate, wanted)
+            rows, approximate = rows[kept], approximate[kept]
+        if not self._compiled or len(rows) <= k + _FEW:
             scores = self._scores(state, prepared, rows)
             best = top(scores, k)
             return rows[best], scores[best]
-        bounds = self._refined(state, prepared, rows, _MARGINS[0])
-        second = int(k + _SECOND * factor)
-        if len(rows) > second:
-            cut = len(rows) - second
-            rows = np.sort(rows[np.argpartition(bounds, cut)[cut:]])
-            bounds = self._refined(state, prepared, rows, _MARGINS[1])
+        if len(rows) > near:
+            lanes = _sampled(len(prepared.plain))
+            bounds, coarse = self._refined(state, prepared, rows, _MARGINS[0], lanes)
+            if lanes < len(prepared.plain):
+                share = _TRUST * len(prepared.plain) / lanes
+                bounds = approximate + share * (bounds * prepared.scale - coarse)
+            rows = rows[_best(bounds, near)]
+        bounds, _ = self._refined(state, prepared, rows, _MARGINS[1])
         order = np.argsort(-bounds, kind="stable")
         scores = np.full(len(rows), -np.inf, dtype=np.float32)
         done = 0
@@ -278,6 +318,8 @@ class CompressedIndex(SegmentedIndex):
         import torch
 
         codec: Codec = state.shared
+        if self._compiled:
+            query = query[_sample_first(len(query))]
         rotated = query @ codec.rotation
         if self._compiled and tables:
             with self._room.for_array(len(codec.centers), len(query)) as exact:
@@ -294,7 +336,7 @@ class CompressedIndex(SegmentedIndex):
             lift = _LIFT * torch.from_numpy(codec.spread).to(self._device)
             exact = centers @ torch.from_numpy(rotated).to(self._device).T
             exact += lift[:, None] * norms
-        yield _Query(query, rotated, exact, None, 1.0)
+        yield _Query(query, rotated, exact, None, 1.0, 1.0)
 
     def _tables(self, codec: Codec, query: Array, rotated: Array, exact: Array) -> _Query:
         """The same for the kernels; `exact` is filled."""
@@ -312,7 +354,7 @@ class CompressedIndex(SegmentedIndex):
         lanes = -(-len(query) // _LANES) * _LANES
         table = np.zeros((len(exact), lanes), np.uint8)
         kernels.run(kernels.quantise, len(exact), exact, lift, norms, low, scale, table)
-        return _Query(query, rotated, exact, table, scale * float(norms.mean()))
+        return _Query(query, rotated, exact, table, scale, float(norms.mean()))
 
     def _scan(self, state: State, query: _Query) -> Array:
         """Approximate scores of all rows, in the order of MaxSim; their scale means nothing."""
@@ -345,23 +387,32 @@ class CompressedIndex(SegmentedIndex):
                 scores[s.first + first : s.first + last] = best.sum(1).cpu().numpy()
         return scores
 
-    def _refined(self, state: State, query: _Query, rows: Array, margin: float) -> Array:
-        """Lower bounds of the rows' scores, float32."""
+    def _refined(
+        self, state: State, query: _Query, rows: Array, margin: float, lanes: int | None = None
+    ) -> tuple[Array, Array]:
+        """Lower bounds of the rows' scores, float32, and what the scan found for the same lanes.
+
+        Args:
+            lanes: take the first ones alone, a multiple of 8.
+        """
         from ravqa.index import kernels
 
-        out = np.zeros(len(rows), np.float32)
+        assert query.table is not None
+        width = query.table.shape[1] if lanes in {None, len(query.plain)} else lanes
+        vectors = query.vectors[:lanes]
+        out, coarse = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
         exact = query.exact
         four = state.manifest.settings["storage"] == "4bit"
         for s, places, local in state.by_segment(rows):
-            part = np.zeros(len(local), np.float32)
+            part, seen = np.zeros(len(local), np.float32), np.zeros(len(local), np.int32)
             kernels.run(
                 kernels.refine,
                 len(local),
                 local,
                 query.table,
-                min(255, int(margin * query.scale)),
+                min(255, int(margin * query.scale * query.norm)),
                 exact,
-                query.vectors,
+                vectors,
                 s.arrays["centroids"],
                 s.arrays["run_offsets"],
                 s.arrays["run_starts"],
@@ -370,10 +421,12 @@ class CompressedIndex(SegmentedIndex):
                 s.arrays["scales"],
                 SCALE_UNIT,
                 four,
+                width,
                 part,
+                seen,
             )
-            out[places] = part
-        return out
+            out[places], coarse[places] = part, seen
+        return out, coarse
 
     def _scores(self, state: State, query: _Query, rows: Array) -> Array:
         """MaxSim over the stored vectors of the rows, float32."""

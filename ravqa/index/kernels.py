@@ -163,25 +163,26 @@ def refine(
     scales: Array,
     unit: float,
     four: bool,
+    width: int,
     out: Array,
+    coarse: Array,
 ) -> None:
     """A lower bound of MaxSim: per lane, exact products with the runs that look best only.
 
     Args:
         docs: int64, passages to look at; `first` and `last` are places in it.
-        table: uint8 [centroids, at least lanes; a multiple of 8].
+        table: uint8 [centroids, at least width]; width: lanes of it to look at, a multiple of 8.
         margin: runs whose entry in `table` is less than so much below the lane's best count.
         exact: float32 [centroids, lanes], products of centroids and query vectors.
-        query: float32 [lanes, dim].
+        query: float32 [lanes, dim], the first ones; the table's beyond these are 0.
         run_starts: uint16 [runs], each run's first vector, counted within its passage.
         offsets: int64 [passages + 1], where each passage's vectors begin.
         residuals, scales: see `codec.Coded`; four: whether residuals have four bits.
         unit: of the scales.
-        out: float32 [docs], written.
+        out: float32 [docs], written; coarse: int32 [docs], written: what `scan` finds.
     """
     lanes, dim = query.shape
     half = dim // 2
-    width = table.shape[1]
     floor = np.empty(width, np.uint8)
     near = np.empty(width, np.uint8)
     near8, floor8 = near.view(np.uint64), floor.view(np.uint64)
@@ -204,6 +205,10 @@ def refine(
             for j in range(width):
                 floor[j] = max(floor[j], row[j])
             i += 1
+        seen = np.int32(0)
+        for j in range(width):
+            seen += floor[j]
+        coarse[x] = seen
         for j in range(width):
             floor[j] = np.uint8(max(np.int16(floor[j]) - np.int16(margin + 1), np.int16(0)))
         value[:] = _NONE
