@@ -45,8 +45,8 @@ def default_centroids(vectors: int) -> int:
     return int(2 ** np.floor(np.log2(max(1, wanted))))
 
 
-_CLIP = 2.8
-"""With 4 bits, components beyond so many root mean squares of the others are cut."""
+_CLIPS = (2.5, 2.8, 3.1)
+"""With 4 bits, components beyond so many root mean squares are cut: what is best for the vector."""
 _DAMPING = 0.1
 """Added to the second moments that errors are shaped by, relative to their mean: queries have
 vectors unlike the corpus's too."""
@@ -116,8 +116,9 @@ class Codec:
         centers: float32 [centroids, dim], rotated: the mean of the vectors that have it for their
             nearest by direction, so shorter than 1, and the rest is as short as can be.
         spread: float32 [centroids], standard deviation of a component of the rest.
-        feedback: float32 [dim, dim], strictly upper triangular: row h is what an error of 1 in
-            component h changes the components after it by, before they are rounded.
+        feedback: float32 [dim, dim], upper triangular: row h is what an error of 1 in component h
+            changes the components after it by, before they are rounded; on the diagonal stands
+            what its square adds to the mean square error of products with the corpus's vectors.
         fit: 1 - half of the mean squared length of what the centroids leave of training vectors.
         trained_on: vectors in the corpus that the centroids were chosen for.
     """
@@ -231,11 +232,13 @@ class Codec:
         scales = np.clip(np.ceil(most / 127 / SCALE_UNIT), 1, 65535).astype(np.uint16)
         steps = (scales * np.float32(SCALE_UNIT))[:, None]
         if bits == 8:
-            packed = _round(rest / steps, self.feedback, np.full(rest.shape[1], 127, np.float32))
+            limits = np.full(rest.shape[1], 127, np.float32)
+            packed, _ = _round(rest / steps, self.feedback, limits)
             fine = np.zeros((len(vectors), 0), np.uint8)
             return Coded(codes, packed.astype(np.int8), fine, scales, energy)
         limits = np.full(rest.shape[1], 254, np.float32)
-        halves = _round(rest / steps * 2, self.feedback, limits).astype(np.int16)
+        rounded, _ = _round(rest / steps * 2, self.feedback, limits)
+        halves = rounded.astype(np.int16)
         fine = _planes((halves & 1).astype(np.uint8))
         return Coded(codes, (halves >> 1).astype(np.int8), fine, scales, energy)
 
@@ -243,15 +246,20 @@ class Codec:
         """What the centroids leave, in 4 bits a component and in 5 for some."""
         dim = rest.shape[1]
         finer = 8 * fine_width(dim, 4)
-        widest = np.minimum(
-            np.abs(rest).max(1, initial=0.0), _CLIP * np.sqrt(np.square(rest).mean(1))
-        )
-        scales = np.clip(np.rint(widest / 7.5 / SCALE_UNIT), 1, 65535).astype(np.uint16)
-        steps = (scales * np.float32(SCALE_UNIT))[:, None]
         # Odd multiples of half a unit, which is a step, or half of one where there is a fifth bit.
         units = np.where(np.arange(dim) < finer, 0.5, 1).astype(np.float32)
         limits = np.float32(7.5) + (1 - units) / 2
-        values = _round(rest / steps, self.feedback, limits, units, 0.5)
+        widest, spread = np.abs(rest).max(1, initial=0.0), np.sqrt(np.square(rest).mean(1))
+        values, scales = np.empty_like(rest), np.empty(len(rest), np.uint16)
+        least = np.full(len(rest), np.inf, np.float32)
+        for clip in _CLIPS:
+            wanted = np.minimum(widest, clip * spread) / 7.5 / SCALE_UNIT
+            tried = np.clip(np.rint(wanted), 1, 65535).astype(np.uint16)
+            steps = tried * np.float32(SCALE_UNIT)
+            rounded, costs = _round(rest / steps[:, None], self.feedback, limits, units, 0.5)
+            better = costs * steps**2 < least
+            values[better], scales[better] = rounded[better], tried[better]
+            least[better] = (costs * steps**2)[better]
         halves = np.rint(values[:, :finer] * 2 + 15.5).astype(np.uint8)
         nibbles = np.concatenate(
             [halves >> 1, np.rint(values[:, finer:] + 7.5).astype(np.uint8)], axis=1
@@ -287,7 +295,9 @@ def _feedback(rotated: Array) -> Array:
         moments = rotated.T.astype(np.float64) @ rotated / len(rotated)
     moments += _DAMPING * np.trace(moments) / dim * np.eye(dim)
     upper = np.linalg.cholesky(np.linalg.inv(moments)).T
-    return np.triu(upper / np.diag(upper)[:, None], 1).astype(np.float32)
+    found = np.triu(upper / np.diag(upper)[:, None], 1)
+    np.fill_diagonal(found, np.diag(upper) ** -2)
+    return found.astype(np.float32)
 
 
 def _round(
@@ -296,15 +306,17 @@ def _round(
     limits: Array,
     units: Array | None = None,
     offset: float = 0.0,
-) -> Array:
-    """Values [n, dim] on a grid, float32; see the module for how errors are passed on.
+) -> tuple[Array, Array]:
+    """Values [n, dim] on a grid, float32, and what the errors cost, float32 [n].
+
+    See the module for how errors are passed on, and `Codec.feedback` for their costs.
 
     Args:
         limits: float32 [dim], the greatest of each component.
         units: float32 [dim], the grid's; null for 1.
         offset: of the grid from 0, in units.
     """
-    out = np.empty_like(values)
+    out, costs = np.empty_like(values), np.empty(len(values), np.float32)
     dim = values.shape[1]
     units = np.ones(dim, np.float32) if units is None else units
     for first in range(0, len(values), _ROWS):
@@ -319,7 +331,8 @@ def _round(
                 left[h + 1 : end] -= feedback[h, h + 1 : end, None] * left[h]
             left[end:] -= feedback[begin:end, end:].T @ left[begin:end]
         out[first : first + _ROWS] = kept.T
-    return out
+        costs[first : first + _ROWS] = np.diag(feedback) @ np.square(left)
+    return out, costs
 
 
 def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROUNDS) -> Array:
