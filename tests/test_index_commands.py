@@ -117,6 +117,15 @@ def test_pack_and_unpack(ravqa, index, tmp_path):
     assert shown(ravqa, tmp_path / "new") == 4
 
 
+def test_nothing_is_pruned_of_what_cannot_be_read(ravqa, index, docs):
+    (docs / "bridge.txt").write_bytes(b"caf\xe9")
+    update = ("index", "update", index, docs, "--prune")
+    assert "bridge.txt: not a text in UTF-8" in ravqa(*update, code=2)
+    assert "leave --prune out" in ravqa(*update, "--on-error", "skip", code=2)
+    assert shown(ravqa, index) == 4
+    assert ravqa(*update[:-1], "--on-error", "skip") == "3 unchanged\n"
+
+
 def test_mistakes_leave_nothing(ravqa, docs, tmp_path):
     file = pipeline(tmp_path)
     (docs / "broken.pdf").write_text("x")

@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import shutil
 
 import pytest
 
+from ravqa.datasets import pages
 from ravqa.datasets.corpus import Corpus
 from ravqa.datasets.kb import Sections
 from ravqa.datasets.pages import Pages, Remarks
@@ -145,6 +147,58 @@ def test_broken_files_are_named_or_skipped(tmp_path):
     assert "not YAML" in remarks.broken[5]
 
 
+def test_files_and_folders_without_access_are_named_or_skipped(tmp_path, monkeypatch):
+    # Modes would not do: they do not keep the superuser out.
+    (tmp_path / "a.txt").write_text("fine")
+    (tmp_path / "b.txt").write_text("closed")
+    (tmp_path / "c.txt").write_text("goes away")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "d.txt").write_text("closed")
+    scan, access, digest = os.scandir, os.access, pages.file_digest
+
+    def refusing(call, name):
+        def answer(path, *arguments):
+            if str(path) == str(tmp_path / name):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments)
+
+        return answer
+
+    monkeypatch.setattr(os, "scandir", refusing(scan, "closed"))
+    with pytest.raises(DataError, match=r"closed: cannot be read: Permission denied \(--on"):
+        Corpus.read(tmp_path)
+    monkeypatch.setattr(os, "access", lambda p, mode: p.name != "b.txt" and access(p, mode))
+    monkeypatch.setattr(pages, "file_digest", refusing(digest, "c.txt"))
+    remarks = Remarks("skip")
+    assert list(Corpus.read(tmp_path, remarks=remarks)) == ["a.txt#0"]
+    assert sorted(line.partition(":")[0] for line in remarks.broken) == ["b.txt", "c.txt", "closed"]
+    with pytest.raises(DataError, match="leave --prune out"):
+        remarks.check_prune()
+
+
+def test_an_index_in_the_folder_is_left_out(tmp_path):
+    import library_files
+
+    from ravqa.library import Library
+
+    folder = tmp_path / "docs"
+    (folder / "board").mkdir(parents=True)
+    (folder / "a.txt").write_text("text")
+    (folder / "board" / "library.json").write_text('{"name": "another program\'s"}')
+    (folder / "board" / "b.txt").write_text("more text")
+    shutil.copy(KOALA, folder / "koala.jpg")
+    (folder / "koala.txt").write_text("A koala.")
+    library = Library.create(folder / "index", library_files.pipeline(tmp_path))
+    assert library.add_files(folder).added == 3
+    (folder / "koala.jpg").unlink()  # else the copy counted as one, and would be passed over
+    remarks = Remarks()
+    found = list(Corpus.read(folder, remarks=remarks))
+    assert found == ["a.txt#0", "koala.txt#0", "board/b.txt#0"]
+    assert remarks.lines()[0] == "an index, left out: index"
+    with pytest.raises(DataError, match="is an index of passages"):
+        Corpus.read(folder / "index")
+
+
 def test_every_cut_of_a_pdf_is_one_clear_error_or_text(tmp_path):
     whole = pdf("Some text.", "And more.")
     path = tmp_path / "x.pdf"
@@ -212,6 +266,38 @@ def test_a_corpus_knows_its_images(tmp_path):
         (tmp_path / "p.jsonl").write_text(json.dumps(line | {"image": name}) + "\n")
         with pytest.raises(DataError, match=reason):
             Corpus.read(tmp_path / "p.jsonl")
+
+
+def test_a_caption_of_no_file_is_told(tmp_path):
+    shutil.copy(KOALA, tmp_path / "koala.jpg")
+    rows = "file_name,text\nkoala.jpg,A koala.\nkaola.jpg,A typing error.\n"
+    (tmp_path / "metadata.csv").write_text(rows)
+    remarks = Remarks()
+    assert list(Corpus.read(tmp_path, remarks=remarks)) == ["koala.jpg"]
+    assert remarks.lines() == ["named in a metadata file, but not there: kaola.jpg"]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.csv"])
+def test_broken_images_of_a_table_are_named_or_skipped(tmp_path, name):
+    shutil.copy(KOALA, tmp_path / "koala.jpg")
+    (tmp_path / "broken.jpg").write_bytes(KOALA.read_bytes()[:500])
+    rows = [("a", "No image.", ""), ("b", "A koala.", "koala.jpg"), ("c", "None.", "broken.jpg")]
+    lines = {
+        "p.jsonl": [json.dumps(dict(zip(("id", "text", "image"), r, strict=True))) for r in rows],
+        "p.csv": ["id,text,image", *(",".join(row) for row in rows)],
+    }
+    (tmp_path / name).write_text("\n".join(lines[name]) + "\n")
+    with pytest.raises(DataError, match=rf"{name}, passage 'c': .*broken\.jpg.*\(--on-error skip"):
+        Corpus.read(tmp_path / name, remarks=Remarks())
+    remarks = Remarks("skip")
+    assert list(Corpus.read(tmp_path / name, remarks=remarks)) == ["a", "b"]
+    assert "broken.jpg" in remarks.broken[0]
+
+
+def test_a_table_without_ids_names_its_columns(tmp_path):
+    (tmp_path / "p.csv").write_text("number,text\n1,Text.\n")
+    with pytest.raises(DataError, match=r"no passage id \(column .*; the columns are number, text"):
+        Corpus.read(tmp_path / "p.csv")
 
 
 def test_an_empty_folder(tmp_path):

@@ -13,6 +13,8 @@ from ravqa.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from ravqa.console import Console
+    from ravqa.datasets.corpus import Corpus
+    from ravqa.datasets.pages import Remarks
     from ravqa.library import Changes, Library
     from ravqa.records import Hit, Passage
 
@@ -87,7 +89,7 @@ def build(
         with console.status("loading models"):
             library = Library.create(index, pipeline, *(overrides or ()), words=words)
         changes = library.add(corpus, progress=console.progress)
-        _report(console, changes, remarks)
+        _report(console, changes, remarks.lines())
 
 
 @app.command()
@@ -278,7 +280,7 @@ def _open(index: Path, pipeline: str | None = None, overrides: list[str] | None 
 
 def _read(
     sources: list[Path], words: int | None, on_error: OnErrorChoice, console: Console
-) -> tuple[Any, list[str]]:
+) -> tuple[Corpus, Remarks]:
     """The sources' passages, and remarks on what was left out."""
     from ravqa.datasets.corpus import Corpus
     from ravqa.datasets.kb import Sections
@@ -289,7 +291,7 @@ def _read(
         corpus = Corpus.read(
             *sources, sections=Sections(words=words), remarks=remarks, uncaptioned=True
         )
-    return corpus, remarks.lines()
+    return corpus, remarks
 
 
 def _put(
@@ -305,10 +307,12 @@ def _put(
     with opened_console() as console:
         library = _open(index, None, overrides)
         corpus, remarks = _read(sources, words or library.words, on_error, console)
+        if prune:
+            remarks.check_prune()
         with console.status("loading models"):
             library.load()
         changes = library.put(corpus, replacing=replacing, prune=prune, progress=console.progress)
-        _report(console, changes, remarks)
+        _report(console, changes, remarks.lines())
 
 
 def _report(console: Console, changes: Changes, remarks: list[str]) -> None:

@@ -17,6 +17,7 @@ ones are kept in the cache folder (`ravqa.datasets.disk`), by the content of the
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -25,10 +26,10 @@ from typing import Any, Literal, Protocol
 
 from ravqa.config import fingerprint
 from ravqa.datasets import hub, kb
-from ravqa.datasets.pages import Pages, Remarks, is_pages
+from ravqa.datasets.pages import Pages, Remarks, is_index, is_pages
 from ravqa.datasets.reading import JSON_LINES, PARQUET, TABLES, read_rows, suffix_of
 from ravqa.errors import DataError, UserError
-from ravqa.images import ImageFolder, image_digest
+from ravqa.images import ImageFolder, broken_images, image_digest
 from ravqa.paths import file_digest
 from ravqa.records import Passage
 
@@ -41,10 +42,9 @@ Repeats = Literal["fail", "first"]
 
 IN_MEMORY = 2**25
 """Files of more bytes than this, all together, become a corpus on disk."""
-INDEX = "library.json"
-"""What a folder has that is an index of one's own (`ravqa.library`), and no folder of pages."""
 PASSAGE_BYTES = 1000
 """Of a passage in a table whose size is not known, roughly."""
+_CHECKED = 256  # passages whose images are looked at together
 _UNPACKED = 4  # how much larger compressed files are once read, roughly
 
 
@@ -122,7 +122,8 @@ class Corpus(Mapping[str, Passage]):
                 "hf:OWNER/NAME:SPLIT" or "hf:OWNER/NAME:CONFIG:SPLIT".
             sections: how articles of knowledge bases, and pages, are chosen and cut.
             repeats: as for `Corpus`.
-            remarks: takes note of pages that were left out, and says whether broken ones may be.
+            remarks: takes note of pages that were left out, and says whether broken ones may be;
+                images in tables are looked at too then.
             uncaptioned: take images without a caption too, as passages without text.
 
         Raises:
@@ -136,13 +137,13 @@ class Corpus(Mapping[str, Passage]):
             if hub.hub_name(path):
                 sources.append(_Hub(path))
             elif is_pages(path):
-                if (path / INDEX).is_file():
+                if is_index(path):
                     raise DataError(f"{path} is an index of passages: it must be the only corpus")
                 sources.append(
                     Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
                 )
             else:
-                sources.append(_File(path, sections))
+                sources.append(_File(path, sections, remarks))
         return cls.build(
             (passage for source in sources for passage in source.passages()),
             source=", ".join(str(p) for p in paths),
@@ -299,9 +300,10 @@ class _Source(Protocol):
 class _File:
     """One file of a corpus."""
 
-    def __init__(self, path: Path, sections: kb.Sections):
+    def __init__(self, path: Path, sections: kb.Sections, remarks: Remarks | None = None):
         self._path = path
         self._sections = sections
+        self._remarks = remarks
         if not path.exists():
             raise DataError(f"no such file: {path}")
         packed = path.suffix.lower() in {".gz", ".zip", PARQUET}
@@ -317,7 +319,20 @@ class _File:
         )
 
     def passages(self) -> Iterator[Passage]:
-        return read_passages(self._path, self._sections)
+        found = read_passages(self._path, self._sections)
+        return found if self._remarks is None else self._whole(found, self._remarks)
+
+    def _whole(self, passages: Iterable[Passage], remarks: Remarks) -> Iterator[Passage]:
+        """Passages without those whose image is broken."""
+        left = iter(passages)
+        while several := list(itertools.islice(left, _CHECKED)):
+            broken = broken_images([p.image for p in several if p.image is not None])
+            for passage in several:
+                reason = broken.get(passage.image) if passage.image else None
+                if reason is None:
+                    yield passage
+                else:
+                    remarks.break_off(f"{self._path}, passage {passage.passage_id!r}", reason)
 
 
 class _Hub:
@@ -373,7 +388,7 @@ def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
 
 
 def _passage(row: dict[str, Any], where: str, images: ImageFolder | None = None) -> Passage:
-    row = dict(row)
+    names, row = list(row), dict(row)
 
     def take(*columns: str) -> str | None:
         for column in columns:
@@ -385,7 +400,10 @@ def _passage(row: dict[str, Any], where: str, images: ImageFolder | None = None)
     def needed(what: str, columns: Sequence[str]) -> str:
         value = take(*columns)
         if value is None:
-            raise DataError(f"{where}: no {what} (column {' or '.join(columns)})")
+            raise DataError(
+                f"{where}: no {what} (column {' or '.join(columns)}); the columns are "
+                f"{', '.join(names)}"
+            )
         return value
 
     passage_id, text = needed("passage id", ID_COLUMNS), needed("text", TEXT_COLUMNS)

@@ -10,13 +10,14 @@ is the text of `koala.txt` beside `koala.jpg`, or stands in a `metadata.jsonl` o
 the same folder (columns `file_name`, and `text` or `caption`; others become metadata), as in the
 hub's image folders.
 
-Hidden files and folders are passed over, and so are links that lead out of the folder. Files with
-the same bytes as another are read once.
+Hidden files and folders are passed over, and so are links that lead out of the folder and indexes
+(`ravqa.library`), whose images are copies. Files with the same bytes as another are read once.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections import Counter
@@ -43,6 +44,9 @@ MARKDOWN = (".md", ".markdown")
 PAGES = (".txt", *MARKDOWN, ".pdf", *SUFFIXES)
 """Suffixes of files that are read."""
 
+INDEX = "library.json"
+"""What a folder has that is an index of one's own (`ravqa.library`), and no folder of pages."""
+
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = ("text", "caption")
 _LISTED = 5
@@ -54,6 +58,17 @@ def is_pages(path: Path) -> bool:
     return path.is_dir() or (path.suffix.lower() in PAGES and path.is_file())
 
 
+def is_index(folder: Path) -> bool:
+    """Whether a folder is an index; other programs have files of that name too."""
+    try:
+        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True  # perhaps a damaged one
+    return isinstance(found, dict) and {"settings", "encoder", "checksum"} <= found.keys()
+
+
 @dataclass
 class Remarks:
     """What was left out while pages were read; with `on_error` "fail", broken files are errors.
@@ -63,6 +78,8 @@ class Remarks:
         blank: files and pages without text.
         copies: files with the same bytes as another, which is named.
         links: links that lead out of the folder.
+        indexes: folders that are indexes.
+        absent: files that have a caption and are not there.
         others: how many files there are of suffixes that are not read.
     """
 
@@ -71,6 +88,8 @@ class Remarks:
     blank: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    indexes: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
     def break_off(self, where: str, reason: str) -> None:
@@ -83,6 +102,14 @@ class Remarks:
             raise DataError(f"{where}: {reason} (--on-error skip leaves such files out)")
         self.broken.append(f"{where}: {reason}")
 
+    def check_prune(self) -> None:
+        """Raise DataError if what was read is not all that there is: the rest would be deleted."""
+        if self.broken:
+            raise DataError(
+                f"{self.broken[0]}; to prune would delete what the index has of it: "
+                "mend it, or leave --prune out"
+            )
+
     def lines(self) -> list[str]:
         """One line for each kind of remark that there is."""
         kinds = (
@@ -90,6 +117,8 @@ class Remarks:
             ("without text", self.blank),
             ("a copy of another file, left out", self.copies),
             ("a link out of the folder, left out", self.links),
+            ("an index, left out", self.indexes),
+            ("named in a metadata file, but not there", self.absent),
             ("of a kind that is not read", [f"{n} {s}" for s, n in self.others.most_common()]),
         )
         return [f"{what}: {_some(found)}" for what, found in kinds if found]
@@ -155,11 +184,11 @@ class Pages:
             if path.name in _METADATA or path in captions:
                 continue
             name = self._name(path)
-            first = seen.setdefault(file_digest(path), name)
-            if first != name:
-                self.remarks.copies.append(f"{name} ({first})")
-                continue
             try:
+                first = seen.setdefault(_digest(path), name)
+                if first != name:
+                    self.remarks.copies.append(f"{name} ({first})")
+                    continue
                 if path in broken:
                     raise DataError(broken[path])
                 if _is_image(path):
@@ -172,7 +201,11 @@ class Pages:
     def _found(self) -> list[Path]:
         real = self._root.resolve()
         found = []
-        for folder, folders, names in os.walk(self._root):
+        for folder, folders, names in os.walk(self._root, onerror=self._unreadable):
+            if Path(folder) != self._root and is_index(Path(folder)):
+                self.remarks.indexes.append(self._name(Path(folder)))
+                folders.clear()
+                continue
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 path = Path(folder, name)
@@ -182,6 +215,8 @@ class Pages:
                     self.remarks.links.append(self._name(path))
                 elif not path.is_file():
                     continue
+                elif not os.access(path, os.R_OK):
+                    self.remarks.break_off(self._name(path), "cannot be read: no permission")
                 elif name in _METADATA or path.suffix.lower() in PAGES:
                     found.append(path)
                 else:
@@ -192,6 +227,11 @@ class Pages:
                 if not Path(folder, name).resolve().is_relative_to(real)
             ]
         return found
+
+    def _unreadable(self, error: OSError) -> None:
+        """A folder cannot be listed: what is in it would be missing without a word."""
+        name = self._name(Path(error.filename))
+        self.remarks.break_off(name, f"cannot be read: {error.strerror}")
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
@@ -209,6 +249,8 @@ class Pages:
                 if not isinstance(name, str) or not name:
                     raise DataError(f"{where}: no 'file_name'")
                 found[path.parent / name] = row
+                if not (path.parent / name).is_file():
+                    self.remarks.absent.append(self._name(path.parent / name))
         return found
 
     def _picture(self, path: Path, metadata: Mapping[str, Any]) -> Iterator[Passage]:
@@ -287,6 +329,13 @@ def _read(path: Path) -> _Document:
 
 def _title(path: Path) -> str:
     return re.sub(r"[-_\s]+", " ", path.stem).strip() or path.stem
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as e:
+        raise DataError(f"cannot be read: {e.strerror or e}") from None
 
 
 def _text(path: Path) -> str:

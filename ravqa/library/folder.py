@@ -28,8 +28,9 @@ from typing import Any
 
 from ravqa.build import part_config
 from ravqa.config import Part, fingerprint
-from ravqa.datasets.corpus import INDEX, Corpus, Digest
+from ravqa.datasets.corpus import Corpus, Digest
 from ravqa.datasets.disk import PassageFolder
+from ravqa.datasets.pages import INDEX
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
 from ravqa.errors import UserError

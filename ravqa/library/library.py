@@ -361,9 +361,12 @@ class Library:
             DataError, UserError: as `add` and `Corpus.read`.
         """
         sections = Sections(words=words or self.words)
+        remarks = remarks or Remarks()
         corpus = Corpus.read(
             *map(Path, paths), sections=sections, remarks=remarks, uncaptioned=True
         )
+        if prune:
+            remarks.check_prune()
         return self.put(corpus, replacing=replacing, prune=prune, progress=progress)
 
     def update(
