@@ -158,3 +158,18 @@ def test_a_killed_build_goes_on(ravqa, docs, tmp_path, monkeypatch):
         ravqa("index", "build", path, docs, "--pipeline", file, code=130)
     assert shown(ravqa, path) == 0
     assert ravqa("index", "build", path, docs, "--pipeline", file) == "4 added\n"
+
+
+def test_a_build_that_failed_may_be_repeated_with_another_pipeline(ravqa, docs, tmp_path):
+    file = pipeline(tmp_path)
+    path = tmp_path / "new"
+    (docs / "zoo.txt").unlink()  # the picture has no caption then
+    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    assert "has no caption" in err
+    (docs / "zoo.txt").write_text("A koala in a tree.")
+    other = ("--set", "retriever.encoder.seed=1")
+    assert ravqa("index", "build", path, docs, "--pipeline", file, *other) == "4 added\n"
+    ravqa("index", "delete", path, "--where", "article=koala.md")
+    ravqa("index", "delete", path, "bridge.txt#0", "zoo.jpg")
+    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    assert f"ravqa index add {path} adds to it" in err

@@ -285,6 +285,42 @@ def test_damage_is_found(library):
         Library.open(library.path)
 
 
+def test_a_file_that_was_cut_off_is_named_with_what_to_do(library):
+    file = library.path / "passages-000001" / "passages.jsonl"
+    file.write_bytes(file.read_bytes()[:20])
+    opened = Library.open(library.path)
+    with pytest.raises(DataError, match=rf"passages\.jsonl is damaged: .*verify {library.path}"):
+        opened.search("Which flower grows from bulbs?")
+    assert opened.verify() == ["passages-000001/passages.jsonl is missing or was changed"]
+
+
+def test_a_file_without_access_is_not_called_damaged(library, monkeypatch):
+    read = Path.read_text
+
+    def refused(self, *arguments, **options):
+        if self.name == "library.json":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(UserError, match=r"library\.json cannot be read: Permission denied"):
+        Library.open(library.path)
+
+
+def test_an_index_that_never_had_a_passage_takes_other_settings(tmp_path):
+    path = tmp_path / "index"
+    file = library_files.pipeline(tmp_path)
+    Library.create(path, file)
+    other = Library.create(path, file, "retriever.encoder.seed=1", words=9)
+    assert (len(other), other.words, other.stats()["encoder"]) == (0, 9, "hashes of seed 1")
+    with sole_writer(path), pytest.raises(UserError, match="being written"):
+        Library.create(path, file)
+    other.add([KOALA])
+    other.delete(["koala"])
+    with pytest.raises(UserError, match=f"ravqa index add {path} adds to it"):
+        Library.create(path, file)
+
+
 def test_one_writer_at_a_time(library):
     with sole_writer(library.path):
         with pytest.raises(UserError, match="being written by process"):

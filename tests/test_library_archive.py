@@ -1,5 +1,6 @@
 """A library packed into one file, and what is refused when it is unpacked."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -10,6 +11,7 @@ from library_files import pipeline
 
 from ravqa.errors import UserError
 from ravqa.library import Library
+from ravqa.library.folder import LibraryFolder
 from ravqa.paths import SAMPLE
 from ravqa.records import Passage
 
@@ -160,6 +162,48 @@ DAMAGES = {
         "bytes are needed",
     ),
 }
+
+
+def with_image(data, name):
+    """The archive with another image of the koala; its list agrees with that."""
+    entries = members(data)
+    for place, (entry, text) in enumerate(entries):
+        if entry.name.endswith("passages.jsonl"):
+            lines = [json.loads(line) for line in text.splitlines()]
+            lines[0][3] = name
+            # As long as before, so that the lines begin where they did.
+            short = json.dumps(lines[0], separators=(",", ":"))
+            size = len(text.splitlines()[0])
+            new = f"{short:{size}}".encode() + text[size:]
+            assert len(new) == len(text)
+            entries[place] = (entry, new)
+            digest = hashlib.sha256(new).hexdigest()
+            named = entry.name
+    return packed(with_list(entries, lambda v: v["files"][named].__setitem__(1, digest)))
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../../x.jpg", "images/../../x.jpg"])
+def test_images_outside_of_the_index_are_refused(whole, tmp_path, name):
+    bad = tmp_path / "bad.tar"
+    bad.write_bytes(with_image(whole, name))
+    with pytest.raises(UserError, match=rf"bad\.tar: passages-000001/.*{name}.*is outside of"):
+        Library.unpack(bad, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [bad]
+    # The same, unpacked by other means.
+    with tarfile.open(bad) as archive:
+        archive.extractall(tmp_path / "other", filter="data")
+    with pytest.raises(UserError, match=rf"{name}.*of 'koala' is outside of the index"):
+        Library.open(tmp_path / "other")
+    folder = LibraryFolder(tmp_path / "other")
+    opened = Library(folder, folder.manifest().settings, "other")
+    for use in (
+        lambda: opened["koala"],
+        lambda: opened.pack(tmp_path / "x.tar"),
+        opened.compact,
+    ):
+        with pytest.raises(UserError, match="outside of the index"):
+            use()
+    assert not (tmp_path / "x.tar").exists()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

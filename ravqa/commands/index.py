@@ -83,8 +83,7 @@ def build(
     with opened_console() as console:
         from ravqa.library import Library
 
-        if Library.exists(index) and len(Library.open(index)):
-            raise UserError(f"{index} holds an index already: ravqa index add {index} adds to it")
+        Library.check_new(index)
         corpus, remarks = _read(sources, words, on_error, console)
         with console.status("loading models"):
             library = Library.create(index, pipeline, *(overrides or ()), words=words)

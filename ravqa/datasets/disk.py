@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -30,6 +31,7 @@ from typing import IO, Any, overload
 
 from ravqa.datasets.corpus import Corpus, Digest, Repeats, twice
 from ravqa.errors import DataError, UserError
+from ravqa.images import inside
 from ravqa.paths import cache_dir
 from ravqa.records import Description, Passage, Question, Region, Tag
 
@@ -38,11 +40,25 @@ _MAPPED = 2**16  # bytes from which on a corpus's tables are mapped
 _BLOCK = 1024  # lines read at a time when all are wanted
 
 
+class DamageError(DataError):
+    """A file is not as it was written; the message says how to mend that."""
+
+
 class _Lines:
     """Lines of a file by number; threads and forked processes share no position in it."""
 
-    def __init__(self, file: IO[bytes], offsets: Sequence[int]):
-        """Take over an open file; `offsets` are the lines' beginnings, and the end."""
+    def __init__(
+        self,
+        file: IO[bytes],
+        offsets: Sequence[int],
+        damage: str = "a file of the cache folder was cut off: run again",
+    ):
+        """Take over an open file; `offsets` are the lines' beginnings, and the end.
+
+        Args:
+            damage: the message where the file has not all the lines.
+        """
+        self._damage = damage
         self._descriptor = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._descriptor)
         self._offsets = offsets
@@ -63,7 +79,7 @@ class _Lines:
         while first < last:
             part = os.pread(self._descriptor, last - first, first)
             if not part:
-                raise DataError("a file of the cache folder was cut off: run again")
+                raise DamageError(self._damage)
             parts.append(part)
             first += len(part)
         return b"".join(parts)
@@ -95,11 +111,13 @@ class PassageFolder:
         repeated: passages that were left out because their id had been there before.
     """
 
-    def __init__(self, folder: Path, *, images: Path | None = None):
+    def __init__(self, folder: Path, *, images: Path | None = None, mend: str | None = None):
         """Open what `write` has written.
 
         Args:
-            images: the folder that paths of images are relative to; None for those as written.
+            images: the folder that paths of images are relative to, and do not leave; None for
+                those as written.
+            mend: what to do if it is damaged, for the message.
         """
         import numpy as np
 
@@ -107,14 +125,16 @@ class PassageFolder:
         self.fingerprint: str = meta["fingerprint"]
         self.repeated: int = meta["repeated"]
         self._images = images
+        self._file = folder / "passages.jsonl"
+        self._damage = f"{self._file} is damaged: {mend or f'delete {folder} and run again'}"
         # A mapped file stays open; small ones need not be.
         mode: Any = "r" if (folder / "hashes.npy").stat().st_size > _MAPPED else None
         self._hashes, self._rows, offsets = (
             np.load(folder / f"{name}.npy", mmap_mode=mode)
             for name in ("hashes", "rows", "offsets")
         )
-        with (folder / "passages.jsonl").open("rb") as file:
-            self._lines = _Lines(file, offsets)
+        with self._file.open("rb") as file:
+            self._lines = _Lines(file, offsets, self._damage)
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -158,11 +178,31 @@ class PassageFolder:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def check_images(self) -> None:
+        """Look whether every image is in the folder that it should be in.
+
+        Raises:
+            DataError: one is not; whoever made the passages could have any file shown or shared.
+        """
+        with contextlib.suppress(DamageError):  # told when the passage is read, and by `verify`
+            for line in self._lines:
+                # No name in another line can lead out: it is not worth the time to read it.
+                if b'"/' in line or b".." in line or b"\\" in line:
+                    self._load(line)
+
     def _load(self, line: bytes) -> Passage:
-        passage_id, text, title, image, *others = json.loads(line)
-        path = None if image is None else Path(image)
+        try:
+            passage_id, text, title, image, *others = json.loads(line)
+            path = None if image is None else Path(image)
+        except (ValueError, TypeError):
+            raise DamageError(self._damage) from None
         if path is not None and self._images is not None:
-            path = self._images / path
+            try:
+                path = inside(self._images, image)
+            except DataError:
+                raise DataError(
+                    f"{self._file}: the image {image!r} of {passage_id!r} is outside of the index"
+                ) from None
         return Passage(passage_id, text, title, path, *others)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ravqa.datasets.disk import PassageFolder
 from ravqa.encoders.store import written_beside
 from ravqa.errors import UserError
 from ravqa.library.folder import IMAGES, MANIFEST, LibraryFolder, State
@@ -77,8 +78,8 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
     """Make a library of an archive, every byte compared with its list.
 
     Raises:
-        UserError: no such file, none of ours, damaged, or larger than the disk has room; the folder
-            is there already.
+        UserError: no such file, none of ours, damaged, with images that are not in it, or larger
+            than the disk has room; the folder is there already.
     """
     LibraryFolder(target).check_new()
     try:
@@ -92,6 +93,7 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
             made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
             try:
                 _extract(archive, listed, made, source, progress)
+                _check_images(made, source)
                 made.chmod(0o755)
                 if target.is_dir():
                     target.rmdir()  # it is empty
@@ -177,6 +179,17 @@ def _extract(
             progress("unpacking files", len(listed) - len(left), len(listed))
     if left:
         raise UserError(f"{source} is cut off: it lacks {sorted(left)[0]}")
+
+
+def _check_images(folder: Path, source: Path) -> None:
+    """Passages must not name files of whoever unpacks them: those would be shown, and packed."""
+    for entry in sorted(folder.glob("passages-*")):
+        try:
+            PassageFolder(entry, images=folder).check_images()
+        except UserError as e:
+            raise UserError(f"{source}: {str(e).removeprefix(f'{folder}/')}") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{source} is damaged: {entry.name} cannot be read") from None
 
 
 def _opened(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

@@ -33,7 +33,7 @@ from ravqa.datasets.disk import PassageFolder
 from ravqa.datasets.pages import INDEX
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
-from ravqa.errors import UserError
+from ravqa.errors import DataError, UserError
 from ravqa.images import SUFFIXES, image_bytes, image_digest
 from ravqa.index.exact import ExactIndex
 from ravqa.index.segments import SegmentedIndex
@@ -116,6 +116,15 @@ class LibraryCorpus(Corpus):
             return None
         return self._index if kind in ("auto", self._index.kind) else None
 
+    def check_images(self) -> None:
+        """Look whether every image is in the library's folder.
+
+        Raises:
+            DataError: one is not.
+        """
+        for part in self._parts:
+            part.check_images()
+
     def stream(self) -> Iterator[Passage]:
         """Every passage once, in the order of the files."""
         seen: set[str] = set()
@@ -177,24 +186,39 @@ class LibraryFolder:
         """Whether there is a library."""
         return (self.path / MANIFEST).is_file()
 
-    def check_new(self) -> None:
-        """Raise UserError if there is a library already, or the folder holds something else."""
+    def check_new(self, *, begun: bool = False) -> None:
+        """Raise UserError if there is a library already, or the folder holds something else.
+
+        Args:
+            begun: one that never had a passage may be there: what a build that failed has left.
+        """
         if self.exists():
-            raise UserError(f"{self.path} holds an index already")
+            if begun and self.manifest().index is None:
+                return
+            raise UserError(
+                f"{self.path} holds an index already: ravqa index add {self.path} adds to it, or "
+                "name a new folder"
+            )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} is there and is not empty: name a new folder")
 
     def create(
         self, settings: Mapping[str, Any], encoder: Mapping[str, Any], words: int | None
     ) -> None:
-        """Make an empty library.
+        """Make an empty library, also of one that never had a passage.
 
         Raises:
-            UserError: see `check_new`.
+            UserError: see `check_new`; another process is writing.
         """
-        self.check_new()
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.put(Manifest(dict(settings), dict(encoder), words=words))
+        manifest = Manifest(dict(settings), dict(encoder), words=words)
+        self.check_new(begun=True)
+        if not self.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.put(manifest)
+            return
+        with sole_writer(self.path):
+            self.check_new(begun=True)  # somebody may have added passages
+            self.put(manifest)
 
     def manifest(self) -> Manifest:
         """What library.json says.
@@ -217,7 +241,9 @@ class LibraryFolder:
             raise UserError(
                 f"no index in {self.path}: ravqa index build {self.path} SOURCE makes one"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError):
+        except OSError as e:
+            raise UserError(f"{file} cannot be read: {e.strerror or e}") from None
+        except (ValueError, KeyError, TypeError):
             raise UserError(f"{file} is damaged: build the index again") from None
         return found
 
@@ -245,6 +271,8 @@ class LibraryFolder:
                     continue  # files went away because another state took their place
                 if isinstance(e, UserError):
                     raise
+                if isinstance(e, PermissionError):
+                    raise UserError(f"{e.filename} cannot be read: {e.strerror}") from None
                 raise UserError(
                     f"the index in {self.path} is damaged ({e}): build it again"
                 ) from None
@@ -269,7 +297,11 @@ class LibraryFolder:
             fingerprint=encoder,
         )
         parts = [
-            PassageFolder(self.path / entry["name"], images=self.path)
+            PassageFolder(
+                self.path / entry["name"],
+                images=self.path,
+                mend=f"ravqa index verify {self.path} lists what is wrong",
+            )
             for entry in reversed(index.attached["passages"])
         ]
         return State(manifest, index, LibraryCorpus(self.path, encoder, index, parts))
@@ -303,11 +335,15 @@ class LibraryFolder:
         if not whole:  # what is in them cannot be relied on
             return
         missing = set(state.index.ids)
-        for passage in state.corpus.stream():
-            missing.discard(passage.passage_id)
-            if passage.image is not None and image_digest(passage.image) != passage.image.stem:
-                name = passage.image.relative_to(self.path)
-                yield f"{name}, image of {passage.passage_id!r}, is missing or was changed"
+        try:
+            for passage in state.corpus.stream():
+                missing.discard(passage.passage_id)
+                if passage.image is not None and image_digest(passage.image) != passage.image.stem:
+                    name = passage.image.relative_to(self.path)
+                    yield f"{name}, image of {passage.passage_id!r}, is missing or was changed"
+        except DataError as e:  # written as it is, by somebody who meant it
+            yield str(e)
+            return
         yield from (f"passage {i!r} is in the index and has no text" for i in sorted(missing))
 
 

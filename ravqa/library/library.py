@@ -88,7 +88,7 @@ class Library:
         *overrides: str,
         words: int | None = None,
     ) -> Library:
-        """Make an empty library in a new folder, or take an empty one with these settings.
+        """Make an empty library in a new folder, or of one that never had a passage.
 
         Args:
             pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the library.
@@ -102,10 +102,11 @@ class Library:
         folder = LibraryFolder(Path(path))
         settings, where = load_pipeline(pipeline, overrides)
         checked(settings, where)
-        there = folder.manifest() if folder.exists() else None
-        if there and there.index is None and (there.settings, there.words) == (settings, words):
-            return cls(folder, settings, where)
-        folder.check_new()
+        folder.check_new(begun=True)
+        if folder.exists():
+            there = folder.manifest()
+            if (there.settings, there.words) == (settings, words):
+                return cls(folder, settings, where)
         with sharing() as parts:
             built = Pipeline.from_config(settings, where=where, retrieval_only=True)
         encoder = _late(built).encoder
@@ -125,6 +126,11 @@ class Library:
         """Whether there is a library in this folder."""
         return LibraryFolder(Path(path)).exists()
 
+    @staticmethod
+    def check_new(path: Path | str) -> None:
+        """Raise UserError if `create` would refuse this folder."""
+        LibraryFolder(Path(path)).check_new(begun=True)
+
     @classmethod
     def open(cls, path: Path | str, pipeline: str | None = None, *overrides: str) -> Library:
         """Open the library in a folder.
@@ -135,6 +141,7 @@ class Library:
             overrides: "key.path=value".
 
         Raises:
+            DataError: an image lies outside of the library's folder.
             UserError: there is no library, or it is damaged; settings that are not valid, with
                 another encoder, or that would run a model's code without your saying so.
         """
@@ -145,6 +152,7 @@ class Library:
         else:
             settings, where = load_pipeline(pipeline, overrides)
         library = cls(folder, settings, where)
+        library._state.corpus.check_images()
         if settings["retriever"].get("encoder") != own["retriever"].get("encoder"):
             library._pipeline()  # which compares the encoders
         return library
