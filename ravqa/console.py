@@ -67,7 +67,7 @@ class Console:
     def status(self, what: str) -> Iterator[None]:
         """Shows that something of unknown length goes on."""
         if self.err.is_terminal:
-            with self.err.status(what):
+            with self.err.status(Text(what)):
                 yield
         else:
             self.err.print(Text(what), soft_wrap=True)
@@ -83,7 +83,7 @@ class Console:
             return
         if self._bars is None:
             self._bars = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -209,7 +209,8 @@ class Console:
 
 
 def _rich(*, stderr: bool) -> RichConsole:
-    console = RichConsole(stderr=stderr, highlight=False)
+    # Names of files and questions have brackets and colons that are no markup.
+    console = RichConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     return console

@@ -206,9 +206,16 @@ def devices() -> dict[str, str]:
     found = {
         "cpu": f"{_processors()} processors",
         "memory": _size(_memory()) if _memory() else "unknown",
-        "disk": f"{_size(shutil.disk_usage(cache_dir()).free)} free in the cache folder",
+        "disk": _disk(),
     }
     return found | _accelerators()
+
+
+def _disk() -> str:
+    try:
+        return f"{_size(shutil.disk_usage(cache_dir()).free)} free in the cache folder"
+    except UserError as e:
+        return str(e)
 
 
 def _processors() -> int:
@@ -261,17 +268,23 @@ def _torch_build() -> str:
 
 def caches() -> list[Cache]:
     """The cache folder by its parts, and the hub's."""
-    root = cache_dir()
+    try:
+        listed = _parts_of(cache_dir())
+    except UserError:  # `devices` says it
+        listed = []
+    hub = _hub_cache()
+    if hub.is_dir():
+        listed.append(Cache("Hugging Face hub", str(hub), _bytes(hub)))
+    return listed
+
+
+def _parts_of(root: Path) -> list[Cache]:
     found: dict[str, int] = {}
     for entry in sorted(root.iterdir()):
         if not entry.name.startswith("."):
             name = entry.name.partition(".sqlite")[0]
             found[name] = found.get(name, 0) + _bytes(entry)
-    listed = [Cache(name, str(root / name), size) for name, size in found.items()]
-    hub = _hub_cache()
-    if hub.is_dir():
-        listed.append(Cache("Hugging Face hub", str(hub), _bytes(hub)))
-    return listed
+    return [Cache(name, str(root / name), size) for name, size in found.items()]
 
 
 def _bytes(path: Path) -> int:
@@ -437,9 +450,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _answers(url: str) -> bool:
     """Whether somebody listens at the address."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), timeout=_WAIT_S):
             return True
     except (OSError, ValueError):

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from ravqa.errors import UserError
+
 _HERE = Path(__file__).resolve().parent
 
 
@@ -31,6 +33,9 @@ def cache_dir(*parts: str) -> Path:
     """A folder below the cache root, made if needed.
 
     The root is $RAVQA_CACHE, else $XDG_CACHE_HOME/ravqa, else ~/.cache/ravqa.
+
+    Raises:
+        UserError: it cannot be made.
     """
     root = os.environ.get("RAVQA_CACHE")
     if root:
@@ -39,7 +44,13 @@ def cache_dir(*parts: str) -> Path:
         xdg = os.environ.get("XDG_CACHE_HOME")
         base = (Path(xdg) if xdg else Path.home() / ".cache") / "ravqa"
     path = base.joinpath(*parts)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"the cache folder {path} cannot be made ({e.strerror or e}): set RAVQA_CACHE to "
+            "another"
+        ) from None
     return path
 
 

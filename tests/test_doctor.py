@@ -58,6 +58,20 @@ def model(folder, **config):
     return folder
 
 
+def test_an_address_that_is_none_is_a_stop():
+    for url in ("http://localhost:80x/v1", "http://localhost:99999/v1", "http://[::1/v1"):
+        found = stops(reader={"name": "openai", "model": "m", "url": url})
+        assert found == [f"reader: nobody answers at {url}"]
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("RAVQA_CACHE", str(tmp_path / "file" / "cache"))
+    report = doctor.examine()
+    assert "cannot be made (Not a directory): set RAVQA_CACHE to another" in report.devices["disk"]
+    assert all(cache.name == "Hugging Face hub" for cache in report.caches)
+
+
 def test_every_extra_is_described():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"test", "dev"}

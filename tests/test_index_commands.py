@@ -105,6 +105,18 @@ def test_search_and_ask(ravqa, index):
     assert "KEY=VALUE" in ravqa("search", index, "x", "--where", "page", code=2)
 
 
+def test_brackets_in_names_are_no_markup(ravqa, docs, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    folder = tmp_path / "a[/b] [old] :smile:"
+    shutil.copytree(docs, folder)
+    ravqa("index", "build", tmp_path / "i", folder, "--pipeline", pipeline(tmp_path))
+    assert "reading" in ravqa.err
+    assert "a[/b] [old] :smile:" in " ".join(ravqa.err.split())
+    moved = Library.open(tmp_path / "i")
+    monkeypatch.setattr(Library, "stats", lambda _: {"encoder": "model[/x] [old]", "passages": 3})
+    assert "model[/x] [old]" in ravqa("index", "show", moved.path)
+
+
 def test_settings_that_do_not_fit(ravqa, index):
     err = ravqa("search", index, "x", "--set", "retriever.encoder.seed=1", code=2)
     assert "was encoded by hashes of seed 0, and not by hashes of seed 1" in err

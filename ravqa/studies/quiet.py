@@ -49,7 +49,7 @@ class QuietConsole(StudyConsole):
     def __init__(self) -> None:
         super().__init__()
         self._sink = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        self.out = self.err = RichConsole(file=self._sink)
+        self.out = self.err = RichConsole(file=self._sink, markup=False)
 
     @contextmanager
     def status(self, what: str) -> Iterator[None]:
