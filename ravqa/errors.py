@@ -36,6 +36,12 @@ class MissingExtraError(UserError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
+def check_number(name: str, value: int) -> None:
+    """Raise UserError if what is counted is less than one."""
+    if value < 1:
+        raise UserError(f"{name}: 1 or more is expected, got {value}")
+
+
 def near_matches(name: str, known: Iterable[str]) -> str:
     """The known names nearest to `name` as a phrase for an error message, never empty."""
     known = sorted(known)

@@ -186,6 +186,11 @@ def _same_image(wanted: Sequence[str], entry: str) -> bool:
     return common > 1 and PurePosixPath(before[-1]).suffix.lower() in _ARCHIVES
 
 
+def as_source(image: Path | str | bytes | None) -> Path | bytes | None:
+    """An image as callers name it, as records have it; an empty name is none."""
+    return (Path(image) if image else None) if isinstance(image, str) else image
+
+
 def open_image(source: Path | bytes) -> Image:
     """An image in RGB, turned upright as its EXIF orientation says, fully decoded.
 

@@ -23,6 +23,7 @@ from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, valid
 from ravqa.datasets.corpus import Corpus
 from ravqa.describe.cached import CachedDescriber
 from ravqa.errors import PromptError, ServerError, UserError
+from ravqa.images import as_source
 from ravqa.readers.base import Reader
 from ravqa.records import Answer, Hit, Passage, Question
 from ravqa.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
@@ -304,7 +305,7 @@ class Pipeline:
             raise ValueError("call prepare(corpus) first")
         return [(hit, self.corpus[hit.passage_id]) for hit in hits]
 
-    def ask(self, question: str | Question, image: Path | bytes | None = None) -> Response:
+    def ask(self, question: str | Question, image: Path | str | bytes | None = None) -> Response:
         """Answer one question about one image.
 
         Args:
@@ -314,7 +315,7 @@ class Pipeline:
             DataError: the image cannot be decoded.
         """
         if isinstance(question, str):
-            question = Question(question_id=0, question=question, image=image)
+            question = Question(question_id=0, question=question, image=as_source(image))
         [record] = self.describe([question])
         retrieved = self.retrieve([record])
         stages = {stage.name: stage.hits[0] for stage in self.rerank([record], retrieved)}

@@ -72,6 +72,8 @@ def test_show_delete_verify_compact(ravqa, index):
     lines = ravqa("index", "show", index, "--where", "article=koala.md", "--json").splitlines()
     assert [json.loads(line)["passage_id"] for line in lines] == ["koala.md#koala", "koala.md#life"]
     assert "did you mean koala.md#life" in ravqa("index", "show", index, "koala.md#lif", code=2)
+    both = ("index", "show", index, "koala.md#lif", "--where", "article=koala.md")
+    assert "did you mean koala.md#life" in ravqa(*both, code=2)
     assert "no passage has 'artcle'" in ravqa(
         "index", "delete", index, "--where", "artcle=x", code=2
     )

@@ -43,6 +43,24 @@ def test_search_finds_by_text_and_by_image(library):
     assert ids(library.search("What does this animal eat?", PHOTO, k=1)) == ["koala"]
 
 
+def test_an_image_may_be_named_by_a_string(library):
+    expected = library.search("What does this animal eat?", PHOTO)
+    assert library.search("What does this animal eat?", str(PHOTO)) == expected
+    assert library.search("What?", "") == library.search("What?")
+    answered = Library.open(library.path, None, "reader={name: first-words}")
+    assert answered.ask("What?", str(PHOTO)).hits == answered.ask("What?", PHOTO).hits
+    pipeline = answered.pipeline()
+    assert pipeline.ask("What?", str(PHOTO)).hits == pipeline.ask("What?", PHOTO).hits
+
+
+def test_less_than_one_passage_is_refused(library):
+    for k in (0, -1):
+        with pytest.raises(UserError, match=f"k: 1 or more is expected, got {k}"):
+            library.search("What?", k=k)
+        with pytest.raises(UserError, match="k: 1 or more"):
+            library.retrieve([Question(0, "What?")], k)
+
+
 def test_search_is_that_of_the_pipeline(library):
     from ravqa.pipeline import Pipeline
 

@@ -52,6 +52,20 @@ def test_a_packed_library_opens_elsewhere(library, tmp_path):
     assert len(other) == 3
 
 
+def test_a_library_that_cannot_be_written_is_packed_as_it_is(library, tmp_path, monkeypatch):
+    library.compact()
+    library.pack(tmp_path / "one.tar")
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Modes would not do: they do not keep the superuser out.
+    monkeypatch.setattr("ravqa.library.library.os.access", lambda *_: False)
+    monkeypatch.setattr("ravqa.library.folder.sole_writer", closed)
+    library.pack(tmp_path / "two.tar")
+    assert (tmp_path / "two.tar").read_bytes() == (tmp_path / "one.tar").read_bytes()
+
+
 def test_an_empty_library_can_be_packed(tmp_path):
     Library.create(tmp_path / "index", pipeline(tmp_path)).pack(tmp_path / "x.tar")
     assert len(Library.unpack(tmp_path / "x.tar", tmp_path / "other")) == 0

@@ -147,8 +147,6 @@ def show(
             _print_stats(console, library.stats(), as_json)
             return
         for passage_id in _chosen(library, ids, where):
-            if passage_id not in library:
-                raise library.unknown(passage_id)
             _print_passage(console, library[passage_id], as_json)
 
 
@@ -360,6 +358,9 @@ def _where(texts: list[str] | None) -> dict[str, list[str]] | None:
 
 def _chosen(library: Library, ids: list[str] | None, where: list[str] | None) -> list[str]:
     wanted = list(ids or ())
+    for passage_id in wanted:
+        if passage_id not in library:
+            raise library.unknown(passage_id)
     chosen = _where(where)
     if chosen is not None:
         matching = library.matching(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from ravqa.datasets.kb import Sections
 from ravqa.datasets.pages import Remarks
 from ravqa.describe.text import as_text
 from ravqa.encoders.base import passages_fingerprint, sees_passages
-from ravqa.errors import DataError, UserError
+from ravqa.errors import DataError, UserError, check_number
+from ravqa.images import as_source
 from ravqa.index.exact import ExactIndex
 from ravqa.library import archive
 from ravqa.library.filters import Where
@@ -226,7 +228,7 @@ class Library:
     def search(
         self,
         question: str,
-        image: Path | bytes | None = None,
+        image: Path | str | bytes | None = None,
         *,
         k: int = 5,
         instruction: str | None = None,
@@ -236,22 +238,24 @@ class Library:
         """The k best passages for a question about an image, best first.
 
         Args:
+            image: a path, or the encoded bytes.
             instruction: for encoders that take one, in place of their own.
             where: only passages with these metadata; see `ravqa.library.filters`.
             allowed_ids: only these passages.
 
         Raises:
             DataError: the image cannot be decoded.
-            UserError: `where` names what no passage has; a missing package or model.
+            UserError: k is below 1; `where` names what no passage has; a missing package or model.
         """
-        record = Question(0, question, image, instruction=instruction)
+        check_number("k", k)
+        record = Question(0, question, as_source(image), instruction=instruction)
         found = self._ask(record, k, where, allowed_ids, answering=False)
         return list(zip(found.hits[:k], found.passages[:k], strict=True))
 
     def ask(
         self,
         question: str,
-        image: Path | bytes | None = None,
+        image: Path | str | bytes | None = None,
         *,
         instruction: str | None = None,
         where: Where | None = None,
@@ -262,7 +266,7 @@ class Library:
         Raises:
             DataError, UserError: as `search`.
         """
-        record = Question(0, question, image, instruction=instruction)
+        record = Question(0, question, as_source(image), instruction=instruction)
         return self._ask(record, 1, where, allowed_ids, answering=True)
 
     def retrieve(
@@ -278,6 +282,7 @@ class Library:
         Raises:
             DataError, UserError: as `search`.
         """
+        check_number("k", k)
         pipeline = self.pipeline(where=where, allowed_ids=allowed_ids)
         return pipeline.retriever.retrieve(pipeline.describe(questions), k)
 
@@ -415,6 +420,10 @@ class Library:
         Raises:
             UserError: the file is there already or cannot be written; another process is writing.
         """
+        if not os.access(self.path, os.W_OK):
+            state = self._folder.read(self._index)
+            if state.tidy:  # there is nothing to write, and nobody to keep from writing
+                return archive.pack(self._folder, state, Path(target), progress)
         with self._changing() as writer:
             if not writer.state.tidy:
                 writer.compact()
@@ -570,12 +579,19 @@ class _StateRetriever:
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Nothing: the index is there."""
 
-    def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """At most k passages per question, best first."""
+    def retrieve(
+        self, questions: Sequence[Question], k: int, allowed_ids: Collection[str] | None = None
+    ) -> list[list[Hit]]:
+        """At most k passages per question, best first.
+
+        Args:
+            allowed_ids: only these, in place of those that it was made for.
+        """
         index = self._state.index
         if index is None or not len(index):
             return [[] for _ in questions]
-        return self._late.rank(questions, k, index, self._state.content, self._allowed)
+        allowed = self._allowed if allowed_ids is None else allowed_ids
+        return self._late.rank(questions, k, index, self._state.content, allowed)
 
 
 def _late(pipeline: Pipeline) -> LateInteractionRetriever:
