@@ -142,6 +142,24 @@ def test_the_answerer_gives_the_pipelines_answer(retriever, passages):
         RAVQAAnswerer(Pipeline.load("preflmr-l-retrieval", *PREFLMR, retrieval_only=True))
 
 
+def test_the_answerer_takes_documents_of_others():
+    answerer = RAVQAAnswerer.load("preflmr-l-retrieval")
+    documents = [
+        Document(page_content=f"The koala eats leaves {i}.", metadata={"score": score, "image": ""})
+        for i, score in enumerate([None, "high", 0.5])
+    ]
+    _, pairs = answerer._asked({"question": QUESTION, "documents": documents})
+    assert [hit.score for hit, _ in pairs] == [0.0, 0.0, 0.5]
+    assert {passage.image for _, passage in pairs} == {None}
+    assert answerer.invoke({"question": QUESTION, "documents": documents})
+
+
+def test_less_than_one_document_is_refused(retriever):
+    for k in (0, -1):
+        with pytest.raises(UserError, match=f"1 or more is expected, got {k}"):
+            retriever.invoke(QUESTION, k=k)
+
+
 def test_documents_and_passages():
     passage = Passage("p", "It eats.", title="Koala", image=PHOTO, extra={"page": 3})
     document = document_of(passage, 1.5)

@@ -185,6 +185,14 @@ def test_it_is_a_retriever_of_llama_index(retriever):
         retriever.similarity_top_k = 24
 
 
+def test_less_than_one_passage_is_refused(folder):
+    tested = PreFLMRRetriever.from_persist_dir(folder, similarity_top_k=0)
+    with pytest.raises(UserError, match="1 or more is expected, got 0"):
+        tested.retrieve(QUESTION)
+    with pytest.raises(UserError, match="1 or more is expected, got 0"):
+        asyncio.run(tested.aretrieve(QUESTION))
+
+
 class Events(BaseEventHandler):
     seen: list = Field(default_factory=list)
 
@@ -444,6 +452,18 @@ def test_nodes_of_one_document_may_come_one_by_one(tmp_path):
     assert sorted(tested.library) == ["a", "b"]
     tested.insert([Document(id_="d", text="The whole.")])
     assert list(tested.library) == ["d"]
+
+
+def test_of_a_document_that_was_taken_whole_nothing_old_stays(tmp_path):
+    text = "The koala sleeps up to twenty hours a day in the fork of a tree. " * 40
+    old = [Document(id_="koala", text="The old text.")]
+    tested = PreFLMRRetriever.from_documents(
+        old, tmp_path / "lib", overrides=PREFLMR, transformations=[]
+    )
+    assert list(tested.library) == ["koala"]
+    tested.insert([Document(id_="koala", text=text)])
+    assert "koala" not in tested.library
+    assert all(passage.startswith("koala:") for passage in tested.library)
 
 
 def test_the_pipelines_rerankers_are_used(passages):

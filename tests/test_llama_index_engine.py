@@ -395,6 +395,29 @@ def test_a_language_model_streams_too(writing):
     assert asyncio.run(main()) == [piece.delta for piece in pieces]
 
 
+def test_the_event_loop_goes_on_while_a_stream_begins(writing):
+    class Slow(Writing):
+        def stream(self, prompt):  # as one that looks into its cache first
+            time.sleep(0.2)
+            return iter(["leaves"])
+
+    llm = ReaderLLM(Slow(Slow.Config()))
+    message = ChatMessage(role="user", content="What?")
+
+    async def main(begin):
+        task = asyncio.create_task(begin)
+        steps = 0
+        while not task.done():
+            await asyncio.sleep(0.01)
+            steps += 1
+        return steps, [piece.delta async for piece in task.result()]
+
+    for begin in (llm.astream_complete("What?"), llm.astream_chat([message])):
+        steps, words = asyncio.run(main(begin))
+        assert steps > 5
+        assert words == ["leaves"]
+
+
 # --- LlamaIndex's own engine and language models
 
 
@@ -619,6 +642,12 @@ def test_parts_of_passages_count_for_them_and_unknown_nodes_are_named(corpus):
     tested.prepare(corpus)
     [hits] = tested.retrieve([SEEN], 4)
     assert [(hit.passage_id, hit.score) for hit in hits] == [(second, 1.0), (first, 0.5)]
+
+    scored = [(part("c1", second), 0.2), (part("c2", first), 0.5), (part("c3", second), 0.9)]
+    tested = LlamaIndexRetriever(Fixed(scored))
+    tested.prepare(corpus)
+    [hits] = tested.retrieve([SEEN], 4)
+    assert [(hit.passage_id, hit.score) for hit in hits] == [(second, 0.9), (first, 0.5)]
 
     tested = LlamaIndexRetriever(Fixed([(TextNode(id_="stranger", text="x"), 1.0)]))
     tested.prepare(corpus)

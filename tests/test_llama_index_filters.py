@@ -186,6 +186,20 @@ def test_passages_that_come_later_are_filtered_too(tmp_path):
     assert {n.node_id for n in tested.retrieve("what?")} == {"a", "c"}
 
 
+def test_filters_are_decided_once_for_each_state(sources, tmp_path):
+    made = PreFLMRRetriever.from_documents([], tmp_path / "library", overrides=PREFLMR)
+    made.library.add([Passage("a", "one", extra={"page": 1}), Passage("b", "two")])
+    tested = PreFLMRRetriever(made.library, filters=every(on("page", FilterOperator.EQ, 1)))
+    where, decided = tested._searcher._where, []
+    tested._searcher._where = lambda p: (decided.append(p.passage_id), where(p))[1]
+    for _ in range(2):
+        assert [n.node_id for n in tested.retrieve("what?")] == ["a"]
+    assert sorted(decided) == ["a", "b"]
+    made.library.delete(["b"])
+    assert [n.node_id for n in tested.retrieve("what?")] == ["a"]
+    assert sorted(decided) == ["a", "a", "b"]
+
+
 def test_a_retriever_that_cannot_filter_says_so(passages):
     pipeline = Pipeline.load("bm25-retrieval", retrieval_only=True)
     pipeline.prepare(Corpus(passages))

@@ -116,7 +116,9 @@ class PreFLMRRetriever:
         Raises:
             DataError, UserError: an image that may not be fetched, or cannot be read.
         """
-        found = self._searcher(filters).search(self._question(query, image), top_k or self.top_k)
+        found = self._searcher(filters).search(
+            self._question(query, image), self.top_k if top_k is None else top_k
+        )
         return {"documents": _documents(found)}
 
     @component.output_types(documents=list[Document])
@@ -130,7 +132,11 @@ class PreFLMRRetriever:
         """As `run`; the event loop goes on meanwhile, and many runs at once share batches."""
         searcher = await in_thread(self._searcher, filters)
         question = await in_thread(self._question, query, image)
-        return {"documents": _documents(await searcher.asearch(question, top_k or self.top_k))}
+        return {
+            "documents": _documents(
+                await searcher.asearch(question, self.top_k if top_k is None else top_k)
+            )
+        }
 
     def _question(self, query: str, image: Image | None) -> Question:
         return _question(query, image, self.instruction, self.allow_http)

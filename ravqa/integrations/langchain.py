@@ -57,11 +57,12 @@ def passage_of(document: Document, name: str) -> Passage:
     """
     metadata = {k: v for k, v in document.metadata.items() if k != "score"}
     image = metadata.pop("image", None)
+    named = isinstance(image, str | Path) and str(image) != ""
     return plain.passage_of(
         document.id or name,
         document.page_content,
         metadata,
-        image=None if image is None else Path(image),
+        image=Path(image) if named else None,
     )
 
 
@@ -137,7 +138,9 @@ class PreFLMRRetriever(BaseRetriever):
         image: Source | None = None,
         k: int | None = None,
     ) -> list[Document]:
-        return _documents(self._searcher.search(self._question(query, image), k or self.k))
+        return _documents(
+            self._searcher.search(self._question(query, image), self.k if k is None else k)
+        )
 
     async def _aget_relevant_documents(
         self,
@@ -148,7 +151,7 @@ class PreFLMRRetriever(BaseRetriever):
         k: int | None = None,
     ) -> list[Document]:
         question = await in_thread(self._question, query, image)
-        return _documents(await self._searcher.asearch(question, k or self.k))
+        return _documents(await self._searcher.asearch(question, self.k if k is None else k))
 
     def _question(self, query: str, image: Source | None) -> Question:
         found = query_image(image, allow_http=self.allow_http)
@@ -216,12 +219,20 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
         image = query_image(asked.get("image"), allow_http=self._allow_http)
         question = Question(0, asked["question"], image=image, instruction=self._instruction)
         passages = [passage_of(d, str(i)) for i, d in enumerate(asked.get("documents", ()))]
-        scores = [float(d.metadata.get("score", 0.0)) for d in asked.get("documents", ())]
+        scores = [_score(d.metadata.get("score")) for d in asked.get("documents", ())]
         pairs = [
             (Hit(passage.passage_id, score, rank), passage)
             for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), 1)
         ]
         return question, pairs
+
+
+def _score(value: object) -> float:
+    """A document's score; others put what they like under this name."""
+    try:
+        return float(value)  # type: ignore[arg-type]  # numbers of any library
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _documents(found: Found) -> list[Document]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ravqa.datasets.corpus import Corpus
-from ravqa.errors import UserError
+from ravqa.errors import UserError, check_number
 from ravqa.integrations.threads import Batcher
 from ravqa.library import Library
 from ravqa.pipeline import Pipeline
@@ -41,11 +41,14 @@ class Searcher:
 
         Raises:
             DataError: the image cannot be decoded.
+            UserError: k is below 1.
         """
+        check_number("the number of passages", k)
         return self._batcher.call((question, k))
 
     async def asearch(self, question: Question, k: int) -> Found:
         """As `search`; the event loop goes on meanwhile."""
+        check_number("the number of passages", k)
         return await self._batcher.acall((question, k))
 
     def pipeline(self, *, answering: bool = False) -> Pipeline:
@@ -60,10 +63,10 @@ class Searcher:
         return self._fixed
 
     def _search(self, asked: Sequence[tuple[Question, int]]) -> list[Found]:
-        pipeline = self.pipeline()
+        pipeline = self.library.pipeline() if self.library is not None else self.pipeline()
         options: dict[str, Any] = {}
-        if self._fixed is not None and self._where is not None:
-            options["allowed_ids"] = self._ids(self._where)
+        if self._where is not None:
+            options["allowed_ids"] = self._ids(pipeline.corpus, self._where)
         questions = pipeline.describe([question for question, _ in asked])
         depth = max(k for _, k in asked)
         if pipeline.rerankers:  # they look at as many as in the pipeline's own runs
@@ -75,14 +78,13 @@ class Searcher:
         pairs = zip(hits, asked, strict=True)
         return [pipeline.passages(found[:k]) for found, (_, k) in pairs]
 
-    def _ids(self, where: Callable[[Passage], bool]) -> Collection[str]:
-        """Of the passages that may be found, decided once for each corpus."""
-        assert self._fixed is not None
-        corpus = self._fixed.corpus
+    def _ids(self, corpus: Corpus | None, where: Callable[[Passage], bool]) -> Collection[str]:
+        """Of the passages that may be found, decided once for each corpus or state of a library."""
         assert corpus is not None
         if self._allowed is None or self._allowed[0] is not corpus:
-            ids = frozenset(p.passage_id for p in corpus.values() if where(p))
-            self._allowed = (corpus, ids)
+            # Where passages are on disk, they are read in the order of their files.
+            passages = getattr(corpus, "stream", corpus.values)()
+            self._allowed = (corpus, frozenset(p.passage_id for p in passages if where(p)))
         return self._allowed[1]
 
 

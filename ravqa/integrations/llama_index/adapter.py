@@ -110,8 +110,10 @@ class LlamaIndexRetriever:
         scored = all(hit.score is not None for hit in found)
         for rank, hit in enumerate(found, 1):
             score = hit.get_score() if scored else 1 / rank
-            ranking.setdefault(self._passage_id(hit), score)
-        return to_hits(list(ranking.items()))
+            name = self._passage_id(hit)
+            ranking[name] = max(score, ranking.get(name, score))
+        # Others' retrievers may put what they have found together in any order.
+        return to_hits(sorted(ranking.items(), key=lambda found: -found[1]))
 
     def _passage_id(self, hit: NodeWithScore) -> str:
         corpus = _needed(self._corpus)
@@ -156,7 +158,7 @@ class FactoryRetriever(LlamaIndexRetriever):
         self.weights = config.weights
         self._factory = _function(config.factory)
         self.sees_images = config.sees_images
-        self.fingerprint = fingerprint("llama-index/1", config.model_dump(), _source(self._factory))
+        self.fingerprint = fingerprint("llama-index/2", config.model_dump(), _source(self._factory))
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Have the retriever made.

@@ -104,7 +104,7 @@ class ReaderLLM(CustomLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """As `stream_complete`; the event loop goes on meanwhile."""
-        return iterated(self._stream(Prompt(prompt)))
+        return iterated(await in_thread(self._stream, Prompt(prompt)))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -137,7 +137,8 @@ class ReaderLLM(CustomLLM):
     ) -> ChatResponseAsyncGen:
         """As `stream_chat`; the event loop goes on meanwhile."""
         prompt = await in_thread(self._prompt, messages)
-        return iterated(stream_completion_response_to_chat_response(self._stream(prompt)))
+        responses = await in_thread(self._stream, prompt)  # the cache is looked into
+        return iterated(stream_completion_response_to_chat_response(responses))
 
     def _stream(self, prompt: Prompt) -> CompletionResponseGen:
         if "stream" not in self._reader.abilities:

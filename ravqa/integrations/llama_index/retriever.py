@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -184,7 +184,7 @@ class PreFLMRRetriever(BaseRetriever):
         passages = passages_of(documents, transformations)
         whole = {document.node_id for document in documents if isinstance(document, Document)}
         changes = library.update(passages) if passages else Changes()
-        left = _parts(library, whole) - {passage.passage_id for passage in passages}
+        left = _of_documents(library, whole) - {passage.passage_id for passage in passages}
         if left:
             library.delete(left)
         return changes
@@ -196,7 +196,7 @@ class PreFLMRRetriever(BaseRetriever):
             UserError: there is none, no library is searched, or another process is writing.
         """
         library = self._library()
-        found = _parts(library, {ref_doc_id})
+        found = _of_documents(library, {ref_doc_id})
         return library.delete(sorted(found) or [ref_doc_id])
 
     def _library(self) -> Library:
@@ -221,6 +221,7 @@ class PreFLMRRetriever(BaseRetriever):
         return Question(0, query.query_str, image=image, instruction=self.instruction)
 
 
-def _parts(library: Library, articles: Iterable[str]) -> set[str]:
-    names = list(articles)
-    return set(library.matching({"article": names})) if names else set()
+def _of_documents(library: Library, names: Collection[str]) -> set[str]:
+    """Ids of the documents' parts, and of those that were taken whole: these have no article."""
+    parts = library.matching({"article": list(names)}) if names else []
+    return {*parts, *(name for name in names if name in library)}
