@@ -329,7 +329,10 @@ def test_an_index_that_never_had_a_passage_takes_other_settings(tmp_path):
     path = tmp_path / "index"
     file = library_files.pipeline(tmp_path)
     Library.create(path, file)
+    early = Library.open(path)
     other = Library.create(path, file, "retriever.encoder.seed=1", words=9)
+    with pytest.raises(UserError, match="with another encoder: open it again"):
+        early.add([KOALA])
     assert (len(other), other.words, other.stats()["encoder"]) == (0, 9, "hashes of seed 1")
     with sole_writer(path), pytest.raises(UserError, match="being written"):
         Library.create(path, file)

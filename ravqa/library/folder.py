@@ -244,7 +244,9 @@ class LibraryFolder:
         except OSError as e:
             raise UserError(f"{file} cannot be read: {e.strerror or e}") from None
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{file} is damaged: build the index again") from None
+            raise UserError(
+                f"{file} is damaged: delete {self.path} and build the index again"
+            ) from None
         return found
 
     def put(self, manifest: Manifest) -> None:

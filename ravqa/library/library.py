@@ -450,6 +450,8 @@ class Library:
     @contextmanager
     def _changing(self) -> Iterator[Writer]:
         with self._folder.writing(self._index) as writer:
+            if writer.state.manifest.encoder != self._state.manifest.encoder:
+                raise UserError(f"{self.path} was made anew, with another encoder: open it again")
             try:
                 yield writer
                 if writer.state.pieces > _PIECES:
