@@ -54,8 +54,19 @@ def checked(block):
     return [c for c in commands(block) if is_ravqa(c)]
 
 
+def write_files(page, folder):
+    """The blocks of a page that are files."""
+    for block in blocks(page):
+        if block.file is not None:
+            path = folder / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+
+
 @pytest.mark.parametrize("block", named(every("console")))
-def test_commands_are_as_the_command_line_takes_them(block, monkeypatch):
+def test_commands_are_as_the_command_line_takes_them(block, tmp_path, monkeypatch):
+    write_files(block.page, tmp_path)
+    monkeypatch.chdir(tmp_path)
     for command in commands(block):
         if is_ravqa(command):
             if "RAVQA_PLUGINS" not in command.environment:
