@@ -178,6 +178,14 @@ DAMAGES = {
 }
 
 
+def test_passages_that_are_none_are_refused(whole, tmp_path):
+    bad = tmp_path / "bad.tar"
+    bad.write_bytes(with_image(whole, ["../x.jpg"]))
+    with pytest.raises(UserError, match=r"bad\.tar: passages-.*is damaged: pack the index again"):
+        Library.unpack(bad, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [bad]
+
+
 def with_image(data, name):
     """The archive with another image of the koala; its list agrees with that."""
     entries = members(data)

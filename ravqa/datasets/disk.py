@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import itertools
 import json
@@ -183,12 +182,12 @@ class PassageFolder:
 
         Raises:
             DataError: one is not; whoever made the passages could have any file shown or shared.
+            DamageError: a passage cannot be read.
         """
-        with contextlib.suppress(DamageError):  # told when the passage is read, and by `verify`
-            for line in self._lines:
-                # No name in another line can lead out: it is not worth the time to read it.
-                if b'"/' in line or b".." in line or b"\\" in line:
-                    self._load(line)
+        for line in self._lines:
+            # No name in another line can lead out: it is not worth the time to read it.
+            if b'"/' in line or b".." in line or b"\\" in line:
+                self._load(line)
 
     def _load(self, line: bytes) -> Passage:
         try:

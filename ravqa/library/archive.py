@@ -185,7 +185,7 @@ def _check_images(folder: Path, source: Path) -> None:
     """Passages must not name files of whoever unpacks them: those would be shown, and packed."""
     for entry in sorted(folder.glob("passages-*")):
         try:
-            PassageFolder(entry, images=folder).check_images()
+            PassageFolder(entry, images=folder, mend="pack the index again").check_images()
         except UserError as e:
             raise UserError(f"{source}: {str(e).removeprefix(f'{folder}/')}") from None
         except (OSError, ValueError, KeyError, TypeError):

@@ -20,7 +20,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 from ravqa.build import part_config
 from ravqa.config import Part, fingerprint
 from ravqa.datasets.corpus import Corpus, Digest
-from ravqa.datasets.disk import PassageFolder
+from ravqa.datasets.disk import DamageError, PassageFolder
 from ravqa.datasets.pages import INDEX
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
@@ -123,7 +123,8 @@ class LibraryCorpus(Corpus):
             DataError: one is not.
         """
         for part in self._parts:
-            part.check_images()
+            with suppress(DamageError):  # told when the passage is read, and by `verify`
+                part.check_images()
 
     def stream(self) -> Iterator[Passage]:
         """Every passage once, in the order of the files."""
