@@ -257,6 +257,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/search-benchmark"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=["9bit", "4bit"], help="one of the two storages")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of queries")
     parser.add_argument("--rebuild", action="store_true")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     parser.add_argument("--fast-plaid", type=Path, metavar="PYTHON", help="that can import it")
@@ -293,7 +294,7 @@ def main() -> None:
     columns = "queries", "search", "median ms", "p95 ms", "times exact", "overlap@10", "recall@100"
     table = Table(*columns)
     kinds = []
-    for kind in KINDS:
+    for kind in args.kinds:
         found = measure(kind, data, indexes, settings, exact, args.queries)
         kinds.append(found)
         table.add_row(
@@ -313,11 +314,16 @@ def main() -> None:
                 f"{search['overlap_at_10']:.3f}",
                 f"{search['recall_at_100']:.3f}",
             )
-        rate = f"{found['queries_per_second']:.1f}"
-        table.add_row("", f"default, all in one call: {rate} a second", end_section=True)
+        rate = found["queries_per_second"]
+        table.add_row("", f"default, all in one call: {rate:.1f} a second", end_section=True)
     console.print(table)
-    truths = {found["kind"]: found.pop("truths") for found in kinds}
-    beside = fast_plaid(args.fast_plaid, data, args.queries, args.threads, truths)
+    beside = fast_plaid(
+        args.fast_plaid,
+        data,
+        args.queries,
+        args.threads,
+        {found["kind"]: found.pop("truths") for found in kinds},
+    )
     console.print("fast-plaid:", beside)
     if args.output:
         figures = {

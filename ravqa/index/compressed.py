@@ -60,6 +60,7 @@ _NEAR = 400  # passages beyond k that are refined closely, of 10,000
 _FEW = 100  # passages beyond k that are all scored
 _FIRST = 24  # passages scored beyond k before the bounds decide
 _STEP = 32  # passages scored at a time from then on
+_SCORED = 15  # x the root of the corpus: candidates at most, where all of them are scored
 _MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
 _BLOCK = 2048  # vectors that are scored at a time: their products stay in the cache
 _BAG = 4096  # passages in one call of embedding_bag
@@ -100,10 +101,10 @@ def _growth(passages: int) -> float:
 def default_candidates(passages: int, vectors: int) -> int:
     """Passages that are refined for a query of so many vectors at the default effort.
 
-    40 x the root of the corpus where a sample of the vectors does for that, else 16 x; measured at
+    40 x the root of the corpus where a sample of the vectors does for that, else 11 x; measured at
     10,000 and 100,000 passages (`benchmarks/search.py`).
     """
-    share = 40 if _sampled(vectors) < vectors else 16
+    share = 40 if _sampled(vectors) < vectors else 11
     return int(share * np.sqrt(passages) * _growth(passages))
 
 
@@ -256,10 +257,10 @@ class CompressedIndex(SegmentedIndex):
                     )
             config = validate(self.Config, config.model_dump() | dict(params), "search")
         factor, slack = _EFFORTS[config.effort]
-        sampled = len(query) if self._compiled else 0  # torch scores the candidates at once
-        usual = factor * default_candidates(len(state.alive), sampled)
-        wanted = config.candidates or int(usual)
-        wanted = max(wanted, 2 * k)
+        usual = factor * default_candidates(len(state.alive), len(query))
+        if not self._compiled:
+            usual = min(usual, _SCORED * factor * np.sqrt(len(state.alive)))
+        wanted = max(config.candidates or int(usual), 2 * k)
 
         rows = np.flatnonzero(allowed & state.matchable)
         with self._prepared(state, query) as prepared:
