@@ -19,6 +19,8 @@ from ravqa.reranking.base import READ, RETRIEVED
 Samples = Mapping[int | str, Mapping[str, Any]]
 Scores = Mapping[int | str, float]
 
+DECIMALS = 4
+"""Of percents in results: who shows fewer must not round twice (67.6471 is 67.6, not 67.7)."""
 _SINGLE_HOP = frozenset({"templated", "automatic"})
 
 
@@ -202,8 +204,11 @@ def _cut(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def _test(test: intervals.PairedTest) -> dict[str, Any]:
     return {
-        "difference": round(test.difference.mean, 2),
-        "interval_95": [round(test.difference.low, 2), round(test.difference.high, 2)],
+        "difference": round(test.difference.mean, DECIMALS),
+        "interval_95": [
+            round(test.difference.low, DECIMALS),
+            round(test.difference.high, DECIMALS),
+        ],
         "p_value": round(test.p_value, 5),
         "wins": test.wins,
         "losses": test.losses,
@@ -323,7 +328,7 @@ def _groups(
     images = {q.question_id: q.image_id for q in questions}
     return {
         name: {
-            "mean": round(sum(values.values()) / len(values), 2),
+            "mean": round(sum(values.values()) / len(values), DECIMALS),
             "questions": len(values),
             "interval_95": _interval(values, images, seed),
         }
@@ -351,11 +356,11 @@ def type_name(dataset: Dataset, question: Question) -> str | None:
 
 def _interval(scores: Scores, images: Mapping[int | str, Any], seed: int) -> list[float]:
     interval = intervals.bootstrap(list(scores.values()), [images[q] for q in scores], seed=seed)
-    return [round(interval.low, 2), round(interval.high, 2)]
+    return [round(interval.low, DECIMALS), round(interval.high, DECIMALS)]
 
 
 def _percent(values: Sequence[float]) -> float:
-    return round(100 * sum(values) / len(values), 2)
+    return round(100 * sum(values) / len(values), DECIMALS)
 
 
 class Marker:

@@ -42,8 +42,8 @@ QUESTIONS = {
 EXPECTED = {  # percent, by hand
     ("MSMARCO", "recall_at_k", 5): 50.0,
     ("LLaVA", "recall_at_k", 1): 75.0,
-    ("OKVQA", "pseudo_recall_at_k", 5): 66.67,
-    ("OKVQA", "recall_at_k", 5): 33.33,
+    ("OKVQA", "pseudo_recall_at_k", 5): 66.6667,
+    ("OKVQA", "recall_at_k", 5): 33.3333,
 }
 
 
@@ -185,8 +185,8 @@ def test_one_subset_is_scored_as_run_retrieval_only_scores_it(folder, tmp_path):
     assert {
         (r["metric"], r["k"]): r["conditions"]["main"] for r in one["retrieval"]["reported"]
     } == {
-        ("pseudo_recall_at_k", 5): 66.67,
-        ("recall_at_k", 5): 33.33,
+        ("pseudo_recall_at_k", 5): 66.6667,
+        ("recall_at_k", 5): 33.3333,
     }
     assert not (tmp_path / "a" / "table.json").exists()
 

@@ -176,11 +176,11 @@ def test_results_name_the_judge_and_both_columns(dataset):
     with_judge = answer_section(dataset, {"main": samples}, seed=0, judge=judge)
     assert with_judge["rule"] == {"judge": "table", "judge_fingerprint": "0" * 32}
     main = with_judge["conditions"]["main"]
-    assert (main["score"], main["single_hop"], main["exact_match"]["1"]) == (100, 100, 66.67)
+    assert (main["score"], main["single_hop"], main["exact_match"]["1"]) == (100, 100, 66.6667)
     without = answer_section(dataset, {"main": samples}, seed=0)
     assert without["rule"]["judge"] == "none (exact match only)"
     main = without["conditions"]["main"]
-    assert (main["score"], main["single_hop"]) == (66.67, 50)
+    assert (main["score"], main["single_hop"]) == (66.6667, 50)
     assert score_answers(dataset, dataset.questions, ["oak", None, None]) == [1, 0, 0]
 
 

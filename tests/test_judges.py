@@ -244,7 +244,7 @@ def test_ravqa_score_asks_the_judge_and_names_it(serve, tmp_path, monkeypatch, c
     section = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["answers"]
     assert section["rule"]["judge"] == "llm (m)"
     main_condition = section["conditions"]["main"]
-    assert (main_condition["score"], main_condition["single_hop"]) == (66.67, 50)
+    assert (main_condition["score"], main_condition["single_hop"]) == (66.6667, 50)
     assert len(server.requests) == 2  # the list matches exactly
     with pytest.raises(SystemExit) as end:
         main([str(a) for a in [*arguments[:-2], "--set", "judge.modle=m"]])

@@ -62,7 +62,7 @@ def test_results_equal_scores_made_by_hand_from_the_samples(finished):
     assert [s["question_id"] for s in samples] == list(answers)
 
     values = vqa_accuracies([s["answer"] for s in samples], list(answers.values()))
-    expected = round(100 * sum(values) / len(values), 2)
+    expected = round(100 * sum(values) / len(values), 4)
     assert results["answers"]["conditions"]["main"]["score"] == expected
 
     passages = {

@@ -127,24 +127,24 @@ def test_recall_of_every_stage_by_hand(folder, tmp_path, capsys):
         *("retrieved", "threshold", "threshold-2", "read")
     ]
     # Question 1 finds its answer at rank 2, question 2 at rank 4, question 3 never.
-    assert retrieved["PRRecall"] == {"1": 0.0, "5": 66.67, "all": 66.67}
-    assert retrieved["Recall"] == {"1": 33.33, "5": 100.0, "all": 100.0}
+    assert retrieved["PRRecall"] == {"1": 0.0, "5": 66.6667, "all": 66.6667}
+    assert retrieved["Recall"] == {"1": 33.3333, "5": 100.0, "all": 100.0}
     assert (retrieved["passages"], retrieved["without_passages"]) == (4.33, 0)
     # 2 below the best: of question 1 the last is gone, of question 2 none, of question 3 three.
-    assert first["PRRecall"] == {"1": 0.0, "5": 66.67, "all": 66.67}
+    assert first["PRRecall"] == {"1": 0.0, "5": 66.6667, "all": 66.6667}
     assert first["passages"] == 3.0
     # Two are kept: question 2 loses its answer.
-    assert second["PRRecall"] == {"1": 0.0, "5": 33.33, "all": 33.33}
-    assert second["Recall"] == {"1": 33.33, "5": 66.67, "all": 66.67}
+    assert second["PRRecall"] == {"1": 0.0, "5": 33.3333, "all": 33.3333}
+    assert second["Recall"] == {"1": 33.3333, "5": 66.6667, "all": 66.6667}
     gain = second["gain"]["PRRecall"]["5"]
-    assert (gain["difference"], gain["losses"], gain["ties"]) == (-33.33, 1, 2)
+    assert (gain["difference"], gain["losses"], gain["ties"]) == (-33.3333, 1, 2)
     # The reader saw one passage a question.
     assert read["PRRecall"] == {"1": 0.0, "all": 0.0}
-    assert read["Recall"] == {"1": 33.33, "all": 33.33}
+    assert read["Recall"] == {"1": 33.3333, "all": 33.3333}
     assert read["passages"] == 1.0
     # The headline is that of the last ranking.
-    assert section["conditions"]["main"]["PRRecall"] == {"1": 0.0, "5": 33.33}
-    assert section["by_ids"]["conditions"]["main"]["Recall"] == {"1": 33.33, "5": 66.67}
+    assert section["conditions"]["main"]["PRRecall"] == {"1": 0.0, "5": 33.3333}
+    assert section["by_ids"]["conditions"]["main"]["Recall"] == {"1": 33.3333, "5": 66.6667}
     timing = read_results(tmp_path / "run")["timing"]["stages"]
     assert list(timing) == ["retrieve", "rerank threshold", "rerank threshold-2", "answer"]
     printed = capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_controls_with_passages_of_their_own_are_not_reranked(folder, tmp_path):
     stages = read_results(tmp_path / "run")["retrieval"]["stages"]
     assert list(stages) == ["main", "oracle", "random"]
     assert [stage["stage"] for stage in stages["oracle"]] == ["retrieved", "read"]
-    assert stages["oracle"][0]["PRRecall"]["1"] == stages["oracle"][1]["PRRecall"]["1"] == 66.67
+    assert stages["oracle"][0]["PRRecall"]["1"] == stages["oracle"][1]["PRRecall"]["1"] == 66.6667
 
 
 @pytest.mark.parametrize("control", ["none", "random", "oracle"])
@@ -217,7 +217,7 @@ def test_a_run_without_reader_is_reranked_too(folder, tmp_path):
     assert run(folder, tmp_path / "run", "--retrieval-only") == 0
     stages = read_results(tmp_path / "run")["retrieval"]["stages"]["main"]
     assert [s["stage"] for s in stages] == ["retrieved", "threshold", "threshold-2"]
-    assert stages[-1]["PRRecall"]["5"] == 33.33
+    assert stages[-1]["PRRecall"]["5"] == 33.3333
 
 
 def test_a_run_without_reranking_says_what_was_read(folder, tmp_path, capsys):

@@ -178,13 +178,13 @@ def test_retrieval_section_by_hand(dataset, samples):
     main = section["conditions"]["main"]
     assert main["PRRecall"] == {"1": 50, "2": 100, "3": 100}
     assert main["PRRecall_by_rule"]["word"] == {"1": 0, "2": 50, "3": 100}
-    assert main["PRPrecision"] == {"1": 50, "2": 75, "3": round(100 * (2 / 3 + 1) / 2, 2)}
+    assert main["PRPrecision"] == {"1": 50, "2": 75, "3": round(100 * (2 / 3 + 1) / 2, 4)}
     by_ids = section["by_ids"]["conditions"]["main"]
     assert section["by_ids"]["questions"] == 2
     assert by_ids["Recall"] == {"1": 50, "2": 50, "3": 100}
-    assert by_ids["MRR"] == round(100 * (1 + 1 / 3) / 2, 2)
+    assert by_ids["MRR"] == round(100 * (1 + 1 / 3) / 2, 4)
     assert by_ids["nDCG"]["3"] == round(
-        100 * (1 + (1 / math.log2(4)) / (1 + 1 / math.log2(3))) / 2, 2
+        100 * (1 + (1 / math.log2(4)) / (1 + 1 / math.log2(3))) / 2, 4
     )
     assert section["by_articles"]["conditions"]["main"]["Recall"] == {"1": 50, "2": 50, "3": 50}
     reported = {(r["metric"], r["k"]): r for r in section["reported"]}

@@ -63,7 +63,7 @@ def score(tmp_path, capsys):
 def test_vqa_results_are_scored_as_by_hand(score, predictions, given, answers):
     code, results, out, _ = score(predictions)
     values = vqa_accuracies(list(given.values()), list(answers.values()))
-    expected = round(100 * sum(values) / len(values), 2)
+    expected = round(100 * sum(values) / len(values), 4)
     assert code == 0
     main_condition = results["answers"]["conditions"]["main"]
     assert main_condition["score"] == expected
@@ -80,7 +80,7 @@ def test_vqa_results_are_scored_as_by_hand(score, predictions, given, answers):
 def test_normalization_always_is_named(score, predictions, given, answers):
     _, results, out, _ = score(predictions, "--normalization", "always")
     values = vqa_accuracies(list(given.values()), list(answers.values()), "always")
-    score_by_hand = round(100 * sum(values) / len(values), 2)
+    score_by_hand = round(100 * sum(values) / len(values), 4)
     assert results["answers"]["conditions"]["main"]["score"] == score_by_hand
     assert results["answers"]["rule"] == {"normalization": "always"}
     assert "not the official rule" in out
@@ -177,7 +177,7 @@ def test_a_missing_prediction_is_wrong_even_where_blank_would_be_right(
     kept = write_lines(tmp_path / "kept.jsonl", rows[1:])
     _, results, _, _ = score(kept, "--allow-partial")
     values = vqa_accuracies(list(given.values())[1:], list(answers.values())[1:])
-    expected = round(100 * sum(values) / (len(values) + 1), 2)
+    expected = round(100 * sum(values) / (len(values) + 1), 4)
     assert results["answers"]["conditions"]["main"]["score"] == expected
 
 

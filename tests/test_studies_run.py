@@ -172,10 +172,12 @@ def test_estimates_and_differences_equal_those_of_the_samples(finished):
     # And the run's own results say the same.
     results = json.loads((folder / "runs" / "words=2" / "results.json").read_text())
     score = results["answers"]["conditions"]["main"]
-    assert rows["words=2"]["measures"]["score"]["value"] == pytest.approx(score["score"], abs=0.01)
-    assert rows["words=2"]["measures"]["score"]["interval_95"] == pytest.approx(
-        score["interval_95"], abs=0.01
-    )
+    assert rows["words=2"]["measures"]["score"]["value"] == score["score"]
+    assert rows["words=2"]["measures"]["score"]["interval_95"] == score["interval_95"]
+    recall = results["retrieval"]["conditions"]["main"]
+    found = rows["words=2"]["measures"]["PRRecall@5"]
+    assert found["value"] == recall["PRRecall"]["5"]
+    assert found["interval_95"] == recall["interval_95"]["5"]
 
 
 def test_the_table_is_printed_and_written_in_four_forms(finished):
