@@ -25,6 +25,8 @@ def read_dataset(
 ) -> Dataset:
     """The questions; where parts are shared, a dataset is read once for all that ask for it.
 
+    What was read with its images, none of them missing, also serves those that need no images.
+
     Raises:
         UserError: files that are missing or broken; answers are needed and there are none.
     """
@@ -50,10 +52,14 @@ def read_dataset(
             console.note(note)
         return dataset, found.found
 
-    which = (request.dataset, request.data, request.split, request.limit, need_images)
-    dataset, found = once(
-        "dataset", (*which, request.on_error, tuple(request.dataset_options)), read
+    which = (request.dataset, request.data, request.split, request.limit, request.on_error)
+    known: dict[bool, tuple[Dataset, list[Problem]]] = once(
+        "dataset", (*which, tuple(request.dataset_options)), dict
     )
+    whole = True in known and not known[True][1]
+    if need_images not in known and (need_images or not whole):
+        known[need_images] = read()
+    dataset, found = known[need_images if need_images in known else True]
     problems.found += found
     if dataset.metric is None and not (request.predict_only or request.retrieval_only):
         raise UserError(

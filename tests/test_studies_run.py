@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from report_files import write_dataset
 from study_files import call, counted, read_table, write_data, write_study
 
 from ravqa.cli import main
@@ -278,6 +279,20 @@ def test_a_dry_run_says_what_is_shared_and_what_is_cached_and_writes_nothing(
     (cache_dir() / "generations.sqlite").unlink()
     _, out, _ = call(capsys, "study", other, "--dry-run")
     assert cells(out, "words=1") == ["-", "cached", "-", "run"]
+
+
+def test_data_that_is_whole_is_read_once_with_and_without_images(tmp_path, fresh_cache, capsys):
+    data = write_dataset(tmp_path / "data", 6)
+    study = write_study(
+        data / "study.yaml",
+        axes={"seen": {"nothing": {}, "tags": {"describer": {"name": "imagenet-tags"}}}},
+        datasets=[{"name": "jsonl", "data": str(data), "on_error": "skip"}],
+    )
+    code, _, err = call(capsys, "study", study, "--dry-run")
+    assert (code, err.count("reading the dataset")) == (0, 1), err
+    (data / "photos" / "1.jpg").unlink()  # two questions that only one of them can ask
+    code, _, err = call(capsys, "study", study, "--dry-run")
+    assert (code, err.count("reading the dataset")) == (0, 2), err
 
 
 def test_a_mistake_stops_everything_before_it_begins(folder, tmp_path, capsys):

@@ -236,7 +236,8 @@ def _holds_files(path: Path) -> bool:
 def _stage_keys(plan: Plan, console: StudyConsole) -> dict[PlannedRun, dict[str, str]]:
     """Each run's stages, by their hashes; reads the data, and so finds what is wrong with it."""
     keys = {}
-    for run in plan.runs:
+    # Those that need images first: what is read for them serves the others too.
+    for run in sorted(plan.runs, key=lambda run: run.config.describer is None):
         try:
             dataset = read_dataset(run.request, run.config, Problems(run.request.on_error), console)
             corpus = read_corpus(run.request, run.config, dataset, console)
