@@ -414,6 +414,32 @@ def test_a_study_report_opens(opened, tmp_path):
     assert page.locator("h1").inner_text() == SCRIPT
     assert page.locator("figure").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    # Names stay in sight, on a ground of their own, when numbers are scrolled.
+    place = """() => {
+      const box = document.querySelector(".scroll");
+      box.style.width = "150px";
+      box.scrollLeft = 80;
+      const name = box.querySelector("tbody th");
+      const ground = getComputedStyle(name).backgroundColor;
+      const left = (e) => e.getBoundingClientRect().left;
+      return [box.scrollLeft, left(name) - left(box), ground];
+    }"""
+    scrolled, moved, ground = page.evaluate(place)
+    assert scrolled == 80
+    assert moved == 0
+    assert ground != "rgba(0, 0, 0, 0)"
+
+
+def test_a_wide_study_table_fits_on_paper(opened, tmp_path):
+    names = ["VQA accuracy %", *(f"PRRecall@{k} %" for k in (1, 5, 10)), "seconds per question"]
+    metrics = dict.fromkeys(names, Estimate(20, 10, 30))
+    differences = dict.fromkeys(names, Difference(Estimate(-12, -21, -5), 0.1, 0.2))
+    variants = [Variant("first", reference=True, metrics=metrics)]
+    variants += [Variant("over all 5, thorough", metrics=metrics, differences=differences)]
+    write_study_report(tmp_path, "wide", variants)
+    page = opened(tmp_path / "report.html", width=720)
+    page.emulate_media(media="print")
+    assert page.evaluate("document.querySelector('table').getBoundingClientRect().right") <= 720
 
 
 def test_five_thousand_questions_stay_usable(opened, run, tmp_path):

@@ -139,7 +139,17 @@ def test_a_study_report_shows_variants_links_and_failures(tmp_path):
             "second",
             run=tmp_path / "runs" / "gone",
             metrics={"VQA accuracy %": Estimate(22.34, 12, 32)},
-            differences={"VQA accuracy %": Difference(Estimate(2.34, -1, 5), 0.02, 0.04)},
+            differences={"VQA accuracy %": Difference(Estimate(2.34, -1, 5), 0.02, 0.04, 3, 1)},
+        ),
+        Variant(
+            "third",
+            metrics={"VQA accuracy %": Estimate(20, 10, 30)},
+            differences={"VQA accuracy %": Difference(Estimate(0, 0, 0), 1.0, 1.0, 0, 0)},
+        ),
+        Variant(
+            "fourth",
+            metrics={"VQA accuracy %": Estimate(20, 10, 30)},
+            differences={"VQA accuracy %": Difference(Estimate(0, 0, 0), 1.0, None, 2, 2)},
         ),
         Variant(HOSTILE, error=HOSTILE),
     ]
@@ -150,7 +160,12 @@ def test_a_study_report_shows_variants_links_and_failures(tmp_path):
     assert path == tmp_path / "report.html"
     assert 'href="runs/a%20b%231/report.html"' in page
     assert "gone" not in page
-    assert "+2.3 [-1.0, 5.0] p 0.0400" in page
+    assert "+2.3 [-1.0, 5.0] Holm p 0.0400" in page
+    assert "+0.0 [0.0, 0.0] p 1.0000" in page  # as many wins as losses
+    assert page.count("<small>same for every question</small>") == 1
+    assert "Not drawn, since same for every question: third." in page
+    [figure] = re.findall(r"<h3>[^<]*difference.*?</figure>", page, re.S)
+    assert re.findall(r'class="label"[^>]*>([^<]+)', figure) == ["second", "fourth"]
     assert "A &lt;study&gt;" in page
     assert "<script" not in page
 

@@ -209,6 +209,22 @@ def test_the_table_is_printed_and_written_in_four_forms(finished):
     assert sorted(map(unquote, links)) == runs
 
 
+def test_the_report_says_what_each_variant_helps_and_hurts(finished):
+    folder, _ = finished
+    [table] = read_table(folder)["tables"]
+    runs = {r["run"]: samples(folder, Path(r["folder"]).name) for r in table["rows"]}
+    page = (folder / "report.html").read_text()
+    [part] = re.findall(r"<h2>Right answers, against words=1</h2>(.*?)</section>", page, re.S)
+    shown = [re.findall(r"<t[hd][^>]*>([^<]*)</t", row) for row in part.split("<tr>")[2:]]
+    assert [row[0] for row in shown] == ["words=2", "by lot", "&lt;b&gt;a|b_c &amp; 5 %&lt;/b&gt;"]
+    before, after = runs["words=1"], runs["by lot"]
+    helped = sum(s["score"] > before[q]["score"] for q, s in after.items())
+    hurt = sum(s["score"] < before[q]["score"] for q, s in after.items())
+    assert shown[1][1:4] == ["24", *(f"{n} ({100 * n / 24:.1f} %)" for n in (helped, hurt))]
+    assert "Intervals are not corrected." in page
+    assert "does not show that there is no difference" in page
+
+
 def test_the_folder_can_be_run_again_from_its_own_study_file(
     finished, fresh_cache, capsys, tmp_path
 ):

@@ -241,16 +241,32 @@ def _rows(found: Breakdown) -> list[list[str]]:
     rows = []
     for kind, groups in found.groups.items():
         for name, outcomes in groups.items():
-            counts = (
-                outcomes.helped,
-                outcomes.hurt,
-                outcomes.both_right,
-                outcomes.both_wrong,
-            )
-            shares = (f"{n:,} ({100 * n / outcomes.questions:.1f} %)" for n in counts)
             shown = name if kind in {"all", "answer strings"} else f"{kind}: {name}"
-            rows.append([shown, f"{outcomes.questions:,}", *shares])
+            rows.append([shown, *_shown(outcomes)])
     return rows
+
+
+def _shown(outcomes: Outcomes) -> list[str]:
+    counts = (outcomes.helped, outcomes.hurt, outcomes.both_right, outcomes.both_wrong)
+    shares = (f"{n:,} ({100 * n / outcomes.questions:.1f} %)" for n in counts)
+    return [f"{outcomes.questions:,}", *shares]
+
+
+def against_reference(
+    runs: Mapping[str, FinishedRun], reference: str
+) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
+    """For a study's report: one table, by its title, of what each other run helps and hurts.
+
+    Empty where there is nothing to compare, or answers were not scored.
+    """
+    rows = []
+    for name, run in runs.items():
+        if name != reference and reference in runs:
+            ids = common_questions({reference: runs[reference], name: run}, intersect=True)
+            found = breakdown(reference, runs[reference], name, run, ids)
+            if found is not None:
+                rows += [[name, *_shown(o)] for o in found.groups["all"].values()]
+    return {f"Right answers, against {reference}": (_HEADER, rows)} if rows else {}
 
 
 def _printed(found: Breakdown) -> RichTable:

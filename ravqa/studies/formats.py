@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ravqa.studies.measures import SECONDS
-from ravqa.studies.report_study import Difference
+from ravqa.studies.report_study import SAME, Difference
 from ravqa.studies.tables import CACHED, Cell, Table
 
 _LATEX = {
@@ -71,7 +71,8 @@ def printed(table: Table) -> RichTable:
             text = Text(_value(key, cell) if cell else "-")
             if cell is not None and cell.difference is not None:
                 change = cell.difference
-                text.append(f"\n{_change(change)} p {_p(change)}", style="dim")
+                said = SAME if change.same else f"{_change(change)} p {_p(change)}"
+                text.append(f"\n{said}", style="dim")
             cells.append(text)
         shown.add_row(name, *cells)
     return shown

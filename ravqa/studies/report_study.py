@@ -11,6 +11,13 @@ from urllib.parse import quote
 from ravqa.studies.figures import Axis, Estimate, Figure, Series, dots
 from ravqa.studies.report_page import REPORT, Table, render, write_page
 
+SAME = "same for every question"
+"""Stands for a difference that no question has a part in: an interval of 0 to 0 says nothing."""
+_CAPTION = (
+    "Paired on the same questions. The 95 % intervals are not corrected for the number of variants "
+    "(p in the table is); one that holds 0 does not show that there is no difference."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -19,12 +26,20 @@ class Difference:
     Attributes:
         estimate: the difference with its 95 % interval.
         p_value: of the paired test.
-        p_corrected: the same, corrected for the number of comparisons.
+        p_corrected: the same, corrected for the number of comparisons by Holm's method.
+        wins, losses: questions on which the variant is better, worse, if they were counted.
     """
 
     estimate: Estimate
     p_value: float | None = None
     p_corrected: float | None = None
+    wins: int | None = None
+    losses: int | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether no single question differs; a difference of 0 can also be wins and losses."""
+        return self.wins == 0 == self.losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +122,16 @@ def _row(folder: Path, variant: Variant, names: Sequence[str]) -> dict[str, obje
 
 
 def _difference(difference: Difference, decimals: int) -> str:
+    if difference.same:
+        return SAME
     parts = [f"{difference.estimate.value:+.{decimals}f}"]
     interval = difference.estimate.text(decimals).partition(" ")[2]
     parts += [interval] if interval else []
-    p = difference.p_value if difference.p_corrected is None else difference.p_corrected
+    corrected = difference.p_corrected is not None
+    p = difference.p_corrected if corrected else difference.p_value
     if p is not None:
-        parts.append(f"p {p:.4f}" if p >= 0.0001 else "p < 0.0001")
+        name = "Holm p" if corrected else "p"
+        parts.append(f"{name} {p:.4f}" if p >= 0.0001 else f"{name} < 0.0001")
     return " ".join(parts)
 
 
@@ -141,12 +160,13 @@ def _figures(variants: Sequence[Variant]) -> list[Figure]:
                 axis=Axis(name, high=top, decimals=decimals),
             )
         )
-        compared = [v for v in shown if name in v.differences]
+        tested = [v for v in shown if name in v.differences]
+        compared = [v for v in tested if not v.differences[name].same]
         if compared:
             figures.append(
                 dots(
                     f"{name}: difference to the reference",
-                    "Paired on the same questions; an interval that holds 0 shows no difference.",
+                    _CAPTION + _left_out([v.name for v in tested if v not in compared]),
                     [v.name for v in compared],
                     [Series("difference", 1, [v.differences[name].estimate for v in compared])],
                     x_name="variant",
@@ -154,6 +174,10 @@ def _figures(variants: Sequence[Variant]) -> list[Figure]:
                 )
             )
     return figures
+
+
+def _left_out(names: Sequence[str]) -> str:
+    return f" Not drawn, since {SAME}: {'; '.join(names)}." if names else ""
 
 
 def _decimals(name: str) -> int:

@@ -34,11 +34,13 @@ from ravqa.run_data import read_corpus, read_dataset
 from ravqa.run_request import RunRequest
 from ravqa.rundir import first_difference, write_file
 from ravqa.stages import READING, STAGES, marked, stage_keys
+from ravqa.studies.compare import against_reference
 from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed
 from ravqa.studies.measures import FinishedRun
 from ravqa.studies.plan import Changes, Plan, PlannedRun, load_plan
 from ravqa.studies.quiet import StudyConsole, run_quietly
 from ravqa.studies.report_page import REPORT
+from ravqa.studies.report_page import Table as PageTable
 from ravqa.studies.report_study import write_study_report
 from ravqa.studies.tables import Table, build_table, variants
 from ravqa.studies.workers import Failure, Task, attempt, run_in_processes
@@ -101,8 +103,8 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
         path = folder.of(run)
         if (path / "results.json").is_file() and not (path / REPORT).is_file():
             console.note(f"no report of {run.name}: ravqa report {path} makes one, or says why not")
-    tables = _tables(plan, folder, failures)
-    _write(plan, folder, tables, round(time.monotonic() - started, 2))
+    tables, breakdowns = _tables(plan, folder, failures)
+    _write(plan, folder, tables, breakdowns, round(time.monotonic() - started, 2))
     console.close()
     for table in tables:
         console.out.print(printed(table))
@@ -366,8 +368,12 @@ def _at_once(
 # -- afterwards ------------------------------------------------------------------------------------
 
 
-def _tables(plan: Plan, folder: StudyFolder, failures: Mapping[PlannedRun, Failure]) -> list[Table]:
+def _tables(
+    plan: Plan, folder: StudyFolder, failures: Mapping[PlannedRun, Failure]
+) -> tuple[list[Table], dict[str, PageTable]]:
+    """Each dataset's table; and for the report, by title, on what variants help and hurt."""
     tables = []
+    breakdowns: dict[str, PageTable] = {}
     for label in plan.datasets:
         runs = [run for run in plan.runs if run.dataset == label]
         ended = {r.variant: FinishedRun(folder.of(r)) for r in runs if r not in failures}
@@ -384,7 +390,10 @@ def _tables(plan: Plan, folder: StudyFolder, failures: Mapping[PlannedRun, Failu
                 title=f"{first.label if first and label in _names(plan) else label}{split}",
             )
         )
-    return tables
+        where = f"{tables[-1].title}: " if len(plan.datasets) > 1 else ""
+        for title, found in against_reference(ended, plan.reference).items():
+            breakdowns[where + title] = found
+    return tables, breakdowns
 
 
 def _names(plan: Plan) -> set[str]:
@@ -392,7 +401,13 @@ def _names(plan: Plan) -> set[str]:
     return {dataset.name for dataset in plan.config.datasets if dataset.label is None}
 
 
-def _write(plan: Plan, folder: StudyFolder, tables: Sequence[Table], seconds: float) -> None:
+def _write(
+    plan: Plan,
+    folder: StudyFolder,
+    tables: Sequence[Table],
+    breakdowns: Mapping[str, PageTable],
+    seconds: float,
+) -> None:
     root = folder.path
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -419,4 +434,5 @@ def _write(plan: Plan, folder: StudyFolder, tables: Sequence[Table], seconds: fl
         rows,
         facts={"datasets": "; ".join(heading(table) for table in tables)},
         notes=[*([plan.config.description] if plan.config.description else []), *notes],
+        tables=breakdowns,
     )

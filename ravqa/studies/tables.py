@@ -173,7 +173,13 @@ def _compare(
             cells[name][measure.key] = Cell(
                 cells[name][measure.key].estimate,
                 cells[name][measure.key].questions,
-                Difference(Estimate(found.mean, found.low, found.high), test.p_value, p),
+                Difference(
+                    Estimate(found.mean, found.low, found.high),
+                    test.p_value,
+                    p,
+                    wins=test.wins,
+                    losses=test.losses,
+                ),
                 compared=test.wins + test.losses + test.ties,
             )
 
@@ -200,7 +206,8 @@ def _notes(
     if tests:
         notes.append(
             f"Intervals are of 95 %, over images. Differences are to {reference!r}; p is of a "
-            "paired permutation test over images, corrected by Holm's method for the runs compared."
+            "paired permutation test over images, corrected by Holm's method for the runs "
+            "compared. Intervals are not corrected."
         )
     elif reference not in runs:
         notes.append(f"There is no run {reference!r}: nothing is compared.")
@@ -234,7 +241,7 @@ def variants(table: Table) -> list[Variant]:
     """The rows as the study's report takes them, which has no marks for single cells."""
     cached = any(cell.cached for row in table.rows for cell in row.cells.values())
     titles = {
-        key: f"{title} {CACHED}" if cached and key == SECONDS else title
+        key: f"{title}\u00a0{CACHED}" if cached and key == SECONDS else title
         for key, title in table.titles.items()
     }
     return [
