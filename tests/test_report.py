@@ -18,12 +18,13 @@ from ravqa.metrics.prrecall import answer_ranks
 from ravqa.promptlog import read_prompts
 from ravqa.rundir import read_samples
 from ravqa.studies import report as report_module
+from ravqa.studies.compare import breakdown
+from ravqa.studies.measures import FinishedRun
 from ravqa.studies.report import write_report
 from ravqa.studies.report_figures import run_figures
 from ravqa.studies.report_images import thumbnails
 from ravqa.studies.report_questions import Bounds
 from ravqa.studies.report_run import read_run
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -189,6 +190,63 @@ def test_the_summary_says_what_the_results_say(finished):
     assert f"{test['wins']} / {test['losses']} / {test['ties']}" in page
     assert "top_k: 8" in page
     assert results["provenance"]["fingerprints"]["dataset"] in page
+
+
+def test_a_changed_pipelines_description_is_said_to_be_the_base_pipelines(run):
+    words = re.search(r"^  description: (.*)$", text_of(run / "config.yaml"), re.M)[1]
+    lead = "Base pipeline, here changed as listed below: "
+    page = text_of(run / "report.html")
+    assert lead + words in page
+    assert "<dt>changed</dt>" in page
+    results = json.loads(text_of(run / "results.json"))
+    results["provenance"]["overrides"] = []
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = text_of(write_report(run)[0])
+    assert words in page
+    assert lead not in page
+
+
+def test_helped_and_hurt_are_those_of_compare(run):
+    """Of VQA accuracy: a question whose score moved is helped only if its answer became right."""
+    results = json.loads(text_of(run / "results.json"))
+    results["answers"]["metric"] = "vqa_accuracy"
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    right, wrong = ("grass", 0.3), ("mud", 0.0)
+    cases = {2: (wrong, right), 3: (right, wrong), 4: (("grass", 0.3), ("leaves", 1.0))}
+    for place, name in enumerate(("samples.none.jsonl", "samples.jsonl")):
+        samples = read_samples(run / name)
+        for q, sample in samples.items():
+            answer, score = cases.get(q, (wrong, wrong))[place]
+            sample |= {"answer": answer, "score": score, "answers": ["leaves", "grass"]}
+        text = "".join(json.dumps(s) + "\n" for s in samples.values())
+        (run / name).write_text(text, encoding="utf-8")
+    page = text_of(write_report(run)[0])
+    index, _ = embedded(page)
+    turned = {int(row["id"]): row["turned"] for row in index["questions"]}
+    assert {q: t for q, t in turned.items() if t} == {2: 1, 3: -1}
+    assert [row["gain"] for row in index["questions"]][2:5] == [0.3, -0.3, 0.7]
+    assert index["moved"]
+    assert "<b>1 / 1</b><span>questions helped / hurt</span>" in page
+    compared = breakdown(
+        "none", FinishedRun(run, "none"), "run", FinishedRun(run), dict.fromkeys(turned)
+    )
+    outcomes = compared.groups["all"]["all questions"]
+    assert (outcomes.helped, outcomes.hurt) == (1, 1)
+
+
+def test_times_name_no_stage_that_took_none(run):
+    samples = read_samples(run / "samples.jsonl")
+    stages = list(next(iter(samples.values()))["seconds"])
+    for path in run.glob("samples*.jsonl"):
+        changed = [
+            {**s, "seconds": dict.fromkeys(s["seconds"], 0.0) | {stages[-1]: 0.5}}
+            for s in read_samples(path).values()
+        ]
+        path.write_text("".join(json.dumps(s) + "\n" for s in changed), encoding="utf-8")
+    [figure] = [f for f in run_figures(read_run(run)) if f.title == "Where the time goes"]
+    assert len(stages) == 2
+    assert figure.header == ["condition", "answering"]
+    assert figure.legend == []
 
 
 def test_stand_ins_and_samples_are_said(run):

@@ -442,6 +442,26 @@ def test_a_wide_study_table_fits_on_paper(opened, tmp_path):
     assert page.evaluate("document.querySelector('table').getBoundingClientRect().right") <= 720
 
 
+def test_scores_that_moved_can_be_looked_at_beside_helped_and_hurt(opened, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results["answers"]["metric"] = "vqa_accuracy"
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    for name, answer, score in (("none", "mud", 0.0), ("main", "grass", 0.3)):
+        path = folder / ("samples.jsonl" if name == "main" else f"samples.{name}.jsonl")
+        samples = list(read_samples(path).values())
+        for i, sample in enumerate(samples):
+            sample |= {"answers": ["leaves", "grass"]}
+            sample |= {"answer": answer if i else "leaves", "score": score}
+        path.write_text("".join(json.dumps(s) + "\n" for s in samples), encoding="utf-8")
+    write_report(folder)
+    page = opened(folder / "report.html")
+    counts = {n: chip(page, n).inner_text().split()[-1] for n in ("helped", "hurt", "score up")}
+    assert counts == {"helped": str(QUESTIONS - 1), "hurt": "0", "score up": str(QUESTIONS)}
+    assert page.locator(".card").first.locator(".badge", has_text="score up").count() == 1
+    assert "right here: one of the references" in page.locator(".meaning").inner_text()
+
+
 def test_five_thousand_questions_stay_usable(opened, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     for path in folder.glob("samples*.jsonl"):

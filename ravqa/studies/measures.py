@@ -127,14 +127,17 @@ class Asked:
     batch: int
 
 
+def is_right(sample: Sample, metric: str) -> bool | None:
+    """Whether an answer counts as right where one helps or hurts; None where it was not scored."""
+    score = sample.get("score")
+    if score is None or metric != "vqa_accuracy":
+        return None if score is None else bool(score == 1)
+    answer = sample.get("answer")
+    return answer is not None and diagnostics.is_answer(answer, sample["answers"])
+
+
 def _asked(sample: Sample, metric: str, described: Mapping[str, Any]) -> Asked:
     score = sample.get("score")
-    right = None
-    if score is not None:
-        right = score == 1
-        if metric == "vqa_accuracy":
-            answer = sample["answer"]
-            right = answer is not None and diagnostics.is_answer(answer, sample["answers"])
     ranks = {}
     for name, key in _RANKS.items():
         found = sample[key]
@@ -157,7 +160,7 @@ def _asked(sample: Sample, metric: str, described: Mapping[str, Any]) -> Asked:
         kind=sample["question_type"],
         split=str(sample["split"] or ""),
         score=score,
-        right=right,
+        right=is_right(sample, metric),
         ranks=ranks,
         failed="error" in sample,
         read=held,

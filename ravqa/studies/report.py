@@ -26,6 +26,8 @@ from ravqa.studies.report_run import Run, read_run
 from ravqa.studies.report_summary import facts, notes, provenance, tables, tiles
 
 RESULTS = "results.json"
+_RIGHT = {"vqa_accuracy": "one of the references"}
+"""When an answer is right (`ravqa.studies.measures.is_right`), by metric."""
 
 
 def write_report(
@@ -142,7 +144,7 @@ def _frame(run: Run) -> dict[str, Any]:
     label = str(run.results["dataset"].get("label") or run.results["dataset"].get("name"))
     return {
         "title": label,
-        "description": str(run.pipeline.get("description") or ""),
+        "description": _description(run),
         "facts": facts(run),
         "notes": notes(run),
         "tiles": tiles(run),
@@ -153,11 +155,24 @@ def _frame(run: Run) -> dict[str, Any]:
     }
 
 
+def _description(run: Run) -> str:
+    """The pipeline's own words; where settings were changed, they are about the base pipeline."""
+    words = str(run.pipeline.get("description") or "")
+    changed = (run.results.get("provenance") or {}).get("overrides")
+    if not (words and changed):
+        return words
+    return f"Base pipeline, here changed as listed below: {words}"
+
+
 def _yaml(config: Mapping[str, Any]) -> str:
     try:
         return dump_yaml(config)
     except yaml.YAMLError:  # made of plain values only, but a user may have edited the file
         return str(dict(config))
+
+
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)
 
 
 def _page(
@@ -173,6 +188,9 @@ def _page(
         "rule": run.rule,
         "scored": any("s" in row for row in content.index),
         "compared": any("gain" in row for row in content.index),
+        # Scores that give parts of a point also move where no answer becomes right or wrong.
+        "moved": any(_sign(row.get("gain", 0)) != row.get("turned", 0) for row in content.index),
+        "right": _RIGHT.get(run.metric, "a score of 1"),
         "retrieved": any("top" in row for row in content.index),
         "sizes": BLOCKS,
         "questions": content.index,

@@ -233,10 +233,10 @@ def times(run: Run) -> Figure | None:
             saved = sum(_saved(stage) for stage in (sample.get("cached") or {}).values())
             if saved:
                 own[_CACHED] = own.get(_CACHED, 0.0) + saved / len(samples)
-    if not any(seconds > 0 for own in spent.values() for seconds in own.values()):
+    found = {stage for own in spent.values() for stage, seconds in own.items() if seconds > 0}
+    if not found:
         return None
-    found = {stage for own in spent.values() for stage in own}
-    order = [stage for own in spent.values() for stage in own if stage != _CACHED]
+    order = [stage for own in spent.values() for stage in own if stage in found - {_CACHED}]
     stages = [*dict.fromkeys(order), *([_CACHED] if _CACHED in found else [])]
     whole = (run.results.get("timing") or {}).get("seconds")
     return shares(
@@ -276,8 +276,7 @@ def stage_name(stage: str) -> str:
 
 def metric_name(run: Run) -> str:
     """What people call the metric of answers."""
-    metric = (run.results.get("answers") or {}).get("metric") or "score"
-    return METRICS.get(metric, str(metric))
+    return METRICS.get(run.metric, run.metric)
 
 
 def _shared(run: Run) -> list[int | str]:

@@ -193,6 +193,7 @@ class QuestionTables:
         without = self._run.samples.get("none", {}).get(name)
         if without is not None and "score" in without and "score" in sample:
             row["gain"] = round(sample["score"] - without["score"], 6)
+            row["turned"] = self._run.turned(name)
         if sample.get("hits"):
             row["top"] = sample["hits"][0][1]
         return {key: value for key, value in row.items() if value is not None}

@@ -21,6 +21,7 @@ from ravqa.metrics.prrecall import DEFAULT_RULE, RULES, Rule
 from ravqa.records import Question
 from ravqa.registry import DATASETS
 from ravqa.rundir import MAIN, read_samples
+from ravqa.studies.measures import is_right
 
 Samples = Mapping[int | str, Mapping[str, Any]]
 
@@ -50,6 +51,22 @@ class Run:
     def main(self) -> Samples:
         """The run's own samples."""
         return self.samples[MAIN]
+
+    @property
+    def metric(self) -> str:
+        """The metric of answers; "score" where the results name none."""
+        return str((self.results.get("answers") or {}).get("metric") or "score")
+
+    def turned(self, question: int | str) -> int | None:
+        """What retrieval did to an answer: 1 if it became right (helped), -1 if wrong (hurt).
+
+        Right as in `ravqa compare`. 0 where it stayed what it was; None where it is not known.
+        """
+        without = self.samples.get("none", {}).get(question)
+        if without is None:
+            return None
+        before, after = is_right(without, self.metric), is_right(self.main[question], self.metric)
+        return None if before is None or after is None else after - before
 
     @property
     def rule(self) -> Rule:

@@ -86,8 +86,10 @@ def tiles(run: Run) -> list[Tile]:
     if gain:
         note = f"{_range(gain['interval_95'])}, p {gain['p_value']:.4f}"
         found.append(Tile(f"{gain['difference']:+.1f}", "points gained by retrieval", note))
-        counts = f"{gain['wins']:,} / {gain['losses']:,}"
-        found.append(Tile(counts, "questions helped / hurt", "against no retrieval"))
+        turned = [run.turned(question) for question in run.main]
+        counts = f"{turned.count(1):,} / {turned.count(-1):,}"
+        note = "answers that became right / wrong, against no retrieval"
+        found.append(Tile(counts, "questions helped / hurt", note))
     recall = (retrieval.get("conditions") or {}).get(MAIN)
     if recall and recall.get("PRRecall"):
         ks = recall["PRRecall"]

@@ -46,7 +46,14 @@
     },
     data.compared && {
       name: "retrieval",
-      chips: { helped: (row) => row.gain > 0, hurt: (row) => row.gain < 0 },
+      chips: {
+        helped: (row) => row.turned > 0,
+        hurt: (row) => row.turned < 0,
+        ...(data.moved && {
+          "score up": (row) => row.gain > 0,
+          "score down": (row) => row.gain < 0,
+        }),
+      },
     },
     data.retrieved && {
       name: "passages",
@@ -165,7 +172,8 @@
     ));
     const meanings = [
       data.scored && "Right: a score of 1; wrong: 0.",
-      data.compared && "Helped, hurt: a higher, a lower score than without retrieval.",
+      data.compared && "Helped, hurt: against no retrieval the answer became right, became wrong"
+        + (data.moved ? ` (right here: ${data.right}); score up, down: any change.` : "."),
       data.retrieved && `Answer found: a passage holds a reference answer (rule ${data.rule}).`,
     ].filter(Boolean);
     const chips = filters.flatMap(({ chips: own }, group) =>
@@ -254,8 +262,9 @@
   function card(row) {
     const marks = [];
     if (row.s !== undefined) marks.push(scored(row.s));
-    if (row.gain > 0) marks.push(badge("helped", "helped"));
-    if (row.gain < 0) marks.push(badge("hurt", "hurt"));
+    if (row.turned > 0) marks.push(badge("helped", "helped"));
+    else if (row.turned < 0) marks.push(badge("hurt", "hurt"));
+    else if (row.gain) marks.push(badge("", row.gain > 0 ? "score up" : "score down"));
     if (row.rank > 0) marks.push(badge("", `answer in passage ${row.rank}`));
     if (row.rank === 0 && row.top !== undefined) marks.push(badge("", "no passage with an answer"));
     const head = el(
