@@ -40,6 +40,10 @@ class Shared:
         found: T = self._made[key]
         return found
 
+    def only(self, *kinds: str) -> None:
+        """Forget everything but the parts of these kinds: also what was read, which is no part."""
+        self._made = {key: made for key, made in self._made.items() if key[0] in kinds}
+
     def keep(self, keys: Collection[Key]) -> None:
         """Forget all other parts, so that their memory is free for what is built next."""
         unwanted = [key for key in self._made if key[0] in _SHARED and key not in keys]
@@ -69,6 +73,11 @@ def sharing(shared: Shared | None = None) -> Iterator[Shared]:
         yield shared
     finally:
         _shared.reset(token)
+
+
+def shared_now() -> Shared | None:
+    """What is shared here; None outside of `sharing`."""
+    return _shared.get()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -18,6 +19,7 @@ from ravqa.metrics.prrecall import answer_ranks
 from ravqa.promptlog import read_prompts
 from ravqa.rundir import read_samples
 from ravqa.studies import report as report_module
+from ravqa.studies import report_matches
 from ravqa.studies.compare import breakdown
 from ravqa.studies.measures import FinishedRun
 from ravqa.studies.report import write_report
@@ -25,6 +27,9 @@ from ravqa.studies.report_figures import run_figures
 from ravqa.studies.report_images import thumbnails
 from ravqa.studies.report_questions import Bounds
 from ravqa.studies.report_run import read_run
+
+FLMR = Path(__file__).parent / "data" / "flmr-parity" / "preflmr" / "checkpoint_context_names"
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -247,6 +252,44 @@ def test_times_name_no_stage_that_took_none(run):
     assert len(stages) == 2
     assert figure.header == ["condition", "answering"]
     assert figure.legend == []
+
+
+def test_what_matched_is_shown_of_the_first_questions_unasked(data, tmp_path, monkeypatch):
+    options = ["--retriever", "late-interaction", "--retrieval-only", "--controls", ""]
+    options += ["--set", f"retriever.encoder={{name: flmr, model: {FLMR}}}"]
+    folder = write_run(tmp_path / "run", data, *options)
+    page = text_of(folder / "report.html")
+    index, tables = embedded(page)
+    assert [row.get("match") for row in index["questions"]] == [*range(10), None, None]
+    sample = read_samples(folder / "samples.jsonl")[3]
+    shown = [(p["id"], p["score"]) for p in tables["matches"][3]["passages"]]
+    assert [i for i, _ in shown] == [i for i, _ in sample["hits"][:3]]
+    assert [s for _, s in shown] == pytest.approx([s for _, s in sample["hits"][:3]], rel=2e-2)
+    assert "What matched in retrieval is shown of 10 questions, the first ones" in page
+    assert "matches" not in embedded(text_of(write_report(folder, match=0)[0]))[1]
+    assert len(embedded(text_of(write_report(folder, match=12)[0]))[1]["matches"]) == 12
+    # Not more than there is room for; and weights that have gone cost the report nothing.
+    monkeypatch.setattr(report_matches, "_ROOM", len(json.dumps(tables["matches"][:4])))
+    assert len(embedded(text_of(write_report(folder)[0]))[1]["matches"]) in (3, 4)
+    config = text_of(folder / "config.yaml").replace(str(FLMR), str(tmp_path / "gone"))
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    page = text_of(write_report(folder)[0])
+    assert "What matched in retrieval is not shown: " in page
+    with pytest.raises(UserError, match="gone"):
+        write_report(folder, match=2)
+
+
+def test_a_study_and_several_runs_leave_out_what_matched(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        report_module, "default_matches", lambda *_: (asked.append("default"), ({}, None))[1]
+    )
+    for name in ("a", "b"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    report_module.report_runs(tmp_path / "runs", Console())
+    assert asked == []
+    report_module.report_runs(run, Console())
+    assert asked == ["default"]
 
 
 def test_stand_ins_and_samples_are_said(run):

@@ -377,7 +377,7 @@ def test_matches_are_shown_over_words_and_patches(opened, encoder, tmp_path, req
     options += ["--set", f"retriever.encoder={{name: {encoder}, model: {model}}}"]
     options += ["--set", "retriever.index={name: exact, storage: float32}"]
     folder = write_run(tmp_path / "run", data, *options)
-    write_report(folder, match=2)
+    write_report(folder, match=2)  # the run itself has explained all four
     page = opened(folder / "report.html")
     sample = read_samples(folder / "samples.jsonl")[1]
     page.locator(".head").nth(1).click()

@@ -80,6 +80,16 @@ Seed = Annotated[int, typer.Option(metavar="N", help="For intervals, tests, cont
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch what --data lacks of the official files.")
 ]
+Matches = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Show in the report of the first N questions which words and image patches matched "
+        "which words of the passages; else of 10, if the retriever is of late interaction. 0: of "
+        "none.",
+    ),
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 DatasetOptions = Annotated[
     list[str] | None,
@@ -116,11 +126,13 @@ def run(
     seed: Seed = 0,
     download: Download = False,
     dataset_options: DatasetOptions = None,
+    matches: Matches = None,
     no_report: NoReport = False,
 ) -> None:
     """Run a dataset through a pipeline and score it: answers, and retrieval apart."""
     _run(
         not no_report,
+        matches,
         dataset=dataset,
         data=data,
         corpus=tuple(corpus or ()),
@@ -161,11 +173,13 @@ def evaluate_retrieval(
     seed: Seed = 0,
     download: Download = False,
     dataset_options: DatasetOptions = None,
+    matches: Matches = None,
     no_report: NoReport = False,
 ) -> None:
     """Score retrieval alone: the same as ravqa run --retrieval-only."""
     _run(
         not no_report,
+        matches,
         dataset=dataset,
         data=data,
         corpus=tuple(corpus or ()),
@@ -195,15 +209,7 @@ def report(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file in --output.")
     ] = False,
-    matches: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Show of the first N questions which words and image patches matched which words "
-            "of the passages; loads the late-interaction retriever.",
-        ),
-    ] = 0,
+    matches: Matches = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the dataset is now, if it has been moved."),
@@ -213,7 +219,10 @@ def report(
         typer.Option(metavar="PATH", help="Where the passages are now; repeatable."),
     ] = None,
 ) -> None:
-    """Make the report of a run once more: one file to look at, without any model."""
+    """Make the report of a run once more: one file to look at.
+
+    No model is loaded but the retriever's, for what matched (see --matches).
+    """
     with opened_console() as console:
         from ravqa.studies.report import write_report
 
@@ -233,8 +242,9 @@ def _with_subset(options: list[str] | None, subset: str | None) -> tuple[str, ..
     return (*(options or ()), *((f"subset={subset}",) if subset is not None else ()))
 
 
-def _run(report: bool, **asked: Any) -> None:
+def _run(report: bool, matches: int | None, **asked: Any) -> None:
     with opened_console() as console:
+        from ravqa.build import shared_now, sharing
         from ravqa.run import run as run_request
         from ravqa.run_request import RunRequest
         from ravqa.studies.report import report_runs
@@ -242,9 +252,18 @@ def _run(report: bool, **asked: Any) -> None:
 
         request = RunRequest(**asked)
         try:
-            folder = (run_subsets if asks_for_all(request) else run_request)(request, console)
-            if report:
-                report_runs(folder, console)
+            if asks_for_all(request):
+                folder = run_subsets(request, console)
+                if report:
+                    report_runs(folder, console, match=matches)
+                return
+            outside = shared_now()
+            with sharing(outside) as shared:
+                folder = run_request(request, console)
+                if outside is None:
+                    shared.only("describer", "encoder")  # what the report shows matches with
+                if report:
+                    report_runs(folder, console, match=matches)
         except KeyboardInterrupt:
             print("--resume --output DIR goes on with this run", file=sys.stderr)
             raise

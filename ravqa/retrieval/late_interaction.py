@@ -33,7 +33,7 @@ from ravqa.errors import UserError
 from ravqa.images import image_bytes
 from ravqa.index.base import Ranking
 from ravqa.paths import cache_dir
-from ravqa.records import Hit, Question
+from ravqa.records import Hit, Passage, Question
 from ravqa.registry import ENCODERS, INDEXES
 from ravqa.retrieval.base import Progress, to_hits
 from ravqa.retrieval.explain import Explanation, QueryPart
@@ -269,6 +269,17 @@ class LateInteractionRetriever:
         """
         if self._passages is None:
             raise ValueError("call prepare(corpus) first")
+        passages = [self._passages[passage_id] for passage_id in passage_ids]
+        return self.explain_passages(question, passages)
+
+    def explain_passages(
+        self, question: Question, passages: Sequence[Passage]
+    ) -> list[Explanation]:
+        """As `explain`, of passages at hand: no index is needed, and so no `prepare`.
+
+        Raises:
+            UserError: the encoder cannot say what its vectors stand for.
+        """
         if not hasattr(self.encoder, "label_passage"):
             raise UserError(
                 f"the encoder {self.config.encoder.name} cannot say which words its vectors are of"
@@ -279,13 +290,17 @@ class LateInteractionRetriever:
             (form.weight, [(self._labelled(plan, a), next(vectors)) for a in form.alternatives])
             for form in plan.forms
         ]
-        passages = [self._passages[passage_id] for passage_id in passage_ids]
         with self._encoding:
             encoded = encode_passages(self.encoder, passages)
             labelled = [self.encoder.label_passage(passage) for passage in passages]
         return [
-            Explanation(name, own.text, own.labels, _matched(asked, _float32(own.labels, vectors)))
-            for name, own, vectors in zip(passage_ids, labelled, encoded, strict=True)
+            Explanation(
+                passage.passage_id,
+                own.text,
+                own.labels,
+                _matched(asked, _float32(own.labels, found)),
+            )
+            for passage, own, found in zip(passages, labelled, encoded, strict=True)
         ]
 
     def seen_image(self, image: Path | bytes) -> tuple[Image, tuple[int, int]] | None:

@@ -60,6 +60,6 @@ class QuietConsole(StudyConsole):
 def run_quietly(request: RunRequest, console: Console) -> None:
     """`ravqa.run.run`, and the run's report; the bars end with them, however they end."""
     try:
-        report_runs(run(request, console), console, say=False)
+        report_runs(run(request, console), console, match=0, say=False)
     finally:
         console.close()

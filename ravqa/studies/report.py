@@ -1,14 +1,15 @@
 """`report.html` of a run: one file that opens from the disk and loads nothing.
 
-It is made of the run's folder (see `ravqa.studies.report_run`) without any model; what matched in
-late interaction is shown on demand, since that loads the retriever. Very many questions are shared
-out over several files, linked to each other; each is whole in itself.
+It is made of the run's folder (see `ravqa.studies.report_run`); a model is loaded only to show what
+matched in late interaction, the retriever's. Very many questions are shared out over several files,
+linked to each other; each is whole in itself.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ravqa.config import dump_yaml
 from ravqa.console import Console
 from ravqa.errors import UserError
 from ravqa.studies.report_figures import metric_name, run_figures
-from ravqa.studies.report_matches import matches
+from ravqa.studies.report_matches import default_matches, matches
 from ravqa.studies.report_page import REPORT, render, safe_json, write_page
 from ravqa.studies.report_questions import BLOCKS, Bounds, Content, Progress, QuestionTables
 from ravqa.studies.report_run import Run, read_run
@@ -37,7 +38,7 @@ def write_report(
     overwrite: bool = True,
     data: Path | None = None,
     corpus: Sequence[Path] = (),
-    match: int = 0,
+    match: int | None = None,
     progress: Progress | None = None,
     bounds: Bounds | None = None,
 ) -> list[Path]:
@@ -48,7 +49,8 @@ def write_report(
         overwrite: replace the file if it is there.
         data: where the dataset is now; None for where the run found it.
         corpus: where the passages are now; none for where the run found them.
-        match: of so many questions, the first ones, show what matched; loads the retriever.
+        match: of so many questions, the first ones, show what matched, which loads the retriever;
+            None for a few if it is a late-interaction retriever, 0 for none.
         progress: called as progress(what, done, total).
         bounds: of one file.
 
@@ -62,7 +64,11 @@ def write_report(
     _check(first, overwrite)
     run = read_run(folder, data=data, corpus=corpus)
     bounds = bounds or Bounds()
-    found = matches(run, match, progress) if match else None
+    if match is None:
+        found, missing = default_matches(run, progress)
+        run = replace(run, notes=[*run.notes, *([missing] if missing else [])])
+    else:
+        found = matches(run, match, progress) if match else {}
     maker = QuestionTables(run, bounds, progress, found)
     frame = _frame(run)
     names = list(run.main)
@@ -95,18 +101,25 @@ def _check(path: Path, overwrite: bool) -> None:
         raise UserError(f"the output file {path} exists: --overwrite replaces it")
 
 
-def report_runs(folder: Path, console: Console, *, say: bool = True) -> None:
+def report_runs(
+    folder: Path, console: Console, *, match: int | None = None, say: bool = True
+) -> None:
     """Write the report of a run that has just finished, or of each run below a folder.
 
     Results are not lost whatever happens: a report that fails is told, and can be made again.
 
     Args:
+        match: as in `write_report`; where there are several runs, None is none: each would load
+            its retriever once more.
         say: print where reports are.
     """
     runs = [folder] if (folder / RESULTS).is_file() else []
-    for run in runs or sorted(path.parent for path in folder.glob(f"*/{RESULTS}")):
+    if not runs:
+        runs = sorted(path.parent for path in folder.glob(f"*/{RESULTS}"))
+        match = match or 0
+    for run in runs:
         try:
-            first = write_report(run, progress=console.progress)[0]
+            first = write_report(run, match=match, progress=console.progress)[0]
         except Exception as e:
             reason = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
             console.note(f"no report: {reason} (ravqa report {run} tries again)")

@@ -1,33 +1,48 @@
-"""For a report: which words and image patches of a question matched which words of its passages."""
+"""For a report: which words and image patches of a question matched which words of its passages.
+
+The retriever's and the describer's models are loaded for it, but no index is opened: the few
+passages that are shown are encoded anew.
+"""
 
 from __future__ import annotations
 
 import base64
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ravqa.build import part_config
+from ravqa.config import Part, PipelineConfig, validate
 from ravqa.encoders.base import Label
 from ravqa.errors import UserError
 from ravqa.pipeline import Pipeline
-from ravqa.records import Question
+from ravqa.records import Passage, Question
+from ravqa.registry import ENCODERS, RETRIEVERS
 from ravqa.retrieval.explain import Explanation, QueryPart
 from ravqa.studies.report_images import data_url
 from ravqa.studies.report_page import utf16
 from ravqa.studies.report_questions import Progress
 from ravqa.studies.report_run import Run
 
+QUESTIONS = 10
+"""Questions that are explained where no number was asked for."""
 PASSAGES = 3
 """Passages of a question that are explained: the first ones."""
+_ROOM = 4_000_000  # bytes of those; long passages and many patches may be fewer questions
+_WHERE = "config.yaml"
 _SIDE = 384  # pixels of the image below the patches
 _LEVELS = 127  # of a product, in a byte
 
 
-def matches(run: Run, count: int, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
-    """What the page shows of the first `count` questions' matches, by question id.
+Matches = dict[str, dict[str, Any]]
+"""What the page shows of a question's matches, by question id."""
 
-    Builds the run's describer and retriever: models are loaded.
+
+def matches(run: Run, count: int, progress: Progress | None = None) -> Matches:
+    """Those of the first `count` questions.
 
     Raises:
         UserError: a retriever without late interaction, or without the run's passages; a model
@@ -35,34 +50,71 @@ def matches(run: Run, count: int, progress: Progress | None = None) -> dict[str,
     """
     if run.corpus is None:
         raise UserError("--matches needs the run's passages: name them with --corpus")
-    keep = {"describer", "retriever", "reader", "top_k"}
-    settings = {key: value for key, value in run.pipeline.items() if key in keep}
-    pipeline = Pipeline.from_config(settings, where="config.yaml", retrieval_only=True)
-    retriever = _explaining(pipeline.retriever)
-    retriever.prepare(run.corpus, progress)
-    asked = [q for q in run.main if q in run.questions][:count]
-    if not asked:
+    if not _asked(run):
         raise UserError("--matches needs the run's questions: name their folder with --data")
-    found = {}
+    if not _explainable(_config(run).retriever):
+        raise UserError("--matches: only a late-interaction retriever has matches to show")
+    return _matches(run, count, progress)
+
+
+def default_matches(run: Run, progress: Progress | None = None) -> tuple[Matches, str | None]:
+    """Those of the first questions if there are any to show; and what kept them from being shown.
+
+    A report must not fail for what nobody asked for.
+    """
+    try:
+        if run.corpus is None or not _asked(run) or not _explainable(_config(run).retriever):
+            return {}, None
+        return _matches(run, QUESTIONS, progress, _ROOM), None
+    except UserError as e:
+        return {}, f"What matched in retrieval is not shown: {e}."
+
+
+def _asked(run: Run) -> list[int | str]:
+    return [q for q in run.main if q in run.questions and run.main[q].get("hits")]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    keep = {"describer", "retriever", "reader", "top_k"}
+    return {key: value for key, value in run.pipeline.items() if key in keep}
+
+
+def _config(run: Run) -> PipelineConfig:
+    return validate(PipelineConfig, _settings(run), _WHERE)
+
+
+def _explainable(part: Part) -> bool:
+    """Whether a retriever, or one that it is fused of, can be explained; no model is loaded."""
+    config = part_config(RETRIEVERS, part, f"{_WHERE}: retriever")
+    encoder = getattr(config, "encoder", None)
+    if encoder is not None and hasattr(RETRIEVERS.get(part.name), "explain_passages"):
+        return hasattr(ENCODERS.get(encoder.name), "label_passage")
+    return any(_explainable(one) for one in getattr(config, "retrievers", ()))
+
+
+def _matches(run: Run, count: int, progress: Progress | None, room: float = math.inf) -> Matches:
+    assert run.corpus is not None
+    pipeline = Pipeline.from_config(_settings(run), where=_WHERE, retrieval_only=True)
+    retrievers = (pipeline.retriever, *getattr(pipeline.retriever, "retrievers", ()))
+    retriever = next(part for part in retrievers if hasattr(part, "explain_passages"))
+    asked = _asked(run)[:count]
+    found: Matches = {}
     for done, name in enumerate(asked, 1):
         [question] = pipeline.describe([run.questions[name]])
         hits = (run.main[name].get("hits") or ())[:PASSAGES]
-        found[str(name)] = _question(retriever, question, hits)
+        passages = [passage for hit in hits if (passage := run.corpus.get(hit[0])) is not None]
+        shown = _question(retriever, question, passages)
+        room -= len(json.dumps(shown))
+        if room < 0:
+            break
+        found[str(name)] = shown
         if progress:
             progress("matches of the report", done, len(asked))
     return found
 
 
-def _explaining(retriever: Any) -> Any:
-    """The retriever, or the first one that it is fused of, which can be explained."""
-    for part in (retriever, *getattr(retriever, "retrievers", ())):
-        if hasattr(part, "explain"):
-            return part
-    raise UserError("--matches: only a late-interaction retriever has matches to show")
-
-
-def _question(retriever: Any, question: Question, hits: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    explained: list[Explanation] = retriever.explain(question, [hit[0] for hit in hits])
+def _question(retriever: Any, question: Question, passages: Sequence[Passage]) -> dict[str, Any]:
+    explained: list[Explanation] = retriever.explain_passages(question, passages)
     shown: dict[str, Any] = {"passages": [_passage(explanation) for explanation in explained]}
     seen = retriever.seen_image(question.image) if question.image is not None else None
     if seen is not None:

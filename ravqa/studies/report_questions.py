@@ -104,6 +104,11 @@ class QuestionTables:
         matched = [row for row in content.index if row["id"] in self._matches]
         for number, row in enumerate(matched):
             row["match"] = number
+        if 0 < len(matched) < len(questions):
+            content.notes.append(
+                f"What matched in retrieval is shown of {len(matched):,} questions, the first ones "
+                "(ravqa report --matches N: of more)."
+            )
         details = [self._detail(question, depth, passages) for question in questions]
         for chosen in (True, False):  # those of the answers first, the others if there is room
             for question, detail in zip(questions, details, strict=True):
