@@ -103,6 +103,8 @@ def _matches(run: Run, count: int, progress: Progress | None, room: float = math
         [question] = pipeline.describe([run.questions[name]])
         hits = (run.main[name].get("hits") or ())[:PASSAGES]
         passages = [passage for hit in hits if (passage := run.corpus.get(hit[0])) is not None]
+        if not passages:
+            continue
         shown = _question(retriever, question, passages)
         room -= len(json.dumps(shown))
         if room < 0:
