@@ -165,6 +165,7 @@ def plot(target: Path, sources: list[Path]) -> None:
     """Median times against the number of passages, both axes logarithmic."""
     from matplotlib import pyplot
 
+    pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ravqa"})
     runs = sorted((json.loads(path.read_text()) for path in sources), key=lambda r: r["passages"])
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for side, kind in zip(axes, ("image-q320", "image-q32"), strict=True):
@@ -175,14 +176,15 @@ def plot(target: Path, sources: list[Path]) -> None:
             for search in found["searches"]:
                 point = run["passages"], search["median_ms"]
                 lines.setdefault(search["setting"], []).append(point)
-        for (name, points), mark in zip(lines.items(), "os^Dv", strict=False):
+        whole = {name: points for name, points in lines.items() if len(points) == len(runs)}
+        for (name, points), mark in zip(whole.items(), "os^Dv", strict=False):
             side.loglog(*zip(*points, strict=True), marker=mark, label=name)
         side.set_title(f"{found['vectors']} query vectors", fontsize=10)
         side.set_xlabel("passages")
         side.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("ms a query (median)")
     axes[1].legend(fontsize=8)
-    figure.savefig(target)
+    figure.savefig(target, metadata={"Date": None})
 
 
 def measure(
