@@ -156,8 +156,9 @@ def fast_plaid(
     for kind, settings in found["kinds"].items():
         for values in settings.values():
             pairs = list(zip(values.pop("found"), truths[kind], strict=True))
-            values["overlap_at_10"] = np.mean([len({*f[:10]} & {*t[:10]}) / 10 for f, t in pairs])
-            values["recall_at_100"] = np.mean([len({*f} & {*t}) / 100 for f, t in pairs])
+            overlaps = [len({*f[:10]} & {*t[:10]}) / 10 for f, t in pairs]
+            values["overlap_at_10"] = statistics.mean(overlaps)
+            values["recall_at_100"] = statistics.mean(len({*f} & {*t}) / 100 for f, t in pairs)
     return found
 
 

@@ -19,7 +19,11 @@ import numpy as np
 import torch
 from fast_plaid import search
 
-SETTINGS = {"default": {}, "fast": {"n_ivf_probe": 2, "n_full_scores": 1024}}
+SETTINGS = {
+    "fast": {"n_ivf_probe": 2, "n_full_scores": 1024},
+    "default": {},
+    "wide": {"n_ivf_probe": 32, "n_full_scores": 8192},
+}
 
 
 def main() -> None:

@@ -60,6 +60,7 @@ _NEAR = 400  # passages beyond k that are refined closely, of 10,000
 _FEW = 100  # passages beyond k that are all scored
 _FIRST = 24  # passages scored beyond k before the bounds decide
 _STEP = 32  # passages scored at a time from then on
+_FOR_EACH = 8  # candidates at least for each of the k, where a search does not name their number
 _SCORED = 15  # x the root of the corpus: candidates at most, where all of them are scored
 _MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
 _BLOCK = 2048  # vectors that are scored at a time: their products stay in the cache
@@ -144,7 +145,7 @@ class CompressedIndex(SegmentedIndex):
             seed: of rotation and k-means. Fixed likewise.
             effort: how many candidates are looked at, and how soon scoring stops.
             candidates: passages that are refined, at least; null for `default_candidates` times
-                the effort's factor.
+                the effort's factor, and not less than 8 k.
             retrain: choose new centroids when added passages fit the old ones badly, or are many.
             kernels: numba, torch, or auto: numba on the CPU if it is installed.
             device: auto, cpu, cuda, ...
@@ -260,7 +261,7 @@ class CompressedIndex(SegmentedIndex):
         usual = factor * default_candidates(len(state.alive), len(query))
         if not self._compiled:
             usual = min(usual, _SCORED * factor * np.sqrt(len(state.alive)))
-        wanted = max(config.candidates or int(usual), 2 * k)
+        wanted = max(config.candidates or int(max(usual, _FOR_EACH * k)), 2 * k)
 
         rows = np.flatnonzero(allowed & state.matchable)
         with self._prepared(state, query) as prepared:
