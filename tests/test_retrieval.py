@@ -349,6 +349,14 @@ def test_another_way_to_search_opens_the_same_index():
     assert CALLS["encode_document"] == 3
 
 
+def test_an_index_of_an_older_format_is_made_anew_beside_it(fresh_cache, monkeypatch):
+    first = retriever()
+    first.prepare(corpus())
+    monkeypatch.setattr("ravqa.retrieval.late_interaction.FORMAT", 0)
+    retriever().prepare(corpus())
+    assert len(list((fresh_cache / "indexes").iterdir())) == 2
+
+
 def test_other_query_settings_share_the_index():
     passages = corpus()
     retriever().prepare(passages)

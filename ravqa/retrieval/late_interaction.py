@@ -32,6 +32,7 @@ from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_tim
 from ravqa.errors import UserError
 from ravqa.images import image_bytes
 from ravqa.index.base import Ranking
+from ravqa.index.store import FORMAT
 from ravqa.paths import cache_dir
 from ravqa.records import Hit, Passage, Question
 from ravqa.registry import ENCODERS, INDEXES
@@ -190,9 +191,9 @@ class LateInteractionRetriever:
         encoder = passages_fingerprint(self.encoder)
         # How it is searched is no part of it: another effort opens the same index.
         fixed = getattr(self._index_class, "fixed", type(self._index_config).model_dump)
-        key = fingerprint(
-            corpus.fingerprint, encoder, self.config.index.name, fixed(self._index_config)
-        )
+        # An index of an older format is left alone, and made anew beside it.
+        kind = f"{self.config.index.name}/{FORMAT}"
+        key = fingerprint(corpus.fingerprint, encoder, kind, fixed(self._index_config))
         return key, cache_dir("indexes") / key
 
     def _vectors_of(self, corpus: Corpus) -> Path:
