@@ -158,3 +158,18 @@ def test_without_rules_the_generation_is_the_answer():
     raw = ' <think>x</think> **Answer:** "It is Paris" \nRome. '
     off = Extraction(**dict.fromkeys(Extraction.model_fields, False))
     assert short_answer(raw, off) == raw.strip()
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("。北京", "北京"),
+        ("！ 北京。上海", "北京"),
+        ("Answer: " * 1500 + "Paris", None),
+        ("The answer is " * 1500 + "Paris", None),
+        ('{"answer": ' + "[" * 5000, None),
+    ],
+)
+def test_what_models_write_when_they_go_wrong_ends_no_run(raw, expected):
+    found = short_answer(raw, Extraction())
+    assert expected is None or found == expected

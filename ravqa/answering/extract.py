@@ -59,6 +59,7 @@ _LEADING = (
         re.IGNORECASE,
     ),
 )
+_MOST_MARKS = 8  # one within the other
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<![\s:\uff1a])\*\*")
 
 _MARKDOWN = (
@@ -151,33 +152,39 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     return text.lower() if rules.lower else text
 
 
-def _marked(text: str) -> str:
+def _marked(text: str, within: int = 0) -> str:
+    """What the text marks as its answer, `within` so many marks; the text itself if it marks none.
+
+    A model that repeats itself may repeat a mark without end.
+    """
+    if within > _MOST_MARKS:
+        return text
     for pattern in _ENCLOSED:
         found = [m.group(1).strip() for m in pattern.finditer(text)]
         if any(found):
-            return _first_marked(_unquoted([f for f in found if f][-1]))
+            return _first_marked(_unquoted([f for f in found if f][-1]), within)
     for pattern in _LEADING:
         marks = list(pattern.finditer(text))
         for mark in reversed(marks):
             if rest := text[mark.end() :].strip():
-                return _first_marked(rest)
+                return _first_marked(rest, within)
         if marks:  # nothing comes after the mark: what stands before it may be an answer
             return text[: marks[0].start()].strip()
     bold = _BOLD.findall(text)
     return str(bold[0]) if len(bold) == 1 else text
 
 
-def _first_marked(text: str) -> str:
+def _first_marked(text: str, within: int) -> str:
     """The text after a mark; its first line may have another ("Answer: the answer is")."""
     line, newline, rest = text.partition("\n")
-    return _marked(line) + newline + rest
+    return _marked(line, within + 1) + newline + rest
 
 
 def _unquoted(value: str) -> str:
     """A JSON value as text, items of a list after each other; `\\text{}` of a box without it."""
     try:
         read = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # a list in a list in a list, without end
         return re.sub(r"\\\w+\{([^{}]*)\}", r"\1", value).strip("\"'[] ")
     items = read if isinstance(read, list) else [read]
     return ", ".join(map(str, items))
@@ -185,8 +192,10 @@ def _unquoted(value: str) -> str:
 
 def _from_sentence(text: str, question: str) -> str:
     for end in _SENTENCE_END.finditer(text):
-        word = text[: end.start()].rsplit(maxsplit=1)[-1]
-        if word.strip("(\"'").lower() not in _ABBREVIATIONS:
+        words = text[: end.start()].split()
+        if not words:
+            continue  # a generation that begins with a full stop
+        if words[-1].strip("(\"'").lower() not in _ABBREVIATIONS:
             text = text[: end.end()]
             break
     if found := _YES_NO.match(text):
