@@ -16,6 +16,7 @@ from ravqa.paths import cache_dir
 
 _VARIABLES = 500  # keys in one query, below SQLite's limit
 _WAIT_S = 60.0
+_LOOK_AGAIN_S = 0.02
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class Store:
         self.path = cache_dir() / f"{name}.sqlite"
         self._used: float | None = None
         with self._connection() as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(connection)
             connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, seconds REAL)"
@@ -149,3 +150,17 @@ class Store:
             connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows)
             connection.executemany("INSERT OR IGNORE INTO costs VALUES (?, ?)", costs)
         self._used = time.monotonic()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Set the file's mode, which SQLite does not wait for where another process is making it."""
+    until = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > until:
+                raise
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return

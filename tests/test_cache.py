@@ -1,6 +1,7 @@
 """What is kept on disk, what it cost, and what is built only once."""
 
 import sqlite3
+import threading
 
 import pytest
 
@@ -81,6 +82,23 @@ def test_a_file_of_before_there_were_costs_goes_on(fresh_cache):
     with watched() as use:
         assert make(store, ["old", "new"]) == 1
     assert (use.found, use.saved, use.unpriced) == (1, 0.0, 1)
+
+
+def test_a_file_that_another_process_is_making_is_waited_for(fresh_cache):
+    fresh_cache.mkdir()
+    other = sqlite3.connect(fresh_cache / "things.sqlite", check_same_thread=False)
+    other.execute("CREATE TABLE kept (key TEXT PRIMARY KEY, value TEXT)")
+    other.commit()
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.commit)
+    release.start()
+    try:
+        store = Store("things")
+    finally:
+        release.join()
+        other.close()
+    store.put({"a": 1})
+    assert store.get(["a"]) == {"a": 1}
 
 
 class Thing:
