@@ -538,6 +538,19 @@ def test_given_answers_are_scored_by_echo(serve, fresh_cache):
     assert len(server.requests) == before + 3
 
 
+def test_bytes_that_have_no_character_of_their_own_count_for_the_answer(serve):
+    # The answer's character is three tokens: the text appears with the last one.
+    found = {"text_offset": [0, 4, 4, 4], "token_logprobs": [None, -1.0, -2.0, -4.0]}
+
+    def reply(_, body):
+        if body.get("echo"):
+            return 200, json.dumps({"choices": [{"text": "x", "logprobs": found}]})
+        return completion("", logprobs={"token_logprobs": []})
+
+    tested = reader(serve(reply), prompt_form="plain", scoring="echo", stop_at_newline=False)
+    assert tested.score([Prompt("Who?")], ["\u6797"]) == [-7.0]
+
+
 def test_a_server_that_shifts_its_echo_is_found_out(serve):
     class Shifted(Toy):
         def values(self, words):

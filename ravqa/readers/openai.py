@@ -468,7 +468,8 @@ def _begins(tokens: Sequence[tuple[str, float]], head: Sequence[tuple[str, float
 def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
     """Sum over the tokens of the echoed text's characters `start` to `end`.
 
-    A token that begins before `start` and reaches beyond it belongs to the answer.
+    A token that begins before `start` and reaches beyond it belongs to the answer; so does one at
+    `start` without a character of its own: the first bytes of one that the next token completes.
     """
     found = choice.get("logprobs")
     if not isinstance(found, dict):
@@ -480,7 +481,7 @@ def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
     inside = [
         value
         for first, last, value in zip(offsets, ends, values, strict=True)
-        if last > start and first < end
+        if (last > start or first >= start) and first < end
     ]
     if not inside:
         raise UnusableReplyError("no log-probabilities of the answer")
