@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,9 @@ from spelling import Spelling, all_sequences, chance, prompts
 
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.config import AnsweringConfig
+from ravqa.pipeline import Pipeline
 from ravqa.records import Hit, Passage, Question
+from ravqa.retrieval.controls import NoRetriever
 
 NAMES = "wxyz"
 
@@ -77,3 +80,25 @@ def test_each_rule_gives_what_its_formula_gives(bare, seed, scores, temperature,
                 prior[k] * p[answer][k] * (name == "thorough" or said[k] == answer) for k in every
             ]
             assert [d.posterior for d in given.drafts] == pytest.approx([v / total for v in own])
+
+
+@pytest.mark.parametrize("kind", [{"decision": "joint_max"}, {"decision": "marginal"}])
+def test_a_generation_without_log_probability_costs_its_own_question_alone(bare, kind):
+    class Partly(Spelling):
+        def generate(self, prompts):
+            made = super().generate(prompts)
+            return [
+                replace(g, log_prob=None) if p.text == "Q[x]" else g
+                for p, g in zip(prompts, made, strict=True)
+            ]
+
+    if kind["decision"] == "marginal":
+        kind = {**kind, "marginal": "fast"}
+    config = AnsweringConfig(**kind, prompt=bare, passages=2, cache=False)
+    pipeline = Pipeline(NoRetriever(), Answerer(config, Partly()))
+    pipeline.corpus = {name: Passage(name, name) for name in NAMES}
+    hits = [[Hit(a, 1.0, 1), Hit(b, 0.5, 2)] for a, b in ("wx", "yz")]
+    attempt = pipeline.attempt([Question(1, "Q"), Question(2, "Q")], hits)
+    assert attempt.answers[0] is None
+    assert attempt.reasons == {0: "the reader gave a generation without its log-probability"}
+    assert attempt.answers[1] is not None

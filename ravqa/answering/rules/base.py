@@ -11,7 +11,7 @@ from typing import ClassVar
 from ravqa.answering.config import AnsweringConfig, Decision
 from ravqa.answering.extract import short_answer
 from ravqa.answering.fitting import Pair
-from ravqa.errors import UserError
+from ravqa.errors import PromptError
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.readers.cached import CachedReader
 from ravqa.records import Answer, Draft, Question
@@ -118,10 +118,10 @@ def known(draft: Draft) -> float:
     """The draft's log-probability.
 
     Raises:
-        UserError: the reader gave none.
+        PromptError: the reader gave none, as some servers do where nothing was generated.
     """
     if draft.log_prob is None:
-        raise UserError("the reader gave a generation without its log-probability")
+        raise PromptError("the reader gave a generation without its log-probability")
     return draft.log_prob
 
 
