@@ -70,6 +70,11 @@ def test_equal_scores_keep_their_order(scores, depth):
     assert all(a.score >= b.score for a, b in itertools.pairwise(found))
 
 
+def test_a_score_that_is_no_number_is_told_and_orders_nothing():
+    with pytest.raises(UserError, match=r"score of passage p2 is not a number: .*float32"):
+        rescored(hits_of(9.0, 8.0, 7.0), [1.0, float("nan")])
+
+
 def test_stages_of_one_name_are_numbered():
     names = ["threshold", "vlm", "threshold", "threshold"]
     assert stage_names(names) == ["threshold", "vlm", "threshold-2", "threshold-3"]

@@ -140,6 +140,20 @@ def test_what_cannot_be_at_all_is_as_likely_either_way(fresh_cache):
     assert YesNo(YesNoConfig(cache=False), reader, "x").log_odds([Prompt("a")]) == [1000.0]
 
 
+@pytest.mark.parametrize("way", ["next-token", "score"])
+def test_a_probability_that_is_no_number_is_no_yes(fresh_cache, way):
+    class Overflowing(Table):
+        def next_token_logprobs(self, prompts, prefixes):
+            return np.full((len(prompts), len(WORDS)), np.nan, np.float32)
+
+        def score(self, prompts, answers):
+            return [math.nan if answer == "yes" else -1.0 for answer in answers]
+
+    asker = YesNo(YesNoConfig(way=way), Overflowing(("next_token", "score")), "the test")
+    with pytest.raises(UserError, match=r"the test: .* not a number: set its dtype to float32"):
+        asker.log_odds([Prompt("a b c")])
+
+
 def test_answers_are_kept_by_text_image_words_and_reader(fresh_cache, tmp_path):
     def ask(prompt, reader=None, **options):
         tested = YesNo(YesNoConfig(**options), reader or Table(), "the test")

@@ -8,10 +8,12 @@ that gave one, and what the decision rules weigh passages by; the retriever's ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ravqa.errors import UserError
 from ravqa.records import Hit, Passage, Question
 
 Candidates = Sequence[tuple[Hit, Passage]]
@@ -57,9 +59,18 @@ def rescored(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
         scores: of the first hits. The hits without one stay behind the others in their order, and
             count as good as the worst of those: so a filter by score never keeps a passage that was
             not looked at where it drops one that was.
+
+    Raises:
+        UserError: a score is no number, as those of models that overflow in half precision.
     """
     if not scores:
         return renumbered(hits)
+    for hit, score in zip(hits, scores, strict=False):
+        if math.isnan(score):
+            raise UserError(
+                f"reranking: the score of passage {hit.passage_id} is not a number: set the "
+                "model's dtype to float32"
+            )
     new = [*scores, *[min(scores)] * (len(hits) - len(scores))]
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     order += range(len(scores), len(hits))

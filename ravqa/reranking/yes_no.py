@@ -109,6 +109,7 @@ class YesNo:
 
         Raises:
             DataError: an image cannot be read.
+            UserError: a probability is not a number.
         """
         images = image_prints([prompt.image for prompt in prompts])
         keys = [
@@ -120,11 +121,17 @@ class YesNo:
     def _ask(self, prompts: Sequence[Prompt]) -> list[float]:
         ask = self._by_token if self.way == "next-token" else self._by_score
         size = self._config.batch_size
-        return [
+        found = [
             odds
             for start in range(0, len(prompts), size)
             for odds in ask(prompts[start : start + size])
         ]
+        if any(map(math.isnan, found)):  # models that overflow in half precision
+            raise UserError(
+                f"{self._why}: the reader gives a probability that is not a number: set its dtype "
+                "to float32"
+            )
+        return found
 
     def _by_token(self, prompts: Sequence[Prompt]) -> list[float]:
         import numpy as np
@@ -132,10 +139,11 @@ class YesNo:
         table = self._reader.next_token_logprobs(prompts, [()] * len(prompts))
         if self._tokens is None:
             self._tokens = self._find_tokens(table.shape[1])
-        yes, no = (
-            np.logaddexp.reduce(table[:, tokens].astype(np.float64), axis=1)
-            for tokens in self._tokens
-        )
+        with np.errstate(invalid="ignore"):  # what is not a number is told of by `log_odds`
+            yes, no = (
+                np.logaddexp.reduce(table[:, tokens].astype(np.float64), axis=1)
+                for tokens in self._tokens
+            )
         return list(map(_difference, yes.tolist(), no.tolist()))
 
     def _find_tokens(self, vocabulary: int) -> tuple[list[int], list[int]]:
@@ -163,7 +171,7 @@ class YesNo:
         scores = self._reader.score(
             [prompt for prompt in prompts for _ in words], [*words] * len(prompts)
         )
-        out = []
+        out: list[float] = []
         for start in range(0, len(scores), len(words)):
             middle = start + len(self._config.positive)
             yes, no = scores[start:middle], scores[middle : start + len(words)]
@@ -183,6 +191,8 @@ def _plain(text: str) -> str:
 
 
 def _log_sum(logs: Sequence[float]) -> float:
+    if any(map(math.isnan, logs)):
+        return math.nan
     top = max(logs)
     if top == -math.inf:
         return top
@@ -190,5 +200,7 @@ def _log_sum(logs: Sequence[float]) -> float:
 
 
 def _difference(yes: float, no: float) -> float:
+    if math.isnan(yes) or math.isnan(no):
+        return math.nan  # max and min would make a yes of it
     # Either may be minus infinity: JSON has no word for that.
     return 0.0 if yes == no else max(-_MOST, min(_MOST, yes - no))
