@@ -283,7 +283,8 @@ class Client:
             hurried = (failure.unreachable or failure.misplaced) and not self._answered
             if tries > self.config.retries or hurried:
                 raise self._given_up(path, failure, tries)
-            if failure.wait is None:
+            # A server that goes on saying "now" would use up all tries in a moment.
+            if failure.wait is None or (tries > 1 and failure.wait == 0):
                 # Not all workers at once.
                 seconds = min(wait, _LONGEST_BACKOFF_S) * random.uniform(0.75, 1.25)
                 self._tell(failure, seconds)
@@ -569,7 +570,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             return max(0.0, seconds)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     date = date.replace(tzinfo=date.tzinfo or UTC)
     return max(0.0, (date - datetime.now(UTC)).total_seconds())

@@ -132,6 +132,7 @@ def in_future(seconds):
         ({"retry-after-ms": "1500", "Retry-After": "2"}, 1.5),
         ({"Retry-After": "soon"}, 1),  # not to be understood: as if it said nothing
         ({"Retry-After": "nan"}, 1),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 +99999999999999"}, 1),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
@@ -149,6 +150,12 @@ def test_a_wait_that_is_over_is_none(serve, waits, after):
     server = serve(lambda n, _: (429, "", {"Retry-After": after}) if n < 2 else chat("hi"))
     assert ask(server) == "hi"
     assert waits == []
+
+
+def test_a_busy_server_that_always_says_now_is_not_hurried(serve, waits):
+    server = serve(lambda n, _: (429, "", {"Retry-After": "0"}) if n < 4 else chat("hi"))
+    assert ask(server) == "hi"
+    assert waits == [pytest.approx(1, rel=0.26), pytest.approx(2, rel=0.26)]
 
 
 def test_a_wait_of_hours_is_not_waited_for(serve, waits):
