@@ -27,7 +27,7 @@ from ravqa.images import as_source
 from ravqa.readers.base import Reader
 from ravqa.records import Answer, Hit, Passage, Question
 from ravqa.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
-from ravqa.reranking.base import RETRIEVED, Reranker
+from ravqa.reranking.base import RETRIEVED, Candidates, Reranker
 from ravqa.reranking.build import build_rerankers, check_rerankers
 from ravqa.retrieval.base import Progress, Retriever
 
@@ -222,6 +222,47 @@ class Pipeline:
                 hits = reranker.rerank(questions, candidates)
             stages.append(Stage(name, hits, use))
         return stages
+
+    def attempt_rerank(
+        self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]
+    ) -> tuple[list[Stage], dict[int, str]]:
+        """As `rerank`, but a question that a reranker's reader refuses costs no other.
+
+        Returns:
+            The stages, in which such a question has no hits; and why, by its place.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        stages: list[Stage] = []
+        reasons: dict[int, str] = {}
+        for name, reranker in self.rerankers.items():
+            with watched() as use:
+                candidates = [self.passages(found) for found in hits]
+                try:
+                    hits = reranker.rerank(questions, candidates)
+                except PromptError:
+                    hits = self._rerank_each(reranker, questions, candidates, reasons)
+            stages.append(Stage(name, hits, use))
+        return stages, reasons
+
+    def _rerank_each(
+        self,
+        reranker: Reranker,
+        questions: Sequence[Question],
+        candidates: Sequence[Candidates],
+        reasons: dict[int, str],
+    ) -> list[list[Hit]]:
+        """Questions one by one; why one has no hits goes into `reasons`."""
+        out: list[list[Hit]] = []
+        for place, (question, found) in enumerate(zip(questions, candidates, strict=True)):
+            own: list[Hit] = []
+            try:
+                [own] = reranker.rerank([question], [found])
+            except PromptError as e:
+                reasons[place] = str(e)
+            out.append(own)
+        return out
 
     def answer(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> list[Answer]:
         """One answer per question, read from its hits.

@@ -15,7 +15,7 @@ from ravqa.errors import UserError
 from ravqa.evaluation import Marker, score_answers, score_raw, type_name
 from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.diagnostics import is_in_document
-from ravqa.pipeline import Attempt, Pipeline
+from ravqa.pipeline import Attempt, Pipeline, Stage
 from ravqa.records import Answer, Hit, Question
 from ravqa.reranking.base import RETRIEVED
 from ravqa.retrieval.base import Retriever
@@ -145,15 +145,17 @@ class Runner:
         """Samples of the questions that are done, and what ends the run if it cannot go on."""
         with watched() as retrieving:
             retrieved = self.pipeline.retrieve(asked, retriever)
-        reranked = self.pipeline.rerank(asked, retrieved) if condition in _RERANKED else []
+        reranked: list[Stage] = []
+        refused: dict[int, str] = {}
+        if condition in _RERANKED:
+            reranked, refused = self.pipeline.attempt_rerank(asked, retrieved)
         hits = reranked[-1].hits if reranked else retrieved
         attempt = scores = raw_scores = None
-        error = ""
         with watched() as answering:
             if self.pipeline.answerer is not None:
-                attempt = self.pipeline.attempt(questions, hits)
+                attempt = self._attempt(questions, hits, refused)
                 self.run_dir.prompts.add(self.pipeline.answerer.asked)
-                error = self._ends(attempt, questions)
+        error = self._ends(attempt or Attempt(reasons=refused), questions)
         answers = attempt.answers if attempt else [None] * len(questions)
         if attempt is not None and not self.request.predict_only:
             texts = [answer.text if answer else None for answer in answers]
@@ -179,10 +181,12 @@ class Runner:
             answer = answers[i]
             if answer is not None:
                 sample |= self._answered(question, answer, hits[i])
-            elif attempt is not None and error:
+            elif error and (attempt is not None or i in refused):
                 continue  # a run that goes on asks again
             elif attempt is not None:
                 sample |= self._unanswered(question, attempt.reasons[i])
+            elif i in refused:
+                sample["error"] = refused[i]
             if scores is not None and raw_scores is not None:
                 sample["score"] = scores[i]
                 sample["raw_score"] = raw_scores[i]
@@ -190,6 +194,22 @@ class Runner:
             sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
             samples.append(sample)
         return samples, error
+
+    def _attempt(
+        self,
+        questions: Sequence[Question],
+        hits: Sequence[Sequence[Hit]],
+        refused: dict[int, str],
+    ) -> Attempt:
+        """What the reader makes of the questions, those apart that were refused before reading."""
+        rows = [i for i in range(len(questions)) if i not in refused]
+        made = self.pipeline.attempt([questions[i] for i in rows], [hits[i] for i in rows])
+        attempt = Attempt([None] * len(questions), dict(refused), made.gone)
+        for place, i in enumerate(rows):
+            attempt.answers[i] = made.answers[place]
+            if place in made.reasons:
+                attempt.reasons[i] = made.reasons[place]
+        return attempt
 
     def _ends(self, attempt: Attempt, questions: Sequence[Question]) -> str:
         """What ends the run: a server that is gone; a question without answer, if none may be."""

@@ -18,7 +18,7 @@ from ravqa.build import sharing
 from ravqa.cli import main, run_main
 from ravqa.config import Strict
 from ravqa.datasets.corpus import Corpus
-from ravqa.errors import UserError
+from ravqa.errors import PromptError, UserError
 from ravqa.images import image_bytes
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers.base import Generation
@@ -376,6 +376,57 @@ def test_a_run_that_breaks_down_while_reranking_is_resumed(fresh_cache, many, tm
     assert 0 < stages[2]["without_passages"] == gated < 60
     assert stages[-1]["stage"] == "read"
     assert stages[-1]["without_passages"] == gated
+
+
+class Refusing(Lengths):
+    """Cannot be asked about a passage of question 7."""
+
+    def score(self, prompts, answers):
+        if any("what 7?" in prompt.text for prompt in prompts):
+            raise PromptError("too long")
+        return super().score(prompts, answers)
+
+
+def refusing(many, monkeypatch):
+    monkeypatch.setitem(
+        READERS._entries, "refusing", Entry("test_reranking_run:Refusing", "for tests")
+    )
+    settings = yaml.safe_load((many / "pipeline.yaml").read_text())
+    settings["reader"] = {"name": "refusing"}
+    (many / "pipeline.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_a_question_that_a_rerankers_reader_refuses_costs_no_other(
+    fresh_cache, many, tmp_path, monkeypatch, capsys
+):
+    refusing(many, monkeypatch)
+    assert run(many, tmp_path / "fails") == 2
+    assert "question 7: the reranker vlm: too long" in " ".join(capsys.readouterr().err.split())
+    kept = read_samples(tmp_path / "fails" / "samples.jsonl")
+    assert set(kept) == set(range(32)) - {7}
+    assert run(many, tmp_path / "skips", "--on-error", "skip") == 0
+    samples = read_samples(tmp_path / "skips" / "samples.jsonl")
+    assert len(samples) == 60
+    assert [i for i, sample in samples.items() if "error" in sample] == [7]
+    assert samples[7]["error"].startswith("the reranker vlm: too long")
+    assert samples[7]["answer"] is None
+    assert samples[7]["score"] == 0
+    assert [ranking["stage"] for ranking in samples[7]["stages"]] == ["retrieved", "vlm", "gate"]
+    assert len(samples[7]["stages"][0]["hits"]) == 4
+    assert samples[7]["hits"] == []
+    assert samples[8]["answer"] == "granite"
+
+
+def test_a_run_for_retrieval_goes_on_behind_a_refused_question_too(
+    fresh_cache, many, tmp_path, monkeypatch
+):
+    refusing(many, monkeypatch)
+    assert run(many, tmp_path / "fails", "--retrieval-only") == 2
+    assert run(many, tmp_path / "skips", "--retrieval-only", "--on-error", "skip") == 0
+    samples = read_samples(tmp_path / "skips" / "samples.jsonl")
+    assert len(samples) == 60
+    assert (samples[7]["hits"], len(samples[8]["stages"][1]["hits"])) == ([], 4)
+    assert "too long" in samples[7]["error"]
 
 
 def test_another_depth_asks_about_what_is_new_alone(fresh_cache, many, tmp_path):
