@@ -489,7 +489,7 @@ def test_a_killed_download_leaves_no_half_file_under_a_final_name(server, tmp_pa
     os.utime(own, (0, 0))
     server.requests.clear()
     get(tmp_path)
-    assert server.requests == [path]
+    assert set(server.requests) == {path}  # on a busy machine it may be tried again
     assert (tmp_path / image_name(2)).read_bytes() == photo(2)
     assert part.exists()
     os.utime(part, (time.time() - 3600,) * 2)
