@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import pytest
 
 
-class Killed:
+class Killed(ABC):
     """A change that is killed; what it is, a subclass says.
 
     Attributes:
@@ -27,17 +28,17 @@ class Killed:
     folder: Path
     path: Path
 
+    @abstractmethod
     def fresh(self):
         """Put `path` into the state before the change."""
-        raise NotImplementedError
 
+    @abstractmethod
     def act(self):
         """The change."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, where):
         """Assert that what a kill has left is sound; gives whether the change was done."""
-        raise NotImplementedError
 
     def forked(self, prepare):
         """The process number of a child that makes the change."""

@@ -155,9 +155,10 @@ DAMAGES = {
     ),
     "absolute": (
         lambda e: with_list(
-            [*e, ("/tmp/evil", b"")], lambda v: v["files"].update({"/tmp/evil": [0, ""]})
+            [*e, ("/elsewhere/evil", b"")],
+            lambda v: v["files"].update({"/elsewhere/evil": [0, ""]}),
         ),
-        "has no file '/tmp/evil'",
+        "has no file '/elsewhere/evil'",
     ),
     "link": (
         lambda e: [*e[:-1], link(tarfile.SYMTYPE, e[-1][0].name, "/etc/passwd")],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from ravqa.models import resolve
 from ravqa.readers.base import Ability, Generation, Prompt
 
 
-class Control:
+class Control(ABC):
     """Base class: answers by a rule, and can do nothing else."""
 
     abilities: frozenset[Ability] = frozenset()
@@ -37,8 +38,9 @@ class Control:
         """One answer per prompt, in order, without log-probabilities."""
         return [Generation(self._answer(prompt.text)) for prompt in prompts]
 
+    @abstractmethod
     def _answer(self, text: str) -> str:
-        raise NotImplementedError
+        """The answer to a prompt's text."""
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """Not among this reader's abilities.

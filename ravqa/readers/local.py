@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -82,7 +83,7 @@ def _alone(method: F) -> F:
     return cast(F, waiting)
 
 
-class LocalReader:
+class LocalReader(ABC):
     """Base class: a subclass loads model and tokenizer, and says how prompts become inputs.
 
     Threads may call it at will; they wait for each other. It streams unless it searches with beams.
@@ -145,17 +146,17 @@ class LocalReader:
     def _language_model(self, model: Any) -> Any:
         return model
 
+    @abstractmethod
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Padded model inputs of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of each prompt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _text(self, prompt: Prompt) -> str:
         """The text that answers continue."""
-        raise NotImplementedError
 
     def _kind(self, prompt: Prompt) -> object:
         """Only prompts of one kind share a batch."""
