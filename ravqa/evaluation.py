@@ -98,6 +98,19 @@ def score_raw(
     return [next(made) if is_new else score for score, is_new in zip(scores, new, strict=True)]
 
 
+def dataset_section(dataset: Dataset) -> dict[str, Any]:
+    """What a file of results says of the dataset."""
+    return {
+        "name": dataset.name,
+        "label": dataset.label,
+        "sample": dataset.sample,
+        "split": dataset.split,
+        "questions": len(dataset.questions),
+        "images": len({q.image_id for q in dataset.questions}),
+        **dataset.info,
+    }
+
+
 def answer_section(
     dataset: Dataset,
     conditions: Mapping[str, Samples],

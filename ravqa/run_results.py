@@ -19,7 +19,7 @@ from ravqa.config import PipelineConfig, fingerprint
 from ravqa.console import Console
 from ravqa.datasets.base import Dataset, Problems
 from ravqa.datasets.corpus import Corpus
-from ravqa.evaluation import answer_section, retrieval_ks, retrieval_section
+from ravqa.evaluation import answer_section, dataset_section, retrieval_ks, retrieval_section
 from ravqa.images import image_digest
 from ravqa.judges.cached import CachedJudge
 from ravqa.pipeline import Pipeline
@@ -89,18 +89,12 @@ def results_of(
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": {
-            "name": dataset.name,
-            "label": dataset.label,
-            "sample": dataset.sample,
-            "split": dataset.split,
-            "questions": len(dataset.questions),
-            "images": len({q.image_id for q in dataset.questions}),
+            **dataset_section(dataset),
             "limit": request.limit,
             "skipped": [
                 {"question_id": p.question_id, "where": p.where, "reason": p.reason}
                 for p in problems.found
             ],
-            **dataset.info,
         },
         "answers": answer_section(dataset, samples, seed=request.seed, judge=judge)
         if answered

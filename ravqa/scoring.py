@@ -19,7 +19,13 @@ from ravqa.console import Console
 from ravqa.datasets.base import Dataset, DatasetRequest, parse_options
 from ravqa.datasets.reading import read_json, read_jsonl
 from ravqa.errors import DataError, UserError
-from ravqa.evaluation import answer_section, rankings, retrieval_ks, retrieval_section
+from ravqa.evaluation import (
+    answer_section,
+    dataset_section,
+    rankings,
+    retrieval_ks,
+    retrieval_section,
+)
 from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.vqa import Normalization
 from ravqa.paths import file_digest
@@ -289,15 +295,7 @@ def _results(
         raise UserError(f"the split {dataset.split} has no answers to score with")
     return {
         "schema_version": SCHEMA_VERSION,
-        "dataset": {
-            "name": dataset.name,
-            "label": dataset.label,
-            "sample": dataset.sample,
-            "split": dataset.split,
-            "questions": len(dataset.questions),
-            "images": len({q.image_id for q in dataset.questions}),
-            **dataset.info,
-        },
+        "dataset": dataset_section(dataset),
         "predictions": {
             "file": str(request.predictions),
             "sha256": file_digest(request.predictions),
