@@ -283,6 +283,8 @@ def test_a_busy_server_is_given_the_time_it_asks_for(server, tmp_path):
         (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0),
         (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 60),
     ],
+    # Named, for the dates differ between the processes that share the tests.
+    ids=["0", "7", "hour", "long", "negative", "none", "word", "past", "future"],
 )
 def test_retry_after_is_seconds_or_a_date_and_at_most_a_minute(value, expected):
     headers = Message()
