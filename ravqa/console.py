@@ -29,12 +29,6 @@ if TYPE_CHECKING:
     from ravqa.datasets.base import Dataset
     from ravqa.datasets.corpus import Corpus
 
-METRICS = {
-    "vqa_accuracy": "VQA accuracy",
-    "infoseek": "InfoSeek score",
-    "evqa_score": "E-VQA accuracy",
-    "exact_match": "Exact match",
-}
 CONDITIONS = {
     MAIN: "with retrieval",
     "none": "without retrieval",
@@ -232,14 +226,13 @@ def _row(results: Mapping[str, Any], condition: str) -> str:
 
 def _answer_table(results: Mapping[str, Any]) -> Table:
     section = results["answers"]
-    name = METRICS.get(section["metric"], section["metric"])
     table = Table(title=_title(results, "Answer quality", section["questions"]))
     if section["rule"].get("judge"):
         table.caption = f"judge: {section['rule']['judge']}"
     elif section["rule"].get("normalization") == "always":
         table.caption = "normalization: always (not the official rule)"
     table.add_column("")
-    table.add_column(f"{name} %", justify="right")
+    table.add_column(f"{section['label']} %", justify="right")
     has_mean = "mean" in section["conditions"][MAIN]
     if has_mean:  # InfoSeek's score is a harmonic mean over splits; the rest is about the mean
         table.add_column("mean %", justify="right")

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ravqa.datasets.base import Dataset
 from ravqa.errors import DataError
 from ravqa.judges.base import Judge
-from ravqa.metrics import diagnostics, evqa, infoseek, intervals, prrecall, ranking, vqa
+from ravqa.metrics import diagnostics, intervals, prrecall, ranking
+from ravqa.metrics.base import AnswerMetric, AnswerRecord
+from ravqa.metrics.base import percent as _percent
+from ravqa.metrics.evqa import single_answers
 from ravqa.records import Passage, Question
 from ravqa.reranking.base import READ, RETRIEVED
 
@@ -21,77 +25,52 @@ Scores = Mapping[int | str, float]
 
 DECIMALS = 4
 """Of percents in results: who shows fewer must not round twice (67.6471 is 67.6, not 67.7)."""
-_SINGLE_HOP = frozenset({"templated", "automatic"})
 
 
 def score_answers(
     dataset: Dataset,
     questions: Sequence[Question],
-    answers: Sequence[str | None],
+    records: Sequence[AnswerRecord],
     *,
-    normalization: vqa.Normalization = "official",
     judge: Judge | None = None,
 ) -> list[float]:
     """The dataset's official score of each answer, 0 to 1; a missing answer (None) is wrong.
 
     Args:
-        normalization: of VQA accuracy.
-        judge: of E-VQA; None leaves it at exact match.
+        judge: asked by rules that use one; None leaves them at exact match.
 
     Raises:
         DataError: the references of a question cannot be scored with.
     """
-    rows = [(q, a) for q, a in zip(questions, answers, strict=True) if a is not None]
-    asked, given = [q for q, _ in rows], [a for _, a in rows]
-    kinds = [_kind(dataset, q) for q in asked]
     try:
-        if dataset.metric == "vqa_accuracy":
-            values = vqa.vqa_accuracies(given, [q.answers for q in asked], normalization)
-        elif dataset.metric == "evqa_score":
-            texts = [q.question for q in asked]
-            values = evqa.evqa_scores(given, [q.answers for q in asked], texts, kinds, judge)
-        else:
-            values = [
-                float(infoseek.infoseek_score(a, q.answer_eval, kind))
-                for (q, a), kind in zip(rows, kinds, strict=True)
-            ]
+        return dataset.answer_metric.scores(questions, records, judge)
     except ValueError as e:
         raise DataError(f"{dataset.label}: {e}") from None
-    scored = iter(values)
-    return [0.0 if a is None else next(scored) for a in answers]
 
 
 def score_raw(
     dataset: Dataset,
     questions: Sequence[Question],
-    answers: Sequence[str | None],
-    raws: Sequence[str | None],
+    records: Sequence[AnswerRecord],
     scores: Sequence[float],
     *,
-    normalization: vqa.Normalization = "official",
     judge: Judge | None = None,
 ) -> list[float]:
     """The official score of each raw generation, as if no answer had been extracted from it.
 
     Args:
-        scores: of the answers. A judge is not asked again about a generation that differs from its
-            answer only in what the dataset's clean-up takes away.
+        scores: of the answers. What is the same text to the rule is not scored again.
     """
+    metric = dataset.answer_metric
     new = [
-        raw is not None
-        and not (
-            dataset.metric == "evqa_score"
-            and answer is not None
-            and evqa.normalise(raw) == evqa.normalise(answer)
-        )
-        for raw, answer in zip(raws, answers, strict=True)
+        r.raw is not None and (r.answer is None or not metric.same(r.raw, r.answer))
+        for r in records
     ]
     made = iter(
         score_answers(
             dataset,
             [q for q, is_new in zip(questions, new, strict=True) if is_new],
-            [raw for raw, is_new in zip(raws, new, strict=True) if is_new],
-            normalization=normalization,
+            [replace(r, answer=r.raw) for r, is_new in zip(records, new, strict=True) if is_new],
             judge=judge,
         )
     )
@@ -116,7 +95,6 @@ def answer_section(
     conditions: Mapping[str, Samples],
     *,
     seed: int,
-    normalization: vqa.Normalization = "official",
     judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Answer quality of the run and of each control, with comparisons to the run.
@@ -130,41 +108,38 @@ def answer_section(
         q for q in dataset.questions if all(q.question_id in s for s in conditions.values())
     ]
     images = {q.question_id: q.image_id for q in questions}
+    metric = dataset.answer_metric
     section: dict[str, Any] = {
-        "metric": dataset.metric,
-        "rule": _rule(dataset, normalization, judge),
+        "metric": metric.name,
+        "label": metric.label,
+        "right": metric.right,
+        "rule": metric.settings(judge),
         "questions": len(questions),
         "conditions": {},
         "comparisons": {},
     }
     scores: dict[str, dict[int | str, float]] = {}
-    right: dict[str, dict[int | str, bool]] = {}
+    exact: dict[str, dict[int | str, bool]] = {}
     for name, samples in conditions.items():
-        answers = [samples[q.question_id]["answer"] for q in questions]
-        values = score_answers(
-            dataset, questions, answers, normalization=normalization, judge=judge
-        )
+        records = [record_of(samples[q.question_id]) for q in questions]
+        values = score_answers(dataset, questions, records, judge=judge)
         scores[name] = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
-        right[name] = {
-            q.question_id: value == 1
-            if dataset.metric == "infoseek"
-            else _right(dataset, q, answer)
-            for q, answer, value in zip(questions, answers, values, strict=True)
+        exact[name] = {
+            q.question_id: is_exact(metric, q, record)
+            for q, record in zip(questions, records, strict=True)
         }
         section["conditions"][name] = {
-            **_summary(dataset, questions, values),
+            **metric.summary(questions, values),
             "interval_95": _interval(scores[name], images, seed),
-            "raw": _raw(
-                dataset, questions, samples, values, seed, normalization=normalization, judge=judge
-            ),
+            "raw": _raw(dataset, questions, records, values, seed, judge=judge),
             "cut": _cut([samples[q.question_id] for q in questions]),
             "unanswered": [
                 {"question_id": q.question_id, "reason": samples[q.question_id]["error"]}
                 for q in questions
                 if samples[q.question_id].get("error")
             ],
-            "exact_match": _exact_match(dataset, questions, samples, right[name]),
-            "hits": _hit_tables(dataset, questions, samples),
+            "exact_match": _exact_match(metric, questions, samples, exact[name]),
+            "hits": _hit_tables(metric, questions, samples),
             "groups": _groups(dataset, questions, scores[name], seed),
         }
     main, *controls = conditions
@@ -174,38 +149,42 @@ def answer_section(
     if "none" in controls:
         section["comparisons"][f"{main} - none"] |= {
             "hit_success_ratio": _percent(
-                [diagnostics.hit_success_ratio(right[main], right["none"])]
+                [diagnostics.hit_success_ratio(exact[main], exact["none"])]
             ),
             "free_success_ratio": _percent(
-                [diagnostics.free_success_ratio(right[main], right["none"])]
+                [diagnostics.free_success_ratio(exact[main], exact["none"])]
             ),
         }
     return section
 
 
+def record_of(sample: Mapping[str, Any]) -> AnswerRecord:
+    """What a rule may read of a sample."""
+    return AnswerRecord(sample["answer"], sample.get("raw"), sample)
+
+
+def is_exact(metric: AnswerMetric, question: Question, record: AnswerRecord) -> bool:
+    """Exact match (EM): whether an answer is a reference, after the rule's own clean-up."""
+    return record.answer is not None and metric.matches(question, record.answer)
+
+
 def _raw(
     dataset: Dataset,
     questions: Sequence[Question],
-    samples: Samples,
+    records: Sequence[AnswerRecord],
     values: Sequence[float],
     seed: int,
     *,
-    normalization: vqa.Normalization,
     judge: Judge | None,
 ) -> dict[str, Any] | None:
     """Scores of the raw generations; None where the samples do not hold them."""
-    found = [samples[q.question_id] for q in questions]
-    raws = [sample.get("raw") for sample in found]
-    if all(raw is None for raw in raws):
+    if all(record.raw is None for record in records):
         return None
-    answers = [sample["answer"] for sample in found]
-    values = score_raw(
-        dataset, questions, answers, raws, values, normalization=normalization, judge=judge
-    )
+    values = score_raw(dataset, questions, records, values, judge=judge)
     scores = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
     images = {q.question_id: q.image_id for q in questions}
     return {
-        **_summary(dataset, questions, values),
+        **dataset.answer_metric.summary(questions, values),
         "interval_95": _interval(scores, images, seed),
     }
 
@@ -229,85 +208,30 @@ def _test(test: intervals.PairedTest) -> dict[str, Any]:
     }
 
 
-def _rule(
-    dataset: Dataset, normalization: vqa.Normalization, judge: Judge | None
-) -> dict[str, Any]:
-    if dataset.metric == "vqa_accuracy":
-        return {"normalization": normalization}
-    if dataset.metric == "evqa_score":
-        return {
-            "judge": judge.name if judge else "none (exact match only)",
-            "judge_fingerprint": judge.fingerprint if judge else None,
-        }
-    return {"strict": True}  # missing predictions are wrong
-
-
-def _summary(
-    dataset: Dataset, questions: Sequence[Question], values: Sequence[float]
-) -> dict[str, Any]:
-    """The dataset's score as its official code gives it, in percent."""
-    if dataset.metric == "infoseek":
-        rows = [
-            (q.split or "", q.question_type or "String", value)
-            for q, value in zip(questions, values, strict=True)
-        ]
-        scores = infoseek.aggregate(rows)
-        return {
-            "score": scores["final_score"],
-            "splits": {s: scores[f"{s}_score"] for s in infoseek.SPLITS},
-            "mean": _percent(values),
-        }
-    if dataset.metric == "evqa_score":
-        single = [
-            value
-            for q, value in zip(questions, values, strict=True)
-            if q.question_type in _SINGLE_HOP
-        ]
-        return {"score": _percent(values), "single_hop": _percent(single) if single else None}
-    return {"score": _percent(values)}
-
-
-def _right(dataset: Dataset, question: Question, answer: str | None) -> bool:
-    """Exact match (EM): whether an answer is a reference, after the dataset's own clean-up."""
-    if answer is None:
-        return False
-    if dataset.metric == "vqa_accuracy":
-        return diagnostics.is_answer(answer, question.answers)
-    if dataset.metric == "evqa_score":
-        kind = question.question_type or ""
-        return any(evqa.exact_match(answer, reference, kind) for reference in question.answers)
-    return bool(infoseek.infoseek_score(answer, question.answer_eval, _kind(dataset, question)))
-
-
-def _kind(dataset: Dataset, question: Question) -> str:
-    """The type that a question is scored by: a user's own types change no exact match."""
-    if dataset.metric == "exact_match":
-        return "String"
-    return question.question_type or "String"
-
-
 def _exact_match(
-    dataset: Dataset,
+    metric: AnswerMetric,
     questions: Sequence[Question],
     samples: Samples,
-    right: Mapping[int | str, bool],
+    exact: Mapping[int | str, bool],
 ) -> dict[str, float]:
-    """EM@n of the drafts where every question has scored ones (VQA), else EM of the answers."""
-    drafts = [samples[q.question_id].get("drafts") or [] for q in questions]
-    scored = all(found and all(d["score"] is not None for d in found) for found in drafts)
-    if dataset.metric != "vqa_accuracy" or not scored:
-        return {"1": _percent([float(value) for value in right.values()])}
-    values = [
-        diagnostics.exact_match_at_n(
-            [d["text"] for d in found], [d["score"] for d in found], q.answers
-        )
-        for q, found in zip(questions, drafts, strict=True)
-    ]
-    return {str(n): _percent([value[n] for value in values]) for n in diagnostics.EM_NS}
+    """EM@n of the drafts where the rule has it and every draft a score, else EM of the answers."""
+    found = []
+    for q in questions:
+        drafts = samples[q.question_id].get("drafts") or []
+        scores = [draft["score"] for draft in drafts if draft["score"] is not None]
+        if not drafts or len(scores) < len(drafts):
+            break
+        value = metric.exact_match_at_n(q, [draft["text"] for draft in drafts], scores)
+        if value is None:
+            break
+        found.append(value)
+    if len(found) < len(questions):
+        return {"1": _percent([float(value) for value in exact.values()])}
+    return {str(n): _percent([value[n] for value in found]) for n in found[0]}
 
 
 def _hit_tables(
-    dataset: Dataset, questions: Sequence[Question], samples: Samples
+    metric: AnswerMetric, questions: Sequence[Question], samples: Samples
 ) -> dict[str, dict[str, float]] | None:
     """RA-VQA's hit table over drafts that read one passage each, and over the chosen ones."""
     every: list[tuple[bool, bool]] = []
@@ -316,7 +240,7 @@ def _hit_tables(
         sample = samples[q.question_id]
         drafts = sample.get("drafts") or []
         pairs = [
-            (_right(dataset, q, d["text"]), d["in_passages"])
+            (metric.matches(q, d["text"]), d["in_passages"])
             for d in drafts
             if len(d["passage_ids"]) == 1
         ]
@@ -372,16 +296,12 @@ def _interval(scores: Scores, images: Mapping[int | str, Any], seed: int) -> lis
     return [round(interval.low, DECIMALS), round(interval.high, DECIMALS)]
 
 
-def _percent(values: Sequence[float]) -> float:
-    return round(100 * sum(values) / len(values), DECIMALS)
-
-
 class Marker:
     """Marks rankings of one question; a passage is searched for answers once."""
 
     def __init__(self, question: Question):
         self.question = question
-        self._answers = evqa.single_answers(question.answers, question.question_type)
+        self._answers = single_answers(question.answers, question.question_type)
         self._searched: set[str] = set()
         self._bearing: dict[str, set[str]] = {rule: set() for rule in prrecall.RULES}
 

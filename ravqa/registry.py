@@ -76,8 +76,11 @@ class Registry:
             load_plugins()
         return name in self._entries
 
-    def check(self, name: str) -> str:
+    def check(self, name: str, where: str = "") -> str:
         """`name`, if it is registered.
+
+        Args:
+            where: what names it, for the message.
 
         Raises:
             UserError: it is not; near names are listed.
@@ -85,7 +88,9 @@ class Registry:
         if name not in self._entries:
             load_plugins()
         if name not in self._entries:
-            raise UserError(f"no {self.kind} {name!r}: {near_matches(name, self._entries)}")
+            place = f"{where}: " if where else ""
+            near = near_matches(name, self._entries)
+            raise UserError(f"{place}no {self.kind} {name!r}: {near}")
         return name
 
     def get(self, name: str) -> Any:
@@ -256,9 +261,19 @@ READERS = Registry(
 METRICS = Registry(
     "metric",
     {
-        "vqa_accuracy": ("ravqa.metrics:vqa_accuracies", "official VQA accuracy (OK-VQA)"),
-        "infoseek": ("ravqa.metrics:infoseek_scores", "official InfoSeek score"),
-        "evqa_score": ("ravqa.metrics:evqa_scores", "official E-VQA score, with a judge"),
+        "vqa_accuracy": ("ravqa.metrics.vqa:VQAAccuracy", "official VQA accuracy (OK-VQA)"),
+        "infoseek": ("ravqa.metrics.infoseek:InfoSeek", "official InfoSeek score"),
+        "evqa_score": ("ravqa.metrics.evqa:EVQAScore", "official E-VQA score, with a judge"),
+        "exact_match": (
+            "ravqa.metrics.exact_match:ExactMatch",
+            "equality with an accepted answer, for questions of your own",
+        ),
+    },
+)
+
+RETRIEVAL_METRICS = Registry(
+    "retrieval metric",
+    {
         "prrecall": (
             "ravqa.metrics:pseudo_recall_at_k",
             "pseudo-relevance recall at K (retrieval)",

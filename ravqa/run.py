@@ -107,6 +107,6 @@ def _judge(
     request: RunRequest, config: PipelineConfig, dataset: Dataset, where: str
 ) -> CachedJudge | None:
     unscored = request.retrieval_only or request.predict_only
-    if config.judge is None or unscored or dataset.metric != "evqa_score":
+    if config.judge is None or unscored or not dataset.answer_metric.uses_judge:
         return None
     return CachedJudge(build_part(JUDGES, config.judge, f"{where}: judge"))

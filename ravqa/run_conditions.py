@@ -12,7 +12,14 @@ from ravqa.console import Console
 from ravqa.datasets.base import Dataset
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import UserError
-from ravqa.evaluation import Marker, score_answers, score_raw, type_name
+from ravqa.evaluation import (
+    Marker,
+    is_exact,
+    record_of,
+    score_answers,
+    score_raw,
+    type_name,
+)
 from ravqa.judges.cached import CachedJudge
 from ravqa.metrics.diagnostics import is_in_document
 from ravqa.pipeline import Attempt, Pipeline, Stage
@@ -150,18 +157,13 @@ class Runner:
         if condition in _RERANKED:
             reranked, refused = self.pipeline.attempt_rerank(asked, retrieved)
         hits = reranked[-1].hits if reranked else retrieved
-        attempt = scores = raw_scores = None
+        attempt = None
         with watched() as answering:
             if self.pipeline.answerer is not None:
                 attempt = self._attempt(questions, hits, refused)
                 self.run_dir.prompts.add(self.pipeline.answerer.asked)
         error = self._ends(attempt or Attempt(reasons=refused), questions)
         answers = attempt.answers if attempt else [None] * len(questions)
-        if attempt is not None and not self.request.predict_only:
-            texts = [answer.text if answer else None for answer in answers]
-            scores = score_answers(self.dataset, questions, texts, judge=self.judge)
-            raws = [answer.raw if answer else None for answer in answers]
-            raw_scores = score_raw(self.dataset, questions, texts, raws, scores, judge=self.judge)
         uses = {"retrieve": retrieving}
         uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
         uses |= {"answer": answering}
@@ -187,13 +189,26 @@ class Runner:
                 sample |= self._unanswered(question, attempt.reasons[i])
             elif i in refused:
                 sample["error"] = refused[i]
-            if scores is not None and raw_scores is not None:
-                sample["score"] = scores[i]
-                sample["raw_score"] = raw_scores[i]
             sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
             sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
             samples.append(sample)
+        if attempt is not None and not self.request.predict_only:
+            self._score(questions, samples)
         return samples, error
+
+    def _score(self, questions: Sequence[Question], samples: Sequence[dict[str, Any]]) -> None:
+        """Add to each sample what the rule makes of its answer and of its raw generation."""
+        by_id = {q.question_id: q for q in questions}
+        asked = [by_id[sample["question_id"]] for sample in samples]
+        records = [record_of(sample) for sample in samples]
+        metric = self.dataset.answer_metric
+        scores = score_answers(self.dataset, asked, records, judge=self.judge)
+        raws = score_raw(self.dataset, asked, records, scores, judge=self.judge)
+        for row, sample in enumerate(samples):
+            question, record, score = asked[row], records[row], scores[row]
+            sample["score"], sample["raw_score"] = score, raws[row]
+            sample["exact_match"] = is_exact(metric, question, record)
+            sample["right"] = record.answer is not None and metric.is_right(question, record, score)
 
     def _attempt(
         self,

@@ -65,7 +65,8 @@ def read_dataset(
         raise UserError(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
-    return dataset
+    options = parse_options(request.metric_options, "--metric-option")
+    return replace(dataset, metric_options=options) if options else dataset
 
 
 def read_corpus(

@@ -49,6 +49,7 @@ class RunRequest:
     seed: int = 0
     download: bool = False
     dataset_options: Sequence[str] = ()
+    metric_options: Sequence[str] = ()
 
 
 def planned(request: RunRequest) -> tuple[dict[str, Any], str, PipelineConfig]:

@@ -27,9 +27,8 @@ from ravqa.retrieval.base import Retriever
 from ravqa.retrieval.runs import trec_lines
 from ravqa.run_conditions import shared_out
 from ravqa.run_request import RunRequest, overrides_of
-from ravqa.rundir import MAIN, RunDir
+from ravqa.rundir import MAIN, SCHEMA_VERSION, RunDir
 
-SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 
@@ -50,6 +49,7 @@ def resolved_config(
             "data": str(request.data) if request.data else None,
             "split": dataset.split,
             "options": list(request.dataset_options),
+            "metric_options": list(request.metric_options),
             "limit": request.limit,
             "on_error": request.on_error,
             "fingerprint": dataset.fingerprint,
@@ -204,15 +204,9 @@ def write_results(
     trec = "".join(line for q, sample in samples.items() for line in trec_lines(q, sample["hits"]))
     run_dir.write("run.trec", trec)
     if all("answer" in sample for sample in samples.values()):
-        if dataset.name == "infoseek":
-            lines = [
-                json.dumps({"data_id": q, "prediction": s["answer"] or ""}, ensure_ascii=False)
-                for q, s in samples.items()
-            ]
-            run_dir.write("predictions.jsonl", "\n".join(lines) + "\n")
-        else:
-            rows = [{"question_id": q, "answer": s["answer"] or ""} for q, s in samples.items()]
-            run_dir.write("predictions.json", json.dumps(rows, ensure_ascii=False, indent=0))
+        answers = {q: s["answer"] or "" for q, s in samples.items()}
+        submission = dataset.submission_form.submission(answers)
+        run_dir.write(submission.file, submission.text)
     run_dir.write("results.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
 
 

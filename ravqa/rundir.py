@@ -4,7 +4,7 @@
     samples.jsonl          one line per question, appended and flushed as answers come
     samples.CONTROL.jsonl  the same for each control
     prompts.jsonl          every prompt once, by the hash that the samples have of it
-    predictions.json       the answers in the benchmark's own submission form
+    predictions.*          the answers in the benchmark's own submission form
     run.trec               the ranking in TREC's run format
     results.json           scores in two sections, intervals, provenance
     report.html            all of it to look at (report-2.html, ... for very many questions)
@@ -30,6 +30,8 @@ from ravqa.config import dump_yaml
 from ravqa.errors import DataError, UserError
 from ravqa.promptlog import PromptLog
 
+SCHEMA_VERSION = 2
+"""Of `results.json` and `samples.jsonl`; it grows where their keys change their meaning."""
 MAIN = "main"
 PROMPTS = "prompts.jsonl"
 _OURS = {
@@ -37,11 +39,9 @@ _OURS = {
     PROMPTS,
     "run.trec",
     "results.json",
-    "predictions.json",
-    "predictions.jsonl",
     "report.html",
 }
-_NAMED = re.compile(r"samples(\..+)?\.jsonl|report-\d+\.html")
+_NAMED = re.compile(r"samples(\..+)?\.jsonl|predictions\.\w+|report-\d+\.html")
 
 
 class RunDir:
@@ -146,6 +146,21 @@ class RunDir:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
+
+
+def check_version(results: Mapping[str, Any], folder: Path) -> None:
+    """Refuse the results of a run that another version of the format describes.
+
+    Raises:
+        UserError: they have another version, or none.
+    """
+    version = results.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder}: results of format {version}, and this version reads format "
+            f"{SCHEMA_VERSION}: run it again, or score its answers with "
+            f"`ravqa score {folder / 'samples.jsonl'}`"
+        )
 
 
 def read_samples(path: Path) -> dict[int | str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,10 @@ from ravqa.evaluation import (
     retrieval_section,
 )
 from ravqa.judges.cached import CachedJudge
-from ravqa.metrics.vqa import Normalization
 from ravqa.paths import file_digest
 from ravqa.registry import DATASETS, JUDGES
-from ravqa.rundir import MAIN, write_file
+from ravqa.rundir import MAIN, SCHEMA_VERSION, write_file
 
-SCHEMA_VERSION = 1
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
 _NAMED = 5  # ids that an error message names
@@ -48,7 +46,7 @@ class ScoreRequest:
     split: str | None = None
     options: Sequence[str] = ()
     allow_partial: bool = False
-    normalization: Normalization = "official"
+    metric_options: Sequence[str] = ()
     judge: str | None = None
     overrides: Sequence[str] = ()
     seed: int = 0
@@ -89,8 +87,10 @@ def score(request: ScoreRequest, console: Console) -> dict[str, Any]:
     if request.output is not None and request.output.exists() and not request.overwrite:
         raise UserError(f"the output file {request.output} exists: --overwrite replaces it")
     dataset = _dataset(request, console)
-    if request.judge is not None and dataset.metric != "evqa_score":
-        raise UserError(f"--judge: the scores of {dataset.name} ask no judge, only E-VQA's do")
+    if request.judge is not None and not dataset.answer_metric.uses_judge:
+        raise UserError(
+            f"--judge: the scores of {dataset.name} ask no judge (metric {dataset.metric})"
+        )
     judge = _judge(request, console)
     predictions = read_predictions(request.predictions, dataset)
     problems = {
@@ -140,7 +140,8 @@ def _dataset(request: ScoreRequest, console: Console) -> Dataset:
         )
     for note in dataset.notes:
         console.note(note)
-    return dataset
+    options = parse_options(request.metric_options, "--metric-option")
+    return replace(dataset, metric_options=options) if options else dataset
 
 
 class _Draft(BaseModel):
@@ -285,7 +286,6 @@ def _results(
             dataset,
             conditions,
             seed=request.seed,
-            normalization=request.normalization,
             judge=judge,
         )
     if predictions.retrieved and depth:

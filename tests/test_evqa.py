@@ -14,6 +14,7 @@ from ravqa.datasets.base import Dataset
 from ravqa.errors import DataError
 from ravqa.evaluation import answer_section, score_answers
 from ravqa.metrics import evqa, evqa_score, evqa_scores
+from ravqa.metrics.base import AnswerRecord
 from ravqa.records import Question
 
 DATA = Path(__file__).parent / "data"
@@ -181,10 +182,11 @@ def test_results_name_the_judge_and_both_columns(dataset):
     assert without["rule"]["judge"] == "none (exact match only)"
     main = without["conditions"]["main"]
     assert (main["score"], main["single_hop"]) == (66.6667, 50)
-    assert score_answers(dataset, dataset.questions, ["oak", None, None]) == [1, 0, 0]
+    records = [AnswerRecord(answer) for answer in ("oak", None, None)]
+    assert score_answers(dataset, dataset.questions, records) == [1, 0, 0]
 
 
 def test_a_reference_that_cannot_be_matched_is_the_datas_error(dataset):
     broken = [replace(dataset.questions[0], answers=("the",))]
     with pytest.raises(DataError, match="E-VQA: the reference 'the' is empty after the clean-up"):
-        score_answers(dataset, broken, ["oak"])
+        score_answers(dataset, broken, [AnswerRecord("oak")])

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -313,7 +314,7 @@ def test_a_document_is_searched_in_the_form_of_the_answer():
     assert diagnostics.is_in_document("2", "It has two doors")
     assert not diagnostics.is_in_document("", "anything")
     assert not diagnostics.is_in_document("The", "the")  # nothing of it is left
-    assert diagnostics.is_answer("The Dog", ["cat", "dog"])
+    assert vqa.is_answer("The Dog", ["cat", "dog"])
 
 
 # intervals
@@ -462,5 +463,10 @@ def test_results_hold_exact_match_success_ratios_and_hit_tables():
     assert none["hits"] is None
     test = section["comparisons"]["main - none"]
     assert (test["hit_success_ratio"], test["free_success_ratio"]) == (25, 25)
-    always = answer_section(dataset, conditions, seed=0, normalization="always")
+    cleaned = replace(dataset, metric_options={"normalization": "always"})
+    always = answer_section(cleaned, conditions, seed=0)
+    assert (always["rule"], section["rule"]) == (
+        {"normalization": "always"},
+        {"normalization": "official"},
+    )
     assert always["conditions"]["main"]["score"] == 50

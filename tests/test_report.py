@@ -15,8 +15,11 @@ from report_files import SCRIPT, write_dataset, write_run
 from ravqa.cli import main
 from ravqa.console import Console
 from ravqa.errors import UserError
+from ravqa.metrics.base import AnswerRecord
 from ravqa.metrics.prrecall import answer_ranks
+from ravqa.metrics.vqa import VQAAccuracy
 from ravqa.promptlog import read_prompts
+from ravqa.records import Question
 from ravqa.rundir import read_samples
 from ravqa.studies import report as report_module
 from ravqa.studies import report_matches
@@ -222,7 +225,10 @@ def test_helped_and_hurt_are_those_of_compare(run):
         samples = read_samples(run / name)
         for q, sample in samples.items():
             answer, score = cases.get(q, (wrong, wrong))[place]
-            sample |= {"answer": answer, "score": score, "answers": ["leaves", "grass"]}
+            asked = Question(q, sample["question"], answers=("leaves", "grass"))
+            right_now = VQAAccuracy().is_right(asked, AnswerRecord(answer), score)
+            sample |= {"answer": answer, "score": score, "right": right_now}
+            sample["answers"] = list(asked.answers)
         text = "".join(json.dumps(s) + "\n" for s in samples.values())
         (run / name).write_text(text, encoding="utf-8")
     page = text_of(write_report(run)[0])

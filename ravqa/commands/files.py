@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ravqa.commands.shared import Overrides, Passages, Pipeline, Split, opened_console
+from ravqa.commands.shared import (
+    MetricOptions,
+    Overrides,
+    Passages,
+    Pipeline,
+    Split,
+    opened_console,
+)
 
 
 class NormalizationChoice(StrEnum):
@@ -121,9 +128,11 @@ def score(
             "pass over unknown ids; and say how many.",
         ),
     ] = False,
+    metric_options: MetricOptions = None,
     normalization: Annotated[
-        NormalizationChoice, typer.Option(help="Of VQA accuracy: official, or always clean up.")
-    ] = NormalizationChoice.official,
+        NormalizationChoice | None,
+        typer.Option(help="Of VQA accuracy; the same as --metric-option normalization=..."),
+    ] = None,
     judge: Annotated[
         str | None, typer.Option(metavar="NAME", help="For E-VQA: bem or llm; else exact match.")
     ] = None,
@@ -140,6 +149,9 @@ def score(
     ] = False,
 ) -> None:
     """Score a file of predictions as a run is scored, without any model."""
+    options_of_metric = [*(metric_options or ())]
+    if normalization is not None:
+        options_of_metric.append(f"normalization={normalization.value}")
     with opened_console() as console:
         from ravqa.scoring import ScoreRequest
         from ravqa.scoring import score as score_request
@@ -152,7 +164,7 @@ def score(
                 split=split,
                 options=tuple(options or ()),
                 allow_partial=allow_partial,
-                normalization=normalization.value,
+                metric_options=tuple(options_of_metric),
                 judge=judge,
                 overrides=tuple(overrides or ()),
                 seed=seed,

@@ -54,6 +54,8 @@ def ls(
             Kind.judges: registry.JUDGES,
         }
         rows = list(registries[kind])
+        if kind is Kind.metrics:
+            rows += registry.RETRIEVAL_METRICS
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)

@@ -10,6 +10,7 @@ import typer
 
 from ravqa.commands.shared import (
     Limit,
+    MetricOptions,
     OnErrorChoice,
     Overrides,
     Passages,
@@ -126,6 +127,7 @@ def run(
     seed: Seed = 0,
     download: Download = False,
     dataset_options: DatasetOptions = None,
+    metric_options: MetricOptions = None,
     matches: Matches = None,
     no_report: NoReport = False,
 ) -> None:
@@ -152,6 +154,7 @@ def run(
         seed=seed,
         download=download,
         dataset_options=_with_subset(dataset_options, subset),
+        metric_options=tuple(metric_options or ()),
     )
 
 

@@ -40,6 +40,14 @@ Overrides = Annotated[
         "--set", metavar="KEY.PATH=VALUE", help="Changes one key of the pipeline; repeatable."
     ),
 ]
+MetricOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric-option",
+        metavar="KEY=VALUE",
+        help="An option of the dataset's answer metric; repeatable.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 

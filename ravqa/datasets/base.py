@@ -12,7 +12,9 @@ import yaml
 from ravqa.config import Strict, validate
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, near_matches
+from ravqa.metrics.base import AnswerMetric
 from ravqa.records import Question
+from ravqa.registry import METRICS
 
 OnError = Literal["fail", "skip"]
 _LISTED = 10  # missing images that an error message lists
@@ -120,8 +122,11 @@ def options_of(model: type[O], request: DatasetRequest) -> O:
     return options
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+def parse_options(texts: Sequence[str], option: str = "--dataset-option") -> dict[str, Any]:
     """ "KEY=VALUE" strings as a mapping; values are read as YAML.
+
+    Args:
+        option: of the command line, for messages.
 
     Raises:
         UserError: no "=", an empty key, a key given twice, a value that is not YAML.
@@ -130,13 +135,13 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UserError(f"--dataset-option {text!r}: key=value is expected")
+            raise UserError(f"{option} {text!r}: key=value is expected")
         if key in options:
-            raise UserError(f"--dataset-option: {key!r} is given twice")
+            raise UserError(f"{option}: {key!r} is given twice")
         try:
             options[key] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
-            raise UserError(f"--dataset-option {text!r}: the value is not YAML") from None
+            raise UserError(f"{option} {text!r}: the value is not YAML") from None
     return options
 
 
@@ -157,13 +162,18 @@ class Dataset:
         label: what results call it; a sample says that it is one.
         questions: in order; many of them are kept on disk (`ravqa.datasets.disk`).
         sample: True for the bundled sample: its scores are no benchmark's.
-        metric: name of the answer metric ("vqa_accuracy", "infoseek", "evqa_score"); None without
-            answers.
+        metric: name of a registered answer metric (`ravqa ls metrics`); None without answers.
         retrieval_metrics: how the benchmark reports retrieval, the one of its tables first.
         corpus: passages that come with the dataset, if any.
         info: facts for the results: version of the files, answer field, setting, ...
         notes: remarks for the user, printed once.
         question_types: names of `Question.question_type` codes.
+        metric_options: options of the metric, checked against its `Config`.
+        submission: name of the metric in whose form predictions are written, where the dataset has
+            no answers to score with.
+
+    Raises:
+        UserError: no such metric (near names are listed), or it has no such option.
     """
 
     name: str
@@ -178,6 +188,36 @@ class Dataset:
     notes: Sequence[str] = ()
     question_types: Mapping[str, str] = field(default_factory=dict)
     retrieval_metrics: Sequence[RetrievalMetric] = ()
+    metric_options: Mapping[str, Any] = field(default_factory=dict)
+    submission: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a metric that does not exist before anything is scored."""
+        for name in {self.metric, self.submission} - {None}:
+            METRICS.check(str(name), f"dataset {self.name}")
+        if self.metric is not None:
+            self.answer_metric  # noqa: B018 (its options are checked)
+        elif self.metric_options:
+            raise UserError(f"dataset {self.name}: it has no metric that could take options")
+
+    @property
+    def answer_metric(self) -> AnswerMetric:
+        """The metric with its options.
+
+        Raises:
+            UserError: the dataset has no answers to score with.
+        """
+        if self.metric is None:
+            raise UserError(f"the split {self.split} has no answers to score with")
+        part = METRICS.get(self.metric)
+        metric: AnswerMetric = part(validate(part.Config, self.metric_options, self.metric))
+        return metric
+
+    @property
+    def submission_form(self) -> AnswerMetric:
+        """The metric in whose form predictions are written."""
+        metric: AnswerMetric = METRICS.get(self.metric or self.submission or "vqa_accuracy")()
+        return metric
 
 
 def pick_split(

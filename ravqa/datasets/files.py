@@ -11,7 +11,7 @@ Columns of the questions; lists stand as JSON lists, or in tables as `one|two`:
     image | img_path          path below the folder; blank for a text-only question
     image_id                  what the image is called; else its path
     answers | answer          accepted answers; blank if the file is not to be scored
-    answer_eval               InfoSeek's forms, where `metric=infoseek`
+    answer_eval               InfoSeek's forms of the answers, for `metric=infoseek`
     instruction, question_type, split
     pos_item_ids              ids of relevant passages
     pos_articles              names of relevant articles
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ravqa.datasets import processed
 from ravqa.datasets.base import (
@@ -39,6 +39,7 @@ from ravqa.datasets.reading import JSON_LINES, TABLES, Row, read_rows, suffix_of
 from ravqa.errors import DataError, UserError
 from ravqa.images import ImageFolder
 from ravqa.records import Question
+from ravqa.registry import METRICS
 
 _ID = ("question_id", "id")
 _IMAGE = ("image", "img_path")
@@ -56,11 +57,10 @@ class Options(ImageOptions):
     """Options of user files.
 
     Attributes:
-        metric: how answers are scored. "exact_match" is right if an accepted answer equals the
-            prediction after InfoSeek's clean-up (case, punctuation, articles).
+        metric: name of the answer metric (`ravqa ls metrics`).
     """
 
-    metric: Literal["exact_match", "vqa_accuracy", "infoseek", "evqa_score"] = "exact_match"
+    metric: str = "exact_match"
 
 
 def load_jsonl(request: DatasetRequest) -> Dataset:
@@ -85,6 +85,7 @@ def load_csv(request: DatasetRequest) -> Dataset:
 
 def _load(request: DatasetRequest, name: str, suffixes: Sequence[str]) -> Dataset:
     options = options_of(Options, request)
+    METRICS.check(options.metric, "--dataset-option metric")
     if request.data is None:
         raise UserError(f"--dataset {name} needs --data: a file, or a folder with questions.{name}")
     path = _question_file(request.data, suffixes)
@@ -173,8 +174,7 @@ class _Questions:
             raise DataError("no 'question'")
         name = processed.text(row, *_IMAGE)
         answers = next((found for c in _ANSWERS if (found := self._list(row, c))), ())
-        metric = self._options.metric
-        answer_eval = row.get("answer_eval") if metric == "infoseek" else None
+        answer_eval = row.get("answer_eval")
         if answer_eval is not None and not isinstance(answer_eval, list):
             answer_eval = [answer_eval]
         image_id = row.get("image_id")

@@ -93,6 +93,7 @@ def load(request: DatasetRequest) -> Dataset:
         split=split,
         questions=questions,
         metric=None if split == "test" else "infoseek",
+        submission="infoseek",
         fingerprint=digest,
         sample=sample,
         corpus=Corpus.read(SAMPLE / "passages.jsonl") if sample else None,

@@ -1,12 +1,12 @@
-"""Pure functions, one module per official metric; nothing here imports torch.
+"""The metrics, one module per rule; nothing here imports torch.
 
-`vqa`, `infoseek` and `evqa` score answers; `prrecall` and `ranking` score retrieval; `diagnostics`
-says how both work together; `intervals` gives confidence intervals and paired tests over questions;
-`hub` holds the same metrics for the library `evaluate`.
+`vqa`, `infoseek`, `evqa` and `exact_match` score answers: pure functions, and over them the answer
+metrics (`base`) that datasets name and that runs, studies and reports work with. `prrecall` and
+`ranking` score retrieval; `diagnostics` says how both work together; `intervals` gives confidence
+intervals and paired tests over questions; `hub` holds the same metrics for the library `evaluate`.
 """
 
 from ravqa.metrics.diagnostics import (
-    exact_match_at_n,
     free_success_ratio,
     hit_success_ratio,
     hit_table,
@@ -21,7 +21,7 @@ from ravqa.metrics.ranking import (
     recall_at_k,
     reciprocal_rank,
 )
-from ravqa.metrics.vqa import vqa_accuracies, vqa_accuracy
+from ravqa.metrics.vqa import exact_match_at_n, vqa_accuracies, vqa_accuracy
 
 __all__ = [
     "article_recall_at_k",

@@ -8,53 +8,20 @@ are compared after the VQA clean-up, which is always applied here.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
 from ravqa.metrics.vqa import normalise
 
-EM_NS = (1, 2, 3, 4, 5)
 CELLS = ("successful_hit", "successful_no_hit", "failed_hit", "failed_no_hit")
 
 Key = TypeVar("Key", bound=Hashable)
-
-
-def is_answer(prediction: str, answers: Iterable[str]) -> bool:
-    """Whether a prediction is one of the annotators' answers (EM)."""
-    return normalise(prediction) in {normalise(answer) for answer in answers}
 
 
 def is_in_document(prediction: str, document: str) -> bool:
     """Whether a prediction stands in a document, both cleaned up; an empty one does not."""
     wanted = normalise(prediction)
     return bool(wanted) and wanted in normalise(document)
-
-
-def exact_match_at_n(
-    candidates: Sequence[str],
-    scores: Sequence[float],
-    answers: Sequence[str],
-    ns: Sequence[int] = EM_NS,
-) -> dict[int, float]:
-    """1.0 for each n at which one of the n best different candidates is an answer, else 0.0.
-
-    Args:
-        candidates: the answers generated from single documents.
-        scores: of the candidates, higher is better (joint log-probabilities); among equal ones the
-            earlier candidate is the better.
-        answers: the annotators' answers.
-
-    Raises:
-        ValueError: not one score per candidate, or an n below 1.
-    """
-    if len(candidates) != len(scores):
-        raise ValueError("one score per candidate is expected")
-    if any(n < 1 for n in ns):
-        raise ValueError("n counts candidates: at least 1")
-    order = sorted(range(len(candidates)), key=lambda i: -scores[i])
-    ranked = list(dict.fromkeys(normalise(candidates[i]) for i in order))
-    right = {normalise(answer) for answer in answers}
-    return {n: float(any(candidate in right for candidate in ranked[:n])) for n in ns}
 
 
 def hit_success_ratio(with_retrieval: Mapping[Key, bool], without: Mapping[Key, bool]) -> float:

@@ -15,13 +15,17 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ravqa.metrics.base import AnswerMetric, AnswerRecord, percent
+from ravqa.records import Question
 
 if TYPE_CHECKING:
     from ravqa.judges.base import Judge
 
 QUESTION_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
 ACCEPTED = 0.5  # a judge's probability from which on an answer counts as right
+_SINGLE_HOP = frozenset({"templated", "automatic"})
 _MIN_IOU = 0.5
 _BETWEEN = "&&"  # between the answers of a multi_answer reference
 
@@ -138,3 +142,68 @@ def evqa_scores(
             if probability >= ACCEPTED:
                 scores[row] = 1.0
     return scores
+
+
+class EVQAScore(AnswerMetric):
+    """The E-VQA score as an answer metric; without a judge it is exact match."""
+
+    name = "evqa_score"
+    label = "E-VQA accuracy"
+    rule = (
+        "1 if a reference matches exactly, or the judge says with at least 0.5 that the answer is "
+        "equivalent to one, else 0 (google-research, encyclopedic_vqa)"
+    )
+    uses_judge = True
+
+    def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
+        """Return `evqa_score` of the answer.
+
+        Raises:
+            ValueError: as `evqa_score`; a question without a type cannot be scored.
+        """
+        return self.scores([question], [record], judge)[0]
+
+    def scores(
+        self,
+        questions: Sequence[Question],
+        records: Sequence[AnswerRecord],
+        judge: Judge | None = None,
+    ) -> list[float]:
+        """Return the scores; the judge is asked once, for all answers that match no reference."""
+        given = [(q, r.answer) for q, r in zip(questions, records, strict=True)]
+        asked = [(q, answer) for q, answer in given if answer is not None]
+        made = iter(
+            evqa_scores(
+                [answer for _, answer in asked],
+                [q.answers for q, _ in asked],
+                [q.question for q, _ in asked],
+                [q.question_type or "" for q, _ in asked],
+                judge,
+            )
+        )
+        return [0.0 if answer is None else next(made) for _, answer in given]
+
+    def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
+        """Return the mean over all questions, and over the single-hop ones, in percent."""
+        single = [
+            score
+            for q, score in zip(questions, scores, strict=True)
+            if q.question_type in _SINGLE_HOP
+        ]
+        return {"score": percent(scores), "single_hop": percent(single) if single else None}
+
+    def settings(self, judge: Judge | None = None) -> dict[str, Any]:
+        """Return the judge: its name, and the fingerprint of its weights and settings."""
+        return {
+            "judge": judge.name if judge else "none (exact match only)",
+            "judge_fingerprint": judge.fingerprint if judge else None,
+        }
+
+    def matches(self, question: Question, text: str) -> bool:
+        """Whether a text matches a reference exactly, whatever a judge says."""
+        kind = question.question_type or ""
+        return any(exact_match(text, reference, kind) for reference in question.answers)
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether the clean-up makes two texts one: the judge is not asked again."""
+        return normalise(first) == normalise(second)

@@ -14,10 +14,19 @@ number parser are kept: ".5" is 5, "12.5%" is 12.5, a prediction without digits 
 
 from __future__ import annotations
 
+import json
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ravqa.metrics.base import AnswerMetric, AnswerRecord, Id, Submission, percent
+from ravqa.metrics.harmonic import harmonic_bootstrap, harmonic_paired_test
+from ravqa.metrics.intervals import Interval, PairedTest
+from ravqa.records import Question
+
+if TYPE_CHECKING:
+    from ravqa.judges.base import Judge
 
 SPLITS = ("unseen_question", "unseen_entity")
 # the official toolkit's names for a split's scores by question type; all others are strings
@@ -127,7 +136,7 @@ def aggregate(
     """
     cells: dict[str, dict[str, list[float]]] = {s: {name: [] for name in _SCORES} for s in SPLITS}
     for data_split, kind, value in rows:
-        split = cells[SPLITS[0] if data_split.endswith(SPLITS[0]) else SPLITS[1]]
+        split = cells[_split_of(data_split)]
         split["score"].append(value)
         split[_TYPE_SCORES.get(kind.lower(), "score_string")].append(value)
     scores = {
@@ -140,6 +149,11 @@ def aggregate(
     both = [split["score"] for split in scores.values()]
     known = [score for score in both if score is not None]
     return {"final_score": harmonic_mean(known) if len(known) == len(both) else None, **scores}
+
+
+def _split_of(data_split: str) -> str:
+    """The one of SPLITS that a question belongs to, as the official code tells them apart."""
+    return SPLITS[0] if data_split.endswith(SPLITS[0]) else SPLITS[1]
 
 
 def _as_list(reference: Mapping[str, Any]) -> Sequence[Any]:
@@ -194,3 +208,76 @@ def _in_range(numbers: Sequence[float], low: float, high: float) -> bool:
     overlap = max(0.0, min(end, high) - max(start, low))
     union = (end - start + _TINY) + (high - low + _TINY) - overlap
     return overlap / union >= _MIN_IOU
+
+
+class InfoSeek(AnswerMetric):
+    """The InfoSeek score as an answer metric: a harmonic mean over two splits."""
+
+    name = "infoseek"
+    label = "InfoSeek score"
+    rule = (
+        "exact match of strings, or a number in the reference's range; harmonic mean of unseen "
+        "questions and unseen entities (edchengg/infoseek_eval)"
+    )
+
+    def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
+        """Return `infoseek_score` of the answer; a question without a type is a String.
+
+        Raises:
+            ValueError: as `infoseek_score`.
+        """
+        kind = question.question_type or "String"
+        return float(infoseek_score(record.answer or "", question.answer_eval, kind))
+
+    def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
+        """Return the final score, the scores of both splits, and the mean over all questions."""
+        found = aggregate(
+            (q.split or "", q.question_type or "String", score)
+            for q, score in zip(questions, scores, strict=True)
+        )
+        return {
+            "score": found["final_score"],
+            "splits": {s: found[f"{s}_score"] for s in SPLITS},
+            "mean": percent(scores),
+        }
+
+    def settings(self, judge: Judge | None = None) -> dict[str, Any]:
+        """Return that missing predictions are wrong, which the official toolkit leaves out."""
+        return {"strict": True}
+
+    def interval(
+        self,
+        scores: Sequence[float],
+        splits: Sequence[str],
+        clusters: Sequence[Hashable],
+        *,
+        seed: int,
+    ) -> Interval:
+        """Return the harmonic mean with its interval; the plain mean where one split is absent."""
+        groups = [_split_of(split) for split in splits]
+        if len(set(groups)) < len(SPLITS):
+            return super().interval(scores, splits, clusters, seed=seed)
+        return harmonic_bootstrap(scores, groups, clusters, seed=seed)
+
+    def paired_test(
+        self,
+        first: Mapping[Id, float],
+        second: Mapping[Id, float],
+        splits: Mapping[Id, str],
+        clusters: Mapping[Id, Hashable],
+        *,
+        seed: int,
+    ) -> PairedTest:
+        """Compare harmonic means; plain means where one split is absent."""
+        groups = {q: _split_of(splits[q]) for q in first}
+        if len(set(groups.values())) < len(SPLITS):
+            return super().paired_test(first, second, splits, clusters, seed=seed)
+        return harmonic_paired_test(first, second, groups, clusters, seed=seed)
+
+    def submission(self, answers: Mapping[Id, str]) -> Submission:
+        """Return the official toolkit's JSON lines: "data_id" and "prediction"."""
+        lines = [
+            json.dumps({"data_id": q, "prediction": answer}, ensure_ascii=False)
+            for q, answer in answers.items()
+        ]
+        return Submission(".jsonl", "\n".join(lines) + "\n")

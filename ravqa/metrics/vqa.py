@@ -23,13 +23,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ravqa.metrics.base import AnswerMetric, AnswerRecord
+from ravqa.records import Question
+
+if TYPE_CHECKING:
+    from ravqa.judges.base import Judge
 
 Normalization = Literal["official", "always"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+EM_NS = (1, 2, 3, 4, 5)
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")  # the official pattern, typo included
@@ -136,3 +143,80 @@ def vqa_accuracies(
     if len(predictions) != len(answers):
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} lists of answers")
     return [vqa_accuracy(p, a, normalization) for p, a in zip(predictions, answers, strict=True)]
+
+
+def is_answer(prediction: str, answers: Iterable[str]) -> bool:
+    """Whether a prediction is one of the annotators' answers (EM)."""
+    return normalise(prediction) in {normalise(answer) for answer in answers}
+
+
+def exact_match_at_n(
+    candidates: Sequence[str],
+    scores: Sequence[float],
+    answers: Sequence[str],
+    ns: Sequence[int] = EM_NS,
+) -> dict[int, float]:
+    """1.0 for each n at which one of the n best different candidates is an answer, else 0.0.
+
+    Args:
+        candidates: the answers generated from single documents.
+        scores: of the candidates, higher is better (joint log-probabilities); among equal ones the
+            earlier candidate is the better.
+        answers: the annotators' answers.
+
+    Raises:
+        ValueError: not one score per candidate, or an n below 1.
+    """
+    if len(candidates) != len(scores):
+        raise ValueError("one score per candidate is expected")
+    if any(n < 1 for n in ns):
+        raise ValueError("n counts candidates: at least 1")
+    order = sorted(range(len(candidates)), key=lambda i: -scores[i])
+    ranked = list(dict.fromkeys(normalise(candidates[i]) for i in order))
+    right = {normalise(answer) for answer in answers}
+    return {n: float(any(candidate in right for candidate in ranked[:n])) for n in ns}
+
+
+class VQAAccuracy(AnswerMetric):
+    """VQA accuracy as an answer metric; an answer is right if it is one of the references."""
+
+    class Config(AnswerMetric.Config):
+        """Options of VQA accuracy.
+
+        Attributes:
+            normalization: "official" leaves strings alone where all answers are the same; "always"
+                cleans up everywhere, which is not the official rule.
+        """
+
+        normalization: Normalization = "official"
+
+    config: Config
+    name = "vqa_accuracy"
+    label = "VQA accuracy"
+    rule = (
+        "mean over annotators of min(1, matches among the other annotators / 3), after the "
+        "official clean-up (GT-Vision-Lab/VQA, vqaEval.py)"
+    )
+    right = "one of the references"
+
+    def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
+        """Return `vqa_accuracy` of the answer.
+
+        Raises:
+            ValueError: as `vqa_accuracy`.
+        """
+        return vqa_accuracy(record.answer or "", question.answers, self.config.normalization)
+
+    def matches(self, question: Question, text: str) -> bool:
+        """Whether a text is one of the annotators' answers after the clean-up."""
+        return is_answer(text, question.answers)
+
+    def is_right(self, question: Question, record: AnswerRecord, score: float) -> bool:
+        """Whether the answer is one of the annotators'; a score can be a part of a point."""
+        return record.answer is not None and self.matches(question, record.answer)
+
+    def exact_match_at_n(
+        self, question: Question, texts: Sequence[str], scores: Sequence[float]
+    ) -> dict[int, float]:
+        """Return RA-VQA's EM@n; see `exact_match_at_n`."""
+        return exact_match_at_n(texts, scores, question.answers)

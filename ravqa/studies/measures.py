@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from ravqa.config import read_yaml
-from ravqa.console import METRICS
 from ravqa.datasets.reading import read_json, read_jsonl
 from ravqa.errors import DataError, UserError, near_matches
-from ravqa.metrics import diagnostics, intervals
-from ravqa.metrics.harmonic import harmonic_bootstrap, harmonic_paired_test
-from ravqa.metrics.infoseek import SPLITS
+from ravqa.metrics import intervals
+from ravqa.metrics.base import AnswerMetric
 from ravqa.metrics.intervals import PairedTest
 from ravqa.metrics.prrecall import DEFAULT_RULE
-from ravqa.rundir import MAIN
+from ravqa.registry import METRICS
+from ravqa.rundir import MAIN, check_version
 from ravqa.studies.figures import Estimate
 
 Id = int | str
@@ -85,7 +84,7 @@ class Measure:
     def title(self, run: FinishedRun) -> str:
         """For people, with the unit."""
         if self.name == "score":
-            return f"{METRICS.get(run.metric, run.metric)} %"
+            return f"{run.label_of_score} %"
         if self.name == "exact_match":
             return "exact match %"
         return "seconds per question" if self.name == SECONDS else f"{self.key} %"
@@ -100,8 +99,8 @@ class Asked:
         image: what intervals and tests resample.
         kind: question type.
         score: of the answer, 0 to 1; None where nothing was scored.
-        right: whether the answer is right: by exact match for VQA accuracy, which gives parts of a
-            point, else by a score of 1.
+        right: whether the answer counts as right by its rule; None where nothing was scored.
+        exact: whether it is a reference; None where nothing was scored.
         ranks: the first relevant rank by the kind of recall; 0 for none; kinds that do not apply
             are left out.
         failed: the reader could not answer it, which counts as wrong.
@@ -119,6 +118,7 @@ class Asked:
     split: str
     score: float | None
     right: bool | None
+    exact: bool | None
     ranks: Mapping[str, int]
     failed: bool
     read: bool | None
@@ -127,17 +127,7 @@ class Asked:
     batch: int
 
 
-def is_right(sample: Sample, metric: str) -> bool | None:
-    """Whether an answer counts as right where one helps or hurts; None where it was not scored."""
-    score = sample.get("score")
-    if score is None or metric != "vqa_accuracy":
-        return None if score is None else bool(score == 1)
-    answer = sample.get("answer")
-    return answer is not None and diagnostics.is_answer(answer, sample["answers"])
-
-
-def _asked(sample: Sample, metric: str, described: Mapping[str, Any]) -> Asked:
-    score = sample.get("score")
+def _asked(sample: Sample, described: Mapping[str, Any]) -> Asked:
     ranks = {}
     for name, key in _RANKS.items():
         found = sample[key]
@@ -159,8 +149,9 @@ def _asked(sample: Sample, metric: str, described: Mapping[str, Any]) -> Asked:
         image=("question", sample["question_id"]) if image is None else image,
         kind=sample["question_type"],
         split=str(sample["split"] or ""),
-        score=score,
-        right=is_right(sample, metric),
+        score=sample.get("score"),
+        right=sample.get("right"),
+        exact=sample.get("exact_match"),
         ranks=ranks,
         failed="error" in sample,
         read=held,
@@ -200,23 +191,36 @@ class FinishedRun:
             raise UserError(f"the run in {folder} has no {file.name}")
         config = read_yaml(folder / "config.yaml")
         results = read_json(folder / "results.json")
+        check_version(results, folder)
         try:
             self.top_k = int(config["pipeline"].get("top_k", 20))
             self.label = str(results["dataset"]["label"])
             self.split = str(results["dataset"]["split"])
-            self.metric = str((results["answers"] or {}).get("metric", "score"))
+            answers = results["answers"] or {}
+            self.metric = str(answers.get("metric", "score"))
+            self.label_of_score = str(answers.get("label", "score"))
             self.stand_ins = dict(results["provenance"]["stand_ins"])
             self._reported = list((results["retrieval"] or {}).get("reported", ()))
             described = results["timing"]["describe"]
             self.questions: Mapping[Id, Asked] = {
-                sample["question_id"]: _asked(sample, self.metric, described)
-                for _, sample in read_jsonl(file)
+                sample["question_id"]: _asked(sample, described) for _, sample in read_jsonl(file)
             }
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise DataError(f"{folder}: not the files of a run of this version ({e!r})") from None
         if not self.questions:
             raise UserError(f"the run in {folder} has no questions")
         self._values: dict[Measure, dict[Id, float]] = {}
+
+    @property
+    def answer_metric(self) -> AnswerMetric:
+        """The rule that the answers were scored by.
+
+        Raises:
+            UserError: no metric of that name is registered here.
+        """
+        METRICS.check(self.metric, str(self.folder))
+        metric: AnswerMetric = METRICS.get(self.metric)()
+        return metric
 
     @property
     def is_main(self) -> bool:
@@ -247,7 +251,7 @@ class FinishedRun:
         if measure.name == "score":
             return None if asked.score is None else 100 * asked.score
         if measure.name == "exact_match":
-            return None if asked.right is None else 100.0 * asked.right
+            return None if asked.exact is None else 100.0 * asked.exact
         rank = asked.ranks.get(measure.name)
         assert measure.k is not None
         # Passages that were not asked for would count as misses.
@@ -275,9 +279,9 @@ class FinishedRun:
         scores = list(values.values())
         asked = [self.questions[q] for q in values]
         images = [question.image for question in asked]
-        if self._in_splits(measure, values):
-            splits = [_split(question) for question in asked]
-            found = harmonic_bootstrap(scores, splits, images, seed=seed)
+        if measure.name == "score":
+            splits = [question.split for question in asked]
+            found = self.answer_metric.interval(scores, splits, images, seed=seed)
         elif measure.name == SECONDS:  # times are known of batches only
             found = intervals.bootstrap(scores, [question.batch for question in asked], seed=seed)
         else:
@@ -294,9 +298,9 @@ class FinishedRun:
             return None
         first, second = {q: mine[q] for q in both}, {q: theirs[q] for q in both}
         images = self.images(both)
-        if self._in_splits(measure, first):
-            splits = {q: _split(self.questions[q]) for q in both}
-            return harmonic_paired_test(first, second, splits, images, seed=seed)
+        if measure.name == "score":
+            splits = {q: self.questions[q].split for q in both}
+            return self.answer_metric.paired_test(first, second, splits, images, seed=seed)
         return intervals.paired_test(first, second, images, seed=seed)
 
     def images(self, ids: Iterable[Id]) -> dict[Id, Hashable]:
@@ -307,17 +311,6 @@ class FinishedRun:
         """The largest share of a stage of these questions that came from the cache, 0 to 1."""
         shares = (asked.cached for q, asked in self.questions.items() if q in ids)
         return max(shares, default=0.0)
-
-    def _in_splits(self, measure: Measure, ids: Iterable[Id]) -> bool:
-        """Whether the measure is InfoSeek's: a harmonic mean over its two splits."""
-        if measure.name != "score" or self.metric != "infoseek":
-            return False
-        return len({_split(self.questions[q]) for q in ids}) == len(SPLITS)
-
-
-def _split(asked: Asked) -> str:
-    """InfoSeek's, as its official code tells them apart."""
-    return SPLITS[0] if asked.split.endswith(SPLITS[0]) else SPLITS[1]
 
 
 def common_questions(runs: Mapping[str, FinishedRun], *, intersect: bool) -> dict[Id, None]:

@@ -53,6 +53,7 @@ class StudyDataset(Strict):
         label: what tables call it; the dataset's name if None.
         corpus: passage files.
         options: the dataset's own, as `--dataset-option`.
+        metric_options: those of its answer metric, as `--metric-option`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class StudyDataset(Strict):
     split: str | None = None
     limit: int | None = Field(default=None, ge=1)
     options: dict[str, Any] = Field(default_factory=dict)
+    metric_options: dict[str, Any] = Field(default_factory=dict)
     on_error: OnError = "fail"
 
 
@@ -416,6 +418,7 @@ def _runs(
                 on_error=dataset.on_error,
                 seed=config.seed,
                 dataset_options=[as_override(k, v) for k, v in dataset.options.items()],
+                metric_options=[as_override(k, v) for k, v in dataset.metric_options.items()],
             )
             try:
                 with noting() as parts:

@@ -27,8 +27,6 @@ from ravqa.studies.report_run import Run, read_run
 from ravqa.studies.report_summary import facts, notes, provenance, tables, tiles
 
 RESULTS = "results.json"
-_RIGHT = {"vqa_accuracy": "one of the references"}
-"""When an answer is right (`ravqa.studies.measures.is_right`), by metric."""
 
 
 def write_report(
@@ -203,7 +201,7 @@ def _page(
         "compared": any("gain" in row for row in content.index),
         # Scores that give parts of a point also move where no answer becomes right or wrong.
         "moved": any(_sign(row.get("gain", 0)) != row.get("turned", 0) for row in content.index),
-        "right": _RIGHT.get(run.metric, "a score of 1"),
+        "right": (run.results.get("answers") or {}).get("right") or "",
         "retrieved": any("top" in row for row in content.index),
         "sizes": BLOCKS,
         "questions": content.index,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ravqa.console import CONDITIONS, METRICS
+from ravqa.console import CONDITIONS
 from ravqa.metrics import intervals
 from ravqa.metrics.ranking import DEFAULT_KS
 from ravqa.rundir import MAIN
@@ -276,7 +276,7 @@ def stage_name(stage: str) -> str:
 
 def metric_name(run: Run) -> str:
     """What people call the metric of answers."""
-    return METRICS.get(run.metric, run.metric)
+    return str((run.results.get("answers") or {}).get("label") or "score")
 
 
 def _shared(run: Run) -> list[int | str]:

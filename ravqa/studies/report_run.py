@@ -20,8 +20,7 @@ from ravqa.errors import UserError
 from ravqa.metrics.prrecall import DEFAULT_RULE, RULES, Rule
 from ravqa.records import Question
 from ravqa.registry import DATASETS
-from ravqa.rundir import MAIN, read_samples
-from ravqa.studies.measures import is_right
+from ravqa.rundir import MAIN, check_version, read_samples
 
 Samples = Mapping[int | str, Mapping[str, Any]]
 
@@ -52,11 +51,6 @@ class Run:
         """The run's own samples."""
         return self.samples[MAIN]
 
-    @property
-    def metric(self) -> str:
-        """The metric of answers; "score" where the results name none."""
-        return str((self.results.get("answers") or {}).get("metric") or "score")
-
     def turned(self, question: int | str) -> int | None:
         """What retrieval did to an answer: 1 if it became right (helped), -1 if wrong (hurt).
 
@@ -65,7 +59,7 @@ class Run:
         without = self.samples.get("none", {}).get(question)
         if without is None:
             return None
-        before, after = is_right(without, self.metric), is_right(self.main[question], self.metric)
+        before, after = without.get("right"), self.main[question].get("right")
         return None if before is None or after is None else after - before
 
     @property
@@ -101,6 +95,7 @@ def read_run(folder: Path, *, data: Path | None = None, corpus: Sequence[Path] =
         raise UserError(f"{path} cannot be read: {e}") from None
     if not isinstance(results, dict) or not isinstance(results.get("dataset"), dict):
         raise UserError(f"{path}: not the results of a run")
+    check_version(results, folder)
     config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
     samples = _samples(folder)
     notes: list[str] = []

@@ -1,0 +1,193 @@
+"""The contract of answer metrics: the rules by which answers are scored.
+
+A metric is a class in a file of its own, registered by its name (`ravqa.registry.METRICS`). All
+that runs, studies, comparisons, reports and submission files know of a rule is declared here.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ravqa.config import Strict
+from ravqa.metrics.intervals import Interval, PairedTest, bootstrap, paired_test
+from ravqa.records import Question
+
+if TYPE_CHECKING:
+    from ravqa.judges.base import Judge
+
+Id = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """What was answered to a question, as far as a rule may read it.
+
+    Attributes:
+        answer: the short answer; None where the question was not answered.
+        raw: what the reader generated, uncut; None where it is not known.
+        row: the prediction as its file has it: a line of samples.jsonl, or of a submission.
+    """
+
+    answer: str | None
+    raw: str | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A file of predictions in the form that a benchmark takes.
+
+    Attributes:
+        suffix: of the file's name, "predictions" being the rest of it.
+    """
+
+    suffix: str
+    text: str
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return f"predictions{self.suffix}"
+
+
+def percent(scores: Sequence[float]) -> float:
+    """The mean of scores from 0 to 1 in percent, to four decimals.
+
+    More than are shown, so that who shows fewer does not round twice (67.6471 is 67.6, not 67.7).
+    """
+    return round(100 * sum(scores) / len(scores), 4)
+
+
+class AnswerMetric(ABC):
+    """A rule by which answers are scored.
+
+    Attributes:
+        name: the registered name; every number that the rule makes carries it.
+        label: what tables call it ("VQA accuracy"); the unit is percent.
+        rule: the rule in words, with its source.
+        right: when an answer counts as right, to end the sentence "right is ...".
+        uses_judge: whether the rule asks a judge, where one is given.
+    """
+
+    class Config(Strict):
+        """The rule's options; none, unless a metric has its own."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    rule: ClassVar[str]
+    right: ClassVar[str] = "a score of 1"
+    uses_judge: ClassVar[bool] = False
+
+    def __init__(self, config: Config | None = None):
+        """Take the rule's validated options; None for their defaults."""
+        self.config = self.Config() if config is None else config
+
+    @abstractmethod
+    def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
+        """Return the score of an answer, 0 to 1; it is asked of answered questions alone.
+
+        Raises:
+            ValueError: the references of the question cannot be scored with.
+        """
+
+    def scores(
+        self,
+        questions: Sequence[Question],
+        records: Sequence[AnswerRecord],
+        judge: Judge | None = None,
+    ) -> list[float]:
+        """Return `score` of each question; a question without an answer scores 0.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        return [
+            0.0 if record.answer is None else float(self.score(question, record, judge))
+            for question, record in zip(questions, records, strict=True)
+        ]
+
+    def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
+        """Return the dataset's `score` in percent, as the rule aggregates it.
+
+        Args:
+            scores: of each question, 0 to 1; at least one.
+
+        Returns:
+            `score`: percent, or None where the rule has none. `mean`, only of a rule whose score is
+            no mean: the mean in percent, which results then give intervals and tests of. Other
+            keys are the rule's own.
+        """
+        return {"score": percent(scores)}
+
+    def settings(self, judge: Judge | None = None) -> dict[str, Any]:
+        """Return what results say of how the rule was applied: its options, its judge."""
+        return self.config.model_dump(mode="json")
+
+    def matches(self, question: Question, text: str) -> bool:
+        """Whether a text is a reference (exact match), after the rule's own clean-up."""
+        return self.score(question, AnswerRecord(text)) == 1
+
+    def is_right(self, question: Question, record: AnswerRecord, score: float) -> bool:
+        """Whether an answer counts as right, where retrieval is said to have helped or hurt.
+
+        Args:
+            score: what the rule gave the answer.
+        """
+        return score == 1
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two texts are one to the rule, so that the second need not be scored again."""
+        return first == second
+
+    def exact_match_at_n(
+        self, question: Question, texts: Sequence[str], scores: Sequence[float]
+    ) -> dict[int, float] | None:
+        """Return whether one of the n best different texts is a reference; None if not defined.
+
+        Args:
+            texts: candidate answers.
+            scores: of the candidates, higher is better.
+        """
+        return None
+
+    def interval(
+        self,
+        scores: Sequence[float],
+        splits: Sequence[str],
+        clusters: Sequence[Hashable],
+        *,
+        seed: int,
+    ) -> Interval:
+        """Return the aggregated score of some questions with a 95 % bootstrap interval.
+
+        Args:
+            scores: one per question, in the unit of the result.
+            splits: `Question.split` of each question, blank where it has none.
+            clusters: what is resampled: the image of each question.
+        """
+        return bootstrap(scores, clusters, seed=seed)
+
+    def paired_test(
+        self,
+        first: Mapping[Id, float],
+        second: Mapping[Id, float],
+        splits: Mapping[Id, str],
+        clusters: Mapping[Id, Hashable],
+        *,
+        seed: int,
+    ) -> PairedTest:
+        """Compare two systems' scores on the same questions; see `interval`."""
+        return paired_test(first, second, clusters, seed=seed)
+
+    def submission(self, answers: Mapping[Id, str]) -> Submission:
+        """Return predictions in the form that the benchmark takes; VQA's, unless it has its own.
+
+        Args:
+            answers: by question id; blank where a question was not answered.
+        """
+        rows = [{"question_id": q, "answer": answer} for q, answer in answers.items()]
+        return Submission(".json", json.dumps(rows, ensure_ascii=False, indent=0))

@@ -1,0 +1,34 @@
+"""Exact match: the rule for questions of the user's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ravqa.metrics.base import AnswerMetric, AnswerRecord
+from ravqa.metrics.infoseek import normalise
+from ravqa.records import Question
+
+if TYPE_CHECKING:
+    from ravqa.judges.base import Judge
+
+
+class ExactMatch(AnswerMetric):
+    """1 if the answer equals an accepted one, after InfoSeek's clean-up."""
+
+    name = "exact_match"
+    label = "Exact match"
+    rule = (
+        "1 if an accepted answer equals the prediction in lower case, without ASCII punctuation "
+        "and articles (InfoSeek's clean-up), else 0"
+    )
+
+    def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
+        """Return 1.0 or 0.0.
+
+        Raises:
+            ValueError: the question has no accepted answer.
+        """
+        if not question.answers:
+            raise ValueError("exact match needs at least one accepted answer")
+        given = normalise(record.answer or "")
+        return float(any(given == normalise(answer) for answer in question.answers))
