@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +24,56 @@ from ravqa.paths import PIPELINES, packaged
 M = TypeVar("M", bound=BaseModel)
 
 _PARTS = ("describer", "retriever", "reader", "judge")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Marks the type of a setting that holds text: what the text can name (see `ravqa.trust`).
+
+    Settings of somebody else's are taken only as far as they name nothing of the user's. Every
+    setting that can hold text needs such a mark, or it is taken for one that could name anything.
+
+    Attributes:
+        what: what it names, as in "a server".
+        harmless: whether a value names nothing of the kind. By default none does.
+    """
+
+    what: str
+    harmless: Callable[[Any], bool] = lambda value: False
+
+
+_PACKAGED = re.compile(r"package:[A-Za-z_]\w*(?:/\w[\w.+-]*)+", re.ASCII)
+_HUB = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?", re.ASCII)
+
+
+def _is_packaged(value: Any) -> bool:
+    return isinstance(value, str) and bool(_PACKAGED.fullmatch(value))
+
+
+def _is_model_name(value: Any) -> bool:
+    if not isinstance(value, str) or _is_packaged(value):
+        return isinstance(value, str)
+    # `ravqa.models.resolve` prefers what is there: such a name is a path on this machine.
+    return bool(_HUB.fullmatch(value)) and ".." not in value and not Path(value).exists()
+
+
+Text = Annotated[str, Names("text", lambda value: True)]
+"""Text that is shown, sent to a model, or one of a few known names; it locates nothing."""
+Address = Annotated[str, Names("a server")]
+SecretVariable = Annotated[str, Names("an environment variable")]
+LocalPath = Annotated[Path, Names("a local path")]
+PackagedFile = Annotated[str, Names("a local path", _is_packaged)]
+"""A path, or "package:MODULE/path": a file of an installed package."""
+ModelName = Annotated[str, Names("a local path", _is_model_name)]
+"""A hub name, "package:MODULE/path", or the path of a folder or file."""
+TemplateName = Annotated[
+    str, Names("a local path", lambda value: isinstance(value, str) and not Path(value).suffix)
+]
+"""The name of a template in `prompts/`, or the path of a .jinja file."""
+RunsCode = Annotated[bool, Names("code to run", lambda value: value is False)]
+"""Whether code that comes with a model is run."""
+ImportTarget = Annotated[str, Names("code to run")]
+Options = Annotated[dict[str, Any], Names("options of another program", lambda value: not value)]
 
 
 class Strict(BaseModel):
@@ -67,7 +119,7 @@ class PipelineConfig(Strict):
             stored with every result, unless the part is replaced.
     """
 
-    description: str = ""
+    description: Text = ""
     describer: Part | None = None
     retriever: Part
     top_k: int = Field(default=20, ge=1)
@@ -75,8 +127,8 @@ class PipelineConfig(Strict):
     answering: dict[str, Any] = Field(default_factory=dict)
     reader: Part
     judge: Part | None = None
-    chosen_on: str | None = None
-    stand_ins: dict[str, str] = Field(default_factory=dict)
+    chosen_on: Text | None = None
+    stand_ins: dict[str, Text] = Field(default_factory=dict)
 
 
 def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:

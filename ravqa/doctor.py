@@ -31,16 +31,7 @@ from ravqa.errors import UserError
 from ravqa.models import resolve
 from ravqa.paths import cache_dir
 from ravqa.pipeline import check_settings
-from ravqa.registry import (
-    DESCRIBERS,
-    ENCODERS,
-    INDEXES,
-    JUDGES,
-    READERS,
-    RERANKERS,
-    RETRIEVERS,
-    Registry,
-)
+from ravqa.registry import PARTS
 
 CORE = ("torch", "transformers", "accelerate", "numpy", "pillow", "pydantic")
 """Packages whose versions matter most."""
@@ -65,20 +56,6 @@ EXTRAS = {
     "pdf": "PDF files as passages",
 }
 """What each extra adds."""
-
-PARTS: Mapping[str, Registry] = {
-    "describer": DESCRIBERS,
-    "retriever": RETRIEVERS,
-    "retrievers": RETRIEVERS,
-    "base": RETRIEVERS,
-    "encoder": ENCODERS,
-    "index": INDEXES,
-    "shard": INDEXES,
-    "reranking": RERANKERS,
-    "reader": READERS,
-    "judge": JUDGES,
-}
-"""Keys of settings that hold parts, and what kind of part."""
 
 # Model types whose processors have a video processor, which needs torchvision.
 _WANTS_TORCHVISION = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -295,3 +295,17 @@ JUDGES = Registry(
         ),
     },
 )
+
+PARTS: Mapping[str, Registry] = {
+    "describer": DESCRIBERS,
+    "retriever": RETRIEVERS,
+    "retrievers": RETRIEVERS,
+    "base": RETRIEVERS,
+    "encoder": ENCODERS,
+    "index": INDEXES,
+    "shard": INDEXES,
+    "reranking": RERANKERS,
+    "reader": READERS,
+    "judge": JUDGES,
+}
+"""Keys of settings that hold parts, and what kind of part."""

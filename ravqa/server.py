@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from ravqa.config import Strict
+from ravqa.config import Address, SecretVariable, Strict, Text
 from ravqa.errors import PromptError, ServerError, UserError, import_extra, near_matches
 
 T = TypeVar("T")
@@ -65,12 +65,12 @@ class ServerConfig(Strict):
         api_key_env: environment variable with the key; if it is not set, none is sent.
     """
 
-    url: str
-    model: str = Field(min_length=1)
+    url: Address
+    model: Text = Field(min_length=1)
     workers: int = Field(default=8, ge=1)
     timeout: float = Field(default=120, gt=0)
     retries: int = Field(default=6, ge=0)
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: SecretVariable = "OPENAI_API_KEY"
 
     def packages(self) -> Sequence[tuple[str, str]]:
         """The client."""

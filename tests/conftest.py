@@ -20,6 +20,7 @@ def pytest_configure(config):
     folder = tempfile.TemporaryDirectory(prefix="ravqa-tests-", ignore_cleanup_errors=True)
     patch = pytest.MonkeyPatch()
     patch.setenv("RAVQA_CACHE", folder.name)
+    patch.setenv("XDG_STATE_HOME", f"{folder.name}/state")
     config.add_cleanup(folder.cleanup)
     config.add_cleanup(patch.undo)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ravqa.answering.extract import Extraction
 from ravqa.answering.merging import Merge
 from ravqa.answering.priors import Prior
-from ravqa.config import Strict
+from ravqa.config import LocalPath, Names, Options, Strict, TemplateName, Text
 from ravqa.errors import UserError
 
 Decision = Literal["none", "top1", "concat", "joint_max", "marginal", "vote", "mixture"]
+
+
+# Part of a file's name in some datasets.
+SplitName = Annotated[str, Names("a local path", lambda value: str(value).isidentifier())]
 
 
 class ExamplesConfig(Strict):
@@ -30,10 +33,10 @@ class ExamplesConfig(Strict):
         passages: how many passages an example shows, where the question has passages.
     """
 
-    dataset: str = "okvqa"
-    data: Path | None = None
-    split: str | None = "train"
-    options: dict[str, Any] = Field(default_factory=dict)
+    dataset: Text = "okvqa"
+    data: LocalPath | None = None
+    split: SplitName | None = "train"
+    options: Options = Field(default_factory=dict)
     count: int = Field(default=4, ge=1)
     choose: Literal["lot", "first"] = "lot"
     seed: int = Field(default=0, ge=0)
@@ -64,7 +67,7 @@ class AnsweringConfig(Strict):
         cache: keep generations on disk; the same prompt to the same reader is answered once.
     """
 
-    prompt: str = "short-answer"
+    prompt: TemplateName = "short-answer"
     decision: Decision = "joint_max"
     passages: int = Field(default=1, ge=1)
     prior: Prior = "scores"

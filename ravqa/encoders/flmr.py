@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
     Label,
@@ -62,8 +62,8 @@ class FLMREncoder:
             device: "auto" for an accelerator if there is one.
         """
 
-        model: str
-        instruction: str | None = INSTRUCTION
+        model: ModelName
+        instruction: Text | None = INSTRUCTION
         doc_maxlen: int | None = Field(default=None, ge=4)
         batch_tokens: int = Field(default=4096, ge=64)
         batch_queries: int = Field(default=8, ge=1)
@@ -72,7 +72,7 @@ class FLMREncoder:
         output: Output = "float32"
         image_tokens: Literal["all", "global", "patches", "none"] = "all"
         cache_images: Literal["off", "float32", "float16"] = "off"
-        device: str = "auto"
+        device: Text = "auto"
 
         @model_validator(mode="after")
         def _check_types(self) -> Self:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import ModelName, RunsCode, Strict, Text, fingerprint
 from ravqa.encoders.base import Encoded, Output, Span, Vectors, own_device, without_zero_rows
 from ravqa.encoders.batching import token_batches
 from ravqa.errors import UserError, import_extra
@@ -58,14 +58,14 @@ class _STEncoder:
                 it loads a class that is not its own.
         """
 
-        model: str
-        query_prompt: str | None = None
-        document_prompt: str | None = None
+        model: ModelName
+        query_prompt: Text | None = None
+        document_prompt: Text | None = None
         batch_tokens: int = Field(default=4096, ge=64)
         batch_queries: int = Field(default=8, ge=1)
         output: Output = "float32"
-        device: str = "auto"
-        trust_remote_code: bool = False
+        device: Text = "auto"
+        trust_remote_code: RunsCode = False
 
         def packages(self) -> Sequence[tuple[str, str]]:
             """The library."""

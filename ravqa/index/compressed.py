@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ravqa.config import Strict, validate
+from ravqa.config import Strict, Text, validate
 from ravqa.errors import UserError, import_extra, near_matches
 from ravqa.index.base import Array
 from ravqa.index.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
@@ -158,7 +158,7 @@ class CompressedIndex(SegmentedIndex):
         candidates: int | None = Field(default=None, ge=1)
         retrain: bool = True
         kernels: Literal["auto", "numba", "torch"] = "auto"
-        device: str = "auto"
+        device: Text = "auto"
 
         def packages(self) -> Sequence[tuple[str, str]]:
             """numba, if it is asked for."""

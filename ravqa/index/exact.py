@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ravqa.config import Strict
+from ravqa.config import Strict, Text
 from ravqa.encoders.base import Vectors
 from ravqa.index.base import Array, checked_query
 from ravqa.index.codec import blocks
@@ -46,7 +46,7 @@ class ExactIndex(SegmentedIndex):
 
         storage: Literal["float16", "float32", "int8"] = "float16"
         block_mb: int = Field(default=8, ge=1)
-        device: str = "auto"
+        device: Text = "auto"
 
     config: Config
 

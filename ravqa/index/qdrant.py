@@ -42,7 +42,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field, field_validator
 
-from ravqa.config import Strict, validate
+from ravqa.config import Address, Strict, Text, validate
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
 from ravqa.errors import UserError, import_extra
@@ -142,8 +142,8 @@ class QdrantIndex:
             timeout: seconds to wait for the server's answer.
         """
 
-        url: str | None = None
-        collection: str | None = None
+        url: Address | None = None
+        collection: Text | None = None
         prefetch: int | None = Field(default=1000, ge=1)
         storage: Literal["float16", "float32"] = "float16"
         timeout: int = Field(default=60, ge=1)

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from pydantic import Field, model_validator
 
 from ravqa.build import part_config
-from ravqa.config import Part, Strict
+from ravqa.config import Options, Part, Strict
 from ravqa.config import fingerprint as fingerprint_of
 from ravqa.encoders.base import Vectors, processes
 from ravqa.encoders.store import written_beside
@@ -68,7 +68,7 @@ class ShardedIndex:
         shard: Part = Part(name="auto")
         shards: int | None = Field(default=None, ge=1)
         workers: Literal["local", "accelerate", "ray"] = "local"
-        ray: dict[str, Any] = Field(default_factory=dict)
+        ray: Options = Field(default_factory=dict)
 
         def packages(self) -> Sequence[tuple[str, str]]:
             """Ray, for its workers."""

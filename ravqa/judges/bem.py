@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import ModelName, Strict, Text, fingerprint
 from ravqa.errors import UserError
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
 
@@ -38,9 +38,9 @@ class BEMJudge:
             device: "auto" takes a GPU if there is one.
         """
 
-        model: str
+        model: ModelName
         batch_size: int = Field(default=32, ge=1)
-        device: str = "auto"
+        device: Text = "auto"
 
     def __init__(self, config: Config):
         """Load tokenizer and model.

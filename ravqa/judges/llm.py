@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ravqa.config import fingerprint
+from ravqa.config import Text, fingerprint
 from ravqa.errors import UserError
 from ravqa.server import Client, ServerConfig, UnusableReplyError
 
@@ -44,7 +44,7 @@ class LLMJudge:
             max_tokens: longest reply.
         """
 
-        prompt: str = PROMPT
+        prompt: Text = PROMPT
         max_tokens: int = Field(default=8, ge=1)
 
     def __init__(self, config: Config):

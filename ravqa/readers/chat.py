@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ravqa.config import Options, Text
 from ravqa.errors import UserError
 from ravqa.models import first_line
 from ravqa.readers.loading import LocalConfig
@@ -23,8 +24,8 @@ class ChatConfig(LocalConfig):
     """
 
     prompt_form: Literal["auto", "plain", "chat"] = "auto"
-    system: str | None = None
-    chat_options: dict[str, Any] = Field(default_factory=dict)
+    system: Text | None = None
+    chat_options: Options = Field(default_factory=dict)
     stop_at_newline: bool = False
 
     def template(self, own: str | None, why: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import PackagedFile, Strict, Text, fingerprint
 from ravqa.errors import DataError, UserError
 from ravqa.models import resolve
 from ravqa.readers.base import Ability, Generation, Prompt
@@ -142,8 +142,8 @@ class Majority(Control):
             answer: the answer itself.
         """
 
-        answers: str | None = None
-        answer: str | None = None
+        answers: PackagedFile | None = None
+        answer: Text | None = None
 
         @model_validator(mode="after")
         def _check_source(self) -> Self:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import ModelName, Names, Strict, Text, fingerprint
 from ravqa.encoders.base import own_device
 from ravqa.errors import UserError, import_extra
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+
+# transformers also takes a hub repository here, and runs the kernels that it finds there.
+Attention = Annotated[
+    str, Names("code to run", lambda value: re.fullmatch(r"[a-z0-9_]+", str(value)) is not None)
+]
 
 
 class LocalConfig(Strict):
@@ -34,18 +40,18 @@ class LocalConfig(Strict):
         adapter: folder or hub name of a LoRA adapter in peft's form.
     """
 
-    model: str
+    model: ModelName
     max_new_tokens: int = Field(default=12, ge=1)
     beams: int = Field(default=1, ge=1)
     batch_size: int = Field(default=16, ge=1)
     batch_tokens: int = Field(default=16384, ge=1)
     context: int | None = Field(default=None, ge=2)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
-    device_map: str | None = None
-    attention: str | None = None
+    device: Text = "auto"
+    device_map: Text | None = None
+    attention: Attention | None = None
     quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
-    adapter: str | None = None
+    adapter: ModelName | None = None
 
     def packages(self) -> Sequence[tuple[str, str]]:
         """What a GGUF file, an adapter and quantised weights need."""

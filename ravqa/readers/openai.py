@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ravqa.config import fingerprint
+from ravqa.config import ModelName, Options, Text, fingerprint
 from ravqa.errors import PromptError, UserError
 from ravqa.images import sendable
 from ravqa.models import first_line, resolve
@@ -66,11 +66,11 @@ class OpenAIReader:
             extra_body: further keys of the request, as the server has them.
         """
 
-        revision: str = ""
+        revision: Text = ""
         prompt_form: Literal["chat", "plain"] = "chat"
         images: bool | None = None
         image_size: int | None = Field(default=2048, ge=28)
-        system: str = ""
+        system: Text = ""
         max_new_tokens: int = Field(default=32, ge=1)
         max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
         stop_at_newline: bool | None = None
@@ -79,9 +79,9 @@ class OpenAIReader:
         log_probs: bool = False
         scoring: Literal["none", "echo", "prompt_logprobs"] = "none"
         context: int | None = Field(default=None, ge=1)
-        tokenizer: str | None = None
+        tokenizer: ModelName | None = None
         image_tokens: int = Field(default=0, ge=0)
-        extra_body: dict[str, Any] = Field(default_factory=dict)
+        extra_body: Options = Field(default_factory=dict)
 
     def __init__(self, config: Config):
         """Keep the settings; the server is first asked when something is read.

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from ravqa.config import Names
 from ravqa.errors import MissingExtraError, UserError
 from ravqa.images import image_size, open_image
 from ravqa.readers.base import Ability, Prompt
@@ -23,6 +24,24 @@ from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 
 _WHY = "the reader transformers-vlm"
+
+
+# Others, such as trust_remote_code, can do more than change an image's size.
+_SIZES = frozenset({"size", "crop_size", "min_pixels", "max_pixels", "longest_edge", "patch_size"})
+
+
+def _only_sizes(options: Any) -> bool:
+    return isinstance(options, dict) and all(
+        key in _SIZES and _is_number(value) for key, value in options.items()
+    )
+
+
+def _is_number(value: Any) -> bool:
+    inner = list(value.values()) if isinstance(value, dict) else [value]
+    return all(isinstance(one, int | float) for one in inner)
+
+
+ProcessorOptions = Annotated[dict[str, Any], Names("options of another program", _only_sizes)]
 
 
 class TransformersVLM(LocalReader):
@@ -40,7 +59,7 @@ class TransformersVLM(LocalReader):
         """
 
         max_new_tokens: int = Field(default=32, ge=1)
-        processor: dict[str, Any] = Field(default_factory=dict)
+        processor: ProcessorOptions = Field(default_factory=dict)
 
     def __init__(self, config: Config):
         """Load processor and model.

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
-from ravqa.config import Strict, fingerprint
+from ravqa.config import ModelName, RunsCode, Strict, TemplateName, Text, fingerprint
 from ravqa.encoders.base import own_device
 from ravqa.errors import UserError, import_extra
 from ravqa.images import open_image
@@ -54,15 +54,15 @@ class CrossEncoderReranker:
             cache: keep scores on disk.
         """
 
-        model: str
-        query: str = "rerank-query"
+        model: ModelName
+        query: TemplateName = "rerank-query"
         depth: int = Field(default=20, ge=1)
         activation: Literal["model", "identity", "sigmoid"] = "model"
         max_length: int | None = Field(default=None, ge=8)
         batch_size: int = Field(default=32, ge=1)
         dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-        device: str = "auto"
-        trust_remote_code: bool = False
+        device: Text = "auto"
+        trust_remote_code: RunsCode = False
         cache: bool = True
 
         def packages(self) -> Sequence[tuple[str, str]]:

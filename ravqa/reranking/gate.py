@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.build import part_config
-from ravqa.config import Part, fingerprint
+from ravqa.config import Part, TemplateName, fingerprint
 from ravqa.errors import UserError
 from ravqa.readers.base import Prompt, Reader
 from ravqa.records import Hit, Question
@@ -47,7 +47,7 @@ class Gate:
         at_least: float = Field(allow_inf_nan=False)
         against: int = Field(default=2, ge=2)
         reader: Part | None = None
-        prompt: str = "gate-needs-knowledge"
+        prompt: TemplateName = "gate-needs-knowledge"
 
         @property
         def asks_reader(self) -> bool:

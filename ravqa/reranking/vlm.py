@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.build import part_config
-from ravqa.config import Part, fingerprint
+from ravqa.config import Part, TemplateName, fingerprint
 from ravqa.errors import PromptError
 from ravqa.readers.base import Prompt, Reader
 from ravqa.records import Hit, Passage, Question
@@ -44,7 +44,7 @@ class VLMReranker:
         """
 
         reader: Part | None = None
-        prompt: str = "rerank-yes-no"
+        prompt: TemplateName = "rerank-yes-no"
         depth: int = Field(default=20, ge=1)
         score: Literal["probability", "log-odds"] = "probability"
         max_words: int | None = Field(default=400, ge=1)

@@ -21,7 +21,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import Strict, Text, fingerprint
 from ravqa.errors import UserError, near_matches
 from ravqa.readers.base import Prompt, Reader
 from ravqa.reranking.kept import KeptScores, image_prints
@@ -42,8 +42,8 @@ class YesNoConfig(Strict):
         cache: keep the answers on disk.
     """
 
-    positive: tuple[str, ...] = Field(default=("yes",), min_length=1)
-    negative: tuple[str, ...] = Field(default=("no",), min_length=1)
+    positive: tuple[Text, ...] = Field(default=("yes",), min_length=1)
+    negative: tuple[Text, ...] = Field(default=("no",), min_length=1)
     way: Way | None = None
     batch_size: int = Field(default=8, ge=1)
     cache: bool = True

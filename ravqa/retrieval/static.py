@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import LocalPath, Strict, fingerprint
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError
 from ravqa.paths import file_digest
@@ -32,7 +31,7 @@ class StaticRetriever:
             missing: what a question without results is: an error, or one without passages.
         """
 
-        file: Path
+        file: LocalPath
         missing: Literal["fail", "empty"] = "fail"
 
     def __init__(self, config: Config):

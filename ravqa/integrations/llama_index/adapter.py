@@ -24,7 +24,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field
 
-from ravqa.config import Strict, fingerprint
+from ravqa.config import ImportTarget, Options, Strict, Text, fingerprint
 from ravqa.datasets.corpus import Corpus
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.integrations.llama_index.nodes import nodes_of
@@ -141,12 +141,12 @@ class FactoryRetriever(LlamaIndexRetriever):
             weights: names of weights, to be stored with the results.
         """
 
-        factory: str
-        options: dict[str, Any] = Field(default_factory=dict)
+        factory: ImportTarget
+        options: Options = Field(default_factory=dict)
         tags: int = Field(default=3, ge=0)
         caption: bool = True
         sees_images: bool = False
-        weights: str = ""
+        weights: Text = ""
 
     def __init__(self, config: Config):
         """Import the factory.
