@@ -19,7 +19,7 @@ LAYERS = [
     {"run_data", "run_conditions", "run_results", "encode", "scoring", "doctor"},
     {"run_request", "evaluation", "library", "stages"},
     {"pipeline", "console", "rundir", "promptlog"},
-    {"answering", "retrieval", "reranking", "datasets", "describe"},
+    {"answering", "retrieval", "reranking", "datasets", "describe", "trust"},
     {"encoders", "index", "readers", "metrics", "judges"},
     {"build", "models", "cache", "registry", "server"},
     {"flmr"},

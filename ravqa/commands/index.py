@@ -50,6 +50,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Changes one setting; repeatable."),
 ]
+TrustSettings = Annotated[
+    bool,
+    typer.Option(
+        "--trust-settings",
+        help="Follow settings that came with the index, also where they name servers, environment "
+        "variables, files or code; remembered.",
+    ),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option(
@@ -98,9 +106,10 @@ def add(
     words: Words = None,
     on_error: OnError = OnErrorChoice.fail,
     overrides: Overrides = None,
+    trust_settings: TrustSettings = False,
 ) -> None:
     """Add passages; what is there already is passed over. Killed? The same command goes on."""
-    _put(index, sources, words, on_error, overrides)
+    _put(index, sources, words, on_error, overrides, trust_settings)
 
 
 @app.command()
@@ -113,9 +122,10 @@ def update(
     words: Words = None,
     on_error: OnError = OnErrorChoice.fail,
     overrides: Overrides = None,
+    trust_settings: TrustSettings = False,
 ) -> None:
     """Add passages and replace, by their ids, those whose content is new."""
-    _put(index, sources, words, on_error, overrides, replacing=True, prune=prune)
+    _put(index, sources, words, on_error, overrides, trust_settings, replacing=True, prune=prune)
 
 
 @app.command()
@@ -193,12 +203,19 @@ def pack(
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that pack has written.")],
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="The new index's folder.")],
+    trust_settings: TrustSettings = False,
 ) -> None:
-    """Make an index of a packed one; every byte is compared with its checksum."""
+    """Make an index of a packed one; every byte is compared with its checksum.
+
+    Settings of the package that name something outside of it are listed, and not followed.
+    """
     with opened_console() as console:
         from ravqa.library import Library
+        from ravqa.trust import listed as listed_settings
 
-        library = Library.unpack(file, index, progress=console.progress)
+        library = Library.unpack(
+            file, index, trust_settings=trust_settings, progress=console.progress
+        )
         console.close()
         print(f"{len(library):,} passages: {index}")
         reader = library.config.reader
@@ -206,6 +223,12 @@ def unpack(
         console.note(
             f"encoder: {library.stats()['encoder']}; reader: {reader.name} {model}".rstrip()
         )
+        if library.withheld:
+            console.note(
+                "not followed, because the package names what is not part of it: "
+                f"{listed_settings(library.withheld)}: --trust-settings with ravqa search or ask "
+                "follows them, --set KEY=VALUE replaces one"
+            )
 
 
 def search(
@@ -217,11 +240,12 @@ def search(
     pipeline: Pipeline = None,
     overrides: Overrides = None,
     as_json: Json = False,
+    trust_settings: TrustSettings = False,
 ) -> None:
     """Print the passages of an index that a question about an image finds, with their scores."""
     with opened_console() as console:
         _asked(question, image)
-        library = _open(index, pipeline, overrides)
+        library = _open(index, pipeline, overrides, trust_settings)
         with console.status("loading models"):
             _note_blind(library, image, console)
             found = library.search(question, image, k=k, where=_where(where))
@@ -239,11 +263,12 @@ def ask(
     pipeline: Pipeline = None,
     overrides: Overrides = None,
     as_json: Json = False,
+    trust_settings: TrustSettings = False,
 ) -> None:
     """Answer a question about an image from the passages of an index."""
     with opened_console() as console:
         _asked(question, image)
-        library = _open(index, pipeline, overrides)
+        library = _open(index, pipeline, overrides, trust_settings)
         with console.status("loading models"):
             _note_blind(library, image, console, answering=True)
             response = library.ask(question, image, where=_where(where))
@@ -269,10 +294,15 @@ def ask(
 # -- what the commands share ------------------------------------------------------------------
 
 
-def _open(index: Path, pipeline: str | None = None, overrides: list[str] | None = None) -> Library:
+def _open(
+    index: Path,
+    pipeline: str | None = None,
+    overrides: list[str] | None = None,
+    trust_settings: bool = False,
+) -> Library:
     from ravqa.library import Library
 
-    return Library.open(index, pipeline, *(overrides or ()))
+    return Library.open(index, pipeline, *(overrides or ()), trust_settings=trust_settings)
 
 
 def _read(
@@ -297,12 +327,13 @@ def _put(
     words: int | None,
     on_error: OnErrorChoice,
     overrides: list[str] | None,
+    trust_settings: bool,
     *,
     replacing: bool = False,
     prune: bool = False,
 ) -> None:
     with opened_console() as console:
-        library = _open(index, None, overrides)
+        library = _open(index, None, overrides, trust_settings)
         corpus, remarks = _read(sources, words or library.words, on_error, console)
         if prune:
             remarks.check_prune()

@@ -236,8 +236,10 @@ class LibraryFolder:
                     f"reads {FORMAT}: build it again"
                 )
             found = Manifest(**{name: values[name] for name in _FIELDS})
-            if values["checksum"] != _checksum(found):
+            if values["checksum"] != _checksum(found) or not isinstance(found.settings, dict):
                 raise ValueError
+            if found.index is not None:
+                _check_own(found.index)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"no index in {self.path}: ravqa index build {self.path} SOURCE makes one"
@@ -301,7 +303,7 @@ class LibraryFolder:
         )
         parts = [
             PassageFolder(
-                self.path / entry["name"],
+                self.path / _check_own(entry["name"]),
                 images=self.path,
                 mend=f"ravqa index verify {self.path} lists what is wrong",
             )
@@ -485,6 +487,17 @@ class Writer:
             if _OWN_FOLDER.fullmatch(entry.name) and entry.name.startswith(prefix)
         ]
         return f"{prefix}-{max(numbers, default=0) + 1:06d}"
+
+
+def _check_own(name: str) -> str:
+    """The name of a folder of a library, which cannot lead out of it.
+
+    Raises:
+        ValueError: another name.
+    """
+    if not _OWN_FOLDER.fullmatch(name):
+        raise ValueError(f"it names the folder {name!r}")
+    return name
 
 
 _FIELDS = [entry.name for entry in fields(Manifest)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ravqa import trust
 from ravqa.build import Shared, part_config, sharing
 from ravqa.config import load_pipeline
 from ravqa.datasets.corpus import Corpus, Selection
@@ -26,14 +27,18 @@ from ravqa.index.exact import ExactIndex
 from ravqa.library import archive
 from ravqa.library.filters import Where
 from ravqa.library.folder import LibraryFolder, State, Writer
-from ravqa.library.settings import checked, own_settings
+from ravqa.library.settings import checked, own_settings, refusal
 from ravqa.pipeline import Pipeline, Response
 from ravqa.records import Hit, Passage, Question
 from ravqa.registry import INDEXES
+from ravqa.reranking.build import asks_own_reader
 from ravqa.retrieval.base import Progress
 from ravqa.retrieval.late_interaction import LateInteractionRetriever
+from ravqa.trust import Setting
 
 _NEAR = 10_000  # ids among which near ones are looked for
+_SEARCHING = frozenset({"describer", "retriever", "reranking"})
+_ANSWERING = frozenset({"reader", "answering"})
 _PIECES = 32  # more are put together: every one costs time and open files
 
 
@@ -62,6 +67,10 @@ class Library:
     The models are loaded when they are first needed: for adding, searching and asking. One process
     writes at a time; any number read, each the state that it has seen last (`refresh`). Searches
     may run in several threads.
+
+    Attributes:
+        withheld: settings that came from elsewhere, name something outside of the library, and are
+            not followed: what needs them raises UserError.
     """
 
     def __init__(
@@ -70,12 +79,17 @@ class Library:
         settings: Mapping[str, Any],
         where: str,
         parts: Shared | None = None,
+        withheld: Sequence[Setting] = (),
     ):
         """See `create` and `open`."""
         self._folder = folder
         self._settings = dict(settings)
         self._where = where
-        self.config, self._late = checked(settings, where)
+        self.withheld = tuple(withheld)
+        for section in ("answering", "reranking"):
+            if self._withheld({section}):  # not even looked at: their prompts may be files
+                self._settings.pop(section)
+        self.config, self._late = checked(self._settings, where)
         self._index = self._late.index
         self._mutex = threading.RLock()
         self._parts = Shared() if parts is None else parts
@@ -108,6 +122,7 @@ class Library:
         if folder.exists():
             there = folder.manifest()
             if (there.settings, there.words) == (settings, words):
+                _trust(settings)
                 return cls(folder, settings, where)
         with sharing() as parts:
             built = Pipeline.from_config(settings, where=where, retrieval_only=True)
@@ -121,6 +136,7 @@ class Library:
             },
             words,
         )
+        _trust(settings)
         return cls(folder, settings, where, parts)
 
     @staticmethod
@@ -134,13 +150,24 @@ class Library:
         LibraryFolder(Path(path)).check_new(begun=True)
 
     @classmethod
-    def open(cls, path: Path | str, pipeline: str | None = None, *overrides: str) -> Library:
+    def open(
+        cls,
+        path: Path | str,
+        pipeline: str | None = None,
+        *overrides: str,
+        trust_settings: bool = False,
+    ) -> Library:
         """Open the library in a folder.
+
+        Settings that were not given on this machine are followed as far as they name nothing
+        outside of the library: no server, environment variable, local path or code (`withheld`).
 
         Args:
             pipeline: other settings than those that the library was made with. The encoder must be
                 the same; query text, reader and so on may differ.
             overrides: "key.path=value".
+            trust_settings: follow the library's own settings wherever they come from, now and
+                later: they are remembered on this machine (`ravqa.trust`).
 
         Raises:
             DataError: an image lies outside of the library's folder.
@@ -149,11 +176,18 @@ class Library:
         """
         folder = LibraryFolder(Path(path))
         own = folder.manifest().settings
+        if trust_settings:
+            _trust(own)
+        withheld: Sequence[Setting] = ()
         if pipeline is None:
-            settings, where = own_settings(own, overrides, str(path)), str(path)
+            settings, withheld = own_settings(own, overrides)
+            where = str(path)
         else:
             settings, where = load_pipeline(pipeline, overrides)
-        library = cls(folder, settings, where)
+        library = cls(folder, settings, where, withheld=withheld)
+        code = [s for s in library._withheld(_SEARCHING) if s.names == trust.CODE]
+        if code:
+            raise refusal(code, where)
         library._state.corpus.check_images()
         if settings["retriever"].get("encoder") != own["retriever"].get("encoder"):
             library._pipeline()  # which compares the encoders
@@ -431,15 +465,29 @@ class Library:
 
     @classmethod
     def unpack(
-        cls, source: Path | str, path: Path | str, *, progress: Progress | None = None
+        cls,
+        source: Path | str,
+        path: Path | str,
+        *,
+        trust_settings: bool = False,
+        progress: Progress | None = None,
     ) -> Library:
         """Make a library of a packed one, in a new folder, and open it.
+
+        Args:
+            trust_settings: as for `open`. Without it, `withheld` has the settings of the package
+                that name something outside of it.
 
         Raises:
             UserError: the file is none of ours, or damaged; the folder is not empty.
         """
         archive.unpack(Path(source), Path(path), progress)
-        return cls.open(path)
+        folder = LibraryFolder(Path(path))
+        own = folder.manifest().settings
+        if trust_settings:
+            _trust(own)
+        settings, withheld = own_settings(own, ())
+        return cls(folder, settings, str(path), withheld=withheld)
 
     def unknown(self, passage_id: str) -> UserError:
         """The error of an id that no passage has."""
@@ -542,10 +590,17 @@ class Library:
             if len(index) >= above:
                 writer.convert(self._index)
 
+    def _withheld(self, sections: Collection[str]) -> list[Setting]:
+        """Those of `withheld` that belong to these keys of a pipeline."""
+        return [s for s in self.withheld if s.path.partition(".")[0] in sections]
+
     # -- models -------------------------------------------------------------------------------
 
     def _pipeline(self, *, answering: bool = False) -> Pipeline:
         """The pipeline, with what it takes to answer if that is wanted; built when first needed."""
+        reads = answering or asks_own_reader(self.config.reranking)
+        if withheld := self._withheld(_SEARCHING | _ANSWERING if reads else _SEARCHING):
+            raise refusal(withheld, self._where)
         with self._mutex, sharing(self._parts):
             if answering not in self._pipelines:
                 built = Pipeline.from_config(
@@ -594,6 +649,11 @@ class _StateRetriever:
             return [[] for _ in questions]
         allowed = self._allowed if allowed_ids is None else allowed_ids
         return self._late.rank(questions, k, index, self._state.content, allowed)
+
+
+def _trust(settings: Mapping[str, Any]) -> None:
+    if trust.outside(settings):
+        trust.remember(settings)
 
 
 def _late(pipeline: Pipeline) -> LateInteractionRetriever:

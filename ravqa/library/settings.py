@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ravqa import trust
 from ravqa.build import part_config
-from ravqa.config import PipelineConfig, apply_override
+from ravqa.config import PipelineConfig, apply_override, split_override
 from ravqa.errors import UserError
 from ravqa.pipeline import check_settings
 from ravqa.registry import RETRIEVERS
 from ravqa.retrieval.late_interaction import LateInteractionRetriever
+from ravqa.trust import Setting
 
 KINDS = ("auto", "exact", "compressed")
 """Kinds of index that commit vectors and passages together."""
@@ -19,39 +21,37 @@ KINDS = ("auto", "exact", "compressed")
 _RETRIEVER = "late-interaction"
 
 
-def own_settings(own: Mapping[str, Any], overrides: Sequence[str], where: str) -> dict[str, Any]:
-    """A library's settings with changes.
+def own_settings(
+    own: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], list[Setting]]:
+    """A library's settings with changes, and those of them that are not to be followed.
 
-    It may come from somebody else: that a model's code may run is taken from the changes only.
+    These name something outside of the library (see `ravqa.trust`), came with it from elsewhere,
+    and are not among the changes.
     """
     settings = copy.deepcopy(dict(own))
-    asked = list(_switched_off(settings, ""))
     for override in overrides:
         apply_override(settings, override)
-    for path in asked:
-        node: Any = settings
-        for step in path.split("."):
-            if isinstance(node, list):
-                node = dict(enumerate(node)).get(int(step))
-            else:
-                node = node.get(step) if isinstance(node, dict) else None
-        if node is False:  # else it was changed, or the part is another
-            raise UserError(
-                f"{where}: its settings would run code that a model brings: if you trust that "
-                f"model, say so with --set {path}=true"
-            )
-    return settings
+    if trust.is_mine(own):
+        return settings, []
+    said = [split_override(override)[0] for override in overrides]
+    withheld = [
+        setting
+        for setting in trust.outside(settings)
+        if not any(f"{setting.path}.".startswith(f"{key}.") for key in said)
+    ]
+    return settings, withheld
 
 
-def _switched_off(node: Any, before: str) -> Iterator[str]:
-    """Sets every `trust_remote_code` to false; gives the paths of those that were not."""
-    items: Any = enumerate(node) if isinstance(node, list) else getattr(node, "items", list)()
-    for key, value in list(items):
-        if key == "trust_remote_code" and value:
-            node[key] = False
-            yield f"{before}{key}"
-        elif isinstance(value, dict | list):
-            yield from _switched_off(value, f"{before}{key}.")
+def refusal(withheld: Sequence[Setting], where: str) -> UserError:
+    """The error of settings that are not followed."""
+    first = withheld[0]
+    value = "true" if first.value is True else "VALUE"
+    return UserError(
+        f"{where}: its settings came from elsewhere and name what is not part of it: "
+        f"{trust.listed(withheld)}: if you trust them, say so with --set {first.path}={value}, or "
+        "take all of them with --trust-settings"
+    )
 
 
 def checked(
