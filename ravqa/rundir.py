@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from ravqa import trust
 from ravqa.config import dump_yaml
 from ravqa.errors import DataError, UserError
 from ravqa.promptlog import PromptLog
@@ -78,8 +79,12 @@ class RunDir:
         Raises:
             UserError: it cannot be written; the run to resume had other settings.
         """
+        now = yaml.safe_load(dump_yaml(config))
         if self._resume:
-            self._check(config)
+            self._check(now)
+        if trust.outside_of_run(now):  # a report reads them again
+            trust.remember(now)
+        if self._resume:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -97,12 +102,11 @@ class RunDir:
             if file.is_file() and (ours or _temporary(file)):
                 file.unlink()
 
-    def _check(self, config: Mapping[str, Any]) -> None:
+    def _check(self, now: Mapping[str, Any]) -> None:
         try:
             before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as e:
             raise UserError(f"{self.path}/config.yaml cannot be read: {e}") from None
-        now = yaml.safe_load(dump_yaml(config))
         if before != now:
             path = first_difference(before, now)
             raise UserError(

@@ -19,6 +19,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 _FILE = "settings.sha256"
 _ANYTHING = "something that is not declared harmless"
 _UNKNOWN = "an unknown setting"
-_SHOWN = 60  # characters of a value
+_SHOWN = 200  # characters of a value
 CODE = get_args(RunsCode)[1].what
 """What `Setting.names` is for settings that run code."""
 
@@ -69,6 +70,29 @@ def outside(settings: Mapping[str, Any]) -> list[Setting]:
         settings: as in a pipeline's file; they need not be valid.
     """
     return list(_of_model(PipelineConfig, settings, ""))
+
+
+def outside_of_run(config: Mapping[str, Any]) -> list[Setting]:
+    """As `outside`, of the `config.yaml` of a run: its data, corpus and pipeline."""
+    found = []
+    dataset, corpus, pipeline = (_mapping(config, key) for key in ("dataset", "corpus", "pipeline"))
+    for path, value in (
+        ("dataset.data", dataset.get("data")),
+        ("dataset.options", dataset.get("options")),
+        ("corpus.files", corpus.get("files")),
+    ):
+        if value:
+            found.append(Setting(path, value, "a local path"))
+    split = dataset.get("split")
+    if split is not None and not re.fullmatch(r"[\w.-]+", str(split)):
+        found.append(Setting("dataset.split", split, "a local path"))
+    inner = outside(pipeline)
+    return found + [Setting(f"pipeline.{s.path}", s.value, s.names) for s in inner]
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def listed(found: Sequence[Setting]) -> str:

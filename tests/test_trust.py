@@ -13,10 +13,12 @@ import pytest
 import yaml
 from library_files import pipeline
 from pydantic import BaseModel, Field
+from report_files import write_dataset
 from scripted_server import chat
 
 from ravqa import trust
 from ravqa.answering.config import AnsweringConfig
+from ravqa.cli import run_main
 from ravqa.config import Names, Part, PipelineConfig, Strict, load_pipeline
 from ravqa.errors import UserError
 from ravqa.library import Library
@@ -24,6 +26,8 @@ from ravqa.library.folder import LibraryFolder
 from ravqa.paths import PIPELINES, SAMPLE
 from ravqa.records import Passage
 from ravqa.registry import PARTS, READERS
+from ravqa.studies.report import write_report
+from ravqa.studies.report_run import read_run
 
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 LATE = {"name": "late-interaction"}
@@ -394,3 +398,74 @@ def test_state_that_cannot_be_written_is_told(tmp_path, served, monkeypatch, cap
     attacker(tmp_path, served)
     assert "cannot be written" in caplog.text
     assert Library.open(tmp_path / "index").withheld == ()  # this process knows
+
+
+# --- folders of runs
+
+
+@pytest.fixture
+def finished(tmp_path):
+    write_dataset(tmp_path / "data", 4)
+    arguments = [
+        "--dataset", "jsonl", "--data", str(tmp_path / "data" / "questions.jsonl"),
+        "--corpus", str(tmp_path / "data" / "passages.jsonl"), "--pipeline", pipeline(tmp_path),
+        "--output", str(tmp_path / "run"), "--dataset-option", f"images={tmp_path / 'data'}",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        run_main(arguments)
+    assert ended.value.code == 0
+    return tmp_path / "run", arguments
+
+
+def test_a_report_reads_what_a_run_of_ones_own_names(finished, tmp_path):
+    run = read_run(finished[0])
+    assert run.withheld == ()
+    assert len(run.questions) == 4
+    assert run.corpus is not None
+    shutil.move(finished[0], tmp_path / "moved")
+    assert len(read_run(tmp_path / "moved").questions) == 4
+
+
+def test_a_report_reads_nothing_that_a_run_of_somebody_else_names(
+    finished, tmp_path, somewhere_else
+):
+    folder, _ = finished
+    somewhere_else("victim")
+    run = read_run(folder)
+    assert (run.questions, run.corpus) == ({}, None)
+    assert [s.path for s in run.withheld] == ["dataset.data", "dataset.options", "corpus.files"]
+    assert all("--trust-settings" in note for note in run.notes)
+    passages = tmp_path / "data" / "passages.jsonl"
+    assert read_run(folder, corpus=[passages]).corpus is not None
+    write_report(folder)  # it does without
+    write_report(folder, trust_settings=True)
+    assert len(read_run(folder).questions) == 4
+
+
+def test_matches_are_not_made_with_models_that_a_run_of_somebody_else_names(
+    finished, tmp_path, somewhere_else
+):
+    folder, _ = finished
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["pipeline"]["retriever"]["encoder"] = {
+        "name": "dense", "model": "some/model", "trust_remote_code": True,
+    }  # fmt: skip
+    where = tmp_path / "data"
+    data = {"data": where / "questions.jsonl", "corpus": [where / "passages.jsonl"]}
+    config["dataset"]["options"] = []
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"names pipeline\.retriever\.encoder\.trust_remote_code"):
+        write_report(folder, match=2, **data)
+    write_report(folder, **data)
+    assert "trust_remote_code" in (folder / "report.html").read_text()
+
+
+def test_a_resumed_run_takes_its_settings_from_the_command_line(finished, capsys):
+    folder, arguments = finished
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["pipeline"]["reader"] = {**SERVED, "api_key_env": "A_SECRET"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as ended:
+        run_main([*arguments, "--resume"])
+    assert ended.value.code == 2
+    assert "had other settings (pipeline.reader." in capsys.readouterr().err

@@ -221,6 +221,14 @@ def report(
         list[Path] | None,
         typer.Option(metavar="PATH", help="Where the passages are now; repeatable."),
     ] = None,
+    trust_settings: Annotated[
+        bool,
+        typer.Option(
+            "--trust-settings",
+            help="Read the files and load the models that the run's settings name, also if the run "
+            "was made elsewhere; remembered.",
+        ),
+    ] = False,
 ) -> None:
     """Make the report of a run once more: one file to look at.
 
@@ -237,6 +245,7 @@ def report(
             corpus=tuple(corpus or ()),
             match=matches,
             progress=console.progress,
+            trust_settings=trust_settings,
         )
     print(f"report: {first}" + (f" and {len(others)} more files" if others else ""))
 

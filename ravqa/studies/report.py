@@ -39,6 +39,7 @@ def write_report(
     match: int | None = None,
     progress: Progress | None = None,
     bounds: Bounds | None = None,
+    trust_settings: bool = False,
 ) -> list[Path]:
     """Write the report of a finished run.
 
@@ -51,6 +52,8 @@ def write_report(
             None for a few if it is a late-interaction retriever, 0 for none.
         progress: called as progress(what, done, total).
         bounds: of one file.
+        trust_settings: read the data and load the models that the run's settings name, also if
+            they were not given on this machine.
 
     Returns:
         The files that were written, the one to open first.
@@ -60,7 +63,7 @@ def write_report(
     """
     first = output or folder / REPORT
     _check(first, overwrite)
-    run = read_run(folder, data=data, corpus=corpus)
+    run = read_run(folder, data=data, corpus=corpus, trust_settings=trust_settings)
     bounds = bounds or Bounds()
     if match is None:
         found, missing = default_matches(run, progress)

@@ -26,6 +26,7 @@ from ravqa.studies.report_images import data_url
 from ravqa.studies.report_page import utf16
 from ravqa.studies.report_questions import Progress
 from ravqa.studies.report_run import Run
+from ravqa.trust import listed
 
 QUESTIONS = 10
 """Questions that are explained where no number was asked for."""
@@ -48,6 +49,7 @@ def matches(run: Run, count: int, progress: Progress | None = None) -> Matches:
         UserError: a retriever without late interaction, or without the run's passages; a model
             that is missing.
     """
+    _check_own(run)
     if run.corpus is None:
         raise UserError("--matches needs the run's passages: name them with --corpus")
     if not _asked(run):
@@ -63,6 +65,7 @@ def default_matches(run: Run, progress: Progress | None = None) -> tuple[Matches
     A report must not fail for what nobody asked for.
     """
     try:
+        _check_own(run)
         if run.corpus is None or not _asked(run) or not _explainable(_config(run).retriever):
             return {}, None
         return _matches(run, QUESTIONS, progress, _ROOM), None
@@ -72,6 +75,15 @@ def default_matches(run: Run, progress: Progress | None = None) -> tuple[Matches
 
 def _asked(run: Run) -> list[int | str]:
     return [q for q in run.main if q in run.questions and run.main[q].get("hits")]
+
+
+def _check_own(run: Run) -> None:
+    """Raise UserError if others' settings name what the retriever would be made of."""
+    built = ("pipeline.describer", "pipeline.retriever")
+    if withheld := [s for s in run.withheld if s.path.startswith(built)]:
+        raise UserError(
+            f"the run was made elsewhere, and names {listed(withheld)}: --trust-settings follows it"
+        )
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ravqa import trust
 from ravqa.config import read_yaml
 from ravqa.console import CONDITIONS
 from ravqa.datasets.base import Dataset, DatasetRequest, Problems, parse_options
@@ -21,6 +22,12 @@ from ravqa.metrics.prrecall import DEFAULT_RULE, RULES, Rule
 from ravqa.records import Question
 from ravqa.registry import DATASETS
 from ravqa.rundir import MAIN, check_version, read_samples
+from ravqa.trust import Setting
+
+_WHY = (
+    "the run was made elsewhere, and what its settings name is not read: ravqa report --data and "
+    "--corpus say where they are, --trust-settings reads what is named"
+)
 
 Samples = Mapping[int | str, Mapping[str, Any]]
 
@@ -36,6 +43,8 @@ class Run:
         questions: the dataset's questions by id, as far as they are those of the run.
         corpus: the run's passages; None if they are not there, or not the same.
         notes: what is missing, for the reader of a report.
+        withheld: settings of config.yaml that name something outside of the folder, were not given
+            on this machine, and are not followed.
     """
 
     folder: Path
@@ -45,6 +54,7 @@ class Run:
     questions: Mapping[int | str, Question] = field(default_factory=dict)
     corpus: Corpus | None = None
     notes: Sequence[str] = ()
+    withheld: Sequence[Setting] = ()
 
     @property
     def main(self) -> Samples:
@@ -75,12 +85,19 @@ class Run:
         return settings if isinstance(settings, dict) else {}
 
 
-def read_run(folder: Path, *, data: Path | None = None, corpus: Sequence[Path] = ()) -> Run:
+def read_run(
+    folder: Path,
+    *,
+    data: Path | None = None,
+    corpus: Sequence[Path] = (),
+    trust_settings: bool = False,
+) -> Run:
     """Read a finished run.
 
     Args:
         data: where the dataset is now; None for where the run found it.
         corpus: where the passages are now; none for where the run found them.
+        trust_settings: read what config.yaml names wherever the folder comes from, now and later.
 
     Raises:
         UserError: there is no finished run in the folder, or its files cannot be read.
@@ -99,15 +116,30 @@ def read_run(folder: Path, *, data: Path | None = None, corpus: Sequence[Path] =
     config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
     samples = _samples(folder)
     notes: list[str] = []
-    dataset = _dataset(config, data, notes)
+    if trust_settings:
+        trust.remember(config)
+    withheld = () if trust.is_mine(config) else tuple(trust.outside_of_run(config))
+    unread = {setting.path for setting in withheld}
+    unread -= {"dataset.data"} if data else set()
+    unread -= {"corpus.files"} if corpus else set()
+    dataset = found = None
+    if not any(path.startswith("dataset.") for path in unread):
+        dataset = _dataset(config, data, notes)
+    else:
+        notes.append(f"The dataset could not be read again, so photos are missing: {_WHY}.")
+    if "corpus.files" not in unread:
+        found = _corpus(config, corpus, dataset, notes)
+    else:
+        notes.append(f"The passages could not be read again, so their texts are missing: {_WHY}.")
     return Run(
         folder=folder,
         results=results,
         config=config,
         samples=samples,
         questions=_questions(dataset, samples[MAIN], notes),
-        corpus=_corpus(config, corpus, dataset, notes),
+        corpus=found,
         notes=notes,
+        withheld=withheld,
     )
 
 
