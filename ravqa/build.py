@@ -104,6 +104,7 @@ def part_config(registry: Registry, part: Part, where: str) -> Any:
         UserError: no such part, or options that its `Config` refuses (the key's path is named).
     """
     config = validate(registry.get(part.name).Config, part.options, where)
+    config.refuse_secrets(where)
     noted = _noted.get()
     if noted is not None and registry.kind in _SHARED:
         noted.add(_key(registry, part, config))

@@ -23,6 +23,7 @@ from ravqa.paths import PIPELINES, packaged
 
 M = TypeVar("M", bound=BaseModel)
 
+_MAY_HOLD_KEYS = frozenset({"url", "api_key_env"})  # by mistake: they are not quoted
 _PARTS = ("describer", "retriever", "reader", "judge")
 
 
@@ -84,6 +85,16 @@ class Strict(BaseModel):
     def packages(self) -> Sequence[tuple[str, str]]:
         """Modules that the part cannot be built without, each with the extra that brings it."""
         return ()
+
+    def refuse_secrets(self, why: str) -> None:
+        """Refuse settings that hold a key: settings are written into results.
+
+        Args:
+            why: which part it is, for messages.
+
+        Raises:
+            UserError: there are some.
+        """
 
     def models(self) -> Sequence[str]:
         """Names of the models that the part loads, as `ravqa.models.resolve` takes them."""
@@ -159,7 +170,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             messages.append(f"key {path!r} is missing")
         else:
             reason = f"{item['msg'][:1].lower()}{item['msg'][1:]}"
-            value = f"key {path!r}: {reason}, got {_short(item['input'])}"
+            got = "" if path.split(".")[-1] in _MAY_HOLD_KEYS else f", got {_short(item['input'])}"
+            value = f"key {path!r}: {reason}{got}"
             # What does not hold between several keys was said in words of the model's own.
             messages.append(value if path else reason.removeprefix("value error, "))
     return "; ".join(messages)

@@ -4,7 +4,8 @@ Reader and judge both ask through it: addresses, the key, requests side by side,
 again, and what is said of failures are here. The package `openai` makes the requests.
 
 The key comes from an environment variable. It is sent to the server and appears nowhere else: it is
-taken out of whatever a server sends back.
+taken out of whatever a server sends back (`ravqa.masking`), answers included. An answer that holds
+the key is kept with "***" in its place, which a warning says once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydantic import Field
 
 from ravqa.config import Address, SecretVariable, Strict, Text
 from ravqa.errors import PromptError, ServerError, UserError, import_extra, near_matches
+from ravqa.masking import Mask, Pieces, secret_in
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,6 +82,25 @@ class ServerConfig(Strict):
         """None: the server has it."""
         return ()
 
+    def refuse_secrets(self, why: str) -> None:
+        """Refuse settings that hold a key, or that are no address and no variable.
+
+        Args:
+            why: what needs the server, for messages.
+
+        Raises:
+            UserError: the address is none, or has a key in it; `api_key_env` names no variable;
+                there is a key in a free setting.
+        """
+        _address(self.url, why)
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
+            # Not quoted: it may be the key itself.
+            raise UserError(
+                f"{why}: api_key_env: the name of an environment variable is expected, in capitals"
+            )
+        if found := secret_in(self.model_dump(include=_free(self))):
+            raise UserError(f"{why}: {found}: no key belongs into settings: see api_key_env")
+
 
 class UnusableReplyError(Exception):
     """A reply that is not what was asked for; the request is made again."""
@@ -113,10 +134,12 @@ class Client:
             MissingExtraError: the package openai is not installed.
             UserError: the address is none, or the key's variable is not one or holds no key.
         """
+        config.refuse_secrets(why)
         self.why = why
-        self.url = _address(config.url, why)
+        self.url = config.url.rstrip("/")
         self.config = config
         self._secret = _key(config, why)
+        self._mask = Mask(self._secret)
         openai = import_extra("openai", "openai", why=why)
         self._errors = openai
         hooks = {} if self._secret else {"request": [_without_key]}
@@ -133,6 +156,7 @@ class Client:
         self._hopeless = 0  # requests in a row that failed for good
         self._not_before = 0.0  # when the server wants to be asked again
         self._told = -math.inf  # when a long wait was last told of
+        self._echoes = 0  # answers that held the key
 
     def problem(self) -> str:
         """Why no request can succeed at present, as far as a look at /models tells; else empty."""
@@ -141,11 +165,11 @@ class Client:
         except self._errors.APIStatusError as e:
             # Not every server lists its models.
             refused = e.status_code in _UNAUTHORISED
-            return f"{self.why}: {self.url}: {self._refusal()}" if refused else ""
+            return self._message(self._refusal()) if refused else ""
         except self._errors.APITimeoutError:
             return ""  # it is there, and busy
         except self._errors.APIConnectionError as e:
-            return f"{self.why}: {self.url}: {self._unconnected(e).reason}"
+            return self._message(self._unconnected(e).reason)
         except Exception:  # it lists them in a way of its own
             return ""
         return ""
@@ -172,6 +196,10 @@ class Client:
         """
         body = {**body, "stream": True}
         return self._ask(*self._endpoint(chat=chat), body, _as_it_is, None, self._open)
+
+    def pieces(self) -> Pieces:
+        """Takes the key out of a text that is put together of several objects of a stream."""
+        return Pieces(self._mask, self._tell_echo)
 
     def _endpoint(self, *, chat: bool) -> tuple[str, Any]:
         if chat:
@@ -309,7 +337,16 @@ class Client:
             silent = seconds < _LONG_S or now < self._told + _LONG_S
             self._told = self._told if silent else now
         if not silent:
-            _log.warning("%s: %s: %s: waiting %.0f s", self.why, self.url, failure.reason, seconds)
+            _log.warning("%s: waiting %.0f s", self._message(failure.reason), seconds)
+
+    def _tell_echo(self) -> None:
+        with self._lock:
+            self._echoes += 1
+            first = self._echoes == 1
+        if first:
+            _log.warning(
+                "%s", self._message("a reply holds the key: *** stands in its place from here on")
+            )
 
     def _given_up(self, path: str, failure: _Failure, tries: int) -> UserError:
         if failure.misplaced:
@@ -322,10 +359,14 @@ class Client:
             hopeless = self._hopeless >= _HOPELESS
         if hopeless:
             return self._error(f"{failure.reason}{often}, one request after the other")
-        return PromptError(f"{self.why}: {self.url}: {failure.reason}{often}")
+        return PromptError(self._message(f"{failure.reason}{often}"))
 
     def _error(self, reason: str) -> ServerError:
-        return ServerError(f"{self.why}: {self.url}: {reason}")
+        return ServerError(self._message(reason))
+
+    def _message(self, reason: str) -> str:
+        """What every error and warning of this client says, without the key."""
+        return f"{self.why}: {self.url}: {self._mask.text(reason)}"
 
     def _send(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
         """The reply's JSON object, or the failure if it may pass.
@@ -389,7 +430,7 @@ class Client:
                     yield event
 
     def _broken_off(self, failure: _Failure) -> PromptError:
-        return PromptError(f"{self.why}: {self.url}: a streamed reply: {failure.reason}")
+        return PromptError(self._message(f"a streamed reply: {failure.reason}"))
 
     def _body(self, response: Any) -> bytes | _Failure:
         """The reply's bytes: not more than a reply may have, not longer than one may take."""
@@ -413,13 +454,17 @@ class Client:
 
     def _parsed(self, data: bytes) -> Any:
         try:
-            reply = json.loads(self._clean(data.decode("utf-8")))
-        except ValueError:
+            reply = json.loads(data.decode("utf-8"))
+            masked = self._mask.value(reply)
+        except (ValueError, RecursionError):
             return _Failure(
                 "the reply is not JSON", misplaced=bool(_HTML.match(data)) and not self._answered
             )
         if not isinstance(reply, dict):
             return _Failure("the reply is not a JSON object")
+        if masked != reply:
+            self._tell_echo()
+        reply = masked
         if reply.get("error"):  # some servers report errors with status 200
             return _Failure(f"the server reports: {self._shown(reply)}")
         return reply
@@ -457,7 +502,7 @@ class Client:
         if _TOO_LONG.search(f"{error.code} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
         self._hopeless = 0
-        raise PromptError(f"{self.why}: {self.url}: {reason}")
+        raise PromptError(self._message(reason))
 
     def _refusal(self) -> str:
         variable = f"${self.config.api_key_env}"
@@ -484,11 +529,8 @@ class Client:
                 break
             found = next((found[k] for k in ("error", "message", "detail") if found.get(k)), "")
         text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-        line = " ".join(encodable(self._clean(text)).split())
+        line = " ".join(encodable(self._mask.text(text)).split())
         return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
-
-    def _clean(self, text: str) -> str:
-        return text.replace(self._secret, "***") if self._secret else text
 
 
 def _finishes(event: Mapping[str, Any]) -> bool:
@@ -506,27 +548,29 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _address(url: str, why: str) -> str:
+def _address(url: str, why: str) -> None:
+    # Checked before the address is quoted: what is mistaken for one may hold a key too.
+    if "@" in re.split(r"(?<![:/])/(?!/)", url)[0]:
+        raise UserError(f"{why}: url: no name or password belongs into it: see api_key_env")
+    if "?" in url or "#" in url:
+        raise UserError(f"{why}: url: it ends with its path, a key is named by api_key_env")
     if not re.match(r"https?://[^/\s]+(/\S*)?$", url):
         raise UserError(f"{why}: url: an http address is expected, got {url!r}")
-    if "@" in url.split("/")[2]:
-        raise UserError(f"{why}: url: no name or password belongs into it: see api_key_env")
-    return url.rstrip("/")
 
 
 def _key(config: ServerConfig, why: str) -> str:
     name = config.api_key_env
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
-        # Not quoted: it may be the key itself.
-        raise UserError(
-            f"{why}: api_key_env: the name of an environment variable is expected, in capitals"
-        )
     key = os.environ.get(name, "").strip()
     if not key and "api_key_env" in config.model_fields_set:
         raise UserError(f"{why}: the environment variable {name} (api_key_env) is not set")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"{why}: the environment variable {name} holds no key that can be sent")
     return key
+
+
+def _free(config: ServerConfig) -> set[str]:
+    """Settings of any content."""
+    return {name for name in type(config).model_fields if isinstance(getattr(config, name), dict)}
 
 
 def _without_key(request: Any) -> None:

@@ -47,6 +47,7 @@ from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
 from ravqa.errors import UserError, import_extra
 from ravqa.index.base import Array, Ranking, check_k, checked_passages, checked_query
+from ravqa.masking import Mask
 
 _FORMAT = 1
 _POINTER = "qdrant.json"
@@ -519,9 +520,11 @@ class _Server:
         self._collection = collection
         self.where = f"the collection {collection} at {config.url}"
         # The check of versions runs in a thread of its own, and warns when the server is away.
+        key = os.environ.get(_KEY)
+        self._mask = Mask(key or "")
         self._client = package.QdrantClient(
             url=config.url,
-            api_key=os.environ.get(_KEY),
+            api_key=key,
             timeout=config.timeout,
             check_compatibility=False,
         )
@@ -531,10 +534,11 @@ class _Server:
             return getattr(self._client, method)(collection_name=self._collection, **options)
         except self._failures.UnexpectedResponse as e:
             hint = f"; is {_KEY} set?" if e.status_code in {401, 403} else ""
-            text = " ".join(e.content.decode(errors="replace").split())[:200]
+            text = self._mask.text(" ".join(e.content.decode(errors="replace").split()))[:200]
             raise UserError(f"{self.where}: {e.status_code} {text}{hint}") from None
         except self._failures.ResponseHandlingException as e:
-            raise UserError(f"{self.where} cannot be reached: {e.source}") from None
+            reason = self._mask.text(str(e.source))
+            raise UserError(f"{self.where} cannot be reached: {reason}") from None
 
     def exists(self) -> bool:
         return bool(self._ask("collection_exists"))

@@ -151,9 +151,11 @@ class OpenAIReader:
         for name in ("logprobs", "top_logprobs"):
             body.pop(name, None)
         text = ""
+        masked = self.client.pieces()
         for event in self.client.stream(body, chat=self.config.prompt_form == "chat"):
-            piece, cut = _piece(event)
-            if cut and not text:
+            found, cut = _piece(event)
+            piece = masked.next(found)
+            if cut and not text and not found:
                 raise self._only_thought()
             text += piece
             whole = self._ended(text)
@@ -161,6 +163,8 @@ class OpenAIReader:
                 yield new
             if self._stops and "\n" in text:
                 return
+        if rest := masked.rest():
+            yield self._ended(text + rest)[len(text) :]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """Log-probability of each answer after its prompt.
