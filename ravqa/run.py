@@ -83,23 +83,24 @@ def run(request: RunRequest, console: Console) -> Path:
     resolved = resolved_config(request, settings, dataset, corpus, pipeline)
     if judge is not None:
         resolved["fingerprints"]["judge"] = judge.fingerprint
-    run_dir.begin(resolved)
-    runner = Runner(pipeline, dataset, run_dir, console, request, judge)
-    samples = {name: runner.run(name, retriever) for name, retriever in conditions.items()}
-    for stage, stores in {"describe": describing.stores, **runner.stores}.items():
-        mark(keys, stage, stores)
-    if judge is not None:
-        judge.judged = judge.unclear = 0  # counted anew: every answer is scored once more
-    results = results_of(request, dataset, corpus, config, pipeline, samples, problems, judge)
-    seconds = time.monotonic() - started
-    results["timing"] = timing_of(seconds, dataset, pipeline, samples[MAIN], describing)
-    add_encoding(results, pipeline.retriever, console)
-    add_reranking(results, pipeline, reranked, console)
-    note_cuts(results, console)
-    write_results(run_dir, dataset, samples[MAIN], results)
-    console.results(results, run_dir.path)
-    if judge is not None and judge.unclear:
-        console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
+    with run_dir.held():
+        run_dir.begin(resolved)
+        runner = Runner(pipeline, dataset, run_dir, console, request, judge)
+        samples = {name: runner.run(name, retriever) for name, retriever in conditions.items()}
+        for stage, stores in {"describe": describing.stores, **runner.stores}.items():
+            mark(keys, stage, stores)
+        if judge is not None:
+            judge.judged = judge.unclear = 0  # counted anew: every answer is scored once more
+        results = results_of(request, dataset, corpus, config, pipeline, samples, problems, judge)
+        seconds = time.monotonic() - started
+        results["timing"] = timing_of(seconds, dataset, pipeline, samples[MAIN], describing)
+        add_encoding(results, pipeline.retriever, console)
+        add_reranking(results, pipeline, reranked, console)
+        note_cuts(results, console)
+        write_results(run_dir, dataset, samples[MAIN], results)
+        console.results(results, run_dir.path)
+        if judge is not None and judge.unclear:
+            console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
     return run_dir.path
 
 

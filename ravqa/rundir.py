@@ -10,7 +10,7 @@
     report.html            all of it to look at (report-2.html, ... for very many questions)
 
 All but the samples and prompts are written beside and renamed, so that a killed run leaves no half
-file.
+file. One process at a time writes there: it holds the folder's lock (`ravqa.files`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import yaml
 from ravqa import trust
 from ravqa.config import dump_yaml
 from ravqa.errors import DataError, UserError
+from ravqa.files import LOCK_FILES, check_free, lock
 from ravqa.promptlog import PromptLog
 
 SCHEMA_VERSION = 2
@@ -53,23 +55,51 @@ class RunDir:
 
         Raises:
             UserError: it exists and neither `resume` nor `overwrite` is set; it holds something
-                that is not a run; there is no run to resume; it cannot be written.
+                that is not a run; there is no run to resume; it cannot be written; another process
+                is writing there.
         """
         self.path = path
         self._resume = resume
+        self._overwrite = overwrite
+        self._look()
+        check_free(path, "the run")
+        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
+
+    def _look(self) -> None:
+        path = self.path
         has_run = (path / "config.yaml").is_file()
         if path.is_dir() and not has_run and any(not _temporary(p) for p in path.iterdir()):
             raise UserError(f"{path} holds files but no run: choose another --output")
-        if resume and not has_run:
+        if self._resume and not has_run:
             raise UserError(f"--resume: there is no run in {path}")
-        if has_run and not resume and not overwrite:
+        if has_run and not self._resume and not self._overwrite:
             raise UserError(
                 f"the output folder {path} exists: --resume goes on with it, --overwrite "
                 "replaces it"
             )
-        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one that writes there; to be held from before `begin` to the end of the run.
+
+        Raises:
+            UserError: another process (or object) writes there, or the folder cannot be written;
+                somebody has begun a run there meanwhile.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.path, "the run"))
+            except OSError as e:
+                raise self._unwritable(e) from None
+            self._look()
+            yield
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"the output folder {self.path} cannot be written: {error.strerror or error}"
+        )
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Make the folder, or empty it of the old run, and write `config.yaml`; or take up a run.
@@ -91,15 +121,13 @@ class RunDir:
             self._clear()
             self.write("config.yaml", dump_yaml(config))
         except OSError as e:
-            raise UserError(
-                f"the output folder {self.path} cannot be written: {e.strerror or e}"
-            ) from None
+            raise self._unwritable(e) from None
 
     def _clear(self) -> None:
         # Only files that a run makes: whatever else the user keeps there stays.
         for file in self.path.iterdir():
-            ours = file.name in _OURS or _NAMED.fullmatch(file.name)
-            if file.is_file() and (ours or _temporary(file)):
+            ours = file.name in _OURS or _NAMED.fullmatch(file.name) or _temporary(file)
+            if file.is_file() and ours and file.name not in LOCK_FILES:
                 file.unlink()
 
     def _check(self, now: Mapping[str, Any]) -> None:
@@ -213,7 +241,9 @@ def write_file(path: Path, text: str) -> None:
 
 
 def _temporary(path: Path) -> bool:
-    """Whether a file is the leftover of a `write` that a kill cut short."""
+    """Whether a file is a lock's, or the leftover of a `write` that a kill cut short."""
+    if path.name in LOCK_FILES:
+        return True
     whole = path.name.removeprefix(".").rpartition(".")[0]
     return path.name.startswith(".") and (whole in _OURS or bool(_NAMED.fullmatch(whole)))
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"encoders", "index", "readers", "metrics", "judges"},
     {"build", "models", "cache", "registry", "server"},
     {"flmr"},
-    {"config", "paths", "records", "images", "masking"},
+    {"config", "paths", "records", "images", "masking", "files"},
     {"errors"},
 ]
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}

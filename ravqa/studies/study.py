@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from ravqa.build import Key, Shared, sharing
 from ravqa.config import dump_yaml, read_yaml
 from ravqa.datasets.base import Problems
 from ravqa.errors import UserError
+from ravqa.files import LOCK_FILES, check_free, lock
 from ravqa.run_data import read_corpus, read_dataset
 from ravqa.run_request import RunRequest
 from ravqa.rundir import first_difference, write_file
@@ -83,33 +85,37 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
         raise UserError("--resume and --overwrite exclude each other")
     plan = load_plan(request.study, request.changes)
     folder = StudyFolder(_output(request, plan), plan, request)
-    with sharing() as shared:
-        keys = _stage_keys(plan, console)
-        if request.dry_run:
-            console.close()
-            console.out.print(_dry(plan, folder, keys))
-            return Outcome(folder.path, {})
-        folder.begin()
-        left = _in_order([run for run in plan.runs if folder.state(run) != FINISHED])
-        if len(left) < len(plan.runs):
-            console.say(f"{len(plan.runs) - len(left)} of {len(plan.runs)} runs are finished")
-        console.say(f"study folder: {folder.path}")
-        if request.jobs == 1:
-            failures = _one_by_one(left, folder, shared, console)
-        else:
-            shared.keep(())
-            failures = _at_once(left, folder, keys, request.jobs, console)
-    for run in plan.runs:
-        path = folder.of(run)
-        if (path / "results.json").is_file() and not (path / REPORT).is_file():
-            console.note(f"no report of {run.name}: ravqa report {path} makes one, or says why not")
-    tables, breakdowns = _tables(plan, folder, failures)
-    _write(plan, folder, tables, breakdowns, round(time.monotonic() - started, 2))
-    console.close()
-    for table in tables:
-        console.out.print(printed(table))
-    console.out.print(Text(f"study folder: {folder.path}"), soft_wrap=True)
-    return Outcome(folder.path, {run.name: f.reason for run, f in failures.items()})
+    with ExitStack() as stack:
+        with sharing() as shared:
+            keys = _stage_keys(plan, console)
+            if request.dry_run:
+                console.close()
+                console.out.print(_dry(plan, folder, keys))
+                return Outcome(folder.path, {})
+            stack.enter_context(folder.held())
+            folder.begin()
+            left = _in_order([run for run in plan.runs if folder.state(run) != FINISHED])
+            if len(left) < len(plan.runs):
+                console.say(f"{len(plan.runs) - len(left)} of {len(plan.runs)} runs are finished")
+            console.say(f"study folder: {folder.path}")
+            if request.jobs == 1:
+                failures = _one_by_one(left, folder, shared, console)
+            else:
+                shared.keep(())
+                failures = _at_once(left, folder, keys, request.jobs, console)
+        for run in plan.runs:
+            path = folder.of(run)
+            if (path / "results.json").is_file() and not (path / REPORT).is_file():
+                console.note(
+                    f"no report of {run.name}: ravqa report {path} makes one, or says why not"
+                )
+        tables, breakdowns = _tables(plan, folder, failures)
+        _write(plan, folder, tables, breakdowns, round(time.monotonic() - started, 2))
+        console.close()
+        for table in tables:
+            console.out.print(printed(table))
+        console.out.print(Text(f"study folder: {folder.path}"), soft_wrap=True)
+        return Outcome(folder.path, {run.name: f.reason for run, f in failures.items()})
 
 
 def _output(request: StudyRequest, plan: Plan) -> Path:
@@ -130,12 +136,19 @@ class StudyFolder:
         Raises:
             UserError: it exists and neither `resume` nor `overwrite` is set; it holds something
                 that is no study, or one with other data; a run to go on with had other settings;
-                it cannot be written.
+                it cannot be written; another process is writing there.
         """
         self.path = path
         self._plan = plan
+        self._request = request
         self._overwrite = request.overwrite
         self._states: dict[PlannedRun, str] = {}
+        self._look_at_all()
+        if not request.dry_run:
+            check_free(path, "the study")
+
+    def _look_at_all(self) -> None:
+        path, request = self.path, self._request
         exists = (path / "study.yaml").is_file()
         if path.exists() and not exists and (not path.is_dir() or _holds_files(path)):
             raise UserError(f"{path} holds files but no study: choose another --output")
@@ -151,8 +164,28 @@ class StudyFolder:
             raise UserError(f"the output folder {path} cannot be written: look at {parent}")
         if exists and not request.overwrite:
             self._check()
-        for run in plan.runs:
+        for run in self._plan.runs:
             self._states[run] = NEW if request.overwrite else self._look(run)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one that writes there; to be held from before `begin` to the end.
+
+        Raises:
+            UserError: as the constructor; what others did meanwhile is looked at once more.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.path, "the study"))
+            except OSError as e:
+                raise self._unwritable(e) from None
+            self._look_at_all()
+            yield
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"the output folder {self.path} cannot be written: {error.strerror or error}"
+        )
 
     def begin(self) -> None:
         """Make the folder, and write `study.yaml`.
@@ -165,9 +198,7 @@ class StudyFolder:
             (self.path / "runs").mkdir(parents=True, exist_ok=True)
             write_file(self.path / "study.yaml", text)
         except OSError as e:
-            raise UserError(
-                f"the output folder {self.path} cannot be written: {e.strerror or e}"
-            ) from None
+            raise self._unwritable(e) from None
 
     def state(self, run: PlannedRun) -> str:
         """NEW, BEGUN or FINISHED, as it was when the folder was looked at."""
@@ -228,7 +259,8 @@ class StudyFolder:
 def _holds_files(path: Path) -> bool:
     # A killed write of study.yaml leaves an empty folder of runs and a temporary file.
     return any(
-        p.name != "runs" and not p.name.startswith(".study.yaml.") for p in path.iterdir()
+        p.name not in {"runs", *LOCK_FILES} and not p.name.startswith(".study.yaml.")
+        for p in path.iterdir()
     ) or any((path / "runs").glob("*"))
 
 
