@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -150,6 +150,13 @@ class Store:
             connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows)
             connection.executemany("INSERT OR IGNORE INTO costs VALUES (?, ?)", costs)
         self._used = time.monotonic()
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget the values of these keys."""
+        rows = [(key,) for key in keys]
+        with self._connection() as connection:
+            connection.executemany("DELETE FROM kept WHERE key = ?", rows)
+            connection.executemany("DELETE FROM costs WHERE key = ?", rows)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
-_PASSING = frozenset({408, 409, 425, 429})  # and 5xx: worth another try
+PASSING = frozenset({408, 409, 425, 429})  # and 5xx: worth another try
 _UNAUTHORISED = frozenset({401, 403})
 _LOOK_S = 5.0  # for a look whether the server is there
 _LARGEST = 2**26  # bytes of a reply
@@ -104,6 +104,10 @@ class ServerConfig(Strict):
 
 class UnusableReplyError(Exception):
     """A reply that is not what was asked for; the request is made again."""
+
+
+class NoAnswerError(Exception):
+    """A reply without an answer, as another try would give: the message says why."""
 
 
 class _Failure(NamedTuple):
@@ -201,6 +205,10 @@ class Client:
         """Takes the key out of a text that is put together of several objects of a stream."""
         return Pieces(self._mask, self._tell_echo)
 
+    def no_answer(self, reason: object) -> PromptError:
+        """The error for a reply without an answer."""
+        return PromptError(self._message(str(reason)))
+
     def _endpoint(self, *, chat: bool) -> tuple[str, Any]:
         if chat:
             return "chat/completions", self._openai.chat.completions
@@ -279,11 +287,13 @@ class Client:
         """Send a request until it is answered, and read the reply.
 
         Args:
-            read: takes what `send` gives; raises UnusableReplyError if it cannot be used.
+            read: takes what `send` gives; raises UnusableReplyError if it cannot be used, and
+                NoAnswerError if another one would be no better.
             send: `_send`, which gives the reply's JSON object, or `_open`.
 
         Raises:
-            PromptError: the server refuses this request, or it failed time after time.
+            PromptError: the server refuses this request, has no answer to it, or it failed time
+                after time.
             ServerError: the server cannot be reached, refuses the key, has no such model, or fails
                 with one request after the other.
         """
@@ -304,6 +314,10 @@ class Client:
                     value = read(reply)
                 except UnusableReplyError as e:
                     failure = _Failure(str(e))
+                except NoAnswerError as e:
+                    self._answered = True
+                    self._hopeless = 0
+                    raise self.no_answer(e) from None
                 else:
                     self._answered = True
                     self._hopeless = 0
@@ -497,7 +511,7 @@ class Client:
         if status == 429 and "insufficient_quota" in f"{error.code} {error.type}":
             raise self._error(reason)
         self._answered = True
-        if status in _PASSING or status >= 500:
+        if status in PASSING or status >= 500:
             return _Failure(reason, _retry_after(error.response.headers))
         if _TOO_LONG.search(f"{error.code} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
@@ -523,20 +537,29 @@ class Client:
 
     def _shown(self, reply: Any) -> str:
         """What a server says in an error, as one short line without the key."""
-        found = reply
-        for _ in range(3):
-            if not isinstance(found, dict):
-                break
-            found = next((found[k] for k in ("error", "message", "detail") if found.get(k)), "")
-        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-        line = " ".join(encodable(self._mask.text(text)).split())
-        return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+        return one_line(self._mask.text(message_in(reply)))
 
 
 def _finishes(event: Mapping[str, Any]) -> bool:
     choices = event.get("choices")
     found = choices[0] if isinstance(choices, list) and choices else None
     return isinstance(found, dict) and bool(found.get("finish_reason"))
+
+
+def message_in(reply: Any) -> str:
+    """What a server says in an error, in whichever of the usual places it stands."""
+    found = reply
+    for _ in range(3):
+        if not isinstance(found, dict):
+            break
+        found = next((found[k] for k in ("error", "message", "detail") if found.get(k)), "")
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def one_line(text: object) -> str:
+    """The beginning of a server's text, as one short line."""
+    line = " ".join(encodable(str(text)).split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
 def _as_it_is(reply: R) -> R:

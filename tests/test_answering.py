@@ -14,7 +14,7 @@ from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.priors import log_priors, log_softmax
 from ravqa.answering.rules import RULES
 from ravqa.config import validate
-from ravqa.errors import UserError
+from ravqa.errors import PromptError, UserError
 from ravqa.readers.base import Generation
 from ravqa.records import Hit, Passage, Question
 
@@ -401,7 +401,8 @@ def test_votes_are_counted_and_the_better_passage_breaks_a_tie(prompt_file):
     assert vote("one", "two", "two", "one").text == "one"
     assert vote("one", "two", "a two", merge="exact").text == "one"
     assert vote("", "", "three").text == "three"  # silence has no vote
-    assert vote("", "").text == ""
+    with pytest.raises(PromptError, match="ended its answer before the first word"):
+        vote("", " ")
 
 
 # --- prompts that fit

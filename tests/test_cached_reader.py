@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ravqa.cache import Store
 from ravqa.errors import PromptError, ServerError
 from ravqa.readers.base import Generation, Prompt
 from ravqa.readers.cached import CachedReader
@@ -274,3 +275,48 @@ def _known(reader, text):
         return reader.generate(prompts(text))[0].text == text.upper()
     except PromptError:
         return False
+
+
+def test_a_generation_without_a_word_is_not_kept_nor_taken_from_an_older_cache(fresh_cache):
+    class Silent(Counting):
+        says = " \n"
+
+        def generate(self, prompts):
+            super().generate(prompts)
+            return [Generation(self.says) for _ in prompts]
+
+    inner = Silent()
+    reader = CachedReader(inner)
+    [key] = reader.keys(prompts("a"))
+    Store("generations").put({key: {"text": "", "log_prob": -1.0, "tokens": 1}})  # as it was once
+    assert reader.generate(prompts("a")) == [Generation(" \n")]
+    assert CachedReader(inner).generate(prompts("a")) == [Generation(" \n")]
+    assert inner.calls == 2
+    inner.says = "koala"
+    for _ in range(2):
+        assert CachedReader(inner).generate(prompts("a")) == [Generation("koala")]
+    assert inner.calls == 3
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_work_that_fails_later_asks_nothing_again(deterministic, fresh_cache):
+    class Half(Counting):
+        def generate(self, prompts):
+            made = super().generate(prompts)
+            return [
+                Generation("") if p.text == "b" else g for p, g in zip(prompts, made, strict=True)
+            ]
+
+    inner = Half(deterministic=deterministic)
+    reader = CachedReader(inner)
+    made = []
+
+    def work():
+        with reader.held():
+            made.extend(reader.generate(prompts("a", "b")))
+            raise PromptError("later")
+
+    with pytest.raises(PromptError, match="later"):
+        work()
+    assert [reader.generate(prompts(t))[0] for t in "ab"] == made
+    assert inner.asked == ["a", "b"]

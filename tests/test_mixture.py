@@ -163,7 +163,7 @@ def test_a_uniform_prior_and_pruning_are_settings(answerer):
 
 
 def test_questions_of_a_batch_are_stepped_through_together_up_to_its_size(answerer):
-    reader = Spelling(seed=1)
+    reader = Spelling(seed=6)
     questions = [Question(i, f"Q{i}") for i in range(4)]
     retrieved = [found(("x", 1.0), ("y", 0.0))] * 3 + [found(("x", 1.0))]
     tested = answerer(reader, batch_size=4)
@@ -172,7 +172,7 @@ def test_questions_of_a_batch_are_stepped_through_together_up_to_its_size(answer
     # One passage alone is left to the reader's own generation.
     assert not any("Q3[x]" in rows for rows in reader.rows)
     assert answers[3].drafts[0].posterior is None
-    alone = answerer(Spelling(seed=1), batch_size=1, cache=False)
+    alone = answerer(Spelling(seed=6), batch_size=1, cache=False)
     assert [a.text for a in answers] == [
         alone.answer([q], [r])[0].text for q, r in zip(questions, retrieved, strict=True)
     ]
@@ -181,7 +181,7 @@ def test_questions_of_a_batch_are_stepped_through_together_up_to_its_size(answer
 def test_a_second_run_asks_the_reader_nothing(answerer):
     questions = [Question(i, f"Q{i}") for i in range(3)]
     retrieved = [found(("x", 1.0), ("y", 0.0))] * 3
-    first, second, other = Spelling(seed=1), Spelling(seed=1), Spelling(seed=1)
+    first, second, other = Spelling(seed=6), Spelling(seed=6), Spelling(seed=6)
     tested = answerer(first)
     answers = tested.answer(questions, retrieved)
     assert tested.cached.decoded == 3

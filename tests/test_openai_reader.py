@@ -339,6 +339,14 @@ def broken_off(handler):
         (streamed("A", end="data: {not JSON\n\n"), "not JSON"),
         (streamed("A", finish_reason="content_filter"), "content filter withheld"),
         (streamed(finish_reason="length"), "on thinking: raise max_new_tokens"),
+        (streamed("", finish_reason="length"), "on thinking: raise max_new_tokens"),
+        (streamed(" ", finish_reason="length"), "on white space: raise max_new_tokens"),
+        (streamed([{"type": "thinking"}], finish_reason="length"), "on thinking: raise max_new"),
+        (streamed("A", finish_reason="error"), "broke off"),
+        (streamed("A", error={"message": "out of memory"}), "reports: out of memory"),
+        (streamed(delta={"refusal": "No."}), r"refused to answer \(No\.\)"),
+        (streamed(delta={"content": [{"type": "audio"}]}), "the unknown type 'audio'"),
+        (streamed("", finish_reason=None), "without text and without finish_reason"),
         (chat("A koala"), "none in pieces"),
         (broken_off, "it was cut"),
         ((400, '{"error": {"message": "no streams here"}}'), "no streams here"),
@@ -379,31 +387,104 @@ def test_half_a_character_can_be_written(serve, fresh_cache):
         reader(server).generate([QUESTION])
 
 
-def test_a_refusal_is_the_models_answer(serve):
-    message = {"role": "assistant", "content": None, "refusal": "I cannot say."}
-    server = serve(lambda *_: chat("", message=message))
-    assert reader(server).generate([QUESTION]) == [Generation("I cannot say.")]
+def message(content=None, **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+USED_UP = r"spent all 32 tokens on thinking: raise max_new_tokens"
 
 
 @pytest.mark.parametrize(
-    ("reply", "message"),
+    ("reply", "reason"),
     [
         (chat("", finish_reason="content_filter"), "content filter withheld the answer"),
+        (chat("A koa", finish_reason="content_filter"), "content filter withheld the answer"),
+        (chat("A koa", finish_reason="SAFETY"), "content filter withheld the answer"),
+        (chat("", finish_reason="length", message=message(reasoning="The ...")), USED_UP),
+        (chat("", finish_reason="length", message=message(None, reasoning_content="x")), USED_UP),
+        # Hidden thinking leaves no trace but the missing text.
+        (chat("", finish_reason="length"), USED_UP),
+        (chat(None, finish_reason="length"), USED_UP),
+        (chat([], finish_reason="MAX_TOKENS"), USED_UP),
+        (chat([{"type": "thinking", "thinking": []}], finish_reason="length"), USED_UP),
+        (chat("\n ", finish_reason="length"), "spent all 32 tokens on white space: raise max_new"),
+        (chat(None), r"the model wrote nothing \(finish_reason 'stop'\)"),
+        (chat("", message={}), "the model wrote nothing"),
+        ((200, chat("")[1][:-1] + ', "usage": {"completion_tokens": 0}}'), "wrote nothing"),
         (
-            chat(
-                "",
-                finish_reason="length",
-                message={"content": None, "reasoning_content": "The user asks ..."},
-            ),
-            "spent all 32 tokens on thinking: raise max_new_tokens",
+            chat("", message=message(None, refusal="I cannot say.")),
+            r"refused .* \(I cannot say\.\)",
         ),
+        (chat("", message=message("A koala", refusal="No.")), r"refused to answer \(No\.\)"),
+        (chat([{"type": "refusal", "refusal": "No."}]), r"refused to answer \(No\.\)"),
+        (chat(None, finish_reason="refusal"), "the model refused to answer"),
+        (chat(None, message=message(None, tool_calls=[{}])), "called a tool instead"),
+        (chat("", message=message("", reasoning_content="x")), "thought and gave no answer"),
+        (chat([{"type": "image_url"}]), "a part of the unknown type 'image_url'"),
+        (chat("A", error={"code": 403, "message": "flagged"}), "the server reports: flagged"),
     ],
 )
-def test_answers_that_cannot_be_had_are_not_asked_for_again(serve, reply, message):
+def test_replies_without_an_answer_say_why_and_are_not_asked_for_again(
+    serve, fresh_cache, reply, reason
+):
     server = serve(lambda *_: reply)
-    with pytest.raises(PromptError, match=message):
-        reader(server).generate([QUESTION])
+    tested = reader(server)
+    with pytest.raises(PromptError, match=reason) as raised:
+        tested.generate([QUESTION])
+    assert "\n" not in str(raised.value)
     assert len(server.requests) == 1
+    # Nothing was kept: another run asks again.
+    good = reader(serve(lambda *_: chat("koala")))
+    good.fingerprint = tested.fingerprint
+    cached = CachedReader(tested)
+    for _ in range(2):
+        with pytest.raises(PromptError, match=reason):
+            cached.generate([QUESTION])
+    assert CachedReader(good).generate([QUESTION])[0].text == "koala"
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (chat("", error={"message": "out of memory"}), "the server reports: out of memory"),
+        (chat("A koa", error={"code": 502, "message": "gone"}), "the server reports: gone"),
+        (chat("A koa", error="gone"), "the server reports: gone"),
+        (chat("A koa", finish_reason="error"), r"broke off \(finish_reason 'error'\)"),
+        (chat("A koa", finish_reason="abort"), r"broke off \(finish_reason 'abort'\)"),
+        (chat("", finish_reason=None), "without text and without finish_reason"),
+        (chat(None, finish_reason=None), "without text and without finish_reason"),
+    ],
+)
+@pytest.mark.parametrize("form", ["chat", "plain"])
+def test_an_error_inside_a_choice_is_asked_for_again(serve, waits, form, reply, reason):
+    if form == "plain":
+        [choice] = json.loads(reply[1])["choices"]
+        text = choice.pop("message")["content"] or ""
+        reply, good = completion(text, **choice), completion("koala")
+    else:
+        good = chat("koala")
+    server = serve(lambda n, _: reply if n < 3 else good)
+    assert reader(server, prompt_form=form).generate([QUESTION])[0].text == "koala"
+    with pytest.raises(PromptError, match=f"{reason}.*, after 3 tries"):
+        reader(serve(lambda *_: reply), prompt_form=form, retries=2).generate([QUESTION])
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "text": "a "}, {"type": "text", "text": "koala"}],
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+            {"type": "text", "text": "a koala"},
+        ],
+        [{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "a koala"}],
+    ],
+)
+def test_the_texts_of_a_content_in_parts_are_the_answer(serve, parts):
+    server = serve(lambda *_: chat(parts))
+    assert reader(server).generate([QUESTION]) == [Generation("a koala")]
+    server = serve(lambda *_: streamed(*([part] for part in parts)))
+    assert "".join(reader(server).stream(QUESTION)) == "a koala"
 
 
 @pytest.mark.parametrize(

@@ -291,3 +291,40 @@ def test_the_key_is_nowhere(run, serve, tmp_path, monkeypatch, waits):
     }
     for path in files:
         assert KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (chat("", finish_reason="length"), "spent all 32 tokens on thinking: raise max_new_tokens"),
+        (chat(""), "the model ended its answer before the first word"),
+        (chat(" \n"), "the model ended its answer before the first word"),
+        (chat("<think>The user asks", finish_reason="length"), "is reasoning without an answer"),
+        (chat("koala", finish_reason="content_filter"), "content filter withheld the answer"),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_an_empty_answer_is_no_answer(run, serve, bad, reason, temperature):
+    def reply(_, body):
+        asked.append(question(body))
+        return bad if asked[-1].startswith("What is the main food") else chat(answer_to(asked[-1]))
+
+    asked = []
+    server = serve(reply)
+    options = {"reader.workers": 1, "reader.temperature": temperature}
+    code, _, samples, _, err = run(server, output="strict", **options)
+    assert code == 2
+    [line] = [line for line in err.splitlines() if line.startswith("error:")]
+    assert reason in line
+    assert "5 of 6 are answered and kept" in line
+    assert len(asked) == 6  # the others were not asked for again, nor was this one
+    code, results, samples, out, err = run(server, "--on-error", "skip", **options)
+    assert code == 0, err
+    # A generation of reasoning alone is kept, and fails in the same way.
+    assert len(asked) == (12 if temperature else 6 if "reasoning" in reason else 7)
+    [sample] = [s for s in samples if s["question"].startswith("What is the main food")]
+    assert (sample["answer"], sample["score"]) == (None, 0)
+    assert reason in sample["error"]
+    [listed] = results["answers"]["conditions"]["main"]["unanswered"]
+    assert listed == {"question_id": sample["question_id"], "reason": sample["error"]}
+    assert "the reader had no answer 1 times" in " ".join(out.split())

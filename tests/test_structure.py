@@ -21,6 +21,7 @@ LAYERS = [
     {"pipeline", "console", "rundir", "promptlog"},
     {"answering", "retrieval", "reranking", "datasets", "describe", "trust"},
     {"encoders", "index", "readers", "metrics", "judges"},
+    {"replies"},
     {"build", "models", "cache", "registry", "server"},
     {"flmr"},
     {"config", "paths", "records", "images", "masking", "files"},

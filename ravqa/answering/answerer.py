@@ -8,6 +8,7 @@ extraction's (`ravqa.answering.extract`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from ravqa.answering.config import AnsweringConfig
@@ -77,7 +78,9 @@ class Answerer:
             for case in cases
             for key, prompt in zip(case.keys, case.prompts, strict=True)
         }
-        answers = self.rule.answer(cases, self.cached)
+        several = len(cases) > 1  # of which one may fail after the reader was asked about all
+        with self.cached.held() if several else nullcontext():
+            answers = self.rule.answer(cases, self.cached)
         return [replace(answer, cut=n) for answer, n in zip(answers, cut, strict=True)]
 
     def check_streams(self) -> None:

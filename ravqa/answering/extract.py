@@ -132,10 +132,7 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     >>> short_answer("The koala mainly eats leaves.", Extraction(), "What does the koala eat?")
     'leaves'
     """
-    text = raw.strip()
-    if rules.reasoning:
-        for pattern in _REASONINGS:
-            text = pattern.sub("", text).strip()
+    text = without_reasoning(raw) if rules.reasoning else raw.strip()
     if rules.next_example:
         text = _NEXT_EXAMPLE.split(text, maxsplit=1)[0]
     if rules.marked:
@@ -150,6 +147,14 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     if rules.strip_end:
         text = text.strip(" \t\r\n\"'`\u2018\u2019“”「」『』《》.,;:!。\uff0c、\uff1b\uff1a\uff01")
     return text.lower() if rules.lower else text
+
+
+def without_reasoning(raw: str) -> str:
+    """What a generation says beside its reasoning; nothing if the reasoning was cut short."""
+    text = raw.strip()
+    for pattern in _REASONINGS:
+        text = pattern.sub("", text).strip()
+    return text
 
 
 def _marked(text: str, within: int = 0) -> str:

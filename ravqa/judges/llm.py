@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
 from ravqa.config import Text, fingerprint
 from ravqa.errors import UserError
-from ravqa.server import Client, ServerConfig, UnusableReplyError
+from ravqa.replies import Reply
+from ravqa.server import Client, NoAnswerError, ServerConfig
 
 PROMPT = """\
 Question about an image: {question}
@@ -66,7 +67,7 @@ class LLMJudge:
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
         # The address is not part of it: the same model elsewhere is the same judge.
-        self.fingerprint = fingerprint("llm/1", config.model, config.prompt, config.max_tokens)
+        self.fingerprint = fingerprint("llm/2", config.model, config.prompt, config.max_tokens)
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
@@ -98,13 +99,13 @@ class LLMJudge:
             "temperature": 0,
             "max_tokens": self.config.max_tokens,
         }
-        return self.client.chat(body, _verdict, stop)
+        return self.client.chat(body, self._verdict, stop)
 
-
-def _verdict(reply: Any) -> float:
-    try:
-        content = reply["choices"][0]["message"]["content"]
-    except (LookupError, TypeError):
-        raise UnusableReplyError("a reply without choices") from None
-    found = _VERDICT.match(str(content))
-    return float(found.group(1).lower() == "yes") if found else math.nan
+    def _verdict(self, reply: Mapping[str, Any]) -> float:
+        read = Reply("chat", self.config.max_tokens, "max_tokens")
+        text = read.whole(reply)
+        read.check()
+        if not text.strip():
+            raise NoAnswerError("the model ended before the first word")
+        found = _VERDICT.match(text)
+        return float(found.group(1).lower() == "yes") if found else math.nan

@@ -27,7 +27,8 @@ class Generation:
     """What a reader wrote.
 
     Attributes:
-        text: the generation, without the end mark.
+        text: the generation, without the end mark. One without a word may be a draft, but is never
+            an answer.
         log_prob: sum of the log-probabilities (natural log) of the generated tokens, the end mark
             included; None if the reader does not know them.
         tokens: how many tokens that sum covers.
@@ -66,7 +67,11 @@ class Reader(Protocol):
     ends: frozenset[int]
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
-        """One generation per prompt, in order."""
+        """One generation per prompt, in order.
+
+        Raises:
+            PromptError: prompts that the model has no generation for, and why.
+        """
         ...
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:

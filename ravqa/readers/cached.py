@@ -3,6 +3,8 @@
 The key is made of the reader's fingerprint (weights and settings), the prompt's full text, the
 bytes of its image where the reader looks at it, and for scores the answer. Only deterministic
 readers' results are kept. Several processes may share the cache.
+
+A generation without a word is not kept, and one that an earlier version kept is asked for again.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class CachedReader:
         self.decoded = 0
         self._store = Store("generations") if keep and inner.deterministic else None
         self._rescued: dict[str, Any] = {}  # finished in a call that failed, not on the disk
+        self._made: dict[str, Any] = {}  # finished in this work, not on the disk
         self._failed: dict[str, str] = {}  # what could not be answered in it, and why
         self._closed = False
 
@@ -142,9 +145,9 @@ class CachedReader:
             UserError: the reader does not stream.
         """
         key = self.keys([prompt])[0]
-        known = {} if self._store is None else self._store.get([key])
+        known = self._known([key], _generation_in)
         if known:
-            return iter([_generation_in(known[key]).text])
+            return iter([known[key].text])
         inner = self.inner
         if "stream" not in self.abilities or not isinstance(inner, TextStreaming):
             raise UserError(f"the reader {self.weights} does not stream")
@@ -163,7 +166,7 @@ class CachedReader:
         keys: Sequence[str],
         make: Callable[[list[int]], Iterable[tuple[int, V]]],
         out: Callable[[V], Any],
-        back: Callable[[Any], V],
+        back: Callable[[Any], V | None],
     ) -> list[V]:
         """What is made by other means from this reader, kept under `keys`.
 
@@ -171,7 +174,7 @@ class CachedReader:
             keys: hashes of everything that can change the result, this reader's `keys` included.
             make: gives, for the positions in `keys` that are new, each one's place among those
                 positions and its value, as they come.
-            out, back: to what JSON can hold, and back.
+            out, back: to what JSON can hold, and back; None for what is not to be kept.
         """
 
         def counted(rows: list[int]) -> Iterator[tuple[int, V]]:
@@ -180,6 +183,21 @@ class CachedReader:
                 yield pair
 
         return self._recall(keys, counted, out, back)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, what is made is remembered, kept or not; where PromptError ends it, for longer.
+
+        So work that fails after the reader was asked can be done again in parts.
+        """
+        self._made.clear()
+        try:
+            yield
+        except PromptError:
+            self._rescued.update(self._made)
+            raise
+        finally:
+            self._made.clear()
 
     @contextmanager
     def only_known(self) -> Iterator[None]:
@@ -212,20 +230,28 @@ class CachedReader:
         keys: Sequence[str],
         make: Callable[[list[int]], Iterable[tuple[int, V]]],
         out: Callable[[V], Any],
-        back: Callable[[Any], V],
+        back: Callable[[Any], V | None],
     ) -> list[V]:
         for key in keys:
             if key in self._failed:
                 raise PromptError(self._failed.pop(key))
-        known: dict[str, V] = {}
-        if self._store is not None:
-            known = {key: back(value) for key, value in self._store.get(keys).items()}
+        known = self._known(keys, back)
         known.update({key: self._rescued.pop(key) for key in set(keys) & self._rescued.keys()})
         positions = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
         rows = sorted(positions.values())
         if rows:
             self._make(keys, rows, make, out, known)
         return [known[key] for key in keys]
+
+    def _known(self, keys: Sequence[str], back: Callable[[Any], V | None]) -> dict[str, V]:
+        """What is on the disk; what is to be made again is taken away from there."""
+        if self._store is None:
+            return {}
+        found = {key: back(value) for key, value in self._store.get(keys).items()}
+        known = {key: value for key, value in found.items() if value is not None}
+        if len(known) < len(found):
+            self._store.drop(found.keys() - known.keys())
+        return known
 
     def _make(
         self,
@@ -244,13 +270,16 @@ class CachedReader:
             for position, value in make(rows):
                 key = keys[rows[position]]
                 known[key] = value
-                pending[key] = out(value)
+                kept = None if self._store is None else out(value)
+                if kept is None:
+                    self._made[key] = value
+                else:
+                    pending[key] = kept
                 if len(pending) >= _PENDING or time.monotonic() - written > _PENDING_S:
                     self._write(pending)
                     pending, written = {}, time.monotonic()
         except BaseException as e:
-            if self._store is None:
-                self._rescued.update(known)
+            self._rescued.update(self._made if self._store else known)
             if isinstance(e, PromptError):
                 self._failed.update({keys[rows[i]]: why for i, why in e.failed.items()})
             raise
@@ -262,9 +291,13 @@ class CachedReader:
             self._store.put(values)
 
 
-def _generation_out(value: Generation) -> dict[str, Any]:
+def _generation_out(value: Generation) -> dict[str, Any] | None:
+    if not value.text.strip():
+        return None
     return {"text": value.text, "log_prob": value.log_prob, "tokens": value.tokens}
 
 
-def _generation_in(value: Mapping[str, Any]) -> Generation:
+def _generation_in(value: Mapping[str, Any]) -> Generation | None:
+    if not value["text"].strip():
+        return None
     return Generation(value["text"], value["log_prob"], value["tokens"])

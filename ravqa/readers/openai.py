@@ -21,7 +21,8 @@ from ravqa.errors import PromptError, UserError
 from ravqa.images import sendable
 from ravqa.models import first_line, resolve
 from ravqa.readers.base import Ability, Generation, Prompt
-from ravqa.server import Client, ServerConfig, UnusableReplyError, encodable
+from ravqa.replies import Reply, choice_of
+from ravqa.server import Client, NoAnswerError, ServerConfig, UnusableReplyError
 
 _WHY = "the reader openai"
 _OWN = (
@@ -118,7 +119,7 @@ class OpenAIReader:
         apart = {"workers", "timeout", "retries", "api_key_env"}
         apart |= {"context", "tokenizer", "image_tokens", "scoring"}
         meant = {"url": self.client.url, "images": self._sees, "stop_at_newline": self._stops}
-        self.fingerprint = fingerprint("openai/1", config.model_dump(exclude=apart) | meant)
+        self.fingerprint = fingerprint("openai/2", config.model_dump(exclude=apart) | meant)
 
     def problem(self) -> str:
         """Why no prompt can be answered at present, as far as that is known; else empty."""
@@ -139,9 +140,9 @@ class OpenAIReader:
 
         def ask(prompt: Prompt, stop: threading.Event) -> Generation:
             body = self._request(prompt, images)
-            if self.config.prompt_form == "chat":
-                return self.client.chat(body, self._chat_reply, stop)
-            return self.client.complete(body, self._plain_reply, stop)
+            chat = self.config.prompt_form == "chat"
+            send = self.client.chat if chat else self.client.complete
+            return send(body, self._generation, stop)
 
         return self.client.each(ask, prompts)
 
@@ -150,19 +151,21 @@ class OpenAIReader:
         body = self._request(prompt, _Images(self.config.image_size))
         for name in ("logprobs", "top_logprobs"):
             body.pop(name, None)
-        text = ""
+        reply = self._reply()
         masked = self.client.pieces()
-        for event in self.client.stream(body, chat=self.config.prompt_form == "chat"):
-            found, cut = _piece(event)
-            piece = masked.next(found)
-            if cut and not text and not found:
-                raise self._only_thought()
-            text += piece
-            whole = self._ended(text)
-            if new := whole[len(text) - len(piece) :]:
-                yield new
-            if self._stops and "\n" in text:
-                return
+        text = ""
+        try:
+            for event in self.client.stream(body, chat=self.config.prompt_form == "chat"):
+                piece = masked.next(reply.event(event))
+                text += piece
+                whole = self._ended(text)
+                if new := whole[len(text) - len(piece) :]:
+                    yield new
+                if self._stops and "\n" in text:
+                    return
+            reply.check()
+        except (NoAnswerError, UnusableReplyError) as e:
+            raise self.client.no_answer(e) from None
         if rest := masked.rest():
             yield self._ended(text + rest)[len(text) :]
 
@@ -278,26 +281,8 @@ class OpenAIReader:
         system = [{"role": "system", "content": self.config.system}] if self.config.system else []
         return [*system, {"role": "user", "content": content}]
 
-    def _chat_reply(self, reply: Any) -> Generation:
-        choice = _choice(reply)
-        message = choice.get("message")
-        if not isinstance(message, dict):
-            raise UnusableReplyError("a choice without a message")
-        text = message.get("content")
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        if not text and thought and choice.get("finish_reason") == "length":
-            raise self._only_thought()
-        return self._generation(text or message.get("refusal") or "", choice)
-
-    def _only_thought(self) -> PromptError:
-        return PromptError(
-            f"{_WHY}: the model spent all {self.max_new_tokens} tokens on thinking: raise "
-            "max_new_tokens"
-        )
-
-    def _plain_reply(self, reply: Any) -> Generation:
-        choice = _choice(reply)
-        return self._generation(choice.get("text"), choice)
+    def _reply(self) -> Reply:
+        return Reply(self.config.prompt_form, self.max_new_tokens, "max_new_tokens")
 
     def _ended(self, text: str) -> str:
         """The text up to the line break, if that ends an answer: some servers keep it."""
@@ -306,15 +291,13 @@ class OpenAIReader:
         head, end, _ = text.partition("\n")
         return head if head.strip() else head + end
 
-    def _generation(self, text: Any, choice: Mapping[str, Any]) -> Generation:
-        if not isinstance(text, str):
-            raise UnusableReplyError("a choice without text")
-        if choice.get("finish_reason") == "content_filter":
-            raise PromptError(f"{_WHY}: the server's content filter withheld the answer")
-        text = self._ended(encodable(text))
+    def _generation(self, reply: Mapping[str, Any]) -> Generation:
+        read = self._reply()
+        text = self._ended(read.whole(reply))
+        read.check()
         if not self.config.log_probs:
             return Generation(text)
-        values = _log_probs(choice, "log_probs")
+        values = _log_probs(choice_of(reply), "log_probs")
         if not values:  # the end mark alone, which not every server lists
             return Generation(text)
         return Generation(text, math.fsum(values), len(values))
@@ -330,7 +313,7 @@ class OpenAIReader:
         """Log-probability of a text's characters from `start` on after those before it."""
         body = self._scoring_body() | {"prompt": text, "echo": True, "logprobs": 1}
         return self.client.complete(
-            body, lambda reply: _echoed(_choice(reply), start, len(text)), stop
+            body, lambda reply: _echoed(choice_of(reply), start, len(text)), stop
         )
 
     def _check_echo(self, prompt: Prompt, stop: threading.Event) -> None:
@@ -339,7 +322,7 @@ class OpenAIReader:
         llama-cpp-python 0.3.36 gives each echoed token the value of the place behind it.
         """
         body = self._scoring_body() | {"prompt": prompt.text, "logprobs": 1}
-        made = self.client.complete(body, _choice, stop)
+        made = self.client.complete(body, choice_of, stop)
         token, values = made.get("text"), _log_probs(made, "scoring")
         if not isinstance(token, str) or not token.strip() or not values:
             return  # an end mark cannot be echoed; the next prompt may tell
@@ -420,27 +403,6 @@ def _in_order(pairs: Iterator[tuple[int, Any]]) -> list[Any]:
     return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
 
 
-def _choice(reply: Mapping[str, Any]) -> dict[str, Any]:
-    choices = reply.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise UnusableReplyError("a reply without choices")
-    return choices[0]
-
-
-def _piece(event: Mapping[str, Any]) -> tuple[str, bool]:
-    """The text in one object of a streamed reply, and whether it ends before there is any."""
-    choices = event.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return "", False  # some servers count tokens at last
-    choice = choices[0]
-    if choice.get("finish_reason") == "content_filter":
-        raise PromptError(f"{_WHY}: the server's content filter withheld the answer")
-    delta = choice.get("delta") or {}
-    found = choice.get("text") or delta.get("content") or delta.get("refusal")
-    cut = choice.get("finish_reason") == "length"
-    return (encodable(found), False) if isinstance(found, str) and found else ("", cut)
-
-
 def _log_probs(choice: Mapping[str, Any], setting: str) -> list[float]:
     """The generated tokens' log-probabilities, in either form that servers have for them."""
     found = choice.get("logprobs")
@@ -500,7 +462,7 @@ def _prompt_tokens(reply: Any) -> list[tuple[str, float]]:
     """
     found = reply.get("prompt_logprobs")
     if found is None:
-        found = _choice(reply).get("prompt_logprobs")
+        found = choice_of(reply).get("prompt_logprobs")
     if not isinstance(found, list) or not found:
         raise _unable("scores no prompts", "scoring")
     tokens = []

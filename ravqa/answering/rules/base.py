@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ravqa.answering.config import AnsweringConfig, Decision
-from ravqa.answering.extract import short_answer
+from ravqa.answering.extract import short_answer, without_reasoning
 from ravqa.answering.fitting import Pair
 from ravqa.errors import PromptError
 from ravqa.readers.base import Ability, Generation, Prompt
@@ -92,12 +92,23 @@ class Rule(ABC):
             prompt_hash=case.keys[i],
         )
 
-    def _only(self, drafts: Sequence[Draft]) -> Answer:
-        [draft] = drafts
-        return Answer(draft.text, [draft], self.name, raw=draft.raw, log_prob=draft.log_prob)
+    def _only(self, drafts: list[Draft]) -> Answer:
+        return self._chosen(0, drafts, drafts[0].log_prob)
 
     def _chosen(self, best: int, drafts: list[Draft], log_prob: float | None = None) -> Answer:
+        """The answer of the best draft.
+
+        Raises:
+            PromptError: it has no word, or none beside its reasoning.
+        """
         draft = drafts[best]
+        if not draft.raw.strip():
+            raise PromptError("the model ended its answer before the first word")
+        if self.config.extract.reasoning and not without_reasoning(draft.raw):
+            raise PromptError(
+                "the model's generation is reasoning without an answer: raise "
+                "reader.max_new_tokens if it was cut short"
+            )
         return Answer(draft.text, drafts, self.name, raw=draft.raw, log_prob=log_prob)
 
 

@@ -225,10 +225,14 @@ class _State:
         )
 
 
-def _out(mixed: Mixed) -> list[Any]:
+def _out(mixed: Mixed) -> list[Any] | None:
+    if not mixed.text.strip():
+        return None
     return [mixed.text, mixed.log_prob, mixed.tokens, mixed.likelihoods, mixed.posteriors]
 
 
-def _back(value: list[Any]) -> Mixed:
+def _back(value: list[Any]) -> Mixed | None:
     text, log_prob, tokens, likelihoods, posteriors = value
+    if not text.strip():
+        return None
     return Mixed(text, log_prob, tokens, tuple(likelihoods), tuple(posteriors))
