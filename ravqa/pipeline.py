@@ -206,8 +206,34 @@ class Pipeline:
     def retrieve(
         self, questions: Sequence[Question], retriever: Retriever | None = None
     ) -> list[list[Hit]]:
-        """At most `top_k` passages per question, by another retriever if one is given."""
+        """At most `top_k` passages per question, by another retriever if one is given.
+
+        Raises:
+            PromptError: the retriever cannot take a question or its image.
+        """
         return (retriever or self.retriever).retrieve(questions, self.top_k)
+
+    def attempt_retrieve(
+        self, questions: Sequence[Question], retriever: Retriever | None = None
+    ) -> tuple[list[list[Hit]], dict[int, str]]:
+        """As `retrieve`, but a question that the retriever cannot take costs no other.
+
+        Returns:
+            The hits, none for such a question; and why, by its place.
+        """
+        try:
+            return self.retrieve(questions, retriever), {}
+        except PromptError:
+            hits: list[list[Hit]] = []
+            reasons: dict[int, str] = {}
+        for place, question in enumerate(questions):
+            own: list[Hit] = []
+            try:
+                [own] = self.retrieve([question], retriever)
+            except PromptError as e:
+                reasons[place] = str(e)
+            hits.append(own)
+        return hits, reasons
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> list[Stage]:
         """What each reranker makes of the hits, in order; the last stage's hits are to be read.

@@ -151,11 +151,11 @@ class Runner:
     ) -> tuple[list[dict[str, Any]], str]:
         """Samples of the questions that are done, and what ends the run if it cannot go on."""
         with watched() as retrieving:
-            retrieved = self.pipeline.retrieve(asked, retriever)
+            retrieved, refused = self.pipeline.attempt_retrieve(asked, retriever)
         reranked: list[Stage] = []
-        refused: dict[int, str] = {}
         if condition in _RERANKED:
-            reranked, refused = self.pipeline.attempt_rerank(asked, retrieved)
+            reranked, unranked = self.pipeline.attempt_rerank(asked, retrieved)
+            refused = unranked | refused
         hits = reranked[-1].hits if reranked else retrieved
         attempt = None
         with watched() as answering:

@@ -12,7 +12,7 @@ from ravqa.datasets.base import Dataset, DatasetRequest, Problem, Problems, pars
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
 from ravqa.datasets.pages import Remarks
-from ravqa.errors import DataError, UserError
+from ravqa.errors import DataError, PromptError, UserError
 from ravqa.library import Library
 from ravqa.pipeline import Pipeline
 from ravqa.records import Question
@@ -125,12 +125,12 @@ def described(
 
     try:
         return replace(dataset, questions=pipeline.describe(dataset.questions, progress))
-    except DataError:
+    except (DataError, PromptError):
         kept: list[Question] = []
         for question in dataset.questions:
             try:
                 kept += pipeline.describe([question])
-            except DataError as e:
+            except (DataError, PromptError) as e:
                 problems.report(f"question {question.question_id}", str(e), question.question_id)
         if not kept:
             raise

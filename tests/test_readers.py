@@ -572,15 +572,145 @@ def test_next_tokens_go_on_after_memory_ran_out(folder, plain, monkeypatch):
         np.testing.assert_allclose(row, expected, atol=1e-3)
 
 
-def test_other_errors_are_not_swallowed(folder, monkeypatch):
+class Strict:
+    """A processor that refuses images of one shape, as Qwen's refuse very thin ones."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __call__(self, *, images, **options):
+        if any(image.size == (2, 90) for row in images for image in row):
+            raise ValueError("absolute aspect ratio must be smaller than 20\nsays the library")
+        return self.inner(images=images, **options)
+
+
+THIN = replace(SHORT, image=picture(2, 2, 90))
+
+
+def refuse(reader, monkeypatch):
+    """A prompt that a library refuses, and what it says: the processor, or the tokenizer."""
+    if "images" in reader.abilities:
+        monkeypatch.setattr(reader, "_processor", Strict(reader._processor))
+        return THIN, "absolute aspect ratio must be smaller than 20$"
+    lengths = reader._lengths
+
+    def strict(prompts):
+        if any("refused" in prompt.text for prompt in prompts):
+            raise TypeError("no text")
+        return lengths(prompts)
+
+    monkeypatch.setattr(reader, "_lengths", strict)
+    return Prompt("to be refused"), "no text$"
+
+
+@pytest.mark.parametrize("name", ["llava", "llama", "t5"])
+def test_what_a_library_refuses_costs_its_own_prompt_alone(folder, monkeypatch, name):
+    reader = load(folder(name), name)
+    good = prompts_of(name)
+    texts = [generation.text for generation in reader.generate(good)]
+    scores = reader.score(good, ["a", "b", "c"])
+    bad, reason = refuse(reader, monkeypatch)
+    asked = [good[0], bad, *good[1:]]
+    given = {}
+    with pytest.raises(PromptError, match=reason) as raised:
+        given.update(reader.generate_each(asked))
+    assert list(raised.value.failed) == [1]
+    assert [given[row].text for row in (0, 2, 3)] == texts
+    given = {}
+    with pytest.raises(PromptError, match=reason) as raised:
+        given.update(reader.score_each(asked, ["a", "x", "b", "c"]))
+    assert list(raised.value.failed) == [1]
+    assert [given[row] for row in (0, 2, 3)] == pytest.approx(scores, abs=1e-4)
+    for call in (lambda p: reader.next_token_logprobs(p, [()] * len(p)), reader.count_tokens):
+        with pytest.raises(PromptError, match=reason) as raised:
+            call(asked)
+        assert list(raised.value.failed) == [1]
+        assert len(call(good)) == 3
+
+
+@pytest.mark.parametrize("step", ["_generate", "_prefill", "_extend"])
+def test_a_model_that_fails_is_one_line(folder, monkeypatch, step):
+    reader = load(folder("llama"), "llama")
+    good = prompts_of("llama")
+    expected = reader.next_token_logprobs(good, [(5,)] * 3)
+
+    def broken(*_):
+        raise RuntimeError("not of memory\nat all")
+
+    monkeypatch.setattr(reader, step, broken)
+
+    def ask():
+        if step == "_generate":
+            return reader.generate(good)
+        return reader.next_token_logprobs(good, [(7, 8)] * 3)
+
+    with pytest.raises(PromptError, match=r"the reader transformers-llm: not of memory$"):
+        ask()
+    monkeypatch.undo()
+    np.testing.assert_allclose(reader.next_token_logprobs(good, [(5,)] * 3), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "a prompt of .* tokens does not fit into the memory of cpu"),
+        (RuntimeError("[enforce fail] can't allocate memory: you tried"), "does not fit into"),
+        (RuntimeError("CUDA error: device-side assert triggered\n..."), "the device failed"),
+    ],
+)
+def test_memory_and_devices_that_fail_are_said_to(folder, monkeypatch, error, message):
     reader = load(folder("llama"), "llama")
 
     def broken(prompts):
-        raise RuntimeError("not of memory")
+        raise error
 
     monkeypatch.setattr(reader, "_generate", broken)
-    with pytest.raises(RuntimeError, match="not of memory"):
+    with pytest.raises(UserError, match=message) as raised:
         reader.generate(prompts_of("llama"))
+    # Nothing can be done with the device any more: the run is not to go on.
+    assert isinstance(raised.value, PromptError) is ("device" not in message)
+
+
+def test_a_template_that_refuses_one_prompt_costs_it_alone(folder, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"))
+    transformers.AutoModelForCausalLM.from_pretrained(folder("llama")).save_pretrained(tmp_path)
+    for condition in ("'bad' in messages[0].content", "true"):
+        tokenizer.chat_template = (
+            f"{{% if {condition} %}}{{{{ raise_exception('not so') }}}}{{% endif %}}"
+            "{{ messages[0].content }}"
+        )
+        tokenizer.save_pretrained(tmp_path)
+        if condition == "true":  # whatever the prompt: said before a run begins
+            with pytest.raises(UserError, match=r"the chat template of .* fails: not so$"):
+                load(str(tmp_path), "llama", prompt_form="chat")
+            return
+        reader = load(str(tmp_path), "llama", prompt_form="chat")
+        with pytest.raises(PromptError, match=r"fails: not so$") as raised:
+            reader.generate([Prompt("good"), Prompt("bad")])
+        assert list(raised.value.failed) == [1]
+
+
+@pytest.mark.parametrize("name", [name for name in SEEING if name not in VIDEO])
+def test_marks_of_images_in_a_passage_stand_for_no_image(tiny, name):
+    reader = tiny(name)
+    marks = {mark for mark in reader._tokenizer.all_special_tokens if "image" in mark}
+    # What the processor expands is among them, whoever knows it.
+    assert marks <= set(reader._marks)
+    told = f"{' '.join(sorted(marks))} Where is it?"
+    [generation] = reader.generate([replace(SHORT, text=told)])
+    assert (
+        generation
+        == reader.generate([replace(SHORT, text=" " * (len(marks) * 2) + "Where is it?")])[0]
+    )
+
+
+def test_words_are_no_marks_of_images(tiny):
+    reader = tiny("gemma3")
+    assert reader._marks[0] == "<image_soft_token>"
+    assert set(reader._marks) == {"<image_soft_token>", "<start_of_image>", "<end_of_image>"}
 
 
 # --- settings

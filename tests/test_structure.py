@@ -21,7 +21,7 @@ LAYERS = [
     {"pipeline", "console", "rundir", "promptlog"},
     {"answering", "retrieval", "reranking", "datasets", "describe", "trust"},
     {"encoders", "index", "readers", "metrics", "judges"},
-    {"replies"},
+    {"replies", "failures"},
     {"build", "models", "cache", "registry", "server"},
     {"flmr"},
     {"config", "paths", "records", "images", "masking", "files"},

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from ravqa.cache import Store
 from ravqa.config import fingerprint
+from ravqa.failures import failures
 from ravqa.images import image_bytes
 from ravqa.records import Description
 
@@ -41,7 +42,12 @@ class CachedDescriber:
     def describe(
         self, images: Sequence[Path | bytes], progress: Callable[[int], object] | None = None
     ) -> list[Description]:
-        """One description per image, in order; each chunk is kept as soon as it is done."""
+        """One description per image, in order; each chunk is kept as soon as it is done.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            PromptError: the describer cannot take an image.
+        """
         out: list[Description] = []
         for start in range(0, len(images), self._chunk):
             part = images[start : start + self._chunk]
@@ -49,7 +55,8 @@ class CachedDescriber:
             known = {k: _DESCRIPTION.validate_python(v) for k, v in self._store.get(keys).items()}
             new = {k: image for k, image in zip(keys, part, strict=True) if k not in known}
             if new:
-                made = dict(zip(new, self.inner.describe(list(new.values())), strict=True))
+                with failures("the describer"):
+                    made = dict(zip(new, self.inner.describe(list(new.values())), strict=True))
                 self._store.put({key: asdict(description) for key, description in made.items()})
                 known.update(made)
             out += [known[key] for key in keys]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ravqa.config import Options, Text
-from ravqa.errors import UserError
+from ravqa.errors import PromptError, UserError
 from ravqa.models import first_line
 from ravqa.readers.loading import LocalConfig
 
@@ -47,7 +47,7 @@ def chat_text(config: ChatConfig, renderer: Any, template: str, content: Any) ->
         content: the message: a text, or a list of parts for a processor.
 
     Raises:
-        UserError: the template fails.
+        PromptError: the template fails.
     """
     messages = [{"role": "user", "content": content}]
     if config.system is not None:
@@ -64,5 +64,5 @@ def chat_text(config: ChatConfig, renderer: Any, template: str, content: Any) ->
             **config.chat_options,
         )
     except Exception as e:  # a template is a program of the checkpoint's
-        raise UserError(f"the chat template of {config.model} fails: {first_line(e)}") from None
+        raise PromptError(f"the chat template of {config.model} fails: {first_line(e)}") from None
     return text

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from ravqa.errors import PromptError, UserError
+from ravqa.failures import failure, out_of_memory
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.readers.loading import (
     LocalConfig,
@@ -166,13 +167,25 @@ class LocalReader(ABC):
         """Whose `generate` takes the inputs."""
         return self._model
 
+    def _check_template(self, prompt: Prompt) -> None:
+        """Refuse a chat template that fails whatever the prompt is, before a run begins.
+
+        Raises:
+            UserError: it fails.
+        """
+        try:
+            self._text(prompt)
+        except PromptError as e:
+            raise UserError(str(e)) from None
+
     # --- the reader's calls
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
         """One generation per prompt, in order, by greedy or beam search.
 
         Raises:
-            PromptError: prompts that are too long for the context or the memory.
+            PromptError: prompts that are too long for the context or the memory, or that tokenizer,
+                processor, template or model cannot take.
         """
         made = dict(self.generate_each(prompts))
         return [made[i] for i in range(len(prompts))]
@@ -183,9 +196,11 @@ class LocalReader(ABC):
         Raises:
             PromptError: as `generate`, when the others are given.
         """
-        needed = [n + self.max_new_tokens for n in self.count_tokens(prompts)]
+        failed: dict[int, str] = {}
+        lengths = self._counted(prompts, failed)
+        needed = {row: n + self.max_new_tokens for row, n in lengths.items()}
         yield from self._in_batches(
-            prompts, needed, lambda rows: self._generate([prompts[i] for i in rows])
+            prompts, needed, lambda rows: self._generate([prompts[i] for i in rows]), failed
         )
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
@@ -196,7 +211,7 @@ class LocalReader(ABC):
         batch.
 
         Raises:
-            PromptError: prompts that are too long for the context or the memory.
+            PromptError: as `generate`.
         """
         made = dict(self.score_each(prompts, answers))
         return [made[i] for i in range(len(prompts))]
@@ -210,17 +225,32 @@ class LocalReader(ABC):
             PromptError: as `score`, when the others are given.
         """
         self._check_able("score", "score answers")
-        with self._in_use:
-            tails = [self._answer_ids(p, a) for p, a in zip(prompts, answers, strict=True)]
-            rows_of: dict[Prompt, list[int]] = {}
-            for row, prompt in enumerate(prompts):
-                rows_of.setdefault(prompt, []).append(row)
-            lengths = dict(zip(rows_of, self._lengths(list(rows_of)), strict=True))
+        failed: dict[int, str] = {}
+        tails = dict(
+            self._halving(
+                list(range(len(prompts))),
+                {},
+                lambda rows: [self._answer_ids(prompts[i], answers[i]) for i in rows],
+                failed,
+            )
+        )
+        unique = list(dict.fromkeys(prompts[row] for row in sorted(tails)))
+        uncounted: dict[int, str] = {}
+        counted = self._counted(unique, uncounted)
+        lengths = {unique[i]: length for i, length in counted.items()}
+        rows_of: dict[Prompt, list[int]] = {}
+        for row in sorted(tails):
+            if prompts[row] in lengths:
+                rows_of.setdefault(prompts[row], []).append(row)
+            else:
+                failed[row] = uncounted[unique.index(prompts[row])]
         # A prompt's rows stand together and have one length: a batch takes them up together.
         order = [row for rows in rows_of.values() for row in rows]
         longest = {p: max(len(tails[row]) for row in rows) for p, rows in rows_of.items()}
         asked = [prompts[row] for row in order]
-        needed = [lengths[prompt] + longest[prompt] + 1 for prompt in asked]
+        needed = {
+            place: lengths[prompt] + longest[prompt] + 1 for place, prompt in enumerate(asked)
+        }
 
         def run(places: list[int]) -> list[float]:
             read = list(dict.fromkeys(asked[place] for place in places))
@@ -232,8 +262,8 @@ class LocalReader(ABC):
             for place, value in self._in_batches(asked, needed, run):
                 yield order[place], value
         except PromptError as e:
-            failed = {order[place]: why for place, why in e.failed.items()}
-            raise PromptError(str(e), failed) from None
+            failed |= {order[place]: why for place, why in e.failed.items()}
+        _raise(failed)
 
     @_alone
     def next_token_logprobs(
@@ -249,6 +279,9 @@ class LocalReader(ABC):
 
         Returns:
             float32 array [prompts, vocabulary], natural logs.
+
+        Raises:
+            PromptError: as `generate`.
         """
         import numpy as np
 
@@ -267,10 +300,12 @@ class LocalReader(ABC):
         for key in unique:
             if key not in rows:
                 missing.setdefault(len(key[1]), []).append(key)
+        failed: dict[Key, str] = {}
         for length, new in missing.items():
-            for state in self._read(new, length):
+            for state in self._read(new, length, failed):
                 self._states.append(state)
                 rows.update(_log_probs(state))
+        _raise({row: failed[key] for row, key in enumerate(keys) if key in failed})
         self._last = {key: rows[key] for key in unique}
         return np.stack([rows[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
 
@@ -281,10 +316,16 @@ class LocalReader(ABC):
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text
 
-    @_alone
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Tokens of each prompt as the model is given it, its image included."""
-        return self._lengths(prompts)
+        """Tokens of each prompt as the model is given it, its image included.
+
+        Raises:
+            PromptError: prompts that tokenizer, processor or template cannot take.
+        """
+        failed: dict[int, str] = {}
+        counted = self._counted(prompts, failed)
+        _raise(failed)
+        return [counted[row] for row in range(len(prompts))]
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """The greedy generation, word by word."""
@@ -296,41 +337,51 @@ class LocalReader(ABC):
 
     # --- batches
 
-    def _too_long(self, needed: Sequence[int]) -> dict[int, str]:
+    def _counted(self, prompts: Sequence[Prompt], failed: dict[int, str]) -> dict[int, int]:
+        """Tokens of prompts by row; why a row cannot be counted goes into `failed`."""
+        rows = list(range(len(prompts)))
+        return dict(
+            self._halving(rows, {}, lambda part: self._lengths([prompts[i] for i in part]), failed)
+        )
+
+    def _too_long(self, needed: Mapping[int, int]) -> dict[int, str]:
         """Rows that the context has no room for, and why."""
         if self.context is None or not self._strict:
             return {}
         return {
             row: f"{self._why}: a prompt of {tokens} tokens, those to be written included, is "
             f"longer than the context of {self.context}: read fewer or shorter passages"
-            for row, tokens in enumerate(needed)
+            for row, tokens in needed.items()
             if tokens > self.context
         }
 
     def _in_batches(
         self,
         prompts: Sequence[Prompt],
-        needed: Sequence[int],
+        needed: Mapping[int, int],
         run: Callable[[list[int]], list[T]],
+        failed: Mapping[int, str] | None = None,
     ) -> Iterator[tuple[int, T]]:
         """`run` over batches of rows, neighbours in length together; results by row.
 
+        Args:
+            needed: tokens of each row that is to be run.
+            failed: rows that failed before, and why.
+
         Raises:
-            PromptError: prompts that are too long, when the others are given.
+            PromptError: rows that failed, before or now, when the others are given.
         """
-        failed = self._too_long(needed)
+        failed = {**(failed or {}), **self._too_long(needed)}
         kinds: dict[object, list[int]] = {}
-        for row, prompt in enumerate(prompts):
-            if row not in failed:
-                kinds.setdefault(self._kind(prompt), []).append(row)
+        for row in sorted(needed.keys() - failed.keys()):
+            kinds.setdefault(self._kind(prompts[row]), []).append(row)
         for rows in kinds.values():
             waiting = sorted(rows, key=needed.__getitem__)
             while waiting:
                 size = self._batch_size([needed[row] for row in waiting])
                 batch, waiting = waiting[:size], waiting[size:]
                 yield from self._halving(batch, needed, run, failed)
-        if failed:
-            raise PromptError(failed[min(failed)], failed)
+        _raise(failed)
 
     def _batch_size(self, needed: Sequence[int]) -> int:
         """How many rows, sorted by their tokens, make the next batch; at least one."""
@@ -344,38 +395,56 @@ class LocalReader(ABC):
     def _halving(
         self,
         rows: list[int],
-        needed: Sequence[int],
+        needed: Mapping[int, int],
         run: Callable[[list[int]], list[T]],
         failed: dict[int, str],
     ) -> Iterator[tuple[int, T]]:
-        """Results of one batch; what does not fit into memory is halved and tried again.
+        """Results of one batch; one that fails is halved, to find the row that is to blame.
 
-        A single row that does not fit is put into `failed`.
+        A row that fails by itself, or does not fit into memory, is put into `failed`.
+
+        Args:
+            needed: tokens of each row, as far as they are counted.
+
+        Raises:
+            UserError: an image that cannot be read; a device that failed.
         """
         import torch
 
-        done = None
+        if not rows:
+            return
+        done, problem, full = None, None, False
         try:
             with self._in_use:
                 done = run(rows)
-        except torch.OutOfMemoryError:
-            pass
+        except Exception as e:
+            full = out_of_memory(e)
+            problem = None if full else failure(e, self._why)
         if done is not None:
             yield from zip(rows, done, strict=True)
             return
         # Outside of the handler: the error's frames, which hold tensors, are gone.
-        self._states.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        longest = max(needed[row] for row in rows)
+        if problem is not None and not isinstance(problem, PromptError):
+            raise problem
+        longest = max((needed[row] for row in rows if row in needed), default=0)
+        if full:
+            self._states.clear()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         if len(rows) == 1:
+            tokens = f" of {longest} tokens" if longest else ""
             failed[rows[0]] = (
-                f"{self._why}: a prompt of {longest} tokens does not fit into the memory of "
-                f"{self._device}: set device_map, dtype or quantization of the reader"
+                str(problem)
+                if problem is not None
+                else (
+                    f"{self._why}: a prompt{tokens} does not fit into the memory of "
+                    f"{self._device}: set device_map, dtype or quantization of the reader"
+                )
             )
             return
         half = len(rows) // 2
-        self._budget = min(self._budget, longest * half)  # further batches begin smaller
+        if full and longest:
+            self._budget = min(self._budget, longest * half)  # further batches begin smaller
         for part in (rows[:half], rows[half:]):
             yield from self._halving(part, needed, run, failed)
 
@@ -528,17 +597,25 @@ class LocalReader(ABC):
             state.select([at[prompt, prefix[:-1]] for prompt, prefix in grown])
             last = torch.tensor([[prefix[-1]] for _, prefix in grown], device=self._device)
             self._extend(state, last)
-        except torch.OutOfMemoryError:
-            return False  # they are read anew, in smaller batches
+        except Exception as e:
+            problem = failure(e, self._why)
+            if not out_of_memory(e) and not isinstance(problem, PromptError):
+                raise problem from None
+            return False  # they are read again from the beginning, in smaller batches
         state.keys = grown
         return True
 
-    def _read(self, keys: Sequence[Key], length: int) -> list[State]:
-        """States of prompts and prefixes that are read from the beginning."""
+    def _read(self, keys: Sequence[Key], length: int, failed: dict[Key, str]) -> list[State]:
+        """States of prompts and prefixes that are read from the beginning.
+
+        Why one cannot be read goes into `failed`.
+        """
         import torch
 
         prompts = [prompt for prompt, _ in keys]
-        needed = [n + max(length, self.max_new_tokens) for n in self._lengths(prompts)]
+        rejected: dict[int, str] = {}
+        counted = self._counted(prompts, rejected)
+        needed = {row: n + max(length, self.max_new_tokens) for row, n in counted.items()}
 
         def run(rows: list[int]) -> list[State]:
             state = self._prefill([prompts[row] for row in rows])
@@ -548,8 +625,13 @@ class LocalReader(ABC):
             state.keys = [keys[row] for row in rows]
             return [state] * len(rows)
 
-        states = [state for _, state in self._in_batches(prompts, needed, run)]
-        return list({id(state): state for state in states}.values())
+        states: dict[int, State] = {}
+        try:
+            for _, state in self._in_batches(prompts, needed, run, rejected):
+                states[id(state)] = state
+        except PromptError as e:
+            failed |= {keys[row]: why for row, why in e.failed.items()}
+        return list(states.values())
 
     # --- answers
 
@@ -571,6 +653,12 @@ class LocalReader(ABC):
             return list(both[len(head) :])
         # The two would melt into one token: the answer is cut by itself.
         return list(tokenize(written, add_special_tokens=False)["input_ids"])
+
+
+def _raise(failed: Mapping[int, str]) -> None:
+    """Raise PromptError if any row failed."""
+    if failed:
+        raise PromptError(failed[min(failed)], failed)
 
 
 def _log_probs(state: State) -> Iterator[tuple[Key, Any]]:

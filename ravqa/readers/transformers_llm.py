@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ravqa.errors import UserError
+from ravqa.errors import PromptError
 from ravqa.readers.base import Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.gguf import dequantised
@@ -53,6 +53,7 @@ class TransformersLLM(LocalReader):
             raise placement.failed(e) from None
         self._template = config.template(tokenizer.chat_template, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
+        self._check_template(Prompt("What is it?"))
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         self._last_ids: list[int] = []
         # A beam search would need as many rows as beams of the shared beginning.
@@ -71,7 +72,7 @@ class TransformersLLM(LocalReader):
         texts = [self._text(prompt) for prompt in prompts]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=plain)["input_ids"]
         if not all(ids):
-            raise UserError(f"{_WHY}: a prompt without a token")
+            raise PromptError(f"{_WHY}: a prompt without a token")
         return ids
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:

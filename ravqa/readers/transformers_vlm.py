@@ -7,6 +7,7 @@ The image stands before the text. A prompt without an image is read by the langu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from operator import attrgetter
@@ -24,6 +25,10 @@ from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 
 _WHY = "the reader transformers-vlm"
+
+_SENSES = "image|img|video|audio|vision"
+_MARK_NAME = re.compile(rf"\w*(?:{_SENSES}|boi|eoi|boa|eoa)\w*_token(?:_id|_index)?$")
+_MARK = re.compile(rf"[<\[].*(?:{_SENSES}).*[>\]]$", re.IGNORECASE | re.DOTALL)
 
 
 # Others, such as trust_remote_code, can do more than change an image's size.
@@ -88,13 +93,11 @@ class TransformersVLM(LocalReader):
         tokenizer.padding_side = "right" if self._encodes else "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
-        self._marks = [
-            mark
-            for kind in ("image_token", "video_token", "audio_token")
-            if (mark := str(getattr(self._processor, kind, None) or ""))
-        ]
+        self._marks = image_marks(tokenizer, self._processor, model.config)
         self._added: dict[tuple[int, int], int] = {}  # tokens that an image of a size adds
         self.fingerprint = placement.fingerprint("transformers-vlm/1")
+        self._check_template(Prompt("What is it?"))
+        self._check_template(Prompt("What is it?", b""))  # no image is opened for the text
 
     def _load_processor(self, placement: Placement) -> Any:
         import transformers
@@ -190,6 +193,30 @@ class TransformersVLM(LocalReader):
     def _generator(self, inputs: dict[str, Any]) -> Any:
         # Models that hand over to a language model want an image; the language model does not.
         return self._model if "pixel_values" in inputs else self._decoder
+
+
+def image_marks(tokenizer: Any, *owners: Any) -> list[str]:
+    """Texts that stand for an image, a video or sound in a prompt, the longest first.
+
+    Families differ in who knows them: the processor, its tokenizer, the model's configuration (by
+    attributes as image_token, boi_token, vision_start_token_id), or the tokenizer's list of special
+    tokens alone.
+
+    Args:
+        owners: processor and configuration.
+    """
+    added = set(tokenizer.get_added_vocab())
+    found = {token for token in added if _MARK.match(token)}
+    owned = [getattr(tokenizer, "special_tokens_map", {})]
+    owned += [{n: getattr(o, n, None) for n in dir(o) if _MARK_NAME.match(n)} for o in owners]
+    for attributes in owned:
+        for name, value in attributes.items():
+            if isinstance(value, str) and _MARK_NAME.match(name):
+                found.add(value)
+            elif isinstance(value, int) and 0 <= value < len(tokenizer):
+                # A configuration may have another family's ids, which are words here.
+                found |= {tokenizer.convert_ids_to_tokens(value)} & added
+    return sorted((mark for mark in found if mark.strip()), key=len, reverse=True)
 
 
 def _missing(error: Exception) -> str | None:

@@ -12,6 +12,7 @@ from ravqa.answering.prompt import PromptTemplate
 from ravqa.config import ModelName, RunsCode, Strict, TemplateName, Text, fingerprint
 from ravqa.encoders.base import own_device
 from ravqa.errors import UserError, import_extra
+from ravqa.failures import failures
 from ravqa.images import open_image
 from ravqa.models import commit_of, first_line, model_fingerprint, resolve
 from ravqa.records import Hit, Question
@@ -145,6 +146,7 @@ class CrossEncoderReranker:
 
         Raises:
             DataError: an image cannot be decoded.
+            PromptError: the model cannot take a question or its image.
         """
         pairs: list[tuple[str, str]] = []
         owners: list[Question] = []
@@ -158,9 +160,10 @@ class CrossEncoderReranker:
             fingerprint(self._scores, *pair, image)
             for pair, image in zip(pairs, images, strict=True)
         ]
-        scores = self._kept.get(
-            keys, lambda rows: self._score([pairs[i] for i in rows], [owners[i] for i in rows])
-        )
+        with failures(_WHY):
+            scores = self._kept.get(
+                keys, lambda rows: self._score([pairs[i] for i in rows], [owners[i] for i in rows])
+            )
         return rescored_each(candidates, self.config.depth, scores)
 
     def _score(self, pairs: Sequence[tuple[str, str]], owners: Sequence[Question]) -> list[float]:

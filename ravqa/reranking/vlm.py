@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Self
@@ -19,6 +20,7 @@ from ravqa.reranking.base import Candidates, rescored_each
 from ravqa.reranking.yes_no import YesNo, YesNoConfig, probability
 
 _WHY = "the reranker vlm"
+_LONG = re.compile(r"longer than|too long|memory")
 
 
 class VLMReranker:
@@ -107,7 +109,8 @@ class VLMReranker:
         try:
             odds = self._ask.log_odds(prompts)
         except PromptError as e:
-            raise PromptError(f"{_WHY}: {e} (its setting max_words cuts passages)") from None
+            hint = " (its setting max_words cuts passages)" if _LONG.search(str(e)) else ""
+            raise PromptError(f"{_WHY}: {e}{hint}") from None
         scores = odds if self.config.score == "log-odds" else [probability(x) for x in odds]
         return rescored_each(candidates, self.config.depth, scores)
 

@@ -30,6 +30,7 @@ from ravqa.encoders.base import (
 )
 from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
 from ravqa.errors import UserError
+from ravqa.failures import failures
 from ravqa.images import image_bytes
 from ravqa.index.base import Ranking
 from ravqa.index.store import FORMAT
@@ -228,6 +229,9 @@ class LateInteractionRetriever:
         Args:
             allowed_ids: only these passages; ids that are not there are passed over. Such rankings
                 are not kept on disk.
+
+        Raises:
+            PromptError: the encoder cannot take a question or its image.
         """
         return self.rank(questions, k, self._index, self._corpus, allowed_ids)
 
@@ -333,8 +337,12 @@ class LateInteractionRetriever:
         return _Plan([asdict(form) for form in found], found, question)
 
     def _vectors(self, plans: Sequence[_Plan]) -> list[Vectors]:
-        """Query vectors of every alternative of every form, in order."""
-        with self._encoding:
+        """Query vectors of every alternative of every form, in order.
+
+        Raises:
+            PromptError: the encoder cannot take a question or its image.
+        """
+        with self._encoding, failures(f"the encoder {self.config.encoder.name}"):
             if self.sees_images:
                 found = Encoded.of(self.encoder.encode_question([p.question for p in plans]))
             else:
