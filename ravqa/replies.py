@@ -24,6 +24,7 @@ _FILTERED = frozenset(
     )
 )
 _REFUSED = frozenset(("refusal",))
+_ENDED = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence"))
 _CUT = frozenset(("length", "max_tokens", "model_length"))
 _CALLED = frozenset(("tool_calls", "function_call"))
 
@@ -174,7 +175,7 @@ class Reply:
             raise NoAnswerError(f"the model thought and gave no answer ({finish})")
         if not self._finish:
             raise UnusableReplyError("a reply without text and without finish_reason")
-        if self._null or self._tokens == 0:
+        if self._null or self._tokens == 0 or self._finish not in _ENDED:
             raise NoAnswerError(f"the model wrote nothing ({finish})")
 
 

@@ -206,6 +206,29 @@ def test_a_triple_that_cannot_be_judged_costs_no_other(serve, fresh_cache):
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (chat("", finish_reason="length"), "spent all 8 tokens on thinking: raise max_tokens"),
+        (chat(None), "the model wrote nothing"),
+        (chat(" "), "the model ended before the first word"),
+        (chat("yes", finish_reason="content_filter"), "content filter withheld the answer"),
+        (chat("yes", error={"message": "gone"}), "the server reports: gone"),
+    ],
+)
+def test_a_reply_without_an_answer_is_no_verdict_and_is_not_kept(
+    serve, waits, fresh_cache, reply, reason
+):
+    with pytest.raises(UserError, match=f"the judge llm.*{reason}"):
+        CachedJudge(llm(serve(lambda *_: reply), retries=1)).judge(["q"], ["r"], ["c"])
+    assert CachedJudge(llm(serve(lambda *_: chat("no")))).judge(["q"], ["r"], ["c"]) == [0]
+
+
+def test_the_verdict_may_stand_in_a_part(serve):
+    parts = [{"type": "thinking", "thinking": "no, or"}, {"type": "text", "text": "Yes."}]
+    assert llm(serve(lambda *_: chat(parts))).judge(["q"], ["r"], ["c"]) == [1]
+
+
 EVQA = """\
 question,answer,dataset_image_ids,dataset_name,question_type,wikipedia_url
 Where does this hotel derive its name from?,the Menger family,1,landmarks,automatic,u

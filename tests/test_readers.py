@@ -19,6 +19,8 @@ import torch
 import transformers
 from PIL import Image
 
+from ravqa.answering.answerer import Answerer
+from ravqa.answering.config import AnsweringConfig
 from ravqa.config import validate
 from ravqa.errors import MissingExtraError, PromptError, UserError
 from ravqa.readers.base import Prompt
@@ -27,6 +29,7 @@ from ravqa.readers.loading import Placement, model_context, stop_ids
 from ravqa.readers.transformers_llm import TransformersLLM
 from ravqa.readers.transformers_seq2seq import TransformersSeq2Seq
 from ravqa.readers.transformers_vlm import TransformersVLM, _loader
+from ravqa.records import Question
 
 TEXT = dict.fromkeys(["llama", "mistral", "lfm2"], TransformersLLM) | {"t5": TransformersSeq2Seq}
 # Those whose processors want torchvision, and the others.
@@ -629,6 +632,29 @@ def test_what_a_library_refuses_costs_its_own_prompt_alone(folder, monkeypatch, 
             call(asked)
         assert list(raised.value.failed) == [1]
         assert len(call(good)) == 3
+
+
+def test_an_end_mark_alone_is_no_answer(folder, tmp_path, fresh_cache):
+    reader = load(folder("llama"), "llama")
+    answerer = Answerer(AnsweringConfig(decision="none"), reader)
+    [answer] = answerer.answer([Question(1, "what?")], [[]])
+    assert answer.raw
+    prompt = Prompt(answerer.asked[answer.drafts[0].prompt_hash])
+    first = int(reader.next_token_logprobs([prompt], [()])[0].argmax())
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama"))
+    model.generation_config.eos_token_id = first  # what it writes first
+    model.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(folder("llama")).save_pretrained(tmp_path)
+    silent = load(str(tmp_path), "llama")
+    assert silent.generate([prompt])[0].tokens == 1
+    answerer = Answerer(AnsweringConfig(decision="none"), silent)
+    for _ in range(2):  # nothing is kept
+        with pytest.raises(PromptError, match="the model ended its answer before the first word"):
+            answerer.answer([Question(1, "what?")], [[]])
+    assert answerer.cached.generated == 2
+    stream = answerer.stream(Question(1, "what?"), [])
+    with pytest.raises(PromptError, match="before the first word"):
+        list(stream)
 
 
 @pytest.mark.parametrize("step", ["_generate", "_prefill", "_extend"])
