@@ -95,7 +95,7 @@ class TransformersVLM(LocalReader):
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
         self._marks = image_marks(tokenizer, self._processor, model.config)
         self._added: dict[tuple[int, int], int] = {}  # tokens that an image of a size adds
-        self.fingerprint = placement.fingerprint("transformers-vlm/1")
+        self.fingerprint = placement.fingerprint("transformers-vlm/2")
         self._check_template(Prompt("What is it?"))
         self._check_template(Prompt("What is it?", b""))  # no image is opened for the text
 
