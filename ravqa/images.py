@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import tarfile
 import tempfile
 import warnings
@@ -36,13 +37,27 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 2**28
 """Larger files in archives are refused, for the same reason."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".jfif", ".jpe", ".jif", ".avif"),
+)
 """Suffixes of images, the likeliest first; upper and lower case are the same."""
 _ARCHIVES = (".zip", ".tar")
 _ORIENTATION = 0x0112  # EXIF
 
+_HEAD = 32  # bytes of a file that say what it is
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\0{4}"
+    rb"|.{4}ftypavi[fs]",
+    re.DOTALL,
+)
+
 BLACK = b"P4\n336 336\n" + b"\xff" * (336 // 8 * 336)
 """A black image of 336 x 336 pixels, as bytes: what M2KR's text-only queries are encoded with."""
+
+
+class ArchiveError(DataError):
+    """An archive is broken, cut off, or of a form that cannot be read in place."""
 
 
 def inside(root: Path, name: str) -> Path:
@@ -52,7 +67,12 @@ def inside(root: Path, name: str) -> Path:
         DataError: an absolute path, or one that climbs out with "..".
     """
     relative = PurePosixPath(name.replace("\\", "/"))
-    if relative.is_absolute() or ".." in relative.parts or ":" in "".join(relative.parts[:1]):
+    if relative.is_absolute():
+        raise DataError(
+            f"image path {name!r} is absolute and leaves the image folder {root}: "
+            "--dataset-option images=DIR names the folder that images are in"
+        )
+    if ".." in relative.parts or ":" in "".join(relative.parts[:1]):
         raise DataError(f"image path {name!r} leaves the image folder {root}")
     return root / relative
 
@@ -67,6 +87,14 @@ class ImageFolder:
     def __init__(self, root: Path):
         self.root = root
         self._real = root.resolve()
+        self._unread: list[str] = []  # archives that cannot be read, and why
+
+    def _relative(self, name: str) -> Path:
+        """The name below the folder, also of an absolute path that leads into it."""
+        for root in (self.root.absolute(), self._real):
+            if Path(name).is_relative_to(root):
+                name = Path(name).relative_to(root).as_posix()
+        return inside(self.root, name).relative_to(self.root)
 
     def path(self, name: str, *, by_stem: bool = False) -> Path:
         """The image called `name`, or the path where it should be.
@@ -74,7 +102,18 @@ class ImageFolder:
         Raises:
             DataError: as `find`.
         """
-        return self.find(name, by_stem=by_stem) or inside(self.root, name)
+        return self.find(name, by_stem=by_stem) or self.root / self._relative(name)
+
+    def look(self, name: str, *, by_stem: bool = False) -> tuple[Path, str]:
+        """As `path`, and why the image cannot be had if it may be in an archive that is broken.
+
+        Raises:
+            DataError: the path leaves the folder, or several files could be meant.
+        """
+        try:
+            return self.path(name, by_stem=by_stem), ""
+        except ArchiveError as e:
+            return self.root / self._relative(name), str(e)
 
     def find(self, name: str, *, by_stem: bool = False) -> Path | None:
         """The image called `name`, or None.
@@ -86,24 +125,31 @@ class ImageFolder:
 
         Raises:
             DataError: the path leaves the folder, or several files could be meant.
+            ArchiveError: it is not found, and may be in an archive that cannot be read.
         """
-        relative = inside(self.root, name).relative_to(self.root)
+        relative = self._relative(name)
         stem, suffix = _split(relative.name)
         if not stem:
             return None
-        suffixes = [s for s in (relative.name[len(stem) :], *SUFFIXES[:3]) if s] or [""]
+        suffixes = (relative.name[len(stem) :], *SUFFIXES[:3])
         for path in (self.root / relative.with_name(stem + s) for s in dict.fromkeys(suffixes)):
             with contextlib.suppress(OSError, ValueError):  # a name that no file system allows
-                if path.is_file():
-                    return self._checked(path)
+                if path.is_file() and is_image_file(self._checked(path)):
+                    return path
         wanted = (*relative.parts[:-1], stem)
         found = self._index.get(stem, [])
         if not by_stem:
             found = [entry for entry in found if _same_image(wanted, entry)]
+        # Suffixes of images come before content.
+        found = [e for e in found if _split(e)[1]] or [
+            e for e in found if is_image_file(self._checked(self.root / e))
+        ]
         if not found:
+            if self._unread:
+                raise ArchiveError(f"no image {name!r} below {self.root}: {self._unread[0]}")
             return None
         # The longest common path, a plain file before one in an archive, the suffix that was named.
-        order = [suffix, *SUFFIXES] if suffix else [*SUFFIXES]
+        order = [suffix, *SUFFIXES, ""] if suffix else [*SUFFIXES, ""]
         ranks = {
             entry: (
                 -_common_end(wanted, _parts(entry)),
@@ -138,14 +184,16 @@ class ImageFolder:
             below = Path(folder).relative_to(self.root).as_posix()
             before = "" if below == "." else below + "/"
             for name in sorted(names):
+                entries = [before + name]
                 if name.lower().endswith(_ARCHIVES):
-                    entries = [f"{before}{name}/{m}" for m in _archive(Path(folder, name)).members]
-                else:
-                    entries = [before + name]
+                    try:
+                        members = _archive(Path(folder, name)).members
+                    except ArchiveError as e:
+                        self._unread.append(str(e))
+                    else:
+                        entries = [f"{before}{name}/{member}" for member in members]
                 for entry in entries:
-                    stem, suffix = _split(entry.rpartition("/")[2])
-                    if suffix:
-                        index.setdefault(stem, []).append(entry)
+                    index.setdefault(_split(entry.rpartition("/")[2])[0], []).append(entry)
         return index
 
 
@@ -184,6 +232,27 @@ def _same_image(wanted: Sequence[str], entry: str) -> bool:
         return True
     before = PurePosixPath(entry).parts[: len(parts) - common]
     return common > 1 and PurePosixPath(before[-1]).suffix.lower() in _ARCHIVES
+
+
+def is_image(data: bytes) -> bool:
+    """Whether bytes begin as those of an image that is read."""
+    return _MAGIC.match(data) is not None
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is an image by its suffix, or by its first bytes where the suffix is none."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        archive = _archive_of(path)
+        if archive is not None:
+            return is_image(image_bytes(path))
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            return is_image(file.read(_HEAD))
+    except (OSError, ValueError, DataError):
+        return False
 
 
 def as_source(image: Path | str | bytes | None) -> Path | bytes | None:
@@ -443,10 +512,10 @@ class _Archive:
             entries = _zip_entries(path) if path.suffix.lower() == ".zip" else _tar_entries(path)
             for name, place in entries:
                 clean = PurePosixPath(name.replace("\\", "/"))
-                if _split(clean.name)[1] and not clean.is_absolute() and ".." not in clean.parts:
+                if not clean.is_absolute() and ".." not in clean.parts:
                     self.members.setdefault(clean.as_posix(), place)
         except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as e:
-            raise DataError(f"{path} is no archive that can be read in place: {e}") from None
+            raise ArchiveError(f"{path} is no archive that can be read in place: {e}") from None
 
     def read(self, name: str) -> bytes:
         """The bytes of a member.

@@ -135,6 +135,33 @@ def test_a_plain_file_comes_before_one_in_an_archive(tmp_path):
     assert ImageFolder(tmp_path).find("photos/a.jpg") == plain
 
 
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.avif", "0123abcd", "a.dat"])
+def test_an_image_is_found_by_its_name_whatever_its_suffix(tmp_path, name):
+    for folder in ("here", "below/photos"):
+        path = put(tmp_path / folder / name, photo())
+        assert ImageFolder(tmp_path / folder.partition("/")[0]).find(name) == path
+    zipped(tmp_path / "packed" / "x.zip", {f"photos/{name}": photo()})
+    tarred(tmp_path / "packed" / "y.tar", {f"others/{name}": photo()})
+    for wanted in (f"photos/{name}", f"others/{name}"):
+        found = ImageFolder(tmp_path / "packed").find(wanted)
+        assert image_bytes(found) == photo()
+    put(tmp_path / "text" / name, b"no image")
+    if name.partition(".")[2] in {"", "dat"}:  # a suffix that no image has: the content decides
+        assert ImageFolder(tmp_path / "text").find(name) is None
+        put(tmp_path / "text" / "more" / name, photo())
+        found = ImageFolder(tmp_path / "text").find(name)
+        assert found == tmp_path / "text" / "more" / name
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    (tmp_path / "below").mkdir()
+    os.mkfifo(tmp_path / "below" / "b")
+    for name in ("a", "b"):
+        assert ImageFolder(tmp_path).find(name) is None
+
+
 # Nothing leaves the folder
 
 
@@ -318,6 +345,20 @@ def test_what_is_no_archive_is_named(tmp_path, name):
     put(tmp_path / name, b"not an archive" * 100)
     with pytest.raises(DataError, match=rf"{name} is no archive that can be read in place"):
         ImageFolder(tmp_path).find("a.jpg")
+
+
+def test_an_archive_that_is_broken_does_not_hide_what_is_there(tmp_path):
+    path = put(tmp_path / "photos" / "a.jpg")
+    put(tmp_path / "x.zip", b"PK\x03\x04 half a download")
+    tarred(tmp_path / "y.tar", {"b.jpg": photo()})
+    folder = ImageFolder(tmp_path)
+    assert folder.find("a.jpg", by_stem=True) == path
+    assert image_bytes(folder.find("b.jpg")) == photo()
+    assert folder.look("a.jpg") == (path, "")
+    where, missing = folder.look("c.jpg")
+    assert where == tmp_path / "c.jpg"
+    assert "no image 'c.jpg'" in missing
+    assert "x.zip is no archive" in missing
 
 
 def test_a_compressed_tar_file_is_no_archive_to_read_in_place(tmp_path):
