@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.config import fingerprint
-from ravqa.datasets.reading import Row, parquet_rows, read_parquet
+from ravqa.datasets.reading import Row, parquet_columns, parquet_rows, read_parquet
 from ravqa.errors import UserError, import_extra, near_matches
 from ravqa.images import ImageFolder
 from ravqa.models import first_line
@@ -101,6 +101,13 @@ class Table:
             raise _refused(name, config, e) from None
         self._table = table
         self.rows = len(table)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of its columns."""
+        if self._files:
+            return list(dict.fromkeys(c for path in self._files for c in parquet_columns(path)))
+        return list(self._table.column_names)
 
     @property
     def key(self) -> str:

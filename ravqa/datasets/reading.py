@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ravqa.errors import DataError, import_extra
+from ravqa.models import first_line
 
 Row = dict[str, Any]
 
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv")
 PARQUET = ".parquet"
+_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def suffix_of(path: Path) -> str:
@@ -25,6 +28,15 @@ def suffix_of(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     dot = name.rfind(".")
     return name[dot:] if dot >= 0 else ""
+
+
+def lines_of(text: str) -> list[str]:
+    r"""A text's lines, which end with \n, \r\n or \r alone.
+
+    `str.splitlines` ends them at seven other characters too (U+2028, form feed, ...), as neither
+    files nor Markdown do.
+    """
+    return _LINE_END.split(text)
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, Row]]:
@@ -167,6 +179,16 @@ def parquet_rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """Names of a Parquet file's columns.
+
+    Raises:
+        DataError: as `read_parquet`.
+    """
+    with _parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
 @contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
     parquet: Any = import_extra("pyarrow.parquet", "datasets", why=f"reading {path.name}")
@@ -177,7 +199,7 @@ def _parquet(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except (OSError, arrow.ArrowException) as e:
-        raise DataError(f"{path} cannot be read: {str(e).splitlines()[0]}") from None
+        raise DataError(f"{path} cannot be read: {first_line(e)}") from None
 
 
 _HALF = 'text that is cut inside a character (a lone "\\ud83d" or the like)'
