@@ -236,6 +236,22 @@ def test_coco_images_are_read_from_their_zip_file(tmp_path):
     assert packed.fingerprint == before.fingerprint
 
 
+def test_half_an_archive_stops_only_questions_that_may_need_it(tmp_path):
+    folder = okvqa_folder(tmp_path / "okvqa")
+    (folder / "train2014.zip").write_bytes(b"PK\x03\x04 half a download")
+    assert len(okvqa.load(DatasetRequest(data=folder)).questions) == 3
+    (folder / "val2014" / "COCO_val2014_000000000043.jpg").unlink()
+    with pytest.raises(DataError, match=r"no image .*000043\.jpg.*train2014\.zip is no archive"):
+        okvqa.load(DatasetRequest(data=folder))
+    problems = Problems("skip")
+    dataset = okvqa.load(DatasetRequest(data=folder, problems=problems))
+    assert [q.question_id for q in dataset.questions] == [425, 426]
+    [problem] = problems.found
+    assert "train2014.zip is no archive" in problem.reason
+    unseen = okvqa.load(DatasetRequest(data=folder, need_images=False))
+    assert len(unseen.questions) == 3
+
+
 # Hub copies
 
 

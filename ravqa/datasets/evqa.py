@@ -30,6 +30,7 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather
 from ravqa.datasets.reading import Row, read_json, read_table
+from ravqa.datasets.values import cell_items, text, text_of, texts_of
 from ravqa.errors import DataError, UserError, import_extra
 from ravqa.images import ImageFolder
 from ravqa.records import Question
@@ -121,11 +122,17 @@ def _questions(
         for number, image_id in enumerate(ids if options.triplets else ids[:1]):
             question_id = f"{name}.{number}" if options.triplets else name
             try:
-                image = images.path(row["dataset_name"], image_id)
+                image, missing = images.look(row["dataset_name"], image_id)
+                question = _question(row, question_id, image, image_id, split)
             except DataError as e:
                 problems.report(where, str(e), question_id)
                 continue
-            yield _question(row, question_id, image, image_id, split)
+            if not question.answers:
+                problems.report(where, "no 'answer'", question_id)
+            elif missing and request.need_images:
+                problems.image(where, missing, question_id)
+            else:
+                yield question
 
 
 def _question(row: Row, question_id: str, image: Path, image_id: str, split: str) -> Question:
@@ -138,7 +145,7 @@ def _question(row: Row, question_id: str, image: Path, image_id: str, split: str
         question=row["question"],
         image=image,
         image_id=f"{row['dataset_name']}/{image_id}",
-        answers=tuple(a for a in row["answer"].split("|") if a.strip()),
+        answers=texts_of(cell_items(row["answer"]), "answer"),
         question_type=row["question_type"],
         split=row.get("encyclopedic_vqa_split") or split,
         pos_item_ids=tuple(evidence),
@@ -161,21 +168,21 @@ class _Images:
         self._csv = questions
         self._names: Mapping[str, str] | None = None
 
-    def path(self, dataset: str, image_id: str) -> Path:
-        """Where the image is, or should be.
+    def look(self, dataset: str, image_id: str) -> tuple[Path, str]:
+        """Where the image is, or should be; see `ImageFolder.look`.
 
         Raises:
             DataError: its name leaves the folder, or is no known image's; another dataset.
         """
         if dataset == "landmarks":
             name = "/".join((*image_id[:3], image_id)) + ".jpg"
-            return self._images.path(name, by_stem=True)
+            return self._images.look(name, by_stem=True)
         if dataset != "inaturalist":
             raise DataError(f"dataset_name {dataset!r} is neither inaturalist nor landmarks")
         if self._names is None:
             self._names = self._inaturalist()
         name = self._names.get(image_id, f"{image_id}.jpg")
-        return self._images.path(name, by_stem=True)
+        return self._images.look(name, by_stem=True)
 
     def _inaturalist(self) -> dict[str, str]:
         """File names of the iNaturalist images that the questions need."""
@@ -204,7 +211,10 @@ def _id2name(path: Path) -> Iterator[tuple[str, str]]:
     table = read_json(path)
     if not isinstance(table, dict):
         raise DataError(f"{path}: an object of file names by image id is expected")
-    return ((str(key), str(name)) for key, name in table.items())
+    for key, name in table.items():
+        found = text_of(name, key)
+        if found is not None:
+            yield key, found
 
 
 def _annotated(path: Path) -> Iterator[tuple[str, str]]:
@@ -213,6 +223,10 @@ def _annotated(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with path.open("rb") as file:
             for image in ijson.items(file, "images.item"):
-                yield str(image["id"]), str(image["file_name"])
-    except (ijson.JSONError, KeyError, TypeError) as e:
+                image_id, name = text(image, "id"), text(image, "file_name")
+                if image_id is not None and name is not None:
+                    yield image_id, name
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
+    except (ijson.JSONError, AttributeError) as e:
         raise DataError(f"{path}: not iNaturalist's annotations ({e})") from None

@@ -4,13 +4,15 @@
     DIR/passages.jsonl        (.csv, .tsv, .parquet; optional), unless --corpus names others
     DIR/...                   images, found below DIR by the names in `image`
 
-Columns of the questions; lists stand as JSON lists, or in tables as `one|two`:
+Columns of the questions; lists stand as JSON lists, in tables also as `one|two`. Values are read as
+`ravqa.datasets.values` says:
 
     question_id | id          unique
     question                  may be blank if there is an instruction
-    image | img_path          path below the folder; blank for a text-only question
+    image | img_path          path below the folder, or the image in base64; blank for a text-only
+                              question (other names and forms: `ravqa.datasets.row_images`)
     image_id                  what the image is called; else its path
-    answers | answer          accepted answers; blank if the file is not to be scored
+    answers | answer          accepted answers; blank in every row if the file is not to be scored
     answer_eval               InfoSeek's forms of the answers, for `metric=infoseek`
     instruction, question_type, split
     pos_item_ids              ids of relevant passages
@@ -21,11 +23,12 @@ Other columns go to `Question.extra`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ravqa.datasets import processed
+from ravqa.datasets import m2kr, row_images
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -36,16 +39,17 @@ from ravqa.datasets.base import (
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
 from ravqa.datasets.reading import JSON_LINES, TABLES, Row, read_rows, suffix_of
+from ravqa.datasets.values import cell_items, identity, text, texts_of
 from ravqa.errors import DataError, UserError
 from ravqa.images import ImageFolder
+from ravqa.metrics.base import AnswerMetric
 from ravqa.records import Question
 from ravqa.registry import METRICS
 
 _ID = ("question_id", "id")
-_IMAGE = ("image", "img_path")
 _ANSWERS = ("answers", "answer")
 _KNOWN = {
-    *(*_ID, *_IMAGE, *_ANSWERS),
+    *(*_ID, *_ANSWERS, *row_images.HELD, *row_images.NAMED),
     *("question", "image_id", "answer_eval", "instruction", "question_type", "split"),
     *("pos_item_ids", "pos_articles"),
 }
@@ -131,11 +135,28 @@ class _Questions:
     ) -> None:
         self._path = path
         self._images = images
-        self._options = options
+        self._metric: AnswerMetric = METRICS.get(options.metric)()
         self._request = request
         self._table = suffix_of(path) in TABLES
         self.answered = False
         self._positives = False
+
+    def _any_answers(self) -> bool:
+        """Whether the file has answers; in one that has, every question needs some."""
+        for _, row in self._rows():
+            with contextlib.suppress(DataError):  # `__iter__` reports the row
+                if self._answers(row):
+                    return True
+        return False
+
+    def _rows(self) -> Iterator[tuple[str, Row]]:
+        split = self._request.split
+        for where, row in read_rows(self._path):
+            if split in (None, _ALL) or row.get("split") == split:
+                yield where, row
+
+    def _answers(self, row: Row) -> tuple[str, ...]:
+        return next((given for c in _ANSWERS if (given := self._list(row, c))), ())
 
     @property
     def retrieval_metrics(self) -> Sequence[RetrievalMetric]:
@@ -146,59 +167,69 @@ class _Questions:
         )
 
     def __iter__(self) -> Iterator[Question]:
-        problems, split = self._request.problems, self._request.split
+        problems = self._request.problems
         seen: set[Any] = set()
-        for where, row in read_rows(self._path):
-            if split not in (None, _ALL) and processed.text(row, "split") != split:
-                continue
-            ids = (row.get(column) for column in _ID)
-            question_id = next((i for i in ids if isinstance(i, int | str) and i != ""), None)
-            if question_id is None:
-                problems.report(where, "no question id (column question_id or id)")
-            elif question_id in seen:
-                problems.report(where, f"duplicate question id {question_id!r}", question_id)
-            else:
+        self.answered = self._any_answers()
+        for where, row in self._rows():
+            question_id = None
+            try:
+                question_id = _question_id(row)
+                if question_id in seen:
+                    raise DataError(f"duplicate question id {question_id!r}")
                 seen.add(question_id)
-                try:
-                    question = self._question(row, question_id)
-                except DataError as e:
-                    problems.report(where, str(e), question_id)
-                    continue
-                self.answered |= bool(question.answers)
-                self._positives |= bool(question.pos_item_ids)
-                yield question
+                question, missing = self._question(row, question_id)
+            except DataError as e:
+                problems.report(where, str(e), question_id)
+                continue
+            if missing and self._request.need_images:
+                problems.image(where, missing, question_id)
+                continue
+            self._positives |= bool(question.pos_item_ids)
+            yield question
 
-    def _question(self, row: Row, question_id: int | str) -> Question:
-        asked, instruction = processed.text(row, "question"), processed.text(row, "instruction")
+    def _question(self, row: Row, question_id: int | str) -> tuple[Question, str]:
+        """The question, and why its image cannot be had."""
+        asked, instruction = text(row, "question"), text(row, "instruction")
         if asked is None and instruction is None:
             raise DataError("no 'question'")
-        name = processed.text(row, *_IMAGE)
-        answers = next((found for c in _ANSWERS if (found := self._list(row, c))), ())
-        answer_eval = row.get("answer_eval")
-        if answer_eval is not None and not isinstance(answer_eval, list):
-            answer_eval = [answer_eval]
-        image_id = row.get("image_id")
-        return Question(
+        found = row_images.image_of(row, self._images)
+        image_id = identity(row, "image_id")
+        if image_id is None:
+            image_id = found.name
+        answers = self._answers(row)
+        if self.answered and not answers:
+            raise DataError("no answers, where other questions of the file have some")
+        answer_eval = m2kr.evaluation_forms(self._items(row, "answer_eval"))
+        question = Question(
             question_id=question_id,
             question=asked or "",
-            image=None if name is None else self._images.path(name),
-            image_id=image_id
-            if isinstance(image_id, int)
-            else processed.text(row, "image_id") or name,
+            image=found.path,
+            image_id=image_id,
             answers=answers,
             answer_eval=tuple(answer_eval or answers),
             instruction=instruction,
-            question_type=processed.text(row, "question_type"),
-            split=processed.text(row, "split"),
+            question_type=text(row, "question_type"),
+            split=text(row, "split"),
             pos_item_ids=self._list(row, "pos_item_ids"),
             pos_articles=self._list(row, "pos_articles"),
             extra={key: value for key, value in row.items() if key not in _KNOWN},
         )
+        if self.answered and (reason := self._metric.problem(question)):
+            raise DataError(reason)
+        return question, found.missing
 
     def _list(self, row: Row, column: str) -> tuple[str, ...]:
-        value = row.get(column)
-        if isinstance(value, str) and self._table:
-            value = value.split("|")
-        if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-            raise DataError(f"{column!r}: a list of strings is expected")
-        return processed.texts({column: value}, column)
+        return texts_of(self._items(row, column), column)
+
+    def _items(self, row: Row, column: str) -> Any:
+        return cell_items(row.get(column)) if self._table else row.get(column)
+
+
+def _question_id(row: Row) -> int | str:
+    try:
+        question_id = identity(row, *_ID)
+    except DataError as e:
+        raise DataError(f"no question id: {e}") from None
+    if question_id is None:
+        raise DataError(f"no question id (column {' or '.join(_ID)})")
+    return question_id

@@ -29,10 +29,12 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
-from ravqa.datasets.reading import read_jsonl
+from ravqa.datasets.reading import Row, read_jsonl
+from ravqa.datasets.row_images import is_there
+from ravqa.datasets.values import text
 from ravqa.errors import DataError, UserError
-from ravqa.images import ImageFolder, inside
-from ravqa.metrics.infoseek import question_type_of
+from ravqa.images import ImageFolder
+from ravqa.metrics.infoseek import question_type_of, range_problem
 from ravqa.paths import SAMPLE
 from ravqa.records import Question
 
@@ -128,7 +130,10 @@ def _by_id(path: Path, needed: str, *others: str) -> dict[str, tuple[Any, ...]]:
             raise DataError(f"{path}, line {number}: no 'data_id' or no {needed!r}")
         if not isinstance(record["data_id"], str):
             raise DataError(f"{path}, line {number}: 'data_id' is not a string")
-        found = tuple(str(record.get(key) or "") for key in (needed, *others))
+        try:
+            found = tuple(text(record, key) or "" for key in (needed, *others))
+        except DataError as e:
+            raise DataError(f"{path}, line {number}: {e}") from None
         values[record["data_id"]] = once.setdefault(found, found)
     return values
 
@@ -149,45 +154,57 @@ def _questions(
         if not isinstance(data_id, str) or not data_id:
             problems.report(where, "no 'data_id', or it is not a string")
             continue
-        missing = [k for k in ("image_id", "question") if not str(record.get(k) or "").strip()]
-        if missing:
-            problems.report(where, f"no {missing[0]!r}", data_id)
+        try:
+            if data_id in seen:
+                raise DataError(f"duplicate data_id {data_id!r}")
+            seen.add(data_id)
+            question, missing = _question(record, data_id, split, types, entities, images, request)
+        except DataError as e:
+            problems.report(where, str(e), data_id)
             continue
-        answer_eval = record.get("answer_eval") or []
-        if not isinstance(answer_eval, list):  # one mapping instead of a list of one
-            answer_eval = [answer_eval]
-        question_type = types[data_id][0] if data_id in types else question_type_of(answer_eval)
-        image_id = str(record["image_id"])
-        image = expected = None
-        if request.find_images:
-            try:
-                expected = inside(images.root, f"{image_id}.jpg")
-                image = images.find(f"{image_id}.jpg", by_stem=True)
-            except DataError as e:
-                problems.report(where, str(e), data_id)
-                continue
-        if data_id in seen:
-            problems.report(where, f"duplicate data_id {data_id!r}", data_id)
-        elif split != "test" and not answer_eval:
-            problems.report(where, "no 'answer_eval'", data_id)
-        elif split == "val" and data_id not in types:
-            problems.report(where, f"{data_id!r} has no question type", data_id)
-        elif reason := m2kr.range_problem(question_type, answer_eval):
-            problems.report(where, reason, data_id)
-        elif image is None and request.need_images:
-            problems.image(where, f"no image {image_id} in {images.root}", data_id)
+        if missing and request.need_images:
+            problems.image(where, missing, data_id)
         else:
-            entity, entity_id = entities.get(data_id, ("", ""))
-            yield Question(
-                question_id=data_id,
-                question=str(record["question"]),
-                image=image or expected,  # where a stage that needs it will say it is missing
-                image_id=image_id,
-                answers=m2kr.answers_of(record.get("answer"), answer_eval),
-                answer_eval=tuple(answer_eval),
-                question_type=str(question_type),
-                split=str(record.get("data_split") or split),
-                extra={k: v for k, v in (("entity", entity), ("entity_id", entity_id)) if v},
-                pos_articles=tuple(name for name in (entity_id, entity) if name),
-            )
-        seen.add(data_id)
+            yield question
+
+
+def _question(
+    record: Row,
+    data_id: str,
+    split: str,
+    types: Mapping[str, tuple[Any, ...]],
+    entities: Mapping[str, tuple[Any, ...]],
+    images: ImageFolder,
+    request: DatasetRequest,
+) -> tuple[Question, str]:
+    """The question, and why its image cannot be had."""
+    image_id, asked = text(record, "image_id"), text(record, "question")
+    if image_id is None or asked is None:
+        raise DataError(f"no {'question' if image_id else 'image_id'!r}")
+    answer_eval = m2kr.evaluation_forms(record.get("answer_eval"))
+    question_type = types[data_id][0] if data_id in types else question_type_of(answer_eval)
+    if split != "test" and not answer_eval:
+        raise DataError("no 'answer_eval'")
+    if split == "val" and data_id not in types:
+        raise DataError(f"{data_id!r} has no question type")
+    if reason := range_problem(question_type, answer_eval):
+        raise DataError(reason)
+    image, missing = None, ""
+    if request.find_images:
+        image, missing = images.look(f"{image_id}.jpg", by_stem=True)
+        if not missing and not is_there(image):
+            missing = f"no image {image_id} in {images.root}"
+    entity, entity_id = entities.get(data_id, ("", ""))
+    question = Question(
+        question_id=data_id,
+        question=asked,
+        image=image,  # where a stage that needs it will say it is missing
+        image_id=image_id,
+        answers=m2kr.answers_of(record.get("answer"), answer_eval),
+        answer_eval=tuple(answer_eval),
+        question_type=question_type,
+        split=text(record, "data_split") or split,
+        extra={k: v for k, v in (("entity", entity), ("entity_id", entity_id)) if v},
+        pos_articles=tuple(name for name in (entity_id, entity) if name),
+    )
+    return question, missing

@@ -7,8 +7,10 @@ Ten subsets, each with queries and passages, as the hub holds them
     DIR/{SUBSET}_passages/{train,valid,test}_passages-00000-of-00001.parquet
 
 or `--data hf:OWNER/NAME`. Images are not there: they are looked for by `img_path` below DIR or the
-option `images`. Rows without one get the black image that the authors' script gives them, so that a
-text-only query costs as many vectors as any other. A query without a question is its instruction.
+option `images`; copies that hold their images are read too. Rows without a path get the black image
+that the authors' script gives them, so that a text-only query costs as many vectors as any other; a
+row whose image is named and cannot be had, or is missing among others that are held, is reported. A
+query without a question is its instruction.
 
 Reporting rules: LinWeizheDragon/FLMR, docs/MODEL_ZOO.md and examples/evaluate_all.sh. Recall@K asks
 whether one of `pos_item_ids` is among the first K; pseudo recall whether an answer string is.
@@ -16,13 +18,14 @@ whether one of `pos_item_ids` is among the first K; pseudo recall whether an ans
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ravqa.datasets import hub, processed
+from ravqa.datasets import hub, processed, row_images
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -34,9 +37,10 @@ from ravqa.datasets.base import (
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import PASSAGE_BYTES, Corpus
 from ravqa.datasets.reading import Row
+from ravqa.datasets.values import is_blank, list_of, text, text_of, texts, texts_of
 from ravqa.errors import DataError, UserError, near_matches
 from ravqa.images import BLACK, ImageFolder
-from ravqa.metrics.infoseek import question_type_of
+from ravqa.metrics.infoseek import question_type_of, range_problem
 from ravqa.records import Passage, Question
 
 HUB = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
@@ -83,13 +87,13 @@ SUBSETS = {
 }
 """In the order of the authors' table."""
 
-COLUMNS = (
-    *("question_id", "question", "instruction", "pos_item_ids", "img_id", "img_path", "image_id"),
-    *("answers", "gold_answer", "question_type", "img_key"),
-    *("answer_eval", "data_split", "wikidata_value", "wikidata_range", "entity_id", "entity_text"),
-    *("img_caption", "objects", "img_ocr", "ROIs"),
+UNREAD = (
+    *("pos_item_contents", "related_item_ids", "found"),
+    *("class", "attributes", "attribute_scores", "ocr", "rect"),
 )
-"""Query columns that are read. `pos_item_contents`, the bulk of the rows, is not."""
+"""Query columns that are published and not needed; `pos_item_contents` is the bulk of the rows."""
+TEXT_ONLY = ("MSMARCO",)
+"""Subsets whose queries have no images."""
 
 _TITLED = re.compile(r"title: (.+?) content: ")
 _SECTION_NUMBER = re.compile(r"_\d+$")
@@ -193,85 +197,100 @@ def _questions(
 ) -> Iterator[Question]:
     problems = request.problems
     seen: set[str] = set()
-    for where, row in table.read(COLUMNS):
-        question_id = processed.text(row, "question_id")
-        if question_id is None:
-            problems.report(where, "no 'question_id'")
-            continue
-        if question_id in seen:
-            problems.report(where, f"duplicate question id {question_id!r}", question_id)
-            continue
-        seen.add(question_id)
-        asked, instruction = processed.text(row, "question"), processed.text(row, "instruction")
-        if asked is None and instruction is None:
-            problems.report(where, "neither question nor instruction", question_id)
-            continue
-        answers = processed.texts(row, "answers")
-        if SUBSETS[subset].metric and not answers:
-            problems.report(where, "no 'answers'", question_id)
-            continue
-        question_type = processed.text(row, "question_type")
-        answer_eval: list[Any] = []
-        if subset == "Infoseek":
-            answer_eval = _answer_eval(row, question_type, answers)
-            question_type = question_type or question_type_of(answer_eval)
-            reason = range_problem(question_type, answer_eval)
-            if reason:
-                problems.report(where, reason, question_id)
-                continue
-        img_path = processed.text(row, "img_path")
+    for where, row in table.read([c for c in table.columns if c not in UNREAD]):
+        question_id = None
         try:
-            image = BLACK if img_path is None else images.path(img_path)
-            description = processed.description_of(row)
+            question_id = text(row, "question_id")
+            if question_id is None:
+                raise DataError("no 'question_id'")
+            if question_id in seen:
+                raise DataError(f"duplicate question id {question_id!r}")
+            question, missing = _question(row, question_id, subset, split, images)
         except DataError as e:
             problems.report(where, str(e), question_id)
             continue
-        positives = processed.texts(row, "pos_item_ids")
-        entity = [processed.text(row, "entity_id"), processed.text(row, "entity_text")]
-        extra = {"gold_answer": processed.text(row, "gold_answer")}
-        extra |= dict(zip(("entity_id", "entity"), entity, strict=True))
-        numbered = subset == "OKVQA" and question_id.isdecimal()  # the official ids are numbers
-        yield Question(
-            question_id=int(question_id) if numbered else question_id,
-            question=asked or "",
-            image=image,
-            image_id=processed.image_id_of(row) if img_path else None,
-            answers=answers_of(list(answers), answer_eval) if answer_eval else answers,
-            answer_eval=tuple(answer_eval),
-            instruction=instruction,
-            question_type=question_type,
-            split=processed.text(row, "data_split") or split,
-            pos_item_ids=positives,
-            description=description,
-            extra={key: value for key, value in extra.items() if value},
-            pos_articles=tuple(
-                dict.fromkeys(
-                    [name for name in entity if name]
-                    + [a for p in positives if (a := _article(subset, p, None, ""))]
-                )
-            ),
-        )
+        seen.add(question_id)
+        if missing and request.need_images:
+            problems.image(where, missing, question_id)
+        else:
+            yield question
+
+
+def _question(
+    row: Row, question_id: str, subset: str, split: str, images: ImageFolder
+) -> tuple[Question, str]:
+    """The question, and why its image cannot be had."""
+    asked, instruction = text(row, "question"), text(row, "instruction")
+    if asked is None and instruction is None:
+        raise DataError("neither question nor instruction")
+    answers = texts(row, "answers", "answer")
+    if SUBSETS[subset].metric and not answers:
+        raise DataError("no 'answers'")
+    question_type = text(row, "question_type")
+    answer_eval: list[Any] = []
+    if subset == "Infoseek":
+        answer_eval = _answer_eval(row, question_type, answers)
+        question_type = question_type or question_type_of(answer_eval)
+        reason = range_problem(question_type, answer_eval)
+        if reason:
+            raise DataError(reason)
+    found = row_images.image_of(row, images, ("img_path", *row_images.HELD, *row_images.NAMED))
+    missing = found.missing
+    published = "img_path" in row and not found.empty  # so is the black image for rows without one
+    if found.path is None and not published and subset not in TEXT_ONLY:
+        missing = "no image: it is expected in a column such as img_path, image, images"
+    positives = texts(row, "pos_item_ids")
+    entity = [text(row, "entity_id"), text(row, "entity_text")]
+    extra = {"gold_answer": text(row, "gold_answer")}
+    extra |= dict(zip(("entity_id", "entity"), entity, strict=True))
+    numbered = subset == "OKVQA" and question_id.isdecimal()  # the official ids are numbers
+    question = Question(
+        question_id=int(question_id) if numbered else question_id,
+        question=asked or "",
+        image=found.path or (images.root / f"<image of {question_id}>" if missing else BLACK),
+        image_id=processed.image_id_of(row) if found.path else None,
+        answers=answers_of(list(answers), answer_eval) if answer_eval else answers,
+        answer_eval=tuple(answer_eval),
+        instruction=instruction,
+        question_type=question_type,
+        split=text(row, "data_split") or split,
+        pos_item_ids=positives,
+        description=processed.description_of(row),
+        extra={key: value for key, value in extra.items() if value},
+        pos_articles=tuple(
+            dict.fromkeys(
+                [name for name in entity if name]
+                + [a for p in positives if (a := _article(subset, p, None, ""))]
+            )
+        ),
+    )
+    return question, missing
 
 
 def answers_of(answer: Any, answer_eval: list[Any]) -> tuple[str, ...]:
-    """Every accepted string of an InfoSeek question, the annotators' first."""
-    answer = answer or []
-    given = [str(a) for a in (answer if isinstance(answer, list) else [answer])]
-    return tuple(dict.fromkeys(given + [a for a in answer_eval if isinstance(a, str)]))
+    """Every accepted string of an InfoSeek question, the annotators' first.
+
+    Raises:
+        DataError: an answer that is no text.
+    """
+    given = texts_of(answer, "answer")
+    return tuple(dict.fromkeys(given + tuple(a for a in answer_eval if isinstance(a, str))))
 
 
-def range_problem(question_type: str, answer_eval: list[Any]) -> str:
-    """What is wrong with the answer_eval of an InfoSeek question; "" if nothing is."""
-    if str(question_type).lower() != "numerical":
-        return ""
-    first = answer_eval[0] if answer_eval else None
-    bounds = first.get("range") if isinstance(first, dict) else None
-    right = (
-        isinstance(bounds, list)
-        and len(bounds) == 2
-        and all(isinstance(bound, int | float) for bound in bounds)
-    )
-    return "" if right else 'a Numerical question needs [{"range": [low, high]}]'
+def evaluation_forms(value: Any) -> list[Any]:
+    """InfoSeek's evaluation forms as a list: texts, and objects with a range as they are.
+
+    Raises:
+        DataError: something else is among them.
+    """
+    found: list[Any] = []
+    value = list_of(value, "answer_eval")
+    for item in value if isinstance(value, list) else [value]:  # one object instead of a list
+        if isinstance(item, dict):
+            found.append(item)
+        elif (form := text_of(item, "answer_eval")) is not None:
+            found.append(form)
+    return found
 
 
 def _answer_eval(row: Row, question_type: str | None, answers: Sequence[str]) -> list[Any]:
@@ -279,14 +298,14 @@ def _answer_eval(row: Row, question_type: str | None, answers: Sequence[str]) ->
     bounds = row.get("wikidata_range")
     if isinstance(bounds, list) and len(bounds) == 2 and question_type in {None, "Numerical"}:
         return [{"wikidata": row.get("wikidata_value"), "range": bounds}]
-    given = row.get("answer_eval") or list(answers)
-    return given if isinstance(given, list) else [given]
+    return evaluation_forms(row.get("answer_eval")) or list(answers)
 
 
 def _corpus(data: Path, subset: str, split: str) -> Corpus:
     table = hub.Table(data, f"{subset}_passages", f"{split}_passages")
+    images = hub.image_folder(data, None)
     return Corpus.build(
-        (_passage(row, subset, where) for where, row in table.read()),
+        (_passage(row, subset, where, images) for where, row in table.read()),
         source=table.where,
         size=table.rows * PASSAGE_BYTES,
         key=lambda: f"m2kr/1 {subset} {table.key}",
@@ -294,18 +313,26 @@ def _corpus(data: Path, subset: str, split: str) -> Corpus:
     )
 
 
-def _passage(row: Row, subset: str, where: str) -> Passage:
-    passage_id, content = processed.text(row, "passage_id"), row.get("passage_content")
+def _passage(row: Row, subset: str, where: str, images: ImageFolder) -> Passage:
+    try:
+        passage_id, content = text(row, "passage_id"), row.get("passage_content")
+        title = text(row, "title")
+        # The published `img_path` of CC and WIT is where a passage was found, and no part of it.
+        image = row_images.image_of(row, images, row_images.HELD)
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
     if passage_id is None or not isinstance(content, str):
         raise DataError(f"{where}: no 'passage_id' or no 'passage_content'")
-    title = processed.text(row, "title")
-    known = {"passage_id", "passage_content"}
+    if image.missing:
+        raise DataError(f"{where}: {image.missing}")
+    known = {"passage_id", "passage_content", *row_images.HELD, *row_images.held_columns(row)}
     # The text has its title in it: it is encoded and searched as it stands.
     return Passage(
         passage_id=passage_id,
         text=content,
+        image=image.path,
         article=_article(subset, passage_id, title, content),
-        extra={k: v for k, v in row.items() if k not in known and v is not None},
+        extra={k: v for k, v in row.items() if k not in known and not is_blank(v)},
     )
 
 

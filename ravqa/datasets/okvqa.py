@@ -9,6 +9,8 @@ Official (okvqa.allenai.org), DIR:
 Hub copies, DIR with their Parquet files or `hf:OWNER/NAME`:
 
     lmms-lab/OK-VQA                            val2014, with the images; no raw_answer
+    others with image_id, image and answers    answers as texts, or as objects like the official
+                                               {answer, raw_answer, answer_confidence, answer_id}
     BByrneLab/OKVQA_FLMR_preprocessed_data     train, valid, test: RA-VQA's processed questions with
                                                captions, objects, OCR and regions
 
@@ -26,7 +28,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ravqa.datasets import hub, processed
+from ravqa.datasets import hub, processed, row_images
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -39,8 +41,9 @@ from ravqa.datasets.base import (
 from ravqa.datasets.checks import gather
 from ravqa.datasets.corpus import Corpus
 from ravqa.datasets.reading import JSON_LINES, Row, read_json, read_jsonl, suffix_of
+from ravqa.datasets.values import text, text_of, texts
 from ravqa.errors import DataError, UserError
-from ravqa.images import ImageFolder, kept_image
+from ravqa.images import ImageFolder
 from ravqa.paths import SAMPLE
 from ravqa.records import Description, Question
 
@@ -55,7 +58,13 @@ ALIASES = {
     DEV: "train2014",
     REST: "train2014",
 }
+_RAW = (
+    "scored with 'raw_answer', where the official code scores 'answer': not comparable with "
+    "published scores"
+)
 RETRIEVAL_METRICS = (RetrievalMetric("pseudo_recall_at_k", 5),)
+
+_IMAGES = ("image", "images", "img_path")  # columns, for a message
 
 LAYOUT = (
     "expected are the files of okvqa.allenai.org (Download): "
@@ -152,10 +161,7 @@ def _official(
             "scores are lower than on v1.1 and not comparable with it"
         )
     if options.answer_field != "answer":
-        notes.append(
-            "scored with 'raw_answer', where the official code scores 'answer': not comparable "
-            "with published scores"
-        )
+        notes.append(_RAW)
     sample = request.data is None
     return Dataset(
         name="okvqa",
@@ -216,7 +222,8 @@ def _answers(
     for number, record in enumerate(records, 1):
         where = f"{path}, annotation {number}"
         try:
-            given = tuple(str(a[field]) for a in record["answers"])
+            # An annotator without an answer is still one of the ten.
+            given = tuple(text_of(a[field], field) or "" for a in record["answers"])
             question_id = record["question_id"]
         except KeyError as e:
             problems.report(where, f"no {e.args[0]!r}")
@@ -227,6 +234,9 @@ def _answers(
                 "an object with 'question_id' and a list 'answers' of objects with "
                 f"{field!r} is expected",
             )
+            continue
+        except DataError as e:
+            problems.report(where, str(e))
             continue
         if not isinstance(question_id, int | str):
             problems.report(where, "question_id is no number or string")
@@ -270,15 +280,18 @@ def _questions(
             problems.report(where, f"image_id {image_id!r} is not a number", question_id)
         elif not isinstance(text, str) or not text.strip():
             problems.report(where, "blank question", question_id)
-        elif not answers.get(question_id, ((), None))[0]:
+        elif not any(a.strip() for a in answers.get(question_id, ((), None))[0]):
             problems.report(where, "no annotation with answers", question_id)
         else:
             given, question_type = answers[question_id]
-            name = image_name(split, image_id)
+            image, missing = images.look(image_name(split, image_id), by_stem=True)
+            if missing and request.need_images:
+                problems.image(where, missing, question_id)
+                continue
             yield Question(
                 question_id=question_id,
                 question=text,
-                image=images.path(name, by_stem=True),
+                image=image,
                 image_id=image_id,
                 answers=given,
                 question_type=question_type,
@@ -295,10 +308,23 @@ def _captioned(path: Path | None, questions: Iterator[Question]) -> Iterator[Que
     """
     if path is None:
         return questions
-    captions = _captions(path)
-    return (
-        with_caption(q, captions[q.image_id]) if q.image_id in captions else q for q in questions
-    )
+    return _with_captions(path, _captions(path), questions)
+
+
+def _with_captions(
+    path: Path, captions: Mapping[Any, str], questions: Iterator[Question]
+) -> Iterator[Question]:
+    others = known = 0
+    for question in questions:
+        caption = captions.get(question.image_id)
+        known += caption is not None
+        others += caption is None
+        yield question if caption is None else with_caption(question, caption)
+    if others and not known:
+        raise DataError(
+            f"{path}: none of its captions is of an image of these questions: their image_id is, "
+            f"for example, {question.image_id!r}, and the file has {next(iter(captions), None)!r}"
+        )
 
 
 def with_caption(question: Question, caption: str) -> Question:
@@ -314,16 +340,24 @@ def _captions(path: Path) -> dict[Any, str]:
             for number, row in read_jsonl(path):
                 if not isinstance(row.get("caption"), str):
                     raise DataError(f"{path}, line {number}: no 'caption'")
-                captions[int(row["image_id"])] = row["caption"]
+                captions[_number(row["image_id"])] = row["caption"]
         else:
             for image, found in read_json(path).items():
-                captions[int(str(image).rpartition("_")[2])] = found[0]["caption"]
+                caption = text_of(found[0]["caption"], "caption")
+                if caption is not None:
+                    captions[int(str(image).rpartition("_")[2])] = caption
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise DataError(
             f"{path}: JSON lines with image_id and caption, or an object "
             "{image: [{caption, conf}]}, are expected"
         ) from None
     return captions
+
+
+def _number(image_id: Any) -> int:
+    if isinstance(image_id, bool | float):
+        raise TypeError(f"{image_id!r} is no image_id")
+    return int(image_id)
 
 
 # Hub copies
@@ -338,16 +372,15 @@ def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
     aliases |= {DEV: train, REST: train}
     split, notes = pick_split(request.split, test, aliases, present, data)
     part = request.split if request.split in {DEV, REST} else split
-    if options.answer_field != "answer":
-        raise UserError(f"answer_field={options.answer_field}: {data} has 'answers' only")
     if split == "valid":
         notes.append("RA-VQA's split valid holds val2014's questions: nothing may be chosen on it")
-    stream = table_questions(
-        hub.Table(data, None, split).read(), split, hub.image_folder(data, options.images), request
-    )
+    table = hub.Table(data, None, split)
+    stream = _Questions(table, split, hub.image_folder(data, options.images), options, request)
     questions, digest = gather(
-        _part(part, options, _captioned(options.captions, stream)), request, data
+        _part(part, options, _captioned(options.captions, iter(stream))), request, data
     )
+    if options.answer_field != "answer":
+        notes.append(_RAW)
     return Dataset(
         name="okvqa",
         label="OK-VQA",
@@ -357,7 +390,7 @@ def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
         fingerprint=digest,
         info={
             "version": "unknown",
-            "answer_field": "answers",
+            "answer_field": options.answer_field if stream.records else "answers",
             "source": data.as_posix(),
             **_dev_info(part, options),
         },
@@ -366,58 +399,95 @@ def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
     )
 
 
-def table_questions(
-    rows: Iterator[tuple[str, Row]],
-    split: str,
-    images: ImageFolder,
-    request: DatasetRequest,
-) -> Iterator[Question]:
-    """Questions of a hub copy, in the form of lmms-lab or of RA-VQA.
+def _image_id(name: str) -> int | str:
+    """The number in the name of one of COCO's images; another name as it is."""
+    stem = Path(name).stem
+    number = stem.rpartition("_")[2]
+    return int(number) if stem.startswith("COCO_") and number.isdecimal() else name
 
-    Args:
-        images: where `img_path` is looked for.
+
+class _Questions:
+    """Questions of a hub copy.
+
+    Attributes:
+        records: whether answers were objects, of which one field is scored.
     """
-    problems = request.problems
-    seen: set[str] = set()
-    for where, row in rows:
-        question_id, asked = processed.text(row, "question_id"), processed.text(row, "question")
-        answers = processed.texts(row, "answers")
+
+    def __init__(
+        self,
+        table: hub.Table,
+        split: str,
+        images: ImageFolder,
+        options: Options,
+        request: DatasetRequest,
+    ):
+        self._table = table
+        self._split = split
+        self._images = images
+        self._field = options.answer_field
+        self._request = request
+        self.records = False
+
+    def __iter__(self) -> Iterator[Question]:
+        problems = self._request.problems
+        seen: set[str] = set()
+        for where, row in self._table.read():
+            question_id = None
+            try:
+                question_id = text(row, "question_id")
+                if question_id in seen:
+                    raise DataError(f"duplicate question id {question_id}")
+                question, missing = self._question(row, question_id)
+            except DataError as e:
+                problems.report(where, str(e), question_id)
+                continue
+            seen.add(str(question_id))
+            if missing and self._request.need_images:
+                problems.image(where, missing, question_id)
+            else:
+                yield question
+
+    def _question(self, row: Row, question_id: str | None) -> tuple[Question, str]:
+        """The question, and why its image cannot be had."""
+        asked, answers = text(row, "question"), self._answers(row)
         if question_id is None or asked is None or not answers:
-            problems.report(where, "no question_id, question or answers", question_id)
-            continue
-        if question_id in seen:
-            problems.report(where, f"duplicate question id {question_id}", question_id)
-            continue
-        seen.add(question_id)
-        try:
-            image, image_id = _image(row, images)
-            description = processed.description_of(row)
-        except DataError as e:
-            problems.report(where, str(e), question_id)
-            continue
-        gold = row.get("gold_answer")
-        yield Question(
+            raise DataError("no question_id, question or answers")
+        image_id = processed.image_id_of(row)
+        if isinstance(image_id, str) and image_id.isdecimal():
+            image_id = int(image_id)  # as question ids
+        found = row_images.image_of(row, self._images, by_stem=True)
+        image, missing = found.path, found.missing
+        if image is None and isinstance(image_id, int):
+            coco = "train2014" if "train" in self._split else "val2014"
+            image, missing = self._images.look(image_name(coco, image_id), by_stem=True)
+        elif image is None:
+            missing = f"no image: it is expected in a column such as {', '.join(_IMAGES)}"
+            image = self._images.root / f"<image of question {question_id}>"
+        elif image_id is None:
+            image_id = found.name if found.held or not found.name else _image_id(found.name)
+        question = Question(
             # Official ids are numbers; the copies hold them as strings.
             question_id=int(question_id) if question_id.isdecimal() else question_id,
             question=asked,
             image=image,
             image_id=image_id,
             answers=answers,
-            instruction=processed.text(row, "instruction"),
-            question_type=processed.text(row, "question_type"),
-            split=split,
-            pos_item_ids=processed.texts(row, "pos_item_ids"),
-            description=description,
-            extra={} if gold is None else {"gold_answer": str(gold)},
+            instruction=text(row, "instruction"),
+            question_type=text(row, "question_type"),
+            split=self._split,
+            pos_item_ids=texts(row, "pos_item_ids"),
+            description=processed.description_of(row),
+            extra={k: v for k in ("gold_answer",) if (v := text(row, k)) is not None},
         )
+        return question, missing
 
-
-def _image(row: Row, images: ImageFolder) -> tuple[Path | None, int | str | None]:
-    """A row's image and its id; images inside the row are put into the cache folder."""
-    held = row.get("image")
-    if isinstance(held, dict) and isinstance(held.get("bytes"), bytes):
-        path = kept_image(held["bytes"])
-        return path, path.name
-    name = processed.text(row, "img_path")
-    found = None if name is None else images.path(name, by_stem=True)
-    return found, processed.image_id_of(row)
+    def _answers(self, row: Row) -> tuple[str, ...]:
+        given = row.get("answers")
+        kinds = {type(answer) for answer in (given if isinstance(given, list) else [given])}
+        self.records |= dict in kinds
+        if self._field != "answer" and str in kinds:
+            raise UserError(
+                f"answer_field={self._field}: {self._table.where} has 'answers' only, "
+                f"and they are texts, not objects"
+            )
+        return texts(row, "answers", self._field)

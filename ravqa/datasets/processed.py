@@ -14,60 +14,46 @@ are passed over):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from ravqa.datasets.reading import Row
+from ravqa.datasets.values import identity, is_blank, text_of
 from ravqa.errors import DataError
 from ravqa.records import Description, Region
 
 
-def text(row: Row, *columns: str) -> str | None:
-    """The first of these columns that is not blank, as a string."""
-    for column in columns:
-        value = row.get(column)
-        if value is not None and str(value).strip():
-            return str(value)
-    return None
-
-
-def texts(row: Row, column: str) -> tuple[str, ...]:
-    """A column of strings; blank ones are dropped, as RA-VQA does."""
-    values = row.get(column)
-    if values is None:
-        return ()
-    values = values if isinstance(values, list) else [values]
-    return tuple(str(value) for value in values if str(value).strip())
-
-
 def image_id_of(row: Row) -> int | str | None:
-    """The image's id: a number where the row has one."""
-    for column in ("img_key", "image_id", "img_id"):
-        value = row.get(column)
-        if isinstance(value, int):
-            return value
-        if value is not None and str(value).strip():
-            return str(value)
-    return None
+    """The image's id: a number where the row has one.
+
+    Raises:
+        DataError: it is neither text nor a whole number.
+    """
+    return identity(row, "img_key", "image_id", "img_id")
 
 
 def description_of(row: Row) -> Description | None:
     """What was seen in the image; None if the row says nothing.
 
     Raises:
-        DataError: objects or regions that are not in the published form.
+        DataError: a caption, objects or regions that are not in the published form.
     """
     caption = row.get("img_caption")
     if isinstance(caption, dict):
         caption = caption.get("caption")
     try:
         objects = tuple(_object(item) for item in _records(row.get("objects")))
-        regions = tuple(_region(str(roi)) for roi in row.get("ROIs") or ())
-        ocr = [str(o["description"] or "").strip() for o in _records(row.get("img_ocr"))]
+        rois = () if is_blank(row.get("ROIs")) else row["ROIs"]
+        regions = tuple(_region(_string(roi)) for roi in rois)
+        ocr = [
+            (text_of(o["description"], "img_ocr") or "").strip()
+            for o in _records(row.get("img_ocr"))
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(f"objects, img_ocr or ROIs cannot be read ({e!r})") from None
     found = Description(
-        caption=str(caption or "").strip(),
+        caption=(text_of(caption, "img_caption") or "").strip(),
         # FLMR reads each string once, without line breaks.
         ocr=tuple(dict.fromkeys(string.replace("\n", " ") for string in ocr if string)),
         objects=objects,
@@ -82,7 +68,7 @@ def _records(value: Any) -> list[dict[str, Any]]:
         columns = {k: v for k, v in value.items() if isinstance(v, list)}
         rows = zip(*columns.values(), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
-    return list(value or ())
+    return [] if is_blank(value) else list(value)
 
 
 def _object(item: dict[str, Any]) -> Region:
@@ -90,7 +76,7 @@ def _object(item: dict[str, Any]) -> Region:
     return Region(
         label=_string(item["class"]),
         box=_box(item["rect"]),
-        attributes=tuple((str(word), float(score)) for word, score in attributes),
+        attributes=tuple((_string(word), float(score)) for word, score in attributes),
         ocr=tuple(_string(o["text"]) for o in _records(item.get("ocr"))),
     )
 
@@ -108,4 +94,6 @@ def _string(value: Any) -> str:
 
 def _box(values: Sequence[Any]) -> tuple[float, float, float, float]:
     xmin, ymin, xmax, ymax = (float(value) for value in values)
+    if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
+        raise ValueError(f"the box {[xmin, ymin, xmax, ymax]} has no finite corners")
     return xmin, ymin, xmax, ymax

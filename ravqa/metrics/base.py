@@ -110,6 +110,10 @@ class AnswerMetric(ABC):
             for question, record in zip(questions, records, strict=True)
         ]
 
+    def problem(self, question: Question) -> str:
+        """Return why a question cannot be scored, blank if it can; asked when data is loaded."""
+        return "" if question.answers else "no answers"
+
     def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
         """Return the dataset's `score` in percent, as the rule aggregates it.
 

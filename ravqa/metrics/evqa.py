@@ -183,6 +183,16 @@ class EVQAScore(AnswerMetric):
         )
         return [0.0 if answer is None else next(made) for _, answer in given]
 
+    def problem(self, question: Question) -> str:
+        """Return what is wrong with the question's type or references, if anything."""
+        if not question.answers:
+            return "no answers"
+        try:
+            self.matches(question, "")
+        except ValueError as e:
+            return str(e)
+        return ""
+
     def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
         """Return the mean over all questions, and over the single-hop ones, in percent."""
         single = [

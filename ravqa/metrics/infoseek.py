@@ -15,6 +15,7 @@ number parser are kept: ".5" is 5, "12.5%" is 12.5, a prediction without digits 
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -170,6 +171,23 @@ def question_type_of(answer_eval: Sequence[Any]) -> str:
     return "Numerical" if isinstance(first, Mapping) else "String"
 
 
+def range_problem(question_type: str, answer_eval: Sequence[Any]) -> str:
+    """What is wrong with the answer_eval of an InfoSeek question; "" if nothing is."""
+    objects = [form for form in answer_eval if isinstance(form, dict)]
+    if question_type.lower() != "numerical":
+        return f"a {question_type} question needs texts in 'answer_eval'" if objects else ""
+    bounds = objects[0].get("range") if objects and len(answer_eval) == 1 else None
+    right = (
+        isinstance(bounds, list)
+        and len(bounds) == 2
+        and all(
+            isinstance(bound, int | float) and not isinstance(bound, bool) and math.isfinite(bound)
+            for bound in bounds
+        )
+    )
+    return "" if right else 'a Numerical question needs [{"range": [low, high]}]'
+
+
 def harmonic_mean(scores: Sequence[float]) -> float:
     """Harmonic mean, rounded to two decimals; a zero counts as 1e-12, as in the official code."""
     return round(len(scores) / sum(1 / (score or _TINY) for score in scores), 2)
@@ -210,6 +228,10 @@ def _in_range(numbers: Sequence[float], low: float, high: float) -> bool:
     return overlap / union >= _MIN_IOU
 
 
+def _kind(question: Question) -> str:
+    return question.question_type or question_type_of(question.answer_eval)
+
+
 class InfoSeek(AnswerMetric):
     """The InfoSeek score as an answer metric: a harmonic mean over two splits."""
 
@@ -221,18 +243,24 @@ class InfoSeek(AnswerMetric):
     )
 
     def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
-        """Return `infoseek_score` of the answer; a question without a type is a String.
+        """Return `infoseek_score` of the answer; without a type, a range makes it Numerical.
 
         Raises:
             ValueError: as `infoseek_score`.
         """
-        kind = question.question_type or "String"
+        kind = _kind(question)
         return float(infoseek_score(record.answer or "", question.answer_eval, kind))
+
+    def problem(self, question: Question) -> str:
+        """Return what is wrong with `answer_eval`, if anything."""
+        if not question.answer_eval:
+            return "no 'answer_eval'"
+        return range_problem(_kind(question), question.answer_eval)
 
     def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
         """Return the final score, the scores of both splits, and the mean over all questions."""
         found = aggregate(
-            (q.split or "", q.question_type or "String", score)
+            (q.split or "", _kind(q), score)
             for q, score in zip(questions, scores, strict=True)
         )
         return {
