@@ -234,6 +234,14 @@ def test_nothing_is_lost_in_cutting_and_no_piece_is_too_long(text, words):
     assert all(1 <= len(p.split()) <= words for p in pieces)
 
 
+def test_lines_end_where_those_of_files_do(tmp_path):
+    marks = "\u2028\u2029\x85\f\v\x1c"
+    assert list(kb.cut(f"a{marks}b\rc\r\nd\ne", 2)) == [f"a{marks}b", "c\nd", "e"]
+    names = tmp_path / "keep.txt"
+    names.write_bytes("One\u2028Two\rThree\r\nFour\x85Five\n".encode())
+    assert kb.read_names(names) == {"One\u2028Two", "Three", "Four\x85Five"}
+
+
 def test_cutting_keeps_sentences_and_paragraphs_whole_where_they_fit():
     text = "One two. Three four five.\nSix seven.\n\nEight nine ten eleven twelve thirteen."
     assert list(kb.cut(text, 5)) == [

@@ -6,8 +6,10 @@ published corpora are known:
     passage_id | id | _id | kid                      unique
     text | passage_content | content | contents      not blank
     title, section, article, entity, url             optional; other columns go to `extra`
-    image                                            a path below the file's folder
+    image (images, img, image_path, ...)             a path below the file's folder, or the image
+                                                     itself (see `ravqa.datasets.row_images`)
 
+Values are read as `ravqa.datasets.values` says: what is neither text nor a plain number is refused.
 Folders of pages and pictures (`ravqa.datasets.pages`) and single pages are corpora too. Knowledge
 bases of whole articles (`ravqa.datasets.kb`) are cut into passages as they are read, and
 RA-VQA's static retrieval files give the passages that they hold. Small corpora are in memory; large
@@ -25,17 +27,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ravqa.config import fingerprint
-from ravqa.datasets import hub, kb
+from ravqa.datasets import hub, kb, row_images
 from ravqa.datasets.pages import Pages, Remarks, is_index, is_pages
-from ravqa.datasets.reading import JSON_LINES, PARQUET, TABLES, read_rows, suffix_of
+from ravqa.datasets.reading import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
+from ravqa.datasets.values import id_of, text_of
 from ravqa.errors import DataError, UserError
-from ravqa.images import ImageFolder, broken_images, image_digest
+from ravqa.images import ImageFolder, broken_images, image_digest, is_image_file
 from ravqa.paths import file_digest
 from ravqa.records import Passage
 
 ID_COLUMNS = ("passage_id", "id", "_id", "kid")
 TEXT_COLUMNS = ("text", "passage_content", "content", "contents")
 
+_IMAGES = (*row_images.HELD, "image_path")
 _COLUMNS = ("passage_id", "title", "section", "text", "article", "entity", "url")
 
 Repeats = Literal["fail", "first"]
@@ -343,14 +347,16 @@ class _Hub:
         if not 1 <= len(names) <= 2:
             raise UserError(f"{path}: hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT expected")
         config = names[0] if len(names) == 2 else None
-        self._table = hub.Table(Path(f"{hub.PREFIX}{name}"), config, names[-1])
+        data = Path(f"{hub.PREFIX}{name}")
+        self._table = hub.Table(data, config, names[-1])
+        self._images = hub.image_folder(data, None)
         self.size = self._table.rows * PASSAGE_BYTES
 
     def key(self) -> str:
         return self._table.key
 
     def passages(self) -> Iterator[Passage]:
-        return (_passage(row, where) for where, row in self._table.read())
+        return (_passage(row, where, self._images) for where, row in self._table.read())
 
 
 def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
@@ -387,32 +393,39 @@ def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
         )
 
 
-def _passage(row: dict[str, Any], where: str, images: ImageFolder | None = None) -> Passage:
+def _passage(row: Row, where: str, images: ImageFolder) -> Passage:
+    try:
+        return _row_passage(row, images)
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
+
+
+def _row_passage(row: Row, images: ImageFolder) -> Passage:
     names, row = list(row), dict(row)
 
     def take(*columns: str) -> str | None:
-        for column in columns:
-            value = row.pop(column, None)
-            if value is not None and str(value).strip():
-                return str(value)
-        return None
+        return next((t for c in columns if (t := text_of(row.pop(c, None), c)) is not None), None)
 
-    def needed(what: str, columns: Sequence[str]) -> str:
-        value = take(*columns)
+    def needed(what: str, value: int | str | None, columns: Sequence[str]) -> str:
         if value is None:
             raise DataError(
-                f"{where}: no {what} (column {' or '.join(columns)}); the columns are "
-                f"{', '.join(names)}"
+                f"no {what} (column {' or '.join(columns)}); the columns are {', '.join(names)}"
             )
-        return value
+        return str(value)
 
-    passage_id, text = needed("passage id", ID_COLUMNS), needed("text", TEXT_COLUMNS)
-    image = None
-    if images is not None and isinstance(row.get("image"), str):
-        name = take("image")
-        image = images.find(name) if name else None
-        if name and image is None:
-            raise DataError(f"{where}: no image {name!r} below {images.root}")
+    ids = (id_of(row.pop(column, None), column) for column in ID_COLUMNS)
+    passage_id = needed("passage id", next((i for i in ids if i is not None), None), ID_COLUMNS)
+    text = needed("text", take(*TEXT_COLUMNS), TEXT_COLUMNS)
+    image = row_images.image_of(row, images, _IMAGES)
+    if image.missing:
+        raise DataError(image.missing)
+    if image.path is not None and not image.held:
+        if not row_images.is_there(image.path):
+            raise DataError(f"no image {image.name!r} below {images.root}")
+        if not is_image_file(image.path):
+            raise DataError(f"{image.path} is not an image")
+    for column in (*_IMAGES, *row_images.held_columns(row)):
+        row.pop(column, None)
     title, article = take("title"), take("article")
     if title and text.startswith(f"title: {title}"):
         # M2KR's texts begin with their title: it must not stand before them a second time.
@@ -421,7 +434,7 @@ def _passage(row: dict[str, Any], where: str, images: ImageFolder | None = None)
         passage_id=passage_id,
         text=text,
         title=title,
-        image=image,
+        image=image.path,
         section=take("section"),
         article=article,
         entity=take("entity"),

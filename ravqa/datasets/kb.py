@@ -26,8 +26,10 @@ from typing import IO, Any
 from pydantic import Field
 
 from ravqa.config import Strict
-from ravqa.datasets.reading import read_rows, suffix_of
+from ravqa.datasets.reading import lines_of, open_text, read_rows, suffix_of
+from ravqa.datasets.values import identity, text, text_of
 from ravqa.errors import DataError, import_extra
+from ravqa.models import first_line
 from ravqa.records import Passage
 
 WIKI_WORDS = 300
@@ -72,18 +74,18 @@ def read_names(path: Path) -> frozenset[str]:
     """
     names: set[str] = set()
     if suffix_of(path) == ".txt":
-        try:
-            names.update(line.strip() for line in path.read_text("utf-8-sig").splitlines())
-        except (OSError, ValueError) as e:
-            raise DataError(f"{path} cannot be read: {e}") from None
+        with open_text(path) as lines:
+            names.update(line.strip() for line in lines)
     else:
         for where, row in read_rows(path):
-            if "wikipedia_url" in row:
-                names.update(str(row["wikipedia_url"]).split("|"))
-            elif "entity_id" in row:
-                names.add(str(row["entity_id"]))
-            else:
+            column = next((c for c in ("wikipedia_url", "entity_id") if c in row), None)
+            if column is None:
                 raise DataError(f"{where}: no 'wikipedia_url' and no 'entity_id'")
+            try:
+                name = text(row, column) or ""
+            except DataError as e:
+                raise DataError(f"{where}: {e}") from None
+            names.update(name.split("|") if column == "wikipedia_url" else [name])
     names.discard("")
     if not names:
         raise DataError(f"{path}: it names no article")
@@ -99,26 +101,28 @@ def is_kept(article: Article, keep: frozenset[str] | None) -> bool:
 
 
 def article_of(row: dict[str, Any], where: str) -> Article:
-    """The article of one line of Wiki6M.
+    """The article of one line of Wiki6M; a blank one has no text.
 
     Raises:
-        DataError: no id, or no text (the published title-only file has none).
+        DataError: no id, or no text (the published title-only file has none); another value than
+            text where text should be.
     """
-    entity, title = row.get("wikidata_id"), row.get("wikipedia_title")
-    content = row.get("wikipedia_content")
-    if not isinstance(entity, str) or not entity or not isinstance(title, str):
-        raise DataError(f"{where}: no 'wikidata_id' or no 'wikipedia_title'")
-    if not isinstance(content, str):
+    if "wikipedia_content" not in row:
         raise DataError(f"{where}: no 'wikipedia_content'; is this the file with titles only?")
-    url = row.get("wikipedia_url")
-    return Article(
-        entity,
-        title,
-        [(None, content)],
-        url=str(url) if url else None,
-        entity=entity,
-        sectioned=False,
-    )
+    try:
+        entity = text(row, "wikidata_id")
+        if entity is None:
+            raise DataError("no 'wikidata_id'")
+        return Article(
+            entity,
+            text(row, "wikipedia_title") or "",
+            [(None, text(row, "wikipedia_content") or "")],
+            url=text(row, "wikipedia_url"),
+            entity=entity,
+            sectioned=False,
+        )
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
 
 
 def read_articles(path: Path) -> Iterator[Article]:
@@ -136,17 +140,25 @@ def read_articles(path: Path) -> Iterator[Article]:
 
 
 def _page(url: str, page: Any, where: str) -> Article:
+    if page is None:
+        return Article(url, "", [], url=url)  # known, and without text
     if not isinstance(page, dict):
         raise DataError(f"{where}: an object is expected")
-    titles, texts = page.get("section_titles"), page.get("section_texts")
+    titles, texts = page.get("section_titles", 0), page.get("section_texts", 0)
+    if texts is None:  # an article without text
+        titles = texts = []
     if not isinstance(texts, list) or not isinstance(titles, list) or len(texts) != len(titles):
         raise DataError(f"{where}: 'section_titles' and 'section_texts' of equal length expected")
-    title = str(page.get("title") or "")
-    sections = [
-        # The first section is titled as the article.
-        (None if str(heading) == title else str(heading), str(text or ""))
-        for heading, text in zip(titles, texts, strict=True)
-    ]
+    try:
+        title = text(page, "title") or ""
+        sections = []
+        for heading, content in zip(titles, texts, strict=True):
+            name = text_of(heading, "section_titles")
+            # The first section is titled as the article.
+            name = None if name == title else name
+            sections.append((name, text_of(content, "section_texts") or ""))
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
     return Article(url, title, sections, url=url)
 
 
@@ -156,9 +168,9 @@ def passages_of(article: Article, words: int | None) -> Iterator[Passage]:
     A section's passage is called ARTICLE#NUMBER, counting sections from 0 as the published
     evidence_section_id does; the further parts of a section that is cut ARTICLE#NUMBER.1, .2, ...
     """
-    for number, (heading, text) in enumerate(article.sections):
+    for number, (heading, content) in enumerate(article.sections):
         limit = words or (None if article.sectioned else WIKI_WORDS)
-        for part, piece in enumerate(cut(text, limit)):
+        for part, piece in enumerate(cut(content, limit)):
             place = [number, part] if article.sectioned and part else [number + part]
             yield Passage(
                 passage_id=f"{article.article_id}#{'.'.join(map(str, place))}",
@@ -196,7 +208,7 @@ def cut(text: str, words: int | None) -> Iterator[str]:
 
 def _units(text: str, words: int) -> Iterator[tuple[str, str]]:
     """What is not cut further, each with what stands before it."""
-    for paragraph in filter(None, (line.strip() for line in text.splitlines())):
+    for paragraph in filter(None, (line.strip() for line in lines_of(text))):
         glue = "\n"
         if len(paragraph.split()) <= words:
             yield glue, paragraph
@@ -234,18 +246,23 @@ def static_passages(path: Path) -> Iterator[Passage]:
     Raises:
         DataError: as `static_items`; an entry without passage id and content.
     """
-    seen: set[str] = set()
+    seen: set[int | str] = set()
     for number, item in enumerate(static_items(path), 1):
         where = f"{path}, question {number}"
         for entry in top_passages(item, where):
-            passage_id, content = str(entry["passage_id"]), entry.get("content")
+            try:
+                passage_id = identity(entry, "passage_id")
+            except DataError as e:
+                raise DataError(f"{where}: {e}") from None
+            content = entry.get("content")
             if passage_id in seen:
                 continue
-            if not isinstance(content, str):
-                raise DataError(f"{where}: passage {passage_id!r} has no 'content'")
+            if passage_id is None or not isinstance(content, str):
+                raise DataError(f"{where}: passage {passage_id!r} has no id or no 'content'")
             seen.add(passage_id)
-            text = content.removeprefix("<BOK>").removesuffix("<EOK>").strip()
-            yield Passage(passage_id, text)
+            yield Passage(
+                str(passage_id), content.removeprefix("<BOK>").removesuffix("<EOK>").strip()
+            )
 
 
 def top_passages(item: Any, where: str) -> Iterable[dict[str, Any]]:
@@ -269,8 +286,7 @@ def _stream(path: Path, function: str, *arguments: str) -> Iterator[Any]:
             # use_float: decimals are slow, and nothing here needs them.
             yield from getattr(ijson, function)(file, *arguments, use_float=True)
         except ijson.JSONError as e:
-            reason = str(e).splitlines()[0]
-            raise DataError(f"{path}: not JSON ({reason}); is it cut off?") from None
+            raise DataError(f"{path}: not JSON ({first_line(e)}); is it cut off?") from None
 
 
 @contextmanager
