@@ -95,6 +95,100 @@ def test_markdown_is_cut_at_its_headings(tmp_path):
     assert corpus["guide.md#koala-1"].section == "Animals > Koala"
 
 
+# Characters at which str.splitlines ends a line, and neither Markdown nor files do.
+NO_LINE_ENDS = "\u2028\u2029\x85\f\v\x1c\x1d\x1e"
+
+
+@pytest.mark.parametrize("mark", [*NO_LINE_ENDS, "\r", "\r\n", "\n"], ids=ascii)
+def test_every_heading_keeps_its_own_text(tmp_path, mark):
+    text = f"# Zoo\n\nOpen{mark}nine{mark}daily\n\n## Koala\n\nLeaves.\n\n## Panda\n\nBamboo.\n"
+    (tmp_path / "zoo.md").write_bytes(text.encode())
+    found = {p.section: p.text for p in Pages(tmp_path).passages()}
+    assert list(found) == [None, "Koala", "Panda"]
+    assert (found["Koala"], found["Panda"]) == ("Leaves.", "Bamboo.")
+    assert found[None].split() == ["Open", "nine", "daily"]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"], ids=ascii)
+def test_the_ends_of_lines_make_no_difference(tmp_path, end):
+    (tmp_path / "a.md").write_bytes(GUIDE.replace("\n", end).encode())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.md").write_text(GUIDE, encoding="utf-8", newline="\n")
+    one, two = (list(Pages(folder).passages()) for folder in (tmp_path / "a.md", tmp_path / "b"))
+    assert one == two
+    (tmp_path / "n.txt").write_bytes(end.join(["One two three.", "Four five six."]).encode())
+    assert len(list(Pages(tmp_path / "n.txt", words=3).passages())) == 2
+
+
+@pytest.mark.parametrize(
+    "lead",
+    [
+        "The lion is fed at noon.",
+        "\nThe lion is fed at noon.\n",
+        "Lion: fed: at noon.",
+        "\nLion: at noon.\n",  # a mapping, but a blank line begins it
+        "Opening hours: the *lion*: at noon",
+        "- The lion\n- at noon",
+        "12:30: lion, noon",
+        "'lion' noon",
+        "lion \u2028 noon: [x] y: z",
+        "# lion, noon",
+        "lion\n\nnoon",
+        "\tlion: noon",
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("close", ["---", "..."])
+@pytest.mark.parametrize("rest", ["The bear is fed at ten.", "## Bear\n\nat ten"])
+def test_text_between_two_rules_stays(tmp_path, lead, close, rest):
+    (tmp_path / "a.md").write_text(f"---\n{lead}\n{close}\n\n{rest}\n", encoding="utf-8")
+    found = " ".join(p.content for p in Pages(tmp_path).passages()).lower()
+    assert "lion" in found
+    assert "noon" in found
+    assert "bear" in found
+    assert "ten" in found
+
+
+def test_front_matter_is_a_mapping_and_its_values_are_as_written(tmp_path):
+    page = tmp_path / "a.md"
+
+    def read(front, close="---"):
+        page.write_text(f"---\n{front}\n{close}\nText.\n", encoding="utf-8")
+        [passage] = Pages(page).passages()
+        assert passage.text == "Text."
+        return passage.title, dict(passage.extra)
+
+    assert read("title: Zoo\nyear: 2021", "...") == ("Zoo", {"year": 2021})
+    assert read("title: 007") == ("007", {})
+    assert read("title: 1.10") == ("1.10", {})
+    assert read("title: yes") == ("yes", {})
+    assert read("title: 2024-01-02\nday: 2024-01-02") == ("2024-01-02", {"day": "2024-01-02"})
+    assert read("title: null\ntags: [a, b]") == ("a", {"tags": ["a", "b"]})
+    page.write_text("---\ntitle: [a]\n---\nText.\n")
+    with pytest.raises(DataError, match=r"a\.md: 'title': text is expected, not a list"):
+        list(Pages(page).passages())
+    bomb = "a0: &a0 [x, x]\n" + "".join(
+        f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)
+    )
+    page.write_text(f"---\n{bomb}---\nText.\n")
+    with pytest.raises(DataError, match="aliases"):
+        list(Pages(page).passages())
+
+
+def test_pictures_are_known_by_their_content(tmp_path):
+    photo = KOALA.read_bytes()
+    for name in ("a.jfif", "b.jpe", "0123abcd", "c.dat"):
+        (tmp_path / name).write_bytes(photo + name.encode())
+        (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}")
+    (tmp_path / "notes.org").write_text("no picture")
+    remarks = Remarks()
+    found = {p.passage_id: p.text for p in Pages(tmp_path, remarks=remarks).passages()}
+    assert found == {n: f"caption of {n}" for n in ("0123abcd", "a.jfif", "b.jpe", "c.dat")}
+    assert dict(remarks.others) == {".org": 1}
+    assert pages.is_pages(tmp_path / "0123abcd")
+    assert not pages.is_pages(tmp_path / "notes.org")
+
+
 def test_the_first_heading_is_the_title(tmp_path):
     (tmp_path / "a.md").write_text("# The `A`\n\nLead.\n\n## Top\n\nMore.\n\n## Top\n\nLast.\n")
     corpus = Corpus.read(tmp_path)

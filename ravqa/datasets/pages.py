@@ -31,9 +31,10 @@ import yaml
 from ravqa.config import fingerprint
 from ravqa.datasets import pdf
 from ravqa.datasets.kb import cut
-from ravqa.datasets.reading import read_rows
+from ravqa.datasets.reading import lines_of, read_rows
+from ravqa.datasets.values import text_of
 from ravqa.errors import DataError
-from ravqa.images import SUFFIXES, broken_images
+from ravqa.images import SUFFIXES, broken_images, is_image_file
 from ravqa.paths import file_digest
 from ravqa.records import Passage
 
@@ -42,7 +43,7 @@ PAGE_WORDS = 150
 
 MARKDOWN = (".md", ".markdown")
 PAGES = (".txt", *MARKDOWN, ".pdf", *SUFFIXES)
-"""Suffixes of files that are read."""
+"""Suffixes of files that are read; images are known by their first bytes too."""
 
 INDEX = "library.json"
 """What a folder has that is an index of one's own (`ravqa.library`), and no folder of pages."""
@@ -55,7 +56,9 @@ _PICTURE_BYTES = 500  # what a picture's passage takes, roughly
 
 def is_pages(path: Path) -> bool:
     """Whether a path is a folder, or a single page or picture."""
-    return path.is_dir() or (path.suffix.lower() in PAGES and path.is_file())
+    if path.is_dir():
+        return True
+    return path.is_file() and (path.suffix.lower() in PAGES or is_image_file(path))
 
 
 def is_index(folder: Path) -> bool:
@@ -217,7 +220,7 @@ class Pages:
                     continue
                 elif not os.access(path, os.R_OK):
                     self.remarks.break_off(self._name(path), "cannot be read: no permission")
-                elif name in _METADATA or path.suffix.lower() in PAGES:
+                elif name in _METADATA or path.suffix.lower() in PAGES or is_image_file(path):
                     found.append(path)
                 else:
                     self.remarks.others[path.suffix.lower() or "without suffix"] += 1
@@ -256,13 +259,13 @@ class Pages:
     def _picture(self, path: Path, metadata: Mapping[str, Any]) -> Iterator[Passage]:
         name = self._name(path)
         extra = dict(metadata)
-        text = next((str(t) for c in _CAPTIONS if (t := extra.pop(c, None))), "").strip()
+        captions = [text_of(extra.pop(c, None), c) for c in _CAPTIONS]
+        text = next(filter(None, captions), "").strip()
         beside = path.with_suffix(".txt")
         if not text and beside.is_file():
             text = _text(beside).strip()
         if text or self._uncaptioned:
-            title = extra.pop("title", None)
-            title = str(title) if title else None
+            title = text_of(extra.pop("title", None), "title")
             yield Passage(name, text, title, path, article=name, extra=extra)
         else:
             raise DataError(
@@ -348,24 +351,28 @@ def _text(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() not in (".txt", *MARKDOWN, ".pdf") and is_image_file(path)
 
 
 # -- Markdown ---------------------------------------------------------------------------------
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_UNCLOSED = re.compile(r"^[\w-]+:[ \t]*(?:\[[^\]]*|\{[^}]*)\Z", re.MULTILINE)
 
 
 def _markdown(path: Path) -> _Document:
     """A document's sections by its headings; its first line may be its title."""
-    text = _text(path).replace("\r\n", "\n")
-    metadata: dict[str, Any] = {}
-    front = _FRONT_MATTER.match(text)
-    if front:
-        metadata = _front_matter(front.group(1))
-        text = text[front.end() :]
-    title = str(metadata.pop("title", "") or "")
-    lines = text.splitlines()
+    text = _text(path)
+    metadata = None
+    if front := _FRONT_MATTER.match(text):
+        metadata = _front_matter(front[1])
+        if metadata is None:  # text between two rules, of which the second underlines no heading
+            text = f"{text[: front.end(1)]}\n{text[front.end(1) :]}"
+        else:
+            text = text[front.end() :]
+    metadata = metadata or {}
+    title = metadata.pop("title", None) or ""
+    lines = lines_of(text)
     sections: list[_Section] = []
     places = {"top"}
     above: list[tuple[int, str]] = []  # headings that the present one stands below
@@ -404,9 +411,37 @@ def _slug(words: str) -> str:
     return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", words.strip().lower())) or "section"
 
 
-def _front_matter(text: str) -> dict[str, Any]:
+class _FrontMatter(yaml.SafeLoader):
+    """YAML in which dates are texts, as they are written."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _front_matter(text: str) -> dict[str, Any] | None:
+    """The values of a page's front matter; None if it is text between two rules.
+
+    Front matter is a YAML mapping of names, and no blank line begins it (Pandoc's rule).
+
+    Raises:
+        DataError: a list or object in it is not closed; aliases, which can make gigabytes of a few
+            lines; a title that is not text.
+    """
+    if not text.partition("\n")[0].strip():
+        return None
     try:
-        found = yaml.safe_load(text)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise DataError("aliases (*NAME) in the part between --- at its beginning are not read")
+        found = yaml.load(text, _FrontMatter)
+        written = yaml.load(text, yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise DataError("the part between --- at its beginning is not YAML") from None
-    return {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
+        if _UNCLOSED.search(text):
+            raise DataError("the part between --- at its beginning is not YAML") from None
+        return None
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        return None
+    if found.get("title") is not None:  # 007 and 1.10 are titles as they stand
+        found["title"] = text_of(written["title"], "title")
+    return found

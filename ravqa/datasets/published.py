@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from ravqa.datasets.base import RetrievalMetric
+from ravqa.datasets.reading import lines_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def _all() -> tuple[PublishedScore, ...]:
             percent=float(row["percent"]),
             source=row["source"],
         )
-        for row in csv.DictReader(text.splitlines())
+        for row in csv.DictReader(lines_of(text))
     )
 
 
