@@ -348,9 +348,19 @@ def _open(source: Path | bytes, read: Callable[[Image], T]) -> T:
     except PIL.Image.DecompressionBombError:
         raise DataError(f"{name}: more than the limit of {MAX_PIXELS} pixels") from None
     except PIL.UnidentifiedImageError:
-        raise DataError(f"{name}: not an image") from None
+        raise DataError(f"{name}: {_other_kind(source)}") from None
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
         raise DataError(f"{name}: broken image ({e or type(e).__name__})") from None
+
+
+def _other_kind(source: Path | bytes) -> str:
+    """What is said of a file that Pillow does not know."""
+    head = image_bytes(source)[:_HEAD]
+    if head[4:8] == b"ftyp":
+        return "not an image in a form that is read (HEIC or the like): save it as JPEG or PNG"
+    if head.startswith(b"version https://git-lfs"):
+        return "not an image, but a Git LFS pointer: `git lfs pull` fetches the image"
+    return "not an image"
 
 
 def _preview(image: Image) -> Image:

@@ -9,10 +9,12 @@ from dataset_files import write_image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravqa.cli import run_main
+from ravqa.cli import main, run_main
 from ravqa.datasets import checks, disk, files
 from ravqa.datasets.base import DatasetRequest, Problems, RetrievalMetric
+from ravqa.datasets.corpus import Corpus
 from ravqa.datasets.disk import DiskQuestions
+from ravqa.datasets.kb import Sections
 from ravqa.errors import DataError, UserError
 from ravqa.images import BLACK
 from ravqa.records import Description, Question, Region, Tag
@@ -178,6 +180,69 @@ def test_own_files_run_from_the_command_line(tmp_path, monkeypatch):
     assert results["dataset"]["label"] == "mine"
     assert results["dataset"]["questions"] == 3
     assert results["provenance"]["corpus"]["passages"] == 2
+
+
+# Quotes in tables
+
+
+def passages_of(path, text, **sections):
+    path.write_text(text, encoding="utf-8", newline="")
+    return {i: p.text for i, p in Corpus.read(path, sections=Sections(**sections)).items()}
+
+
+MELTED = 'id\ttext\n1\tfirst\n2\t"To be, or not\n3\tmiddle\n4\tto be"\n5\tlast\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('id\ttext\n1\t"Hello" he said\n2\tok\n', ['"Hello" he said', "ok"]),  # not quoted
+        ('id\ttext\n1\t"To be\n2\tok\n', ['"To be', "ok"]),
+        ('id\ttext\n1\tsay "hi"\n2\tok\n', ['say "hi"', "ok"]),
+        ('"id"\t"text"\n"1"\t"To be"\n"2"\t"ok"\n', ["To be", "ok"]),  # quoted
+        ('id\ttext\n1\t"He said ""hi"""\n2\tok\n', ['He said "hi"', "ok"]),
+        ('id\ttext\n1\t"two\nlines"\n2\tok\n', ["two\nlines", "ok"]),
+        ('id\ttext\r\n1\t"a\ttab"\r\n2\tok\r\n', ["a\ttab", "ok"]),
+        ("\n\nid\ttext\n\n1\tfirst\n2\tok\n", ["first", "ok"]),
+    ],
+)
+def test_a_tsv_file_is_read_in_the_one_way_that_it_can_be(tmp_path, text, expected):
+    found = passages_of(tmp_path / "p.tsv", text)
+    assert found == dict(zip("12", expected, strict=True))
+
+
+@pytest.mark.parametrize("text", [MELTED, 'id\ttext\n1\t"Hello"\n'])
+def test_a_tsv_file_that_can_be_read_in_two_ways_needs_an_option(tmp_path, text):
+    path = tmp_path / "p.tsv"
+    with pytest.raises(DataError, match=r"p\.tsv, line \d: .* quotes=true .* --no-quotes"):
+        passages_of(path, text)
+    one, two = (passages_of(path, text, quotes=quotes) for quotes in (True, False))
+    assert (len(one), len(two)) == ((3, 5) if text == MELTED else (1, 1))
+    assert all('"' not in t for t in one.values())
+    assert sum(t.count('"') for t in two.values()) == 2
+    questions = tmp_path / "questions.tsv"
+    questions.write_text('id\tquestion\n1\t"Hello"\n')
+    for quotes, asked in ((True, "Hello"), (False, '"Hello"')):
+        request = DatasetRequest(data=questions, options={"quotes": quotes})
+        assert files.load_csv(request).questions[0].question == asked
+
+
+def test_passages_are_rewritten_with_the_option_for_quotes(tmp_path):
+    source, target = tmp_path / "p.tsv", tmp_path / "p.jsonl"
+    source.write_text(MELTED)
+    for option, count in (("--quotes", 3), ("--no-quotes", 5)):
+        with pytest.raises(SystemExit) as end:
+            main(["passages", str(source), "--output", str(target), option, "--overwrite"])
+        assert end.value.code == 0
+        assert len(target.read_text(encoding="utf-8").splitlines()) == count
+
+
+def test_a_table_with_a_column_twice_or_short_rows_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"p\.csv, line 2: the column 'text' occurs twice"):
+        passages_of(tmp_path / "p.csv", "\nid,text,text\n1,a,b\n")
+    with pytest.raises(DataError, match=r"p\.csv, line 4: 2 fields are expected .*, not 1"):
+        passages_of(tmp_path / "p.csv", "\nid,text\n1,a\n2\n")
+    assert passages_of(tmp_path / "p.csv", "\n \nid,text\n1,a\n") == {"1": "a"}
 
 
 # Questions on disk

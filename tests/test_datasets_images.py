@@ -367,6 +367,20 @@ def test_a_compressed_tar_file_is_no_archive_to_read_in_place(tmp_path):
         ImageFolder(tmp_path).find("a.jpg")
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"HEIC or the like\): save it as JPEG or PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<html>", "not an image$"),
+    ],
+)
+def test_what_else_a_file_is_is_said(tmp_path, data, reason):
+    for source in (put(tmp_path / "a.jpg", data), data):
+        with pytest.raises(DataError, match=reason):
+            open_image(source)
+
+
 # The check before work starts
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -42,6 +43,10 @@ HELD = {
     "unknown name": {"question_picture": {"bytes": PNG, "path": None}},
     "unknown name, binary": {"jpg_data": encoded("JPEG")},
     "data URI": {"image": "data:image/png;base64," + base64.b64encode(PNG).decode()},
+    "text of a list": {
+        "images": '["data:image/png;base64,' + base64.b64encode(PNG).decode() + '"]'
+    },
+    "short base64": {"image": base64.b64encode(PNG).decode()},
     "base64": {"image": base64.b64encode(NOISE).decode()},
     "broken path beside": {"img_path": "gone.jpg", "image": PNG},
 }
@@ -65,6 +70,7 @@ MISSING = {
     "object": ({"image": {"src": "x", "height": 5}}, r"'image' holds an object \(src, height\)"),
     "no image": ({"image": b"hello"}, "not an image"),
     "broken base64": ({"image": "data:image/png;base64,iVB!"}, "is no image in base64"),
+    "printed list": ({"image": "['val2014/a.png']"}, "'image': .* is the text of a list"),
     "truth": ({"image": True}, "'image': text is expected, not the truth value"),
     "null": ({"image": None}, "no image"),
     "nothing in it": ({"image": {"bytes": None, "path": None}}, "no image"),
@@ -127,6 +133,31 @@ def test_an_image_that_cannot_be_had_is_reported(tmp_path, form):
     with pytest.raises(DataError, match="no usable question"):
         m2kr.load(request)
     assert len(request.problems.found) == 1
+
+
+def test_rows_of_the_hub_are_as_stored(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    value = datasets.Value
+    features = {
+        "question_id": value("int64"),
+        "question": value("string"),
+        "answers": datasets.Sequence({"answer": value("string"), "answer_id": value("int64")}),
+        "images": datasets.Sequence(datasets.Image()),
+    }
+    row = {"question_id": 1, "question": "q?", "images": [{"bytes": PNG, "path": None}]}
+    row["answers"] = {"answer": ["a", None], "answer_id": [1, 2]}
+    table = datasets.Dataset.from_list([row], features=datasets.Features(features))
+    (tmp_path / "repo").mkdir()
+    table.to_parquet(tmp_path / "repo" / "val2014-00000-of-00001.parquet")
+    (tmp_path / "repo" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: val2014\n"
+        "    path: val2014-*.parquet\n---\n"
+    )
+    for data in (tmp_path / "repo", Path(f"hf:{tmp_path / 'repo'}")):
+        [question] = okvqa.load(DatasetRequest(data=data)).questions
+        assert question.answers == ("a",)
+        assert image_bytes(question.image) == PNG
 
 
 def test_the_black_image_is_for_rows_without_a_path_only(tmp_path):
@@ -209,7 +240,9 @@ def test_a_row_that_says_something_else_is_reported(tmp_path, changes, reason):
 @pytest.mark.parametrize("form", HELD)
 def test_passages_have_their_images(tmp_path, form):
     path = tmp_path / "p.parquet"
-    write_parquet(path, [{"passage_id": "p", "text": "t", "note": "n", **HELD[form]}])
+    write_parquet(
+        path, [{"passage_id": "p", "text": "t", "note": "n", "vector": b"v", **HELD[form]}]
+    )
     passage = Corpus.read(path)["p"]
     assert open_image(passage.image).size in {(12, 9), (200, 150)}
     extra = {k: v for k, v in HELD[form].items() if k == "img_path"}
@@ -269,9 +302,8 @@ def test_an_absolute_path_that_leads_into_the_folder_is_taken(tmp_path):
     write_image(tmp_path / "in" / "a.png")
     write_image(tmp_path / "out" / "a.png")
     folder = ImageFolder(tmp_path / "in")
-    assert image_of({"image": str(tmp_path / "in" / "a.png")}, folder).path == (
-        tmp_path / "in" / "a.png"
-    )
+    found = image_of({"image": str(tmp_path / "in" / "a.png")}, folder)
+    assert (found.path, found.name) == (tmp_path / "in" / "a.png", "a.png")
     for name in (tmp_path / "out" / "a.png", f"{tmp_path}/in/../out/a.png"):
         with pytest.raises(DataError, match="leaves the image folder"):
             image_of({"image": str(name)}, folder)

@@ -86,6 +86,13 @@ def passages(
     words: Annotated[
         int | None, typer.Option(metavar="N", help="Cut sections into passages of N words.")
     ] = None,
+    quotes: Annotated[
+        bool | None,
+        typer.Option(
+            "--quotes/--no-quotes",
+            help="Whether quotes around fields of a .tsv belong to its form, or to the text.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file in --output.")
     ] = False,
@@ -96,7 +103,7 @@ def passages(
     from ravqa.datasets.corpus import write_passages
     from ravqa.datasets.kb import Sections
 
-    options = {"keep": keep, "words": words}
+    options = {"keep": keep, "words": words, "quotes": quotes}
     sections = validate(Sections, options, "ravqa passages")
     with Console().status(f"reading {', '.join(path.name for path in sources)}"):
         written, articles = write_passages(sources, output, sections, overwrite=overwrite)

@@ -319,11 +319,12 @@ class _File:
             file_digest(self._path),
             self._path.name,  # its suffix says how it is read
             self._sections.words,
+            self._sections.quotes,
             file_digest(keep) if keep else None,
         )
 
     def passages(self) -> Iterator[Passage]:
-        found = read_passages(self._path, self._sections)
+        found = read_passages(self._path, self._sections, self._remarks)
         return found if self._remarks is None else self._whole(found, self._remarks)
 
     def _whole(self, passages: Iterable[Passage], remarks: Remarks) -> Iterator[Passage]:
@@ -359,8 +360,13 @@ class _Hub:
         return (_passage(row, where, self._images) for where, row in self._table.read())
 
 
-def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
+def read_passages(
+    path: Path, sections: kb.Sections, remarks: Remarks | None = None
+) -> Iterator[Passage]:
     """The passages of a file, one at a time.
+
+    Args:
+        remarks: takes note of articles without text.
 
     Raises:
         DataError: see `Corpus.read`.
@@ -370,20 +376,26 @@ def read_passages(path: Path, sections: kb.Sections) -> Iterator[Passage]:
         return
     suffix = suffix_of(path)
     keep = kb.read_names(sections.keep) if sections.keep else None
+
+    def of_article(article: kb.Article) -> Iterator[Passage]:
+        if not kb.is_kept(article, keep):
+            return
+        passages = list(kb.passages_of(article, sections.words))
+        yield from passages
+        if not passages and remarks is not None:
+            remarks.blank.append(f"{path}, {article.article_id}")
+
     if suffix in {".json", ".zip"}:
         if kb.is_static(path):
             yield from kb.static_passages(path)
             return
         for article in kb.read_articles(path):
-            if kb.is_kept(article, keep):
-                yield from kb.passages_of(article, sections.words)
+            yield from of_article(article)
     elif suffix in (*JSON_LINES, *TABLES, PARQUET):
         images = ImageFolder(path.parent)
-        for where, row in read_rows(path):
+        for where, row in read_rows(path, quotes=sections.quotes):
             if "wikipedia_title" in row:
-                article = kb.article_of(row, where)
-                if kb.is_kept(article, keep):
-                    yield from kb.passages_of(article, sections.words)
+                yield from of_article(kb.article_of(row, where))
             else:
                 yield _passage(row, where, images)
     else:
@@ -439,5 +451,5 @@ def _row_passage(row: Row, images: ImageFolder) -> Passage:
         article=article,
         entity=take("entity"),
         url=take("url"),
-        extra=row,
+        extra={k: v for k, v in row.items() if not isinstance(v, bytes)},  # such as vectors
     )

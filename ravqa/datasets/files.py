@@ -62,9 +62,12 @@ class Options(ImageOptions):
 
     Attributes:
         metric: name of the answer metric (`ravqa ls metrics`).
+        quotes: whether quotes around a field of a TSV file belong to its form, or to the text;
+            None if it can be read in one way only.
     """
 
     metric: str = "exact_match"
+    quotes: bool | None = None
 
 
 def load_jsonl(request: DatasetRequest) -> Dataset:
@@ -151,7 +154,7 @@ class _Questions:
 
     def _rows(self) -> Iterator[tuple[str, Row]]:
         split = self._request.split
-        for where, row in read_rows(self._path):
+        for where, row in read_rows(self._path, quotes=self._options.quotes):
             if split in (None, _ALL) or row.get("split") == split:
                 yield where, row
 

@@ -48,10 +48,13 @@ class Sections(Strict):
         keep: file that names the wanted articles by URL, entity or title; None for all. One name a
             line, or a CSV with the column wikipedia_url (Encyclopedic-VQA's questions), or JSON
             lines with entity_id (InfoSeek's withkb files).
+        quotes: whether quotes around a field of a TSV file belong to its form; None if it can be
+            read in one way only.
     """
 
     words: int | None = Field(default=None, ge=1)
     keep: Path | None = None
+    quotes: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

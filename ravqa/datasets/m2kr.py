@@ -18,7 +18,6 @@ whether one of `pos_item_ids` is among the first K; pseudo recall whether an ans
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -332,7 +331,11 @@ def _passage(row: Row, subset: str, where: str, images: ImageFolder) -> Passage:
         text=content,
         image=image.path,
         article=_article(subset, passage_id, title, content),
-        extra={k: v for k, v in row.items() if k not in known and not is_blank(v)},
+        extra={
+            k: v
+            for k, v in row.items()
+            if k not in known and not is_blank(v) and not isinstance(v, bytes)
+        },
     )
 
 

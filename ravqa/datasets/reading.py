@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +22,8 @@ Row = dict[str, Any]
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv")
 PARQUET = ".parquet"
+_QUOTE = re.compile(r'(?:^|\t)"')
+_DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*[^"\t](?:"")+(?:[^"\t]|"")*"(?=[\t\r\n]|$)')
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -39,11 +43,14 @@ def lines_of(text: str) -> list[str]:
     return _LINE_END.split(text)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, Row]]:
+def read_rows(
+    path: Path, columns: Sequence[str] | None = None, quotes: bool | None = None
+) -> Iterator[tuple[str, Row]]:
     """Places ("FILE, line 3") and records of a file, by its suffix.
 
     Args:
         columns: only these, where the form allows to leave the others unread (Parquet).
+        quotes: of a TSV file, see `read_table`.
 
     Raises:
         DataError: an unknown suffix, a missing file, a broken line (file and line are named).
@@ -54,7 +61,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
         for number, row in read_jsonl(path):
             yield f"{path}, line {number}", row
     elif suffix in TABLES:
-        for number, row in read_table(path):
+        for number, row in read_table(path, quotes):
             yield f"{path}, line {number}", row
     elif suffix == PARQUET:
         for number, row in read_parquet(path, columns):
@@ -126,27 +133,99 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
             yield number, record
 
 
-def read_table(path: Path) -> Iterator[tuple[int, Row]]:
+def read_table(path: Path, quotes: bool | None = None) -> Iterator[tuple[int, Row]]:
     """Line numbers and rows of a CSV file with a header (of a TSV file, by its suffix).
 
+    Args:
+        quotes: whether quotes around a field of a TSV file belong to the file's form, as pandas
+            writes them, or to the text, as in ColBERT's and MS MARCO's files; None for the only
+            way in which the file can be read. CSV files always have them in their form.
+
     Raises:
-        DataError: missing, unreadable, or a row with another number of fields than the header.
+        DataError: missing, unreadable, a row with another number of fields than the header, a
+            column twice; a TSV file that can be read in both ways, with different texts.
     """
     csv.field_size_limit(2**31 - 1)  # passages can be longer than csv's 128 KiB
-    delimiter = "\t" if suffix_of(path) == ".tsv" else ","
+    if suffix_of(path) == ".tsv":
+        form = _quoted if (_has_quotes(path) if quotes is None else quotes) else _unquoted
+    else:
+        form = _comma_separated
     with open_text(path) as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        start, first = next(((n, x) for n, x in enumerate(lines) if x.strip()), (0, ""))
+        reader = form(itertools.chain([first] if first else [], lines))
+        line = start
         try:
-            for row in reader:
-                if None in row or None in row.values():
+            header: list[str] = next(reader, [])
+            line = start + reader.line_num
+            twice = [name for name, times in Counter(filter(None, header)).items() if times > 1]
+            if twice:
+                raise DataError(f"{path}, line {line}: the column {twice[0]!r} occurs twice")
+            for fields in reader:
+                line = start + reader.line_num
+                if not fields:
+                    continue
+                if len(fields) != len(header):
                     raise DataError(
-                        f"{path}, line {reader.line_num}: {len(reader.fieldnames or ())} fields "
-                        "are expected as in the header"
+                        f"{path}, line {line}: {len(header)} fields are expected as in the header, "
+                        f"not {len(fields)}"
                     )
-                yield reader.line_num, row
+                yield line, dict(zip(header, fields, strict=True))
         except csv.Error as e:
             # line_num is where the last whole row ended.
-            raise DataError(f"{path}, line {reader.line_num + 1}: {e}") from None
+            raise DataError(f"{path}, line {line + 1}: {e}") from None
+
+
+def _comma_separated(lines: Iterable[str]) -> Any:
+    return csv.reader(lines, strict=True)
+
+
+def _quoted(lines: Iterable[str]) -> Any:
+    return csv.reader(lines, delimiter="\t", strict=True)
+
+
+def _unquoted(lines: Iterable[str]) -> Any:
+    return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _has_quotes(path: Path) -> bool:
+    """Whether quotes around fields belong to a TSV file's form.
+
+    Raises:
+        DataError: they may as well belong to the text.
+    """
+    with open_text(path) as lines:
+        first = next((n for n, line in enumerate(lines, 1) if _QUOTE.search(line)), None)
+    if first is None:
+        return False
+    if not _is_regular(path, _quoted):
+        return not _is_regular(path, _unquoted)  # if neither is, an error says where
+    if not _is_regular(path, _unquoted) or _is_written_by_csv(path):
+        return True
+    raise DataError(
+        f"{path}, line {first}: a field begins with a quote, and the file can be read in two ways: "
+        "with quotes around fields, as pandas writes them, or with quotes as part of the text, as "
+        "in ColBERT's files. Which one it is says the option quotes=true or quotes=false of "
+        "--dataset csv; of passages, --quotes or --no-quotes of `ravqa passages`"
+    )
+
+
+def _is_regular(path: Path, form: Callable[[Iterable[str]], Any]) -> bool:
+    """Whether every row has as many fields as the header, and no name there has a quote."""
+    with open_text(path) as lines:
+        reader = form(lines)
+        try:
+            header: list[str] = next(filter(None, reader), [])
+            return not any('"' in name for name in header) and all(
+                len(fields) == len(header) for fields in reader if fields
+            )
+        except csv.Error:
+            return False
+
+
+def _is_written_by_csv(path: Path) -> bool:
+    """Whether a quoted field has doubled quotes in it, as csv and pandas write them."""
+    with open_text(path) as lines:
+        return any(_DOUBLED.search(line) for line in lines)
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, Row]]:

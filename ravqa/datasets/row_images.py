@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ravqa.datasets.values import is_blank, kind_of, text_of
+from ravqa.datasets.values import is_blank, kind_of, list_of, text_of
 from ravqa.errors import DataError
 from ravqa.images import ImageFolder, is_image, kept_image
 
@@ -33,6 +33,8 @@ NAMED = (
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+
+_LONGEST_NAME = 4096  # bytes, of a path
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +149,26 @@ def _read(value: Any, column: str, images: ImageFolder, by_stem: bool) -> RowIma
     if isinstance(value, bytes | bytearray | memoryview):
         return _kept(bytes(value))
     try:
+        held = list_of(value, column)
         name = text_of(value, column) or ""
     except DataError as e:
         raise _MissingError(str(e)) from None
+    if held != [value]:  # the text of a JSON list or object
+        return _read(held, column, images, by_stem)
     return _named(name.strip(), column, images, by_stem)
 
 
 def _named(name: str, column: str, images: ImageFolder, by_stem: bool) -> RowImage:
     uri = _DATA_URI.match(name)
-    if uri or (len(name) > 255 and _BASE64.fullmatch(name)) or name.startswith("/9j/"):
+    if uri or _BASE64.fullmatch(name):
         try:
             data = base64.b64decode("".join(name[uri.end() if uri else 0 :].split()), validate=True)
         except (binascii.Error, ValueError):
             data = b""
         if data and (uri or is_image(data)):
             return _kept(data)
-        raise _MissingError(f"{column!r} is no image in base64: {name[:40]!r}...")
+        if uri or len(name) > _LONGEST_NAME:
+            raise _MissingError(f"{column!r} is no image in base64: {name[:40]!r}...")
     if name[:5].lower() == "data:":
         raise _MissingError(f"{column!r} is a data URI that is not in base64: {name[:40]!r}")
     if _ADDRESS.match(name):
@@ -171,6 +177,8 @@ def _named(name: str, column: str, images: ImageFolder, by_stem: bool) -> RowIma
             "name of the file"
         )
     path, missing = images.look(name, by_stem=by_stem)
+    if Path(name).is_absolute():  # what it is called does not depend on where the folder is
+        name = path.relative_to(images.root).as_posix()
     return RowImage(path, name, missing)
 
 
