@@ -190,11 +190,14 @@ def test_the_id_of_the_row_is_kept_and_captions_match(tmp_path):
 def test_the_number_in_the_name_of_a_coco_image_is_its_id(tmp_path):
     write_image(tmp_path / "val2014" / "COCO_val2014_000000000042.jpg")
     named = {"image": "COCO_val2014_000000000042.jpg"}
-    folder = okvqa_table(tmp_path, named, {"image_id": 42}, {"image": "val2014/a.png"})
+    rows = [named, {"image_id": 42}, {"image": "val2014/a.png"}]
+    rows.append({"image_id": 42, "image": "http://images.cocodataset.org/val2014/x.jpg"})
+    folder = okvqa_table(tmp_path, *rows)
     questions = okvqa.load(DatasetRequest(data=folder)).questions
-    assert [q.image_id for q in questions] == [42, 42, "val2014/a.png"]
+    assert [q.image_id for q in questions] == [42, 42, "val2014/a.png", 42]
     # A copy without its images has those of the official files.
-    assert questions[1].image == questions[0].image == tmp_path / "val2014" / named["image"]
+    images = {questions[i].image for i in (0, 1, 3)}
+    assert images == {tmp_path / "val2014" / named["image"]}
 
 
 def test_answers_as_objects_give_the_field_that_is_asked_for(tmp_path):

@@ -457,9 +457,11 @@ class _Questions:
             image_id = int(image_id)  # as question ids
         found = row_images.image_of(row, self._images, by_stem=True)
         image, missing = found.path, found.missing
-        if image is None and isinstance(image_id, int):
+        if isinstance(image_id, int) and (image is None or missing):
             coco = "train2014" if "train" in self._split else "val2014"
-            image, missing = self._images.look(image_name(coco, image_id), by_stem=True)
+            official, unread = self._images.look(image_name(coco, image_id), by_stem=True)
+            if image is None or row_images.is_there(official):
+                image, missing = official, unread
         elif image is None:
             missing = f"no image: it is expected in a column such as {', '.join(_IMAGES)}"
             image = self._images.root / f"<image of question {question_id}>"
