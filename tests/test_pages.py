@@ -163,6 +163,7 @@ def test_front_matter_is_a_mapping_and_its_values_are_as_written(tmp_path):
     assert read("title: 1.10") == ("1.10", {})
     assert read("title: yes") == ("yes", {})
     assert read("title: 2024-01-02\nday: 2024-01-02") == ("2024-01-02", {"day": "2024-01-02"})
+    assert read("title: .nan\nyear: 5") == ("a", {"year": 5})
     assert read("title: null\ntags: [a, b]") == ("a", {"tags": ["a", "b"]})
     page.write_text("---\ntitle: [a]\n---\nText.\n")
     with pytest.raises(DataError, match=r"a\.md: 'title': text is expected, not a list"):
@@ -187,6 +188,18 @@ def test_pictures_are_known_by_their_content(tmp_path):
     assert dict(remarks.others) == {".org": 1}
     assert pages.is_pages(tmp_path / "0123abcd")
     assert not pages.is_pages(tmp_path / "notes.org")
+
+
+def test_a_heading_without_text_is_not_lost(tmp_path):
+    page = tmp_path / "a.md"
+    page.write_text(
+        "# Zoo\n\n## Lion\n\nNoon.\n\n## Closed on Mondays\n\n## A\n### B\n\nTen.\n## Z\n"
+    )
+    found = {p.section: p.text for p in Pages(page).passages()}
+    assert found == {"Lion": "Noon.\n\n## Closed on Mondays", "A > B": "Ten.\n## Z"}
+    page.write_text("---\nlion\n---\nbear\n---\ncat\n---\ndog\n")
+    text = " ".join(p.content for p in Pages(page).passages())
+    assert {"lion", "bear", "cat", "dog"} <= set(text.replace(":", " ").split())
 
 
 def test_the_first_heading_is_the_title(tmp_path):

@@ -181,7 +181,7 @@ class Corpus(Mapping[str, Passage]):
         from ravqa.datasets.disk import DiskCorpus
 
         return DiskCorpus(
-            fingerprint("corpus/1", repeats, key()), passages, source=source, repeats=repeats
+            fingerprint("corpus/2", repeats, key()), passages, source=source, repeats=repeats
         )
 
 

@@ -307,7 +307,7 @@ def _corpus(data: Path, subset: str, split: str) -> Corpus:
         (_passage(row, subset, where, images) for where, row in table.read()),
         source=table.where,
         size=table.rows * PASSAGE_BYTES,
-        key=lambda: f"m2kr/1 {subset} {table.key}",
+        key=lambda: f"m2kr/2 {subset} {table.key}",
         repeats="first",  # some ids are published twice
     )
 

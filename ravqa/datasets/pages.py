@@ -22,7 +22,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from ravqa.config import fingerprint
 from ravqa.datasets import pdf
 from ravqa.datasets.kb import cut
 from ravqa.datasets.reading import lines_of, read_rows
-from ravqa.datasets.values import text_of
+from ravqa.datasets.values import is_blank, text_of
 from ravqa.errors import DataError
 from ravqa.images import SUFFIXES, broken_images, is_image_file
 from ravqa.paths import file_digest
@@ -170,7 +170,7 @@ class Pages:
     def key(self) -> str:
         """Changes with everything that the passages depend on."""
         files = [[self._name(path), file_digest(path)] for path in self._files]
-        return fingerprint("pages/1", files, self._words, self._uncaptioned)
+        return fingerprint("pages/2", files, self._words, self._uncaptioned)
 
     def passages(self) -> Iterator[Passage]:
         """Every passage, file by file in the order of their names.
@@ -374,11 +374,23 @@ def _markdown(path: Path) -> _Document:
     title = metadata.pop("title", None) or ""
     lines = lines_of(text)
     sections: list[_Section] = []
+    began = 0  # where the text of the last section began
+
+    def end(line: int, level: int) -> None:
+        nonlocal began
+        if above and level <= above[-1][0] and not "".join(lines[start:line]).strip():
+            # Nothing is below this heading: it stays as text at the end of what is above it.
+            last = sections.pop()
+            sections.append(replace(last, text="\n".join(lines[began:line])))
+        else:
+            began = start
+            sections.append(_Section(place, "\n".join(lines[start:line]), heading))
+
     places = {"top"}
     above: list[tuple[int, str]] = []  # headings that the present one stands below
     start, place, heading = 0, "top", None
     for level, words, first, last in _headings(text):
-        sections.append(_Section(place, "\n".join(lines[start:first]), heading))
+        end(first, level)
         above = [entry for entry in above if entry[0] < level]
         slug = _slug(words)
         numbered = (f"{slug}-{n}" for n in itertools.count(1))
@@ -390,7 +402,7 @@ def _markdown(path: Path) -> _Document:
             continue
         above.append((level, words))
         heading = " > ".join(entry[1] for entry in above)
-    sections.append(_Section(place, "\n".join(lines[start:]), heading))
+    end(len(lines), 0)
     return _Document(title or _title(path), sections, metadata)
 
 
@@ -442,6 +454,8 @@ def _front_matter(text: str) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         return None
-    if found.get("title") is not None:  # 007 and 1.10 are titles as they stand
+    if is_blank(found.get("title")):
+        found.pop("title", None)
+    else:  # 007 and 1.10 are titles as they stand
         found["title"] = text_of(written["title"], "title")
     return found
