@@ -206,3 +206,28 @@ def test_results_of_another_format_are_refused_by_their_version(tmp_path, capsys
             code, _, err = call(capsys, *command)
             assert code == 2
             assert f"results of format {version}, and this version reads format 2" in err
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "reason"),
+    [
+        ("infoseek", {"answer_eval": [{"range": [1, None]}]}, 'needs [{"range": [low, high]}]'),
+        (
+            "infoseek",
+            {"question_type": "String", "answer_eval": [{"range": [1, 2]}]},
+            "needs texts",
+        ),
+        ("evqa_score", {"question_type": "hop"}, "unknown question type 'hop'"),
+        ("evqa_score", {"answers": ["fir&&ash"]}, "needs the question type multi_answer"),
+        ("evqa_score", {"answers": ["the"]}, "empty after the clean-up"),
+    ],
+)
+def test_a_question_that_the_metric_cannot_score_is_reported_with_its_row(
+    tmp_path, metric, row, reason
+):
+    path = tmp_path / "q.jsonl"
+    rows = [{"id": 1, "question": "Which?", "answers": ["oak"]}]
+    rows.append({"id": 2, "question": "Which?", "answers": ["2"], **row})
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"q\.jsonl, line 2: .*{re.escape(reason)}"):
+        load_jsonl(DatasetRequest(data=path, options={"metric": metric}))

@@ -138,6 +138,7 @@ class _Questions:
     ) -> None:
         self._path = path
         self._images = images
+        self._quotes = options.quotes
         self._metric: AnswerMetric = METRICS.get(options.metric)()
         self._request = request
         self._table = suffix_of(path) in TABLES
@@ -154,7 +155,7 @@ class _Questions:
 
     def _rows(self) -> Iterator[tuple[str, Row]]:
         split = self._request.split
-        for where, row in read_rows(self._path, quotes=self._options.quotes):
+        for where, row in read_rows(self._path, quotes=self._quotes):
             if split in (None, _ALL) or row.get("split") == split:
                 yield where, row
 

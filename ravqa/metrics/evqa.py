@@ -144,6 +144,11 @@ def evqa_scores(
     return scores
 
 
+def _kind(question: Question) -> str:
+    """The question's type; without one, its references are single answers."""
+    return question.question_type or QUESTION_TYPES[0]
+
+
 class EVQAScore(AnswerMetric):
     """The E-VQA score as an answer metric; without a judge it is exact match."""
 
@@ -159,7 +164,7 @@ class EVQAScore(AnswerMetric):
         """Return `evqa_score` of the answer.
 
         Raises:
-            ValueError: as `evqa_score`; a question without a type cannot be scored.
+            ValueError: as `evqa_score`.
         """
         return self.scores([question], [record], judge)[0]
 
@@ -177,7 +182,7 @@ class EVQAScore(AnswerMetric):
                 [answer for _, answer in asked],
                 [q.answers for q, _ in asked],
                 [q.question for q, _ in asked],
-                [q.question_type or "" for q, _ in asked],
+                [_kind(q) for q, _ in asked],
                 judge,
             )
         )
@@ -187,6 +192,8 @@ class EVQAScore(AnswerMetric):
         """Return what is wrong with the question's type or references, if anything."""
         if not question.answers:
             return "no answers"
+        if not question.question_type and any(_BETWEEN in text for text in question.answers):
+            return f"a reference with {_BETWEEN!r} needs the question type multi_answer"
         try:
             self.matches(question, "")
         except ValueError as e:
@@ -211,7 +218,7 @@ class EVQAScore(AnswerMetric):
 
     def matches(self, question: Question, text: str) -> bool:
         """Whether a text matches a reference exactly, whatever a judge says."""
-        kind = question.question_type or ""
+        kind = _kind(question)
         return any(exact_match(text, reference, kind) for reference in question.answers)
 
     def same(self, first: str, second: str) -> bool:

@@ -260,8 +260,7 @@ class InfoSeek(AnswerMetric):
     def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
         """Return the final score, the scores of both splits, and the mean over all questions."""
         found = aggregate(
-            (q.split or "", _kind(q), score)
-            for q, score in zip(questions, scores, strict=True)
+            (q.split or "", _kind(q), score) for q, score in zip(questions, scores, strict=True)
         )
         return {
             "score": found["final_score"],
