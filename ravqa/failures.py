@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ravqa.checkpoints import first_line
 from ravqa.errors import PromptError, UserError
-from ravqa.models import first_line
 
 _log = logging.getLogger(__name__)
 

@@ -79,11 +79,6 @@ def commit_of(path: str, file: str = "config.json") -> str | None:
     return Path(found).parent.name if isinstance(found, str) else None
 
 
-def first_line(error: Exception) -> str:
-    """What an error says first, for a message of one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 

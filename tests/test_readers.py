@@ -906,11 +906,11 @@ def test_bfloat16_reads_too(folder, name):
 
 
 class Loaded:
-    """Keeps what `from_pretrained` was given."""
+    """An auto class that keeps what its `from_pretrained` was given."""
 
-    def __call__(self, path, **options):
+    def from_pretrained(self, path, **options):
         self.options = options
-        return self
+        return self, {"missing_keys": set(), "mismatched_keys": set()}
 
     def eval(self):
         return self
@@ -934,10 +934,16 @@ class Loaded:
     ],
 )
 def test_on_a_gpu_weights_go_straight_there(folder, monkeypatch, capability, options, expected):
+    monkeypatch.setattr("ravqa.encoders.base.usable_device", lambda name, why: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     config = {"model": folder("llama"), "device": "cuda:1", **options}
     placement = Placement(validate(TransformersLLM.Config, config, "reader"), "a reader")
-    assert placement.load(Loaded()).options == expected
+    always = {
+        "trust_remote_code": False,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    assert placement.load(Loaded()).options == expected | always
 
 
 @pytest.mark.parametrize("name", ["llama", "t5"])
@@ -948,7 +954,8 @@ def test_weights_that_are_moved_to_the_device_as_needed(folder, tiny, monkeypatc
     real = getattr(transformers, kind).from_pretrained
 
     def offloaded(path, **options):
-        return cpu_offload(real(path, **options), execution_device=torch.device("cpu"))
+        model, report = real(path, **options)
+        return cpu_offload(model, execution_device=torch.device("cpu")), report
 
     monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", offloaded)
     reader, prompts = load(folder(name), name), prompts_of(name)

@@ -24,7 +24,7 @@ LAYERS = [
     {"replies", "failures"},
     {"build", "models", "cache", "registry", "server"},
     {"flmr"},
-    {"config", "paths", "records", "images", "masking", "files"},
+    {"checkpoints", "config", "paths", "records", "images", "masking", "files"},
     {"errors"},
 ]
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}

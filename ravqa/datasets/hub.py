@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ravqa.checkpoints import first_line
 from ravqa.config import fingerprint
 from ravqa.datasets.reading import Row, parquet_columns, parquet_rows, read_parquet
 from ravqa.errors import UserError, import_extra, near_matches
 from ravqa.images import ImageFolder
-from ravqa.models import first_line
 from ravqa.paths import file_digest
 
 PREFIX = "hf:"

@@ -25,11 +25,11 @@ from typing import IO, Any
 
 from pydantic import Field
 
+from ravqa.checkpoints import first_line
 from ravqa.config import Strict
 from ravqa.datasets.reading import lines_of, open_text, read_rows, suffix_of
 from ravqa.datasets.values import identity, text, text_of
 from ravqa.errors import DataError, import_extra
-from ravqa.models import first_line
 from ravqa.records import Passage
 
 WIKI_WORDS = 300

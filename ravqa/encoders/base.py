@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ravqa.checkpoints import first_line
+from ravqa.errors import UserError
 from ravqa.records import Passage
 
 Vectors = npt.NDArray[np.floating[Any]]
@@ -177,6 +179,29 @@ def processes() -> Any:
     return PartialState(cpu=no_gpus, timeout=timedelta(days=30))
 
 
-def own_device(wanted: str) -> str:
-    """The device named, or for "auto" this process's accelerator, if there is one."""
-    return str(processes().device) if wanted == "auto" else wanted
+def own_device(wanted: str, why: str) -> str:
+    """The device named, or for "auto" this process's accelerator, if there is one.
+
+    Args:
+        wanted: "auto", or a device as torch names it, such as "cuda:1".
+        why: which part it is for, for the message.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    return str(processes().device) if wanted == "auto" else usable_device(wanted, why)
+
+
+def usable_device(name: str, why: str) -> str:
+    """The same name, if numbers can be computed with on that device.
+
+    Raises:
+        UserError: torch does not know it, was built without it, or does not find it.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except Exception as e:  # an assertion, a RuntimeError, a NotImplementedError: each has its own
+        raise UserError(f"{why}: the device {name!r} cannot be used: {first_line(e)}") from None
+    return name

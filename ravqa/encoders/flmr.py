@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from ravqa.checkpoints import loading
 from ravqa.config import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
@@ -26,7 +27,7 @@ from ravqa.encoders.batching import token_batches
 from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
 from ravqa.errors import UserError
 from ravqa.images import open_image
-from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.models import commit_of, model_fingerprint, resolve
 from ravqa.records import Passage, Question
 
 if TYPE_CHECKING:
@@ -92,18 +93,14 @@ class FLMREncoder:
 
         self.config = config
         path = resolve(config.model, extra="cpu", why=_WHY)
-        self._device = own_device(config.device)
+        self._device = own_device(config.device, _WHY)
         lengths = {} if config.doc_maxlen is None else {"doc_maxlen": config.doc_maxlen}
-        try:
+        with loading(_WHY, config.model, path):
             self._model: Any = FLMRModelForRetrieval.from_pretrained(
                 path, dtype=getattr(torch, config.dtype)
             )
             self._processor = FLMRProcessor.from_pretrained(path, **lengths)
             self._model.to(self._device).eval()
-        except UserError:
-            raise
-        except Exception as e:  # every library on the way has errors of its own
-            raise UserError(f"{_WHY}: {config.model} cannot be loaded: {first_line(e)}") from None
         self.dim = int(self._model.config.dim)
         self.weights = config.model
         left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}

@@ -15,12 +15,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from ravqa.checkpoints import first_line, load_sentence_transformer, loading
 from ravqa.config import ModelName, RunsCode, Strict, Text, fingerprint
 from ravqa.encoders.base import Encoded, Output, Span, Vectors, own_device, without_zero_rows
 from ravqa.encoders.batching import token_batches
 from ravqa.errors import UserError, import_extra
 from ravqa.images import open_image
-from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.models import commit_of, model_fingerprint, resolve
 from ravqa.records import Question
 
 _EXTRA = "sentence-transformers"
@@ -82,20 +83,17 @@ class _STEncoder:
         self._why = f"the encoder {self.name}"
         path = resolve(config.model, extra="sample", why=self._why)
         library = import_extra("sentence_transformers", _EXTRA, why=self._why)
-        local = Path(path).exists()
-        self._check_files(path, local)
-        try:
-            self._model: Any = getattr(library, self._class)(
-                path,
-                device=own_device(config.device),
-                trust_remote_code=config.trust_remote_code,
-                local_files_only=local,
+        device = own_device(config.device, self._why)
+        self._check_files(path, Path(path).exists())
+        trusted = config.trust_remote_code
+        with loading(self._why, config.model, path, trusted=trusted):
+            self._model: Any
+            self._model, problem = load_sentence_transformer(
+                getattr(library, self._class), path, trust_remote_code=trusted, device=device
             )
+            if problem:
+                raise problem
             self.dim = int(self._model.get_embedding_dimension())
-        except Exception as e:  # every library on the way has errors of its own
-            raise UserError(
-                f"{self._why}: {config.model} cannot be loaded: {first_line(e)}"
-            ) from None
         self._check_model()
         prompts = self._model.prompts
         documents = (prompts[k] for k in ("document", "passage", "corpus") if prompts.get(k))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from ravqa.checkpoints import load_tokenizer, loading
 from ravqa.config import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
@@ -28,8 +29,7 @@ from ravqa.encoders.base import (
     word_label,
 )
 from ravqa.encoders.batching import token_batches
-from ravqa.errors import UserError
-from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.models import commit_of, model_fingerprint, resolve
 from ravqa.records import Passage
 
 if TYPE_CHECKING:
@@ -75,18 +75,15 @@ class TokenBertEncoder:
         """
         why = "the encoder token-bert"
         import torch
-        import transformers
 
         from ravqa.flmr import FLMRTextModel
 
         path = resolve(config.model, extra="sample", why=why)
-        try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
+        self._device = own_device(config.device, why)
+        with loading(why, config.model, path):
+            self._tokenizer: Any = load_tokenizer(path, trust_remote_code=False)
             self._model: Any = FLMRTextModel.from_pretrained(path, dtype=torch.float32)
-            self._device = own_device(config.device)
             self._model.to(self._device).eval()
-        except Exception as e:  # every library on the way has errors of its own
-            raise UserError(f"{why}: {config.model} cannot be loaded: {first_line(e)}") from None
         self.config = config
         self.dim = int(self._model.config.hidden_size)
         self.weights = config.model

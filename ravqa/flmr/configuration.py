@@ -11,13 +11,13 @@ from typing import Any
 
 from transformers import (
     CONFIG_MAPPING,
-    AutoConfig,
     BertConfig,
     CLIPVisionConfig,
     PretrainedConfig,
     XLMRobertaConfig,
 )
 
+from ravqa.checkpoints import load_config
 from ravqa.errors import UserError
 
 
@@ -79,9 +79,9 @@ def base_config(name: str, near: str = "") -> PretrainedConfig:
         places += [folder / name for folder in (here, *list(here.parents)[:2])]
     for place in places:
         if (place / "config.json").is_file():
-            return AutoConfig.from_pretrained(str(place))
+            return load_config(str(place), trust_remote_code=False)
     try:
-        return AutoConfig.from_pretrained(name, local_files_only=local or not near)
+        return load_config(name, trust_remote_code=False, local_files_only=local or not near)
     except (OSError, ValueError):
         raise UserError(
             f"the configuration of {name!r}, which the checkpoint {near or '(without a folder)'} "

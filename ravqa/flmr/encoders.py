@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ravqa.checkpoints import build_model
 from ravqa.errors import UserError
 from ravqa.flmr.configuration import (
     FLMRConfig,
@@ -40,6 +41,8 @@ class FLMRPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # The pooler's output is not used, and some checkpoints leave it out.
+    _keys_to_ignore_on_load_missing: ClassVar[Any] = [r"\.pooler\."]
 
     @classmethod
     def _checkpoint_config(cls, name: str, hub: dict[str, Any]) -> Any:
@@ -110,25 +113,23 @@ class FLMRPreTrainedModel(PreTrainedModel):
             config.fit_mapping({k: tuple(v.shape) for k, v in state.items()})
         kwargs = {**cls._load_parts(str(name), config, kwargs, hub), **kwargs}
         wants_info = kwargs.pop("output_loading_info", False)
-        try:
-            model, info = super().from_pretrained(
-                None,
-                *model_args,
-                config=config,
-                state_dict=state,
-                output_loading_info=True,
-                **kwargs,
-            )
-        except RuntimeError as e:
-            if "size mismatch" not in str(e) and "ismatched" not in str(e):
-                raise
-            raise UserError(
-                f"{place}: its parameters have other sizes than its config.json says: "
-                f"{_first_lines(e)}"
-            ) from None
+        kwargs["ignore_mismatched_sizes"] = True  # they are refused below, by name
+        model, info = super().from_pretrained(
+            None,
+            *model_args,
+            config=config,
+            state_dict=state,
+            output_loading_info=True,
+            **kwargs,
+        )
         model.config.name_or_path = model.name_or_path = place
-        # The pooler's output is not used, and some checkpoints leave it out.
-        missing = sorted(k for k in info["missing_keys"] if ".pooler." not in k)
+        if info["mismatched_keys"]:
+            key, found, wanted = min(info["mismatched_keys"])
+            raise UserError(
+                f"{place}: its parameters have other sizes than its config.json says: {key} is "
+                f"{list(found)}, {list(wanted)} is expected"
+            )
+        missing = sorted(info["missing_keys"])
         if missing and not allow_missing:
             raise UserError(
                 f"{place} lacks {len(missing)} of the model's parameters ({', '.join(missing[:3])}"
@@ -181,7 +182,7 @@ class FLMRTextModel(FLMRPreTrainedModel):
             self.bert_model = BertModel(config)
         else:
             encoder._attn_implementation = config._attn_implementation
-            self.bert_model = AutoModel.from_config(encoder)
+            self.bert_model = build_model(AutoModel, encoder)
         self.post_init()
 
     @classmethod
@@ -245,7 +246,7 @@ class _Tower(nn.Module):
 
             self.vision_model = CLIPVisionModel(config)
         else:
-            self.vision_model = AutoModel.from_config(config)
+            self.vision_model = build_model(AutoModel, config)
 
 
 class FLMRVisionModel(FLMRPreTrainedModel):
@@ -405,7 +406,3 @@ def place_of(config: Any) -> str:
 
 def _without_type(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k != "model_type"}
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+from ravqa.checkpoints import load_tokenizer
 from ravqa.errors import UserError
 
 _PREFIX = ". "
@@ -390,7 +391,9 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     elif (folder / "vocab.txt").is_file():
         arguments["vocab_file"] = str(folder / "vocab.txt")
     else:
-        arguments["tokenizer_object"] = AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
+        arguments["tokenizer_object"] = load_tokenizer(
+            str(folder), trust_remote_code=False
+        ).backend_tokenizer
     return arguments
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ravqa.errors import UserError
+from ravqa.encoders.base import usable_device
 from ravqa.index.base import Array
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ def device_of(name: str) -> Any:
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as e:  # torch's own words for no CUDA are an assertion
-        reason = str(e).partition("\n")[0]
-        raise UserError(f"index: the device {name!r} cannot be used: {reason}") from None
-    return torch.device(name)
+    return torch.device(usable_device(name, "index"))
 
 
 def maxsim(query: torch.Tensor, vectors: torch.Tensor, lengths: Array) -> Array:

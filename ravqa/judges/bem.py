@@ -19,9 +19,11 @@ from typing import Any
 
 from pydantic import Field
 
+from ravqa.checkpoints import WeightsError, load_config, load_model, load_tokenizer, loading
 from ravqa.config import ModelName, Strict, Text, fingerprint
+from ravqa.encoders.base import own_device
 from ravqa.errors import UserError
-from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.models import commit_of, model_fingerprint, resolve
 
 _WHY = "the judge bem"
 
@@ -35,7 +37,7 @@ class BEMJudge:
         Attributes:
             model: folder or hub name of a BERT with two labels, 1 for "equivalent".
             batch_size: triples at a time.
-            device: "auto" takes a GPU if there is one.
+            device: "auto" for an accelerator if there is one.
         """
 
         model: ModelName
@@ -54,25 +56,28 @@ class BEMJudge:
         self.config = config
         self.name = f"bem ({config.model})"
         path = resolve(config.model, extra="sample", why=_WHY)
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
-            self._model: Any
-            self._model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=torch.float32, output_loading_info=True
-            )
-            self._device = torch.device(device)
+        self._device = torch.device(own_device(config.device, _WHY))
+        untrained = UserError(
+            f"{_WHY}: {config.model} is no trained BERT classifier with two labels "
+            "(not equivalent, equivalent)"
+        )
+        with loading(_WHY, config.model, path):
+            found = load_config(path, trust_remote_code=False)
+            if found.model_type != "bert" or found.num_labels != 2:
+                raise untrained
+            self._tokenizer: Any = load_tokenizer(path, trust_remote_code=False)
+            try:
+                self._model: Any = load_model(
+                    transformers.AutoModelForSequenceClassification,
+                    path,
+                    trust_remote_code=False,
+                    dtype=torch.float32,
+                )
+            except WeightsError as e:
+                if {"classifier.weight", "classifier.bias"} <= e.missing:
+                    raise untrained from None
+                raise
             self._model.to(self._device).eval()
-        except Exception as e:  # every library on the way has errors of its own
-            raise UserError(f"{_WHY}: {config.model} cannot be loaded: {first_line(e)}") from None
-        found = self._model.config
-        if found.model_type != "bert" or found.num_labels != 2 or report["missing_keys"]:
-            raise UserError(
-                f"{_WHY}: {config.model} is no trained BERT classifier with two labels "
-                "(not equivalent, equivalent)"
-            )
         self._three_segments = found.type_vocab_size > 2
         self.fingerprint = fingerprint("bem/1", model_fingerprint(path), commit_of(path))
 

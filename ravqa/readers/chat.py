@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ravqa.checkpoints import first_line
 from ravqa.config import Options, Text
 from ravqa.errors import PromptError, UserError
-from ravqa.models import first_line
 from ravqa.readers.loading import LocalConfig
 
 

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from ravqa.checkpoints import build_model, load_model, load_tokenizer
 from ravqa.errors import import_extra
 from ravqa.paths import cache_dir
 
@@ -31,17 +31,22 @@ def dequantised(gguf: Path, content: str) -> Path:
 
     work = Path(tempfile.mkdtemp(prefix=content, dir=folder.parent))
     try:
-        args: dict[str, Any] = {"gguf_file": gguf.name}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), **args)
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), dtype=torch.float32, **args
+        # What else lies in the folder is no part of the file: none of its code is run.
+        place, name = str(gguf.parent), gguf.name
+        tokenizer = load_tokenizer(place, gguf_file=name, trust_remote_code=False)
+        loaded = load_model(
+            transformers.AutoModelForCausalLM,
+            place,
+            gguf_file=name,
+            trust_remote_code=False,
+            dtype=torch.float32,
         )
         # transformers marks the model as quantised and will not save it: move the weights to
         # a plain model of the same configuration.
         config = loaded.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        plain = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain = build_model(transformers.AutoModelForCausalLM, config, dtype=torch.float32)
         plain.load_state_dict(loaded.state_dict())
         plain.generation_config = loaded.generation_config
         plain.save_pretrained(work)

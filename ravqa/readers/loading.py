@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ravqa.config import ModelName, Names, Strict, Text, fingerprint
+from ravqa.checkpoints import load_adapter, load_model, loading, refuse_adapter
+from ravqa.config import ModelName, Names, RunsCode, Strict, Text, fingerprint
 from ravqa.encoders.base import own_device
 from ravqa.errors import UserError, import_extra
-from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.models import commit_of, model_fingerprint, resolve
 
 # transformers also takes a hub repository here, and runs the kernels that it finds there.
 Attention = Annotated[
@@ -38,6 +40,7 @@ class LocalConfig(Strict):
         attention: transformers' name of an attention implementation; null for its choice.
         quantization: weights in 8 or 4 bits, by bitsandbytes.
         adapter: folder or hub name of a LoRA adapter in peft's form.
+        trust_remote_code: run code that comes with the model's files.
     """
 
     model: ModelName
@@ -52,6 +55,7 @@ class LocalConfig(Strict):
     attention: Attention | None = None
     quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
     adapter: ModelName | None = None
+    trust_remote_code: RunsCode = False
 
     def packages(self) -> Sequence[tuple[str, str]]:
         """What a GGUF file, an adapter and quantised weights need."""
@@ -80,18 +84,20 @@ class Placement:
 
         Raises:
             MissingExtraError: a package is missing.
-            UserError: something that looks like a path does not exist.
+            UserError: something that looks like a path does not exist; no such device; the model
+                is an adapter.
         """
         self._config = config
         self._why = why
         self.path = resolve(config.model, extra="sample", why=why)
+        refuse_adapter(self.path)
         self._adapter = None
         if config.adapter is not None:
             import_extra("peft", "lora", why=f"{why}: adapter")
             self._adapter = resolve(config.adapter, extra="lora", why=f"{why}: adapter")
         if config.quantization != "none":
             import_extra("bitsandbytes", "quantization", why=f"{why}: quantization")
-        self.device = own_device(config.device)
+        self.device = own_device(config.device, why)
         self.dtype = _dtype(config.dtype, self.device)
         self._content = model_fingerprint(self.path)
         self.weights = f"{config.model} + {config.adapter}" if config.adapter else config.model
@@ -101,11 +107,20 @@ class Placement:
         """Content hash of the model's files."""
         return self._content
 
-    def load(self, load: Callable[..., Any], path: str | None = None) -> Any:
-        """What the `from_pretrained` given loads, ready to read, its adapter in it.
+    def loading(self) -> AbstractContextManager[None]:
+        """Turns whatever goes wrong inside while loading into one line; see `checkpoints`."""
+        trusted = self._config.trust_remote_code
+        return loading(self._why, self.weights, self.path, trusted=trusted)
+
+    def load(self, auto: Any, path: str | None = None) -> Any:
+        """The model by one of transformers' auto classes, ready to read, its adapter in it.
 
         Args:
+            auto: the class.
             path: instead of the configured one.
+
+        Raises:
+            WeightsError: weights are missing or have other sizes.
         """
         config = self._config
         options: dict[str, Any] = {"dtype": self.dtype}
@@ -117,7 +132,8 @@ class Placement:
             options["attn_implementation"] = config.attention
         if config.quantization != "none":
             options["quantization_config"] = self._quantization()
-        model = load(path or self.path, **options)
+        trusted = config.trust_remote_code
+        model = load_model(auto, path or self.path, trust_remote_code=trusted, **options)
         return self._with_adapter(model).eval()
 
     def _quantization(self) -> Any:
@@ -133,13 +149,7 @@ class Placement:
     def _with_adapter(self, model: Any) -> Any:
         if self._adapter is None:
             return model
-        import warnings
-
-        import peft
-
-        with warnings.catch_warnings():  # about how the two libraries call each other
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted: Any = peft.PeftModel.from_pretrained(model, self._adapter)
+        adapted = load_adapter(model, self._adapter)
         if adapted.active_peft_config.is_prompt_learning:
             raise UserError(
                 f"{self._why}: {self._config.adapter} is no LoRA adapter, but "
@@ -158,20 +168,17 @@ class Placement:
         if self._adapter is not None:
             commit = commit_of(self._adapter, "adapter_config.json")
             adapter = [model_fingerprint(self._adapter), commit]
+        left_out = set(_NO_SETTING)
+        if not self._config.trust_remote_code:  # else other code answers
+            left_out.add("trust_remote_code")
         return fingerprint(
             kind,
-            self._config.model_dump(exclude=_NO_SETTING),
+            self._config.model_dump(exclude=left_out),
             str(self.dtype),
             self._content,
             commit_of(self.path),
             adapter,
         )
-
-    def failed(self, error: Exception) -> UserError:
-        """One line for any error while loading; every library on the way has errors of its own."""
-        if isinstance(error, UserError):
-            return error
-        return UserError(f"{self._why}: {self.weights} cannot be loaded: {first_line(error)}")
 
 
 def _dtype(name: str, device: str) -> Any:

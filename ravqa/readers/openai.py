@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ravqa.checkpoints import load_tokenizer, loading
 from ravqa.config import ModelName, Options, Text, fingerprint
 from ravqa.errors import PromptError, UserError
 from ravqa.images import sendable
-from ravqa.models import first_line, resolve
+from ravqa.models import resolve
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.replies import Reply, choice_of
 from ravqa.server import Client, NoAnswerError, ServerConfig, UnusableReplyError
@@ -235,17 +236,10 @@ class OpenAIReader:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        import transformers
-
         name = str(self.config.tokenizer)
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                resolve(name, extra="sample", why=_WHY)
-            )
-        except UserError:
-            raise
-        except Exception as e:  # every library on the way has errors of its own
-            raise UserError(f"{_WHY}: tokenizer {name} cannot be loaded: {first_line(e)}") from None
+        path = resolve(name, extra="sample", why=_WHY)
+        with loading(_WHY, f"tokenizer {name}", path):
+            tokenizer = load_tokenizer(path, trust_remote_code=False)
         if self.config.prompt_form == "chat" and not tokenizer.chat_template:
             raise UserError(f"{_WHY}: the tokenizer {name} has no chat template")
         return tokenizer

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ravqa.checkpoints import load_tokenizer
 from ravqa.errors import PromptError
 from ravqa.readers.base import Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
@@ -44,13 +45,11 @@ class TransformersLLM(LocalReader):
         self.config = config
         placement = Placement(config, _WHY)
         path = placement.path
-        try:
+        with placement.loading():
             if path.endswith(".gguf"):
                 path = str(dequantised(Path(path), placement.content))
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path)
-            model = placement.load(transformers.AutoModelForCausalLM.from_pretrained, path)
-        except Exception as e:
-            raise placement.failed(e) from None
+            tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
+            model = placement.load(transformers.AutoModelForCausalLM, path)
         self._template = config.template(tokenizer.chat_template, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
         self._check_template(Prompt("What is it?"))

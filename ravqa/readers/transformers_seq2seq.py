@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ravqa.checkpoints import load_tokenizer
 from ravqa.readers.base import Prompt
 from ravqa.readers.loading import LocalConfig, Placement
 from ravqa.readers.local import LocalReader
@@ -31,11 +32,9 @@ class TransformersSeq2Seq(LocalReader):
 
         self.config = config
         placement = Placement(config, _WHY)
-        try:
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(placement.path)
-            model = placement.load(transformers.AutoModelForSeq2SeqLM.from_pretrained)
-        except Exception as e:
-            raise placement.failed(e) from None
+        with placement.loading():
+            tokenizer = load_tokenizer(placement.path, trust_remote_code=config.trust_remote_code)
+            model = placement.load(transformers.AutoModelForSeq2SeqLM)
         tokenizer.padding_side = "right"
         super().__init__(config, placement, model, tokenizer, _WHY)
         self.fingerprint = placement.fingerprint("transformers-seq2seq/1")

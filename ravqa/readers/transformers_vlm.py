@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from operator import attrgetter
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from ravqa.checkpoints import load_config, load_processor
 from ravqa.config import Names
 from ravqa.errors import MissingExtraError, UserError
 from ravqa.images import image_size, open_image
@@ -66,6 +67,13 @@ class TransformersVLM(LocalReader):
         max_new_tokens: int = Field(default=32, ge=1)
         processor: ProcessorOptions = Field(default_factory=dict)
 
+        @field_validator("processor")
+        @classmethod
+        def _check_processor(cls, value: dict[str, Any]) -> dict[str, Any]:
+            if "trust_remote_code" in value:
+                raise ValueError("trust_remote_code is a setting of the reader itself")
+            return value
+
     def __init__(self, config: Config):
         """Load processor and model.
 
@@ -73,19 +81,16 @@ class TransformersVLM(LocalReader):
             MissingExtraError: a package is missing.
             UserError: the model cannot be loaded.
         """
-        import transformers
-
         self.config = config
         placement = Placement(config, _WHY)
-        try:
-            settings = transformers.AutoConfig.from_pretrained(placement.path)
-            loader = _loader(settings)
+        with placement.loading():
+            trusted = config.trust_remote_code
+            settings = load_config(placement.path, trust_remote_code=trusted)
+            auto = _loader(settings)
             self._family = family_of(settings.model_type)
             self._first_position = self._family.first_position
             self._processor = self._load_processor(placement)
-            model = placement.load(loader.from_pretrained)
-        except Exception as e:
-            raise placement.failed(e) from None
+            model = placement.load(auto)
         tokenizer = self._processor.tokenizer
         own = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
         self._template = config.template(own, _WHY)
@@ -100,11 +105,10 @@ class TransformersVLM(LocalReader):
         self._check_template(Prompt("What is it?", b""))  # no image is opened for the text
 
     def _load_processor(self, placement: Placement) -> Any:
-        import transformers
-
+        trusted = self.config.trust_remote_code
         try:
-            processor: Any = transformers.AutoProcessor.from_pretrained(
-                placement.path, **self.config.processor
+            processor = load_processor(
+                placement.path, **self.config.processor, trust_remote_code=trusted
             )
         except Exception as e:
             missing = _missing(e)

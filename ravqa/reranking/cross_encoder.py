@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
+from ravqa.checkpoints import load_sentence_transformer, loading
 from ravqa.config import ModelName, RunsCode, Strict, TemplateName, Text, fingerprint
 from ravqa.encoders.base import own_device
 from ravqa.errors import UserError, import_extra
 from ravqa.failures import failures
 from ravqa.images import open_image
-from ravqa.models import commit_of, first_line, model_fingerprint, resolve
+from ravqa.models import commit_of, model_fingerprint, resolve
 from ravqa.records import Hit, Question
 from ravqa.reranking.base import Candidates, rescored_each
 from ravqa.reranking.kept import KeptScores, image_prints
@@ -88,7 +88,6 @@ class CrossEncoderReranker:
         path = resolve(config.model, extra="sample", why=_WHY)
         library = import_extra("sentence_transformers", _EXTRA, why=_WHY)
         self._model: Any = self._load(library, path)
-        self._check_model()
         self.sees_images = bool(self._model.supports(("image", "text")))
         self.truncated = 0
         self._kept = KeptScores(keep=config.cache, chunk=_CHUNK)
@@ -110,21 +109,24 @@ class CrossEncoderReranker:
 
         config = self.config
         functions = {"model": None, "identity": torch.nn.Identity(), "sigmoid": torch.nn.Sigmoid()}
-        try:
-            return library.CrossEncoder(
+        device = own_device(config.device, _WHY)
+        with loading(_WHY, config.model, path, trusted=config.trust_remote_code):
+            model, problem = load_sentence_transformer(
+                library.CrossEncoder,
                 path,
-                device=own_device(config.device),
+                trust_remote_code=config.trust_remote_code,
+                device=device,
                 max_length=config.max_length,
                 activation_fn=functions[config.activation],
                 model_kwargs={"dtype": getattr(torch, config.dtype)},
-                trust_remote_code=config.trust_remote_code,
-                local_files_only=Path(path).exists(),
             )
-        except Exception as e:  # every library on the way has errors of its own
-            raise UserError(f"{_WHY}: {config.model} cannot be loaded: {first_line(e)}") from None
+            self._check_model(model)
+            if problem:
+                raise problem
+        return model
 
-    def _check_model(self) -> None:
-        model = self._model.transformers_model
+    def _check_model(self, loaded: Any) -> None:
+        model = loaded.transformers_model
         made = type(model).__name__
         saved = getattr(getattr(model, "config", None), "architectures", None)
         if made.endswith("ForSequenceClassification") and saved and made not in saved:
@@ -133,9 +135,9 @@ class CrossEncoderReranker:
                 f"{_WHY}: {self.config.model} is no cross-encoder but a {saved[0]}, without "
                 "weights for a score"
             )
-        if self._model.num_labels != 1:
+        if loaded.num_labels != 1:
             raise UserError(
-                f"{_WHY}: {self.config.model} gives {self._model.num_labels} scores for a pair: "
+                f"{_WHY}: {self.config.model} gives {loaded.num_labels} scores for a pair: "
                 "one is expected"
             )
 

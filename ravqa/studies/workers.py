@@ -14,8 +14,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ravqa.build import Key, sharing
+from ravqa.checkpoints import first_line
 from ravqa.errors import UserError
-from ravqa.models import first_line
 from ravqa.run_request import RunRequest
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
