@@ -128,3 +128,30 @@ def infoseek_sample():
     from ravqa.datasets.base import DatasetRequest
 
     return infoseek.load(DatasetRequest())
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a whole checkpoint, by the kind of part; made once."""
+    from functools import cache
+
+    from checkpoint_files import PARTS
+
+    @cache
+    def make(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        PARTS[kind][2](folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def copied(checkpoint, tmp_path):
+    """A copy of a whole checkpoint, to be changed."""
+    import shutil
+
+    def copy(kind):
+        return Path(shutil.copytree(checkpoint(kind), tmp_path / "copy"))
+
+    return copy
