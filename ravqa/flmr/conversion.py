@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ravqa.checkpoints import lfs_pointers
 from ravqa.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def _canonical_name(key: str) -> str | None:
 def read_checkpoint(
     name: str, *, variant: str | None = None, use_safetensors: bool | None = None, **hub: Any
 ) -> dict[str, Tensor]:
-    """All tensors of a checkpoint: safetensors before .bin, in shards or whole.
+    """All tensors of a checkpoint: safetensors before .bin, whole before in shards.
+
+    In the order of transformers: an index beside a whole file is left from an earlier version.
 
     Args:
         name: folder or hub name.
@@ -103,8 +106,8 @@ def read_checkpoint(
     Raises:
         UserError: there is no checkpoint, or a file is broken.
     """
-    names = [_SAFE_INDEX, _SAFE] if use_safetensors is not False else []
-    names += [_BIN_INDEX, _BIN] if use_safetensors is not True else []
+    names = [_SAFE, _SAFE_INDEX] if use_safetensors is not False else []
+    names += [_BIN, _BIN_INDEX] if use_safetensors is not True else []
     if variant:
         names = [_with_variant(n, variant) for n in names]
     for file in names:
@@ -124,7 +127,7 @@ def read_checkpoint(
                 raise UserError(f"{name} lacks its shard {shard}")
             state |= read_tensors(found)
         return state
-    raise UserError(f"{name} has no {' or '.join(names[1::2] or names)}: not a checkpoint folder")
+    raise UserError(f"{name} has no {' or '.join(names[::2])}: not a checkpoint folder")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -135,6 +138,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
+    if any(lfs_pointers(path)):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull there")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
