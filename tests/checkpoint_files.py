@@ -113,7 +113,7 @@ TRUSTING = ["llm", "vlm", "paligemma", "seq2seq", "dense", "multi-vector", "cros
 
 def build(kind, folder, **options):
     registry, name, *_ = PARTS[kind]
-    return build_part(registry, Part(name=name, model=str(folder), **CPU, **options), kind)
+    return build_part(registry, Part(name=name, model=str(folder), **{**CPU, **options}), kind)
 
 
 def refused(kind, folder, **options):

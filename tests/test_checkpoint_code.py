@@ -13,6 +13,8 @@ from checkpoint_files import PARTS, TRUSTING, build, refused
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 
 from ravqa.errors import UserError
+from ravqa.readers.base import Prompt
+from ravqa.readers.openai import OpenAIReader
 
 ROOT = Path(__file__).parent.parent
 
@@ -183,6 +185,25 @@ def test_a_generation_of_its_own_is_not_taken(copied, yes, kind):
     folder = copied(kind)
     marker = code_of_generation(folder)
     build(kind, folder)
+    assert not marker.exists()
+
+
+def test_code_beside_a_gguf_file_is_refused(copied, yes):
+    pytest.importorskip("gguf", reason="GGUF files need gguf")
+    folder = copied("llm")
+    marker = code_of_tokenizer(folder)
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    refused("llm", folder / "model.gguf")
+    refused("llm", folder / "model.gguf", trust_remote_code=True)
+    assert not marker.exists()
+
+
+def test_code_of_a_servers_tokenizer_is_refused(copied, yes):
+    folder = copied("llm")
+    marker = code_of_tokenizer(folder)
+    config = OpenAIReader.Config(model="x", url="http://127.0.0.1:9/v1", tokenizer=str(folder))
+    with pytest.raises(UserError, match="carries code of its own, which this part never runs"):
+        OpenAIReader(config).count_tokens([Prompt("a")])
     assert not marker.exists()
 
 

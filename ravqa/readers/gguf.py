@@ -31,7 +31,6 @@ def dequantised(gguf: Path, content: str) -> Path:
 
     work = Path(tempfile.mkdtemp(prefix=content, dir=folder.parent))
     try:
-        # What else lies in the folder is no part of the file: none of its code is run.
         place, name = str(gguf.parent), gguf.name
         tokenizer = load_tokenizer(place, gguf_file=name, trust_remote_code=False)
         loaded = load_model(

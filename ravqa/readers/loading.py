@@ -109,7 +109,8 @@ class Placement:
 
     def loading(self) -> AbstractContextManager[None]:
         """Turns whatever goes wrong inside while loading into one line; see `checkpoints`."""
-        trusted = self._config.trust_remote_code
+        # What lies beside a GGUF file is no part of it: its code is never run.
+        trusted = None if self.path.endswith(".gguf") else self._config.trust_remote_code
         return loading(self._why, self.weights, self.path, trusted=trusted)
 
     def load(self, auto: Any, path: str | None = None) -> Any:
