@@ -19,6 +19,7 @@ from ravqa.errors import UserError
 
 _NAMED = 3  # weights that a message names
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_REPORTING = ("transformers.modeling_utils", "transformers.integrations.peft")
 _STATUSES = ("CONVERSION", "MISSING", "MISMATCH")  # in transformers' tables
 
 _one_at_a_time = threading.RLock()  # what is changed in the libraries while loading is global
@@ -96,10 +97,12 @@ class _Reports(logging.Filter):
     """Keeps transformers' tables of missing weights from the terminal: one line says it here."""
 
     def __enter__(self) -> None:
-        logging.getLogger("transformers.modeling_utils").addFilter(self)
+        for name in _REPORTING:
+            logging.getLogger(name).addFilter(self)
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("transformers.modeling_utils").removeFilter(self)
+        for name in _REPORTING:
+            logging.getLogger(name).removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a message is printed."""
@@ -339,6 +342,13 @@ def _watched() -> Iterator[list[tuple[Any, Mapping[str, Any]]]]:
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = original.__func__(cls, name, *args, **options)
         loaded.append((model, info))
+        if getattr(model, "_hf_peft_config_loaded", False):
+            # The report is of the adapter alone: one of its base model, without its values.
+            for of_adapter in ("adapter_kwargs", "subfolder", "revision"):
+                options.pop(of_adapter, None)
+            options["device_map"] = "meta"
+            _, info_of_base = original.__func__(cls, model.name_or_path, *args, **options)
+            loaded.append((model, info_of_base))
         return (model, info) if wants_info else model
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)

@@ -188,6 +188,16 @@ def test_a_generation_of_its_own_is_not_taken(copied, yes, kind):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("key", ["sentence_transformers", "sbert_ce_default_activation_function"])
+def test_an_activation_that_is_code_is_not_replaced_by_another(copied, yes, key):
+    folder = copied("cross-encoder")
+    values = settings(folder / "config.json")
+    values[key] = {"activation_fn": "own.Scale"} if key.startswith("sent") else "own.Scale"
+    (folder / "config.json").write_text(json.dumps(values))
+    assert "own.Scale" in refused("cross-encoder", folder)
+    build("cross-encoder", folder, activation="identity")
+
+
 def test_code_beside_a_gguf_file_is_refused(copied, yes):
     pytest.importorskip("gguf", reason="GGUF files need gguf")
     folder = copied("llm")

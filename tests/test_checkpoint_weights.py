@@ -289,6 +289,26 @@ def test_an_adapter_in_the_models_place_is_refused(copied, adapter):
     assert "name its base model" in refused("llm", folder)
 
 
+def test_an_adapter_of_a_sentence_transformer_and_its_base_are_whole(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    peft = pytest.importorskip("peft", reason="adapters need peft")
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    PARTS["token-bert"][2](base)
+    without(base, "pooler.dense")  # which is not read
+    config = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.BertModel.from_pretrained(base)
+        peft.get_peft_model(model, config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    build("dense", folder)
+    whole = load_file(folder / ADAPTER)
+    without(folder, "layer.1.", ADAPTER)
+    assert "lacks 2 of the model's" in refused("dense", folder)
+    save_file(whole, folder / ADAPTER)
+    assert f"lacks {len(without(base, 'layer.1.'))} of the model's" in refused("dense", folder)
+
+
 # --- at the command line
 
 

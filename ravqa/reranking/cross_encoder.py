@@ -110,6 +110,7 @@ class CrossEncoderReranker:
         config = self.config
         functions = {"model": None, "identity": torch.nn.Identity(), "sigmoid": torch.nn.Sigmoid()}
         device = own_device(config.device, _WHY)
+        self._check_activation(path)
         with loading(_WHY, config.model, path, trusted=config.trust_remote_code):
             model, problem = load_sentence_transformer(
                 library.CrossEncoder,
@@ -124,6 +125,25 @@ class CrossEncoderReranker:
             if problem:
                 raise problem
         return model
+
+    def _check_activation(self, path: str) -> None:
+        """Refuse a model whose scores the library would give in another form than it asks for."""
+        from transformers import PretrainedConfig
+
+        if self.config.activation != "model" or self.config.trust_remote_code:
+            return
+        try:
+            values, _ = PretrainedConfig.get_config_dict(path)
+        except OSError:
+            return  # loading it says so
+        own = values.get("sentence_transformers") or {}
+        name = own.get("activation_fn") or values.get("sbert_ce_default_activation_function")
+        if name is not None and not str(name).startswith("torch."):
+            raise UserError(
+                f"{_WHY}: {self.config.model} names code for the activation of its scores "
+                f"({name}), which runs only if you trust it and set trust_remote_code: true; or "
+                "set activation to identity or sigmoid"
+            )
 
     def _check_model(self, loaded: Any) -> None:
         model = loaded.transformers_model
