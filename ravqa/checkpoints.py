@@ -67,8 +67,8 @@ def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> I
             mend = "which this part never runs"
             if trusted is not None:
                 mend = "which runs only if you trust it and set trust_remote_code: true"
-            code = said.partition(" You can inspect")[0]
-            raise UserError(f"{why}: {name} carries code of its own, {mend} ({code})") from None
+            which = f" ({said.partition(' Importing')[0]})" if "class" in said else ""
+            raise UserError(f"{why}: {name} carries code of its own, {mend}{which}") from None
         for pointer in lfs_pointers(Path(path)):
             said = f"{pointer} is a Git LFS pointer, not the file itself: run git lfs pull there"
             break

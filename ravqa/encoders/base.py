@@ -189,11 +189,15 @@ def own_device(wanted: str, why: str) -> str:
     Raises:
         UserError: there is no such device.
     """
-    return str(processes().device) if wanted == "auto" else usable_device(wanted, why)
+    if wanted == "auto":
+        return str(processes().device)
+    if usable_device(wanted, why) == "meta":
+        raise UserError(f"{why}: the device 'meta' cannot be used: it holds no numbers")
+    return wanted
 
 
 def usable_device(name: str, why: str) -> str:
-    """The same name, if numbers can be computed with on that device.
+    """The same name, if there is such a device.
 
     Raises:
         UserError: torch does not know it, was built without it, or does not find it.
@@ -201,7 +205,7 @@ def usable_device(name: str, why: str) -> str:
     import torch
 
     try:
-        torch.zeros(1, device=name).item()
+        torch.zeros(1, device=name)
     except Exception as e:  # an assertion, a RuntimeError, a NotImplementedError: each has its own
         raise UserError(f"{why}: the device {name!r} cannot be used: {first_line(e)}") from None
     return name
