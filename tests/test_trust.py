@@ -187,7 +187,6 @@ SERVED = {"name": "openai", "url": "http://x/v1", "model": "m"}
         ({"unknown": "x"}, {"unknown"}),
         ({"reader": "x"}, {"reader"}),
     ],
-    ids=str,
 )  # fmt: skip
 def test_settings_that_name_something_outside(settings, found):
     assert set(names(**settings)) == found
