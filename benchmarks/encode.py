@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from ravqa.checkpoints import load_tokenizer
-from ravqa.datasets.corpus import Corpus
+from ravqa.core.checkpoints import load_tokenizer
+from ravqa.core.locations import SAMPLE
+from ravqa.core.model_files import resolve
+from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.batching import token_batches
 from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval
-from ravqa.models import resolve
-from ravqa.paths import SAMPLE
 
 VIT_B_32 = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 VIT_B_32 |= {"intermediate_size": 3072, "patch_size": 32, "image_size": 224}

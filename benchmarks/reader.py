@@ -19,15 +19,15 @@ import torch
 
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.config import AnsweringConfig
-from ravqa.config import load_pipeline
+from ravqa.core.locations import SAMPLE
+from ravqa.core.records import Hit
+from ravqa.core.settings import load_pipeline
+from ravqa.corpora.corpus import Corpus
 from ravqa.datasets import okvqa
 from ravqa.datasets.base import DatasetRequest
-from ravqa.datasets.corpus import Corpus
-from ravqa.paths import SAMPLE
 from ravqa.readers import transformers_llm
 from ravqa.readers.base import Prompt
 from ravqa.readers.transformers_llm import TransformersLLM
-from ravqa.records import Hit
 
 WHOLE = 10**9  # tokens that prompts would have to share
 

@@ -65,10 +65,11 @@ def measure(what, path):
     """Read one file and print seconds and bytes; run in a process of its own."""
     import numpy  # noqa: F401  (whatever is imported later would count as data)
 
-    from ravqa.datasets import files, kb
+    from ravqa.corpora import kb
+    from ravqa.corpora.corpus import Corpus, read_passages
+    from ravqa.corpora.disk import DiskCorpus, DiskQuestions
+    from ravqa.datasets import files
     from ravqa.datasets.base import DatasetRequest
-    from ravqa.datasets.corpus import Corpus, read_passages
-    from ravqa.datasets.disk import DiskCorpus, DiskQuestions
 
     before, start = peak(), time.perf_counter()
     if what == "questions":

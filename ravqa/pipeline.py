@@ -17,19 +17,19 @@ from ravqa.answering.answerer import Answerer, load_template
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
-from ravqa.build import build_part, part_config
-from ravqa.cache import Use, watched
-from ravqa.config import Part, PipelineConfig, fingerprint, load_pipeline, validate
-from ravqa.datasets.corpus import Corpus
-from ravqa.describe.cached import CachedDescriber
-from ravqa.errors import PromptError, ServerError, UserError
-from ravqa.images import as_source
+from ravqa.core.cache import Use, watched
+from ravqa.core.errors import PromptError, ServerError, UserError
+from ravqa.core.factory import build_part, part_config
+from ravqa.core.records import RETRIEVED, Answer, Hit, Passage, Question
+from ravqa.core.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
+from ravqa.core.settings import Part, PipelineConfig, fingerprint, load_pipeline, validate
+from ravqa.corpora.corpus import Corpus
+from ravqa.describers.cached import CachedDescriber
+from ravqa.images.decode import as_source
 from ravqa.readers.base import Reader
-from ravqa.records import Answer, Hit, Passage, Question
-from ravqa.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
-from ravqa.reranking.base import RETRIEVED, Candidates, Reranker
-from ravqa.reranking.build import build_rerankers, check_rerankers
-from ravqa.retrieval.base import Progress, Retriever
+from ravqa.rerankers.base import Candidates, Reranker
+from ravqa.rerankers.build import build_rerankers, check_rerankers
+from ravqa.retrievers.base import Progress, Retriever
 
 
 @dataclass(frozen=True, slots=True)

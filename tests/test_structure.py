@@ -12,20 +12,19 @@ PACKAGE = ROOT / "ravqa"
 
 # Each layer may import from itself and from those below it.
 LAYERS = [
-    {"cli", "__main__"},
-    {"commands", "integrations"},
+    {"__main__"},
+    {"cli"},
     {"studies"},
-    {"run", "subsets"},
-    {"run_data", "run_conditions", "run_results", "encode", "scoring", "doctor"},
-    {"run_request", "evaluation", "library", "stages"},
-    {"pipeline", "console", "rundir", "promptlog"},
-    {"answering", "retrieval", "reranking", "datasets", "describe", "trust"},
-    {"encoders", "index", "readers", "metrics", "judges"},
-    {"replies", "failures"},
-    {"build", "models", "cache", "registry", "server"},
-    {"flmr"},
-    {"checkpoints", "config", "paths", "records", "images", "masking", "files"},
-    {"errors"},
+    {"reports"},
+    {"runs", "integrations"},
+    {"collections"},
+    {"pipeline"},
+    {"rerankers", "retrievers"},
+    {"answering", "evaluation", "indexes"},
+    {"encoders", "datasets"},
+    {"corpora", "describers", "flmr", "metrics", "readers"},
+    {"clients", "images"},
+    {"core"},
 ]
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
 

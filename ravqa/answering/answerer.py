@@ -18,11 +18,11 @@ from ravqa.answering.prompt import Example, PromptTemplate
 from ravqa.answering.rules import RULES
 from ravqa.answering.rules.base import Case, PerPassage
 from ravqa.answering.streaming import AnswerStream
-from ravqa.config import fingerprint
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
+from ravqa.core.records import Answer, Question
+from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
-from ravqa.records import Answer, Question
 
 
 class Answerer:

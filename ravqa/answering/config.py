@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from ravqa.answering.extract import Extraction
 from ravqa.answering.merging import Merge
 from ravqa.answering.priors import Prior
-from ravqa.config import LocalPath, Names, Options, Strict, TemplateName, Text
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
+from ravqa.core.settings import LocalPath, Names, Options, Strict, TemplateName, Text
 
 Decision = Literal["none", "top1", "concat", "joint_max", "marginal", "vote", "mixture"]
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from ravqa.answering.config import ExamplesConfig
 from ravqa.answering.prompt import Example
-from ravqa.config import fingerprint
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.records import Passage, Question
+from ravqa.core.registry import DATASETS
+from ravqa.core.settings import fingerprint
 from ravqa.datasets.base import DatasetRequest
-from ravqa.errors import DataError, UserError
-from ravqa.images import image_bytes
+from ravqa.images.decode import image_bytes
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import answer_ranks
-from ravqa.records import Passage, Question
-from ravqa.registry import DATASETS
 
 
 class ExamplePool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from ravqa.config import Strict
+from ravqa.core.settings import Strict
 
 
 def _set(words: str) -> frozenset[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ravqa.core.records import Hit, Passage
 from ravqa.readers.base import Prompt, Reader
-from ravqa.records import Hit, Passage
 
 Pair = tuple[Hit, Passage]
 

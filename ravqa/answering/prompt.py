@@ -16,9 +16,9 @@ from jinja2 import StrictUndefined, TemplateError, UndefinedError, meta
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ravqa.errors import UserError, near_matches
-from ravqa.paths import PROMPTS, packaged
-from ravqa.records import Passage, Question, Region
+from ravqa.core.errors import UserError, near_matches
+from ravqa.core.locations import PROMPTS, packaged
+from ravqa.core.records import Passage, Question, Region
 
 _MIN_ATTRIBUTE = 0.05  # RA-VQA's prompts name an object's attributes with higher scores, ...
 _MAX_ATTRIBUTES = 3  # ... and no more than three of them

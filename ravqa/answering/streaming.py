@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ravqa.records import Answer
+from ravqa.core.records import Answer
 
 
 class AnswerStream(Iterator[str]):

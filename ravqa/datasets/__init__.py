@@ -1,4 +1,4 @@
 """Datasets and corpora, read into records.
 
-Each dataset is a function `load(request) -> Dataset`, registered by name in `ravqa.registry`.
+Each dataset is a function `load(request) -> Dataset`, registered by name in `ravqa.core.registry`.
 """

@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from ravqa.config import Strict, validate
-from ravqa.datasets.corpus import Corpus
-from ravqa.errors import DataError, UserError, near_matches
+from ravqa.core.errors import DataError, UserError, near_matches
+from ravqa.core.records import Question
+from ravqa.core.registry import METRICS
+from ravqa.core.settings import Strict, validate
+from ravqa.corpora.corpus import Corpus
 from ravqa.metrics.base import AnswerMetric
-from ravqa.records import Question
-from ravqa.registry import METRICS
 
 OnError = Literal["fail", "skip"]
 _LISTED = 10  # missing images that an error message lists
@@ -160,7 +160,7 @@ class Dataset:
     Attributes:
         name: registered name.
         label: what results call it; a sample says that it is one.
-        questions: in order; many of them are kept on disk (`ravqa.datasets.disk`).
+        questions: in order; many of them are kept on disk (`ravqa.corpora.disk`).
         sample: True for the bundled sample: its scores are no benchmark's.
         metric: name of a registered answer metric (`ravqa ls metrics`); None without answers.
         retrieval_metrics: how the benchmark reports retrieval, the one of its tables first.

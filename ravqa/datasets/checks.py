@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ravqa.core.errors import DataError
+from ravqa.core.records import Question
+from ravqa.corpora.disk import keep
 from ravqa.datasets.base import DatasetRequest
-from ravqa.datasets.disk import keep
-from ravqa.errors import DataError
-from ravqa.images import broken_images
-from ravqa.records import Question
+from ravqa.images.decode import broken_images
 
 _encode = json.JSONEncoder(default=str).encode
 _CHUNK = 512  # questions whose images are checked together

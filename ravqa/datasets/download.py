@@ -31,9 +31,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import ravqa
+from ravqa.core.errors import UserError
 from ravqa.datasets import evqa, infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems, pick_split
-from ravqa.errors import UserError
 
 Progress = Callable[[str, int, int], object]
 """Takes what is done, how much of it is finished, and how much there is."""

@@ -9,7 +9,7 @@ iNaturalist's files have other names: its annotations (train.json, val.json) or 
 
 Answers are kept as the official evaluator takes them: alternatives, in which "&&" separates the
 items of a multi_answer question. A two-hop question has two articles. The knowledge base is read as
-a corpus (`--corpus encyclopedic_kb_wiki.zip`, see `ravqa.datasets.kb`): its passages are sections,
+a corpus (`--corpus encyclopedic_kb_wiki.zip`, see `ravqa.corpora.kb`): its passages are sections,
 called URL#NUMBER, which is what the evidence of a question names.
 """
 
@@ -20,6 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ravqa.core.errors import DataError, UserError, import_extra
+from ravqa.core.records import Question
+from ravqa.corpora.tables import Row, read_json, read_table
+from ravqa.corpora.values import cell_items, text, text_of, texts_of
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -29,11 +33,7 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather
-from ravqa.datasets.reading import Row, read_json, read_table
-from ravqa.datasets.values import cell_items, text, text_of, texts_of
-from ravqa.errors import DataError, UserError, import_extra
-from ravqa.images import ImageFolder
-from ravqa.records import Question
+from ravqa.images.decode import ImageFolder
 
 SPLITS = ("test", "val", "train")
 TYPES = ("templated", "automatic", "multi_answer", "2_hop")

@@ -5,12 +5,12 @@
     DIR/...                   images, found below DIR by the names in `image`
 
 Columns of the questions; lists stand as JSON lists, in tables also as `one|two`. Values are read as
-`ravqa.datasets.values` says:
+`ravqa.corpora.values` says:
 
     question_id | id          unique
     question                  may be blank if there is an instruction
     image | img_path          path below the folder, or the image in base64; blank for a text-only
-                              question (other names and forms: `ravqa.datasets.row_images`)
+                              question (other names and forms: `ravqa.corpora.row_images`)
     image_id                  what the image is called; else its path
     answers | answer          accepted answers; blank in every row if the file is not to be scored
     answer_eval               InfoSeek's forms of the answers, for `metric=infoseek`
@@ -28,7 +28,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ravqa.datasets import m2kr, row_images
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.records import Question
+from ravqa.core.registry import METRICS
+from ravqa.corpora import row_images
+from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.tables import JSON_LINES, TABLES, Row, read_rows, suffix_of
+from ravqa.corpora.values import cell_items, identity, text, texts_of
+from ravqa.datasets import m2kr
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -37,14 +44,8 @@ from ravqa.datasets.base import (
     options_of,
 )
 from ravqa.datasets.checks import gather
-from ravqa.datasets.corpus import Corpus
-from ravqa.datasets.reading import JSON_LINES, TABLES, Row, read_rows, suffix_of
-from ravqa.datasets.values import cell_items, identity, text, texts_of
-from ravqa.errors import DataError, UserError
-from ravqa.images import ImageFolder
+from ravqa.images.decode import ImageFolder
 from ravqa.metrics.base import AnswerMetric
-from ravqa.records import Question
-from ravqa.registry import METRICS
 
 _ID = ("question_id", "id")
 _ANSWERS = ("answers", "answer")

@@ -18,6 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.locations import SAMPLE
+from ravqa.core.records import Question
+from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.row_images import is_there
+from ravqa.corpora.tables import Row, read_jsonl
+from ravqa.corpora.values import text
 from ravqa.datasets import m2kr
 from ravqa.datasets.base import (
     Dataset,
@@ -28,15 +35,8 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather
-from ravqa.datasets.corpus import Corpus
-from ravqa.datasets.reading import Row, read_jsonl
-from ravqa.datasets.row_images import is_there
-from ravqa.datasets.values import text
-from ravqa.errors import DataError, UserError
-from ravqa.images import ImageFolder
+from ravqa.images.decode import ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
-from ravqa.paths import SAMPLE
-from ravqa.records import Question
 
 SPLITS = ("val", "train", "test")
 RETRIEVAL_METRICS = (

@@ -24,7 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ravqa.datasets import hub, processed, row_images
+from ravqa.core.errors import DataError, UserError, near_matches
+from ravqa.core.records import Passage, Question
+from ravqa.corpora import hub, row_images
+from ravqa.corpora.corpus import PASSAGE_BYTES, Corpus
+from ravqa.corpora.tables import Row
+from ravqa.corpora.values import is_blank, list_of, text, text_of, texts, texts_of
+from ravqa.datasets import processed
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -34,13 +40,8 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather
-from ravqa.datasets.corpus import PASSAGE_BYTES, Corpus
-from ravqa.datasets.reading import Row
-from ravqa.datasets.values import is_blank, list_of, text, text_of, texts, texts_of
-from ravqa.errors import DataError, UserError, near_matches
-from ravqa.images import BLACK, ImageFolder
+from ravqa.images.decode import BLACK, ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
-from ravqa.records import Passage, Question
 
 HUB = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
 HUB_CN = "BByrneLab/M2KR_CN"

@@ -28,7 +28,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ravqa.datasets import hub, processed, row_images
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.locations import SAMPLE
+from ravqa.core.records import Description, Question
+from ravqa.corpora import hub, row_images
+from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.tables import JSON_LINES, Row, read_json, read_jsonl, suffix_of
+from ravqa.corpora.values import text, text_of, texts
+from ravqa.datasets import processed
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -39,13 +46,7 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather
-from ravqa.datasets.corpus import Corpus
-from ravqa.datasets.reading import JSON_LINES, Row, read_json, read_jsonl, suffix_of
-from ravqa.datasets.values import text, text_of, texts
-from ravqa.errors import DataError, UserError
-from ravqa.images import ImageFolder
-from ravqa.paths import SAMPLE
-from ravqa.records import Description, Question
+from ravqa.images.decode import ImageFolder
 
 SPLITS = ("val2014", "train2014")
 DEV = "dev"

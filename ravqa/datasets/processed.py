@@ -18,10 +18,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ravqa.datasets.reading import Row
-from ravqa.datasets.values import identity, is_blank, text_of
-from ravqa.errors import DataError
-from ravqa.records import Description, Region
+from ravqa.core.errors import DataError
+from ravqa.core.records import Description, Region
+from ravqa.corpora.tables import Row
+from ravqa.corpora.values import identity, is_blank, text_of
 
 
 def image_id_of(row: Row) -> int | str | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from ravqa.corpora.tables import lines_of
 from ravqa.datasets.base import RetrievalMetric
-from ravqa.datasets.reading import lines_of
 
 
 @dataclass(frozen=True, slots=True)

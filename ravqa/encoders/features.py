@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ravqa.config import fingerprint
+from ravqa.core.locations import cache_dir
+from ravqa.core.settings import fingerprint
 from ravqa.encoders.base import Output
 from ravqa.encoders.store import written_beside
-from ravqa.images import image_bytes
-from ravqa.paths import cache_dir
+from ravqa.images.decode import image_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

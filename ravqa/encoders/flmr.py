@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from ravqa.checkpoints import loading
-from ravqa.config import ModelName, Strict, Text, fingerprint
+from ravqa.core.checkpoints import loading
+from ravqa.core.devices import own_device
+from ravqa.core.errors import UserError
+from ravqa.core.model_files import commit_of, model_fingerprint, resolve
+from ravqa.core.records import Passage, Question
+from ravqa.core.settings import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
     Label,
@@ -19,16 +23,12 @@ from ravqa.encoders.base import (
     Output,
     Span,
     Vectors,
-    own_device,
     without_zero_rows,
     word_label,
 )
 from ravqa.encoders.batching import token_batches
 from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
-from ravqa.errors import UserError
-from ravqa.images import open_image
-from ravqa.models import commit_of, model_fingerprint, resolve
-from ravqa.records import Passage, Question
+from ravqa.images.decode import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,7 +1,7 @@
 """Models of the sentence-transformers library as encoders: many vectors a text, or one.
 
 A model that takes a text and an image together sees the question's image; its encoder then has
-`encode_question`. For others the image enters as text, as in `ravqa.retrieval.query_text`.
+`encode_question`. For others the image enters as text, as in `ravqa.retrievers.query_text`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ravqa.checkpoints import first_line, load_sentence_transformer, loading
-from ravqa.config import ModelName, RunsCode, Strict, Text, fingerprint
-from ravqa.encoders.base import Encoded, Output, Span, Vectors, own_device, without_zero_rows
+from ravqa.core.checkpoints import load_sentence_transformer, loading
+from ravqa.core.devices import own_device
+from ravqa.core.errors import UserError, first_line, import_extra
+from ravqa.core.model_files import commit_of, model_fingerprint, resolve
+from ravqa.core.records import Question
+from ravqa.core.settings import ModelName, RunsCode, Strict, Text, fingerprint
+from ravqa.encoders.base import Encoded, Output, Span, Vectors, without_zero_rows
 from ravqa.encoders.batching import token_batches
-from ravqa.errors import UserError, import_extra
-from ravqa.images import open_image
-from ravqa.models import commit_of, model_fingerprint, resolve
-from ravqa.records import Question
+from ravqa.images.decode import open_image
 
 _EXTRA = "sentence-transformers"
 _CHUNK = 256  # texts whose tokens are counted at a time

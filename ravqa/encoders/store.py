@@ -20,6 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ravqa.core.devices import processes
+from ravqa.core.errors import UserError
+from ravqa.core.locations import flush_to_disk
+from ravqa.core.records import Passage
 from ravqa.encoders.base import (
     Encoded,
     Encoder,
@@ -27,11 +31,7 @@ from ravqa.encoders.base import (
     Vectors,
     encode_passages,
     passages_fingerprint,
-    processes,
 )
-from ravqa.errors import UserError
-from ravqa.paths import flush_to_disk
-from ravqa.records import Passage
 
 _FORMAT = 1
 _CHUNK = 2048  # passages in a file of a large corpus

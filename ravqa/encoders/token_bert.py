@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from ravqa.checkpoints import load_tokenizer, loading
-from ravqa.config import ModelName, Strict, Text, fingerprint
+from ravqa.core.checkpoints import load_tokenizer, loading
+from ravqa.core.devices import own_device
+from ravqa.core.model_files import commit_of, model_fingerprint, resolve
+from ravqa.core.records import Passage
+from ravqa.core.settings import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
     Label,
@@ -24,13 +27,10 @@ from ravqa.encoders.base import (
     Output,
     Span,
     Vectors,
-    own_device,
     without_zero_rows,
     word_label,
 )
 from ravqa.encoders.batching import token_batches
-from ravqa.models import commit_of, model_fingerprint, resolve
-from ravqa.records import Passage
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from ravqa.checkpoints import load_config
-from ravqa.errors import UserError
+from ravqa.core.checkpoints import load_config
+from ravqa.core.errors import UserError
 
 
 class FLMRInputError(UserError, ValueError):

@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ravqa.checkpoints import lfs_pointers
-from ravqa.errors import UserError
+from ravqa.core.checkpoints import lfs_pointers
+from ravqa.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ravqa.checkpoints import build_model
-from ravqa.errors import UserError
+from ravqa.core.checkpoints import build_model
+from ravqa.core.errors import UserError
 from ravqa.flmr.configuration import (
     FLMRConfig,
     FLMRInputError,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError
 from ravqa.flmr.conversion import SHARED, canonical_names
 from ravqa.flmr.encoders import FLMRPreTrainedModel, FLMRTextModel, FLMRVisionModel, place_of

@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.utils import cached_file
 
-from ravqa.errors import DataError, UserError
+from ravqa.core.errors import DataError, UserError
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError, FLMRVisionConfig
 from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncoderTokenizer
-from ravqa.images import to_rgb
+from ravqa.images.decode import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -166,7 +166,7 @@ class FLMRImageProcessor:
 
 
 def read_image(image: Any) -> Image:
-    """An image in RGB, upright; see `ravqa.images.to_rgb`.
+    """An image in RGB, upright; see `ravqa.images.decode.to_rgb`.
 
     Args:
         image: a Pillow image, a path, the encoded bytes, or an array [height, width (, 3)].

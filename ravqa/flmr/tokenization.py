@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from ravqa.checkpoints import load_tokenizer
-from ravqa.errors import UserError
+from ravqa.core.checkpoints import load_tokenizer
+from ravqa.core.errors import UserError
 
 _PREFIX = ". "
 _FILES = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ravqa.answering.streaming import AnswerStream
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
+from ravqa.core.records import Answer, Hit, Passage, Question
 from ravqa.integrations.threads import Batcher
 from ravqa.pipeline import Pipeline
-from ravqa.records import Answer, Hit, Passage, Question
 
 Pair = tuple[Hit, Passage]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ravqa.records import Passage
+from ravqa.core.records import Passage
 
 _FIELDS = ("title", "section", "entity", "url")
 

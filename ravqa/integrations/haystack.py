@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ravqa.errors import import_extra
+from ravqa.core.errors import import_extra
 
 import_extra("haystack", "haystack", why=__name__)
 
@@ -27,13 +27,13 @@ from haystack import Document, component  # noqa: E402
 from haystack.dataclasses import ByteStream, GeneratedAnswer, ImageContent  # noqa: E402
 from haystack.utils.filters import document_matches_filter  # noqa: E402
 
+from ravqa.collections import Library  # noqa: E402
+from ravqa.core.records import Answer, Hit, Passage, Question  # noqa: E402
 from ravqa.integrations import documents as plain  # noqa: E402
 from ravqa.integrations.asking import Asker, Pair  # noqa: E402
 from ravqa.integrations.query_images import query_image  # noqa: E402
 from ravqa.integrations.searching import Found, Searcher  # noqa: E402
 from ravqa.integrations.threads import in_thread  # noqa: E402
-from ravqa.library import Library  # noqa: E402
-from ravqa.records import Answer, Hit, Passage, Question  # noqa: E402
 
 _KEPT = 16  # searchers with filters of their own
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ravqa.errors import import_extra
+from ravqa.core.errors import import_extra
 
 import_extra("langchain_core", "langchain", why=__name__)
 
@@ -26,15 +26,15 @@ from langchain_core.retrievers import BaseRetriever  # noqa: E402
 from langchain_core.runnables import Runnable, RunnableConfig  # noqa: E402
 from pydantic import PrivateAttr  # noqa: E402
 
-from ravqa.datasets.corpus import Corpus  # noqa: E402
+from ravqa.collections import Library  # noqa: E402
+from ravqa.core.records import Hit, Passage, Question  # noqa: E402
+from ravqa.corpora.corpus import Corpus  # noqa: E402
 from ravqa.integrations import documents as plain  # noqa: E402
 from ravqa.integrations.asking import Asker, Pair  # noqa: E402
 from ravqa.integrations.query_images import Source, query_image  # noqa: E402
 from ravqa.integrations.searching import Found, Searcher  # noqa: E402
 from ravqa.integrations.threads import in_thread  # noqa: E402
-from ravqa.library import Library  # noqa: E402
 from ravqa.pipeline import Pipeline  # noqa: E402
-from ravqa.records import Hit, Passage, Question  # noqa: E402
 
 DEFAULT_PIPELINE = "preflmr-l-retrieval"
 

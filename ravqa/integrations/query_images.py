@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import ravqa
-from ravqa.errors import DataError, UserError
-from ravqa.images import MAX_BYTES
+from ravqa.core.errors import DataError, UserError
+from ravqa.images.decode import MAX_BYTES
 
 Source = str | os.PathLike[str] | bytes
 

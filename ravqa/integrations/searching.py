@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ravqa.datasets.corpus import Corpus
-from ravqa.errors import UserError, check_number
+from ravqa.collections import Library
+from ravqa.core.errors import UserError, check_number
+from ravqa.core.records import Hit, Passage, Question
+from ravqa.corpora.corpus import Corpus
 from ravqa.integrations.threads import Batcher
-from ravqa.library import Library
 from ravqa.pipeline import Pipeline
-from ravqa.records import Hit, Passage, Question
 
 Found = list[tuple[Hit, Passage]]
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ravqa.errors import import_extra
+from ravqa.core.errors import import_extra
 from ravqa.flmr import FLMRInputError, FLMRModelForRetrieval, FLMRProcessor
 
 _INPUT_MODULE: Any = import_extra(

@@ -1,6 +1,6 @@
 """The contract of answer metrics: the rules by which answers are scored.
 
-A metric is a class in a file of its own, registered by its name (`ravqa.registry.METRICS`). All
+A metric is a class in a file of its own, registered by its name. All
 that runs, studies, comparisons, reports and submission files know of a rule is declared here.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ravqa.config import Strict
-from ravqa.metrics.intervals import Interval, PairedTest, bootstrap, paired_test
-from ravqa.records import Question
+from ravqa.core.records import Question
+from ravqa.core.settings import Strict
+from ravqa.metrics.statistics.intervals import Interval, PairedTest, bootstrap, paired_test
 
 if TYPE_CHECKING:
-    from ravqa.judges.base import Judge
+    from ravqa.metrics.judges.base import Judge
 
 Id = int | str
 

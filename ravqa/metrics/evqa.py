@@ -5,7 +5,7 @@ p and every accepted reference r,
 
     score = max over r of [ 1 if p matches r exactly or judge(question, r, p) >= 0.5, else 0 ]
 
-The official judge is BEM (arXiv 2202.07654); see `ravqa.judges`. Exact match compares normalised
+The official judge is BEM (arXiv 2202.07654); see `metrics.judges`. Exact match compares normalised
 text; in multi_answer questions, the sets of answers must overlap with an intersection over union of
 at least 0.5.
 """
@@ -17,11 +17,11 @@ import string
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, percent
-from ravqa.records import Question
 
 if TYPE_CHECKING:
-    from ravqa.judges.base import Judge
+    from ravqa.metrics.judges.base import Judge
 
 QUESTION_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
 ACCEPTED = 0.5  # a judge's probability from which on an answer counts as right

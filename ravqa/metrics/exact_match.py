@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord
 from ravqa.metrics.infoseek import normalise
-from ravqa.records import Question
 
 if TYPE_CHECKING:
-    from ravqa.judges.base import Judge
+    from ravqa.metrics.judges.base import Judge
 
 
 class ExactMatch(AnswerMetric):

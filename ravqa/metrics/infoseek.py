@@ -21,13 +21,13 @@ import string
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, Id, Submission, percent
-from ravqa.metrics.harmonic import harmonic_bootstrap, harmonic_paired_test
-from ravqa.metrics.intervals import Interval, PairedTest
-from ravqa.records import Question
+from ravqa.metrics.statistics.harmonic import harmonic_bootstrap, harmonic_paired_test
+from ravqa.metrics.statistics.intervals import Interval, PairedTest
 
 if TYPE_CHECKING:
-    from ravqa.judges.base import Judge
+    from ravqa.metrics.judges.base import Judge
 
 SPLITS = ("unseen_question", "unseen_entity")
 # the official toolkit's names for a split's scores by question type; all others are strings

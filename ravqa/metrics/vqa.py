@@ -28,11 +28,11 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord
-from ravqa.records import Question
 
 if TYPE_CHECKING:
-    from ravqa.judges.base import Judge
+    from ravqa.metrics.judges.base import Judge
 
 Normalization = Literal["official", "always"]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)

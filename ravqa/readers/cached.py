@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ravqa.cache import Store
-from ravqa.config import fingerprint
-from ravqa.errors import PromptError, UserError
-from ravqa.images import image_bytes
+from ravqa.core.cache import Store
+from ravqa.core.errors import PromptError, UserError
+from ravqa.core.settings import fingerprint
+from ravqa.images.decode import image_bytes
 from ravqa.readers.base import Ability, Generation, Prompt, Reader, Streaming, TextStreaming
 
 V = TypeVar("V")

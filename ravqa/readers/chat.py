@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ravqa.checkpoints import first_line
-from ravqa.config import Options, Text
-from ravqa.errors import PromptError, UserError
+from ravqa.core.errors import PromptError, UserError, first_line
+from ravqa.core.settings import Options, Text
 from ravqa.readers.loading import LocalConfig
 
 

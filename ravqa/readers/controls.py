@@ -17,9 +17,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from ravqa.config import PackagedFile, Strict, Text, fingerprint
-from ravqa.errors import DataError, UserError
-from ravqa.models import resolve
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.model_files import resolve
+from ravqa.core.settings import PackagedFile, Strict, Text, fingerprint
 from ravqa.readers.base import Ability, Generation, Prompt
 
 

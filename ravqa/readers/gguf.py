@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ravqa.checkpoints import build_model, load_model, load_tokenizer
-from ravqa.errors import import_extra
-from ravqa.paths import cache_dir
+from ravqa.core.checkpoints import build_model, load_model, load_tokenizer
+from ravqa.core.errors import import_extra
+from ravqa.core.locations import cache_dir
 
 
 def dequantised(gguf: Path, content: str) -> Path:

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ravqa.checkpoints import load_adapter, load_model, loading, refuse_adapter
-from ravqa.config import ModelName, Names, RunsCode, Strict, Text, fingerprint
-from ravqa.encoders.base import own_device
-from ravqa.errors import UserError, import_extra
-from ravqa.models import commit_of, model_fingerprint, resolve
+from ravqa.core.checkpoints import load_adapter, load_model, loading, refuse_adapter
+from ravqa.core.devices import own_device
+from ravqa.core.errors import UserError, import_extra
+from ravqa.core.model_files import commit_of, model_fingerprint, resolve
+from ravqa.core.settings import ModelName, Names, RunsCode, Strict, Text, fingerprint
 
 # transformers also takes a hub repository here, and runs the kernels that it finds there.
 Attention = Annotated[

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from ravqa.errors import PromptError, UserError
-from ravqa.failures import failure, out_of_memory
+from ravqa.core.errors import PromptError, UserError
+from ravqa.core.failures import failure, out_of_memory
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.readers.loading import (
     LocalConfig,

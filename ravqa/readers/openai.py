@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ravqa.checkpoints import load_tokenizer, loading
-from ravqa.config import ModelName, Options, Text, fingerprint
-from ravqa.errors import PromptError, UserError
-from ravqa.images import sendable
-from ravqa.models import resolve
+from ravqa.clients.openai import Client, NoAnswerError, ServerConfig, UnusableReplyError
+from ravqa.clients.replies import Reply, choice_of
+from ravqa.core.checkpoints import load_tokenizer, loading
+from ravqa.core.errors import PromptError, UserError
+from ravqa.core.model_files import resolve
+from ravqa.core.settings import ModelName, Options, Text, fingerprint
+from ravqa.images.decode import sendable
 from ravqa.readers.base import Ability, Generation, Prompt
-from ravqa.replies import Reply, choice_of
-from ravqa.server import Client, NoAnswerError, ServerConfig, UnusableReplyError
 
 _WHY = "the reader openai"
 _OWN = (

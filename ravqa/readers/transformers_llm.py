@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ravqa.checkpoints import load_tokenizer
-from ravqa.errors import PromptError
+from ravqa.core.checkpoints import load_tokenizer
+from ravqa.core.errors import PromptError
 from ravqa.readers.base import Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.gguf import dequantised

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ravqa.checkpoints import load_tokenizer
+from ravqa.core.checkpoints import load_tokenizer
 from ravqa.readers.base import Prompt
 from ravqa.readers.loading import LocalConfig, Placement
 from ravqa.readers.local import LocalReader

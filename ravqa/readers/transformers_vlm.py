@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from ravqa.checkpoints import load_config, load_processor
-from ravqa.config import Names
-from ravqa.errors import MissingExtraError, UserError
-from ravqa.images import image_size, open_image
+from ravqa.core.checkpoints import load_config, load_processor
+from ravqa.core.errors import MissingExtraError, UserError
+from ravqa.core.settings import Names
+from ravqa.images.decode import image_size, open_image
 from ravqa.readers.base import Ability, Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.families import family_of

@@ -19,10 +19,12 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ravqa.console import Console
-from ravqa.errors import UserError
-from ravqa.run_request import CONTROLS
-from ravqa.rundir import write_file
+from ravqa.core.errors import UserError
+from ravqa.reports.study import write_study_report
+from ravqa.runs.console import Console
+from ravqa.runs.finished import Asked, FinishedRun, Id, Measure, common_questions
+from ravqa.runs.folder import write_file
+from ravqa.runs.request import CONTROLS
 from ravqa.studies.formats import (
     as_csv,
     as_json,
@@ -31,8 +33,6 @@ from ravqa.studies.formats import (
     heading,
     printed,
 )
-from ravqa.studies.measures import Asked, FinishedRun, Id, Measure, common_questions
-from ravqa.studies.report_study import write_study_report
 from ravqa.studies.tables import build_table, variants
 
 SCHEMA_VERSION = 1

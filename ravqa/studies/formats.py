@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ravqa.studies.measures import SECONDS
-from ravqa.studies.report_study import SAME, Difference
+from ravqa.reports.study import SAME, Difference
+from ravqa.runs.finished import SECONDS
 from ravqa.studies.tables import CACHED, Cell, Table
 
 _LATEX = {

@@ -25,8 +25,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ravqa.build import noting
-from ravqa.config import (
+from ravqa.core.errors import UserError, near_matches
+from ravqa.core.factory import noting
+from ravqa.core.locations import STUDIES, packaged
+from ravqa.core.settings import (
     PipelineConfig,
     Strict,
     as_override,
@@ -37,10 +39,8 @@ from ravqa.config import (
     validate,
 )
 from ravqa.datasets.base import OnError
-from ravqa.errors import UserError, near_matches
-from ravqa.paths import STUDIES, packaged
-from ravqa.run_request import RunRequest, planned
-from ravqa.studies.measures import Measure
+from ravqa.runs.finished import Measure
+from ravqa.runs.request import RunRequest, planned
 
 _LABEL = 48  # longest value that stands in a variant's name
 _FOLDER = 80  # longest name of a run's folder
@@ -81,7 +81,7 @@ class StudyConfig(Strict):
             may have any.
         variants: further ones: changes by name.
         reference: name of the variant that the others are compared with; the first if None.
-        metrics: columns, see `ravqa.studies.measures`; empty for score, PRRecall@5 and seconds.
+        metrics: columns, see `ravqa.runs.finished`; empty for score, PRRecall@5 and seconds.
         controls: run with every variant, as `ravqa run --controls`.
         retrieval_only: no reader.
     """
@@ -126,9 +126,9 @@ class PlannedRun:
 
     Attributes:
         folder: name of its folder among the study's runs.
-        request: what `ravqa.run.run` is asked for, the output folder apart.
+        request: what `ravqa.runs.run.run` is asked for, the output folder apart.
         settings, config: of the variant's pipeline.
-        parts: keys of the parts that it builds (see `ravqa.build.noting`).
+        parts: keys of the parts that it builds (see `ravqa.core.factory.noting`).
         reader: the same for two runs with the same reader.
     """
 

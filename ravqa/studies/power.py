@@ -28,10 +28,10 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ravqa.console import Console
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
+from ravqa.runs.console import Console
+from ravqa.runs.finished import FinishedRun, Id, Measure, common_questions
 from ravqa.studies.compare import open_runs
-from ravqa.studies.measures import FinishedRun, Id, Measure, common_questions
 
 _NORMAL = NormalDist()
 _FEW = 30  # images, below which the normal approximation is rough

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.text import Text
 
-from ravqa.console import Console
-from ravqa.run import run
-from ravqa.run_request import RunRequest
-from ravqa.studies.report import report_runs
+from ravqa.reports.report import report_runs
+from ravqa.runs.console import Console
+from ravqa.runs.request import RunRequest
+from ravqa.runs.run import run
 
 
 class StudyConsole(Console):
@@ -58,7 +58,7 @@ class QuietConsole(StudyConsole):
 
 
 def run_quietly(request: RunRequest, console: Console) -> None:
-    """`ravqa.run.run`, and the run's report; the bars end with them, however they end."""
+    """`ravqa.runs.run.run`, and the run's report; the bars end with them, however they end."""
     try:
         report_runs(run(request, console), console, match=0, say=False)
     finally:

@@ -1,6 +1,6 @@
 """Runs side by side: a row per run, estimates with intervals, differences to a reference.
 
-Intervals and tests resample images (`ravqa.metrics.intervals`). The p-values of one metric on one
+Intervals and tests resample images (`statistics.intervals`). The p-values of one metric on one
 dataset are corrected together for the number of runs compared, by Holm's method.
 """
 
@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ravqa.metrics.intervals import holm
-from ravqa.studies.figures import Estimate
-from ravqa.studies.measures import SECONDS, FinishedRun, Id, Measure, common_questions
-from ravqa.studies.report_study import Difference, Variant
+from ravqa.metrics.statistics.intervals import Estimate, holm
+from ravqa.reports.study import Difference, Variant
+from ravqa.runs.finished import SECONDS, FinishedRun, Id, Measure, common_questions
 
 CACHED = "*"
 """The mark of seconds that were not all spent in the run itself."""

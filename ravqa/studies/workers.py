@@ -13,10 +13,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ravqa.build import Key, sharing
-from ravqa.checkpoints import first_line
-from ravqa.errors import UserError
-from ravqa.run_request import RunRequest
+from ravqa.core.errors import UserError, first_line
+from ravqa.core.factory import Key, sharing
+from ravqa.runs.request import RunRequest
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 

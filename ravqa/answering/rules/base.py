@@ -11,10 +11,10 @@ from typing import ClassVar
 from ravqa.answering.config import AnsweringConfig, Decision
 from ravqa.answering.extract import short_answer, without_reasoning
 from ravqa.answering.fitting import Pair
-from ravqa.errors import PromptError
+from ravqa.core.errors import PromptError
+from ravqa.core.records import Answer, Draft, Question
 from ravqa.readers.base import Ability, Generation, Prompt
 from ravqa.readers.cached import CachedReader
-from ravqa.records import Answer, Draft, Question
 
 
 @dataclass(frozen=True, slots=True)

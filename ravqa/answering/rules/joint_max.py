@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ravqa.answering.rules.base import Case, PerPassage, first_best, known, scored
+from ravqa.core.records import Answer, Draft
 from ravqa.readers.base import Ability
-from ravqa.records import Answer, Draft
 
 
 class JointMax(PerPassage):

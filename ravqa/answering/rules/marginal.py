@@ -9,9 +9,9 @@ from dataclasses import replace
 from ravqa.answering.merging import merge_key
 from ravqa.answering.priors import log_sum
 from ravqa.answering.rules.base import Case, PerPassage, first_best, known, scored
+from ravqa.core.records import Answer, Draft
 from ravqa.readers.base import Ability
 from ravqa.readers.cached import CachedReader
-from ravqa.records import Answer, Draft
 
 
 class Marginal(PerPassage):

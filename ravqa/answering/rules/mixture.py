@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ravqa.answering.rules.base import Case, PerPassage
-from ravqa.config import fingerprint
-from ravqa.errors import PromptError
+from ravqa.core.errors import PromptError
+from ravqa.core.records import Answer, Draft
+from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Ability, Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
-from ravqa.records import Answer, Draft
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ravqa.answering.fitting import Pair
 from ravqa.answering.rules.base import Case, Rule
-from ravqa.records import Answer, Draft
+from ravqa.core.records import Answer, Draft
 
 
 class _OnePrompt(Rule):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ravqa.answering.merging import merge_key
 from ravqa.answering.rules.base import Case, PerPassage, first_best
-from ravqa.records import Answer, Draft
+from ravqa.core.records import Answer, Draft
 
 
 class Vote(PerPassage):

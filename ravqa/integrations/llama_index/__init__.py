@@ -7,7 +7,7 @@
 - `LlamaIndexRetriever`: a LlamaIndex retriever as one of ravqa's.
 """
 
-from ravqa.errors import import_extra
+from ravqa.core.errors import import_extra
 
 import_extra("llama_index.core", "llama-index", why=__name__)
 

@@ -24,14 +24,14 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field
 
-from ravqa.config import ImportTarget, Options, Strict, Text, fingerprint
-from ravqa.datasets.corpus import Corpus
-from ravqa.errors import DataError, UserError, near_matches
+from ravqa.core.errors import DataError, UserError, near_matches
+from ravqa.core.locations import file_digest
+from ravqa.core.records import Hit, Question
+from ravqa.core.settings import ImportTarget, Options, Strict, Text, fingerprint
+from ravqa.corpora.corpus import Corpus
 from ravqa.integrations.llama_index.nodes import nodes_of
 from ravqa.integrations.query_images import data_uri
-from ravqa.paths import file_digest
-from ravqa.records import Hit, Question
-from ravqa.retrieval.base import Progress, to_hits
+from ravqa.retrievers.base import Progress, to_hits
 
 _WHY = "the retriever llama-index"
 

@@ -27,7 +27,8 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType, TextN
 from llama_index.core.settings import Settings
 
 from ravqa.answering.streaming import AnswerStream
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
+from ravqa.core.records import Answer, Hit, Question
 from ravqa.integrations.asking import Asker, Pair
 from ravqa.integrations.llama_index.llm import ReaderLLM
 from ravqa.integrations.llama_index.nodes import read_of
@@ -35,7 +36,6 @@ from ravqa.integrations.llama_index.retriever import PreFLMRRetriever
 from ravqa.integrations.query_images import query_image
 from ravqa.integrations.threads import in_thread, iterated
 from ravqa.pipeline import Pipeline
-from ravqa.records import Answer, Hit, Question
 
 _dispatcher = get_dispatcher(__name__)
 

@@ -19,9 +19,9 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
+from ravqa.core.records import Passage
 from ravqa.integrations.documents import metadata_of
-from ravqa.records import Passage
 
 _TESTS: Mapping[FilterOperator, Callable[[Any, Any], bool]] = {
     FilterOperator.EQ: operator.eq,

@@ -26,7 +26,7 @@ from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 
-from ravqa.errors import UserError
+from ravqa.core.errors import UserError
 from ravqa.integrations.query_images import query_image
 from ravqa.integrations.threads import Batcher, in_thread, iterated
 from ravqa.readers.base import Prompt, Reader

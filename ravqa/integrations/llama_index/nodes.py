@@ -26,11 +26,11 @@ from llama_index.core.schema import (
     TransformComponent,
 )
 
-from ravqa.datasets.corpus import Corpus
-from ravqa.errors import DataError
-from ravqa.images import image_bytes, kept_image
+from ravqa.core.errors import DataError
+from ravqa.core.records import Passage
+from ravqa.corpora.corpus import Corpus
+from ravqa.images.decode import image_bytes, kept_image
 from ravqa.integrations import documents as plain
-from ravqa.records import Passage
 
 CHUNK_TOKENS = 200
 """Of a document's parts, by default: all encoders take them whole, with a title."""

@@ -18,16 +18,16 @@ from llama_index.core.schema import (
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from ravqa.datasets.corpus import Corpus
-from ravqa.errors import DataError, UserError
+from ravqa.collections import Changes, Library
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.records import Question
+from ravqa.corpora.corpus import Corpus
 from ravqa.integrations.llama_index.filters import filter_of
 from ravqa.integrations.llama_index.nodes import node_of, passages_of
 from ravqa.integrations.query_images import query_image
 from ravqa.integrations.searching import Searcher
 from ravqa.integrations.threads import in_thread
-from ravqa.library import Changes, Library
 from ravqa.pipeline import Pipeline
-from ravqa.records import Question
 
 DEFAULT_PIPELINE = "preflmr-l-retrieval"
 

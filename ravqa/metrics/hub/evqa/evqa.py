@@ -14,7 +14,7 @@ encyclopedic_vqa.
 
 
 class EVQA(evaluate.Metric):  # type: ignore[misc]
-    """Percent, two decimals; `judge` is one of ravqa.judges, or None for exact match alone."""
+    """Percent, two decimals; `judge` is one of `metrics.judges`, or None for exact match alone."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -1,0 +1,88 @@
+"""The command line. Nothing heavy is imported before a command really runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from ravqa.cli import collection as index
+from ravqa.cli import files, inventory, run, study
+from ravqa.core.errors import UserError
+
+# typer brings a copy of click in newer releases and uses click itself in older ones: the errors to
+# catch are those of the module that it raises from.
+_usage: Any = sys.modules[typer.BadParameter.__module__]
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ravqa",
+    help="Retrieval-augmented generation for knowledge-based visual question answering.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# In the order of the help.
+app.command(epilog=run.EXAMPLES)(run.run)
+app.command()(run.evaluate_retrieval)
+app.command()(run.report)
+app.command()(files.encode)
+app.command()(files.passages)
+app.command()(files.score)
+app.command(epilog=study.EXAMPLES)(study.study)
+app.command()(study.compare)
+app.command()(study.power)
+app.command()(inventory.ls)
+app.command()(files.convert)
+app.command()(inventory.doctor)
+app.add_typer(index.app, name="index")
+app.command()(index.search)
+app.command()(index.ask)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `ravqa`: a user's mistake is one line on stderr and exit code 2."""
+    _guarded(app, arguments, "ravqa")
+
+
+def run_main(arguments: list[str] | None = None) -> None:
+    """Entry point of `run_vqa.py`: `ravqa run` without the word run."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(epilog=run.EXAMPLES)(run.run)
+    _guarded(single, arguments, "run_vqa.py")
+
+
+def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -> None:
+    try:
+        code = application(args=arguments, prog_name=name, standalone_mode=False)
+        if code == _INTERRUPTED:  # newer releases of typer turn the exception into the code
+            _interrupted()
+    except getattr(_usage, "NoArgsIsHelpError", ()) as e:
+        e.show()
+        code = 2
+    except _usage.ClickException as e:
+        code = _fail(f"{e.format_message()} ({name} --help lists the options)")
+    except UserError as e:
+        code = _fail(str(e))
+    except (typer.Abort, KeyboardInterrupt):
+        code = _interrupted()
+    except OSError as e:
+        # A full disk or a folder without access is the user's to mend; a closed pipe is no error
+        # of a file, and what has no number comes from a library.
+        if e.errno is None or isinstance(e, BrokenPipeError):
+            raise
+        code = _fail(f"{e.filename or 'writing or reading a file'}: {e.strerror}")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return _INTERRUPTED

@@ -1,0 +1,452 @@
+"""`ravqa index`, `ravqa search`, `ravqa ask`: an index of one's own passages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ravqa.cli.shared import Json, OnErrorChoice, opened_console
+from ravqa.core.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from ravqa.collections import Changes, Library
+    from ravqa.core.records import Hit, Passage
+    from ravqa.corpora.corpus import Corpus
+    from ravqa.corpora.pages import Remarks
+    from ravqa.runs.console import Console
+
+app = typer.Typer(
+    help="Your own passages in one folder: corpus, encoder settings and index.",
+    no_args_is_help=True,
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders or files: text, Markdown, PDF, images, .jsonl, .csv, .tsv, .parquet.",
+    ),
+]
+Words = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Longest passage of a page or article, in words; build keeps it."
+    ),
+]
+OnError = Annotated[
+    OnErrorChoice, typer.Option(help="Files that cannot be read: stop, or leave out and list.")
+]
+Pipeline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|PATH", help="Other settings than the index's own, with the same encoder."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Changes one setting; repeatable."),
+]
+TrustSettings = Annotated[
+    bool,
+    typer.Option(
+        "--trust-settings",
+        help="Follow settings that came with the index, also where they name servers, environment "
+        "variables, files or code; remembered.",
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="Only passages with this metadata, as page=3; repeatable."
+    ),
+]
+Question = Annotated[
+    str, typer.Argument(metavar="[QUESTION]", help="The question; may be left out with --image.")
+]
+Image = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The image that the question is about.")
+]
+Number = Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many passages.")]
+
+
+@app.command()
+def build(
+    index: Folder,
+    sources: Sources,
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|PATH", help="A name in pipelines/, or a YAML file: encoder, ..."
+        ),
+    ] = "sample",
+    overrides: Overrides = None,
+    words: Words = None,
+    on_error: OnError = OnErrorChoice.fail,
+) -> None:
+    """Make an index of passages, pages and pictures. Killed? The same command goes on."""
+    with opened_console() as console:
+        from ravqa.collections import Library
+
+        Library.check_new(index)
+        corpus, remarks = _read(sources, words, on_error, console)
+        with console.status("loading models"):
+            library = Library.create(index, pipeline, *(overrides or ()), words=words)
+        changes = library.add(corpus, progress=console.progress)
+        _report(console, changes, remarks.lines())
+
+
+@app.command()
+def add(
+    index: Folder,
+    sources: Sources,
+    words: Words = None,
+    on_error: OnError = OnErrorChoice.fail,
+    overrides: Overrides = None,
+    trust_settings: TrustSettings = False,
+) -> None:
+    """Add passages; what is there already is passed over. Killed? The same command goes on."""
+    _put(index, sources, words, on_error, overrides, trust_settings)
+
+
+@app.command()
+def update(
+    index: Folder,
+    sources: Sources,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete every passage that the sources do not hold.")
+    ] = False,
+    words: Words = None,
+    on_error: OnError = OnErrorChoice.fail,
+    overrides: Overrides = None,
+    trust_settings: TrustSettings = False,
+) -> None:
+    """Add passages and replace, by their ids, those whose content is new."""
+    _put(index, sources, words, on_error, overrides, trust_settings, replacing=True, prune=prune)
+
+
+@app.command()
+def delete(
+    index: Folder,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Passages.")] = None,
+    where: Where = None,
+) -> None:
+    """Delete passages, by their ids or by metadata."""
+    with opened_console() as console:
+        library = _open(index)
+        wanted = _chosen(library, ids, where)
+        if not wanted and not where:
+            raise UserError("ravqa index delete: name the passages' ids, or --where KEY=VALUE")
+        _report(console, library.delete(wanted), [])
+
+
+@app.command()
+def show(
+    index: Folder,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Passages.")] = None,
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Show passages; without ids and metadata, numbers about the index."""
+    with opened_console() as console:
+        library = _open(index)
+        if not ids and not where:
+            _print_stats(console, library.stats(), as_json)
+            return
+        for passage_id in _chosen(library, ids, where):
+            _print_passage(console, library[passage_id], as_json)
+
+
+@app.command()
+def verify(index: Folder) -> None:
+    """Read every file again and compare checksums; exit code 2 if something is wrong."""
+    with opened_console() as console:
+        with console.status("reading"):
+            faults = _open(index).verify()
+        for fault in faults:
+            print(fault)
+        if faults:
+            raise UserError(f"the index in {index} is damaged: build it again")
+        print("all files are as they were written")
+
+
+@app.command()
+def compact(index: Folder) -> None:
+    """Write the index anew, without what was deleted or replaced."""
+    with opened_console() as console, console.status("compacting"):
+        _open(index).compact()
+
+
+@app.command()
+def pack(
+    index: Folder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .tar file to write.")],
+) -> None:
+    """Write index, passages and images into one file with checksums, to be shared."""
+    with opened_console() as console:
+        library = _open(index)
+        size = library.pack(file, progress=console.progress)
+        console.close()
+        print(f"{len(library):,} passages, {size:,} bytes: {file}")
+        if library.local_models:
+            console.note(
+                f"the encoder is a folder of this machine ({', '.join(library.local_models)}): "
+                "whoever opens the index needs the same weights, and names them with --set "
+                "retriever.encoder.model=DIR"
+            )
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that pack has written.")],
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The new index's folder.")],
+    trust_settings: TrustSettings = False,
+) -> None:
+    """Make an index of a packed one; every byte is compared with its checksum.
+
+    Settings of the package that name something outside of it are listed, and not followed.
+    """
+    with opened_console() as console:
+        from ravqa.collections import Library
+        from ravqa.collections.trust import listed as listed_settings
+
+        library = Library.unpack(
+            file, index, trust_settings=trust_settings, progress=console.progress
+        )
+        console.close()
+        print(f"{len(library):,} passages: {index}")
+        reader = library.config.reader
+        model = " ".join(str(v) for k in ("model", "url") if (v := reader.options.get(k)))
+        console.note(
+            f"encoder: {library.stats()['encoder']}; reader: {reader.name} {model}".rstrip()
+        )
+        if library.withheld:
+            console.note(
+                "not followed, because the package names what is not part of it: "
+                f"{listed_settings(library.withheld)}: --trust-settings with ravqa search or ask "
+                "follows them, --set KEY=VALUE replaces one"
+            )
+
+
+def search(
+    index: Folder,
+    question: Question = "",
+    image: Image = None,
+    k: Number = 5,
+    where: Where = None,
+    pipeline: Pipeline = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    trust_settings: TrustSettings = False,
+) -> None:
+    """Print the passages of an index that a question about an image finds, with their scores."""
+    with opened_console() as console:
+        _asked(question, image)
+        library = _open(index, pipeline, overrides, trust_settings)
+        with console.status("loading models"):
+            _note_blind(library, image, console)
+            found = library.search(question, image, k=k, where=_where(where))
+        if as_json:
+            print(json.dumps([_hit(*pair) for pair in found], ensure_ascii=False, indent=1))
+        else:
+            _print_hits(console, found)
+
+
+def ask(
+    index: Folder,
+    question: Question = "",
+    image: Image = None,
+    where: Where = None,
+    pipeline: Pipeline = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    trust_settings: TrustSettings = False,
+) -> None:
+    """Answer a question about an image from the passages of an index."""
+    with opened_console() as console:
+        _asked(question, image)
+        library = _open(index, pipeline, overrides, trust_settings)
+        with console.status("loading models"):
+            _note_blind(library, image, console, answering=True)
+            response = library.ask(question, image, where=_where(where))
+        answer = response.answer
+        assert answer is not None
+        read = {i for draft in answer.drafts for i in draft.passage_ids}
+        found = [
+            (hit, passage)
+            for hit, passage in zip(response.hits, response.passages, strict=True)
+            if hit.passage_id in read
+        ]
+        if as_json:
+            passages = [_hit(*pair) for pair in found]
+            values = {"answer": answer.text, "decision": answer.decision, "passages": passages}
+            print(json.dumps(values, ensure_ascii=False, indent=1))
+        else:
+            console.out.print(answer.text, markup=False, soft_wrap=True, style="bold")
+            _print_hits(console, found)
+            for part, what in library.config.stand_ins.items():
+                console.note(f"stand-in {part}: {what}")
+
+
+# -- what the commands share ------------------------------------------------------------------
+
+
+def _open(
+    index: Path,
+    pipeline: str | None = None,
+    overrides: list[str] | None = None,
+    trust_settings: bool = False,
+) -> Library:
+    from ravqa.collections import Library
+
+    return Library.open(index, pipeline, *(overrides or ()), trust_settings=trust_settings)
+
+
+def _read(
+    sources: list[Path], words: int | None, on_error: OnErrorChoice, console: Console
+) -> tuple[Corpus, Remarks]:
+    """The sources' passages, and remarks on what was left out."""
+    from ravqa.corpora.corpus import Corpus
+    from ravqa.corpora.kb import Sections
+    from ravqa.corpora.pages import Remarks
+
+    remarks = Remarks(on_error.value)
+    with console.status(f"reading {', '.join(map(str, sources))}"):
+        corpus = Corpus.read(
+            *sources, sections=Sections(words=words), remarks=remarks, uncaptioned=True
+        )
+    return corpus, remarks
+
+
+def _put(
+    index: Path,
+    sources: list[Path],
+    words: int | None,
+    on_error: OnErrorChoice,
+    overrides: list[str] | None,
+    trust_settings: bool,
+    *,
+    replacing: bool = False,
+    prune: bool = False,
+) -> None:
+    with opened_console() as console:
+        library = _open(index, None, overrides, trust_settings)
+        corpus, remarks = _read(sources, words or library.words, on_error, console)
+        if prune:
+            remarks.check_prune()
+        with console.status("loading models"):
+            library.load()
+        changes = library.put(corpus, replacing=replacing, prune=prune, progress=console.progress)
+        _report(console, changes, remarks.lines())
+
+
+def _report(console: Console, changes: Changes, remarks: list[str]) -> None:
+    console.close()
+    names = ("added", "changed", "relabelled", "deleted", "unchanged")
+    counts = [f"{n:,} {name}" for name in names if (n := getattr(changes, name))]
+    print(", ".join(counts) or "nothing to change")
+    if changes.truncated:
+        console.note(
+            f"{changes.truncated:,} passages are longer than the encoder's limit, and were cut: "
+            "--words makes shorter ones"
+        )
+    for line in remarks:
+        console.note(line)
+
+
+def _asked(question: str, image: Path | None) -> None:
+    from ravqa.images.decode import broken_images
+
+    if not question.strip() and image is None:
+        raise UserError("a QUESTION, an --image, or both are needed")
+    if image is not None:
+        for reason in broken_images([image]).values():
+            raise DataError(reason)
+
+
+def _note_blind(
+    library: Library, image: Path | None, console: Console, *, answering: bool = False
+) -> None:
+    if image is not None and not library.pipeline(answering=answering).sees_images:
+        console.note("nothing in this pipeline looks at the image: only the question is asked")
+
+
+def _where(texts: list[str] | None) -> dict[str, list[str]] | None:
+    """KEY=VALUE strings; several values of one key are alternatives."""
+    if not texts:
+        return None
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--where {text!r}: KEY=VALUE is expected")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _chosen(library: Library, ids: list[str] | None, where: list[str] | None) -> list[str]:
+    wanted = list(ids or ())
+    for passage_id in wanted:
+        if passage_id not in library:
+            raise library.unknown(passage_id)
+    chosen = _where(where)
+    if chosen is not None:
+        matching = library.matching(chosen)
+        wanted = [i for i in wanted if i in set(matching)] if ids else matching
+    return wanted
+
+
+def _values(passage: Passage) -> dict[str, Any]:
+    """A passage as JSON, without what it has not."""
+    names = ("passage_id", "title", "section", "text", "article", "entity", "url", "image")
+    values = {name: getattr(passage, name) for name in names}
+    values |= {"metadata": dict(passage.extra)}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v}
+
+
+def _hit(hit: Hit, passage: Passage) -> dict[str, Any]:
+    return {"rank": hit.rank, "score": hit.score, **_values(passage)}
+
+
+def _print_hits(console: Console, found: list[tuple[Hit, Passage]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not found:
+        console.out.print("no passage found")
+        return
+    table = Table(show_lines=True)
+    table.add_column("", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("passage", overflow="fold")
+    for hit, passage in found:
+        head = Text(passage.passage_id, style="bold")
+        if passage.image is not None:
+            head.append(f"  {passage.image}", style="dim")
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", head + Text(f"\n{passage.content}"))
+    console.out.print(table)
+
+
+def _print_passage(console: Console, passage: Passage, as_json: bool) -> None:
+    values = _values(passage)
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False, default=str))
+        return
+    for name, value in values.items():
+        console.out.print(f"{name}: {value}", markup=False, soft_wrap=True)
+    console.out.print()
+
+
+def _print_stats(console: Console, stats: dict[str, Any], as_json: bool) -> None:
+    from rich.table import Table
+
+    if as_json:
+        print(json.dumps(stats, default=str))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in stats.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    console.out.print(table)

@@ -1,0 +1,85 @@
+"""Encode a corpus ahead of the runs that search it, by one process or several together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from ravqa.core.devices import processes
+from ravqa.core.errors import UserError
+from ravqa.core.factory import build_part
+from ravqa.core.registry import DATASETS, RETRIEVERS
+from ravqa.core.settings import load_pipeline
+from ravqa.corpora.corpus import Corpus
+from ravqa.datasets.base import DatasetRequest, parse_options
+from ravqa.pipeline import check_settings
+from ravqa.runs.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """What the command line asks for; see `ravqa encode --help`."""
+
+    pipeline: str = "sample"
+    corpus: Sequence[Path] = ()
+    dataset: str | None = None
+    data: Path | None = None
+    overrides: Sequence[str] = ()
+    dataset_options: Sequence[str] = ()
+
+
+def encode(request: EncodeRequest, console: Console) -> None:
+    """Put the corpus's vectors into the cache, where a run with these settings finds them.
+
+    Raises:
+        UserError: no passages, or settings without an encoder.
+    """
+    settings, where = load_pipeline(request.pipeline, request.overrides)
+    config = check_settings(settings, where)
+    corpus = _corpus(request)
+    state = processes()
+    with console.status("loading models") if state.is_main_process else nullcontext():
+        retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever")
+    if not hasattr(retriever, "encode"):
+        raise UserError(f"{where}: the retriever {config.retriever.name} encodes no passages")
+    before = None  # passages that an earlier run encoded
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal before
+        before = done if before is None else before
+        if state.is_main_process:
+            console.progress(what, done, total)
+
+    began = time.monotonic()
+    stats = retriever.encode(corpus, progress)
+    seconds = time.monotonic() - began
+    console.close()
+    state.destroy_process_group()
+    if not state.is_main_process:
+        return
+    if stats is None:
+        console.out.print(f"{len(corpus):,} passages: encoded and indexed before")
+        return
+    new = stats.items - (before or 0)
+    console.out.print(
+        f"{stats.items:,} passages, {stats.vectors:,} vectors, {stats.truncated:,} truncated; "
+        f"{new:,} encoded now, {new / seconds:,.1f} passages per second"
+    )
+
+
+def _corpus(request: EncodeRequest) -> Corpus:
+    if request.corpus:
+        return Corpus.read(*request.corpus)
+    if request.dataset is None:
+        raise UserError("passages to encode are needed: name a file with --corpus, or a --dataset")
+    load = DATASETS.get(request.dataset)
+    asked = DatasetRequest(
+        data=request.data, need_images=False, options=parse_options(request.dataset_options)
+    )
+    corpus: Corpus | None = load(asked).corpus
+    if corpus is None:
+        raise UserError(f"--dataset {request.dataset} --data brings no passages: use --corpus")
+    return corpus

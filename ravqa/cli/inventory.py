@@ -1,0 +1,104 @@
+"""`ravqa ls` and `ravqa doctor`: what can be named, and what of it works here."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ravqa.cli.shared import Json, Overrides
+
+
+class Kind(StrEnum):
+    """What `ravqa ls` lists."""
+
+    datasets = "datasets"
+    pipelines = "pipelines"
+    studies = "studies"
+    prompts = "prompts"
+    readers = "readers"
+    retrievers = "retrievers"
+    rerankers = "rerankers"
+    metrics = "metrics"
+    judges = "judges"
+
+
+def ls(
+    kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
+) -> None:
+    """List datasets, pipelines, studies, prompts, readers, retrievers, rerankers, and more."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ravqa.core import registry
+    from ravqa.core.locations import PIPELINES, PROMPTS, STUDIES
+    from ravqa.core.settings import read_yaml
+
+    folders = {Kind.pipelines: PIPELINES, Kind.studies: STUDIES}
+    if kind in folders:
+        rows = [
+            (path.stem, str(read_yaml(path).get("description", "")))
+            for path in sorted(folders[kind].glob("*.yaml"))
+        ]
+    elif kind is Kind.prompts:
+        rows = [(path.stem, _first_sentence(path)) for path in sorted(PROMPTS.glob("*.jinja"))]
+    else:
+        registries = {
+            Kind.datasets: registry.DATASETS,
+            Kind.readers: registry.READERS,
+            Kind.retrievers: registry.RETRIEVERS,
+            Kind.rerankers: registry.RERANKERS,
+            Kind.metrics: registry.METRICS,
+            Kind.judges: registry.JUDGES,
+        }
+        rows = list(registries[kind])
+        if kind is Kind.metrics:
+            rows += registry.RETRIEVAL_METRICS
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, emoji=False).print(table)
+
+
+def doctor(
+    pipeline: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="Also say what would stop this pipeline."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is installed, what each extra would add, devices, caches and their sizes.
+
+    Exit code 1: something stops the pipeline from running.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from ravqa.cli import doctor as examination
+    from ravqa.runs.console import Console
+
+    report = examination.examine(pipeline, overrides or ())
+    if as_json:
+        print(examination.as_json(report))
+    else:
+        console = Console().out
+        for title, rows in examination.lines(report):
+            console.print(Text(title, style="bold"))
+            table = Table(show_header=False, box=None, pad_edge=False)
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, value in rows:
+                style = "red" if name == "stops" or value.startswith("lacks") else ""
+                table.add_row(Text(f"  {name}"), Text(value, style=style))
+            console.print(table)
+    if report.pipeline is not None and report.pipeline.stops:
+        raise typer.Exit(1)
+
+
+def _first_sentence(prompt: Path) -> str:
+    """Of the comment that a template begins with."""
+    comment = prompt.read_text(encoding="utf-8").removeprefix("{#").partition("#}")[0]
+    return " ".join(comment.split()).partition(". ")[0].removesuffix(".")

@@ -1,0 +1,79 @@
+"""What several groups of commands share: options, and the console that they print to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ravqa.runs.console import Console
+
+
+class OnErrorChoice(StrEnum):
+    """What to do with a broken record or file."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+Passages = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--corpus",
+        metavar="PATH",
+        help="Passages: .jsonl, .csv, .tsv, .parquet, or a knowledge base; repeatable.",
+    ),
+]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")]
+Pipeline = Annotated[
+    str, typer.Option(metavar="NAME|PATH", help="A name in pipelines/, or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY.PATH=VALUE", help="Changes one key of the pipeline; repeatable."
+    ),
+]
+MetricOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric-option",
+        metavar="KEY=VALUE",
+        help="An option of the dataset's answer metric; repeatable.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N questions.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def listed(names: str) -> tuple[str, ...]:
+    """Names that are separated by commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+@contextmanager
+def opened_console() -> Iterator[Console]:
+    """A console whose bars end with the command, however it ends."""
+    quiet_libraries()
+    from ravqa.runs.console import Console
+
+    console = Console()
+    try:
+        yield console
+    finally:
+        console.close()
+
+
+def quiet_libraries() -> None:
+    """To be called before the libraries are imported.
+
+    One progress display is enough, and tokenizers would warn of every fork.
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

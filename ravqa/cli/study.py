@@ -1,0 +1,208 @@
+"""`ravqa study`, `compare` and `power`: variants of a pipeline beside each other."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ravqa.cli.shared import Limit, listed, quiet_libraries
+from ravqa.core.errors import UserError
+
+EXAMPLES = """
+Examples:
+
+  ravqa study decision --dry-run
+
+  ravqa study decision --output runs/decision
+
+  ravqa study mine.yaml --data DIR --corpus passages.jsonl --limit 100 --jobs 2
+
+The form of the file: docs/studies.md; ravqa ls studies lists those that come with the project.
+"""
+
+Common = Annotated[
+    bool, typer.Option("--common", help="Compare on the questions that all runs have asked.")
+]
+
+
+def study(
+    study_file: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A YAML file, or a name in studies/.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY.PATH=VALUE",
+            help="Changes one key of every variant, before its own changes; repeatable.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Replaces the study's data folder.")
+    ] = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Replaces the study's passages; repeatable."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Replaces the study's split.")
+    ] = None,
+    limit: Limit = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Study folder; else a new one in runs/.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the study in --output; variants may have been added."
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the study in --output.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the variants and what would run.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Run variants in N processes.")] = 1,
+) -> None:
+    """Run every variant of a study and compare them; what variants share is run once.
+
+    Exit code 1: some variants failed (the others have run).
+    """
+    quiet_libraries()
+    from ravqa.studies.plan import Changes
+    from ravqa.studies.quiet import StudyConsole
+    from ravqa.studies.run import StudyRequest
+    from ravqa.studies.run import study as run_study
+
+    changes = Changes(
+        overrides=tuple(overrides or ()),
+        data=data,
+        corpus=tuple(corpus or ()),
+        split=split,
+        limit=limit,
+    )
+    console = StudyConsole()
+    try:
+        outcome = run_study(
+            StudyRequest(
+                study=study_file,
+                changes=changes,
+                output=output,
+                resume=resume,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                jobs=jobs,
+            ),
+            console,
+        )
+    except KeyboardInterrupt:
+        print("--resume --output DIR goes on with this study", file=sys.stderr)
+        raise
+    finally:
+        console.close()
+    for name, reason in outcome.failures.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, the reference first; FOLDER:CONTROL is a control of a run.",
+        ),
+    ],
+    control: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="The run without retrieval; else each run's control none."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Columns, comma-separated: score, exact_match, PRRecall@K, Recall@K, "
+            "ArticleRecall@K, seconds.",
+        ),
+    ] = "",
+    common: Common = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write table.csv, .md, .tex, .json, report.html."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files in --output.")
+    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="For intervals and tests.")] = 0,
+) -> None:
+    """Compare finished runs, and say where retrieval (or one run) helps or hurts."""
+    from ravqa.runs.console import Console
+    from ravqa.studies.compare import CompareRequest
+    from ravqa.studies.compare import compare as compare_runs
+
+    compare_runs(
+        CompareRequest(
+            runs=tuple(runs),
+            control=control,
+            metrics=listed(metrics),
+            common=common,
+            output=output,
+            overwrite=overwrite,
+            seed=seed,
+        ),
+        Console(),
+    )
+
+
+def power(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, the reference first; one alone is compared with its control none.",
+        ),
+    ],
+    difference: Annotated[
+        str, typer.Option(metavar="LIST", help="Points to be seen, comma-separated.")
+    ] = "1,2,5",
+    power_wanted: Annotated[
+        float, typer.Option("--power", metavar="P", help="Chance of seeing them.")
+    ] = 0.8,
+    alpha: Annotated[
+        float, typer.Option(metavar="P", help="Chance of seeing a difference that is not there.")
+    ] = 0.05,
+    comparisons: Annotated[
+        int, typer.Option(metavar="N", help="Comparisons that are corrected for.")
+    ] = 1,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="score, exact_match, PRRecall@K, ...")
+    ] = "score",
+    common: Common = False,
+) -> None:
+    """Say how many questions show a difference of so many points, from runs at hand."""
+    from ravqa.runs.console import Console
+    from ravqa.studies.power import PowerRequest, power_of
+
+    try:
+        differences = tuple(float(text) for text in listed(difference))
+    except ValueError:
+        raise UserError(f"--difference {difference!r}: numbers are expected") from None
+    power_of(
+        PowerRequest(
+            runs=tuple(runs),
+            differences=differences,
+            power=power_wanted,
+            alpha=alpha,
+            comparisons=comparisons,
+            metric=metric,
+            common=common,
+        ),
+        Console(),
+    )

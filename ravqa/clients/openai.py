@@ -1,0 +1,643 @@
+"""A client of servers with OpenAI's interface: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
+
+Reader and judge both ask through it: addresses, the key, requests side by side, waiting and trying
+again, and what is said of failures are here. The package `openai` makes the requests.
+
+The key comes from an environment variable. It is sent to the server and appears nowhere else: it is
+taken out of whatever a server sends back (`core.masking`), answers included. An answer that holds
+the key is kept with "***" in its place, which a warning says once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import queue
+import random
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import Field
+
+from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
+from ravqa.core.masking import Mask, Pieces, secret_in
+from ravqa.core.settings import Address, SecretVariable, Strict, Text
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
+
+PASSING = frozenset({408, 409, 425, 429})  # and 5xx: worth another try
+_UNAUTHORISED = frozenset({401, 403})
+_LOOK_S = 5.0  # for a look whether the server is there
+_LARGEST = 2**26  # bytes of a reply
+_LONG_S = 10.0  # a wait that is told of, and how seldom
+_LONGEST_WAIT_S = 600.0  # a server that asks for more is not waited for
+_LONGEST_BACKOFF_S = 60.0
+_HOPELESS = 3  # requests in a row that failed for good: the server is gone
+_SHOWN = 300  # characters of a server's message
+_HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context[ _](length|window|size)|context_length|maximum.{0,40}tokens|too many tokens"
+    r"|prompt is too long|exceeds? the (available |maximum )?(context|input)",
+    re.IGNORECASE,
+)
+
+
+class ServerConfig(Strict):
+    """Options of everything that asks a server.
+
+    Attributes:
+        url: the server's base address, as in http://localhost:8000/v1.
+        model: its name at the server.
+        workers: requests under way at once.
+        timeout: seconds without an answer after which a request is given up.
+        retries: further tries of a request after a busy server, a broken connection or a reply
+            that cannot be read. Waits double from one second, unless the server says how long.
+        api_key_env: environment variable with the key; if it is not set, none is sent.
+    """
+
+    url: Address
+    model: Text = Field(min_length=1)
+    workers: int = Field(default=8, ge=1)
+    timeout: float = Field(default=120, gt=0)
+    retries: int = Field(default=6, ge=0)
+    api_key_env: SecretVariable = "OPENAI_API_KEY"
+
+    def packages(self) -> Sequence[tuple[str, str]]:
+        """The client."""
+        return [("openai", "openai")]
+
+    def models(self) -> Sequence[str]:
+        """None: the server has it."""
+        return ()
+
+    def refuse_secrets(self, why: str) -> None:
+        """Refuse settings that hold a key, or that are no address and no variable.
+
+        Args:
+            why: what needs the server, for messages.
+
+        Raises:
+            UserError: the address is none, or has a key in it; `api_key_env` names no variable;
+                there is a key in a free setting.
+        """
+        _address(self.url, why)
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
+            # Not quoted: it may be the key itself.
+            raise UserError(
+                f"{why}: api_key_env: the name of an environment variable is expected, in capitals"
+            )
+        if found := secret_in(self.model_dump(include=_free(self))):
+            raise UserError(f"{why}: {found}: no key belongs into settings: see api_key_env")
+
+
+class UnusableReplyError(Exception):
+    """A reply that is not what was asked for; the request is made again."""
+
+
+class NoAnswerError(Exception):
+    """A reply without an answer, as another try would give: the message says why."""
+
+
+class _Failure(NamedTuple):
+    """One try that failed: what for, and what to do about it."""
+
+    reason: str
+    wait: float | None = None  # seconds that the server asked for
+    unreachable: bool = False  # nobody listens at the address
+    misplaced: bool = False  # something else than such a server answers there
+
+
+class Client:
+    """Makes requests, several at a time.
+
+    Attributes:
+        first_wait: seconds before the second try; doubled with every further one.
+    """
+
+    first_wait = 1.0
+
+    def __init__(self, config: ServerConfig, *, why: str):
+        """Read the key; the server is not asked yet.
+
+        Args:
+            why: what needs the server, for messages ("the judge llm").
+
+        Raises:
+            MissingExtraError: the package openai is not installed.
+            UserError: the address is none, or the key's variable is not one or holds no key.
+        """
+        config.refuse_secrets(why)
+        self.why = why
+        self.url = config.url.rstrip("/")
+        self.config = config
+        self._secret = _key(config, why)
+        self._mask = Mask(self._secret)
+        openai = import_extra("openai", "openai", why=why)
+        self._errors = openai
+        hooks = {} if self._secret else {"request": [_without_key]}
+        self._openai = openai.OpenAI(
+            base_url=self.url,
+            api_key=self._secret or "none",
+            max_retries=0,
+            timeout=config.timeout,
+            http_client=openai.DefaultHttpxClient(timeout=config.timeout, event_hooks=hooks),
+        )
+        weakref.finalize(self, self._openai.close)
+        self._lock = threading.Lock()
+        self._answered = False  # the server has answered something
+        self._hopeless = 0  # requests in a row that failed for good
+        self._not_before = 0.0  # when the server wants to be asked again
+        self._told = -math.inf  # when a long wait was last told of
+        self._echoes = 0  # answers that held the key
+
+    def problem(self) -> str:
+        """Why no request can succeed at present, as far as a look at /models tells; else empty."""
+        try:
+            self._openai.with_options(timeout=_LOOK_S).models.list()
+        except self._errors.APIStatusError as e:
+            # Not every server lists its models.
+            refused = e.status_code in _UNAUTHORISED
+            return self._message(self._refusal()) if refused else ""
+        except self._errors.APITimeoutError:
+            return ""  # it is there, and busy
+        except self._errors.APIConnectionError as e:
+            return self._message(self._unconnected(e).reason)
+        except Exception:  # it lists them in a way of its own
+            return ""
+        return ""
+
+    def chat(
+        self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
+    ) -> R:
+        """Ask /chat/completions; see `_ask`."""
+        return self._ask(*self._endpoint(chat=True), body, read, stop, self._send)
+
+    def complete(
+        self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
+    ) -> R:
+        """Ask /completions; see `_ask`."""
+        return self._ask(*self._endpoint(chat=False), body, read, stop, self._send)
+
+    def stream(self, body: Mapping[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
+        """Ask one of the two for a reply in pieces: the JSON objects that it consists of.
+
+        Who stops reading closes the connection, upon which servers stop writing.
+
+        Raises:
+            PromptError, ServerError: as `_ask`, and if the reply breaks off or is none in pieces.
+        """
+        body = {**body, "stream": True}
+        return self._ask(*self._endpoint(chat=chat), body, _as_it_is, None, self._open)
+
+    def pieces(self) -> Pieces:
+        """Takes the key out of a text that is put together of several objects of a stream."""
+        return Pieces(self._mask, self._tell_echo)
+
+    def no_answer(self, reason: object) -> PromptError:
+        """The error for a reply without an answer."""
+        return PromptError(self._message(str(reason)))
+
+    def _endpoint(self, *, chat: bool) -> tuple[str, Any]:
+        if chat:
+            return "chat/completions", self._openai.chat.completions
+        return "completions", self._openai.completions
+
+    def each(
+        self, ask: Callable[[T, threading.Event], R], items: Sequence[T]
+    ) -> Iterator[tuple[int, R]]:
+        """`ask(item, stop)` for every item, `workers` at a time: position and result, as they come.
+
+        Raises:
+            PromptError: some items failed; all others have been given before.
+            ServerError: the server is gone; what was under way has been given before.
+        """
+        todo = iter(enumerate(items))
+        results: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
+        results = queue.SimpleQueue()
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                with self._lock:
+                    pair = next(todo, None)
+                if pair is None:
+                    break
+                position, item = pair
+                try:
+                    results.put((position, ask(item, stop), None))
+                except BaseException as e:
+                    if not isinstance(e, PromptError):
+                        stop.set()
+                    results.put((position, None, e))
+            results.put(None)
+
+        working = min(self.config.workers, len(items))
+        # Daemons: an interrupted run does not wait for what it will not read.
+        for _ in range(working):
+            threading.Thread(target=work, daemon=True).start()
+        failed: dict[int, str] = {}
+        fatal: BaseException | None = None
+        try:
+            while working:
+                result = results.get()
+                if result is None:
+                    working -= 1
+                    continue
+                position, value, error = result
+                if error is None:
+                    yield position, value  # type: ignore[misc]
+                elif isinstance(error, PromptError):
+                    failed[position] = str(error)
+                else:
+                    fatal = fatal or error
+        finally:
+            stop.set()
+        if fatal is not None:
+            raise fatal
+        if failed:
+            first = failed[min(failed)]
+            more = f" (and {len(failed) - 1} more prompts failed)" if len(failed) > 1 else ""
+            raise PromptError(first + more, failed)
+
+    def pause(self, seconds: float, stop: threading.Event) -> None:
+        """Wait, unless the work is stopped."""
+        stop.wait(seconds)
+
+    def _ask(
+        self,
+        path: str,
+        resource: Any,
+        body: Mapping[str, Any],
+        read: Callable[[Any], R],
+        stop: threading.Event | None,
+        send: Callable[[str, Any, Mapping[str, Any]], Any],
+    ) -> R:
+        """Send a request until it is answered, and read the reply.
+
+        Args:
+            read: takes what `send` gives; raises UnusableReplyError if it cannot be used, and
+                NoAnswerError if another one would be no better.
+            send: `_send`, which gives the reply's JSON object, or `_open`.
+
+        Raises:
+            PromptError: the server refuses this request, has no answer to it, or it failed time
+                after time.
+            ServerError: the server cannot be reached, refuses the key, has no such model, or fails
+                with one request after the other.
+        """
+        stop = stop or threading.Event()
+        wait = self.first_wait
+        failure: _Failure | None = None
+        tries = 0
+        while True:
+            self._keep_off(stop)
+            if failure is not None and stop.is_set():
+                raise self._given_up(path, failure, tries)
+            tries += 1
+            reply = send(path, resource, body)
+            if isinstance(reply, _Failure):
+                failure = reply
+            else:
+                try:
+                    value = read(reply)
+                except UnusableReplyError as e:
+                    failure = _Failure(str(e))
+                except NoAnswerError as e:
+                    self._answered = True
+                    self._hopeless = 0
+                    raise self.no_answer(e) from None
+                else:
+                    self._answered = True
+                    self._hopeless = 0
+                    return value
+            hurried = (failure.unreachable or failure.misplaced) and not self._answered
+            if tries > self.config.retries or hurried:
+                raise self._given_up(path, failure, tries)
+            # A server that goes on saying "now" would use up all tries in a moment.
+            if failure.wait is None or (tries > 1 and failure.wait == 0):
+                # Not all workers at once.
+                seconds = min(wait, _LONGEST_BACKOFF_S) * random.uniform(0.75, 1.25)
+                self._tell(failure, seconds)
+                self.pause(seconds, stop)
+                wait *= 2
+            elif failure.wait <= _LONGEST_WAIT_S:
+                self._tell(failure, failure.wait)
+                with self._lock:  # all workers keep off, not this one alone
+                    self._not_before = max(self._not_before, time.monotonic() + failure.wait)
+            else:
+                raise self._error(f"{failure.reason}; it asks to wait {failure.wait:.0f} s")
+
+    def _keep_off(self, stop: threading.Event) -> None:
+        left = self._not_before - time.monotonic()
+        if left > 0:
+            self.pause(left, stop)
+
+    def _tell(self, failure: _Failure, seconds: float) -> None:
+        """Log a long wait, which would look as if nothing happened; one of the workers does."""
+        with self._lock:
+            now = time.monotonic()
+            silent = seconds < _LONG_S or now < self._told + _LONG_S
+            self._told = self._told if silent else now
+        if not silent:
+            _log.warning("%s: waiting %.0f s", self._message(failure.reason), seconds)
+
+    def _tell_echo(self) -> None:
+        with self._lock:
+            self._echoes += 1
+            first = self._echoes == 1
+        if first:
+            _log.warning(
+                "%s", self._message("a reply holds the key: *** stands in its place from here on")
+            )
+
+    def _given_up(self, path: str, failure: _Failure, tries: int) -> UserError:
+        if failure.misplaced:
+            return self._error(f"{failure.reason}: {_place(path)}")
+        often = f", after {tries} tries" if tries > 1 else ""
+        if failure.unreachable:
+            return self._error(f"{failure.reason}{often}: is the server running?")
+        with self._lock:
+            self._hopeless += 1
+            hopeless = self._hopeless >= _HOPELESS
+        if hopeless:
+            return self._error(f"{failure.reason}{often}, one request after the other")
+        return PromptError(self._message(f"{failure.reason}{often}"))
+
+    def _error(self, reason: str) -> ServerError:
+        return ServerError(self._message(reason))
+
+    def _message(self, reason: str) -> str:
+        """What every error and warning of this client says, without the key."""
+        return f"{self.why}: {self.url}: {self._mask.text(reason)}"
+
+    def _send(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
+        """The reply's JSON object, or the failure if it may pass.
+
+        Raises:
+            PromptError, ServerError: it will not.
+        """
+        try:
+            with resource.with_streaming_response.create(**_arguments(body)) as response:
+                data = self._body(response)
+        except self._errors.APIStatusError as e:
+            refused = e  # raised from outside: the package's error may show the key
+        except self._errors.APIConnectionError as e:
+            return self._unconnected(e)
+        else:
+            return data if isinstance(data, _Failure) else self._parsed(data)
+        return self._refused(path, refused)
+
+    def _open(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
+        """The objects of a streamed reply, once it has begun; or the failure, as `_send`."""
+        opened = ExitStack()
+        try:
+            response = opened.enter_context(
+                resource.with_streaming_response.create(**_arguments(body))
+            )
+        except self._errors.APIStatusError as e:
+            refused = e
+        except self._errors.APIConnectionError as e:
+            return self._unconnected(e)
+        else:
+            return self._events(response, opened)
+        return self._refused(path, refused)
+
+    def _events(self, response: Any, opened: ExitStack) -> Iterator[dict[str, Any]]:
+        """Server-sent events, up to the one that ends them, which not every server sends."""
+        with opened:
+            lines = response.iter_lines()
+            ended = finished = False
+            while not ended:
+                try:
+                    line = next(lines, None)
+                except Exception as e:  # the connection's own errors, whichever library makes it
+                    late = "timeout" in type(e).__name__.lower()
+                    failure = self._late() if late else _Failure(f"it was cut ({_first(e)})")
+                    raise self._broken_off(failure) from None
+                if line is None and finished:
+                    return
+                if line is None:
+                    raise self._broken_off(_Failure("it has no end"))
+                kind, _, text = line.partition(":")
+                if kind != "data":  # comments, event names, blank lines
+                    if line.startswith("{"):
+                        raise self._broken_off(_Failure("it is none in pieces"))
+                    continue
+                ended = text.strip() == "[DONE]"
+                if not ended:
+                    event = self._parsed(text.encode())
+                    if isinstance(event, _Failure):
+                        raise self._broken_off(event)
+                    finished = finished or _finishes(event)
+                    yield event
+
+    def _broken_off(self, failure: _Failure) -> PromptError:
+        return PromptError(self._message(f"a streamed reply: {failure.reason}"))
+
+    def _body(self, response: Any) -> bytes | _Failure:
+        """The reply's bytes: not more than a reply may have, not longer than one may take."""
+        data = bytearray()
+        until = time.monotonic() + self.config.timeout
+        try:
+            for part in response.iter_bytes():
+                data += part
+                if len(data) > _LARGEST:
+                    return _Failure(f"a reply of more than {_LARGEST // 2**20} MB")
+                if time.monotonic() > until:
+                    return self._late()
+        except Exception as e:  # the connection's own errors, whichever library makes it
+            if "timeout" in type(e).__name__.lower():
+                return self._late()
+            return _Failure(f"the connection was cut in the middle of a reply ({_first(e)})")
+        return bytes(data)
+
+    def _late(self) -> _Failure:
+        return _Failure(f"no answer within {self.config.timeout:g} s")
+
+    def _parsed(self, data: bytes) -> Any:
+        try:
+            reply = json.loads(data.decode("utf-8"))
+            masked = self._mask.value(reply)
+        except (ValueError, RecursionError):
+            return _Failure(
+                "the reply is not JSON", misplaced=bool(_HTML.match(data)) and not self._answered
+            )
+        if not isinstance(reply, dict):
+            return _Failure("the reply is not a JSON object")
+        if masked != reply:
+            self._tell_echo()
+        reply = masked
+        if reply.get("error"):  # some servers report errors with status 200
+            return _Failure(f"the server reports: {self._shown(reply)}")
+        return reply
+
+    def _unconnected(self, error: Exception) -> _Failure:
+        if isinstance(error, self._errors.APITimeoutError):
+            return self._late()
+        chain = [error]
+        while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+            chain.append(cause)  # type: ignore[arg-type]
+        if any(type(e).__name__ == "ConnectError" for e in chain):
+            return _Failure(f"cannot be reached ({_first(chain[-1])})", unreachable=True)
+        return _Failure(f"the connection was cut ({_first(chain[-1])})")
+
+    def _refused(self, path: str, error: Any) -> _Failure:
+        """What an HTTP status means: a failure that may pass, or an error.
+
+        Raises:
+            PromptError: the server refuses this prompt.
+            ServerError: it would refuse any.
+        """
+        status = int(error.status_code)
+        said = self._shown(_json(error.response))
+        what = f"HTTP {status} {error.response.reason_phrase}".strip()
+        reason = f"{what} ({said})" if said else what
+        if status in _UNAUTHORISED:
+            raise self._error(f"{reason}: {self._refusal()}")
+        if status == 404:
+            raise self._missing(path, reason)
+        if status == 429 and "insufficient_quota" in f"{error.code} {error.type}":
+            raise self._error(reason)
+        self._answered = True
+        if status in PASSING or status >= 500:
+            return _Failure(reason, _retry_after(error.response.headers))
+        if _TOO_LONG.search(f"{error.code} {said}"):
+            reason = f"the prompt is too long for the model: {reason}"
+        self._hopeless = 0
+        raise PromptError(self._message(reason))
+
+    def _refusal(self) -> str:
+        variable = f"${self.config.api_key_env}"
+        if self._secret:
+            return f"the key in {variable} was refused"
+        return f"no key was sent: {variable} is not set"
+
+    def _missing(self, path: str, reason: str) -> ServerError:
+        """The error for status 404: an unknown model, or a wrong address."""
+        try:
+            names = [model.id for model in self._openai.models.list()]
+        except Exception:  # this was to explain another error
+            return self._error(f"{reason}: {_place(path)}")
+        model = self.config.model
+        if model in names:
+            return self._error(f"{reason}: {_place(path)}")
+        return self._error(f"the server has no model {model!r}: {near_matches(model, names)}")
+
+    def _shown(self, reply: Any) -> str:
+        """What a server says in an error, as one short line without the key."""
+        return one_line(self._mask.text(message_in(reply)))
+
+
+def _finishes(event: Mapping[str, Any]) -> bool:
+    choices = event.get("choices")
+    found = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(found, dict) and bool(found.get("finish_reason"))
+
+
+def message_in(reply: Any) -> str:
+    """What a server says in an error, in whichever of the usual places it stands."""
+    found = reply
+    for _ in range(3):
+        if not isinstance(found, dict):
+            break
+        found = next((found[k] for k in ("error", "message", "detail") if found.get(k)), "")
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def one_line(text: object) -> str:
+    """The beginning of a server's text, as one short line."""
+    line = " ".join(encodable(str(text)).split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+
+
+def _as_it_is(reply: R) -> R:
+    return reply
+
+
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: halves of characters, which JSON may hold, become "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _address(url: str, why: str) -> None:
+    # Checked before the address is quoted: what is mistaken for one may hold a key too.
+    if "@" in re.split(r"(?<![:/])/(?!/)", url)[0]:
+        raise UserError(f"{why}: url: no name or password belongs into it: see api_key_env")
+    if "?" in url or "#" in url:
+        raise UserError(f"{why}: url: it ends with its path, a key is named by api_key_env")
+    if not re.match(r"https?://[^/\s]+(/\S*)?$", url):
+        raise UserError(f"{why}: url: an http address is expected, got {url!r}")
+
+
+def _key(config: ServerConfig, why: str) -> str:
+    name = config.api_key_env
+    key = os.environ.get(name, "").strip()
+    if not key and "api_key_env" in config.model_fields_set:
+        raise UserError(f"{why}: the environment variable {name} (api_key_env) is not set")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"{why}: the environment variable {name} holds no key that can be sent")
+    return key
+
+
+def _free(config: ServerConfig) -> set[str]:
+    """Settings of any content."""
+    return {name for name in type(config).model_fields if isinstance(getattr(config, name), dict)}
+
+
+def _without_key(request: Any) -> None:
+    request.headers.pop("Authorization", None)
+
+
+def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's body as the package's arguments: what it insists on, the rest as it is."""
+    named = {key: body[key] for key in ("model", "messages", "prompt") if key in body}
+    return {**named, "extra_body": {k: v for k, v in body.items() if k not in named}}
+
+
+def _place(path: str) -> str:
+    return f"url is the address before /{path}, mostly ending in /v1"
+
+
+def _first(error: BaseException) -> str:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(reason).splitlines()[0]
+
+
+def _json(response: Any) -> Any:
+    """An error's body: JSON, or text that is no web page."""
+    try:
+        return response.json()
+    except ValueError:
+        return "" if _HTML.match(response.content) else response.text
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: a number of them, or a date (RFC 9110, 10.2.3)."""
+    text = headers.get("retry-after-ms")
+    with_unit = [(text, 1e-3)] if text else []
+    value = headers.get("retry-after", "").strip()
+    for number, unit in [*with_unit, (value, 1.0)]:
+        try:
+            seconds = float(number) * unit
+        except ValueError:
+            continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    date = date.replace(tzinfo=date.tzinfo or UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,190 @@
+"""What a reply of a server with OpenAI's interface says: an answer, or why it has none.
+
+One rule for whole and streamed replies: an error, a refusal, a content filter and a reply without
+text are no answers, whatever text came before them. Hosted models differ in how they say so; the
+names below are those of OpenAI, vLLM, SGLang, Mistral, DeepSeek, Zhipu, Gemini and OpenRouter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ravqa.clients.openai import (
+    PASSING,
+    NoAnswerError,
+    UnusableReplyError,
+    encodable,
+    message_in,
+    one_line,
+)
+
+# Values of finish_reason, in lower case.
+_FAILED = frozenset(
+    ("error", "abort", "aborted", "cancelled", "network_error", "insufficient_system_resource")
+)
+_FILTERED = frozenset(
+    (
+        *("content_filter", "content_filtered", "sensitive", "safety", "recitation", "blocklist"),
+        *("prohibited_content", "spii", "image_safety"),
+    )
+)
+_REFUSED = frozenset(("refusal",))
+_ENDED = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence"))
+_CUT = frozenset(("length", "max_tokens", "model_length"))
+_CALLED = frozenset(("tool_calls", "function_call"))
+
+# Types of the parts of a content that is a list.
+_TEXTS = frozenset(("text", "output_text"))
+_THOUGHTS = frozenset(("thinking", "redacted_thinking", "reasoning"))
+
+
+def choice_of(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """The first choice of a reply.
+
+    Raises:
+        UnusableReplyError: there is none, or it is an error that may pass.
+        NoAnswerError: it is an error that stays, or was filtered.
+    """
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise UnusableReplyError("a reply without choices")
+    choice = choices[0]
+    if error := choice.get("error"):
+        reason = f"the server reports: {one_line(message_in({'error': error}))}"
+        code = error.get("code") if isinstance(error, dict) else None
+        lasting = isinstance(code, int) and 400 <= code < 500 and code not in PASSING
+        raise NoAnswerError(reason) if lasting else UnusableReplyError(reason)
+    finish = _finish(choice)
+    if finish in _FAILED:
+        raise UnusableReplyError(f"the reply broke off (finish_reason {finish!r})")
+    if finish in _FILTERED:
+        raise NoAnswerError("the server's content filter withheld the answer")
+    return choice
+
+
+@dataclass(slots=True)
+class Reply:
+    """A reply as it is read: a whole one at once, a streamed one event by event.
+
+    Attributes:
+        form: of the request: "chat" or "plain".
+        limit: tokens that the reply may have, and `setting`, the name of the option that says so.
+        text: the text so far.
+    """
+
+    form: Literal["chat", "plain"]
+    limit: int
+    setting: str
+    text: str = ""
+    _finish: str = ""
+    _refusal: str = ""
+    _thought: bool = False
+    _called: bool = False
+    _null: bool = False
+    _tokens: int | None = None
+
+    def whole(self, reply: Mapping[str, Any]) -> str:
+        """The text of a whole reply; `check` says whether it is an answer.
+
+        Raises:
+            UnusableReplyError, NoAnswerError: it is none; see `choice_of`.
+        """
+        choice = choice_of(reply)
+        if self.form == "plain":
+            if not isinstance(choice.get("text"), str):
+                raise UnusableReplyError("a choice without text")
+        elif not isinstance(choice.get("message"), dict):
+            raise UnusableReplyError("a choice without a message")
+        else:
+            self._null = choice["message"].get("content") is None
+        self._count(reply)
+        return self._take(choice, choice.get("message") or {})
+
+    def event(self, event: Mapping[str, Any]) -> str:
+        """The new text in an event of a streamed reply; raises as `whole`."""
+        self._count(event)
+        if not event.get("choices"):
+            return ""  # some servers count tokens at last
+        choice = choice_of(event)
+        delta = choice.get("delta")
+        return self._take(choice, delta if isinstance(delta, dict) else {})
+
+    def _count(self, reply: Mapping[str, Any]) -> None:
+        usage = reply.get("usage")
+        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
+            self._tokens = usage["completion_tokens"]
+
+    def _take(self, choice: Mapping[str, Any], message: Mapping[str, Any]) -> str:
+        content = choice.get("text") if self.form == "plain" else message.get("content")
+        new = encodable(self._text(content))
+        self.text += new
+        self._finish = _finish(choice) or self._finish
+        refusal = message.get("refusal")
+        self._refusal += refusal if isinstance(refusal, str) else ""
+        self._thought |= bool(message.get("reasoning_content") or message.get("reasoning"))
+        self._called |= bool(message.get("tool_calls") or message.get("function_call"))
+        return new
+
+    def _text(self, content: Any) -> str:
+        """The text of a content: text, or a list of parts, of which some are the model's thoughts.
+
+        Raises:
+            UnusableReplyError: it is neither.
+            NoAnswerError: a part of a type that is not known.
+        """
+        if content is None:
+            return ""
+        if isinstance(content, str):
+            return content
+        if not isinstance(content, list):
+            raise UnusableReplyError("a choice without text")
+        found = []
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            kind = None if kind is None else str(kind)
+            if kind in _THOUGHTS:
+                self._thought = True
+            elif kind == "refusal":
+                self._refusal += str(part.get("refusal") or "")
+            elif kind in _TEXTS and isinstance(part.get("text"), str):
+                found.append(part["text"])
+            elif kind is None or kind in _TEXTS:
+                raise UnusableReplyError("a choice without text")
+            else:
+                raise NoAnswerError(f"the answer has a part of the unknown type {one_line(kind)!r}")
+        return "".join(found)
+
+    def check(self) -> None:
+        """Raise unless the model wrote something, at the end of the reply.
+
+        A model may end before its first word: what that is worth, the caller says.
+
+        Raises:
+            NoAnswerError: a refusal, or no text, and why.
+            UnusableReplyError: no text, and nothing that says why: the same request may succeed.
+        """
+        if self._refusal or self._finish in _REFUSED:
+            said = one_line(self._refusal)
+            raise NoAnswerError(f"the model refused to answer{f' ({said})' if said else ''}")
+        if self.text.strip():
+            return
+        finish = f"finish_reason {one_line(self._finish)!r}"
+        if self._finish in _CUT:
+            on = "white space" if self.text and not self._thought else "thinking"
+            raise NoAnswerError(
+                f"the model spent all {self.limit} tokens on {on}: raise {self.setting}"
+            )
+        if self._called or self._finish in _CALLED:
+            raise NoAnswerError(f"the model called a tool instead of answering ({finish})")
+        if self._thought:
+            raise NoAnswerError(f"the model thought and gave no answer ({finish})")
+        if not self._finish:
+            raise UnusableReplyError("a reply without text and without finish_reason")
+        if self._null or self._tokens == 0 or self._finish not in _ENDED:
+            raise NoAnswerError(f"the model wrote nothing ({finish})")
+
+
+def _finish(choice: Mapping[str, Any]) -> str:
+    return str(choice.get("finish_reason") or "").lower()

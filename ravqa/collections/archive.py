@@ -1,0 +1,198 @@
+"""A library as one file, to be shared: a tar archive with a list of its files and their checksums.
+
+    ravqa-index.json    format, and of every other file [bytes, SHA-256]; it comes first
+    library.json, index-000001/..., passages-000001/..., images/...
+
+The same library gives the same bytes: names are in order, times and owners are left out. Nothing is
+extracted that the list does not name, or that is not as the list says, and nothing outside the new
+folder, which appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from ravqa.collections.folder import IMAGES, MANIFEST, LibraryFolder, State
+from ravqa.core.errors import UserError
+from ravqa.core.locations import file_digest, flush_to_disk
+from ravqa.corpora.disk import PassageFolder
+from ravqa.encoders.store import written_beside
+from ravqa.retrievers.base import Progress
+
+LIST = "ravqa-index.json"
+FORMAT = 1
+_MAX_LIST = 2**28  # bytes of the list: some two million files
+_BLOCK = 2**22
+_NAME = re.compile(
+    rf"{MANIFEST}|passages-\d{{6}}/[a-z]+\.(?:npy|jsonl?)|{IMAGES}/[0-9a-f]{{2}}/[0-9a-f]{{64}}"
+    r"(?:\.[a-z]{3,4})?|index-\d{6}/(?:[a-z]+-\d{6}/)?[a-z0-9_-]+\.(?:npy|json)"
+)
+
+
+def pack(folder: LibraryFolder, state: State, target: Path, progress: Progress | None) -> int:
+    """Write the archive; gives its bytes.
+
+    Args:
+        state: what is packed; nobody may change the library meanwhile.
+
+    Raises:
+        UserError: the file is there already or cannot be written.
+    """
+    if target.exists():
+        raise UserError(f"{target} is there already: name a new file")
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: no such folder: {target.parent}")
+    names = sorted(_files(folder.path, state))
+    total = len(names)
+    listed: dict[str, tuple[int, str]] = {}
+    for number, name in enumerate(names, 1):
+        path = folder.path / name
+        listed[name] = path.stat().st_size, file_digest(path)
+        if progress:
+            progress("reading files", number, total)
+    text = json.dumps({"format": FORMAT, "files": listed}, indent=1).encode()
+    with (
+        written_beside(target, to_disk=True) as beside,
+        tarfile.open(beside, "w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        archive.addfile(_entry(LIST, len(text)), io.BytesIO(text))
+        for number, name in enumerate(names, 1):
+            with (folder.path / name).open("rb") as file:
+                archive.addfile(_entry(name, listed[name][0]), file)
+            if progress:
+                progress("packing files", number, total)
+    return target.stat().st_size
+
+
+def unpack(source: Path, target: Path, progress: Progress | None) -> None:
+    """Make a library of an archive, every byte compared with its list.
+
+    Raises:
+        UserError: no such file, none of ours, damaged, with images that are not in it, or larger
+            than the disk has room; the folder is there already.
+    """
+    LibraryFolder(target).check_new()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(source, "r:") as archive:
+            listed = _listed(archive, source)
+            free = shutil.disk_usage(target.parent).free
+            needed = sum(size for size, _ in listed.values())
+            if needed > free:
+                raise UserError(f"{source}: {needed:,} bytes are needed, {free:,} are free")
+            made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            try:
+                _extract(archive, listed, made, source, progress)
+                _check_images(made, source)
+                made.chmod(0o755)
+                if target.is_dir():
+                    target.rmdir()  # it is empty
+                made.rename(target)
+                flush_to_disk(target.parent)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
+    except FileNotFoundError:
+        raise UserError(f"no such file: {source}") from None
+    except (tarfile.TarError, EOFError) as e:
+        raise UserError(f"{source} is no packed index, or is cut off ({e})") from None
+
+
+def _files(path: Path, state: State) -> Iterator[str]:
+    """Names of the files that belong to a state."""
+    yield MANIFEST
+    if state.index is None or state.manifest.index is None:
+        return
+    yield f"{state.manifest.index}/manifest.json"
+    yield from (f"{state.manifest.index}/{name}" for name in state.index.files)
+    for entry in state.index.attached["passages"]:
+        yield from (f"{entry['name']}/{name}" for name in entry["files"])
+    images = {p.image for p in state.corpus.stream() if p.image is not None}
+    yield from (image.relative_to(path).as_posix() for image in images)
+
+
+def _entry(name: str, size: int) -> tarfile.TarInfo:
+    """A member without time and owner."""
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    return entry
+
+
+def _listed(archive: tarfile.TarFile, source: Path) -> dict[str, tuple[int, str]]:
+    """The list, which must be the first member."""
+    first = archive.next()
+    if first is None or first.name != LIST or not first.isreg() or first.size > _MAX_LIST:
+        raise UserError(f"{source} is no packed index: {LIST} must come first")
+    try:
+        values = json.loads(_opened(archive, first).read())
+        if values["format"] != FORMAT:
+            raise UserError(
+                f"{source} is of format {values['format']}, this version reads {FORMAT}"
+            )
+        listed = {str(n): (int(size), str(sha)) for n, (size, sha) in values["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{source}: {LIST} is damaged") from None
+    for name, (size, _) in listed.items():
+        if not _NAME.fullmatch(name) or size < 0:
+            raise UserError(f"{source}: a packed index has no file {name!r}")
+    return listed
+
+
+def _extract(
+    archive: tarfile.TarFile,
+    listed: dict[str, tuple[int, str]],
+    folder: Path,
+    source: Path,
+    progress: Progress | None,
+) -> None:
+    left = dict(listed)
+    while (member := archive.next()) is not None:
+        if member.name not in left or not member.isreg() or member.issparse():
+            raise UserError(f"{source} has {member.name!r}, which its list does not name")
+        size, checksum = left.pop(member.name)
+        file = folder / member.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        written = 0
+        with file.open("wb") as out:
+            stream = _opened(archive, member)
+            while block := stream.read(_BLOCK):
+                written += len(block)
+                if written > size:
+                    break
+                digest.update(block)
+                out.write(block)
+            out.flush()
+            os.fsync(out.fileno())
+        if written != size or digest.hexdigest() != checksum:
+            raise UserError(f"{source} is damaged: {member.name} is not what its list says")
+        if progress:
+            progress("unpacking files", len(listed) - len(left), len(listed))
+    if left:
+        raise UserError(f"{source} is cut off: it lacks {sorted(left)[0]}")
+
+
+def _check_images(folder: Path, source: Path) -> None:
+    """Passages must not name files of whoever unpacks them: those would be shown, and packed."""
+    for entry in sorted(folder.glob("passages-*")):
+        try:
+            PassageFolder(entry, images=folder, mend="pack the index again").check_images()
+        except UserError as e:
+            raise UserError(f"{source}: {str(e).removeprefix(f'{folder}/')}") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{source} is damaged: {entry.name} cannot be read") from None
+
+
+def _opened(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    stream = archive.extractfile(member)
+    assert stream is not None  # only links and folders have none
+    return stream

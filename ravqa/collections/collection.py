@@ -1,0 +1,661 @@
+"""A library: passages, encoder settings and index in one folder, searched and asked."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ravqa.collections import archive, trust
+from ravqa.collections.filters import Where
+from ravqa.collections.folder import LibraryFolder, State, Writer
+from ravqa.collections.settings import checked, own_settings, refusal
+from ravqa.collections.trust import Setting
+from ravqa.core.errors import DataError, UserError, check_number
+from ravqa.core.factory import Shared, part_config, sharing
+from ravqa.core.records import Hit, Passage, Question
+from ravqa.core.registry import INDEXES
+from ravqa.core.settings import load_pipeline
+from ravqa.corpora.corpus import Corpus, Selection
+from ravqa.corpora.disk import same_record
+from ravqa.corpora.kb import Sections
+from ravqa.corpora.pages import Remarks
+from ravqa.describers.text import as_text
+from ravqa.encoders.base import passages_fingerprint, sees_passages
+from ravqa.images.decode import as_source
+from ravqa.indexes.exact import ExactIndex
+from ravqa.pipeline import Pipeline, Response
+from ravqa.rerankers.build import asks_own_reader
+from ravqa.retrievers.base import Progress
+from ravqa.retrievers.late_interaction import LateInteractionRetriever
+
+_NEAR = 10_000  # ids among which near ones are looked for
+_SEARCHING = frozenset({"describer", "retriever", "reranking"})
+_ANSWERING = frozenset({"reader", "answering"})
+_PIECES = 32  # more are put together: every one costs time and open files
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a change did, in passages.
+
+    Attributes:
+        changed: replaced because text, title or section are new.
+        relabelled: only other metadata are new; not encoded again.
+        unchanged: were there already.
+        truncated: were longer than the encoder's limit, and cut.
+    """
+
+    added: int = 0
+    changed: int = 0
+    relabelled: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    truncated: int = 0
+
+
+class Library:
+    """Passages in one folder: added, replaced, deleted, searched, asked.
+
+    The models are loaded when they are first needed: for adding, searching and asking. One process
+    writes at a time; any number read, each the state that it has seen last (`refresh`). Searches
+    may run in several threads.
+
+    Attributes:
+        withheld: settings that came from elsewhere, name something outside of the library, and are
+            not followed: what needs them raises UserError.
+    """
+
+    def __init__(
+        self,
+        folder: LibraryFolder,
+        settings: Mapping[str, Any],
+        where: str,
+        parts: Shared | None = None,
+        withheld: Sequence[Setting] = (),
+    ):
+        """See `create` and `open`."""
+        self._folder = folder
+        self._settings = dict(settings)
+        self._where = where
+        self.withheld = tuple(withheld)
+        for section in ("answering", "reranking"):
+            if self._withheld({section}):  # not even looked at: their prompts may be files
+                self._settings.pop(section)
+        self.config, self._late = checked(self._settings, where)
+        self._index = self._late.index
+        self._mutex = threading.RLock()
+        self._parts = Shared() if parts is None else parts
+        self._pipelines: dict[bool, Pipeline] = {}
+        self._state = folder.read(self._index)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        pipeline: str = "sample",
+        *overrides: str,
+        words: int | None = None,
+    ) -> Library:
+        """Make an empty library in a new folder, or of one that never had a passage.
+
+        Args:
+            pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the library.
+            overrides: "key.path=value".
+            words: longest passage of a page or article; kept with the library.
+
+        Raises:
+            UserError: the folder is not empty; settings that are not valid, or with another
+                retriever than late-interaction; a missing package or model.
+        """
+        folder = LibraryFolder(Path(path))
+        settings, where = load_pipeline(pipeline, overrides)
+        checked(settings, where)
+        folder.check_new(begun=True)
+        if folder.exists():
+            there = folder.manifest()
+            if (there.settings, there.words) == (settings, words):
+                _trust(settings)
+                return cls(folder, settings, where)
+        with sharing() as parts:
+            built = Pipeline.from_config(settings, where=where, retrieval_only=True)
+        encoder = _late(built).encoder
+        folder.create(
+            settings,
+            {
+                "fingerprint": passages_fingerprint(encoder),
+                "weights": encoder.weights,
+                "dim": encoder.dim,
+            },
+            words,
+        )
+        _trust(settings)
+        return cls(folder, settings, where, parts)
+
+    @staticmethod
+    def exists(path: Path | str) -> bool:
+        """Whether there is a library in this folder."""
+        return LibraryFolder(Path(path)).exists()
+
+    @staticmethod
+    def check_new(path: Path | str) -> None:
+        """Raise UserError if `create` would refuse this folder."""
+        LibraryFolder(Path(path)).check_new(begun=True)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        pipeline: str | None = None,
+        *overrides: str,
+        trust_settings: bool = False,
+    ) -> Library:
+        """Open the library in a folder.
+
+        Settings that were not given on this machine are followed as far as they name nothing
+        outside of the library: no server, environment variable, local path or code (`withheld`).
+
+        Args:
+            pipeline: other settings than those that the library was made with. The encoder must be
+                the same; query text, reader and so on may differ.
+            overrides: "key.path=value".
+            trust_settings: follow the library's own settings wherever they come from, now and
+                later: they are remembered on this machine (`ravqa.collections.trust`).
+
+        Raises:
+            DataError: an image lies outside of the library's folder.
+            UserError: there is no library, or it is damaged; settings that are not valid, with
+                another encoder, or that would run a model's code without your saying so.
+        """
+        folder = LibraryFolder(Path(path))
+        own = folder.manifest().settings
+        if trust_settings:
+            _trust(own)
+        withheld: Sequence[Setting] = ()
+        if pipeline is None:
+            settings, withheld = own_settings(own, overrides)
+            where = str(path)
+        else:
+            settings, where = load_pipeline(pipeline, overrides)
+        library = cls(folder, settings, where, withheld=withheld)
+        code = [s for s in library._withheld(_SEARCHING) if s.names == trust.CODE]
+        if code:
+            raise refusal(code, where)
+        library._state.corpus.check_images()
+        if settings["retriever"].get("encoder") != own["retriever"].get("encoder"):
+            library._pipeline()  # which compares the encoders
+        return library
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The library's folder."""
+        return self._folder.path
+
+    @property
+    def words(self) -> int | None:
+        """Longest passage of a page or article, as `create` was told."""
+        return self._state.manifest.words
+
+    @property
+    def corpus(self) -> Corpus:
+        """The passages, by id."""
+        return self._state.corpus
+
+    def __len__(self) -> int:
+        return len(self._state.corpus)
+
+    def __contains__(self, passage_id: object) -> bool:
+        return passage_id in self._state.corpus
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids, in the order in which their vectors were added."""
+        return iter(self._state.corpus)
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        return self._state.corpus[passage_id]
+
+    def refresh(self) -> None:
+        """See what other processes have changed."""
+        state = self._folder.read(self._index)
+        with self._mutex:
+            self._state = state
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the library: passages, encoder, and those of the index."""
+        state = self._state
+        numbers = {} if state.index is None else state.index.stats()
+        numbers.pop("fingerprint", None)
+        return {
+            "passages": len(state.corpus),
+            "encoder": state.manifest.encoder["weights"],
+        } | numbers
+
+    def verify(self) -> list[str]:
+        """Read every file again; a line for each fault, none if all is well."""
+        return list(self._folder.faults(self._folder.read(self._index)))
+
+    @property
+    def local_models(self) -> list[str]:
+        """Paths of this machine among the encoder's weights."""
+        model = self._late.encoder.options.get("model")
+        return [model] if isinstance(model, str) and Path(model).expanduser().exists() else []
+
+    def load(self) -> None:
+        """Load what searching and adding need, which else is loaded when first needed.
+
+        Raises:
+            UserError: a missing package or model; the encoder is another than the index's.
+        """
+        self._pipeline()
+
+    # -- searching ----------------------------------------------------------------------------
+
+    def search(
+        self,
+        question: str,
+        image: Path | str | bytes | None = None,
+        *,
+        k: int = 5,
+        instruction: str | None = None,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+    ) -> list[tuple[Hit, Passage]]:
+        """The k best passages for a question about an image, best first.
+
+        Args:
+            image: a path, or the encoded bytes.
+            instruction: for encoders that take one, in place of their own.
+            where: only passages with these metadata; see `ravqa.collections.filters`.
+            allowed_ids: only these passages.
+
+        Raises:
+            DataError: the image cannot be decoded.
+            UserError: k is below 1; `where` names what no passage has; a missing package or model.
+        """
+        check_number("k", k)
+        record = Question(0, question, as_source(image), instruction=instruction)
+        found = self._ask(record, k, where, allowed_ids, answering=False)
+        return list(zip(found.hits[:k], found.passages[:k], strict=True))
+
+    def ask(
+        self,
+        question: str,
+        image: Path | str | bytes | None = None,
+        *,
+        instruction: str | None = None,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+    ) -> Response:
+        """Answer a question about an image from the passages, with the pipeline's reader.
+
+        Raises:
+            DataError, UserError: as `search`.
+        """
+        record = Question(0, question, as_source(image), instruction=instruction)
+        return self._ask(record, 1, where, allowed_ids, answering=True)
+
+    def retrieve(
+        self,
+        questions: Sequence[Question],
+        k: int,
+        *,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+    ) -> list[list[Hit]]:
+        """The k best passages per question, before any reranking.
+
+        Raises:
+            DataError, UserError: as `search`.
+        """
+        check_number("k", k)
+        pipeline = self.pipeline(where=where, allowed_ids=allowed_ids)
+        return pipeline.retriever.retrieve(pipeline.describe(questions), k)
+
+    def pipeline(
+        self,
+        *,
+        where: Where | None = None,
+        allowed_ids: Collection[str] | None = None,
+        answering: bool = False,
+    ) -> Pipeline:
+        """The library as it is now, as a pipeline that is prepared; it does not see later changes.
+
+        Args:
+            where, allowed_ids: what may be found, as for `search`.
+            answering: with its reader.
+
+        Raises:
+            UserError: `where` names what no passage has; a missing package or model.
+        """
+        state = self._state
+        pipeline = copy.copy(self._pipeline(answering=answering))
+        allowed = self._allowed(state, where, allowed_ids)
+        pipeline.retriever = _StateRetriever(_late(pipeline), state, allowed)
+        pipeline.corpus = state.corpus
+        return pipeline
+
+    def matching(self, where: Where) -> list[str]:
+        """Ids of the passages with these metadata, in order; see `ravqa.collections.filters`."""
+        found = self._state.matching(where)
+        return [passage_id for passage_id in self._state.corpus if passage_id in found]
+
+    def _ask(
+        self,
+        question: Question,
+        k: int,
+        where: Where | None,
+        allowed_ids: Collection[str] | None,
+        *,
+        answering: bool,
+    ) -> Response:
+        pipeline = self.pipeline(where=where, allowed_ids=allowed_ids, answering=answering)
+        pipeline.top_k = max(k, pipeline.top_k)
+        return pipeline.ask(question)
+
+    @staticmethod
+    def _allowed(
+        state: State, where: Where | None, allowed_ids: Collection[str] | None
+    ) -> Collection[str] | None:
+        if where is None:
+            return allowed_ids
+        found = state.matching(where)
+        return found if allowed_ids is None else found.intersection(allowed_ids)
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def add(
+        self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
+    ) -> Changes:
+        """Add passages; those that are there already, with the same content, are passed over.
+
+        A killed call leaves the library as it was; called again, it goes on with the encoding where
+        that was.
+
+        Raises:
+            DataError: an id occurs twice, or is there with another content.
+            UserError: another process is writing.
+        """
+        return self.put(passages, progress=progress)
+
+    def add_files(
+        self,
+        *paths: Path | str,
+        words: int | None = None,
+        replacing: bool = False,
+        prune: bool = False,
+        remarks: Remarks | None = None,
+        progress: Progress | None = None,
+    ) -> Changes:
+        """Add what files and folders hold: passages, pages and pictures (`Corpus.read`).
+
+        Args:
+            words: longest passage of a page or article, in words; None for the library's own
+                choice (`create`).
+            replacing: replace passages that are there with another content, as `update` does.
+            prune: delete passages that the files do not hold: the library then holds what they do.
+            remarks: takes note of what was left out.
+
+        Raises:
+            DataError, UserError: as `add` and `Corpus.read`.
+        """
+        sections = Sections(words=words or self.words)
+        remarks = remarks or Remarks()
+        corpus = Corpus.read(
+            *map(Path, paths), sections=sections, remarks=remarks, uncaptioned=True
+        )
+        if prune:
+            remarks.check_prune()
+        return self.put(corpus, replacing=replacing, prune=prune, progress=progress)
+
+    def update(
+        self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
+    ) -> Changes:
+        """Replace passages by their ids, and add those that are not there; all at once.
+
+        Raises:
+            DataError, UserError: as `add`.
+        """
+        return self.put(passages, replacing=True, progress=progress)
+
+    def delete(self, ids: Iterable[str]) -> Changes:
+        """Delete passages; they are never found again. Their bytes go with `compact`.
+
+        Raises:
+            UserError: an id is not there, or another process is writing.
+        """
+        ids = list(dict.fromkeys(ids))
+        with self._changing() as writer:
+            for passage_id in ids:
+                if passage_id not in writer.state.corpus:
+                    raise self.unknown(passage_id)
+            if ids:
+                writer.commit(delete=ids)
+        return Changes(deleted=len(ids))
+
+    def compact(self) -> None:
+        """Write everything anew, without what was deleted or replaced."""
+        with self._changing() as writer:
+            writer.compact()
+
+    def pack(self, target: Path | str, *, progress: Progress | None = None) -> int:
+        """Write the library into one file, to be shared; gives its bytes.
+
+        It is compacted before, if anything was deleted or replaced: nothing of that is shared.
+
+        Raises:
+            UserError: the file is there already or cannot be written; another process is writing.
+        """
+        if not os.access(self.path, os.W_OK):
+            state = self._folder.read(self._index)
+            if state.tidy:  # there is nothing to write, and nobody to keep from writing
+                return archive.pack(self._folder, state, Path(target), progress)
+        with self._changing() as writer:
+            if not writer.state.tidy:
+                writer.compact()
+            return archive.pack(self._folder, writer.state, Path(target), progress)
+
+    @classmethod
+    def unpack(
+        cls,
+        source: Path | str,
+        path: Path | str,
+        *,
+        trust_settings: bool = False,
+        progress: Progress | None = None,
+    ) -> Library:
+        """Make a library of a packed one, in a new folder, and open it.
+
+        Args:
+            trust_settings: as for `open`. Without it, `withheld` has the settings of the package
+                that name something outside of it.
+
+        Raises:
+            UserError: the file is none of ours, or damaged; the folder is not empty.
+        """
+        archive.unpack(Path(source), Path(path), progress)
+        folder = LibraryFolder(Path(path))
+        own = folder.manifest().settings
+        if trust_settings:
+            _trust(own)
+        settings, withheld = own_settings(own, ())
+        return cls(folder, settings, str(path), withheld=withheld)
+
+    def unknown(self, passage_id: str) -> UserError:
+        """The error of an id that no passage has."""
+        near = difflib.get_close_matches(passage_id, self, cutoff=0.5) if len(self) <= _NEAR else []
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        return UserError(f"no passage {passage_id!r} in {self.path}{hint}")
+
+    @contextmanager
+    def _changing(self) -> Iterator[Writer]:
+        with self._folder.writing(self._index) as writer:
+            if writer.state.manifest.encoder != self._state.manifest.encoder:
+                raise UserError(f"{self.path} was made anew, with another encoder: open it again")
+            try:
+                yield writer
+                if writer.state.pieces > _PIECES:
+                    writer.compact()
+            finally:
+                with self._mutex:
+                    self._state = writer.state
+
+    def put(
+        self,
+        passages: Iterable[Passage] | Corpus,
+        *,
+        replacing: bool = False,
+        prune: bool = False,
+        progress: Progress | None = None,
+    ) -> Changes:
+        """What `add`, `update` and `add_files` do, in one change.
+
+        Args:
+            replacing: replace passages that are there with another content; else they are an error.
+            prune: delete every passage that is not among these.
+
+        Raises:
+            DataError, UserError: as `add`.
+        """
+        incoming = passages if isinstance(passages, Corpus) else Corpus(passages)
+        pipeline = self._pipeline()
+        late = _late(pipeline)
+        with self._changing() as writer:
+            own = self._pictures(incoming, writer, pipeline)
+            every = Selection(incoming, list(incoming), own)
+            there = writer.state.corpus
+            added: list[str] = []
+            changed: list[str] = []
+            relabelled: list[str] = []
+            for passage in every.values():
+                old = there.get(passage.passage_id)
+                if old is None:
+                    added.append(passage.passage_id)
+                elif not same_record(old, passage):
+                    if not replacing:
+                        raise DataError(
+                            f"{self.path} has another passage {passage.passage_id!r} already: "
+                            "update it, or give the new one another id"
+                        )
+                    same = old.content == passage.content and (
+                        old.image == passage.image or not sees_passages(late.encoder)
+                    )
+                    (relabelled if same else changed).append(passage.passage_id)
+            new = Selection(every, added + changed)
+            put = Selection(every, added + changed + relabelled)
+            gone = [i for i in there if i not in incoming] if prune else []
+            truncated = 0
+            if len(new):
+                with late.embedded(new, progress) as vectors:
+                    truncated = vectors.stats.truncated
+                    writer.commit(list(new), vectors, put=put.values(), delete=gone)
+                self._outgrown(writer)
+            elif len(put) or gone:
+                writer.commit(put=put.values() if len(put) else None, delete=gone)
+        unchanged = len(incoming) - len(put)
+        return Changes(len(added), len(changed), len(relabelled), unchanged, len(gone), truncated)
+
+    def _pictures(self, incoming: Corpus, writer: Writer, pipeline: Pipeline) -> dict[str, Passage]:
+        """Passages with an image as they are kept: with a copy of it, and a text to be found by."""
+        own = {
+            p.passage_id: replace(p, image=writer.keep_image(p.image))
+            for p in incoming.values()
+            if p.image is not None
+        }
+        blank = [p for p in own.values() if not p.text.strip()]
+        if blank and pipeline.describer is not None:
+            images = [p.image for p in blank if p.image is not None]
+            for passage, seen in zip(blank, pipeline.describer.describe(images), strict=True):
+                own[passage.passage_id] = replace(passage, text=as_text(seen))
+        elif blank and not sees_passages(_late(pipeline).encoder):
+            raise DataError(
+                f"{incoming.source}: the image {blank[0].passage_id!r} has no caption: write one, "
+                "or choose a pipeline with a describer"
+            )
+        return own
+
+    def _outgrown(self, writer: Writer) -> None:
+        """A small corpus has an exact index, as `auto` chose; a large one gets another."""
+        index = writer.state.index
+        if self._index.name == "auto" and isinstance(index, ExactIndex):
+            above = part_config(INDEXES, self._index, "retriever.index").above
+            if len(index) >= above:
+                writer.convert(self._index)
+
+    def _withheld(self, sections: Collection[str]) -> list[Setting]:
+        """Those of `withheld` that belong to these keys of a pipeline."""
+        return [s for s in self.withheld if s.path.partition(".")[0] in sections]
+
+    # -- models -------------------------------------------------------------------------------
+
+    def _pipeline(self, *, answering: bool = False) -> Pipeline:
+        """The pipeline, with what it takes to answer if that is wanted; built when first needed."""
+        reads = answering or asks_own_reader(self.config.reranking)
+        if withheld := self._withheld(_SEARCHING | _ANSWERING if reads else _SEARCHING):
+            raise refusal(withheld, self._where)
+        with self._mutex, sharing(self._parts):
+            if answering not in self._pipelines:
+                built = Pipeline.from_config(
+                    self._settings, where=self._where, retrieval_only=not answering
+                )
+                encoder = _late(built).encoder
+                expected = self._state.manifest.encoder
+                if passages_fingerprint(encoder) != expected["fingerprint"]:
+                    raise UserError(
+                        f"the index in {self.path} was encoded by {expected['weights']}, and not "
+                        f"by {encoder.weights} as {self._where} has it, or with other options: "
+                        "open it with its own settings, or build another"
+                    )
+                for other in self._pipelines.values():
+                    built.retriever = other.retriever  # threads take turns at one encoder
+                self._pipelines[answering] = built
+            return self._pipelines[answering]
+
+
+class _StateRetriever:
+    """A library's state, as the pipeline's retriever."""
+
+    def __init__(
+        self, late: LateInteractionRetriever, state: State, allowed_ids: Collection[str] | None
+    ):
+        self.fingerprint = late.fingerprint
+        self.weights = late.weights
+        self.sees_images = late.sees_images
+        self._late = late
+        self._state = state
+        self._allowed = allowed_ids
+
+    def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
+        """Nothing: the index is there."""
+
+    def retrieve(
+        self, questions: Sequence[Question], k: int, allowed_ids: Collection[str] | None = None
+    ) -> list[list[Hit]]:
+        """At most k passages per question, best first.
+
+        Args:
+            allowed_ids: only these, in place of those that it was made for.
+        """
+        index = self._state.index
+        if index is None or not len(index):
+            return [[] for _ in questions]
+        allowed = self._allowed if allowed_ids is None else allowed_ids
+        return self._late.rank(questions, k, index, self._state.content, allowed)
+
+
+def _trust(settings: Mapping[str, Any]) -> None:
+    if trust.outside(settings):
+        trust.remember(settings)
+
+
+def _late(pipeline: Pipeline) -> LateInteractionRetriever:
+    retriever = pipeline.retriever
+    assert isinstance(retriever, LateInteractionRetriever)
+    return retriever

@@ -1,0 +1,507 @@
+"""The files of a library, and how they change without ever disagreeing.
+
+    library.json       settings, encoder, and which index counts
+    lock               held by the one process that writes
+    index-000001/      vectors (`ravqa.indexes`); its manifest names the folders of passages
+    passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`); a change writes one more
+    images/            the passages' images, named by their bytes
+
+The index decides: a passage is there if its id is in the index, and its text is what the newest
+folder of passages says. A change first writes passages and images, then commits the index, whose
+manifest names both vectors and passages: one rename makes the change, and whatever happens before
+it or after it, vectors and texts belong together. An index of another kind is built beside the old
+one, and library.json replaced. What nothing names is removed by the next writer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ravqa.collections.filters import Where, matching
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.factory import part_config
+from ravqa.core.locations import flush_to_disk
+from ravqa.core.records import Passage
+from ravqa.core.registry import INDEXES
+from ravqa.core.settings import Part, fingerprint
+from ravqa.corpora.corpus import Corpus, Digest
+from ravqa.corpora.disk import DamageError, PassageFolder
+from ravqa.corpora.pages import INDEX
+from ravqa.encoders.base import Vectors
+from ravqa.encoders.store import written_beside
+from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
+from ravqa.indexes.exact import ExactIndex
+from ravqa.indexes.segmented.index import SegmentedIndex
+from ravqa.indexes.segmented.store import file_checksum, read_manifest, sole_writer
+
+FORMAT = 1
+MANIFEST = INDEX
+IMAGES = "images"
+_REMEMBERED = 16
+_OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What library.json holds.
+
+    Attributes:
+        settings: of the pipeline that the library was made with.
+        encoder: "fingerprint", "weights" and "dim" of the encoder.
+        index: name of the folder that counts; None before the first passage.
+        words: how long passages of pages and articles are, unless one says otherwise.
+    """
+
+    settings: dict[str, Any]
+    encoder: dict[str, Any]
+    index: str | None = None
+    words: int | None = None
+
+
+class LibraryCorpus(Corpus):
+    """The passages of one state of a library, in the index's order."""
+
+    repeated = 0
+
+    def __init__(
+        self,
+        path: Path,
+        encoder: str,
+        index: SegmentedIndex | None,
+        parts: Iterable[PassageFolder],
+    ):
+        self.source = str(path)
+        self._encoder = encoder
+        self._index = index
+        self._parts = tuple(parts)  # newest first
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """As that of a corpus of these passages in memory."""
+        digest = Digest()
+        for passage in self.values():
+            # A copy of an image is named by its bytes.
+            digest.add(passage, passage.image.stem if passage.image else None)
+        return digest.value
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        if passage_id in self:
+            for part in self._parts:
+                passage = part.get(passage_id)
+                if passage is not None:
+                    return passage
+        raise KeyError(passage_id)
+
+    def __contains__(self, passage_id: object) -> bool:
+        return self._index is not None and passage_id in self._index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index.ids if self._index is not None else ())
+
+    def __len__(self) -> int:
+        return len(self._index) if self._index is not None else 0
+
+    def index_for(self, encoder: str, kind: str) -> SegmentedIndex | None:
+        """The library's index, if it is of this encoder and kind."""
+        if self._index is None or encoder != self._encoder:
+            return None
+        return self._index if kind in ("auto", self._index.kind) else None
+
+    def check_images(self) -> None:
+        """Look whether every image is in the library's folder.
+
+        Raises:
+            DataError: one is not.
+        """
+        for part in self._parts:
+            with suppress(DamageError):  # told when the passage is read, and by `verify`
+                part.check_images()
+
+    def stream(self) -> Iterator[Passage]:
+        """Every passage once, in the order of the files."""
+        seen: set[str] = set()
+        for i, part in enumerate(self._parts):
+            for passage in part.stream():
+                if passage.passage_id in self and passage.passage_id not in seen:
+                    yield passage
+                    if i + 1 < len(self._parts):
+                        seen.add(passage.passage_id)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a reader sees from beginning to end: nothing in it changes."""
+
+    manifest: Manifest
+    index: SegmentedIndex | None
+    corpus: LibraryCorpus
+    _matching: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def matching(self, where: Where) -> frozenset[str]:
+        """Ids of the passages that `where` takes; the last few mappings are remembered."""
+        if not isinstance(where, Mapping):
+            return matching(self.corpus.stream(), where)
+        key = repr(sorted(where.items()))
+        found = self._matching.get(key)
+        if found is None:
+            found = matching(self.corpus.stream(), where)
+            if len(self._matching) >= _REMEMBERED:
+                self._matching.clear()
+            self._matching[key] = found
+        return found
+
+    @property
+    def tidy(self) -> bool:
+        """Whether no file holds a passage that was deleted or replaced."""
+        return self.index is None or (self.pieces <= 1 and self.index.stats()["deleted"] == 0)
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces vectors or passages are in; each costs time and open files."""
+        if self.index is None:
+            return 0
+        return max(int(self.index.stats()["segments"]), len(self.index.attached["passages"]))
+
+    @property
+    def content(self) -> str:
+        """Changes with all that a search depends on, the encoder apart."""
+        return "" if self.index is None else self.index.content
+
+
+class LibraryFolder:
+    """A library on disk."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether there is a library."""
+        return (self.path / MANIFEST).is_file()
+
+    def check_new(self, *, begun: bool = False) -> None:
+        """Raise UserError if there is a library already, or the folder holds something else.
+
+        Args:
+            begun: one that never had a passage may be there: what a build that failed has left.
+        """
+        if self.exists():
+            if begun and self.manifest().index is None:
+                return
+            raise UserError(
+                f"{self.path} holds an index already: ravqa index add {self.path} adds to it, or "
+                "name a new folder"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} is there and is not empty: name a new folder")
+
+    def create(
+        self, settings: Mapping[str, Any], encoder: Mapping[str, Any], words: int | None
+    ) -> None:
+        """Make an empty library, also of one that never had a passage.
+
+        Raises:
+            UserError: see `check_new`; another process is writing.
+        """
+        manifest = Manifest(dict(settings), dict(encoder), words=words)
+        self.check_new(begun=True)
+        if not self.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.put(manifest)
+            return
+        with sole_writer(self.path):
+            self.check_new(begun=True)  # somebody may have added passages
+            self.put(manifest)
+
+    def manifest(self) -> Manifest:
+        """What library.json says.
+
+        Raises:
+            UserError: there is no library, it is damaged, or of another format.
+        """
+        file = self.path / MANIFEST
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise UserError(
+                    f"the index in {self.path} is of format {values['format']}, this version "
+                    f"reads {FORMAT}: build it again"
+                )
+            found = Manifest(**{name: values[name] for name in _FIELDS})
+            if values["checksum"] != _checksum(found) or not isinstance(found.settings, dict):
+                raise ValueError
+            if found.index is not None:
+                _check_own(found.index)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"no index in {self.path}: ravqa index build {self.path} SOURCE makes one"
+            ) from None
+        except OSError as e:
+            raise UserError(f"{file} cannot be read: {e.strerror or e}") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{file} is damaged: delete {self.path} and build the index again"
+            ) from None
+        return found
+
+    def put(self, manifest: Manifest) -> None:
+        """Replace library.json."""
+        values = {"format": FORMAT, **asdict(manifest), "checksum": _checksum(manifest)}
+        with written_beside(self.path / MANIFEST, to_disk=True) as beside:
+            beside.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    def read(self, part: Part) -> State:
+        """The present state, however often a writer replaces it meanwhile.
+
+        Args:
+            part: the index's kind and options.
+
+        Raises:
+            UserError: see `manifest`; the index is of another kind, or damaged.
+        """
+        while True:
+            seen = self._present()
+            try:
+                return self._read(seen[0], part)
+            except (OSError, UserError, ValueError, KeyError) as e:
+                if self._present() != seen:
+                    continue  # files went away because another state took their place
+                if isinstance(e, UserError):
+                    raise
+                if isinstance(e, PermissionError):
+                    raise UserError(f"{e.filename} cannot be read: {e.strerror}") from None
+                raise UserError(
+                    f"the index in {self.path} is damaged ({e}): build it again"
+                ) from None
+
+    def _present(self) -> tuple[Manifest, int | None]:
+        """Changes with every state: library.json, and the generation of the index."""
+        manifest = self.manifest()
+        if manifest.index is None:
+            return manifest, 0
+        try:
+            return manifest, read_manifest(self.path / manifest.index).generation
+        except UserError:
+            return manifest, None
+
+    def _read(self, manifest: Manifest, part: Part) -> State:
+        encoder = manifest.encoder["fingerprint"]
+        if manifest.index is None:
+            return State(manifest, None, LibraryCorpus(self.path, encoder, None, ()))
+        index = INDEXES.get(part.name).open(
+            self.path / manifest.index,
+            part_config(INDEXES, part, "retriever.index"),
+            fingerprint=encoder,
+        )
+        parts = [
+            PassageFolder(
+                self.path / _check_own(entry["name"]),
+                images=self.path,
+                mend=f"ravqa index verify {self.path} lists what is wrong",
+            )
+            for entry in reversed(index.attached["passages"])
+        ]
+        return State(manifest, index, LibraryCorpus(self.path, encoder, index, parts))
+
+    @contextmanager
+    def writing(self, part: Part) -> Iterator[Writer]:
+        """Be the one that changes the library.
+
+        Raises:
+            UserError: another process (or object) is writing; see `read`.
+        """
+        self.manifest()  # else a lock would be made in a wrong folder
+        with sole_writer(self.path):
+            writer = Writer(self, self.read(part), part)
+            writer.sweep()
+            yield writer
+
+    def faults(self, state: State) -> Iterator[str]:
+        """What `verify` finds: a line for each thing that is not as it was written."""
+        if state.index is None:
+            return
+        yield from (f"{state.manifest.index}/{fault}" for fault in state.index.verify())
+        whole = True
+        for entry in state.index.attached["passages"]:
+            for name, (size, checksum) in entry["files"].items():
+                file = self.path / entry["name"] / name
+                there = file.is_file() and file.stat().st_size == size
+                if not there or file_checksum(file) != checksum:
+                    whole = False
+                    yield f"{entry['name']}/{name} is missing or was changed"
+        if not whole:  # what is in them cannot be relied on
+            return
+        missing = set(state.index.ids)
+        try:
+            for passage in state.corpus.stream():
+                missing.discard(passage.passage_id)
+                if passage.image is not None and image_digest(passage.image) != passage.image.stem:
+                    name = passage.image.relative_to(self.path)
+                    yield f"{name}, image of {passage.passage_id!r}, is missing or was changed"
+        except DataError as e:  # written as it is, by somebody who meant it
+            yield str(e)
+            return
+        yield from (f"passage {i!r} is in the index and has no text" for i in sorted(missing))
+
+
+class Writer:
+    """The one that changes a library: made by `LibraryFolder.writing`."""
+
+    def __init__(self, folder: LibraryFolder, state: State, part: Part):
+        self.state = state
+        self._folder = folder
+        self._path = folder.path
+        self._part = part
+
+    def keep_image(self, source: Path) -> Path:
+        """Copy an image into the library; gives its path there.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        data = image_bytes(source)
+        digest = hashlib.sha256(data).hexdigest()
+        suffix = source.suffix.lower()
+        name = f"{digest}{suffix if suffix in SUFFIXES else ''}"
+        target = self._path / IMAGES / digest[:2] / name
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(target, to_disk=True) as beside:
+                beside.write_bytes(data)
+        return target
+
+    def commit(
+        self,
+        ids: Sequence[str] = (),
+        embeddings: Iterable[Vectors] = (),
+        *,
+        put: Iterable[Passage] | None = None,
+        delete: Sequence[str] = (),
+    ) -> None:
+        """Change vectors and passages at once.
+
+        Args:
+            ids, embeddings: passages whose vectors are new; old ones of theirs are replaced.
+            put: passages whose text or metadata are new, those of `ids` among them.
+            delete: ids to delete.
+        """
+        entries = [] if self.state.index is None else self.state.index.attached["passages"]
+        attached = None if put is None else {"passages": [*entries, self._write(put)]}
+        if self.state.index is None:
+            self._build(ids, embeddings, self._part, attached)
+        else:
+            old = [i for i in ids if i in self.state.index]
+            self.state.index.change(ids, embeddings, delete=[*old, *delete], attached=attached)
+        self._settle()
+
+    def compact(self) -> None:
+        """Write index and passages anew, without what was deleted or replaced."""
+        index, corpus = self.state.index, self.state.corpus
+        if index is None:
+            return
+        entries = [self._write(corpus[i] for i in index.ids)] if len(index) else []
+        index.change(attached={"passages": entries})
+        index.compact()
+        self._settle()
+        used = {p.image for p in self.state.corpus.stream() if p.image is not None}
+        for file in (self._path / IMAGES).glob("*/*"):
+            if file not in used:
+                file.unlink()
+
+    def convert(self, part: Part) -> None:
+        """Make an index of another kind of the vectors of an exact one."""
+        index = self.state.index
+        if not isinstance(index, ExactIndex):
+            raise ValueError("only an exact index has the vectors to make another one of")
+        self._build(index.ids, index.embeddings(), part, index.attached)
+        self._settle()
+
+    def sweep(self) -> None:
+        """Remove what writers that did not end have left, and what is no longer named."""
+        kept = {self.state.manifest.index}
+        if self.state.index is not None:
+            kept |= {entry["name"] for entry in self.state.index.attached["passages"]}
+        for entry in self._path.iterdir():
+            if _OWN_FOLDER.fullmatch(entry.name) and entry.name not in kept:
+                shutil.rmtree(entry)
+            elif entry.name.startswith(".") and entry.suffix == ".part":
+                entry.unlink()
+
+    def _settle(self) -> None:
+        self.state = self._folder.read(self._part)
+        self.sweep()
+
+    def _build(
+        self,
+        ids: Sequence[str],
+        embeddings: Iterable[Vectors],
+        part: Part,
+        attached: Mapping[str, Any] | None,
+    ) -> None:
+        """A new index beside the present one, then in its place."""
+        manifest = self.state.manifest
+        name = self._new_name("index")
+        INDEXES.get(part.name).build(
+            ids,
+            embeddings,
+            self._path / name,
+            dim=manifest.encoder["dim"],
+            config=part_config(INDEXES, part, "retriever.index"),
+            fingerprint=manifest.encoder["fingerprint"],
+            attached=attached or {"passages": []},
+        )
+        self._folder.put(replace(manifest, index=name))
+
+    def _write(self, passages: Iterable[Passage]) -> dict[str, Any]:
+        """A new folder of passages, seen to the disk; gives its entry in the index's manifest."""
+        name = self._new_name("passages")
+        folder = self._path / name
+        folder.mkdir()
+        PassageFolder.write(folder, map(self._stored, passages), source="library")
+        files = {}
+        for file in sorted(folder.iterdir()):
+            flush_to_disk(file)
+            files[file.name] = [file.stat().st_size, file_checksum(file)]
+        flush_to_disk(folder)
+        flush_to_disk(self._path)
+        return {"name": name, "files": files}
+
+    def _stored(self, passage: Passage) -> Passage:
+        """The passage with its image's path from the library's folder, which may be moved."""
+        if passage.image is None:
+            return passage
+        return replace(passage, image=passage.image.relative_to(self._path))
+
+    def _new_name(self, prefix: str) -> str:
+        numbers = [
+            int(entry.name.rpartition("-")[2])
+            for entry in self._path.iterdir()
+            if _OWN_FOLDER.fullmatch(entry.name) and entry.name.startswith(prefix)
+        ]
+        return f"{prefix}-{max(numbers, default=0) + 1:06d}"
+
+
+def _check_own(name: str) -> str:
+    """The name of a folder of a library, which cannot lead out of it.
+
+    Raises:
+        ValueError: another name.
+    """
+    if not _OWN_FOLDER.fullmatch(name):
+        raise ValueError(f"it names the folder {name!r}")
+    return name
+
+
+_FIELDS = [entry.name for entry in fields(Manifest)]
+
+
+def _checksum(manifest: Manifest) -> str:
+    return fingerprint(asdict(manifest))

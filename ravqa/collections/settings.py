@@ -1,0 +1,80 @@
+"""A library's settings: those of a pipeline, with a late-interaction retriever."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ravqa.collections import trust
+from ravqa.collections.trust import Setting
+from ravqa.core.errors import UserError
+from ravqa.core.factory import part_config
+from ravqa.core.registry import RETRIEVERS
+from ravqa.core.settings import PipelineConfig, apply_override, split_override
+from ravqa.pipeline import check_settings
+from ravqa.retrievers.late_interaction import LateInteractionRetriever
+
+KINDS = ("auto", "exact", "compressed")
+"""Kinds of index that commit vectors and passages together."""
+
+_RETRIEVER = "late-interaction"
+
+
+def own_settings(
+    own: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[dict[str, Any], list[Setting]]:
+    """A library's settings with changes, and those of them that are not to be followed.
+
+    These name something outside of the library (see `trust`), came with it from elsewhere,
+    and are not among the changes.
+    """
+    settings = copy.deepcopy(dict(own))
+    for override in overrides:
+        apply_override(settings, override)
+    if trust.is_mine(own):
+        return settings, []
+    said = [split_override(override)[0] for override in overrides]
+    withheld = [
+        setting
+        for setting in trust.outside(settings)
+        if not any(f"{setting.path}.".startswith(f"{key}.") for key in said)
+    ]
+    return settings, withheld
+
+
+def refusal(withheld: Sequence[Setting], where: str) -> UserError:
+    """The error of settings that are not followed."""
+    first = withheld[0]
+    value = "true" if first.value is True else "VALUE"
+    return UserError(
+        f"{where}: its settings came from elsewhere and name what is not part of it: "
+        f"{trust.listed(withheld)}: if you trust them, say so with --set {first.path}={value}, or "
+        "take all of them with --trust-settings"
+    )
+
+
+def checked(
+    settings: Mapping[str, Any], where: str
+) -> tuple[PipelineConfig, LateInteractionRetriever.Config]:
+    """The pipeline's configuration, and its retriever's, if they suit a library.
+
+    Raises:
+        UserError: settings that are not valid, another retriever than late-interaction, or an index
+            of a kind that a library cannot have.
+    """
+    config = check_settings(settings, where)
+    if config.retriever.name != _RETRIEVER:
+        raise UserError(
+            f"{where}: an index of your own passages needs the retriever {_RETRIEVER}, not "
+            f"{config.retriever.name}"
+        )
+    late: LateInteractionRetriever.Config = part_config(
+        RETRIEVERS, config.retriever, f"{where}: retriever"
+    )
+    if late.index.name not in KINDS:
+        raise UserError(
+            f"{where}: key 'retriever.index.name': one of {', '.join(KINDS)} is expected, got "
+            f"{late.index.name!r}"
+        )
+    return config, late

@@ -1,1 +1,0 @@
-"""The commands of `ravqa`, in groups; `ravqa.cli` names them all."""

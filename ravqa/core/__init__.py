@@ -1,0 +1,1 @@
+"""What every package builds on: records, errors, settings, registries, caches and files."""

@@ -1,0 +1,368 @@
+"""Loading checkpoints: the only module that calls the loaders of transformers and its kin.
+
+Two rules hold for everything that is loaded here. Code that comes with a checkpoint runs only where
+`trust_remote_code` is True; no library asks on the terminal instead. And every weight comes from
+the checkpoint: the libraries start what it lacks at random and go on with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ravqa.core.errors import UserError, first_line
+
+_NAMED = 3  # weights that a message names
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_REPORTING = ("transformers.modeling_utils", "transformers.integrations.peft")
+_STATUSES = ("CONVERSION", "MISSING", "MISMATCH")  # in transformers' tables
+
+_one_at_a_time = threading.RLock()  # what is changed in the libraries while loading is global
+
+
+class WeightsError(Exception):
+    """Weights of a checkpoint that do not fit its model; the message names some.
+
+    Attributes:
+        missing: names of the weights that the checkpoint lacks.
+    """
+
+    def __init__(self, message: str, missing: frozenset[str] = frozenset()):
+        super().__init__(message)
+        self.missing = missing
+
+
+@contextmanager
+def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> Iterator[None]:
+    """Turn whatever goes wrong inside into one line.
+
+    Args:
+        why: which part loads, for messages.
+        name: the model as the user named it, for messages.
+        path: folder, file or hub name that is loaded.
+        trusted: the part's setting `trust_remote_code`; None if it has none.
+
+    Raises:
+        UserError: anything inside fails; every library on the way has errors of its own.
+    """
+    try:
+        with _one_at_a_time, _never_asked(), _Reports():
+            yield
+    except UserError:
+        raise
+    except Exception as e:
+        said = first_line(e)
+        if "trust_remote_code" in str(e) and not trusted:
+            mend = "which this part never runs"
+            if trusted is not None:
+                mend = "which runs only if you trust it and set trust_remote_code: true"
+            which = f" ({said.partition(' Importing')[0]})" if "class" in said else ""
+            raise UserError(f"{why}: {name} carries code of its own, {mend}{which}") from None
+        for pointer in lfs_pointers(Path(path)):
+            said = f"{pointer} is a Git LFS pointer, not the file itself: run git lfs pull there"
+            break
+        raise UserError(f"{why}: {name} cannot be loaded: {said}") from None
+
+
+@contextmanager
+def _never_asked() -> Iterator[None]:
+    """Refuse code where a library leaves open whether it may run.
+
+    transformers and sentence-transformers do not pass `trust_remote_code` on everywhere (the
+    tokenizer of a processor that only config.json tells of, that of a WordEmbeddings module), and
+    transformers then asks on the terminal, unless it has no time to wait for an answer.
+    """
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+class _Reports(logging.Filter):
+    """Keeps transformers' tables of missing weights from the terminal: one line says it here."""
+
+    def __enter__(self) -> None:
+        for name in _REPORTING:
+            logging.getLogger(name).addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        for name in _REPORTING:
+            logging.getLogger(name).removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is printed."""
+        said = record.getMessage()
+        if "LOAD REPORT" not in said:
+            return True
+        rows = [[cell.strip() for cell in line.split("|")] for line in said.splitlines()]
+        found = {status: [row[0] for row in rows if status in row[1:2]] for status in _STATUSES}
+        failed = found["CONVERSION"]
+        if failed:
+            # transformers' own error only points to the table.
+            raise WeightsError(f"its weights cannot be brought into the model: {_named(failed)}")
+        return not (found["MISSING"] or found["MISMATCH"])
+
+
+def lfs_pointers(path: Path) -> Iterator[Path]:
+    """Files at or in `path` for which Git LFS has left a pointer instead of their content."""
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        with suppress(OSError):
+            if file.is_file() and file.stat().st_size < 1024:
+                with file.open("rb") as source:
+                    pointer = source.read(len(_LFS_POINTER)) == _LFS_POINTER
+                if pointer:
+                    yield file
+
+
+def load_config(path: str, *, trust_remote_code: bool, **options: Any) -> Any:
+    """The configuration of a checkpoint."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool, **options: Any) -> Any:
+    """The tokenizer of a checkpoint."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+
+
+def load_processor(path: str, *, trust_remote_code: bool, **options: Any) -> Any:
+    """The processor of a multimodal checkpoint."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+
+
+def load_model(auto: Any, path: str, *, trust_remote_code: bool, **options: Any) -> Any:
+    """The model of a checkpoint, with every weight.
+
+    Args:
+        auto: one of transformers' auto classes, such as AutoModelForCausalLM.
+        path: folder or hub name.
+        trust_remote_code: run code that comes with the checkpoint.
+        options: as of transformers' `from_pretrained`.
+
+    Raises:
+        UserError: it is a LoRA adapter, or has one beside its weights.
+        WeightsError: weights are missing or have other sizes.
+    """
+    refuse_adapter(path)
+    model, info = auto.from_pretrained(
+        path,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        **options,
+    )
+    check_weights(model, info)
+    return model
+
+
+def refuse_adapter(path: str) -> None:
+    """Refuse a folder with an adapter in the place of a model.
+
+    transformers would load the model that it names, from wherever that is, and report of the
+    adapter's weights alone which are missing.
+
+    Raises:
+        UserError: there is an adapter.
+    """
+    if (Path(path) / "adapter_config.json").is_file():
+        raise UserError(
+            f"{path} holds a LoRA adapter (adapter_config.json): name its base model, in a folder "
+            "without it, as model and the adapter's folder as adapter"
+        )
+
+
+def build_model(auto: Any, config: Any, **options: Any) -> Any:
+    """A model with random weights, of a class of transformers' own."""
+    return auto.from_config(config, trust_remote_code=False, **options)
+
+
+def check_weights(
+    model: Any, info: Mapping[str, Any], unused: Collection[str] = frozenset()
+) -> None:
+    """Refuse a model whose weights are not all a checkpoint's.
+
+    Tied weights, and those that transformers knows to be left out, are not in its report.
+
+    Args:
+        model: as loaded.
+        info: transformers' loading report.
+        unused: names of weights that change nothing and may be missing.
+
+    Raises:
+        WeightsError: weights are missing or have other sizes.
+    """
+    if info["mismatched_keys"]:
+        key, found, wanted = min(info["mismatched_keys"])
+        others = len(info["mismatched_keys"]) - 1
+        more = f", and {others} more" if others else ""
+        raise WeightsError(
+            f"its weights have other sizes than its config.json says: {key} is {list(found)}, "
+            f"{list(wanted)} is expected{more}"
+        )
+    missing = frozenset(info["missing_keys"]).difference(unused)
+    if not missing:
+        return
+    names = {name for name, _ in model.named_parameters()}.difference(unused)
+    if names <= missing:
+        raise WeightsError(
+            f"it has no weight of a {type(model).__name__}, which its config.json says it is: a "
+            "checkpoint of another architecture",
+            missing,
+        )
+    raise WeightsError(_missing(missing, f"the model's {len(names)}"), missing)
+
+
+def _missing(names: Collection[str], of: str) -> str:
+    return (
+        f"it lacks {len(names)} of {of} weights ({_named(names)}): download or copy the whole "
+        "checkpoint again"
+    )
+
+
+def _named(names: Collection[str]) -> str:
+    """The first of the names, for a message."""
+    return ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def load_adapter(model: Any, path: str) -> Any:
+    """The model with a LoRA adapter of peft's in it, with every weight.
+
+    Raises:
+        WeightsError: weights are missing, or are for parts that the model has not.
+    """
+    import warnings
+
+    import peft
+
+    library: Any = peft.PeftModel
+    reports: list[Any] = []
+    original = library.load_adapter
+
+    def kept(*args: Any, **options: Any) -> Any:  # peft itself only warns, and of some things not
+        reports.append(original(*args, **options))
+        return reports[-1]
+
+    with warnings.catch_warnings(), _one_at_a_time:
+        warnings.simplefilter("ignore")  # among others about how the two libraries call each other
+        library.load_adapter = kept
+        try:
+            adapted: Any = library.from_pretrained(model, path)
+        finally:
+            library.load_adapter = original
+    if adapted.active_peft_config.is_prompt_learning:
+        return adapted  # no LoRA: the caller says so
+    prefix = adapted.base_model.prefix
+    own = [name for name, _ in adapted.named_parameters() if prefix in name]
+    for report in reports:
+        if report.missing_keys:
+            missing = frozenset(report.missing_keys)
+            raise WeightsError(_missing(missing, f"the adapter's {len(own)}"), missing)
+        if report.unexpected_keys:
+            raise WeightsError(
+                f"the model has no place for {len(report.unexpected_keys)} of its weights "
+                f"({_named(report.unexpected_keys)}): an adapter of another model"
+            )
+    return adapted
+
+
+def load_sentence_transformer(
+    kind: Any, path: str, *, trust_remote_code: bool, **options: Any
+) -> tuple[Any, WeightsError | None]:
+    """A model of sentence-transformers, and what is wrong with its weights.
+
+    Args:
+        kind: the library's class: SentenceTransformer, MultiVectorEncoder or CrossEncoder.
+        path: folder or hub name.
+        trust_remote_code: run code that comes with the checkpoint.
+        options: as of the class.
+    """
+    if _is_cut_off(path):
+        raise UserError(
+            f"{path} has a config_sentence_transformers.json and no modules.json: download or copy "
+            "the whole checkpoint again"
+        )
+    with _watched() as loaded:
+        model = kind(
+            path,
+            trust_remote_code=trust_remote_code,
+            local_files_only=Path(path).exists(),
+            **options,
+        )
+    for inner, info in loaded:
+        poolers = [name for name in info["missing_keys"] if "pooler." in name]
+        try:
+            check_weights(inner, info, [] if _reads_pooled(model, inner) else poolers)
+        except WeightsError as e:
+            return model, e
+    return model, None
+
+
+def _is_cut_off(path: str) -> bool:
+    # Without modules.json the library would make up what follows the transformer.
+    folder = Path(path)
+    own = folder / "config_sentence_transformers.json"
+    if (folder / "modules.json").is_file() or not own.is_file():
+        return False
+    try:
+        return isinstance(json.loads(own.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False  # loading it says so
+
+
+@contextmanager
+def _watched() -> Iterator[list[tuple[Any, Mapping[str, Any]]]]:
+    """Every transformers model that any library loads inside, with transformers' report."""
+    from transformers import PreTrainedModel
+
+    original = PreTrainedModel.__dict__["from_pretrained"]
+    loaded: list[tuple[Any, Mapping[str, Any]]] = []
+
+    def from_pretrained(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
+        wants_info = options.pop("output_loading_info", False)
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = original.__func__(cls, name, *args, **options)
+        loaded.append((model, info))
+        if getattr(model, "_hf_peft_config_loaded", False):
+            # The report is of the adapter alone: one of its base model, without its values.
+            for of_adapter in ("adapter_kwargs", "subfolder", "revision"):
+                options.pop(of_adapter, None)
+            options["device_map"] = "meta"
+            _, info_of_base = original.__func__(cls, model.name_or_path, *args, **options)
+            loaded.append((model, info_of_base))
+        return (model, info) if wants_info else model
+
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+    try:
+        yield loaded
+    finally:
+        PreTrainedModel.from_pretrained = original
+
+
+def _reads_pooled(model: Any, inner: Any) -> bool:
+    """Whether a sentence-transformers model takes more from `inner` than the tokens' states.
+
+    Only then does it need BERT's pooler, which many checkpoints leave out.
+    """
+    for module in model.modules():
+        modalities = getattr(module, "modality_config", None)
+        if modalities is not None and getattr(module, "model", None) is inner:
+            return any(
+                way.get("method") != "forward"
+                or way.get("method_output_name") != "last_hidden_state"
+                for way in modalities.values()
+            )
+    return True

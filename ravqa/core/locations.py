@@ -1,0 +1,69 @@
+"""Where packaged files and caches are, and what every writer of files needs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from ravqa.core.errors import UserError
+
+_HERE = Path(__file__).resolve().parent.parent
+
+
+def _resource_dir(name: str) -> Path:
+    # A wheel carries the folder inside the package; a checkout has it beside the package.
+    inside = _HERE / f"_{name}"
+    return inside if inside.is_dir() else _HERE.parent / name
+
+
+PIPELINES = _resource_dir("pipelines")
+PROMPTS = _resource_dir("prompts")
+STUDIES = _resource_dir("studies")
+SAMPLE = _HERE / "datasets" / "sample"
+
+
+def packaged(folder: Path, name: str) -> Path | None:
+    """The packaged file `name` in `folder`, or None; a name cannot lead out of the folder."""
+    path = folder / name
+    return path if path.is_file() and path.resolve().parent == folder.resolve() else None
+
+
+def cache_dir(*parts: str) -> Path:
+    """A folder below the cache root, made if needed.
+
+    The root is $RAVQA_CACHE, else $XDG_CACHE_HOME/ravqa, else ~/.cache/ravqa.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    root = os.environ.get("RAVQA_CACHE")
+    if root:
+        base = Path(root)
+    else:
+        xdg = os.environ.get("XDG_CACHE_HOME")
+        base = (Path(xdg) if xdg else Path.home() / ".cache") / "ravqa"
+    path = base.joinpath(*parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"the cache folder {path} cannot be made ({e.strerror or e}): set RAVQA_CACHE to "
+            "another"
+        ) from None
+    return path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder: then a power cut loses nothing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,197 @@
+"""The records that stages hand to each other. Frozen, light, nothing heavy imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RETRIEVED, READ = "retrieved", "read"
+"""Names that results have for what came before reranking, and for what stood in prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One thing a classifier sees in an image.
+
+    Attributes:
+        names: the class's names (synonyms), the commonest first.
+        probability: softmax probability of the class, 0 to 1.
+        kinds: more general words for it ("lemur", "primate", ..., "animal"), nearest first.
+    """
+
+    names: tuple[str, ...]
+    probability: float
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box in an image and what a detector sees in it.
+
+    Attributes:
+        box: xmin, ymin, xmax, ymax in pixels.
+        attributes: words with their scores ("red", 0.9), as the detector gives them.
+        ocr: strings read inside the box.
+    """
+
+    label: str
+    box: tuple[float, float, float, float]
+    attributes: tuple[tuple[str, float], ...] = ()
+    ocr: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is seen in an image, as text; every part is optional.
+
+    Attributes:
+        ocr: strings read in the whole image.
+        objects: everything that a detector found.
+        regions: the boxes chosen to be encoded as images of their own (FLMR's ROIs).
+    """
+
+    tags: tuple[Tag, ...] = ()
+    caption: str = ""
+    ocr: tuple[str, ...] = ()
+    objects: tuple[Region, ...] = ()
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about an image.
+
+    Attributes:
+        question_id: unique in its dataset; kept as the file has it (int or str).
+        image: path of the image (it may lead into a zip or tar archive, see `ravqa.images`), its
+            encoded bytes, or None for a text-only question.
+        answers: reference answers; ten annotators' strings for OK-VQA.
+        answer_eval: InfoSeek's evaluation forms: strings, or one {"wikidata", "range"}.
+        pos_item_ids: ids of passages known to be relevant, where a dataset has them.
+        pos_articles: names of the articles known to be relevant: URL, entity or title, whichever
+            the dataset has (see `Passage.article_names`).
+    """
+
+    question_id: int | str
+    question: str
+    image: Path | bytes | None = None
+    image_id: int | str | None = None
+    answers: tuple[str, ...] = ()
+    answer_eval: tuple[Any, ...] = ()
+    instruction: str | None = None
+    question_type: str | None = None
+    split: str | None = None
+    pos_item_ids: tuple[str, ...] = ()
+    description: Description | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    pos_articles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One unit of the corpus: what is retrieved and read.
+
+    Attributes:
+        title: title of the article, put before the text.
+        entity: what the article is about: a Wikidata id ("Q42") or a name.
+        section: heading of the section that the passage comes from.
+        article: id of the article that the passage comes from.
+    """
+
+    passage_id: str
+    text: str
+    title: str | None = None
+    image: Path | None = None
+    entity: str | None = None
+    url: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    section: str | None = None
+    article: str | None = None
+
+    @property
+    def content(self) -> str:
+        """Title, section and text as one string: what is encoded, read, searched for answers."""
+        heading = " - ".join(part for part in (self.title, self.section) if part)
+        return f"{heading}: {self.text}" if heading else self.text
+
+    @property
+    def article_names(self) -> tuple[str, ...]:
+        """All that the article is known by; one of them stands in `Question.pos_articles`."""
+        names = (self.article, self.url, self.entity, self.title)
+        return tuple(dict.fromkeys(name for name in names if name))
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A retrieved passage.
+
+    Attributes:
+        score: higher is better; a reranker's, if one gave it.
+        rank: place in the ranking, from 1.
+        retrieval_score: the retriever's score, where `score` is a reranker's.
+    """
+
+    passage_id: str
+    score: float
+    rank: int
+    retrieval_score: float | None = None
+
+    @property
+    def as_retrieved(self) -> float:
+        """The retriever's score, whatever rerankers made of the hit."""
+        return self.score if self.retrieval_score is None else self.retrieval_score
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One generated answer.
+
+    Attributes:
+        text: the short answer extracted from `raw`.
+        raw: what the reader generated, untouched.
+        log_prob: sum of the generated tokens' log-probabilities (natural log), if known.
+        tokens: number of generated tokens that `log_prob` sums over.
+        passage_ids: the passages in the prompt.
+        prompt_hash: hash of the full prompt.
+        score: what the decision rule compared, if it compares.
+        prior: probability of the passage before reading, p(z | x), if the rule weighs passages.
+        posterior: the same after the chosen answer y was read, p(z | x, y), if the rule has it.
+    """
+
+    text: str
+    raw: str
+    log_prob: float | None = None
+    tokens: int = 0
+    passage_ids: tuple[str, ...] = ()
+    prompt_hash: str = ""
+    score: float | None = None
+    prior: float | None = None
+    posterior: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The chosen answer, the drafts it was chosen from, and the rule that chose it.
+
+    Attributes:
+        text: the short answer.
+        drafts: one per prompt, the best passage first.
+        decision: the rule's name.
+        raw: what the reader generated for the chosen answer, untouched.
+        log_prob: log-probability (natural log) of the answer under the rule, if it has one.
+        cut: how many passages did not fit into the reader's context and were left out.
+    """
+
+    text: str
+    drafts: Sequence[Draft]
+    decision: str
+    raw: str = ""
+    log_prob: float | None = None
+    cut: int = 0
+
+    @property
+    def passage_ids(self) -> tuple[str, ...]:
+        """The passages that stood in a prompt, in the order of the drafts."""
+        return tuple(dict.fromkeys(i for draft in self.drafts for i in draft.passage_ids))

@@ -1,0 +1,339 @@
+"""Validated configuration: one YAML file describes a pipeline; `--set key.path=value` overrides.
+
+Every part is written as `{name: NAME, ...options}`; the options are checked against the part's own
+pydantic model (its `Config` class), so that an unknown key is refused with its path and near names.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ravqa.core.errors import UserError, near_matches
+from ravqa.core.locations import PIPELINES, packaged
+
+M = TypeVar("M", bound=BaseModel)
+
+_MAY_HOLD_KEYS = frozenset({"url", "api_key_env"})  # by mistake: they are not quoted
+_PARTS = ("describer", "retriever", "reader", "judge")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Marks the type of a setting that holds text: what the text can name (`collections.trust`).
+
+    Settings of somebody else's are taken only as far as they name nothing of the user's. Every
+    setting that can hold text needs such a mark, or it is taken for one that could name anything.
+
+    Attributes:
+        what: what it names, as in "a server".
+        harmless: whether a value names nothing of the kind. By default none does.
+    """
+
+    what: str
+    harmless: Callable[[Any], bool] = lambda value: False
+
+
+_PACKAGED = re.compile(r"package:[A-Za-z_]\w*(?:/\w[\w.+-]*)+", re.ASCII)
+_HUB = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?", re.ASCII)
+
+
+def _is_packaged(value: Any) -> bool:
+    return isinstance(value, str) and bool(_PACKAGED.fullmatch(value))
+
+
+def _is_model_name(value: Any) -> bool:
+    if not isinstance(value, str) or _is_packaged(value):
+        return isinstance(value, str)
+    # `ravqa.core.model_files.resolve` prefers what is there: such a name is a path on this machine.
+    return bool(_HUB.fullmatch(value)) and ".." not in value and not Path(value).exists()
+
+
+Text = Annotated[str, Names("text", lambda value: True)]
+"""Text that is shown, sent to a model, or one of a few known names; it locates nothing."""
+Address = Annotated[str, Names("a server")]
+SecretVariable = Annotated[str, Names("an environment variable")]
+LocalPath = Annotated[Path, Names("a local path")]
+PackagedFile = Annotated[str, Names("a local path", _is_packaged)]
+"""A path, or "package:MODULE/path": a file of an installed package."""
+ModelName = Annotated[str, Names("a local path", _is_model_name)]
+"""A hub name, "package:MODULE/path", or the path of a folder or file."""
+TemplateName = Annotated[
+    str, Names("a local path", lambda value: isinstance(value, str) and not Path(value).suffix)
+]
+"""The name of a template in `prompts/`, or the path of a .jinja file."""
+RunsCode = Annotated[bool, Names("code to run", lambda value: value is False)]
+"""Whether code that comes with a model is run."""
+ImportTarget = Annotated[str, Names("code to run")]
+Options = Annotated[dict[str, Any], Names("options of another program", lambda value: not value)]
+
+
+class Strict(BaseModel):
+    """Base of all configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def packages(self) -> Sequence[tuple[str, str]]:
+        """Modules that the part cannot be built without, each with the extra that brings it."""
+        return ()
+
+    def refuse_secrets(self, why: str) -> None:
+        """Refuse settings that hold a key: settings are written into results.
+
+        Args:
+            why: which part it is, for messages.
+
+        Raises:
+            UserError: there are some.
+        """
+
+    def models(self) -> Sequence[str]:
+        """Names of the models that the part loads, as `model_files.resolve` takes them."""
+        model = getattr(self, "model", None)
+        return (model,) if isinstance(model, str) else ()
+
+
+class Part(BaseModel):
+    """A named part with options of its own, validated when the part is built."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The part's options without its name."""
+        return dict(self.model_extra or {})
+
+
+class PipelineConfig(Strict):
+    """A pipeline: which parts answer a question, in which order they stand in the file.
+
+    Attributes:
+        describer: what is seen in the image, as text; None for none.
+        retriever: finds passages.
+        top_k: how many passages are retrieved and scored (PRRecall needs max K).
+        reranking: rerankers, passage filters and gates, which the passages go through in order.
+        answering: how k passages are read: prompt, decision rule, answer extraction.
+        reader: the language model that answers.
+        judge: of E-VQA's answers, which match exactly else; other datasets' scores ask no judge.
+        chosen_on: which questions these settings were chosen on; stored with every result.
+        stand_ins: per part ("retriever", "reranking", "reader"), what it stands in for; printed and
+            stored with every result, unless the part is replaced.
+    """
+
+    description: Text = ""
+    describer: Part | None = None
+    retriever: Part
+    top_k: int = Field(default=20, ge=1)
+    reranking: tuple[Part, ...] = ()
+    answering: dict[str, Any] = Field(default_factory=dict)
+    reader: Part
+    judge: Part | None = None
+    chosen_on: Text | None = None
+    stand_ins: dict[str, Text] = Field(default_factory=dict)
+
+
+def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
+    """`model(**data)` with errors as one line that names the key's path.
+
+    Args:
+        where: what is being read (a file, or the path of the part inside it).
+
+    Raises:
+        UserError: unknown key (near names are listed), wrong type, missing or bad value.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        raise UserError(f"{where}: {_explain(e, model)}") from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    messages = []
+    for item in error.errors():
+        path = ".".join(str(p) for p in item["loc"])
+        if item["type"] == "extra_forbidden":
+            *parents, last = item["loc"]
+            messages.append(
+                f"unknown key {path!r}: {near_matches(str(last), _keys(model, parents))}"
+            )
+        elif item["type"] == "missing":
+            messages.append(f"key {path!r} is missing")
+        else:
+            reason = f"{item['msg'][:1].lower()}{item['msg'][1:]}"
+            got = "" if path.split(".")[-1] in _MAY_HOLD_KEYS else f", got {_short(item['input'])}"
+            value = f"key {path!r}: {reason}{got}"
+            # What does not hold between several keys was said in words of the model's own.
+            messages.append(value if path else reason.removeprefix("value error, "))
+    return "; ".join(messages)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(model: type[BaseModel], path: Sequence[int | str]) -> Iterable[str]:
+    """The keys of the model that stands at `path` inside `model`."""
+    for step in path:
+        if isinstance(step, int):
+            continue  # an item of the list before it
+        field = model.model_fields.get(step)
+        models = [] if field is None else _models(field.annotation)
+        if len(models) != 1:
+            return ()
+        model = models[0]
+    return model.model_fields
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in a field's type, as in `tuple[Model, ...]` and `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def load_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """A pipeline's settings, overridden but not yet validated, and where they were read.
+
+    Args:
+        name: a file, or the name of one in `pipelines/`.
+        overrides: "key.path=value"; the value is read as YAML.
+
+    Raises:
+        UserError: no such pipeline, unreadable YAML, a bad override.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"} and not path.is_file():
+        found = packaged(PIPELINES, f"{name}.yaml")
+        if found is None:
+            known = [p.stem for p in PIPELINES.glob("*.yaml")]
+            raise UserError(f"no pipeline {name!r}: {near_matches(name, known)}")
+        path = found
+    settings = read_yaml(path)
+    for override in overrides:
+        apply_override(settings, override)
+    for part in _PARTS:
+        if not isinstance(settings.get(part, {}), dict | None):
+            raise UserError(
+                f"{path.name}: key {part!r}: a mapping with a name is expected, as in "
+                f"{part}: {{name: ...}}, got {_short(settings[part])}"
+            )
+    return settings, path.name
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        UserError: missing, unreadable, not YAML (line named), or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} cannot be read: {e}") from None
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not YAML: {getattr(e, 'problem', e)}") from None
+    except (ValueError, RecursionError) as e:  # 2020-13-45 looks like a date and is none
+        raise UserError(f"{path}: a value that cannot be read: {e}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a mapping is expected, got {type(data).__name__}")
+    return data
+
+
+def apply_override(settings: dict[str, Any], override: str) -> None:
+    """Apply one "key.path=value" to `settings` in place; list items are addressed by number.
+
+    Raises:
+        UserError: no "=", an empty key, a path through something that is not a mapping or list.
+    """
+    key, value = split_override(override)
+    *parents, last = key.split(".")
+    node: Any = settings
+    for depth, step in enumerate(parents):
+        if isinstance(node, dict) and node.get(step) is None:
+            node[step] = {}
+        node = _child(node, step, override, ".".join(parents[: depth + 1]))
+    if isinstance(node, list):
+        _child(node, last, override, key)
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UserError(f"--set {override!r}: {'.'.join(parents)!r} holds a plain value, no keys")
+
+
+def _child(node: Any, step: str, override: str, path: str) -> Any:
+    if isinstance(node, dict):
+        return node[step]
+    if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+        return node[int(step)]
+    raise UserError(f"--set {override!r}: there is no {path!r}")
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """The key and the value of a "key.path=value".
+
+    Raises:
+        UserError: no "=", an empty key, a value that is not YAML.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip(".") or not all(key.split(".")):
+        raise UserError(f"--set {override!r}: key.path=value is expected")
+    try:
+        return key, yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
+        raise UserError(f"--set {override!r}: the value is not YAML") from None
+
+
+def as_override(key: str, value: Any) -> str:
+    """The "key.path=value" that sets `key` to `value`."""
+    return f"{key}={inline_yaml(value)}"
+
+
+def inline_yaml(value: Any) -> str:
+    """A value as YAML in one line."""
+
+    def dump(**style: Any) -> str:
+        text: str = yaml.safe_dump(
+            value, default_flow_style=True, sort_keys=False, width=2**20, **style
+        )
+        return text.removesuffix("...\n").strip("\n")
+
+    text = dump(allow_unicode=True)
+    # In double quotes, every kind of line end is escaped.
+    return dump(default_style='"') if len(text.splitlines()) > 1 else text
+
+
+def dump_yaml(settings: Mapping[str, Any]) -> str:
+    """Settings as YAML in the given order."""
+    return yaml.safe_dump(
+        copy.deepcopy(dict(settings)), sort_keys=False, allow_unicode=True, width=100
+    )
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short content hash (128 bits of SHA-256, hex) of JSON-able values and bytes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = (
+            part
+            if isinstance(part, bytes)
+            else json.dumps(part, sort_keys=True, ensure_ascii=False, default=str).encode()
+        )
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:32]

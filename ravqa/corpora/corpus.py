@@ -1,0 +1,455 @@
+"""A corpus of passages: ids to passages, in the order of its files.
+
+Files are JSON lines, CSV, TSV (each also gzipped) or Parquet, by suffix. The columns' names of the
+published corpora are known:
+
+    passage_id | id | _id | kid                      unique
+    text | passage_content | content | contents      not blank
+    title, section, article, entity, url             optional; other columns go to `extra`
+    image (images, img, image_path, ...)             a path below the file's folder, or the image
+                                                     itself (see `ravqa.corpora.row_images`)
+
+Values are read as `ravqa.corpora.values` says: what is neither text nor a plain number is refused.
+Folders of pages and pictures (`ravqa.corpora.pages`) and single pages are corpora too. Knowledge
+bases of whole articles (`ravqa.corpora.kb`) are cut into passages as they are read, and
+RA-VQA's static retrieval files give the passages that they hold. Small corpora are in memory; large
+ones are kept in the cache folder (`ravqa.corpora.disk`), by the content of their files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.locations import file_digest
+from ravqa.core.records import Passage
+from ravqa.core.settings import fingerprint
+from ravqa.corpora import hub, kb, row_images
+from ravqa.corpora.pages import Pages, Remarks, is_index, is_pages
+from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
+from ravqa.corpora.values import id_of, text_of
+from ravqa.images.decode import ImageFolder, broken_images, image_digest, is_image_file
+
+ID_COLUMNS = ("passage_id", "id", "_id", "kid")
+TEXT_COLUMNS = ("text", "passage_content", "content", "contents")
+
+_IMAGES = (*row_images.HELD, "image_path")
+_COLUMNS = ("passage_id", "title", "section", "text", "article", "entity", "url")
+
+Repeats = Literal["fail", "first"]
+
+IN_MEMORY = 2**25
+"""Files of more bytes than this, all together, become a corpus on disk."""
+PASSAGE_BYTES = 1000
+"""Of a passage in a table whose size is not known, roughly."""
+_CHECKED = 256  # passages whose images are looked at together
+_UNPACKED = 4  # how much larger compressed files are once read, roughly
+
+
+class Corpus(Mapping[str, Passage]):
+    """Passages by id, in order.
+
+    Attributes:
+        source: where they come from, for people.
+        fingerprint: changes with every id, title, section, text and image, and with their order.
+        repeated: passages that were left out because their id had been there before.
+    """
+
+    source: str
+    fingerprint: str
+    repeated: int
+
+    def __init__(
+        self, passages: Iterable[Passage], *, source: str = "memory", repeats: Repeats = "fail"
+    ):
+        """Keep `passages` in memory.
+
+        Args:
+            repeats: an id that occurs twice is an error, or its first passage stands.
+
+        Raises:
+            DataError: an id occurs twice, or there are no passages.
+        """
+        self.source = source
+        self.repeated = 0
+        self._by_id: dict[str, Passage] = {}
+        digest = Digest()
+        for passage in passages:
+            if passage.passage_id in self._by_id:
+                if repeats == "fail":
+                    raise twice(source, passage.passage_id)
+                self.repeated += 1
+                continue
+            self._by_id[passage.passage_id] = passage
+            digest.add(passage)
+        if not self._by_id:
+            raise DataError(f"{source}: the corpus is empty")
+        self.fingerprint = digest.value
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        return self._by_id[passage_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_id)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def index_for(self, encoder: str, kind: str) -> Any:
+        """An index of exactly these passages that is there already, or None.
+
+        Args:
+            encoder: fingerprint of the encoder of its vectors.
+            kind: the index's registered name.
+        """
+        return None
+
+    @classmethod
+    def read(
+        cls,
+        *paths: Path,
+        sections: kb.Sections | None = None,
+        repeats: Repeats = "fail",
+        remarks: Remarks | None = None,
+        uncaptioned: bool = False,
+    ) -> Corpus:
+        """Read one corpus from one or more files.
+
+        Args:
+            paths: files, folders of pages and pictures, or splits of the hub's datasets:
+                "hf:OWNER/NAME:SPLIT" or "hf:OWNER/NAME:CONFIG:SPLIT".
+            sections: how articles of knowledge bases, and pages, are chosen and cut.
+            repeats: as for `Corpus`.
+            remarks: takes note of pages that were left out, and says whether broken ones may be;
+                images in tables are looked at too then.
+            uncaptioned: take images without a caption too, as passages without text.
+
+        Raises:
+            DataError: a missing file, an unknown suffix, a bad line (file and line are named).
+            MissingExtraError: a form that needs a package which is not installed.
+            UserError: the hub has no such dataset.
+        """
+        sections = sections or kb.Sections()
+        sources: list[_Source] = []
+        for path in paths:
+            if hub.hub_name(path):
+                sources.append(_Hub(path))
+            elif is_pages(path):
+                if is_index(path):
+                    raise DataError(f"{path} is an index of passages: it must be the only corpus")
+                sources.append(
+                    Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
+                )
+            else:
+                sources.append(_File(path, sections, remarks))
+        return cls.build(
+            (passage for source in sources for passage in source.passages()),
+            source=", ".join(str(p) for p in paths),
+            size=sum(source.size for source in sources),
+            key=lambda: fingerprint([source.key() for source in sources]),
+            repeats=repeats,
+        )
+
+    @classmethod
+    def build(
+        cls,
+        passages: Iterable[Passage],
+        *,
+        source: str,
+        size: int,
+        key: Callable[[], str],
+        repeats: Repeats = "fail",
+    ) -> Corpus:
+        """A corpus in memory, or on disk if it is large.
+
+        Args:
+            size: about how many bytes the passages are.
+            key: gives what changes with everything that `passages` depends on; asked only if
+                the corpus is kept on disk.
+
+        Raises:
+            DataError: an id occurs twice, or there are no passages.
+        """
+        if size <= IN_MEMORY:
+            return cls(passages, source=source, repeats=repeats)
+        from ravqa.corpora.disk import DiskCorpus
+
+        return DiskCorpus(
+            fingerprint("corpus/2", repeats, key()), passages, source=source, repeats=repeats
+        )
+
+
+class Selection(Corpus):
+    """Some passages of a corpus, in the order of their ids."""
+
+    repeated = 0
+
+    def __init__(
+        self, corpus: Corpus, ids: Sequence[str], others: Mapping[str, Passage] | None = None
+    ):
+        """Take passages of `corpus` by their ids; where `others` has one, that one."""
+        self.source = corpus.source
+        self._corpus = corpus
+        self._ids = dict.fromkeys(ids)
+        self._others = others or {}
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """As that of a corpus of these passages alone."""
+        digest = Digest()
+        for passage in self.values():
+            digest.add(passage)
+        return digest.value
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        if passage_id not in self._ids:
+            raise KeyError(passage_id)
+        return self._others.get(passage_id) or self._corpus[passage_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+def write_passages(
+    paths: Sequence[Path], target: Path, sections: kb.Sections, *, overwrite: bool = False
+) -> tuple[int, int]:
+    """Cut knowledge bases (or other corpora) once, into JSON lines for later runs.
+
+    Returns:
+        How many passages were written, and of how many articles they are.
+
+    Raises:
+        UserError: `target` exists, or cannot be written.
+        DataError: see `Corpus.read`; no article is kept.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: --overwrite replaces it")
+    if suffix_of(target) != ".jsonl":
+        raise UserError(f"{target}: a name that ends in .jsonl is expected")
+    part = target.with_name(f".{target.name}.part")
+    passages = articles = 0
+    last: str | None = None
+    try:
+        with part.open("w", encoding="utf-8") as out:
+            for passage in (p for path in paths for p in read_passages(path, sections)):
+                values = {name: getattr(passage, name) for name in _COLUMNS}
+                row = {**passage.extra, **{k: v for k, v in values.items() if v is not None}}
+                out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                passages += 1
+                articles += passage.article is None or passage.article != last
+                last = passage.article
+        if not passages:
+            raise DataError(f"{', '.join(map(str, paths))}: no article that is wanted")
+        part.replace(target)
+    except OSError as e:
+        raise UserError(f"{target} cannot be written: {e.strerror or e}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return passages, articles
+
+
+class Digest:
+    """The fingerprint of passages, one after the other."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add(self, passage: Passage, image: str | None = None) -> None:
+        """Take up the next passage.
+
+        Args:
+            image: SHA-256 of its image's bytes, if it is known already.
+        """
+        self._sha.update(f"{passage.passage_id}\0{passage.content}\0".encode())
+        if passage.image is not None:
+            self._sha.update(f"{image or image_digest(passage.image)}\0".encode())
+
+    @property
+    def value(self) -> str:
+        """128 bits, hex."""
+        return self._sha.hexdigest()[:32]
+
+
+def twice(source: str, passage_id: str) -> DataError:
+    """The error of an id that two passages have."""
+    return DataError(f"{source}: passage id {passage_id!r} occurs twice")
+
+
+class _Source(Protocol):
+    """Where passages come from."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the passages are."""
+        ...
+
+    def key(self) -> str:
+        """Changes with everything that the passages depend on."""
+        ...
+
+    def passages(self) -> Iterator[Passage]:
+        """The passages, one at a time."""
+        ...
+
+
+class _File:
+    """One file of a corpus."""
+
+    def __init__(self, path: Path, sections: kb.Sections, remarks: Remarks | None = None):
+        self._path = path
+        self._sections = sections
+        self._remarks = remarks
+        if not path.exists():
+            raise DataError(f"no such file: {path}")
+        packed = path.suffix.lower() in {".gz", ".zip", PARQUET}
+        self.size = path.stat().st_size * (_UNPACKED if packed else 1)
+
+    def key(self) -> str:
+        keep = self._sections.keep
+        return fingerprint(
+            file_digest(self._path),
+            self._path.name,  # its suffix says how it is read
+            self._sections.words,
+            self._sections.quotes,
+            file_digest(keep) if keep else None,
+        )
+
+    def passages(self) -> Iterator[Passage]:
+        found = read_passages(self._path, self._sections, self._remarks)
+        return found if self._remarks is None else self._whole(found, self._remarks)
+
+    def _whole(self, passages: Iterable[Passage], remarks: Remarks) -> Iterator[Passage]:
+        """Passages without those whose image is broken."""
+        left = iter(passages)
+        while several := list(itertools.islice(left, _CHECKED)):
+            broken = broken_images([p.image for p in several if p.image is not None])
+            for passage in several:
+                reason = broken.get(passage.image) if passage.image else None
+                if reason is None:
+                    yield passage
+                else:
+                    remarks.break_off(f"{self._path}, passage {passage.passage_id!r}", reason)
+
+
+class _Hub:
+    """One split of a dataset of the hub."""
+
+    def __init__(self, path: Path):
+        name, *names = (hub.hub_name(path) or "").split(":")
+        if not 1 <= len(names) <= 2:
+            raise UserError(f"{path}: hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT expected")
+        config = names[0] if len(names) == 2 else None
+        data = Path(f"{hub.PREFIX}{name}")
+        self._table = hub.Table(data, config, names[-1])
+        self._images = hub.image_folder(data, None)
+        self.size = self._table.rows * PASSAGE_BYTES
+
+    def key(self) -> str:
+        return self._table.key
+
+    def passages(self) -> Iterator[Passage]:
+        return (_passage(row, where, self._images) for where, row in self._table.read())
+
+
+def read_passages(
+    path: Path, sections: kb.Sections, remarks: Remarks | None = None
+) -> Iterator[Passage]:
+    """The passages of a file, one at a time.
+
+    Args:
+        remarks: takes note of articles without text.
+
+    Raises:
+        DataError: see `Corpus.read`.
+    """
+    if is_pages(path):
+        yield from Pages(path, words=sections.words).passages()
+        return
+    suffix = suffix_of(path)
+    keep = kb.read_names(sections.keep) if sections.keep else None
+
+    def of_article(article: kb.Article) -> Iterator[Passage]:
+        if not kb.is_kept(article, keep):
+            return
+        passages = list(kb.passages_of(article, sections.words))
+        yield from passages
+        if not passages and remarks is not None:
+            remarks.blank.append(f"{path}, {article.article_id}")
+
+    if suffix in {".json", ".zip"}:
+        if kb.is_static(path):
+            yield from kb.static_passages(path)
+            return
+        for article in kb.read_articles(path):
+            yield from of_article(article)
+    elif suffix in (*JSON_LINES, *TABLES, PARQUET):
+        images = ImageFolder(path.parent)
+        for where, row in read_rows(path, quotes=sections.quotes):
+            if "wikipedia_title" in row:
+                yield from of_article(kb.article_of(row, where))
+            else:
+                yield _passage(row, where, images)
+    else:
+        raise DataError(
+            f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, a knowledge base as "
+            ".json, .zip or .jsonl.gz, or a folder of pages)"
+        )
+
+
+def _passage(row: Row, where: str, images: ImageFolder) -> Passage:
+    try:
+        return _row_passage(row, images)
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
+
+
+def _row_passage(row: Row, images: ImageFolder) -> Passage:
+    names, row = list(row), dict(row)
+
+    def take(*columns: str) -> str | None:
+        return next((t for c in columns if (t := text_of(row.pop(c, None), c)) is not None), None)
+
+    def needed(what: str, value: int | str | None, columns: Sequence[str]) -> str:
+        if value is None:
+            raise DataError(
+                f"no {what} (column {' or '.join(columns)}); the columns are {', '.join(names)}"
+            )
+        return str(value)
+
+    ids = (id_of(row.pop(column, None), column) for column in ID_COLUMNS)
+    passage_id = needed("passage id", next((i for i in ids if i is not None), None), ID_COLUMNS)
+    text = needed("text", take(*TEXT_COLUMNS), TEXT_COLUMNS)
+    image = row_images.image_of(row, images, _IMAGES)
+    if image.missing:
+        raise DataError(image.missing)
+    if image.path is not None and not image.held:
+        if not row_images.is_there(image.path):
+            raise DataError(f"no image {image.name!r} below {images.root}")
+        if not is_image_file(image.path):
+            raise DataError(f"{image.path} is not an image")
+    for column in (*_IMAGES, *row_images.held_columns(row)):
+        row.pop(column, None)
+    title, article = take("title"), take("article")
+    if title and text.startswith(f"title: {title}"):
+        # M2KR's texts begin with their title: it must not stand before them a second time.
+        title, article = None, article or title
+    return Passage(
+        passage_id=passage_id,
+        text=text,
+        title=title,
+        image=image.path,
+        section=take("section"),
+        article=article,
+        entity=take("entity"),
+        url=take("url"),
+        extra={k: v for k, v in row.items() if not isinstance(v, bytes)},  # such as vectors
+    )

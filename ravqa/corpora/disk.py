@@ -1,0 +1,469 @@
+"""Many records on disk instead of in memory, with the same interfaces.
+
+`PassageFolder` is a folder with passages, by id and in order:
+
+    passages.jsonl   one passage a line
+    offsets.npy      where each line begins (uint64, and the end)
+    hashes.npy       64-bit hashes of the ids, sorted, and
+    rows.npy         the line of each
+    meta.json        written last
+
+`DiskCorpus` is a corpus in such a folder of the cache, made once per content of its files.
+`DiskQuestions` is a sequence of questions in an unnamed temporary file there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from array import array
+from collections.abc import ItemsView, Iterable, Iterator, Sequence, ValuesView
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, overload
+
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.locations import cache_dir
+from ravqa.core.records import Description, Passage, Question, Region, Tag
+from ravqa.corpora.corpus import Corpus, Digest, Repeats, twice
+from ravqa.images.decode import inside
+
+QUESTIONS_IN_MEMORY = 100_000
+_MAPPED = 2**16  # bytes from which on a corpus's tables are mapped
+_BLOCK = 1024  # lines read at a time when all are wanted
+
+
+class DamageError(DataError):
+    """A file is not as it was written; the message says how to mend that."""
+
+
+class _Lines:
+    """Lines of a file by number; threads and forked processes share no position in it."""
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        offsets: Sequence[int],
+        damage: str = "a file of the cache folder was cut off: run again",
+    ):
+        """Take over an open file; `offsets` are the lines' beginnings, and the end.
+
+        Args:
+            damage: the message where the file has not all the lines.
+        """
+        self._damage = damage
+        self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> bytes:
+        return self._read(row, row + 1)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self), _BLOCK):
+            yield from self._read(start, min(start + _BLOCK, len(self))).splitlines()
+
+    def _read(self, start: int, end: int) -> bytes:
+        first, last = int(self._offsets[start]), int(self._offsets[end])
+        parts = []
+        while first < last:
+            part = os.pread(self._descriptor, last - first, first)
+            if not part:
+                raise DamageError(self._damage)
+            parts.append(part)
+            first += len(part)
+        return b"".join(parts)
+
+
+def _write(out: IO[bytes], lines: Iterable[bytes]) -> array[int]:
+    offsets = array("Q", [0])
+    end = 0
+    for line in lines:
+        end += out.write(line + b"\n")
+        offsets.append(end)
+    out.flush()
+    return offsets
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+def _json(value: Any) -> bytes:
+    # ASCII: no character then counts as a line's end that is none.
+    return _encode(value).encode("ascii")
+
+
+class PassageFolder:
+    """Passages in a folder: a few dozen bytes a passage are in memory, or less.
+
+    Attributes:
+        fingerprint: as that of a `Corpus`.
+        repeated: passages that were left out because their id had been there before.
+    """
+
+    def __init__(self, folder: Path, *, images: Path | None = None, mend: str | None = None):
+        """Open what `write` has written.
+
+        Args:
+            images: the folder that paths of images are relative to, and do not leave; None for
+                those as written.
+            mend: what to do if it is damaged, for the message.
+        """
+        import numpy as np
+
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.fingerprint: str = meta["fingerprint"]
+        self.repeated: int = meta["repeated"]
+        self._images = images
+        self._file = folder / "passages.jsonl"
+        self._damage = f"{self._file} is damaged: {mend or f'delete {folder} and run again'}"
+        # A mapped file stays open; small ones need not be.
+        mode: Any = "r" if (folder / "hashes.npy").stat().st_size > _MAPPED else None
+        self._hashes, self._rows, offsets = (
+            np.load(folder / f"{name}.npy", mmap_mode=mode)
+            for name in ("hashes", "rows", "offsets")
+        )
+        with self._file.open("rb") as file:
+            self._lines = _Lines(file, offsets, self._damage)
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether `write` has ended there."""
+        return (folder / "meta.json").is_file()
+
+    @staticmethod
+    def write(
+        folder: Path, passages: Iterable[Passage], *, source: str, repeats: Repeats = "fail"
+    ) -> None:
+        """Write passages into a folder that is there.
+
+        Raises:
+            DataError: an id occurs twice, or there are no passages.
+        """
+        _write_passages(folder, passages, source, repeats)
+
+    def get(self, passage_id: object) -> Passage | None:
+        """The passage, or None."""
+        import numpy as np
+
+        if not isinstance(passage_id, str):
+            return None
+        wanted = np.uint64(_hash(passage_id))
+        place = int(np.searchsorted(self._hashes, wanted))
+        while place < len(self) and self._hashes[place] == wanted:
+            passage = self._load(self._lines[int(self._rows[place])])
+            if passage.passage_id == passage_id:
+                return passage
+            place += 1  # another id with the same hash
+        return None
+
+    def ids(self) -> Iterator[str]:
+        """Ids in order."""
+        return (json.loads(line)[0] for line in self._lines)
+
+    def stream(self) -> Iterator[Passage]:
+        """Passages in order, read one after the other."""
+        return map(self._load, self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def check_images(self) -> None:
+        """Look whether every image is in the folder that it should be in.
+
+        Raises:
+            DataError: one is not; whoever made the passages could have any file shown or shared.
+            DamageError: a passage cannot be read.
+        """
+        for line in self._lines:
+            # No name in another line can lead out: it is not worth the time to read it.
+            if b'"/' in line or b".." in line or b"\\" in line:
+                self._load(line)
+
+    def _load(self, line: bytes) -> Passage:
+        try:
+            passage_id, text, title, image, *others = json.loads(line)
+            path = None if image is None else Path(image)
+        except (ValueError, TypeError):
+            raise DamageError(self._damage) from None
+        if path is not None and self._images is not None:
+            try:
+                path = inside(self._images, image)
+            except DataError:
+                raise DataError(
+                    f"{self._file}: the image {image!r} of {passage_id!r} is outside of the index"
+                ) from None
+        return Passage(passage_id, text, title, path, *others)
+
+
+class DiskCorpus(Corpus):
+    """A corpus in the cache folder: a few dozen bytes a passage are in memory, or less."""
+
+    def __init__(
+        self,
+        key: str,
+        passages: Iterable[Passage],
+        *,
+        source: str,
+        repeats: Repeats = "fail",
+    ):
+        """Open the corpus `key` of the cache folder, or make it of `passages`.
+
+        Args:
+            key: changes with everything that `passages` depends on.
+
+        Raises:
+            DataError: as `Corpus`.
+            UserError: the cache folder cannot be written.
+        """
+        self.source = source
+        folder = cache_dir("corpora") / key
+        if not PassageFolder.exists(folder):
+            _build(folder, passages, source, repeats)
+        self._folder = PassageFolder(folder)
+        self.fingerprint = self._folder.fingerprint
+        self.repeated = self._folder.repeated
+
+    def __getitem__(self, passage_id: str) -> Passage:
+        passage = self._folder.get(passage_id)
+        if passage is None:
+            raise KeyError(passage_id)
+        return passage
+
+    def __iter__(self) -> Iterator[str]:
+        return self._folder.ids()
+
+    def __len__(self) -> int:
+        return len(self._folder)
+
+    def values(self) -> ValuesView[Passage]:
+        """Passages in order, read one after the other."""
+        return _Values(self)
+
+    def items(self) -> ItemsView[str, Passage]:
+        """Ids and passages in order, read one after the other."""
+        return _Items(self)
+
+    def stream(self) -> Iterator[Passage]:
+        """Passages in order."""
+        return self._folder.stream()
+
+
+class _Values(ValuesView[Passage]):
+    _mapping: DiskCorpus
+
+    def __iter__(self) -> Iterator[Passage]:
+        return self._mapping.stream()
+
+
+class _Items(ItemsView[str, Passage]):
+    _mapping: DiskCorpus
+
+    def __iter__(self) -> Iterator[tuple[str, Passage]]:
+        return ((p.passage_id, p) for p in self._mapping.stream())
+
+
+def _hash(passage_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest(), "little")
+
+
+def _build(folder: Path, passages: Iterable[Passage], source: str, repeats: Repeats) -> None:
+    """Write the corpus beside `folder` and rename it; of two builders the first one wins."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix=".corpus-", dir=folder.parent))
+    except OSError as e:
+        raise UserError(f"the cache folder {folder.parent} cannot be written: {e}") from None
+    try:
+        _write_passages(made, passages, source, repeats)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not PassageFolder.exists(folder):
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_passages(
+    folder: Path, passages: Iterable[Passage], source: str, repeats: Repeats
+) -> None:
+    import numpy as np
+
+    digest = Digest()
+    hashes = array("Q")
+    repeated = 0
+    seen: set[int] = set()
+
+    def lines() -> Iterator[bytes]:
+        nonlocal repeated
+        for passage in passages:
+            code = _hash(passage.passage_id)
+            if repeats == "first":
+                # Two ids with one 64-bit hash are not to be expected in any corpus.
+                if code in seen:
+                    repeated += 1
+                    continue
+                seen.add(code)
+            hashes.append(code)
+            digest.add(passage)
+            yield _dump_passage(passage)
+
+    with (folder / "passages.jsonl").open("wb") as out:
+        offsets = _write(out, lines())
+    if not hashes:
+        raise DataError(f"{source}: the corpus is empty")
+    codes = np.frombuffer(hashes, np.uint64)
+    rows = np.argsort(codes, kind="stable").astype(np.uint32)
+    codes = codes[rows]
+    with (folder / "passages.jsonl").open("rb") as file:
+        written = _Lines(file, offsets)
+        for place in np.flatnonzero(codes[1:] == codes[:-1]):
+            ids = [json.loads(written[int(rows[place + i])])[0] for i in (0, 1)]
+            if ids[0] == ids[1]:
+                raise twice(source, ids[0])
+    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.uint64))
+    np.save(folder / "hashes.npy", codes)
+    np.save(folder / "rows.npy", rows)
+    meta = {"source": source, "fingerprint": digest.value, "repeated": repeated}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _dump_passage(p: Passage) -> bytes:
+    image = None if p.image is None else str(p.image)
+    values = [p.passage_id, p.text, p.title, image, p.entity, p.url, dict(p.extra)]
+    return _json([*values, p.section, p.article])
+
+
+def same_record(a: Passage, b: Passage) -> bool:
+    """Whether two passages are one and the same on disk."""
+    return _dump_passage(a) == _dump_passage(b)
+
+
+def keep(questions: Iterator[Question]) -> Sequence[Question]:
+    """The questions as a list, or on disk if there are many."""
+    first = list(itertools.islice(questions, QUESTIONS_IN_MEMORY + 1))
+    if len(first) <= QUESTIONS_IN_MEMORY:
+        return first
+    return DiskQuestions(itertools.chain(first, questions))
+
+
+class DiskQuestions(Sequence[Question]):
+    """Questions in a temporary file of the cache folder that goes away with them."""
+
+    def __init__(self, questions: Iterable[Question]):
+        self._blobs: dict[str, bytes] = {}  # images given as bytes: few, as a rule one
+        with tempfile.TemporaryFile(dir=cache_dir()) as file:
+            offsets = _write(file, map(self._dump, questions))
+            self._lines = _Lines(file, offsets)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Question]:
+        return map(self._load, self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Question]: ...
+
+    def __getitem__(self, index: int | slice) -> Question | list[Question]:
+        if isinstance(index, slice):
+            return [self._load(self._lines[i]) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._load(self._lines[index % len(self)])
+
+    def _dump(self, q: Question) -> bytes:
+        image: Any = q.image
+        if isinstance(image, bytes):
+            name = base64.b85encode(hashlib.blake2b(image, digest_size=16).digest()).decode()
+            self._blobs[name] = image
+            image = [name]
+        elif image is not None:
+            image = str(image)
+        description = asdict(q.description) if q.description else None
+        return _json(
+            [
+                q.question_id,
+                q.question,
+                image,
+                q.image_id,
+                q.answers,
+                q.answer_eval,
+                q.instruction,
+                q.question_type,
+                q.split,
+                q.pos_item_ids,
+                description,
+                dict(q.extra),
+                q.pos_articles,
+            ]
+        )
+
+    def _load(self, line: bytes) -> Question:
+        (
+            question_id,
+            question,
+            image,
+            image_id,
+            answers,
+            answer_eval,
+            instruction,
+            question_type,
+            split,
+            pos_item_ids,
+            description,
+            extra,
+            pos_articles,
+        ) = json.loads(line)
+        if image is not None:
+            image = Path(image) if isinstance(image, str) else self._blobs[image[0]]
+        return Question(
+            question_id,
+            question,
+            image,
+            image_id,
+            tuple(answers),
+            tuple(answer_eval),
+            instruction,
+            question_type,
+            split,
+            tuple(pos_item_ids),
+            _load_description(description) if description else None,
+            extra,
+            tuple(pos_articles),
+        )
+
+
+def _load_description(value: dict[str, Any]) -> Description:
+    def regions(values: Iterable[dict[str, Any]]) -> tuple[Region, ...]:
+        return tuple(
+            Region(
+                v["label"],
+                tuple(v["box"]),
+                tuple((word, score) for word, score in v["attributes"]),
+                tuple(v["ocr"]),
+            )
+            for v in values
+        )
+
+    return Description(
+        tags=tuple(
+            Tag(tuple(t["names"]), t["probability"], tuple(t["kinds"])) for t in value["tags"]
+        ),
+        caption=value["caption"],
+        ocr=tuple(value["ocr"]),
+        objects=regions(value["objects"]),
+        regions=regions(value["regions"]),
+    )

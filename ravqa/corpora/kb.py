@@ -1,0 +1,315 @@
+"""Knowledge bases of whole articles, cut into passages that keep their article's identity.
+
+    encyclopedic_kb_wiki.json      Encyclopedic-VQA: {url: {title, section_titles, section_texts,
+                                   image_urls, ...}}, 2 million pages; also as published in a .zip.
+                                   EchoSight's 100,000 articles for InfoSeek have the same layout.
+    Wiki6M_ver_1_0.jsonl.gz        OVEN and InfoSeek: {wikidata_id, wikipedia_title,
+                                   wikipedia_content, ...}, one of 6 million pages a line
+
+Both are read as a stream: one article is in memory at a time. A passage knows its article, and the
+article's title, URL and entity, so that recall can be counted over passages and over articles.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import Field
+
+from ravqa.core.errors import DataError, first_line, import_extra
+from ravqa.core.records import Passage
+from ravqa.core.settings import Strict
+from ravqa.corpora.tables import lines_of, open_text, read_rows, suffix_of
+from ravqa.corpora.values import identity, text, text_of
+
+WIKI_WORDS = 300
+"""Words of a passage of an article that has no sections (about 400 tokens, below PreFLMR's 512)."""
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_STATIC = "output"  # the one key of RA-VQA's retrieval results, where a knowledge base has URLs
+
+
+class Sections(Strict):
+    """How a knowledge base becomes a corpus.
+
+    Attributes:
+        words: longest passage in white-space separated words; None for whole sections (for
+            WIKI_WORDS in articles without sections, for pages.PAGE_WORDS in pages).
+        keep: file that names the wanted articles by URL, entity or title; None for all. One name a
+            line, or a CSV with the column wikipedia_url (Encyclopedic-VQA's questions), or JSON
+            lines with entity_id (InfoSeek's withkb files).
+        quotes: whether quotes around a field of a TSV file belong to its form; None if it can be
+            read in one way only.
+    """
+
+    words: int | None = Field(default=None, ge=1)
+    keep: Path | None = None
+    quotes: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """An article: its id, its names, and (heading, text) of each section, the lead first."""
+
+    article_id: str
+    title: str
+    sections: Sequence[tuple[str | None, str]]
+    url: str | None = None
+    entity: str | None = None
+    sectioned: bool = True
+
+
+def read_names(path: Path) -> frozenset[str]:
+    """Names of articles (see `Sections.keep`).
+
+    Raises:
+        DataError: missing, unreadable, or without any name.
+    """
+    names: set[str] = set()
+    if suffix_of(path) == ".txt":
+        with open_text(path) as lines:
+            names.update(line.strip() for line in lines)
+    else:
+        for where, row in read_rows(path):
+            column = next((c for c in ("wikipedia_url", "entity_id") if c in row), None)
+            if column is None:
+                raise DataError(f"{where}: no 'wikipedia_url' and no 'entity_id'")
+            try:
+                name = text(row, column) or ""
+            except DataError as e:
+                raise DataError(f"{where}: {e}") from None
+            names.update(name.split("|") if column == "wikipedia_url" else [name])
+    names.discard("")
+    if not names:
+        raise DataError(f"{path}: it names no article")
+    return frozenset(names)
+
+
+def is_kept(article: Article, keep: frozenset[str] | None) -> bool:
+    """Whether one of the article's names is wanted."""
+    if keep is None:
+        return True
+    names = (article.article_id, article.url, article.entity, article.title)
+    return any(name in keep for name in names)
+
+
+def article_of(row: dict[str, Any], where: str) -> Article:
+    """The article of one line of Wiki6M; a blank one has no text.
+
+    Raises:
+        DataError: no id, or no text (the published title-only file has none); another value than
+            text where text should be.
+    """
+    if "wikipedia_content" not in row:
+        raise DataError(f"{where}: no 'wikipedia_content'; is this the file with titles only?")
+    try:
+        entity = text(row, "wikidata_id")
+        if entity is None:
+            raise DataError("no 'wikidata_id'")
+        return Article(
+            entity,
+            text(row, "wikipedia_title") or "",
+            [(None, text(row, "wikipedia_content") or "")],
+            url=text(row, "wikipedia_url"),
+            entity=entity,
+            sectioned=False,
+        )
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
+
+
+def read_articles(path: Path) -> Iterator[Article]:
+    """Articles of a knowledge base in Encyclopedic-VQA's layout: .json, .json.gz, or .zip.
+
+    Raises:
+        DataError: missing, unreadable, cut off, or of another layout (the article is named).
+        MissingExtraError: ijson is not installed.
+    """
+    number = 0
+    for number, (url, page) in enumerate(_stream(path, "kvitems", ""), 1):
+        yield _page(url, page, f"{path}, article {number} ({url})")
+    if not number:
+        raise DataError(f"{path}: an object of articles by URL is expected")
+
+
+def _page(url: str, page: Any, where: str) -> Article:
+    if page is None:
+        return Article(url, "", [], url=url)  # known, and without text
+    if not isinstance(page, dict):
+        raise DataError(f"{where}: an object is expected")
+    titles, texts = page.get("section_titles", 0), page.get("section_texts", 0)
+    if texts is None:  # an article without text
+        titles = texts = []
+    if not isinstance(texts, list) or not isinstance(titles, list) or len(texts) != len(titles):
+        raise DataError(f"{where}: 'section_titles' and 'section_texts' of equal length expected")
+    try:
+        title = text(page, "title") or ""
+        sections = []
+        for heading, content in zip(titles, texts, strict=True):
+            name = text_of(heading, "section_titles")
+            # The first section is titled as the article.
+            name = None if name == title else name
+            sections.append((name, text_of(content, "section_texts") or ""))
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
+    return Article(url, title, sections, url=url)
+
+
+def passages_of(article: Article, words: int | None) -> Iterator[Passage]:
+    """The article's sections as passages; blank ones are left out.
+
+    A section's passage is called ARTICLE#NUMBER, counting sections from 0 as the published
+    evidence_section_id does; the further parts of a section that is cut ARTICLE#NUMBER.1, .2, ...
+    """
+    for number, (heading, content) in enumerate(article.sections):
+        limit = words or (None if article.sectioned else WIKI_WORDS)
+        for part, piece in enumerate(cut(content, limit)):
+            place = [number, part] if article.sectioned and part else [number + part]
+            yield Passage(
+                passage_id=f"{article.article_id}#{'.'.join(map(str, place))}",
+                text=piece,
+                title=article.title or None,
+                entity=article.entity,
+                url=article.url,
+                section=heading or None,
+                article=article.article_id,
+            )
+
+
+def cut(text: str, words: int | None) -> Iterator[str]:
+    """Pieces of at most so many words: whole paragraphs, else whole sentences, else words.
+
+    Nothing is lost but white space; blank text gives nothing.
+    """
+    text = text.strip()
+    if words is None or len(text.split()) <= words:
+        if text:
+            yield text
+        return
+    piece: list[str] = []
+    count = 0
+    for glue, unit in _units(text, words):
+        length = len(unit.split())
+        if piece and count + length > words:
+            yield "".join(piece)
+            piece, count = [], 0
+        piece += [glue, unit] if piece else [unit]
+        count += length
+    if piece:
+        yield "".join(piece)
+
+
+def _units(text: str, words: int) -> Iterator[tuple[str, str]]:
+    """What is not cut further, each with what stands before it."""
+    for paragraph in filter(None, (line.strip() for line in lines_of(text))):
+        glue = "\n"
+        if len(paragraph.split()) <= words:
+            yield glue, paragraph
+            continue
+        for sentence in _SENTENCE_END.split(paragraph):
+            tokens = sentence.split()
+            for start in range(0, len(tokens), words):
+                yield glue, " ".join(tokens[start : start + words])
+                glue = " "
+
+
+def is_static(path: Path) -> bool:
+    """Whether a JSON file is a static retrieval file of RA-VQA, and no knowledge base."""
+    for _, event, value in _stream(path, "parse"):
+        if event == "map_key":
+            return bool(value == _STATIC)
+        if event != "start_map":
+            break
+    return False
+
+
+def static_items(path: Path) -> Iterator[Any]:
+    """The questions of a static retrieval file of RA-VQA, one at a time.
+
+    Raises:
+        DataError: missing, unreadable or cut off.
+        MissingExtraError: ijson is not installed.
+    """
+    return _stream(path, "items", f"{_STATIC}.item")
+
+
+def static_passages(path: Path) -> Iterator[Passage]:
+    """Every passage that a static retrieval file of RA-VQA holds, once; FLMR's marks are cut off.
+
+    Raises:
+        DataError: as `static_items`; an entry without passage id and content.
+    """
+    seen: set[int | str] = set()
+    for number, item in enumerate(static_items(path), 1):
+        where = f"{path}, question {number}"
+        for entry in top_passages(item, where):
+            try:
+                passage_id = identity(entry, "passage_id")
+            except DataError as e:
+                raise DataError(f"{where}: {e}") from None
+            content = entry.get("content")
+            if passage_id in seen:
+                continue
+            if passage_id is None or not isinstance(content, str):
+                raise DataError(f"{where}: passage {passage_id!r} has no id or no 'content'")
+            seen.add(passage_id)
+            yield Passage(
+                str(passage_id), content.removeprefix("<BOK>").removesuffix("<EOK>").strip()
+            )
+
+
+def top_passages(item: Any, where: str) -> Iterable[dict[str, Any]]:
+    """The ranking of one question of a static retrieval file.
+
+    Raises:
+        DataError: it is not in the published form.
+    """
+    entries = item.get("top_ranking_passages") if isinstance(item, dict) else None
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and "passage_id" in e for e in entries
+    ):
+        raise DataError(f"{where}: 'top_ranking_passages' with 'passage_id' is expected")
+    return entries
+
+
+def _stream(path: Path, function: str, *arguments: str) -> Iterator[Any]:
+    ijson: Any = import_extra("ijson", "datasets", why=f"reading {path.name} as a stream")
+    with _open_json(path) as file:
+        try:
+            # use_float: decimals are slow, and nothing here needs them.
+            yield from getattr(ijson, function)(file, *arguments, use_float=True)
+        except ijson.JSONError as e:
+            raise DataError(f"{path}: not JSON ({first_line(e)}); is it cut off?") from None
+
+
+@contextmanager
+def _open_json(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if path.suffix.lower() == ".gz":
+            with gzip.open(path) as file:
+                yield file  # type: ignore[misc]
+        elif path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                names = [n for n in archive.namelist() if n.lower().endswith(".json")]
+                if len(names) != 1:
+                    raise DataError(f"{path}: one .json file is expected in it, not {len(names)}")
+                with archive.open(names[0]) as file:
+                    yield io.BufferedReader(file)  # type: ignore[type-var]
+        else:
+            with path.open("rb") as file:
+                if file.read(3) != b"\xef\xbb\xbf":  # a byte order mark
+                    file.seek(0)
+                yield file
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as e:
+        raise DataError(f"{path} cannot be read: {e}") from None

@@ -1,0 +1,461 @@
+"""Folders of pages and pictures as passages: text, Markdown, PDF and images.
+
+    notes.txt          cut into pieces: notes.txt#0, notes.txt#1
+    guide.md           a passage for each heading: guide.md#install, cut: guide.md#install.1
+    paper.pdf          a passage for each page: paper.pdf#page=3, cut: paper.pdf#page=3.1
+    koala.jpg          one passage: koala.jpg; its text is the caption
+
+Ids are paths below the folder, so that they stay what they are while a file is edited. A caption
+is the text of `koala.txt` beside `koala.jpg`, or stands in a `metadata.jsonl` or `metadata.csv` of
+the same folder (columns `file_name`, and `text` or `caption`; others become metadata), as in the
+hub's image folders.
+
+Hidden files and folders are passed over, and so are links that lead out of the folder and indexes
+(`ravqa.collections`), whose images are copies. Files with the same bytes as another are read once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ravqa.core.errors import DataError
+from ravqa.core.locations import file_digest
+from ravqa.core.records import Passage
+from ravqa.core.settings import fingerprint
+from ravqa.corpora import pdf
+from ravqa.corpora.kb import cut
+from ravqa.corpora.tables import lines_of, read_rows
+from ravqa.corpora.values import is_blank, text_of
+from ravqa.images.decode import SUFFIXES, broken_images, is_image_file
+
+PAGE_WORDS = 150
+"""Words of a passage (about 200 tokens, below the 256 of the default encoder)."""
+
+MARKDOWN = (".md", ".markdown")
+PAGES = (".txt", *MARKDOWN, ".pdf", *SUFFIXES)
+"""Suffixes of files that are read; images are known by their first bytes too."""
+
+INDEX = "library.json"
+"""What a folder has that is an index of one's own (`ravqa.collections`), and no folder of pages."""
+
+_METADATA = ("metadata.jsonl", "metadata.csv")
+_CAPTIONS = ("text", "caption")
+_LISTED = 5
+_PICTURE_BYTES = 500  # what a picture's passage takes, roughly
+
+
+def is_pages(path: Path) -> bool:
+    """Whether a path is a folder, or a single page or picture."""
+    if path.is_dir():
+        return True
+    return path.is_file() and (path.suffix.lower() in PAGES or is_image_file(path))
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a folder is an index; other programs have files of that name too."""
+    try:
+        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True  # perhaps a damaged one
+    return isinstance(found, dict) and {"settings", "encoder", "checksum"} <= found.keys()
+
+
+@dataclass
+class Remarks:
+    """What was left out while pages were read; with `on_error` "fail", broken files are errors.
+
+    Attributes:
+        broken: files that cannot be read, and why.
+        blank: files and pages without text.
+        copies: files with the same bytes as another, which is named.
+        links: links that lead out of the folder.
+        indexes: folders that are indexes.
+        absent: files that have a caption and are not there.
+        others: how many files there are of suffixes that are not read.
+    """
+
+    on_error: Literal["fail", "skip"] = "fail"
+    broken: list[str] = field(default_factory=list)
+    blank: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    indexes: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def break_off(self, where: str, reason: str) -> None:
+        """Note a file that cannot be read.
+
+        Raises:
+            DataError: unless such files are to be skipped.
+        """
+        if self.on_error == "fail":
+            raise DataError(f"{where}: {reason} (--on-error skip leaves such files out)")
+        self.broken.append(f"{where}: {reason}")
+
+    def check_prune(self) -> None:
+        """Raise DataError if what was read is not all that there is: the rest would be deleted."""
+        if self.broken:
+            raise DataError(
+                f"{self.broken[0]}; to prune would delete what the index has of it: "
+                "mend it, or leave --prune out"
+            )
+
+    def lines(self) -> list[str]:
+        """One line for each kind of remark that there is."""
+        kinds = (
+            ("cannot be read, left out", self.broken),
+            ("without text", self.blank),
+            ("a copy of another file, left out", self.copies),
+            ("a link out of the folder, left out", self.links),
+            ("an index, left out", self.indexes),
+            ("named in a metadata file, but not there", self.absent),
+            ("of a kind that is not read", [f"{n} {s}" for s, n in self.others.most_common()]),
+        )
+        return [f"{what}: {_some(found)}" for what, found in kinds if found]
+
+
+def _some(found: list[str]) -> str:
+    more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return "; ".join(found[:_LISTED]) + more
+
+
+class Pages:
+    """A folder, or a single file, whose pages become passages."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        words: int | None = None,
+        remarks: Remarks | None = None,
+        uncaptioned: bool = False,
+    ):
+        """Look which files there are.
+
+        Args:
+            words: longest passage in white-space separated words; None for PAGE_WORDS.
+            uncaptioned: give images without a caption too, as passages without text.
+
+        Raises:
+            DataError: there is nothing to read.
+        """
+        self._root = root if root.is_dir() else root.parent
+        self._words = words or PAGE_WORDS
+        self._uncaptioned = uncaptioned
+        self.remarks = remarks or Remarks()
+        self._files = self._found() if root.is_dir() else [root]
+        if not self._files:
+            raise DataError(f"{root}: no page to read: {', '.join(PAGES)} are")
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the passages are."""
+        return sum(
+            _PICTURE_BYTES if _is_image(path) else path.stat().st_size for path in self._files
+        )
+
+    def key(self) -> str:
+        """Changes with everything that the passages depend on."""
+        files = [[self._name(path), file_digest(path)] for path in self._files]
+        return fingerprint("pages/2", files, self._words, self._uncaptioned)
+
+    def passages(self) -> Iterator[Passage]:
+        """Every passage, file by file in the order of their names.
+
+        Raises:
+            DataError: a file cannot be read, unless such files are skipped.
+            MissingExtraError: there are PDF files and pypdf is not installed.
+        """
+        metadata = self._metadata()
+        captions = {p.with_suffix(".txt") for p in self._files if _is_image(p)}
+        broken = broken_images([path for path in self._files if _is_image(path)])
+        seen: dict[str, str] = {}
+        for path in self._files:
+            if path.name in _METADATA or path in captions:
+                continue
+            name = self._name(path)
+            try:
+                first = seen.setdefault(_digest(path), name)
+                if first != name:
+                    self.remarks.copies.append(f"{name} ({first})")
+                    continue
+                if path in broken:
+                    raise DataError(broken[path])
+                if _is_image(path):
+                    yield from self._picture(path, metadata.get(path, {}))
+                else:
+                    yield from self._cut(path)
+            except DataError as e:
+                self.remarks.break_off(name, str(e).removeprefix(f"{path}: "))
+
+    def _found(self) -> list[Path]:
+        real = self._root.resolve()
+        found = []
+        for folder, folders, names in os.walk(self._root, onerror=self._unreadable):
+            if Path(folder) != self._root and is_index(Path(folder)):
+                self.remarks.indexes.append(self._name(Path(folder)))
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                path = Path(folder, name)
+                if name.startswith("."):
+                    continue
+                if not path.resolve().is_relative_to(real):
+                    self.remarks.links.append(self._name(path))
+                elif not path.is_file():
+                    continue
+                elif not os.access(path, os.R_OK):
+                    self.remarks.break_off(self._name(path), "cannot be read: no permission")
+                elif name in _METADATA or path.suffix.lower() in PAGES or is_image_file(path):
+                    found.append(path)
+                else:
+                    self.remarks.others[path.suffix.lower() or "without suffix"] += 1
+            self.remarks.links += [
+                self._name(Path(folder, name))
+                for name in folders
+                if not Path(folder, name).resolve().is_relative_to(real)
+            ]
+        return found
+
+    def _unreadable(self, error: OSError) -> None:
+        """A folder cannot be listed: what is in it would be missing without a word."""
+        name = self._name(Path(error.filename))
+        self.remarks.break_off(name, f"cannot be read: {error.strerror}")
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    # -- pictures -----------------------------------------------------------------------------
+
+    def _metadata(self) -> dict[Path, Mapping[str, Any]]:
+        """What metadata files say of images."""
+        found: dict[Path, Mapping[str, Any]] = {}
+        for path in self._files:
+            if path.name not in _METADATA:
+                continue
+            for where, row in read_rows(path):
+                name = row.pop("file_name", None)
+                if not isinstance(name, str) or not name:
+                    raise DataError(f"{where}: no 'file_name'")
+                found[path.parent / name] = row
+                if not (path.parent / name).is_file():
+                    self.remarks.absent.append(self._name(path.parent / name))
+        return found
+
+    def _picture(self, path: Path, metadata: Mapping[str, Any]) -> Iterator[Passage]:
+        name = self._name(path)
+        extra = dict(metadata)
+        captions = [text_of(extra.pop(c, None), c) for c in _CAPTIONS]
+        text = next(filter(None, captions), "").strip()
+        beside = path.with_suffix(".txt")
+        if not text and beside.is_file():
+            text = _text(beside).strip()
+        if text or self._uncaptioned:
+            title = text_of(extra.pop("title", None), "title")
+            yield Passage(name, text, title, path, article=name, extra=extra)
+        else:
+            raise DataError(
+                f"no caption: write one into {beside.name} or metadata.jsonl; an index of your own "
+                "(ravqa index) describes images itself"
+            )
+
+    # -- pages --------------------------------------------------------------------------------
+
+    def _cut(self, path: Path) -> Iterator[Passage]:
+        name = self._name(path)
+        document = _read(path)
+        empty = True
+        for section in document.sections:
+            pieces = list(cut(section.text, self._words))
+            if not pieces and section.page is not None:
+                self.remarks.blank.append(f"{name}#{section.place}")
+            for number, piece in enumerate(pieces):
+                empty = False
+                place = section.place
+                if number or not place:
+                    place = f"{place}.{number}" if place else str(number)
+                extra = dict(document.metadata)
+                if section.page is not None:
+                    extra["page"] = section.page
+                yield Passage(
+                    f"{name}#{place}",
+                    piece,
+                    document.title,
+                    section=section.heading,
+                    article=name,
+                    extra=extra,
+                )
+        if empty and path.suffix.lower() != ".pdf":
+            self.remarks.blank.append(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A part of a document: what stands behind # in its passages' ids, heading, page, text."""
+
+    place: str
+    text: str
+    heading: str | None = None
+    page: int | None = None
+
+
+@dataclass(frozen=True)
+class _Document:
+    title: str
+    sections: Iterable[_Section]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _read(path: Path) -> _Document:
+    suffix = path.suffix.lower()
+    if suffix == ".pdf":
+        pages = pdf.pages(path)
+        return _Document(_title(path), [_Section(f"page={n}", t, page=n) for n, t in pages])
+    if suffix in MARKDOWN:
+        return _markdown(path)
+    return _Document(_title(path), [_Section("", _text(path))])
+
+
+def _title(path: Path) -> str:
+    return re.sub(r"[-_\s]+", " ", path.stem).strip() or path.stem
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as e:
+        raise DataError(f"cannot be read: {e.strerror or e}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise DataError(f"not a text in UTF-8 (byte {e.start})") from None
+    except OSError as e:
+        raise DataError(f"cannot be read: {e.strerror or e}") from None
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() not in (".txt", *MARKDOWN, ".pdf") and is_image_file(path)
+
+
+# -- Markdown ---------------------------------------------------------------------------------
+
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_UNCLOSED = re.compile(r"^[\w-]+:[ \t]*(?:\[[^\]]*|\{[^}]*)\Z", re.MULTILINE)
+
+
+def _markdown(path: Path) -> _Document:
+    """A document's sections by its headings; its first line may be its title."""
+    text = _text(path)
+    metadata = None
+    if front := _FRONT_MATTER.match(text):
+        metadata = _front_matter(front[1])
+        if metadata is None:  # text between two rules, of which the second underlines no heading
+            text = f"{text[: front.end(1)]}\n{text[front.end(1) :]}"
+        else:
+            text = text[front.end() :]
+    metadata = metadata or {}
+    title = metadata.pop("title", None) or ""
+    lines = lines_of(text)
+    sections: list[_Section] = []
+    began = 0  # where the text of the last section began
+
+    def end(line: int, level: int) -> None:
+        nonlocal began
+        if above and level <= above[-1][0] and not "".join(lines[start:line]).strip():
+            # Nothing is below this heading: it stays as text at the end of what is above it.
+            last = sections.pop()
+            sections.append(replace(last, text="\n".join(lines[began:line])))
+        else:
+            began = start
+            sections.append(_Section(place, "\n".join(lines[start:line]), heading))
+
+    places = {"top"}
+    above: list[tuple[int, str]] = []  # headings that the present one stands below
+    start, place, heading = 0, "top", None
+    for level, words, first, last in _headings(text):
+        end(first, level)
+        above = [entry for entry in above if entry[0] < level]
+        slug = _slug(words)
+        numbered = (f"{slug}-{n}" for n in itertools.count(1))
+        place = next(p for p in itertools.chain([slug], numbered) if p not in places)
+        places.add(place)
+        start = last
+        if level == 1 and not title:  # the document's name is in every passage already
+            title, heading = words, None
+            continue
+        above.append((level, words))
+        heading = " > ".join(entry[1] for entry in above)
+    end(len(lines), 0)
+    return _Document(title or _title(path), sections, metadata)
+
+
+def _headings(text: str) -> Iterator[tuple[int, str, int, int]]:
+    """Level, words, first line and the line after the last one of each heading."""
+    from markdown_it import MarkdownIt
+
+    tokens = MarkdownIt("commonmark").parse(text)
+    for token, inline in itertools.pairwise(tokens):
+        if token.type == "heading_open" and token.level == 0 and token.map:
+            words = "".join(child.content for child in inline.children or ()).strip()
+            if words:
+                yield int(token.tag[1:]), words, token.map[0], token.map[1]
+
+
+def _slug(words: str) -> str:
+    """The heading's anchor, as on GitHub."""
+    return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", words.strip().lower())) or "section"
+
+
+class _FrontMatter(yaml.SafeLoader):
+    """YAML in which dates are texts, as they are written."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _front_matter(text: str) -> dict[str, Any] | None:
+    """The values of a page's front matter; None if it is text between two rules.
+
+    Front matter is a YAML mapping of names, and no blank line begins it (Pandoc's rule).
+
+    Raises:
+        DataError: a list or object in it is not closed; aliases, which can make gigabytes of a few
+            lines; a title that is not text.
+    """
+    if not text.partition("\n")[0].strip():
+        return None
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise DataError("aliases (*NAME) in the part between --- at its beginning are not read")
+        found = yaml.load(text, _FrontMatter)
+        written = yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        if _UNCLOSED.search(text):
+            raise DataError("the part between --- at its beginning is not YAML") from None
+        return None
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        return None
+    if is_blank(found.get("title")):
+        found.pop("title", None)
+    else:  # 007 and 1.10 are titles as they stand
+        found["title"] = text_of(written["title"], "title")
+    return found

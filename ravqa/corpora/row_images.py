@@ -1,0 +1,187 @@
+"""The image of a row, in the forms that the hub, pandas and people write.
+
+    text                a path below the image folder, a data URI, or the image in base64
+    bytes               the encoded image
+    {bytes, path}       as `datasets` writes; the path counts where there are no bytes
+    a list of one       of any of these
+
+Web addresses are not fetched. A row that names an image which cannot be had says why.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ravqa.core.errors import DataError
+from ravqa.corpora.values import is_blank, kind_of, list_of, text_of
+from ravqa.images.decode import ImageFolder, is_image, kept_image
+
+HELD = ("image", "images", "img", "imgs", "image_bytes", "img_bytes", "picture", "photo")
+"""Columns that hold an image, or name it, in any form."""
+NAMED = (
+    *("img_path", "image_path", "img_file", "image_file", "img_file_name", "image_file_name"),
+    *("image_filename", "image_name", "image_url", "img_url", "coco_url"),
+)
+"""Columns that name an image."""
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+
+_LONGEST_NAME = 4096  # bytes, of a path
+
+
+@dataclass(frozen=True, slots=True)
+class RowImage:
+    """What a row has for an image.
+
+    Attributes:
+        path: the image, or where it would be looked for; None if the row has none.
+        name: what the row calls it; of an image inside the row, a hash of its bytes.
+        missing: why it cannot be had, where it is known already; "" otherwise.
+        held: whether the row itself holds the image.
+        empty: the column for images is there and blank.
+    """
+
+    path: Path | None = None
+    name: str | None = None
+    missing: str = ""
+    held: bool = False
+    empty: bool = False
+
+
+class _MissingError(DataError):
+    """An image that is named and cannot be had."""
+
+
+def image_of(
+    row: Mapping[str, Any],
+    images: ImageFolder,
+    columns: Sequence[str] = (*HELD, *NAMED),
+    *,
+    by_stem: bool = False,
+) -> RowImage:
+    """The image of a row; one inside the row is put into the cache folder.
+
+    Of several columns the first whose image is there counts.
+
+    Args:
+        images: where names are looked for.
+        columns: those that hold or name the image; columns of other names count if they hold one
+            as bytes.
+        by_stem: see `ImageFolder.find`.
+
+    Raises:
+        DataError: a name that leaves the folder, or that several files could have.
+    """
+    names = {name.lower(): name for name in reversed(list(row))}  # whatever their case
+    columns = [names[c] for c in columns if c in names]
+    columns += held_columns(row, columns)
+    first: RowImage | None = None
+    for column in columns:
+        if _is_empty(row[column]):
+            continue
+        try:
+            found = _read(row[column], column, images, by_stem)
+        except _MissingError as e:
+            # The path says it to whoever looks for the image later.
+            found = RowImage(images.root / f"<{str(e)[:100]}>", missing=str(e))
+        if found.held or (found.path and not found.missing and is_there(found.path)):
+            return found
+        first = first or found
+    return first or RowImage(empty=any(c.lower() in HELD for c in columns))
+
+
+def held_columns(row: Mapping[str, Any], others: Collection[str] = ()) -> list[str]:
+    """Columns, but those of `others`, that hold an image as bytes, whatever their name."""
+    return [c for c, value in row.items() if c not in others and _holds(value)]
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path that `image_of` gives leads to a file, or into an archive."""
+    try:
+        return path.exists() or any(p.is_file() for p in path.parents)
+    except (OSError, ValueError):
+        return False
+
+
+def _holds(value: Any) -> bool:
+    if isinstance(value, list) and len(value) == 1:
+        return _holds(value[0])
+    if isinstance(value, dict):
+        return value.keys() == {"bytes", "path"} and isinstance(value["bytes"], bytes)
+    return isinstance(value, bytes) and is_image(value)
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a value is blank, no bytes, an empty list, or has neither bytes nor path."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_empty, value))
+    if isinstance(value, dict):
+        return all(map(_is_empty, value.values()))
+    return value == b"" if isinstance(value, bytes) else is_blank(value)
+
+
+def _read(value: Any, column: str, images: ImageFolder, by_stem: bool) -> RowImage:
+    if hasattr(value, "tolist") and not isinstance(value, str):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        value = [item for item in value if not _is_empty(item)]
+        if len(value) != 1:
+            kinds = {type(item) for item in value}
+            if kinds <= {int, float, list}:
+                raise _MissingError(
+                    f"{column!r} holds numbers: an encoded image or a path is expected"
+                )
+            raise _MissingError(f"{column!r} holds {len(value)} images: one is expected")
+        return _read(value[0], column, images, by_stem)
+    if isinstance(value, dict):
+        for key in ("bytes", "path"):
+            if not _is_empty(value.get(key)):
+                return _read(value[key], column, images, by_stem)
+        raise _MissingError(f"{column!r} holds {kind_of(value)}: bytes or path are expected")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _kept(bytes(value))
+    try:
+        held = list_of(value, column)
+        name = text_of(value, column) or ""
+    except DataError as e:
+        raise _MissingError(str(e)) from None
+    if held != [value]:  # the text of a JSON list or object
+        return _read(held, column, images, by_stem)
+    return _named(name.strip(), column, images, by_stem)
+
+
+def _named(name: str, column: str, images: ImageFolder, by_stem: bool) -> RowImage:
+    uri = _DATA_URI.match(name)
+    if uri or _BASE64.fullmatch(name):
+        try:
+            data = base64.b64decode("".join(name[uri.end() if uri else 0 :].split()), validate=True)
+        except (binascii.Error, ValueError):
+            data = b""
+        if data and (uri or is_image(data)):
+            return _kept(data)
+        if uri or len(name) > _LONGEST_NAME:
+            raise _MissingError(f"{column!r} is no image in base64: {name[:40]!r}...")
+    if name[:5].lower() == "data:":
+        raise _MissingError(f"{column!r} is a data URI that is not in base64: {name[:40]!r}")
+    if _ADDRESS.match(name):
+        raise _MissingError(
+            f"the image {name!r} is an address, and none is fetched: download it and give the "
+            "name of the file"
+        )
+    path, missing = images.look(name, by_stem=by_stem)
+    if Path(name).is_absolute():  # what it is called does not depend on where the folder is
+        name = path.relative_to(images.root).as_posix()
+    return RowImage(path, name, missing)
+
+
+def _kept(data: bytes) -> RowImage:
+    path = kept_image(data)
+    return RowImage(path, path.name, held=True)

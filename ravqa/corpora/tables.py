@@ -1,0 +1,294 @@
+"""Files into plain records, one at a time: JSON, JSON lines, CSV, TSV, Parquet; gzip as well."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from ravqa.core.errors import DataError, first_line, import_extra
+
+Row = dict[str, Any]
+
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv")
+PARQUET = ".parquet"
+_QUOTE = re.compile(r'(?:^|\t)"')
+_DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*[^"\t](?:"")+(?:[^"\t]|"")*"(?=[\t\r\n]|$)')
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+def suffix_of(path: Path) -> str:
+    """Lower-case suffix of a file, that before .gz if it is compressed."""
+    name = path.name.lower().removesuffix(".gz")
+    dot = name.rfind(".")
+    return name[dot:] if dot >= 0 else ""
+
+
+def lines_of(text: str) -> list[str]:
+    r"""A text's lines, which end with \n, \r\n or \r alone.
+
+    `str.splitlines` ends them at seven other characters too (U+2028, form feed, ...), as neither
+    files nor Markdown do.
+    """
+    return _LINE_END.split(text)
+
+
+def read_rows(
+    path: Path, columns: Sequence[str] | None = None, quotes: bool | None = None
+) -> Iterator[tuple[str, Row]]:
+    """Places ("FILE, line 3") and records of a file, by its suffix.
+
+    Args:
+        columns: only these, where the form allows to leave the others unread (Parquet).
+        quotes: of a TSV file, see `read_table`.
+
+    Raises:
+        DataError: an unknown suffix, a missing file, a broken line (file and line are named).
+        MissingExtraError: Parquet without its package.
+    """
+    suffix = suffix_of(path)
+    if suffix in JSON_LINES:
+        for number, row in read_jsonl(path):
+            yield f"{path}, line {number}", row
+    elif suffix in TABLES:
+        for number, row in read_table(path, quotes):
+            yield f"{path}, line {number}", row
+    elif suffix == PARQUET:
+        for number, row in read_parquet(path, columns):
+            yield f"{path}, row {number}", row
+    else:
+        raise DataError(f"{path}: a .jsonl, .csv, .tsv or .parquet file is expected")
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON file.
+
+    Raises:
+        DataError: missing, unreadable, or not JSON (the line is named).
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        document = json.loads(text)
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except json.JSONDecodeError as e:
+        raise DataError(f"{path}, line {e.lineno}: not JSON ({e.msg}); is it cut off?") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise DataError(f"{path} cannot be read: {e}") from None
+    if _has_half_character(text, document):
+        raise DataError(f"{path}: {_HALF}")
+    return document
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file in UTF-8, with or without a byte order mark, unpacked if it ends in .gz.
+
+    Raises:
+        DataError: missing or unreadable, now or while it is read.
+    """
+    try:
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as lines:
+                yield lines
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as lines:
+                yield lines
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
+        raise DataError(f"{path} cannot be read: {e}") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    """Line numbers and objects of a JSON-lines file; blank lines are passed over.
+
+    Raises:
+        DataError: missing, unreadable, or a line that is not a JSON object (the line is named).
+    """
+    with open_text(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as e:
+                raise DataError(f"{path}, line {number}: not JSON ({e.msg})") from None
+            except (ValueError, RecursionError) as e:
+                raise DataError(f"{path}, line {number} cannot be read: {e}") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{path}, line {number}: an object is expected")
+            if _has_half_character(line, record):
+                raise DataError(f"{path}, line {number}: {_HALF}")
+            yield number, record
+
+
+def read_table(path: Path, quotes: bool | None = None) -> Iterator[tuple[int, Row]]:
+    """Line numbers and rows of a CSV file with a header (of a TSV file, by its suffix).
+
+    Args:
+        quotes: whether quotes around a field of a TSV file belong to the file's form, as pandas
+            writes them, or to the text, as in ColBERT's and MS MARCO's files; None for the only
+            way in which the file can be read. CSV files always have them in their form.
+
+    Raises:
+        DataError: missing, unreadable, a row with another number of fields than the header, a
+            column twice; a TSV file that can be read in both ways, with different texts.
+    """
+    csv.field_size_limit(2**31 - 1)  # passages can be longer than csv's 128 KiB
+    if suffix_of(path) == ".tsv":
+        form = _quoted if (_has_quotes(path) if quotes is None else quotes) else _unquoted
+    else:
+        form = _comma_separated
+    with open_text(path) as lines:
+        start, first = next(((n, x) for n, x in enumerate(lines) if x.strip()), (0, ""))
+        reader = form(itertools.chain([first] if first else [], lines))
+        line = start
+        try:
+            header: list[str] = next(reader, [])
+            line = start + reader.line_num
+            twice = [name for name, times in Counter(filter(None, header)).items() if times > 1]
+            if twice:
+                raise DataError(f"{path}, line {line}: the column {twice[0]!r} occurs twice")
+            for fields in reader:
+                line = start + reader.line_num
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    raise DataError(
+                        f"{path}, line {line}: {len(header)} fields are expected as in the header, "
+                        f"not {len(fields)}"
+                    )
+                yield line, dict(zip(header, fields, strict=True))
+        except csv.Error as e:
+            # line_num is where the last whole row ended.
+            raise DataError(f"{path}, line {line + 1}: {e}") from None
+
+
+def _comma_separated(lines: Iterable[str]) -> Any:
+    return csv.reader(lines, strict=True)
+
+
+def _quoted(lines: Iterable[str]) -> Any:
+    return csv.reader(lines, delimiter="\t", strict=True)
+
+
+def _unquoted(lines: Iterable[str]) -> Any:
+    return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _has_quotes(path: Path) -> bool:
+    """Whether quotes around fields belong to a TSV file's form.
+
+    Raises:
+        DataError: they may as well belong to the text.
+    """
+    with open_text(path) as lines:
+        first = next((n for n, line in enumerate(lines, 1) if _QUOTE.search(line)), None)
+    if first is None:
+        return False
+    if not _is_regular(path, _quoted):
+        return not _is_regular(path, _unquoted)  # if neither is, an error says where
+    if not _is_regular(path, _unquoted) or _is_written_by_csv(path):
+        return True
+    raise DataError(
+        f"{path}, line {first}: a field begins with a quote, and the file can be read in two ways: "
+        "with quotes around fields, as pandas writes them, or with quotes as part of the text, as "
+        "in ColBERT's files. Which one it is says the option quotes=true or quotes=false of "
+        "--dataset csv; of passages, --quotes or --no-quotes of `ravqa passages`"
+    )
+
+
+def _is_regular(path: Path, form: Callable[[Iterable[str]], Any]) -> bool:
+    """Whether every row has as many fields as the header, and no name there has a quote."""
+    with open_text(path) as lines:
+        reader = form(lines)
+        try:
+            header: list[str] = next(filter(None, reader), [])
+            return not any('"' in name for name in header) and all(
+                len(fields) == len(header) for fields in reader if fields
+            )
+        except csv.Error:
+            return False
+
+
+def _is_written_by_csv(path: Path) -> bool:
+    """Whether a quoted field has doubled quotes in it, as csv and pandas write them."""
+    with open_text(path) as lines:
+        return any(_DOUBLED.search(line) for line in lines)
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, Row]]:
+    """Numbers (from 1) and rows of a Parquet file, a few in memory at a time.
+
+    Args:
+        columns: only those of these that the file has.
+
+    Raises:
+        DataError: missing, or no Parquet file.
+        MissingExtraError: pyarrow is not installed.
+    """
+    number = 0
+    with _parquet(path) as file:
+        there = file.schema_arrow.names
+        wanted = None if columns is None else [name for name in columns if name in there]
+        for batch in file.iter_batches(batch_size=256, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def parquet_rows(path: Path) -> int:
+    """How many rows a Parquet file has.
+
+    Raises:
+        DataError: as `read_parquet`.
+    """
+    with _parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of a Parquet file's columns.
+
+    Raises:
+        DataError: as `read_parquet`.
+    """
+    with _parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    parquet: Any = import_extra("pyarrow.parquet", "datasets", why=f"reading {path.name}")
+    arrow: Any = import_extra("pyarrow", "datasets", why=f"reading {path.name}")
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except (OSError, arrow.ArrowException) as e:
+        raise DataError(f"{path} cannot be read: {first_line(e)}") from None
+
+
+_HALF = 'text that is cut inside a character (a lone "\\ud83d" or the like)'
+
+
+def _has_half_character(text: str, value: Any) -> bool:
+    # JSON can hold one half of a surrogate pair; such a string can be neither hashed nor written.
+    if "\\ud" not in text and "\\uD" not in text:
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

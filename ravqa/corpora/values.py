@@ -1,0 +1,219 @@
+"""Values of a record as texts and ids, by the same rules for every file format.
+
+    null, NaN, NaT, NA, blank text    blank: no value
+    text                              as it stands
+    whole number                      its digits: 1998 is "1998"
+    number with a fraction            as Python writes it: 3.5 is "3.5"
+    anything else                     refused: it is never turned into words
+
+A number such as 1998.0 is refused too. pandas writes whole numbers so where a column has gaps, and
+then "1998" is meant; in a column of measurements "1998.0" is. Nothing in the file tells which.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from ravqa.core.errors import DataError
+
+_HINT = (
+    "write it as text or as a whole number (pandas makes floats of whole numbers in a column with "
+    'gaps: astype("Int64") before writing keeps them)'
+)
+# The text of a list or object, as Python, JSON and NumPy print it: all of a value in brackets, or,
+# among other texts, brackets with a quoted text or further brackets in them.
+_BRACKETS = re.compile(r"\s*(?:\[.*\]|\{.*\})\s*", re.DOTALL)
+_PRINTED = re.compile(
+    r"""\s*(?:array\(.*\)|[\[{]\s*['"\[{].*[\]}]|\(\s*['"].*['"]\s*,?\s*\))\s*""", re.DOTALL
+)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is missing: None, NaN, NaT, NA, or nothing but white space."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, list | tuple | dict | bytes) or hasattr(value, "tolist"):
+        value = _plain(value)
+        return value is None or (isinstance(value, float) and math.isnan(value))
+    try:
+        return bool(value != value)  # noqa: PLR0124  # NaN of every kind, and pandas's NaT
+    except TypeError:  # pandas's NA is neither true nor false
+        return True
+
+
+def text_of(value: Any, column: str) -> str | None:
+    """A value as text; None if it is blank.
+
+    Args:
+        column: where it stands, for the message.
+
+    Raises:
+        DataError: it is neither text nor a number that can only be written in one way.
+    """
+    value = _plain(value)
+    if is_blank(value):
+        return None
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float | Decimal):
+        return _number(value, column)
+    raise DataError(f"{column!r}: text is expected, not {kind_of(value)}")
+
+
+def id_of(value: Any, column: str) -> int | str | None:
+    """A value as an id, whole numbers as they are; None if it is blank.
+
+    Raises:
+        DataError: it is neither text nor a whole number.
+    """
+    value = _plain(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float | Decimal) and not is_blank(value):
+        raise DataError(f"{column!r} is the number {value}, and ids are whole: {_HINT}")
+    return text_of(value, column)
+
+
+def list_of(value: Any, column: str) -> list[Any] | dict[Any, Any]:
+    """A value as a list, or the object that it is; the text of a JSON list or object is that.
+
+    Raises:
+        DataError: the text of a list that is not JSON.
+    """
+    value = _plain(value)
+    if isinstance(value, str) and _BRACKETS.fullmatch(value):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise _written(value, column) from None
+    return value if isinstance(value, list | dict) else [value]
+
+
+def cell_items(value: Any) -> Any:
+    """A table's `one|two` as a list; other values, and the text of a JSON list, as they are."""
+    bars = isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
+    return value.split("|") if bars else value
+
+
+def texts_of(value: Any, column: str, field: str | None = None) -> tuple[str, ...]:
+    """A value as a list of texts, without the blank ones.
+
+    A single text is a list of one, and the text of a JSON list is that list.
+
+    Args:
+        field: what is taken of objects, such as "answer" of {"answer", "answer_id"}; None to
+            refuse them. An object of lists, as `datasets` makes of a list of objects, is as good.
+
+    Raises:
+        DataError: something in it is not text (see `text_of`), or an object without `field`; a
+            text is a list or object as Python or NumPy prints it.
+    """
+    value = list_of(value, column)
+    if isinstance(value, dict):
+        held = _field(value, column, field)
+        value = held if isinstance(held, list) else [held]
+    found = []
+    for item in map(_plain, value):
+        if isinstance(item, list | dict) and (field is None or isinstance(item, list)):
+            raise DataError(f"{column!r}: a list of strings is expected, not of {kind_of(item)}")
+        text = text_of(_field(item, column, field) if isinstance(item, dict) else item, column)
+        if text is None:
+            continue
+        if _PRINTED.fullmatch(text):
+            raise _written(text, column)
+        found.append(text)
+    return tuple(found)
+
+
+def text(row: Mapping[str, Any], *columns: str) -> str | None:
+    """The first of these columns that is not blank, as text.
+
+    Raises:
+        DataError: as `text_of`.
+    """
+    return next((t for c in columns if (t := text_of(row.get(c), c)) is not None), None)
+
+
+def identity(row: Mapping[str, Any], *columns: str) -> int | str | None:
+    """The first of these columns that is not blank, as an id.
+
+    Raises:
+        DataError: as `id_of`.
+    """
+    return next((i for c in columns if (i := id_of(row.get(c), c)) is not None), None)
+
+
+def texts(row: Mapping[str, Any], column: str, field: str | None = None) -> tuple[str, ...]:
+    """A column as a list of texts, without the blank ones.
+
+    Raises:
+        DataError: as `texts_of`.
+    """
+    return texts_of(row.get(column), column, field)
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words, for messages."""
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, dict):
+        return f"an object ({', '.join(map(str, list(value)[:8])) or 'empty'})"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "bytes"
+    if isinstance(value, int | float | Decimal):
+        return f"the number {value}"
+    return f"a value of type {type(value).__name__}"
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars and arrays, and tuples, as Python's own values."""
+    if not isinstance(value, str) and hasattr(value, "tolist"):
+        value = value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _number(value: float | Decimal, column: str) -> str:
+    written = str(value)
+    if not math.isfinite(value):
+        raise DataError(f"{column!r}: text is expected, not the number {written}")
+    if value == int(value) or "e" in written.lower():
+        raise DataError(f"{column!r} is the number {written}, which may mean another: {_HINT}")
+    if isinstance(value, float) and len(written) > 10:
+        # 3.4 in single precision is 3.4000000953674316 in double precision.
+        try:
+            single = struct.unpack("f", struct.pack("f", value))[0] == value
+        except OverflowError:
+            single = False
+        if single:
+            raise DataError(
+                f"{column!r} is the number {written}, of single precision: write it as text"
+            )
+    return written
+
+
+def _field(record: dict[Any, Any], column: str, field: str | None) -> Any:
+    if field is None:
+        raise DataError(f"{column!r}: a list of strings is expected, not {kind_of(record)}")
+    if field not in record:
+        raise DataError(f"{column!r}: objects with {field!r} are expected, not {kind_of(record)}")
+    return record[field]
+
+
+def _written(value: str, column: str) -> DataError:
+    shown = value if len(value) <= 40 else f"{value[:40]}..."
+    return DataError(
+        f"{column!r}: {shown!r} is the text of a list or object: write a list (in tables one|two, "
+        'or a JSON list such as ["one", "two"])'
+    )

@@ -1,1 +1,0 @@
-"""Late-interaction indexes behind one interface: see `ravqa.index.base.Index`."""

@@ -1,0 +1,1 @@
+"""Late-interaction indexes behind one interface: see `ravqa.indexes.base.Index`."""

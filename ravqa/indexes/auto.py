@@ -1,0 +1,63 @@
+"""The index that suits the size of the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ravqa.core.settings import Strict
+from ravqa.encoders.base import Vectors
+from ravqa.indexes.compressed.index import CompressedIndex
+from ravqa.indexes.exact import ExactIndex
+from ravqa.indexes.segmented.index import SegmentedIndex
+from ravqa.indexes.segmented.store import exists, read_manifest
+
+
+class AutoIndex:
+    """Makes and opens an exact index of a small corpus, a compressed one of a large corpus."""
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            above: from so many passages on the index is compressed. An exact search of fewer takes
+                a fraction of a second on two processors, even for a query of 320 vectors.
+        """
+
+        above: int = Field(default=5000, ge=0)
+
+    built = staticmethod(exists)
+
+    @staticmethod
+    def fixed(config: Config) -> dict[str, Any]:
+        """See `SegmentedIndex`."""
+        return config.model_dump()
+
+    @staticmethod
+    def open(
+        path: Path, config: Config | None = None, *, fingerprint: str | None = None
+    ) -> SegmentedIndex:
+        """Open an index of either kind; see `SegmentedIndex`."""
+        kind = CompressedIndex if read_manifest(path).kind == CompressedIndex.kind else ExactIndex
+        return kind(path, fingerprint=fingerprint)
+
+    @staticmethod
+    def build(
+        ids: Sequence[str],
+        embeddings: Iterable[Vectors],
+        path: Path,
+        *,
+        dim: int,
+        config: Config | None = None,
+        fingerprint: str = "",
+        attached: Mapping[str, Any] | None = None,
+    ) -> SegmentedIndex:
+        """See `SegmentedIndex.build`."""
+        config = config or AutoIndex.Config()
+        kind = CompressedIndex if len(ids) >= config.above else ExactIndex
+        return kind.build(
+            ids, embeddings, path, dim=dim, fingerprint=fingerprint, attached=attached
+        )

@@ -1,0 +1,398 @@
+"""How the compressed index writes a vector: its nearest centroid, and the rest in few bits.
+
+Vectors are turned by a fixed random rotation first, which leaves scores as they are and spreads the
+rest evenly over the components, so that one scale for a vector fits all of them.
+
+Components are rounded one after the other, and each makes up for what the rounding of those before
+it has done to products with vectors like the corpus's own: errors are left in directions that few
+vectors have. GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds weights so. It costs no bytes, and
+counts where hundreds of query vectors are alike, for their errors add up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ravqa.indexes.base import Array
+
+_SAMPLE = 40
+"""Training vectors for each centroid."""
+_ROUNDS = 6
+_NEAR_CELLS = 16
+_LARGE = 2048
+"""From so many centroids on, the nearest is looked for among those of near cells only."""
+_BLOCK = 2**17
+_ROWS, _PANEL = (
+    2048,
+    16,
+)  # vectors that are rounded at a time, and components: both stay in the cache
+
+
+def default_centroids(vectors: int) -> int:
+    """Centroids for a corpus: the power of two below 8 x the root of its number of vectors.
+
+    Half of ColBERT's rule (Santhanam et al. 2022, arXiv 2205.09707): a full scan needs no short
+    lists, and a query's table grows with the centroids. At most 65,536, so that a code has 16 bits.
+    """
+    wanted = min(8 * np.sqrt(max(1, vectors)), max(1, vectors / 4), 65536)
+    return int(2 ** np.floor(np.log2(max(1, wanted))))
+
+
+_CLIPS = (2.5, 2.8, 3.1)
+"""With 4 bits, components beyond so many root mean squares are cut: what is best for the vector."""
+_DAMPING = 0.1
+"""Added to the second moments that errors are shaped by, relative to their mean: queries have
+vectors unlike the corpus's too."""
+SCALE_UNIT = 2.0**-17
+"""What 1 in a stored scale stands for: scales are uint16, up to 1/2."""
+
+
+class Coded(NamedTuple):
+    """Vectors as they are stored.
+
+    Attributes:
+        codes: uint16 [n], the nearest centroid.
+        residuals: int8 [n, dim]; of 4 bits uint8 [n, dim / 2], where the low half of byte h is
+            component h, the high half component h + dim / 2, both plus 7.5.
+        fine: uint8 [n, width], one bit more for the first 8 x width components, worth half a step:
+            bit k of byte b is that of component k x width + b. Of 9 bits, width is dim / 8; of 4
+            bits 3 / 64 x dim, and these components are a quarter of a step less; else 0.
+        scales: uint16 [n], a step of the residuals in units of `SCALE_UNIT`.
+        rest: the sum of the squared lengths of what the centroids leave.
+    """
+
+    codes: Array
+    residuals: Array
+    fine: Array
+    scales: Array
+    rest: float = 0.0
+
+
+def fine_width(dim: int, bits: int) -> int:
+    """Bytes of a vector's further bits."""
+    return {9: -(-dim // 8), 4: 3 * dim // 64}.get(bits, 0)
+
+
+def _planes(bits: Array) -> Array:
+    """Bits [n, components] packed as `Coded.fine`."""
+    width = -(-bits.shape[1] // 8)
+    padded = np.zeros((len(bits), 8 * width), np.uint8)
+    padded[:, : bits.shape[1]] = bits
+    shifts = np.arange(8, dtype=np.uint8)[None, :, None]
+    packed: Array = np.bitwise_or.reduce(padded.reshape(len(bits), 8, width) << shifts, axis=1)
+    return packed
+
+
+def decode(centers: Array, coded: Coded) -> Array:
+    """The stored vectors, rotated, float32 [n, dim]; `kernels.decode` does the same."""
+    dim = centers.shape[1]
+    four = coded.residuals.dtype == np.uint8
+    if four:
+        nibbles = np.concatenate([coded.residuals & 15, coded.residuals >> 4], axis=1)
+        rest = nibbles.astype(np.float32) - np.float32(7.5)
+    else:
+        rest = coded.residuals.astype(np.float32)
+    if coded.fine.shape[1]:
+        shifts = np.arange(8, dtype=np.uint8)[None, :, None]
+        bits = ((coded.fine[:, None, :] >> shifts) & 1).reshape(len(rest), -1)[:, :dim]
+        rest[:, : bits.shape[1]] += bits * np.float32(0.5) - np.float32(0.25 if four else 0)
+    scales = coded.scales.astype(np.float32) * np.float32(SCALE_UNIT)
+    return centers[coded.codes] + scales[:, None] * rest
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Rotation and centroids.
+
+    Attributes:
+        rotation: float32 [dim, dim], orthogonal.
+        centers: float32 [centroids, dim], rotated: the mean of the vectors that have it for their
+            nearest by direction, so shorter than 1, and the rest is as short as can be.
+        spread: float32 [centroids], standard deviation of a component of the rest.
+        feedback: float32 [dim, dim], upper triangular: row h is what an error of 1 in component h
+            changes the components after it by, before they are rounded; on the diagonal stands
+            what its square adds to the mean square error of products with the corpus's vectors.
+        fit: 1 - half of the mean squared length of what the centroids leave of training vectors.
+        trained_on: vectors in the corpus that the centroids were chosen for.
+    """
+
+    rotation: Array
+    centers: Array
+    spread: Array
+    feedback: Array
+    fit: float
+    trained_on: int
+
+    @classmethod
+    def train(
+        cls, sample: Array, vectors: int, centroids: int | None, seed: int, device: Any
+    ) -> Codec:
+        """Choose centroids by spherical k-means.
+
+        Args:
+            sample: float32 [some, dim], drawn from all `vectors`.
+        """
+        dim = sample.shape[1]
+        rng = np.random.default_rng(seed)
+        rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+        count = max(1, min(centroids or default_centroids(vectors), len(sample)))
+        rotated = sample @ rotation
+        directions = np.full((1, dim), dim**-0.5, np.float32)
+        if len(sample):
+            directions = kmeans(rotated, count, seed, device)
+        spread = np.full(len(directions), 0.0, np.float32)
+        codec = cls(rotation, directions, spread, _feedback(rotated), 1.0, vectors)
+        return codec._with_means(rotated, device)
+
+    def _with_means(self, rotated: Array, device: Any) -> Codec:
+        """The same with the means of the vectors that are nearest to each direction."""
+        codes = self.nearest(rotated, device).astype(np.int64)
+        counts = np.bincount(codes, minlength=len(self.centers))
+        order = np.argsort(codes, kind="stable")
+        found = np.flatnonzero(counts)
+        begins = (np.cumsum(counts) - counts)[found]
+        centers = self.centers.copy()
+        if len(found):
+            sums = np.add.reduceat(rotated[order], begins, axis=0)
+            centers[found] = sums / counts[found, None]
+        centers = centers.astype(np.float16).astype(np.float32)  # as they are saved
+        squares = np.empty(len(rotated), np.float32)
+        for first in range(0, len(rotated), _BLOCK):
+            rest = rotated[first : first + _BLOCK] - centers[codes[first : first + _BLOCK]]
+            squares[first : first + _BLOCK] = np.einsum("nd,nd->n", rest, rest)
+        energy = np.bincount(codes, squares, minlength=len(centers))
+        spread = np.sqrt(energy / np.maximum(counts, 1) / rotated.shape[1]).astype(np.float32)
+        fit = 1 - float(squares.mean()) / 2 if len(squares) else 1.0
+        return replace(self, centers=centers, spread=spread, fit=fit)
+
+    @staticmethod
+    def sample_size(vectors: int, centroids: int | None) -> int:
+        """Vectors to train on."""
+        return min(vectors, _SAMPLE * (centroids or default_centroids(vectors)))
+
+    @cached_property
+    def middle(self) -> Array:
+        """The mean of the centroids, float32 [dim]."""
+        mean: Array = self.centers.mean(0)
+        return mean
+
+    @cached_property
+    def _directions(self) -> Array:
+        """The centroids as unit vectors."""
+        lengths = np.linalg.norm(self.centers, axis=1, keepdims=True)
+        units: Array = self.centers / np.maximum(lengths, np.float32(1e-6))
+        return units
+
+    @cached_property
+    def _cells(self) -> tuple[Array, list[Array]]:
+        """Coarse cells of the centroids, and for each cell the centroids of the nearest cells."""
+        count = int(np.sqrt(len(self.centers)))
+        cells = kmeans(self._directions, count, 0, None, rounds=4)
+        owner = np.argmax(self._directions @ cells.T, axis=1)
+        near = np.argsort(-(cells @ cells.T), axis=1)[:, :_NEAR_CELLS]
+        return cells, [np.flatnonzero(np.isin(owner, row)) for row in near]
+
+    def nearest(self, rotated: Array, device: Any) -> Array:
+        """The nearest centroid of each vector by direction, uint16 [vectors].
+
+        Of many centroids, the nearest among those of the sixteen nearest coarse cells, which
+        rarely differs, and is a matrix product per cell instead of one with all.
+        """
+        if len(self.centers) < _LARGE:
+            return _nearest(rotated, self._directions, device).astype(np.uint16)
+        cells, candidates = self._cells
+        cell = _nearest(rotated, cells, device)
+        order = np.argsort(cell, kind="stable")
+        bounds = np.searchsorted(cell[order], np.arange(len(cells) + 1))
+        out = np.empty(len(rotated), np.uint16)
+        for c in range(len(cells)):
+            rows = order[bounds[c] : bounds[c + 1]]
+            if len(rows):
+                among = candidates[c]
+                out[rows] = among[_nearest(rotated[rows], self._directions[among], device)]
+        return out
+
+    def encode(self, vectors: Array, bits: int, device: Any) -> Coded:
+        """Vectors [n, dim] in `bits` (4, 8 or 9) a component beside the centroid."""
+        rotated = vectors.astype(np.float32) @ self.rotation
+        codes = self.nearest(rotated, device)
+        rest = rotated - self.centers[codes]
+        energy = float((rest**2).sum())
+        if bits == 4:
+            return self._four_bits(codes, rest)._replace(rest=energy)
+        most = np.abs(rest).max(1, initial=0.0)
+        # Rounded up, so that the greatest component still fits.
+        scales = np.clip(np.ceil(most / 127 / SCALE_UNIT), 1, 65535).astype(np.uint16)
+        steps = (scales * np.float32(SCALE_UNIT))[:, None]
+        if bits == 8:
+            limits = np.full(rest.shape[1], 127, np.float32)
+            packed, _ = _round(rest / steps, self.feedback, limits)
+            fine = np.zeros((len(vectors), 0), np.uint8)
+            return Coded(codes, packed.astype(np.int8), fine, scales, energy)
+        limits = np.full(rest.shape[1], 254, np.float32)
+        rounded, _ = _round(rest / steps * 2, self.feedback, limits)
+        halves = rounded.astype(np.int16)
+        fine = _planes((halves & 1).astype(np.uint8))
+        return Coded(codes, (halves >> 1).astype(np.int8), fine, scales, energy)
+
+    def _four_bits(self, codes: Array, rest: Array) -> Coded:
+        """What the centroids leave, in 4 bits a component and in 5 for some."""
+        dim = rest.shape[1]
+        finer = 8 * fine_width(dim, 4)
+        # Odd multiples of half a unit, which is a step, or half of one where there is a fifth bit.
+        units = np.where(np.arange(dim) < finer, 0.5, 1).astype(np.float32)
+        limits = np.float32(7.5) + (1 - units) / 2
+        widest, spread = np.abs(rest).max(1, initial=0.0), np.sqrt(np.square(rest).mean(1))
+        values, scales = np.empty_like(rest), np.empty(len(rest), np.uint16)
+        least = np.full(len(rest), np.inf, np.float32)
+        for clip in _CLIPS:
+            wanted = np.minimum(widest, clip * spread) / 7.5 / SCALE_UNIT
+            tried = np.clip(np.rint(wanted), 1, 65535).astype(np.uint16)
+            steps = tried * np.float32(SCALE_UNIT)
+            rounded, costs = _round(rest / steps[:, None], self.feedback, limits, units, 0.5)
+            better = costs * steps**2 < least
+            values[better], scales[better] = rounded[better], tried[better]
+            least[better] = (costs * steps**2)[better]
+        halves = np.rint(values[:, :finer] * 2 + 15.5).astype(np.uint8)
+        nibbles = np.concatenate(
+            [halves >> 1, np.rint(values[:, finer:] + 7.5).astype(np.uint8)], axis=1
+        )
+        packed = nibbles[:, : dim // 2] | (nibbles[:, dim // 2 :] << 4)
+        return Coded(codes, packed, _planes(halves & 1), scales)
+
+    def save(self, folder: Path) -> None:
+        """Write the codec's files into `folder`."""
+        np.save(folder / "rotation.npy", self.rotation)
+        np.save(folder / "centers.npy", self.centers.astype(np.float16))
+        np.save(folder / "spread.npy", self.spread)
+        np.save(folder / "feedback.npy", self.feedback)
+        values = {"fit": self.fit, "trained_on": self.trained_on}
+        (folder / "codec.json").write_text(json.dumps(values), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Codec:
+        """Read what `save` wrote."""
+        values = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
+        centers = np.load(folder / "centers.npy").astype(np.float32)
+        rotation, spread, feedback = (
+            np.load(folder / f"{name}.npy") for name in ("rotation", "spread", "feedback")
+        )
+        return cls(rotation, centers, spread, feedback, **values)
+
+
+def _feedback(rotated: Array) -> Array:
+    """`Codec.feedback` for vectors whose second moments are those of `rotated`, [some, dim]."""
+    dim = rotated.shape[1]
+    moments = np.eye(dim) / dim
+    if len(rotated):
+        moments = rotated.T.astype(np.float64) @ rotated / len(rotated)
+    moments += _DAMPING * np.trace(moments) / dim * np.eye(dim)
+    upper = np.linalg.cholesky(np.linalg.inv(moments)).T
+    found = np.triu(upper / np.diag(upper)[:, None], 1)
+    np.fill_diagonal(found, np.diag(upper) ** -2)
+    return found.astype(np.float32)
+
+
+def _round(
+    values: Array,
+    feedback: Array,
+    limits: Array,
+    units: Array | None = None,
+    offset: float = 0.0,
+) -> tuple[Array, Array]:
+    """Values [n, dim] on a grid, float32, and what the errors cost, float32 [n].
+
+    See the module for how errors are passed on, and `Codec.feedback` for their costs.
+
+    Args:
+        limits: float32 [dim], the greatest of each component.
+        units: float32 [dim], the grid's; null for 1.
+        offset: of the grid from 0, in units.
+    """
+    out, costs = np.empty_like(values), np.empty(len(values), np.float32)
+    dim = values.shape[1]
+    units = np.ones(dim, np.float32) if units is None else units
+    for first in range(0, len(values), _ROWS):
+        left = values[first : first + _ROWS].T.copy()
+        kept = np.empty_like(left)
+        for begin in range(0, dim, _PANEL):
+            end = min(begin + _PANEL, dim)
+            for h in range(begin, end):
+                row = (np.rint(left[h] / units[h] - offset) + offset) * units[h]
+                kept[h] = np.clip(row, -limits[h], limits[h])
+                left[h] -= kept[h]
+                left[h + 1 : end] -= feedback[h, h + 1 : end, None] * left[h]
+            left[end:] -= feedback[begin:end, end:].T @ left[begin:end]
+        out[first : first + _ROWS] = kept.T
+        costs[first : first + _ROWS] = np.diag(feedback) @ np.square(left)
+    return out, costs
+
+
+def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROUNDS) -> Array:
+    """Centres of `count` clusters of unit vectors, float32 [count, dim], by Lloyd's algorithm.
+
+    By faiss if it is installed (on GPUs if it sees any), else by torch.
+    """
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        return _kmeans_torch(points, count, seed, device, rounds)
+    means = faiss.Kmeans(
+        points.shape[1],
+        count,
+        niter=rounds,
+        spherical=True,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=_SAMPLE,
+        gpu=getattr(faiss, "get_num_gpus", lambda: 0)() > 0,
+    )
+    means.train(points)
+    return np.array(means.centroids, dtype=np.float32)
+
+
+def _kmeans_torch(points: Array, count: int, seed: int, device: Any, rounds: int) -> Array:
+    import torch
+
+    rng = np.random.default_rng(seed)
+    centers = points[rng.choice(len(points), count, replace=False)]
+    for _ in range(rounds):
+        owner = _nearest(points, centers, device)
+        total = torch.zeros((count, points.shape[1]))
+        total.index_add_(0, torch.from_numpy(owner), torch.from_numpy(points))
+        empty = np.flatnonzero(np.bincount(owner, minlength=count) == 0)
+        total[empty] = torch.from_numpy(points[rng.choice(len(points), len(empty))])
+        centers = torch.nn.functional.normalize(total, dim=1).numpy()
+    return centers
+
+
+def _nearest(points: Array, centers: Array, device: Any) -> Array:
+    """Index of the centre with the greatest dot product, int64 [points]."""
+    import torch
+
+    right = torch.from_numpy(np.ascontiguousarray(centers)).to(device).T
+    out = np.empty(len(points), np.int64)
+    step = max(1, 2**24 // max(1, len(centers)))  # products in memory: 64 MB
+    for start in range(0, len(points), step):
+        left = torch.from_numpy(np.ascontiguousarray(points[start : start + step])).to(device)
+        out[start : start + step] = (left @ right).argmax(1).cpu().numpy()
+    return out
+
+
+def blocks(lengths: Array, size: int = _BLOCK) -> Iterator[tuple[int, int]]:
+    """Ranges of passages with about `size` vectors each."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + size, side="right")))
+        yield start, end
+        start = end

@@ -1,0 +1,684 @@
+"""Late interaction on few bytes: a scan of all passages by centroid, then closer and closer looks.
+
+A vector is stored as the number of its nearest centroid and the rest in 8 or 4 bits a component
+(`compressed.codec`). A passage's vectors are sorted by centroid, so that those which share one, a
+run, lie side by side. A query of W vectors passes through
+
+1. a table of all products of centroids and query vectors, [centroids, W], raised a little for
+   centroids whose vectors are far from it;
+2. the scan: for **every** passage and query vector the best entry of the passage's centroids, as
+   bytes, summed. A query for an image has hundreds of vectors, so that inverted lists would leave
+   out next to nothing, and the scan costs about a microsecond per passage;
+3. the refinement: per query vector the exact products with those runs only whose entries come near
+   the best one, which is a lower bound of MaxSim. First for the best `candidates` of 2, of a long
+   query with a sample of its vectors: what refinement adds to them tells well enough what it would
+   add to the others. Then with all vectors and a wide margin for the best of these, which leaves
+   little between bound and score;
+4. MaxSim over the stored vectors for those whose bound comes near the k-th score: passages are
+   scored in the order of their bounds, until the bounds left, raised by what scoring has added to
+   the others so far, no longer reach it.
+
+The order is that of 4; scores are MaxSim over what is stored. Nothing here assumes that query
+vectors cluster. Without numba, or on another device than the CPU, torch does 2 and the candidates
+of 2 are scored at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ravqa.core.errors import UserError, import_extra, near_matches
+from ravqa.core.settings import Strict, Text, validate
+from ravqa.indexes.base import Array
+from ravqa.indexes.compressed.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
+from ravqa.indexes.maxsim import device_of, maxsim
+from ravqa.indexes.segmented.index import Passages, Segment, SegmentedIndex, State, top, write_ids
+from ravqa.indexes.segmented.store import SPOOL, Manifest, SegmentEntry, Writer
+
+if TYPE_CHECKING:
+    import torch
+
+_LANES = 32  # rows of the byte table are padded to a multiple: kernels then need no remainder
+_LIFT = 2.0
+"""Standard deviations of a centroid's vectors that its products are raised by for the scan.
+
+The best of a passage's vectors is likelier above its centroid than below, the more so the looser.
+"""
+_MARGINS = (0.02, 0.1)  # of the two refinements, in units of a product of two vectors
+_TRUST = 0.5
+"""Of what sampled query vectors gain by refinement, how much the others are taken to gain."""
+_NEAR = 400  # passages beyond k that are refined closely, of 10,000
+_FEW = 100  # passages beyond k that are all scored
+_FIRST = 24  # passages scored beyond k before the bounds decide
+_STEP = 32  # passages scored at a time from then on
+_FOR_EACH = 8  # candidates at least for each of the k, where a search does not name their number
+_SCORED = 15  # x the root of the corpus: candidates at most, where all of them are scored
+_MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
+_BLOCK = 2048  # vectors that are scored at a time: their products stay in the cache
+_BAG = 4096  # passages in one call of embedding_bag
+_OUTGROWN = 4  # times the vectors that the centroids were chosen for
+_DRIFT = 0.05  # a segment whose mean fit is lower by so much is strange to the centroids
+_STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
+_SEARCH = ("effort", "candidates")  # what a single search may set
+_EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
+"""For each effort: candidates, relative to the default, and standard deviations of slack in 4."""
+
+
+def _sampled(lanes: int) -> int:
+    """How many of a query's vectors tell what refinement adds to a passage."""
+    return next((some for many, some in ((128, 64), (64, 32)) if lanes > many), lanes)
+
+
+def _sample_first(lanes: int) -> Array:
+    """An order of a query's vectors with those in front that are sampled, evenly."""
+    some = _sampled(lanes)
+    chosen = np.arange(some) * lanes // some
+    return np.concatenate([chosen, np.delete(np.arange(lanes), chosen)])
+
+
+def _best(values: Array, count: int) -> Array:
+    """Places of the `count` greatest, in order; all places if there are no more."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    cut = len(values) - count
+    places: Array = np.sort(np.argpartition(values, cut)[cut:])
+    return places
+
+
+def _growth(passages: int) -> float:
+    """Beyond 10,000 passages, what keeps a share of the best grows faster than the root."""
+    return float(max(1.0, passages / 10_000) ** 0.25)
+
+
+def default_candidates(passages: int, vectors: int) -> int:
+    """Passages that are refined for a query of so many vectors at the default effort.
+
+    40 x the root of the corpus where a sample of the vectors does for that, else 11 x; measured at
+    10,000 and 100,000 passages (`benchmarks/search.py`).
+    """
+    share = 40 if _sampled(vectors) < vectors else 11
+    return int(share * np.sqrt(passages) * _growth(passages))
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A query and its tables.
+
+    Attributes:
+        vectors: float32 [W, dim], rotated; plain: as given.
+        exact: float32 [centroids, W]. For the kernels an array of the products; else on the
+            index's device, and lifted, see `_LIFT`.
+        table: uint8 [centroids, W and padding], lifted, for the kernels; scale: its units in 1.
+        norm: the vectors' mean length.
+    """
+
+    plain: Array
+    vectors: Array
+    exact: Any
+    table: Array | None
+    scale: float
+    norm: float
+
+
+class CompressedIndex(SegmentedIndex):
+    """Centroid codes and residuals in a folder; see the module for how it is searched."""
+
+    kind: ClassVar[str] = "compressed"
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            storage: of what a centroid leaves: 9bit (default), 4bit (half the bytes), or float16:
+                8 bits and, for the last scores, the vectors in float16. Fixed when the index is
+                built.
+            centroids: how many; null for `codec.default_centroids`. Fixed likewise.
+            seed: of rotation and k-means. Fixed likewise.
+            effort: how many candidates are looked at, and how soon scoring stops.
+            candidates: passages that are refined, at least; null for `default_candidates` times
+                the effort's factor, and not less than 8 k.
+            retrain: choose new centroids when added passages fit the old ones badly, or are many.
+            kernels: numba, torch, or auto: numba on the CPU if it is installed.
+            device: auto, cpu, cuda, ...
+        """
+
+        storage: Literal["9bit", "4bit", "float16"] = "9bit"
+        centroids: int | None = Field(default=None, ge=1, le=65536)
+        seed: int = Field(default=0, ge=0)
+        effort: Literal["fast", "default", "careful"] = "default"
+        candidates: int | None = Field(default=None, ge=1)
+        retrain: bool = True
+        kernels: Literal["auto", "numba", "torch"] = "auto"
+        device: Text = "auto"
+
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """numba, if it is asked for."""
+            return [("numba", "cpu")] if self.kernels == "numba" else []
+
+    config: Config
+
+    def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
+        """As `SegmentedIndex`."""
+        self._centers: tuple[Codec, torch.Tensor] | None = None
+        self._room = _Room()
+        super().__init__(path, config, fingerprint=fingerprint)
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return device_of(self.config.device)
+
+    @cached_property
+    def _compiled(self) -> bool:
+        if self.config.kernels == "auto":
+            return self._device.type == "cpu" and find_spec("numba") is not None
+        if self.config.kernels == "numba":
+            import_extra("numba", "cpu", why="index.kernels=numba")
+        return self.config.kernels == "numba"
+
+    # -- writing ------------------------------------------------------------------------------
+
+    @classmethod
+    def fixed(cls, config: Config) -> dict[str, Any]:
+        """See `SegmentedIndex`."""
+        return {"storage": config.storage, "centroids": config.centroids, "seed": config.seed}
+
+    @classmethod
+    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
+        names = ("centroids", "run_offsets", "run_starts", "residuals", "scales")
+        more = {"9bit": ("fine",), "4bit": ("fine",), "float16": ("vectors",)}
+        return names + more.get(manifest.settings["storage"], ())
+
+    @classmethod
+    def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
+        if config.storage == "4bit" and writer.manifest.dim % 2:
+            raise ValueError("storage 4bit is for vectors of even length")
+        with _Spool(writer, passages) as spool:
+            _train_and_write(writer, spool, device_of(config.device))
+
+    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
+        with _Spool(writer, passages) as spool:
+            return _write_segment(writer, spool, state.shared, self._device)
+
+    def _wants_compact(self, state: State) -> bool:
+        codec: Codec = state.shared
+        trained = max(1, codec.trained_on)
+        strange = sum(
+            s.vectors
+            for s in state.manifest.segments
+            if s.fit is not None and s.fit < codec.fit - _DRIFT
+        )
+        outgrown = state.manifest.vectors > _OUTGROWN * trained or strange > _STRANGE * trained
+        return self.config.retrain and outgrown
+
+    def _compact(self, writer: Writer, state: State) -> None:
+        if self._wants_compact(state) or not state.shared.trained_on:
+            with _Spool(writer, self._all(state)) as spool:
+                _train_and_write(writer, spool, self._device)
+        else:
+            segment = _copy_segments(writer, state)
+            writer.commit(segments=(segment,) if segment else ())
+
+    def _all(self, state: State) -> Passages:
+        """Every passage that is not deleted, as stored."""
+        for segment in state.segments:
+            alive = np.flatnonzero(segment.alive)
+            lengths = segment.arrays["lengths"][alive]
+            for first, last in blocks(lengths):
+                rows = alive[first:last]
+                vectors, rotated = self._stored(state, segment, rows)
+                if rotated:
+                    vectors = vectors @ state.shared.rotation.T
+                parts = np.split(vectors, np.cumsum(lengths[first:last])[:-1])
+                yield from zip((segment.ids[i] for i in rows), parts, strict=True)
+
+    @classmethod
+    def _open_shared(cls, path: Path, manifest: Manifest) -> Codec:
+        return Codec.load(path / manifest.settings["shared"])
+
+    # -- searching ----------------------------------------------------------------------------
+
+    def _search(
+        self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        config = self.config
+        if params:
+            for name in params:
+                if name not in _SEARCH:
+                    raise UserError(
+                        f"search: no setting {name!r} of a search: {near_matches(name, _SEARCH)}"
+                    )
+            config = validate(self.Config, config.model_dump() | dict(params), "search")
+        factor, slack = _EFFORTS[config.effort]
+        usual = factor * default_candidates(len(state.alive), len(query))
+        if not self._compiled:
+            usual = min(usual, _SCORED * factor * np.sqrt(len(state.alive)))
+        wanted = max(config.candidates or int(max(usual, _FOR_EACH * k)), 2 * k)
+
+        rows = np.flatnonzero(allowed & state.matchable)
+        with self._prepared(state, query) as prepared:
+            return self._cascade(state, prepared, rows, k, wanted, factor, slack)
+
+    def _cascade(
+        self,
+        state: State,
+        prepared: _Query,
+        rows: Array,
+        k: int,
+        wanted: int,
+        factor: float,
+        slack: float,
+    ) -> tuple[Array, Array]:
+        """The stages that follow the tables; see the module."""
+        near = int(k + _NEAR * factor * _growth(len(state.alive)))
+        if len(rows) > wanted or (self._compiled and len(rows) > near):
+            approximate = self._scan(state, prepared)[rows]
+            kept = _best(approximate, wanted)
+            rows, approximate = rows[kept], approximate[kept]
+        if not self._compiled or len(rows) <= k + _FEW:
+            scores = self._scores(state, prepared, rows)
+            best = top(scores, k)
+            return rows[best], scores[best]
+        if len(rows) > near:
+            lanes = _sampled(len(prepared.plain))
+            bounds, coarse = self._refined(state, prepared, rows, _MARGINS[0], lanes)
+            if lanes < len(prepared.plain):
+                share = _TRUST * len(prepared.plain) / lanes
+                bounds = approximate + share * (bounds * prepared.scale - coarse)
+            rows = rows[_best(bounds, near)]
+        bounds, _ = self._refined(state, prepared, rows, _MARGINS[1])
+        order = np.argsort(-bounds, kind="stable")
+        scores = np.full(len(rows), -np.inf, dtype=np.float32)
+        done = 0
+        while done < len(order):
+            if done:
+                scored = order[:done]
+                gaps = scores[scored] - bounds[scored]
+                threshold = np.partition(scores[scored], done - k)[done - k]
+                if bounds[order[done]] + gaps.mean() + slack * gaps.std() < threshold:
+                    break
+            part = order[done : done + (_STEP if done else k + _FIRST)]
+            scores[part] = self._scores(state, prepared, rows[part])
+            done += len(part)
+        best = top(scores, k)
+        return rows[best], scores[best]
+
+    def _score(self, state: State, query: Array, rows: Array) -> Array:
+        with self._prepared(state, query, tables=False) as prepared:
+            return self._scores(state, prepared, rows)
+
+    @contextmanager
+    def _prepared(self, state: State, query: Array, tables: bool = True) -> Iterator[_Query]:
+        import torch
+
+        codec: Codec = state.shared
+        if self._compiled:
+            query = query[_sample_first(len(query))]
+        rotated = query @ codec.rotation
+        if self._compiled and tables:
+            with self._room.for_array(len(codec.centers), len(query)) as exact:
+                yield self._tables(codec, query, rotated, exact)
+            return
+        known = self._centers  # another thread's search, of another state, may replace it
+        if known is None or known[0] is not codec:
+            known = (codec, torch.from_numpy(codec.centers).to(self._device))
+            self._centers = known
+        centers = known[1]
+        exact = centers[:0]
+        if tables:
+            norms = torch.from_numpy(np.linalg.norm(query, axis=1)).to(self._device)
+            lift = _LIFT * torch.from_numpy(codec.spread).to(self._device)
+            exact = centers @ torch.from_numpy(rotated).to(self._device).T
+            exact += lift[:, None] * norms
+        yield _Query(query, rotated, exact, None, 1.0, 1.0)
+
+    def _tables(self, codec: Codec, query: Array, rotated: Array, exact: Array) -> _Query:
+        """The same for the kernels; `exact` is filled."""
+        from ravqa.indexes.compressed import kernels
+
+        kernels.run(kernels.multiply, len(exact), codec.centers, rotated.T, exact, grain=256)
+        norms = np.linalg.norm(query, axis=1)
+        lift = _LIFT * codec.spread
+        # A passage's best is among the upper entries of a lane: what is below the mean of all
+        # centroids is cut to 0.
+        low = codec.middle @ rotated.T + lift.mean() * norms
+        highest = np.empty(len(exact), np.float32)
+        kernels.run(kernels.greatest, len(exact), exact, lift, norms, low, highest)
+        scale = 255 / max(1e-30, float(highest.max()))
+        lanes = -(-len(query) // _LANES) * _LANES
+        table = np.zeros((len(exact), lanes), np.uint8)
+        kernels.run(kernels.quantise, len(exact), exact, lift, norms, low, scale, table)
+        return _Query(query, rotated, exact, table, scale, float(norms.mean()))
+
+    def _scan(self, state: State, query: _Query) -> Array:
+        """Approximate scores of all rows, in the order of MaxSim; their scale means nothing."""
+        import torch
+
+        if query.table is not None:
+            from ravqa.indexes.compressed import kernels
+
+            out = np.zeros(len(state.alive), np.int32)
+            for s in state.segments:
+                part = out[s.first : s.first + len(s.ids)]
+                arrays = s.arrays["centroids"], s.arrays["run_offsets"]
+                kernels.run(kernels.scan, len(s.ids), query.table, *arrays, part)
+            return out
+        scores = np.zeros(len(state.alive), np.float32)
+        for s in state.segments:
+            starts = s.arrays["run_offsets"]
+            for first in range(0, len(s.ids), _BAG):
+                last = min(first + _BAG, len(s.ids))
+                codes = np.array(s.arrays["centroids"][starts[first] : starts[last]], np.int64)
+                if not len(codes):
+                    continue
+                bags = torch.from_numpy(starts[first:last] - starts[first])
+                best = torch.nn.functional.embedding_bag(
+                    torch.from_numpy(codes).to(self._device),
+                    query.exact,
+                    bags.to(self._device),
+                    mode="max",
+                )
+                scores[s.first + first : s.first + last] = best.sum(1).cpu().numpy()
+        return scores
+
+    def _refined(
+        self, state: State, query: _Query, rows: Array, margin: float, lanes: int | None = None
+    ) -> tuple[Array, Array]:
+        """Lower bounds of the rows' scores, float32, and what the scan found for the same lanes.
+
+        Args:
+            lanes: take the first ones alone, a multiple of 8.
+        """
+        from ravqa.indexes.compressed import kernels
+
+        assert query.table is not None
+        width = query.table.shape[1] if lanes in {None, len(query.plain)} else lanes
+        vectors = query.vectors[:lanes]
+        out, coarse = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
+        exact = query.exact
+        four = state.manifest.settings["storage"] == "4bit"
+        for s, places, local in state.by_segment(rows):
+            part, seen = np.zeros(len(local), np.float32), np.zeros(len(local), np.int32)
+            kernels.run(
+                kernels.refine,
+                len(local),
+                local,
+                query.table,
+                min(255, int(margin * query.scale * query.norm)),
+                exact,
+                vectors,
+                s.arrays["centroids"],
+                s.arrays["run_offsets"],
+                s.arrays["run_starts"],
+                s.offsets,
+                s.arrays["residuals"],
+                s.arrays["scales"],
+                SCALE_UNIT,
+                four,
+                width,
+                part,
+                seen,
+            )
+            out[places], coarse[places] = part, seen
+        return out, coarse
+
+    def _scores(self, state: State, query: _Query, rows: Array) -> Array:
+        """MaxSim over the stored vectors of the rows, float32."""
+        import torch
+
+        out = np.full(len(rows), -np.inf, dtype=np.float32)
+        if self._compiled:
+            self._score_compiled(state, query, rows, out)
+            return out
+        for segment, places, local in state.by_segment(rows):
+            vectors, rotated = self._stored(state, segment, local)
+            left = torch.from_numpy(query.vectors if rotated else query.plain).to(self._device)
+            right = torch.from_numpy(vectors).to(self._device)
+            out[places] = maxsim(left, right, segment.arrays["lengths"][local])
+        return out
+
+    def _score_compiled(self, state: State, query: _Query, rows: Array, out: Array) -> None:
+        from ravqa.indexes.compressed import kernels
+
+        def score(
+            first: int, last: int, segment: Segment, rows: Array, places: Array, parts: Any
+        ) -> None:
+            for part in parts[first:last]:
+                begins = np.concatenate([[0], np.cumsum(segment.arrays["lengths"][rows[part]])])
+                count = int(begins[-1])
+                sums = np.empty(len(part), np.float32)
+                with (
+                    self._room.for_array(count, self.dim) as room,
+                    self._room.for_array(count, len(query.plain)) as scores,
+                ):
+                    vectors, rotated = self._stored(state, segment, rows[part], room)
+                    right = query.vectors if rotated else query.plain
+                    kernels.multiply(0, count, vectors, right.T, scores)
+                    kernels.best_sums(0, len(part), scores, begins, sums)
+                out[places[part]] = sums
+
+        for segment, places, local in state.by_segment(rows):
+            lengths = segment.arrays["lengths"][local]
+            some = np.flatnonzero(lengths)
+            parts = [some[a:b] for a, b in blocks(lengths[some], _BLOCK)]
+            kernels.run(score, len(parts), segment, local, places, parts, grain=1)
+
+    def _stored(
+        self, state: State, segment: Segment, rows: Array, room: Array | None = None
+    ) -> tuple[Array, bool]:
+        """The vectors of passages, float32 [vectors, dim], and whether they are rotated.
+
+        Args:
+            room: an array that they may be written to. With it the work is done by this thread
+                alone, which may be one of the kernels'.
+        """
+        lengths = segment.arrays["lengths"][rows]
+        begins = segment.offsets[rows] - (np.cumsum(lengths) - lengths)
+        places = np.repeat(begins, lengths) + np.arange(lengths.sum())
+        if "vectors" in segment.arrays:
+            return segment.arrays["vectors"][places].astype(np.float32), False
+        # Each vector's centroid is that of its run.
+        a = segment.arrays
+        first, last = a["run_offsets"][rows], a["run_offsets"][rows + 1]
+        counts = last - first
+        runs = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        starts = a["run_starts"][runs].astype(np.int64) + np.repeat(
+            np.cumsum(lengths) - lengths, counts
+        )
+        spans = np.diff(np.append(starts, lengths.sum()))
+        codes = np.repeat(a["centroids"][runs], spans)
+        centers, fine = state.shared.centers, a.get("fine", np.zeros((1, 0), np.uint8))
+        if not self._compiled:
+            rest = fine[places] if fine.shape[1] else np.zeros((len(places), 0), np.uint8)
+            coded = Coded(codes, a["residuals"][places], rest, a["scales"][places])
+            return decode(centers, coded), True
+        from ravqa.indexes.compressed import kernels
+
+        out = np.empty((len(places), self.dim), np.float32) if room is None else room
+        arguments = (
+            places,
+            codes,
+            centers,
+            a["residuals"],
+            fine,
+            a["scales"],
+            SCALE_UNIT,
+            a["residuals"].dtype == np.uint8,
+            out,
+        )
+        if room is None:
+            kernels.run(kernels.decode, len(places), *arguments, grain=1024)
+        else:
+            kernels.decode(0, len(places), *arguments)
+        return out, True
+
+
+class _Room:
+    """Arrays for searches to use again: to get a large one anew costs as much as to fill it."""
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+
+    @contextmanager
+    def for_array(self, rows: int, columns: int) -> Iterator[Array]:
+        """A float32 array [rows, columns] that is not cleared, for this block alone."""
+        try:
+            flat = self._free.pop()
+        except IndexError:
+            flat = np.empty(0, np.float32)
+        if len(flat) < rows * columns:
+            flat = np.empty(rows * columns, np.float32)
+        try:
+            yield flat[: rows * columns].reshape(rows, columns)
+        finally:
+            self._free.append(flat)
+
+
+class _Spool:
+    """Passages on disk in float16 while centroids are chosen; vectors are read block by block."""
+
+    def __init__(self, writer: Writer, passages: Passages):
+        self._path = writer.path / SPOOL
+        dim = writer.manifest.dim
+        self.ids: list[str] = []
+        counts: list[int] = []
+        with self._path.open("wb") as raw:
+            for passage_id, array in passages:
+                if len(array) > _MAX_VECTORS:
+                    raise ValueError(
+                        f"passage {passage_id!r} has {len(array)} vectors; at most {_MAX_VECTORS}"
+                    )
+                raw.write(np.ascontiguousarray(array, dtype=np.float16).tobytes())
+                self.ids.append(passage_id)
+                counts.append(len(array))
+        self.lengths = np.array(counts, dtype=np.int64)
+        self.vectors: Array = np.zeros((0, dim), np.float16)
+        if sum(counts):
+            self.vectors = np.memmap(self._path, np.float16, "r", shape=(sum(counts), dim))
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _train_and_write(writer: Writer, spool: _Spool, device: Any) -> None:
+    """Choose centroids for the spooled passages, write them as the only segment, commit."""
+    settings = dict(writer.manifest.settings)
+    wanted = settings["centroids"]
+    size = Codec.sample_size(len(spool.vectors), wanted)
+    rng = np.random.default_rng(settings["seed"])
+    rows = np.sort(rng.choice(len(spool.vectors), size, replace=False))
+    sample = spool.vectors[rows].astype(np.float32)
+    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device)
+    settings["shared"] = writer.new_folder("shared")
+    codec.save(writer.path / settings["shared"])
+    writer.seal(settings["shared"])
+    segment = _write_segment(writer, spool, codec, device)
+    writer.commit(segments=(segment,) if segment else (), settings=settings)
+
+
+def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> SegmentEntry | None:
+    """Encode the spooled passages into a new segment; None if there are none."""
+    if not spool.ids:
+        return None
+    storage = writer.manifest.settings["storage"]
+    bits = {"9bit": 9, "4bit": 4, "float16": 8}[storage]
+    dim = writer.manifest.dim
+    count = len(spool.vectors)
+    name = writer.new_folder("segment")
+    folder = writer.path / name
+    kind, width = (np.uint8, dim // 2) if bits == 4 else (np.int8, dim)
+
+    def array(key: str, dtype: Any, *shape: int) -> Array:
+        return _array(folder / f"{key}.npy", dtype, shape)
+
+    residuals = array("residuals", kind, count, width)
+    scales = array("scales", np.uint16, count)
+    fine = array("fine", np.uint8, count, fine_width(dim, bits)) if bits != 8 else None
+    whole = array("vectors", np.float16, count, dim) if storage == "float16" else None
+    offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
+    centroids, starts, runs = [], [], []
+    rest = 0.0
+    for first, last in blocks(spool.lengths):
+        begin, end = offsets[first], offsets[last]
+        block = spool.vectors[begin:end].astype(np.float32)
+        coded = codec.encode(block, bits, device)
+        rest += coded.rest
+        owner = np.repeat(np.arange(last - first), spool.lengths[first:last])
+        order = np.lexsort((coded.codes, owner))
+        residuals[begin:end], scales[begin:end] = coded.residuals[order], coded.scales[order]
+        if fine is not None:
+            fine[begin:end] = coded.fine[order]
+        if whole is not None:
+            whole[begin:end] = spool.vectors[begin:end][order]
+        codes = coded.codes[order]
+        new = np.ones(len(codes), bool)
+        new[1:] = (codes[1:] != codes[:-1]) | (owner[1:] != owner[:-1])
+        places = np.flatnonzero(new)
+        centroids.append(codes[places])
+        starts.append((places - (offsets[first:last] - begin)[owner[places]]).astype(np.uint16))
+        runs.append(np.bincount(owner[places], minlength=last - first))
+    np.save(folder / "centroids.npy", np.concatenate(centroids))
+    np.save(folder / "run_starts.npy", np.concatenate(starts))
+    np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))
+    for mapped in (residuals, scales, fine, whole):
+        if isinstance(mapped, np.memmap):
+            mapped.flush()
+    write_ids(folder, spool.ids, spool.lengths)
+    writer.seal(name)
+    return SegmentEntry(name, len(spool.ids), count, fit=1 - rest / 2 / count if count else None)
+
+
+def _copy_segments(writer: Writer, state: State) -> SegmentEntry | None:
+    """What is not deleted as one new segment, byte for byte; None if there is nothing.
+
+    To encode it again would round what is rounded already.
+    """
+    kept = [(s, np.flatnonzero(s.alive)) for s in state.segments if s.alive.any()]
+    if not kept:
+        return None
+    name = writer.new_folder("segment")
+    folder = writer.path / name
+    offsets = np.concatenate([[0], *(np.diff(s.arrays["run_offsets"])[rows] for s, rows in kept)])
+    np.save(folder / "run_offsets.npy", np.cumsum(offsets))
+    ids = [s.ids[i] for s, rows in kept for i in rows]
+    lengths = np.concatenate([s.arrays["lengths"][rows] for s, rows in kept])
+    write_ids(folder, ids, lengths)
+    count = int(lengths.sum())
+    for key in set(kept[0][0].arrays) - {"lengths", "run_offsets"}:
+        of_runs = key in {"centroids", "run_starts"}
+        first = kept[0][0].arrays[key]
+        shape = (int(offsets.sum()) if of_runs else count, *first.shape[1:])
+        out = _array(folder / f"{key}.npy", first.dtype, shape)
+        at = 0
+        for s, rows in kept:
+            bounds = s.arrays["run_offsets"] if of_runs else s.offsets
+            for row in rows:
+                some = s.arrays[key][bounds[row] : bounds[row + 1]]
+                out[at : at + len(some)] = some
+                at += len(some)
+        if isinstance(out, np.memmap):
+            out.flush()
+    writer.seal(name)
+    fits = [(s.entry.fit, s.entry.vectors) for s, _ in kept if s.entry.fit is not None]
+    fit = sum(fit * n for fit, n in fits) / sum(n for _, n in fits) if fits and count else None
+    return SegmentEntry(name, len(ids), count, fit=fit)
+
+
+def _array(file: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
+    """A new npy file, mapped to be written."""
+    if 0 in shape:  # nothing can be mapped
+        np.save(file, np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
+    mapped: Array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    return mapped

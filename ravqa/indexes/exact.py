@@ -1,0 +1,241 @@
+"""MaxSim over every passage: exact, blocked, from memory-mapped files.
+
+A segment's `vectors.npy` [all vectors, dim] holds its passages sorted by their number of vectors,
+so that passages of equal length lie side by side and are scored as one dense block, without padding
+or a segmented maximum. Whatever the storage, products and sums are in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ravqa.core.settings import Strict, Text
+from ravqa.encoders.base import Vectors
+from ravqa.indexes.base import Array, checked_query
+from ravqa.indexes.compressed.codec import blocks
+from ravqa.indexes.maxsim import device_of, maxsim
+from ravqa.indexes.segmented.index import Passages, Segment, SegmentedIndex, State, top, write_ids
+from ravqa.indexes.segmented.store import SPOOL, Manifest, SegmentEntry, Writer
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
+
+
+class ExactIndex(SegmentedIndex):
+    """Every vector as it is, or in 8 bits, and MaxSim with all of them."""
+
+    kind: ClassVar[str] = "exact"
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            storage: how vectors are stored; int8 has a scale for each. Fixed when the index is
+                built.
+            block_mb: megabytes of vectors, and of products, that are worked on at a time.
+            device: auto, cpu, cuda, ...
+        """
+
+        storage: Literal["float16", "float32", "int8"] = "float16"
+        block_mb: int = Field(default=8, ge=1)
+        device: Text = "auto"
+
+    config: Config
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return device_of(self.config.device)
+
+    @classmethod
+    def fixed(cls, config: Config) -> dict[str, Any]:
+        """See `SegmentedIndex`."""
+        return {"storage": config.storage}
+
+    @classmethod
+    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
+        return ("vectors", "scales") if manifest.settings["storage"] == "int8" else ("vectors",)
+
+    @classmethod
+    def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
+        segment = _write(writer, passages)
+        writer.commit(segments=(segment,) if segment else ())
+
+    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
+        return _write(writer, passages)
+
+    def _compact(self, writer: Writer, state: State) -> None:
+        segment = _write(writer, self._passages(state))
+        writer.commit(segments=(segment,) if segment else ())
+
+    def embeddings(self) -> Iterator[Array]:
+        """Each passage's vectors as they are stored, float32 [vectors, dim], as `ids`."""
+        return (array for _, array in self._passages(self._state))
+
+    def _passages(self, state: State) -> Passages:
+        for segment in state.segments:
+            rows = np.flatnonzero(segment.alive)
+            for part, lengths, vectors in self._parts(segment, rows):
+                arrays = np.split(vectors, np.cumsum(lengths)[:-1])
+                yield from zip((segment.ids[i] for i in rows[part]), arrays, strict=True)
+
+    def _search(
+        self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        if params:
+            raise ValueError(f"an exact search has no settings: {', '.join(params)}")
+        few = np.flatnonzero(allowed)
+        if 4 * len(few) < len(allowed):
+            scores = self._score(state, query, few)
+            best = top(scores, k)
+            return few[best], scores[best]
+        scores = self._all_scores(state, [query])[0]
+        scores[~allowed] = -np.inf
+        best = top(scores, k)
+        return best, scores[best]
+
+    def scores(self, queries: Sequence[Vectors]) -> Array:
+        """MaxSim of every query with every passage, float32 [queries, passages], as `ids`.
+
+        A passage without vectors scores minus infinity: nothing of it can match.
+        """
+        state = self._state
+        kept = [checked_query(query, self.dim) for query in queries]
+        scores: Array = self._all_scores(state, kept)[:, state.alive]
+        return scores
+
+    def _all_scores(self, state: State, queries: Sequence[Array]) -> Array:
+        """Of all rows, float32 [queries, rows]."""
+        import torch
+
+        out = np.full((len(queries), len(state.alive)), -np.inf, dtype=np.float32)
+        if not queries:
+            return out
+        counts = [len(query) for query in queries]
+        stacked = torch.from_numpy(np.concatenate(queries)).to(self._device)
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        for segment in state.segments:
+            for rows, begin, end in self._blocks(segment, len(stacked)):
+                block = torch.from_numpy(_decoded(segment, slice(begin, end))).to(self._device)
+                best = (stacked @ block.T).view(len(stacked), len(rows), -1).amax(-1)
+                for i in range(len(queries)):
+                    total = best[bounds[i] : bounds[i + 1]].sum(0)
+                    out[i, segment.first + rows] = total.cpu().numpy()
+        return out
+
+    def _score(self, state: State, query: Array, rows: Array) -> Array:
+        import torch
+
+        out = np.full(len(rows), -np.inf, dtype=np.float32)
+        left = torch.from_numpy(query).to(self._device)
+        for segment, places, local in state.by_segment(rows):
+            for part, lengths, vectors in self._parts(segment, local):
+                right = torch.from_numpy(vectors).to(self._device)
+                out[places[part]] = maxsim(left, right, lengths)
+        return out
+
+    def _parts(self, segment: Segment, rows: Array) -> Iterator[tuple[slice, Array, Array]]:
+        """Slices of `rows`, bounded in memory: lengths and vectors, one passage behind another."""
+        place = np.empty(len(segment.ids), np.int64)
+        order, begins = _layout(segment)
+        place[order] = begins
+        every = segment.arrays["lengths"][rows]
+        for first, last in blocks(every, self.config.block_mb * 2**20 // (4 * self.dim)):
+            lengths = every[first:last]
+            shifts = place[rows[first:last]] - (np.cumsum(lengths) - lengths)
+            places = np.repeat(shifts, lengths) + np.arange(lengths.sum())
+            yield slice(first, last), lengths, _decoded(segment, places)
+
+    def _blocks(self, segment: Segment, lanes: int) -> Iterator[tuple[Array, int, int]]:
+        """Passages of one length and the vectors they lie in, bounded in memory."""
+        budget = max(1, self.config.block_mb * 2**20 // (4 * max(self.dim, lanes)))
+        order, begins = _layout(segment)
+        lengths = segment.arrays["lengths"][order]
+        first = int(np.searchsorted(lengths, 1))  # passages without vectors cannot match
+        while first < len(order):
+            length = int(lengths[first])
+            end = int(np.searchsorted(lengths, length, side="right"))
+            end = min(end, first + max(1, budget // length))
+            begin = int(begins[first])
+            yield order[first:end], begin, begin + (end - first) * length
+            first = end
+
+
+def _layout(segment: Segment) -> tuple[Array, Array]:
+    """Passages in the order of `vectors.npy`, and where each one's vectors begin there."""
+    lengths = segment.arrays["lengths"]
+    order = segment.by_length
+    ends = np.cumsum(lengths[order])
+    return order, ends - lengths[order]
+
+
+def _decoded(segment: Segment, places: Any) -> Array:
+    vectors: Array = segment.arrays["vectors"][places].astype(np.float32)
+    if "scales" in segment.arrays:
+        vectors *= segment.arrays["scales"][places][:, None]
+    return vectors
+
+
+def _write(writer: Writer, passages: Passages) -> SegmentEntry | None:
+    """A new segment; None if there are no passages."""
+    dim, storage = writer.manifest.dim, writer.manifest.settings["storage"]
+    raw = np.float16 if storage == "float16" else np.float32
+    ids: list[str] = []
+    counts: list[int] = []
+    spool = writer.path / SPOOL
+    try:
+        with spool.open("wb") as stream:
+            for passage_id, array in passages:
+                stream.write(np.ascontiguousarray(array, dtype=raw).tobytes())
+                ids.append(passage_id)
+                counts.append(len(array))
+        if not ids:
+            return None
+        name = writer.new_folder("segment")
+        folder = writer.path / name
+        lengths = np.array(counts, dtype=np.int64)
+        write_ids(folder, ids, lengths)
+        if not sum(counts):  # nothing to map
+            _save_empty(folder, storage, dim)
+        else:
+            spooled: Array = np.memmap(spool, raw, "r", shape=(sum(counts), dim))
+            _sort_by_length(spooled, folder, lengths, storage)
+        writer.seal(name)
+        return SegmentEntry(name, len(ids), sum(counts))
+    finally:
+        spool.unlink(missing_ok=True)
+
+
+def _save_empty(folder: Path, storage: str, dim: int) -> None:
+    np.save(folder / "vectors.npy", np.zeros((0, dim), _DTYPES[storage]))
+    if storage == "int8":
+        np.save(folder / "scales.npy", np.zeros(0, np.float32))
+
+
+def _sort_by_length(spooled: Array, folder: Path, lengths: Array, storage: str) -> None:
+    """Write `vectors.npy` (and `scales.npy`), the passages sorted by their number of vectors."""
+    vectors = np.lib.format.open_memmap(
+        folder / "vectors.npy", mode="w+", dtype=_DTYPES[storage], shape=spooled.shape
+    )
+    scales = np.empty(len(spooled), np.float32)
+    begins = np.cumsum(lengths) - lengths
+    at = 0
+    for i in np.argsort(lengths, kind="stable"):
+        part = spooled[begins[i] : begins[i] + lengths[i]]
+        rows = slice(at, at + len(part))
+        if storage == "int8":
+            wide = part.astype(np.float32)
+            scales[rows] = np.maximum(np.abs(wide).max(1, initial=0.0), 1e-12) / 127
+            part = np.rint(wide / scales[rows, None])
+        vectors[rows] = part
+        at += len(part)
+    vectors.flush()
+    if storage == "int8":
+        np.save(folder / "scales.npy", scales)

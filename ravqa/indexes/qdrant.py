@@ -1,0 +1,715 @@
+"""MaxSim in Qdrant: a server, or a cluster of them, for corpora that outgrow one machine.
+
+A passage is a point with two vectors: `tokens`, all of its vectors (a multivector compared by
+MaxSim; no graph, whose every hop would be a MaxSim), and `mean`, their mean scaled to unit length,
+with Qdrant's graph. A search takes the `prefetch` points whose mean has the greatest dot product
+with the sum of the query's vectors, and orders them by MaxSim.
+
+How much of the exact top 10 is among them, of 10,000 passages of real text (token states of
+all-MiniLM-L6-v2 in 128 dimensions, 114 a passage; queries of `benchmarks/search_data.py`, 100 of
+the shorter, 40 of the longer):
+
+    prefetch                                   200    500   1000   2000
+    308 vectors, image vectors in clusters     .99   1.00   1.00   1.00
+    308 vectors, image vectors of noise        .91   1.00   1.00   1.00
+    308 text vectors of sixteen passages       .97   1.00   1.00   1.00
+    101 vectors                                .98   1.00   1.00   1.00
+    32 vectors                                 .82    .91    .96    .98
+
+Means that are not scaled, and fixed dimensional encodings (MUVERA, Dhulipala et al. 2024, arXiv
+2405.19504) of up to 10,240 dimensions, were worse; means of 4 to 16 parts of a passage about equal;
+sparse vectors of centroids better for 32 vectors only. But MiniLM was trained to be averaged, and
+others are not: with another encoder compare with `prefetch: null`, which scores every passage.
+
+Without a `url` the engine runs in this process (qdrant-edge), in the index's folder: for tests and
+small corpora. `QdrantClient(path=...)` is not offered, because it reads pickles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+from urllib.parse import urlsplit
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from ravqa.core.errors import UserError, import_extra
+from ravqa.core.masking import Mask
+from ravqa.core.settings import Address, Strict, Text, validate
+from ravqa.encoders.base import Vectors
+from ravqa.encoders.store import written_beside
+from ravqa.indexes.base import Array, Ranking, check_k, checked_passages, checked_query
+
+_FORMAT = 1
+_POINTER = "qdrant.json"
+_KEY = "QDRANT_API_KEY"
+_WHY = "the index qdrant"
+_BATCH = 2**18  # components in an upload: a few megabytes of JSON, where servers take 32
+_PAGE = 1000  # points asked for at a time
+_NAMES = uuid.UUID("6d1b1c4e-8b43-5a0e-9f3c-0d2f4c6a7e11")
+_META = str(uuid.uuid5(_NAMES, "meta"))
+
+
+def _point_id(passage_id: str) -> str:
+    """The point of a passage: Qdrant's ids are numbers or UUIDs."""
+    return str(uuid.uuid5(_NAMES, f"passage:{passage_id}"))
+
+
+Point = tuple[str, dict[str, Array], dict[str, Any]]
+"""Id; vectors, by name, none for what is never to be found; payload."""
+
+
+class _Engine(Protocol):
+    """One collection, wherever it is."""
+
+    where: str
+
+    def exists(self) -> bool: ...
+
+    def create(self, dim: int, storage: str) -> None:
+        """Make it, in place of what is there."""
+        ...
+
+    def put(self, points: Sequence[Point]) -> None:
+        """Add points, or replace those of the same ids; they outlive the process from now on."""
+        ...
+
+    def remove(self, ids: Sequence[str]) -> None: ...
+
+    def payloads(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Of those points that are there."""
+        ...
+
+    def scroll(self) -> Iterator[dict[str, Any]]:
+        """Payloads of all points."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def search(
+        self, query: Array, limit: int, prefetch: int | None, allowed: Sequence[str] | None
+    ) -> list[tuple[dict[str, Any], float]]:
+        """Payloads and MaxSim of the best points, best first.
+
+        Args:
+            query: float32 [vectors, dim].
+            prefetch: how many points are scored, chosen by their means; None for all.
+            allowed: only these points.
+        """
+        ...
+
+    def optimize(self) -> None: ...
+
+    def flush(self) -> None:
+        """Have all on the disk, so that it outlives a power cut."""
+        ...
+
+    def faults(self) -> list[str]: ...
+
+    def close(self) -> None: ...
+
+
+class QdrantIndex:
+    """A Qdrant collection as an index; see the module for how it is searched.
+
+    What the collection holds is written in a point of its own without vectors: the fingerprint, and
+    whether the build came to its end. The folder `path` has a file that names the collection, and
+    without a `url` the collection itself, which one process at a time may open.
+
+    Each passage is changed at once, but several passages one after the other: a search meanwhile
+    sees some of a change. Who writes must see to it that nobody else does.
+    """
+
+    kind: ClassVar[str] = "qdrant"
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            url: of the server, as in http://localhost:6333; its key is read from the environment
+                variable QDRANT_API_KEY. null: in this process.
+            collection: its name at the server; null for ravqa- and the name of the index's folder.
+            prefetch: how many passages are scored; null for all.
+            storage: how the server stores vectors. Fixed when the index is built.
+            timeout: seconds to wait for the server's answer.
+        """
+
+        url: Address | None = None
+        collection: Text | None = None
+        prefetch: int | None = Field(default=1000, ge=1)
+        storage: Literal["float16", "float32"] = "float16"
+        timeout: int = Field(default=60, ge=1)
+
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """The client of a server, or the engine without one."""
+            return [("qdrant_edge" if self.url is None else "qdrant_client", "qdrant")]
+
+        @field_validator("url")
+        @classmethod
+        def _check_url(cls, url: str | None) -> str | None:
+            parts = urlsplit(url or "http://localhost")
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise ValueError("http://HOST:PORT or https://HOST:PORT is expected")
+            if parts.username or parts.password or parts.query:
+                raise ValueError(f"a key does not belong here: set {_KEY} in the environment")
+            return url
+
+    @staticmethod
+    def fixed(config: Config) -> dict[str, Any]:
+        """What of the configuration is fixed when the index is built, and where it is."""
+        return config.model_dump(include={"url", "collection", "storage"})
+
+    def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
+        """Open the index.
+
+        Args:
+            path: its folder; with a `url` in `config` it need not be there.
+            config: None for the collection that the folder names.
+            fingerprint: what the index must have been built from; None takes any.
+
+        Raises:
+            UserError: no whole index, of another format, or built from something else; the server
+                cannot be reached; without a server, another process has the index open.
+        """
+        self.path = Path(path)
+        self.config = config or _pointed_at(self.path)
+        self._engine = _engine(self.path, self.config)
+        self._wanted = fingerprint
+        try:
+            self._meta = self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def built(path: Path) -> bool:
+        """Whether a build came to its end in this folder."""
+        return (path / _POINTER).is_file()
+
+    @classmethod
+    def open(
+        cls, path: Path, config: Config | None = None, *, fingerprint: str | None = None
+    ) -> Self:
+        """As the constructor."""
+        return cls(path, config, fingerprint=fingerprint)
+
+    @classmethod
+    def build(
+        cls,
+        ids: Iterable[str],
+        embeddings: Iterable[Vectors],
+        path: Path,
+        *,
+        dim: int,
+        config: Config | None = None,
+        fingerprint: str = "",
+    ) -> Self:
+        """Make a collection of passages and open it; see `SegmentedIndex.build`.
+
+        A collection of this name that was built whole from the same `fingerprint` (not "") is taken
+        as it is; one whose build did not end is made anew.
+
+        Raises:
+            UserError: the collection is of something else, or another process builds here.
+            ValueError: see `checked_passages`.
+        """
+        config = config or cls.Config()
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with _alone(path), contextlib.closing(_engine(path, config)) as engine:
+            if cls.built(path):
+                raise UserError(f"{path} holds an index already")
+            if not _already(engine, fingerprint):
+                meta = {
+                    "format": _FORMAT,
+                    "dim": dim,
+                    "fingerprint": fingerprint,
+                    "storage": config.storage,
+                    "whole": False,
+                    "passages": 0,
+                    "next": 0,
+                }
+                engine.create(dim, config.storage)
+                engine.put([(_META, {}, meta)])
+                done = _upload(engine, checked_passages(ids, embeddings, dim), 0)
+                engine.optimize()
+                meta |= {"whole": True, "passages": done, "next": done}
+                engine.put([(_META, {}, meta)])
+                engine.flush()
+            with written_beside(path / _POINTER, to_disk=True) as temporary:
+                temporary.write_text(config.model_dump_json(), encoding="utf-8")
+        return cls(path, config)
+
+    def close(self) -> None:
+        """Let go of the engine; the index cannot be used any more."""
+        self._engine.close()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _read(self) -> dict[str, Any]:
+        """What the collection says of itself."""
+        where = self._engine.where
+        if not self._engine.exists():
+            raise UserError(f"no index in {self.path}: there is no {where}; build it")
+        meta = self._engine.payloads([_META]).get(_META)
+        if meta is None or not meta["whole"]:
+            raise UserError(f"{where} holds no whole index: its build did not end; build it again")
+        if meta["format"] != _FORMAT:
+            raise UserError(
+                f"{where} is of format {meta['format']}, this version reads {_FORMAT}: "
+                "build it again"
+            )
+        if self._wanted is not None and self._wanted != meta["fingerprint"]:
+            raise UserError(
+                f"{where} was built from another corpus or with another encoder: build it again, "
+                "or name another collection"
+            )
+        return meta
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._meta["dim"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What the index was built from, as `build` was told."""
+        return str(self._meta["fingerprint"])
+
+    def __len__(self) -> int:
+        return len(self._engine) - 1  # the point that describes the others
+
+    def __contains__(self, passage_id: object) -> bool:
+        return isinstance(passage_id, str) and bool(self._known([passage_id]))
+
+    @property
+    def ids(self) -> list[str]:
+        """The passages' ids, in order: as built, then as added. Asks for all of them."""
+        found = [p for p in self._engine.scroll() if "id" in p]
+        return [p["id"] for p in sorted(found, key=lambda payload: payload["number"])]
+
+    def search(
+        self,
+        queries: Sequence[Vectors],
+        k: int,
+        *,
+        allowed_ids: Iterable[str] | None = None,
+        **params: Any,
+    ) -> list[Ranking]:
+        """The k best passages per query; see `ravqa.indexes.base.Index.search`.
+
+        Args:
+            queries, k, allowed_ids: as there.
+            params: `prefetch`.
+        """
+        check_k(k)
+        if params.keys() - {"prefetch"}:
+            raise ValueError(f"a search has the setting prefetch only, got {', '.join(params)}")
+        config = validate(self.Config, self.config.model_dump() | params, "search")
+        allowed = (
+            None if allowed_ids is None else [_point_id(i) for i in dict.fromkeys(allowed_ids)]
+        )
+        prefetch = config.prefetch and max(config.prefetch, k)
+        if prefetch and allowed is not None and len(allowed) <= prefetch:
+            prefetch = None
+        kept = [checked_query(query, self.dim) for query in queries]
+        if allowed == []:
+            return [[] for _ in kept]
+        return [_ranking(self._engine.search(query, k, prefetch, allowed)) for query in kept]
+
+    def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """MaxSim of each query with its own list of passages; minus infinity without vectors.
+
+        Raises:
+            KeyError: an id is not in the index.
+        """
+        out = []
+        for query, wanted in zip(queries, ids, strict=True):
+            query = checked_query(query, self.dim)
+            found: dict[str, float] = {}
+            for page in _pages(dict.fromkeys(wanted)):
+                points = [_point_id(i) for i in page]
+                found |= _ranking(self._engine.search(query, len(points), None, points))
+            rest = set(wanted) - found.keys()
+            if unknown := rest - self._known(rest):
+                raise KeyError(min(unknown))
+            out.append([found.get(i, -np.inf) for i in wanted])
+        return out
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the index: passages, where it is, settings."""
+        return {
+            "kind": self.kind,
+            "dim": self.dim,
+            "passages": len(self),
+            "where": self._engine.where,
+            "fingerprint": self.fingerprint,
+            "storage": self._meta["storage"],
+        }
+
+    def verify(self) -> list[str]:
+        """A line for each fault: passages lost, a change that did not end, the server's troubles.
+
+        Raises:
+            UserError: there is no whole index any more.
+        """
+        self.refresh()
+        faults = self._engine.faults()
+        if len(self) != self._meta["passages"]:
+            faults.append(f"{len(self)} passages instead of {self._meta['passages']}")
+        return faults
+
+    def refresh(self) -> None:
+        """See what other processes have done; searches see it anyway."""
+        self._meta = self._read()
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Add passages, behind those that are there.
+
+        Raises:
+            ValueError: an id is there already (nothing is added), or see `checked_passages`.
+        """
+        ids = list(ids)
+        if known := self._known(ids):
+            raise ValueError(f"passage {min(known)!r} is in the index already: update it")
+        self._put(ids, embeddings)
+
+    def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Replace passages, or add those that are not there; behind the others."""
+        self._put(ids, embeddings)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Delete passages; they are never found again.
+
+        Raises:
+            KeyError: an id is not in the index; nothing is deleted.
+        """
+        ids = list(dict.fromkeys(ids))
+        if unknown := set(ids) - self._known(ids):
+            raise KeyError(min(unknown))
+        for page in _pages(ids):
+            self._engine.remove([_point_id(i) for i in page])
+        self._settle()
+
+    def compact(self) -> None:
+        """Have the engine tidy up now; a server does so by itself."""
+        self._engine.optimize()
+
+    def _put(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        self.refresh()
+        first = self._meta["next"]
+        added = _upload(self._engine, checked_passages(ids, embeddings, self.dim), first)
+        self._settle(next=first + added)
+
+    def _settle(self, **changes: int) -> None:
+        """Write down that a change has ended."""
+        self._meta = self._read() | changes | {"passages": len(self)}
+        self._engine.put([(_META, {}, self._meta)])
+        self._engine.flush()
+
+    def _known(self, ids: Iterable[str]) -> set[str]:
+        """Those of the passages that are there."""
+        points = {_point_id(i): i for i in ids}
+        return {points[p] for page in _pages(points) for p in self._engine.payloads(page)}
+
+
+def _pages(items: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while page := list(islice(iterator, _PAGE)):
+        yield page
+
+
+def _ranking(found: Iterable[tuple[dict[str, Any], float]]) -> Ranking:
+    """Ids and scores, best first, ties in passage order."""
+    order = sorted(found, key=lambda pair: (-pair[1], pair[0]["number"]))
+    return [(payload["id"], float(score)) for payload, score in order]
+
+
+def _upload(engine: _Engine, passages: Iterable[tuple[str, Array]], first: int) -> int:
+    """Put passages, a bounded number of components at a time; returns how many there were.
+
+    Args:
+        first: number of the first passage; numbers order what scores alike.
+    """
+    points: list[Point] = []
+    size = done = 0
+    for (passage_id, array), number in zip(passages, count(first), strict=False):
+        if points and size + array.size > _BATCH:
+            engine.put(points)
+            points, size = [], 0
+        vectors = {}
+        if len(array):
+            mean = array.mean(0, dtype=np.float32)
+            vectors = {"tokens": array, "mean": mean / max(float(np.linalg.norm(mean)), 1e-9)}
+        points.append((_point_id(passage_id), vectors, {"id": passage_id, "number": number}))
+        size += array.size
+        done += 1
+    if points:
+        engine.put(points)
+    return done
+
+
+def _already(engine: _Engine, fingerprint: str) -> bool:
+    """Whether the collection is there and whole; False if it may be made (anew).
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not engine.exists():
+        return False
+    meta = engine.payloads([_META]).get(_META)
+    if meta is None and len(engine):
+        raise UserError(f"{engine.where} is there already, and no index of ravqa: name another one")
+    if meta is None or not meta["whole"]:
+        return False
+    if fingerprint and (meta["format"], meta["fingerprint"]) == (_FORMAT, fingerprint):
+        return True
+    raise UserError(
+        f"{engine.where} holds an index already, of another corpus or by another encoder: name "
+        "another one, or delete it"
+    )
+
+
+def _engine(path: Path, config: QdrantIndex.Config) -> _Engine:
+    if config.url is None:
+        return _Edge(path / "edge")
+    return _Server(config, config.collection or f"ravqa-{path.name}")
+
+
+def _pointed_at(path: Path) -> QdrantIndex.Config:
+    """The configuration that the folder's index was built with."""
+    try:
+        text = (path / _POINTER).read_text(encoding="utf-8")
+        return validate(QdrantIndex.Config, json.loads(text), str(path / _POINTER))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no index in {path}") from None
+    except ValueError:
+        raise UserError(
+            f"{path / _POINTER} is damaged: delete the folder and build again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"the index in {path} is being built by another process") from None
+        yield
+
+
+class _Server:
+    """A collection at a server."""
+
+    def __init__(self, config: QdrantIndex.Config, collection: str):
+        package = import_extra("qdrant_client", "qdrant", why=_WHY)
+        self._models = package.models
+        self._failures = import_extra("qdrant_client.http.exceptions", "qdrant", why=_WHY)
+        self._collection = collection
+        self.where = f"the collection {collection} at {config.url}"
+        # The check of versions runs in a thread of its own, and warns when the server is away.
+        key = os.environ.get(_KEY)
+        self._mask = Mask(key or "")
+        self._client = package.QdrantClient(
+            url=config.url,
+            api_key=key,
+            timeout=config.timeout,
+            check_compatibility=False,
+        )
+
+    def _ask(self, method: str, **options: Any) -> Any:
+        try:
+            return getattr(self._client, method)(collection_name=self._collection, **options)
+        except self._failures.UnexpectedResponse as e:
+            hint = f"; is {_KEY} set?" if e.status_code in {401, 403} else ""
+            text = self._mask.text(" ".join(e.content.decode(errors="replace").split()))[:200]
+            raise UserError(f"{self.where}: {e.status_code} {text}{hint}") from None
+        except self._failures.ResponseHandlingException as e:
+            reason = self._mask.text(str(e.source))
+            raise UserError(f"{self.where} cannot be reached: {reason}") from None
+
+    def exists(self) -> bool:
+        return bool(self._ask("collection_exists"))
+
+    def create(self, dim: int, storage: str) -> None:
+        m = self._models
+        if self.exists():
+            self._ask("delete_collection")
+        tokens = m.VectorParams(
+            size=dim,
+            distance=m.Distance.DOT,
+            datatype=m.Datatype(storage),
+            multivector_config=m.MultiVectorConfig(comparator=m.MultiVectorComparator.MAX_SIM),
+            hnsw_config=m.HnswConfigDiff(m=0),
+            on_disk=True,
+        )
+        mean = m.VectorParams(size=dim, distance=m.Distance.DOT)
+        self._ask("create_collection", vectors_config={"tokens": tokens, "mean": mean})
+
+    def put(self, points: Sequence[Point]) -> None:
+        structs = [
+            self._models.PointStruct(
+                id=i, vector={n: v.tolist() for n, v in vectors.items()}, payload=payload
+            )
+            for i, vectors, payload in points
+        ]
+        self._ask("upload_points", points=structs, batch_size=len(structs), wait=True)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        self._ask("delete", points_selector=list(ids), wait=True)
+
+    def payloads(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {str(r.id): r.payload for r in self._ask("retrieve", ids=list(ids))}
+
+    def scroll(self) -> Iterator[dict[str, Any]]:
+        offset = None
+        while True:
+            records, offset = self._ask("scroll", limit=_PAGE, offset=offset)
+            yield from (r.payload for r in records)
+            if offset is None:
+                return
+
+    def __len__(self) -> int:
+        return int(self._ask("count", exact=True).count)
+
+    def search(
+        self, query: Array, limit: int, prefetch: int | None, allowed: Sequence[str] | None
+    ) -> list[tuple[dict[str, Any], float]]:
+        m = self._models
+        only = allowed and m.Filter(must=[m.HasIdCondition(has_id=list(allowed))])
+        first = prefetch and m.Prefetch(
+            query=query.sum(0).tolist(), using="mean", limit=prefetch, filter=only
+        )
+        answer = self._ask(
+            "query_points",
+            query=query.tolist(),
+            using="tokens",
+            prefetch=first,
+            query_filter=only,
+            limit=limit,
+        )
+        return [(p.payload, p.score) for p in answer.points]
+
+    def optimize(self) -> None:
+        """The server does."""
+
+    def flush(self) -> None:
+        """The server does."""
+
+    def faults(self) -> list[str]:
+        status = self._ask("get_collection").status
+        return [f"{self.where} has the status red"] if status == "red" else []
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class _Edge:
+    """A collection in a folder, and the engine in this process."""
+
+    def __init__(self, folder: Path):
+        self._edge = import_extra("qdrant_edge", "qdrant", why=f"{_WHY} without a url")
+        self._folder = folder
+        self._opened: Any = None
+        self.where = f"the collection in {folder}"
+
+    @property
+    def _shard(self) -> Any:
+        if self._opened is None:
+            try:
+                self._opened = self._edge.EdgeShard.load(str(self._folder))
+            except Exception as e:  # the package has no exceptions of its own
+                reason = " ".join(str(e).split())
+                raise UserError(
+                    f"{self.where} cannot be opened: another process has it, or it is damaged "
+                    f"({reason})"
+                ) from None
+        return self._opened
+
+    def exists(self) -> bool:
+        return self._folder.is_dir()
+
+    def create(self, dim: int, storage: str) -> None:
+        e = self._edge
+        self.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        tokens = e.EdgeVectorParams(
+            size=dim,
+            distance=e.Distance.Dot,
+            datatype=getattr(e.VectorStorageDatatype, storage.capitalize()),
+            multivector_config=e.MultiVectorConfig(e.MultiVectorComparator.MaxSim),
+            hnsw_config=e.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=0),
+            memory=e.Memory.Cold,
+        )
+        mean = e.EdgeVectorParams(size=dim, distance=e.Distance.Dot)
+        config = e.EdgeConfig(vectors={"tokens": tokens, "mean": mean})
+        self._opened = e.EdgeShard.create(str(self._folder), config)
+
+    def put(self, points: Sequence[Point]) -> None:
+        made = [
+            self._edge.Point(i, {n: v.tolist() for n, v in vectors.items()}, payload)
+            for i, vectors, payload in points
+        ]
+        self._shard.update(self._edge.UpdateOperation.upsert_points(made))
+
+    def remove(self, ids: Sequence[str]) -> None:
+        self._shard.update(self._edge.UpdateOperation.delete_points(list(ids)))
+
+    def payloads(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {str(r.id): r.payload for r in self._shard.retrieve(list(ids), True, False)}
+
+    def scroll(self) -> Iterator[dict[str, Any]]:
+        offset = None
+        while True:
+            request = self._edge.ScrollRequest(offset=offset, limit=_PAGE, with_payload=True)
+            records, offset = self._shard.scroll(request)
+            yield from (r.payload for r in records)
+            if offset is None:
+                return
+
+    def __len__(self) -> int:
+        return int(self._shard.count(self._edge.CountRequest(exact=True)))
+
+    def search(
+        self, query: Array, limit: int, prefetch: int | None, allowed: Sequence[str] | None
+    ) -> list[tuple[dict[str, Any], float]]:
+        e = self._edge
+        only = allowed and e.Filter(must=[e.HasIdCondition(set(allowed))])
+        first = prefetch and e.Prefetch(
+            limit=prefetch, query=e.Query.Nearest(query.sum(0).tolist(), "mean"), filter=only
+        )
+        request = e.QueryRequest(
+            limit=limit,
+            query=e.Query.Nearest(query.tolist(), "tokens"),
+            prefetches=[first] if first else None,
+            filter=only,
+            with_payload=True,
+        )
+        return [(p.payload, p.score) for p in self._shard.query(request)]
+
+    def optimize(self) -> None:
+        self._shard.optimize()
+
+    def flush(self) -> None:
+        self._shard.flush()
+
+    def faults(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None

@@ -1,0 +1,1 @@
+"""Indexes that grow by segments."""

@@ -1,0 +1,471 @@
+"""An index made of segments: what every kind on disk has in common."""
+
+from __future__ import annotations
+
+import json
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ravqa.core.errors import UserError
+from ravqa.core.settings import Strict
+from ravqa.core.settings import fingerprint as fingerprint_of
+from ravqa.encoders.base import Vectors
+from ravqa.indexes.base import Array, Ranking, check_k, checked_passages, checked_query
+from ravqa.indexes.segmented import store
+from ravqa.indexes.segmented.store import Manifest, SegmentEntry, Writer
+
+Passages = Iterator[tuple[str, Array]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """An opened segment.
+
+    Attributes:
+        first: the number of its first passage, counted through all segments.
+        arrays: memory-mapped, by name.
+        alive: bool [passages]: not deleted.
+    """
+
+    entry: SegmentEntry
+    first: int
+    ids: list[str]
+    arrays: Mapping[str, Array]
+    alive: Array
+
+    @cached_property
+    def offsets(self) -> Array:
+        """Where each passage's vectors begin, int64 [passages + 1], in the order of the ids."""
+        return np.concatenate([[0], np.cumsum(self.arrays["lengths"], dtype=np.int64)])
+
+    @cached_property
+    def by_length(self) -> Array:
+        """Passages in the order of their number of vectors, int64 [passages]."""
+        return np.argsort(self.arrays["lengths"], kind="stable")
+
+
+@dataclass(frozen=True)
+class State:
+    """One state of the index: what a search sees from beginning to end."""
+
+    manifest: Manifest
+    segments: tuple[Segment, ...]
+    shared: Any
+
+    @cached_property
+    def alive(self) -> Array:
+        """Bool [passages of all segments]: not deleted."""
+        return np.concatenate([np.zeros(0, bool), *(s.alive for s in self.segments)])
+
+    @cached_property
+    def matchable(self) -> Array:
+        """Bool [rows]: the passage has vectors."""
+        return np.concatenate(
+            [np.zeros(0, bool), *(s.arrays["lengths"] > 0 for s in self.segments)]
+        )
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of all rows, those of deleted passages too."""
+        return [passage_id for s in self.segments for passage_id in s.ids]
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Row of each passage that is not deleted."""
+        return {self.ids[i]: int(i) for i in np.flatnonzero(self.alive)}
+
+    def by_segment(self, rows: Array) -> Iterator[tuple[Segment, Array, Array]]:
+        """For each segment that has some of `rows`: places in `rows`, and rows in the segment."""
+        for segment in self.segments:
+            places = np.flatnonzero(
+                (rows >= segment.first) & (rows < segment.first + len(segment.ids))
+            )
+            if len(places):
+                yield segment, places, rows[places] - segment.first
+
+
+class SegmentedIndex(ABC):
+    """A late-interaction index in a folder; see `indexes.base.Index` and `segmented.store`.
+
+    Searches may run in many threads, and beside a change: each sees the state that it began with.
+    Other processes' changes are seen after `refresh`.
+    """
+
+    kind: ClassVar[str]
+
+    class Config(Strict):
+        """Options."""
+
+    def __init__(self, path: Path, config: Any = None, *, fingerprint: str | None = None):
+        """Open the index in `path`.
+
+        Args:
+            fingerprint: what the index must have been built from; None takes any.
+
+        Raises:
+            UserError: no whole index, of another kind or format, or built from something else.
+        """
+        self.path = Path(path)
+        self.config = config or self.Config()
+        self._wanted = fingerprint
+        self._mutex = threading.Lock()
+        self._state = self._read()
+
+    built = staticmethod(store.exists)
+
+    @classmethod
+    def open(cls, path: Path, config: Any = None, *, fingerprint: str | None = None) -> Self:
+        """As the constructor."""
+        return cls(path, config, fingerprint=fingerprint)
+
+    @classmethod
+    def build(
+        cls,
+        ids: Iterable[str],
+        embeddings: Iterable[Vectors],
+        path: Path,
+        *,
+        dim: int,
+        config: Any = None,
+        fingerprint: str = "",
+        attached: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make an index of passages and open it.
+
+        Args:
+            ids: passage ids, each once.
+            embeddings: one array [vectors, dim] of unit vectors per id; taken one by one.
+            path: folder to make. A build that did not end leaves no index, and is done anew.
+            fingerprint: what the vectors depend on; kept.
+            attached: see `change`.
+
+        Raises:
+            UserError: the folder holds an index already, or another process builds there.
+            ValueError: see `checked_passages`.
+        """
+        config = config or cls.Config()
+        start = Manifest(
+            cls.kind, dim, fingerprint, settings=cls.fixed(config), attached=dict(attached or {})
+        )
+        with store.writing(Path(path), start) as writer:
+            cls._fill(writer, checked_passages(ids, embeddings, dim), config)
+        return cls(path, config)
+
+    # -- what a kind is -----------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def fixed(cls, config: Any) -> dict[str, Any]:
+        """What of the configuration is fixed when the index is built."""
+
+    @classmethod
+    @abstractmethod
+    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
+        """Names of a segment's arrays beside `lengths`."""
+
+    @classmethod
+    @abstractmethod
+    def _fill(cls, writer: Writer, passages: Passages, config: Any) -> None:
+        """Write and commit the first state."""
+
+    @abstractmethod
+    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
+        """Write a new segment, None if there are no passages."""
+
+    @abstractmethod
+    def _compact(self, writer: Writer, state: State) -> None:
+        """Write and commit a state of one segment without deleted passages."""
+
+    def _wants_compact(self, state: State) -> bool:
+        """Whether the index has grown so that all should be written anew."""
+        return False
+
+    @abstractmethod
+    def _search(
+        self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        """Rows and scores of the k best rows for one query among `allowed` (bool), best first."""
+
+    @abstractmethod
+    def _score(self, state: State, query: Array, rows: Array) -> Array:
+        """MaxSim of one query with `rows`, float32."""
+
+    @classmethod
+    def _open_shared(cls, path: Path, manifest: Manifest) -> Any:
+        """What the segments share."""
+        return None
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._state.manifest.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """What the index was built from, as `build` was told."""
+        return self._state.manifest.fingerprint
+
+    @property
+    def attached(self) -> Mapping[str, Any]:
+        """What the index's owner committed with its state."""
+        return self._state.manifest.attached
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the state's files in the index's folder, its manifest apart."""
+        return list(self._state.manifest.files)
+
+    @property
+    def content(self) -> str:
+        """Changes with all that a search depends on: vectors, deletions, settings."""
+        manifest = self._state.manifest
+        return fingerprint_of(
+            manifest.kind, manifest.dim, manifest.settings, sorted(manifest.files.items())
+        )
+
+    def __len__(self) -> int:
+        return self._state.manifest.passages
+
+    def __contains__(self, passage_id: object) -> bool:
+        return passage_id in self._state.rows
+
+    @property
+    def ids(self) -> list[str]:
+        """The passages' ids, in order: as built, then as added."""
+        state = self._state
+        return [state.ids[i] for i in np.flatnonzero(state.alive)]
+
+    def search(
+        self,
+        queries: Sequence[Vectors],
+        k: int,
+        *,
+        allowed_ids: Iterable[str] | None = None,
+        **params: Any,
+    ) -> list[Ranking]:
+        """The k best passages per query: (id, MaxSim), best first; ties in passage order.
+
+        See `ravqa.indexes.base.Index.search`; `params` are named by the kind's `Config`.
+        """
+        check_k(k)
+        state = self._state
+        allowed = state.alive
+        if allowed_ids is not None:
+            rows = [state.rows[i] for i in set(allowed_ids) if i in state.rows]
+            allowed = np.zeros(len(state.alive), bool)
+            allowed[rows] = True
+        kept = [checked_query(query, self.dim) for query in queries]
+        if not allowed.any():
+            return [[] for _ in kept]
+        found = []
+        for query in kept:
+            best, scores = self._search(state, query, k, allowed, params)
+            found.append([(state.ids[i], float(s)) for i, s in zip(best, scores, strict=True)])
+        return found
+
+    def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """MaxSim of each query with its own list of passages; minus infinity without vectors.
+
+        Raises:
+            KeyError: an id is not in the index.
+        """
+        state = self._state
+        out = []
+        for query, wanted in zip(queries, ids, strict=True):
+            rows = np.array([state.rows[i] for i in wanted], dtype=np.int64)
+            scores = self._score(state, checked_query(query, self.dim), rows)
+            out.append([float(s) for s in scores])
+        return out
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the index: passages, vectors, bytes on disk, segments, settings."""
+        manifest = self._state.manifest
+        return {
+            "kind": self.kind,
+            "dim": manifest.dim,
+            "passages": manifest.passages,
+            "deleted": sum(s.deleted for s in manifest.segments),
+            "vectors": manifest.vectors,
+            "bytes": sum(size for size, _ in manifest.files.values()),
+            "segments": len(manifest.segments),
+            "generation": manifest.generation,
+            "fingerprint": manifest.fingerprint,
+            **{k: v for k, v in manifest.settings.items() if k != "shared"},
+        }
+
+    def verify(self) -> list[str]:
+        """Read every file again; a line for each that is missing or changed, none if all is well.
+
+        Raises:
+            UserError: the manifest itself is damaged.
+        """
+        return store.faults(self.path, store.read_manifest(self.path))
+
+    def refresh(self) -> None:
+        """See what other processes have committed."""
+        state = self._read()
+        with self._mutex:
+            if state.manifest.generation >= self._state.manifest.generation:
+                self._state = state
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Add passages, behind those that are there.
+
+        Raises:
+            UserError: another process is writing.
+            ValueError: an id is there already, or see `checked_passages`.
+        """
+        self.change(ids, embeddings)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Delete passages; they are never found again. Their bytes go with `compact`.
+
+        Raises:
+            UserError: another process is writing.
+            KeyError: an id is not in the index.
+        """
+        self.change(delete=ids)
+
+    def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Replace passages, or add those that are not there; all at once, behind the others."""
+        self.change(ids, embeddings, delete=None)
+
+    def compact(self) -> None:
+        """Write everything anew in one segment, without what was deleted."""
+        with store.writing(self.path) as writer:
+            self._rewrite(writer)
+
+    def _rewrite(self, writer: Writer) -> None:
+        self._compact(writer, self._opened(writer.manifest))
+        self._set(self._opened(writer.manifest))
+
+    def change(
+        self,
+        ids: Iterable[str] = (),
+        embeddings: Iterable[Vectors] = (),
+        *,
+        delete: Iterable[str] | None = (),
+        attached: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Delete, then add: one change, which is there as a whole or not at all.
+
+        Args:
+            ids, embeddings: passages to add, as in `build`.
+            delete: ids to delete; None for those of `ids` that are there.
+            attached: what belongs to the index's new state, committed with it (JSON); None keeps
+                what is attached.
+
+        Raises:
+            UserError: another process is writing.
+            KeyError: an id to delete is not in the index.
+            ValueError: an id is there already, or see `checked_passages`.
+        """
+        with store.writing(self.path) as writer:
+            state = self._opened(writer.manifest)
+            self._set(state)
+            ids = list(ids)
+            if delete is None:
+                delete = [i for i in ids if i in state.rows]
+            gone = {state.rows[i] for i in delete}
+            for passage_id in ids:
+                if passage_id in state.rows and state.rows[passage_id] not in gone:
+                    raise ValueError(f"passage {passage_id!r} is in the index already: update it")
+            segments = []
+            rows = np.array(sorted(gone), dtype=np.int64)
+            touched = {s.entry.name: local for s, _, local in state.by_segment(rows)}
+            for segment in state.segments:
+                entry = segment.entry
+                if entry.name in touched:
+                    dead = ~segment.alive
+                    dead[touched[entry.name]] = True
+                    entry = writer.mark_deleted(entry, dead)
+                segments.append(entry)
+            added = self._append(writer, state, checked_passages(ids, embeddings, self.dim))
+            if added is not None:
+                segments.append(added)
+            if added is not None or gone or attached is not None:
+                new = {} if attached is None else {"attached": dict(attached)}
+                self._set(self._opened(writer.commit(segments=tuple(segments), **new)))
+                if self._wants_compact(self._state):
+                    self._rewrite(writer)
+
+    def _set(self, state: State) -> None:
+        with self._mutex:
+            self._state = state
+
+    # -- opening ------------------------------------------------------------------------------
+
+    def _read(self) -> State:
+        """The state on disk, however often a writer replaces it meanwhile."""
+        while True:
+            manifest = store.read_manifest(self.path)
+            if manifest.kind != self.kind:
+                raise UserError(
+                    f"the index in {self.path} is of kind {manifest.kind!r}, not {self.kind!r}"
+                )
+            try:
+                state = self._opened(manifest)
+            except (OSError, UserError):
+                if store.read_manifest(self.path).generation == manifest.generation:
+                    raise
+            else:
+                break
+        if self._wanted is not None and self._wanted != manifest.fingerprint:
+            raise UserError(
+                f"the index in {self.path} was built from another corpus or with another encoder: "
+                "build it again"
+            )
+        return state
+
+    def _opened(self, manifest: Manifest) -> State:
+        store.check_files(self.path, manifest)
+        segments, first = [], 0
+        try:
+            for entry in manifest.segments:
+                folder = self.path / entry.name
+                ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+                arrays = {
+                    name: np.load(folder / f"{name}.npy", mmap_mode="r")
+                    for name in self._arrays(manifest)
+                }
+                arrays["lengths"] = np.load(folder / "lengths.npy")
+                alive = np.ones(len(ids), bool)
+                if entry.gone:
+                    gone = np.unpackbits(np.load(self.path / entry.gone), count=len(ids))
+                    alive = ~gone.astype(bool)
+                segments.append(Segment(entry, first, ids, arrays, alive))
+                first += len(ids)
+            shared = self._open_shared(self.path, manifest)
+        except (OSError, UserError):
+            raise
+        except Exception as e:  # files of the right size with a wrong content fail in many ways
+            raise store.damaged(self.path, str(e).partition("\n")[0]) from None
+        return State(manifest, tuple(segments), shared)
+
+
+def write_ids(folder: Path, ids: Sequence[str], lengths: Array) -> None:
+    """The two files that every segment has."""
+    (folder / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
+    np.save(folder / "lengths.npy", lengths)
+
+
+def top(scores: Array, k: int) -> Array:
+    """Places of the k greatest scores above minus infinity, greatest first, ties in order."""
+    k = min(k, int((scores > -np.inf).sum()))
+    if k == 0:
+        return np.zeros(0, dtype=np.int64)
+    bound = np.partition(scores, len(scores) - k)[len(scores) - k]
+    places = np.flatnonzero(scores >= bound)
+    best: Array = places[np.argsort(-scores[places], kind="stable")][:k]
+    return best

@@ -1,0 +1,304 @@
+"""An index folder: immutable segments, and a manifest that says which of them count.
+
+    index/
+      manifest.json     generation, settings, segments, every file's size and checksum
+      lock              held by the one process that writes
+      segment-000001/   a segment: `ids.json` and the arrays of the index's kind
+      segment-000001/gone-3.npy  which of its passages were deleted, as of generation 3
+      shared-000002/    what segments share (a codec)
+
+Files never change once the manifest names them. A change writes new files, flushes them to disk,
+and renames a new manifest over the old one: whatever happens before the rename leaves the old
+state, whatever happens after it the new one. What no manifest names is removed by the next writer.
+Readers keep the files that they have opened, so they see one state, until they look again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ravqa.core.errors import UserError
+from ravqa.core.locations import flush_to_disk
+from ravqa.indexes.base import Array
+
+FORMAT = 5
+_MANIFEST = "manifest.json"
+_LOCK = "lock"
+SPOOL = "spool.new"
+"""A writer's scratch file; what a killed one leaves is removed by the next."""
+_BLOCK = 2**22
+_OWN_FOLDER = re.compile(r"(segment|shared)-\d{6}")
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """A segment as the manifest has it.
+
+    Attributes:
+        gone: the file of deletions, if there are any.
+        fit: how well what segments share fits this one's vectors, for kinds that measure it.
+    """
+
+    name: str
+    passages: int
+    vectors: int
+    gone: str | None = None
+    deleted: int = 0
+    fit: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The state of an index.
+
+    Attributes:
+        kind: the index's kind; another kind does not open it.
+        fingerprint: what the vectors depend on (encoder and corpus), "" if unknown.
+        settings: what was fixed when the index was built.
+        files: of every file, by its path in the folder: [bytes, BLAKE2b checksum].
+        numbers: the last numbers given to a segment and to a shared folder.
+        attached: what the index's owner commits with it; nothing here reads it.
+    """
+
+    kind: str
+    dim: int
+    fingerprint: str = ""
+    generation: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    segments: tuple[SegmentEntry, ...] = ()
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    numbers: int = 0
+    attached: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def passages(self) -> int:
+        """Passages that are not deleted."""
+        return sum(s.passages - s.deleted for s in self.segments)
+
+    @property
+    def vectors(self) -> int:
+        """Stored vectors, those of deleted passages included."""
+        return sum(s.vectors for s in self.segments)
+
+
+def damaged(path: Path, what: str) -> UserError:
+    """The error for an index that cannot be used."""
+    return UserError(
+        f"the index in {path} is damaged: {what}; delete the folder and build it again"
+    )
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a whole index in `path`."""
+    return (path / _MANIFEST).is_file()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The present state of the index in `path`.
+
+    Raises:
+        UserError: there is no index, it is of another format, or a file is missing or cut short.
+    """
+    try:
+        text = (path / _MANIFEST).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no index in {path}") from None
+    except UnicodeDecodeError:
+        raise damaged(path, "its manifest cannot be read") from None
+    try:
+        values = json.loads(text)
+        if values["format"] != FORMAT:
+            raise UserError(
+                f"the index in {path} is of format {values['format']}, this version reads {FORMAT}:"
+                " build it again"
+            )
+        body = values["index"]
+        if values["checksum"] != _checksum(body):
+            raise damaged(path, "its manifest was changed")
+        body["segments"] = tuple(SegmentEntry(**s) for s in body["segments"])
+        body["files"] = {name: (size, digest) for name, (size, digest) in body["files"].items()}
+        return Manifest(**body)
+    except (ValueError, KeyError, TypeError):
+        raise damaged(path, "its manifest cannot be read") from None
+
+
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Raise UserError if a file is missing or has another size."""
+    for name, (size, _) in manifest.files.items():
+        try:
+            found = (path / name).stat().st_size
+        except OSError:
+            raise damaged(path, f"{name} is missing") from None
+        if found != size:
+            raise damaged(path, f"{name} has {found} bytes instead of {size}")
+
+
+def faults(path: Path, manifest: Manifest) -> list[str]:
+    """What `verify` finds: a line for each file that is missing or not as it was written."""
+    found = []
+    for name, (size, digest) in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            found.append(f"{name} is missing")
+        elif file.stat().st_size != size:
+            found.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        elif file_checksum(file) != digest:
+            found.append(f"{name} was changed: its checksum is wrong")
+    return found
+
+
+class Writer:
+    """The one that changes an index: made by `writing`, commits once or not at all."""
+
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path = path
+        self.manifest = manifest
+        self._files = dict(manifest.files)
+        self._number = manifest.numbers
+
+    def new_folder(self, prefix: Literal["segment", "shared"]) -> str:
+        """The name of a new, empty folder in the index."""
+        self._number += 1
+        name = f"{prefix}-{self._number:06d}"
+        (self.path / name).mkdir()
+        return name
+
+    def seal(self, folder: str) -> None:
+        """Flush the files of `folder` to disk and note their checksums."""
+        for file in sorted((self.path / folder).iterdir()):
+            self._note(f"{folder}/{file.name}")
+        flush_to_disk(self.path / folder)
+
+    def _note(self, name: str) -> None:
+        file = self.path / name
+        flush_to_disk(file)
+        self._files[name] = (file.stat().st_size, file_checksum(file))
+
+    def mark_deleted(self, segment: SegmentEntry, gone: Array) -> SegmentEntry:
+        """The segment with `gone`, bool [passages], as its deletions."""
+        name = f"{segment.name}/gone-{self.manifest.generation + 1}.npy"
+        np.save(self.path / name, np.packbits(gone))
+        self._note(name)
+        flush_to_disk(self.path / segment.name)
+        return replace(segment, gone=name, deleted=int(gone.sum()))
+
+    def commit(self, **changes: Any) -> Manifest:
+        """Make the changed manifest the index's state; what it does not name is removed.
+
+        Args:
+            changes: fields of `Manifest`.
+        """
+        new = replace(
+            self.manifest, generation=self.manifest.generation + 1, numbers=self._number, **changes
+        )
+        folders = {s.name for s in new.segments} | {str(new.settings.get("shared", ""))}
+        gone = {s.gone for s in new.segments}
+        files = {
+            name: value
+            for name, value in self._files.items()
+            if name.split("/")[0] in folders and ("/gone-" not in name or name in gone)
+        }
+        new = replace(new, files=files)
+        body = asdict(new)
+        text = json.dumps({"format": FORMAT, "checksum": _checksum(body), "index": body})
+        beside = self.path / f"{_MANIFEST}.new"
+        beside.write_text(text, encoding="utf-8")
+        flush_to_disk(beside)
+        os.rename(beside, self.path / _MANIFEST)
+        flush_to_disk(self.path)
+        self.manifest = new
+        _sweep(self.path, new)
+        return new
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of the index in `path`; a process that dies lets go of it.
+
+    Raises:
+        UserError: another process (or object) holds it.
+    """
+    with (path / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "?"
+            raise UserError(
+                f"the index in {path} is being written by process {owner}: one writer at a time"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
+    """Hold the index's lock and change it.
+
+    Args:
+        start: the empty state of an index to be made; None changes the one that is there.
+
+    Raises:
+        UserError: another process (or object) is writing; or there is (not) an index already.
+    """
+    if start is None:
+        read_manifest(path)  # else a folder would be made of a wrong path
+    path.mkdir(parents=True, exist_ok=True)
+    with sole_writer(path):
+        if start is None:
+            manifest = read_manifest(path)
+        elif exists(path):
+            raise UserError(f"{path} holds an index already")
+        else:
+            manifest = start
+        _sweep(path, manifest)
+        writer = Writer(path, manifest)
+        try:
+            yield writer
+        except BaseException:
+            # What is on disk counts: the error may have come after the rename.
+            _sweep(path, read_manifest(path) if exists(path) else manifest)
+            raise
+
+
+def _sweep(path: Path, manifest: Manifest) -> None:
+    """Remove what the manifest does not name: leftovers of writers that did not end."""
+    for name in (f"{_MANIFEST}.new", SPOOL):
+        (path / name).unlink(missing_ok=True)
+    for entry in path.iterdir():
+        if not _OWN_FOLDER.fullmatch(entry.name):  # whatever it is, it is not ours to remove
+            continue
+        kept = {name for name in manifest.files if name.startswith(f"{entry.name}/")}
+        if not kept:
+            shutil.rmtree(entry)
+            continue
+        for file in entry.iterdir():
+            if f"{entry.name}/{file.name}" not in kept:
+                file.unlink()
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def file_checksum(file: Path) -> str:
+    """BLAKE2b of a file's bytes, 128 bits, hex."""
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

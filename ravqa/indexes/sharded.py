@@ -1,0 +1,575 @@
+"""One index made of several: each of a part of the passages, built and searched by a worker.
+
+    index/
+      sharded.json   how many shards, of which kind, built from what; written when all are whole
+      shard-000/     an index of another kind
+      shard-000.lock held by the worker that builds it
+
+A query is put to all shards and their rankings are merged by score. MaxSim looks at one passage
+only, so that nothing is lost by this: the result is as exact as the shards are.
+
+A worker takes a shard that nobody builds, builds it, takes the next, and waits for those of the
+others. So any number of processes may build one index, and what a killed one left undone is done by
+the others, or when the build is repeated. All workers must see the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from ravqa.core.devices import processes
+from ravqa.core.errors import UserError, import_extra
+from ravqa.core.factory import part_config
+from ravqa.core.registry import INDEXES
+from ravqa.core.settings import Options, Part, Strict
+from ravqa.core.settings import fingerprint as fingerprint_of
+from ravqa.encoders.base import Vectors
+from ravqa.encoders.store import written_beside
+from ravqa.indexes.base import Array, Ranking, checked_passages
+
+_FORMAT = 1
+_MANIFEST = "sharded.json"
+
+Embed = Callable[[int, int], Iterable[Vectors]]
+"""Gives one array [vectors, dim] for each passage from the first number up to the second."""
+
+
+class ShardedIndex:
+    """Several indexes of another kind as one; see the module, and `SegmentedIndex`.
+
+    A change is made in one shard after the other: a search meanwhile sees each passage as it was or
+    as it will be, never twice. Added passages go to the smallest shard. Ties come in the order of
+    the shards, which is that of the passages as built.
+    """
+
+    kind: ClassVar[str] = "sharded"
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            shard: the kind of the shards, with its options. What is fixed when an index is built is
+                fixed here too.
+            shards: how many; null for one per worker. Fixed when the index is built.
+            workers: local: this process. accelerate: the processes that torchrun or accelerate
+                started build together, if all call `build`; each opens all shards. ray: a Ray
+                cluster's actors build, hold and search one shard each.
+            ray: options of the actors, as {num_cpus: 4, num_gpus: 1}.
+        """
+
+        shard: Part = Part(name="auto")
+        shards: int | None = Field(default=None, ge=1)
+        workers: Literal["local", "accelerate", "ray"] = "local"
+        ray: Options = Field(default_factory=dict)
+
+        def packages(self) -> Sequence[tuple[str, str]]:
+            """Ray, for its workers."""
+            return [("ray", "ray")] if self.workers == "ray" else []
+
+        @model_validator(mode="after")
+        def _check_shard(self) -> Self:
+            part_config(INDEXES, self.shard, "index.shard")
+            return self
+
+    def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
+        """Open the index in `path`.
+
+        Args:
+            config: None for shards of the kind and with the options that they were built with.
+            fingerprint: what the index must have been built from; None takes any.
+
+        Raises:
+            UserError: no whole index, of another format, or built from something else.
+        """
+        self.path = Path(path)
+        self._manifest = _read(self.path)
+        self.config = config or self.Config(shard=Part(**self._manifest["shard"]))
+        if fingerprint is not None and fingerprint != self.fingerprint:
+            raise UserError(
+                f"the index in {path} was built from another corpus or with another encoder: "
+                "build it again"
+            )
+        self._workers = _workers(self.path, self.config, self._manifest)
+        self._workers.run("open")
+
+    @staticmethod
+    def fixed(config: Config) -> dict[str, Any]:
+        """What of the configuration is fixed when the index is built."""
+        kind, options = INDEXES.get(config.shard.name), part_config(INDEXES, config.shard, "shard")
+        shard = {"name": config.shard.name, **kind.fixed(options)}
+        return {"shards": config.shards, "shard": shard}
+
+    @staticmethod
+    def built_together(config: Config) -> bool:
+        """Whether all processes must call `build`."""
+        return config.workers == "accelerate"
+
+    @staticmethod
+    def built(path: Path) -> bool:
+        """Whether there is a whole index in `path`."""
+        return (path / _MANIFEST).is_file()
+
+    @classmethod
+    def open(
+        cls, path: Path, config: Config | None = None, *, fingerprint: str | None = None
+    ) -> Self:
+        """As the constructor."""
+        return cls(path, config, fingerprint=fingerprint)
+
+    @classmethod
+    def build(
+        cls,
+        ids: Iterable[str],
+        embeddings: Iterable[Vectors],
+        path: Path,
+        *,
+        dim: int,
+        config: Config | None = None,
+        fingerprint: str = "",
+    ) -> Self:
+        """Make an index of passages and open it; see `SegmentedIndex.build`.
+
+        Args:
+            ids, path, dim: as there.
+            embeddings: as there; every worker reads those of its shards. Over Ray it is sent to
+                the workers: a list, or an `EmbeddingStore` in a folder that they see.
+            fingerprint: what the vectors depend on; with it a build goes on where it was killed,
+                and processes know each other's work.
+
+        Raises:
+            UserError: the folder holds another index already; several processes and no fingerprint.
+            ValueError: an id twice, or see `checked_passages`.
+        """
+        ids = list(ids)
+        return cls.build_with(
+            ids,
+            _Slices(embeddings, len(ids)),
+            path,
+            dim=dim,
+            config=config,
+            fingerprint=fingerprint,
+        )
+
+    @classmethod
+    def build_with(
+        cls,
+        ids: Iterable[str],
+        embed: Embed,
+        path: Path,
+        *,
+        dim: int,
+        config: Config | None = None,
+        fingerprint: str = "",
+    ) -> Self:
+        """As `build`, with vectors that each worker makes itself: it encodes its shard.
+
+        Args:
+            embed: called by the worker that builds a shard, with the numbers of the shard's first
+                passage and of the one behind its last. Over Ray it is sent to the workers.
+        """
+        config = config or cls.Config()
+        path = Path(path)
+        ids = list(ids)
+        _check_unique(ids)
+        if cls.built(path):
+            if fingerprint and _read(path)["fingerprint"] == fingerprint:
+                return cls(path, config)
+            raise UserError(f"{path} holds an index already")
+        if config.workers == "accelerate" and not fingerprint and processes().num_processes > 1:
+            raise UserError("several processes can build an index together if it has a fingerprint")
+        path.mkdir(parents=True, exist_ok=True)
+        number = max(1, min(config.shards or _parallel(config), len(ids)))
+        manifest = {
+            "format": _FORMAT,
+            "dim": dim,
+            "fingerprint": fingerprint,
+            "shards": number,
+            "shard": config.shard.model_dump(),
+        }
+        bounds = [len(ids) * i // number for i in range(number + 1)]
+        workers = _workers(path, config, manifest)
+        workers.build([(ids[a:b], embed, a, b, dim) for a, b in pairwise(bounds)])
+        del workers  # Ray's let go of what they hold before others are started
+        with written_beside(path / _MANIFEST, to_disk=True) as temporary:
+            temporary.write_text(json.dumps(manifest), encoding="utf-8")
+        return cls(path, config)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self._manifest["dim"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What the index was built from, as `build` was told."""
+        return str(self._manifest["fingerprint"])
+
+    def __len__(self) -> int:
+        return sum(self._workers.run("call", "__len__"))
+
+    def __contains__(self, passage_id: object) -> bool:
+        return any(self._workers.run("call", "__contains__", passage_id))
+
+    @property
+    def ids(self) -> list[str]:
+        """The passages' ids, shard by shard."""
+        return list(chain.from_iterable(self._workers.run("call", "ids")))
+
+    def search(
+        self,
+        queries: Sequence[Vectors],
+        k: int,
+        *,
+        allowed_ids: Iterable[str] | None = None,
+        **params: Any,
+    ) -> list[Ranking]:
+        """The k best passages per query; see `ravqa.indexes.base.Index.search`."""
+        allowed = None if allowed_ids is None else list(allowed_ids)
+        parts = self._workers.run("search", queries, k, allowed, params)
+        return [
+            sorted(chain.from_iterable(rankings), key=lambda hit: -hit[1])[:k]
+            for rankings in zip(*parts, strict=True)
+        ]
+
+    def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """MaxSim of each query with its own list of passages; minus infinity without vectors.
+
+        Raises:
+            KeyError: an id is not in the index.
+        """
+        found: list[dict[str, float]] = [{} for _ in queries]
+        for part in self._workers.run("scores", queries, ids):
+            for scores, more in zip(found, part, strict=True):
+                scores |= more
+        return [[s[i] for i in wanted] for s, wanted in zip(found, ids, strict=True)]
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the index: passages, bytes on disk, and those of each shard."""
+        shards = self._workers.run("call", "stats")
+        return {
+            "kind": self.kind,
+            "dim": self.dim,
+            "fingerprint": self.fingerprint,
+            **{key: sum(s.get(key, 0) for s in shards) for key in ("passages", "vectors", "bytes")},
+            "shards": shards,
+        }
+
+    def verify(self) -> list[str]:
+        """Read every file again; a line for each that is missing or changed, none if all is well.
+
+        Raises:
+            UserError: a manifest is damaged.
+        """
+        _read(self.path)
+        parts = enumerate(self._workers.run("call", "verify"))
+        return [f"{_name(i)}/{line}" for i, lines in parts for line in lines]
+
+    def refresh(self) -> None:
+        """See what other processes have committed."""
+        self._workers.run("call", "refresh")
+
+    # -- changing -----------------------------------------------------------------------------
+
+    def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Add passages, which are held in memory.
+
+        Raises:
+            UserError: another process is writing.
+            ValueError: an id is there already, or see `checked_passages`; nothing is added.
+        """
+        new = dict(checked_passages(ids, embeddings, self.dim))
+        if known := self._owners(new):
+            raise ValueError(f"passage {min(known)!r} is in the index already: update it")
+        self._put("add", self._smallest(), new)
+
+    def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Replace passages, or add those that are not there; all are held in memory."""
+        new = dict(checked_passages(ids, embeddings, self.dim))
+        owners, smallest = self._owners(new), self._smallest()
+        for shard in sorted({smallest, *owners.values()}):
+            mine = {i: v for i, v in new.items() if owners.get(i, smallest) == shard}
+            self._put("update", shard, mine)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Delete passages; they are never found again. Their bytes go with `compact`.
+
+        Raises:
+            UserError: another process is writing.
+            KeyError: an id is not in the index; nothing is deleted.
+        """
+        ids = list(dict.fromkeys(ids))
+        owners = self._owners(ids)
+        if unknown := set(ids) - owners.keys():
+            raise KeyError(min(unknown))
+        for shard in sorted(set(owners.values())):
+            mine = [i for i in ids if owners[i] == shard]
+            self._workers.run("call", "delete", mine, only=[shard])
+
+    def compact(self) -> None:
+        """Write every shard anew, without what was deleted."""
+        self._workers.run("call", "compact")
+
+    def _put(self, method: str, shard: int, passages: dict[str, Array]) -> None:
+        if passages:
+            arguments = list(passages), list(passages.values())
+            self._workers.run("call", method, *arguments, only=[shard])
+
+    def _owners(self, ids: Iterable[str]) -> dict[str, int]:
+        """The shards of those passages that are there."""
+        known = enumerate(self._workers.run("known", list(ids)))
+        return {passage_id: shard for shard, found in known for passage_id in found}
+
+    def _smallest(self) -> int:
+        sizes = self._workers.run("call", "__len__")
+        return sizes.index(min(sizes))
+
+
+def _check_unique(ids: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for passage_id in ids:
+        if passage_id in seen:
+            raise ValueError(f"passage id {passage_id!r} is there twice: ids must be unique")
+        seen.add(passage_id)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What `sharded.json` says.
+
+    Raises:
+        UserError: there is none, or it is damaged or of another format.
+    """
+    file = path / _MANIFEST
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if values["format"] == _FORMAT:
+            Part(**values["shard"])
+            return {key: values[key] for key in ("dim", "fingerprint", "shards", "shard")}
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no index in {path}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is damaged: delete the folder and build the index again") from None
+    raise UserError(
+        f"the index in {path} is of format {values['format']}, this version reads {_FORMAT}: "
+        "build it again"
+    )
+
+
+def _name(shard: int) -> str:
+    return f"shard-{shard:03}"
+
+
+class _Slices:
+    """`Embed` for vectors that are there, or come from an iterator in the order of the passages."""
+
+    def __init__(self, embeddings: Iterable[Vectors], count: int):
+        self._embeddings = embeddings
+        self._count = count
+        self._iterator: Iterator[Vectors] | None = None
+        self._at = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_iterator": None, "_at": 0}
+
+    def __call__(self, start: int, stop: int) -> Iterator[Vectors]:
+        if self._iterator is None or start < self._at:
+            self._iterator, self._at = iter(self._embeddings), 0
+        for _ in islice(self._iterator, start - self._at):
+            pass
+        self._at = stop
+        # The last slice has all that is left: if that is too much, the index says so.
+        return islice(self._iterator, None if stop == self._count else stop - start)
+
+
+class _Shard:
+    """One shard, as its worker has it."""
+
+    def __init__(self, folder: Path, part: Part, fingerprint: str | None):
+        """Neither build nor open it yet.
+
+        Args:
+            fingerprint: what the shard is built from; None if that is not known.
+        """
+        self._folder = folder
+        self._kind = INDEXES.get(part.name)
+        self._config = part_config(INDEXES, part, "index.shard")
+        self._fingerprint = fingerprint
+        self._index: Any = None
+
+    def build(
+        self, ids: Sequence[str], embed: Embed, start: int, stop: int, dim: int, *, wait: bool
+    ) -> bool:
+        """Build the shard, unless it is whole.
+
+        Args:
+            wait: for another worker that is building it; else give up and return False.
+        """
+        with self._folder.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                return False
+            if not self._whole():
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._kind.build(
+                    ids,
+                    embed(start, stop),
+                    self._folder,
+                    dim=dim,
+                    config=self._config,
+                    fingerprint=self._fingerprint or "",
+                )
+        return True
+
+    def _whole(self) -> bool:
+        if self._fingerprint is None:
+            return False
+        with contextlib.suppress(UserError):
+            self.open()
+        return self._index is not None
+
+    def open(self) -> None:
+        self._index = self._kind.open(self._folder, self._config, fingerprint=self._fingerprint)
+
+    def apply(self, method: str, arguments: Sequence[Any]) -> Any:
+        """What another method of this returns."""
+        return getattr(self, method)(*arguments)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """An attribute of the index, or what this method of it returns."""
+        found = getattr(self._index, name)
+        return found(*arguments) if callable(found) else found
+
+    def search(
+        self, queries: Sequence[Vectors], k: int, allowed: Any, params: dict[str, Any]
+    ) -> list[Ranking]:
+        found: list[Ranking] = self._index.search(queries, k, allowed_ids=allowed, **params)
+        return found
+
+    def scores(
+        self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """MaxSim of each query with those of its passages that are here."""
+        mine = [self.known(wanted) for wanted in ids]
+        rows = self._index.score(queries, mine)
+        return [dict(zip(*pair, strict=True)) for pair in zip(mine, rows, strict=True)]
+
+    def known(self, ids: Iterable[str]) -> list[str]:
+        """Those that are here."""
+        return [i for i in ids if i in self._index]
+
+
+_Task = tuple[Sequence[str], Embed, int, int, int]
+"""Of one shard, what `_Shard.build` takes."""
+
+
+class _Workers(Protocol):
+    """Who has the shards."""
+
+    def build(self, tasks: Sequence[_Task]) -> None:
+        """Have all shards built."""
+        ...
+
+    def run(self, method: str, *arguments: Any, only: Sequence[int] | None = None) -> list[Any]:
+        """What a method of `_Shard` returns for all shards, or for some."""
+        ...
+
+
+def _workers(path: Path, config: ShardedIndex.Config, manifest: dict[str, Any]) -> _Workers:
+    number, whole = manifest["shards"], manifest["fingerprint"]
+    shards = []
+    for i in range(number):
+        own = fingerprint_of(whole, manifest["shard"], i, number) if whole else None
+        shards.append((path.resolve() / _name(i), config.shard, own))
+    if config.workers == "ray":
+        return _Ray(shards, config.ray)
+    return _Local(shards, processes().process_index if config.workers == "accelerate" else 0)
+
+
+def _parallel(config: ShardedIndex.Config) -> int:
+    """How many workers there are."""
+    if config.workers == "accelerate":
+        return int(processes().num_processes)
+    if config.workers == "ray":
+        return sum(node["Alive"] for node in _cluster().nodes())
+    return 1
+
+
+class _Local:
+    """All shards in this process; it builds those that no other process does."""
+
+    def __init__(self, shards: Sequence[tuple[Path, Part, str | None]], first: int):
+        self._shards = [_Shard(*shard) for shard in shards]
+        self._first = first % len(shards)
+
+    def build(self, tasks: Sequence[_Task]) -> None:
+        order = list(range(len(tasks)))
+        left = order[self._first :] + order[: self._first]
+        for wait in (False, True):
+            left = [i for i in left if not self._shards[i].build(*tasks[i], wait=wait)]
+
+    def run(self, method: str, *arguments: Any, only: Sequence[int] | None = None) -> list[Any]:
+        chosen = range(len(self._shards)) if only is None else only
+        return [getattr(self._shards[i], method)(*arguments) for i in chosen]
+
+
+class _Ray:
+    """A Ray actor for each shard, as far from each other as there are nodes."""
+
+    def __init__(self, shards: Sequence[tuple[Path, Part, str | None]], options: dict[str, Any]):
+        self._ray = _cluster()
+        actor = self._ray.remote(_Shard).options(**{"scheduling_strategy": "SPREAD", **options})
+        self._actors = [actor.remote(*shard) for shard in shards]
+
+    def build(self, tasks: Sequence[_Task]) -> None:
+        try:
+            embed = self._ray.put(tasks[0][1])
+        except TypeError:
+            raise UserError(
+                "over Ray the embeddings are sent to the workers, and these cannot be: a list or "
+                "an EmbeddingStore is expected"
+            ) from None
+        self._get(
+            [
+                actor.build.remote(ids, embed, *rest, wait=True)
+                for actor, (ids, _, *rest) in zip(self._actors, tasks, strict=True)
+            ]
+        )
+
+    def run(self, method: str, *arguments: Any, only: Sequence[int] | None = None) -> list[Any]:
+        chosen = self._actors if only is None else [self._actors[i] for i in only]
+        shared = self._ray.put(arguments)
+        return self._get([actor.apply.remote(method, shared) for actor in chosen])
+
+    def _get(self, pending: Sequence[Any]) -> list[Any]:
+        found: list[Any] = []
+        failures: list[BaseException] = []
+        for result in pending:
+            try:
+                found.append(self._ray.get(result))
+            except self._ray.exceptions.RayTaskError as e:
+                failures.append(e.cause)
+            except self._ray.exceptions.RayError as e:
+                lost = str(e).partition("\n")[0]
+                failures.append(UserError(f"a worker of the Ray cluster is lost: {lost}"))
+        if failures:
+            raise failures[0] from None
+        return found
+
+
+def _cluster() -> Any:
+    """Ray, connected to the cluster that it finds, or to one of its own on this machine."""
+    ray = import_extra("ray", "ray", why="the index sharded with workers: ray")
+    if not ray.is_initialized():
+        ray.init()
+    return ray

@@ -1,0 +1,111 @@
+"""A language model as judge, behind any server with OpenAI's chat-completions interface.
+
+vLLM, SGLang, Ollama, llama.cpp's llama-server and OpenAI itself speak it. The model is asked for
+"yes" or "no" at temperature 0. Its judgements are not BEM's: results name the judge, and scores by
+different judges are not comparable.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from ravqa.clients.openai import Client, NoAnswerError, ServerConfig
+from ravqa.clients.replies import Reply
+from ravqa.core.errors import UserError
+from ravqa.core.settings import Text, fingerprint
+
+PROMPT = """\
+Question about an image: {question}
+Reference answer: {reference}
+Candidate answer: {candidate}
+
+Given the question, does the candidate answer mean the same as the reference answer? Wording, \
+units and more or less detail may differ as long as both answer the question in the same way.
+Reply with one word: yes or no.
+"""
+
+_WHY = "the judge llm"
+_VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+
+
+class LLMJudge:
+    """Asks one question a triple, several at a time."""
+
+    class Config(ServerConfig):
+        """Options.
+
+        Attributes:
+            prompt: text with {question}, {reference} and {candidate}.
+            max_tokens: longest reply.
+        """
+
+        prompt: Text = PROMPT
+        max_tokens: int = Field(default=8, ge=1)
+
+    def __init__(self, config: Config):
+        """Keep the settings; the server is first asked when something is judged.
+
+        Raises:
+            MissingExtraError: the package openai is not installed.
+            UserError: the address or the key is none, or the prompt has other fields than those
+                three.
+        """
+        try:
+            config.prompt.format(question="", reference="", candidate="")
+        except (KeyError, ValueError, IndexError) as e:
+            raise UserError(
+                f"{_WHY}: prompt: only {{question}}, {{reference}} and {{candidate}} can be filled "
+                f"in ({e})"
+            ) from None
+        self.config = config
+        self.client = Client(config, why=_WHY)
+        self.name = f"llm ({config.model})"
+        # The address is not part of it: the same model elsewhere is the same judge.
+        self.fingerprint = fingerprint("llm/2", config.model, config.prompt, config.max_tokens)
+
+    def judge(
+        self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
+    ) -> list[float]:
+        """1.0 for yes, 0.0 for no, nan for a reply that is neither; per triple in order.
+
+        Raises:
+            PromptError, ServerError: the server has no reply to one triple, or to none.
+        """
+        out = [math.nan] * len(candidates)
+        for position, verdict in self.judge_each(questions, references, candidates):
+            out[position] = verdict
+        return out
+
+    def judge_each(
+        self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
+    ) -> Iterator[tuple[int, float]]:
+        """Position of a triple and its judgement, as they come; raises as `judge`."""
+        prompts = [
+            self.config.prompt.format(question=q, reference=r, candidate=c)
+            for q, r, c in zip(questions, references, candidates, strict=True)
+        ]
+        return self.client.each(self._ask, prompts)
+
+    def _ask(self, prompt: str, stop: threading.Event) -> float:
+        body = {
+            "model": self.config.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": self.config.max_tokens,
+        }
+        return self.client.chat(body, self._verdict, stop)
+
+    def _verdict(self, reply: Mapping[str, Any]) -> float:
+        read = Reply("chat", self.config.max_tokens, "max_tokens")
+        text = read.whole(reply)
+        read.check()
+        if not text.strip():
+            raise NoAnswerError("the model ended before the first word")
+        found = _VERDICT.match(text)
+        return float(found.group(1).lower() == "yes") if found else math.nan

@@ -1,0 +1,194 @@
+"""Confidence intervals and paired tests over questions.
+
+Questions about the same image are not independent, so both resample images (clusters), not
+questions: the cluster bootstrap (percentile interval; Efron and Tibshirani 1993, chapter 13; for
+clusters, Field and Welsh 2007) and a sign-flip permutation test on the clusters' differences. These
+are scipy.stats.bootstrap (method "percentile") and scipy.stats.permutation_test
+(permutation_type "samples") on clusters; only the draws are made otherwise. Scores have few
+different values, so that what is drawn is how often each value occurs: a multinomial for the
+bootstrap, binomials for the signs. The distribution is the same, the cost does not grow with the
+number of questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+RESAMPLES = 10_000
+_MAX_DRAWS = 4_000_000
+_DECIMALS = 9
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value, with its 95 % interval where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def text(self, decimals: int = 1) -> str:
+        """As tables show it: "18.7 [12.7, 25.3]"."""
+        text = f"{self.value:.{decimals}f}"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95 % interval, in the unit of the scores."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """Difference of two systems on the same questions.
+
+    Attributes:
+        difference: mean of first minus second with its 95 % bootstrap interval.
+        p_value: two-sided, from sign flips of the clusters' differences.
+        wins, losses, ties: questions on which the first is better, worse, equal.
+    """
+
+    difference: Interval
+    p_value: float
+    wins: int
+    losses: int
+    ties: int
+
+
+def _cluster_sums(
+    scores: Sequence[float], clusters: Sequence[Hashable] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the scores and number of questions of each cluster."""
+    # Rounded, so that equal scores and sums of equal scores are one value.
+    values = np.round(np.asarray(scores, dtype=np.float64), _DECIMALS)
+    if clusters is None:
+        return values, np.ones_like(values)
+    if len(clusters) != len(values):
+        raise ValueError("one cluster per score is expected")
+    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    index = np.array([number[c] for c in clusters], dtype=np.int64)
+    sums = np.round(np.bincount(index, weights=values), _DECIMALS)
+    return sums, np.bincount(index).astype(np.float64)
+
+
+def batches(resamples: int, values: int) -> Iterator[slice]:
+    """Resamples, so many at a time that so many values each stay within bounds in memory."""
+    step = max(1, _MAX_DRAWS // values)
+    for start in range(0, resamples, step):
+        yield slice(start, min(start + step, resamples))
+
+
+def resampled_totals(clusters: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Column sums of bootstrap samples of clusters: [resamples, columns].
+
+    Args:
+        clusters: what each cluster sums up to, [clusters, columns].
+    """
+    rng = np.random.default_rng(seed)
+    kinds, often = np.unique(clusters, axis=0, return_counts=True)
+    totals = np.empty((resamples, clusters.shape[1]))
+    for part in batches(resamples, len(kinds)):
+        drawn = rng.multinomial(len(clusters), often / len(clusters), size=part.stop - part.start)
+        totals[part] = drawn @ kinds
+    return totals
+
+
+def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    total, questions = resampled_totals(np.stack([sums, counts], axis=1), seed, resamples).T
+    means: np.ndarray = total / questions
+    return means
+
+
+def bootstrap(
+    scores: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Mean of `scores` with a 95 % percentile bootstrap interval.
+
+    Args:
+        scores: one per question.
+        clusters: what each question belongs to (its image); None resamples questions.
+
+    Raises:
+        ValueError: no scores, or not one cluster per score.
+    """
+    if len(scores) == 0:
+        raise ValueError("an interval needs at least one score")
+    sums, counts = _cluster_sums(scores, clusters)
+    low, high = np.percentile(_bootstrap_means(sums, counts, seed, resamples), [2.5, 97.5])
+    return Interval(float(np.mean(scores)), float(low), float(high))
+
+
+def paired_test(
+    first: Mapping[Key, float],
+    second: Mapping[Key, float],
+    clusters: Mapping[Key, Hashable] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> PairedTest:
+    """Compare two systems' scores on the same questions.
+
+    Args:
+        first, second: score per question id.
+        clusters: per question id what it belongs to (its image).
+
+    Raises:
+        ValueError: the questions differ, or there are none.
+    """
+    if first.keys() != second.keys():
+        raise ValueError("a paired test needs the same questions on both sides")
+    ids = list(first)
+    differences = [first[q] - second[q] for q in ids]
+    groups = None if clusters is None else [clusters[q] for q in ids]
+    interval = bootstrap(differences, groups, seed=seed, resamples=resamples)
+    sums, _ = _cluster_sums(differences, groups)
+    sizes, often = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    rng = np.random.default_rng(seed)
+    observed = abs(sums.sum()) - 1e-12 * (sizes @ often)  # equal sums count as equal when rounded
+    extreme = 0
+    if len(sizes):
+        for part in batches(resamples, len(sizes)):
+            positive = rng.binomial(often, 0.5, size=(part.stop - part.start, len(sizes)))
+            extreme += int((np.abs((2 * positive - often) @ sizes) >= observed).sum())
+    else:
+        extreme = resamples
+    p_value = (extreme + 1) / (resamples + 1)
+    return PairedTest(
+        difference=interval,
+        p_value=p_value,
+        wins=sum(d > 0 for d in differences),
+        losses=sum(d < 0 for d in differences),
+        ties=sum(d == 0 for d in differences),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the order given.
+
+    With the p-values in rising order p_1..p_m, the i-th becomes the largest of
+    min(1, (m - j + 1) * p_j) over j <= i. Rejecting what stays at most alpha keeps the probability
+    of one or more false rejections at most alpha, however the tests depend on each other.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - place) * p_values[i]))
+        corrected[i] = largest
+    return corrected

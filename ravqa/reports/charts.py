@@ -1,0 +1,408 @@
+"""Figures as inline SVG: real text, no scripts, colours from the page's style sheet.
+
+Every figure is a table drawn: labels (or places on an axis) against series of estimates; the table
+itself goes with it, for those who cannot see it. A series is told by its colour, by the shape of
+its marks and, in curves, by the dashes of its line, so that no figure needs colour to be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from ravqa.metrics.statistics.intervals import Estimate
+
+WIDTH = 380
+"""Units across; text is 12 units high, so that it can be read on a phone of 390 pixels."""
+STYLES = 6
+"""Styles of series, from 0; the style sheet has a colour for each."""
+
+_LINE = 15  # height of a line of text
+_MARK = 4.0  # half the width of a mark
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One value for each label; None where there is none. `style` is its colour and mark."""
+
+    name: str
+    style: int
+    values: Sequence[Estimate | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawn table.
+
+    Attributes:
+        caption: what is shown, in a sentence.
+        legend: names and styles of the series; empty where there is only one.
+        header, rows: the table, as text.
+    """
+
+    title: str
+    caption: str
+    svg: Markup
+    legend: Sequence[tuple[str, int]]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The axis of values: its name, its least range, and how its numbers are written."""
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    decimals: int = 1
+
+
+PERCENT = Axis("%", high=100.0)
+
+
+def curves(
+    title: str,
+    caption: str,
+    xs: Sequence[int],
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    ticks: Sequence[int],
+    axis: Axis = PERCENT,
+) -> Figure:
+    """Lines over a logarithmic axis, with their intervals as bands.
+
+    Args:
+        xs: places on the axis, at least 1, ascending; one for each of a series' values.
+        ticks: the places that are named on the axis, and marked on the lines.
+    """
+    left, right, top, height = 38.0, WIDTH - 12.0, 10.0, 220.0
+    drawing = _Drawing(title, caption, height + top + 40)
+    low, high, steps = _range(axis, _ends(series))
+    widest = math.log(max(xs[-1], 2))
+
+    def across(x: float) -> float:
+        return left + (right - left) * math.log(x) / widest
+
+    def down(value: float) -> float:
+        return top + height * (high - value) / (high - low)
+
+    _horizontal_grid(drawing, steps, down, left, right, axis)
+    for tick in ticks:
+        drawing.text(across(tick), top + height + 16, str(tick), "middle")
+    drawing.text((left + right) / 2, top + height + 34, x_name, "middle", "dim")
+    for one in series:
+        points = [(x, v) for x, v in zip(xs, one.values, strict=True) if v is not None]
+        bounds = [(x, v.low, v.high) for x, v in points if v.low is not None and v.high is not None]
+        if len(bounds) > 1:
+            edge = [(across(x), down(top_)) for x, _, top_ in bounds]
+            edge += [(across(x), down(bottom)) for x, bottom, _ in reversed(bounds)]
+            drawing.add("polygon", _style("band", one), points=_places(edge))
+    for one in series:
+        points = [(x, v) for x, v in zip(xs, one.values, strict=True) if v is not None]
+        line = [(across(x), down(v.value)) for x, v in points]
+        drawing.add("polyline", _style("line", one), points=_places(line))
+        for x, value in points:
+            if x in ticks:
+                name = f"{one.name}, {x_name} {x}: {value.text(axis.decimals)}"
+                drawing.mark(across(x), down(value.value), one, name)
+    return drawing.figure([str(x) for x in xs], series, x_name, axis.decimals)
+
+
+def columns(
+    title: str,
+    caption: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    counts: Sequence[int] | None = None,
+    axis: Axis = PERCENT,
+) -> Figure:
+    """Upright bars side by side, with their intervals as whiskers.
+
+    Args:
+        counts: how many questions each label stands for; written below it.
+    """
+    left, right, top, height = 38.0, WIDTH - 8.0, 10.0, 190.0
+    lines = 2 if counts is None else 3
+    drawing = _Drawing(title, caption, top + height + 8 + lines * _LINE)
+    low, high, steps = _range(axis, _ends(series))
+
+    def down(value: float) -> float:
+        return top + height * (high - value) / (high - low)
+
+    _horizontal_grid(drawing, steps, down, left, right, axis)
+    slot = (right - left) / max(1, len(labels))
+    width = min(34.0, 0.8 * slot / max(1, len(series)))
+    for i, label in enumerate(labels):
+        middle = left + slot * (i + 0.5)
+        below = top + height + _LINE
+        drawing.text(middle, below, label, "middle")
+        if counts is not None:
+            drawing.text(middle, below + _LINE, f"n={counts[i]:,}", "middle", "dim")
+        for j, one in enumerate(series):
+            value = one.values[i]
+            if value is None:
+                continue
+            x = middle + width * (j - len(series) / 2)
+            base, end = down(max(low, 0.0)), down(value.value)
+            bar = drawing.add(
+                "rect",
+                _style("bar", one),
+                x=x + 1,
+                y=min(base, end),
+                width=width - 2,
+                height=abs(base - end),
+            )
+            _titled(bar, f"{one.name}, {label}: {value.text(axis.decimals)}")
+            if value.low is not None and value.high is not None:
+                center = x + width / 2
+                drawing.line(center, down(value.low), center, down(value.high), "whisker")
+    drawing.text((left + right) / 2, top + height + lines * _LINE, x_name, "middle", "dim")
+    return drawing.figure(labels, series, x_name, axis.decimals, counts)
+
+
+def dots(
+    title: str,
+    caption: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    counts: Sequence[int] | None = None,
+    axis: Axis = PERCENT,
+) -> Figure:
+    """A mark with its interval for each label and series, the labels one below the other.
+
+    Args:
+        counts: how many questions each label stands for; written behind it.
+    """
+    left, right = 14.0, WIDTH - 14.0
+    row = _LINE + 8 + 11.0 * len(series)
+    bottom = row * len(labels) + 2
+    drawing = _Drawing(title, caption, bottom + 2.5 * _LINE)
+    low, high, steps = _range(axis, _ends(series))
+
+    def across(value: float) -> float:
+        return left + (right - left) * (value - low) / (high - low)
+
+    for step in steps:
+        drawing.line(across(step), 2, across(step), bottom, "zero" if step == 0 else "grid")
+        drawing.text(across(step), bottom + _LINE, _number(step), "middle")
+    drawing.text((left + right) / 2, bottom + 2.1 * _LINE, axis.name, "middle", "dim")
+    for i, label in enumerate(labels):
+        y = row * i + _LINE
+        text = drawing.text(4, y - 1, _cut(label), "start", "label")
+        if counts is not None:
+            count = ElementTree.SubElement(text, "tspan", {"class": "dim", "dx": "6"})
+            count.text = f"n={counts[i]:,}"
+        for j, one in enumerate(series):
+            value = one.values[i]
+            if value is None:
+                continue
+            center = y + 8 + 11.0 * j
+            if value.low is not None and value.high is not None:
+                drawing.line(
+                    across(value.low), center, across(value.high), center, _style("span", one)
+                )
+            name = f"{one.name}, {label}: {value.text(axis.decimals)}"
+            drawing.mark(across(value.value), center, one, name)
+    return drawing.figure(labels, series, x_name, axis.decimals, counts)
+
+
+def shares(
+    title: str,
+    caption: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    axis: Axis,
+) -> Figure:
+    """One lying bar for each label, made of the series' values one behind the other."""
+    left, right = 14.0, WIDTH - 14.0
+    row = _LINE + 34.0
+    bottom = row * len(labels) + 2
+    drawing = _Drawing(title, caption, bottom + 2.5 * _LINE)
+    sums = [
+        sum(v.value for one in series if (v := one.values[i]) is not None)
+        for i in range(len(labels))
+    ]
+    _, high, steps = _range(axis, sums)
+    for step in steps:
+        x = left + (right - left) * step / high
+        drawing.line(x, 2, x, bottom, "grid")
+        drawing.text(x, bottom + _LINE, _number(step), "middle")
+    drawing.text((left + right) / 2, bottom + 2.1 * _LINE, axis.name, "middle", "dim")
+    for i, label in enumerate(labels):
+        drawing.text(4, row * i + _LINE - 1, _cut(label), "start", "label")
+        x = left
+        for one in series:
+            value = one.values[i]
+            if value is None or value.value <= 0:
+                continue
+            width = (right - left) * value.value / high
+            bar = drawing.add(
+                "rect", _style("bar", one), x=x, y=row * i + _LINE + 5, width=width, height=20.0
+            )
+            _titled(bar, f"{one.name}, {label}: {value.text(axis.decimals)}")
+            x += width
+    return drawing.figure(labels, series, x_name, axis.decimals)
+
+
+def mark_svg(style: int) -> Markup:
+    """A series' mark alone, for a legend; said by the name that stands beside it."""
+    root = ElementTree.Element(
+        "svg", {"viewBox": "0 0 14 14", "class": "key", "aria-hidden": "true"}
+    )
+    ElementTree.SubElement(
+        root, "path", {"class": f"mark s{style % STYLES}", "d": _shape(7, 7, style)}
+    )
+    return _markup(root)
+
+
+class _Drawing:
+    """An SVG element being drawn."""
+
+    def __init__(self, title: str, caption: str, height: float):
+        self._title, self._caption = title, caption
+        self._root = ElementTree.Element(
+            "svg",
+            {
+                "viewBox": f"0 0 {WIDTH} {_number(height)}",
+                "role": "img",
+                "class": "chart",
+                "aria-label": f"{title}. {caption}",
+            },
+        )
+
+    def add(self, tag: str, style: str, /, **attributes: object) -> ElementTree.Element:
+        values = {
+            k: _number(v) if isinstance(v, int | float) else str(v) for k, v in attributes.items()
+        }
+        return ElementTree.SubElement(self._root, tag, {"class": style, **values})
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
+        self.add("line", style, x1=x1, y1=y1, x2=x2, y2=y2)
+
+    def text(
+        self, x: float, y: float, text: str, anchor: str, style: str = "tick"
+    ) -> ElementTree.Element:
+        element = self.add("text", style, x=x, y=y)
+        element.set("text-anchor", anchor)
+        element.text = _clean(text)
+        return element
+
+    def mark(self, x: float, y: float, series: Series, name: str) -> None:
+        _titled(self.add("path", _style("mark", series), d=_shape(x, y, series.style)), name)
+
+    def figure(
+        self,
+        labels: Sequence[str],
+        series: Sequence[Series],
+        x_name: str,
+        decimals: int,
+        counts: Sequence[int] | None = None,
+    ) -> Figure:
+        header = [x_name, *(["questions"] if counts is not None else [])]
+        header += [one.name for one in series]
+        rows = []
+        for i, label in enumerate(labels):
+            row = [label, *([f"{counts[i]:,}"] if counts is not None else [])]
+            for one in series:
+                value = one.values[i]
+                row.append("" if value is None else value.text(decimals))
+            rows.append(row)
+        legend = [(one.name, one.style) for one in series] if len(series) > 1 else []
+        return Figure(self._title, self._caption, _markup(self._root), legend, header, rows)
+
+
+def _markup(root: ElementTree.Element) -> Markup:
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # escapes all that it writes
+
+
+def _titled(element: ElementTree.Element, text: str) -> None:
+    """What a browser shows beside the pointer, and what is read aloud."""
+    ElementTree.SubElement(element, "title").text = _clean(text)
+
+
+def _style(kind: str, series: Series) -> str:
+    return f"{kind} s{series.style % STYLES}"
+
+
+def _horizontal_grid(
+    drawing: _Drawing,
+    steps: Sequence[float],
+    down: Callable[[float], float],
+    left: float,
+    right: float,
+    axis: Axis,
+) -> None:
+    for step in steps:
+        y = down(step)
+        drawing.line(left, y, right, y, "zero" if step == 0 else "grid")
+        unit = axis.name if axis.name == "%" else ""
+        drawing.text(left - 5, y + 4, f"{_number(step)}{unit}", "end")
+
+
+def _shape(x: float, y: float, style: int) -> str:
+    """The path of a mark: circle, square, triangle, diamond, triangle downwards, bar."""
+    r = _MARK
+    if style % STYLES == 0:
+        return f"M{_number(x - r)} {_number(y)}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+    corners = {
+        1: [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+        2: [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
+        3: [(0, -1.3), (1.1, 0), (0, 1.3), (-1.1, 0)],
+        4: [(0, 1.2), (1.15, -0.9), (-1.15, -0.9)],
+        5: [(-0.5, -1.2), (0.5, -1.2), (0.5, 1.2), (-0.5, 1.2)],
+    }[style % STYLES]
+    return "M" + "L".join(f"{_number(x + r * a)} {_number(y + r * b)}" for a, b in corners) + "z"
+
+
+def _ends(series: Iterable[Series]) -> list[float]:
+    """Every number that the axis must have room for."""
+    found = [value for one in series for value in one.values if value is not None]
+    return [x for v in found for x in (v.value, v.low, v.high) if x is not None]
+
+
+def _range(axis: Axis, values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Both ends of an axis and its steps: round numbers that hold every value."""
+    ends = min([axis.low, *values]), max([axis.high, *values])
+    steps = round_steps(*ends, 5, least=0.0 if axis.decimals else 1.0)
+    return steps[0], steps[-1], steps
+
+
+def round_steps(low: float, high: float, about: int, *, least: float = 0.0) -> list[float]:
+    """About so many steps of a round size, `least` or more, from below `low` to above `high`."""
+    if high <= low:
+        high = low + 1
+    rough = max(least, (high - low) / about)
+    size = 10 ** math.floor(math.log10(rough))
+    step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def _places(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
+
+
+def _number(value: float) -> str:
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= 60 else label[:59] + "\u2026"
+
+
+def _clean(text: str) -> str:
+    """Without the control characters that XML has no way to write."""
+    return "".join(c if c >= " " else " " for c in text)

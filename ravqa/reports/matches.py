@@ -1,0 +1,174 @@
+"""For a report: which words and image patches of a question matched which words of its passages.
+
+The retriever's and the describer's models are loaded for it, but no index is opened: the few
+passages that are shown are encoded anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ravqa.collections.trust import listed
+from ravqa.core.errors import UserError
+from ravqa.core.factory import part_config
+from ravqa.core.records import Passage, Question
+from ravqa.core.registry import ENCODERS, RETRIEVERS
+from ravqa.core.settings import Part, PipelineConfig, validate
+from ravqa.encoders.base import Label
+from ravqa.pipeline import Pipeline
+from ravqa.reports.page import utf16
+from ravqa.reports.photos import data_url
+from ravqa.reports.questions import Progress
+from ravqa.reports.run import Run
+from ravqa.retrievers.explain import Explanation, QueryPart
+
+QUESTIONS = 10
+"""Questions that are explained where no number was asked for."""
+PASSAGES = 3
+"""Passages of a question that are explained: the first ones."""
+_ROOM = 4_000_000  # bytes of those; long passages and many patches may be fewer questions
+_WHERE = "config.yaml"
+_SIDE = 384  # pixels of the image below the patches
+_LEVELS = 127  # of a product, in a byte
+
+
+Matches = dict[str, dict[str, Any]]
+"""What the page shows of a question's matches, by question id."""
+
+
+def matches(run: Run, count: int, progress: Progress | None = None) -> Matches:
+    """Those of the first `count` questions.
+
+    Raises:
+        UserError: a retriever without late interaction, or without the run's passages; a model
+            that is missing.
+    """
+    _check_own(run)
+    if run.corpus is None:
+        raise UserError("--matches needs the run's passages: name them with --corpus")
+    if not _asked(run):
+        raise UserError("--matches needs the run's questions: name their folder with --data")
+    if not _explainable(_config(run).retriever):
+        raise UserError("--matches: only a late-interaction retriever has matches to show")
+    return _matches(run, count, progress)
+
+
+def default_matches(run: Run, progress: Progress | None = None) -> tuple[Matches, str | None]:
+    """Those of the first questions if there are any to show; and what kept them from being shown.
+
+    A report must not fail for what nobody asked for.
+    """
+    try:
+        _check_own(run)
+        if run.corpus is None or not _asked(run) or not _explainable(_config(run).retriever):
+            return {}, None
+        return _matches(run, QUESTIONS, progress, _ROOM), None
+    except UserError as e:
+        return {}, f"What matched in retrieval is not shown: {e}."
+
+
+def _asked(run: Run) -> list[int | str]:
+    return [q for q in run.main if q in run.questions and run.main[q].get("hits")]
+
+
+def _check_own(run: Run) -> None:
+    """Raise UserError if others' settings name what the retriever would be made of."""
+    built = ("pipeline.describer", "pipeline.retriever")
+    if withheld := [s for s in run.withheld if s.path.startswith(built)]:
+        raise UserError(
+            f"the run was made elsewhere, and names {listed(withheld)}: --trust-settings follows it"
+        )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    keep = {"describer", "retriever", "reader", "top_k"}
+    return {key: value for key, value in run.pipeline.items() if key in keep}
+
+
+def _config(run: Run) -> PipelineConfig:
+    return validate(PipelineConfig, _settings(run), _WHERE)
+
+
+def _explainable(part: Part) -> bool:
+    """Whether a retriever, or one that it is fused of, can be explained; no model is loaded."""
+    config = part_config(RETRIEVERS, part, f"{_WHERE}: retriever")
+    encoder = getattr(config, "encoder", None)
+    if encoder is not None and hasattr(RETRIEVERS.get(part.name), "explain_passages"):
+        return hasattr(ENCODERS.get(encoder.name), "label_passage")
+    return any(_explainable(one) for one in getattr(config, "retrievers", ()))
+
+
+def _matches(run: Run, count: int, progress: Progress | None, room: float = math.inf) -> Matches:
+    assert run.corpus is not None
+    pipeline = Pipeline.from_config(_settings(run), where=_WHERE, retrieval_only=True)
+    retrievers = (pipeline.retriever, *getattr(pipeline.retriever, "retrievers", ()))
+    retriever = next(part for part in retrievers if hasattr(part, "explain_passages"))
+    asked = _asked(run)[:count]
+    found: Matches = {}
+    for done, name in enumerate(asked, 1):
+        [question] = pipeline.describe([run.questions[name]])
+        hits = (run.main[name].get("hits") or ())[:PASSAGES]
+        passages = [passage for hit in hits if (passage := run.corpus.get(hit[0])) is not None]
+        if not passages:
+            continue
+        shown = _question(retriever, question, passages)
+        room -= len(json.dumps(shown))
+        if room < 0:
+            break
+        found[str(name)] = shown
+        if progress:
+            progress("matches of the report", done, len(asked))
+    return found
+
+
+def _question(retriever: Any, question: Question, passages: Sequence[Passage]) -> dict[str, Any]:
+    explained: list[Explanation] = retriever.explain_passages(question, passages)
+    shown: dict[str, Any] = {"passages": [_passage(explanation) for explanation in explained]}
+    seen = retriever.seen_image(question.image) if question.image is not None else None
+    if seen is not None:
+        image, (rows, columns) = seen
+        large = image.resize((_SIDE, _SIDE * image.height // image.width))
+        shown |= {"image": data_url(large), "grid": [rows, columns]}
+    return shown
+
+
+def _passage(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "id": explanation.passage_id,
+        "score": round(explanation.score, 6),
+        "text": explanation.text,
+        "labels": [_label(label, explanation.text) for label in explanation.labels],
+        "parts": [_part(part) for part in explanation.parts],
+    }
+
+
+def _part(part: QueryPart) -> dict[str, Any]:
+    """Products in bytes: -127 to 127 for the greatest absolute value, row by row."""
+    scale = float(np.abs(part.products).max()) or 1.0
+    levels = np.rint(part.products / scale * _LEVELS).astype(np.int8)
+    return {
+        "text": part.text,
+        "weight": round(part.weight, 4),
+        "labels": [_label(label, part.text) for label in part.labels],
+        "scale": scale,
+        "products": base64.b64encode(levels.tobytes()).decode(),
+        "gains": [round(float(gain), 6) for gain in part.gains],
+        "found": part.found.tolist(),
+    }
+
+
+def _label(label: Label, text: str) -> Mapping[str, Any]:
+    shown: dict[str, Any] = {"kind": label.kind}
+    if label.word is not None:
+        shown["word"] = [utf16(text[:place]) for place in label.word]
+    elif label.place is not None:
+        shown["place"] = list(label.place)
+    else:
+        shown["name"] = label.name
+    return shown

@@ -1,0 +1,101 @@
+"""Pages of reports: one file each, which loads nothing and runs no script but its own.
+
+Everything that came from data or models is text: jinja2 escapes what stands in the page, embedded
+JSON cannot end its element, and the page's own policy (Content-Security-Policy) allows the one
+style sheet and the one script by their hashes, and images that are part of the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+import ravqa
+from ravqa.reports.charts import mark_svg
+from ravqa.runs.folder import write_file
+
+REPORT = "report.html"
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, *, script: str | None = None, **values: Any) -> str:
+    """A page of `templates/`, with the style sheet and the script named.
+
+    Args:
+        values: the template's variables; strings are escaped.
+    """
+    style, code = _source("report.css"), _source(script) if script else None
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {_hash(code)}; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy,
+            style=Markup(style),
+            script=Markup(code) if code else None,
+            version=ravqa.__version__,
+            **values,
+        )
+    )
+
+
+def safe_json(value: Any) -> Markup:
+    """JSON that can stand inside a script element: no "<", ">", "&" or line end of JavaScript's."""
+    text = htmlsafe_json_dumps(value, dumps=_dumps)
+    return Markup(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page beside its place, then rename it; half characters of broken data become "?"."""
+    write_file(path, page.encode("utf-8", "replace").decode("utf-8"))
+
+
+def utf16(text: str) -> int:
+    """Length of a text in UTF-16 units, as browsers count places."""
+    return len(text) + sum(letter > "\uffff" for letter in text)
+
+
+def _dumps(value: Any, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["mark_svg"] = mark_svg
+    environment.filters["safe_json"] = safe_json
+    return environment
+
+
+@cache
+def _source(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(source: str | None) -> str:
+    if source is None:
+        return "'none'"
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""A table for a page: the header, and the rows as text."""

@@ -1,0 +1,351 @@
+"""The questions of a run as the page takes them: an index of all, and the rest in blocks.
+
+The page reads the index when it opens, and a block only when one of its items is looked at. Texts
+that many questions share (passages, lines of prompts, photos) stand once, and are referred to by
+number. What does not fit into a file's bounds is left out from the far end: texts of passages that
+stand low, then prompts of drafts that were not chosen; `notes` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ravqa.core.records import Passage
+from ravqa.metrics.evqa import single_answers
+from ravqa.metrics.prrecall import answer_spans
+from ravqa.reports.figures import condition_name, first_rank, stage_name, stage_seconds
+from ravqa.reports.page import utf16
+from ravqa.reports.photos import thumbnails
+from ravqa.reports.run import Run
+from ravqa.runs.folder import PROMPTS
+from ravqa.runs.prompts import read_prompts
+
+Progress = Callable[[str, int, int], object]
+"""Called as progress(what, done, total)."""
+
+BLOCKS = {"questions": 40, "passages": 100, "photos": 25, "lines": 500, "matches": 1}
+"""Items in a block of each kind."""
+_LONGEST = 6000  # letters of a passage, or of a generation
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large one file may become, in bytes, and how many questions it holds at most."""
+
+    page: int = 40_000_000
+    photos: int = 16_000_000
+    passages: int = 8_000_000
+    prompts: int = 4_000_000
+    questions: int = 6_000
+
+
+@dataclass(slots=True)
+class Content:
+    """What is embedded in one file.
+
+    Attributes:
+        index: one small object for each question.
+        tables: the items that are read in blocks, by kind.
+        notes: what was left out.
+    """
+
+    index: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, list[Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def blocks(self) -> Iterable[tuple[str, list[Any]]]:
+        """Each block's name ("passages-3") and items."""
+        for kind, items in self.tables.items():
+            size = BLOCKS[kind]
+            for number, start in enumerate(range(0, len(items), size)):
+                yield f"{kind}-{number}", items[start : start + size]
+
+
+class QuestionTables:
+    """Makes the content of files from a run; what does not depend on the file is kept."""
+
+    def __init__(
+        self,
+        run: Run,
+        bounds: Bounds,
+        progress: Progress | None = None,
+        matches: Mapping[str, Any] | None = None,
+    ):
+        """Read the run's prompts.
+
+        Args:
+            matches: what matched, by question id, as the page takes it.
+
+        Raises:
+            DataError: the file of prompts is broken.
+        """
+        self._run = run
+        self._bounds = bounds
+        self._progress = progress
+        self._matches = matches or {}
+        self._prompts = read_prompts(run.folder / PROMPTS)
+
+    def content(self, questions: Sequence[int | str]) -> Content:
+        """What a file about these questions holds."""
+        content = Content()
+        photos, urls = self._photos(questions)
+        depth = self._depth(questions)
+        passages = _Table(self._passage)
+        lines = _Lines(self._bounds.prompts)
+        if self._run.corpus is not None:
+            self._note_depth(content, questions, depth)
+        for question in questions:
+            content.index.append(self._row(question, photos.get(question, -1)))
+        matched = [row for row in content.index if row["id"] in self._matches]
+        for number, row in enumerate(matched):
+            row["match"] = number
+        if 0 < len(matched) < len(questions):
+            content.notes.append(
+                f"What matched in retrieval is shown of {len(matched):,} questions, the first ones "
+                "(ravqa report --matches N: of more)."
+            )
+        details = [self._detail(question, depth, passages) for question in questions]
+        for chosen in (True, False):  # those of the answers first, the others if there is room
+            for question, detail in zip(questions, details, strict=True):
+                self._add_prompts(question, detail, lines, chosen)
+        if lines.left_out:
+            content.notes.append(
+                f"{lines.left_out:,} prompts are left out to keep this file small; "
+                "prompts.jsonl in the run's folder has them all."
+            )
+        content.tables = {
+            "questions": details,
+            "passages": passages.items,
+            "photos": urls,
+            "lines": lines.items,
+            "matches": [self._matches[row["id"]] for row in matched],
+        }
+        return content
+
+    def _photos(
+        self, questions: Sequence[int | str]
+    ) -> tuple[dict[int | str, int], list[str | None]]:
+        """Each question's photo by number, and the photos."""
+        numbers: dict[Path | bytes, int] = {}
+        own: dict[int | str, int] = {}
+        for name in questions:
+            question = self._run.questions.get(name)
+            if question is not None and question.image is not None:
+                own[name] = numbers.setdefault(question.image, len(numbers))
+
+        def count(done: int, total: int) -> None:
+            if self._progress:
+                self._progress("photos of the report", done, total)
+
+        urls = thumbnails(list(numbers), self._bounds.photos, count)
+        return {q: n for q, n in own.items() if urls[n] is not None}, urls
+
+    def _depth(self, questions: Sequence[int | str]) -> int:
+        """How many passages of each question fit into the file with their texts."""
+        corpus = self._run.corpus
+        if corpus is None:
+            return 0
+        deepest = max((len(self._run.main[q].get("hits") or ()) for q in questions), default=0)
+        seen: set[str] = set()
+        size = 0
+        for depth in range(deepest):
+            for question in questions:
+                hits = self._run.main[question].get("hits") or ()
+                if depth < len(hits) and hits[depth][0] not in seen:
+                    seen.add(hits[depth][0])
+                    passage = corpus.get(hits[depth][0])
+                    size += len(passage.content[:_LONGEST].encode()) if passage else 0
+            if size > self._bounds.passages and depth:
+                return depth
+        return deepest
+
+    def _note_depth(self, content: Content, questions: Sequence[int | str], depth: int) -> None:
+        deepest = max((len(self._run.main[q].get("hits") or ()) for q in questions), default=0)
+        if depth < deepest:
+            content.notes.append(
+                f"Texts are shown of the first {depth} of {deepest} passages of a question, and of "
+                "those that were read, to keep this file small."
+            )
+
+    def _passage(self, passage: Passage) -> dict[str, Any]:
+        content = passage.content
+        item: dict[str, Any] = {
+            "id": passage.passage_id,
+            "text": content[:_LONGEST] + ("\u2026" if len(content) > _LONGEST else ""),
+            "head": utf16(content[: len(content) - len(passage.text)]),
+        }
+        if passage.url and passage.url.startswith(("http://", "https://")):
+            item["url"] = passage.url
+        return item
+
+    def _row(self, name: int | str, photo: int) -> dict[str, Any]:
+        sample = self._run.main[name]
+        row: dict[str, Any] = {
+            "id": str(name),
+            "q": sample.get("question", ""),
+            "type": sample.get("question_type"),
+            "refs": list(dict.fromkeys(sample.get("answers") or ())),
+            "a": sample.get("answer"),
+            "s": sample.get("score"),
+            "rank": first_rank(self._run, sample),
+            "photo": photo,
+        }
+        without = self._run.samples.get("none", {}).get(name)
+        if without is not None and "score" in without and "score" in sample:
+            row["gain"] = round(sample["score"] - without["score"], 6)
+            row["turned"] = self._run.turned(name)
+        if sample.get("hits"):
+            row["top"] = sample["hits"][0][1]
+        return {key: value for key, value in row.items() if value is not None}
+
+    def _detail(self, name: int | str, depth: int, passages: _Table) -> dict[str, Any]:
+        sample = self._run.main[name]
+        answers = Counter(sample.get("answers") or ())
+        drafts = sample.get("drafts") or ()
+        ranks = _ranks(sample.get("hits") or ())
+        read = {p for draft in drafts for p in draft.get("passage_ids") or ()}
+        detail: dict[str, Any] = {
+            "refs": [[answer, count] for answer, count in answers.most_common()],
+            "hits": self._hits(name, sample, depth, read, passages),
+            "read": sorted(ranks[p] for p in read if p in ranks),
+            "drafts": [_draft(draft, ranks) for draft in drafts],
+            "chosen": _chosen(sample),
+            "others": [
+                [condition_name(condition), samples[name].get("answer"), samples[name].get("score")]
+                for condition, samples in self._run.samples.items()
+                if samples is not self._run.main and "answer" in samples.get(name, {})
+            ],
+            "seconds": [[stage_name(s), v] for s, v in stage_seconds(sample).items()],
+        }
+        raw = sample.get("raw", drafts[detail["chosen"]].get("raw") if drafts else None)
+        if raw is not None and raw.strip() != sample.get("answer"):
+            detail["raw"] = raw[:_LONGEST]
+        for key in ("decision", "tags", "caption", "ocr", "cut", "error"):
+            if sample.get(key):
+                detail[key] = sample[key]
+        stages = sample.get("stages") or ()
+        if stages:
+            detail["stages"] = [
+                [stage["stage"], len(stage["hits"]), first_rank(self._run, stage)]
+                for stage in stages
+            ]
+            before = _ranks(stages[0]["hits"])
+            detail["before"] = [before.get(passage_id, 0) for passage_id in ranks]
+        return detail
+
+    def _hits(
+        self,
+        name: int | str,
+        sample: Mapping[str, Any],
+        depth: int,
+        read: set[str],
+        passages: _Table,
+    ) -> list[list[Any]]:
+        """Of each hit: passage (its number, or its id without a text), score, whether it holds an
+        answer, and where: begin and length, in UTF-16 units, one pair behind the other."""
+        question = self._run.questions.get(name)
+        kind = question.question_type if question else None
+        wanted = single_answers(sample.get("answers") or (), kind)
+        holding = set((sample.get("answer_ranks") or {}).get(self._run.rule) or ())
+        rows: list[list[Any]] = []
+        for rank, (passage_id, score) in enumerate(sample.get("hits") or (), 1):
+            passage = None
+            if self._run.corpus is not None and (rank <= depth or passage_id in read):
+                passage = self._run.corpus.get(passage_id)
+            row: list[Any] = [passage_id, score, int(rank in holding)]
+            if passage is not None:
+                row[0] = passages.number(passage)
+                row.append(_marks(passage.content[:_LONGEST], wanted, self._run))
+            rows.append(row)
+        return rows
+
+    def _add_prompts(
+        self, name: int | str, detail: dict[str, Any], lines: _Lines, chosen: bool
+    ) -> None:
+        """The prompt of the chosen draft, or those of the others, as long as there is room."""
+        for i, draft in enumerate(self._run.main[name].get("drafts") or ()):
+            text = self._prompts.get(draft.get("prompt_hash", ""))
+            if text is not None and (i == detail["chosen"]) is chosen:
+                numbers = lines.numbers(text)
+                if numbers is not None:
+                    detail["drafts"][i]["prompt"] = numbers
+
+
+def _chosen(sample: Mapping[str, Any]) -> int:
+    """Which draft the answer is: the best one of those with its text."""
+    drafts = list(enumerate(sample.get("drafts") or ()))
+    same = [(i, d) for i, d in drafts if d.get("text") == sample.get("answer")] or drafts
+    scores = {i: d.get("score") for i, d in same}
+    return max(scores, key=lambda i: scores[i] if scores[i] is not None else -math.inf, default=0)
+
+
+def _draft(draft: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
+    shown = {
+        "text": draft.get("text", ""),
+        "read": [ranks.get(passage_id, 0) for passage_id in draft.get("passage_ids") or ()],
+    }
+    for key in ("log_prob", "tokens", "score", "prior", "posterior"):
+        if draft.get(key) is not None:
+            shown[key] = draft[key]
+    return shown
+
+
+def _ranks(hits: Sequence[Sequence[Any]]) -> dict[str, int]:
+    return {hit[0]: rank for rank, hit in enumerate(hits, 1)}
+
+
+def _marks(text: str, answers: Sequence[str], run: Run) -> list[int]:
+    """Where answers stand: begin and length of each place, in UTF-16 units as browsers count."""
+    spans = answer_spans(text, answers, run.rule)
+    plain = text.isascii() or max(text, default="") <= "\uffff"
+    flat: list[int] = []
+    for begin, end in spans:
+        start = begin if plain else utf16(text[:begin])
+        flat += [start, end - begin if plain else utf16(text[begin:end])]
+    return flat
+
+
+class _Table:
+    """Items that stand once, each with a number."""
+
+    def __init__(self, make: Callable[[Passage], dict[str, Any]]):
+        self.items: list[Any] = []
+        self._make = make
+        self._numbers: dict[str, int] = {}
+
+    def number(self, passage: Passage) -> int:
+        """The passage's number; it is put into the table if it is not there."""
+        number = self._numbers.get(passage.passage_id)
+        if number is None:
+            number = self._numbers[passage.passage_id] = len(self.items)
+            self.items.append(self._make(passage))
+        return number
+
+
+class _Lines:
+    """Lines of prompts, each once, within a bound."""
+
+    def __init__(self, budget: int):
+        self.items: list[str] = []
+        self.left_out = 0
+        self._left = budget
+        self._numbers: dict[str, int] = {}
+
+    def numbers(self, lines: Sequence[str]) -> list[int] | None:
+        """The lines' numbers; None if there is no more room for new ones."""
+        new = {line for line in lines if line not in self._numbers}
+        size = sum(len(line.encode("utf-8", "replace")) for line in new)
+        if size > self._left:
+            self.left_out += 1
+            return None
+        self._left -= size
+        for line in lines:
+            if line not in self._numbers:
+                self._numbers[line] = len(self.items)
+                self.items.append(line)
+        return [self._numbers[line] for line in lines]

@@ -1,0 +1,185 @@
+"""The report of a study or a comparison: its table, and every variant beside the reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from ravqa.metrics.statistics.intervals import Estimate
+from ravqa.reports.charts import Axis, Figure, Series, dots
+from ravqa.reports.page import REPORT, Table, render, write_page
+
+SAME = "same for every question"
+"""Stands for a difference that no question has a part in: an interval of 0 to 0 says nothing."""
+_CAPTION = (
+    "Paired on the same questions. The 95 % intervals are not corrected for the number of variants "
+    "(p in the table is); one that holds 0 does not show that there is no difference."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A variant's metric minus the reference's.
+
+    Attributes:
+        estimate: the difference with its 95 % interval.
+        p_value: of the paired test.
+        p_corrected: the same, corrected for the number of comparisons by Holm's method.
+        wins, losses: questions on which the variant is better, worse, if they were counted.
+    """
+
+    estimate: Estimate
+    p_value: float | None = None
+    p_corrected: float | None = None
+    wins: int | None = None
+    losses: int | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether no single question differs; a difference of 0 can also be wins and losses."""
+        return self.wins == 0 == self.losses
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row of a study.
+
+    Attributes:
+        run: folder of its run, whose own report is linked to.
+        reference: what the others are compared with.
+        metrics: by the name that people read ("VQA accuracy %"); of all variants the same names.
+        differences: by the same names.
+        error: why there are no numbers.
+    """
+
+    name: str
+    run: Path | None = None
+    reference: bool = False
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    error: str | None = None
+
+
+def write_study_report(
+    folder: Path,
+    title: str,
+    variants: Sequence[Variant],
+    *,
+    facts: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    tables: Mapping[str, Table] | None = None,
+) -> Path:
+    """Write `report.html` into a study's folder; gives its path.
+
+    Args:
+        facts: what stands below the title, as "dataset": "OK-VQA, val2014".
+        notes: sentences that a reader must know: stand-ins, samples, what failed.
+        tables: more tables by their titles, as a breakdown; header and rows.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    page = render(
+        "study.html.jinja",
+        title=title,
+        facts=dict(facts or {}),
+        notes=list(notes),
+        header=["", *_names(variants)],
+        rows=[_row(folder, variant, _names(variants)) for variant in variants],
+        figures=list(_figures(variants)),
+        tables=dict(tables or {}),
+    )
+    path = folder / REPORT
+    write_page(path, page)
+    return path
+
+
+def _names(variants: Sequence[Variant]) -> list[str]:
+    """Every metric's name, in the order in which they first come."""
+    return list(dict.fromkeys(name for variant in variants for name in variant.metrics))
+
+
+def _row(folder: Path, variant: Variant, names: Sequence[str]) -> dict[str, object]:
+    cells = []
+    for name in names:
+        value, difference = variant.metrics.get(name), variant.differences.get(name)
+        cells.append(
+            {
+                "value": f"{value.value:.{_decimals(name)}f}" if value else "",
+                "interval": value.text(_decimals(name)).partition(" ")[2] if value else "",
+                "difference": _difference(difference, _decimals(name)) if difference else "",
+            }
+        )
+    return {
+        "name": variant.name,
+        "link": _link(folder, variant.run),
+        "reference": variant.reference,
+        "cells": cells,
+        "error": variant.error,
+    }
+
+
+def _difference(difference: Difference, decimals: int) -> str:
+    if difference.same:
+        return SAME
+    parts = [f"{difference.estimate.value:+.{decimals}f}"]
+    interval = difference.estimate.text(decimals).partition(" ")[2]
+    parts += [interval] if interval else []
+    corrected = difference.p_corrected is not None
+    p = difference.p_corrected if corrected else difference.p_value
+    if p is not None:
+        name = "Holm p" if corrected else "p"
+        parts.append(f"{name} {p:.4f}" if p >= 0.0001 else f"{name} < 0.0001")
+    return " ".join(parts)
+
+
+def _link(folder: Path, run: Path | None) -> str | None:
+    """A relative link to a run's report, if there is one."""
+    if run is None or not (run / REPORT).is_file():
+        return None
+    return quote(Path(os.path.relpath(run / REPORT, folder)).as_posix())
+
+
+def _figures(variants: Sequence[Variant]) -> list[Figure]:
+    """Each metric of every variant, and its difference to the reference."""
+    figures = []
+    for name in _names(variants):
+        shown = [v for v in variants if name in v.metrics]
+        decimals = _decimals(name)
+        top = 100.0 if name.endswith("%") else 0.0
+        labels = [v.name + (" (reference)" if v.reference else "") for v in shown]
+        figures.append(
+            dots(
+                name,
+                f"{name} of every variant, with 95 % intervals where they are known.",
+                labels,
+                [Series(name, 0, [v.metrics[name] for v in shown])],
+                x_name="variant",
+                axis=Axis(name, high=top, decimals=decimals),
+            )
+        )
+        tested = [v for v in shown if name in v.differences]
+        compared = [v for v in tested if not v.differences[name].same]
+        if compared:
+            figures.append(
+                dots(
+                    f"{name}: difference to the reference",
+                    _CAPTION + _left_out([v.name for v in tested if v not in compared]),
+                    [v.name for v in compared],
+                    [Series("difference", 1, [v.differences[name].estimate for v in compared])],
+                    x_name="variant",
+                    axis=Axis(f"{name}, variant minus reference", decimals=decimals),
+                )
+            )
+    return figures
+
+
+def _left_out(names: Sequence[str]) -> str:
+    return f" Not drawn, since {SAME}: {'; '.join(names)}." if names else ""
+
+
+def _decimals(name: str) -> int:
+    return 1 if name.endswith("%") else 3

@@ -1,0 +1,128 @@
+"""A gate: where passages are no good, or not needed, the question goes on without any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ravqa.answering.prompt import PromptTemplate
+from ravqa.core.errors import UserError
+from ravqa.core.factory import part_config
+from ravqa.core.records import Hit, Question
+from ravqa.core.registry import READERS
+from ravqa.core.settings import Part, TemplateName, fingerprint
+from ravqa.readers.base import Prompt, Reader
+from ravqa.rerankers.base import Candidates
+from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability
+
+
+class Gate:
+    """Passages go on if a number reaches a limit, else the question is asked without passages.
+
+    With s_1 >= s_2 >= ... the scores of a question's hits, the number is
+
+    - `best`: s_1;
+    - `margin`: s_1 - s_n, n being `against`; a question with fewer hits keeps them;
+    - `reader`: the probability that a reader says yes to a prompt that has question and image, and
+      no passages: whether knowledge from elsewhere is needed (see `ravqa.rerankers.yes_no`). The
+      decision whether to retrieve of mR2AG and ReflectiVA (arXiv 2411.15041, 2411.16863), without
+      their training.
+    """
+
+    class Config(YesNoConfig):
+        """Options; those of how a reader is asked are of the rule `reader` alone.
+
+        Attributes:
+            rule: see the class.
+            at_least: the limit; of the rule `reader` a probability.
+            against: n of the rule `margin`.
+            reader: asked by the rule `reader`; None for the pipeline's own.
+            prompt: a template in `prompts/`, or a file, for the rule `reader`.
+        """
+
+        rule: Literal["best", "margin", "reader"]
+        at_least: float = Field(allow_inf_nan=False)
+        against: int = Field(default=2, ge=2)
+        reader: Part | None = None
+        prompt: TemplateName = "gate-needs-knowledge"
+
+        @property
+        def asks_reader(self) -> bool:
+            """Whether the rule needs one."""
+            return self.rule == "reader"
+
+        @model_validator(mode="after")
+        def _check(self) -> Self:
+            of_reader = {"reader", "prompt", *YesNoConfig.model_fields}
+            idle = self.model_fields_set & (of_reader if not self.asks_reader else {"against"})
+            if self.rule == "best":
+                idle |= self.model_fields_set & {"against"}
+            if idle:
+                raise ValueError(f"{', '.join(sorted(idle))}: not used by the rule {self.rule}")
+            if self.asks_reader and not 0 <= self.at_least <= 1:
+                raise ValueError(f"at_least {self.at_least}: a probability, 0 to 1, is expected")
+            if self.reader is not None:
+                part_config(READERS, self.reader, "gate.reader")
+            if self.asks_reader:
+                PromptTemplate.load(self.prompt)
+            return self
+
+    def __init__(self, config: Config, reader: Reader | None = None):
+        """Load the prompt, if a reader is asked.
+
+        Raises:
+            UserError: no such prompt; the reader gives no probabilities.
+        """
+        self.config = config
+        self.weights = ""
+        self.sees_images = False
+        self._ask: YesNo | None = None
+        parts = [config.model_dump(include={"rule", "at_least", "against"})]
+        if config.asks_reader:
+            if reader is None:
+                raise UserError("the gate's rule reader needs a reader")
+            self._template = PromptTemplate.load(config.prompt)
+            self._ask = YesNo(config, reader, "the gate")
+            self.sees_images = self._ask.sees_images
+            self.weights = reader.weights
+            parts += [{"asked": self._ask.fingerprint, "prompt": self._template.source}]
+        self.fingerprint = fingerprint("gate/1", parts)
+
+    @property
+    def scored(self) -> int:
+        """How many questions a reader was really asked about, caches apart."""
+        return self._ask.asked if self._ask else 0
+
+    def rerank(
+        self, questions: Sequence[Question], candidates: Sequence[Candidates]
+    ) -> list[list[Hit]]:
+        """All hits of a question, or none.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        rankings = [[hit for hit, _ in found] for found in candidates]
+        if self._ask is None:
+            values = [self._value([hit.score for hit in hits]) for hits in rankings]
+        else:
+            prompts = [
+                Prompt(self._template.render(q, []), q.image if self.sees_images else None)
+                for q, hits in zip(questions, rankings, strict=True)
+                if hits
+            ]
+            odds = iter(self._ask.log_odds(prompts))
+            values = [probability(next(odds)) if hits else 0.0 for hits in rankings]
+        return [
+            hits if value >= self.config.at_least else []
+            for hits, value in zip(rankings, values, strict=True)
+        ]
+
+    def _value(self, scores: Sequence[float]) -> float:
+        best = sorted(scores, reverse=True)
+        if self.config.rule == "best":
+            return best[0] if best else -math.inf
+        other = self.config.against - 1
+        return best[0] - best[other] if other < len(best) else math.inf

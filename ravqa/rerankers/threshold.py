@@ -1,0 +1,109 @@
+"""A passage filter: those whose score is too low are left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ravqa.core.errors import UserError
+from ravqa.core.records import Hit, Question
+from ravqa.core.settings import Strict, fingerprint
+from ravqa.rerankers.base import Candidates, renumbered
+
+
+class Threshold:
+    """Keeps the passages that score high enough, in their order.
+
+    With s_1..s_n the scores of a question's hits and v the value, the rule keeps hit i if
+
+    - `absolute`: s_i >= v;
+    - `difference`: s_i >= max s - v. For scores of any scale: of logits, v is a log ratio;
+    - `ratio`: s_i >= v max s. For scores that are not negative: probabilities, BM25;
+    - `mass`: it is one of the fewest best whose softmax(s / T) sums to at least v (as in nucleus
+      sampling, Holtzman et al. 2020, arXiv 1904.09751).
+    """
+
+    weights = ""
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            rule: see the class; None to go by the number of passages alone.
+            value: v.
+            temperature: T of `mass`.
+            min_kept: as many of the first hits are kept whatever their score.
+            max_kept: at most so many are kept, the first ones; None for any number.
+        """
+
+        rule: Literal["absolute", "difference", "ratio", "mass"] | None = None
+        value: float | None = Field(default=None, allow_inf_nan=False)
+        temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+        min_kept: int = Field(default=0, ge=0)
+        max_kept: int | None = Field(default=None, ge=1)
+
+        @model_validator(mode="after")
+        def _check(self) -> Self:
+            if self.rule is None and self.max_kept is None:
+                raise ValueError("nothing to filter by: set rule and value, or max_kept")
+            if (self.rule is None) != (self.value is None):
+                raise ValueError("rule and value go together: set both or none")
+            if self.max_kept is not None and self.min_kept > self.max_kept:
+                raise ValueError(f"min_kept {self.min_kept} is more than max_kept {self.max_kept}")
+            if self.value is not None:
+                if self.rule in ("ratio", "mass") and not 0 < self.value <= 1:
+                    raise ValueError(f"value {self.value}: {self.rule} needs 0 < value <= 1")
+                if self.rule == "difference" and self.value < 0:
+                    raise ValueError(f"value {self.value}: difference needs value >= 0")
+            return self
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.fingerprint = fingerprint("threshold/1", config.model_dump())
+
+    def rerank(
+        self, questions: Sequence[Question], candidates: Sequence[Candidates]
+    ) -> list[list[Hit]]:
+        """The hits that are kept.
+
+        Raises:
+            UserError: negative scores with the rule `ratio`.
+        """
+        return [self._kept([hit for hit, _ in found]) for found in candidates]
+
+    def _kept(self, hits: Sequence[Hit]) -> list[Hit]:
+        good = self._good([hit.score for hit in hits])
+        kept = [hit for i, hit in enumerate(hits) if good[i] or i < self.config.min_kept]
+        return renumbered(kept[: self.config.max_kept])
+
+    def _good(self, scores: Sequence[float]) -> list[bool]:
+        rule, value = self.config.rule, self.config.value
+        if rule is None or value is None or not scores:
+            return [True] * len(scores)
+        best = max(scores)
+        if rule == "mass":
+            return _nucleus([(s - best) / self.config.temperature for s in scores], value)
+        if rule == "ratio" and min(scores) < 0:
+            raise UserError(
+                f"reranking: threshold: the score {min(scores):g} is negative, and the rule ratio "
+                "compares shares: use the rule difference"
+            )
+        least = {"absolute": value, "difference": best - value, "ratio": value * best}[rule]
+        return [score >= least for score in scores]
+
+
+def _nucleus(logits: Sequence[float], mass: float) -> list[bool]:
+    """Which are among the fewest best whose softmax sums to `mass`; of equals, the first."""
+    shares = [math.exp(x) for x in logits]
+    wanted = mass * math.fsum(shares)
+    good = [False] * len(shares)
+    reached = 0.0
+    for i in sorted(range(len(shares)), key=lambda i: -shares[i]):
+        if reached >= wanted:
+            break
+        good[i] = True
+        reached += shares[i]
+    return good

@@ -1,0 +1,122 @@
+"""Reranking by a reader: how probable is "yes" to question, image and one passage?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ravqa.answering.prompt import PromptTemplate
+from ravqa.core.errors import PromptError
+from ravqa.core.factory import part_config
+from ravqa.core.records import Hit, Passage, Question
+from ravqa.core.registry import READERS
+from ravqa.core.settings import Part, TemplateName, fingerprint
+from ravqa.readers.base import Prompt, Reader
+from ravqa.rerankers.base import Candidates, rescored_each
+from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability
+
+_WHY = "the reranker vlm"
+_LONG = re.compile(r"longer than|too long|memory")
+
+
+class VLMReranker:
+    """Asks a reader about each of the first passages; see `ravqa.rerankers.yes_no`.
+
+    The reader sees the question's image, if it can; what describers saw in it, the prompt says.
+
+    Attributes:
+        scored: how many pairs the reader was really asked about, caches apart.
+        truncated: how many passages were cut, among all that were looked at.
+    """
+
+    class Config(YesNoConfig):
+        """Options, beyond those of how the reader is asked.
+
+        Attributes:
+            reader: asked; None for the pipeline's own.
+            prompt: a template in `prompts/`, or a file; it is given one passage.
+            depth: how many of the hits are looked at.
+            score: what the new score is: the probability of yes, or its log-odds. The order is the
+                same; filters and decision rules see the scores.
+            max_words: longer passages are cut to so many words; None for no limit.
+        """
+
+        reader: Part | None = None
+        prompt: TemplateName = "rerank-yes-no"
+        depth: int = Field(default=20, ge=1)
+        score: Literal["probability", "log-odds"] = "probability"
+        max_words: int | None = Field(default=400, ge=1)
+
+        @property
+        def asks_reader(self) -> bool:
+            """It always does."""
+            return True
+
+        @model_validator(mode="after")
+        def _check_parts(self) -> Self:
+            if self.reader is not None:
+                part_config(READERS, self.reader, "vlm.reader")
+            PromptTemplate.load(self.prompt)
+            return self
+
+    def __init__(self, config: Config, reader: Reader):
+        """Load the prompt.
+
+        Raises:
+            UserError: no such prompt; the reader gives no probabilities.
+        """
+        self.config = config
+        self._template = PromptTemplate.load(config.prompt)
+        self._ask = YesNo(config, reader, _WHY)
+        self.sees_images = self._ask.sees_images
+        self.weights = reader.weights
+        self.truncated = 0
+        self.fingerprint = fingerprint(
+            "vlm/1",
+            self._ask.fingerprint,
+            self._template.source,
+            config.depth,
+            config.score,
+            config.max_words,
+        )
+
+    @property
+    def scored(self) -> int:
+        """How many pairs the reader was really asked about, caches apart."""
+        return self._ask.asked
+
+    def rerank(
+        self, questions: Sequence[Question], candidates: Sequence[Candidates]
+    ) -> list[list[Hit]]:
+        """The hits by falling probability of yes; those beyond `depth` stay behind.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            PromptError: the reader cannot be asked about a passage.
+        """
+        prompts = [
+            Prompt(
+                self._template.render(question, [self._cut(passage)]),
+                question.image if self.sees_images else None,
+            )
+            for question, found in zip(questions, candidates, strict=True)
+            for _, passage in found[: self.config.depth]
+        ]
+        try:
+            odds = self._ask.log_odds(prompts)
+        except PromptError as e:
+            hint = " (its setting max_words cuts passages)" if _LONG.search(str(e)) else ""
+            raise PromptError(f"{_WHY}: {e}{hint}") from None
+        scores = odds if self.config.score == "log-odds" else [probability(x) for x in odds]
+        return rescored_each(candidates, self.config.depth, scores)
+
+    def _cut(self, passage: Passage) -> Passage:
+        words = passage.text.split()
+        if self.config.max_words is None or len(words) <= self.config.max_words:
+            return passage
+        self.truncated += 1
+        return replace(passage, text=" ".join(words[: self.config.max_words]))

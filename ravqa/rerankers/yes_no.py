@@ -1,0 +1,206 @@
+"""A reader's yes or no to a prompt, as a probability.
+
+With Y and N the words for yes and no, what is computed is the log-odds
+
+    log sum_{w in Y} p(w | prompt) - log sum_{w in N} p(w | prompt)
+
+so that the probability p(yes) / (p(yes) + p(no)) is its logistic function: the relevance of
+rerankers that are language models (Nogueira et al. 2020, arXiv 2003.06713, with "true" and "false";
+EriChen0615/BERAG, src/retrievers.py, with yes and no, for Qwen2-VL). Two ways to p(w | prompt):
+
+- `next-token`: the probability that the next token is w. Tokens that differ from w by case and
+  white space alone count as w, the line break excepted.
+- `score`: the probability that the generation is w and ends behind it; w as it is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ravqa.core.errors import UserError, near_matches
+from ravqa.core.settings import Strict, Text, fingerprint
+from ravqa.readers.base import Prompt, Reader
+from ravqa.rerankers.kept import KeptScores, image_prints
+
+Way = Literal["next-token", "score"]
+_MOST = 1000.0
+_ABILITIES = {"next-token": "next_token", "score": "score"}
+
+
+class YesNoConfig(Strict):
+    """How a reader is asked.
+
+    Attributes:
+        positive: the words for yes.
+        negative: the words for no.
+        way: how their probabilities are got; None for next-token if the reader can, else score.
+        batch_size: prompts given to the reader at a time.
+        cache: keep the answers on disk.
+    """
+
+    positive: tuple[Text, ...] = Field(default=("yes",), min_length=1)
+    negative: tuple[Text, ...] = Field(default=("no",), min_length=1)
+    way: Way | None = None
+    batch_size: int = Field(default=8, ge=1)
+    cache: bool = True
+
+    @model_validator(mode="after")
+    def _check_words(self) -> Self:
+        if not all(word.strip() for word in (*self.positive, *self.negative)):
+            raise ValueError("positive, negative: a blank word")
+        if {_plain(word) for word in self.positive} & {_plain(word) for word in self.negative}:
+            raise ValueError("positive, negative: a word stands on both sides")
+        return self
+
+
+class YesNo:
+    """Asks a reader; what it has been asked before, it is not asked again.
+
+    Attributes:
+        way: how.
+        fingerprint: changes with the reader and every setting that can change an answer.
+    """
+
+    def __init__(self, config: YesNoConfig, reader: Reader, why: str):
+        """Choose the way.
+
+        Args:
+            why: who asks, for messages.
+
+        Raises:
+            UserError: the reader gives no probabilities, or has no token for a word.
+        """
+        self._config = config
+        self._reader = reader
+        self._why = why
+        able = [way for way, ability in _ABILITIES.items() if ability in reader.abilities]
+        if not able:
+            raise UserError(
+                f"{why} asks a reader for probabilities, which this reader does not give: name "
+                "another one as its reader"
+            )
+        if config.way is not None and config.way not in able:
+            raise UserError(f"{why}: this reader has no way {config.way}: {near_matches('', able)}")
+        self.way: str = config.way or able[0]
+        self.sees_images = "images" in reader.abilities
+        self._tokens: tuple[list[int], list[int]] | None = None
+        self._kept = KeptScores(
+            keep=config.cache and reader.deterministic, chunk=max(64, config.batch_size)
+        )
+        self.fingerprint = fingerprint(
+            "yes-no/1",
+            reader.fingerprint,
+            self.way,
+            sorted(config.positive),
+            sorted(config.negative),
+        )
+
+    @property
+    def asked(self) -> int:
+        """How many prompts the reader was really asked."""
+        return self._kept.made
+
+    def log_odds(self, prompts: Sequence[Prompt]) -> list[float]:
+        """Log-odds of yes against no for each prompt (natural log).
+
+        Raises:
+            DataError: an image cannot be read.
+            UserError: a probability is not a number.
+        """
+        images = image_prints([prompt.image for prompt in prompts])
+        keys = [
+            fingerprint(self.fingerprint, prompt.text, image)
+            for prompt, image in zip(prompts, images, strict=True)
+        ]
+        return self._kept.get(keys, lambda rows: self._ask([prompts[i] for i in rows]))
+
+    def _ask(self, prompts: Sequence[Prompt]) -> list[float]:
+        ask = self._by_token if self.way == "next-token" else self._by_score
+        size = self._config.batch_size
+        found = [
+            odds
+            for start in range(0, len(prompts), size)
+            for odds in ask(prompts[start : start + size])
+        ]
+        if any(map(math.isnan, found)):  # models that overflow in half precision
+            raise UserError(
+                f"{self._why}: the reader gives a probability that is not a number: set its dtype "
+                "to float32"
+            )
+        return found
+
+    def _by_token(self, prompts: Sequence[Prompt]) -> list[float]:
+        import numpy as np
+
+        table = self._reader.next_token_logprobs(prompts, [()] * len(prompts))
+        if self._tokens is None:
+            self._tokens = self._find_tokens(table.shape[1])
+        with np.errstate(invalid="ignore"):  # what is not a number is told of by `log_odds`
+            yes, no = (
+                np.logaddexp.reduce(table[:, tokens].astype(np.float64), axis=1)
+                for tokens in self._tokens
+            )
+        return list(map(_difference, yes.tolist(), no.tolist()))
+
+    def _find_tokens(self, vocabulary: int) -> tuple[list[int], list[int]]:
+        """The tokens that are words for yes, and for no."""
+        found: dict[str, list[int]] = {}
+        wanted = {_plain(w) for w in (*self._config.positive, *self._config.negative)}
+        for token in range(vocabulary):
+            text = self._reader.decode([token])
+            if "\n" not in text and _plain(text) in wanted:
+                found.setdefault(_plain(text), []).append(token)
+        lists = []
+        for words in (self._config.positive, self._config.negative):
+            tokens = {token for word in words for token in found.get(_plain(word), ())}
+            if not tokens:
+                raise UserError(
+                    f"{self._why}: the reader has no token for {' or '.join(map(repr, words))}: "
+                    "set other words, or way to score"
+                )
+            lists.append(sorted(tokens))
+        return lists[0], lists[1]
+
+    def _by_score(self, prompts: Sequence[Prompt]) -> list[float]:
+        words = [*self._config.positive, *self._config.negative]
+        # The same prompt's words stand together: readers run it through the model once.
+        scores = self._reader.score(
+            [prompt for prompt in prompts for _ in words], [*words] * len(prompts)
+        )
+        out: list[float] = []
+        for start in range(0, len(scores), len(words)):
+            middle = start + len(self._config.positive)
+            yes, no = scores[start:middle], scores[middle : start + len(words)]
+            out.append(_difference(_log_sum(yes), _log_sum(no)))
+        return out
+
+
+def probability(log_odds: float) -> float:
+    """The logistic function: p(yes) / (p(yes) + p(no))."""
+    if log_odds >= 0:
+        return 1 / (1 + math.exp(-log_odds))
+    return math.exp(log_odds) / (1 + math.exp(log_odds))
+
+
+def _plain(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    if any(map(math.isnan, logs)):
+        return math.nan
+    top = max(logs)
+    if top == -math.inf:
+        return top
+    return top + math.log(math.fsum(math.exp(value - top) for value in logs))
+
+
+def _difference(yes: float, no: float) -> float:
+    if math.isnan(yes) or math.isnan(no):
+        return math.nan  # max and min would make a yes of it
+    # Either may be minus infinity: JSON has no word for that.
+    return 0.0 if yes == no else max(-_MOST, min(_MOST, yes - no))

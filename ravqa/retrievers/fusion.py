@@ -1,0 +1,150 @@
+"""Several retrievers as one: reciprocal rank fusion, or a sum of normalised scores.
+
+With weights w_i and, over the `depth` passages that retriever i gives for a question, the rank
+r_i(d) from 1 and the score s_i(d):
+
+- `rrf`: sum over i of w_i / (k + r_i(d)), k = 60 (Cormack, Clarke and Büttcher 2009, "Reciprocal
+  rank fusion outperforms Condorcet and individual rank learning methods", SIGIR);
+- `sum`: sum over i of w_i * (s_i(d) - min_i) / (max_i - min_i), CombSUM (Fox and Shaw 1994,
+  "Combination of multiple searches", TREC-2) over scores brought to 0 to 1 (Lee 1997, "Analyses of
+  multiple evidence combination", SIGIR). If a retriever's scores are all the same, each counts 1.
+
+A passage that a retriever does not give has nothing from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ravqa.core.errors import UserError
+from ravqa.core.factory import build_part, part_config
+from ravqa.core.records import Hit, Question
+from ravqa.core.registry import RETRIEVERS
+from ravqa.core.settings import Part, Strict, fingerprint
+from ravqa.corpora.corpus import Corpus
+from ravqa.encoders.base import EncodingStats
+from ravqa.retrievers.base import Progress, Retriever, to_hits
+
+
+class FusionRetriever:
+    """Asks every retriever and fuses their rankings.
+
+    Of passages with equal scores that one comes first which the first retriever ranks higher, then
+    the second, and so on.
+    """
+
+    class Config(Strict):
+        """Options.
+
+        Attributes:
+            retrievers: at least one; each with options of its own.
+            weights: one per retriever; empty for equal ones.
+            method: "rrf" or "sum".
+            k: of "rrf": the larger, the less the first ranks stand out.
+            depth: how many passages of each retriever are fused.
+        """
+
+        retrievers: tuple[Part, ...] = Field(min_length=1)
+        weights: tuple[float, ...] = ()
+        method: Literal["rrf", "sum"] = "rrf"
+        k: float = Field(default=60, ge=0)
+        depth: int = Field(default=200, ge=1)
+
+        @model_validator(mode="after")
+        def _check_parts(self) -> Self:
+            if self.weights and len(self.weights) != len(self.retrievers):
+                raise ValueError(
+                    f"{len(self.weights)} weights for {len(self.retrievers)} retrievers"
+                )
+            if any(not weight > 0 or math.isinf(weight) for weight in self.weights):
+                raise ValueError("weights are numbers above 0")
+            for i, part in enumerate(self.retrievers):
+                part_config(RETRIEVERS, part, _where(i))
+            return self
+
+    def __init__(self, config: Config):
+        """Build the retrievers.
+
+        Raises:
+            UserError: whatever one of them cannot be built without.
+        """
+        self.config = config
+        self.retrievers: list[Retriever] = [
+            build_part(RETRIEVERS, part, _where(i)) for i, part in enumerate(config.retrievers)
+        ]
+        self._weights = config.weights or (1.0,) * len(self.retrievers)
+        self.weights = ", ".join(filter(None, (part.weights for part in self.retrievers)))
+        self.fingerprint = fingerprint(
+            "fusion/1",
+            [part.fingerprint for part in self.retrievers],
+            config.model_dump(exclude={"retrievers"}),
+        )
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether one of the retrievers looks at questions' images."""
+        return any(getattr(part, "sees_images", False) for part in self.retrievers)
+
+    @property
+    def encoded(self) -> dict[str, EncodingStats]:
+        """The statistics of all retrievers that encode, added up."""
+        total: dict[str, EncodingStats] = {}
+        for part in self.retrievers:
+            for what, stats in getattr(part, "encoded", {}).items():
+                total[what] = total.get(what, EncodingStats()) + stats
+        return total
+
+    def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
+        """Prepare every retriever.
+
+        Raises:
+            UserError: there is no corpus and one of them needs it.
+        """
+        for part in self.retrievers:
+            part.prepare(corpus, progress)
+
+    def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
+        """Encode the corpus for every retriever that does; None if all is indexed.
+
+        Raises:
+            UserError: none of them encodes passages.
+        """
+        encoding: list[Any] = [part for part in self.retrievers if hasattr(part, "encode")]
+        if not encoding:
+            raise UserError("no retriever of the fusion encodes passages")
+        made = [stats for part in encoding if (stats := part.encode(corpus, progress)) is not None]
+        return sum(made, EncodingStats()) if made else None
+
+    def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
+        """At most k passages per question, best first."""
+        depth = max(k, self.config.depth)
+        rankings = [part.retrieve(questions, depth) for part in self.retrievers]
+        return [to_hits(self._fused(found)[:k]) for found in zip(*rankings, strict=True)]
+
+    def _fused(self, rankings: Sequence[Sequence[Hit]]) -> list[tuple[str, float]]:
+        gains: Callable[[Sequence[Hit]], list[float]]
+        gains = self._by_rank if self.config.method == "rrf" else _by_score
+        gained: dict[str, list[float]] = {}  # in the order in which ties stand
+        for weight, hits in zip(self._weights, rankings, strict=True):
+            for hit, gain in zip(hits, gains(hits), strict=True):
+                gained.setdefault(hit.passage_id, []).append(weight * gain)
+        # Rounded once, so that the same gains in another order are the same score.
+        total = [(passage_id, math.fsum(parts)) for passage_id, parts in gained.items()]
+        return sorted(total, key=lambda pair: -pair[1])
+
+    def _by_rank(self, hits: Sequence[Hit]) -> list[float]:
+        return [1 / (self.config.k + hit.rank) for hit in hits]
+
+
+def _by_score(hits: Sequence[Hit]) -> list[float]:
+    scores = [hit.score for hit in hits]
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    return [(score - low) / (high - low) if high > low else 1.0 for score in scores]
+
+
+def _where(i: int) -> str:
+    return f"retriever.retrievers.{i}"

@@ -1,0 +1,470 @@
+"""Late-interaction retrieval: MaxSim over the token vectors of query forms and passages."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from ravqa.core.cache import Store
+from ravqa.core.errors import UserError
+from ravqa.core.factory import build_part, part_config
+from ravqa.core.failures import failures
+from ravqa.core.locations import cache_dir
+from ravqa.core.records import Hit, Passage, Question
+from ravqa.core.registry import ENCODERS, INDEXES
+from ravqa.core.settings import Part, Strict, fingerprint
+from ravqa.corpora.corpus import Corpus
+from ravqa.encoders.base import (
+    Encoded,
+    EncodingStats,
+    Label,
+    Labelled,
+    Span,
+    Vectors,
+    encode_passages,
+    passages_fingerprint,
+)
+from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
+from ravqa.images.decode import image_bytes
+from ravqa.indexes.base import Ranking
+from ravqa.indexes.segmented.store import FORMAT
+from ravqa.retrievers.base import Progress, to_hits
+from ravqa.retrievers.explain import Explanation, QueryPart
+from ravqa.retrievers.query_text import Form, QueryText, forms
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
+
+_Queries = list[list[Vectors]]
+"""Of one plan: the vectors of each alternative of each form."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How one question is asked: all that its ranking depends on, and its forms."""
+
+    content: Any
+    forms: Sequence[Form]
+    question: Question
+
+
+class LateInteractionRetriever:
+    """Encodes the corpus once (kept in the cache folder) and scores every query form by MaxSim.
+
+    `encoded` has the statistics of the corpus's "passages", where they are known, and of the
+    "queries" that this object has encoded.
+
+    Rankings are kept on disk too, by what was asked (the query's forms, which hold everything that
+    came from question and image), of which corpus, with which encoder and settings.
+
+    `retrieve` may be called from several threads; one of them encodes at a time.
+
+    An encoder that sees images (`encode_question`) is given question and image; its query is one
+    form, and its scores are plain MaxSim sums. For a text encoder the image enters as text:
+
+    A form's score is divided by the sum of its query weights, so that long forms do not outweigh
+    short ones; the forms' weighted mean is the passage's score (at most about 1).
+    """
+
+    class Config(Strict):
+        """Options: the encoder, the index, and what goes into the query."""
+
+        encoder: Part = Part(name="token-bert")
+        index: Part = Part(name="auto")
+        query: QueryText = QueryText()
+        depth: int = Field(default=200, ge=1)
+
+        @model_validator(mode="after")
+        def _check_parts(self) -> Self:
+            part_config(ENCODERS, self.encoder, "retriever.encoder")
+            part_config(INDEXES, self.index, "retriever.index")
+            return self
+
+    def __init__(self, config: Config):
+        """Load the encoder.
+
+        Raises:
+            UserError: an unknown part or option, a missing package or model.
+        """
+        self.config = config
+        self.encoder = build_part(ENCODERS, config.encoder, "retriever.encoder")
+        self._index_class = INDEXES.get(config.index.name)
+        self._index_config = part_config(INDEXES, config.index, "retriever.index")
+        self.sees_images = hasattr(self.encoder, "encode_question")
+        self._encoding = threading.Lock()  # tokenizers cannot be used by two threads at once
+        self._index: Any = None
+        self._corpus = ""
+        self._passages: Corpus | None = None
+        self._store = Store("rankings")
+        self._statistics = Store("encodings")
+        self.encoded = {"queries": EncodingStats()}
+        self.weights = self.encoder.weights
+        self.fingerprint = fingerprint(
+            "late-interaction/1",
+            self.encoder.fingerprint,
+            config.index.model_dump(),
+            config.query.model_dump(),
+            config.depth,
+        )
+
+    def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
+        """Take the index that the corpus brings, open that in the cache, or encode and build it.
+
+        Raises:
+            UserError: there is no corpus.
+        """
+        if corpus is None:
+            raise UserError(
+                "the retriever late-interaction needs passages: name a file with --corpus, "
+                "or choose --retriever none"
+            )
+        ready = self._ready(corpus)
+        if ready is not None:
+            self._index, self._corpus, self._passages = ready, ready.content, corpus
+            return
+        key, path = self._place(corpus)
+        vectors = self._vectors_of(corpus)
+        if not self._index_class.built(path):
+            with one_at_a_time(vectors) as state:
+                if not self._index_class.built(path):
+                    store = self._embeddings(corpus, vectors, progress)
+                    together = getattr(self._index_class, "built_together", lambda _: False)
+                    if together(self._index_config):
+                        self._build(corpus, store, path, key)
+                    elif state.is_main_process:
+                        shutil.rmtree(path, ignore_errors=True)
+                        self._build(corpus, store, path, key)
+                    state.wait_for_everyone()
+                    if state.is_main_process:
+                        self._statistics.put({store.path.name: asdict(store.stats)})
+                        store.remove()
+        self._index = self._index_class.open(path, self._index_config, fingerprint=key)
+        self._corpus = corpus.fingerprint
+        self._passages = corpus
+        for stats in self._statistics.get([vectors.name]).values():
+            self.encoded["passages"] = EncodingStats(**stats)
+
+    def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
+        """Encode what of the corpus is not yet, for `prepare` to index it; None if it is indexed.
+
+        Several processes (torchrun, accelerate) that all call this share the work.
+        """
+        if self._ready(corpus) is not None:
+            return None
+        _, path = self._place(corpus)
+        vectors = self._vectors_of(corpus)
+        with one_at_a_time(vectors):
+            if self._index_class.built(path):
+                return None
+            return self._embeddings(corpus, vectors, progress).stats
+
+    @contextmanager
+    def embedded(
+        self, corpus: Corpus, progress: Progress | None = None
+    ) -> Iterator[EmbeddingStore]:
+        """The corpus's vectors, for an index of the caller's; encoded as far as they are not yet.
+
+        They are deleted if the block ends without an error, and else found again by the next call.
+        """
+        vectors = self._vectors_of(corpus)
+        with one_at_a_time(vectors):
+            store = self._embeddings(corpus, vectors, progress)
+            yield store
+            store.remove()
+
+    def _ready(self, corpus: Corpus) -> Any:
+        """The index that a corpus brings, if it suits this retriever."""
+        return corpus.index_for(passages_fingerprint(self.encoder), self.config.index.name)
+
+    def _place(self, corpus: Corpus) -> tuple[str, Path]:
+        """Key and folder of the corpus's index."""
+        encoder = passages_fingerprint(self.encoder)
+        # How it is searched is no part of it: another effort opens the same index.
+        fixed = getattr(self._index_class, "fixed", type(self._index_config).model_dump)
+        # An index of an older format is left alone, and made anew beside it.
+        kind = f"{self.config.index.name}/{FORMAT}"
+        key = fingerprint(corpus.fingerprint, encoder, kind, fixed(self._index_config))
+        return key, cache_dir("indexes") / key
+
+    def _vectors_of(self, corpus: Corpus) -> Path:
+        """The folder of the corpus's vectors until its index is built."""
+        encoder = passages_fingerprint(self.encoder)
+        return cache_dir("embeddings") / fingerprint(corpus.fingerprint, encoder)
+
+    def _embeddings(
+        self, corpus: Corpus, folder: Path, progress: Progress | None
+    ) -> EmbeddingStore:
+        def count(done: int, total: int) -> None:
+            if progress:
+                progress("encoding passages", done, total)
+
+        return corpus_embeddings(self.encoder, corpus, folder, count)
+
+    def _build(self, corpus: Corpus, store: EmbeddingStore, path: Path, key: str) -> None:
+        self._index_class.build(
+            list(corpus),
+            store,
+            path,
+            dim=self.encoder.dim,
+            config=self._index_config,
+            fingerprint=key,
+        )
+
+    def retrieve(
+        self, questions: Sequence[Question], k: int, *, allowed_ids: Iterable[str] | None = None
+    ) -> list[list[Hit]]:
+        """The k best passages per question, best first.
+
+        Args:
+            allowed_ids: only these passages; ids that are not there are passed over. Such rankings
+                are not kept on disk.
+
+        Raises:
+            PromptError: the encoder cannot take a question or its image.
+        """
+        return self.rank(questions, k, self._index, self._corpus, allowed_ids)
+
+    def rank(
+        self,
+        questions: Sequence[Question],
+        k: int,
+        index: Any,
+        content: str,
+        allowed_ids: Iterable[str] | None = None,
+    ) -> list[list[Hit]]:
+        """The k best passages of any index per question, best first.
+
+        Args:
+            index: of passages that this retriever's encoder encoded; it does not change meanwhile.
+            content: fingerprint of what the index holds: rankings are kept by it.
+            allowed_ids: as in `retrieve`.
+        """
+        depth = max(k, self.config.depth)
+        plans = [self._plan(question) for question in questions]
+        if allowed_ids is not None:
+            rankings = self._search(index, plans, depth, frozenset(allowed_ids))
+            return [to_hits(ranking[:k]) for ranking in rankings]
+        keys = [fingerprint(self.fingerprint, content, depth, plan.content) for plan in plans]
+        found = self._store.get_or_make(
+            keys, lambda rows: self._search(index, [plans[i] for i in rows], depth)
+        )
+        return [to_hits(ranking[:k]) for ranking in found]
+
+    def explain(self, question: Question, passage_ids: Sequence[str]) -> list[Explanation]:
+        """What of the question matched what of each passage, as their scores are made.
+
+        The passages are encoded anew: an index that stores its vectors rounded scores them a
+        little differently.
+
+        Raises:
+            UserError: the encoder cannot say what its vectors stand for.
+            ValueError: `prepare` was not called.
+            KeyError: there is no such passage.
+        """
+        if self._passages is None:
+            raise ValueError("call prepare(corpus) first")
+        passages = [self._passages[passage_id] for passage_id in passage_ids]
+        return self.explain_passages(question, passages)
+
+    def explain_passages(
+        self, question: Question, passages: Sequence[Passage]
+    ) -> list[Explanation]:
+        """As `explain`, of passages at hand: no index is needed, and so no `prepare`.
+
+        Raises:
+            UserError: the encoder cannot say what its vectors stand for.
+        """
+        if not hasattr(self.encoder, "label_passage"):
+            raise UserError(
+                f"the encoder {self.config.encoder.name} cannot say which words its vectors are of"
+            )
+        plan = self._plan(question)
+        vectors = iter(self._vectors([plan]))
+        asked = [
+            (form.weight, [(self._labelled(plan, a), next(vectors)) for a in form.alternatives])
+            for form in plan.forms
+        ]
+        with self._encoding:
+            encoded = encode_passages(self.encoder, passages)
+            labelled = [self.encoder.label_passage(passage) for passage in passages]
+        return [
+            Explanation(
+                passage.passage_id,
+                own.text,
+                own.labels,
+                _matched(asked, _float32(own.labels, found)),
+            )
+            for passage, own, found in zip(passages, labelled, encoded, strict=True)
+        ]
+
+    def seen_image(self, image: Path | bytes) -> tuple[Image, tuple[int, int]] | None:
+        """The image as the encoder is given it, and rows and columns of its patches.
+
+        None for an encoder that makes no vectors of patches.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        grid = getattr(self.encoder, "grid", None)
+        return (self.encoder.seen_image(image), grid) if grid else None
+
+    def _labelled(self, plan: _Plan, spans: Sequence[Span]) -> Labelled:
+        with self._encoding:
+            found: Labelled = (
+                self.encoder.label_question(plan.question)
+                if self.sees_images
+                else self.encoder.label_query(spans)
+            )
+        return found
+
+    def _plan(self, question: Question) -> _Plan:
+        if self.sees_images:
+            image = None if question.image is None else image_bytes(question.image)
+            content = [question.question, question.instruction, image and fingerprint(image)]
+            return _Plan(content, [Form(1.0, ((),))], question)
+        found = forms(question, self.config.query)
+        return _Plan([asdict(form) for form in found], found, question)
+
+    def _vectors(self, plans: Sequence[_Plan]) -> list[Vectors]:
+        """Query vectors of every alternative of every form, in order.
+
+        Raises:
+            PromptError: the encoder cannot take a question or its image.
+        """
+        with self._encoding, failures(f"the encoder {self.config.encoder.name}"):
+            if self.sees_images:
+                found = Encoded.of(self.encoder.encode_question([p.question for p in plans]))
+            else:
+                spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
+                found = Encoded.of(self.encoder.encode_query(spans))
+            self.encoded["queries"] += found.stats
+        return found if self.sees_images else [_unit(vectors) for vectors in found]
+
+    def _search(
+        self,
+        index: Any,
+        plans: Sequence[_Plan],
+        depth: int,
+        allowed: frozenset[str] | None = None,
+    ) -> list[Ranking]:
+        """The `depth` best passages per query plan, best first; ties in corpus order."""
+        vectors = iter(self._vectors(plans))
+        queries = [[[next(vectors) for _ in f.alternatives] for f in plan.forms] for plan in plans]
+        if hasattr(index, "scores"):
+            return _search_all(index, plans, queries, depth, allowed)
+        pairs = zip(plans, queries, strict=True)
+        return [_search_some(index, *pair, depth, allowed) for pair in pairs]
+
+
+def _search_all(
+    index: Any,
+    plans: Sequence[_Plan],
+    queries: Sequence[_Queries],
+    depth: int,
+    allowed: frozenset[str] | None,
+) -> list[Ranking]:
+    """By the scores of every passage."""
+    flat = [v for found in queries for alternatives in found for v in alternatives if len(v)]
+    # Queries are scored together, as many as keep the score matrix within bounds.
+    step = max(1, _MAX_SCORES // max(1, len(index)))
+    rows = (
+        row
+        for start in range(0, len(flat), step)
+        for row in index.scores(flat[start : start + step])
+    )
+    ids = index.ids
+    out_of_reach = None
+    if allowed is not None:
+        out_of_reach = np.array([passage_id not in allowed for passage_id in ids])
+    out = []
+    for plan, found in zip(plans, queries, strict=True):
+        total = np.full(len(ids), -np.inf)
+        for form, alternatives in zip(plan.forms, found, strict=True):
+            scores = [next(rows) for v in alternatives if len(v)]
+            if scores:  # else the form has no word that counts
+                total[np.isneginf(total)] = 0
+                total += form.weight * np.max(scores, axis=0)
+        if out_of_reach is not None:
+            total[out_of_reach] = -np.inf
+        best = np.argsort(-total, kind="stable")[:depth]
+        out.append([(ids[i], float(total[i])) for i in best if total[i] > -np.inf])
+    return out
+
+
+def _search_some(
+    index: Any, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
+) -> Ranking:
+    """By an index that finds the best passages of one query."""
+    parts = [
+        (form.weight, [v for v in alternatives if len(v)])
+        for form, alternatives in zip(plan.forms, queries, strict=True)
+    ]
+    parts = [part for part in parts if part[1]]
+    if not parts:
+        return []
+    if all(len(alternatives) == 1 for _, alternatives in parts):
+        # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
+        whole = np.concatenate([weight * found[0] for weight, found in parts])
+        return list(index.search([whole], depth, allowed_ids=allowed)[0])
+    flat = [v for _, found in parts for v in found]
+    rankings = index.search(flat, depth, allowed_ids=allowed)
+    ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))
+    scores = iter(index.score(flat, [ids] * len(flat)))
+    total = np.zeros(len(ids))
+    for weight, found in parts:
+        total += weight * np.max([next(scores) for _ in found], axis=0)
+    best = np.argsort(-total, kind="stable")[:depth]
+    return [(ids[i], float(total[i])) for i in best]
+
+
+def _matched(
+    asked: Sequence[tuple[float, Sequence[tuple[Labelled, Vectors]]]],
+    passage: npt.NDArray[np.float32],
+) -> list[QueryPart]:
+    """Each form in its best alternative, with its products."""
+    parts = []
+    for weight, alternatives in asked:
+        found = [
+            QueryPart(
+                labelled.text,
+                weight,
+                labelled.labels,
+                np.float32(weight) * (_float32(labelled.labels, vectors) @ passage.T),
+            )
+            for labelled, vectors in alternatives
+            if len(vectors) and len(passage)
+        ]
+        if found:
+            parts.append(max(found, key=lambda part: float(part.gains.sum())))
+    return parts
+
+
+def _float32(labels: Sequence[Label], vectors: Vectors) -> npt.NDArray[np.float32]:
+    """The vectors, if there is a label for each.
+
+    Raises:
+        UserError: there is not.
+    """
+    if len(labels) != len(vectors):
+        raise UserError(
+            f"the encoder's labels do not fit its vectors: {len(labels)} and {len(vectors)}"
+        )
+    return vectors.astype(np.float32, copy=False)
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """Rows scaled so that their lengths (the weights) sum to 1."""
+    vectors = vectors.astype(np.float32, copy=False)
+    total = float(np.linalg.norm(vectors, axis=1).sum())
+    return vectors / total if total > 0 else vectors

@@ -1,0 +1,108 @@
+"""The query text of a question: its words, and what is seen in the image (text-based vision).
+
+FLMR (Lin et al. 2023, arXiv 2309.17133) writes captions and objects behind the question. Here a
+query is a weighted mean of forms, each scored on its own:
+
+- `question`: the question's words alone;
+- `replaced`: "this animal" replaced by the name of what is seen ("In which country does the koala
+  live?"), for the most probable tags, each weighted by its probability; a class has several names,
+  of which the best-scoring one counts;
+- `appended`: the question followed by the tags, each tag's tokens weighted by its probability;
+- `captioned`: the question followed by the image's caption.
+
+Where the question says what kind of thing it asks about ("this bird"), tags of that kind, by
+WordNet's hypernyms, are preferred to others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from ravqa.core.records import Question, Tag
+from ravqa.core.settings import Strict
+from ravqa.encoders.base import Span
+
+_SUBJECT = re.compile(
+    r"\b(?:this|that|these|those)\s+(?:(?:kind|type|sort|breed|species)\s+of\s+)?([a-z]+)\b",
+    re.IGNORECASE,
+)
+
+
+class QueryText(Strict):
+    """Weights of the forms (0 leaves one out), and how many tags and names they use.
+
+    A tag with less than `min_share` of the used tags' probability is left out: it costs as much
+    as the others and cannot change much.
+    """
+
+    question: float = Field(default=0.0, ge=0)
+    replaced: float = Field(default=1.0, ge=0)
+    appended: float = Field(default=0.5, ge=0)
+    captioned: float = Field(default=0.0, ge=0)
+    tags: int = Field(default=3, ge=1)
+    min_share: float = Field(default=0.1, ge=0, le=1)
+    names: int = Field(default=4, ge=1)
+    prefer_kind: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form of a query: the best of `alternatives` counts, times `weight`."""
+
+    weight: float
+    alternatives: tuple[tuple[Span, ...], ...]
+
+
+def forms(question: Question, config: QueryText) -> list[Form]:
+    """The forms of a question's query; their weights sum to 1.
+
+    What is not seen has no form; if none is left, the question's words alone are the query.
+    """
+    text = question.question
+    subject = _SUBJECT.search(text)
+    tags = _tags(question, subject.group(1) if subject else None, config)
+    found: list[Form] = []
+    if config.question:
+        found.append(Form(config.question, ((Span(text),),)))
+    if tags and config.replaced:
+        total = sum(tag.probability for tag in tags)
+        for tag in tags:
+            names = tuple((_replaced(text, subject, name),) for name in tag.names[: config.names])
+            found.append(Form(config.replaced * tag.probability / total, names))
+    if tags and config.appended:
+        spans = (Span(text), *(Span(tag.names[0], tag.probability) for tag in tags))
+        found.append(Form(config.appended, (spans,)))
+    caption = question.description.caption if question.description else ""
+    if caption and config.captioned:
+        found.append(Form(config.captioned, ((Span(text), Span(caption)),)))
+    if not found:
+        found.append(Form(1.0, ((Span(text),),)))
+    total = sum(form.weight for form in found)
+    return [Form(form.weight / total, form.alternatives) for form in found]
+
+
+def _replaced(text: str, subject: re.Match[str] | None, name: str) -> Span:
+    if subject is None:
+        return Span(f"{text} {name}")
+    return Span(f"{text[: subject.start()]}the {name}{text[subject.end() :]}")
+
+
+def _tags(question: Question, kind: str | None, config: QueryText) -> Sequence[Tag]:
+    tags = question.description.tags if question.description else ()
+    if kind and config.prefer_kind:
+        kind = kind.lower()
+        singular = kind[:-1] if kind.endswith("s") else kind
+        fitting = tuple(
+            tag
+            for tag in tags
+            if any(word in (kind, singular) for word in (*tag.kinds, *tag.names))
+        )
+        tags = fitting or tags
+    tags = tags[: config.tags]
+    total = sum(tag.probability for tag in tags)
+    # The first stays whatever its share: of many even tags none would be left.
+    return [t for i, t in enumerate(tags) if i == 0 or t.probability >= config.min_share * total]

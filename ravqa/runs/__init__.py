@@ -1,0 +1,1 @@
+"""Evaluation runs: planned, loaded, executed and reported."""

@@ -1,0 +1,328 @@
+"""The conditions of a run: the pipeline itself and its controls, over all questions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ravqa.core.cache import Use, watched
+from ravqa.core.errors import UserError
+from ravqa.core.records import RETRIEVED, Answer, Hit, Question
+from ravqa.corpora.corpus import Corpus
+from ravqa.datasets.base import Dataset
+from ravqa.evaluation.scores import (
+    Marker,
+    is_exact,
+    record_of,
+    score_answers,
+    score_raw,
+    type_name,
+)
+from ravqa.metrics.diagnostics import is_in_document
+from ravqa.metrics.judges.cached import CachedJudge
+from ravqa.pipeline import Attempt, Pipeline, Stage
+from ravqa.retrievers.base import Retriever
+from ravqa.retrievers.controls import NoRetriever, OracleRetriever, RandomRetriever
+from ravqa.runs.console import Console
+from ravqa.runs.folder import MAIN, RunDir
+from ravqa.runs.request import RunRequest
+
+# The other controls put passages of their own before the reader, which no reranker is to change.
+_RERANKED = (MAIN, "wrong-image")
+_MAX_RAW = 300  # characters of a draft's generation in the samples
+_TELLING = 8  # so many questions without an answer, and not one with, tell of a wrong setting
+_CHUNK = 32  # questions retrieved, answered and written at a time
+# More for a reader that answers several prompts at once: at a chunk's end it waits for its slowest.
+_ROUNDS = 8
+
+
+def control(name: str, pipeline: Pipeline, corpus: Corpus | None, seed: int) -> Retriever:
+    """The retriever of a control, prepared.
+
+    Raises:
+        UserError: the pipeline retrieves nothing whose order the oracle could keep.
+    """
+    if name == "none":
+        return NoRetriever()
+    if name == "wrong-image":
+        return pipeline.retriever  # the questions are changed instead
+    retriever: Retriever
+    if name == "random":
+        retriever = RandomRetriever(RandomRetriever.Config(seed=seed))
+    else:
+        base = pipeline.retriever
+        if isinstance(base, OracleRetriever):
+            return base
+        if isinstance(base, NoRetriever):
+            raise UserError("--controls oracle needs a retriever whose order it keeps")
+        retriever = OracleRetriever(OracleRetriever.Config(), base)
+    retriever.prepare(corpus)
+    return retriever
+
+
+def wrong_images(questions: Sequence[Question], seed: int) -> list[Question]:
+    """Each question with the image (and its description) of another one, for retrieval only.
+
+    All questions of an image get the same other image; no image keeps its own.
+
+    Raises:
+        UserError: there is only one image.
+    """
+    by_image = {q.image_id: q for q in questions}
+    ids = list(by_image)
+    if len(ids) < 2:
+        raise UserError("--controls wrong-image needs questions about at least two images")
+    random.Random(seed).shuffle(ids)
+    other = dict(zip(ids, ids[1:] + ids[:1], strict=True))
+    return [
+        replace(
+            q,
+            image=by_image[other[q.image_id]].image,
+            description=by_image[other[q.image_id]].description,
+        )
+        for q in questions
+    ]
+
+
+class Runner:
+    """Runs conditions over the dataset, chunk by chunk, writing samples as they come."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        dataset: Dataset,
+        run_dir: RunDir,
+        console: Console,
+        request: RunRequest,
+        judge: CachedJudge | None,
+    ):
+        self.pipeline = pipeline
+        self.dataset = dataset
+        self.run_dir = run_dir
+        self.console = console
+        self.request = request
+        self.judge = judge
+        self._marker: Marker | None = None
+        self.stores: dict[str, set[str]] = {}  # that each stage of the run itself used
+
+    def run(self, condition: str, retriever: Retriever) -> dict[int | str, dict[str, Any]]:
+        """Samples of every question, those of an earlier, interrupted run included."""
+        questions = list(self.dataset.questions)
+        done = self.run_dir.read_samples(condition)
+        asked = questions
+        if condition == "wrong-image":
+            asked = wrong_images(questions, self.request.seed)
+        total = len(questions)
+        what = "questions" if condition == MAIN else f"control {condition}"
+        finished = sum(q.question_id in done for q in questions)
+        self.console.progress(what, finished, total)
+        size = max(_CHUNK, _ROUNDS * self.pipeline.reads_at_once)
+        for start in range(0, total, size):
+            rows = [
+                i
+                for i in range(start, min(start + size, total))
+                if questions[i].question_id not in done
+            ]
+            if not rows:
+                continue
+            samples, error = self._chunk(
+                condition, [questions[i] for i in rows], [asked[i] for i in rows], retriever
+            )
+            self.run_dir.append_samples(condition, samples)
+            done.update((sample["question_id"], sample) for sample in samples)
+            finished += len(samples)
+            self.console.progress(what, finished, total)
+            if error:
+                raise UserError(
+                    f"{error} ({what}: {finished} of {total} are answered and kept: go on with "
+                    f"--resume --output {self.run_dir.path})"
+                )
+        return {q.question_id: done[q.question_id] for q in questions}
+
+    def _chunk(
+        self,
+        condition: str,
+        questions: Sequence[Question],
+        asked: Sequence[Question],
+        retriever: Retriever,
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Samples of the questions that are done, and what ends the run if it cannot go on."""
+        with watched() as retrieving:
+            retrieved, refused = self.pipeline.attempt_retrieve(asked, retriever)
+        reranked: list[Stage] = []
+        if condition in _RERANKED:
+            reranked, unranked = self.pipeline.attempt_rerank(asked, retrieved)
+            refused = unranked | refused
+        hits = reranked[-1].hits if reranked else retrieved
+        attempt = None
+        with watched() as answering:
+            if self.pipeline.answerer is not None:
+                attempt = self._attempt(questions, hits, refused)
+                self.run_dir.prompts.add(self.pipeline.answerer.asked)
+        error = self._ends(attempt or Attempt(reasons=refused), questions)
+        answers = attempt.answers if attempt else [None] * len(questions)
+        uses = {"retrieve": retrieving}
+        uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
+        uses |= {"answer": answering}
+        if condition == MAIN:
+            for stage, use in uses.items():
+                self.stores.setdefault(stage.partition(" ")[0], set()).update(use.stores)
+        costs = {stage: shared_out(use, len(questions)) for stage, use in uses.items()}
+        samples = []
+        for i, question in enumerate(questions):
+            sample = self._sample(question, hits[i])
+            if reranked:
+                rankings = {RETRIEVED: retrieved[i]} | {s.name: s.hits[i] for s in reranked}
+                sample["stages"] = [
+                    {"stage": name, **self._ranking(question, found)}
+                    for name, found in rankings.items()
+                ]
+            answer = answers[i]
+            if answer is not None:
+                sample |= self._answered(question, answer, hits[i])
+            elif error and (attempt is not None or i in refused):
+                continue  # a run that goes on asks again
+            elif attempt is not None:
+                sample |= self._unanswered(question, attempt.reasons[i])
+            elif i in refused:
+                sample["error"] = refused[i]
+            sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
+            sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
+            samples.append(sample)
+        if attempt is not None and not self.request.predict_only:
+            self._score(questions, samples)
+        return samples, error
+
+    def _score(self, questions: Sequence[Question], samples: Sequence[dict[str, Any]]) -> None:
+        """Add to each sample what the rule makes of its answer and of its raw generation."""
+        by_id = {q.question_id: q for q in questions}
+        asked = [by_id[sample["question_id"]] for sample in samples]
+        records = [record_of(sample) for sample in samples]
+        metric = self.dataset.answer_metric
+        scores = score_answers(self.dataset, asked, records, judge=self.judge)
+        raws = score_raw(self.dataset, asked, records, scores, judge=self.judge)
+        for row, sample in enumerate(samples):
+            question, record, score = asked[row], records[row], scores[row]
+            sample["score"], sample["raw_score"] = score, raws[row]
+            sample["exact_match"] = is_exact(metric, question, record)
+            sample["right"] = record.answer is not None and metric.is_right(question, record, score)
+
+    def _attempt(
+        self,
+        questions: Sequence[Question],
+        hits: Sequence[Sequence[Hit]],
+        refused: dict[int, str],
+    ) -> Attempt:
+        """What the reader makes of the questions, those apart that were refused before reading."""
+        rows = [i for i in range(len(questions)) if i not in refused]
+        made = self.pipeline.attempt([questions[i] for i in rows], [hits[i] for i in rows])
+        attempt = Attempt([None] * len(questions), dict(refused), made.gone)
+        for place, i in enumerate(rows):
+            attempt.answers[i] = made.answers[place]
+            if place in made.reasons:
+                attempt.reasons[i] = made.reasons[place]
+        return attempt
+
+    def _ends(self, attempt: Attempt, questions: Sequence[Question]) -> str:
+        """What ends the run: a server that is gone; a question without answer, if none may be."""
+        if attempt.gone:
+            return str(attempt.gone)
+        if not attempt.reasons:
+            return ""
+        place, reason = min(attempt.reasons.items())
+        if self.request.on_error == "fail":
+            return (
+                f"question {questions[place].question_id}: {reason}; --on-error skip counts such "
+                "questions as wrong"
+            )
+        # Where none can be answered, it is not the questions.
+        return reason if len(attempt.reasons) == len(questions) >= _TELLING else ""
+
+    def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+        seen = question.description
+        return {
+            "question_id": question.question_id,
+            "question": question.question,
+            "question_type": type_name(self.dataset, question),
+            "image_id": question.image_id,
+            "split": question.split,
+            "answers": list(question.answers),
+            "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
+            "caption": seen.caption if seen else "",
+            "ocr": list(seen.ocr) if seen else [],
+            **self._ranking(question, hits),
+        }
+
+    def _ranking(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+        if self._marker is None or self._marker.question is not question:
+            self._marker = Marker(question)  # a question's rankings are marked one after another
+        passages = [passage for _, passage in self.pipeline.passages(hits)]
+        return {
+            "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
+            **self._marker.marks(passages),
+        }
+
+    def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
+        """The passages that stood in a prompt, in the order of the hits."""
+        shown = {passage_id for draft in answer.drafts for passage_id in draft.passage_ids}
+        return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
+
+    def _answered(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
+        return {
+            "read": self._read(question, answer, hits),
+            "answer": answer.text,
+            "raw": answer.raw,
+            "decision": answer.decision,
+            "log_prob": answer.log_prob,
+            "cut": answer.cut,
+            "drafts": self._drafts(answer, hits),
+        }
+
+    def _unanswered(self, question: Question, reason: str) -> dict[str, Any]:
+        return {
+            "read": self._ranking(question, []),
+            "answer": None,
+            "raw": None,
+            "decision": None,
+            "log_prob": None,
+            "cut": 0,
+            "drafts": [],
+            "error": reason,
+        }
+
+    def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+        """Drafts, each with whether a passage that it was read from holds it.
+
+        The answer's own generation stands whole in the sample, those of other drafts up to a limit.
+        """
+        texts = {p.passage_id: p.content for _, p in self.pipeline.passages(hits)}
+        return [
+            asdict(draft)
+            | {
+                "raw": draft.raw[:_MAX_RAW],
+                "in_passages": any(
+                    is_in_document(draft.text, texts[passage_id])
+                    for passage_id in draft.passage_ids
+                ),
+            }
+            for draft in answer.drafts
+        ]
+
+
+def shared_out(use: Use, questions: int) -> dict[str, Any]:
+    """What one of the questions that were worked on together took.
+
+    Returns:
+        `seconds`: now. `cached`: what of it came from the cache: the `share` of what the stage
+        looked up there, 0 to 1, and the `seconds` that this took when it was made, None if that
+        is not known of all of it.
+    """
+    return {
+        "seconds": round(use.seconds / questions, 4),
+        "cached": {
+            "share": round(use.found / use.asked, 4) if use.asked else 0.0,
+            "seconds": None if use.unpriced else round(use.saved / questions, 4),
+        },
+    }

@@ -1,0 +1,302 @@
+"""What a run prints: progress, remarks, tables. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ravqa.core.records import READ
+from ravqa.runs.folder import MAIN
+
+if TYPE_CHECKING:
+    from ravqa.core.settings import PipelineConfig
+    from ravqa.corpora.corpus import Corpus
+    from ravqa.datasets.base import Dataset
+
+CONDITIONS = {
+    MAIN: "with retrieval",
+    "none": "without retrieval",
+    "oracle": "oracle passages",
+    "random": "random passages",
+    "wrong-image": "image of another question",
+}
+_SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
+_RECALLS = ("PRRecall", "Recall", "ArticleRecall")
+_MAX_GROUPS = 6  # more question types than that do not fit beside each other
+_PLAIN_WIDTH = 130  # of a table in a file or a pipe
+_STEPS = 4  # where stderr is no terminal: lines per stage
+
+
+class Console:
+    """Prints for people; on a terminal with bars, elsewhere with a few plain lines a stage."""
+
+    def __init__(self, out: RichConsole | None = None, err: RichConsole | None = None):
+        self.out = out or _rich(stderr=False)
+        self.err = err or _rich(stderr=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._printed: dict[str, int] = {}
+
+    def note(self, text: str) -> None:
+        """A remark that the user should see once."""
+        self.err.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
+
+    @contextmanager
+    def status(self, what: str) -> Iterator[None]:
+        """Shows that something of unknown length goes on."""
+        if self.err.is_terminal:
+            with self.err.status(Text(what)):
+                yield
+        else:
+            self.err.print(Text(what), soft_wrap=True)
+            yield
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Shows that `done` of `total` steps of a stage are finished."""
+        if not self.err.is_terminal:
+            step = _STEPS * done // total if total else _STEPS
+            if step != self._printed.get(what):
+                self._printed[what] = step
+                self.err.print(Text(f"{what}: {done}/{total}"), soft_wrap=True)
+            return
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self.err,
+            )
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done)
+
+    def close(self) -> None:
+        """End the bars."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks.clear()
+
+    def heading(
+        self, dataset: Dataset, config: PipelineConfig, corpus: Corpus | None, folder: Path
+    ) -> None:
+        """What is run on what, and into which folder."""
+        passages = f"{len(corpus):,} passages" if corpus else "no passages"
+        self.err.print(
+            Text(
+                f"{dataset.label}, split {dataset.split}: {len(dataset.questions)} questions, "
+                f"{passages}"
+            ),
+            soft_wrap=True,
+        )
+        if config.description:
+            self.err.print(Text(f"pipeline: {config.description}"), soft_wrap=True)
+        self.err.print(Text(f"run directory: {folder}"), soft_wrap=True)
+
+    def results(self, results: Mapping[str, Any], folder: Path) -> None:
+        """The tables of a finished run, and where its folder is."""
+        self.close()
+        self.tables(results)
+        skipped = results["dataset"]["skipped"]
+        if skipped:
+            self.out.print(
+                Text(f"{len(skipped)} questions were skipped (listed in results.json)"),
+                style="yellow",
+            )
+        conditions = results["answers"]["conditions"] if results["answers"] else {}
+        unanswered = sum(len(scores["unanswered"]) for scores in conditions.values())
+        if unanswered:
+            self.out.print(
+                Text(
+                    f"the reader had no answer {unanswered} times, which counts as wrong (listed "
+                    "in results.json)"
+                ),
+                style="yellow",
+            )
+        for part, what in results["provenance"]["stand_ins"].items():
+            self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
+        self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
+
+    def tables(self, results: Mapping[str, Any]) -> None:
+        """The tables of answers and retrieval, as far as there are any."""
+        if results["answers"]:
+            self.out.print(_answer_table(results))
+            self._raw(results)
+        retrieval = results["retrieval"] or {}
+        for section, what in (
+            (retrieval, "Retrieval"),
+            (retrieval.get("by_ids"), "Retrieval by passage ids"),
+            (retrieval.get("by_articles"), "Retrieval by articles"),
+        ):
+            if section and section["conditions"]:
+                self.out.print(_retrieval_table(results, section, what))
+        for condition, stages in (retrieval.get("stages") or {}).items():
+            if any("gain" in stage for stage in stages):
+                self.out.print(_stage_table(results, condition, stages))
+
+    def _raw(self, results: Mapping[str, Any]) -> None:
+        """What the generations score without extraction, where that is something else."""
+        conditions = results["answers"]["conditions"]
+        raws = {name: c["raw"]["score"] for name, c in conditions.items() if c.get("raw")}
+        if any(score != conditions[name]["score"] for name, score in raws.items()):
+            shown = (
+                f"{_row(results, name)} {'-' if raw is None else f'{raw:.1f}'}"
+                for name, raw in raws.items()
+            )
+            line = f"raw generations, no answer extracted from them: {', '.join(shown)}"
+            self.out.print(Text(line, style="dim"), soft_wrap=True)
+
+    def benchmark(
+        self,
+        title: str,
+        columns: Sequence[tuple[str, str, int]],
+        scores: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """One table of a benchmark: models as rows, in the order in which they come.
+
+        Args:
+            columns: subset, metric and K; those that have no score are left out.
+            scores: see `ravqa.runs.subsets.Score`.
+        """
+        rows: dict[tuple[str, str], dict[tuple[str, str, int], str]] = {}
+        fewer = False
+        for score in scores:
+            column = score["subset"], score["metric"], score["k"]
+            part = score["of"] is not None and score["questions"] < score["of"]
+            fewer |= part
+            row = rows.setdefault((score["model"], score["status"]), {})
+            row[column] = f"{score['percent']:.1f}{'*' if part else ''}"
+        filled = [c for c in columns if any(c in row for row in rows.values())]
+        table = Table(title=f"Retrieval %\n{title}", box=box.SIMPLE_HEAD)
+        table.add_column("")
+        table.add_column("")
+        for subset, metric, k in filled:
+            table.add_column(f"{subset}\n{_SHORT[metric]}@{k}", justify="right")
+        for (model, status), row in rows.items():
+            mark = "published" if status == "published" else "this run"
+            table.add_row(model, mark, *(row.get(column, "-") for column in filled))
+        table.caption = (
+            "R: recall by passage ids. PR: pseudo recall (PRRecall).\n"
+            "published: not measured by this run; the table's files name the sources."
+            + ("\n*: not all of the published test questions." if fewer else "")
+        )
+        self.out.print(table)
+
+
+def _rich(*, stderr: bool) -> RichConsole:
+    # Names of files and questions have brackets and colons that are no markup.
+    console = RichConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _PLAIN_WIDTH
+    return console
+
+
+def _range(interval: list[float]) -> str:
+    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _title(results: Mapping[str, Any], what: str, questions: int) -> str:
+    dataset = results["dataset"]
+    return f"{what}, {questions} questions\n{dataset['label']}, {dataset['split']}"
+
+
+def _row(results: Mapping[str, Any], condition: str) -> str:
+    scored_file = condition == MAIN and "predictions" in results
+    return "predictions" if scored_file else CONDITIONS[condition]
+
+
+def _answer_table(results: Mapping[str, Any]) -> Table:
+    section = results["answers"]
+    table = Table(title=_title(results, "Answer quality", section["questions"]))
+    if section["rule"].get("judge"):
+        table.caption = f"judge: {section['rule']['judge']}"
+    elif section["rule"].get("normalization") == "always":
+        table.caption = "normalization: always (not the official rule)"
+    table.add_column("")
+    table.add_column(f"{section['label']} %", justify="right")
+    has_mean = "mean" in section["conditions"][MAIN]
+    if has_mean:  # InfoSeek's score is a harmonic mean over splits; the rest is about the mean
+        table.add_column("mean %", justify="right")
+    table.add_column("95 % interval" + (" of mean" if has_mean else ""))
+    groups = list(section["conditions"][MAIN]["groups"])
+    groups = groups if len(groups) <= _MAX_GROUPS else []
+    for group in groups:
+        table.add_column(group, justify="right")
+    compared = bool(section["comparisons"])
+    if compared:
+        table.add_column("retrieval gains")
+        table.add_column("p", justify="right")
+    for condition, scores in section["conditions"].items():
+        score = scores["score"]
+        row = [_row(results, condition), "-" if score is None else f"{score:.1f}"]
+        row += [f"{scores['mean']:.1f}"] if has_mean else []
+        row += [_range(scores["interval_95"])]
+        row += [
+            f"{scores['groups'][g]['mean']:.1f}" if g in scores["groups"] else "-" for g in groups
+        ]
+        if compared:
+            test = section["comparisons"].get(f"{MAIN} - {condition}")
+            row += (
+                [
+                    f"{test['difference']:+.1f} {_range(test['interval_95'])}",
+                    f"{test['p_value']:.4f}",
+                ]
+                if test
+                else ["", ""]
+            )
+        table.add_row(*row)
+    return table
+
+
+def _retrieval_table(results: Mapping[str, Any], section: Mapping[str, Any], what: str) -> Table:
+    metric = section["metric"]
+    table = Table(title=_title(results, what, section["questions"]))
+    table.add_column("")
+    ks = list(next(iter(section["conditions"].values()))[metric])
+    for k in ks:
+        table.add_column(f"{metric}@{k} %", justify="right")
+    for condition, scores in section["conditions"].items():
+        row = _row(results, condition)
+        table.add_row(row, *(f"{scores[metric][k]:.1f}" for k in ks))
+    return table
+
+
+def _stage_table(
+    results: Mapping[str, Any], condition: str, stages: Sequence[Mapping[str, Any]]
+) -> Table:
+    """Recall before and after every reranker, and of what stood in prompts."""
+    metric = next((m for m in _RECALLS if m in stages[0]), "")
+    table = Table(title=f"Stages of retrieval, {_row(results, condition)}")
+    table.add_column("")
+    table.add_column("passages", justify="right")
+    ks = list(stages[0].get(metric, {}))
+    for k in ks:
+        table.add_column(f"{metric}@{k} %", justify="right")
+    for stage in stages:
+        shares = (stage.get(metric, {}).get(k) for k in ks)
+        name = "in prompts" if stage["stage"] == READ else stage["stage"]
+        table.add_row(
+            name,
+            f"{stage['passages']:.1f}",
+            *("-" if share is None else f"{share:.1f}" for share in shares),
+        )
+    return table

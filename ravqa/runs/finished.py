@@ -1,0 +1,354 @@
+"""What a finished run is measured by: one number per question, and what it is called.
+
+- `score`: the dataset's own answer metric (VQA accuracy, InfoSeek's score, ...);
+- `exact_match`: whether the answer is a reference;
+- `PRRecall@K`, `Recall@K`, `ArticleRecall@K`: whether one of the first K passages (articles) holds
+  an answer, or is known to be relevant by its id or its article;
+- `seconds`: per question, without the time to load models and to encode the corpus.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ravqa.core.errors import DataError, UserError, near_matches
+from ravqa.core.registry import METRICS
+from ravqa.core.settings import read_yaml
+from ravqa.corpora.tables import read_json, read_jsonl
+from ravqa.metrics.base import AnswerMetric
+from ravqa.metrics.prrecall import DEFAULT_RULE
+from ravqa.metrics.statistics import intervals
+from ravqa.metrics.statistics.intervals import Estimate, PairedTest
+from ravqa.runs.folder import MAIN, check_version
+
+Id = int | str
+Sample = Mapping[str, Any]
+
+_RANKS = {"PRRecall": "answer_ranks", "Recall": "id_ranks", "ArticleRecall": "article_ranks"}
+_PLAIN = ("score", "exact_match", "seconds")
+_REPORTED = {
+    "pseudo_recall_at_k": "PRRecall",
+    "recall_at_k": "Recall",
+    "article_recall_at_k": "ArticleRecall",
+}
+SECONDS = "seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A measure by its name in a study's file ("score", "PRRecall@5").
+
+    Attributes:
+        k: of measures of retrieval.
+    """
+
+    name: str
+    k: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From its name.
+
+        Raises:
+            UserError: there is no such measure.
+        """
+        if text in _PLAIN:
+            return cls(text)
+        found = re.fullmatch(r"([A-Za-z]+)@([1-9]\d*)", text)
+        if found is None or found[1] not in _RANKS:
+            known = [*_PLAIN, *(f"{name}@5" for name in _RANKS)]
+            raise UserError(f"metrics: no metric {text!r}: {near_matches(text, known)}")
+        return cls(found[1], int(found[2]))
+
+    @property
+    def key(self) -> str:
+        """Its name in files."""
+        return self.name if self.k is None else f"{self.name}@{self.k}"
+
+    @property
+    def of_answers(self) -> bool:
+        """Whether it measures answers."""
+        return self.name in {"score", "exact_match"}
+
+    @property
+    def in_percent(self) -> bool:
+        """All but seconds are."""
+        return self.name != SECONDS
+
+    def title(self, run: FinishedRun) -> str:
+        """For people, with the unit."""
+        if self.name == "score":
+            return f"{run.label_of_score} %"
+        if self.name == "exact_match":
+            return "exact match %"
+        return "seconds per question" if self.name == SECONDS else f"{self.key} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What measures need of one question in one run; of a sample of 10 KB, a small part.
+
+    Attributes:
+        question, answers: hashes of the question and of its references, to tell other data apart.
+        image: what intervals and tests resample.
+        kind: question type.
+        score: of the answer, 0 to 1; None where nothing was scored.
+        right: whether the answer counts as right by its rule; None where nothing was scored.
+        exact: whether it is a reference; None where nothing was scored.
+        ranks: the first relevant rank by the kind of recall; 0 for none; kinds that do not apply
+            are left out.
+        failed: the reader could not answer it, which counts as wrong.
+        read: whether a passage that was read holds an answer; None where none was read.
+        seconds: what its stages take without the cache: what they took in this run, and for what
+            was found in the cache, what it took when it was made; None if that is not known.
+        cached: the largest share of a stage that was found in the cache, 0 to 1.
+        batch: the same for questions that were timed together.
+    """
+
+    question: int
+    answers: int
+    image: Hashable
+    kind: str | None
+    split: str
+    score: float | None
+    right: bool | None
+    exact: bool | None
+    ranks: Mapping[str, int]
+    failed: bool
+    read: bool | None
+    seconds: float | None
+    cached: float
+    batch: int
+
+
+def _asked(sample: Sample, described: Mapping[str, Any]) -> Asked:
+    ranks = {}
+    for name, key in _RANKS.items():
+        found = sample[key]
+        if found is not None:
+            found = found[DEFAULT_RULE] if name == "PRRecall" else found
+            ranks[name] = min(found, default=0)
+    read = sample.get("read")
+    held = None
+    if read is not None and read["hits"] and read["answer_ranks"] is not None:
+        held = bool(read["answer_ranks"][DEFAULT_RULE])
+    stages = [(seconds, sample["cached"][stage]) for stage, seconds in sample["seconds"].items()]
+    stages.append((described["seconds"], described["cached"]))
+    earlier = [cached["seconds"] for _, cached in stages]
+    unknown = any(seconds is None for seconds in earlier)
+    image = sample["image_id"]
+    return Asked(
+        question=hash(sample["question"]),
+        answers=hash(tuple(sample["answers"])),
+        image=("question", sample["question_id"]) if image is None else image,
+        kind=sample["question_type"],
+        split=str(sample["split"] or ""),
+        score=sample.get("score"),
+        right=sample.get("right"),
+        exact=sample.get("exact_match"),
+        ranks=ranks,
+        failed="error" in sample,
+        read=held,
+        seconds=None if unknown else sum(seconds for seconds, _ in stages) + sum(earlier),
+        cached=max(cached["share"] for _, cached in stages),
+        batch=hash(json.dumps([sample["seconds"], sample["cached"]])),
+    )
+
+
+class FinishedRun:
+    """A run's folder, read.
+
+    Attributes:
+        questions: what the run, or one of its controls, made of each, by question id.
+        stand_ins: by part, what it stands in for.
+    """
+
+    def __init__(self, folder: Path, condition: str = MAIN):
+        """Read it.
+
+        Args:
+            condition: a control of the run instead of the run itself.
+
+        Raises:
+            UserError: there is no run, or it is not finished; its files are broken.
+        """
+        self.folder = folder
+        self.condition = condition
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder} holds no run")
+        if not (folder / "results.json").is_file():
+            raise UserError(
+                f"the run in {folder} is not finished: --resume --output {folder} goes on with it"
+            )
+        file = folder / ("samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl")
+        if not file.is_file():
+            raise UserError(f"the run in {folder} has no {file.name}")
+        config = read_yaml(folder / "config.yaml")
+        results = read_json(folder / "results.json")
+        check_version(results, folder)
+        try:
+            self.top_k = int(config["pipeline"].get("top_k", 20))
+            self.label = str(results["dataset"]["label"])
+            self.split = str(results["dataset"]["split"])
+            answers = results["answers"] or {}
+            self.metric = str(answers.get("metric", "score"))
+            self.label_of_score = str(answers.get("label", "score"))
+            self.stand_ins = dict(results["provenance"]["stand_ins"])
+            self._reported = list((results["retrieval"] or {}).get("reported", ()))
+            described = results["timing"]["describe"]
+            self.questions: Mapping[Id, Asked] = {
+                sample["question_id"]: _asked(sample, described) for _, sample in read_jsonl(file)
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise DataError(f"{folder}: not the files of a run of this version ({e!r})") from None
+        if not self.questions:
+            raise UserError(f"the run in {folder} has no questions")
+        self._values: dict[Measure, dict[Id, float]] = {}
+
+    @property
+    def answer_metric(self) -> AnswerMetric:
+        """The rule that the answers were scored by.
+
+        Raises:
+            UserError: no metric of that name is registered here.
+        """
+        METRICS.check(self.metric, str(self.folder))
+        metric: AnswerMetric = METRICS.get(self.metric)()
+        return metric
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the run itself, not one of its controls."""
+        return self.condition == MAIN
+
+    @property
+    def has_control(self) -> bool:
+        """Whether it was also run without retrieval."""
+        return self.is_main and (self.folder / "samples.none.jsonl").is_file()
+
+    @property
+    def right(self) -> dict[Id, bool] | None:
+        """Per question whether its answer is right; None where not all were scored."""
+        right = {q: asked.right for q, asked in self.questions.items() if asked.right is not None}
+        return right if len(right) == len(self.questions) else None
+
+    def values(self, measure: Measure) -> dict[Id, float]:
+        """The measure of each question that has one: percent, or seconds. Empty if none has."""
+        if measure not in self._values:
+            values = ((q, self._value(asked, measure)) for q, asked in self.questions.items())
+            self._values[measure] = {q: value for q, value in values if value is not None}
+        return self._values[measure]
+
+    def _value(self, asked: Asked, measure: Measure) -> float | None:
+        if measure.name == SECONDS:
+            return asked.seconds
+        if measure.name == "score":
+            return None if asked.score is None else 100 * asked.score
+        if measure.name == "exact_match":
+            return None if asked.exact is None else 100.0 * asked.exact
+        rank = asked.ranks.get(measure.name)
+        assert measure.k is not None
+        # Passages that were not asked for would count as misses.
+        if rank is None or measure.k > self.top_k:
+            return None
+        return 100.0 * (0 < rank <= measure.k)
+
+    def default_measures(self) -> list[Measure]:
+        """The answers' score, recall as the benchmark reports it (else PRRecall@5), and seconds."""
+        measures = [Measure("score")] if self.values(Measure("score")) else []
+        if self._reported:
+            name, k = self._reported[0]["metric"], int(self._reported[0]["k"])
+            measures.append(Measure(_REPORTED[name], k))
+        elif self.values(Measure("PRRecall", 1)):
+            measures.append(Measure("PRRecall", min(5, self.top_k)))
+        return [*measures, Measure(SECONDS)]
+
+    # -- statistics over some of the questions -----------------------------------------------------
+
+    def estimate(self, measure: Measure, ids: Collection[Id], seed: int) -> Estimate | None:
+        """The measure over those of the questions that have it, with a 95 % interval."""
+        values = {q: value for q, value in self.values(measure).items() if q in ids}
+        if not values:
+            return None
+        scores = list(values.values())
+        asked = [self.questions[q] for q in values]
+        images = [question.image for question in asked]
+        if measure.name == "score":
+            splits = [question.split for question in asked]
+            found = self.answer_metric.interval(scores, splits, images, seed=seed)
+        elif measure.name == SECONDS:  # times are known of batches only
+            found = intervals.bootstrap(scores, [question.batch for question in asked], seed=seed)
+        else:
+            found = intervals.bootstrap(scores, images, seed=seed)
+        return Estimate(found.mean, found.low, found.high)
+
+    def against(
+        self, other: FinishedRun, measure: Measure, ids: Collection[Id], seed: int
+    ) -> PairedTest | None:
+        """This run minus another, over those of the questions that both have the measure of."""
+        mine, theirs = self.values(measure), other.values(measure)
+        both = [q for q in mine if q in theirs and q in ids]
+        if not both:
+            return None
+        first, second = {q: mine[q] for q in both}, {q: theirs[q] for q in both}
+        images = self.images(both)
+        if measure.name == "score":
+            splits = {q: self.questions[q].split for q in both}
+            return self.answer_metric.paired_test(first, second, splits, images, seed=seed)
+        return intervals.paired_test(first, second, images, seed=seed)
+
+    def images(self, ids: Iterable[Id]) -> dict[Id, Hashable]:
+        """Per question its image: what intervals and tests resample."""
+        return {q: self.questions[q].image for q in ids}
+
+    def cached_share(self, ids: Collection[Id]) -> float:
+        """The largest share of a stage of these questions that came from the cache, 0 to 1."""
+        shares = (asked.cached for q, asked in self.questions.items() if q in ids)
+        return max(shares, default=0.0)
+
+
+def common_questions(runs: Mapping[str, FinishedRun], *, intersect: bool) -> dict[Id, None]:
+    """The questions of all runs, in the first one's order.
+
+    Args:
+        runs: by name, for messages.
+        intersect: leave out what some runs did not ask, instead of refusing it.
+
+    Raises:
+        UserError: the runs asked different questions, or scored them by different rules or
+            references; no question is common to all.
+    """
+    (first_name, first), *others = runs.items()
+    common = dict.fromkeys(first.questions)
+    for name, run in others:
+        if run.metric != first.metric and "score" not in (run.metric, first.metric):
+            raise UserError(
+                f"{first_name} was scored by {first.metric}, {name} by {run.metric}: they cannot "
+                "be compared"
+            )
+        lacking = [q for q in first.questions if q not in run.questions]
+        extra = [q for q in run.questions if q not in first.questions]
+        if (lacking or extra) and not intersect:
+            shared = len(first.questions) - len(lacking)
+            raise UserError(
+                f"{name} asked other questions than {first_name}: {shared} are common, "
+                f"{len(lacking)} only in {first_name}, {len(extra)} only in {name}"
+            )
+        for question in lacking:
+            common.pop(question, None)
+        for question in first.questions.keys() & run.questions.keys():
+            mine, theirs = first.questions[question], run.questions[question]
+            if (mine.question, mine.answers) != (theirs.question, theirs.answers):
+                what = "words" if mine.question != theirs.question else "references"
+                raise UserError(
+                    f"question {question} has other {what} in {name} than in {first_name}: they "
+                    "are not about the same data"
+                )
+    if not common:
+        raise UserError("no question is common to all runs")
+    return common

@@ -1,0 +1,264 @@
+"""A run's folder: what was asked, one line per question, the ranking, the results.
+
+    config.yaml            resolved settings and fingerprints; a resumed run must match them
+    samples.jsonl          one line per question, appended and flushed as answers come
+    samples.CONTROL.jsonl  the same for each control
+    prompts.jsonl          every prompt once, by the hash that the samples have of it
+    predictions.*          the answers in the benchmark's own submission form
+    run.trec               the ranking in TREC's run format
+    results.json           scores in two sections, intervals, provenance
+    report.html            all of it to look at (report-2.html, ... for very many questions)
+
+All but the samples and prompts are written beside and renamed, so that a killed run leaves no half
+file. One process at a time writes there: it holds the folder's lock (`ravqa.core.files`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ravqa.collections import trust
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.files import LOCK_FILES, check_free, lock
+from ravqa.core.settings import dump_yaml
+from ravqa.runs.prompts import PromptLog
+
+SCHEMA_VERSION = 2
+"""Of `results.json` and `samples.jsonl`; it grows where their keys change their meaning."""
+MAIN = "main"
+PROMPTS = "prompts.jsonl"
+_OURS = {
+    "config.yaml",
+    PROMPTS,
+    "run.trec",
+    "results.json",
+    "report.html",
+}
+_NAMED = re.compile(r"samples(\..+)?\.jsonl|predictions\.\w+|report-\d+\.html")
+
+
+class RunDir:
+    """An output folder, made, resumed or overwritten as the user said."""
+
+    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False):
+        """Look at the folder; nothing is written or deleted yet.
+
+        Raises:
+            UserError: it exists and neither `resume` nor `overwrite` is set; it holds something
+                that is not a run; there is no run to resume; it cannot be written; another process
+                is writing there.
+        """
+        self.path = path
+        self._resume = resume
+        self._overwrite = overwrite
+        self._look()
+        check_free(path, "the run")
+        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
+
+    def _look(self) -> None:
+        path = self.path
+        has_run = (path / "config.yaml").is_file()
+        if path.is_dir() and not has_run and any(not _temporary(p) for p in path.iterdir()):
+            raise UserError(f"{path} holds files but no run: choose another --output")
+        if self._resume and not has_run:
+            raise UserError(f"--resume: there is no run in {path}")
+        if has_run and not self._resume and not self._overwrite:
+            raise UserError(
+                f"the output folder {path} exists: --resume goes on with it, --overwrite "
+                "replaces it"
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one that writes there; to be held from before `begin` to the end of the run.
+
+        Raises:
+            UserError: another process (or object) writes there, or the folder cannot be written;
+                somebody has begun a run there meanwhile.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.path, "the run"))
+            except OSError as e:
+                raise self._unwritable(e) from None
+            self._look()
+            yield
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"the output folder {self.path} cannot be written: {error.strerror or error}"
+        )
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, or empty it of the old run, and write `config.yaml`; or take up a run.
+
+        Called when everything that can fail has been built, so that a mistake costs no old run.
+
+        Raises:
+            UserError: it cannot be written; the run to resume had other settings.
+        """
+        now = yaml.safe_load(dump_yaml(config))
+        if self._resume:
+            self._check(now)
+        if trust.outside_of_run(now):  # a report reads them again
+            trust.remember(now)
+        if self._resume:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            self.write("config.yaml", dump_yaml(config))
+        except OSError as e:
+            raise self._unwritable(e) from None
+
+    def _clear(self) -> None:
+        # Only files that a run makes: whatever else the user keeps there stays.
+        for file in self.path.iterdir():
+            ours = file.name in _OURS or _NAMED.fullmatch(file.name) or _temporary(file)
+            if file.is_file() and ours and file.name not in LOCK_FILES:
+                file.unlink()
+
+    def _check(self, now: Mapping[str, Any]) -> None:
+        try:
+            before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as e:
+            raise UserError(f"{self.path}/config.yaml cannot be read: {e}") from None
+        if before != now:
+            path = first_difference(before, now)
+            raise UserError(
+                f"the run in {self.path} had other settings ({path}): it cannot be resumed with "
+                "these"
+            )
+
+    def write(self, name: str, text: str) -> None:
+        """Write a whole file: beside it first, then renamed."""
+        write_file(self.path / name, text)
+
+    def samples_path(self, condition: str) -> Path:
+        """The samples file of the run itself or of one of its controls."""
+        name = "samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl"
+        return self.path / name
+
+    def read_samples(self, condition: str) -> dict[int | str, dict[str, Any]]:
+        """Samples by question id; a last line that was torn by a kill is cut off the file.
+
+        Raises:
+            DataError: another line is broken (file and line are named).
+        """
+        path = self.samples_path(condition)
+        if not path.is_file():
+            return {}
+        samples, length = _read_samples(path)
+        if length < path.stat().st_size:
+            with path.open("r+b") as file:
+                file.truncate(length)
+        return samples
+
+    @cached_property
+    def prompts(self) -> PromptLog:
+        """The run's prompts; asked for when the folder is there."""
+        return PromptLog(self.path / PROMPTS)
+
+    def append_samples(self, condition: str, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines and see them to the disk."""
+        text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+        with self.samples_path(condition).open("a", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def check_version(results: Mapping[str, Any], folder: Path) -> None:
+    """Refuse the results of a run that another version of the format describes.
+
+    Raises:
+        UserError: they have another version, or none.
+    """
+    version = results.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{folder}: results of format {version}, and this version reads format "
+            f"{SCHEMA_VERSION}: run it again, or score its answers with "
+            f"`ravqa score {folder / 'samples.jsonl'}`"
+        )
+
+
+def read_samples(path: Path) -> dict[int | str, dict[str, Any]]:
+    """Samples of a file by question id; a last line that was torn by a kill is passed over.
+
+    Raises:
+        DataError: it cannot be read, or another line is broken (file and line are named).
+    """
+    return _read_samples(path)[0]
+
+
+def _read_samples(path: Path) -> tuple[dict[int | str, dict[str, Any]], int]:
+    """The samples, and the length of the lines that are whole, in bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
+    whole = data[: data.rfind(b"\n") + 1]
+    samples: dict[int | str, dict[str, Any]] = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            sample = json.loads(line)
+            samples[sample["question_id"]] = sample
+        except (ValueError, TypeError, KeyError):
+            raise DataError(f"{path}, line {number}: not a sample") from None
+    return samples, len(whole)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a whole file: beside it first, then renamed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _temporary(path: Path) -> bool:
+    """Whether a file is a lock's, or the leftover of a `write` that a kill cut short."""
+    if path.name in LOCK_FILES:
+        return True
+    whole = path.name.removeprefix(".").rpartition(".")[0]
+    return path.name.startswith(".") and (whole in _OURS or bool(_NAMED.fullmatch(whole)))
+
+
+def first_difference(before: Any, now: Any, path: str = "") -> str:
+    """Where two different settings differ first, as "key.path: A then, B now"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(k for k in now if k not in before)]:
+            if before.get(key) != now.get(key) or (key in before) != (key in now):
+                return first_difference(
+                    before.get(key), now.get(key), f"{path}.{key}" if path else str(key)
+                )
+    return f"{path}: {_short(before)} then, {_short(now)} now"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,183 @@
+"""What a run is asked for, and the pipeline's settings that follow from it.
+
+Everything here shows without data and models: a mistake costs no work, and a study can plan its
+runs before the first begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ravqa.core.errors import UserError, near_matches
+from ravqa.core.registry import DATASETS, READERS, RETRIEVERS, Registry
+from ravqa.core.settings import PipelineConfig, apply_override, load_pipeline
+from ravqa.datasets.base import OnError
+from ravqa.pipeline import check_settings
+from ravqa.rerankers.build import asks_own_reader
+
+CONTROLS = ("none", "oracle", "random", "wrong-image")
+_BLIND = ("none", "random", "static")  # retrievers that go by the question's id at most
+# Where --retriever names one, no reranker is to change its passages, unless --set says so.
+_PASSAGES = ("none", "oracle", "random")
+_ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command line
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What the command line asks for; see `ravqa run --help`."""
+
+    dataset: str
+    data: Path | None = None
+    corpus: Sequence[Path] = ()
+    split: str | None = None
+    pipeline: str = "sample"
+    retriever: str | None = None
+    reader: str | None = None
+    overrides: Sequence[str] = ()
+    limit: int | None = None
+    output: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    retrieval_only: bool = False
+    predict_only: bool = False
+    controls: Sequence[str] = ()
+    on_error: OnError = "fail"
+    seed: int = 0
+    download: bool = False
+    dataset_options: Sequence[str] = ()
+    metric_options: Sequence[str] = ()
+
+
+def planned(request: RunRequest) -> tuple[dict[str, Any], str, PipelineConfig]:
+    """The settings of the pipeline that is asked for, where they were read, and validated.
+
+    Raises:
+        UserError: any mistake in what was asked for that shows without data and models.
+    """
+    _check(request)
+    settings, where = _settings(request)
+    config = check_settings(settings, where)
+    blind = config.retriever.name == "none" or (
+        config.retriever.name in _BLIND and not config.reranking
+    )
+    if "wrong-image" in request.controls and blind:
+        raise UserError(
+            f"--controls wrong-image changes nothing with the retriever {config.retriever.name}: "
+            "its passages do not depend on the image"
+        )
+    return settings, where, config
+
+
+def _check(request: RunRequest) -> None:
+    DATASETS.check(request.dataset)
+    if request.limit is not None and request.limit < 1:
+        raise UserError(f"--limit {request.limit}: at least one question is needed")
+    for name in request.controls:
+        if name not in CONTROLS:
+            raise UserError(f"--controls: no control {name!r}: {near_matches(name, CONTROLS)}")
+    if len(set(request.controls)) != len(request.controls):
+        raise UserError("--controls: a control is named twice")
+    if request.seed < 0:
+        raise UserError(f"--seed {request.seed}: a number from 0 on is needed")
+    if request.resume and request.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if request.resume and request.output is None:
+        raise UserError("--resume needs --output: the folder of the run to go on with")
+    if request.retrieval_only and request.predict_only:
+        raise UserError("--retrieval-only and --predict-only exclude each other")
+
+
+def check_corpus(request: RunRequest, config: PipelineConfig) -> None:
+    """A dataset of the user's own needs passages, unless none are retrieved.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not request.corpus and config.retriever.name != "none":
+        raise UserError(
+            f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
+            "--corpus, or choose --retriever none"
+        )
+
+
+def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
+    settings, where = load_pipeline(request.pipeline)
+    own = settings.get("retriever")
+    before = {key: _models(settings.get(key)) for key in ("retriever", "reranking", "reader")}
+    for key, asked, registry in (
+        ("retriever", request.retriever, RETRIEVERS),
+        ("reader", request.reader, READERS),
+    ):
+        if asked is not None:
+            settings[key] = _named(key, asked, registry, settings.get(key))
+    if request.retriever in _PASSAGES:
+        settings["reranking"] = []
+        settings["retriever"] = _as_control(settings["retriever"], own, request.seed)
+    for override in request.overrides:
+        apply_override(settings, override)
+    reads = not request.retrieval_only or asks_own_reader(check_settings(settings, where).reranking)
+    stand_ins = settings.get("stand_ins")
+    if isinstance(stand_ins, dict):
+        for key, models in before.items():
+            unused = key == "reader" and not reads
+            if unused or not set(models) <= set(_models(settings.get(key))):
+                stand_ins.pop(key, None)
+    return settings, where
+
+
+def _named(key: str, asked: str, registry: Registry, part: Any) -> dict[str, Any]:
+    """The settings of a part named on the command line: NAME, or NAME:ARGUMENT.
+
+    Raises:
+        UserError: no such part, or it takes no argument.
+    """
+    name, colon, argument = asked.partition(":")
+    registry.check(name)
+    # The file's options belong to the file's part.
+    settings = part if isinstance(part, dict) and part.get("name") == name else {"name": name}
+    if not colon:
+        return settings
+    if name not in _ARGUMENTS or not argument:
+        forms = ", ".join(f"{n}:{option.upper()}" for n, option in _ARGUMENTS.items())
+        raise UserError(f"--{key} {asked!r}: a name is expected, or {forms}")
+    return {**settings, _ARGUMENTS[name]: argument}
+
+
+def _as_control(part: dict[str, Any], own: Any, seed: int) -> dict[str, Any]:
+    """A control's settings, so that --retriever gives what --controls gives beside a run."""
+    if part["name"] == "random":
+        return {"seed": seed, **part}
+    ordered = isinstance(own, dict) and own.get("name") not in (*_PASSAGES, None)
+    return {"base": own, **part} if part["name"] == "oracle" and ordered else part
+
+
+def _models(settings: Any) -> list[tuple[str, Any]]:
+    """Every part's name and model in a part's settings, or a list's; nested ones included."""
+    if isinstance(settings, list):
+        return [pair for part in settings for pair in _models(part)]
+    if not isinstance(settings, dict):
+        return []
+    own = [(k, str(v)) for k, v in settings.items() if k in {"name", "model"}]
+    return own + [pair for value in settings.values() for pair in _models(value)]
+
+
+def overrides_of(request: RunRequest) -> list[str]:
+    """What the command line changed of the pipeline's file."""
+    parts = (("retriever", request.retriever), ("reader", request.reader))
+    return [f"{part}={name}" for part, name in parts if name] + list(request.overrides)
+
+
+def default_output(request: RunRequest) -> Path:
+    """A new folder in runs/, named by dataset, pipeline and time."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = f"{request.dataset}-{Path(request.pipeline).stem}-{stamp}"
+    path = Path("runs") / name
+    number = 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path

@@ -1,0 +1,322 @@
+"""`ravqa score`: a file of predictions scored as a run is, without any model."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+import ravqa
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.factory import build_part
+from ravqa.core.locations import file_digest
+from ravqa.core.registry import DATASETS, JUDGES
+from ravqa.core.settings import Part, apply_override, validate
+from ravqa.corpora.tables import read_json, read_jsonl
+from ravqa.datasets.base import Dataset, DatasetRequest, parse_options
+from ravqa.evaluation.scores import (
+    answer_section,
+    dataset_section,
+    rankings,
+    retrieval_ks,
+    retrieval_section,
+)
+from ravqa.metrics.judges.cached import CachedJudge
+from ravqa.runs.console import Console
+from ravqa.runs.folder import MAIN, SCHEMA_VERSION, write_file
+
+_ID_KEYS = ("question_id", "data_id")
+_ANSWER_KEYS = ("answer", "prediction")
+_NAMED = 5  # ids that an error message names
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """What the command line asks for; see `ravqa score --help`."""
+
+    predictions: Path
+    dataset: str
+    data: Path | None = None
+    split: str | None = None
+    options: Sequence[str] = ()
+    allow_partial: bool = False
+    metric_options: Sequence[str] = ()
+    judge: str | None = None
+    overrides: Sequence[str] = ()
+    seed: int = 0
+    output: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a file of predictions holds for a dataset's questions.
+
+    Attributes:
+        samples: per question id of the dataset; the answer is None where there is no prediction.
+        given: how many records the file has.
+        missing, duplicates, unknown: question ids.
+        answered: the records have answers.
+        retrieved: the records are a run's samples, with its rankings.
+    """
+
+    samples: Mapping[int | str, Mapping[str, Any]]
+    given: int
+    missing: Sequence[int | str]
+    duplicates: Sequence[int | str]
+    unknown: Sequence[str]
+    answered: bool
+    retrieved: bool
+
+
+def score(request: ScoreRequest, console: Console) -> dict[str, Any]:
+    """Score, print, write; gives the results.
+
+    Raises:
+        UserError: any mistake in what was asked for, or in the files.
+    """
+    DATASETS.check(request.dataset)
+    if request.seed < 0:
+        raise UserError(f"--seed {request.seed}: a number from 0 on is needed")
+    if request.output is not None and request.output.exists() and not request.overwrite:
+        raise UserError(f"the output file {request.output} exists: --overwrite replaces it")
+    dataset = _dataset(request, console)
+    if request.judge is not None and not dataset.answer_metric.uses_judge:
+        raise UserError(
+            f"--judge: the scores of {dataset.name} ask no judge (metric {dataset.metric})"
+        )
+    judge = _judge(request, console)
+    predictions = read_predictions(request.predictions, dataset)
+    problems = {
+        "are missing": predictions.missing,
+        "are predicted more than once": predictions.duplicates,
+        f"are not in {dataset.label}, split {dataset.split}": predictions.unknown,
+    }
+    found = [f"{len(ids)} ids {what} ({_named(ids)})" for what, ids in problems.items() if ids]
+    if found and not request.allow_partial:
+        raise UserError(f"{request.predictions}: {'; '.join(found)}: see --allow-partial")
+    for problem in found:
+        console.note(problem)
+    results = _results(request, dataset, predictions, judge)
+    console.close()
+    console.tables(results)
+    if judge is not None and judge.unclear:
+        console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
+    if request.output is not None:
+        _write(request.output, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+    return results
+
+
+def _judge(request: ScoreRequest, console: Console) -> CachedJudge | None:
+    settings: dict[str, Any] = {"judge": {"name": request.judge}}
+    for override in request.overrides:
+        if not override.startswith("judge.") or request.judge is None:
+            raise UserError(f"--set {override!r}: judge.KEY=VALUE is expected, with --judge")
+        apply_override(settings, override)
+    if request.judge is None:
+        return None
+    part = validate(Part, settings["judge"], "--judge")
+    inner = build_part(JUDGES, part, "--judge")
+    return CachedJudge(inner, lambda done, total: console.progress("judging", done, total))
+
+
+def _dataset(request: ScoreRequest, console: Console) -> Dataset:
+    load = DATASETS.get(request.dataset)
+    with console.status("reading the dataset"):
+        dataset: Dataset = load(
+            DatasetRequest(
+                data=request.data,
+                split=request.split,
+                need_images=False,
+                find_images=False,
+                options=parse_options(request.options),
+            )
+        )
+    for note in dataset.notes:
+        console.note(note)
+    options = parse_options(request.metric_options, "--metric-option")
+    return replace(dataset, metric_options=options) if options else dataset
+
+
+class _Draft(BaseModel):
+    text: str
+    score: float | None
+    passage_ids: list[str]
+    in_passages: bool
+
+
+class _Ranking(BaseModel):
+    hits: list[tuple[str, float]]
+    answer_ranks: dict[str, list[int]] | None
+    article_ranks: list[int] | None
+
+
+class _Stage(_Ranking):
+    stage: str
+
+
+class _Sample(_Ranking):
+    """What scoring needs of a run's sample beside its answer."""
+
+    raw: str | None = None
+    error: str | None = None
+    cut: int = 0
+    drafts: list[_Draft] = []
+    stages: list[_Stage] | None = None
+    read: _Ranking | None = None
+
+
+_NOTHING: dict[str, Any] = {
+    "answer": None,
+    "raw": None,
+    "cut": 0,
+    "hits": [],
+    "answer_ranks": None,
+    "article_ranks": None,
+    "drafts": [],
+    "stages": None,
+    "read": None,
+}
+
+
+def read_predictions(path: Path, dataset: Dataset) -> Predictions:
+    """Read a JSON list (VQA's results) or JSON lines (InfoSeek's, or a run's samples.jsonl).
+
+    A record has "question_id" or "data_id", and "answer" or "prediction". Ids are the same if
+    their strings are. Of several predictions for a question, the last one counts.
+
+    Raises:
+        DataError: a broken file, or a record without id or answer (its place is named).
+    """
+    records = list(_records(path))
+    if not records:
+        raise DataError(f"{path} holds no predictions")
+    retrieved = all("hits" in record for _, record in records)
+    # A run with --retrieval-only answers nothing.
+    answered = not retrieved or any(key in r for _, r in records for key in _ANSWER_KEYS)
+    ids = {str(q.question_id): q.question_id for q in dataset.questions}
+    samples: dict[int | str, Mapping[str, Any]] = {}
+    duplicates: dict[int | str, None] = {}
+    unknown: dict[str, None] = {}
+    for where, record in records:
+        name = str(_value(record, _ID_KEYS, int | str, where))
+        sample = _sample(record, where) if retrieved else _NOTHING
+        # What the reader of a run could not answer has an error instead.
+        given = answered and not sample.get("error")
+        answer = _value(record, _ANSWER_KEYS, str, where) if given else None
+        if name not in ids:
+            unknown[name] = None
+            continue
+        if ids[name] in samples:
+            duplicates[ids[name]] = None
+        samples[ids[name]] = {**sample, "answer": answer}
+    return Predictions(
+        samples={q: samples.get(q, _NOTHING) for q in ids.values()},
+        given=len(records),
+        missing=[q for q in ids.values() if q not in samples],
+        duplicates=list(duplicates),
+        unknown=list(unknown),
+        answered=answered,
+        retrieved=retrieved,
+    )
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Places and records, of a JSON list or of JSON lines by the first character."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            start = next((line.lstrip()[:1] for line in file if line.strip()), "")
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{path} cannot be read: {e}") from None
+    if start != "[":
+        for number, record in read_jsonl(path):
+            yield f"{path}, line {number}", record
+        return
+    for number, record in enumerate(read_json(path), 1):
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, record {number}: an object is expected")
+        yield f"{path}, record {number}", record
+
+
+def _value(record: Mapping[str, Any], keys: Sequence[str], kind: Any, where: str) -> Any:
+    found = [key for key in keys if key in record]
+    if not found:
+        raise DataError(f"{where}: no {' or '.join(map(repr, keys))}")
+    value = record[found[0]]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(f"{where}: {found[0]!r} is {value!r}: a string is expected")
+    return value
+
+
+def _sample(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return _Sample.model_validate(record).model_dump()
+    except ValidationError as e:
+        first = e.errors()[0]
+        path = ".".join(map(str, first["loc"]))
+        raise DataError(f"{where}: not a sample of a run ({path}: {first['msg']})") from None
+
+
+def _named(ids: Sequence[int | str]) -> str:
+    more = ", ..." if len(ids) > _NAMED else ""
+    return ", ".join(map(str, ids[:_NAMED])) + more
+
+
+def _results(
+    request: ScoreRequest,
+    dataset: Dataset,
+    predictions: Predictions,
+    judge: CachedJudge | None,
+) -> dict[str, Any]:
+    conditions = {MAIN: predictions.samples}
+    depth = max(
+        (len(r["hits"]) for s in predictions.samples.values() for r in rankings(s)), default=0
+    )
+    answers = retrieval = None
+    if predictions.answered and dataset.metric is not None:
+        answers = answer_section(
+            dataset,
+            conditions,
+            seed=request.seed,
+            judge=judge,
+        )
+    if predictions.retrieved and depth:
+        ks = retrieval_ks(dataset, depth)
+        retrieval = retrieval_section(dataset, conditions, ks, seed=request.seed)
+    if answers is None and retrieval is None:
+        raise UserError(f"the split {dataset.split} has no answers to score with")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": dataset_section(dataset),
+        "predictions": {
+            "file": str(request.predictions),
+            "sha256": file_digest(request.predictions),
+            "given": predictions.given,
+            "missing": list(predictions.missing),
+            "duplicates": list(predictions.duplicates),
+            "unknown": list(predictions.unknown),
+        },
+        "answers": answers,
+        "retrieval": retrieval,
+        "provenance": {
+            "fingerprints": {"dataset": dataset.fingerprint},
+            "seed": request.seed,
+            "versions": {"ravqa": ravqa.__version__, "python": platform.python_version()},
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_file(path, text)
+    except OSError as e:
+        raise UserError(f"the output file {path} cannot be written: {e.strerror or e}") from None

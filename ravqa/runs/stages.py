@@ -1,0 +1,96 @@
+"""Which stages of a pipeline two runs have in common, and which are in the cache.
+
+The caches themselves are keyed by content (image bytes, texts, fingerprints of weights), which is
+known only when models are loaded. To say beforehand what a run will find there, each stage of a
+finished run leaves a mark in the stores that it used: a hash of the stage's settings, of those of
+the stages before it, and of the questions and passages. Weights that were exchanged under the same
+name are noticed when the run begins, not by its marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ravqa.answering.config import AnsweringConfig
+from ravqa.answering.prompt import PromptTemplate
+from ravqa.core.cache import Store
+from ravqa.core.factory import part_config
+from ravqa.core.locations import cache_dir
+from ravqa.core.registry import DESCRIBERS, READERS, RERANKERS, RETRIEVERS
+from ravqa.core.settings import Part, PipelineConfig, fingerprint
+from ravqa.rerankers.build import asks_own_reader
+
+STAGES = ("describe", "retrieve", "rerank", "answer")
+READING = "reading"
+_WITH = {"answer": (READING,)}
+
+
+def stage_keys(
+    config: PipelineConfig,
+    data: str,
+    passages: str | None,
+    *,
+    retrieval_only: bool = False,
+) -> dict[str, str]:
+    """A hash of each stage that the pipeline has, in order, and of `READING`.
+
+    Two pipelines with the same hash of `READING` give the same prompts to the same reader, as far
+    as they read the same passages: their generations overlap.
+
+    Args:
+        config: validated (`ravqa.pipeline.check_settings`).
+        data, passages: fingerprints of questions and corpus.
+    """
+    keys: dict[str, str] = {}
+    seen: Any = data
+    if config.describer is not None:
+        seen = keys["describe"] = fingerprint(
+            "describe", data, _options(DESCRIBERS, config.describer)
+        )
+    found = keys["retrieve"] = fingerprint(
+        "retrieve", seen, passages, _options(RETRIEVERS, config.retriever), _depth(config)
+    )
+    if config.reranking:
+        parts = [_options(RERANKERS, part) for part in config.reranking]
+        if asks_own_reader(config.reranking):
+            parts.append(_options(READERS, config.reader))
+        found = keys["rerank"] = fingerprint("rerank", found, config.top_k, parts)
+    if not retrieval_only:
+        answering = AnsweringConfig.model_validate(config.answering)
+        prompt = PromptTemplate.load(answering.prompt).source
+        examples = answering.examples and answering.examples.model_dump(mode="json")
+        reader = _options(READERS, config.reader)
+        reading = fingerprint(READING, seen, found, prompt, examples, reader)
+        keys[READING] = reading
+        keys["answer"] = fingerprint(
+            "answer", reading, config.top_k, answering.model_dump(mode="json")
+        )
+    return keys
+
+
+def mark(keys: Mapping[str, str], stage: str, stores: Iterable[str]) -> None:
+    """Leave a finished stage's mark in the stores that it used."""
+    marks = {keys[name]: True for name in (stage, *_WITH.get(stage, ())) if name in keys}
+    for store in stores:
+        Store(store).put(marks)
+
+
+def marked(keys: Mapping[str, str]) -> set[str]:
+    """Those stages whose mark stands in a store."""
+    found: set[str] = set()
+    for path in sorted(cache_dir().glob("*.sqlite")):
+        known = Store(path.stem).get(list(keys.values()))
+        found |= {stage for stage, key in keys.items() if key in known}
+    return found
+
+
+def _options(registry: Any, part: Part) -> list[Any]:
+    """All of a part's options, those that the file leaves to their defaults included."""
+    return [part.name, part_config(registry, part, part.name).model_dump(mode="json")]
+
+
+def _depth(config: PipelineConfig) -> int:
+    """How many passages are ranked: a retriever that ranks more than asked for keeps them all."""
+    depth = getattr(part_config(RETRIEVERS, config.retriever, "retriever"), "depth", 0)
+    return max(config.top_k, depth)

@@ -1,0 +1,208 @@
+"""Every subset of M2KR in one retrieval run each, and one table with the published scores.
+
+    SUBSET/       the run of each subset (see `ravqa.runs.folder`)
+    table.json    every score, "measured" here or "published" (`ravqa.datasets.published`), and how
+    table.csv     the scores alone
+
+Every subset brings its own passages, and is scored by its own reporting rule.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ravqa.core.errors import UserError
+from ravqa.corpora import hub
+from ravqa.datasets import m2kr
+from ravqa.datasets.base import parse_options
+from ravqa.datasets.published import published_scores
+from ravqa.runs.console import Console
+from ravqa.runs.folder import MAIN, write_file
+from ravqa.runs.request import RunRequest, default_output, overrides_of
+from ravqa.runs.run import run
+
+ALL = "all"
+SCHEMA_VERSION = 1
+_HUBS = {"m2kr": m2kr.HUB, "m2kr_cn": m2kr.HUB_CN}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number of the table.
+
+    Attributes:
+        percent: 0 to 100; with it, if it was measured here, the 95 % interval.
+        questions: how many were asked.
+        of: how many the published test split has.
+        source: the run's folder, or where the number was published.
+    """
+
+    model: str
+    status: Literal["measured", "published"]
+    subset: str
+    metric: str
+    k: int
+    percent: float
+    low_95: float | None
+    high_95: float | None
+    questions: int | None
+    of: int | None
+    source: str
+
+
+def asks_for_all(request: RunRequest) -> bool:
+    """Whether every subset of a benchmark is to be run."""
+    options = parse_options(request.dataset_options)
+    return request.dataset in _HUBS and str(options.get("subset")).lower() == ALL
+
+
+def run_subsets(request: RunRequest, console: Console) -> Path:
+    """Run, print and write; gives the folder. With `resume`, finished questions are not repeated.
+
+    Raises:
+        UserError: any mistake in what was asked for, or in the data of a subset.
+    """
+    _check(request)
+    split = request.split or "test"
+    subsets = _present(request, split, console)
+    root = request.output or default_output(request)
+    _check_output(root, request)
+    options = [o for o in request.dataset_options if o.partition("=")[0] != "subset"]
+    measured: list[Score] = []
+    for number, subset in enumerate(subsets, 1):
+        console.note(f"subset {subset}, {number} of {len(subsets)}")
+        folder = root / subset
+        asked = replace(
+            request,
+            dataset_options=[*options, f"subset={subset}"],
+            output=folder,
+            resume=request.resume and (folder / "config.yaml").is_file(),
+        )
+        try:
+            run(asked, console)
+        except UserError as e:
+            raise UserError(f"subset {subset}: {e}") from None
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        measured += _measured(request, subset, results, folder)
+    scores = [*measured, *(_published(request.dataset) if split == "test" else ())]
+    _write(root, request, split, scores)
+    title = f"{request.dataset}, split {split}"
+    columns = [(s, m.name, m.k) for s, p in m2kr.SUBSETS.items() for m in p.retrieval_metrics]
+    console.benchmark(title, columns, [asdict(score) for score in scores])
+    console.out.print(f"table: {root / 'table.csv'}", soft_wrap=True, highlight=False)
+    return root
+
+
+def _check(request: RunRequest) -> None:
+    if not request.retrieval_only:
+        raise UserError("subset=all is for retrieval: add --retrieval-only")
+    if request.data is None:
+        hub_name = _HUBS[request.dataset]
+        raise UserError(
+            f"--dataset {request.dataset} needs --data: a folder with the files of {hub_name}, or "
+            f"hf:{hub_name} to read it from the hub"
+        )
+    if request.corpus:
+        raise UserError("--corpus with subset=all: every subset brings its own passages")
+    if request.resume and request.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if request.resume and request.output is None:
+        raise UserError("--resume needs --output: the folder of the run to go on with")
+
+
+def _present(request: RunRequest, split: str, console: Console) -> list[str]:
+    """The subsets that are scored on this split and whose files are there; others are told."""
+    present: list[str] = []
+    absent: list[str] = []
+    data = request.data or Path()
+    reason = f"{data} holds no subset of {request.dataset} with a split {split}"
+    for subset, published in m2kr.SUBSETS.items():
+        if split not in published.splits or not published.retrieval_metrics:
+            continue
+        try:
+            found = split in hub.split_names(data, f"{subset}_data")
+        except UserError as e:  # the hub has no such configuration, or cannot be reached
+            found, reason = False, str(e)
+        (present if found else absent).append(subset)
+    if not present:
+        raise UserError(reason)
+    if absent:
+        console.note(f"subsets that are not there: {', '.join(absent)}")
+    return present
+
+
+def _check_output(root: Path, request: RunRequest) -> None:
+    runs = [s for s in m2kr.SUBSETS if (root / s / "config.yaml").is_file()]
+    if request.resume and not runs:
+        raise UserError(f"--resume: there is no run of a subset in {root}")
+    if runs and not request.resume and not request.overwrite:
+        raise UserError(
+            f"the output folder {root} has runs of subsets: --resume goes on with them, "
+            "--overwrite replaces them"
+        )
+
+
+def _measured(
+    request: RunRequest, subset: str, results: Mapping[str, Any], folder: Path
+) -> Iterator[Score]:
+    """What the subset reports, as far as there is anything to report."""
+    pipeline = Path(request.pipeline).stem
+    for reported in results["retrieval"]["reported"]:
+        if MAIN in reported["conditions"]:
+            low, high = reported["intervals_95"][MAIN]
+            yield Score(
+                model=f"{pipeline}, {request.retriever}" if request.retriever else pipeline,
+                status="measured",
+                subset=subset,
+                metric=reported["metric"],
+                k=reported["k"],
+                percent=reported["conditions"][MAIN],
+                low_95=low,
+                high_95=high,
+                questions=reported["questions"],
+                of=m2kr.SUBSETS[subset].test if request.dataset == "m2kr" else None,
+                source=str(folder),
+            )
+
+
+def _published(dataset: str) -> list[Score]:
+    return [
+        Score(
+            model=score.model,
+            status="published",
+            subset=score.subset,
+            metric=score.metric.name,
+            k=score.metric.k,
+            percent=score.percent,
+            low_95=None,
+            high_95=None,
+            questions=None,
+            of=None,
+            source=score.source,
+        )
+        for score in published_scores(dataset)
+    ]
+
+
+def _write(root: Path, request: RunRequest, split: str, scores: Sequence[Score]) -> None:
+    table = {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": request.dataset,
+        "split": split,
+        "pipeline": request.pipeline,
+        "overrides": overrides_of(request),
+        "limit": request.limit,
+        "scores": [asdict(score) for score in scores],
+    }
+    write_file(root / "table.json", json.dumps(table, ensure_ascii=False, indent=1) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Score)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(score) for score in scores)
+    write_file(root / "table.csv", text.getvalue())

@@ -1,0 +1,470 @@
+"""`ravqa study`: every variant of a study through `ravqa run`, sharing what they have in common.
+
+    study.yaml      the study, with what the command line changed; can be run again
+    runs/RUN/       the run of each variant, as `ravqa run` makes it
+    table.csv, table.md, table.tex, table.json
+    report.html     the table, with figures, for people
+    errors/RUN.txt  where a run stopped by no mistake of the user's
+
+Stages that variants share are run once: rankings, rerankers' scores, generations and descriptions
+are kept by content (`core.cache`), and within a process models are loaded once (`core.factory`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+import ravqa
+from ravqa.core.errors import UserError
+from ravqa.core.factory import Key, Shared, sharing
+from ravqa.core.files import LOCK_FILES, check_free, lock
+from ravqa.core.settings import dump_yaml, read_yaml
+from ravqa.datasets.base import Problems
+from ravqa.reports.page import REPORT
+from ravqa.reports.page import Table as PageTable
+from ravqa.reports.study import write_study_report
+from ravqa.runs.finished import FinishedRun
+from ravqa.runs.folder import first_difference, write_file
+from ravqa.runs.load import read_corpus, read_dataset
+from ravqa.runs.request import RunRequest
+from ravqa.runs.stages import READING, STAGES, marked, stage_keys
+from ravqa.studies.compare import against_reference
+from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed
+from ravqa.studies.plan import Changes, Plan, PlannedRun, load_plan
+from ravqa.studies.quiet import StudyConsole, run_quietly
+from ravqa.studies.tables import Table, build_table, variants
+from ravqa.studies.workers import Failure, Task, attempt, run_in_processes
+
+SCHEMA_VERSION = 1
+NEW, BEGUN, FINISHED = "new", "begun", "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """What the command line asks for; see `ravqa study --help`."""
+
+    study: str
+    changes: Changes = field(default_factory=Changes)
+    output: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a study: its folder, and why runs failed, by name."""
+
+    folder: Path
+    failures: Mapping[str, str]
+
+
+def study(request: StudyRequest, console: StudyConsole) -> Outcome:
+    """Run, compare, print, write.
+
+    Raises:
+        UserError: any mistake in what was asked for, or in the data; found before anything runs.
+    """
+    started = time.monotonic()
+    if request.jobs < 1:
+        raise UserError(f"--jobs {request.jobs}: at least one process is needed")
+    if request.resume and request.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    plan = load_plan(request.study, request.changes)
+    folder = StudyFolder(_output(request, plan), plan, request)
+    with ExitStack() as stack:
+        with sharing() as shared:
+            keys = _stage_keys(plan, console)
+            if request.dry_run:
+                console.close()
+                console.out.print(_dry(plan, folder, keys))
+                return Outcome(folder.path, {})
+            stack.enter_context(folder.held())
+            folder.begin()
+            left = _in_order([run for run in plan.runs if folder.state(run) != FINISHED])
+            if len(left) < len(plan.runs):
+                console.say(f"{len(plan.runs) - len(left)} of {len(plan.runs)} runs are finished")
+            console.say(f"study folder: {folder.path}")
+            if request.jobs == 1:
+                failures = _one_by_one(left, folder, shared, console)
+            else:
+                shared.keep(())
+                failures = _at_once(left, folder, keys, request.jobs, console)
+        for run in plan.runs:
+            path = folder.of(run)
+            if (path / "results.json").is_file() and not (path / REPORT).is_file():
+                console.note(
+                    f"no report of {run.name}: ravqa report {path} makes one, or says why not"
+                )
+        tables, breakdowns = _tables(plan, folder, failures)
+        _write(plan, folder, tables, breakdowns, round(time.monotonic() - started, 2))
+        console.close()
+        for table in tables:
+            console.out.print(printed(table))
+        console.out.print(Text(f"study folder: {folder.path}"), soft_wrap=True)
+        return Outcome(folder.path, {run.name: f.reason for run, f in failures.items()})
+
+
+def _output(request: StudyRequest, plan: Plan) -> Path:
+    if request.output is not None:
+        return request.output
+    if request.resume:
+        raise UserError("--resume needs --output: the folder of the study to go on with")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"study-{plan.title}-{stamp}"
+
+
+class StudyFolder:
+    """A study's folder, made, resumed or overwritten as the user said."""
+
+    def __init__(self, path: Path, plan: Plan, request: StudyRequest):
+        """Look at the folder; nothing is written yet.
+
+        Raises:
+            UserError: it exists and neither `resume` nor `overwrite` is set; it holds something
+                that is no study, or one with other data; a run to go on with had other settings;
+                it cannot be written; another process is writing there.
+        """
+        self.path = path
+        self._plan = plan
+        self._request = request
+        self._overwrite = request.overwrite
+        self._states: dict[PlannedRun, str] = {}
+        self._look_at_all()
+        if not request.dry_run:
+            check_free(path, "the study")
+
+    def _look_at_all(self) -> None:
+        path, request = self.path, self._request
+        exists = (path / "study.yaml").is_file()
+        if path.exists() and not exists and (not path.is_dir() or _holds_files(path)):
+            raise UserError(f"{path} holds files but no study: choose another --output")
+        if request.resume and not exists:
+            raise UserError(f"--resume: there is no study in {path}")
+        if exists and not (request.resume or request.overwrite or request.dry_run):
+            raise UserError(
+                f"the output folder {path} exists: --resume goes on with it, --overwrite "
+                "replaces it"
+            )
+        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
+        if exists and not request.overwrite:
+            self._check()
+        for run in self._plan.runs:
+            self._states[run] = NEW if request.overwrite else self._look(run)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one that writes there; to be held from before `begin` to the end.
+
+        Raises:
+            UserError: as the constructor; what others did meanwhile is looked at once more.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.path, "the study"))
+            except OSError as e:
+                raise self._unwritable(e) from None
+            self._look_at_all()
+            yield
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"the output folder {self.path} cannot be written: {error.strerror or error}"
+        )
+
+    def begin(self) -> None:
+        """Make the folder, and write `study.yaml`.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        text = dump_yaml(self._plan.config.model_dump(mode="json"))
+        try:
+            (self.path / "runs").mkdir(parents=True, exist_ok=True)
+            write_file(self.path / "study.yaml", text)
+        except OSError as e:
+            raise self._unwritable(e) from None
+
+    def state(self, run: PlannedRun) -> str:
+        """NEW, BEGUN or FINISHED, as it was when the folder was looked at."""
+        return self._states[run]
+
+    def of(self, run: PlannedRun) -> Path:
+        """The run's folder."""
+        return self.path / "runs" / run.folder
+
+    def request(self, run: PlannedRun) -> RunRequest:
+        """What `ravqa.runs.run.run` is asked for."""
+        return replace(
+            run.request,
+            output=self.of(run),
+            resume=self._states[run] == BEGUN,
+            # A new run may find one that never answered anything.
+            overwrite=self._overwrite or self._states[run] == NEW,
+        )
+
+    def note(self, run: PlannedRun, failure: Failure | None) -> None:
+        """Keep a failed run's traceback; take an old one away."""
+        path = self.path / "errors" / f"{run.folder}.txt"
+        if failure is None or failure.details is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(exist_ok=True)
+        write_file(path, failure.details)
+
+    def _check(self) -> None:
+        """Variants may come and go; what they are compared on must stay."""
+        before = read_yaml(self.path / "study.yaml")
+        now = yaml.safe_load(dump_yaml(self._plan.config.model_dump(mode="json")))
+        for key in ("datasets", "controls", "retrieval_only", "seed"):
+            if before.get(key) != now[key]:
+                path = first_difference(before.get(key), now[key], key)
+                raise UserError(
+                    f"the study in {self.path} had other settings ({path}): it cannot be resumed "
+                    "with these"
+                )
+
+    def _look(self, run: PlannedRun) -> str:
+        folder = self.of(run)
+        if not (folder / "config.yaml").is_file():
+            return NEW
+        before = read_yaml(folder / "config.yaml").get("pipeline")
+        now = yaml.safe_load(dump_yaml(run.settings))
+        if before != now and not any(p.stat().st_size for p in folder.glob("samples*.jsonl")):
+            return NEW  # nothing is lost: it failed at its beginning
+        if before != now:
+            path = first_difference(before, now, "pipeline")
+            raise UserError(
+                f"the run of {run.name} in {folder} had other settings ({path}): give the variant "
+                "another name, or choose another --output"
+            )
+        return FINISHED if (folder / "results.json").is_file() else BEGUN
+
+
+def _holds_files(path: Path) -> bool:
+    # A killed write of study.yaml leaves an empty folder of runs and a temporary file.
+    return any(
+        p.name not in {"runs", *LOCK_FILES} and not p.name.startswith(".study.yaml.")
+        for p in path.iterdir()
+    ) or any((path / "runs").glob("*"))
+
+
+# -- before anything runs --------------------------------------------------------------------------
+
+
+def _stage_keys(plan: Plan, console: StudyConsole) -> dict[PlannedRun, dict[str, str]]:
+    """Each run's stages, by their hashes; reads the data, and so finds what is wrong with it."""
+    keys = {}
+    # Those that need images first: what is read for them serves the others too.
+    for run in sorted(plan.runs, key=lambda run: run.config.describer is None):
+        try:
+            dataset = read_dataset(run.request, run.config, Problems(run.request.on_error), console)
+            corpus = read_corpus(run.request, run.config, dataset, console)
+        except UserError as e:
+            raise UserError(f"{plan.title}: {run.dataset}: {e}") from None
+        keys[run] = stage_keys(
+            run.config,
+            dataset.fingerprint,
+            corpus.fingerprint if corpus else None,
+            retrieval_only=run.request.retrieval_only,
+        )
+    return keys
+
+
+def _dry(
+    plan: Plan, folder: StudyFolder, keys: Mapping[PlannedRun, Mapping[str, str]]
+) -> RichTable:
+    """What would run, stage by stage."""
+    table = RichTable(
+        title=f"{plan.title}: {len(plan.variants)} variants, {len(plan.runs)} runs",
+        caption="cached: as far as settings tell. shared: an earlier run of the study has it.\n"
+        "in part: a run with the same reader, prompt and passages comes before, or is cached: "
+        "only new prompts are answered.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    several = len(plan.datasets) > 1
+    for header in (*(["dataset"] if several else []), "variant", *STAGES):
+        table.add_column(header)
+    earlier: dict[str, str] = {}
+    for run in _in_order(plan.runs):
+        name = run.variant + (" (reference)" if run.variant == plan.reference else "")
+        if folder.state(run) == FINISHED:
+            cells = ["finished", *[""] * (len(STAGES) - 1)]
+        else:
+            cached = marked(keys[run])
+            cells = [_cell(keys[run], stage, cached, earlier) for stage in STAGES]
+        earlier |= dict.fromkeys(keys[run].values(), run.variant)
+        table.add_row(*([run.dataset] if several else []), name, *cells)
+    return table
+
+
+def _cell(keys: Mapping[str, str], stage: str, cached: set[str], earlier: Mapping[str, str]) -> str:
+    if stage not in keys:
+        return "-"
+    if stage in cached:
+        return "cached"
+    if keys[stage] in earlier:
+        return "shared"
+    overlaps = READING in cached or keys.get(READING) in earlier
+    return "in part" if stage == "answer" and overlaps else "run"
+
+
+def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs with the same reader together, so that few models are in memory at a time."""
+    first: dict[str, int] = {}
+    for i, run in enumerate(runs):
+        first.setdefault(run.reader, i)
+    return sorted(runs, key=lambda run: first[run.reader])
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+def _needed(runs: Sequence[PlannedRun]) -> frozenset[Key]:
+    return frozenset().union(*(run.parts for run in runs))
+
+
+def _one_by_one(
+    runs: Sequence[PlannedRun], folder: StudyFolder, shared: Shared, console: StudyConsole
+) -> dict[PlannedRun, Failure]:
+    failures = {}
+    for number, run in enumerate(runs, 1):
+        console.say(f"run {number} of {len(runs)}: {run.name}")
+        shared.keep(_needed(runs[number - 1 :]))
+        failure = attempt(folder.request(run), lambda asked: run_quietly(asked, console))
+        folder.note(run, failure)
+        if failure is not None:
+            failures[run] = failure
+            console.say(f"failed: {run.name}: {failure.reason}")
+    return failures
+
+
+def _at_once(
+    runs: Sequence[PlannedRun],
+    folder: StudyFolder,
+    keys: Mapping[PlannedRun, Mapping[str, str]],
+    jobs: int,
+    console: StudyConsole,
+) -> dict[PlannedRun, Failure]:
+    failures = {}
+    ended = 0
+    done: set[str] = set()
+    tasks = []
+    for number, run in enumerate(runs):
+        known = marked(keys[run])
+        done |= {keys[run][stage] for stage in known}
+        tasks.append(
+            Task(
+                name=run.name,
+                request=folder.request(run),
+                stages=frozenset(v for k, v in keys[run].items() if k not in {READING, "answer"}),
+                reading=keys[run].get(READING, run.folder),
+                affinity=run.reader,
+                keep=_needed(runs[number:]),
+            )
+        )
+
+    def started(number: int) -> None:
+        console.say(f"run {number + 1} of {len(runs)}: {runs[number].name}")
+
+    def finished(number: int, failure: Failure | None) -> None:
+        nonlocal ended
+        ended += 1
+        folder.note(runs[number], failure)
+        if failure is not None:
+            failures[runs[number]] = failure
+            console.say(f"failed: {runs[number].name}: {failure.reason}")
+        console.progress("runs", ended, len(runs))
+
+    console.progress("runs", 0, len(runs))
+    run_in_processes(tasks, jobs, frozenset(done), started, finished)
+    return failures
+
+
+# -- afterwards ------------------------------------------------------------------------------------
+
+
+def _tables(
+    plan: Plan, folder: StudyFolder, failures: Mapping[PlannedRun, Failure]
+) -> tuple[list[Table], dict[str, PageTable]]:
+    """Each dataset's table; and for the report, by title, on what variants help and hurt."""
+    tables = []
+    breakdowns: dict[str, PageTable] = {}
+    for label in plan.datasets:
+        runs = [run for run in plan.runs if run.dataset == label]
+        ended = {r.variant: FinishedRun(folder.of(r)) for r in runs if r not in failures}
+        first = next(iter(ended.values()), None)
+        split = f", split {first.split}" if first else ""
+        tables.append(
+            build_table(
+                ended,
+                plan.reference,
+                plan.measures,
+                errors={r.variant: failures[r].reason for r in runs if r in failures},
+                order=list(plan.variants),
+                seed=plan.config.seed,
+                title=f"{first.label if first and label in _names(plan) else label}{split}",
+            )
+        )
+        where = f"{tables[-1].title}: " if len(plan.datasets) > 1 else ""
+        for title, found in against_reference(ended, plan.reference).items():
+            breakdowns[where + title] = found
+    return tables, breakdowns
+
+
+def _names(plan: Plan) -> set[str]:
+    """Datasets that the study gives no label of its own."""
+    return {dataset.name for dataset in plan.config.datasets if dataset.label is None}
+
+
+def _write(
+    plan: Plan,
+    folder: StudyFolder,
+    tables: Sequence[Table],
+    breakdowns: Mapping[str, PageTable],
+    seconds: float,
+) -> None:
+    root = folder.path
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "ravqa": ravqa.__version__,
+        "study": plan.title,
+        "description": plan.config.description,
+        "reference": plan.reference,
+        "seconds": seconds,
+        "tables": [as_json(table, root, plan.variants) for table in tables],
+    }
+    write_file(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    write_file(root / "table.csv", as_csv(tables, plan.variants))
+    write_file(root / "table.md", as_markdown(tables))
+    write_file(root / "table.tex", as_latex(tables))
+    rows = [
+        replace(row, name=f"{table.title}: {row.name}") if len(tables) > 1 else row
+        for table in tables
+        for row in variants(table)
+    ]
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    write_study_report(
+        root,
+        plan.title,
+        rows,
+        facts={"datasets": "; ".join(heading(table) for table in tables)},
+        notes=[*([plan.config.description] if plan.config.description else []), *notes],
+        tables=breakdowns,
+    )

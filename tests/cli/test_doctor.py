@@ -1,0 +1,250 @@
+"""ravqa doctor: what is installed, and what would stop a pipeline."""
+
+import ast
+import importlib
+import json
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from ravqa.cli import doctor, main
+from ravqa.core.registry import (
+    DESCRIBERS,
+    ENCODERS,
+    INDEXES,
+    JUDGES,
+    READERS,
+    RERANKERS,
+    RETRIEVERS,
+)
+from ravqa.core.settings import Part, Strict
+
+ROOT = Path(__file__).parents[2]
+REGISTRIES = [DESCRIBERS, ENCODERS, INDEXES, JUDGES, READERS, RERANKERS, RETRIEVERS]
+
+
+def settings(**changes):
+    return {"retriever": {"name": "none"}, "reader": {"name": "first-words"}, **changes}
+
+
+def stops(**changes):
+    return doctor.examine_pipeline(settings(**changes), "test").stops
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """A function that makes packages look as if they were not installed."""
+    found = importlib.util.find_spec
+
+    def hide(*modules):
+        def find(name, *arguments):
+            return None if name in modules else found(name, *arguments)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find)
+
+    return hide
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache of the hub."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    return tmp_path / "hub"
+
+
+def model(folder, **config):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    return folder
+
+
+def test_an_address_that_is_none_is_a_stop():
+    for url in ("http://localhost:80x/v1", "http://localhost:99999/v1", "http://[::1/v1"):
+        found = stops(reader={"name": "openai", "model": "m", "url": url})
+        assert found == [f"reader: nobody answers at {url}"]
+
+
+def test_a_cache_folder_that_cannot_be_made_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("RAVQA_CACHE", str(tmp_path / "file" / "cache"))
+    report = doctor.examine()
+    assert "cannot be made (Not a directory): set RAVQA_CACHE to another" in report.devices["disk"]
+    assert all(cache.name == "Hugging Face hub" for cache in report.caches)
+
+
+def test_every_extra_is_described():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"test", "dev"}
+
+
+def test_every_package_that_a_part_imports_is_told_by_its_options():
+    """`import_extra` in a part's module, and no `packages` in its Config: doctor would not know."""
+    silent = []
+    for registry in REGISTRIES:
+        for name, _ in registry:
+            part = registry.get(name)
+            source = Path(sys.modules[part.__module__].__file__).read_text(encoding="utf-8")
+            calls = [
+                node
+                for node in ast.walk(ast.parse(source))
+                if isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "import_extra"
+            ]
+            if calls and part.Config.packages is Strict.packages:
+                silent.append(f"{registry.kind} {name}")
+    assert silent == []
+
+
+def test_every_option_that_holds_a_part_is_known():
+    def fields(config, seen):
+        for key, info in config.model_fields.items():
+            kinds = [info.annotation, *getattr(info.annotation, "__args__", ())]
+            if Part in kinds:
+                seen.add(key)
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    fields(kind, seen)
+        return seen
+
+    seen = set()
+    for registry in REGISTRIES:
+        for name, _ in registry:
+            fields(registry.get(name).Config, seen)
+    assert {"encoder", "index", "shard", "retrievers"} <= seen <= set(doctor.PARTS)
+
+
+def test_extras_lack_what_is_not_installed(monkeypatch):
+    version = doctor._version
+    hidden = {"bm25s", "faiss-cpu", "torchvision"}
+    monkeypatch.setattr(doctor, "_version", lambda n: None if n in hidden else version(n))
+    missing = {extra.name: extra.missing for extra in doctor.extras()}
+    assert missing["bm25"] == ("bm25s",)
+    assert missing["cpu"] == ("faiss-cpu",)
+    assert missing["vision"][-1] == "torchvision"
+
+
+def test_missing_packages_stop_a_pipeline(without, tmp_path):
+    retriever = {"name": "bm25", "stemming": True}
+    assert stops(retriever=retriever) == []
+    without("Stemmer", "bm25s", "sentence_transformers")
+    assert [line.split(": pip")[0] for line in stops(retriever=retriever)] == [
+        "retriever: the package 'bm25s' is not installed",
+        "retriever: the package 'Stemmer' is not installed",
+    ]
+    inner = {"name": "late-interaction", "encoder": {"name": "dense", "model": str(tmp_path)}}
+    found = stops(retriever={"name": "fusion", "retrievers": [retriever, inner]})
+    assert found[-2].startswith("retriever.retrievers.1.encoder: the package 'sentence_transf")
+    assert found[-1].endswith(f"there are no weights in {tmp_path}")
+
+
+def test_models_are_looked_for(hub, tmp_path, monkeypatch):
+    def examined(name, **options):
+        part = {"name": "transformers-vlm", "model": str(name), **options}
+        return doctor.examine_pipeline(settings(reader=part), "test")
+
+    assert stops(reader={"name": "transformers-llm", "model": "./gone"}) == [
+        "reader: no such model file or folder: ./gone"
+    ]
+    found = examined("owner/name")
+    assert found.notes == ["reader: owner/name will be fetched from the hub"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE forbids" in examined("owner/name").stops[0]
+    model(hub / "models--owner--name" / "snapshots" / "abc", model_type="llava", dtype="bfloat16")
+    found = examined("owner/name")
+    assert found.stops == []
+    assert (found.models[0].bytes, found.models[0].memory) == (1000, 2000)
+    local = model(tmp_path / "local", model_type="llava")
+    assert examined(local).stops == []
+    assert examined(local, adapter="./x").stops == ["reader: no such model file or folder: ./x"]
+
+
+@pytest.mark.parametrize("how", ["type", "file", "processor"])
+def test_a_processor_that_wants_torchvision(how, tmp_path, without):
+    folder = model(tmp_path / "m", model_type="qwen2_5_vl" if how == "type" else "new")
+    if how == "file":
+        (folder / "video_preprocessor_config.json").write_text("{}")
+    if how == "processor":
+        (folder / "processor_config.json").write_text('{"video_processor": {}}')
+    without("torchvision")
+    [line] = stops(reader={"name": "transformers-vlm", "model": str(folder)})
+    assert line.endswith("'torchvision', which is not installed: pip install 'ravqa[vision]'")
+
+
+def test_weights_that_do_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_memory", lambda: 1500)
+    folder = model(tmp_path / "m", model_type="llava", torch_dtype="float16")
+    [line] = stops(reader={"name": "transformers-vlm", "model": str(folder)})
+    assert "weights need about 2.0 KB of memory, this machine has 1.5 KB" in line
+
+
+def test_a_server_that_is_not_there():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        reader = {"name": "openai", "url": url, "model": "m"}
+        assert stops(reader=reader) == []
+    assert stops(reader=reader) == [f"reader: nobody answers at {url}"]
+
+
+def test_what_torch_was_built_for(tmp_path, monkeypatch):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise RuntimeError('not to be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    for text, expected in (
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", ""),
+        ("cuda: Optional[str] = '12.8'\nhip = None\n", "CUDA 12.8"),
+        ("cuda = None\nhip = '6.4'\n", "HIP 6.4"),
+    ):
+        (tmp_path / "torch" / "version.py").write_text(f"from typing import Optional\n{text}")
+        assert doctor._torch_build() == expected
+
+
+def test_caches_are_counted(fresh_cache, hub):
+    (fresh_cache / "indexes" / "a").mkdir(parents=True)
+    (fresh_cache / "indexes" / "a" / "x").write_bytes(b"1234")
+    (fresh_cache / "rankings.sqlite").write_bytes(b"12")
+    (fresh_cache / "rankings.sqlite-wal").write_bytes(b"3")
+    (hub / "blobs").mkdir(parents=True)
+    (hub / "blobs" / "b").write_bytes(b"12345")
+    sizes = {cache.name: cache.bytes for cache in doctor.caches()}
+    assert sizes == {"indexes": 4, "rankings": 3, "Hugging Face hub": 5}
+
+
+def test_the_command(capsys, hub):
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["doctor", *arguments])
+        return end.value.code, *capsys.readouterr()
+
+    code, out, _ = call("--pipeline", "bm25-retrieval")
+    assert code == 0
+    assert "nothing stops it from running" in out
+    code, out, _ = call("--pipeline", "bm25-retrieval", "--set", "reader.name=firstwords")
+    assert code == 2
+    change = "reader={name: transformers-llm, model: ./gone}"
+    code, out, _ = call("--pipeline", "bm25-retrieval", "--set", change, "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert report["pipeline"]["stops"] == ["reader: no such model file or folder: ./gone"]
+    assert report["versions"]["torch"]
+
+
+def test_doctor_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys\n"
+        "from ravqa.cli import doctor\n"
+        "doctor._torch_build = lambda: ''\n"
+        "sys.platform = 'linux'\n"
+        "doctor.examine('preflmr-l-retrieval')\n"
+        "print('HEAVY', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "HEAVY []\n"

@@ -1,0 +1,189 @@
+"""ravqa index, ravqa search, ravqa ask."""
+
+import json
+import shutil
+
+import library_files
+import pytest
+from library_files import pipeline
+
+from ravqa.cli import main
+from ravqa.collections import Library
+from ravqa.core.locations import SAMPLE
+
+PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
+
+library_files.register()
+
+
+@pytest.fixture
+def ravqa(capsys):
+    def call(*arguments, code=0):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert end.value.code == code, err
+        call.err = err
+        return out if code == 0 else err
+
+    return call
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "koala.md").write_text("# Koala\n\nIt eats leaves.\n\n## Life\n\nIt sleeps a lot.\n")
+    (folder / "bridge.txt").write_text("It was built in 1894.")
+    shutil.copy(PHOTO, folder / "zoo.jpg")
+    (folder / "zoo.txt").write_text("A koala in a tree.")
+    return folder
+
+
+@pytest.fixture
+def index(ravqa, docs, tmp_path):
+    path = tmp_path / "index"
+    out = ravqa("index", "build", path, docs, "--pipeline", pipeline(tmp_path))
+    assert out == "4 added\n"
+    return path
+
+
+def shown(ravqa, index):
+    return json.loads(ravqa("index", "show", index, "--json"))["passages"]
+
+
+def test_add_update_and_prune(ravqa, index, docs, tmp_path):
+    assert ravqa("index", "add", index, docs) == "4 unchanged\n"
+    more = tmp_path / "more.csv"
+    more.write_text("id,text,year\nm1,More text,1999\nm2,Even more,2001\n")
+    assert ravqa("index", "add", index, more) == "2 added\n"
+    more.write_text("id,text,year\nm1,Other text,1999\nm2,Even more,2002\n")
+    assert "another passage 'm1'" in ravqa("index", "add", index, more, code=2)
+    assert ravqa("index", "update", index, more) == "1 changed, 1 relabelled\n"
+    (docs / "bridge.txt").unlink()
+    out = ravqa("index", "update", index, docs, more, "--prune")
+    assert out == "1 deleted, 5 unchanged\n"
+    assert list(Library.open(index))[-1] == "m1"
+
+
+def test_show_delete_verify_compact(ravqa, index):
+    assert "It sleeps a lot." in ravqa("index", "show", index, "koala.md#life")
+    lines = ravqa("index", "show", index, "--where", "article=koala.md", "--json").splitlines()
+    assert [json.loads(line)["passage_id"] for line in lines] == ["koala.md#koala", "koala.md#life"]
+    assert "did you mean koala.md#life" in ravqa("index", "show", index, "koala.md#lif", code=2)
+    both = ("index", "show", index, "koala.md#lif", "--where", "article=koala.md")
+    assert "did you mean koala.md#life" in ravqa(*both, code=2)
+    assert "no passage has 'artcle'" in ravqa(
+        "index", "delete", index, "--where", "artcle=x", code=2
+    )
+    assert "name the passages' ids" in ravqa("index", "delete", index, code=2)
+    assert ravqa("index", "delete", index, "--where", "article=koala.md") == "2 deleted\n"
+    assert shown(ravqa, index) == 2
+    assert "all files are as they were written" in ravqa("index", "verify", index)
+    ravqa("index", "compact", index)
+    [image] = (index / "images").rglob("*.jpg")
+    image.write_bytes(b"x")
+    err = ravqa("index", "verify", index, code=2)
+    assert "is damaged: build it again" in err
+
+
+def test_search_and_ask(ravqa, index):
+    out = ravqa("search", index, "who eats leaves", "-k", 2)
+    assert out.index("koala.md#koala") < out.index("It eats leaves.")
+    found = json.loads(ravqa("search", index, "who eats leaves", "--json", "-k", 1))
+    assert [(f["rank"], f["passage_id"]) for f in found] == [(1, "koala.md#koala")]
+    found = json.loads(ravqa("search", index, "koala", "--json", "--where", "article=zoo.jpg"))
+    assert [f["passage_id"] for f in found] == ["zoo.jpg"]
+    assert found[0]["image"].startswith(str(index))
+    answer = json.loads(ravqa("ask", index, "who eats leaves", "--json"))
+    assert answer["answer"] == "koala: it eats"
+    assert [p["passage_id"] for p in answer["passages"]] == ["koala.md#koala"]
+    assert "koala: it eats" in ravqa("ask", index, "who eats leaves")
+    assert "an --image, or both" in ravqa("search", index, code=2)
+    assert "no such image" in ravqa("search", index, "--image", "gone.jpg", code=2)
+    ravqa("search", index, "leaves", "--image", PHOTO)
+    assert "nothing in this pipeline looks at the image" in ravqa.err
+    assert "KEY=VALUE" in ravqa("search", index, "x", "--where", "page", code=2)
+
+
+def test_brackets_in_names_are_no_markup(ravqa, docs, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    folder = tmp_path / "a[/b] [old] :smile:"
+    shutil.copytree(docs, folder)
+    ravqa("index", "build", tmp_path / "i", folder, "--pipeline", pipeline(tmp_path))
+    assert "reading" in ravqa.err
+    assert "a[/b] [old] :smile:" in " ".join(ravqa.err.split())
+    moved = Library.open(tmp_path / "i")
+    monkeypatch.setattr(Library, "stats", lambda _: {"encoder": "model[/x] [old]", "passages": 3})
+    assert "model[/x] [old]" in ravqa("index", "show", moved.path)
+
+
+def test_settings_that_do_not_fit(ravqa, index):
+    err = ravqa("search", index, "x", "--set", "retriever.encoder.seed=1", code=2)
+    assert "was encoded by hashes of seed 0, and not by hashes of seed 1" in err
+    assert "unknown key" in ravqa("search", index, "x", "--set", "retriver=1", code=2)
+
+
+def test_pack_and_unpack(ravqa, index, tmp_path):
+    assert "4 passages" in ravqa("index", "pack", index, tmp_path / "x.tar")
+    assert "4 passages" in ravqa("index", "unpack", tmp_path / "x.tar", tmp_path / "new")
+    assert shown(ravqa, tmp_path / "new") == 4
+
+
+def test_nothing_is_pruned_of_what_cannot_be_read(ravqa, index, docs):
+    (docs / "bridge.txt").write_bytes(b"caf\xe9")
+    update = ("index", "update", index, docs, "--prune")
+    assert "bridge.txt: not a text in UTF-8" in ravqa(*update, code=2)
+    assert "leave --prune out" in ravqa(*update, "--on-error", "skip", code=2)
+    assert shown(ravqa, index) == 4
+    assert ravqa(*update[:-1], "--on-error", "skip") == "3 unchanged\n"
+
+
+def test_mistakes_leave_nothing(ravqa, docs, tmp_path):
+    file = pipeline(tmp_path)
+    (docs / "broken.pdf").write_text("x")
+    path = tmp_path / "new"
+    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    assert "broken.pdf: no PDF file" in err
+    assert not path.exists()
+    out = ravqa("index", "build", path, docs, "--pipeline", file, "--on-error", "skip")
+    assert out == "4 added\n"
+    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    assert f"ravqa index add {path}" in err
+    assert "is not empty" in ravqa(
+        "index", "build", docs, docs, "--pipeline", file, "--on-error", "skip", code=2
+    )
+    assert "needs the retriever late-interaction" in ravqa(
+        "index", "build", tmp_path / "n", docs, "--pipeline", "bm25-retrieval",
+        "--on-error", "skip", code=2,
+    )  # fmt: skip
+
+
+def test_a_killed_build_goes_on(ravqa, docs, tmp_path, monkeypatch):
+    file = pipeline(tmp_path)
+    path = tmp_path / "new"
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library_files.HashEncoder, "encode_document", killed)
+        ravqa("index", "build", path, docs, "--pipeline", file, code=130)
+    assert shown(ravqa, path) == 0
+    assert ravqa("index", "build", path, docs, "--pipeline", file) == "4 added\n"
+
+
+def test_a_build_that_failed_may_be_repeated_with_another_pipeline(ravqa, docs, tmp_path):
+    file = pipeline(tmp_path)
+    path = tmp_path / "new"
+    (docs / "zoo.txt").unlink()  # the picture has no caption then
+    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    assert "has no caption" in err
+    (docs / "zoo.txt").write_text("A koala in a tree.")
+    other = ("--set", "retriever.encoder.seed=1")
+    assert ravqa("index", "build", path, docs, "--pipeline", file, *other) == "4 added\n"
+    ravqa("index", "delete", path, "--where", "article=koala.md")
+    ravqa("index", "delete", path, "bridge.txt#0", "zoo.jpg")
+    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    assert f"ravqa index add {path} adds to it" in err

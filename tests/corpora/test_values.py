@@ -1,0 +1,358 @@
+"""Values of records: what is text stays, what is missing is blank, all else is refused."""
+
+import datetime
+import json
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from ravqa.core.errors import DataError
+from ravqa.corpora import kb, pages, values
+from ravqa.corpora.corpus import Corpus
+from ravqa.datasets import evqa, files, infoseek, m2kr, okvqa
+from ravqa.datasets.base import DatasetRequest, Problems
+
+NAN = float("nan")
+
+
+class _NotATime:
+    """As pandas's NaT: it equals nothing, itself included."""
+
+    def __eq__(self, other):
+        return False
+
+    def __ne__(self, other):
+        return True
+
+    __hash__ = None
+
+
+class _NotAvailable:
+    """As pandas's NA: what compares to it is neither true nor false."""
+
+    def __eq__(self, other):
+        return self
+
+    __ne__ = __eq__
+    __hash__ = None
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+def _name(value):
+    """A test's name, the same in every process: an object's own would hold its address."""
+    text = repr(value)
+    return type(value).__name__ if " at 0x" in text else text
+
+
+BLANK = [None, NAN, "", " \n", np.float64("nan"), np.float32("nan"), Decimal("nan")]
+BLANK += [_NotATime(), _NotAvailable(), np.datetime64("NaT"), np.str_(" ")]
+NO_TEXT = [True, np.bool_(False), {}, {"en": "x"}, [], ["x"], ("x",), b"x", bytearray(b"x")]
+NO_TEXT += [np.array(["x"]), datetime.date(2001, 5, 2), datetime.datetime(2001, 5, 2), object()]
+DOUBTFUL = [1998.0, np.float64(3), -0.0, math.inf, 1e22, 1e-7, Decimal("3.00"), Decimal("Infinity")]
+DOUBTFUL += [np.float32(3.4)]  # 3.4000000953674316
+
+
+@pytest.mark.parametrize("value", BLANK, ids=_name)
+def test_what_is_missing_is_blank(value):
+    assert values.is_blank(value)
+    assert values.text_of(value, "c") is None
+    assert values.id_of(value, "c") is None
+    assert values.texts_of([value, "fig", value], "c") == ("fig",)
+    assert values.texts_of(value, "c") == ()
+
+
+@pytest.mark.parametrize("value", NO_TEXT + DOUBTFUL, ids=_name)
+def test_what_is_no_text_never_becomes_text(value):
+    assert not values.is_blank(value)
+    with pytest.raises(DataError, match="'c'"):
+        values.text_of(value, "c")
+    with pytest.raises(DataError, match="'c'"):
+        values.id_of(value, "c")
+    with pytest.raises(DataError, match="'c'"):
+        values.texts_of(["fig", value], "c")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("nan", "nan"),
+        ("None", "None"),
+        (" a ", " a "),
+        (1998, "1998"),
+        (0, "0"),
+        (np.int64(7), "7"),
+        (3.5, "3.5"),
+        (-0.25, "-0.25"),
+        (3.4, "3.4"),
+        (Decimal("3.50"), "3.50"),
+        (np.str_("x"), "x"),
+    ],
+)
+def test_texts_and_plain_numbers_are_taken_as_they_are(value, text):
+    assert values.text_of(value, "c") == text
+    assert type(values.text_of(value, "c")) is str
+    assert values.texts_of(value, "c") == (text,)
+
+
+def test_ids_are_whole_or_text():
+    assert values.id_of(7, "c") == values.id_of(np.int32(7), "c") == 7
+    assert values.id_of("07", "c") == "07"
+    with pytest.raises(DataError, match=r"'c' is the number 1\.5, and ids are whole"):
+        values.id_of(1.5, "c")
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts"),
+    [
+        ('["koala", "bear"]', ("koala", "bear")),
+        ('["koala", null, NaN, 3]', ("koala", "3")),
+        ("koala", ("koala",)),
+        ("a [b] c", ("a [b] c",)),
+        ("(the) koala", ("(the) koala",)),
+        (np.array(["a", "b"]), ("a", "b")),
+        (("a", 5), ("a", "5")),
+    ],
+)
+def test_the_text_of_a_json_list_is_that_list(cell, texts):
+    assert values.texts_of(cell, "c") == texts
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['koala', 'bear']",
+        "['koala' 'bear']",
+        "[1998 1999]",
+        "array(['koala'], dtype=object)",
+        "{'answer': 'koala'}",
+        '{"answer": "koala"}',
+        "('koala', 'bear')",
+        "('koala',)",
+        "[{'answer': 'koala'}]",
+        "[nan, 'koala']",
+        ["['koala', 'bear']"],
+        [["koala"]],
+    ],
+)
+def test_a_printed_list_or_object_is_refused_with_a_hint(cell):
+    with pytest.raises(DataError, match="'c'"):
+        values.texts_of(cell, "c")
+
+
+def test_a_field_of_objects_is_taken_in_both_their_forms():
+    rows = [{"answer": "a", "answer_id": 1}, {"answer": None}, "b", {"answer": 5}]
+    assert values.texts_of(rows, "c", "answer") == ("a", "b", "5")
+    columns = {"answer": ["a", None, "b"], "answer_id": [1, 2, 3]}
+    assert values.texts_of(columns, "c", "answer") == ("a", "b")
+    with pytest.raises(DataError, match=r"objects with 'answer' are expected, not .*\(text\)"):
+        values.texts_of([{"text": "a"}], "c", "answer")
+
+
+# The same in every file
+
+
+def lines(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("title", [NAN, None, " "])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_blank_title_is_no_title(tmp_path, suffix, title):
+    row = {"passage_id": "p", "title": title, "section": title, "text": "A banana.", "url": title}
+    path = tmp_path / f"p.{suffix}"
+    if suffix == "jsonl":
+        lines(path, row)
+    else:
+        pa = pytest.importorskip("pyarrow")
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    passage = Corpus.read(path)["p"]
+    assert (passage.content, passage.url) == ("A banana.", None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": {"en": "x"}},
+        {"text": ["x"]},
+        {"text": True},
+        {"passage_id": 1.0},
+        {"passage_id": {"$oid": "1"}},
+        {"section": ["x"]},
+        {"entity": 5.0},
+    ],
+)
+def test_a_passage_with_something_else_is_named_with_line_and_column(tmp_path, changes):
+    path = lines(tmp_path / "p.jsonl", {"passage_id": "p", "text": "x", **changes})
+    [column] = changes
+    with pytest.raises(DataError, match=rf"p\.jsonl, line 1: '{column}'"):
+        Corpus.read(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"question": NAN, "answers": ["a"]}, "no 'question'"),
+        ({"question": ["q"], "answers": ["a"]}, "'question': text is expected, not a list"),
+        ({"question": "q", "answers": [NAN, None, " "]}, "no answers, where other questions"),
+        ({"question": "q"}, "no answers, where other questions"),
+        ({"question": "q", "answers": {"answer": "a"}}, "'answers': a list of strings"),
+        ({"question": "q", "answers": [True]}, "'answers': text is expected, not the truth"),
+        ({"question": "q", "answers": [1998.0]}, r"'answers' is the number 1998\.0"),
+        ({"question": "q", "answers": "['a', 'b']"}, "'answers': .* is the text of a list"),
+        ({"question": "q", "answers": ["a"], "image_id": 4.0}, "'image_id' is the number"),
+    ],
+)
+def test_a_question_with_something_else_is_reported(tmp_path, row, reason):
+    path = lines(
+        tmp_path / "q.jsonl", {"id": 1, "question": "q", "answers": ["a"]}, {"id": 2} | row
+    )
+    with pytest.raises(DataError, match=rf"q\.jsonl, line 2: {reason}"):
+        files.load_jsonl(DatasetRequest(data=path))
+    request = DatasetRequest(data=path, problems=Problems("skip"))
+    assert [q.question_id for q in files.load_jsonl(request).questions] == [1]
+    assert len(request.problems.found) == 1
+
+
+@pytest.mark.parametrize("bad", [1.0, True, {"$oid": "x"}])
+def test_an_id_that_is_none_is_said_so(tmp_path, bad):
+    path = lines(tmp_path / "q.jsonl", {"question_id": bad, "question": "q"})
+    with pytest.raises(DataError, match=r"line 1: no question id: 'question_id'"):
+        files.load_jsonl(DatasetRequest(data=path))
+
+
+def test_lists_in_cells_are_lists_or_refused(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text('id,question,answers\n1,q,"[""koala"", ""a bear""]"\n2,q,koala|bear\n')
+    one, two = files.load_csv(DatasetRequest(data=path)).questions
+    assert (one.answers, two.answers) == (("koala", "a bear"), ("koala", "bear"))
+    path.write_text("id,question,answers\n1,q,\"['koala', 'a bear']\"\n")
+    with pytest.raises(DataError, match=r"line 2: 'answers': .* write a list \(in tables one\|two"):
+        files.load_csv(DatasetRequest(data=path))
+
+
+def test_numbers_are_answers_as_they_are_written(tmp_path):
+    path = lines(tmp_path / "q.jsonl", {"id": 1, "question": "q", "answers": [1998, 3.5]})
+    [question] = files.load_jsonl(DatasetRequest(data=path)).questions
+    assert question.answers == ("1998", "3.5")
+
+
+def test_answer_eval_of_own_files_is_checked(tmp_path):
+    row = {"id": 1, "question": "q", "answers": ["25"], "answer_eval": [{"range": [None, 5]}]}
+    request = DatasetRequest(data=lines(tmp_path / "q.jsonl", row), options={"metric": "infoseek"})
+    with pytest.raises(DataError, match="a Numerical question needs"):
+        files.load_jsonl(request)
+    path = tmp_path / "q.csv"
+    path.write_text('id,question,answers,answer_eval\n1,q,25,"[{""range"": [23, 28]}]"\n')
+    request = DatasetRequest(data=path, options={"metric": "infoseek"})
+    [question] = files.load_csv(request).questions
+    assert question.answer_eval == ({"range": [23, 28]},)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"question": NAN}, "no 'question'"),
+        ({"image_id": None}, "no 'image_id'"),
+        ({"answer_eval": [NAN, None]}, "no 'answer_eval'"),
+        ({"answer_eval": [{"wikidata": None, "range": None}]}, "a Time question needs texts"),
+        ({"answer_eval": [["1999"]]}, "'answer_eval': text is expected"),
+        ({"answer": [{"answer": "x"}]}, "'answer': a list of strings"),
+    ],
+)
+def test_infoseek_reports_what_is_no_text(tmp_path, changes, reason):
+    row = {
+        "data_id": "infoseek_val_00000001",
+        "image_id": "oven_00000001",
+        "question": "When was it opened?",
+        "answer": ["1999", NAN],
+        "answer_eval": ["1999", 1998, None],
+    }
+    lines(tmp_path / "infoseek_val_qtype.jsonl", row | {"question_type": "Time"})
+    lines(tmp_path / "infoseek_val_withkb.jsonl", row | {"entity_id": "Q1", "entity_text": NAN})
+    path = lines(tmp_path / "infoseek_val.jsonl", row)
+    request = DatasetRequest(data=tmp_path, need_images=False)
+    [question] = infoseek.load(request).questions
+    assert (question.answers, question.answer_eval) == (("1999", "1998"), ("1999", "1998"))
+    assert question.pos_articles == ("Q1",)
+    lines(path, row | changes)
+    with pytest.raises(DataError, match=f"line 1: {reason}"):
+        infoseek.load(request)
+
+
+def test_ranges_are_finite_numbers():
+    for bounds in ([NAN, 1], [1, math.inf], [True, 2], [None, 2], [1], None, "12"):
+        assert m2kr.range_problem("Numerical", [{"range": bounds}])
+    assert m2kr.range_problem("Numerical", [{"range": [1, 2.5]}]) == ""
+
+
+def test_encyclopedic_vqa_refuses_printed_lists(tmp_path):
+    columns = "question,answer,dataset_image_ids,dataset_name,question_type"
+    for cell in ("\"['20 cm', '8 inches']\"", '"[1998 1999]"', "|"):
+        (tmp_path / "test.csv").write_text(f"{columns}\nq,{cell},12,inaturalist,templated\n")
+        with pytest.raises(DataError, match=r"test\.csv, line 2: .*'answer'"):
+            evqa.load(DatasetRequest(data=tmp_path, need_images=False))
+
+
+def test_official_answers_of_okvqa_are_texts(tmp_path):
+    question = {"image_id": 42, "question": "q?", "question_id": 1}
+    (tmp_path / okvqa.question_file("val2014")).write_text(json.dumps({"questions": [question]}))
+
+    def load(*answers):
+        given = [{"answer": a} for a in answers]
+        document = {"annotations": [question | {"answers": given}]}
+        (tmp_path / okvqa.annotation_file("val2014")).write_text(json.dumps(document))
+        return okvqa.load(DatasetRequest(data=tmp_path, need_images=False)).questions[0].answers
+
+    # All of the ten count, as the official code counts them.
+    assert load("koala", None, NAN, 7) == ("koala", "", "", "7")
+    with pytest.raises(DataError, match="annotation 1: 'answer': text is expected"):
+        load("koala", {"text": "x"})
+    with pytest.raises(DataError, match="no annotation with answers"):
+        load(None, NAN)
+
+
+# Knowledge bases
+
+
+def test_articles_without_text_are_left_out(tmp_path):
+    pytest.importorskip("ijson")
+    whole = {"title": "Fir", "section_titles": ["Fir", None], "section_texts": ["A tree.", "Tall."]}
+    empty = [None, {**whole, "section_texts": None}, {**whole, "section_texts": [None, None]}]
+    found = {"u": whole} | {f"u{i}": page for i, page in enumerate(empty)}
+    (tmp_path / "kb.json").write_text(json.dumps(found))
+    corpus = Corpus.read(tmp_path / "kb.json")
+    assert {i: p.content for i, p in corpus.items()} == {"u#0": "Fir: A tree.", "u#1": "Fir: Tall."}
+    wiki = {"wikidata_id": "Q1", "wikipedia_title": "Fir", "wikipedia_content": "A tree."}
+    others = [
+        wiki | {"wikidata_id": f"Q{i}", "wikipedia_content": c} for i, c in ((2, None), (3, NAN))
+    ]
+    others.append(wiki | {"wikidata_id": "Q4", "wikipedia_title": NAN})
+    corpus = Corpus.read(lines(tmp_path / "wiki.jsonl", wiki, *others))
+    assert [p.content for p in corpus.values()] == ["Fir: A tree.", "A tree."]
+    with pytest.raises(DataError, match=r"line 2: 'wikipedia_content': text is expected"):
+        Corpus.read(lines(tmp_path / "w.jsonl", wiki, wiki | {"wikipedia_content": ["x"]}))
+
+
+def test_names_of_articles_are_texts(tmp_path):
+    rows = [{"entity_id": "Q1"}, {"entity_id": NAN}, {"entity_id": None}]
+    assert kb.read_names(lines(tmp_path / "keep.jsonl", *rows)) == {"Q1"}
+    with pytest.raises(DataError, match=r"keep\.jsonl, line 1: 'entity_id'"):
+        kb.read_names(lines(tmp_path / "keep.jsonl", {"entity_id": {"id": "Q1"}}))
+
+
+def test_captions_of_pictures_are_texts(tmp_path):
+    import PIL.Image
+
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    lines(tmp_path / "metadata.jsonl", {"file_name": "a.png", "text": NAN, "caption": "A fig."})
+    [passage] = pages.Pages(tmp_path).passages()
+    assert passage.text == "A fig."
+    lines(tmp_path / "metadata.jsonl", {"file_name": "a.png", "text": ["A fig."]})
+    with pytest.raises(DataError, match=r"a\.png: 'text': text is expected, not a list"):
+        list(pages.Pages(tmp_path).passages())

@@ -1,0 +1,453 @@
+"""Vectors of a corpus on disk: resumed after a kill, shared by processes, used by the retriever."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from ravqa.cli import main
+from ravqa.core.errors import UserError
+from ravqa.core.records import Passage, Question
+from ravqa.core.registry import ENCODERS, Entry
+from ravqa.core.settings import Strict, validate
+from ravqa.corpora.corpus import Corpus
+from ravqa.encoders.base import Encoded, EncodingStats
+from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
+from ravqa.retrievers.late_interaction import LateInteractionRetriever
+
+TESTS = Path(__file__).parents[1]
+CHECKPOINT = TESTS / "data" / "flmr-parity" / "preflmr" / "checkpoint_context_names"
+LIMIT = 8
+WORDS = "koala tower river iron leaf night old house where bamboo".split()
+
+
+class Words:
+    """A vector a word, made from the word's hash; the first 8 words of a text."""
+
+    class Config(Strict):
+        pass
+
+    dim = 6
+    weights = "hashed words"
+    fingerprint = "words"
+    encoded: ClassVar = []  # every text, in the order of encoding
+
+    def __init__(self, config=None, output="float32", batch=50, after=None):
+        self.output, self.batch, self.after = output, batch, after
+
+    def rows(self, text):
+        seeds = [hashlib.sha256(word.encode()).digest() for word in text.split()]
+        rows = [np.random.default_rng(list(seed)).normal(size=self.dim) for seed in seeds]
+        array = np.array(rows).reshape(-1, self.dim)
+        return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(self.output)
+
+    def encode_document(self, texts, progress=None):
+        arrays = []
+        for start in range(0, len(texts), self.batch):
+            batch = texts[start : start + self.batch]
+            arrays += [self.rows(text)[:LIMIT] for text in batch]
+            Words.encoded += batch
+            if self.after:
+                self.after(len(Words.encoded))
+            if progress:
+                progress(len(batch))
+        lengths = [len(text.split()) for text in texts]
+        return Encoded(arrays, truncated=sum(n > LIMIT for n in lengths), tokens=sum(lengths))
+
+    def encode_query(self, queries):
+        return [self.rows(" ".join(span.text for span in spans)) for spans in queries]
+
+
+@pytest.fixture(autouse=True)
+def own_encoder(monkeypatch, fresh_cache):
+    monkeypatch.setattr(Words, "encoded", [])
+    monkeypatch.setitem(ENCODERS._entries, "words", Entry(f"{__name__}:Words", "for tests"))
+
+
+def corpus(size=1000, seed=0):
+    rng = np.random.default_rng(seed)
+    passages = [
+        Passage(f"d{i}", " ".join(rng.choice(WORDS, size=rng.integers(1, 12)))) for i in range(size)
+    ]
+    return Corpus(passages)
+
+
+def texts_of(passages):
+    return [passage.content for passage in passages.values()]
+
+
+def assert_same(arrays, expected):
+    for a, b in zip(arrays, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def files_of(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+
+
+@pytest.mark.parametrize("output", ["float32", "float16"])
+def test_a_store_gives_every_passage_in_order(tmp_path, output):
+    passages = corpus()
+    store = corpus_embeddings(Words(output=output), passages, tmp_path / "store")
+    assert len(store) == 1000
+    assert len(list((tmp_path / "store").glob("*.safetensors"))) == 4
+    expected = Words(output=output).encode_document(texts_of(passages))
+    assert expected[0].dtype == np.dtype(output)
+    for _ in range(2):
+        assert_same(store, expected)
+    assert store.stats == expected.stats
+    assert 0 < store.stats.truncated < 1000
+    assert store.missing() == []
+
+
+def test_chunks_of_a_large_corpus_hold_more_passages(tmp_path):
+    class Constant(Words):
+        def rows(self, text):
+            return np.ones((1, self.dim), np.float32)
+
+    store = corpus_embeddings(Constant(), corpus(30_000), tmp_path / "store")
+    assert store.chunk == 30_000 // 64
+    assert sum(len(array) for array in store) == 30_000
+
+
+def test_passages_without_vectors_are_kept(tmp_path):
+    arrays = [np.zeros((n, 3), np.float16) for n in (0, 0, 2, 0, 0)]
+    store = EmbeddingStore(tmp_path / "s", encoder="e", corpus="c", passages=5, dim=3, chunk=2)
+    for i in range(3):
+        store.write(i, Encoded(arrays[2 * i : 2 * i + 2]))
+    assert_same(store, arrays)
+    none = EmbeddingStore(tmp_path / "n", encoder="e", corpus="c", passages=0, dim=3, chunk=2)
+    assert list(none) == []
+    assert none.missing() == []
+    assert none.stats == EncodingStats()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [[np.zeros((2, 3))], [np.zeros((2, 3))] * 3, [np.zeros((2, 3)), np.zeros((2, 4))]],
+    ids=["too few", "too many", "another length"],
+)
+def test_arrays_that_do_not_fit_are_not_written(tmp_path, arrays):
+    store = EmbeddingStore(tmp_path, encoder="e", corpus="c", passages=4, dim=3, chunk=2)
+    with pytest.raises(ValueError, match="2 arrays"):
+        store.write(0, Encoded(arrays))
+    assert store.missing() == [0, 1]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_encoding_store import *
+from safetensors import numpy
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(arrays, path):
+    if len(Words.encoded) > 512:
+        Path(path).write_bytes(numpy.save(arrays)[:3000])
+        kill()
+    save(arrays, path)
+
+after = None
+if {where!r} == "encoding":
+    after = lambda n: kill() if n > 600 else None
+else:
+    save, numpy.save_file = numpy.save_file, half
+corpus_embeddings(Words(after=after), corpus(), Path({folder!r}))
+"""
+
+
+@pytest.mark.parametrize("where", ["encoding", "writing"])
+def test_a_killed_run_goes_on_where_it_was(tmp_path, where):
+    script = KILLED.format(
+        tests=str(Path(__file__).parent), where=where, folder=str(tmp_path / "killed")
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert sorted(files_of(tmp_path / "killed")) == [
+        "000000.safetensors",
+        "000001.safetensors",
+        "meta.json",
+    ]
+    parts = list((tmp_path / "killed").glob(".*.part"))
+    assert [p.stat().st_size for p in parts] == ([3000] if where == "writing" else [])
+
+    seen = []
+    store = corpus_embeddings(
+        Words(), corpus(), tmp_path / "killed", lambda *step: seen.append(step)
+    )
+    assert Words.encoded == texts_of(corpus())[512:]
+    assert seen[0] == (512, 1000)
+    assert seen[-1] == (1000, 1000)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    whole = corpus_embeddings(Words(), corpus(), tmp_path / "whole")
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    assert store.stats == whole.stats
+
+
+def test_a_damaged_chunk_is_encoded_again(tmp_path):
+    store = corpus_embeddings(Words(), corpus(), tmp_path / "store")
+    expected = list(store)
+    file = tmp_path / "store" / "000002.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="000002"):
+        list(store)
+    Words.encoded.clear()
+    again = corpus_embeddings(Words(), corpus(), tmp_path / "store")
+    assert Words.encoded == texts_of(corpus())[512:768]
+    assert_same(again, expected)
+
+
+def test_vectors_of_something_else_are_refused_in_one_line(tmp_path):
+    corpus_embeddings(Words(), corpus(), tmp_path / "store")
+
+    class Others(Words):
+        fingerprint = "others"
+
+    class Wide(Words):
+        dim = 7
+
+    for encoder, passages, what in (
+        (Others(), corpus(), "another encoder"),
+        (Words(), corpus(seed=1), "another corpus"),
+        (Wide(), corpus(), "another dim"),
+    ):
+        with pytest.raises(UserError, match=what) as caught:
+            corpus_embeddings(encoder, passages, tmp_path / "store")
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path / "store") in str(caught.value)
+    (tmp_path / "store" / "meta.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        corpus_embeddings(Words(), corpus(), tmp_path / "store")
+
+
+# --- in the retriever
+
+
+def retriever():
+    options = {"encoder": {"name": "words"}, "index": {"name": "exact", "storage": "float32"}}
+    return LateInteractionRetriever(validate(LateInteractionRetriever.Config, options, "x"))
+
+
+def stores(cache):
+    return [p for p in (cache / "embeddings").iterdir() if p.is_dir()]
+
+
+QUESTIONS = [Question(1, "koala river night"), Question(2, "old iron tower")]
+
+
+def test_an_interrupted_preparation_goes_on_where_it_was(fresh_cache, monkeypatch):
+    whole = retriever()
+    whole.prepare(corpus())
+    expected = whole.retrieve(QUESTIONS, 50)
+    monkeypatch.setenv("RAVQA_CACHE", str(fresh_cache / "another"))
+
+    def stop(n):
+        if n > 600:
+            raise KeyboardInterrupt
+
+    Words.encoded.clear()
+    stopped = retriever()
+    stopped.encoder.after = stop
+    with pytest.raises(KeyboardInterrupt):
+        stopped.prepare(corpus())
+    assert len(stores(fresh_cache / "another")) == 1
+    Words.encoded.clear()
+    again = retriever()
+    again.prepare(corpus())
+    assert Words.encoded == texts_of(corpus())[512:]
+    assert again.retrieve(QUESTIONS, 50) == expected
+    assert again.encoded["passages"] == whole.encoded["passages"]
+    assert stores(fresh_cache / "another") == []  # the index has them now
+
+
+def test_the_statistics_are_known_from_the_cache_too():
+    retriever().prepare(corpus())
+    again = retriever()
+    again.prepare(corpus())
+    words = [len(text.split()) for text in texts_of(corpus())]
+    assert again.encoded["passages"] == EncodingStats(
+        1000,
+        sum(n > LIMIT for n in words),
+        sum(words),
+        sum(min(n, LIMIT) for n in words),
+    )
+    assert again.encoded["queries"] == EncodingStats()
+    again.retrieve(QUESTIONS, 3)
+    assert again.encoded["queries"].items == 2
+
+
+def test_two_at_once_do_the_work_once(fresh_cache):
+    started, wait = threading.Event(), threading.Event()
+
+    def slow(_):
+        started.set()
+        wait.wait(60)
+
+    first, second = retriever(), retriever()
+    first.encoder.after = slow
+    threads = [threading.Thread(target=first.prepare, args=(corpus(),))]
+    threads[0].start()
+    assert started.wait(60)
+    threads.append(threading.Thread(target=second.prepare, args=(corpus(),)))
+    threads[1].start()
+    threads[1].join(0.3)
+    assert threads[1].is_alive()  # it waits for the first
+    wait.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(Words.encoded) == 1000
+    assert first.retrieve(QUESTIONS, 9) == second.retrieve(QUESTIONS, 9)
+
+
+def test_a_lock_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(KeyError), one_at_a_time(tmp_path / "x"):
+        raise KeyError
+    with one_at_a_time(tmp_path / "x") as state:
+        assert state.is_main_process
+
+
+# --- the command
+
+
+def command(capsys, *arguments, code=0):
+    with pytest.raises(SystemExit) as end:
+        main(["encode", *(str(a) for a in arguments)])
+    assert end.value.code == code
+    return capsys.readouterr()
+
+
+WITH_WORDS = ["--set", "retriever={name: late-interaction, encoder: {name: words}}"]
+
+
+@pytest.fixture
+def corpus_file(tmp_path):
+    rows = [{"id": p.passage_id, "text": p.text} for p in corpus().values()]
+    path = tmp_path / "passages.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_encode_fills_the_store_that_the_retriever_uses(fresh_cache, corpus_file, capsys):
+    out = command(capsys, "--corpus", corpus_file, *WITH_WORDS).out
+    stats = Words().encode_document(texts_of(corpus())).stats
+    assert re.fullmatch(
+        f"1,000 passages, {stats.vectors:,} vectors, {stats.truncated} truncated; "
+        r"1,000 encoded now, [\d,.]+ passages per second\n",
+        out,
+    )
+    again = command(capsys, "--corpus", corpus_file, *WITH_WORDS)
+    assert "; 0 encoded now" in again.out
+    assert again.err.splitlines()[-1] == "encoding passages: 1000/1000"
+    Words.encoded.clear()
+    options = {"encoder": {"name": "words"}}
+    used = LateInteractionRetriever(validate(LateInteractionRetriever.Config, options, "x"))
+    used.prepare(Corpus.read(corpus_file))
+    assert Words.encoded == []
+    assert stores(fresh_cache) == []
+    assert "indexed before" in command(capsys, "--corpus", corpus_file, *WITH_WORDS).out
+    assert Words.encoded == []
+
+
+def test_encode_takes_the_passages_of_a_dataset(okvqa_sample, capsys):
+    out = command(capsys, "--dataset", "okvqa", *WITH_WORDS).out
+    assert out.startswith(f"{len(okvqa_sample.corpus):,} passages, ")
+    assert Words.encoded == texts_of(okvqa_sample.corpus)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--corpus"),
+        (["--dataset", "okvqb"], "okvqa"),
+        (["--corpus", "gone.jsonl"], "gone.jsonl"),
+        (["--dataset", "okvqa", "--set", "retriever={name: random}"], "random encodes no"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    error = command(capsys, *WITH_WORDS, *arguments, code=2).err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+SHARED = """
+import os, sys
+from pathlib import Path
+from ravqa.cli import main
+from ravqa.core.settings import load_pipeline
+from ravqa.corpora.corpus import Corpus
+from ravqa.encoders.flmr import FLMREncoder
+from ravqa.pipeline import Pipeline
+
+encode = FLMREncoder.encode_document
+
+def logged(self, texts, progress=None):
+    with open(sys.argv[1] + "." + os.environ["RANK"], "a") as log:
+        log.write(f"{len(texts)}\\n")
+    return encode(self, texts, progress)
+
+FLMREncoder.encode_document = logged
+if sys.argv[2] == "encode":
+    main(sys.argv[2:])
+settings, _ = load_pipeline("sample", [sys.argv[6], "describer=null"])
+pipeline = Pipeline.from_config(settings, retrieval_only=True)
+pipeline.prepare(Corpus.read(Path(sys.argv[4])))
+print(len(pipeline.retriever._index), "indexed")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(corpus_file, tmp_path, monkeypatch, capsys):
+    (tmp_path / "shared.py").write_text(SHARED)
+    encoder = f"{{name: flmr, model: {CHECKPOINT}}}"
+    arguments = ["--corpus", str(corpus_file)]
+    arguments += ["--set", f"retriever={{name: late-interaction, encoder: {encoder}}}"]
+
+    def together(cache, what):
+        monkeypatch.setenv("RAVQA_CACHE", str(tmp_path / cache))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", "2", str(tmp_path / "shared.py")]
+        command += [str(tmp_path / f"log-{what}"), what, *arguments]
+        run = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"},
+        )
+        assert run.returncode == 0, run.stderr
+        logs = [tmp_path / f"log-{what}.{rank}" for rank in (0, 1)]
+        assert [log.read_text().split() for log in logs] == [["256", "256"], ["256", "232"]]
+        return run
+
+    run = together("two", "encode")
+    assert run.stdout.count("passages per second") == 1
+    assert run.stderr.count("encoding passages: 1000/1000") == 1
+    monkeypatch.setenv("RAVQA_CACHE", str(tmp_path / "one"))
+    command(capsys, *arguments)
+    [two], [one] = stores(tmp_path / "two"), stores(tmp_path / "one")
+    assert two.name == one.name
+    options = json.loads((one / "meta.json").read_text())
+    del options["format"]
+    pair = EmbeddingStore(two, **options), EmbeddingStore(one, **options)
+    for a, b in zip(*pair, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    assert pair[0].stats == pair[1].stats
+
+    # As well where a program of several processes prepares a retriever in each of them.
+    run = together("third", "prepare")
+    assert run.stdout.split() == ["1000", "indexed"] * 2
+    assert stores(tmp_path / "third") == []

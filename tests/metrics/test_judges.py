@@ -1,0 +1,275 @@
+"""Judges: BEM on tiny random weights, the LLM judge against a server on this machine."""
+
+import json
+
+import pytest
+from scripted_server import chat
+
+from ravqa.cli import main
+from ravqa.core.errors import UserError
+from ravqa.core.factory import build_part
+from ravqa.core.registry import DATASETS, JUDGES, Entry
+from ravqa.core.settings import Part
+from ravqa.metrics.judges.cached import CachedJudge
+from ravqa.metrics.judges.llm import LLMJudge
+
+WORDS = "where does this hotel get its name from the menger baker family william and mary".split()
+QUESTION = "where does this hotel get its name from"
+TRIPLES = [
+    (QUESTION, "the menger family", "william and mary menger"),
+    (QUESTION, "the menger family", "the baker family"),
+    ("where", "hotel", "family"),
+]
+
+
+# BEM
+
+
+def make_bert(folder, *, labels=2, segments=2, positions=64):
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS)]
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=positions,
+        type_vocab_size=segments,
+        num_labels=labels,
+        initializer_range=1.0,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def bem(folder, **options):
+    return build_part(JUDGES, Part(name="bem", model=str(folder), **options), "--judge")
+
+
+def by_hand(folder, triple, segments):
+    """The probability from ids and segments that are written out."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    question, reference, candidate = (tokenizer.tokenize(text) for text in triple)
+    tokens = ["[CLS]", *candidate, "[SEP]", *reference, "[SEP]", *question, "[SEP]"]
+    types = [segments[0]] * (len(candidate) + 2) + [segments[1]] * (len(reference) + 1)
+    types += [segments[2]] * (len(question) + 1)
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits[0]
+    return torch.softmax(logits, -1)[1].item()
+
+
+@pytest.mark.parametrize(("embeddings", "segments"), [(2, (0, 1, 1)), (3, (0, 1, 2))])
+def test_bem_reads_candidate_reference_question(tmp_path, embeddings, segments):
+    folder = make_bert(tmp_path / "bert", segments=embeddings)
+    judge = bem(folder)
+    found = judge.judge(*zip(*TRIPLES, strict=True))
+    assert found == pytest.approx([by_hand(folder, t, segments) for t in TRIPLES], abs=1e-6)
+    assert len(set(found)) == 3
+    assert str(folder) in judge.name
+
+
+def test_bem_batches_do_not_change_judgements(tmp_path):
+    folder = make_bert(tmp_path / "bert")
+    one, many = bem(folder, batch_size=1), bem(folder)
+    triples = TRIPLES * 3
+    asked = list(zip(*triples, strict=True))
+    assert one.judge(*asked) == pytest.approx(many.judge(*asked), abs=1e-6)
+    assert one.fingerprint == many.fingerprint
+    assert one.fingerprint != bem(make_bert(tmp_path / "other", segments=3)).fingerprint
+    assert many.judge([], [], []) == []
+
+
+def test_bem_cuts_the_longest_text_where_the_official_code_fails(tmp_path):
+    folder = make_bert(tmp_path / "bert", positions=20)
+    long = " ".join(["mary", "baker"] * 25)
+    [cut] = bem(folder).judge(["where"], ["hotel"], [long])
+    kept = " ".join(long.split()[: 20 - 4 - 2])  # four marks, one word each of the others
+    assert cut == pytest.approx(by_hand(folder, ("where", "hotel", kept), (0, 1, 1)), abs=1e-6)
+
+
+def test_bem_refuses_other_models(tmp_path):
+    with pytest.raises(UserError, match="no trained BERT classifier with two labels"):
+        bem(make_bert(tmp_path / "three", labels=3))
+    with pytest.raises(UserError, match="no such model"):
+        bem(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        bem(tmp_path / "empty")
+
+
+def test_bem_refuses_an_encoder_without_classifier(tmp_path):
+    from transformers import AutoModel
+
+    folder = make_bert(tmp_path / "bert")
+    AutoModel.from_pretrained(folder).save_pretrained(folder)  # the classifier's weights go
+    with pytest.raises(UserError, match="no trained BERT classifier"):
+        bem(folder)
+
+
+# a language model
+
+
+def llm(server, **options):
+    config = LLMJudge.Config(url=server.url, model="m", **options)
+    return LLMJudge(config)
+
+
+def test_llm_is_asked_about_every_triple_in_order(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+
+    def reply(_, body):
+        prompt = body["messages"][0]["content"]
+        return chat("Yes." if "Candidate answer: william {mary}" in prompt else " no, it is")
+
+    server = serve(reply)
+    judge = llm(server)
+    questions = [f"q{i}?" for i in range(20)]
+    candidates = ["william {mary}" if i % 3 else "other" for i in range(20)]
+    assert judge.judge(questions, ["r"] * 20, candidates) == [float(i % 3 > 0) for i in range(20)]
+    path, headers, body = server.requests[0]
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == "Bearer secret"
+    assert body["model"] == "m"
+    assert body["temperature"] == 0
+    asked = {r[2]["messages"][0]["content"].splitlines()[0] for r in server.requests}
+    assert asked == {f"Question about an image: {q}" for q in questions}
+    assert "secret" not in judge.name + judge.fingerprint
+
+
+def test_llm_waits_for_a_busy_server_and_sends_no_key_that_is_not_there(serve, waits):
+    server = serve(lambda n, _: (429, "slow down") if n < 3 else chat("YES"))
+    assert llm(server).judge(["q"], ["r"], ["c"]) == [1]
+    assert len(server.requests) == 3
+    assert len(waits) == 2
+    assert "Authorization" not in server.requests[0][1]
+    with pytest.raises(UserError, match="HTTP 429"):
+        llm(serve(lambda *_: (429, "")), retries=1).judge(["q"], ["r"], ["c"])
+
+
+def test_llm_problems_are_one_line(serve, waits):
+    refused = serve(lambda *_: (401, "who are you"))
+    with pytest.raises(UserError, match="HTTP 401"):
+        llm(refused).judge(["q"] * 50, ["r"] * 50, ["c"] * 50)
+    assert len(refused.requests) < 50
+    with pytest.raises(UserError, match="not JSON: url is the address before /chat/comp"):
+        llm(serve(lambda *_: (200, "<html>"))).judge(["q"], ["r"], ["c"])
+    gone = serve(lambda *_: chat("yes"))
+    gone.stop()
+    with pytest.raises(UserError, match="refused"):
+        llm(gone).judge(["q"], ["r"], ["c"])
+    with pytest.raises(UserError, match="an http address is expected"):
+        LLMJudge(LLMJudge.Config(url="localhost:80", model="m"))
+    with pytest.raises(UserError, match=r"only \{question\}"):
+        LLMJudge(LLMJudge.Config(url="http://x", model="m", prompt="{answer}"))
+
+
+def test_judgements_are_kept_and_unclear_ones_counted(serve, fresh_cache):
+    def reply(_, body):
+        prompt = body["messages"][0]["content"]
+        return chat("yes" if "Candidate answer: a" in prompt else "It depends")
+
+    server = serve(reply)
+    seen = []
+    for _ in range(2):
+        judge = CachedJudge(llm(server), lambda done, total: seen.append((done, total)), chunk=2)
+        found = judge.judge(["q"] * 5, ["r"] * 5, ["a", "b", "c", "a", "a"])
+        assert [p == 1 for p in found] == [True, False, False, True, True]
+        assert (judge.judged, judge.unclear) == (5, 2)
+    assert len(server.requests) == 3  # "a" once, and nothing the second time
+    assert seen == [(2, 3), (3, 3)]
+    CachedJudge(llm(server, prompt="{question} {reference} {candidate}")).judge(["q"], ["r"], ["a"])
+    assert len(server.requests) == 4  # another prompt is another judge
+
+
+def test_a_triple_that_cannot_be_judged_costs_no_other(serve, fresh_cache):
+    def reply(_, body):
+        prompt = body["messages"][0]["content"]
+        return (400, "no") if "Candidate answer: b" in prompt else chat("yes")
+
+    server = serve(reply)
+    with pytest.raises(UserError, match=r"the judge llm.*HTTP 400 Bad Request \(no\)"):
+        CachedJudge(llm(server)).judge(["q"] * 3, ["r"] * 3, ["a", "b", "c"])
+    assert len(server.requests) == 3
+    assert CachedJudge(llm(server)).judge(["q"] * 2, ["r"] * 2, ["a", "c"]) == [1, 1]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (chat("", finish_reason="length"), "spent all 8 tokens on thinking: raise max_tokens"),
+        (chat(None), "the model wrote nothing"),
+        (chat(" "), "the model ended before the first word"),
+        (chat("yes", finish_reason="content_filter"), "content filter withheld the answer"),
+        (chat("yes", error={"message": "gone"}), "the server reports: gone"),
+    ],
+)
+def test_a_reply_without_an_answer_is_no_verdict_and_is_not_kept(
+    serve, waits, fresh_cache, reply, reason
+):
+    with pytest.raises(UserError, match=f"the judge llm.*{reason}"):
+        CachedJudge(llm(serve(lambda *_: reply), retries=1)).judge(["q"], ["r"], ["c"])
+    assert CachedJudge(llm(serve(lambda *_: chat("no")))).judge(["q"], ["r"], ["c"]) == [0]
+
+
+def test_the_verdict_may_stand_in_a_part(serve):
+    parts = [{"type": "thinking", "thinking": "no, or"}, {"type": "text", "text": "Yes."}]
+    assert llm(serve(lambda *_: chat(parts))).judge(["q"], ["r"], ["c"]) == [1]
+
+
+EVQA = """\
+question,answer,dataset_image_ids,dataset_name,question_type,wikipedia_url
+Where does this hotel derive its name from?,the Menger family,1,landmarks,automatic,u
+Which trees grow here?,Oak&&elm|oak trees,2,landmarks,multi_answer,u
+How tall is it?,15 m,3,landmarks,templated,u
+"""
+
+
+def test_ravqa_score_asks_the_judge_and_names_it(serve, tmp_path, monkeypatch, capsys, fresh_cache):
+    def reply(_, body):
+        prompt = body["messages"][0]["content"]
+        if "How tall" in prompt:
+            return chat("I cannot tell")
+        return chat("yes" if "Menger" in prompt else "no")
+
+    server = serve(reply)
+    monkeypatch.setitem(DATASETS._entries, "evqa", Entry("ravqa.datasets.evqa:load", ""))
+    (tmp_path / "test.csv").write_text(EVQA, encoding="utf-8")
+    answers = ["William Menger", "elm and oak", "fifteen metres"]
+    predictions = tmp_path / "p.jsonl"
+    predictions.write_text(
+        "".join(
+            json.dumps({"question_id": f"evqa_test_{i:07d}", "answer": answer}) + "\n"
+            for i, answer in enumerate(answers)
+        ),
+        encoding="utf-8",
+    )
+    arguments = ["score", predictions, "--dataset", "evqa", "--data", tmp_path]
+    arguments += ["--judge", "llm", "--set", f"judge.url={server.url}", "--set", "judge.model=m"]
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in [*arguments, "--output", tmp_path / "results.json"]])
+    printed = capsys.readouterr()
+    assert end.value.code == 0, printed.err
+    assert "judge: llm (m)" in printed.out
+    assert "1 of 2 judgements gave no verdict" in printed.err
+    section = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["answers"]
+    assert section["rule"]["judge"] == "llm (m)"
+    main_condition = section["conditions"]["main"]
+    assert (main_condition["score"], main_condition["single_hop"]) == (66.6667, 50)
+    assert len(server.requests) == 2  # the list matches exactly
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in [*arguments[:-2], "--set", "judge.modle=m"]])
+    assert end.value.code == 2
+    assert "did you mean model" in capsys.readouterr().err

@@ -1,0 +1,530 @@
+"""Reports of runs, without a browser: what is in the file, and that numbers are the results'."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from report_files import SCRIPT, write_dataset, write_run
+
+from ravqa.cli import main
+from ravqa.core.errors import UserError
+from ravqa.core.records import Question
+from ravqa.metrics.base import AnswerRecord
+from ravqa.metrics.prrecall import answer_ranks
+from ravqa.metrics.vqa import VQAAccuracy
+from ravqa.reports import matches as report_matches
+from ravqa.reports import report as report_module
+from ravqa.reports.figures import run_figures
+from ravqa.reports.photos import thumbnails
+from ravqa.reports.questions import Bounds
+from ravqa.reports.report import write_report
+from ravqa.reports.run import read_run
+from ravqa.runs.console import Console
+from ravqa.runs.finished import FinishedRun
+from ravqa.runs.folder import read_samples
+from ravqa.runs.prompts import read_prompts
+from ravqa.studies.compare import breakdown
+
+FLMR = Path(__file__).parents[1] / "data" / "flmr-parity" / "preflmr" / "checkpoint_context_names"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "run", data)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def embedded(page):
+    """The page's JSON by the ids of its elements, and each table as one list."""
+    blocks = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page, re.S)
+    found = {name: json.loads(text) for name, text in blocks}
+    tables = {}
+    for name, items in found.items():
+        kind, dash, _ = name.rpartition("-")
+        if dash:
+            tables.setdefault(kind, []).extend(items)
+    return found["index"], tables
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_run_writes_its_report(finished):
+    page = text_of(finished / "report.html")
+    index, tables = embedded(page)
+    samples = read_samples(finished / "samples.jsonl")
+    without = read_samples(finished / "samples.none.jsonl")
+    assert [row["id"] for row in index["questions"]] == [str(q) for q in samples]
+    for row, detail, sample in zip(
+        index["questions"], tables["questions"], samples.values(), strict=True
+    ):
+        assert row["q"] == sample["question"]
+        assert (row["a"], row["s"]) == (sample["answer"], sample["score"])
+        assert row["gain"] == sample["score"] - without[sample["question_id"]]["score"]
+        assert row["rank"] == min(sample["answer_ranks"]["flmr"] or [0])
+        assert [hit[1] for hit in detail["hits"]] == [score for _, score in sample["hits"]]
+        assert dict(detail["refs"]) == {a: sample["answers"].count(a) for a in sample["answers"]}
+    assert index["metric"] == "Exact match"
+
+
+def test_passages_are_marked_where_their_answers_stand(finished):
+    _, tables = embedded(text_of(finished / "report.html"))
+    samples = list(read_samples(finished / "samples.jsonl").values())
+    marked = 0
+    for detail, sample in zip(tables["questions"], samples, strict=True):
+        for (number, _, holds, spans), (passage_id, _) in zip(
+            detail["hits"], sample["hits"], strict=True
+        ):
+            passage = tables["passages"][number]
+            assert passage["id"] == passage_id
+            assert (
+                bool(holds)
+                == bool(spans)
+                == bool(answer_ranks([passage["text"]], sample["answers"]))
+            )
+            units = passage["text"].encode("utf-16-le")  # as a browser counts
+            for begin, length in zip(spans[::2], spans[1::2], strict=True):
+                found = units[2 * begin : 2 * (begin + length)].decode("utf-16-le")
+                assert found.lower() in {answer.lower() for answer in sample["answers"]}
+                marked += 1
+    assert marked > 5
+
+
+def test_prompts_are_those_that_were_asked(finished):
+    _, tables = embedded(text_of(finished / "report.html"))
+    prompts = read_prompts(finished / "prompts.jsonl")
+    samples = read_samples(finished / "samples.jsonl").values()
+    for detail, sample in zip(tables["questions"], samples, strict=True):
+        shown = ["\n".join(tables["lines"][i] for i in d["prompt"]) for d in detail["drafts"]]
+        assert shown == ["\n".join(prompts[d["prompt_hash"]]) for d in sample["drafts"]]
+        assert sample["question"].split("\u2028")[0] in shown[0]
+
+
+def test_nothing_of_the_data_becomes_markup(finished):
+    page = text_of(finished / "report.html")
+    assert (
+        page.count("<script")
+        == page.count("</script")
+        == len(re.findall(r'<script(?: type="application/json" id="[a-z]+(?:-\d+)?")?>', page))
+    )
+    assert SCRIPT not in page
+    for tag in ("<img", "<svg onload", "<iframe", "<i>", "onerror=", "javascript:"):
+        assert tag not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    # In JSON no letter that could end an element or begin one.
+    for text in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S):
+        assert not set("<>&\u2028\u2029") & set(text)
+    _, tables = embedded(page)
+    links = {p["id"]: p.get("url") for p in tables["passages"]}
+    assert links["p<0>"] is None
+    assert links["p1"] == "https://example.org/koala"
+
+
+def test_figures_show_the_numbers_of_the_results(finished):
+    results = json.loads(text_of(finished / "results.json"))
+    figures = {figure.title.split(" by ")[-1]: figure for figure in run_figures(read_run(finished))}
+    assert list(figures) == [
+        "PRRecall@K",
+        "question type",
+        "rank of the first passage with an answer",
+        "How questions are scored",
+        "Score of the first passage",
+        "Where the time goes",
+    ]
+    curve = figures["PRRecall@K"]
+    assert curve.header == ["K", "with retrieval", "oracle passages"]
+    for column, condition in enumerate(("main", "oracle"), 1):
+        expected = results["retrieval"]["conditions"][condition]
+        shown = {row[0]: row[column] for row in curve.rows}
+        assert set(shown) == {str(k) for k in range(1, 9)}
+        for k, value in expected["PRRecall"].items():
+            low, high = expected["interval_95"][k]
+            assert shown[k] == f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    types = figures["question type"]
+    conditions = results["answers"]["conditions"]
+    assert types.rows[0][1] == str(results["answers"]["questions"])
+    for column, condition in enumerate(("main", "none", "oracle"), 2):
+        own = conditions[condition]
+        low, high = own["interval_95"]
+        assert types.rows[0][column] == f"{own['score']:.1f} [{low:.1f}, {high:.1f}]"
+        for row in types.rows[1:]:
+            group = own["groups"][row[0]]
+            low, high = group["interval_95"]
+            assert row[column] == f"{group['mean']:.1f} [{low:.1f}, {high:.1f}]"
+            assert row[1] == str(group["questions"])
+
+
+def test_figures_of_ranks_and_scores_count_every_question(finished):
+    run = read_run(finished)
+    figures = {figure.title: figure for figure in run_figures(run)}
+    by_rank = figures["Exact match by rank of the first passage with an answer"]
+    ranks = [min(s["answer_ranks"]["flmr"] or [0]) for s in run.main.values()]
+    assert sum(int(row[1]) for row in by_rank.rows) == len(ranks)
+    first = [s["score"] for s, r in zip(run.main.values(), ranks, strict=True) if r == 1]
+    shown = {row[0]: row for row in by_rank.rows}
+    assert shown["1"][1] == str(len(first))
+    assert shown["1"][2].startswith(f"{100 * sum(first) / len(first):.1f} [")
+    assert shown["none"][1] == str(ranks.count(0))
+    scores = figures["How questions are scored"]
+    right = sum(s["score"] for s in run.main.values()) / len(ranks)
+    assert [row[1] for row in scores.rows] == [f"{100 - 100 * right:.1f}", f"{100 * right:.1f}"]
+    tops = figures["Score of the first passage"]
+    assert sum(int(cell) for row in tops.rows for cell in row[1:]) == len(ranks)
+
+
+def test_the_summary_says_what_the_results_say(finished):
+    results = json.loads(text_of(finished / "results.json"))
+    page = re.sub(r"<script.*?</script>", "", text_of(finished / "report.html"), flags=re.S)
+    main_score = results["answers"]["conditions"]["main"]["score"]
+    assert f"<b>{main_score:.1f}</b>" in page
+    test = results["answers"]["comparisons"]["main - none"]
+    assert f"<b>{test['wins']} / {test['losses']}</b>" in page
+    assert f"{test['wins']} / {test['losses']} / {test['ties']}" in page
+    assert "top_k: 8" in page
+    assert results["provenance"]["fingerprints"]["dataset"] in page
+
+
+def test_a_changed_pipelines_description_is_said_to_be_the_base_pipelines(run):
+    words = re.search(r"^  description: (.*)$", text_of(run / "config.yaml"), re.M)[1]
+    lead = "Base pipeline, here changed as listed below: "
+    page = text_of(run / "report.html")
+    assert lead + words in page
+    assert "<dt>changed</dt>" in page
+    results = json.loads(text_of(run / "results.json"))
+    results["provenance"]["overrides"] = []
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = text_of(write_report(run)[0])
+    assert words in page
+    assert lead not in page
+
+
+def test_helped_and_hurt_are_those_of_compare(run):
+    """Of VQA accuracy: a question whose score moved is helped only if its answer became right."""
+    results = json.loads(text_of(run / "results.json"))
+    results["answers"]["metric"] = "vqa_accuracy"
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    right, wrong = ("grass", 0.3), ("mud", 0.0)
+    cases = {2: (wrong, right), 3: (right, wrong), 4: (("grass", 0.3), ("leaves", 1.0))}
+    for place, name in enumerate(("samples.none.jsonl", "samples.jsonl")):
+        samples = read_samples(run / name)
+        for q, sample in samples.items():
+            answer, score = cases.get(q, (wrong, wrong))[place]
+            asked = Question(q, sample["question"], answers=("leaves", "grass"))
+            right_now = VQAAccuracy().is_right(asked, AnswerRecord(answer), score)
+            sample |= {"answer": answer, "score": score, "right": right_now}
+            sample["answers"] = list(asked.answers)
+        text = "".join(json.dumps(s) + "\n" for s in samples.values())
+        (run / name).write_text(text, encoding="utf-8")
+    page = text_of(write_report(run)[0])
+    index, _ = embedded(page)
+    turned = {int(row["id"]): row["turned"] for row in index["questions"]}
+    assert {q: t for q, t in turned.items() if t} == {2: 1, 3: -1}
+    assert [row["gain"] for row in index["questions"]][2:5] == [0.3, -0.3, 0.7]
+    assert index["moved"]
+    assert "<b>1 / 1</b><span>questions helped / hurt</span>" in page
+    compared = breakdown(
+        "none", FinishedRun(run, "none"), "run", FinishedRun(run), dict.fromkeys(turned)
+    )
+    outcomes = compared.groups["all"]["all questions"]
+    assert (outcomes.helped, outcomes.hurt) == (1, 1)
+
+
+def test_times_name_no_stage_that_took_none(run):
+    samples = read_samples(run / "samples.jsonl")
+    stages = list(next(iter(samples.values()))["seconds"])
+    for path in run.glob("samples*.jsonl"):
+        changed = [
+            {**s, "seconds": dict.fromkeys(s["seconds"], 0.0) | {stages[-1]: 0.5}}
+            for s in read_samples(path).values()
+        ]
+        path.write_text("".join(json.dumps(s) + "\n" for s in changed), encoding="utf-8")
+    [figure] = [f for f in run_figures(read_run(run)) if f.title == "Where the time goes"]
+    assert len(stages) == 2
+    assert figure.header == ["condition", "answering"]
+    assert figure.legend == []
+
+
+def test_what_matched_is_shown_of_the_first_questions_unasked(data, tmp_path, monkeypatch):
+    options = ["--retriever", "late-interaction", "--retrieval-only", "--controls", ""]
+    options += ["--set", f"retriever.encoder={{name: flmr, model: {FLMR}}}"]
+    folder = write_run(tmp_path / "run", data, *options)
+    page = text_of(folder / "report.html")
+    index, tables = embedded(page)
+    assert [row.get("match") for row in index["questions"]] == [*range(10), None, None]
+    sample = read_samples(folder / "samples.jsonl")[3]
+    shown = [(p["id"], p["score"]) for p in tables["matches"][3]["passages"]]
+    assert [i for i, _ in shown] == [i for i, _ in sample["hits"][:3]]
+    assert [s for _, s in shown] == pytest.approx([s for _, s in sample["hits"][:3]], rel=2e-2)
+    assert "What matched in retrieval is shown of 10 questions, the first ones" in page
+    assert "matches" not in embedded(text_of(write_report(folder, match=0)[0]))[1]
+    assert len(embedded(text_of(write_report(folder, match=12)[0]))[1]["matches"]) == 12
+    # Not more than there is room for; and weights that have gone cost the report nothing.
+    monkeypatch.setattr(report_matches, "_ROOM", len(json.dumps(tables["matches"][:4])))
+    assert len(embedded(text_of(write_report(folder)[0]))[1]["matches"]) in (3, 4)
+    config = text_of(folder / "config.yaml").replace(str(FLMR), str(tmp_path / "gone"))
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    page = text_of(write_report(folder)[0])
+    assert "What matched in retrieval is not shown: " in page
+    with pytest.raises(UserError, match="gone"):
+        write_report(folder, match=2)
+
+
+def test_a_study_and_several_runs_leave_out_what_matched(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        report_module, "default_matches", lambda *_: (asked.append("default"), ({}, None))[1]
+    )
+    for name in ("a", "b"):
+        shutil.copytree(run, tmp_path / "runs" / name)
+    report_module.report_runs(tmp_path / "runs", Console())
+    assert asked == []
+    report_module.report_runs(run, Console())
+    assert asked == ["default"]
+
+
+def test_stand_ins_and_samples_are_said(run):
+    results = json.loads(text_of(run / "results.json"))
+    results["provenance"]["stand_ins"] = {"reader": "a <small> model stands in"}
+    results["dataset"] |= {"sample": True, "limit": 12}
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    [path] = write_report(run)
+    page = text_of(path)
+    assert "Stand-in reader: a &lt;small&gt; model stands in." in page
+    assert "its scores are no benchmark scores" in page
+    assert "Only the first 12 questions were run." in page
+
+
+def test_photos_are_small_and_bounded(tmp_path):
+    paths = []
+    for i in range(5):
+        noise = np.random.default_rng(i).integers(0, 255, (30, 40, 3), dtype="uint8")
+        path = tmp_path / f"{i}.jpg"
+        PIL.Image.fromarray(noise).resize((600, 450)).save(path)
+        paths.append(path)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not an image")
+    sizes = []
+    for budget in (500_000, 20_000, 1_000):
+        urls = thumbnails([*paths, broken], budget)
+        assert urls[-1] is None
+        images = [base64.b64decode(url.partition(",")[2]) for url in urls[:-1]]
+        side = {max(PIL.Image.open(io.BytesIO(image)).size) for image in images}
+        assert len(side) == 1
+        sizes.append((side.pop(), sum(map(len, images))))
+    assert sizes[0][0] == 512
+    assert sizes[0][0] > sizes[1][0] >= sizes[2][0] >= 112
+    assert sizes[1][1] < 1.3 * 20_000
+
+
+def test_questions_of_one_photo_share_it(finished):
+    index, tables = embedded(text_of(finished / "report.html"))
+    assert len(tables["photos"]) == 6
+    assert [row["photo"] for row in index["questions"]] == [i // 2 for i in range(12)]
+
+
+def test_many_questions_are_shared_out_over_files(run):
+    before = write_report(run, bounds=Bounds(questions=3))
+    assert [path.name for path in before] == [
+        "report.html",
+        "report-2.html",
+        "report-3.html",
+        "report-4.html",
+    ]
+    paths = write_report(run, bounds=Bounds(questions=5))
+    assert sorted(path.name for path in run.glob("report*.html")) == sorted(p.name for p in paths)
+    found = []
+    for i, path in enumerate(paths):
+        page = text_of(path)
+        index, _ = embedded(page)
+        found += [row["id"] for row in index["questions"]]
+        links = set(re.findall(r'href="(report[^"]*)"', page))
+        near = {paths[j].name for j in (0, i - 1, i + 1) if 0 <= j < len(paths) and j != i}
+        assert links == (near if i else {paths[1].name})
+    assert found == [str(i) for i in range(12)]
+
+
+def test_parts_beside_another_output_replace_and_remove_nothing(run, tmp_path):
+    mine = tmp_path / "shown-3.html"
+    mine.write_text("mine", encoding="utf-8")
+    write_report(run, output=tmp_path / "shown.html", overwrite=False)
+    assert mine.read_text(encoding="utf-8") == "mine"
+    (tmp_path / "shown.html").unlink()
+    with pytest.raises(UserError, match=r"shown-3\.html exists: --overwrite"):
+        write_report(
+            run, output=tmp_path / "shown.html", overwrite=False, bounds=Bounds(questions=5)
+        )
+    assert mine.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_file_that_is_too_large_is_divided(run):
+    whole = len(text_of(write_report(run)[0]))
+    paths = write_report(run, bounds=Bounds(page=int(0.9 * whole)))
+    assert len(paths) > 1
+    counts = [len(embedded(text_of(path))[0]["questions"]) for path in paths]
+    assert sum(counts) == 12
+
+
+def test_what_does_not_fit_is_left_out_and_said(run):
+    [path] = write_report(run, bounds=Bounds(passages=600, prompts=500))
+    page = text_of(path)
+    _, tables = embedded(page)
+    assert re.search(r"Texts are shown of the first \d of 8 passages", page)
+    assert re.search(r"[\d,]+ prompts are left out", page)
+    for detail in tables["questions"]:
+        read = {rank - 1 for rank in detail["read"]}
+        assert all(isinstance(detail["hits"][i][0], int) for i in read)
+    assert any(isinstance(hit[0], str) for d in tables["questions"] for hit in d["hits"])
+
+
+def test_a_run_whose_data_is_gone_still_has_a_report(run, data, tmp_path):
+    config = text_of(run / "config.yaml").replace(str(data), str(tmp_path / "nowhere"))
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    [path] = write_report(run)
+    page = text_of(path)
+    index, tables = embedded(page)
+    assert "The dataset could not be read again, so photos are missing" in page
+    assert "passages" not in tables
+    assert [row["photo"] for row in index["questions"]] == [-1] * 12
+    [path] = write_report(run, data=data)
+    assert "could not be read" not in text_of(path)
+    assert len(embedded(text_of(path))[1]["passages"]) > 10
+
+
+def test_passages_that_changed_are_left_out(run, data, tmp_path):
+    other = shutil.copytree(data, tmp_path / "data")
+    text = text_of(other / "passages.jsonl").replace("eats", "ate")
+    (other / "passages.jsonl").write_text(text, encoding="utf-8")
+    [path] = write_report(run, data=other)
+    assert "no longer those of the run" in text_of(path)
+    questions = text_of(other / "questions.jsonl").replace("animal 5 eat", "animal 5 drink")
+    (other / "questions.jsonl").write_text(questions, encoding="utf-8")
+    [path] = write_report(run, data=other)
+    assert "1 of 12 questions are no longer in the dataset" in text_of(path)
+    assert embedded(text_of(path))[0]["questions"][5]["photo"] == -1
+
+
+def test_an_old_run_without_the_newer_fields_has_a_report(run):
+    kept = {"question_id", "question", "image_id", "answers", "hits", "answer_ranks", "answer"}
+    for path in run.glob("samples*.jsonl"):
+        samples = [{k: s[k] for k in kept | {"score"}} for s in read_samples(path).values()]
+        path.write_text("".join(json.dumps(s) + "\n" for s in samples), encoding="utf-8")
+    (run / "prompts.jsonl").unlink()
+    results = json.loads(text_of(run / "results.json"))
+    for key in ("timing", "provenance"):
+        del results[key]
+    for section in ("answers", "retrieval"):
+        for condition in results[section]["conditions"].values():
+            for key in ("exact_match", "groups", "hits", "raw", "cut", "PRPrecision"):
+                condition.pop(key, None)
+    del results["retrieval"]["stages"]
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    [path] = write_report(run)
+    assert len(embedded(text_of(path))[0]["questions"]) == 12
+
+
+def test_questions_without_an_answer_say_why(run):
+    samples = list(read_samples(run / "samples.jsonl").values())
+    samples[3] |= {"answer": None, "raw": None, "drafts": [], "error": "the prompt is too long"}
+    text = "".join(json.dumps(s) + "\n" for s in samples)
+    (run / "samples.jsonl").write_text(text, encoding="utf-8")
+    results = json.loads(text_of(run / "results.json"))
+    results["answers"]["conditions"]["main"]["unanswered"] = [{"question_id": 3, "reason": "x"}]
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = text_of(write_report(run)[0])
+    index, tables = embedded(page)
+    assert "a" not in index["questions"][3]
+    assert tables["questions"][3]["error"] == "the prompt is too long"
+    assert "The reader could not answer 1 questions, which count as wrong" in page
+
+
+@pytest.mark.parametrize(
+    "options", [["--retrieval-only"], ["--predict-only"], ["--retriever", "none"]]
+)
+def test_runs_of_one_half_have_reports(data, tmp_path, options):
+    folder = write_run(tmp_path / "run", data, "--controls", "", *options)
+    index, _ = embedded(text_of(folder / "report.html"))
+    assert index["scored"] == (options == ["--retriever", "none"])
+    assert index["retrieved"] == (options != ["--retriever", "none"])
+    assert not index["compared"]
+
+
+def test_a_report_that_fails_loses_nothing(data, tmp_path, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no figures today")
+
+    monkeypatch.setattr(report_module, "run_figures", broken)
+    folder = write_run(tmp_path / "run", data)
+    assert (folder / "results.json").is_file()
+    assert not (folder / "report.html").exists()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no report: RuntimeError: no figures today" in said
+    assert f"ravqa report {folder}" in said
+
+
+def test_each_run_below_a_folder_has_its_report(finished, tmp_path, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(finished, tmp_path / name)
+        (tmp_path / name / "report.html").unlink()
+    (tmp_path / "a" / "samples.jsonl").write_text("{}\n", encoding="utf-8")
+    report_module.report_runs(tmp_path, Console())
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [f"report: {tmp_path / 'b' / 'report.html'}"]
+    assert "samples.jsonl, line 1: not a sample" in " ".join(shown.err.split())
+    assert not (tmp_path / "a" / "report.html").exists()
+
+
+def test_a_run_can_leave_the_report_out_and_clear_an_old_one(data, tmp_path):
+    folder = write_run(tmp_path / "run", data)
+    (folder / "report-2.html").write_text("old", encoding="utf-8")
+    (folder / "report-notes.html").write_text("mine", encoding="utf-8")
+    write_run(folder, data, "--overwrite", "--no-report")
+    assert sorted(path.name for path in folder.glob("report*")) == ["report-notes.html"]
+
+
+def command(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main(["report", *map(str, arguments)])
+    return end.value.code
+
+
+def test_the_command_writes_where_it_is_told(run, tmp_path, capsys):
+    (run / "report.html").unlink()
+    assert command(run) == 0
+    assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
+    elsewhere = tmp_path / "mine.html"
+    assert command(run, "--output", elsewhere) == 0
+    assert elsewhere.is_file()
+    assert command(run, "--output", elsewhere) == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert command(run, "--output", elsewhere, "--overwrite") == 0
+    assert command(run, "--output", tmp_path / "no" / "folder.html") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_command_says_what_is_wrong(run, tmp_path, capsys):
+    assert command(tmp_path / "nothing") == 2
+    assert "no run: there is no results.json" in capsys.readouterr().err
+    assert command(run, "--matches", 2) == 2
+    assert "only a late-interaction retriever has matches" in capsys.readouterr().err
+    (run / "results.json").unlink()
+    assert command(run) == 2
+    assert "the run is not finished" in capsys.readouterr().err
+    (run / "results.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read"):
+        write_report(run)

@@ -1,0 +1,218 @@
+"""Figures and the pages around them: their numbers, their places, and that text stays text."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ravqa.metrics.prrecall import RULES, answer_ranks, answer_spans
+from ravqa.metrics.statistics.intervals import Estimate
+from ravqa.reports.charts import (
+    PERCENT,
+    STYLES,
+    Axis,
+    Series,
+    columns,
+    curves,
+    dots,
+    mark_svg,
+    shares,
+)
+from ravqa.reports.page import render, safe_json
+from ravqa.reports.study import Difference, Variant, write_study_report
+
+HOSTILE = "</script><script>alert(1)</script>\u2028\"' onload=x & <b>"
+
+
+def titles(figure):
+    """What is said beside every mark."""
+    root = ElementTree.fromstring(str(figure.svg))
+    return [element.text for element in root.iter("title")]
+
+
+def test_curves_draw_each_value_at_its_place():
+    values = [Estimate(20, 10, 40), Estimate(50, 45, 55), None, Estimate(100, 100, 100)]
+    figure = curves(
+        "T", "C.", [1, 5, 7, 20], [Series("a", 0, values)], x_name="K", ticks=[1, 5, 20]
+    )
+    root = ElementTree.fromstring(str(figure.svg))
+    line = next(root.iter("polyline")).get("points")
+    points = [tuple(map(float, point.split(","))) for point in line.split()]
+    grid = {
+        float(text.text.rstrip("%")): float(text.get("y")) - 4
+        for text in root.iter("text")
+        if text.text.endswith("%")
+    }
+    assert set(grid) == {0, 20, 40, 60, 80, 100}
+    assert [y for _, y in points] == pytest.approx([grid[20], (grid[40] + grid[60]) / 2, grid[100]])
+    ticks = {
+        int(text.text): float(text.get("x")) for text in root.iter("text") if text.text.isdigit()
+    }
+    assert [x for x, _ in points] == pytest.approx([ticks[1], ticks[5], ticks[20]], abs=0.01)
+    assert titles(figure) == [
+        "a, K 1: 20.0 [10.0, 40.0]",
+        "a, K 5: 50.0 [45.0, 55.0]",
+        "a, K 20: 100.0 [100.0, 100.0]",
+    ]
+    assert figure.rows == [
+        ["1", "20.0 [10.0, 40.0]"],
+        ["5", "50.0 [45.0, 55.0]"],
+        ["7", ""],
+        ["20", "100.0 [100.0, 100.0]"],
+    ]
+
+
+def test_columns_are_as_high_as_their_values():
+    series = [
+        Series("a", 0, [Estimate(25), Estimate(0)]),
+        Series("b", 1, [Estimate(50, 40, 60), None]),
+    ]
+    figure = columns("T", "C.", ["x", "y"], series, x_name="rank", counts=[3, 1200])
+    root = ElementTree.fromstring(str(figure.svg))
+    heights = [float(bar.get("height")) for bar in root.iter("rect")]
+    assert heights == pytest.approx([heights[1] / 2, heights[1], 0])
+    assert figure.header == ["rank", "questions", "a", "b"]
+    assert figure.rows == [["x", "3", "25.0", "50.0 [40.0, 60.0]"], ["y", "1,200", "0.0", ""]]
+    assert figure.legend == [("a", 0), ("b", 1)]
+
+
+def test_dots_stand_left_and_right_of_zero():
+    series = [Series("d", 1, [Estimate(-5, -10, 0), Estimate(10, 5, 15)])]
+    figure = dots("T", "C.", ["x", "y"], series, x_name="v", axis=Axis("points"))
+    root = ElementTree.fromstring(str(figure.svg))
+    zero = next(line for line in root.iter("line") if line.get("class") == "zero")
+    spans = [line for line in root.iter("line") if "span" in line.get("class")]
+    x1, x2 = ([float(s.get(k)) for s in spans] for k in ("x1", "x2"))
+    assert x2[0] == pytest.approx(float(zero.get("x1")))
+    assert x1[0] < x2[0] < x1[1] < x2[1]
+    assert figure.legend == []
+
+
+def test_shares_add_up():
+    series = [Series("a", 0, [Estimate(1)]), Series("b", 1, [Estimate(3)])]
+    figure = shares("T", "C.", ["x"], series, x_name="part", axis=Axis("seconds"))
+    bars = list(ElementTree.fromstring(str(figure.svg)).iter("rect"))
+    first, second = (
+        (float(bar.get("x")), float(bar.get("x")) + float(bar.get("width"))) for bar in bars
+    )
+    assert first[1] == pytest.approx(second[0], abs=0.02)
+    assert second[1] - second[0] == pytest.approx(3 * (first[1] - first[0]), abs=0.05)
+
+
+def test_every_style_has_a_mark_of_its_own():
+    marks = {re.search(r' d="([^"]+)"', str(mark_svg(style)))[1] for style in range(STYLES)}
+    assert len(marks) == STYLES
+
+
+@pytest.mark.parametrize("draw", [columns, dots])
+def test_names_in_figures_are_text(draw):
+    figure = draw(
+        HOSTILE,
+        HOSTILE,
+        [HOSTILE],
+        [Series(HOSTILE, 0, [Estimate(1)])],
+        x_name=HOSTILE,
+        axis=PERCENT,
+    )
+    assert "<script" not in str(figure.svg)
+    assert "<b>" not in str(figure.svg)
+    ElementTree.fromstring(str(figure.svg))
+
+
+@given(st.text())
+def test_embedded_json_reads_back_and_cannot_end_its_element(text):
+    written = str(safe_json({"a": [text, HOSTILE]}))
+    assert json.loads(written) == {"a": [text, HOSTILE]}
+    assert not set("<>&\u2028\u2029") & set(written)
+
+
+def test_a_study_report_shows_variants_links_and_failures(tmp_path):
+    run = tmp_path / "runs" / "a b#1"
+    run.mkdir(parents=True)
+    (run / "report.html").write_text("x", encoding="utf-8")
+    variants = [
+        Variant("first", run=run, reference=True, metrics={"VQA accuracy %": Estimate(20, 10, 30)}),
+        Variant(
+            "second",
+            run=tmp_path / "runs" / "gone",
+            metrics={"VQA accuracy %": Estimate(22.34, 12, 32)},
+            differences={"VQA accuracy %": Difference(Estimate(2.34, -1, 5), 0.02, 0.04, 3, 1)},
+        ),
+        Variant(
+            "third",
+            metrics={"VQA accuracy %": Estimate(20, 10, 30)},
+            differences={"VQA accuracy %": Difference(Estimate(0, 0, 0), 1.0, 1.0, 0, 0)},
+        ),
+        Variant(
+            "fourth",
+            metrics={"VQA accuracy %": Estimate(20, 10, 30)},
+            differences={"VQA accuracy %": Difference(Estimate(0, 0, 0), 1.0, None, 2, 2)},
+        ),
+        Variant(HOSTILE, error=HOSTILE),
+    ]
+    path = write_study_report(
+        tmp_path, "A <study>", variants, facts={"dataset": "d"}, notes=["stand-in"]
+    )
+    page = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "report.html"
+    assert 'href="runs/a%20b%231/report.html"' in page
+    assert "gone" not in page
+    assert "+2.3 [-1.0, 5.0] Holm p 0.0400" in page
+    assert "+0.0 [0.0, 0.0] p 1.0000" in page  # as many wins as losses
+    assert page.count("<small>same for every question</small>") == 1
+    assert "Not drawn, since same for every question: third." in page
+    [figure] = re.findall(r"<h3>[^<]*difference.*?</figure>", page, re.S)
+    assert re.findall(r'class="label"[^>]*>([^<]+)', figure) == ["second", "fourth"]
+    assert "A &lt;study&gt;" in page
+    assert "<script" not in page
+
+
+def test_a_page_allows_its_own_style_only(tmp_path):
+    page = render(
+        "study.html.jinja",
+        title="t",
+        facts={},
+        notes=[],
+        header=[""],
+        rows=[],
+        figures=[],
+        tables={},
+    )
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert "default-src &#39;none&#39;" in policy
+    assert "script-src &#39;none&#39;" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+@given(
+    st.text("aAbB \u0130\u03a3-.", max_size=40),
+    st.lists(st.text("aAb \u0130\u03a3", max_size=3), max_size=4),
+    st.sampled_from(RULES),
+)
+def test_answers_are_marked_where_the_rule_finds_them(passage, answers, rule):
+    spans = answer_spans(passage, answers, rule)
+    assert bool(spans) == (answer_ranks([passage], answers, rule) == [1])
+    assert spans == sorted(spans)
+    ends = [0, *(x for span in spans for x in span)]
+    assert all(a < b for a, b in spans)
+    assert ends == sorted(ends)
+    assert ends[-1] <= len(passage)
+
+
+def test_answer_spans_are_those_places():
+    text = "Koalas eat leaves; the KOALA sleeps. \u0130stanbul koala"
+    assert [text[a:b] for a, b in answer_spans(text, ["koala "], "flmr")] == [
+        "Koala",
+        "KOALA",
+        "koala",
+    ]
+    assert [text[a:b] for a, b in answer_spans(text, ["koala"], "word")] == ["KOALA", "koala"]
+    assert [text[a:b] for a, b in answer_spans(text, ["koala "], "ravqa")] == ["KOALA "]
+    assert answer_spans("banana", ["ana", "nan"]) == [(1, 6)]
+    assert answer_spans("banana", [" "]) == []
+    with pytest.raises(ValueError, match="unknown rule"):
+        answer_spans("a", ["a"], "other")

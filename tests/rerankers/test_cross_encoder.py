@@ -1,0 +1,259 @@
+"""The cross-encoder reranker on a random BERT from disk, against scores computed without it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from ravqa.core.errors import UserError
+from ravqa.core.factory import build_part
+from ravqa.core.locations import SAMPLE
+from ravqa.core.records import Description, Hit, Passage, Question, Tag
+from ravqa.core.registry import RERANKERS
+from ravqa.core.settings import Part
+from ravqa.images.decode import open_image
+
+library = pytest.importorskip("sentence_transformers")
+
+WORDS = "what does this animal eat koala lion tree leaves meat iron tower : , ? . a of".split()
+LIMIT = 24
+KOALA = Question(
+    1,
+    "What does this animal eat?",
+    description=Description(tags=(Tag(("koala", "koala bear"), 0.9),), caption="A koala"),
+)
+PLAIN = Question(2, "What does this animal eat?")
+PASSAGES = [
+    Passage("p1", "leaves of a tree"),
+    Passage("p2", "iron tower"),
+    Passage("p3", "meat , meat", title="Lion"),
+    Passage("p4", "a lion of iron"),
+]
+HITS = [Hit(p.passage_id, 9.0 - i, i) for i, p in enumerate(PASSAGES, 1)]
+PAIRS = list(zip(HITS, PASSAGES, strict=True))
+
+
+def save(folder, model):
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate([*specials, *WORDS])}
+    tokenizer = transformers.BertTokenizer(vocab=vocabulary)
+    with torch.no_grad():
+        for p in model.parameters():  # sharper than the usual initialisation: scores differ
+            p.normal_(std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def config(**options):
+    return transformers.BertConfig(
+        vocab_size=len(WORDS) + 5,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=LIMIT,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    made = transformers.BertForSequenceClassification(config(num_labels=1))
+    return save(tmp_path_factory.mktemp("cross-encoder"), made)
+
+
+def reranker(model, **options):
+    return build_part(RERANKERS, Part(name="cross-encoder", model=model, **options), "reranking.0")
+
+
+def by_hand(model, query, passage):
+    """The model's output for one pair, by transformers alone."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(model).eval()
+    inputs = tokenizer(query, passage, truncation=True, max_length=LIMIT, return_tensors="pt")
+    with torch.no_grad():
+        return float(network(**inputs).logits[0, 0])
+
+
+def logistic(x):
+    return 1 / (1 + torch.exp(torch.tensor(-x)).item())
+
+
+@pytest.mark.parametrize(
+    ("question", "query"),
+    [
+        (PLAIN, "What does this animal eat?"),
+        (KOALA, "What does this animal eat? A koala koala"),
+    ],
+)
+def test_scores_are_the_models(fresh_cache, model, question, query):
+    expected = {p.passage_id: logistic(by_hand(model, query, p.content)) for p in PASSAGES}
+    [found] = reranker(model).rerank([question], [PAIRS])
+    assert {h.passage_id: h.score for h in found} == pytest.approx(expected, abs=1e-6)
+    assert [h.passage_id for h in found] == sorted(expected, key=expected.get, reverse=True)
+    assert [h.rank for h in found] == [1, 2, 3, 4]
+    assert {h.passage_id: h.retrieval_score for h in found} == {h.passage_id: h.score for h in HITS}
+
+
+def test_raw_outputs_and_a_query_of_ones_own(fresh_cache, model, tmp_path):
+    (tmp_path / "query.jinja").write_text("{{ tags[0] if tags else question }}")
+    tested = reranker(model, activation="identity", query=str(tmp_path / "query.jinja"))
+    found = tested.rerank([KOALA, PLAIN], [PAIRS, PAIRS[:1]])
+    assert [h.passage_id for h in found[1]] == ["p1"]
+    expected = {p.passage_id: by_hand(model, "koala", p.content) for p in PASSAGES}
+    assert {h.passage_id: h.score for h in found[0]} == pytest.approx(expected, abs=1e-6)
+    assert found[1][0].score == pytest.approx(
+        by_hand(model, PLAIN.question, PASSAGES[0].content), abs=1e-6
+    )
+
+
+def test_depth_leaves_the_rest_behind(fresh_cache, model):
+    [found] = reranker(model, depth=2).rerank([PLAIN], [PAIRS])
+    assert {h.passage_id for h in found[:2]} == {"p1", "p2"}
+    assert [h.passage_id for h in found[2:]] == ["p3", "p4"]
+    assert {h.score for h in found[1:]} == {found[1].score}
+
+
+def test_a_pair_is_scored_once_whatever_else_changes(fresh_cache, model):
+    first = reranker(model, depth=3)
+    [three] = first.rerank([PLAIN], [PAIRS])
+    assert first.scored == 3
+    # Deeper, in another order, under other ids, of another question with the same words.
+    other = [(Hit(f"x{h.passage_id}", 0.0, h.rank), p) for h, p in reversed(PAIRS)]
+    second = reranker(model, batch_size=1)
+    found = second.rerank([KOALA, Question(77, PLAIN.question)], [[], other])
+    assert second.scored == 1
+    scores = {h.passage_id: h.score for h in three[:3]}
+    assert {h.passage_id[1:]: h.score for h in found[1] if h.passage_id[1:] in scores} == scores
+    # What is seen in the image is part of the query, and the type of the numbers of the score.
+    assert reranker(model).rerank([KOALA], [PAIRS]) != [three]
+    third = reranker(model, activation="identity")
+    third.rerank([PLAIN], [PAIRS])
+    assert third.scored == 4
+    uncached = reranker(model, cache=False)
+    assert uncached.rerank([PLAIN], [PAIRS[:3]])[0] == three[:3]
+    assert uncached.scored == 3
+    assert first.fingerprint != second.fingerprint == uncached.fingerprint
+
+
+def test_long_pairs_are_cut_as_the_model_does_and_counted(fresh_cache, model):
+    long = Passage("long", "leaves of a tree . " * 20)
+    tested = reranker(model, activation="identity")
+    [found] = tested.rerank([PLAIN], [[*PAIRS, (Hit("long", 0.0, 5), long)]])
+    assert tested.truncated == 1
+    score = {h.passage_id: h.score for h in found}["long"]
+    assert score == pytest.approx(by_hand(model, PLAIN.question, long.content), abs=1e-6)
+
+
+def test_a_shorter_limit_changes_the_score(fresh_cache, model):
+    tested = reranker(model, activation="identity", max_length=10)
+    tested.rerank([PLAIN], [PAIRS])
+    assert tested.truncated == 4  # six words of the question and three marks leave one
+    assert tested.fingerprint != reranker(model, activation="identity").fingerprint
+
+
+def redness(image):
+    return float(np.asarray(image)[..., 0].mean())
+
+
+class Looking(torch.nn.Module):
+    """Scores a pair by the mean red of the query's image and the words that both texts share.
+
+    A stand-in for multimodal rerankers: it shows what the library is given, not how they score.
+    """
+
+    modalities = ("text", "image", ("image", "text"))
+
+    def preprocess(self, inputs, prompt=None, **kwargs):
+        rows = []
+        for query, passage in inputs:
+            shared = set(query["text"].lower().split()) & set(passage["text"].lower().split())
+            red = 0.0
+            if "image" in query:
+                red = redness(query["image"])
+            rows.append([red, float(len(shared))])
+        return {"values": torch.tensor(rows)}
+
+    def forward(self, features, **kwargs):
+        features["scores"] = features["values"] @ torch.tensor([[0.001], [1.0]])
+        return features
+
+    def save(self, *args, **kwargs):
+        """Nothing to save."""
+
+
+def test_models_that_see_are_given_the_image(fresh_cache, model, monkeypatch):
+    photos = sorted((SAMPLE / "val2014").glob("*.jpg"))[:2]
+    made = library.CrossEncoder(modules=[Looking()], device="cpu")
+    monkeypatch.setattr(library, "CrossEncoder", lambda *args, **options: made)
+    tested = reranker(model, activation="identity", query="rerank-query")
+    made.activation_fn = torch.nn.Identity()
+    assert tested.sees_images
+    questions = [
+        Question(1, "tower", image=photos[0]),
+        Question(2, "tower", image=photos[1]),
+        Question(3, "tower"),
+    ]
+    found = tested.rerank(questions, [PAIRS] * 3)
+    for question, hits in zip(questions, found, strict=True):
+        red = 0.0
+        if question.image is not None:
+            red = redness(open_image(question.image))
+        assert hits[0].passage_id == "p2"
+        assert hits[0].score == pytest.approx(0.001 * red + 1, abs=1e-5)
+        assert hits[1].score == pytest.approx(0.001 * red, abs=1e-5)
+    assert len({hits[0].score for hits in found}) == 3
+    assert tested.scored == 12
+
+
+def test_a_model_that_reads_text_alone_looks_at_no_image(model):
+    assert not reranker(model).sees_images
+
+
+# What is refused
+
+
+def test_an_encoder_is_no_cross_encoder(tmp_path):
+    torch.manual_seed(0)
+    folder = save(tmp_path / "bert", transformers.BertModel(config()))
+    with pytest.raises(UserError, match="no cross-encoder but a BertModel, without weights"):
+        reranker(folder)
+
+
+def test_several_scores_are_refused(tmp_path):
+    torch.manual_seed(0)
+    made = transformers.BertForSequenceClassification(config(num_labels=3))
+    with pytest.raises(UserError, match="gives 3 scores for a pair: one is expected"):
+        reranker(save(tmp_path / "nli", made))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "/no/such/model"}, "cross-encoder: no such model file or folder: /no/such"),
+        ({"model": "owner/not-cached"}, "cross-encoder: owner/not-cached cannot be loaded: "),
+        ({"model": "x", "query": "rerank-kuery"}, "no prompt 'rerank-kuery': did you mean rerank-"),
+        ({"model": "x", "depth": 0}, "key 'depth': input should be greater than or equal to 1"),
+        ({"model": "x", "dtipe": "float16"}, "unknown key 'dtipe': did you mean dtype"),
+    ],
+)
+def test_mistakes_are_one_line(options, message):
+    with pytest.raises(UserError) as e:
+        reranker(**options)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_broken_files_are_one_line(model, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(model, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"hidden_size": 17}))
+    with pytest.raises(UserError, match="broken cannot be loaded: ") as e:
+        reranker(str(folder))
+    assert "\n" not in str(e.value)

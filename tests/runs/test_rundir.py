@@ -1,0 +1,108 @@
+"""The run folder: nothing is lost, nothing is overwritten unasked."""
+
+import json
+
+import pytest
+
+from ravqa.core.errors import DataError, UserError
+from ravqa.runs.folder import MAIN, RunDir
+
+CONFIG = {"pipeline": {"top_k": 20, "reader": {"name": "a"}}, "run": {"seed": 0}}
+
+
+def open_run(path, config, **how):
+    run = RunDir(path, **how)
+    run.begin(config)
+    return run
+
+
+def test_samples_come_back_and_a_torn_last_line_is_cut_off(tmp_path):
+    run = open_run(tmp_path / "r", CONFIG)
+    run.append_samples(MAIN, [{"question_id": 1, "answer": "ä"}, {"question_id": "x"}])
+    path = run.samples_path(MAIN)
+    whole = path.read_bytes()
+    for cut in range(len(whole.splitlines()[1]) + 1):
+        path.write_bytes(whole + whole.splitlines()[1][:cut])
+        assert list(run.read_samples(MAIN)) == [1, "x"]
+        assert path.read_bytes() == whole  # what follows is appended to a whole line
+    run.append_samples(MAIN, [{"question_id": 2}])
+    assert list(run.read_samples(MAIN)) == [1, "x", 2]
+
+
+def test_a_broken_line_elsewhere_is_named(tmp_path):
+    run = open_run(tmp_path / "r", CONFIG)
+    run.samples_path(MAIN).write_text('{"question_id": 1}\n{"question\n{"question_id": 3}\n')
+    with pytest.raises(DataError, match=r"samples\.jsonl, line 2"):
+        run.read_samples(MAIN)
+
+
+def test_an_existing_folder_is_left_alone_unless_told(tmp_path):
+    folder = tmp_path / "r"
+    run = open_run(folder, CONFIG)
+    run.append_samples(MAIN, [{"question_id": 1}])
+    with pytest.raises(UserError, match="--resume"):
+        open_run(folder, CONFIG)
+    assert list(open_run(folder, CONFIG, resume=True).read_samples(MAIN)) == [1]
+
+    (folder / "notes.txt").write_text("mine")
+    (folder / "samples.none.jsonl").write_text("{}\n")
+    fresh = open_run(folder, CONFIG, overwrite=True)
+    assert fresh.read_samples(MAIN) == {}
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "samples.none.jsonl").exists()
+
+
+def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    for how in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(UserError, match="no run"):
+            open_run(tmp_path, CONFIG, **how)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_resuming_with_other_settings_names_the_key(tmp_path):
+    open_run(tmp_path / "r", CONFIG)
+    other = json.loads(json.dumps(CONFIG))
+    other["pipeline"]["reader"]["name"] = "b"
+    with pytest.raises(UserError, match=r'pipeline\.reader\.name: "a" then, "b" now'):
+        open_run(tmp_path / "r", other, resume=True)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "r", CONFIG)
+    run.write("results.json", "old")
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        run.write("results.json", "new")
+    assert (run.path / "results.json").read_text() == "old"
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "results.json"]
+
+
+def test_nothing_of_an_old_run_is_lost_before_the_new_one_begins(tmp_path):
+    run = open_run(tmp_path / "r", CONFIG)
+    run.append_samples(MAIN, [{"question_id": 1}])
+    RunDir(tmp_path / "r", overwrite=True)  # a model that cannot be loaded would end it here
+    assert list(run.read_samples(MAIN)) == [1]
+    with pytest.raises(UserError, match="no run in"):
+        RunDir(tmp_path / "typo", resume=True)
+
+
+def test_a_kill_while_the_first_file_is_written_does_not_lock_the_folder(tmp_path):
+    (tmp_path / ".config.yaml.abc123").write_text("half")
+    open_run(tmp_path, CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_the_trec_run_falls_with_the_rank_and_has_six_columns():
+    from ravqa.retrievers.runs import trec_lines
+
+    assert trec_lines(7, [["a b", 0.9], ["c", 0.5]]) == [
+        "7 Q0 a%20b 1 0.9 ravqa\n",
+        "7 Q0 c 2 0.5 ravqa\n",
+    ]
+    oracle = [line.split() for line in trec_lines(7, [["x", 0.1], ["y", 0.9]])]
+    assert [float(columns[4]) for columns in oracle] == [1.0, 0.5]
