@@ -365,9 +365,12 @@ def test_the_commands_list_what_they_do_not_follow(tmp_path, served):
     library.pack(tmp_path / "x.tar")
 
     def ravqa(*arguments):
-        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); " + (
-            "import library_files; library_files.register(); "
-            "from ravqa.cli import main; main(sys.argv[1:])"
+        code = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'helpers')!r}); "
+            + (
+                "import library_files; library_files.register(); "
+                "from ravqa.cli import main; main(sys.argv[1:])"
+            )
         )
         return subprocess.run(
             [sys.executable, "-c", code, *arguments],

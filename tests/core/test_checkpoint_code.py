@@ -235,7 +235,7 @@ LIBRARIES = {"transformers", "sentence_transformers", "peft", "library"}
 # Of classes of this project, which run no code of a checkpoint.
 OWN = ("FLMR", "Pipeline", "kind", "cls", "config_class", "super()")
 NO_SUCH_OPTION = {"library.from_pretrained"}  # peft's
-ONE_LOADER = ROOT / "ravqa" / "checkpoints.py"
+ONE_LOADER = ROOT / "ravqa" / "core" / "checkpoints.py"
 
 
 def loads(path):

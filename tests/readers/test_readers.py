@@ -934,7 +934,7 @@ class Loaded:
     ],
 )
 def test_on_a_gpu_weights_go_straight_there(folder, monkeypatch, capability, options, expected):
-    monkeypatch.setattr("ravqa.encoders.base.usable_device", lambda name, why: name)
+    monkeypatch.setattr("ravqa.core.devices.usable_device", lambda name, why: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     config = {"model": folder("llama"), "device": "cuda:1", **options}
     placement = Placement(validate(TransformersLLM.Config, config, "reader"), "a reader")

@@ -250,7 +250,11 @@ def test_times_name_no_stage_that_took_none(run):
     stages = list(next(iter(samples.values()))["seconds"])
     for path in run.glob("samples*.jsonl"):
         changed = [
-            {**s, "seconds": dict.fromkeys(s["seconds"], 0.0) | {stages[-1]: 0.5}}
+            {
+                **s,
+                "seconds": dict.fromkeys(s["seconds"], 0.0) | {stages[-1]: 0.5},
+                "cached": dict.fromkeys(s["seconds"], {"share": 0.0, "seconds": 0.0}),
+            }
             for s in read_samples(path).values()
         ]
         path.write_text("".join(json.dumps(s) + "\n" for s in changed), encoding="utf-8")
