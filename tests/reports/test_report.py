@@ -253,7 +253,7 @@ def test_times_name_no_stage_that_took_none(run):
             {
                 **s,
                 "seconds": dict.fromkeys(s["seconds"], 0.0) | {stages[-1]: 0.5},
-                "cached": dict.fromkeys(s["seconds"], {"share": 0.0, "seconds": 0.0}),
+                "cached": {key: {"share": 0.0, "seconds": 0.0} for key in s["seconds"]},
             }
             for s in read_samples(path).values()
         ]
