@@ -1,6 +1,7 @@
 """Imports point one way, and the command line starts without heavy libraries."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,30 @@ def test_imports_point_one_way():
             if other != part and LEVEL[other] < LEVEL[part]:
                 wrong.append(f"{path.relative_to(ROOT)} imports {other}")
     assert not wrong
+
+
+def test_the_architecture_page_lists_the_packages_as_they_are():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("## Packages") : page.index("## Contracts")]
+    rows = [line.split("|")[1] for line in table.split("\n") if line.startswith("| `")]
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == LAYERS
+    there = {part_of(path) for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE} | {
+        path.stem for path in PACKAGE.glob("*.py")
+    }
+    assert there - {"__init__"} == set(LEVEL)
+
+
+def test_there_are_few_packages_and_few_imports_between_them():
+    parts = set(LEVEL)
+    arrows = {
+        (part_of(path), other)
+        for path in PACKAGE.rglob("*.py")
+        for other in imports(path) & parts
+        if other != part_of(path) != "__init__"
+    }
+    assert len(parts) <= 24
+    assert len(LAYERS) <= 13
+    assert len(arrows) <= 110
 
 
 def test_metrics_do_not_import_torch():
