@@ -12,7 +12,7 @@ from ravqa.cli.shared import Json, OnErrorChoice, opened_console
 from ravqa.core.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    from ravqa.collections import Changes, Library
+    from ravqa.collections import Changes, Collection
     from ravqa.core.records import Hit, Passage
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.pages import Remarks
@@ -89,13 +89,13 @@ def build(
 ) -> None:
     """Make an index of passages, pages and pictures. Killed? The same command goes on."""
     with opened_console() as console:
-        from ravqa.collections import Library
+        from ravqa.collections import Collection
 
-        Library.check_new(index)
+        Collection.check_new(index)
         corpus, remarks = _read(sources, words, on_error, console)
         with console.status("loading models"):
-            library = Library.create(index, pipeline, *(overrides or ()), words=words)
-        changes = library.add(corpus, progress=console.progress)
+            collection = Collection.create(index, pipeline, *(overrides or ()), words=words)
+        changes = collection.add(corpus, progress=console.progress)
         _report(console, changes, remarks.lines())
 
 
@@ -136,11 +136,11 @@ def delete(
 ) -> None:
     """Delete passages, by their ids or by metadata."""
     with opened_console() as console:
-        library = _open(index)
-        wanted = _chosen(library, ids, where)
+        collection = _open(index)
+        wanted = _chosen(collection, ids, where)
         if not wanted and not where:
             raise UserError("ravqa index delete: name the passages' ids, or --where KEY=VALUE")
-        _report(console, library.delete(wanted), [])
+        _report(console, collection.delete(wanted), [])
 
 
 @app.command()
@@ -152,12 +152,12 @@ def show(
 ) -> None:
     """Show passages; without ids and metadata, numbers about the index."""
     with opened_console() as console:
-        library = _open(index)
+        collection = _open(index)
         if not ids and not where:
-            _print_stats(console, library.stats(), as_json)
+            _print_stats(console, collection.stats(), as_json)
             return
-        for passage_id in _chosen(library, ids, where):
-            _print_passage(console, library[passage_id], as_json)
+        for passage_id in _chosen(collection, ids, where):
+            _print_passage(console, collection[passage_id], as_json)
 
 
 @app.command()
@@ -187,13 +187,13 @@ def pack(
 ) -> None:
     """Write index, passages and images into one file with checksums, to be shared."""
     with opened_console() as console:
-        library = _open(index)
-        size = library.pack(file, progress=console.progress)
+        collection = _open(index)
+        size = collection.pack(file, progress=console.progress)
         console.close()
-        print(f"{len(library):,} passages, {size:,} bytes: {file}")
-        if library.local_models:
+        print(f"{len(collection):,} passages, {size:,} bytes: {file}")
+        if collection.local_models:
             console.note(
-                f"the encoder is a folder of this machine ({', '.join(library.local_models)}): "
+                f"the encoder is a folder of this machine ({', '.join(collection.local_models)}): "
                 "whoever opens the index needs the same weights, and names them with --set "
                 "retriever.encoder.model=DIR"
             )
@@ -210,24 +210,24 @@ def unpack(
     Settings of the package that name something outside of it are listed, and not followed.
     """
     with opened_console() as console:
-        from ravqa.collections import Library
+        from ravqa.collections import Collection
         from ravqa.collections.trust import listed as listed_settings
 
-        library = Library.unpack(
+        collection = Collection.unpack(
             file, index, trust_settings=trust_settings, progress=console.progress
         )
         console.close()
-        print(f"{len(library):,} passages: {index}")
-        reader = library.config.reader
+        print(f"{len(collection):,} passages: {index}")
+        reader = collection.config.reader
         model = " ".join(str(v) for k in ("model", "url") if (v := reader.options.get(k)))
         console.note(
-            f"encoder: {library.stats()['encoder']}; reader: {reader.name} {model}".rstrip()
+            f"encoder: {collection.stats()['encoder']}; reader: {reader.name} {model}".rstrip()
         )
-        if library.withheld:
+        if collection.withheld:
             console.note(
                 "not followed, because the package names what is not part of it: "
-                f"{listed_settings(library.withheld)}: --trust-settings with ravqa search or ask "
-                "follows them, --set KEY=VALUE replaces one"
+                f"{listed_settings(collection.withheld)}: --trust-settings with ravqa search or "
+                "ask follows them, --set KEY=VALUE replaces one"
             )
 
 
@@ -245,10 +245,10 @@ def search(
     """Print the passages of an index that a question about an image finds, with their scores."""
     with opened_console() as console:
         _asked(question, image)
-        library = _open(index, pipeline, overrides, trust_settings)
+        collection = _open(index, pipeline, overrides, trust_settings)
         with console.status("loading models"):
-            _note_blind(library, image, console)
-            found = library.search(question, image, k=k, where=_where(where))
+            _note_blind(collection, image, console)
+            found = collection.search(question, image, k=k, where=_where(where))
         if as_json:
             print(json.dumps([_hit(*pair) for pair in found], ensure_ascii=False, indent=1))
         else:
@@ -268,10 +268,10 @@ def ask(
     """Answer a question about an image from the passages of an index."""
     with opened_console() as console:
         _asked(question, image)
-        library = _open(index, pipeline, overrides, trust_settings)
+        collection = _open(index, pipeline, overrides, trust_settings)
         with console.status("loading models"):
-            _note_blind(library, image, console, answering=True)
-            response = library.ask(question, image, where=_where(where))
+            _note_blind(collection, image, console, answering=True)
+            response = collection.ask(question, image, where=_where(where))
         answer = response.answer
         assert answer is not None
         read = {i for draft in answer.drafts for i in draft.passage_ids}
@@ -287,7 +287,7 @@ def ask(
         else:
             console.out.print(answer.text, markup=False, soft_wrap=True, style="bold")
             _print_hits(console, found)
-            for part, what in library.config.stand_ins.items():
+            for part, what in collection.config.stand_ins.items():
                 console.note(f"stand-in {part}: {what}")
 
 
@@ -299,10 +299,10 @@ def _open(
     pipeline: str | None = None,
     overrides: list[str] | None = None,
     trust_settings: bool = False,
-) -> Library:
-    from ravqa.collections import Library
+) -> Collection:
+    from ravqa.collections import Collection
 
-    return Library.open(index, pipeline, *(overrides or ()), trust_settings=trust_settings)
+    return Collection.open(index, pipeline, *(overrides or ()), trust_settings=trust_settings)
 
 
 def _read(
@@ -333,13 +333,15 @@ def _put(
     prune: bool = False,
 ) -> None:
     with opened_console() as console:
-        library = _open(index, None, overrides, trust_settings)
-        corpus, remarks = _read(sources, words or library.words, on_error, console)
+        collection = _open(index, None, overrides, trust_settings)
+        corpus, remarks = _read(sources, words or collection.words, on_error, console)
         if prune:
             remarks.check_prune()
         with console.status("loading models"):
-            library.load()
-        changes = library.put(corpus, replacing=replacing, prune=prune, progress=console.progress)
+            collection.load()
+        changes = collection.put(
+            corpus, replacing=replacing, prune=prune, progress=console.progress
+        )
         _report(console, changes, remarks.lines())
 
 
@@ -368,9 +370,9 @@ def _asked(question: str, image: Path | None) -> None:
 
 
 def _note_blind(
-    library: Library, image: Path | None, console: Console, *, answering: bool = False
+    collection: Collection, image: Path | None, console: Console, *, answering: bool = False
 ) -> None:
-    if image is not None and not library.pipeline(answering=answering).sees_images:
+    if image is not None and not collection.pipeline(answering=answering).sees_images:
         console.note("nothing in this pipeline looks at the image: only the question is asked")
 
 
@@ -387,14 +389,14 @@ def _where(texts: list[str] | None) -> dict[str, list[str]] | None:
     return found
 
 
-def _chosen(library: Library, ids: list[str] | None, where: list[str] | None) -> list[str]:
+def _chosen(collection: Collection, ids: list[str] | None, where: list[str] | None) -> list[str]:
     wanted = list(ids or ())
     for passage_id in wanted:
-        if passage_id not in library:
-            raise library.unknown(passage_id)
+        if passage_id not in collection:
+            raise collection.unknown(passage_id)
     chosen = _where(where)
     if chosen is not None:
-        matching = library.matching(chosen)
+        matching = collection.matching(chosen)
         wanted = [i for i in wanted if i in set(matching)] if ids else matching
     return wanted
 

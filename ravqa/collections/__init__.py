@@ -1,15 +1,15 @@
 """A builder's own passages: one folder with corpus, encoder settings and index.
 
-from ravqa.collections import Library
+from ravqa.collections import Collection
 
-library = Library.create("animals")
-library.add(passages)
-for hit, passage in library.search("What does this animal eat?", Path("photo.jpg")):
+collection = Collection.create("animals")
+collection.add(passages)
+for hit, passage in collection.search("What does this animal eat?", Path("photo.jpg")):
     ...
-print(library.ask("What does this animal eat?", Path("photo.jpg")).answer.text)
+print(collection.ask("What does this animal eat?", Path("photo.jpg")).answer.text)
 """
 
-from ravqa.collections.collection import Changes, Library
+from ravqa.collections.collection import Changes, Collection
 from ravqa.collections.filters import Where
 
-__all__ = ["Changes", "Library", "Where"]
+__all__ = ["Changes", "Collection", "Where"]

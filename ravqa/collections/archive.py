@@ -1,11 +1,11 @@
-"""A library as one file, to be shared: a tar archive with a list of its files and their checksums.
+"""A collection as one file, to be shared: a tar archive with a list of its files and checksums.
 
     ravqa-index.json    format, and of every other file [bytes, SHA-256]; it comes first
     library.json, index-000001/..., passages-000001/..., images/...
 
-The same library gives the same bytes: names are in order, times and owners are left out. Nothing is
-extracted that the list does not name, or that is not as the list says, and nothing outside the new
-folder, which appears under its name when it is whole.
+The same collection gives the same bytes: names are in order, times and owners are left out. Nothing
+is extracted that the list does not name, or that is not as the list says, and nothing outside the
+new folder, which appears under its name when it is whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ravqa.collections.folder import IMAGES, MANIFEST, LibraryFolder, State
+from ravqa.collections.folder import IMAGES, MANIFEST, CollectionFolder, State
 from ravqa.core.errors import UserError
 from ravqa.core.locations import file_digest, flush_to_disk
 from ravqa.corpora.disk import PassageFolder
@@ -39,11 +39,11 @@ _NAME = re.compile(
 )
 
 
-def pack(folder: LibraryFolder, state: State, target: Path, progress: Progress | None) -> int:
+def pack(folder: CollectionFolder, state: State, target: Path, progress: Progress | None) -> int:
     """Write the archive; gives its bytes.
 
     Args:
-        state: what is packed; nobody may change the library meanwhile.
+        state: what is packed; nobody may change the collection meanwhile.
 
     Raises:
         UserError: the file is there already or cannot be written.
@@ -75,13 +75,13 @@ def pack(folder: LibraryFolder, state: State, target: Path, progress: Progress |
 
 
 def unpack(source: Path, target: Path, progress: Progress | None) -> None:
-    """Make a library of an archive, every byte compared with its list.
+    """Make a collection of an archive, every byte compared with its list.
 
     Raises:
         UserError: no such file, none of ours, damaged, with images that are not in it, or larger
             than the disk has room; the folder is there already.
     """
-    LibraryFolder(target).check_new()
+    CollectionFolder(target).check_new()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(source, "r:") as archive:

@@ -1,4 +1,4 @@
-"""A library: passages, encoder settings and index in one folder, searched and asked."""
+"""A collection: passages, encoder settings and index in one folder, searched and asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import copy
 import difflib
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from ravqa.collections import archive, trust
 from ravqa.collections.filters import Where
-from ravqa.collections.folder import LibraryFolder, State, Writer
+from ravqa.collections.folder import CollectionFolder, State, Writer
 from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import DataError, UserError, check_number
@@ -60,7 +61,7 @@ class Changes:
     truncated: int = 0
 
 
-class Library:
+class Collection:
     """Passages in one folder: added, replaced, deleted, searched, asked.
 
     The models are loaded when they are first needed: for adding, searching and asking. One process
@@ -68,13 +69,13 @@ class Library:
     may run in several threads.
 
     Attributes:
-        withheld: settings that came from elsewhere, name something outside of the library, and are
-            not followed: what needs them raises UserError.
+        withheld: settings that came from elsewhere, name something outside of the collection, and
+            are not followed: what needs them raises UserError.
     """
 
     def __init__(
         self,
-        folder: LibraryFolder,
+        folder: CollectionFolder,
         settings: Mapping[str, Any],
         where: str,
         parts: Shared | None = None,
@@ -102,19 +103,20 @@ class Library:
         pipeline: str = "sample",
         *overrides: str,
         words: int | None = None,
-    ) -> Library:
-        """Make an empty library in a new folder, or of one that never had a passage.
+    ) -> Collection:
+        """Make an empty collection in a new folder, or of one that never had a passage.
 
         Args:
-            pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the library.
+            pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the
+                collection.
             overrides: "key.path=value".
-            words: longest passage of a page or article; kept with the library.
+            words: longest passage of a page or article; kept with the collection.
 
         Raises:
             UserError: the folder is not empty; settings that are not valid, or with another
                 retriever than late-interaction; a missing package or model.
         """
-        folder = LibraryFolder(Path(path))
+        folder = CollectionFolder(Path(path))
         settings, where = load_pipeline(pipeline, overrides)
         checked(settings, where)
         folder.check_new(begun=True)
@@ -140,13 +142,13 @@ class Library:
 
     @staticmethod
     def exists(path: Path | str) -> bool:
-        """Whether there is a library in this folder."""
-        return LibraryFolder(Path(path)).exists()
+        """Whether there is a collection in this folder."""
+        return CollectionFolder(Path(path)).exists()
 
     @staticmethod
     def check_new(path: Path | str) -> None:
         """Raise UserError if `create` would refuse this folder."""
-        LibraryFolder(Path(path)).check_new(begun=True)
+        CollectionFolder(Path(path)).check_new(begun=True)
 
     @classmethod
     def open(
@@ -155,25 +157,25 @@ class Library:
         pipeline: str | None = None,
         *overrides: str,
         trust_settings: bool = False,
-    ) -> Library:
-        """Open the library in a folder.
+    ) -> Collection:
+        """Open the collection in a folder.
 
         Settings that were not given on this machine are followed as far as they name nothing
-        outside of the library: no server, environment variable, local path or code (`withheld`).
+        outside of the collection: no server, environment variable, local path or code (`withheld`).
 
         Args:
-            pipeline: other settings than those that the library was made with. The encoder must be
-                the same; query text, reader and so on may differ.
+            pipeline: other settings than those that the collection was made with. The encoder must
+                be the same; query text, reader and so on may differ.
             overrides: "key.path=value".
-            trust_settings: follow the library's own settings wherever they come from, now and
+            trust_settings: follow the collection's own settings wherever they come from, now and
                 later: they are remembered on this machine (`ravqa.collections.trust`).
 
         Raises:
-            DataError: an image lies outside of the library's folder.
-            UserError: there is no library, or it is damaged; settings that are not valid, with
+            DataError: an image lies outside of the collection's folder.
+            UserError: there is no collection, or it is damaged; settings that are not valid, with
                 another encoder, or that would run a model's code without your saying so.
         """
-        folder = LibraryFolder(Path(path))
+        folder = CollectionFolder(Path(path))
         own = folder.manifest().settings
         if trust_settings:
             _trust(own)
@@ -183,20 +185,20 @@ class Library:
             where = str(path)
         else:
             settings, where = load_pipeline(pipeline, overrides)
-        library = cls(folder, settings, where, withheld=withheld)
-        code = [s for s in library._withheld(_SEARCHING) if s.names == trust.CODE]
+        collection = cls(folder, settings, where, withheld=withheld)
+        code = [s for s in collection._withheld(_SEARCHING) if s.names == trust.CODE]
         if code:
             raise refusal(code, where)
-        library._state.corpus.check_images()
+        collection._state.corpus.check_images()
         if settings["retriever"].get("encoder") != own["retriever"].get("encoder"):
-            library._pipeline()  # which compares the encoders
-        return library
+            collection._pipeline()  # which compares the encoders
+        return collection
 
     # -- reading ------------------------------------------------------------------------------
 
     @property
     def path(self) -> Path:
-        """The library's folder."""
+        """The collection's folder."""
         return self._folder.path
 
     @property
@@ -229,7 +231,7 @@ class Library:
             self._state = state
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about the library: passages, encoder, and those of the index."""
+        """Numbers about the collection: passages, encoder, and those of the index."""
         state = self._state
         numbers = {} if state.index is None else state.index.stats()
         numbers.pop("fingerprint", None)
@@ -266,7 +268,7 @@ class Library:
         k: int = 5,
         instruction: str | None = None,
         where: Where | None = None,
-        allowed_ids: Collection[str] | None = None,
+        allowed_ids: abc.Collection[str] | None = None,
     ) -> list[tuple[Hit, Passage]]:
         """The k best passages for a question about an image, best first.
 
@@ -292,7 +294,7 @@ class Library:
         *,
         instruction: str | None = None,
         where: Where | None = None,
-        allowed_ids: Collection[str] | None = None,
+        allowed_ids: abc.Collection[str] | None = None,
     ) -> Response:
         """Answer a question about an image from the passages, with the pipeline's reader.
 
@@ -308,7 +310,7 @@ class Library:
         k: int,
         *,
         where: Where | None = None,
-        allowed_ids: Collection[str] | None = None,
+        allowed_ids: abc.Collection[str] | None = None,
     ) -> list[list[Hit]]:
         """The k best passages per question, before any reranking.
 
@@ -323,10 +325,10 @@ class Library:
         self,
         *,
         where: Where | None = None,
-        allowed_ids: Collection[str] | None = None,
+        allowed_ids: abc.Collection[str] | None = None,
         answering: bool = False,
     ) -> Pipeline:
-        """The library as it is now, as a pipeline that is prepared; it does not see later changes.
+        """The present state as a prepared pipeline, in which later changes do not show.
 
         Args:
             where, allowed_ids: what may be found, as for `search`.
@@ -352,7 +354,7 @@ class Library:
         question: Question,
         k: int,
         where: Where | None,
-        allowed_ids: Collection[str] | None,
+        allowed_ids: abc.Collection[str] | None,
         *,
         answering: bool,
     ) -> Response:
@@ -362,8 +364,8 @@ class Library:
 
     @staticmethod
     def _allowed(
-        state: State, where: Where | None, allowed_ids: Collection[str] | None
-    ) -> Collection[str] | None:
+        state: State, where: Where | None, allowed_ids: abc.Collection[str] | None
+    ) -> abc.Collection[str] | None:
         if where is None:
             return allowed_ids
         found = state.matching(where)
@@ -376,8 +378,8 @@ class Library:
     ) -> Changes:
         """Add passages; those that are there already, with the same content, are passed over.
 
-        A killed call leaves the library as it was; called again, it goes on with the encoding where
-        that was.
+        A killed call leaves the collection as it was; called again, it resumes the encoding where
+        it stopped.
 
         Raises:
             DataError: an id occurs twice, or is there with another content.
@@ -397,10 +399,10 @@ class Library:
         """Add what files and folders hold: passages, pages and pictures (`Corpus.read`).
 
         Args:
-            words: longest passage of a page or article, in words; None for the library's own
+            words: longest passage of a page or article, in words; None for the collection's own
                 choice (`create`).
             replacing: replace passages that are there with another content, as `update` does.
-            prune: delete passages that the files do not hold: the library then holds what they do.
+            prune: delete passages that the files do not hold: the collection then equals the files.
             remarks: takes note of what was left out.
 
         Raises:
@@ -446,7 +448,7 @@ class Library:
             writer.compact()
 
     def pack(self, target: Path | str, *, progress: Progress | None = None) -> int:
-        """Write the library into one file, to be shared; gives its bytes.
+        """Write the collection into one file, to be shared; gives its bytes.
 
         It is compacted before, if anything was deleted or replaced: nothing of that is shared.
 
@@ -470,8 +472,8 @@ class Library:
         *,
         trust_settings: bool = False,
         progress: Progress | None = None,
-    ) -> Library:
-        """Make a library of a packed one, in a new folder, and open it.
+    ) -> Collection:
+        """Make a collection of a packed one, in a new folder, and open it.
 
         Args:
             trust_settings: as for `open`. Without it, `withheld` has the settings of the package
@@ -481,7 +483,7 @@ class Library:
             UserError: the file is none of ours, or damaged; the folder is not empty.
         """
         archive.unpack(Path(source), Path(path), progress)
-        folder = LibraryFolder(Path(path))
+        folder = CollectionFolder(Path(path))
         own = folder.manifest().settings
         if trust_settings:
             _trust(own)
@@ -589,7 +591,7 @@ class Library:
             if len(index) >= above:
                 writer.convert(self._index)
 
-    def _withheld(self, sections: Collection[str]) -> list[Setting]:
+    def _withheld(self, sections: abc.Collection[str]) -> list[Setting]:
         """Those of `withheld` that belong to these keys of a pipeline."""
         return [s for s in self.withheld if s.path.partition(".")[0] in sections]
 
@@ -620,10 +622,10 @@ class Library:
 
 
 class _StateRetriever:
-    """A library's state, as the pipeline's retriever."""
+    """A collection's state, as the pipeline's retriever."""
 
     def __init__(
-        self, late: LateInteractionRetriever, state: State, allowed_ids: Collection[str] | None
+        self, late: LateInteractionRetriever, state: State, allowed_ids: abc.Collection[str] | None
     ):
         self.fingerprint = late.fingerprint
         self.weights = late.weights
@@ -636,7 +638,7 @@ class _StateRetriever:
         """Nothing: the index is there."""
 
     def retrieve(
-        self, questions: Sequence[Question], k: int, allowed_ids: Collection[str] | None = None
+        self, questions: Sequence[Question], k: int, allowed_ids: abc.Collection[str] | None = None
     ) -> list[list[Hit]]:
         """At most k passages per question, best first.
 

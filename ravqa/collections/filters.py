@@ -1,4 +1,4 @@
-"""Which passages of a library may be found, by their metadata.
+"""Which passages of a collection may be found, by their metadata.
 
 A mapping names what a passage must have: its fields (`passage_id`, `title`, `section`, `article`,
 `entity`, `url`) or whatever else came with it (`Passage.extra`). A value that is a list, tuple or

@@ -1,4 +1,4 @@
-"""The files of a library, and how they change without ever disagreeing.
+"""The files of a collection, and how they change without ever disagreeing.
 
     library.json       settings, encoder, and which index counts
     lock               held by the one process that writes
@@ -55,7 +55,7 @@ class Manifest:
     """What library.json holds.
 
     Attributes:
-        settings: of the pipeline that the library was made with.
+        settings: of the pipeline that the collection was made with.
         encoder: "fingerprint", "weights" and "dim" of the encoder.
         index: name of the folder that counts; None before the first passage.
         words: how long passages of pages and articles are, unless one says otherwise.
@@ -67,8 +67,8 @@ class Manifest:
     words: int | None = None
 
 
-class LibraryCorpus(Corpus):
-    """The passages of one state of a library, in the index's order."""
+class CollectionCorpus(Corpus):
+    """The passages of one state of a collection, in the index's order."""
 
     repeated = 0
 
@@ -111,13 +111,13 @@ class LibraryCorpus(Corpus):
         return len(self._index) if self._index is not None else 0
 
     def index_for(self, encoder: str, kind: str) -> SegmentedIndex | None:
-        """The library's index, if it is of this encoder and kind."""
+        """The collection's index, if it is of this encoder and kind."""
         if self._index is None or encoder != self._encoder:
             return None
         return self._index if kind in ("auto", self._index.kind) else None
 
     def check_images(self) -> None:
-        """Look whether every image is in the library's folder.
+        """Look whether every image is in the collection's folder.
 
         Raises:
             DataError: one is not.
@@ -143,7 +143,7 @@ class State:
 
     manifest: Manifest
     index: SegmentedIndex | None
-    corpus: LibraryCorpus
+    corpus: CollectionCorpus
     _matching: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def matching(self, where: Where) -> frozenset[str]:
@@ -177,18 +177,18 @@ class State:
         return "" if self.index is None else self.index.content
 
 
-class LibraryFolder:
-    """A library on disk."""
+class CollectionFolder:
+    """A collection on disk."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def exists(self) -> bool:
-        """Whether there is a library."""
+        """Whether there is a collection."""
         return (self.path / MANIFEST).is_file()
 
     def check_new(self, *, begun: bool = False) -> None:
-        """Raise UserError if there is a library already, or the folder holds something else.
+        """Raise UserError if there is a collection already, or the folder holds something else.
 
         Args:
             begun: one that never had a passage may be there: what a build that failed has left.
@@ -206,7 +206,7 @@ class LibraryFolder:
     def create(
         self, settings: Mapping[str, Any], encoder: Mapping[str, Any], words: int | None
     ) -> None:
-        """Make an empty library, also of one that never had a passage.
+        """Make an empty collection, also of one that never had a passage.
 
         Raises:
             UserError: see `check_new`; another process is writing.
@@ -225,7 +225,7 @@ class LibraryFolder:
         """What library.json says.
 
         Raises:
-            UserError: there is no library, it is damaged, or of another format.
+            UserError: there is no collection, it is damaged, or of another format.
         """
         file = self.path / MANIFEST
         try:
@@ -295,7 +295,7 @@ class LibraryFolder:
     def _read(self, manifest: Manifest, part: Part) -> State:
         encoder = manifest.encoder["fingerprint"]
         if manifest.index is None:
-            return State(manifest, None, LibraryCorpus(self.path, encoder, None, ()))
+            return State(manifest, None, CollectionCorpus(self.path, encoder, None, ()))
         index = INDEXES.get(part.name).open(
             self.path / manifest.index,
             part_config(INDEXES, part, "retriever.index"),
@@ -309,11 +309,11 @@ class LibraryFolder:
             )
             for entry in reversed(index.attached["passages"])
         ]
-        return State(manifest, index, LibraryCorpus(self.path, encoder, index, parts))
+        return State(manifest, index, CollectionCorpus(self.path, encoder, index, parts))
 
     @contextmanager
     def writing(self, part: Part) -> Iterator[Writer]:
-        """Be the one that changes the library.
+        """Be the one that changes the collection.
 
         Raises:
             UserError: another process (or object) is writing; see `read`.
@@ -353,16 +353,16 @@ class LibraryFolder:
 
 
 class Writer:
-    """The one that changes a library: made by `LibraryFolder.writing`."""
+    """The one that changes a collection: made by `CollectionFolder.writing`."""
 
-    def __init__(self, folder: LibraryFolder, state: State, part: Part):
+    def __init__(self, folder: CollectionFolder, state: State, part: Part):
         self.state = state
         self._folder = folder
         self._path = folder.path
         self._part = part
 
     def keep_image(self, source: Path) -> Path:
-        """Copy an image into the library; gives its path there.
+        """Copy an image into the collection; gives its path there.
 
         Raises:
             DataError: it cannot be read.
@@ -465,7 +465,7 @@ class Writer:
         name = self._new_name("passages")
         folder = self._path / name
         folder.mkdir()
-        PassageFolder.write(folder, map(self._stored, passages), source="library")
+        PassageFolder.write(folder, map(self._stored, passages), source="collection")
         files = {}
         for file in sorted(folder.iterdir()):
             flush_to_disk(file)
@@ -475,7 +475,7 @@ class Writer:
         return {"name": name, "files": files}
 
     def _stored(self, passage: Passage) -> Passage:
-        """The passage with its image's path from the library's folder, which may be moved."""
+        """The passage with its image's path from the collection's folder, which may be moved."""
         if passage.image is None:
             return passage
         return replace(passage, image=passage.image.relative_to(self._path))
@@ -490,7 +490,7 @@ class Writer:
 
 
 def _check_own(name: str) -> str:
-    """The name of a folder of a library, which cannot lead out of it.
+    """The name of a folder of a collection, which cannot lead out of it.
 
     Raises:
         ValueError: another name.

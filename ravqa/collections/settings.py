@@ -1,4 +1,4 @@
-"""A library's settings: those of a pipeline, with a late-interaction retriever."""
+"""A collection's settings: those of a pipeline, with a late-interaction retriever."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _RETRIEVER = "late-interaction"
 def own_settings(
     own: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], list[Setting]]:
-    """A library's settings with changes, and those of them that are not to be followed.
+    """A collection's settings with changes, and those of them that are not to be followed.
 
-    These name something outside of the library (see `trust`), came with it from elsewhere,
+    These name something outside of the collection (see `trust`), came with it from elsewhere,
     and are not among the changes.
     """
     settings = copy.deepcopy(dict(own))
@@ -57,11 +57,11 @@ def refusal(withheld: Sequence[Setting], where: str) -> UserError:
 def checked(
     settings: Mapping[str, Any], where: str
 ) -> tuple[PipelineConfig, LateInteractionRetriever.Config]:
-    """The pipeline's configuration, and its retriever's, if they suit a library.
+    """The pipeline's configuration, and its retriever's, if they suit a collection.
 
     Raises:
         UserError: settings that are not valid, another retriever than late-interaction, or an index
-            of a kind that a library cannot have.
+            of a kind that a collection cannot have.
     """
     config = check_settings(settings, where)
     if config.retriever.name != _RETRIEVER:

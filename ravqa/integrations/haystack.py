@@ -27,7 +27,7 @@ from haystack import Document, component  # noqa: E402
 from haystack.dataclasses import ByteStream, GeneratedAnswer, ImageContent  # noqa: E402
 from haystack.utils.filters import document_matches_filter  # noqa: E402
 
-from ravqa.collections import Library  # noqa: E402
+from ravqa.collections import Collection  # noqa: E402
 from ravqa.core.records import Answer, Hit, Passage, Question  # noqa: E402
 from ravqa.integrations import documents as plain  # noqa: E402
 from ravqa.integrations.asking import Asker, Pair  # noqa: E402
@@ -62,7 +62,7 @@ def passage_of(document: Document) -> Passage:
 
 @component
 class PreFLMRRetriever:
-    """Finds passages for a question and its image in a library."""
+    """Finds passages for a question and its image in a collection."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class PreFLMRRetriever:
         filters: dict[str, Any] | None = None,
         allow_http: bool = False,
     ):
-        """Name the library; it is opened by `warm_up`, or by the first run.
+        """Name the collection; it is opened by `warm_up`, or by the first run.
 
         Args:
             index: its folder.
-            instruction: put before every question; None for the library's own.
+            instruction: put before every question; None for the collection's own.
             filters: in Haystack's form; only documents that match are searched.
             allow_http: fetch images that are http(s) addresses.
         """
@@ -85,19 +85,19 @@ class PreFLMRRetriever:
         self.instruction = instruction
         self.filters = filters
         self.allow_http = allow_http
-        self._library: Library | None = None
+        self._collection: Collection | None = None
         self._searchers: list[tuple[dict[str, Any] | None, Searcher]] = []
         self._opening = threading.RLock()
 
     def warm_up(self) -> None:
-        """Open the library.
+        """Open the collection.
 
         Raises:
             UserError: there is none, or it is damaged.
         """
         with self._opening:
-            if self._library is None:
-                self._library = Library.open(self.index)
+            if self._collection is None:
+                self._collection = Collection.open(self.index)
 
     @component.output_types(documents=list[Document])
     def run(
@@ -149,8 +149,8 @@ class PreFLMRRetriever:
                 if known == filters:
                     return searcher
             self.warm_up()
-            assert self._library is not None
-            made = Searcher(self._library, _matching(filters) if filters else None)
+            assert self._collection is not None
+            made = Searcher(self._collection, _matching(filters) if filters else None)
             self._searchers = [*self._searchers[-_KEPT + 1 :], (filters, made)]
             return made
 

@@ -26,7 +26,7 @@ from langchain_core.retrievers import BaseRetriever  # noqa: E402
 from langchain_core.runnables import Runnable, RunnableConfig  # noqa: E402
 from pydantic import PrivateAttr  # noqa: E402
 
-from ravqa.collections import Library  # noqa: E402
+from ravqa.collections import Collection  # noqa: E402
 from ravqa.core.records import Hit, Passage, Question  # noqa: E402
 from ravqa.corpora.corpus import Corpus  # noqa: E402
 from ravqa.integrations import documents as plain  # noqa: E402
@@ -85,8 +85,8 @@ class PreFLMRRetriever(BaseRetriever):
     allow_http: bool = False
     _searcher: Searcher = PrivateAttr()
 
-    def __init__(self, source: Library | Pipeline, **options: Any):
-        """Search a library, or what a pipeline has been prepared for.
+    def __init__(self, source: Collection | Pipeline, **options: Any):
+        """Search a collection, or what a pipeline has been prepared for.
 
         Raises:
             UserError: a pipeline without passages, or one that cannot search a part of them.
@@ -96,12 +96,12 @@ class PreFLMRRetriever(BaseRetriever):
 
     @classmethod
     def from_persist_dir(cls, persist_dir: Path | str, **options: Any) -> Self:
-        """Search the library in a folder.
+        """Search the collection in a folder.
 
         Raises:
-            UserError: there is no library, or it is damaged.
+            UserError: there is no collection, or it is damaged.
         """
-        return cls(Library.open(persist_dir), **options)
+        return cls(Collection.open(persist_dir), **options)
 
     @classmethod
     def from_documents(
@@ -112,7 +112,7 @@ class PreFLMRRetriever(BaseRetriever):
         overrides: Sequence[str] = (),
         **options: Any,
     ) -> Self:
-        """Encode documents, as they are, into a library in a new folder, and search it.
+        """Encode documents, as they are, into a collection in a new folder, and search it.
 
         Args:
             documents: a text splitter of LangChain's makes them short enough for the encoder; those
@@ -126,9 +126,9 @@ class PreFLMRRetriever(BaseRetriever):
         """
         passages = [passage_of(document, str(i)) for i, document in enumerate(documents)]
         corpus = Corpus(passages, source="documents")
-        library = Library.create(persist_dir, pipeline, *overrides)
-        library.add(corpus)
-        return cls(library, **options)
+        collection = Collection.create(persist_dir, pipeline, *overrides)
+        collection.add(corpus)
+        return cls(collection, **options)
 
     def _get_relevant_documents(
         self,

@@ -1,12 +1,13 @@
-"""One question at a time, from any thread or task, over a library or a prepared pipeline."""
+"""One question at a time, from any thread or task, over a collection or a prepared pipeline."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections import abc
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ravqa.collections import Library
+from ravqa.collections import Collection
 from ravqa.core.errors import UserError, check_number
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.corpora.corpus import Corpus
@@ -19,7 +20,9 @@ Found = list[tuple[Hit, Passage]]
 class Searcher:
     """Describes questions, retrieves and reranks; questions that come together share a batch."""
 
-    def __init__(self, source: Library | Pipeline, where: Callable[[Passage], bool] | None = None):
+    def __init__(
+        self, source: Collection | Pipeline, where: Callable[[Passage], bool] | None = None
+    ):
         """Take what is searched.
 
         Args:
@@ -28,7 +31,7 @@ class Searcher:
         Raises:
             UserError: a pipeline without passages, or one that cannot search a part of them.
         """
-        self.library = source if isinstance(source, Library) else None
+        self.collection = source if isinstance(source, Collection) else None
         self._fixed = source if isinstance(source, Pipeline) else None
         self._where = where
         self._allowed: tuple[Corpus, frozenset[str]] | None = None
@@ -55,15 +58,15 @@ class Searcher:
         """What is searched, as it is now.
 
         Args:
-            answering: with the library's reader; a pipeline has one, or not.
+            answering: with the collection's reader; a pipeline has one, or not.
         """
-        if self.library is not None:
-            return self.library.pipeline(where=self._where, answering=answering)
+        if self.collection is not None:
+            return self.collection.pipeline(where=self._where, answering=answering)
         assert self._fixed is not None
         return self._fixed
 
     def _search(self, asked: Sequence[tuple[Question, int]]) -> list[Found]:
-        pipeline = self.library.pipeline() if self.library is not None else self.pipeline()
+        pipeline = self.collection.pipeline() if self.collection is not None else self.pipeline()
         options: dict[str, Any] = {}
         if self._where is not None:
             options["allowed_ids"] = self._ids(pipeline.corpus, self._where)
@@ -78,8 +81,8 @@ class Searcher:
         pairs = zip(hits, asked, strict=True)
         return [pipeline.passages(found[:k]) for found, (_, k) in pairs]
 
-    def _ids(self, corpus: Corpus | None, where: Callable[[Passage], bool]) -> Collection[str]:
-        """Of the passages that may be found, decided once for each corpus or state of a library."""
+    def _ids(self, corpus: Corpus | None, where: Callable[[Passage], bool]) -> abc.Collection[str]:
+        """Ids of the passages that may be found, computed once per corpus or state."""
         assert corpus is not None
         if self._allowed is None or self._allowed[0] is not corpus:
             # Where passages are on disk, they are read in the order of their files.

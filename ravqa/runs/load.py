@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ravqa.collections import Library
+from ravqa.collections import Collection
 from ravqa.core.errors import DataError, PromptError, UserError
 from ravqa.core.factory import once
 from ravqa.core.records import Question
@@ -84,8 +84,8 @@ def read_corpus(
         return dataset.corpus
 
     def read() -> Corpus:
-        if len(files) == 1 and Library.exists(files[0]):
-            return Library.open(files[0]).corpus
+        if len(files) == 1 and Collection.exists(files[0]):
+            return Collection.open(files[0]).corpus
         remarks = Remarks(request.on_error)
         corpus = Corpus.read(*files, remarks=remarks)
         for line in remarks.lines():

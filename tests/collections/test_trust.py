@@ -11,15 +11,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
-from library_files import pipeline
+from collection_files import pipeline
 from pydantic import BaseModel, Field
 from report_files import write_dataset
 from scripted_server import chat
 
 from ravqa.answering.config import AnsweringConfig
 from ravqa.cli import run_main
-from ravqa.collections import Library, trust
-from ravqa.collections.folder import LibraryFolder
+from ravqa.collections import Collection, trust
+from ravqa.collections.folder import CollectionFolder
 from ravqa.core.errors import UserError
 from ravqa.core.locations import PIPELINES, SAMPLE
 from ravqa.core.records import Passage
@@ -253,67 +253,67 @@ def served(serve, monkeypatch):
 
 
 def attacker(tmp_path, server):
-    """A library whose reader is somewhere else, with a prompt and a secret of the victim's."""
+    """A collection whose reader is somewhere else, with a prompt and a secret of the victim's."""
     file = Path(pipeline(tmp_path))
     settings = yaml.safe_load(file.read_text())
     settings["reader"] = {
         "name": "openai", "url": server.url, "model": "m", "api_key_env": "A_SECRET",
     }  # fmt: skip
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
-    library = Library.create(tmp_path / "index", str(file))
-    library.add([Passage("koala", "It eats leaves.", title="Koala")])
-    return library
+    collection = Collection.create(tmp_path / "index", str(file))
+    collection.add([Passage("koala", "It eats leaves.", title="Koala")])
+    return collection
 
 
-def test_a_library_of_ones_own_is_asked_as_it_is(tmp_path, served):
+def test_a_collection_of_ones_own_is_asked_as_it_is(tmp_path, served):
     attacker(tmp_path, served)
-    library = Library.open(tmp_path / "index")
-    assert library.withheld == ()
-    assert library.ask("what does it eat", PHOTO).answer.text == "leaves"
+    collection = Collection.open(tmp_path / "index")
+    assert collection.withheld == ()
+    assert collection.ask("what does it eat", PHOTO).answer.text == "leaves"
     shutil.move(tmp_path / "index", tmp_path / "moved")
-    assert Library.open(tmp_path / "moved").ask("who eats leaves").answer.text == "leaves"
+    assert Collection.open(tmp_path / "moved").ask("who eats leaves").answer.text == "leaves"
     assert served.requests[0][1]["Authorization"] == "Bearer sk-of-the-user"
 
 
 @pytest.mark.parametrize("way", ["packed", "copied"])
 def test_settings_of_somebody_else_send_nothing(tmp_path, served, somewhere_else, way):
-    library = attacker(tmp_path, served)
-    library.pack(tmp_path / "x.tar")
+    collection = attacker(tmp_path, served)
+    collection.pack(tmp_path / "x.tar")
     somewhere_else("victim")
     if way == "packed":
-        library = Library.unpack(tmp_path / "x.tar", tmp_path / "new")
-        assert [s.path for s in library.withheld] == ["reader.url", "reader.api_key_env"]
+        collection = Collection.unpack(tmp_path / "x.tar", tmp_path / "new")
+        assert [s.path for s in collection.withheld] == ["reader.url", "reader.api_key_env"]
         with pytest.raises(UserError, match=r"reader\.url"):
-            library.ask("what does it eat")
+            collection.ask("what does it eat")
     else:
         shutil.copytree(tmp_path / "index", tmp_path / "new")
-    library = Library.open(tmp_path / "new")
-    assert [h.passage_id for h, _ in library.search("who eats leaves", PHOTO)] == ["koala"]
-    library.add([Passage("oak", "It is a tree.")])
+    collection = Collection.open(tmp_path / "new")
+    assert [h.passage_id for h, _ in collection.search("who eats leaves", PHOTO)] == ["koala"]
+    collection.add([Passage("oak", "It is a tree.")])
     with pytest.raises(UserError, match=r"reader\.url = .*reader\.api_key_env = 'A_SECRET' \(an"):
-        library.ask("what does it eat", PHOTO)
+        collection.ask("what does it eat", PHOTO)
     # One of the two is the user's now.
     with pytest.raises(UserError, match=r"not part of it: reader\.api_key_env"):
-        Library.open(tmp_path / "new", None, f"reader.url={served.url}").ask("what")
+        Collection.open(tmp_path / "new", None, f"reader.url={served.url}").ask("what")
     assert served.requests == []
     own = f"reader={{name: openai, url: '{served.url}', model: m}}"
-    assert Library.open(tmp_path / "new", None, own).ask("what").answer.text == "leaves"
+    assert Collection.open(tmp_path / "new", None, own).ask("what").answer.text == "leaves"
     assert "Authorization" not in served.requests[0][1]
     # All of it, from now on.
-    Library.open(tmp_path / "new", trust_settings=True)
-    assert Library.open(tmp_path / "new").ask("who").answer.text == "leaves"
+    Collection.open(tmp_path / "new", trust_settings=True)
+    assert Collection.open(tmp_path / "new").ask("who").answer.text == "leaves"
 
 
 def test_trust_ends_with_the_first_changed_setting(tmp_path, served, serve):
     attacker(tmp_path, served)
     other = serve(lambda *_: chat("leaves"))
-    folder = LibraryFolder(tmp_path / "index")
+    folder = CollectionFolder(tmp_path / "index")
     manifest = folder.manifest()
     manifest.settings["reader"]["url"] = other.url
     folder.put(manifest)
-    library = Library.open(tmp_path / "index")
+    collection = Collection.open(tmp_path / "index")
     with pytest.raises(UserError, match=r"reader\.url"):
-        library.ask("what does it eat")
+        collection.ask("what does it eat")
     assert other.requests == []
 
 
@@ -323,14 +323,14 @@ def test_prompts_of_somebody_else_are_not_even_read(tmp_path, somewhere_else):
     settings = yaml.safe_load(file.read_text())
     settings["answering"]["prompt"] = str(tmp_path / "mine.jinja")
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
-    Library.create(tmp_path / "index", str(file)).add([Passage("koala", "It eats leaves.")])
-    assert Library.open(tmp_path / "index").ask("what").answer.text
+    Collection.create(tmp_path / "index", str(file)).add([Passage("koala", "It eats leaves.")])
+    assert Collection.open(tmp_path / "index").ask("what").answer.text
     somewhere_else("victim")
     (tmp_path / "mine.jinja").unlink()
-    library = Library.open(tmp_path / "index")
-    assert len(library.search("leaves")) == 1
+    collection = Collection.open(tmp_path / "index")
+    assert len(collection.search("leaves")) == 1
     with pytest.raises(UserError, match=r"answering\.prompt"):
-        library.ask("what does it eat")
+        collection.ask("what does it eat")
 
 
 def test_a_reranker_of_somebody_else_is_not_asked_by_a_search(tmp_path, served, somewhere_else):
@@ -340,35 +340,35 @@ def test_a_reranker_of_somebody_else_is_not_asked_by_a_search(tmp_path, served, 
     settings["reader"] = {"name": "openai", "url": served.url, "model": "m"}
     settings["reader"]["scoring"] = "prompt_logprobs"
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
-    Library.create(tmp_path / "index", str(file)).add([Passage("koala", "It eats leaves.")])
+    Collection.create(tmp_path / "index", str(file)).add([Passage("koala", "It eats leaves.")])
     somewhere_else("victim")
     with pytest.raises(UserError, match=r"reader\.url"):
-        Library.open(tmp_path / "index").search("leaves")
+        Collection.open(tmp_path / "index").search("leaves")
     assert served.requests == []
 
 
 @pytest.mark.parametrize("index", ["../index-000001", "/index-000001", 7])
-def test_a_library_names_no_folder_outside_of_it(tmp_path, index):
-    Library.create(tmp_path / "index", pipeline(tmp_path)).add([Passage("a", "b")])
-    folder = LibraryFolder(tmp_path / "index")
+def test_a_collection_names_no_folder_outside_of_it(tmp_path, index):
+    Collection.create(tmp_path / "index", pipeline(tmp_path)).add([Passage("a", "b")])
+    folder = CollectionFolder(tmp_path / "index")
     manifest = folder.manifest()
     (tmp_path / "index" / "index-000001").rename(tmp_path / "index-000001")
     object.__setattr__(manifest, "index", index)
     folder.put(manifest)
-    with pytest.raises(UserError, match=r"library\.json is damaged"):
-        Library.open(tmp_path / "index")
+    with pytest.raises(UserError, match=r"collection\.json is damaged"):
+        Collection.open(tmp_path / "index")
 
 
 def test_the_commands_list_what_they_do_not_follow(tmp_path, served):
     pytest.importorskip("openai")
-    library = attacker(tmp_path, served)
-    library.pack(tmp_path / "x.tar")
+    collection = attacker(tmp_path, served)
+    collection.pack(tmp_path / "x.tar")
 
     def ravqa(*arguments):
         code = (
             f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'helpers')!r}); "
             + (
-                "import library_files; library_files.register(); "
+                "import collection_files; collection_files.register(); "
                 "from ravqa.cli import main; main(sys.argv[1:])"
             )
         )
@@ -398,7 +398,7 @@ def test_state_that_cannot_be_written_is_told(tmp_path, served, monkeypatch, cap
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     attacker(tmp_path, served)
     assert "cannot be written" in caplog.text
-    assert Library.open(tmp_path / "index").withheld == ()  # this process knows
+    assert Collection.open(tmp_path / "index").withheld == ()  # this process knows
 
 
 # --- folders of runs

@@ -284,9 +284,9 @@ def test_files_and_folders_without_access_are_named_or_skipped(tmp_path, monkeyp
 
 
 def test_an_index_in_the_folder_is_left_out(tmp_path):
-    import library_files
+    import collection_files
 
-    from ravqa.collections import Library
+    from ravqa.collections import Collection
 
     folder = tmp_path / "docs"
     (folder / "board").mkdir(parents=True)
@@ -295,8 +295,8 @@ def test_an_index_in_the_folder_is_left_out(tmp_path):
     (folder / "board" / "b.txt").write_text("more text")
     shutil.copy(KOALA, folder / "koala.jpg")
     (folder / "koala.txt").write_text("A koala.")
-    library = Library.create(folder / "index", library_files.pipeline(tmp_path))
-    assert library.add_files(folder).added == 3
+    collection = Collection.create(folder / "index", collection_files.pipeline(tmp_path))
+    assert collection.add_files(folder).added == 3
     (folder / "koala.jpg").unlink()  # else the copy counted as one, and would be passed over
     remarks = Remarks()
     found = list(Corpus.read(folder, remarks=remarks))

@@ -8,7 +8,7 @@ import flmr_parity as parity
 import pytest
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 
-from ravqa.collections import Library
+from ravqa.collections import Collection
 from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage
@@ -39,25 +39,25 @@ def passages():
 
 
 @pytest.fixture(scope="module")
-def library(passages, tmp_path_factory):
-    made = Library.create(
-        tmp_path_factory.mktemp("haystack") / "library", "preflmr-l-retrieval", *PREFLMR
+def collection(passages, tmp_path_factory):
+    made = Collection.create(
+        tmp_path_factory.mktemp("haystack") / "collection", "preflmr-l-retrieval", *PREFLMR
     )
     made.add(passages)
     return made
 
 
 @pytest.fixture
-def retriever(library):
-    return PreFLMRRetriever(str(library.path))
+def retriever(collection):
+    return PreFLMRRetriever(str(collection.path))
 
 
-def expected(library, **options):
-    return [document_of(p, hit.score) for hit, p in library.search(QUESTION, PHOTO, **options)]
+def expected(collection, **options):
+    return [document_of(p, hit.score) for hit, p in collection.search(QUESTION, PHOTO, **options)]
 
 
-def test_it_finds_what_the_library_finds(library, retriever):
-    found = expected(library)
+def test_it_finds_what_the_collection_finds(collection, retriever):
+    found = expected(collection)
     for image in (
         str(PHOTO),
         PHOTO,
@@ -74,28 +74,28 @@ def test_it_finds_what_the_library_finds(library, retriever):
         retriever.run(query=QUESTION, image="https://example.org/a.jpg")
 
 
-def test_haystacks_filters_are_decided_before_the_search(library):
+def test_haystacks_filters_are_decided_before_the_search(collection):
     diet = {"field": "meta.aspect", "operator": "==", "value": "diet"}
     either = {
         "operator": "OR",
         "conditions": [diet, {"field": "meta.title", "operator": "in", "value": ["Tiger"]}],
     }
-    tested = PreFLMRRetriever(str(library.path), top_k=20, filters=diet)
+    tested = PreFLMRRetriever(str(collection.path), top_k=20, filters=diet)
     assert tested.run(query=QUESTION, image=PHOTO)["documents"] == expected(
-        library, k=20, where={"aspect": "diet"}
+        collection, k=20, where={"aspect": "diet"}
     )
     ours = tested.run(query=QUESTION, image=PHOTO, filters=either)["documents"]
     assert ours == expected(
-        library, k=20, where=lambda p: p.extra["aspect"] == "diet" or p.title == "Tiger"
+        collection, k=20, where=lambda p: p.extra["aspect"] == "diet" or p.title == "Tiger"
     )
     assert 0 < len(ours) < 20
     assert len(tested.run(query=QUESTION, filters={})["documents"]) == 20
 
 
 @pytest.fixture
-def whole(library):
+def whole(collection):
     pipeline = Pipeline()
-    pipeline.add_component("retriever", PreFLMRRetriever(str(library.path), top_k=3))
+    pipeline.add_component("retriever", PreFLMRRetriever(str(collection.path), top_k=3))
     pipeline.add_component(
         "answerer", RAVQAAnswerer("preflmr-l-retrieval", ["answering.passages=1"])
     )
@@ -103,7 +103,7 @@ def whole(library):
     return pipeline
 
 
-def test_a_pipeline_retrieves_and_answers(whole, library, passages):
+def test_a_pipeline_retrieves_and_answers(whole, collection, passages):
     asked = {"query": QUESTION, "image": str(PHOTO)}
     inputs = {"retriever": asked, "answerer": asked}
     out = whole.run(inputs, include_outputs_from={"retriever"})
@@ -113,7 +113,7 @@ def test_a_pipeline_retrieves_and_answers(whole, library, passages):
     [answer] = out["answerer"]["answers"]
     assert out["answerer"]["replies"] == [answer.data] == [response.answer.text]
     assert answer.query == QUESTION
-    assert answer.documents == out["retriever"]["documents"] == expected(library, k=3)
+    assert answer.documents == out["retriever"]["documents"] == expected(collection, k=3)
     assert answer.meta["decision"] == response.answer.decision
 
 
@@ -127,9 +127,9 @@ def test_a_pipeline_is_written_as_yaml_and_read_again(whole):
     assert read.run(inputs) == whole.run(inputs)
 
 
-def test_it_runs_asynchronously(whole, library):
+def test_it_runs_asynchronously(whole, collection):
     pipeline = Pipeline()
-    pipeline.add_component("retriever", PreFLMRRetriever(str(library.path)))
+    pipeline.add_component("retriever", PreFLMRRetriever(str(collection.path)))
     pipeline.add_component("answerer", RAVQAAnswerer("preflmr-l-retrieval"))
     pipeline.connect("retriever.documents", "answerer.documents")
     asked = {"query": QUESTION, "image": str(PHOTO)}
@@ -140,20 +140,20 @@ def test_it_runs_asynchronously(whole, library):
         )
 
     one, *others = asyncio.run(main())
-    assert one["answerer"]["answers"][0].documents == expected(library)
+    assert one["answerer"]["answers"][0].documents == expected(collection)
     assert others == [one, one]
 
 
-def test_other_components_take_the_documents(library):
+def test_other_components_take_the_documents(collection):
     pipeline = Pipeline()
-    pipeline.add_component("retriever", PreFLMRRetriever(str(library.path), top_k=2))
+    pipeline.add_component("retriever", PreFLMRRetriever(str(collection.path), top_k=2))
     template = "{% for d in documents %}{{ d.content }}\n{% endfor %}{{ query }}"
     pipeline.add_component("prompt", PromptBuilder(template, required_variables="*"))
     pipeline.connect("retriever.documents", "prompt.documents")
     out = pipeline.run(
         {"retriever": {"query": QUESTION, "image": PHOTO}, "prompt": {"query": QUESTION}}
     )
-    first, second = expected(library, k=2)
+    first, second = expected(collection, k=2)
     assert out["prompt"]["prompt"] == f"{first.content}\n{second.content}\n{QUESTION}"
 
 

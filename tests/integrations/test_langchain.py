@@ -8,7 +8,7 @@ import flmr_parity as parity
 import pytest
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 
-from ravqa.collections import Library
+from ravqa.collections import Collection
 from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage
@@ -41,7 +41,7 @@ def passages():
 
 @pytest.fixture(scope="module")
 def folder(passages, tmp_path_factory):
-    path = tmp_path_factory.mktemp("langchain") / "library"
+    path = tmp_path_factory.mktemp("langchain") / "collection"
     PreFLMRRetriever.from_documents([document_of(p) for p in passages], path, overrides=PREFLMR)
     return path
 
@@ -51,17 +51,17 @@ def retriever(folder):
     return PreFLMRRetriever.from_persist_dir(folder)
 
 
-def test_it_finds_what_the_library_finds(folder, retriever):
-    library = Library.open(folder)
+def test_it_finds_what_the_collection_finds(folder, retriever):
+    collection = Collection.open(folder)
     data = PHOTO.read_bytes()
     uri = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
     expected = [
-        document_of(passage, hit.score) for hit, passage in library.search(QUESTION, PHOTO, k=5)
+        document_of(passage, hit.score) for hit, passage in collection.search(QUESTION, PHOTO, k=5)
     ]
     for image in (str(PHOTO), PHOTO, PHOTO.as_uri(), uri, data):
         assert retriever.invoke(QUESTION, image=image) == expected
     text_only = retriever.invoke(QUESTION)
-    assert [d.id for d in text_only] == [h.passage_id for h, _ in library.search(QUESTION)]
+    assert [d.id for d in text_only] == [h.passage_id for h, _ in collection.search(QUESTION)]
     assert text_only != expected
     assert len(retriever.invoke(QUESTION, image=PHOTO, k=2)) == 2
     assert expected[0].metadata["title"]
@@ -73,14 +73,14 @@ def test_options(folder):
     tested = PreFLMRRetriever.from_persist_dir(
         folder, k=20, where=lambda p: p.extra["aspect"] == "diet"
     )
-    library = Library.open(folder)
+    collection = Collection.open(folder)
     found = tested.invoke(QUESTION, image=PHOTO)
     assert [d.id for d in found] == [
-        h.passage_id for h, _ in library.search(QUESTION, PHOTO, k=20, where=where)
+        h.passage_id for h, _ in collection.search(QUESTION, PHOTO, k=20, where=where)
     ]
     assert 0 < len(found) < 20
     other = PreFLMRRetriever.from_persist_dir(folder, instruction="Find what says it:")
-    expected = library.search(QUESTION, PHOTO, instruction="Find what says it:")
+    expected = collection.search(QUESTION, PHOTO, instruction="Find what says it:")
     scores = [d.metadata["score"] for d in other.invoke(QUESTION, image=PHOTO)]
     assert scores == [hit.score for hit, _ in expected]
     with pytest.raises(UserError, match="allow_http=True"):

@@ -17,7 +17,7 @@ import torch
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from pydantic import Field
 
-from ravqa.collections import Changes, Library
+from ravqa.collections import Changes, Collection
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage
@@ -69,8 +69,8 @@ def passages():
 
 @pytest.fixture(scope="module")
 def folder(passages, tmp_path_factory):
-    """A library made from nodes, with a tiny random PreFLMR checkpoint."""
-    path = tmp_path_factory.mktemp("llama") / "library"
+    """A collection made from nodes, with a tiny random PreFLMR checkpoint."""
+    path = tmp_path_factory.mktemp("llama") / "collection"
     PreFLMRRetriever.from_documents([node_of(p) for p in passages], path, overrides=PREFLMR)
     return path
 
@@ -409,11 +409,11 @@ def test_transformations_of_llama_index_are_used_instead_if_given():
     assert passages_of([document], [])[0].text == document.text
 
 
-# --- libraries
+# --- collections
 
 
-def test_a_library_keeps_everything(folder, passages):
-    opened = Library.open(folder)
+def test_a_collection_keeps_everything(folder, passages):
+    opened = Collection.open(folder)
     assert [opened[i] for i in opened] == passages
     assert json.loads((folder / "library.json").read_text())["settings"]["retriever"]
 
@@ -422,7 +422,7 @@ def test_documents_come_and_go(tmp_path):
     text = "The koala sleeps up to twenty hours a day in the fork of a tree. " * 40
     documents = [Document(id_="koala", text=text), Document(id_="oak", text="Oaks bear acorns.")]
     tested = PreFLMRRetriever.from_documents(documents, tmp_path / "lib", overrides=PREFLMR)
-    parts = sorted(i for i in tested.library if i.startswith("koala"))
+    parts = sorted(i for i in tested.collection if i.startswith("koala"))
     assert len(parts) > 2
     assert all(n.node.ref_doc_id in ("koala", "oak") for n in tested.retrieve("Sleeps?"))
 
@@ -430,7 +430,7 @@ def test_documents_come_and_go(tmp_path):
         [Document(id_="koala", text="The koala sleeps."), node_of(Passage("x", "y"))]
     )
     assert changes == Changes(added=2)
-    assert sorted(tested.library) == ["koala", "oak", "x"]
+    assert sorted(tested.collection) == ["koala", "oak", "x"]
     assert {n.node_id for n in tested.retrieve("Sleeps?")} == {"koala", "oak", "x"}
 
     assert tested.delete_ref_doc("koala") == Changes(deleted=1)
@@ -449,9 +449,9 @@ def test_nodes_of_one_document_may_come_one_by_one(tmp_path):
     source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="d")}
     for name in "ab":
         tested.insert([TextNode(id_=name, text=f"part {name}", relationships=source)])
-    assert sorted(tested.library) == ["a", "b"]
+    assert sorted(tested.collection) == ["a", "b"]
     tested.insert([Document(id_="d", text="The whole.")])
-    assert list(tested.library) == ["d"]
+    assert list(tested.collection) == ["d"]
 
 
 def test_of_a_document_that_was_taken_whole_nothing_old_stays(tmp_path):
@@ -460,10 +460,10 @@ def test_of_a_document_that_was_taken_whole_nothing_old_stays(tmp_path):
     tested = PreFLMRRetriever.from_documents(
         old, tmp_path / "lib", overrides=PREFLMR, transformations=[]
     )
-    assert list(tested.library) == ["koala"]
+    assert list(tested.collection) == ["koala"]
     tested.insert([Document(id_="koala", text=text)])
-    assert "koala" not in tested.library
-    assert all(passage.startswith("koala:") for passage in tested.library)
+    assert "koala" not in tested.collection
+    assert all(passage.startswith("koala:") for passage in tested.collection)
 
 
 def test_the_pipelines_rerankers_are_used(passages):
@@ -475,7 +475,7 @@ def test_the_pipelines_rerankers_are_used(passages):
     assert len(found) == 2
 
 
-def test_a_library_may_be_opened_with_another_reader(folder):
+def test_a_collection_may_be_opened_with_another_reader(folder):
     overrides = ["reader={name: first-words, words: 1}"]
     tested = PreFLMRRetriever.from_persist_dir(folder, overrides)
     assert tested.answering().answerer.reader.config.words == 1
@@ -512,7 +512,7 @@ def test_a_picture_without_text_is_found_by_what_is_seen_in_it(tmp_path, minilm_
 
 def test_without_a_folder_the_cache_does(passages):
     tested = PreFLMRRetriever.from_documents([node_of(p) for p in passages], overrides=PREFLMR)
-    assert tested.library is None
+    assert tested.collection is None
     assert len(tested.retrieve(QUESTION)) == 5
     with pytest.raises(UserError, match="persist_dir=FOLDER"):
         tested.insert([Document(text="x")])

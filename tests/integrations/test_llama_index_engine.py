@@ -148,7 +148,7 @@ def test_answers_are_those_of_the_pipeline(retriever, corpus):
         assert response.metadata["answer"] == asdict(expected)
 
 
-def test_a_library_answers_with_its_own_reader(tmp_path, corpus):
+def test_a_collection_answers_with_its_own_reader(tmp_path, corpus):
     overrides = (PREFLMR, *READ)
     made = PreFLMRRetriever.from_documents(nodes_of(corpus), tmp_path / "lib", overrides=overrides)
     response = RAVQAQueryEngine(made).query(QUERY)

@@ -151,14 +151,14 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def sources(passages, tmp_path_factory):
-    """The same passages in a library with an exact index, and in a pipeline's compressed one."""
-    folder = tmp_path_factory.mktemp("filters") / "library"
+    """The same passages in a collection with an exact index, and in a pipeline's compressed one."""
+    folder = tmp_path_factory.mktemp("filters") / "collection"
     made = PreFLMRRetriever.from_documents([], folder, overrides=PREFLMR)
-    made.library.add(passages)
+    made.collection.add(passages)
     compressed = (*PREFLMR, "retriever.index.name=compressed")
     pipeline = Pipeline.load("preflmr-l-retrieval", *compressed, retrieval_only=True)
     pipeline.prepare(Corpus(passages))
-    return [made.library, pipeline]
+    return [made.collection, pipeline]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -176,26 +176,26 @@ def test_only_what_is_let_through_is_searched(sources, passages, name):
 
 
 def test_passages_that_come_later_are_filtered_too(tmp_path):
-    made = PreFLMRRetriever.from_documents([], tmp_path / "library", overrides=PREFLMR)
-    made.library.add(
+    made = PreFLMRRetriever.from_documents([], tmp_path / "collection", overrides=PREFLMR)
+    made.collection.add(
         [Passage("a", "one", extra={"page": 1}), Passage("b", "two", extra={"page": 2})]
     )
-    tested = PreFLMRRetriever(made.library, filters=every(on("page", FilterOperator.EQ, 1)))
+    tested = PreFLMRRetriever(made.collection, filters=every(on("page", FilterOperator.EQ, 1)))
     assert [n.node_id for n in tested.retrieve("what?")] == ["a"]
-    made.library.add([Passage("c", "three", extra={"page": 1})])
+    made.collection.add([Passage("c", "three", extra={"page": 1})])
     assert {n.node_id for n in tested.retrieve("what?")} == {"a", "c"}
 
 
 def test_filters_are_decided_once_for_each_state(sources, tmp_path):
-    made = PreFLMRRetriever.from_documents([], tmp_path / "library", overrides=PREFLMR)
-    made.library.add([Passage("a", "one", extra={"page": 1}), Passage("b", "two")])
-    tested = PreFLMRRetriever(made.library, filters=every(on("page", FilterOperator.EQ, 1)))
+    made = PreFLMRRetriever.from_documents([], tmp_path / "collection", overrides=PREFLMR)
+    made.collection.add([Passage("a", "one", extra={"page": 1}), Passage("b", "two")])
+    tested = PreFLMRRetriever(made.collection, filters=every(on("page", FilterOperator.EQ, 1)))
     where, decided = tested._searcher._where, []
     tested._searcher._where = lambda p: (decided.append(p.passage_id), where(p))[1]
     for _ in range(2):
         assert [n.node_id for n in tested.retrieve("what?")] == ["a"]
     assert sorted(decided) == ["a", "b"]
-    made.library.delete(["b"])
+    made.collection.delete(["b"])
     assert [n.node_id for n in tested.retrieve("what?")] == ["a"]
     assert sorted(decided) == ["a", "a", "b"]
 

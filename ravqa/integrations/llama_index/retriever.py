@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import abc
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from llama_index.core.schema import (
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from ravqa.collections import Changes, Library
+from ravqa.collections import Changes, Collection
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Question
 from ravqa.corpora.corpus import Corpus
@@ -47,7 +48,7 @@ class PreFLMRRetriever(BaseRetriever):
 
     def __init__(
         self,
-        source: Library | Pipeline,
+        source: Collection | Pipeline,
         similarity_top_k: int = 5,
         *,
         instruction: str | None = None,
@@ -56,7 +57,7 @@ class PreFLMRRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ):
-        """Search a library, or what a pipeline has been prepared for.
+        """Search a collection, or what a pipeline has been prepared for.
 
         Args:
             filters: only passages that they let through are searched.
@@ -77,16 +78,16 @@ class PreFLMRRetriever(BaseRetriever):
     def from_persist_dir(
         cls, persist_dir: Path | str, overrides: Sequence[str] = (), **options: Any
     ) -> Self:
-        """Search the library in a folder: what `from_documents` or `ravqa index` has put there.
+        """Search the collection in a folder: what `from_documents` or `ravqa index` has put there.
 
         Args:
             overrides: "key.path=value" of the pipeline that it was made with, such as its reader.
             options: as for the class.
 
         Raises:
-            UserError: there is no library, or it is damaged; overrides that are not valid.
+            UserError: there is no collection, or it is damaged; overrides that are not valid.
         """
-        return cls(Library.open(persist_dir, None, *overrides), **options)
+        return cls(Collection.open(persist_dir, None, *overrides), **options)
 
     @classmethod
     def from_documents(
@@ -101,10 +102,10 @@ class PreFLMRRetriever(BaseRetriever):
         """Encode LlamaIndex's documents or nodes and search them.
 
         Args:
-            documents: their pictures and metadata are kept. None at all make an empty library.
-            persist_dir: a new folder for the library, which keeps copies of pictures and describes
-                those without text. Without it, vectors are kept in the cache folder, by content,
-                and `insert` is not to be had.
+            documents: their pictures and metadata are kept. None at all make an empty collection.
+            persist_dir: a new folder for the collection, which keeps copies of pictures and
+                describes those without text. Without it, vectors are kept in the cache folder, by
+                content, and `insert` raises UserError.
             pipeline: a YAML file or a name in `pipelines/`.
             overrides: "key.path=value".
             transformations: see `passages_of`; by default documents are cut by sentences.
@@ -124,12 +125,14 @@ class PreFLMRRetriever(BaseRetriever):
                     "describer, and what is seen in its picture will be its text"
                 )
             if corpus is None:
-                raise UserError("no documents: name a persist_dir to begin with an empty library")
+                raise UserError(
+                    "no documents: name a persist_dir to begin with an empty collection"
+                )
             return cls.from_defaults(corpus, pipeline, overrides, **options)
-        library = Library.create(persist_dir, pipeline, *overrides)
+        collection = Collection.create(persist_dir, pipeline, *overrides)
         if corpus is not None:
-            library.add(corpus)
-        return cls(library, **options)
+            collection.add(corpus)
+        return cls(collection, **options)
 
     @classmethod
     def from_defaults(
@@ -158,9 +161,9 @@ class PreFLMRRetriever(BaseRetriever):
         return cls(built, **options)
 
     @property
-    def library(self) -> Library | None:
-        """The library that is searched, if it is one."""
-        return self._searcher.library
+    def collection(self) -> Collection | None:
+        """The collection that is searched, if it is one."""
+        return self._searcher.collection
 
     def answering(self) -> Pipeline:
         """The pipeline with its reader, as far as it has one."""
@@ -171,41 +174,41 @@ class PreFLMRRetriever(BaseRetriever):
         documents: Iterable[BaseNode],
         transformations: Sequence[TransformComponent] | None = None,
     ) -> Changes:
-        """Add documents or nodes to the library; those with an id that is there are replaced.
+        """Add documents or nodes to the collection; those with an id that is there are replaced.
 
         Of a document that is replaced, no part stays; nodes replace nodes one by one.
 
         Raises:
             DataError: as `from_documents`.
-            UserError: no library is searched, or another process is writing.
+            UserError: no collection is searched, or another process is writing.
         """
-        library = self._library()
+        collection = self._collection()
         documents = list(documents)
         passages = passages_of(documents, transformations)
         whole = {document.node_id for document in documents if isinstance(document, Document)}
-        changes = library.update(passages) if passages else Changes()
-        left = _of_documents(library, whole) - {passage.passage_id for passage in passages}
+        changes = collection.update(passages) if passages else Changes()
+        left = _of_documents(collection, whole) - {passage.passage_id for passage in passages}
         if left:
-            library.delete(left)
+            collection.delete(left)
         return changes
 
     def delete_ref_doc(self, ref_doc_id: str) -> Changes:
-        """Delete a document's passages, or the passage with this id, from the library.
+        """Delete a document's passages, or the passage with this id, from the collection.
 
         Raises:
-            UserError: there is none, no library is searched, or another process is writing.
+            UserError: there is none, no collection is searched, or another process is writing.
         """
-        library = self._library()
-        found = _of_documents(library, {ref_doc_id})
-        return library.delete(sorted(found) or [ref_doc_id])
+        collection = self._collection()
+        found = _of_documents(collection, {ref_doc_id})
+        return collection.delete(sorted(found) or [ref_doc_id])
 
-    def _library(self) -> Library:
-        if self.library is None:
+    def _collection(self) -> Collection:
+        if self.collection is None:
             raise UserError(
-                "this retriever searches no library that could change: make one with "
+                "this retriever searches no collection that could change: make one with "
                 "from_documents(..., persist_dir=FOLDER)"
             )
-        return self.library
+        return self.collection
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         found = self._searcher.search(self._question(query_bundle), self.similarity_top_k)
@@ -221,7 +224,7 @@ class PreFLMRRetriever(BaseRetriever):
         return Question(0, query.query_str, image=image, instruction=self.instruction)
 
 
-def _of_documents(library: Library, names: Collection[str]) -> set[str]:
+def _of_documents(collection: Collection, names: abc.Collection[str]) -> set[str]:
     """Ids of the documents' parts, and of those that were taken whole: these have no article."""
-    parts = library.matching({"article": list(names)}) if names else []
-    return {*parts, *(name for name in names if name in library)}
+    parts = collection.matching({"article": list(names)}) if names else []
+    return {*parts, *(name for name in names if name in collection)}

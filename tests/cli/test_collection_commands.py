@@ -3,17 +3,17 @@
 import json
 import shutil
 
-import library_files
+import collection_files
 import pytest
-from library_files import pipeline
+from collection_files import pipeline
 
 from ravqa.cli import main
-from ravqa.collections import Library
+from ravqa.collections import Collection
 from ravqa.core.locations import SAMPLE
 
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 
-library_files.register()
+collection_files.register()
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_add_update_and_prune(ravqa, index, docs, tmp_path):
     (docs / "bridge.txt").unlink()
     out = ravqa("index", "update", index, docs, more, "--prune")
     assert out == "1 deleted, 5 unchanged\n"
-    assert list(Library.open(index))[-1] == "m1"
+    assert list(Collection.open(index))[-1] == "m1"
 
 
 def test_show_delete_verify_compact(ravqa, index):
@@ -114,8 +114,10 @@ def test_brackets_in_names_are_no_markup(ravqa, docs, tmp_path, monkeypatch):
     ravqa("index", "build", tmp_path / "i", folder, "--pipeline", pipeline(tmp_path))
     assert "reading" in ravqa.err
     assert "a[/b] [old] :smile:" in " ".join(ravqa.err.split())
-    moved = Library.open(tmp_path / "i")
-    monkeypatch.setattr(Library, "stats", lambda _: {"encoder": "model[/x] [old]", "passages": 3})
+    moved = Collection.open(tmp_path / "i")
+    monkeypatch.setattr(
+        Collection, "stats", lambda _: {"encoder": "model[/x] [old]", "passages": 3}
+    )
     assert "model[/x] [old]" in ravqa("index", "show", moved.path)
 
 
@@ -168,7 +170,7 @@ def test_a_killed_build_goes_on(ravqa, docs, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(library_files.HashEncoder, "encode_document", killed)
+        patch.setattr(collection_files.HashEncoder, "encode_document", killed)
         ravqa("index", "build", path, docs, "--pipeline", file, code=130)
     assert shown(ravqa, path) == 0
     assert ravqa("index", "build", path, docs, "--pipeline", file) == "4 added\n"

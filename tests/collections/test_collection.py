@@ -1,4 +1,4 @@
-"""A library: passages, index and settings in one folder."""
+"""A collection: passages, index and settings in one folder."""
 
 import shutil
 import threading
@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import library_files
+import collection_files
 import pytest
 
-from ravqa.collections import Changes, Library
-from ravqa.collections.folder import LibraryFolder
+from ravqa.collections import Changes, Collection
+from ravqa.collections.folder import CollectionFolder
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage, Question
@@ -26,8 +26,8 @@ PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 
 
 @pytest.fixture
-def library(tmp_path, minilm_folder):
-    made = Library.create(tmp_path / "index")
+def collection(tmp_path, minilm_folder):
+    made = Collection.create(tmp_path / "index")
     made.add([KOALA, BRIDGE, TULIP])
     return made
 
@@ -36,46 +36,46 @@ def ids(found):
     return [hit.passage_id for hit, _ in found]
 
 
-def test_search_finds_by_text_and_by_image(library):
-    found = library.search("Which flower grows from bulbs?", k=2)
+def test_search_finds_by_text_and_by_image(collection):
+    found = collection.search("Which flower grows from bulbs?", k=2)
     assert [hit.rank for hit, _ in found] == [1, 2]
     assert found[0][1] == TULIP
-    assert ids(library.search("What does this animal eat?", PHOTO, k=1)) == ["koala"]
+    assert ids(collection.search("What does this animal eat?", PHOTO, k=1)) == ["koala"]
 
 
-def test_an_image_may_be_named_by_a_string(library):
-    expected = library.search("What does this animal eat?", PHOTO)
-    assert library.search("What does this animal eat?", str(PHOTO)) == expected
-    assert library.search("What?", "") == library.search("What?")
-    answered = Library.open(library.path, None, "reader={name: first-words}")
+def test_an_image_may_be_named_by_a_string(collection):
+    expected = collection.search("What does this animal eat?", PHOTO)
+    assert collection.search("What does this animal eat?", str(PHOTO)) == expected
+    assert collection.search("What?", "") == collection.search("What?")
+    answered = Collection.open(collection.path, None, "reader={name: first-words}")
     assert answered.ask("What?", str(PHOTO)).hits == answered.ask("What?", PHOTO).hits
     pipeline = answered.pipeline()
     assert pipeline.ask("What?", str(PHOTO)).hits == pipeline.ask("What?", PHOTO).hits
 
 
-def test_less_than_one_passage_is_refused(library):
+def test_less_than_one_passage_is_refused(collection):
     for k in (0, -1):
         with pytest.raises(UserError, match=f"k: 1 or more is expected, got {k}"):
-            library.search("What?", k=k)
+            collection.search("What?", k=k)
         with pytest.raises(UserError, match="k: 1 or more"):
-            library.retrieve([Question(0, "What?")], k)
+            collection.retrieve([Question(0, "What?")], k)
 
 
-def test_search_is_that_of_the_pipeline(library):
+def test_search_is_that_of_the_pipeline(collection):
     from ravqa.pipeline import Pipeline
 
     pipeline = Pipeline.load("sample", "reader={name: first-words}")
     pipeline.prepare(Corpus([KOALA, BRIDGE, TULIP]))
     expected = pipeline.ask("What does this animal eat?", PHOTO).hits
-    assert [h for h, _ in library.search("What does this animal eat?", PHOTO)] == expected
+    assert [h for h, _ in collection.search("What does this animal eat?", PHOTO)] == expected
 
 
-def test_changes_are_seen_by_others_after_refresh(library):
-    other = Library.open(library.path)
+def test_changes_are_seen_by_others_after_refresh(collection):
+    other = Collection.open(collection.path)
     new = replace(TULIP, text="The tulip comes from Central Asia.")
-    assert library.update([new, KOALA]) == Changes(changed=1, unchanged=1)
-    assert library.delete(["bridge"]) == Changes(deleted=1)
-    assert list(library) == ["koala", "tulip"]
+    assert collection.update([new, KOALA]) == Changes(changed=1, unchanged=1)
+    assert collection.delete(["bridge"]) == Changes(deleted=1)
+    assert list(collection) == ["koala", "tulip"]
     assert (other["tulip"], len(other)) == (TULIP, 3)
     assert ids(other.search("When was the bridge built?", k=1)) == ["bridge"]
     other.refresh()
@@ -84,18 +84,18 @@ def test_changes_are_seen_by_others_after_refresh(library):
     assert other.verify() == []
 
 
-def test_its_pipeline_stays_as_the_library_was(library):
-    pipeline = library.pipeline(where={"page": [1, 2]})
-    library.delete(["tulip"])
+def test_its_pipeline_stays_as_the_collection_was(collection):
+    pipeline = collection.pipeline(where={"page": [1, 2]})
+    collection.delete(["tulip"])
     assert pipeline.answerer is None
     [hits] = pipeline.retrieve(pipeline.describe([Question(0, "Which flower grows from bulbs?")]))
     assert [passage for _, passage in pipeline.passages(hits)] == [TULIP, KOALA]
-    assert list(library.pipeline().corpus) == ["koala", "bridge"]
+    assert list(collection.pipeline().corpus) == ["koala", "bridge"]
 
 
-def test_only_new_texts_are_encoded(library, monkeypatch):
+def test_only_new_texts_are_encoded(collection, monkeypatch):
     encoded = []
-    encoder = type(library._pipeline().retriever.encoder)
+    encoder = type(collection._pipeline().retriever.encoder)
     original = encoder.encode_document
 
     def spy(self, texts, progress=None):
@@ -105,44 +105,44 @@ def test_only_new_texts_are_encoded(library, monkeypatch):
     monkeypatch.setattr(encoder, "encode_document", spy)
     relabelled = replace(KOALA, extra={"page": 7})
     fresh = Passage("oak", "Oaks bear acorns.")
-    done = library.update([relabelled, BRIDGE, fresh])
+    done = collection.update([relabelled, BRIDGE, fresh])
     assert done == Changes(added=1, relabelled=1, unchanged=1)
     assert encoded == ["Oaks bear acorns."]
-    assert library["koala"] == relabelled
+    assert collection["koala"] == relabelled
 
 
-def test_filters(library):
+def test_filters(collection):
     question = "What grows?"
-    assert ids(library.search(question, where={"page": [1, "7"]})) == ["koala"]
-    assert set(ids(library.search(question, where=lambda p: p.title != "Koala"))) == {
+    assert ids(collection.search(question, where={"page": [1, "7"]})) == ["koala"]
+    assert set(ids(collection.search(question, where=lambda p: p.title != "Koala"))) == {
         "bridge",
         "tulip",
     }
-    assert ids(library.search(question, allowed_ids=["bridge", "gone"])) == ["bridge"]
+    assert ids(collection.search(question, allowed_ids=["bridge", "gone"])) == ["bridge"]
     with pytest.raises(UserError, match="did you mean page"):
-        library.search(question, where={"pag": 1})
+        collection.search(question, where={"pag": 1})
 
 
-def test_ask(library):
-    answered = Library.open(library.path, None, "reader={name: first-words}")
+def test_ask(collection):
+    answered = Collection.open(collection.path, None, "reader={name: first-words}")
     response = answered.ask("Which flower grows from bulbs?")
     assert response.answer.text == "tulip: tulips grow"
     assert response.passages[0] == TULIP
 
 
-def test_pictures_without_captions_are_described_and_copied(library, tmp_path):
+def test_pictures_without_captions_are_described_and_copied(collection, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     shutil.copy(PHOTO, folder / "zoo.jpg")
-    assert library.add_files(folder) == Changes(added=1)
+    assert collection.add_files(folder) == Changes(added=1)
     shutil.rmtree(folder)
-    kept = library["zoo.jpg"]
+    kept = collection["zoo.jpg"]
     assert "koala" in kept.text
     assert kept.image.read_bytes() == PHOTO.read_bytes()
-    assert kept.image.is_relative_to(library.path)
-    assert ids(library.search("a photo of a koala bear", k=1)) == ["zoo.jpg"]
-    moved = shutil.move(library.path, tmp_path / "moved")
-    other = Library.open(moved)
+    assert kept.image.is_relative_to(collection.path)
+    assert ids(collection.search("a photo of a koala bear", k=1)) == ["zoo.jpg"]
+    moved = shutil.move(collection.path, tmp_path / "moved")
+    other = Collection.open(moved)
     assert other["zoo.jpg"].image.is_relative_to(moved)
     other.delete(["zoo.jpg"])
     other.compact()
@@ -150,47 +150,47 @@ def test_pictures_without_captions_are_described_and_copied(library, tmp_path):
     assert other.verify() == []
 
 
-def test_files_added_again_are_passed_over(library, tmp_path):
+def test_files_added_again_are_passed_over(collection, tmp_path):
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.md").write_text("# Oak\n\nOaks bear acorns.\n\n## Age\n\n900 years.\n")
-    assert library.add_files(folder) == Changes(added=2)
-    assert library.add_files(folder) == Changes(unchanged=2)
+    assert collection.add_files(folder) == Changes(added=2)
+    assert collection.add_files(folder) == Changes(unchanged=2)
     (folder / "a.md").write_text("# Oak\n\nOaks bear acorns.\n\n## Age\n\n1000 years.\n")
-    assert library.add_files(folder, replacing=True) == Changes(changed=1, unchanged=1)
-    assert library["a.md#age"].content == "Oak - Age: 1000 years."
+    assert collection.add_files(folder, replacing=True) == Changes(changed=1, unchanged=1)
+    assert collection["a.md#age"].content == "Oak - Age: 1000 years."
 
 
 def test_the_length_of_passages_is_kept(tmp_path):
     (tmp_path / "a.txt").write_text("one two three\nfour five six")
-    file = library_files.pipeline(tmp_path)
-    Library.create(tmp_path / "index", file, words=3).add_files(tmp_path / "a.txt")
-    library = Library.open(tmp_path / "index")
-    assert library.add_files(tmp_path / "a.txt") == Changes(unchanged=2)
+    file = collection_files.pipeline(tmp_path)
+    Collection.create(tmp_path / "index", file, words=3).add_files(tmp_path / "a.txt")
+    collection = Collection.open(tmp_path / "index")
+    assert collection.add_files(tmp_path / "a.txt") == Changes(unchanged=2)
     with pytest.raises(DataError, match=r"another passage 'a\.txt#0'"):
-        library.add_files(tmp_path / "a.txt", words=6)
+        collection.add_files(tmp_path / "a.txt", words=6)
 
 
 @pytest.mark.parametrize("part", ["retriever.encoder", "reranking.0"])
 def test_code_of_models_runs_only_if_the_user_says_so(tmp_path, part, monkeypatch):
-    file = library_files.pipeline(tmp_path)
+    file = collection_files.pipeline(tmp_path)
     change = {
         "retriever.encoder": "retriever.encoder={name: dense, model: x, trust_remote_code: true}",
         "reranking.0": "reranking=[{name: cross-encoder, model: x, trust_remote_code: true}]",
     }[part]
     settings, _ = load_pipeline(file, [change])
     path = tmp_path / "index"
-    LibraryFolder(path).create(settings, {"fingerprint": "x", "weights": "x", "dim": 4}, None)
+    CollectionFolder(path).create(settings, {"fingerprint": "x", "weights": "x", "dim": 4}, None)
     with pytest.raises(UserError, match=f"say so with --set {part}.trust_remote_code=true"):
-        Library.open(path)
+        Collection.open(path)
     # Now it goes as far as to compare (or to look for) the models.
     trusted = f"{part}.trust_remote_code=true"
     if part == "reranking.0":
-        assert len(Library.open(path, None, trusted)) == 0
-        assert len(Library.open(path, None, "reranking=[]")) == 0
+        assert len(Collection.open(path, None, trusted)) == 0
+        assert len(Collection.open(path, None, "reranking=[]")) == 0
     else:
         with pytest.raises(UserError, match="encoder dense"):
-            Library.open(path, None, trusted, "retriever.encoder.batch_queries=2")
+            Collection.open(path, None, trusted, "retriever.encoder.batch_queries=2")
 
 
 def test_a_checkpoint_that_sees_passages_encodes_their_images(tmp_path):
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_sees_passages_encodes_their_images(tmp_path):
     FLMRModelForRetrieval(config).save_pretrained(tmp_path / "model")
     FLMRProcessor.from_pretrained(str(tiny)).save_pretrained(tmp_path / "model")
     encoder = f"retriever.encoder={{name: flmr, model: {tmp_path / 'model'}}}"
-    library = Library.create(
+    collection = Collection.create(
         tmp_path / "index", "preflmr-l-retrieval", encoder, "retriever.index.storage=float32"
     )
     photos = tmp_path / "photos"
@@ -213,15 +213,15 @@ def test_a_checkpoint_that_sees_passages_encodes_their_images(tmp_path):
     other = PHOTO.with_name("COCO_val2014_000009000001.jpg")
     shutil.copy(PHOTO, photos / "a.jpg")
     shutil.copy(other, photos / "b.jpg")
-    assert library.add_files(photos) == Changes(added=2)  # without captions
-    before = library._state.index.scores([unit_query()])[0]
+    assert collection.add_files(photos) == Changes(added=2)  # without captions
+    before = collection._state.index.scores([unit_query()])[0]
     shutil.copy(other, photos / "a.jpg")
     (photos / "b.jpg").unlink()
-    assert library.add_files(photos, replacing=True) == Changes(changed=1)
-    after = dict(zip(library, library._state.index.scores([unit_query()])[0], strict=True))
+    assert collection.add_files(photos, replacing=True) == Changes(changed=1)
+    after = dict(zip(collection, collection._state.index.scores([unit_query()])[0], strict=True))
     assert after["a.jpg"] == pytest.approx(before[1], abs=1e-5)
     assert before[0] != pytest.approx(before[1], abs=1e-3)
-    assert len(library.search("", PHOTO)) == 2  # an image alone
+    assert len(collection.search("", PHOTO)) == 2  # an image alone
 
 
 def unit_query():
@@ -232,87 +232,87 @@ def unit_query():
 
 
 def test_an_image_needs_a_caption_or_a_describer(tmp_path, minilm_folder):
-    library = Library.create(tmp_path / "index", "minilm-retrieval")
+    collection = Collection.create(tmp_path / "index", "minilm-retrieval")
     with pytest.raises(DataError, match=r"the image 'COCO.*' has no caption"):
-        library.add_files(PHOTO)
-    assert len(library) == 0
+        collection.add_files(PHOTO)
+    assert len(collection) == 0
 
 
-def test_compact_leaves_nothing_of_the_old(library):
-    library.update([replace(KOALA, text="Koalas sleep 20 hours.")])
-    library.delete(["bridge"])
-    before = [(h.passage_id, h.score) for h, _ in library.search("Who sleeps?")]
-    library.compact()
-    assert [(h.passage_id, h.score) for h, _ in library.search("Who sleeps?")] == before
-    names = sorted(p.name for p in library.path.iterdir())
+def test_compact_leaves_nothing_of_the_old(collection):
+    collection.update([replace(KOALA, text="Koalas sleep 20 hours.")])
+    collection.delete(["bridge"])
+    before = [(h.passage_id, h.score) for h, _ in collection.search("Who sleeps?")]
+    collection.compact()
+    assert [(h.passage_id, h.score) for h, _ in collection.search("Who sleeps?")] == before
+    names = sorted(p.name for p in collection.path.iterdir())
     assert names == ["index-000001", "library.json", "lock", "passages-000003"]
-    text = (library.path / "passages-000003" / "passages.jsonl").read_text()
+    text = (collection.path / "passages-000003" / "passages.jsonl").read_text()
     assert "eucalyptus" not in text
     assert "bridge" not in text
-    assert library.stats()["segments"] == 1
-    assert library.verify() == []
-    library.delete(list(library))
-    library.compact()
-    assert (len(library), library.search("Who sleeps?")) == (0, [])
-    assert library.add([KOALA]) == Changes(added=1)
+    assert collection.stats()["segments"] == 1
+    assert collection.verify() == []
+    collection.delete(list(collection))
+    collection.compact()
+    assert (len(collection), collection.search("Who sleeps?")) == (0, [])
+    assert collection.add([KOALA]) == Changes(added=1)
 
 
-def test_a_library_outgrows_its_exact_index(tmp_path, minilm_folder):
+def test_a_collection_outgrows_its_exact_index(tmp_path, minilm_folder):
     path = tmp_path / "index"
-    library = Library.create(path, "sample", "retriever.index={name: auto, above: 4}")
-    library.add([KOALA, BRIDGE, TULIP])
-    assert library.stats()["kind"] == "exact"
-    library.add([Passage("oak", "Oaks bear acorns.")])
-    assert library.stats()["kind"] == "compressed"
-    assert list(library) == ["koala", "bridge", "tulip", "oak"]
-    assert ids(library.search("Which flower grows from bulbs?", k=1)) == ["tulip"]
-    assert library.verify() == []
+    collection = Collection.create(path, "sample", "retriever.index={name: auto, above: 4}")
+    collection.add([KOALA, BRIDGE, TULIP])
+    assert collection.stats()["kind"] == "exact"
+    collection.add([Passage("oak", "Oaks bear acorns.")])
+    assert collection.stats()["kind"] == "compressed"
+    assert list(collection) == ["koala", "bridge", "tulip", "oak"]
+    assert ids(collection.search("Which flower grows from bulbs?", k=1)) == ["tulip"]
+    assert collection.verify() == []
     assert sorted(p.name for p in path.iterdir() if "index" in p.name) == ["index-000002"]
-    found = ids(library.search("Which one?", where=lambda p: p.passage_id in ("oak", "tulip")))
+    found = ids(collection.search("Which one?", where=lambda p: p.passage_id in ("oak", "tulip")))
     assert set(found) == {"oak", "tulip"}
 
 
 def test_many_small_changes_are_put_together(tmp_path, monkeypatch):
     monkeypatch.setattr("ravqa.collections.collection._PIECES", 3)
-    library = Library.create(tmp_path / "index", library_files.pipeline(tmp_path))
+    collection = Collection.create(tmp_path / "index", collection_files.pipeline(tmp_path))
     for i in range(5):
-        library.add([Passage(f"p{i}", f"text number {i}")])
-    assert library.stats()["segments"] == 2
-    assert len(list(library.path.glob("passages-*"))) == 2
-    assert list(library) == [f"p{i}" for i in range(5)]
-    assert library.verify() == []
+        collection.add([Passage(f"p{i}", f"text number {i}")])
+    assert collection.stats()["segments"] == 2
+    assert len(list(collection.path.glob("passages-*"))) == 2
+    assert list(collection) == [f"p{i}" for i in range(5)]
+    assert collection.verify() == []
 
 
-def test_an_index_is_the_same_corpus_as_its_passages(library):
-    assert library.corpus.fingerprint == Corpus([KOALA, BRIDGE, TULIP]).fingerprint
-    library.add([Passage("zoo", "A photo.", image=PHOTO)])
+def test_an_index_is_the_same_corpus_as_its_passages(collection):
+    assert collection.corpus.fingerprint == Corpus([KOALA, BRIDGE, TULIP]).fingerprint
+    collection.add([Passage("zoo", "A photo.", image=PHOTO)])
     expected = Corpus([KOALA, BRIDGE, TULIP, Passage("zoo", "A photo.", image=PHOTO)])
-    assert library.corpus.fingerprint == expected.fingerprint
+    assert collection.corpus.fingerprint == expected.fingerprint
 
 
-def test_damage_is_found(library):
-    folder = library.path / "passages-000001"
+def test_damage_is_found(collection):
+    folder = collection.path / "passages-000001"
     text = (folder / "passages.jsonl").read_text()
     (folder / "passages.jsonl").write_text(text.replace("eucalyptus", "eucalyptvs"))
-    assert library.verify() == ["passages-000001/passages.jsonl is missing or was changed"]
+    assert collection.verify() == ["passages-000001/passages.jsonl is missing or was changed"]
     (folder / "hashes.npy").unlink()
     with pytest.raises(UserError, match=r"is damaged .*build it again"):
-        Library.open(library.path)
-    (library.path / "library.json").write_text("{")
-    with pytest.raises(UserError, match=r"library\.json is damaged"):
-        Library.open(library.path)
+        Collection.open(collection.path)
+    (collection.path / "library.json").write_text("{")
+    with pytest.raises(UserError, match=r"collection\.json is damaged"):
+        Collection.open(collection.path)
 
 
-def test_a_file_that_was_cut_off_is_named_with_what_to_do(library):
-    file = library.path / "passages-000001" / "passages.jsonl"
+def test_a_file_that_was_cut_off_is_named_with_what_to_do(collection):
+    file = collection.path / "passages-000001" / "passages.jsonl"
     file.write_bytes(file.read_bytes()[:20])
-    opened = Library.open(library.path)
-    with pytest.raises(DataError, match=rf"passages\.jsonl is damaged: .*verify {library.path}"):
+    opened = Collection.open(collection.path)
+    with pytest.raises(DataError, match=rf"passages\.jsonl is damaged: .*verify {collection.path}"):
         opened.search("Which flower grows from bulbs?")
     assert opened.verify() == ["passages-000001/passages.jsonl is missing or was changed"]
 
 
-def test_a_file_without_access_is_not_called_damaged(library, monkeypatch):
+def test_a_file_without_access_is_not_called_damaged(collection, monkeypatch):
     read = Path.read_text
 
     def refused(self, *arguments, **options):
@@ -321,42 +321,42 @@ def test_a_file_without_access_is_not_called_damaged(library, monkeypatch):
         return read(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "read_text", refused)
-    with pytest.raises(UserError, match=r"library\.json cannot be read: Permission denied"):
-        Library.open(library.path)
+    with pytest.raises(UserError, match=r"collection\.json cannot be read: Permission denied"):
+        Collection.open(collection.path)
 
 
 def test_an_index_that_never_had_a_passage_takes_other_settings(tmp_path):
     path = tmp_path / "index"
-    file = library_files.pipeline(tmp_path)
-    Library.create(path, file)
-    early = Library.open(path)
-    other = Library.create(path, file, "retriever.encoder.seed=1", words=9)
+    file = collection_files.pipeline(tmp_path)
+    Collection.create(path, file)
+    early = Collection.open(path)
+    other = Collection.create(path, file, "retriever.encoder.seed=1", words=9)
     with pytest.raises(UserError, match="with another encoder: open it again"):
         early.add([KOALA])
     assert (len(other), other.words, other.stats()["encoder"]) == (0, 9, "hashes of seed 1")
     with sole_writer(path), pytest.raises(UserError, match="being written"):
-        Library.create(path, file)
+        Collection.create(path, file)
     other.add([KOALA])
     other.delete(["koala"])
     with pytest.raises(UserError, match=f"ravqa index add {path} adds to it"):
-        Library.create(path, file)
+        Collection.create(path, file)
 
 
-def test_one_writer_at_a_time(library):
-    with sole_writer(library.path):
+def test_one_writer_at_a_time(collection):
+    with sole_writer(collection.path):
         with pytest.raises(UserError, match="being written by process"):
-            library.delete(["koala"])
-        assert len(library.search("Which one?")) == 3
-    library.delete(["koala"])
+            collection.delete(["koala"])
+        assert len(collection.search("Which one?")) == 3
+    collection.delete(["koala"])
 
 
-def test_searches_of_several_threads_beside_changes(library):
+def test_searches_of_several_threads_beside_changes(collection):
     stop = threading.Event()
 
     def search():
         counts = []
         while not stop.is_set():
-            found = library.search("Which flower grows from bulbs?", PHOTO, k=10)
+            found = collection.search("Which flower grows from bulbs?", PHOTO, k=10)
             counts.append(len(found))
             assert all(hit.passage_id == passage.passage_id for hit, passage in found)
         return counts
@@ -364,14 +364,14 @@ def test_searches_of_several_threads_beside_changes(library):
     with ThreadPoolExecutor(3) as pool:
         searches = [pool.submit(search) for _ in range(3)]
         for i in range(5):
-            library.add([Passage(f"new{i}", f"Text number {i}.")])
-            library.delete([f"new{i}"])
+            collection.add([Passage(f"new{i}", f"Text number {i}.")])
+            collection.delete([f"new{i}"])
         stop.set()
         for counts in searches:
             assert set(counts.result()) <= {3, 4}
 
 
-def test_an_index_is_a_corpus_of_runs(library, tmp_path, capsys):
+def test_an_index_is_a_corpus_of_runs(collection, tmp_path, capsys):
     from ravqa.cli import run_main
 
     def run(*arguments):
@@ -379,32 +379,32 @@ def test_an_index_is_a_corpus_of_runs(library, tmp_path, capsys):
             run_main(["--dataset", "okvqa", "--retrieval-only", "--limit", "2", *arguments])
         return end.value.code, capsys.readouterr().err
 
-    code, err = run("--corpus", str(library.path), "--output", str(tmp_path / "run"))
+    code, err = run("--corpus", str(collection.path), "--output", str(tmp_path / "run"))
     assert code == 0
     assert "3 passages" in err
     assert "encoding passages" not in err
     hits = (tmp_path / "run" / "run.trec").read_text().split()[2::6]
     assert set(hits) == {"koala", "bridge", "tulip"}
     other = ("--set", "retriever.encoder.max_document_length=32")
-    code, err = run("--corpus", str(library.path), *other, "--output", str(tmp_path / "other"))
+    code, err = run("--corpus", str(collection.path), *other, "--output", str(tmp_path / "other"))
     assert code == 0
     assert "encoding passages" in err
-    code, err = run("--corpus", str(library.path), "--corpus", str(tmp_path))
+    code, err = run("--corpus", str(collection.path), "--corpus", str(tmp_path))
     assert code == 2
     assert "it must be the only corpus" in err
 
 
-def test_mistakes(library, tmp_path):
+def test_mistakes(collection, tmp_path):
     with pytest.raises(DataError, match="another passage 'koala'"):
-        library.add([replace(KOALA, text="other")])
+        collection.add([replace(KOALA, text="other")])
     with pytest.raises(UserError, match=r"no passage 'tulp'.*did you mean tulip"):
-        library.delete(["koala", "tulp"])
-    assert len(library) == 3
+        collection.delete(["koala", "tulp"])
+    assert len(collection) == 3
     with pytest.raises(UserError, match="holds an index already"):
-        Library.create(library.path)
+        Collection.create(collection.path)
     with pytest.raises(UserError, match="no index in"):
-        Library.open(tmp_path / "nothing")
+        Collection.open(tmp_path / "nothing")
     with pytest.raises(UserError, match="was encoded by"):
-        Library.open(library.path, None, "retriever.encoder.max_document_length=32")
+        Collection.open(collection.path, None, "retriever.encoder.max_document_length=32")
     with pytest.raises(UserError, match="needs the retriever late-interaction"):
-        Library.open(library.path, "bm25-retrieval")
+        Collection.open(collection.path, "bm25-retrieval")

@@ -1,16 +1,16 @@
-"""A library packed into one file, and what is refused when it is unpacked."""
+"""A collection packed into one file, and what is refused when it is unpacked."""
 
 import hashlib
 import io
 import json
 import tarfile
 
-import library_files
+import collection_files
 import pytest
-from library_files import pipeline
+from collection_files import pipeline
 
-from ravqa.collections import Library
-from ravqa.collections.folder import LibraryFolder
+from ravqa.collections import Collection
+from ravqa.collections.folder import CollectionFolder
 from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage
@@ -23,27 +23,27 @@ PASSAGES = [
 
 
 @pytest.fixture(params=["exact", "compressed"])
-def library(request, tmp_path):
-    made = Library.create(tmp_path / "index", pipeline(tmp_path, index={"name": request.param}))
+def collection(request, tmp_path):
+    made = Collection.create(tmp_path / "index", pipeline(tmp_path, index={"name": request.param}))
     made.add([*PASSAGES, Passage("secret", "a secret text")])
     made.delete(["secret"])
     return made
 
 
-def found(library):
-    return [(h.passage_id, h.score) for h, _ in library.search("when was it built")]
+def found(collection):
+    return [(h.passage_id, h.score) for h, _ in collection.search("when was it built")]
 
 
-def test_a_packed_library_opens_elsewhere(library, tmp_path):
-    size = library.pack(tmp_path / "one.tar")
-    expected = found(library)
+def test_a_packed_collection_opens_elsewhere(collection, tmp_path):
+    size = collection.pack(tmp_path / "one.tar")
+    expected = found(collection)
     assert size == (tmp_path / "one.tar").stat().st_size
-    library.pack(tmp_path / "two.tar")
+    collection.pack(tmp_path / "two.tar")
     packed = (tmp_path / "one.tar").read_bytes()
     assert (tmp_path / "two.tar").read_bytes() == packed
     assert b"secret" not in packed
     assert str(tmp_path).encode() not in packed
-    other = Library.unpack(tmp_path / "one.tar", tmp_path / "elsewhere" / "index")
+    other = Collection.unpack(tmp_path / "one.tar", tmp_path / "elsewhere" / "index")
     assert other.verify() == []
     assert found(other) == expected
     assert other["koala"].image.read_bytes() == PHOTO.read_bytes()
@@ -52,9 +52,9 @@ def test_a_packed_library_opens_elsewhere(library, tmp_path):
     assert len(other) == 3
 
 
-def test_a_library_that_cannot_be_written_is_packed_as_it_is(library, tmp_path, monkeypatch):
-    library.compact()
-    library.pack(tmp_path / "one.tar")
+def test_a_collection_that_cannot_be_written_is_packed_as_it_is(collection, tmp_path, monkeypatch):
+    collection.compact()
+    collection.pack(tmp_path / "one.tar")
 
     def closed(path):
         raise PermissionError(13, "Permission denied", str(path))
@@ -62,26 +62,26 @@ def test_a_library_that_cannot_be_written_is_packed_as_it_is(library, tmp_path, 
     # Modes would not do: they do not keep the superuser out.
     monkeypatch.setattr("ravqa.collections.collection.os.access", lambda *_: False)
     monkeypatch.setattr("ravqa.collections.folder.sole_writer", closed)
-    library.pack(tmp_path / "two.tar")
+    collection.pack(tmp_path / "two.tar")
     assert (tmp_path / "two.tar").read_bytes() == (tmp_path / "one.tar").read_bytes()
 
 
-def test_an_empty_library_can_be_packed(tmp_path):
-    Library.create(tmp_path / "index", pipeline(tmp_path)).pack(tmp_path / "x.tar")
-    assert len(Library.unpack(tmp_path / "x.tar", tmp_path / "other")) == 0
+def test_an_empty_collection_can_be_packed(tmp_path):
+    Collection.create(tmp_path / "index", pipeline(tmp_path)).pack(tmp_path / "x.tar")
+    assert len(Collection.unpack(tmp_path / "x.tar", tmp_path / "other")) == 0
 
 
-def test_nothing_is_overwritten(library, tmp_path):
+def test_nothing_is_overwritten(collection, tmp_path):
     (tmp_path / "there.tar").write_text("x")
     with pytest.raises(UserError, match="is there already"):
-        library.pack(tmp_path / "there.tar")
-    library.pack(tmp_path / "x.tar")
+        collection.pack(tmp_path / "there.tar")
+    collection.pack(tmp_path / "x.tar")
     with pytest.raises(UserError, match="holds an index already"):
-        Library.unpack(tmp_path / "x.tar", library.path)
+        Collection.unpack(tmp_path / "x.tar", collection.path)
     with pytest.raises(UserError, match="no such file"):
-        Library.unpack(tmp_path / "gone.tar", tmp_path / "new")
+        Collection.unpack(tmp_path / "gone.tar", tmp_path / "new")
     with pytest.raises(UserError, match="no such folder"):
-        library.pack(tmp_path / "gone" / "x.tar")
+        collection.pack(tmp_path / "gone" / "x.tar")
 
 
 # --- archives that are not as they should be
@@ -90,9 +90,9 @@ def test_nothing_is_overwritten(library, tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    library = Library.create(folder / "index", pipeline(folder))
-    library.add(PASSAGES)
-    library.pack(folder / "x.tar")
+    collection = Collection.create(folder / "index", pipeline(folder))
+    collection.add(PASSAGES)
+    collection.pack(folder / "x.tar")
     return (folder / "x.tar").read_bytes()
 
 
@@ -183,7 +183,7 @@ def test_passages_that_are_none_are_refused(whole, tmp_path):
     bad = tmp_path / "bad.tar"
     bad.write_bytes(with_image(whole, ["../x.jpg"]))
     with pytest.raises(UserError, match=r"bad\.tar: passages-.*is damaged: pack the index again"):
-        Library.unpack(bad, tmp_path / "new")
+        Collection.unpack(bad, tmp_path / "new")
     assert list(tmp_path.iterdir()) == [bad]
 
 
@@ -210,15 +210,15 @@ def test_images_outside_of_the_index_are_refused(whole, tmp_path, name):
     bad = tmp_path / "bad.tar"
     bad.write_bytes(with_image(whole, name))
     with pytest.raises(UserError, match=rf"bad\.tar: passages-000001/.*{name}.*is outside of"):
-        Library.unpack(bad, tmp_path / "new")
+        Collection.unpack(bad, tmp_path / "new")
     assert list(tmp_path.iterdir()) == [bad]
     # The same, unpacked by other means.
     with tarfile.open(bad) as archive:
         archive.extractall(tmp_path / "other", filter="data")
     with pytest.raises(UserError, match=rf"{name}.*of 'koala' is outside of the index"):
-        Library.open(tmp_path / "other")
-    folder = LibraryFolder(tmp_path / "other")
-    opened = Library(folder, folder.manifest().settings, "other")
+        Collection.open(tmp_path / "other")
+    folder = CollectionFolder(tmp_path / "other")
+    opened = Collection(folder, folder.manifest().settings, "other")
     for use in (
         lambda: opened["koala"],
         lambda: opened.pack(tmp_path / "x.tar"),
@@ -236,7 +236,7 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(whole, tmp_path, damage):
     bad = tmp_path / "bad.tar"
     bad.write_bytes(b"no archive" * 100 if entries is None else packed(entries))
     with pytest.raises(UserError, match=message):
-        Library.unpack(bad, tmp_path / "new" / "index")
+        Collection.unpack(bad, tmp_path / "new" / "index")
     left = [p for p in tmp_path.rglob("*") if p.is_file() and p != bad]
     assert left == []
     assert not (tmp_path / "new" / "index").exists()
@@ -250,8 +250,8 @@ def test_every_cut_is_noticed(whole, tmp_path):
     for length in range(0, end, max(1, end // 40)):
         bad.write_bytes(whole[:length])
         with pytest.raises(UserError):
-            Library.unpack(bad, tmp_path / "index")
+            Collection.unpack(bad, tmp_path / "index")
         assert list(tmp_path.iterdir()) == [bad]
 
 
-library_files.register()
+collection_files.register()

@@ -1,4 +1,4 @@
-"""A library whose writer stops, at any moment: vectors and passages belong together.
+"""A collection whose writer stops, at any moment: vectors and passages belong together.
 
 Quickly: in this process, where from some step on nothing can be written. And really killed: in
 children of a helper process (see `kills`).
@@ -35,55 +35,55 @@ def with_picture(folder):
 
 
 CHANGES = {
-    "first": lambda library, folder: library.add([*BASE, with_picture(folder)]),
-    "add": lambda library, folder: library.add([*NEW, with_picture(folder)]),
-    "update": lambda library, folder: library.update(CHANGED),
-    "delete": lambda library, folder: library.delete(["p0", "p5"]),
-    "compact": lambda library, folder: library.compact(),
+    "first": lambda collection, folder: collection.add([*BASE, with_picture(folder)]),
+    "add": lambda collection, folder: collection.add([*NEW, with_picture(folder)]),
+    "update": lambda collection, folder: collection.update(CHANGED),
+    "delete": lambda collection, folder: collection.delete(["p0", "p5"]),
+    "compact": lambda collection, folder: collection.compact(),
     # so many that the exact index is replaced by a compressed one
-    "outgrow": lambda library, folder: library.add(
+    "outgrow": lambda collection, folder: collection.add(
         [Passage(f"many{i}", f"one of many {i}") for i in range(8)]
     ),
 }
 
 
-def content(library):
-    return {i: (p.content, dict(p.extra)) for i, p in library.corpus.items()}
+def content(collection):
+    return {i: (p.content, dict(p.extra)) for i, p in collection.corpus.items()}
 
 
-def agrees(library):
+def agrees(collection):
     """Each passage's stored vectors are those of its text."""
-    from library_files import HashEncoder
+    from collection_files import HashEncoder
 
-    index = library._state.index
+    index = collection._state.index
     if index is None or not hasattr(index, "embeddings"):
         return True
     encoder = HashEncoder(HashEncoder.Config())
     for passage_id, stored in zip(index.ids, index.embeddings(), strict=True):
-        expected = encoder.vectors(library[passage_id].content)
+        expected = encoder.vectors(collection[passage_id].content)
         if stored.shape != expected.shape or np.abs(stored - expected).max() > 1e-2:
             return False
     return True
 
 
 class Rounds(Killed):
-    """A change of a library."""
+    """A change of a collection."""
 
     def __init__(self, folder, change):
-        from library_files import pipeline
+        from collection_files import pipeline
 
-        from ravqa.collections import Library
+        from ravqa.collections import Collection
 
-        self.folder, self.change, self.Library = Path(folder), change, Library
+        self.folder, self.change, self.Collection = Path(folder), change, Collection
         self.folder.mkdir(parents=True)
         self.template, self.path = self.folder / "template", self.folder / "index"
         settings = pipeline(self.folder, index={"name": "auto", "above": 12})
-        library = self.first = Library.create(self.template, settings)
+        collection = self.first = Collection.create(self.template, settings)
         if change != "first":
-            library.add([*BASE, Passage("gone", "soon gone")])
-            library.update([replace(BASE[2], text="second version")])
-            library.delete(["gone"])
-        self.before = content(library)
+            collection.add([*BASE, Passage("gone", "soon gone")])
+            collection.update([replace(BASE[2], text="second version")])
+            collection.delete(["gone"])
+        self.before = content(collection)
         self.fresh()
         self.act()
         self.after = content(self.open())
@@ -95,40 +95,40 @@ class Rounds(Killed):
         shutil.rmtree(Path(os.environ["RAVQA_CACHE"]) / "embeddings", ignore_errors=True)
 
     def open(self):
-        library = self.Library.open(self.path)
-        library._pipelines = self.first._pipelines  # loaded once
-        return library
+        collection = self.Collection.open(self.path)
+        collection._pipelines = self.first._pipelines  # loaded once
+        return collection
 
     def act(self):
         CHANGES[self.change](self.open(), self.folder)
 
     def check(self, where, *, thorough=True):
-        """The library is whole, before or after the change; the next writer works.
+        """The collection is whole, before or after the change; the next writer works.
 
         Returns:
             Whether it is in the state after.
         """
         where = f"{self.change} killed at {where}"
-        library = self.open()
-        assert library.verify() == [], where
-        assert agrees(library), where
-        found = content(library)
+        collection = self.open()
+        assert collection.verify() == [], where
+        assert agrees(collection), where
+        found = content(collection)
         done = found == self.after
         assert done or found == self.before, where
         if thorough:
-            library.add([Passage("next", "the next passage")])
-            library.delete(["next"])
-            assert library.verify() == [], where
+            collection.add([Passage("next", "the next passage")])
+            collection.delete(["next"])
+            assert collection.verify() == [], where
         else:
-            with library._changing():
+            with collection._changing():
                 pass
-        assert content(library) == found, where
+        assert content(collection) == found, where
         # What the kill left behind is gone.
-        index = library._state.index
+        index = collection._state.index
         parts = (
             {entry["name"] for entry in index.attached["passages"]} if index is not None else set()
         )
-        named = {library._state.manifest.index, *parts, "library.json", "lock", "images"}
+        named = {collection._state.manifest.index, *parts, "library.json", "lock", "images"}
         assert {p.name for p in self.path.iterdir()} <= named, where
         return done
 
