@@ -96,7 +96,7 @@ def test_metrics_do_not_import_torch():
         ["-m", "ravqa", "--help"],
         ["-m", "ravqa", "ls", "readers"],
         ["-m", "ravqa", "ls", "rerankers"],
-        ["-m", "ravqa", "index", "build", "--help"],
+        ["-m", "ravqa", "collection", "build", "--help"],
         ["-m", "ravqa", "search", "--help"],
     ],
 )

@@ -7,8 +7,7 @@ from typing import Any
 
 import typer
 
-from ravqa.cli import collection as index
-from ravqa.cli import files, inventory, run, study
+from ravqa.cli import collection, files, inventory, moved, run, study
 from ravqa.core.errors import UserError
 
 # typer brings a copy of click in newer releases and uses click itself in older ones: the errors to
@@ -37,9 +36,10 @@ app.command()(study.power)
 app.command()(inventory.ls)
 app.command()(files.convert)
 app.command()(inventory.doctor)
-app.add_typer(index.app, name="index")
-app.command()(index.search)
-app.command()(index.ask)
+app.add_typer(collection.app, name="collection")
+app.command()(collection.search)
+app.command()(collection.ask)
+moved.add_to(app, collection.app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`ravqa index`, `ravqa search`, `ravqa ask`: an index of one's own passages."""
+"""`ravqa collection`, `ravqa search` and `ravqa ask`: a collection of one's own passages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ravqa.runs.console import Console
 
 app = typer.Typer(
-    help="Your own passages in one folder: corpus, encoder settings and index.",
+    help="Make and change a collection: your passages, settings and search structure in a folder.",
     no_args_is_help=True,
 )
 
-Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+Folder = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
 Sources = Annotated[
     list[Path],
     typer.Argument(
@@ -34,125 +34,129 @@ Sources = Annotated[
 Words = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, help="Longest passage of a page or article, in words; build keeps it."
+        metavar="N",
+        min=1,
+        help="Cut pages and articles into passages of at most N words; build stores N.",
     ),
 ]
 OnError = Annotated[
-    OnErrorChoice, typer.Option(help="Files that cannot be read: stop, or leave out and list.")
+    OnErrorChoice, typer.Option(help="If a file cannot be read: stop, or leave it out and list it.")
 ]
 Pipeline = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|PATH", help="Other settings than the index's own, with the same encoder."
+        metavar="NAME|PATH", help="Replace the collection's settings; its encoder must stay."
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Changes one setting; repeatable."),
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one setting; repeatable."),
 ]
 TrustSettings = Annotated[
     bool,
     typer.Option(
         "--trust-settings",
-        help="Follow settings that came with the index, also where they name servers, environment "
-        "variables, files or code; remembered.",
+        help="Follow all settings that came with the collection, also those that name servers, "
+        "environment variables, files or code. The choice is remembered.",
     ),
 ]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids of passages.")]
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=VALUE", help="Only passages with this metadata, as page=3; repeatable."
+        metavar="KEY=VALUE", help="Only passages with this metadata, such as page=3; repeatable."
     ),
 ]
 Question = Annotated[
-    str, typer.Argument(metavar="[QUESTION]", help="The question; may be left out with --image.")
+    str, typer.Argument(metavar="[QUESTION]", help="The question; optional with --image.")
 ]
 Image = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The image that the question is about.")
 ]
-Number = Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many passages.")]
+Number = Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of passages to show.")]
 
 
 @app.command()
 def build(
-    index: Folder,
+    folder: Folder,
     sources: Sources,
     pipeline: Annotated[
         str,
         typer.Option(
-            metavar="NAME|PATH", help="A name in pipelines/, or a YAML file: encoder, ..."
+            metavar="NAME|PATH",
+            help="Settings of encoder, index and reader: a name in pipelines/, or a YAML file.",
         ),
     ] = "sample",
     overrides: Overrides = None,
     words: Words = None,
     on_error: OnError = OnErrorChoice.fail,
 ) -> None:
-    """Make an index of passages, pages and pictures. Killed? The same command goes on."""
+    """Make a collection of passages, pages and images. If interrupted, repeat the command."""
     with opened_console() as console:
         from ravqa.collections import Collection
 
-        Collection.check_new(index)
+        Collection.check_new(folder)
         corpus, remarks = _read(sources, words, on_error, console)
         with console.status("loading models"):
-            collection = Collection.create(index, pipeline, *(overrides or ()), words=words)
+            collection = Collection.create(folder, pipeline, *(overrides or ()), words=words)
         changes = collection.add(corpus, progress=console.progress)
         _report(console, changes, remarks.lines())
 
 
 @app.command()
 def add(
-    index: Folder,
+    folder: Folder,
     sources: Sources,
     words: Words = None,
     on_error: OnError = OnErrorChoice.fail,
     overrides: Overrides = None,
     trust_settings: TrustSettings = False,
 ) -> None:
-    """Add passages; what is there already is passed over. Killed? The same command goes on."""
-    _put(index, sources, words, on_error, overrides, trust_settings)
+    """Add passages; skip those already there. If interrupted, repeat the command."""
+    _put(folder, sources, words, on_error, overrides, trust_settings)
 
 
 @app.command()
 def update(
-    index: Folder,
+    folder: Folder,
     sources: Sources,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete every passage that the sources do not hold.")
+        bool, typer.Option("--prune", help="Delete all passages that the sources do not contain.")
     ] = False,
     words: Words = None,
     on_error: OnError = OnErrorChoice.fail,
     overrides: Overrides = None,
     trust_settings: TrustSettings = False,
 ) -> None:
-    """Add passages and replace, by their ids, those whose content is new."""
-    _put(index, sources, words, on_error, overrides, trust_settings, replacing=True, prune=prune)
+    """Add passages, and replace those whose content has changed (same id)."""
+    _put(folder, sources, words, on_error, overrides, trust_settings, replacing=True, prune=prune)
 
 
 @app.command()
 def delete(
-    index: Folder,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Passages.")] = None,
+    folder: Folder,
+    ids: Ids = None,
     where: Where = None,
 ) -> None:
-    """Delete passages, by their ids or by metadata."""
+    """Delete passages by id or by metadata."""
     with opened_console() as console:
-        collection = _open(index)
+        collection = _open(folder)
         wanted = _chosen(collection, ids, where)
         if not wanted and not where:
-            raise UserError("ravqa index delete: name the passages' ids, or --where KEY=VALUE")
+            raise UserError("name the passages' ids, or use --where KEY=VALUE")
         _report(console, collection.delete(wanted), [])
 
 
 @app.command()
-def show(
-    index: Folder,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Passages.")] = None,
+def info(
+    folder: Folder,
+    ids: Ids = None,
     where: Where = None,
     as_json: Json = False,
 ) -> None:
-    """Show passages; without ids and metadata, numbers about the index."""
+    """Show numbers about the collection or, with ids or --where, its passages."""
     with opened_console() as console:
-        collection = _open(index)
+        collection = _open(folder)
         if not ids and not where:
             _print_stats(console, collection.stats(), as_json)
             return
@@ -161,63 +165,64 @@ def show(
 
 
 @app.command()
-def verify(index: Folder) -> None:
-    """Read every file again and compare checksums; exit code 2 if something is wrong."""
+def verify(folder: Folder) -> None:
+    """Check every file against its checksum; exit code 2 if one is damaged."""
     with opened_console() as console:
         with console.status("reading"):
-            faults = _open(index).verify()
+            faults = _open(folder).verify()
         for fault in faults:
             print(fault)
         if faults:
-            raise UserError(f"the index in {index} is damaged: build it again")
+            raise UserError(f"the collection in {folder} is damaged: build it again")
         print("all files are as they were written")
 
 
 @app.command()
-def compact(index: Folder) -> None:
-    """Write the index anew, without what was deleted or replaced."""
+def compact(folder: Folder) -> None:
+    """Rewrite the collection without deleted and replaced passages, to free disk space."""
     with opened_console() as console, console.status("compacting"):
-        _open(index).compact()
+        _open(folder).compact()
 
 
 @app.command()
 def pack(
-    index: Folder,
+    folder: Folder,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The .tar file to write.")],
 ) -> None:
-    """Write index, passages and images into one file with checksums, to be shared."""
+    """Write the collection to one file with checksums, for sharing."""
     with opened_console() as console:
-        collection = _open(index)
+        collection = _open(folder)
         size = collection.pack(file, progress=console.progress)
         console.close()
         print(f"{len(collection):,} passages, {size:,} bytes: {file}")
         if collection.local_models:
             console.note(
                 f"the encoder is a folder of this machine ({', '.join(collection.local_models)}): "
-                "whoever opens the index needs the same weights, and names them with --set "
+                "whoever opens the collection needs the same weights, and names them with --set "
                 "retriever.encoder.model=DIR"
             )
 
 
 @app.command()
 def unpack(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that pack has written.")],
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The new index's folder.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by pack.")],
+    folder: Annotated[Path, typer.Argument(metavar="COLLECTION", help="The new folder.")],
     trust_settings: TrustSettings = False,
 ) -> None:
-    """Make an index of a packed one; every byte is compared with its checksum.
+    """Make a collection from a packed file, after comparing every byte with its checksum.
 
-    Settings of the package that name something outside of it are listed, and not followed.
+    Settings in the file that name servers, paths, environment variables or code are listed and not
+    followed, unless --trust-settings is given.
     """
     with opened_console() as console:
         from ravqa.collections import Collection
         from ravqa.collections.trust import listed as listed_settings
 
         collection = Collection.unpack(
-            file, index, trust_settings=trust_settings, progress=console.progress
+            file, folder, trust_settings=trust_settings, progress=console.progress
         )
         console.close()
-        print(f"{len(collection):,} passages: {index}")
+        print(f"{len(collection):,} passages: {folder}")
         reader = collection.config.reader
         model = " ".join(str(v) for k in ("model", "url") if (v := reader.options.get(k)))
         console.note(
@@ -225,14 +230,14 @@ def unpack(
         )
         if collection.withheld:
             console.note(
-                "not followed, because the package names what is not part of it: "
+                "settings not followed, because they name something outside of the collection: "
                 f"{listed_settings(collection.withheld)}: --trust-settings with ravqa search or "
                 "ask follows them, --set KEY=VALUE replaces one"
             )
 
 
 def search(
-    index: Folder,
+    folder: Folder,
     question: Question = "",
     image: Image = None,
     k: Number = 5,
@@ -242,10 +247,10 @@ def search(
     as_json: Json = False,
     trust_settings: TrustSettings = False,
 ) -> None:
-    """Print the passages of an index that a question about an image finds, with their scores."""
+    """Search a collection with a question about an image; print passages and scores."""
     with opened_console() as console:
         _asked(question, image)
-        collection = _open(index, pipeline, overrides, trust_settings)
+        collection = _open(folder, pipeline, overrides, trust_settings)
         with console.status("loading models"):
             _note_blind(collection, image, console)
             found = collection.search(question, image, k=k, where=_where(where))
@@ -256,7 +261,7 @@ def search(
 
 
 def ask(
-    index: Folder,
+    folder: Folder,
     question: Question = "",
     image: Image = None,
     where: Where = None,
@@ -265,10 +270,10 @@ def ask(
     as_json: Json = False,
     trust_settings: TrustSettings = False,
 ) -> None:
-    """Answer a question about an image from the passages of an index."""
+    """Answer a question about an image from the passages of a collection."""
     with opened_console() as console:
         _asked(question, image)
-        collection = _open(index, pipeline, overrides, trust_settings)
+        collection = _open(folder, pipeline, overrides, trust_settings)
         with console.status("loading models"):
             _note_blind(collection, image, console, answering=True)
             response = collection.ask(question, image, where=_where(where))
@@ -295,14 +300,14 @@ def ask(
 
 
 def _open(
-    index: Path,
+    folder: Path,
     pipeline: str | None = None,
     overrides: list[str] | None = None,
     trust_settings: bool = False,
 ) -> Collection:
     from ravqa.collections import Collection
 
-    return Collection.open(index, pipeline, *(overrides or ()), trust_settings=trust_settings)
+    return Collection.open(folder, pipeline, *(overrides or ()), trust_settings=trust_settings)
 
 
 def _read(
@@ -322,7 +327,7 @@ def _read(
 
 
 def _put(
-    index: Path,
+    folder: Path,
     sources: list[Path],
     words: int | None,
     on_error: OnErrorChoice,
@@ -333,7 +338,7 @@ def _put(
     prune: bool = False,
 ) -> None:
     with opened_console() as console:
-        collection = _open(index, None, overrides, trust_settings)
+        collection = _open(folder, None, overrides, trust_settings)
         corpus, remarks = _read(sources, words or collection.words, on_error, console)
         if prune:
             remarks.check_prune()
@@ -352,7 +357,7 @@ def _report(console: Console, changes: Changes, remarks: list[str]) -> None:
     print(", ".join(counts) or "nothing to change")
     if changes.truncated:
         console.note(
-            f"{changes.truncated:,} passages are longer than the encoder's limit, and were cut: "
+            f"{changes.truncated:,} passages are longer than the encoder's limit and were cut: "
             "--words makes shorter ones"
         )
     for line in remarks:
@@ -373,7 +378,7 @@ def _note_blind(
     collection: Collection, image: Path | None, console: Console, *, answering: bool = False
 ) -> None:
     if image is not None and not collection.pipeline(answering=answering).sees_images:
-        console.note("nothing in this pipeline looks at the image: only the question is asked")
+        console.note("no part of this pipeline uses the image: only the question is used")
 
 
 def _where(texts: list[str] | None) -> dict[str, list[str]] | None:

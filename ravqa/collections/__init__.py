@@ -1,4 +1,4 @@
-"""A builder's own passages: one folder with corpus, encoder settings and index.
+"""Collections: passages of one's own with settings and search structure, in one folder.
 
 from ravqa.collections import Collection
 

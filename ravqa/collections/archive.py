@@ -1,11 +1,12 @@
 """A collection as one file, to be shared: a tar archive with a list of its files and checksums.
 
-    ravqa-index.json    format, and of every other file [bytes, SHA-256]; it comes first
-    library.json, index-000001/..., passages-000001/..., images/...
+    ravqa-collection.json   format, and of every other file [bytes, SHA-256]; it comes first
+    collection.json, index-000001/..., passages-000001/..., images/...
 
 The same collection gives the same bytes: names are in order, times and owners are left out. Nothing
 is extracted that the list does not name, or that is not as the list says, and nothing outside the
-new folder, which appears under its name when it is whole.
+new folder, which appears under its name when it is whole. Older archives call the two files
+`ravqa-index.json` and `library.json`; they are read too.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ravqa.collections.folder import IMAGES, MANIFEST, CollectionFolder, State
+from ravqa.collections.folder import IMAGES, CollectionFolder, State
 from ravqa.core.errors import UserError
 from ravqa.core.locations import file_digest, flush_to_disk
 from ravqa.corpora.disk import PassageFolder
 from ravqa.encoders.store import written_beside
 from ravqa.retrievers.base import Progress
 
-LIST = "ravqa-index.json"
+LIST = "ravqa-collection.json"
+_LISTS = (LIST, "ravqa-index.json")  # its present and its older name
 FORMAT = 1
 _MAX_LIST = 2**28  # bytes of the list: some two million files
 _BLOCK = 2**22
 _NAME = re.compile(
-    rf"{MANIFEST}|passages-\d{{6}}/[a-z]+\.(?:npy|jsonl?)|{IMAGES}/[0-9a-f]{{2}}/[0-9a-f]{{64}}"
+    rf"(?:collection|library)\.json|passages-\d{{6}}/[a-z]+\.(?:npy|jsonl?)|{IMAGES}/[0-9a-f]{{2}}/[0-9a-f]{{64}}"
     r"(?:\.[a-z]{3,4})?|index-\d{6}/(?:[a-z]+-\d{6}/)?[a-z0-9_-]+\.(?:npy|json)"
 )
 
@@ -52,7 +54,7 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
         raise UserError(f"{target} is there already: name a new file")
     if not target.parent.is_dir():
         raise UserError(f"{target}: no such folder: {target.parent}")
-    names = sorted(_files(folder.path, state))
+    names = sorted(_files(folder, state))
     total = len(names)
     listed: dict[str, tuple[int, str]] = {}
     for number, name in enumerate(names, 1):
@@ -78,8 +80,8 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
     """Make a collection of an archive, every byte compared with its list.
 
     Raises:
-        UserError: no such file, none of ours, damaged, with images that are not in it, or larger
-            than the disk has room; the folder is there already.
+        UserError: no such file, not a packed collection, damaged, with images that are not in it,
+            or larger than the free disk space; the folder is there already.
     """
     CollectionFolder(target).check_new()
     try:
@@ -104,12 +106,12 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
     except FileNotFoundError:
         raise UserError(f"no such file: {source}") from None
     except (tarfile.TarError, EOFError) as e:
-        raise UserError(f"{source} is no packed index, or is cut off ({e})") from None
+        raise UserError(f"{source} is not a packed collection, or is cut off ({e})") from None
 
 
-def _files(path: Path, state: State) -> Iterator[str]:
+def _files(folder: CollectionFolder, state: State) -> Iterator[str]:
     """Names of the files that belong to a state."""
-    yield MANIFEST
+    yield folder.manifest_file.name
     if state.index is None or state.manifest.index is None:
         return
     yield f"{state.manifest.index}/manifest.json"
@@ -117,7 +119,7 @@ def _files(path: Path, state: State) -> Iterator[str]:
     for entry in state.index.attached["passages"]:
         yield from (f"{entry['name']}/{name}" for name in entry["files"])
     images = {p.image for p in state.corpus.stream() if p.image is not None}
-    yield from (image.relative_to(path).as_posix() for image in images)
+    yield from (image.relative_to(folder.path).as_posix() for image in images)
 
 
 def _entry(name: str, size: int) -> tarfile.TarInfo:
@@ -130,8 +132,8 @@ def _entry(name: str, size: int) -> tarfile.TarInfo:
 def _listed(archive: tarfile.TarFile, source: Path) -> dict[str, tuple[int, str]]:
     """The list, which must be the first member."""
     first = archive.next()
-    if first is None or first.name != LIST or not first.isreg() or first.size > _MAX_LIST:
-        raise UserError(f"{source} is no packed index: {LIST} must come first")
+    if first is None or first.name not in _LISTS or not first.isreg() or first.size > _MAX_LIST:
+        raise UserError(f"{source} is not a packed collection: {LIST} must come first")
     try:
         values = json.loads(_opened(archive, first).read())
         if values["format"] != FORMAT:
@@ -140,10 +142,10 @@ def _listed(archive: tarfile.TarFile, source: Path) -> dict[str, tuple[int, str]
             )
         listed = {str(n): (int(size), str(sha)) for n, (size, sha) in values["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{source}: {LIST} is damaged") from None
+        raise UserError(f"{source}: {first.name} is damaged") from None
     for name, (size, _) in listed.items():
         if not _NAME.fullmatch(name) or size < 0:
-            raise UserError(f"{source}: a packed index has no file {name!r}")
+            raise UserError(f"{source}: a packed collection has no file {name!r}")
     return listed
 
 
@@ -185,7 +187,7 @@ def _check_images(folder: Path, source: Path) -> None:
     """Passages must not name files of whoever unpacks them: those would be shown, and packed."""
     for entry in sorted(folder.glob("passages-*")):
         try:
-            PassageFolder(entry, images=folder, mend="pack the index again").check_images()
+            PassageFolder(entry, images=folder, mend="pack the collection again").check_images()
         except UserError as e:
             raise UserError(f"{source}: {str(e).removeprefix(f'{folder}/')}") from None
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""A collection: passages, encoder settings and index in one folder, searched and asked."""
+"""A collection: passages, settings and search structure in one folder, searched and asked."""
 
 from __future__ import annotations
 
@@ -480,7 +480,7 @@ class Collection:
                 that name something outside of it.
 
         Raises:
-            UserError: the file is none of ours, or damaged; the folder is not empty.
+            UserError: the file is not a packed collection, or damaged; the folder is not empty.
         """
         archive.unpack(Path(source), Path(path), progress)
         folder = CollectionFolder(Path(path))
@@ -611,8 +611,8 @@ class Collection:
                 expected = self._state.manifest.encoder
                 if passages_fingerprint(encoder) != expected["fingerprint"]:
                     raise UserError(
-                        f"the index in {self.path} was encoded by {expected['weights']}, and not "
-                        f"by {encoder.weights} as {self._where} has it, or with other options: "
+                        f"the collection in {self.path} was encoded by {expected['weights']}, and "
+                        f"not by {encoder.weights} as {self._where} has it, or with other options: "
                         "open it with its own settings, or build another"
                     )
                 for other in self._pipelines.values():

@@ -1,16 +1,18 @@
 """The files of a collection, and how they change without ever disagreeing.
 
-    library.json       settings, encoder, and which index counts
+    collection.json    settings, encoder, and which index counts
     lock               held by the one process that writes
     index-000001/      vectors (`ravqa.indexes`); its manifest names the folders of passages
     passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`); a change writes one more
     images/            the passages' images, named by their bytes
 
+Folders of older versions have library.json in place of collection.json, and keep it.
+
 The index decides: a passage is there if its id is in the index, and its text is what the newest
 folder of passages says. A change first writes passages and images, then commits the index, whose
 manifest names both vectors and passages: one rename makes the change, and whatever happens before
 it or after it, vectors and texts belong together. An index of another kind is built beside the old
-one, and library.json replaced. What nothing names is removed by the next writer.
+one, and collection.json replaced. What nothing names is removed by the next writer.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from ravqa.core.registry import INDEXES
 from ravqa.core.settings import Part, fingerprint
 from ravqa.corpora.corpus import Corpus, Digest
 from ravqa.corpora.disk import DamageError, PassageFolder
-from ravqa.corpora.pages import INDEX
+from ravqa.corpora.pages import MANIFESTS
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
 from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
@@ -44,7 +46,6 @@ from ravqa.indexes.segmented.index import SegmentedIndex
 from ravqa.indexes.segmented.store import file_checksum, read_manifest, sole_writer
 
 FORMAT = 1
-MANIFEST = INDEX
 IMAGES = "images"
 _REMEMBERED = 16
 _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
@@ -52,7 +53,7 @@ _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What library.json holds.
+    """What collection.json holds.
 
     Attributes:
         settings: of the pipeline that the collection was made with.
@@ -183,9 +184,15 @@ class CollectionFolder:
     def __init__(self, path: Path):
         self.path = path
 
+    @property
+    def manifest_file(self) -> Path:
+        """The file of the manifest: under its older name only where it has that already."""
+        named = [self.path / name for name in MANIFESTS]
+        return next((file for file in named if file.is_file()), named[0])
+
     def exists(self) -> bool:
         """Whether there is a collection."""
-        return (self.path / MANIFEST).is_file()
+        return self.manifest_file.is_file()
 
     def check_new(self, *, begun: bool = False) -> None:
         """Raise UserError if there is a collection already, or the folder holds something else.
@@ -197,8 +204,8 @@ class CollectionFolder:
             if begun and self.manifest().index is None:
                 return
             raise UserError(
-                f"{self.path} holds an index already: ravqa index add {self.path} adds to it, or "
-                "name a new folder"
+                f"{self.path} holds a collection already: ravqa collection add {self.path} adds "
+                "to it, or name a new folder"
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} is there and is not empty: name a new folder")
@@ -222,17 +229,17 @@ class CollectionFolder:
             self.put(manifest)
 
     def manifest(self) -> Manifest:
-        """What library.json says.
+        """What collection.json says.
 
         Raises:
             UserError: there is no collection, it is damaged, or of another format.
         """
-        file = self.path / MANIFEST
+        file = self.manifest_file
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             if values["format"] != FORMAT:
                 raise UserError(
-                    f"the index in {self.path} is of format {values['format']}, this version "
+                    f"the collection in {self.path} is of format {values['format']}, this version "
                     f"reads {FORMAT}: build it again"
                 )
             found = Manifest(**{name: values[name] for name in _FIELDS})
@@ -242,20 +249,20 @@ class CollectionFolder:
                 _check_own(found.index)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
-                f"no index in {self.path}: ravqa index build {self.path} SOURCE makes one"
+                f"no collection in {self.path}: ravqa collection build {self.path} SOURCE makes one"
             ) from None
         except OSError as e:
             raise UserError(f"{file} cannot be read: {e.strerror or e}") from None
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{file} is damaged: delete {self.path} and build the index again"
+                f"{file} is damaged: delete {self.path} and build the collection again"
             ) from None
         return found
 
     def put(self, manifest: Manifest) -> None:
-        """Replace library.json."""
+        """Replace collection.json."""
         values = {"format": FORMAT, **asdict(manifest), "checksum": _checksum(manifest)}
-        with written_beside(self.path / MANIFEST, to_disk=True) as beside:
+        with written_beside(self.manifest_file, to_disk=True) as beside:
             beside.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
 
     def read(self, part: Part) -> State:
@@ -279,11 +286,11 @@ class CollectionFolder:
                 if isinstance(e, PermissionError):
                     raise UserError(f"{e.filename} cannot be read: {e.strerror}") from None
                 raise UserError(
-                    f"the index in {self.path} is damaged ({e}): build it again"
+                    f"the collection in {self.path} is damaged ({e}): build it again"
                 ) from None
 
     def _present(self) -> tuple[Manifest, int | None]:
-        """Changes with every state: library.json, and the generation of the index."""
+        """Changes with every state: collection.json, and the generation of the index."""
         manifest = self.manifest()
         if manifest.index is None:
             return manifest, 0
@@ -305,7 +312,7 @@ class CollectionFolder:
             PassageFolder(
                 self.path / _check_own(entry["name"]),
                 images=self.path,
-                mend=f"ravqa index verify {self.path} lists what is wrong",
+                mend=f"ravqa collection verify {self.path} lists what is wrong",
             )
             for entry in reversed(index.attached["passages"])
         ]
@@ -403,7 +410,7 @@ class Writer:
         self._settle()
 
     def compact(self) -> None:
-        """Write index and passages anew, without what was deleted or replaced."""
+        """Write index and passages again, without what was deleted or replaced."""
         index, corpus = self.state.index, self.state.corpus
         if index is None:
             return
@@ -461,7 +468,7 @@ class Writer:
         self._folder.put(replace(manifest, index=name))
 
     def _write(self, passages: Iterable[Passage]) -> dict[str, Any]:
-        """A new folder of passages, seen to the disk; gives its entry in the index's manifest."""
+        """Write a new folder of passages to the disk; return its entry for the index's manifest."""
         name = self._new_name("passages")
         folder = self._path / name
         folder.mkdir()

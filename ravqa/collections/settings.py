@@ -66,8 +66,7 @@ def checked(
     config = check_settings(settings, where)
     if config.retriever.name != _RETRIEVER:
         raise UserError(
-            f"{where}: an index of your own passages needs the retriever {_RETRIEVER}, not "
-            f"{config.retriever.name}"
+            f"{where}: a collection needs the retriever {_RETRIEVER}, not {config.retriever.name}"
         )
     late: LateInteractionRetriever.Config = part_config(
         RETRIEVERS, config.retriever, f"{where}: retriever"

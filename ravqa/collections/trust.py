@@ -1,7 +1,7 @@
 """Whether settings may name what lies outside of the file that they stand in.
 
-Settings travel: in a packed index, in the `library.json` of a folder that was copied, in the
-`config.yaml` of a run. Those of somebody else's must not choose a server that photos and questions
+Settings travel: in a packed collection, in the `collection.json` of a copied folder, in the
+`config.yaml` of a run. Those of somebody else must not choose a server that photos and questions
 are sent to, the environment variable whose value goes with them, a file of this machine, or code to
 run. `outside` finds such settings. What is harmless is declared by the type of each setting
 (`settings.Names`); a setting whose type declares nothing counts as one that may name anything,

@@ -31,7 +31,7 @@ from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
 from ravqa.corpora import hub, kb, row_images
-from ravqa.corpora.pages import Pages, Remarks, is_index, is_pages
+from ravqa.corpora.pages import Pages, Remarks, is_collection, is_pages
 from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
 from ravqa.corpora.values import id_of, text_of
 from ravqa.images.decode import ImageFolder, broken_images, image_digest, is_image_file
@@ -141,8 +141,8 @@ class Corpus(Mapping[str, Passage]):
             if hub.hub_name(path):
                 sources.append(_Hub(path))
             elif is_pages(path):
-                if is_index(path):
-                    raise DataError(f"{path} is an index of passages: it must be the only corpus")
+                if is_collection(path):
+                    raise DataError(f"{path} is a collection: it must be the only corpus")
                 sources.append(
                     Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
                 )

@@ -200,7 +200,8 @@ class PassageFolder:
                 path = inside(self._images, image)
             except DataError:
                 raise DataError(
-                    f"{self._file}: the image {image!r} of {passage_id!r} is outside of the index"
+                    f"{self._file}: the image {image!r} of {passage_id!r} is outside of the "
+                    "collection"
                 ) from None
         return Passage(passage_id, text, title, path, *others)
 

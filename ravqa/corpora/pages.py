@@ -10,7 +10,7 @@ is the text of `koala.txt` beside `koala.jpg`, or stands in a `metadata.jsonl` o
 the same folder (columns `file_name`, and `text` or `caption`; others become metadata), as in the
 hub's image folders.
 
-Hidden files and folders are passed over, and so are links that lead out of the folder and indexes
+Hidden files and folders are skipped, and so are links that lead out of the folder and collections
 (`ravqa.collections`), whose images are copies. Files with the same bytes as another are read once.
 """
 
@@ -45,8 +45,8 @@ MARKDOWN = (".md", ".markdown")
 PAGES = (".txt", *MARKDOWN, ".pdf", *SUFFIXES)
 """Suffixes of files that are read; images are known by their first bytes too."""
 
-INDEX = "library.json"
-"""What a folder has that is an index of one's own (`ravqa.collections`), and no folder of pages."""
+MANIFESTS = ("collection.json", "library.json")
+"""Files that mark a folder as a collection (`ravqa.collections`): present and older name."""
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = ("text", "caption")
@@ -61,15 +61,18 @@ def is_pages(path: Path) -> bool:
     return path.is_file() and (path.suffix.lower() in PAGES or is_image_file(path))
 
 
-def is_index(folder: Path) -> bool:
-    """Whether a folder is an index; other programs have files of that name too."""
-    try:
-        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError):
-        return True  # perhaps a damaged one
-    return isinstance(found, dict) and {"settings", "encoder", "checksum"} <= found.keys()
+def is_collection(folder: Path) -> bool:
+    """Whether a folder is a collection; other programs have files of that name too."""
+    for name in MANIFESTS:
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError):
+            return True  # perhaps a damaged one
+        if isinstance(found, dict) and {"settings", "encoder", "checksum"} <= found.keys():
+            return True
+    return False
 
 
 @dataclass
@@ -81,7 +84,7 @@ class Remarks:
         blank: files and pages without text.
         copies: files with the same bytes as another, which is named.
         links: links that lead out of the folder.
-        indexes: folders that are indexes.
+        collections: folders that are collections.
         absent: files that have a caption and are not there.
         others: how many files there are of suffixes that are not read.
     """
@@ -91,7 +94,7 @@ class Remarks:
     blank: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
-    indexes: list[str] = field(default_factory=list)
+    collections: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
@@ -109,8 +112,8 @@ class Remarks:
         """Raise DataError if what was read is not all that there is: the rest would be deleted."""
         if self.broken:
             raise DataError(
-                f"{self.broken[0]}; to prune would delete what the index has of it: "
-                "mend it, or leave --prune out"
+                f"{self.broken[0]}; pruning would delete its passages from the "
+                "collection: mend it, or leave --prune out"
             )
 
     def lines(self) -> list[str]:
@@ -120,7 +123,7 @@ class Remarks:
             ("without text", self.blank),
             ("a copy of another file, left out", self.copies),
             ("a link out of the folder, left out", self.links),
-            ("an index, left out", self.indexes),
+            ("a collection, left out", self.collections),
             ("named in a metadata file, but not there", self.absent),
             ("of a kind that is not read", [f"{n} {s}" for s, n in self.others.most_common()]),
         )
@@ -205,8 +208,8 @@ class Pages:
         real = self._root.resolve()
         found = []
         for folder, folders, names in os.walk(self._root, onerror=self._unreadable):
-            if Path(folder) != self._root and is_index(Path(folder)):
-                self.remarks.indexes.append(self._name(Path(folder)))
+            if Path(folder) != self._root and is_collection(Path(folder)):
+                self.remarks.collections.append(self._name(Path(folder)))
                 folders.clear()
                 continue
             folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -269,8 +272,8 @@ class Pages:
             yield Passage(name, text, title, path, article=name, extra=extra)
         else:
             raise DataError(
-                f"no caption: write one into {beside.name} or metadata.jsonl; an index of your own "
-                "(ravqa index) describes images itself"
+                f"no caption: write one into {beside.name} or metadata.jsonl; a collection "
+                "(ravqa collection build) describes images itself"
             )
 
     # -- pages --------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class PreFLMRRetriever:
 
     def __init__(
         self,
-        index: str,
+        collection: str,
         top_k: int = 5,
         instruction: str | None = None,
         filters: dict[str, Any] | None = None,
@@ -75,17 +75,17 @@ class PreFLMRRetriever:
         """Name the collection; it is opened by `warm_up`, or by the first run.
 
         Args:
-            index: its folder.
+            collection: its folder.
             instruction: put before every question; None for the collection's own.
             filters: in Haystack's form; only documents that match are searched.
             allow_http: fetch images that are http(s) addresses.
         """
-        self.index = str(index)
+        self.collection = str(collection)
         self.top_k = top_k
         self.instruction = instruction
         self.filters = filters
         self.allow_http = allow_http
-        self._collection: Collection | None = None
+        self._opened: Collection | None = None
         self._searchers: list[tuple[dict[str, Any] | None, Searcher]] = []
         self._opening = threading.RLock()
 
@@ -96,8 +96,8 @@ class PreFLMRRetriever:
             UserError: there is none, or it is damaged.
         """
         with self._opening:
-            if self._collection is None:
-                self._collection = Collection.open(self.index)
+            if self._opened is None:
+                self._opened = Collection.open(self.collection)
 
     @component.output_types(documents=list[Document])
     def run(
@@ -149,8 +149,8 @@ class PreFLMRRetriever:
                 if known == filters:
                     return searcher
             self.warm_up()
-            assert self._collection is not None
-            made = Searcher(self._collection, _matching(filters) if filters else None)
+            assert self._opened is not None
+            made = Searcher(self._opened, _matching(filters) if filters else None)
             self._searchers = [*self._searchers[-_KEPT + 1 :], (filters, made)]
             return made
 

@@ -1,4 +1,4 @@
-"""ravqa index, ravqa search, ravqa ask."""
+"""ravqa collection, ravqa search, ravqa ask."""
 
 import json
 import shutil
@@ -42,103 +42,120 @@ def docs(tmp_path):
 
 
 @pytest.fixture
-def index(ravqa, docs, tmp_path):
-    path = tmp_path / "index"
-    out = ravqa("index", "build", path, docs, "--pipeline", pipeline(tmp_path))
+def collection(ravqa, docs, tmp_path):
+    path = tmp_path / "animals"
+    out = ravqa("collection", "build", path, docs, "--pipeline", pipeline(tmp_path))
     assert out == "4 added\n"
     return path
 
 
-def shown(ravqa, index):
-    return json.loads(ravqa("index", "show", index, "--json"))["passages"]
+def shown(ravqa, collection):
+    return json.loads(ravqa("collection", "info", collection, "--json"))["passages"]
 
 
-def test_add_update_and_prune(ravqa, index, docs, tmp_path):
-    assert ravqa("index", "add", index, docs) == "4 unchanged\n"
+def test_add_update_and_prune(ravqa, collection, docs, tmp_path):
+    assert ravqa("collection", "add", collection, docs) == "4 unchanged\n"
     more = tmp_path / "more.csv"
     more.write_text("id,text,year\nm1,More text,1999\nm2,Even more,2001\n")
-    assert ravqa("index", "add", index, more) == "2 added\n"
+    assert ravqa("collection", "add", collection, more) == "2 added\n"
     more.write_text("id,text,year\nm1,Other text,1999\nm2,Even more,2002\n")
-    assert "another passage 'm1'" in ravqa("index", "add", index, more, code=2)
-    assert ravqa("index", "update", index, more) == "1 changed, 1 relabelled\n"
+    assert "another passage 'm1'" in ravqa("collection", "add", collection, more, code=2)
+    assert ravqa("collection", "update", collection, more) == "1 changed, 1 relabelled\n"
     (docs / "bridge.txt").unlink()
-    out = ravqa("index", "update", index, docs, more, "--prune")
+    out = ravqa("collection", "update", collection, docs, more, "--prune")
     assert out == "1 deleted, 5 unchanged\n"
-    assert list(Collection.open(index))[-1] == "m1"
+    assert list(Collection.open(collection))[-1] == "m1"
 
 
-def test_show_delete_verify_compact(ravqa, index):
-    assert "It sleeps a lot." in ravqa("index", "show", index, "koala.md#life")
-    lines = ravqa("index", "show", index, "--where", "article=koala.md", "--json").splitlines()
+def test_show_delete_verify_compact(ravqa, collection):
+    assert "It sleeps a lot." in ravqa("collection", "info", collection, "koala.md#life")
+    info = ("collection", "info", collection)
+    lines = ravqa(*info, "--where", "article=koala.md", "--json").splitlines()
     assert [json.loads(line)["passage_id"] for line in lines] == ["koala.md#koala", "koala.md#life"]
-    assert "did you mean koala.md#life" in ravqa("index", "show", index, "koala.md#lif", code=2)
-    both = ("index", "show", index, "koala.md#lif", "--where", "article=koala.md")
+    assert "did you mean koala.md#life" in ravqa(*info, "koala.md#lif", code=2)
+    both = (*info, "koala.md#lif", "--where", "article=koala.md")
     assert "did you mean koala.md#life" in ravqa(*both, code=2)
     assert "no passage has 'artcle'" in ravqa(
-        "index", "delete", index, "--where", "artcle=x", code=2
+        "collection", "delete", collection, "--where", "artcle=x", code=2
     )
-    assert "name the passages' ids" in ravqa("index", "delete", index, code=2)
-    assert ravqa("index", "delete", index, "--where", "article=koala.md") == "2 deleted\n"
-    assert shown(ravqa, index) == 2
-    assert "all files are as they were written" in ravqa("index", "verify", index)
-    ravqa("index", "compact", index)
-    [image] = (index / "images").rglob("*.jpg")
+    assert "name the passages' ids" in ravqa("collection", "delete", collection, code=2)
+    assert ravqa("collection", "delete", collection, "--where", "article=koala.md") == "2 deleted\n"
+    assert shown(ravqa, collection) == 2
+    assert "all files are as they were written" in ravqa("collection", "verify", collection)
+    ravqa("collection", "compact", collection)
+    [image] = (collection / "images").rglob("*.jpg")
     image.write_bytes(b"x")
-    err = ravqa("index", "verify", index, code=2)
+    err = ravqa("collection", "verify", collection, code=2)
     assert "is damaged: build it again" in err
 
 
-def test_search_and_ask(ravqa, index):
-    out = ravqa("search", index, "who eats leaves", "-k", 2)
+def test_search_and_ask(ravqa, collection):
+    out = ravqa("search", collection, "who eats leaves", "-k", 2)
     assert out.index("koala.md#koala") < out.index("It eats leaves.")
-    found = json.loads(ravqa("search", index, "who eats leaves", "--json", "-k", 1))
+    found = json.loads(ravqa("search", collection, "who eats leaves", "--json", "-k", 1))
     assert [(f["rank"], f["passage_id"]) for f in found] == [(1, "koala.md#koala")]
-    found = json.loads(ravqa("search", index, "koala", "--json", "--where", "article=zoo.jpg"))
+    found = json.loads(ravqa("search", collection, "koala", "--json", "--where", "article=zoo.jpg"))
     assert [f["passage_id"] for f in found] == ["zoo.jpg"]
-    assert found[0]["image"].startswith(str(index))
-    answer = json.loads(ravqa("ask", index, "who eats leaves", "--json"))
+    assert found[0]["image"].startswith(str(collection))
+    answer = json.loads(ravqa("ask", collection, "who eats leaves", "--json"))
     assert answer["answer"] == "koala: it eats"
     assert [p["passage_id"] for p in answer["passages"]] == ["koala.md#koala"]
-    assert "koala: it eats" in ravqa("ask", index, "who eats leaves")
-    assert "an --image, or both" in ravqa("search", index, code=2)
-    assert "no such image" in ravqa("search", index, "--image", "gone.jpg", code=2)
-    ravqa("search", index, "leaves", "--image", PHOTO)
-    assert "nothing in this pipeline looks at the image" in ravqa.err
-    assert "KEY=VALUE" in ravqa("search", index, "x", "--where", "page", code=2)
+    assert "koala: it eats" in ravqa("ask", collection, "who eats leaves")
+    assert "an --image, or both" in ravqa("search", collection, code=2)
+    assert "no such image" in ravqa("search", collection, "--image", "gone.jpg", code=2)
+    ravqa("search", collection, "leaves", "--image", PHOTO)
+    assert "no part of this pipeline uses the image" in ravqa.err
+    assert "KEY=VALUE" in ravqa("search", collection, "x", "--where", "page", code=2)
 
 
 def test_brackets_in_names_are_no_markup(ravqa, docs, tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     folder = tmp_path / "a[/b] [old] :smile:"
     shutil.copytree(docs, folder)
-    ravqa("index", "build", tmp_path / "i", folder, "--pipeline", pipeline(tmp_path))
+    ravqa("collection", "build", tmp_path / "i", folder, "--pipeline", pipeline(tmp_path))
     assert "reading" in ravqa.err
     assert "a[/b] [old] :smile:" in " ".join(ravqa.err.split())
     moved = Collection.open(tmp_path / "i")
     monkeypatch.setattr(
         Collection, "stats", lambda _: {"encoder": "model[/x] [old]", "passages": 3}
     )
-    assert "model[/x] [old]" in ravqa("index", "show", moved.path)
+    assert "model[/x] [old]" in ravqa("collection", "info", moved.path)
 
 
-def test_settings_that_do_not_fit(ravqa, index):
-    err = ravqa("search", index, "x", "--set", "retriever.encoder.seed=1", code=2)
+def test_settings_that_do_not_fit(ravqa, collection):
+    err = ravqa("search", collection, "x", "--set", "retriever.encoder.seed=1", code=2)
     assert "was encoded by hashes of seed 0, and not by hashes of seed 1" in err
-    assert "unknown key" in ravqa("search", index, "x", "--set", "retriver=1", code=2)
+    assert "unknown key" in ravqa("search", collection, "x", "--set", "retriver=1", code=2)
 
 
-def test_pack_and_unpack(ravqa, index, tmp_path):
-    assert "4 passages" in ravqa("index", "pack", index, tmp_path / "x.tar")
-    assert "4 passages" in ravqa("index", "unpack", tmp_path / "x.tar", tmp_path / "new")
+@pytest.mark.parametrize(
+    ("arguments", "present"),
+    [
+        (["index", "build", "animals", "docs", "--words", "9"], "ravqa collection build"),
+        (["index", "show", "animals", "--json"], "ravqa collection info"),
+        (["index", "--help"], "ravqa collection --help"),
+        (["index"], "ravqa collection --help"),
+        (["collection", "show", "animals"], "ravqa collection info"),
+    ],
+)
+def test_a_former_command_names_the_present_one(ravqa, arguments, present):
+    [line] = ravqa(*arguments, code=2).splitlines()
+    assert line.startswith("error: `ravqa ")
+    assert line.endswith(f"has been renamed: use `{present}`")
+
+
+def test_pack_and_unpack(ravqa, collection, tmp_path):
+    assert "4 passages" in ravqa("collection", "pack", collection, tmp_path / "x.tar")
+    assert "4 passages" in ravqa("collection", "unpack", tmp_path / "x.tar", tmp_path / "new")
     assert shown(ravqa, tmp_path / "new") == 4
 
 
-def test_nothing_is_pruned_of_what_cannot_be_read(ravqa, index, docs):
+def test_nothing_is_pruned_of_what_cannot_be_read(ravqa, collection, docs):
     (docs / "bridge.txt").write_bytes(b"caf\xe9")
-    update = ("index", "update", index, docs, "--prune")
+    update = ("collection", "update", collection, docs, "--prune")
     assert "bridge.txt: not a text in UTF-8" in ravqa(*update, code=2)
     assert "leave --prune out" in ravqa(*update, "--on-error", "skip", code=2)
-    assert shown(ravqa, index) == 4
+    assert shown(ravqa, collection) == 4
     assert ravqa(*update[:-1], "--on-error", "skip") == "3 unchanged\n"
 
 
@@ -146,18 +163,18 @@ def test_mistakes_leave_nothing(ravqa, docs, tmp_path):
     file = pipeline(tmp_path)
     (docs / "broken.pdf").write_text("x")
     path = tmp_path / "new"
-    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    err = ravqa("collection", "build", path, docs, "--pipeline", file, code=2)
     assert "broken.pdf: no PDF file" in err
     assert not path.exists()
-    out = ravqa("index", "build", path, docs, "--pipeline", file, "--on-error", "skip")
+    out = ravqa("collection", "build", path, docs, "--pipeline", file, "--on-error", "skip")
     assert out == "4 added\n"
-    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
-    assert f"ravqa index add {path}" in err
+    err = ravqa("collection", "build", path, docs, "--pipeline", file, code=2)
+    assert f"ravqa collection add {path}" in err
     assert "is not empty" in ravqa(
-        "index", "build", docs, docs, "--pipeline", file, "--on-error", "skip", code=2
+        "collection", "build", docs, docs, "--pipeline", file, "--on-error", "skip", code=2
     )
     assert "needs the retriever late-interaction" in ravqa(
-        "index", "build", tmp_path / "n", docs, "--pipeline", "bm25-retrieval",
+        "collection", "build", tmp_path / "n", docs, "--pipeline", "bm25-retrieval",
         "--on-error", "skip", code=2,
     )  # fmt: skip
 
@@ -171,21 +188,21 @@ def test_a_killed_build_goes_on(ravqa, docs, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(collection_files.HashEncoder, "encode_document", killed)
-        ravqa("index", "build", path, docs, "--pipeline", file, code=130)
+        ravqa("collection", "build", path, docs, "--pipeline", file, code=130)
     assert shown(ravqa, path) == 0
-    assert ravqa("index", "build", path, docs, "--pipeline", file) == "4 added\n"
+    assert ravqa("collection", "build", path, docs, "--pipeline", file) == "4 added\n"
 
 
 def test_a_build_that_failed_may_be_repeated_with_another_pipeline(ravqa, docs, tmp_path):
     file = pipeline(tmp_path)
     path = tmp_path / "new"
     (docs / "zoo.txt").unlink()  # the picture has no caption then
-    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
+    err = ravqa("collection", "build", path, docs, "--pipeline", file, code=2)
     assert "has no caption" in err
     (docs / "zoo.txt").write_text("A koala in a tree.")
     other = ("--set", "retriever.encoder.seed=1")
-    assert ravqa("index", "build", path, docs, "--pipeline", file, *other) == "4 added\n"
-    ravqa("index", "delete", path, "--where", "article=koala.md")
-    ravqa("index", "delete", path, "bridge.txt#0", "zoo.jpg")
-    err = ravqa("index", "build", path, docs, "--pipeline", file, code=2)
-    assert f"ravqa index add {path} adds to it" in err
+    assert ravqa("collection", "build", path, docs, "--pipeline", file, *other) == "4 added\n"
+    ravqa("collection", "delete", path, "--where", "article=koala.md")
+    ravqa("collection", "delete", path, "bridge.txt#0", "zoo.jpg")
+    err = ravqa("collection", "build", path, docs, "--pipeline", file, code=2)
+    assert f"ravqa collection add {path} adds to it" in err

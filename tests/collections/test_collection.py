@@ -53,6 +53,25 @@ def test_an_image_may_be_named_by_a_string(collection):
     assert pipeline.ask("What?", str(PHOTO)).hits == pipeline.ask("What?", PHOTO).hits
 
 
+def test_a_folder_of_an_older_version_stays_usable(tmp_path):
+    path = tmp_path / "animals"
+    collection = Collection.create(path, collection_files.pipeline(tmp_path))
+    collection.add([KOALA, BRIDGE])
+    before = collection.search("eucalyptus")
+    (path / "collection.json").rename(path / "library.json")
+    old = Collection.open(path)
+    assert old.search("eucalyptus") == before
+    old.add([TULIP])
+    old.compact()
+    assert old.verify() == []
+    assert ids(Collection.open(path).search("bulbs", k=1)) == ["tulip"]
+    assert not (path / "collection.json").exists()
+    with pytest.raises(UserError, match="holds a collection already"):
+        Collection.create(path, collection_files.pipeline(tmp_path))
+    with pytest.raises(DataError, match="is a collection"):
+        Corpus.read(path)
+
+
 def test_less_than_one_passage_is_refused(collection):
     for k in (0, -1):
         with pytest.raises(UserError, match=f"k: 1 or more is expected, got {k}"):
@@ -245,7 +264,7 @@ def test_compact_leaves_nothing_of_the_old(collection):
     collection.compact()
     assert [(h.passage_id, h.score) for h, _ in collection.search("Who sleeps?")] == before
     names = sorted(p.name for p in collection.path.iterdir())
-    assert names == ["index-000001", "library.json", "lock", "passages-000003"]
+    assert names == ["collection.json", "index-000001", "lock", "passages-000003"]
     text = (collection.path / "passages-000003" / "passages.jsonl").read_text()
     assert "eucalyptus" not in text
     assert "bridge" not in text
@@ -298,7 +317,7 @@ def test_damage_is_found(collection):
     (folder / "hashes.npy").unlink()
     with pytest.raises(UserError, match=r"is damaged .*build it again"):
         Collection.open(collection.path)
-    (collection.path / "library.json").write_text("{")
+    (collection.path / "collection.json").write_text("{")
     with pytest.raises(UserError, match=r"collection\.json is damaged"):
         Collection.open(collection.path)
 
@@ -316,7 +335,7 @@ def test_a_file_without_access_is_not_called_damaged(collection, monkeypatch):
     read = Path.read_text
 
     def refused(self, *arguments, **options):
-        if self.name == "library.json":
+        if self.name == "collection.json":
             raise PermissionError(13, "Permission denied", str(self))
         return read(self, *arguments, **options)
 
@@ -338,7 +357,7 @@ def test_an_index_that_never_had_a_passage_takes_other_settings(tmp_path):
         Collection.create(path, file)
     other.add([KOALA])
     other.delete(["koala"])
-    with pytest.raises(UserError, match=f"ravqa index add {path} adds to it"):
+    with pytest.raises(UserError, match=f"ravqa collection add {path} adds to it"):
         Collection.create(path, file)
 
 
@@ -400,9 +419,9 @@ def test_mistakes(collection, tmp_path):
     with pytest.raises(UserError, match=r"no passage 'tulp'.*did you mean tulip"):
         collection.delete(["koala", "tulp"])
     assert len(collection) == 3
-    with pytest.raises(UserError, match="holds an index already"):
+    with pytest.raises(UserError, match="holds a collection already"):
         Collection.create(collection.path)
-    with pytest.raises(UserError, match="no index in"):
+    with pytest.raises(UserError, match="no collection in"):
         Collection.open(tmp_path / "nothing")
     with pytest.raises(UserError, match="was encoded by"):
         Collection.open(collection.path, None, "retriever.encoder.max_document_length=32")

@@ -76,7 +76,7 @@ def test_nothing_is_overwritten(collection, tmp_path):
     with pytest.raises(UserError, match="is there already"):
         collection.pack(tmp_path / "there.tar")
     collection.pack(tmp_path / "x.tar")
-    with pytest.raises(UserError, match="holds an index already"):
+    with pytest.raises(UserError, match="holds a collection already"):
         Collection.unpack(tmp_path / "x.tar", collection.path)
     with pytest.raises(UserError, match="no such file"):
         Collection.unpack(tmp_path / "gone.tar", tmp_path / "new")
@@ -119,6 +119,25 @@ def link(kind, name, target):
     return entry, b""
 
 
+def test_an_archive_of_an_older_version_opens(whole, tmp_path):
+    (first, text), *others = members(whole)
+    first.name = "ravqa-index.json"
+    for entry, _ in others:
+        if entry.name == "collection.json":
+            entry.name = "library.json"
+    text = text.replace(b"collection.json", b"library.json")
+    (tmp_path / "old.tar").write_bytes(packed([(first, text), *others]))
+    opened = Collection.unpack(tmp_path / "old.tar", tmp_path / "new")
+    assert opened.verify() == []
+    assert "koala" in opened
+    assert (tmp_path / "new" / "library.json").is_file()
+    opened.pack(tmp_path / "again.tar")
+    names = [entry.name for entry, _ in members((tmp_path / "again.tar").read_bytes())]
+    assert names[0] == "ravqa-collection.json"
+    assert "library.json" in names
+    assert len(Collection.unpack(tmp_path / "again.tar", tmp_path / "third")) == len(opened)
+
+
 def with_list(entries, change):
     (first, text), *others = entries
     values = json.loads(text)
@@ -137,7 +156,7 @@ def last_longer(entries):
 
 
 DAMAGES = {
-    "no archive": (lambda e: None, "no packed index"),
+    "no archive": (lambda e: None, "not a packed collection"),
     "another archive": (lambda e: [("a.txt", b"x")], "must come first"),
     "empty": (lambda e: [], "must come first"),
     "list is no JSON": (lambda e: [(e[0][0], b"{"), *e[1:]], "is damaged"),
@@ -165,7 +184,7 @@ DAMAGES = {
         "its list does not name",
     ),
     "hard link": (
-        lambda e: [*e[:-1], link(tarfile.LNKTYPE, e[-1][0].name, "library.json")],
+        lambda e: [*e[:-1], link(tarfile.LNKTYPE, e[-1][0].name, "collection.json")],
         "its list does not name",
     ),
     "device": (
@@ -173,7 +192,7 @@ DAMAGES = {
         "its list does not name",
     ),
     "larger than the disk": (
-        lambda e: with_list(e, lambda v: v["files"]["library.json"].__setitem__(0, 2**62)),
+        lambda e: with_list(e, lambda v: v["files"]["collection.json"].__setitem__(0, 2**62)),
         "bytes are needed",
     ),
 }
@@ -182,7 +201,8 @@ DAMAGES = {
 def test_passages_that_are_none_are_refused(whole, tmp_path):
     bad = tmp_path / "bad.tar"
     bad.write_bytes(with_image(whole, ["../x.jpg"]))
-    with pytest.raises(UserError, match=r"bad\.tar: passages-.*is damaged: pack the index again"):
+    message = r"bad\.tar: passages-.*is damaged: pack the collection again"
+    with pytest.raises(UserError, match=message):
         Collection.unpack(bad, tmp_path / "new")
     assert list(tmp_path.iterdir()) == [bad]
 
@@ -215,7 +235,7 @@ def test_images_outside_of_the_index_are_refused(whole, tmp_path, name):
     # The same, unpacked by other means.
     with tarfile.open(bad) as archive:
         archive.extractall(tmp_path / "other", filter="data")
-    with pytest.raises(UserError, match=rf"{name}.*of 'koala' is outside of the index"):
+    with pytest.raises(UserError, match=rf"{name}.*of 'koala' is outside of the collection"):
         Collection.open(tmp_path / "other")
     folder = CollectionFolder(tmp_path / "other")
     opened = Collection(folder, folder.manifest().settings, "other")
@@ -224,7 +244,7 @@ def test_images_outside_of_the_index_are_refused(whole, tmp_path, name):
         lambda: opened.pack(tmp_path / "x.tar"),
         opened.compact,
     ):
-        with pytest.raises(UserError, match="outside of the index"):
+        with pytest.raises(UserError, match="outside of the collection"):
             use()
     assert not (tmp_path / "x.tar").exists()
 

@@ -128,7 +128,7 @@ class Rounds(Killed):
         parts = (
             {entry["name"] for entry in index.attached["passages"]} if index is not None else set()
         )
-        named = {collection._state.manifest.index, *parts, "library.json", "lock", "images"}
+        named = {collection._state.manifest.index, *parts, "collection.json", "lock", "images"}
         assert {p.name for p in self.path.iterdir()} <= named, where
         return done
 

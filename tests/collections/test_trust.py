@@ -378,7 +378,7 @@ def test_the_commands_list_what_they_do_not_follow(tmp_path, served):
             env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "victim")},
         )  # fmt: skip
 
-    done = ravqa("index", "unpack", "x.tar", "new")
+    done = ravqa("collection", "unpack", "x.tar", "new")
     assert done.returncode == 0
     said = " ".join((done.stdout + done.stderr).split())
     assert "reader.url = " in said

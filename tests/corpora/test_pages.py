@@ -291,7 +291,7 @@ def test_an_index_in_the_folder_is_left_out(tmp_path):
     folder = tmp_path / "docs"
     (folder / "board").mkdir(parents=True)
     (folder / "a.txt").write_text("text")
-    (folder / "board" / "library.json").write_text('{"name": "another program\'s"}')
+    (folder / "board" / "collection.json").write_text('{"name": "another program\'s"}')
     (folder / "board" / "b.txt").write_text("more text")
     shutil.copy(KOALA, folder / "koala.jpg")
     (folder / "koala.txt").write_text("A koala.")
@@ -301,8 +301,8 @@ def test_an_index_in_the_folder_is_left_out(tmp_path):
     remarks = Remarks()
     found = list(Corpus.read(folder, remarks=remarks))
     assert found == ["a.txt#0", "koala.txt#0", "board/b.txt#0"]
-    assert remarks.lines()[0] == "an index, left out: index"
-    with pytest.raises(DataError, match="is an index of passages"):
+    assert remarks.lines()[0] == "a collection, left out: index"
+    with pytest.raises(DataError, match="is a collection"):
         Corpus.read(folder / "index")
 
 

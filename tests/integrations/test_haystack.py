@@ -159,7 +159,7 @@ def test_other_components_take_the_documents(collection):
 
 def test_nothing_is_loaded_before_it_is_needed(tmp_path):
     tested = PreFLMRRetriever(str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match="no index in"):
+    with pytest.raises(UserError, match="no collection in"):
         tested.warm_up()
     answerer = RAVQAAnswerer("no-such-pipeline")
     with pytest.raises(UserError, match="no pipeline 'no-such-pipeline'"):

@@ -415,7 +415,7 @@ def test_transformations_of_llama_index_are_used_instead_if_given():
 def test_a_collection_keeps_everything(folder, passages):
     opened = Collection.open(folder)
     assert [opened[i] for i in opened] == passages
-    assert json.loads((folder / "library.json").read_text())["settings"]["retriever"]
+    assert json.loads((folder / "collection.json").read_text())["settings"]["retriever"]
 
 
 def test_documents_come_and_go(tmp_path):
@@ -519,9 +519,9 @@ def test_without_a_folder_the_cache_does(passages):
 
 
 def test_mistakes_say_what_to_do(tmp_path, folder, passages):
-    with pytest.raises(UserError, match="no index in"):
+    with pytest.raises(UserError, match="no collection in"):
         PreFLMRRetriever.from_persist_dir(tmp_path / "nothing")
-    with pytest.raises(UserError, match="holds an index already"):
+    with pytest.raises(UserError, match="holds a collection already"):
         PreFLMRRetriever.from_documents([TextNode(text="x")], folder, overrides=PREFLMR)
     twice = [TextNode(id_="a", text="x"), TextNode(id_="a", text="y")]
     with pytest.raises(DataError, match="twice"):

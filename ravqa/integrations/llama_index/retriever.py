@@ -78,7 +78,7 @@ class PreFLMRRetriever(BaseRetriever):
     def from_persist_dir(
         cls, persist_dir: Path | str, overrides: Sequence[str] = (), **options: Any
     ) -> Self:
-        """Search the collection in a folder: what `from_documents` or `ravqa index` has put there.
+        """Search the collection in a folder, made by `from_documents` or `ravqa collection build`.
 
         Args:
             overrides: "key.path=value" of the pipeline that it was made with, such as its reader.

@@ -1,0 +1,29 @@
+"""Former commands: each one stops and names the command that replaced it."""
+
+from __future__ import annotations
+
+import typer
+
+from ravqa.core.errors import UserError
+
+_ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_COLLECTION = {"show": "info"}  # subcommands of `ravqa index` with another name now
+
+
+def add_to(app: typer.Typer, collection: typer.Typer) -> None:
+    """Register the former commands, without listing them in the help."""
+    app.command("index", context_settings=_ANY, hidden=True)(_index)
+    collection.command("show", context_settings=_ANY, hidden=True)(_show)
+
+
+def _index(context: typer.Context) -> None:
+    sub = next(iter(context.args), "--help")
+    raise _moved("index", f"collection {_COLLECTION.get(sub, sub)}")
+
+
+def _show(context: typer.Context) -> None:
+    raise _moved("collection show", "collection info")
+
+
+def _moved(former: str, present: str) -> UserError:
+    return UserError(f"`ravqa {former}` has been renamed: use `ravqa {present}`")
