@@ -19,7 +19,7 @@ from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.core.cache import Use, watched
 from ravqa.core.errors import PromptError, ServerError, UserError
-from ravqa.core.factory import build_part, part_config
+from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import RETRIEVED, Answer, Hit, Passage, Question
 from ravqa.core.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
 from ravqa.core.settings import Part, PipelineConfig, fingerprint, load_pipeline, validate
@@ -117,12 +117,14 @@ class Pipeline:
         *,
         where: str = "pipeline",
         retrieval_only: bool = False,
+        session: Session | None = None,
     ) -> Pipeline:
         """Build every part that the settings name; heavy libraries are loaded here.
 
         Args:
             where: the file's name, for messages.
             retrieval_only: no answerer is built, and no reader but for rerankers that ask one.
+            session: pipelines that are built with the same one share their models.
 
         Raises:
             UserError: settings that are not valid, a missing package or model.
@@ -136,7 +138,7 @@ class Pipeline:
             part = part or config.reader
             key = fingerprint(part.model_dump())
             if key not in readers:
-                readers[key] = build_part(READERS, part, f"{where}: reader")
+                readers[key] = build_part(READERS, part, f"{where}: reader", session=session)
             return readers[key]
 
         if not retrieval_only:
@@ -145,10 +147,10 @@ class Pipeline:
             examples = ExamplePool(answering.examples) if answering.examples else None
         describer = None
         if config.describer is not None:
-            part = build_part(DESCRIBERS, config.describer, f"{where}: describer")
+            part = build_part(DESCRIBERS, config.describer, f"{where}: describer", session=session)
             describer = CachedDescriber(part)
-        retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever")
-        rerankers = build_rerankers(config.reranking, where, reader)
+        retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever", session=session)
+        rerankers = build_rerankers(config.reranking, where, reader, session=session)
         return cls(
             retriever,
             answerer,

@@ -22,15 +22,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
-
 import ravqa
 from ravqa.core.errors import UserError
-from ravqa.core.factory import part_config
+from ravqa.core.factory import parts_of
 from ravqa.core.locations import cache_dir
 from ravqa.core.model_files import resolve
-from ravqa.core.registry import PARTS
-from ravqa.core.settings import Part, Strict, load_pipeline
+from ravqa.core.settings import Strict, load_pipeline
 from ravqa.pipeline import check_settings
 
 CORE = ("torch", "transformers", "accelerate", "numpy", "pillow", "pydantic")
@@ -311,7 +308,7 @@ def examine_pipeline(settings: Mapping[str, Any], where: str) -> PipelineReport:
     """
     config = check_settings(settings, where)
     report = PipelineReport(where)
-    for path, part in _parts(config, ""):
+    for path, _, _, part in parts_of(config):
         _examine_part(report, path, part)
     needed = sum(model.memory or 0 for model in report.models)
     there = _memory()
@@ -323,21 +320,6 @@ def examine_pipeline(settings: Mapping[str, Any], where: str) -> PipelineReport:
     for name, what in config.stand_ins.items():
         report.notes.append(f"stand-in {name}: {what}")
     return report
-
-
-def _parts(config: BaseModel, before: str) -> Iterator[tuple[str, Strict]]:
-    """Every part of a configuration with its path, the parts inside parts included."""
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        several = value if isinstance(value, list | tuple) else (value,)
-        for i, part in enumerate(several):
-            path = f"{before}{name}" if part is value else f"{before}{name}.{i}"
-            if isinstance(part, Part):
-                found = part_config(PARTS[name], part, path)
-                yield path, found
-                yield from _parts(found, f"{path}.")
-            elif isinstance(part, BaseModel):
-                yield from _parts(part, f"{path}.")
 
 
 def _examine_part(report: PipelineReport, path: str, config: Strict) -> None:

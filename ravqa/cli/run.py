@@ -256,7 +256,7 @@ def _with_subset(options: list[str] | None, subset: str | None) -> tuple[str, ..
 
 def _run(report: bool, matches: int | None, **asked: Any) -> None:
     with opened_console() as console:
-        from ravqa.core.factory import shared_now, sharing
+        from ravqa.core.factory import Session
         from ravqa.reports.report import report_runs
         from ravqa.runs.request import RunRequest
         from ravqa.runs.run import run as run_request
@@ -269,13 +269,11 @@ def _run(report: bool, matches: int | None, **asked: Any) -> None:
                 if report:
                     report_runs(folder, console, match=matches)
                 return
-            outside = shared_now()
-            with sharing(outside) as shared:
-                folder = run_request(request, console)
-                if outside is None:
-                    shared.only("describer", "encoder")  # what the report shows matches with
-                if report:
-                    report_runs(folder, console, match=matches)
+            session = Session()
+            folder = run_request(request, console, session)
+            session.only("describer", "encoder")  # what the report shows matches with
+            if report:
+                report_runs(folder, console, match=matches, session=session)
         except KeyboardInterrupt:
             print("--resume --output DIR goes on with this run", file=sys.stderr)
             raise

@@ -19,7 +19,7 @@ from ravqa.collections.folder import CollectionFolder, State, Writer
 from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import DataError, UserError, check_number
-from ravqa.core.factory import Shared, part_config, sharing
+from ravqa.core.factory import Session, part_config
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.registry import INDEXES
 from ravqa.core.settings import load_pipeline
@@ -78,7 +78,7 @@ class Collection:
         folder: CollectionFolder,
         settings: Mapping[str, Any],
         where: str,
-        parts: Shared | None = None,
+        session: Session | None = None,
         withheld: Sequence[Setting] = (),
     ):
         """See `create` and `open`."""
@@ -92,7 +92,7 @@ class Collection:
         self.config, self._late = checked(self._settings, where)
         self._index = self._late.index
         self._mutex = threading.RLock()
-        self._parts = Shared() if parts is None else parts
+        self._session = Session() if session is None else session
         self._pipelines: dict[bool, Pipeline] = {}
         self._state = folder.read(self._index)
 
@@ -125,8 +125,8 @@ class Collection:
             if (there.settings, there.words) == (settings, words):
                 _trust(settings)
                 return cls(folder, settings, where)
-        with sharing() as parts:
-            built = Pipeline.from_config(settings, where=where, retrieval_only=True)
+        session = Session()
+        built = Pipeline.from_config(settings, where=where, retrieval_only=True, session=session)
         encoder = _late(built).encoder
         folder.create(
             settings,
@@ -138,7 +138,7 @@ class Collection:
             words,
         )
         _trust(settings)
-        return cls(folder, settings, where, parts)
+        return cls(folder, settings, where, session)
 
     @staticmethod
     def exists(path: Path | str) -> bool:
@@ -602,10 +602,13 @@ class Collection:
         reads = answering or asks_own_reader(self.config.reranking)
         if withheld := self._withheld(_SEARCHING | _ANSWERING if reads else _SEARCHING):
             raise refusal(withheld, self._where)
-        with self._mutex, sharing(self._parts):
+        with self._mutex:
             if answering not in self._pipelines:
                 built = Pipeline.from_config(
-                    self._settings, where=self._where, retrieval_only=not answering
+                    self._settings,
+                    where=self._where,
+                    retrieval_only=not answering,
+                    session=self._session,
                 )
                 encoder = _late(built).encoder
                 expected = self._state.manifest.encoder

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -81,6 +81,9 @@ class Strict(BaseModel):
     """Base of all configuration: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    builds_parts: ClassVar[bool] = False
+    """Whether the part builds others from its options: its constructor then takes a `session`."""
 
     def packages(self) -> Sequence[tuple[str, str]]:
         """Modules that the part cannot be built without, each with the extra that brings it."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from ravqa.collections.trust import listed
 from ravqa.core.errors import UserError
-from ravqa.core.factory import part_config
+from ravqa.core.factory import Session, part_config
 from ravqa.core.records import Passage, Question
 from ravqa.core.registry import ENCODERS, RETRIEVERS
 from ravqa.core.settings import Part, PipelineConfig, validate
@@ -42,7 +42,12 @@ Matches = dict[str, dict[str, Any]]
 """What the page shows of a question's matches, by question id."""
 
 
-def matches(run: Run, count: int, progress: Progress | None = None) -> Matches:
+def matches(
+    run: Run,
+    count: int,
+    progress: Progress | None = None,
+    session: Session | None = None,
+) -> Matches:
     """Those of the first `count` questions.
 
     Raises:
@@ -56,10 +61,12 @@ def matches(run: Run, count: int, progress: Progress | None = None) -> Matches:
         raise UserError("--matches needs the run's questions: name their folder with --data")
     if not _explainable(_config(run).retriever):
         raise UserError("--matches: only a late-interaction retriever has matches to show")
-    return _matches(run, count, progress)
+    return _matches(run, count, progress, session)
 
 
-def default_matches(run: Run, progress: Progress | None = None) -> tuple[Matches, str | None]:
+def default_matches(
+    run: Run, progress: Progress | None = None, session: Session | None = None
+) -> tuple[Matches, str | None]:
     """Those of the first questions if there are any to show; and what kept them from being shown.
 
     A report must not fail for what nobody asked for.
@@ -68,7 +75,7 @@ def default_matches(run: Run, progress: Progress | None = None) -> tuple[Matches
         _check_own(run)
         if run.corpus is None or not _asked(run) or not _explainable(_config(run).retriever):
             return {}, None
-        return _matches(run, QUESTIONS, progress, _ROOM), None
+        return _matches(run, QUESTIONS, progress, session, _ROOM), None
     except UserError as e:
         return {}, f"What matched in retrieval is not shown: {e}."
 
@@ -104,9 +111,17 @@ def _explainable(part: Part) -> bool:
     return any(_explainable(one) for one in getattr(config, "retrievers", ()))
 
 
-def _matches(run: Run, count: int, progress: Progress | None, room: float = math.inf) -> Matches:
+def _matches(
+    run: Run,
+    count: int,
+    progress: Progress | None,
+    session: Session | None,
+    room: float = math.inf,
+) -> Matches:
     assert run.corpus is not None
-    pipeline = Pipeline.from_config(_settings(run), where=_WHERE, retrieval_only=True)
+    pipeline = Pipeline.from_config(
+        _settings(run), where=_WHERE, retrieval_only=True, session=session
+    )
     retrievers = (pipeline.retriever, *getattr(pipeline.retriever, "retrievers", ()))
     retriever = next(part for part in retrievers if hasattr(part, "explain_passages"))
     asked = _asked(run)[:count]

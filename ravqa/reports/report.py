@@ -17,6 +17,7 @@ import yaml
 from rich.text import Text
 
 from ravqa.core.errors import UserError
+from ravqa.core.factory import Session
 from ravqa.core.settings import dump_yaml
 from ravqa.reports.figures import metric_name, run_figures
 from ravqa.reports.matches import default_matches, matches
@@ -40,6 +41,7 @@ def write_report(
     progress: Progress | None = None,
     bounds: Bounds | None = None,
     trust_settings: bool = False,
+    session: Session | None = None,
 ) -> list[Path]:
     """Write the report of a finished run.
 
@@ -54,6 +56,7 @@ def write_report(
         bounds: of one file.
         trust_settings: read the data and load the models that the run's settings name, also if
             they were not given on this machine.
+        session: models that are loaded already.
 
     Returns:
         The files that were written, the one to open first.
@@ -66,10 +69,10 @@ def write_report(
     run = read_run(folder, data=data, corpus=corpus, trust_settings=trust_settings)
     bounds = bounds or Bounds()
     if match is None:
-        found, missing = default_matches(run, progress)
+        found, missing = default_matches(run, progress, session)
         run = replace(run, notes=[*run.notes, *([missing] if missing else [])])
     else:
-        found = matches(run, match, progress) if match else {}
+        found = matches(run, match, progress, session) if match else {}
     maker = QuestionTables(run, bounds, progress, found)
     frame = _frame(run)
     names = list(run.main)
@@ -103,7 +106,12 @@ def _check(path: Path, overwrite: bool) -> None:
 
 
 def report_runs(
-    folder: Path, console: Console, *, match: int | None = None, say: bool = True
+    folder: Path,
+    console: Console,
+    *,
+    match: int | None = None,
+    say: bool = True,
+    session: Session | None = None,
 ) -> None:
     """Write the report of a run that has just finished, or of each run below a folder.
 
@@ -113,6 +121,7 @@ def report_runs(
         match: as in `write_report`; where there are several runs, None is none: each would load
             its retriever once more.
         say: print where reports are.
+        session: models that are loaded already.
     """
     runs = [folder] if (folder / RESULTS).is_file() else []
     if not runs:
@@ -120,7 +129,7 @@ def report_runs(
         match = match or 0
     for run in runs:
         try:
-            first = write_report(run, match=match, progress=console.progress)[0]
+            first = write_report(run, match=match, progress=console.progress, session=session)[0]
         except Exception as e:
             reason = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
             console.note(f"no report: {reason} (ravqa report {run} tries again)")

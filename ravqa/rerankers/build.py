@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ravqa.core.errors import UserError
-from ravqa.core.factory import build_part, part_config
+from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.registry import RERANKERS
 from ravqa.core.settings import Part
 from ravqa.readers.base import Reader
@@ -46,12 +46,17 @@ def check_rerankers(parts: Sequence[Part], where: str, passages: int) -> None:
 
 
 def build_rerankers(
-    parts: Sequence[Part], where: str, reader: Callable[[Part | None], Reader]
+    parts: Sequence[Part],
+    where: str,
+    reader: Callable[[Part | None], Reader],
+    *,
+    session: Session | None = None,
 ) -> dict[str, Reranker]:
     """The stages by name, in order.
 
     Args:
         reader: gives the reader that a reranker names, or the pipeline's own for None.
+        session: what shares rerankers, but for those that are given a reader.
 
     Raises:
         UserError: whatever a part cannot be built without.
@@ -63,7 +68,7 @@ def build_rerankers(
         config = part_config(RERANKERS, part, place)
         if getattr(config, "asks_reader", False):
             needs["reader"] = reader(config.reader)
-        built[name] = build_part(RERANKERS, part, place, **needs)
+        built[name] = build_part(RERANKERS, part, place, session=session, **needs)
     return built
 
 

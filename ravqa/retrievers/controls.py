@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from ravqa.core.errors import UserError
-from ravqa.core.factory import build_part, part_config
+from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import Hit, Question
 from ravqa.core.registry import RETRIEVERS
 from ravqa.core.settings import Part, Strict, fingerprint
@@ -56,6 +56,7 @@ class OracleRetriever:
     class Config(Strict):
         """Options: the retriever whose order is kept (None: a late-interaction one)."""
 
+        builds_parts: ClassVar[bool] = True
         base: Part = Part(name="late-interaction")
         depth: int = Field(default=200, ge=1)
 
@@ -64,10 +65,14 @@ class OracleRetriever:
             part_config(RETRIEVERS, self.base, "retriever.base")
             return self
 
-    def __init__(self, config: Config, base: Retriever | None = None):
+    def __init__(
+        self, config: Config, base: Retriever | None = None, *, session: Session | None = None
+    ):
         """Wrap `base`, or build the one that the configuration names."""
         self.config = config
-        self.base: Retriever = base or build_part(RETRIEVERS, config.base, "retriever.base")
+        self.base: Retriever = base or build_part(
+            RETRIEVERS, config.base, "retriever.base", session=session
+        )
         self.weights = self.base.weights
         self.sees_images: bool = getattr(self.base, "sees_images", False)
         self.fingerprint = fingerprint("oracle/1", self.base.fingerprint, config.depth)

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ravqa.core.errors import UserError
-from ravqa.core.factory import build_part, part_config
+from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import Hit, Question
 from ravqa.core.registry import RETRIEVERS
 from ravqa.core.settings import Part, Strict, fingerprint
@@ -48,6 +48,7 @@ class FusionRetriever:
             depth: how many passages of each retriever are fused.
         """
 
+        builds_parts: ClassVar[bool] = True
         retrievers: tuple[Part, ...] = Field(min_length=1)
         weights: tuple[float, ...] = ()
         method: Literal["rrf", "sum"] = "rrf"
@@ -66,7 +67,7 @@ class FusionRetriever:
                 part_config(RETRIEVERS, part, _where(i))
             return self
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, session: Session | None = None):
         """Build the retrievers.
 
         Raises:
@@ -74,7 +75,8 @@ class FusionRetriever:
         """
         self.config = config
         self.retrievers: list[Retriever] = [
-            build_part(RETRIEVERS, part, _where(i)) for i, part in enumerate(config.retrievers)
+            build_part(RETRIEVERS, part, _where(i), session=session)
+            for i, part in enumerate(config.retrievers)
         ]
         self._weights = config.weights or (1.0,) * len(self.retrievers)
         self.weights = ", ".join(filter(None, (part.weights for part in self.retrievers)))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
-from ravqa.core.factory import build_part, part_config
+from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import failures
 from ravqa.core.locations import cache_dir
 from ravqa.core.records import Hit, Passage, Question
@@ -80,6 +80,7 @@ class LateInteractionRetriever:
     class Config(Strict):
         """Options: the encoder, the index, and what goes into the query."""
 
+        builds_parts: ClassVar[bool] = True
         encoder: Part = Part(name="token-bert")
         index: Part = Part(name="auto")
         query: QueryText = QueryText()
@@ -91,14 +92,14 @@ class LateInteractionRetriever:
             part_config(INDEXES, self.index, "retriever.index")
             return self
 
-    def __init__(self, config: Config):
-        """Load the encoder.
+    def __init__(self, config: Config, *, session: Session | None = None):
+        """Load the encoder, or take it from the session.
 
         Raises:
             UserError: an unknown part or option, a missing package or model.
         """
         self.config = config
-        self.encoder = build_part(ENCODERS, config.encoder, "retriever.encoder")
+        self.encoder = build_part(ENCODERS, config.encoder, "retriever.encoder", session=session)
         self._index_class = INDEXES.get(config.index.name)
         self._index_config = part_config(INDEXES, config.index, "retriever.index")
         self.sees_images = hasattr(self.encoder, "encode_question")

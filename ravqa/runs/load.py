@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ravqa.collections import Collection
 from ravqa.core.errors import DataError, PromptError, UserError
-from ravqa.core.factory import once
+from ravqa.core.factory import Session
 from ravqa.core.records import Question
 from ravqa.core.registry import DATASETS
 from ravqa.core.settings import PipelineConfig
@@ -21,9 +21,13 @@ from ravqa.runs.request import RunRequest, check_corpus
 
 
 def read_dataset(
-    request: RunRequest, config: PipelineConfig, problems: Problems, console: Console
+    request: RunRequest,
+    config: PipelineConfig,
+    problems: Problems,
+    console: Console,
+    session: Session,
 ) -> Dataset:
-    """The questions; where parts are shared, a dataset is read once for all that ask for it.
+    """The questions; a dataset is read once for all runs of a session that ask for it.
 
     What was read with its images, none of them missing, also serves those that need no images.
 
@@ -53,7 +57,7 @@ def read_dataset(
         return dataset, found.found
 
     which = (request.dataset, request.data, request.split, request.limit, request.on_error)
-    known: dict[bool, tuple[Dataset, list[Problem]]] = once(
+    known: dict[bool, tuple[Dataset, list[Problem]]] = session.get(
         "dataset", (*which, tuple(request.dataset_options)), dict
     )
     whole = True in known and not known[True][1]
@@ -70,7 +74,11 @@ def read_dataset(
 
 
 def read_corpus(
-    request: RunRequest, config: PipelineConfig, dataset: Dataset, console: Console
+    request: RunRequest,
+    config: PipelineConfig,
+    dataset: Dataset,
+    console: Console,
+    session: Session,
 ) -> Corpus | None:
     """The passages that were named, or those that come with the dataset; read once as it is.
 
@@ -92,10 +100,10 @@ def read_corpus(
             console.note(line)
         return corpus
 
-    return once("corpus", files, read)
+    return session.get("corpus", files, read)
 
 
-def with_images(dataset: Dataset, problems: Problems) -> Dataset:
+def with_images(dataset: Dataset, problems: Problems, session: Session) -> Dataset:
     """The dataset without questions whose image is missing or broken; those are reported."""
 
     def read() -> tuple[Sequence[Question], str, list[Problem]]:
@@ -104,7 +112,7 @@ def with_images(dataset: Dataset, problems: Problems) -> Dataset:
         return *gather(dataset.questions, asked, dataset.label), found.found
 
     key = (dataset.fingerprint, problems.on_error)
-    questions, digest, found = once("images", key, read)
+    questions, digest, found = session.get("images", key, read)
     problems.found += found
     return replace(dataset, questions=questions, fingerprint=digest)
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from ravqa.core.cache import watched
-from ravqa.core.factory import build_part
+from ravqa.core.factory import Session, build_part
 from ravqa.core.registry import JUDGES
 from ravqa.core.settings import PipelineConfig
 from ravqa.datasets.base import Dataset, Problems
@@ -34,13 +34,14 @@ from ravqa.runs.results import (
 from ravqa.runs.stages import mark, stage_keys
 
 
-def run(request: RunRequest, console: Console) -> Path:
+def run(request: RunRequest, console: Console, session: Session | None = None) -> Path:
     """Run, score, print; gives the run's folder.
 
     Raises:
         UserError: any mistake in what was asked for, or in the data.
     """
     started = time.monotonic()
+    session = Session() if session is None else session
     settings, where, config = planned(request)
     run_dir = RunDir(
         request.output or default_output(request),
@@ -50,17 +51,17 @@ def run(request: RunRequest, console: Console) -> Path:
     if request.download and request.data is not None:  # no passages are fetched
         check_corpus(request, config)
     problems = Problems(request.on_error)
-    dataset = read_dataset(request, config, problems, console)
+    dataset = read_dataset(request, config, problems, console, session)
     if "wrong-image" in request.controls:
         wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
-    corpus = read_corpus(request, config, dataset, console)
+    corpus = read_corpus(request, config, dataset, console, session)
 
     console.heading(dataset, config, corpus, run_dir.path)
     with console.status("loading models"):
         pipeline = Pipeline.from_config(
-            settings, where=where, retrieval_only=request.retrieval_only
+            settings, where=where, retrieval_only=request.retrieval_only, session=session
         )
-        judge = _judge(request, config, dataset, where)
+        judge = _judge(request, config, dataset, where, session)
         problem = pipeline.problem
     reranked = reranker_counts(pipeline)  # parts that several runs share have counted before
     if problem:  # not an error: all answers may be known
@@ -72,7 +73,7 @@ def run(request: RunRequest, console: Console) -> Path:
         retrieval_only=request.retrieval_only,
     )
     if pipeline.sees_images and config.describer is None:
-        dataset = with_images(dataset, problems)
+        dataset = with_images(dataset, problems, session)
     pipeline.prepare(corpus, console.progress)
     with watched() as describing:
         dataset = described(pipeline, dataset, problems, console)
@@ -105,9 +106,9 @@ def run(request: RunRequest, console: Console) -> Path:
 
 
 def _judge(
-    request: RunRequest, config: PipelineConfig, dataset: Dataset, where: str
+    request: RunRequest, config: PipelineConfig, dataset: Dataset, where: str, session: Session
 ) -> CachedJudge | None:
     unscored = request.retrieval_only or request.predict_only
     if config.judge is None or unscored or not dataset.answer_metric.uses_judge:
         return None
-    return CachedJudge(build_part(JUDGES, config.judge, f"{where}: judge"))
+    return CachedJudge(build_part(JUDGES, config.judge, f"{where}: judge", session=session))

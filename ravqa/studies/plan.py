@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ravqa.core.errors import UserError, near_matches
-from ravqa.core.factory import noting
+from ravqa.core.factory import Key, shared_keys
 from ravqa.core.locations import STUDIES, packaged
 from ravqa.core.settings import (
     PipelineConfig,
@@ -128,7 +128,7 @@ class PlannedRun:
         folder: name of its folder among the study's runs.
         request: what `ravqa.runs.run.run` is asked for, the output folder apart.
         settings, config: of the variant's pipeline.
-        parts: keys of the parts that it builds (see `ravqa.core.factory.noting`).
+        parts: keys of the parts that it builds (see `ravqa.core.factory.shared_keys`).
         reader: the same for two runs with the same reader.
     """
 
@@ -138,7 +138,7 @@ class PlannedRun:
     request: RunRequest
     settings: Mapping[str, Any]
     config: PipelineConfig
-    parts: frozenset[Any]
+    parts: frozenset[Key]
     reader: str
 
     @property
@@ -421,8 +421,7 @@ def _runs(
                 metric_options=[as_override(k, v) for k, v in dataset.metric_options.items()],
             )
             try:
-                with noting() as parts:
-                    settings, _, validated = planned(request)
+                settings, _, validated = planned(request)
             except UserError as e:
                 raise UserError(f"variant {variant!r}: {e}") from None
             twin = same.setdefault((label, fingerprint(validated.model_dump())), variant)
@@ -436,7 +435,7 @@ def _runs(
                 request=request,
                 settings=settings,
                 config=validated,
-                parts=frozenset(parts),
+                parts=shared_keys(validated),
                 reader="" if config.retrieval_only else fingerprint(validated.reader.model_dump()),
             )
 

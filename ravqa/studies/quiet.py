@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.text import Text
 
+from ravqa.core.factory import Session
 from ravqa.reports.report import report_runs
 from ravqa.runs.console import Console
 from ravqa.runs.request import RunRequest
@@ -57,9 +58,9 @@ class QuietConsole(StudyConsole):
         yield
 
 
-def run_quietly(request: RunRequest, console: Console) -> None:
+def run_quietly(request: RunRequest, console: Console, session: Session) -> None:
     """`ravqa.runs.run.run`, and the run's report; the bars end with them, however they end."""
     try:
-        report_runs(run(request, console), console, match=0, say=False)
+        report_runs(run(request, console, session), console, match=0, say=False)
     finally:
         console.close()

@@ -28,7 +28,7 @@ from rich.text import Text
 
 import ravqa
 from ravqa.core.errors import UserError
-from ravqa.core.factory import Key, Shared, sharing
+from ravqa.core.factory import Key, Session
 from ravqa.core.files import LOCK_FILES, check_free, lock
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.datasets.base import Problems
@@ -85,24 +85,24 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
         raise UserError("--resume and --overwrite exclude each other")
     plan = load_plan(request.study, request.changes)
     folder = StudyFolder(_output(request, plan), plan, request)
+    session = Session()
     with ExitStack() as stack:
-        with sharing() as shared:
-            keys = _stage_keys(plan, console)
-            if request.dry_run:
-                console.close()
-                console.out.print(_dry(plan, folder, keys))
-                return Outcome(folder.path, {})
-            stack.enter_context(folder.held())
-            folder.begin()
-            left = _in_order([run for run in plan.runs if folder.state(run) != FINISHED])
-            if len(left) < len(plan.runs):
-                console.say(f"{len(plan.runs) - len(left)} of {len(plan.runs)} runs are finished")
-            console.say(f"study folder: {folder.path}")
-            if request.jobs == 1:
-                failures = _one_by_one(left, folder, shared, console)
-            else:
-                shared.keep(())
-                failures = _at_once(left, folder, keys, request.jobs, console)
+        keys = _stage_keys(plan, console, session)
+        if request.dry_run:
+            console.close()
+            console.out.print(_dry(plan, folder, keys))
+            return Outcome(folder.path, {})
+        stack.enter_context(folder.held())
+        folder.begin()
+        left = _in_order([run for run in plan.runs if folder.state(run) != FINISHED])
+        if len(left) < len(plan.runs):
+            console.say(f"{len(plan.runs) - len(left)} of {len(plan.runs)} runs are finished")
+        console.say(f"study folder: {folder.path}")
+        if request.jobs == 1:
+            failures = _one_by_one(left, folder, session, console)
+        else:
+            session.only()  # each process reads its own
+            failures = _at_once(left, folder, keys, request.jobs, console)
         for run in plan.runs:
             path = folder.of(run)
             if (path / "results.json").is_file() and not (path / REPORT).is_file():
@@ -267,14 +267,17 @@ def _holds_files(path: Path) -> bool:
 # -- before anything runs --------------------------------------------------------------------------
 
 
-def _stage_keys(plan: Plan, console: StudyConsole) -> dict[PlannedRun, dict[str, str]]:
+def _stage_keys(
+    plan: Plan, console: StudyConsole, session: Session
+) -> dict[PlannedRun, dict[str, str]]:
     """Each run's stages, by their hashes; reads the data, and so finds what is wrong with it."""
     keys = {}
     # Those that need images first: what is read for them serves the others too.
     for run in sorted(plan.runs, key=lambda run: run.config.describer is None):
         try:
-            dataset = read_dataset(run.request, run.config, Problems(run.request.on_error), console)
-            corpus = read_corpus(run.request, run.config, dataset, console)
+            problems = Problems(run.request.on_error)
+            dataset = read_dataset(run.request, run.config, problems, console, session)
+            corpus = read_corpus(run.request, run.config, dataset, console, session)
         except UserError as e:
             raise UserError(f"{plan.title}: {run.dataset}: {e}") from None
         keys[run] = stage_keys(
@@ -341,13 +344,13 @@ def _needed(runs: Sequence[PlannedRun]) -> frozenset[Key]:
 
 
 def _one_by_one(
-    runs: Sequence[PlannedRun], folder: StudyFolder, shared: Shared, console: StudyConsole
+    runs: Sequence[PlannedRun], folder: StudyFolder, session: Session, console: StudyConsole
 ) -> dict[PlannedRun, Failure]:
     failures = {}
     for number, run in enumerate(runs, 1):
         console.say(f"run {number} of {len(runs)}: {run.name}")
-        shared.keep(_needed(runs[number - 1 :]))
-        failure = attempt(folder.request(run), lambda asked: run_quietly(asked, console))
+        session.keep(_needed(runs[number - 1 :]))
+        failure = attempt(folder.request(run), lambda asked: run_quietly(asked, console, session))
         folder.note(run, failure)
         if failure is not None:
             failures[run] = failure

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ravqa.core.errors import UserError, first_line
-from ravqa.core.factory import Key, sharing
+from ravqa.core.factory import Key, Session
 from ravqa.runs.request import RunRequest
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -227,13 +227,12 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     from ravqa.studies.quiet import QuietConsole, run_quietly
 
-    console = QuietConsole()
+    console, session = QuietConsole(), Session()
     try:
-        with sharing() as shared:
-            while True:
-                request, keep = connection.recv()
-                shared.keep(keep)
-                connection.send(attempt(request, lambda r: run_quietly(r, console)))
+        while True:
+            request, keep = connection.recv()
+            session.keep(keep)
+            connection.send(attempt(request, lambda r: run_quietly(r, console, session)))
     except (EOFError, OSError, KeyboardInterrupt):
         return
 

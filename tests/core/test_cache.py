@@ -2,13 +2,14 @@
 
 import sqlite3
 import threading
+from typing import ClassVar
 
 import pytest
 
 from ravqa.core.cache import Store, watched
-from ravqa.core.factory import build_part, noting, once, part_config, sharing
-from ravqa.core.registry import Registry
-from ravqa.core.settings import Part, Strict
+from ravqa.core.factory import Session, build_part, shared_keys
+from ravqa.core.registry import READERS, RETRIEVERS, Entry, Registry
+from ravqa.core.settings import Part, PipelineConfig, Strict
 
 
 @pytest.fixture
@@ -112,47 +113,88 @@ class Thing:
         self.config = config
 
 
+class Nest:
+    """Builds a reader of its own."""
+
+    class Config(Strict):
+        builds_parts: ClassVar[bool] = True
+        reader: Part = Part(name="thing")
+
+    def __init__(self, config, *, session=None):
+        self.inner = build_part(READERS, config.reader, "inner", session=session)
+
+
 def registry(kind):
     return Registry(kind, {"thing": (f"{__name__}:Thing", "")})
 
 
-def built(*parts, kind="reader", **needs):
+def built(*parts, kind="reader", session=None, **needs):
     before = Thing.built
-    made = [build_part(registry(kind), Part(name="thing", **p), "here", **needs) for p in parts]
+    made = [
+        build_part(registry(kind), Part(name="thing", **p), "here", session=session, **needs)
+        for p in parts
+    ]
     return made, Thing.built - before
 
 
-def test_parts_with_the_same_settings_are_shared_inside_only():
+def test_parts_with_the_same_settings_are_shared_in_a_session_only():
     assert built({}, {})[1] == 2
-    with sharing() as shared:
-        (a, b, c), count = built({}, {"size": 1}, {"size": 2})
-        assert a is b is not c
-        assert count == 2
-        assert shared.loads == {"reader": 2}
-        # Retrievers hold their corpus; what is given another part is that part's.
-        assert built({}, {}, kind="retriever")[1] == 2
-        assert built({}, {}, base=a)[1] == 2
-        with noting() as needed:
-            part_config(registry("reader"), Part(name="thing", size=2), "here")
-            part_config(registry("retriever"), Part(name="thing"), "here")
-        assert len(needed) == 1
-        shared.keep(needed)
-        (kept, again), count = built({"size": 2}, {})
-        assert kept is c
-        assert again is not a
-        assert count == 1
+    session = Session()
+    (a, b, c), count = built({}, {"size": 1}, {"size": 2}, session=session)
+    assert a is b is not c
+    assert count == 2
+    assert session.loads == {"reader": 2}
+    # Retrievers hold their corpus; what is given another part is that part's.
+    assert built({}, {}, kind="retriever", session=session)[1] == 2
+    assert built({}, {}, base=a, session=session)[1] == 2
+    needed = shared_keys(
+        PipelineConfig(reader=Part(name="thing", size=2), retriever=Part(name="thing"))
+    )
+    assert len(needed) == 1
+    session.keep(needed)
+    (kept, again), count = built({"size": 2}, {}, session=session)
+    assert kept is c
+    assert again is not a
+    assert count == 1
     assert built({}, {})[1] == 2
+    assert built({}, session=Session())[0][0] is not again
 
 
-def test_once_makes_a_thing_once_where_parts_are_shared():
+@pytest.fixture(autouse=True)
+def things(monkeypatch):
+    """The parts above, by the names that settings have for them."""
+    for registered in (READERS, RETRIEVERS):
+        monkeypatch.setitem(registered._entries, "thing", Entry(f"{__name__}:Thing", ""))
+    monkeypatch.setitem(RETRIEVERS._entries, "nest", Entry(f"{__name__}:Nest", ""))
+
+
+def test_a_part_inside_another_one_is_shared_too():
+    session = Session()
+    part = Part(name="nest")
+    first, second = (build_part(RETRIEVERS, part, "here", session=session) for _ in range(2))
+    assert first is not second
+    assert first.inner is second.inner
+    assert session.loads == {"reader": 1}
+    config = PipelineConfig(retriever=part, reader=Part(name="thing", size=2))
+    assert len(shared_keys(config)) == 2
+    session.keep(shared_keys(config))
+    assert build_part(RETRIEVERS, part, "here", session=session).inner is first.inner
+
+
+def test_a_session_makes_a_thing_once():
     made = []
 
     def read():
         made.append(1)
         return object()
 
-    once("corpus", "a", read)
-    with sharing():
-        assert once("corpus", "a", read) is once("corpus", "a", read)
-        assert once("dataset", "a", read) is not once("corpus", "a", read)
+    session = Session()
+    assert session.get("corpus", "a", read) is session.get("corpus", "a", read)
+    assert session.get("dataset", "a", read) is not session.get("corpus", "a", read)
+    assert Session().get("corpus", "a", read) is not session.get("corpus", "a", read)
     assert len(made) == 3
+    session.only("corpus")
+    session.get("corpus", "a", read)
+    assert len(made) == 3
+    session.get("dataset", "a", read)
+    assert len(made) == 4

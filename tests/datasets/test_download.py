@@ -23,6 +23,7 @@ from rich.console import Console as RichConsole
 
 from ravqa import cli
 from ravqa.core.errors import UserError
+from ravqa.core.factory import Session
 from ravqa.core.settings import PipelineConfig
 from ravqa.datasets import download as module
 from ravqa.datasets import infoseek, okvqa
@@ -685,7 +686,7 @@ def test_on_a_terminal_the_bars_end_before_the_dataset_is_read(server, tmp_path)
     console = Console(err=RichConsole(file=out, force_terminal=True, width=100))
     request = RunRequest("okvqa", data=tmp_path, download=True)
     config = PipelineConfig(retriever={"name": "none"}, reader={"name": "first-words"})
-    dataset = read_dataset(request, config, Problems(), console)
+    dataset = read_dataset(request, config, Problems(), console, Session())
     assert console._bars is None
     assert len(dataset.questions) == 2
     assert "2/2" in out.getvalue()

@@ -16,7 +16,7 @@ from dataset_files import write_image
 
 from ravqa.cli import main, run_main
 from ravqa.core.errors import PromptError, UserError
-from ravqa.core.factory import sharing
+from ravqa.core.factory import Session
 from ravqa.core.records import Passage
 from ravqa.core.registry import READERS, Entry
 from ravqa.core.settings import Strict
@@ -24,6 +24,9 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.images.decode import image_bytes
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers.base import Generation
+from ravqa.runs.console import Console
+from ravqa.runs.request import RunRequest
+from ravqa.runs.run import run as run_request
 from ravqa.runs.stages import stage_keys
 
 ROOT = Path(__file__).parents[2]
@@ -513,10 +516,16 @@ def with_cross_encoder(many, folder, batch_size=64):
 
 def test_a_reranker_that_runs_share_is_counted_for_each(fresh_cache, many, tmp_path):
     with_cross_encoder(many, tmp_path / "model")
-    with sharing() as shared:
-        for name in ("first", "second"):
-            assert run(many, tmp_path / name) == 0
-    assert shared.loads["reranker"] == 2  # one of each kind
+    session = Session()
+    for name in ("first", "second"):
+        request = RunRequest(
+            "jsonl",
+            data=many,
+            pipeline=str(many / "pipeline.yaml"),
+            output=tmp_path / name,
+        )
+        run_request(request, Console(), session)
+    assert session.loads["reranker"] == 2  # one of each kind
     scored = [
         read_results(tmp_path / name)["timing"]["reranking"]["cross-encoder"]["scored"]
         for name in ("first", "second")
