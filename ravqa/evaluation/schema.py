@@ -1,0 +1,949 @@
+"""The files of runs, studies and comparisons: every key, its type and what it means.
+
+All that is written there is made as one of these types, and all that is read back is checked
+against them by `parsed` and `validated`. `docs/results.md` is made from this file
+(`ravqa.evaluation.schema_page`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from ravqa.core.errors import DataError
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 2
+"""Of `results.json` and `samples.jsonl`; it grows where their keys change their meaning."""
+TABLE_VERSION = 1
+"""Of `table.json`."""
+
+
+def _log(value: float) -> float:
+    if math.isnan(value) or value == math.inf:
+        raise ValueError(f"{value} is no logarithm of a probability")
+    return value
+
+
+Count = Annotated[int, Field(ge=0)]
+"""A whole number from 0."""
+Rank = Annotated[int, Field(ge=1)]
+"""A place in a ranking; the first is 1."""
+# Sums of rounded numbers may pass the bounds by a little.
+Share = Annotated[float, Field(ge=0, le=1 + 1e-9)]
+"""A number from 0 to 1."""
+Percent = Annotated[float, Field(ge=0, le=100 + 1e-9)]
+"""A number from 0 to 100, to four decimals."""
+Points = Annotated[float, Field(ge=-100 - 1e-9, le=100 + 1e-9)]
+"""A difference of two percentages."""
+Seconds = Annotated[float, Field(ge=0)]
+"""A time in seconds."""
+Log = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_log)]
+"""A score that rules of decision compare, or a natural logarithm of a probability; `-Infinity` for
+that of 0."""
+Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""The two ends of a 95 % interval."""
+AtK = dict[str, Percent]
+"""A percentage for each K; the keys are numbers as text."""
+Scored = Annotated[tuple[str, float], Strict(False)]
+"""A list of two: an id or a name, and its score."""
+
+# Of types that are read by themselves; those inside of them follow. Datasets and metrics may add
+# keys of their own.
+_read_strictly = with_config(ConfigDict(strict=True, allow_inf_nan=False, extra="allow"))
+
+
+# -- samples.jsonl ---------------------------------------------------------------------------------
+
+
+class AnswerRanks(TypedDict):
+    """Ranks of passages that hold a reference answer, under each rule of PRRecall."""
+
+    flmr: list[Rank]
+    """The answer, stripped, is in the text; letter case aside."""
+    ravqa: list[Rank]
+    """The same without stripping."""
+    word: list[Rank]
+    """The answer stands in the text as whole words."""
+
+
+class Ranking(TypedDict):
+    """Passages of one question, best first."""
+
+    hits: list[Scored]
+    """Each passage's id and score."""
+    answer_ranks: AnswerRanks | None
+    """Where passages hold a reference answer; null without references."""
+    id_ranks: list[Rank] | None
+    """Ranks of the passages known to be relevant; null where none is known."""
+    article_ranks: list[Rank] | None
+    """Ranks of relevant articles, each article counted once; null where none is known."""
+
+
+class StageRanking(Ranking):
+    """The ranking after one stage of retrieval."""
+
+    stage: str
+    """`retrieved`, or the reranker's name."""
+
+
+class Draft(TypedDict):
+    """One generated answer."""
+
+    text: str
+    """The short answer extracted from `raw`."""
+    raw: str
+    """What the reader generated, up to 300 characters."""
+    log_prob: Log | None
+    """Sum of the generated tokens' log-probabilities; null where the reader gives none."""
+    tokens: Count
+    """Generated tokens that `log_prob` sums over."""
+    passage_ids: Annotated[list[str] | tuple[str, ...], Strict(False)]
+    """The passages in the prompt."""
+    prompt_hash: str
+    """Hash of the prompt, by which `prompts.jsonl` has it."""
+    score: Log | None
+    """What the decision rule compared; null if it compares nothing."""
+    prior: Share | None
+    """Probability of the passage before reading, p(z | x); null if the rule has none."""
+    posterior: Share | None
+    """The same after the chosen answer was read, p(z | x, y); null if the rule has none."""
+    in_passages: bool
+    """Whether one of the passages in the prompt holds the text."""
+
+
+class Cached(TypedDict):
+    """How much of a stage came from the cache."""
+
+    share: Share
+    """Share of the values looked up that were found."""
+    seconds: Seconds | None
+    """What the found values took when they were made; null where that is not known of all."""
+
+
+@_read_strictly
+class Retrieved(TypedDict):
+    """What a ranking is read from (`--retriever static:FILE`)."""
+
+    question_id: int | str
+    """As the dataset has it."""
+    hits: list[Scored]
+    """Each passage's id and score, best first."""
+
+
+@_read_strictly
+class Predicted(Ranking):
+    """What `ravqa score` reads of a sample, beside its id and answer."""
+
+    stages: NotRequired[list[StageRanking] | None]
+    """The ranking as retrieved and after each reranker; absent without reranking."""
+    read: NotRequired[Ranking | None]
+    """The passages that stood in a prompt, in the order of the hits."""
+    raw: NotRequired[str | None]
+    """The whole generation of the chosen answer; null for a question without an answer."""
+    cut: NotRequired[Count]
+    """Passages that did not fit into the reader's context and were left out."""
+    drafts: NotRequired[list[Draft]]
+    """The answers that the decision rule chose from, one per prompt."""
+    decision: NotRequired[str | None]
+    """The decision rule's name; null for a question without an answer."""
+    error: NotRequired[str]
+    """Why the question has no answer, or could not be retrieved for; absent else."""
+
+
+@_read_strictly
+class Sample(Predicted):
+    """A line of `samples.jsonl` (the run) or `samples.CONTROL.jsonl` (one of its controls)."""
+
+    question_id: int | str
+    """As the dataset has it; once per file."""
+    question: str
+    """The question's words."""
+    question_type: str | None
+    """The name of its type, by which results are grouped."""
+    image_id: int | str | None
+    """The image, which intervals and tests resample; null for a question without an image."""
+    split: str | None
+    """The part of the dataset that the question is from, where the metric tells parts apart."""
+    answers: list[str]
+    """Reference answers."""
+    tags: list[Scored]
+    """What the describer saw in the image, each tag with its probability."""
+    caption: str
+    """The describer's caption; blank without one."""
+    ocr: list[str]
+    """Text that was read in the image."""
+    answer: NotRequired[str | None]
+    """The answer; null where the reader gave none, absent where none was asked for."""
+    log_prob: NotRequired[Log | None]
+    """Log-probability of the answer under the decision rule; null if it has none."""
+    seconds: dict[str, Seconds]
+    """Per stage, what one question took in this run."""
+    cached: dict[str, Cached]
+    """Per stage, how much came from the cache."""
+    score: NotRequired[Share]
+    """The answer's score by the dataset's metric; absent where nothing is scored."""
+    raw_score: NotRequired[Share]
+    """The score of the whole generation, as if no answer had been extracted from it."""
+    exact_match: NotRequired[bool]
+    """Whether the answer is a reference, after the metric's own clean-up."""
+    right: NotRequired[bool]
+    """Whether the answer counts as right, where retrieval is said to have helped or hurt."""
+
+
+# -- results.json ----------------------------------------------------------------------------------
+
+
+class PairedTest(TypedDict):
+    """A paired permutation test over images, on the same questions."""
+
+    difference: Points
+    """Mean of the first minus the second."""
+    interval_95: Bounds
+    """Its bootstrap interval."""
+    p_value: Share
+    """Two-sided."""
+    wins: Count
+    """Questions on which the first scores higher."""
+    losses: Count
+    """Questions on which it scores lower."""
+    ties: Count
+    """Questions on which both score the same."""
+
+
+class Comparison(PairedTest):
+    """The run minus one of its controls."""
+
+    hit_success_ratio: NotRequired[Percent]
+    """Against `none` only: questions right in the run and wrong without retrieval."""
+    free_success_ratio: NotRequired[Percent]
+    """Against `none` only: questions right in the run and without retrieval."""
+
+
+class Means(TypedDict):
+    """Scores of one kind of answer. A metric may add keys of its own."""
+
+    score: Percent | None
+    """The metric's score over all questions; null where it has none."""
+    mean: NotRequired[Percent]
+    """Of a metric whose score is not the mean: the mean, which the interval is of."""
+    interval_95: Bounds
+    """Of the score, or of `mean` where there is one."""
+
+
+class Group(TypedDict):
+    """Scores of one question type."""
+
+    mean: Percent
+    """Mean score."""
+    questions: Count
+    """Questions of this type."""
+    interval_95: Bounds
+    """Of the mean."""
+
+
+class Cut(TypedDict):
+    """What did not fit into the reader's context."""
+
+    passages: Count
+    """Passages that were left out."""
+    questions: Count
+    """Questions with such a passage."""
+
+
+class Unanswered(TypedDict):
+    """A question that the reader could not answer; it counts as wrong."""
+
+    question_id: int | str
+    """As the dataset has it."""
+    reason: str
+    """Why there is no answer."""
+
+
+class HitTables(TypedDict):
+    """RA-VQA's hit table: percent of drafts that are right or not, and in the passage or not."""
+
+    documents: dict[str, Percent]
+    """Over all drafts."""
+    selected: dict[str, Percent]
+    """Over the chosen drafts."""
+
+
+class AnswerScores(Means):
+    """Answer quality of the run or of one control."""
+
+    raw: Means | None
+    """The scores of whole generations, no answer extracted; null where they are not known."""
+    cut: Cut
+    """Passages that did not fit into prompts."""
+    unanswered: list[Unanswered]
+    """The questions without an answer."""
+    exact_match: AtK
+    """Percent of answers that are a reference; by n, of the n best different drafts."""
+    hits: HitTables | None
+    """Null unless every answer was read from a single passage."""
+    groups: dict[str, Group]
+    """By question type."""
+
+
+class AnswerSection(TypedDict):
+    """Answer quality."""
+
+    metric: str
+    """The metric's registered name."""
+    label: str
+    """What tables call the metric."""
+    right: str
+    """When an answer counts as right."""
+    rule: dict[str, Any]
+    """How the metric was applied: its options, its judge."""
+    questions: Count
+    """Questions that all conditions have."""
+    conditions: dict[str, AnswerScores]
+    """`main` is the run itself, the others are its controls."""
+    comparisons: dict[str, Comparison]
+    """By `main - CONTROL`."""
+
+
+class RetrievalScores(TypedDict):
+    """PRRecall of the run or of one control."""
+
+    PRRecall: AtK
+    """Questions with a reference answer in one of the first K passages."""
+    interval_95: dict[str, Bounds]
+    """Of PRRecall at each K."""
+    PRPrecision: AtK
+    """Share of the first K passages that hold a reference answer."""
+    PRRecall_by_rule: dict[str, AtK]
+    """PRRecall under each rule of what holding an answer means."""
+    groups: dict[str, AtK]
+    """PRRecall by question type."""
+
+
+class IdScores(TypedDict):
+    """Retrieval scored by the ids of passages known to be relevant."""
+
+    Recall: AtK
+    """Questions with a relevant passage among the first K."""
+    interval_95: dict[str, Bounds]
+    """Of the recall at each K."""
+    Precision: AtK
+    """Share of the first K passages that are relevant."""
+    nDCG: AtK
+    """Normalised discounted cumulative gain."""
+    MRR: Percent
+    """Mean reciprocal rank of the first relevant passage."""
+
+
+class IdSection(TypedDict):
+    """Retrieval by passage ids."""
+
+    metric: str
+    """`Recall`."""
+    questions: Count
+    """Questions with passages known to be relevant."""
+    conditions: dict[str, IdScores]
+    """Those that retrieved."""
+
+
+class ArticleScores(TypedDict):
+    """Retrieval scored by articles, K counting articles."""
+
+    Recall: AtK
+    """Questions with a relevant article among the first K."""
+    interval_95: dict[str, Bounds]
+    """Of the recall at each K."""
+
+
+class ArticleSection(TypedDict):
+    """Retrieval by articles."""
+
+    metric: str
+    """`Recall`."""
+    questions: Count
+    """Questions with articles known to be relevant."""
+    conditions: dict[str, ArticleScores]
+    """Those that retrieved."""
+
+
+class StageScores(TypedDict):
+    """Recall after one stage: retrieval, a reranker, or what stood in prompts."""
+
+    stage: str
+    """`retrieved`, the reranker's name, or `read`."""
+    passages: Annotated[float, Field(ge=0)]
+    """Mean number of passages per question."""
+    without_passages: Count
+    """Questions without a passage after this stage."""
+    PRRecall: NotRequired[AtK]
+    """PRRecall at each K, and over `all` passages."""
+    Recall: NotRequired[AtK]
+    """The same by passage ids."""
+    ArticleRecall: NotRequired[AtK]
+    """The same by articles."""
+    gain: NotRequired[dict[str, dict[str, PairedTest]]]
+    """Of a reranker: by recall and K, the difference to what was retrieved."""
+
+
+class Reported(TypedDict):
+    """A number that the benchmark's own tables give."""
+
+    metric: str
+    """`pseudo_recall_at_k`, `recall_at_k` or `article_recall_at_k`."""
+    k: Rank
+    """K."""
+    questions: Count
+    """Questions that it is over."""
+    conditions: dict[str, Percent]
+    """By condition."""
+    intervals_95: dict[str, Bounds]
+    """By condition."""
+
+
+class EncodingCounts(TypedDict):
+    """What an encoder was given and gave."""
+
+    items: Count
+    """Texts encoded."""
+    truncated: Count
+    """Texts longer than the encoder's limit, which were cut."""
+    tokens: Count
+    """Tokens that the model was given, without padding."""
+    vectors: Count
+    """Vectors that came out."""
+
+
+class RetrievalSection(TypedDict):
+    """Retrieval, after all reranking."""
+
+    metric: str
+    """`PRRecall`."""
+    rule: str
+    """The rule of what holding an answer means."""
+    searched_text: str
+    """The text of a passage that is searched for answers."""
+    answers: str
+    """The answers that are searched for."""
+    ranking: str
+    """Which ranking is scored."""
+    questions: Count
+    """Questions with reference answers."""
+    conditions: dict[str, RetrievalScores]
+    """Those that retrieved."""
+    stages: dict[str, list[StageScores]]
+    """By condition, the stages of retrieval in order."""
+    by_ids: IdSection | None
+    """Null where no relevant passage is known by its id."""
+    by_articles: ArticleSection | None
+    """Null where no relevant article is known."""
+    reported: list[Reported]
+    """The numbers of the benchmark's own tables."""
+    passages: NotRequired[EncodingCounts]
+    """The encoding of the passages, where it is known."""
+
+
+class Skipped(TypedDict):
+    """A broken record of the dataset (`--on-error skip`)."""
+
+    question_id: int | str | None
+    """As the dataset has it; null where it could not be read."""
+    where: str
+    """File and line."""
+    reason: str
+    """What is wrong with it."""
+
+
+class ScoredDataset(TypedDict):
+    """The dataset. A dataset may add keys of its own."""
+
+    name: str
+    """The registered name."""
+    label: str
+    """The name for people."""
+    sample: bool
+    """Whether it is the bundled sample, whose scores are no benchmark scores."""
+    split: str | None
+    """The split."""
+    questions: Count
+    """Questions that were asked."""
+    images: Count
+    """Their images."""
+
+
+class RunDataset(ScoredDataset):
+    """The dataset of a run."""
+
+    limit: Count | None
+    """`--limit`; null for all questions."""
+    skipped: list[Skipped]
+    """The broken records that were left out."""
+
+
+class CorpusSource(TypedDict):
+    """The passages."""
+
+    source: str
+    """Where they come from."""
+    passages: Count
+    """How many there are."""
+
+
+class RunProvenance(TypedDict):
+    """Where the numbers of a run come from."""
+
+    pipeline: str
+    """The pipeline's name or file."""
+    retriever: str
+    """The name of the retriever that ran, by which tables name the run."""
+    chosen_on: str | None
+    """Which questions its settings were chosen on, as its file says."""
+    overrides: list[str]
+    """What the command line changed of the pipeline's file."""
+    stand_ins: dict[str, str]
+    """By part, what it stands in for."""
+    weights: dict[str, str]
+    """By part, the name of its weights."""
+    answering: dict[str, Any] | None
+    """The decision rule's settings, prompt and examples; null with `--retrieval-only`."""
+    corpus: CorpusSource | None
+    """Null for a run without passages."""
+    fingerprints: dict[str, str | None]
+    """Content hashes of dataset, corpus, settings and parts."""
+    seed: Count
+    """`--seed`."""
+    versions: dict[str, str]
+    """Versions of ravqa, Python and packages."""
+    platform: str
+    """System, machine and device."""
+    date: str
+    """When the results were written (ISO 8601, UTC)."""
+
+
+class Described(TypedDict):
+    """What describing one image took."""
+
+    seconds: Seconds
+    """In this run."""
+    cached: Cached
+    """How much came from the cache."""
+
+
+class Timing(TypedDict):
+    """What the run took."""
+
+    seconds: Seconds
+    """The whole run, with loading and scoring."""
+    prompts_generated: Count
+    """Prompts that the reader answered, the cache apart."""
+    answers_scored: Count
+    """Answers that the reader scored, the cache apart."""
+    mixtures_decoded: Count
+    """Answers that the reader decoded over a mixture of passages, the cache apart."""
+    describe: Described
+    """Per question."""
+    peak_memory_mb: Count
+    """Peak memory of the process, in MiB."""
+    stages: dict[str, Seconds]
+    """By stage, mean seconds per question, without controls."""
+    queries: NotRequired[EncodingCounts]
+    """The encoding of the queries, where this run encoded any."""
+    reranking: NotRequired[dict[str, dict[str, Count]]]
+    """By reranker, pairs of question and passage that it scored, and that it cut."""
+
+
+@_read_strictly
+class RunResults(TypedDict):
+    """`results.json` of a run."""
+
+    schema_version: int
+    """2; other versions are refused."""
+    dataset: RunDataset
+    """What was asked."""
+    answers: AnswerSection | None
+    """Null with `--retrieval-only` and `--predict-only`."""
+    retrieval: RetrievalSection | None
+    """Null with `--predict-only`."""
+    provenance: RunProvenance
+    """Where the numbers come from."""
+    timing: Timing
+    """What the run took."""
+
+
+class PredictionsFile(TypedDict):
+    """The file of predictions that was scored."""
+
+    file: str
+    """Its path."""
+    sha256: str
+    """Hash of its bytes."""
+    given: Count
+    """Its records."""
+    missing: list[int | str]
+    """Questions without a prediction, which count as wrong."""
+    duplicates: list[int | str]
+    """Questions with several, of which the last counts."""
+    unknown: list[str]
+    """Ids that the dataset does not have."""
+
+
+class ScoreProvenance(TypedDict):
+    """Where the numbers of `ravqa score` come from."""
+
+    fingerprints: dict[str, str]
+    """Content hash of the dataset."""
+    seed: Count
+    """`--seed`."""
+    versions: dict[str, str]
+    """Versions of ravqa and Python."""
+    date: str
+    """When the results were written (ISO 8601, UTC)."""
+
+
+@_read_strictly
+class ScoreResults(TypedDict):
+    """What `ravqa score --output FILE` writes."""
+
+    schema_version: int
+    """2."""
+    dataset: ScoredDataset
+    """What the predictions are for."""
+    predictions: PredictionsFile
+    """What was scored."""
+    answers: AnswerSection | None
+    """Null where the file has no answers; the only condition is `main`."""
+    retrieval: RetrievalSection | None
+    """Null where the file has no rankings."""
+    provenance: ScoreProvenance
+    """Where the numbers come from."""
+
+
+# -- config.yaml -----------------------------------------------------------------------------------
+
+
+class ConfigDataset(TypedDict):
+    """The questions."""
+
+    name: str
+    """The registered name."""
+    label: str
+    """The name for people."""
+    data: str | None
+    """`--data`."""
+    split: str | None
+    """The split."""
+    options: list[str]
+    """`--dataset-option`."""
+    metric_options: list[str]
+    """`--metric-option`."""
+    limit: Count | None
+    """`--limit`."""
+    on_error: str
+    """`--on-error`: `fail` or `skip`."""
+    fingerprint: str
+    """Hash of the questions and their references."""
+    images: str | None
+    """Hash of the images, for a pipeline that looks at them."""
+
+
+class ConfigCorpus(TypedDict):
+    """The passages."""
+
+    files: list[str]
+    """`--corpus`."""
+    passages: Count
+    """How many there are; 0 without passages."""
+    fingerprint: str | None
+    """Hash of the passages; null without passages."""
+
+
+class ConfigRun(TypedDict):
+    """How the run was asked for."""
+
+    retrieval_only: bool
+    """`--retrieval-only`."""
+    predict_only: bool
+    """`--predict-only`."""
+    controls: list[str]
+    """`--controls`."""
+    seed: Count
+    """`--seed`."""
+
+
+@_read_strictly
+class RunConfig(TypedDict):
+    """`config.yaml` of a run: all that its samples depend on; a resumed run must match it."""
+
+    schema_version: int
+    """As in `results.json`."""
+    ravqa: str
+    """Version of ravqa."""
+    dataset: ConfigDataset
+    """The questions."""
+    corpus: ConfigCorpus
+    """The passages."""
+    run: ConfigRun
+    """How the run was asked for."""
+    pipeline: dict[str, Any]
+    """The pipeline's settings, with what the command line changed."""
+    fingerprints: dict[str, str]
+    """Hashes of the parts: of weights and of every setting that can change results."""
+
+
+# -- table.json ------------------------------------------------------------------------------------
+
+
+class TableDifference(TypedDict):
+    """A run's measure minus the reference's."""
+
+    value: float
+    """The difference."""
+    interval_95: list[float | None]
+    """Its two ends, not corrected for the number of runs."""
+    p_value: Share | None
+    """Of a paired permutation test over images."""
+    p_holm: Share | None
+    """The same, corrected by Holm's method for the runs compared."""
+    questions: Count
+    """Questions that both runs have the measure of."""
+
+
+class TableCell(TypedDict):
+    """One measure of one run."""
+
+    value: float
+    """The estimate: percent, or seconds."""
+    interval_95: list[float | None]
+    """Its two ends."""
+    questions: Count
+    """Questions that it is over."""
+    cached: NotRequired[Share]
+    """Of seconds: the largest share of a stage that came from the cache; absent for none."""
+    difference: NotRequired[TableDifference]
+    """Absent for the reference, and for seconds."""
+
+
+class TableRow(TypedDict):
+    """One run."""
+
+    run: str
+    """Its name."""
+    reference: bool
+    """Whether the others are compared with it."""
+    levels: dict[str, str]
+    """Of a study: the run's level of each axis."""
+    folder: str | None
+    """Its folder, relative to that of the file; null for a run that failed."""
+    error: str | None
+    """Why the run failed."""
+    measures: dict[str, TableCell]
+    """By the measure's name."""
+
+
+class RunsTable(TypedDict):
+    """Runs on one dataset."""
+
+    title: str
+    """Dataset and split."""
+    questions: Count
+    """Questions that all runs have."""
+    images: Count
+    """Their images."""
+    measures: dict[str, str]
+    """The columns: the measures' names, with what tables call them."""
+    rows: list[TableRow]
+    """The runs."""
+    notes: list[str]
+    """What a reader of the numbers must know."""
+
+
+@_read_strictly
+class StudyTables(TypedDict):
+    """`table.json` of a study."""
+
+    schema_version: int
+    """1."""
+    ravqa: str
+    """Version of ravqa."""
+    study: str
+    """The study's title."""
+    description: str
+    """In the words of its file."""
+    reference: str
+    """The run that the others are compared with."""
+    seconds: Seconds
+    """What the study took."""
+    tables: list[RunsTable]
+    """One per dataset."""
+
+
+class OutcomeCounts(TypedDict):
+    """Numbers of questions by what two runs made of them."""
+
+    helped: Count
+    """Right in the second run alone."""
+    hurt: Count
+    """Right in the first run alone."""
+    both_right: Count
+    """Right in both."""
+    both_wrong: Count
+    """Right in neither."""
+
+
+class BreakdownTable(TypedDict):
+    """On which questions one run helps or hurts."""
+
+    first: str
+    """The run that is compared with."""
+    second: str
+    """The run that helps or hurts."""
+    groups: dict[str, dict[str, OutcomeCounts]]
+    """By kind of group (`all`, `question type`, `answer strings`) and by the group's name."""
+
+
+@_read_strictly
+class ComparisonTables(TypedDict):
+    """`table.json` of `ravqa compare --output FOLDER`."""
+
+    schema_version: int
+    """1."""
+    runs: list[str]
+    """As the command named them."""
+    seed: Count
+    """`--seed`."""
+    tables: list[RunsTable]
+    """One table."""
+    breakdowns: list[BreakdownTable]
+    """Each run against its control, and against the first run."""
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def parsed(kind: type[T], data: bytes | str, where: str) -> T:
+    """Read JSON text as one of the types above.
+
+    Args:
+        where: what is read (a file, a line of it), for the message.
+
+    Raises:
+        DataError: it is not JSON, a key is missing, a value has another type or is not a number.
+    """
+    try:
+        found: T = _adapter(cast(Any, kind)).validate_json(data)
+    except ValidationError as e:
+        raise DataError(f"{where}: {_mistake(kind, e)}") from None
+    return found
+
+
+def validated(kind: type[T], value: Any, where: str) -> T:
+    """Check a value that was read by other means; see `parsed`.
+
+    Raises:
+        DataError: a key is missing, a value has another type or is not a number.
+    """
+    try:
+        found: T = _adapter(cast(Any, kind)).validate_python(value)
+    except ValidationError as e:
+        raise DataError(f"{where}: {_mistake(kind, e)}") from None
+    return found
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    r"""Yield the lines of a file, unpacked if it ends in .gz, with their numbers from 1.
+
+    Only "\n" ends a line, and a line keeps it. Blank lines are passed over.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    unpack = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with unpack(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except FileNotFoundError:
+        raise DataError(f"no such file: {path}") from None
+    except (OSError, EOFError, zlib.error) as e:
+        raise DataError(f"{path} cannot be read: {e}") from None
+
+
+_ANSWERED = ("read", "answer", "raw", "decision", "log_prob", "cut", "drafts")
+_SCORED = ("score", "raw_score", "exact_match", "right")
+
+
+def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
+    """Yield the whole lines of a samples file with their numbers.
+
+    A last line without its end, which a kill tore off, is passed over.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not a sample (its number is named).
+    """
+    seen: dict[int | str, int] = {}
+    for number, line in numbered_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        where = f"{path}, line {number}"
+        sample = parsed(Sample, line, where)
+        for keys in (_ANSWERED, _SCORED):
+            lacking = [key for key in keys if key not in sample]
+            if 0 < len(lacking) < len(keys):
+                there = next(key for key in keys if key in sample)
+                raise DataError(
+                    f"{where}: not a sample of a run ({there!r} without {lacking[0]!r})"
+                )
+        if sample["seconds"].keys() != sample["cached"].keys():
+            raise DataError(
+                f"{where}: not a sample of a run ('seconds' and 'cached' have different stages)"
+            )
+        if sample["question_id"] in seen:
+            raise DataError(
+                f"{where}: question {sample['question_id']} stands in line "
+                f"{seen[sample['question_id']]} already"
+            )
+        seen[sample["question_id"]] = number
+        yield number, sample
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _mistake(kind: Any, error: ValidationError) -> str:
+    """The first mistake, with the path of its key."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return f"not JSON ({first['ctx']['error']})"
+    path = ".".join(str(step) for step in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    message = "it is missing" if first["type"] == "missing" else message[:1].lower() + message[1:]
+    what = _NAMES.get(kind, "not what is expected there")
+    return f"{what} (key {path!r}: {message})" if path else f"{what} ({message})"
+
+
+_NAMES = {
+    Sample: "not a sample of a run",
+    Predicted: "not a sample of a run",
+    Retrieved: "not a ranking of a run",
+    RunResults: "not the results of a run",
+    RunConfig: "not the settings of a run",
+}
