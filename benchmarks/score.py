@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import scipy.stats
 
-from ravqa.core.registry import DATASETS
+from ravqa.datasets import DATASETS
 from ravqa.datasets.base import DatasetRequest
 from ravqa.evaluation.scores import answer_section
 from ravqa.metrics.statistics import intervals

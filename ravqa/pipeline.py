@@ -21,15 +21,18 @@ from ravqa.core.cache import Use, watched
 from ravqa.core.errors import PromptError, ServerError, UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import RETRIEVED, Answer, Hit, Passage, Question
-from ravqa.core.registry import DESCRIBERS, JUDGES, READERS, RETRIEVERS
+from ravqa.core.registry import table
 from ravqa.core.settings import Part, PipelineConfig, fingerprint, load_pipeline, validate
 from ravqa.corpora.corpus import Corpus
+from ravqa.describers import DESCRIBERS
 from ravqa.describers.cached import CachedDescriber
 from ravqa.images.decode import as_source
+from ravqa.readers import READERS
 from ravqa.readers.base import Reader
 from ravqa.rerankers.base import Candidates, Reranker
 from ravqa.rerankers.build import build_rerankers, check_rerankers
-from ravqa.retrievers.base import Progress, Retriever
+from ravqa.retrievers import RETRIEVERS
+from ravqa.retrievers.base import Progress, Retriever, checked_hits
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,8 @@ class Pipeline:
         Raises:
             PromptError: the retriever cannot take a question or its image.
         """
-        return (retriever or self.retriever).retrieve(questions, self.top_k)
+        used = retriever or self.retriever
+        return checked_hits(used, used.retrieve(questions, self.top_k), len(questions), self.top_k)
 
     def attempt_retrieve(
         self, questions: Sequence[Question], retriever: Retriever | None = None
@@ -398,7 +402,7 @@ class Pipeline:
         """Whether describer, retriever, rerankers or reader look at questions' images."""
         return (
             self.describer is not None
-            or getattr(self.retriever, "sees_images", False)
+            or self.retriever.sees_images
             or any(getattr(part, "sees_images", False) for part in self.rerankers.values())
             or (self.answerer is not None and "images" in self.answerer.reader.abilities)
         )
@@ -456,7 +460,7 @@ def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
         ("describer", DESCRIBERS, config.describer),
         ("retriever", RETRIEVERS, config.retriever),
         ("reader", READERS, config.reader),
-        ("judge", JUDGES, config.judge),
+        ("judge", table("judges"), config.judge),
     ]
     for name, registry, part in parts:
         if part is not None:

@@ -15,9 +15,8 @@ from ravqa.answering.config import ExamplesConfig
 from ravqa.answering.prompt import Example
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage, Question
-from ravqa.core.registry import DATASETS
 from ravqa.core.settings import fingerprint
-from ravqa.datasets.base import DatasetRequest
+from ravqa.datasets.base import DatasetRequest, load_dataset
 from ravqa.images.decode import image_bytes
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import answer_ranks
@@ -38,10 +37,11 @@ class ExamplePool:
             UserError: no such dataset or split, or broken data.
         """
         self.config = config
-        dataset = DATASETS.get(config.dataset)(
+        dataset = load_dataset(
+            config.dataset,
             DatasetRequest(
                 data=config.data, split=config.split, need_images=False, options=config.options
-            )
+            ),
         )
         self.label = f"{dataset.label}, {dataset.split}"
         self._questions: Sequence[Question] = dataset.questions

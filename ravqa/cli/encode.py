@@ -11,11 +11,11 @@ from pathlib import Path
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
-from ravqa.core.registry import DATASETS, RETRIEVERS
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus
-from ravqa.datasets.base import DatasetRequest, parse_options
+from ravqa.datasets.base import DatasetRequest, load_dataset, parse_options
 from ravqa.pipeline import check_settings
+from ravqa.retrievers import RETRIEVERS
 from ravqa.runs.console import Console
 
 
@@ -43,7 +43,7 @@ def encode(request: EncodeRequest, console: Console) -> None:
     state = processes()
     with console.status("loading models") if state.is_main_process else nullcontext():
         retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever")
-    if not hasattr(retriever, "encode"):
+    if not retriever.encodes:
         raise UserError(f"{where}: the retriever {config.retriever.name} encodes no passages")
     before = None  # passages that an earlier run encoded
 
@@ -75,11 +75,10 @@ def _corpus(request: EncodeRequest) -> Corpus:
         return Corpus.read(*request.corpus)
     if request.dataset is None:
         raise UserError("passages to encode are needed: name a file with --corpus, or a --dataset")
-    load = DATASETS.get(request.dataset)
     asked = DatasetRequest(
         data=request.data, need_images=False, options=parse_options(request.dataset_options)
     )
-    corpus: Corpus | None = load(asked).corpus
+    corpus: Corpus | None = load_dataset(request.dataset, asked).corpus
     if corpus is None:
         raise UserError(f"--dataset {request.dataset} --data brings no passages: use --corpus")
     return corpus

@@ -18,9 +18,12 @@ class Kind(StrEnum):
     pipelines = "pipelines"
     studies = "studies"
     prompts = "prompts"
-    readers = "readers"
+    describers = "describers"
+    encoders = "encoders"
+    indexes = "indexes"
     retrievers = "retrievers"
     rerankers = "rerankers"
+    readers = "readers"
     metrics = "metrics"
     judges = "judges"
 
@@ -28,12 +31,12 @@ class Kind(StrEnum):
 def ls(
     kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
 ) -> None:
-    """List datasets, pipelines, studies, prompts, readers, retrievers, rerankers, and more."""
+    """List what can be named: datasets, pipelines, prompts, readers, retrievers, and so on."""
     from rich.console import Console
     from rich.table import Table
 
-    from ravqa.core import registry
     from ravqa.core.locations import PIPELINES, PROMPTS, STUDIES
+    from ravqa.core.registry import table
     from ravqa.core.settings import read_yaml
 
     folders = {Kind.pipelines: PIPELINES, Kind.studies: STUDIES}
@@ -45,21 +48,15 @@ def ls(
     elif kind is Kind.prompts:
         rows = [(path.stem, _first_sentence(path)) for path in sorted(PROMPTS.glob("*.jinja"))]
     else:
-        registries = {
-            Kind.datasets: registry.DATASETS,
-            Kind.readers: registry.READERS,
-            Kind.retrievers: registry.RETRIEVERS,
-            Kind.rerankers: registry.RERANKERS,
-            Kind.metrics: registry.METRICS,
-            Kind.judges: registry.JUDGES,
-        }
-        rows = list(registries[kind])
+        rows = list(table(kind))
         if kind is Kind.metrics:
-            rows += registry.RETRIEVAL_METRICS
-    table = Table(show_header=False, box=None, pad_edge=False)
+            from ravqa.metrics import RETRIEVAL_METRICS
+
+            rows += RETRIEVAL_METRICS
+    listed = Table(show_header=False, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
-    Console(markup=False, emoji=False).print(table)
+        listed.add_row(*row)
+    Console(markup=False, emoji=False).print(listed)
 
 
 def doctor(

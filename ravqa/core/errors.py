@@ -32,6 +32,24 @@ class ServerError(UserError):
     """A server answers no request: it cannot be reached, refuses the key, fails again and again."""
 
 
+class ContractError(UserError):
+    """A part does not keep what the base class of its kind promises; the message names the part."""
+
+
+def broken(part: object, kind: str, what: str) -> ContractError:
+    """Make the error of a part that returned what it must not.
+
+    Args:
+        part: the part.
+        kind: what it is ("retriever").
+        what: what it did, or what was expected of it.
+    """
+    own = type(part)
+    return ContractError(
+        f"the {kind} {own.__module__}.{own.__qualname__} breaks its contract: {what}"
+    )
+
+
 class MissingExtraError(UserError):
     """An optional package is not installed; the message names the extra that brings it."""
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from ravqa.core.registry import PARTS, Registry
+from ravqa.core.registry import PARTS, Registry, table
 from ravqa.core.settings import Part, fingerprint, validate
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Session:
                 torch.cuda.empty_cache()
 
 
-def part_config(registry: Registry, part: Part, where: str) -> Any:
+def part_config(registry: Registry[Any], part: Part, where: str) -> Any:
     """Return the part's own validated configuration.
 
     Raises:
@@ -72,8 +72,13 @@ def part_config(registry: Registry, part: Part, where: str) -> Any:
 
 
 def build_part(
-    registry: Registry, part: Part, where: str, *, session: Session | None = None, **needs: Any
-) -> Any:
+    registry: Registry[type[T]],
+    part: Part,
+    where: str,
+    *,
+    session: Session | None = None,
+    **needs: Any,
+) -> T:
     """Build the part, or take the same one from the session.
 
     Args:
@@ -85,16 +90,18 @@ def build_part(
     """
     config = part_config(registry, part, where)
 
-    def build() -> Any:
+    kind: Callable[..., T] = registry.get(part.name)
+
+    def build() -> T:
         nested = {"session": session} if config.builds_parts else {}
-        return registry.get(part.name)(config, **nested, **needs)
+        return kind(config, **nested, **needs)
 
     if session is None or needs or registry.kind not in _SHARED:
         return build()
     return session.get(*_key(registry, part, config), build)
 
 
-def parts_of(config: BaseModel, path: str = "") -> Iterator[tuple[str, Registry, Part, Any]]:
+def parts_of(config: BaseModel, path: str = "") -> Iterator[tuple[str, Registry[Any], Part, Any]]:
     """Yield every part that a configuration names, those named by parts included.
 
     Yields:
@@ -109,8 +116,9 @@ def parts_of(config: BaseModel, path: str = "") -> Iterator[tuple[str, Registry,
         for i, part in enumerate(several):
             place = f"{path}{name}" if part is value else f"{path}{name}.{i}"
             if isinstance(part, Part):
-                own = part_config(PARTS[name], part, place)
-                yield place, PARTS[name], part, own
+                registry = table(PARTS[name])
+                own = part_config(registry, part, place)
+                yield place, registry, part, own
                 yield from parts_of(own, f"{place}.")
             elif isinstance(part, BaseModel):
                 yield from parts_of(part, f"{place}.")
@@ -125,5 +133,5 @@ def shared_keys(config: BaseModel) -> frozenset[Key]:
     )
 
 
-def _key(registry: Registry, part: Part, config: Any) -> Key:
+def _key(registry: Registry[Any], part: Part, config: Any) -> Key:
     return registry.kind, fingerprint(part.name, config.model_dump(mode="json"))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import yaml
 
-from ravqa.core.errors import DataError, UserError, near_matches
+from ravqa.core.errors import ContractError, DataError, UserError, near_matches
 from ravqa.core.records import Question
-from ravqa.core.registry import METRICS
 from ravqa.core.settings import Strict, validate
 from ravqa.corpora.corpus import Corpus
+from ravqa.datasets import DATASETS
+from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 
 OnError = Literal["fail", "skip"]
@@ -218,6 +219,37 @@ class Dataset:
         """The metric in whose form predictions are written."""
         metric: AnswerMetric = METRICS.get(self.metric or self.submission or "vqa_accuracy")()
         return metric
+
+
+class Loader(Protocol):
+    """Reads a dataset: what a dataset's registered function is."""
+
+    def __call__(self, request: DatasetRequest, /) -> Dataset:
+        """Return the questions that are asked for.
+
+        A record that cannot be used is reported to `request.problems`, which stops or skips.
+
+        Raises:
+            UserError: a file or option that the request names does not exist.
+            DataError: a broken record, unless these are to be skipped.
+        """
+        ...
+
+
+def load_dataset(name: str, request: DatasetRequest) -> Dataset:
+    """Load the dataset that is registered as `name`.
+
+    Raises:
+        UserError: no dataset has this name, or see `Loader`.
+        DataError: see `Loader`.
+    """
+    found = DATASETS.get(name)(request)
+    if not isinstance(found, Dataset):
+        raise ContractError(
+            f"the loader of the dataset {name!r} breaks its contract: it returned a "
+            f"{type(found).__name__}, not a Dataset"
+        )
+    return found
 
 
 def pick_split(

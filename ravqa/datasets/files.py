@@ -30,7 +30,6 @@ from typing import Any
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Question
-from ravqa.core.registry import METRICS
 from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.tables import JSON_LINES, TABLES, Row, read_rows, suffix_of
@@ -45,6 +44,7 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather
 from ravqa.images.decode import ImageFolder
+from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 
 _ID = ("question_id", "id")

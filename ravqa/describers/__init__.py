@@ -1,1 +1,21 @@
 """What is seen in an image, as text: text-based vision for retrieval and for text-only readers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ravqa.core.registry import Registry
+
+if TYPE_CHECKING:
+    from ravqa.describers.base import Describer
+
+DESCRIBERS: Registry[type[Describer]] = Registry(
+    "describer",
+    {
+        "imagenet-tags": (
+            "ravqa.describers.imagenet:ImageNetTagger",
+            "ImageNet class names seen by EfficientNet-Lite0",
+        ),
+    },
+    contract="ravqa.describers.base:Describer",
+)

@@ -5,28 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import TypeAdapter
 
 from ravqa.core.cache import Store
+from ravqa.core.errors import broken
 from ravqa.core.failures import failures
 from ravqa.core.records import Description
 from ravqa.core.settings import fingerprint
+from ravqa.describers.base import Describer
 from ravqa.images.decode import image_bytes
 
 _DESCRIPTION = TypeAdapter(Description)
-
-
-class Describer(Protocol):
-    """Says what is seen in images."""
-
-    fingerprint: str
-    weights: str
-
-    def describe(self, images: Sequence[Path | bytes]) -> list[Description]:
-        """One description per image, in order."""
-        ...
 
 
 class CachedDescriber:
@@ -56,7 +46,10 @@ class CachedDescriber:
             new = {k: image for k, image in zip(keys, part, strict=True) if k not in known}
             if new:
                 with failures("the describer"):
-                    made = dict(zip(new, self.inner.describe(list(new.values())), strict=True))
+                    found = self.inner.describe(list(new.values()))
+                if len(found) != len(new) or not all(isinstance(d, Description) for d in found):
+                    raise broken(self.inner, "describer", f"{len(new)} descriptions are expected")
+                made = dict(zip(new, found, strict=True))
                 self._store.put({key: asdict(description) for key, description in made.items()})
                 known.update(made)
             out += [known[key] for key in keys]

@@ -21,6 +21,7 @@ from ravqa.core.errors import import_extra
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Description, Tag
 from ravqa.core.settings import Strict, fingerprint
+from ravqa.describers.base import Describer
 from ravqa.images.decode import open_image
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _SIZE = 224
 _RESIZE = 256  # the crop keeps 0.875 of the shorter side
 
 
-class ImageNetTagger:
+class ImageNetTagger(Describer):
     """Gives each image its most probable ImageNet classes."""
 
     class Config(Strict):
@@ -46,6 +47,8 @@ class ImageNetTagger:
         def packages(self) -> Sequence[tuple[str, str]]:
             """Network and weights."""
             return [(module, "sample") for module in _PACKAGES]
+
+    config: Config
 
     def __init__(self, config: Config):
         """Load the network.

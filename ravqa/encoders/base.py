@@ -1,15 +1,22 @@
-"""The interface of encoders."""
+"""The contract of encoders, and what they give."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ravqa.core.records import Passage
+from ravqa.core.errors import UserError, broken
+from ravqa.core.records import Passage, Question
+from ravqa.core.settings import Strict
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Vectors = npt.NDArray[np.floating[Any]]
 """Token vectors of one item, [vectors, dim], float32 or float16."""
@@ -96,52 +103,147 @@ class Labelled:
     labels: Sequence[Label]
 
 
-class Encoder(Protocol):
-    """Texts to token vectors, in the order given.
+class Encoder(ABC):
+    """Texts, and images for some, to token vectors, in the order given.
 
-    One with settings for queries alone has a `passages_fingerprint` too (see that function). One
-    that sees questions' images has `encode_question(questions)`, one that sees passages' images
-    `encode_passage(passages, progress)`, which give what `encode_query`, `encode_document` do. One
-    that can say what its vectors stand for has `label_passage(passage)` and `label_query(spans)`,
-    each giving a `Labelled`; if it sees images, also `label_question(question)`, `grid` (rows and
-    columns of patches) and `seen_image(image)`, the image as the model is given it.
+    Attributes:
+        labels: whether the encoder can say what its vectors stand for (`label_passage` and so on).
+        dim: length of a vector.
+        fingerprint: changes with everything that can change a vector.
+        weights: the weights' name, for people; "" without weights.
     """
+
+    class Config(Strict):
+        """The encoder's options; none, unless it has its own."""
+
+    labels: ClassVar[bool] = False
 
     dim: int
     fingerprint: str
-    weights: str
+    weights: str = ""
 
+    def __init__(self, config: Any = None):
+        """Take the encoder's validated options; None for their defaults.
+
+        Raises:
+            UserError: what the encoder needs (a package, a model, a file) does not exist.
+        """
+        self.config: Any = self.Config() if config is None else config
+
+    @property
+    def passages_fingerprint(self) -> str:
+        """Changes with what can change passages' vectors; settings of queries alone do not count.
+
+        `fingerprint`, unless the encoder has such settings.
+        """
+        return self.fingerprint
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the encoder looks at questions' images, and so defines `encode_question`."""
+        return False
+
+    @property
+    def sees_passage_images(self) -> bool:
+        """Whether the encoder looks at passages' images, and so defines `encode_passages`."""
+        return False
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of an image's patches that have a vector each; None without such."""
+        return None
+
+    @abstractmethod
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """One array per passage, rows L2-normalised; `progress(n)` is called after n more."""
-        ...
+        """Return one array [vectors, dim] per passage; rows of unit length, none of them zero.
 
+        Args:
+            texts: `Passage.content` of each passage.
+            progress: called as progress(n) after n more passages.
+        """
+
+    @abstractmethod
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
-        """One array per query; rows have the length of their span's weight."""
-        ...
+        """Return one array [vectors, dim] per query; rows have the length of their span's weight.
+
+        A query without a word that counts has no rows.
+        """
+
+    def encode_question(self, questions: Sequence[Question]) -> Encoded:
+        """Return one array [vectors, dim] per question, of text and image; see `sees_images`.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        raise broken(self, "encoder", "it sees images and does not define `encode_question`")
+
+    def encode_passages(
+        self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
+    ) -> Encoded:
+        """Return one array [vectors, dim] per passage: of its text, unless images are seen.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        return self.encode_document([passage.content for passage in passages], progress)
+
+    def label_passage(self, passage: Passage) -> Labelled:
+        """Return what each of a passage's vectors stands for.
+
+        Raises:
+            UserError: the encoder cannot say; see `labels`.
+        """
+        raise self._without_labels()
+
+    def label_query(self, spans: Sequence[Span]) -> Labelled:
+        """Return what each vector of `encode_query` stands for.
+
+        Raises:
+            UserError: as `label_passage`.
+        """
+        raise self._without_labels()
+
+    def label_question(self, question: Question) -> Labelled:
+        """Return what each vector of `encode_question` stands for.
+
+        Raises:
+            UserError: as `label_passage`.
+        """
+        raise self._without_labels()
+
+    def seen_image(self, image: Path | bytes) -> Image:
+        """Return an image as the model is given it; of an encoder that has a `grid`.
+
+        Raises:
+            DataError: the image cannot be decoded.
+            UserError: the encoder sees no images.
+        """
+        raise UserError(f"the encoder {type(self).__name__} sees no images")
+
+    def _without_labels(self) -> UserError:
+        return UserError(
+            f"the encoder {type(self).__name__} cannot say which words its vectors are of"
+        )
 
 
-def passages_fingerprint(encoder: Encoder) -> str:
-    """Changes with what can change passages' vectors: settings of queries alone do not count."""
-    own: str = getattr(encoder, "passages_fingerprint", encoder.fingerprint)
-    return own
+def checked_vectors(encoder: Encoder, arrays: Sequence[Vectors], items: int) -> Encoded:
+    """Return what an encoder gave for a number of items, with its statistics.
 
-
-def sees_passages(encoder: Encoder) -> bool:
-    """Whether the encoder looks at passages' images."""
-    return hasattr(encoder, "encode_passage")
-
-
-def encode_passages(
-    encoder: Encoder,
-    passages: Sequence[Passage],
-    progress: Callable[[int], object] | None = None,
-) -> Encoded:
-    """One array per passage: of text and image, if the encoder sees images, else of text."""
-    if sees_passages(encoder):
-        return Encoded.of(encoder.encode_passage(passages, progress))  # type: ignore[attr-defined]
-    return Encoded.of(encoder.encode_document([p.content for p in passages], progress))
+    Raises:
+        ContractError: not one array [vectors, dim] per item, or one that is not finite.
+    """
+    if len(arrays) != items:
+        raise broken(encoder, "encoder", f"{items} arrays are expected, got {len(arrays)}")
+    for array in arrays:
+        if not isinstance(array, np.ndarray) or array.shape[1:] != (encoder.dim,):
+            got = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
+            expected = f"arrays [vectors, {encoder.dim}] are expected"
+            raise broken(encoder, "encoder", f"{expected}, got {got}")
+        if not np.isfinite(array).all():
+            raise broken(encoder, "encoder", "a vector is not finite")
+    return Encoded.of(arrays)
 
 
 def without_zero_rows(vectors: Vectors, output: Output) -> Vectors:

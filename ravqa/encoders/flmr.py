@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,6 +18,7 @@ from ravqa.core.records import Passage, Question
 from ravqa.core.settings import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
+    Encoder,
     Label,
     Labelled,
     Output,
@@ -38,11 +39,13 @@ _WHY = "the encoder flmr"
 _WHOLE_IMAGE = Label("global", "the whole image")
 
 
-class FLMREncoder:
+class FLMREncoder(Encoder):
     """Late-interaction vectors of a FLMR-family checkpoint (see `ravqa.flmr`).
 
     Scores are MaxSim sums over all query vectors, as RA-VQA's decision rule takes them.
     """
+
+    labels: ClassVar[bool] = True
 
     class Config(Strict):
         """Options.
@@ -81,6 +84,8 @@ class FLMREncoder:
                 raise ValueError("autocast needs dtype: float32")
             return self
 
+    config: Config
+
     def __init__(self, config: Config):
         """Load model, tokenizers and image preparation.
 
@@ -111,11 +116,7 @@ class FLMREncoder:
             config.cache_images == "float16",  # features in float32 are as good as new ones
         )
         left_out |= {"instruction", "image_tokens"}
-        self.passages_fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
-        if self._model.uses_images:
-            self.encode_question = self._encode_question  # whoever has it is given images
-        if self._model.config.context_concat_output_from_vision_encoder:
-            self.encode_passage = self._encode_passage
+        self._of_passages = fingerprint(*model, config.model_dump(exclude=left_out))
         mapping = self._model.config.use_transformer_mapping_network
         if config.image_tokens == "patches" and not mapping:
             raise UserError(
@@ -129,6 +130,21 @@ class FLMREncoder:
                 fingerprint(tower, images.values(), config.autocast), config.cache_images
             )
 
+    @property
+    def passages_fingerprint(self) -> str:
+        """Changes with what can change passages' vectors."""
+        return self._of_passages
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the checkpoint takes questions' images."""
+        return bool(self._model.uses_images)
+
+    @property
+    def sees_passage_images(self) -> bool:
+        """Whether the checkpoint takes passages' images."""
+        return bool(self._model.config.context_concat_output_from_vision_encoder)
+
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> Encoded:
@@ -138,17 +154,17 @@ class FLMREncoder:
         """
         return self._encode_documents(texts, [None] * len(texts), progress)
 
-    def _encode_passage(
+    def encode_passages(
         self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """As `encode_document`, with the vectors of a passage's image before those of its text.
+        """As `encode_document`; the vectors of an image, if images are seen, before its text's.
 
         Raises:
             DataError: an image cannot be decoded.
         """
         return self._encode_documents(
             [passage.content for passage in passages],
-            [passage.image for passage in passages],
+            [passage.image if self.sees_passage_images else None for passage in passages],
             progress,
         )
 
@@ -189,9 +205,9 @@ class FLMREncoder:
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """One array [vectors, dim] per query of text alone; weights but 0 are all alike."""
         texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
-        return self._encode_question([Question(i, text) for i, text in enumerate(texts)])
+        return self.encode_question([Question(i, text) for i, text in enumerate(texts)])
 
-    def _encode_question(self, questions: Sequence[Question]) -> Encoded:
+    def encode_question(self, questions: Sequence[Question]) -> Encoded:
         """One array [vectors, dim] per question: text, global image vectors, patches.
 
         Masked positions (the instruction's) are left out, and so are the image's vectors that

@@ -1,7 +1,7 @@
 """Models of the sentence-transformers library as encoders: many vectors a text, or one.
 
-A model that takes a text and an image together sees the question's image; its encoder then has
-`encode_question`. For others the image enters as text, as in `ravqa.retrievers.query_text`.
+A model that takes a text and an image together sees the question's image (`sees_images`). For
+others the image enters as text, as in `ravqa.retrievers.query_text`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ravqa.core.errors import UserError, first_line, import_extra
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.records import Question
 from ravqa.core.settings import ModelName, RunsCode, Strict, Text, fingerprint
-from ravqa.encoders.base import Encoded, Output, Span, Vectors, without_zero_rows
+from ravqa.encoders.base import Encoded, Encoder, Output, Span, Vectors, without_zero_rows
 from ravqa.encoders.batching import token_batches
 from ravqa.images.decode import open_image
 
@@ -30,7 +30,7 @@ _CHUNK = 256  # texts whose tokens are counted at a time
 _IMAGE_AND_TEXT = ("image", "text")
 
 
-class _STEncoder:
+class _STEncoder(Encoder):
     """What both encoders share.
 
     The library reads a text as a whole, so that tokens cannot be told by the span that they come
@@ -73,6 +73,8 @@ class _STEncoder:
             """The library."""
             return [("sentence_transformers", _EXTRA)]
 
+    config: Config
+
     def __init__(self, config: Config):
         """Load the model.
 
@@ -110,8 +112,11 @@ class _STEncoder:
             model_fingerprint(path),
             commit_of(path),
         )
-        if self._model.supports(_IMAGE_AND_TEXT):
-            self.encode_question = self._encode_question  # whoever has it is given images
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the model takes a text and an image together."""
+        return bool(self._model.supports(_IMAGE_AND_TEXT))
 
     def _check_files(self, path: str, local: bool) -> None:
         """Refuse files that the library would make a model of another kind from."""
@@ -130,7 +135,7 @@ class _STEncoder:
         texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
         return self._encode("query", self._inputs(texts))
 
-    def _encode_question(self, questions: Sequence[Question]) -> Encoded:
+    def encode_question(self, questions: Sequence[Question]) -> Encoded:
         """One array [vectors, dim] per question, of its text and its image, if it has one.
 
         Raises:

@@ -29,8 +29,7 @@ from ravqa.encoders.base import (
     Encoder,
     EncodingStats,
     Vectors,
-    encode_passages,
-    passages_fingerprint,
+    checked_vectors,
 )
 
 _FORMAT = 1
@@ -196,7 +195,7 @@ def corpus_embeddings(
     ids = list(corpus)
     store = EmbeddingStore(
         path,
-        encoder=passages_fingerprint(encoder),
+        encoder=encoder.passages_fingerprint,
         corpus=corpus.fingerprint,
         passages=len(ids),
         dim=encoder.dim,
@@ -215,7 +214,8 @@ def corpus_embeddings(
     count(0)
     for i in missing[state.process_index :: state.num_processes]:
         passages = [corpus[ids[row]] for row in store.rows(i)]
-        store.write(i, encode_passages(encoder, passages, lambda n: count(n * state.num_processes)))
+        found = encoder.encode_passages(passages, lambda n: count(n * state.num_processes))
+        store.write(i, checked_vectors(encoder, found, len(passages)))
     state.wait_for_everyone()
     count(len(ids))
     return store

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import string
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +22,7 @@ from ravqa.core.records import Passage
 from ravqa.core.settings import ModelName, Strict, Text, fingerprint
 from ravqa.encoders.base import (
     Encoded,
+    Encoder,
     Label,
     Labelled,
     Output,
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 _WHOLE = Label("global", "the whole text")
 
 
-class TokenBertEncoder:
+class TokenBertEncoder(Encoder):
     """Last hidden states, L2-normalised, without special tokens (and without punctuation)."""
+
+    labels: ClassVar[bool] = True
 
     class Config(Strict):
         """Options.
@@ -65,6 +68,8 @@ class TokenBertEncoder:
         batch_tokens: int = Field(default=4096, ge=64)
         output: Output = "float32"
         device: Text = "auto"
+
+    config: Config
 
     def __init__(self, config: Config):
         """Load tokenizer and model.
@@ -91,7 +96,7 @@ class TokenBertEncoder:
         model = ("token-bert/1", model_fingerprint(path), commit_of(path))
         self.fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
         left_out |= {"max_query_length"}
-        self.passages_fingerprint = fingerprint(*model, config.model_dump(exclude=left_out))
+        self._of_passages = fingerprint(*model, config.model_dump(exclude=left_out))
         skipped = set(self._tokenizer.all_special_ids)
         if config.skip_punctuation:
             skipped |= {
@@ -101,6 +106,11 @@ class TokenBertEncoder:
             }
         self._left_out = frozenset(skipped)
         self._skipped = torch.tensor(sorted(skipped), device=self._device)
+
+    @property
+    def passages_fingerprint(self) -> str:
+        """Changes with what can change passages' vectors."""
+        return self._of_passages
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None

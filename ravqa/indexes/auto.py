@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
+from ravqa.indexes.base import Index
 from ravqa.indexes.compressed.index import CompressedIndex
 from ravqa.indexes.exact import ExactIndex
 from ravqa.indexes.segmented.index import SegmentedIndex
 from ravqa.indexes.segmented.store import exists, read_manifest
 
 
-class AutoIndex:
+class AutoIndex(Index):
     """Makes and opens an exact index of a small corpus, a compressed one of a large corpus."""
 
     class Config(Strict):
@@ -29,23 +30,28 @@ class AutoIndex:
 
         above: int = Field(default=5000, ge=0)
 
+    kind: ClassVar[str] = "auto"
+    grows: ClassVar[bool] = True
+    commits: ClassVar[bool] = True
+
     built = staticmethod(exists)
 
-    @staticmethod
-    def fixed(config: Config) -> dict[str, Any]:
-        """See `SegmentedIndex`."""
-        return config.model_dump()
+    @classmethod
+    def generation(cls, path: Path) -> int:
+        """Return the number of the state in `path`."""
+        return read_manifest(path).generation
 
-    @staticmethod
+    @classmethod
     def open(
-        path: Path, config: Config | None = None, *, fingerprint: str | None = None
+        cls, path: Path, config: Config | None = None, *, fingerprint: str | None = None
     ) -> SegmentedIndex:
         """Open an index of either kind; see `SegmentedIndex`."""
         kind = CompressedIndex if read_manifest(path).kind == CompressedIndex.kind else ExactIndex
         return kind(path, fingerprint=fingerprint)
 
-    @staticmethod
+    @classmethod
     def build(
+        cls,
         ids: Sequence[str],
         embeddings: Iterable[Vectors],
         path: Path,

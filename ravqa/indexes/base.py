@@ -1,13 +1,17 @@
-"""What every index offers, and the checks they share."""
+"""The contract of indexes, and the checks that they share."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ravqa.core.errors import ContractError, UserError, broken
+from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
 
 Ranking = list[tuple[str, float]]
@@ -18,19 +22,158 @@ Array = np.ndarray[Any, Any]
 _NORM_TOLERANCE = 0.01  # float16 rounding moves the norm of a unit vector by less
 
 
-class Index(Protocol):
-    """A searchable collection of passages, each an array of unit vectors [vectors, dim].
+class Index(ABC):
+    """A searchable set of passages, each an array of unit vectors [vectors, dim], in a folder.
 
     The score of a passage is MaxSim: over the query's vectors, the sum of the greatest dot product
     with any of the passage's vectors (Khattab & Zaharia 2020, arXiv 2004.12832). A passage without
     vectors matches nothing and is never found.
+
+    An index defines `built`, `open` and `build`, its `ids`, and one of two ways to search: `scores`
+    of every passage, from which `search` and `score` follow; or `search` and `score`, which find
+    the best passages without scoring all of them.
+
+    An index that can change after it is built sets `grows` and defines `add`, `update`, `delete`
+    and `compact`. A collection adds passages only to an index that sets `commits` too, defines
+    `change` and `attached`, and takes `attached` in `build`: then a change of vectors and passages
+    is there as a whole or not at all.
+
+    Attributes:
+        kind: the registered name; `stats` and messages give it.
+        grows: whether passages can be added, replaced and deleted after the index is built.
+        commits: whether `change` exists: one change as a whole, committed with what is attached.
+        dim: length of a vector.
+        ids: the passages' ids, in order: as built, then as added.
     """
 
-    dim: int
+    class Config(Strict):
+        """The index's options; none, unless it has its own."""
+
+    kind: ClassVar[str] = ""
+    grows: ClassVar[bool] = False
+    commits: ClassVar[bool] = False
+
+    if TYPE_CHECKING:  # an index may set these as attributes or define them as properties
+
+        @property
+        def dim(self) -> int:
+            """Length of a vector."""
+
+        @property
+        def ids(self) -> Sequence[str]:
+            """The passages' ids, in order."""
+
+    # -- making and opening -------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def built(path: Path) -> bool:
+        """Whether a whole index is in the folder `path`; False while it is being built."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path, config: Any = None, *, fingerprint: str | None = None) -> Index:
+        """Open the index in a folder.
+
+        Args:
+            config: an instance of `Config`; None for the options that the index was built with, or
+                for their defaults.
+            fingerprint: what the index must have been built from; None takes any.
+
+        Raises:
+            UserError: the folder holds no whole index, or one that was built from something else.
+        """
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls,
+        ids: Sequence[str],
+        embeddings: Iterable[Vectors],
+        path: Path,
+        *,
+        dim: int,
+        config: Any = None,
+        fingerprint: str = "",
+    ) -> Index:
+        """Make an index of passages and open it.
+
+        Args:
+            ids: passage ids, each once.
+            embeddings: one array [vectors, dim] of unit vectors per id, float32 or float16; a
+                passage may have no vectors. Taken one by one; `checked_passages` checks them.
+            path: folder to make. A build that did not end leaves no index, and is repeated.
+            config: an instance of `Config`; None for the defaults.
+            fingerprint: what the vectors depend on; kept with the index.
+
+        Raises:
+            UserError: the folder holds an index already, or another process builds there.
+            ValueError: see `checked_passages`.
+        """
+
+    @classmethod
+    def fixed(cls, config: Any) -> dict[str, Any]:
+        """Return the options that cannot change once the index is built: all, if not overridden.
+
+        An index with other values is another index; other options may change from search to search.
+        """
+        options: dict[str, Any] = config.model_dump()
+        return options
+
+    @classmethod
+    def built_together(cls, config: Any) -> bool:
+        """Whether all processes that work together must call `build`, and not only the first."""
+        return False
+
+    @classmethod
+    def in_folder(cls, config: Any) -> bool:
+        """Whether the folder holds the whole index, for any number of processes to open at a time.
+
+        Collections take no others.
+        """
+        return True
+
+    @classmethod
+    def generation(cls, path: Path) -> int:
+        """Return a number that grows with every change of the index in a folder; 0 without changes.
+
+        Raises:
+            UserError: the folder holds no whole index.
+        """
+        return 0
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether the index defines `scores`, and so scores every passage."""
+        return type(self).scores is not Index.scores
+
+    @property
+    def content(self) -> str:
+        """Changes with all that a search depends on; "" for an index that never changes."""
+        return ""
 
     def __len__(self) -> int:
-        """Passages that can be found."""
-        ...
+        """Return the number of passages."""
+        return len(self.ids)
+
+    def __contains__(self, passage_id: object) -> bool:
+        return passage_id in self.ids
+
+    def scores(self, queries: Sequence[Vectors]) -> Array:
+        """Return MaxSim of every query with every passage, float32 [queries, passages], as `ids`.
+
+        A passage without vectors scores minus infinity.
+
+        Args:
+            queries: arrays [vectors, dim] of any length, float32 or float16; rows of any length,
+                and those that are all zero do not count (`checked_query`).
+
+        Raises:
+            ValueError: a query of another width, not finite, or all zero.
+        """
+        raise broken(self, "index", "it defines neither `scores` nor `search` and `score`")
 
     def search(
         self,
@@ -40,25 +183,190 @@ class Index(Protocol):
         allowed_ids: Iterable[str] | None = None,
         **params: Any,
     ) -> list[Ranking]:
-        """The k best passages per query, best first.
+        """Return the k best passages per query, best first; ties in passage order.
 
         Args:
-            queries: arrays [vectors, dim] of any length; zero rows do not count.
-            allowed_ids: only these passages; ids that are not there are passed over.
+            queries: as for `scores`.
+            k: at least 1.
+            allowed_ids: only these passages; ids that are not in the index are passed over.
             params: settings of the kind's `Config` for this search.
 
         Raises:
-            ValueError: k below 1, a query of another width, not finite, or all zero.
+            ValueError: k below 1, or see `scores`.
+            ValueError, UserError: a setting that does not exist.
         """
-        ...
+        check_k(k)
+        if params:
+            raise ValueError(
+                f"the index {self.kind} has no settings of a search: {', '.join(params)}"
+            )
+        ids = self.ids
+        allowed = None if allowed_ids is None else set(allowed_ids)
+        found = []
+        for row in self._every(queries):
+            order = np.argsort(-row, kind="stable")
+            best = (i for i in order if row[i] > -np.inf and (allowed is None or ids[i] in allowed))
+            found.append([(ids[i], float(row[i])) for i in itertools.islice(best, k)])
+        return found
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
-        """MaxSim of each query with its own list of passages.
+        """Return MaxSim of each query with its own list of passages.
+
+        Minus infinity for a passage without vectors.
 
         Raises:
             KeyError: an id is not in the index.
+            ValueError: see `scores`.
         """
-        ...
+        rows = {passage_id: row for row, passage_id in enumerate(self.ids)}
+        pairs = zip(self._every(queries), ids, strict=True)
+        return [[float(own[rows[i]]) for i in wanted] for own, wanted in pairs]
+
+    def _every(self, queries: Sequence[Vectors]) -> Array:
+        kept = [checked_query(query, self.dim) for query in queries]
+        return checked_scores(self, self.scores(kept), len(kept))
+
+    def stats(self) -> dict[str, Any]:
+        """Return numbers about the index; `segments` and `deleted` where passages can change."""
+        return {"kind": self.kind, "passages": len(self)}
+
+    def verify(self) -> list[str]:
+        """Read every file again; return a line for each fault, none if the index is whole.
+
+        Raises:
+            UserError: there is no whole index any more.
+        """
+        return []
+
+    def refresh(self) -> None:
+        """See what other processes have changed; nothing for an index that never changes."""
+        return
+
+    def close(self) -> None:
+        """Let go of what is held open; nothing for an index whose files any process can open."""
+        return
+
+    # -- changing -----------------------------------------------------------------------------
+
+    @property
+    def attached(self) -> Mapping[str, Any]:
+        """What the index's owner committed with its state; see `commits`."""
+        return {}
+
+    def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Add passages, after those that are there.
+
+        Raises:
+            UserError: the index cannot change, or another process is writing.
+            ValueError: an id is in the index already, or see `checked_passages`.
+        """
+        raise self._unchangeable()
+
+    def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
+        """Replace passages, or add those that are not in the index.
+
+        Raises:
+            UserError, ValueError: as `add`.
+        """
+        raise self._unchangeable()
+
+    def delete(self, ids: Iterable[str]) -> None:
+        """Delete passages; they are never found again.
+
+        Raises:
+            UserError: as `add`.
+            KeyError: an id is not in the index.
+        """
+        raise self._unchangeable()
+
+    def compact(self) -> None:
+        """Write everything again without what was deleted.
+
+        Raises:
+            UserError: as `add`.
+        """
+        raise self._unchangeable()
+
+    def change(
+        self,
+        ids: Iterable[str] = (),
+        embeddings: Iterable[Vectors] = (),
+        *,
+        delete: Iterable[str] | None = (),
+        attached: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Delete, then add: one change, which is there as a whole or not at all; see `commits`.
+
+        Args:
+            ids, embeddings: passages to add, as in `build`.
+            delete: ids to delete; None for those of `ids` that are there.
+            attached: what belongs to the index's new state, committed with it (JSON); None keeps
+                what is attached.
+
+        Raises:
+            UserError, KeyError, ValueError: as `add` and `delete`.
+        """
+        raise self._unchangeable()
+
+    def _unchangeable(self) -> UserError:
+        name = self.kind or type(self).__name__
+        return UserError(f"the index {name} cannot change once it is built: build it again")
+
+
+def checked_index(index: Any, kind: type[Index]) -> Index:
+    """Return what `Index.open` of a kind gave.
+
+    Raises:
+        ContractError: no index, or one without `dim` and `ids`.
+    """
+    if not isinstance(index, Index):
+        what = f"`open` gives a {type(index).__name__} and not an index"
+        raise ContractError(
+            f"the index {kind.__module__}.{kind.__qualname__} breaks its contract: {what}"
+        )
+    for name in ("dim", "ids"):
+        if not hasattr(index, name):
+            raise broken(index, "index", f"it has no `{name}`")
+    return index
+
+
+def checked_scores(index: Index, scores: Any, queries: int) -> Array:
+    """Return what `Index.scores` gave for a number of queries.
+
+    Raises:
+        ContractError: not one score for each query and passage, or one that is not a number.
+    """
+    found = np.asarray(scores)
+    if found.shape != (queries, len(index.ids)):
+        shape = f"[{queries}, {len(index.ids)}]"
+        raise broken(index, "index", f"scores {shape} are expected, got {list(found.shape)}")
+    if np.isnan(found).any():
+        raise broken(index, "index", "a score is not a number (nan)")
+    return found
+
+
+def checked_rankings(
+    index: Index, rankings: Sequence[Ranking], queries: int, k: int
+) -> Sequence[Ranking]:
+    """Return what `Index.search` gave for a number of queries.
+
+    Raises:
+        ContractError: not one ranking per query, more than k passages, one twice, a score that is
+            not a number, or scores that are not sorted.
+    """
+    if len(rankings) != queries:
+        raise broken(index, "index", f"{queries} rankings are expected, got {len(rankings)}")
+    for ranking in rankings:
+        scores = [score for _, score in ranking]
+        if len(ranking) > k:
+            raise broken(index, "index", f"at most {k} passages are expected, got {len(ranking)}")
+        if len({passage_id for passage_id, _ in ranking}) != len(ranking):
+            raise broken(index, "index", "a passage is in a ranking twice")
+        if np.isnan(scores).any():
+            raise broken(index, "index", "a score is not a number (nan)")
+        if any(a < b for a, b in itertools.pairwise(scores)):
+            raise broken(index, "index", "a ranking does not begin with its best passage")
+    return rankings
 
 
 def checked_query(query: Vectors, dim: int) -> Array:

@@ -47,7 +47,7 @@ from ravqa.core.masking import Mask
 from ravqa.core.settings import Address, Strict, Text, validate
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
-from ravqa.indexes.base import Array, Ranking, check_k, checked_passages, checked_query
+from ravqa.indexes.base import Array, Index, Ranking, check_k, checked_passages, checked_query
 
 _FORMAT = 1
 _POINTER = "qdrant.json"
@@ -118,7 +118,7 @@ class _Engine(Protocol):
     def close(self) -> None: ...
 
 
-class QdrantIndex:
+class QdrantIndex(Index):
     """A Qdrant collection as an index; see the module for how it is searched.
 
     What the collection holds is written in a point of its own without vectors: the fingerprint, and
@@ -130,6 +130,7 @@ class QdrantIndex:
     """
 
     kind: ClassVar[str] = "qdrant"
+    grows: ClassVar[bool] = True
 
     class Config(Strict):
         """Options.
@@ -163,8 +164,13 @@ class QdrantIndex:
                 raise ValueError(f"a key does not belong here: set {_KEY} in the environment")
             return url
 
-    @staticmethod
-    def fixed(config: Config) -> dict[str, Any]:
+    @classmethod
+    def in_folder(cls, config: Config) -> bool:
+        """False: a server holds the index, or one process at a time opens it."""
+        return False
+
+    @classmethod
+    def fixed(cls, config: Config) -> dict[str, Any]:
         """What of the configuration is fixed when the index is built, and where it is."""
         return config.model_dump(include={"url", "collection", "storage"})
 

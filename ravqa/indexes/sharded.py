@@ -29,12 +29,12 @@ from pydantic import Field, model_validator
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.factory import part_config
-from ravqa.core.registry import INDEXES
 from ravqa.core.settings import Options, Part, Strict
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
-from ravqa.indexes.base import Array, Ranking, checked_passages
+from ravqa.indexes import INDEXES
+from ravqa.indexes.base import Array, Index, Ranking, checked_passages
 
 _FORMAT = 1
 _MANIFEST = "sharded.json"
@@ -43,7 +43,7 @@ Embed = Callable[[int, int], Iterable[Vectors]]
 """Gives one array [vectors, dim] for each passage from the first number up to the second."""
 
 
-class ShardedIndex:
+class ShardedIndex(Index):
     """Several indexes of another kind as one; see the module, and `SegmentedIndex`.
 
     A change is made in one shard after the other: a search meanwhile sees each passage as it was or
@@ -52,6 +52,7 @@ class ShardedIndex:
     """
 
     kind: ClassVar[str] = "sharded"
+    grows: ClassVar[bool] = True
 
     class Config(Strict):
         """Options.
@@ -101,15 +102,21 @@ class ShardedIndex:
         self._workers = _workers(self.path, self.config, self._manifest)
         self._workers.run("open")
 
-    @staticmethod
-    def fixed(config: Config) -> dict[str, Any]:
+    @classmethod
+    def fixed(cls, config: Config) -> dict[str, Any]:
         """What of the configuration is fixed when the index is built."""
         kind, options = INDEXES.get(config.shard.name), part_config(INDEXES, config.shard, "shard")
         shard = {"name": config.shard.name, **kind.fixed(options)}
         return {"shards": config.shards, "shard": shard}
 
-    @staticmethod
-    def built_together(config: Config) -> bool:
+    @classmethod
+    def in_folder(cls, config: Config) -> bool:
+        """Whether the shards are in their folders."""
+        shard = part_config(INDEXES, config.shard, "shard")
+        return INDEXES.get(config.shard.name).in_folder(shard)
+
+    @classmethod
+    def built_together(cls, config: Config) -> bool:
         """Whether all processes must call `build`."""
         return config.workers == "accelerate"
 

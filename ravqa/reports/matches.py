@@ -18,7 +18,6 @@ from ravqa.collections.trust import listed
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, part_config
 from ravqa.core.records import Passage, Question
-from ravqa.core.registry import ENCODERS, RETRIEVERS
 from ravqa.core.settings import Part, PipelineConfig, validate
 from ravqa.encoders.base import Label
 from ravqa.pipeline import Pipeline
@@ -26,6 +25,8 @@ from ravqa.reports.page import utf16
 from ravqa.reports.photos import data_url
 from ravqa.reports.questions import Progress
 from ravqa.reports.run import Run
+from ravqa.retrievers import RETRIEVERS
+from ravqa.retrievers.base import Retriever
 from ravqa.retrievers.explain import Explanation, QueryPart
 
 QUESTIONS = 10
@@ -105,10 +106,7 @@ def _config(run: Run) -> PipelineConfig:
 def _explainable(part: Part) -> bool:
     """Whether a retriever, or one that it is fused of, can be explained; no model is loaded."""
     config = part_config(RETRIEVERS, part, f"{_WHERE}: retriever")
-    encoder = getattr(config, "encoder", None)
-    if encoder is not None and hasattr(RETRIEVERS.get(part.name), "explain_passages"):
-        return hasattr(ENCODERS.get(encoder.name), "label_passage")
-    return any(_explainable(one) for one in getattr(config, "retrievers", ()))
+    return RETRIEVERS.get(part.name).explains(config)
 
 
 def _matches(
@@ -122,8 +120,8 @@ def _matches(
     pipeline = Pipeline.from_config(
         _settings(run), where=_WHERE, retrieval_only=True, session=session
     )
-    retrievers = (pipeline.retriever, *getattr(pipeline.retriever, "retrievers", ()))
-    retriever = next(part for part in retrievers if hasattr(part, "explain_passages"))
+    retriever = pipeline.retriever.explainer
+    assert retriever is not None  # `_explainable`
     asked = _asked(run)[:count]
     found: Matches = {}
     for done, name in enumerate(asked, 1):
@@ -142,8 +140,10 @@ def _matches(
     return found
 
 
-def _question(retriever: Any, question: Question, passages: Sequence[Passage]) -> dict[str, Any]:
-    explained: list[Explanation] = retriever.explain_passages(question, passages)
+def _question(
+    retriever: Retriever, question: Question, passages: Sequence[Passage]
+) -> dict[str, Any]:
+    explained = retriever.explain_passages(question, passages)
     shown: dict[str, Any] = {"passages": [_passage(explanation) for explanation in explained]}
     seen = retriever.seen_image(question.image) if question.image is not None else None
     if seen is not None:

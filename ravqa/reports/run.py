@@ -16,10 +16,9 @@ from ravqa.collections import trust
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import UserError
 from ravqa.core.records import Question
-from ravqa.core.registry import DATASETS
 from ravqa.core.settings import read_yaml
 from ravqa.corpora.corpus import Corpus
-from ravqa.datasets.base import Dataset, DatasetRequest, Problems, parse_options
+from ravqa.datasets.base import Dataset, DatasetRequest, Problems, load_dataset, parse_options
 from ravqa.metrics.prrecall import DEFAULT_RULE, RULES, Rule
 from ravqa.runs.console import CONDITIONS
 from ravqa.runs.folder import MAIN, check_version, read_samples
@@ -161,8 +160,8 @@ def _dataset(config: Mapping[str, Any], data: Path | None, notes: list[str]) -> 
     known = config.get("dataset") or {}
     where = data or (Path(known["data"]) if known.get("data") else None)
     try:
-        load = DATASETS.get(str(known.get("name")))
-        dataset: Dataset = load(
+        dataset = load_dataset(
+            str(known.get("name")),
             DatasetRequest(
                 data=where,
                 split=known.get("split"),
@@ -170,7 +169,7 @@ def _dataset(config: Mapping[str, Any], data: Path | None, notes: list[str]) -> 
                 problems=Problems("skip"),
                 need_images=False,
                 options=parse_options(known.get("options") or ()),
-            )
+            ),
         )
     except UserError as e:
         notes.append(f"The dataset could not be read again, so photos are missing: {e}.")

@@ -1,1 +1,32 @@
 """Between retrieval and reading: rerankers, passage filters, gates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ravqa.core.registry import Registry
+
+if TYPE_CHECKING:
+    from ravqa.rerankers.base import Reranker
+
+RERANKERS: Registry[type[Reranker]] = Registry(
+    "reranker",
+    {
+        "cross-encoder": (
+            "ravqa.rerankers.cross_encoder:CrossEncoderReranker",
+            "scores of a cross-encoder of sentence-transformers, question and passage together",
+        ),
+        "vlm": (
+            "ravqa.rerankers.vlm:VLMReranker",
+            "probability that a reader says yes to question, image and one passage",
+        ),
+        "threshold": (
+            "ravqa.rerankers.threshold:Threshold",
+            "passage filter by score, or by a number of passages",
+        ),
+        "gate": (
+            "ravqa.rerankers.gate:Gate",
+            "asks without passages where those found are no good, or none are needed",
+        ),
+    },
+)

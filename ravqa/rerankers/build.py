@@ -7,9 +7,9 @@ from typing import Any
 
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
-from ravqa.core.registry import RERANKERS
 from ravqa.core.settings import Part
 from ravqa.readers.base import Reader
+from ravqa.rerankers import RERANKERS
 from ravqa.rerankers.base import Reranker
 
 

@@ -12,8 +12,8 @@ from ravqa.answering.prompt import PromptTemplate
 from ravqa.core.errors import UserError
 from ravqa.core.factory import part_config
 from ravqa.core.records import Hit, Question
-from ravqa.core.registry import READERS
 from ravqa.core.settings import Part, TemplateName, fingerprint
+from ravqa.readers import READERS
 from ravqa.readers.base import Prompt, Reader
 from ravqa.rerankers.base import Candidates
 from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability

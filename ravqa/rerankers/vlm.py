@@ -13,8 +13,8 @@ from ravqa.answering.prompt import PromptTemplate
 from ravqa.core.errors import PromptError
 from ravqa.core.factory import part_config
 from ravqa.core.records import Hit, Passage, Question
-from ravqa.core.registry import READERS
 from ravqa.core.settings import Part, TemplateName, fingerprint
+from ravqa.readers import READERS
 from ravqa.readers.base import Prompt, Reader
 from ravqa.rerankers.base import Candidates, rescored_each
 from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability

@@ -1,43 +1,159 @@
-"""The interface of retrievers."""
+"""The contract of retrievers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ravqa.core.records import Hit, Question
+from ravqa.core.errors import UserError, broken
+from ravqa.core.records import Hit, Passage, Question
+from ravqa.core.settings import Strict
 from ravqa.corpora.corpus import Corpus
+from ravqa.encoders.base import EncodingStats
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ravqa.retrievers.explain import Explanation
 
 Progress = Callable[[str, int, int], object]
 """Called as progress(what, done, total)."""
 
 
-class Retriever(Protocol):
+class Retriever(ABC):
     """Finds passages for questions.
 
     Attributes:
         fingerprint: changes with everything that can change a ranking, the corpus apart.
         weights: the weights' names, for people; "" without weights.
-
-    One that looks at questions' images has the attribute `sees_images` set to True.
     """
 
-    fingerprint: str
-    weights: str
+    class Config(Strict):
+        """The retriever's options; none, unless it has its own."""
 
+    fingerprint: str
+    weights: str = ""
+
+    def __init__(self, config: Any = None):
+        """Take the retriever's validated options; None for their defaults.
+
+        Raises:
+            UserError: what the retriever needs (a package, a model, a file) does not exist.
+        """
+        self.config: Any = self.Config() if config is None else config
+
+    @classmethod
+    def depth(cls, config: Any) -> int:
+        """Return how many passages are ranked, however few are asked for; 0 for no more than these.
+
+        Args:
+            config: an instance of `Config`.
+        """
+        return 0
+
+    @classmethod
+    def explains(cls, config: Any) -> bool:
+        """Whether a retriever of this configuration has an `explainer`; no model is loaded."""
+        return False
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the retriever looks at questions' images."""
+        return False
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the retriever encodes passages, and so defines `encode`."""
+        return False
+
+    @property
+    def encoded(self) -> Mapping[str, EncodingStats]:
+        """Statistics of what was encoded: of "passages", where they are known, and "queries"."""
+        return {}
+
+    @property
+    def explainer(self) -> Retriever | None:
+        """The retriever whose `explain_passages` can be called: this one, a part of it, or none."""
+        return None
+
+    @abstractmethod
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Build or open what searching `corpus` needs.
 
         Raises:
             UserError: a corpus is needed and there is none.
         """
-        ...
 
+    @abstractmethod
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """At most k passages per question, best first."""
-        ...
+        """Return at most k passages per question, best first, each once.
+
+        Raises:
+            PromptError: the retriever cannot take one of the questions.
+        """
+
+    def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
+        """Encode what of the corpus is not encoded yet, for `prepare` to index it.
+
+        Returns:
+            The corpus's statistics; None if it is indexed already.
+
+        Raises:
+            UserError: the retriever encodes no passages; see `encodes`.
+        """
+        raise UserError(f"the retriever {type(self).__name__} encodes no passages")
+
+    def explain_passages(
+        self, question: Question, passages: Sequence[Passage]
+    ) -> list[Explanation]:
+        """Return what of the question matched what of each passage; no `prepare` is needed.
+
+        Raises:
+            UserError: the retriever cannot say; see `explainer`.
+        """
+        raise UserError(f"the retriever {type(self).__name__} cannot say what matched")
+
+    def seen_image(self, image: Path | bytes) -> tuple[Image, tuple[int, int]] | None:
+        """Return an image as the encoder is given it, and rows and columns of its patches.
+
+        None where there are no vectors of patches.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        return None
 
 
 def to_hits(ranking: Sequence[tuple[str, float]]) -> list[Hit]:
-    """(id, score) pairs, best first, as hits with ranks from 1."""
+    """Return (id, score) pairs, best first, as hits with ranks from 1."""
     return [Hit(passage_id, score, rank) for rank, (passage_id, score) in enumerate(ranking, 1)]
+
+
+def checked_hits(
+    retriever: Retriever, found: Sequence[Sequence[Hit]], questions: int, k: int
+) -> list[list[Hit]]:
+    """Return what a retriever gave for a number of questions.
+
+    Raises:
+        ContractError: not one list of hits per question, more than k of them, a passage twice,
+            ranks that do not count from 1, or a score that is not a number.
+    """
+    if len(found) != questions:
+        what = f"a list of hits for each of {questions} questions is expected, got {len(found)}"
+        raise broken(retriever, "retriever", what)
+    for hits in found:
+        if len(hits) > k:
+            raise broken(retriever, "retriever", f"at most {k} hits are expected, got {len(hits)}")
+        if not all(isinstance(hit, Hit) for hit in hits):
+            raise broken(retriever, "retriever", "what it found are not hits (`to_hits`)")
+        if any(hit.score != hit.score for hit in hits):
+            raise broken(retriever, "retriever", "a score is not a number (nan)")
+        if [hit.rank for hit in hits] != list(range(1, len(hits) + 1)):
+            raise broken(retriever, "retriever", "ranks do not count from 1 (`to_hits`)")
+        names = [hit.passage_id for hit in hits]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise broken(retriever, "retriever", f"passage {twice!r} is found twice")
+    return [list(hits) for hits in found]

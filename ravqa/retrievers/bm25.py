@@ -30,7 +30,7 @@ from ravqa.core.locations import cache_dir
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
-from ravqa.retrievers.base import Progress, to_hits
+from ravqa.retrievers.base import Progress, Retriever, to_hits
 from ravqa.retrievers.query_text import Form, QueryText, forms
 
 _EXTRA = "bm25"
@@ -38,7 +38,7 @@ _WHY = "the retriever bm25"
 _STEP = 1000  # passages between two signs of progress
 
 
-class BM25Retriever:
+class BM25Retriever(Retriever):
     """Scores every passage by its words; passages without a word of the query are not found.
 
     The text of a passage is its title, section and text. A query has the forms of
@@ -70,6 +70,8 @@ class BM25Retriever:
             """The library, and one for stems."""
             modules = ["bm25s", "Stemmer"] if self.stemming else ["bm25s"]
             return [(module, _EXTRA) for module in modules]
+
+    config: Config
 
     def __init__(self, config: Config):
         """Import the library.

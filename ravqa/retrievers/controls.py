@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -11,11 +11,12 @@ from pydantic import Field, model_validator
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import Hit, Question
-from ravqa.core.registry import RETRIEVERS
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
+from ravqa.encoders.base import EncodingStats
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import first_hit
+from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Progress, Retriever
 
 
@@ -25,7 +26,7 @@ def _needed(corpus: Corpus | None, name: str) -> Corpus:
     return corpus
 
 
-class NoRetriever:
+class NoRetriever(Retriever):
     """No passages: what the reader knows by itself."""
 
     weights = ""
@@ -44,7 +45,7 @@ class NoRetriever:
         return [[] for _ in questions]
 
 
-class OracleRetriever:
+class OracleRetriever(Retriever):
     """Passages that hold a reference answer (in PRRecall's sense) first.
 
     The order is another retriever's: of its best `depth` passages, those that hold an answer come
@@ -65,6 +66,8 @@ class OracleRetriever:
             part_config(RETRIEVERS, self.base, "retriever.base")
             return self
 
+    config: Config
+
     def __init__(
         self, config: Config, base: Retriever | None = None, *, session: Session | None = None
     ):
@@ -74,9 +77,32 @@ class OracleRetriever:
             RETRIEVERS, config.base, "retriever.base", session=session
         )
         self.weights = self.base.weights
-        self.sees_images: bool = getattr(self.base, "sees_images", False)
         self.fingerprint = fingerprint("oracle/1", self.base.fingerprint, config.depth)
         self._corpus: Corpus | None = None
+
+    @classmethod
+    def depth(cls, config: Config) -> int:
+        """Return the option `depth`."""
+        return config.depth
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the wrapped retriever looks at questions' images."""
+        return self.base.sees_images
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the wrapped retriever encodes passages."""
+        return self.base.encodes
+
+    @property
+    def encoded(self) -> Mapping[str, EncodingStats]:
+        """What the wrapped retriever encoded."""
+        return self.base.encoded
+
+    def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
+        """Encode the corpus for the wrapped retriever."""
+        return self.base.encode(corpus, progress)
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Prepare the wrapped retriever.
@@ -109,7 +135,7 @@ class OracleRetriever:
         return [Hit(h.passage_id, h.score, rank) for rank, h in enumerate(ordered, 1)]
 
 
-class RandomRetriever:
+class RandomRetriever(Retriever):
     """Passages by lot: what the reader makes of unrelated text."""
 
     weights = ""
@@ -118,6 +144,8 @@ class RandomRetriever:
         """Options: the seed; a question's passages depend on it and on the question's id only."""
 
         seed: int = 0
+
+    config: Config
 
     def __init__(self, config: Config):
         self.config = config

@@ -16,21 +16,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import Hit, Question
-from ravqa.core.registry import RETRIEVERS
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import EncodingStats
+from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Progress, Retriever, to_hits
 
 
-class FusionRetriever:
+class FusionRetriever(Retriever):
     """Asks every retriever and fuses their rankings.
 
     Of passages with equal scores that one comes first which the first retriever ranks higher, then
@@ -67,6 +67,8 @@ class FusionRetriever:
                 part_config(RETRIEVERS, part, _where(i))
             return self
 
+    config: Config
+
     def __init__(self, config: Config, *, session: Session | None = None):
         """Build the retrievers.
 
@@ -86,17 +88,41 @@ class FusionRetriever:
             config.model_dump(exclude={"retrievers"}),
         )
 
+    @classmethod
+    def depth(cls, config: Config) -> int:
+        """Return the option `depth`."""
+        return config.depth
+
+    @classmethod
+    def explains(cls, config: Config) -> bool:
+        """Whether one of the retrievers has an `explainer`."""
+        parts = enumerate(config.retrievers)
+        return any(
+            RETRIEVERS.get(part.name).explains(part_config(RETRIEVERS, part, _where(i)))
+            for i, part in parts
+        )
+
+    @property
+    def explainer(self) -> Retriever | None:
+        """The first retriever that can say what matched."""
+        return next((own for part in self.retrievers if (own := part.explainer)), None)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether one of the retrievers encodes passages."""
+        return any(part.encodes for part in self.retrievers)
+
     @property
     def sees_images(self) -> bool:
         """Whether one of the retrievers looks at questions' images."""
-        return any(getattr(part, "sees_images", False) for part in self.retrievers)
+        return any(part.sees_images for part in self.retrievers)
 
     @property
     def encoded(self) -> dict[str, EncodingStats]:
         """The statistics of all retrievers that encode, added up."""
         total: dict[str, EncodingStats] = {}
         for part in self.retrievers:
-            for what, stats in getattr(part, "encoded", {}).items():
+            for what, stats in part.encoded.items():
                 total[what] = total.get(what, EncodingStats()) + stats
         return total
 
@@ -115,7 +141,7 @@ class FusionRetriever:
         Raises:
             UserError: none of them encodes passages.
         """
-        encoding: list[Any] = [part for part in self.retrievers if hasattr(part, "encode")]
+        encoding = [part for part in self.retrievers if part.encodes]
         if not encoding:
             raise UserError("no retriever of the fusion encodes passages")
         made = [stats for part in encoding if (stats := part.encode(corpus, progress)) is not None]

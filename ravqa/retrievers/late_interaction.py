@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,24 +20,29 @@ from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import failures
 from ravqa.core.locations import cache_dir
 from ravqa.core.records import Hit, Passage, Question
-from ravqa.core.registry import ENCODERS, INDEXES
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
+from ravqa.encoders import ENCODERS
 from ravqa.encoders.base import (
-    Encoded,
     EncodingStats,
     Label,
     Labelled,
     Span,
     Vectors,
-    encode_passages,
-    passages_fingerprint,
+    checked_vectors,
 )
 from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
 from ravqa.images.decode import image_bytes
-from ravqa.indexes.base import Ranking
+from ravqa.indexes import INDEXES
+from ravqa.indexes.base import (
+    Index,
+    Ranking,
+    checked_index,
+    checked_rankings,
+    checked_scores,
+)
 from ravqa.indexes.segmented.store import FORMAT
-from ravqa.retrievers.base import Progress, to_hits
+from ravqa.retrievers.base import Progress, Retriever, to_hits
 from ravqa.retrievers.explain import Explanation, QueryPart
 from ravqa.retrievers.query_text import Form, QueryText, forms
 
@@ -59,18 +64,15 @@ class _Plan:
     question: Question
 
 
-class LateInteractionRetriever:
+class LateInteractionRetriever(Retriever):
     """Encodes the corpus once (kept in the cache folder) and scores every query form by MaxSim.
-
-    `encoded` has the statistics of the corpus's "passages", where they are known, and of the
-    "queries" that this object has encoded.
 
     Rankings are kept on disk too, by what was asked (the query's forms, which hold everything that
     came from question and image), of which corpus, with which encoder and settings.
 
     `retrieve` may be called from several threads; one of them encodes at a time.
 
-    An encoder that sees images (`encode_question`) is given question and image; its query is one
+    An encoder that sees images is given question and image; its query is one
     form, and its scores are plain MaxSim sums. For a text encoder the image enters as text:
 
     A form's score is divided by the sum of its query weights, so that long forms do not outweigh
@@ -92,6 +94,8 @@ class LateInteractionRetriever:
             part_config(INDEXES, self.index, "retriever.index")
             return self
 
+    config: Config
+
     def __init__(self, config: Config, *, session: Session | None = None):
         """Load the encoder, or take it from the session.
 
@@ -102,14 +106,13 @@ class LateInteractionRetriever:
         self.encoder = build_part(ENCODERS, config.encoder, "retriever.encoder", session=session)
         self._index_class = INDEXES.get(config.index.name)
         self._index_config = part_config(INDEXES, config.index, "retriever.index")
-        self.sees_images = hasattr(self.encoder, "encode_question")
         self._encoding = threading.Lock()  # tokenizers cannot be used by two threads at once
-        self._index: Any = None
+        self._index: Index | None = None
         self._corpus = ""
         self._passages: Corpus | None = None
         self._store = Store("rankings")
         self._statistics = Store("encodings")
-        self.encoded = {"queries": EncodingStats()}
+        self._encoded = {"queries": EncodingStats()}
         self.weights = self.encoder.weights
         self.fingerprint = fingerprint(
             "late-interaction/1",
@@ -118,6 +121,36 @@ class LateInteractionRetriever:
             config.query.model_dump(),
             config.depth,
         )
+
+    @classmethod
+    def depth(cls, config: Config) -> int:
+        """Return the option `depth`."""
+        return config.depth
+
+    @classmethod
+    def explains(cls, config: Config) -> bool:
+        """Whether the encoder can say what its vectors stand for."""
+        return ENCODERS.get(config.encoder.name).labels
+
+    @property
+    def explainer(self) -> Retriever | None:
+        """This retriever, if its encoder can say what its vectors stand for."""
+        return self if self.encoder.labels else None
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the encoder looks at questions' images."""
+        return self.encoder.sees_images
+
+    @property
+    def encodes(self) -> bool:
+        """True: passages are encoded."""
+        return True
+
+    @property
+    def encoded(self) -> Mapping[str, EncodingStats]:
+        """Statistics of the corpus's "passages", where they are known, and of the "queries"."""
+        return self._encoded
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Take the index that the corpus brings, open that in the cache, or encode and build it.
@@ -140,8 +173,7 @@ class LateInteractionRetriever:
             with one_at_a_time(vectors) as state:
                 if not self._index_class.built(path):
                     store = self._embeddings(corpus, vectors, progress)
-                    together = getattr(self._index_class, "built_together", lambda _: False)
-                    if together(self._index_config):
+                    if self._index_class.built_together(self._index_config):
                         self._build(corpus, store, path, key)
                     elif state.is_main_process:
                         shutil.rmtree(path, ignore_errors=True)
@@ -150,11 +182,11 @@ class LateInteractionRetriever:
                     if state.is_main_process:
                         self._statistics.put({store.path.name: asdict(store.stats)})
                         store.remove()
-        self._index = self._index_class.open(path, self._index_config, fingerprint=key)
+        self._index = self._opened(path, key)
         self._corpus = corpus.fingerprint
         self._passages = corpus
         for stats in self._statistics.get([vectors.name]).values():
-            self.encoded["passages"] = EncodingStats(**stats)
+            self._encoded["passages"] = EncodingStats(**stats)
 
     def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
         """Encode what of the corpus is not yet, for `prepare` to index it; None if it is indexed.
@@ -184,23 +216,31 @@ class LateInteractionRetriever:
             yield store
             store.remove()
 
-    def _ready(self, corpus: Corpus) -> Any:
+    def _opened(self, path: Path, key: str) -> Index:
+        index = self._index_class.open(path, self._index_config, fingerprint=key)
+        return checked_index(index, self._index_class)
+
+    def _ready(self, corpus: Corpus) -> Index | None:
         """The index that a corpus brings, if it suits this retriever."""
-        return corpus.index_for(passages_fingerprint(self.encoder), self.config.index.name)
+        found: Index | None = corpus.index_for(
+            self.encoder.passages_fingerprint, self.config.index.name
+        )
+        return found
 
     def _place(self, corpus: Corpus) -> tuple[str, Path]:
         """Key and folder of the corpus's index."""
-        encoder = passages_fingerprint(self.encoder)
+        encoder = self.encoder.passages_fingerprint
         # How it is searched is no part of it: another effort opens the same index.
-        fixed = getattr(self._index_class, "fixed", type(self._index_config).model_dump)
         # An index of an older format is left alone, and made anew beside it.
         kind = f"{self.config.index.name}/{FORMAT}"
-        key = fingerprint(corpus.fingerprint, encoder, kind, fixed(self._index_config))
+        key = fingerprint(
+            corpus.fingerprint, encoder, kind, self._index_class.fixed(self._index_config)
+        )
         return key, cache_dir("indexes") / key
 
     def _vectors_of(self, corpus: Corpus) -> Path:
         """The folder of the corpus's vectors until its index is built."""
-        encoder = passages_fingerprint(self.encoder)
+        encoder = self.encoder.passages_fingerprint
         return cache_dir("embeddings") / fingerprint(corpus.fingerprint, encoder)
 
     def _embeddings(
@@ -234,13 +274,15 @@ class LateInteractionRetriever:
         Raises:
             PromptError: the encoder cannot take a question or its image.
         """
+        if self._index is None:
+            raise ValueError("call prepare(corpus) first")
         return self.rank(questions, k, self._index, self._corpus, allowed_ids)
 
     def rank(
         self,
         questions: Sequence[Question],
         k: int,
-        index: Any,
+        index: Index,
         content: str,
         allowed_ids: Iterable[str] | None = None,
     ) -> list[list[Hit]]:
@@ -286,7 +328,7 @@ class LateInteractionRetriever:
         Raises:
             UserError: the encoder cannot say what its vectors stand for.
         """
-        if not hasattr(self.encoder, "label_passage"):
+        if not self.encoder.labels:
             raise UserError(
                 f"the encoder {self.config.encoder.name} cannot say which words its vectors are of"
             )
@@ -297,7 +339,8 @@ class LateInteractionRetriever:
             for form in plan.forms
         ]
         with self._encoding:
-            encoded = encode_passages(self.encoder, passages)
+            found = self.encoder.encode_passages(passages)
+            encoded = checked_vectors(self.encoder, found, len(passages))
             labelled = [self.encoder.label_passage(passage) for passage in passages]
         return [
             Explanation(
@@ -317,7 +360,7 @@ class LateInteractionRetriever:
         Raises:
             DataError: it cannot be decoded.
         """
-        grid = getattr(self.encoder, "grid", None)
+        grid = self.encoder.grid
         return (self.encoder.seen_image(image), grid) if grid else None
 
     def _labelled(self, plan: _Plan, spans: Sequence[Span]) -> Labelled:
@@ -345,16 +388,19 @@ class LateInteractionRetriever:
         """
         with self._encoding, failures(f"the encoder {self.config.encoder.name}"):
             if self.sees_images:
-                found = Encoded.of(self.encoder.encode_question([p.question for p in plans]))
+                asked = [plan.question for plan in plans]
+                found = checked_vectors(
+                    self.encoder, self.encoder.encode_question(asked), len(asked)
+                )
             else:
                 spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
-                found = Encoded.of(self.encoder.encode_query(spans))
-            self.encoded["queries"] += found.stats
+                found = checked_vectors(self.encoder, self.encoder.encode_query(spans), len(spans))
+            self._encoded["queries"] += found.stats
         return found if self.sees_images else [_unit(vectors) for vectors in found]
 
     def _search(
         self,
-        index: Any,
+        index: Index,
         plans: Sequence[_Plan],
         depth: int,
         allowed: frozenset[str] | None = None,
@@ -362,14 +408,14 @@ class LateInteractionRetriever:
         """The `depth` best passages per query plan, best first; ties in corpus order."""
         vectors = iter(self._vectors(plans))
         queries = [[[next(vectors) for _ in f.alternatives] for f in plan.forms] for plan in plans]
-        if hasattr(index, "scores"):
+        if index.scores_all:
             return _search_all(index, plans, queries, depth, allowed)
         pairs = zip(plans, queries, strict=True)
         return [_search_some(index, *pair, depth, allowed) for pair in pairs]
 
 
 def _search_all(
-    index: Any,
+    index: Index,
     plans: Sequence[_Plan],
     queries: Sequence[_Queries],
     depth: int,
@@ -382,7 +428,8 @@ def _search_all(
     rows = (
         row
         for start in range(0, len(flat), step)
-        for row in index.scores(flat[start : start + step])
+        for part in [flat[start : start + step]]
+        for row in checked_scores(index, index.scores(part), len(part))
     )
     ids = index.ids
     out_of_reach = None
@@ -404,7 +451,7 @@ def _search_all(
 
 
 def _search_some(
-    index: Any, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
+    index: Index, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
 ) -> Ranking:
     """By an index that finds the best passages of one query."""
     parts = [
@@ -417,9 +464,11 @@ def _search_some(
     if all(len(alternatives) == 1 for _, alternatives in parts):
         # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
         whole = np.concatenate([weight * found[0] for weight, found in parts])
-        return list(index.search([whole], depth, allowed_ids=allowed)[0])
+        searched = index.search([whole], depth, allowed_ids=allowed)
+        return list(checked_rankings(index, searched, 1, depth)[0])
     flat = [v for _, found in parts for v in found]
-    rankings = index.search(flat, depth, allowed_ids=allowed)
+    searched = index.search(flat, depth, allowed_ids=allowed)
+    rankings = checked_rankings(index, searched, len(flat), depth)
     ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))
     scores = iter(index.score(flat, [ids] * len(flat)))
     total = np.zeros(len(ids))

@@ -10,11 +10,11 @@ from ravqa.core.locations import file_digest
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import LocalPath, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
-from ravqa.retrievers.base import Progress, to_hits
+from ravqa.retrievers.base import Progress, Retriever, to_hits
 from ravqa.retrievers.runs import Ranking, column, decoded, read_run
 
 
-class StaticRetriever:
+class StaticRetriever(Retriever):
     """Gives each question the ranking that a file has for its id.
 
     Passages are looked up by id in the corpus, and every id must be there: RA-VQA reads an unknown
@@ -33,6 +33,8 @@ class StaticRetriever:
 
         file: LocalPath
         missing: Literal["fail", "empty"] = "fail"
+
+    config: Config
 
     def __init__(self, config: Config):
         """Read the file.

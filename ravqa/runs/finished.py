@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from ravqa.core.errors import DataError, UserError, near_matches
-from ravqa.core.registry import METRICS
 from ravqa.core.settings import read_yaml
 from ravqa.corpora.tables import read_json, read_jsonl
+from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 from ravqa.metrics.prrecall import DEFAULT_RULE
 from ravqa.metrics.statistics import intervals

@@ -9,11 +9,17 @@ from ravqa.collections import Collection
 from ravqa.core.errors import DataError, PromptError, UserError
 from ravqa.core.factory import Session
 from ravqa.core.records import Question
-from ravqa.core.registry import DATASETS
 from ravqa.core.settings import PipelineConfig
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.pages import Remarks
-from ravqa.datasets.base import Dataset, DatasetRequest, Problem, Problems, parse_options
+from ravqa.datasets.base import (
+    Dataset,
+    DatasetRequest,
+    Problem,
+    Problems,
+    load_dataset,
+    parse_options,
+)
 from ravqa.datasets.checks import gather
 from ravqa.pipeline import Pipeline
 from ravqa.runs.console import Console
@@ -34,7 +40,6 @@ def read_dataset(
     Raises:
         UserError: files that are missing or broken; answers are needed and there are none.
     """
-    load = DATASETS.get(request.dataset)
     if request.download:
         _download(request, console)
     need_images = config.describer is not None  # else asked of the parts, once built
@@ -42,7 +47,8 @@ def read_dataset(
     def read() -> tuple[Dataset, list[Problem]]:
         found = Problems(request.on_error)
         with console.status("reading the dataset"):
-            dataset: Dataset = load(
+            dataset = load_dataset(
+                request.dataset,
                 DatasetRequest(
                     data=request.data,
                     split=request.split,
@@ -50,7 +56,7 @@ def read_dataset(
                     problems=found,
                     need_images=need_images,
                     options=parse_options(request.dataset_options),
-                )
+                ),
             )
         for note in dataset.notes:
             console.note(note)

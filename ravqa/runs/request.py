@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import UserError, near_matches
-from ravqa.core.registry import DATASETS, READERS, RETRIEVERS, Registry
+from ravqa.core.registry import Registry, table
 from ravqa.core.settings import PipelineConfig, apply_override, load_pipeline
+from ravqa.datasets import DATASETS
 from ravqa.datasets.base import OnError
 from ravqa.pipeline import check_settings
 from ravqa.rerankers.build import asks_own_reader
+from ravqa.retrievers import RETRIEVERS
 
 CONTROLS = ("none", "oracle", "random", "wrong-image")
 _BLIND = ("none", "random", "static")  # retrievers that go by the question's id at most
@@ -110,7 +112,7 @@ def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
     before = {key: _models(settings.get(key)) for key in ("retriever", "reranking", "reader")}
     for key, asked, registry in (
         ("retriever", request.retriever, RETRIEVERS),
-        ("reader", request.reader, READERS),
+        ("reader", request.reader, table("readers")),
     ):
         if asked is not None:
             settings[key] = _named(key, asked, registry, settings.get(key))
@@ -129,7 +131,7 @@ def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
     return settings, where
 
 
-def _named(key: str, asked: str, registry: Registry, part: Any) -> dict[str, Any]:
+def _named(key: str, asked: str, registry: Registry[Any], part: Any) -> dict[str, Any]:
     """The settings of a part named on the command line: NAME, or NAME:ARGUMENT.
 
     Raises:

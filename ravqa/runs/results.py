@@ -141,7 +141,7 @@ def timing_of(
 
 def add_encoding(results: dict[str, Any], retriever: Retriever, console: Console) -> None:
     """What an encoder cut, into the results; a note if it cut any."""
-    encoded = getattr(retriever, "encoded", {})
+    encoded = retriever.encoded
     if "passages" in encoded and results["retrieval"]:
         results["retrieval"]["passages"] = asdict(encoded["passages"])
     if "queries" in encoded:  # in this run; those of an earlier one came from the cache

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ravqa.core.cache import watched
 from ravqa.core.factory import Session, build_part
-from ravqa.core.registry import JUDGES
 from ravqa.core.settings import PipelineConfig
 from ravqa.datasets.base import Dataset, Problems
+from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.pipeline import Pipeline
 from ravqa.runs.conditions import Runner, control, wrong_images

@@ -16,10 +16,10 @@ import ravqa
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.locations import file_digest
-from ravqa.core.registry import DATASETS, JUDGES
 from ravqa.core.settings import Part, apply_override, validate
 from ravqa.corpora.tables import read_json, read_jsonl
-from ravqa.datasets.base import Dataset, DatasetRequest, parse_options
+from ravqa.datasets import DATASETS
+from ravqa.datasets.base import Dataset, DatasetRequest, load_dataset, parse_options
 from ravqa.evaluation.scores import (
     answer_section,
     dataset_section,
@@ -27,6 +27,7 @@ from ravqa.evaluation.scores import (
     retrieval_ks,
     retrieval_section,
 )
+from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, SCHEMA_VERSION, write_file
@@ -127,16 +128,16 @@ def _judge(request: ScoreRequest, console: Console) -> CachedJudge | None:
 
 
 def _dataset(request: ScoreRequest, console: Console) -> Dataset:
-    load = DATASETS.get(request.dataset)
     with console.status("reading the dataset"):
-        dataset: Dataset = load(
+        dataset = load_dataset(
+            request.dataset,
             DatasetRequest(
                 data=request.data,
                 split=request.split,
                 need_images=False,
                 find_images=False,
                 options=parse_options(request.options),
-            )
+            ),
         )
     for note in dataset.notes:
         console.note(note)

@@ -17,9 +17,11 @@ from ravqa.answering.prompt import PromptTemplate
 from ravqa.core.cache import Store
 from ravqa.core.factory import part_config
 from ravqa.core.locations import cache_dir
-from ravqa.core.registry import DESCRIBERS, READERS, RERANKERS, RETRIEVERS
+from ravqa.core.registry import table
 from ravqa.core.settings import Part, PipelineConfig, fingerprint
+from ravqa.rerankers import RERANKERS
 from ravqa.rerankers.build import asks_own_reader
+from ravqa.retrievers import RETRIEVERS
 
 STAGES = ("describe", "retrieve", "rerank", "answer")
 READING = "reading"
@@ -46,7 +48,7 @@ def stage_keys(
     seen: Any = data
     if config.describer is not None:
         seen = keys["describe"] = fingerprint(
-            "describe", data, _options(DESCRIBERS, config.describer)
+            "describe", data, _options(table("describers"), config.describer)
         )
     found = keys["retrieve"] = fingerprint(
         "retrieve", seen, passages, _options(RETRIEVERS, config.retriever), _depth(config)
@@ -54,13 +56,13 @@ def stage_keys(
     if config.reranking:
         parts = [_options(RERANKERS, part) for part in config.reranking]
         if asks_own_reader(config.reranking):
-            parts.append(_options(READERS, config.reader))
+            parts.append(_options(table("readers"), config.reader))
         found = keys["rerank"] = fingerprint("rerank", found, config.top_k, parts)
     if not retrieval_only:
         answering = AnsweringConfig.model_validate(config.answering)
         prompt = PromptTemplate.load(answering.prompt).source
         examples = answering.examples and answering.examples.model_dump(mode="json")
-        reader = _options(READERS, config.reader)
+        reader = _options(table("readers"), config.reader)
         reading = fingerprint(READING, seen, found, prompt, examples, reader)
         keys[READING] = reading
         keys["answer"] = fingerprint(
@@ -92,5 +94,5 @@ def _options(registry: Any, part: Part) -> list[Any]:
 
 def _depth(config: PipelineConfig) -> int:
     """How many passages are ranked: a retriever that ranks more than asked for keeps them all."""
-    depth = getattr(part_config(RETRIEVERS, config.retriever, "retriever"), "depth", 0)
-    return max(config.top_k, depth)
+    own = part_config(RETRIEVERS, config.retriever, "retriever")
+    return max(config.top_k, RETRIEVERS.get(config.retriever.name).depth(own))

@@ -11,10 +11,11 @@ from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage, Question
-from ravqa.core.registry import READERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict, validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.pipeline import Pipeline, check_settings
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation
 
 

@@ -13,16 +13,14 @@ import pytest
 from pydantic import BaseModel
 
 from ravqa.cli import doctor, main
-from ravqa.core.registry import (
-    DESCRIBERS,
-    ENCODERS,
-    INDEXES,
-    JUDGES,
-    READERS,
-    RERANKERS,
-    RETRIEVERS,
-)
 from ravqa.core.settings import Part, Strict
+from ravqa.describers import DESCRIBERS
+from ravqa.encoders import ENCODERS
+from ravqa.indexes import INDEXES
+from ravqa.metrics.judges import JUDGES
+from ravqa.readers import READERS
+from ravqa.rerankers import RERANKERS
+from ravqa.retrievers import RETRIEVERS
 
 ROOT = Path(__file__).parents[2]
 REGISTRIES = [DESCRIBERS, ENCODERS, INDEXES, JUDGES, READERS, RERANKERS, RETRIEVERS]

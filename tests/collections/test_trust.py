@@ -23,8 +23,9 @@ from ravqa.collections.folder import CollectionFolder
 from ravqa.core.errors import UserError
 from ravqa.core.locations import PIPELINES, SAMPLE
 from ravqa.core.records import Passage
-from ravqa.core.registry import PARTS, READERS
+from ravqa.core.registry import PARTS, table
 from ravqa.core.settings import Names, Part, PipelineConfig, Strict, load_pipeline
+from ravqa.readers import READERS
 from ravqa.reports.report import write_report
 from ravqa.reports.run import read_run
 
@@ -71,7 +72,7 @@ def configs():
     seen = set()
     for model in (PipelineConfig, AnsweringConfig):
         classes(model, seen)
-    for registry in set(PARTS.values()):
+    for registry in map(table, set(PARTS.values())):
         for name, _ in registry:
             try:
                 classes(registry.get(name).Config, seen)

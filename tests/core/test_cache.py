@@ -8,7 +8,7 @@ import pytest
 
 from ravqa.core.cache import Store, watched
 from ravqa.core.factory import Session, build_part, shared_keys
-from ravqa.core.registry import READERS, RETRIEVERS, Entry, Registry
+from ravqa.core.registry import Entry, Registry
 from ravqa.core.settings import Part, PipelineConfig, Strict
 
 

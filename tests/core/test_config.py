@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
 from ravqa.core import registry
-from ravqa.core.errors import UserError, near_matches
+from ravqa.core.errors import ContractError, UserError, near_matches
 from ravqa.core.factory import build_part, part_config
 from ravqa.core.locations import PIPELINES, packaged
 from ravqa.core.registry import Registry
@@ -27,7 +27,10 @@ from ravqa.core.settings import (
     read_yaml,
     validate,
 )
+from ravqa.indexes import INDEXES
+from ravqa.metrics import RETRIEVAL_METRICS
 from ravqa.pipeline import check_settings
+from ravqa.readers import READERS
 
 
 class Inner(Strict):
@@ -380,18 +383,20 @@ def test_fingerprints_do_not_depend_on_the_process():
 
 # --- registries
 
-REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
+REGISTRIES = {kind: registry.table(kind) for kind in registry.TABLES}
+REGISTRIES["retrieval metrics"] = RETRIEVAL_METRICS
 
 
 def test_listing_names_imports_no_part():
     code = """
 import json, sys
 from ravqa.core import registry
-names = [list(r) for r in vars(registry).values() if isinstance(r, registry.Registry)]
+names = [list(registry.table(kind)) for kind in registry.TABLES]
 assert sum(map(len, names)) >= 10
 heavy = ("torch", "transformers", "numpy", "ravqa")
-modules = sorted(m for m in sys.modules if m.partition(".")[0] in heavy)
-registry.READERS.get("first-words")
+packages = {target.partition(":")[0] for target in registry.TABLES.values()}
+modules = sorted(m for m in sys.modules if m.partition(".")[0] in heavy and m not in packages)
+registry.table("readers").get("first-words")
 print(json.dumps([modules, sorted(m for m in sys.modules if m.startswith("ravqa.readers"))]))
 """
     done = subprocess.run(
@@ -410,7 +415,7 @@ def test_every_registered_name_is_there_and_described(kind):
         part = REGISTRIES[kind].get(name)
         assert callable(part)
         assert summary
-        if kind not in ("DATASETS", "RETRIEVAL_METRICS"):
+        if kind not in ("datasets", "retrieval metrics"):
             assert issubclass(part.Config, Strict)
 
 
@@ -420,8 +425,10 @@ def test_a_registered_target_is_imported_when_it_is_asked_for():
     assert "gone" in parts
     assert list(parts) == [("known", "reads JSON"), ("gone", "is not there")]
     assert parts.get("known") is json.loads
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(ContractError) as error:
         parts.get("gone")
+    expected = "the part 'gone' (no_such_module:Thing) cannot be imported: No module named"
+    assert str(error.value) == f"{expected} 'no_such_module'"
 
 
 def test_unknown_names_list_near_ones():
@@ -441,8 +448,8 @@ def test_a_name_is_registered_once():
 
 
 def test_parts_are_built_from_their_options():
-    built = build_part(registry.READERS, Part(name="first-words", words=5), "reader")
+    built = build_part(READERS, Part(name="first-words", words=5), "reader")
     assert built.config.words == 5
-    assert part_config(registry.INDEXES, Part(name="exact"), "index").storage == "float16"
+    assert part_config(INDEXES, Part(name="exact"), "index").storage == "float16"
     with pytest.raises(UserError, match=r"reader: unknown key 'word': did you mean words\?"):
-        build_part(registry.READERS, Part(name="first-words", word=5), "reader")
+        build_part(READERS, Part(name="first-words", word=5), "reader")

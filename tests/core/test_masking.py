@@ -13,10 +13,11 @@ from scripted_server import chat, streamed
 from ravqa.core.errors import PromptError, ServerError, UserError
 from ravqa.core.factory import part_config
 from ravqa.core.masking import Mask, Pieces, secret_in
-from ravqa.core.registry import READERS, RERANKERS
 from ravqa.core.settings import Part, validate
+from ravqa.readers import READERS
 from ravqa.readers.base import Prompt
 from ravqa.readers.openai import OpenAIReader
+from ravqa.rerankers import RERANKERS
 
 KEY = 'sk-a/b+c="d\\e&f<0123456789'
 PRINTABLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)

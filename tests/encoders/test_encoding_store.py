@@ -17,10 +17,11 @@ import pytest
 from ravqa.cli import main
 from ravqa.core.errors import UserError
 from ravqa.core.records import Passage, Question
-from ravqa.core.registry import ENCODERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict, validate
 from ravqa.corpora.corpus import Corpus
-from ravqa.encoders.base import Encoded, EncodingStats
+from ravqa.encoders import ENCODERS
+from ravqa.encoders.base import Encoded, Encoder, EncodingStats
 from ravqa.encoders.store import EmbeddingStore, corpus_embeddings, one_at_a_time
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
@@ -30,7 +31,7 @@ LIMIT = 8
 WORDS = "koala tower river iron leaf night old house where bamboo".split()
 
 
-class Words:
+class Words(Encoder):
     """A vector a word, made from the word's hash; the first 8 words of a text."""
 
     class Config(Strict):

@@ -12,7 +12,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.locations import PIPELINES, SAMPLE
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import load_pipeline, validate
-from ravqa.encoders.base import EncodingStats, Span, encode_passages
+from ravqa.encoders.base import EncodingStats, Span
 from ravqa.encoders.flmr import INSTRUCTION, FLMREncoder
 from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval, FLMRProcessor, FLMRVisionModel
 from ravqa.images.decode import open_image
@@ -73,7 +73,7 @@ def test_passages_with_images_equal_the_model_one_by_one(separate, tmp_path):
     seeing = FLMREncoder(FLMREncoder.Config(model=str(tmp_path), batch_tokens=64, batch_queries=2))
     images = [PHOTOS[0], None, PHOTOS[1], PHOTOS[2]]
     passages = [Passage(t, t, image=photo) for t, photo in zip(TEXTS, images, strict=True)]
-    got = encode_passages(seeing, passages)
+    got = seeing.encode_passages(passages)
     for passage, vectors in zip(passages, got, strict=True):
         inputs = processor.documents([passage.text], padding="max_length")
         inputs["concat_output_from_vision_encoder"] = passage.image is not None
@@ -466,7 +466,7 @@ def text_only(tmp_path, minilm_folder):
 
 def test_a_checkpoint_without_images_takes_the_query_as_text(text_only):
     encoder = FLMREncoder(FLMREncoder.Config(model=str(text_only), instruction=None))
-    assert not hasattr(encoder, "encode_question")
+    assert not encoder.sees_images
     spans = [Span("What does it eat?"), Span("koala", 0.4), Span("wombat", 0.0)]
     [by_spans] = encoder.encode_query([spans])
     parts = FLMRModelForRetrieval.from_pretrained(text_only)

@@ -11,8 +11,11 @@ import transformers
 
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
-from ravqa.core.registry import ENCODERS, JUDGES, READERS, RERANKERS
 from ravqa.core.settings import Part
+from ravqa.encoders import ENCODERS
+from ravqa.metrics.judges import JUDGES
+from ravqa.readers import READERS
+from ravqa.rerankers import RERANKERS
 
 STAND_IN = str(parity.ROOT / "bert-base-stand-in")
 CPU = {"device": "cpu"}

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ravqa.core.registry import ENCODERS
 from ravqa.core.settings import Strict
-from ravqa.encoders.base import Encoded
+from ravqa.encoders import ENCODERS
+from ravqa.encoders.base import Encoded, Encoder
 
 DIM = 16
 
 
-class HashEncoder:
+class HashEncoder(Encoder):
     """One vector a word, the same for the same word."""
 
     class Config(Strict):

@@ -165,8 +165,8 @@ def parse(command):
 
 
 def _check_settings(path, params):
-    from ravqa.core.registry import DATASETS
     from ravqa.core.settings import load_pipeline
+    from ravqa.datasets import DATASETS
     from ravqa.datasets.base import parse_options
     from ravqa.pipeline import check_settings
     from ravqa.runs.request import RunRequest, planned

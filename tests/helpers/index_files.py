@@ -18,7 +18,7 @@ KINDS = [
 
 
 def kind_of(name):
-    from ravqa.core.registry import INDEXES
+    from ravqa.indexes import INDEXES
 
     return INDEXES.get(name)
 

@@ -10,10 +10,13 @@ import pytest
 import yaml
 
 from ravqa.cli import main
-from ravqa.core.registry import ENCODERS, INDEXES, READERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict, fingerprint
-from ravqa.encoders.base import Encoded
+from ravqa.encoders import ENCODERS
+from ravqa.encoders.base import Encoded, Encoder
+from ravqa.indexes import INDEXES
 from ravqa.indexes.exact import ExactIndex
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation
 
 ANIMALS = "koala lion otter heron bison gecko moose tapir".split()
@@ -94,7 +97,7 @@ class Counted:
         cls.calls[what] = cls.calls.get(what, 0) + number
 
 
-class CountedEncoder:
+class CountedEncoder(Encoder):
     """A vector a word, made from the word's hash."""
 
     class Config(Strict):

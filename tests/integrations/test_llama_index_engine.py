@@ -17,11 +17,12 @@ from ravqa.cli import run_main
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Description, Passage, Question, Tag
-from ravqa.core.registry import READERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
 from ravqa.corpora.corpus import Corpus
 from ravqa.metrics import pseudo_recall_at_k, vqa_accuracy
 from ravqa.pipeline import Pipeline
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation
 
 pytest.importorskip("llama_index.core", reason="pip install 'ravqa[llama-index]'")

@@ -11,16 +11,16 @@ from study_files import call, read_table, write_data
 
 from ravqa.core import registry
 from ravqa.core.errors import UserError
-from ravqa.core.registry import METRICS
 from ravqa.datasets.base import Dataset, DatasetRequest
 from ravqa.datasets.files import load_jsonl
+from ravqa.metrics import METRICS
 from ravqa.metrics.statistics import intervals
 
 TOKEN_F1 = """
 from collections import Counter
 
 from ravqa.metrics.base import AnswerMetric, Submission
-from ravqa.core.registry import METRICS
+from ravqa.metrics import METRICS
 
 METRICS.add("token_f1", "token_f1:TokenF1", "best overlap of words with an answer (SQuAD)")
 

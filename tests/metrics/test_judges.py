@@ -8,8 +8,10 @@ from scripted_server import chat
 from ravqa.cli import main
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
-from ravqa.core.registry import DATASETS, JUDGES, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Part
+from ravqa.datasets import DATASETS
+from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.metrics.judges.llm import LLMJudge
 

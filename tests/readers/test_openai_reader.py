@@ -15,9 +15,9 @@ from scripted_server import begin, chat, completion, streamed
 
 from ravqa.core.errors import DataError, PromptError, ServerError, UserError
 from ravqa.core.factory import build_part
-from ravqa.core.registry import READERS
 from ravqa.core.settings import Part
 from ravqa.images.decode import sendable
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation, Prompt, Streaming
 from ravqa.readers.cached import CachedReader
 

@@ -11,8 +11,8 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.locations import PROMPTS, SAMPLE
 from ravqa.core.records import Description, Passage, Question, Tag
-from ravqa.core.registry import READERS
 from ravqa.core.settings import Part
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation, Prompt
 
 KOALA = Passage("k", "The koala eats eucalyptus leaves in Australia.", title="Koala")

@@ -15,8 +15,8 @@ from ravqa.answering.config import AnsweringConfig
 from ravqa.core.factory import build_part
 from ravqa.core.locations import PIPELINES
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
-from ravqa.core.registry import READERS
 from ravqa.core.settings import Part, load_pipeline, validate
+from ravqa.readers import READERS
 
 LOCAL = {
     "preflmr-l-blip2": "blip2_t5",

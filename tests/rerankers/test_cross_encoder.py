@@ -12,9 +12,9 @@ from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
-from ravqa.core.registry import RERANKERS
 from ravqa.core.settings import Part
 from ravqa.images.decode import open_image
+from ravqa.rerankers import RERANKERS
 
 library = pytest.importorskip("sentence_transformers")
 

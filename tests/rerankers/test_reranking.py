@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
 from ravqa.core.records import Hit, Passage, Question
-from ravqa.core.registry import RERANKERS
 from ravqa.core.settings import Part
 from ravqa.pipeline import check_settings
+from ravqa.rerankers import RERANKERS
 from ravqa.rerankers.base import renumbered, rescored
 from ravqa.rerankers.build import stage_names
 

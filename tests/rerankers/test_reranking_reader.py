@@ -15,10 +15,11 @@ from ravqa.answering.prompt import PromptTemplate
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
-from ravqa.core.registry import READERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import validate
 from ravqa.images.decode import image_bytes, open_image
 from ravqa.pipeline import Pipeline, check_settings
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation, Prompt
 from ravqa.readers.transformers_llm import TransformersLLM
 from ravqa.readers.transformers_vlm import TransformersVLM

@@ -181,7 +181,7 @@ def test_a_passages_image_is_part_of_its_matches(tmp_path):
 def test_what_cannot_be_explained_is_said(text_retriever, monkeypatch):
     with pytest.raises(KeyError):
         text_retriever.explain(QUESTION, ["nothing"])
-    monkeypatch.delattr(type(text_retriever.encoder), "label_passage")
+    monkeypatch.setattr(type(text_retriever.encoder), "labels", False)
     with pytest.raises(UserError, match="token-bert cannot say which words"):
         text_retriever.explain(QUESTION, ["koala"])
 

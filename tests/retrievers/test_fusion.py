@@ -1,6 +1,7 @@
 """Fusion of rankings by hand and against the definition, and its nested configuration."""
 
 import json
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -8,19 +9,20 @@ from hypothesis import strategies as st
 
 from ravqa.core.errors import UserError
 from ravqa.core.records import Passage, Question
-from ravqa.core.registry import RETRIEVERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict, load_pipeline, validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import EncodingStats
 from ravqa.pipeline import check_settings
-from ravqa.retrievers.base import to_hits
+from ravqa.retrievers import RETRIEVERS
+from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.retrievers.fusion import FusionRetriever
 
 QUESTION = Question(1, "?")
 PREPARED = []
 
 
-class ListRetriever:
+class ListRetriever(Retriever):
     """Gives the ranking of its options to every question."""
 
     class Config(Strict):
@@ -31,7 +33,10 @@ class ListRetriever:
         self.config = config
         self.fingerprint = f"listed {config.ranking}"
         self.weights = "a list"
-        self.sees_images = config.sees
+
+    @property
+    def sees_images(self):
+        return self.config.sees
 
     def prepare(self, corpus, progress=None):
         PREPARED.append(corpus)
@@ -43,9 +48,10 @@ class ListRetriever:
 class EncodingRetriever(ListRetriever):
     """Says that it encodes."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.encoded = {"passages": EncodingStats(3, 1, 30, 20), "queries": EncodingStats(1)}
+    encodes = True
+    encoded = MappingProxyType(
+        {"passages": EncodingStats(3, 1, 30, 20), "queries": EncodingStats(1)}
+    )
 
     def encode(self, corpus, progress=None):
         return self.encoded["passages"] if self.config.ranking else None

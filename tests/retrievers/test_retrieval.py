@@ -12,9 +12,11 @@ import pytest
 
 from ravqa.core.errors import UserError
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
-from ravqa.core.registry import ENCODERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Part, Strict, validate
 from ravqa.corpora.corpus import Corpus
+from ravqa.encoders import ENCODERS
+from ravqa.encoders.base import Encoder
 from ravqa.retrievers.controls import NoRetriever, OracleRetriever, RandomRetriever
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 from ravqa.retrievers.query_text import QueryText, forms
@@ -23,7 +25,7 @@ DIM = 24
 CALLS = Counter()
 
 
-class WordEncoder:
+class WordEncoder(Encoder):
     """A vector a word, made from the word's hash. Documents drop words without letters."""
 
     class Config(Strict):

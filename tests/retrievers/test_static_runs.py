@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.records import Hit, Passage, Question
-from ravqa.core.registry import RETRIEVERS
 from ravqa.core.settings import Part
 from ravqa.corpora.corpus import Corpus
+from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.runs import column, read_run, trec_lines, write_static, write_trec
 from ravqa.retrievers.static import StaticRetriever
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ravqa.cli import main
-from ravqa.core.registry import READERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
 from ravqa.metrics import vqa_accuracies
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation
 
 ANSWERS = ["tall as towers", "as tall as towers", "green"]

@@ -9,8 +9,12 @@ from PIL import Image
 
 from ravqa.cli import run_main
 from ravqa.core.records import Description
-from ravqa.core.registry import DESCRIBERS, ENCODERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
+from ravqa.describers import DESCRIBERS
+from ravqa.describers.base import Describer
+from ravqa.encoders import ENCODERS
+from ravqa.encoders.base import Encoder
 from ravqa.readers.transformers_vlm import TransformersVLM
 
 BAD = 2
@@ -20,7 +24,7 @@ class Options(Strict):
     pass
 
 
-class Encoder:
+class RefusingEncoder(Encoder):
     """One vector a text; refuses a query as libraries do."""
 
     Config = Options
@@ -40,7 +44,7 @@ class Encoder:
         return [np.ones((1, 2), np.float32) for _ in queries]
 
 
-class Describer:
+class RefusingDescriber(Describer):
     """Refuses images of one size."""
 
     Config = Options
@@ -61,7 +65,7 @@ class Describer:
 @pytest.fixture
 def folder(tmp_path, monkeypatch, fresh_cache):
     """Three questions, the second about a very thin image."""
-    for registry, kind in ((ENCODERS, Encoder), (DESCRIBERS, Describer)):
+    for registry, kind in ((ENCODERS, RefusingEncoder), (DESCRIBERS, RefusingDescriber)):
         entry = Entry(f"{__name__}:{kind.__name__}", "for tests")
         monkeypatch.setitem(registry._entries, "refusing", entry)
     rows = []

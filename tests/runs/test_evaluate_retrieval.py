@@ -8,11 +8,13 @@ import pytest
 from dataset_files import write_image, write_parquet
 
 from ravqa.cli import main
-from ravqa.core.registry import READERS, RETRIEVERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
 from ravqa.datasets.published import published_scores
+from ravqa.readers import READERS
 from ravqa.readers.controls import FirstWords
-from ravqa.retrievers.base import to_hits
+from ravqa.retrievers import RETRIEVERS
+from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.retrievers.bm25 import BM25Retriever
 
 pytest.importorskip("pyarrow")
@@ -279,7 +281,7 @@ def test_results_name_the_split_and_what_chose_the_settings(tmp_path):
     assert results["provenance"]["overrides"] == ["chosen_on=OK-VQA dev"]
 
 
-class SeeingRetriever:
+class SeeingRetriever(Retriever):
     """Ranks the passages as they stand, and says that it looks at images."""
 
     class Config(Strict):

@@ -18,11 +18,12 @@ from ravqa.cli import main, run_main
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.factory import Session
 from ravqa.core.records import Passage
-from ravqa.core.registry import READERS, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
 from ravqa.corpora.corpus import Corpus
 from ravqa.images.decode import image_bytes
 from ravqa.pipeline import Pipeline, check_settings
+from ravqa.readers import READERS
 from ravqa.readers.base import Generation
 from ravqa.runs.console import Console
 from ravqa.runs.request import RunRequest

@@ -6,8 +6,10 @@ import json
 import pytest
 
 from ravqa.cli import main
-from ravqa.core.registry import JUDGES, Entry
+from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
+from ravqa.metrics.judges import JUDGES
+from ravqa.metrics.judges.base import Judge
 
 URL = "https://en.wikipedia.org/wiki/Fir"
 # First words of the first passage: "tall as towers".
@@ -20,7 +22,7 @@ QUESTIONS = [  # question, type, reference
 ]
 
 
-class TowerJudge:
+class TowerJudge(Judge):
     """Finds equivalent what speaks of towers, has no verdict on the Alps, and counts its work."""
 
     class Config(Strict):

@@ -21,7 +21,7 @@ import os, time
 from pathlib import Path
 from ravqa.core.settings import Strict, fingerprint
 from ravqa.readers.base import Generation
-from ravqa.core.registry import READERS
+from ravqa.readers import READERS
 
 READERS.add("gated", "gated:Gated", "waits until a file is there, from its third prompt on")
 

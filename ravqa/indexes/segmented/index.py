@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +14,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ravqa.core.errors import UserError
-from ravqa.core.settings import Strict
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.encoders.base import Vectors
-from ravqa.indexes.base import Array, Ranking, check_k, checked_passages, checked_query
+from ravqa.indexes.base import Array, Index, Ranking, check_k, checked_passages, checked_query
 from ravqa.indexes.segmented import store
 from ravqa.indexes.segmented.store import Manifest, SegmentEntry, Writer
 
@@ -91,17 +90,15 @@ class State:
                 yield segment, places, rows[places] - segment.first
 
 
-class SegmentedIndex(ABC):
+class SegmentedIndex(Index):
     """A late-interaction index in a folder; see `indexes.base.Index` and `segmented.store`.
 
     Searches may run in many threads, and beside a change: each sees the state that it began with.
     Other processes' changes are seen after `refresh`.
     """
 
-    kind: ClassVar[str]
-
-    class Config(Strict):
-        """Options."""
+    grows: ClassVar[bool] = True
+    commits: ClassVar[bool] = True
 
     def __init__(self, path: Path, config: Any = None, *, fingerprint: str | None = None):
         """Open the index in `path`.
@@ -119,6 +116,11 @@ class SegmentedIndex(ABC):
         self._state = self._read()
 
     built = staticmethod(store.exists)
+
+    @classmethod
+    def generation(cls, path: Path) -> int:
+        """Return the number of the state in `path`."""
+        return store.read_manifest(path).generation
 
     @classmethod
     def open(cls, path: Path, config: Any = None, *, fingerprint: str | None = None) -> Self:

@@ -31,12 +31,12 @@ from ravqa.core.settings import ImportTarget, Options, Strict, Text, fingerprint
 from ravqa.corpora.corpus import Corpus
 from ravqa.integrations.llama_index.nodes import nodes_of
 from ravqa.integrations.query_images import data_uri
-from ravqa.retrievers.base import Progress, to_hits
+from ravqa.retrievers.base import Progress, Retriever, to_hits
 
 _WHY = "the retriever llama-index"
 
 
-class LlamaIndexRetriever:
+class LlamaIndexRetriever(Retriever):
     """A LlamaIndex retriever as one of this project.
 
     It is given the question's text with what is seen in the image behind it, and the image itself
@@ -67,11 +67,16 @@ class LlamaIndexRetriever:
         """
         kind = type(retriever)
         self.fingerprint = fingerprint or f"{kind.__module__}.{kind.__qualname__}"
-        self.sees_images = sees_images
+        self._sees_images = sees_images
         self._retriever = retriever
         self._tags = tags
         self._caption = caption
         self._corpus: Corpus | None = None
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the retriever looks at `image_path`."""
+        return self._sees_images
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Take the passages that the nodes are.
@@ -148,6 +153,8 @@ class FactoryRetriever(LlamaIndexRetriever):
         sees_images: bool = False
         weights: Text = ""
 
+    config: Config
+
     def __init__(self, config: Config):
         """Import the factory.
 
@@ -157,7 +164,7 @@ class FactoryRetriever(LlamaIndexRetriever):
         self.config = config
         self.weights = config.weights
         self._factory = _function(config.factory)
-        self.sees_images = config.sees_images
+        self._sees_images = config.sees_images
         self.fingerprint = fingerprint("llama-index/2", config.model_dump(), _source(self._factory))
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:

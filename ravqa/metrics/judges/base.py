@@ -1,12 +1,15 @@
-"""The interface of judges."""
+"""The contract of judges."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any
+
+from ravqa.core.settings import Strict
 
 
-class Judge(Protocol):
+class Judge(ABC):
     """Says whether candidate answers are equivalent to reference answers.
 
     Attributes:
@@ -14,25 +17,37 @@ class Judge(Protocol):
         fingerprint: changes with the weights and with every setting that can change a judgement.
     """
 
+    class Config(Strict):
+        """The judge's options; none, unless it has its own."""
+
     name: str
     fingerprint: str
 
+    def __init__(self, config: Any = None):
+        """Take the judge's validated options; None for their defaults.
+
+        Raises:
+            UserError: what the judge needs (a package, a model, a file) does not exist.
+        """
+        self.config: Any = self.Config() if config is None else config
+
+    @abstractmethod
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> list[float]:
-        """Probability that each candidate is equivalent to its reference, 0 to 1, in order.
+        """Return the probability that each candidate is equivalent to its reference, in order.
 
-        nan where the judge comes to no verdict; that counts as not equivalent.
+        Returns:
+            One number per triple, 0 to 1; nan where the judge comes to no verdict, which counts as
+            not equivalent.
         """
-        ...
-
-
-@runtime_checkable
-class StreamingJudge(Protocol):
-    """What a judge may offer besides: judgements as they are made, so that an error costs few."""
 
     def judge_each(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> Iterator[tuple[int, float]]:
-        """Position of a triple and its judgement, in any order; an error comes after the others."""
-        ...
+        """Yield the place of a triple and its judgement, in any order.
+
+        A judge that can fail midway yields what it has first and raises afterwards: what it has
+        yielded is kept.
+        """
+        yield from enumerate(self.judge(questions, references, candidates))

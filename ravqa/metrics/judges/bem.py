@@ -24,11 +24,12 @@ from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.settings import ModelName, Strict, Text, fingerprint
+from ravqa.metrics.judges.base import Judge
 
 _WHY = "the judge bem"
 
 
-class BEMJudge:
+class BEMJudge(Judge):
     """Runs the classifier in batches of similar length; batch size does not change judgements."""
 
     class Config(Strict):
@@ -43,6 +44,8 @@ class BEMJudge:
         model: ModelName
         batch_size: int = Field(default=32, ge=1)
         device: Text = "auto"
+
+    config: Config
 
     def __init__(self, config: Config):
         """Load tokenizer and model.

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ravqa.core.cache import Store
+from ravqa.core.errors import broken
 from ravqa.core.settings import fingerprint
-from ravqa.metrics.judges.base import Judge, StreamingJudge
+from ravqa.metrics.judges.base import Judge
 
 
-class CachedJudge:
+class CachedJudge(Judge):
     """Wraps a judge; what it has judged before is not judged again.
 
     Attributes:
@@ -54,9 +55,13 @@ class CachedJudge:
 
     def _judged(self, part: Mapping[str, tuple[str, str, str]]) -> Iterator[tuple[str, float]]:
         keys = list(part)
-        asked = zip(*part.values(), strict=True)
-        if isinstance(self._inner, StreamingJudge):
-            for position, value in self._inner.judge_each(*asked):
-                yield keys[position], value
-        else:
-            yield from zip(keys, self._inner.judge(*asked), strict=True)
+        judged = set()
+        for position, value in self._inner.judge_each(*zip(*part.values(), strict=True)):
+            if not (math.isnan(value) or 0 <= value <= 1):
+                raise broken(self._inner, "judge", f"{value} is no probability")
+            if position not in range(len(keys)):
+                raise broken(self._inner, "judge", f"{position} is the place of no triple")
+            judged.add(position)
+            yield keys[position], value
+        if len(judged) != len(keys):
+            raise broken(self._inner, "judge", f"{len(judged)} judgements of {len(keys)} triples")

@@ -19,6 +19,7 @@ from ravqa.clients.openai import Client, NoAnswerError, ServerConfig
 from ravqa.clients.replies import Reply
 from ravqa.core.errors import UserError
 from ravqa.core.settings import Text, fingerprint
+from ravqa.metrics.judges.base import Judge
 
 PROMPT = """\
 Question about an image: {question}
@@ -34,7 +35,7 @@ _WHY = "the judge llm"
 _VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
-class LLMJudge:
+class LLMJudge(Judge):
     """Asks one question a triple, several at a time."""
 
     class Config(ServerConfig):
@@ -47,6 +48,8 @@ class LLMJudge:
 
         prompt: Text = PROMPT
         max_tokens: int = Field(default=8, ge=1)
+
+    config: Config
 
     def __init__(self, config: Config):
         """Keep the settings; the server is first asked when something is judged.
