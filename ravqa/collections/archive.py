@@ -28,6 +28,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.locations import file_digest, flush_to_disk
 from ravqa.corpora.disk import PassageFolder
 from ravqa.encoders.store import written_beside
+from ravqa.indexes.segmented.index import SegmentedIndex
 from ravqa.retrievers.base import Progress
 
 LIST = "ravqa-collection.json"
@@ -50,6 +51,10 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     Raises:
         UserError: the file is there already or cannot be written.
     """
+    if state.index is not None and not isinstance(state.index, SegmentedIndex):
+        raise UserError(
+            f"the index of {folder.path} is not exact or compressed: only these can be packed"
+        )
     if target.exists():
         raise UserError(f"{target} is there already: name a new file")
     if not target.parent.is_dir():
@@ -112,11 +117,11 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
 def _files(folder: CollectionFolder, state: State) -> Iterator[str]:
     """Names of the files that belong to a state."""
     yield folder.manifest_file.name
-    if state.index is None or state.manifest.index is None:
+    if not isinstance(state.index, SegmentedIndex):
         return
     yield f"{state.manifest.index}/manifest.json"
     yield from (f"{state.manifest.index}/{name}" for name in state.index.files)
-    for entry in state.index.attached["passages"]:
+    for entry in state.passages:
         yield from (f"{entry['name']}/{name}" for name in entry["files"])
     images = {p.image for p in state.corpus.stream() if p.image is not None}
     yield from (image.relative_to(folder.path).as_posix() for image in images)

@@ -21,19 +21,18 @@ from ravqa.collections.trust import Setting
 from ravqa.core.errors import DataError, UserError, check_number
 from ravqa.core.factory import Session, part_config
 from ravqa.core.records import Hit, Passage, Question
-from ravqa.core.registry import INDEXES
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus, Selection
 from ravqa.corpora.disk import same_record
 from ravqa.corpora.kb import Sections
 from ravqa.corpora.pages import Remarks
 from ravqa.describers.text import as_text
-from ravqa.encoders.base import passages_fingerprint, sees_passages
 from ravqa.images.decode import as_source
+from ravqa.indexes import INDEXES
 from ravqa.indexes.exact import ExactIndex
 from ravqa.pipeline import Pipeline, Response
 from ravqa.rerankers.build import asks_own_reader
-from ravqa.retrievers.base import Progress
+from ravqa.retrievers.base import Progress, Retriever
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 _NEAR = 10_000  # ids among which near ones are looked for
@@ -131,7 +130,7 @@ class Collection:
         folder.create(
             settings,
             {
-                "fingerprint": passages_fingerprint(encoder),
+                "fingerprint": encoder.passages_fingerprint,
                 "weights": encoder.weights,
                 "dim": encoder.dim,
             },
@@ -547,13 +546,15 @@ class Collection:
                             "update it, or give the new one another id"
                         )
                     same = old.content == passage.content and (
-                        old.image == passage.image or not sees_passages(late.encoder)
+                        old.image == passage.image or not late.encoder.sees_passage_images
                     )
                     (relabelled if same else changed).append(passage.passage_id)
             new = Selection(every, added + changed)
             put = Selection(every, added + changed + relabelled)
             gone = [i for i in there if i not in incoming] if prune else []
             truncated = 0
+            if len(put) or gone:
+                writer.check_growth()
             if len(new):
                 with late.embedded(new, progress) as vectors:
                     truncated = vectors.stats.truncated
@@ -576,7 +577,7 @@ class Collection:
             images = [p.image for p in blank if p.image is not None]
             for passage, seen in zip(blank, pipeline.describer.describe(images), strict=True):
                 own[passage.passage_id] = replace(passage, text=as_text(seen))
-        elif blank and not sees_passages(_late(pipeline).encoder):
+        elif blank and not _late(pipeline).encoder.sees_passage_images:
             raise DataError(
                 f"{incoming.source}: the image {blank[0].passage_id!r} has no caption: write one, "
                 "or choose a pipeline with a describer"
@@ -612,7 +613,7 @@ class Collection:
                 )
                 encoder = _late(built).encoder
                 expected = self._state.manifest.encoder
-                if passages_fingerprint(encoder) != expected["fingerprint"]:
+                if encoder.passages_fingerprint != expected["fingerprint"]:
                     raise UserError(
                         f"the collection in {self.path} was encoded by {expected['weights']}, and "
                         f"not by {encoder.weights} as {self._where} has it, or with other options: "
@@ -624,7 +625,7 @@ class Collection:
             return self._pipelines[answering]
 
 
-class _StateRetriever:
+class _StateRetriever(Retriever):
     """A collection's state, as the pipeline's retriever."""
 
     def __init__(
@@ -632,10 +633,14 @@ class _StateRetriever:
     ):
         self.fingerprint = late.fingerprint
         self.weights = late.weights
-        self.sees_images = late.sees_images
         self._late = late
         self._state = state
         self._allowed = allowed_ids
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the encoder looks at questions' images."""
+        return self._late.sees_images
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Nothing: the index is there."""

@@ -33,7 +33,6 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import part_config
 from ravqa.core.locations import flush_to_disk
 from ravqa.core.records import Passage
-from ravqa.core.registry import INDEXES
 from ravqa.core.settings import Part, fingerprint
 from ravqa.corpora.corpus import Corpus, Digest
 from ravqa.corpora.disk import DamageError, PassageFolder
@@ -41,9 +40,10 @@ from ravqa.corpora.pages import MANIFESTS
 from ravqa.encoders.base import Vectors
 from ravqa.encoders.store import written_beside
 from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
+from ravqa.indexes import INDEXES
+from ravqa.indexes.base import Index, checked_index
 from ravqa.indexes.exact import ExactIndex
-from ravqa.indexes.segmented.index import SegmentedIndex
-from ravqa.indexes.segmented.store import file_checksum, read_manifest, sole_writer
+from ravqa.indexes.segmented.store import file_checksum, sole_writer
 
 FORMAT = 1
 IMAGES = "images"
@@ -60,12 +60,14 @@ class Manifest:
         encoder: "fingerprint", "weights" and "dim" of the encoder.
         index: name of the folder that counts; None before the first passage.
         words: how long passages of pages and articles are, unless one says otherwise.
+        passages: the folders of passages, of an index that does not commit them with its state.
     """
 
     settings: dict[str, Any]
     encoder: dict[str, Any]
     index: str | None = None
     words: int | None = None
+    passages: list[dict[str, Any]] | None = None
 
 
 class CollectionCorpus(Corpus):
@@ -77,12 +79,14 @@ class CollectionCorpus(Corpus):
         self,
         path: Path,
         encoder: str,
-        index: SegmentedIndex | None,
+        index: Index | None,
+        kind: str,
         parts: Iterable[PassageFolder],
     ):
         self.source = str(path)
         self._encoder = encoder
         self._index = index
+        self._kind = kind
         self._parts = tuple(parts)  # newest first
 
     @cached_property
@@ -111,11 +115,11 @@ class CollectionCorpus(Corpus):
     def __len__(self) -> int:
         return len(self._index) if self._index is not None else 0
 
-    def index_for(self, encoder: str, kind: str) -> SegmentedIndex | None:
+    def index_for(self, encoder: str, kind: str) -> Index | None:
         """The collection's index, if it is of this encoder and kind."""
         if self._index is None or encoder != self._encoder:
             return None
-        return self._index if kind in ("auto", self._index.kind) else None
+        return self._index if kind in ("auto", self._kind, self._index.kind) else None
 
     def check_images(self) -> None:
         """Look whether every image is in the collection's folder.
@@ -143,7 +147,7 @@ class State:
     """What a reader sees from beginning to end: nothing in it changes."""
 
     manifest: Manifest
-    index: SegmentedIndex | None
+    index: Index | None
     corpus: CollectionCorpus
     _matching: dict[str, frozenset[str]] = field(default_factory=dict)
 
@@ -163,19 +167,26 @@ class State:
     @property
     def tidy(self) -> bool:
         """Whether no file holds a passage that was deleted or replaced."""
-        return self.index is None or (self.pieces <= 1 and self.index.stats()["deleted"] == 0)
+        return self.index is None or (self.pieces <= 1 and not self.index.stats().get("deleted"))
 
     @property
     def pieces(self) -> int:
         """How many pieces vectors or passages are in; each costs time and open files."""
         if self.index is None:
             return 0
-        return max(int(self.index.stats()["segments"]), len(self.index.attached["passages"]))
+        return max(int(self.index.stats().get("segments", 1)), len(self.passages))
+
+    @property
+    def passages(self) -> list[dict[str, Any]]:
+        """The folders of passages: name and files of each, the oldest first."""
+        return [] if self.index is None else _entries(self.manifest, self.index)
 
     @property
     def content(self) -> str:
         """Changes with all that a search depends on, the encoder apart."""
-        return "" if self.index is None else self.index.content
+        if self.index is None:
+            return ""
+        return self.index.content or fingerprint(self.passages)
 
 
 class CollectionFolder:
@@ -242,7 +253,9 @@ class CollectionFolder:
                     f"the collection in {self.path} is of format {values['format']}, this version "
                     f"reads {FORMAT}: build it again"
                 )
-            found = Manifest(**{name: values[name] for name in _FIELDS})
+            found = Manifest(
+                **{name: values[name] for name in _FIELDS}, passages=values.get("passages")
+            )
             if values["checksum"] != _checksum(found) or not isinstance(found.settings, dict):
                 raise ValueError
             if found.index is not None:
@@ -261,7 +274,7 @@ class CollectionFolder:
 
     def put(self, manifest: Manifest) -> None:
         """Replace collection.json."""
-        values = {"format": FORMAT, **asdict(manifest), "checksum": _checksum(manifest)}
+        values = {"format": FORMAT, **_values(manifest), "checksum": _checksum(manifest)}
         with written_beside(self.manifest_file, to_disk=True) as beside:
             beside.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
 
@@ -275,11 +288,11 @@ class CollectionFolder:
             UserError: see `manifest`; the index is of another kind, or damaged.
         """
         while True:
-            seen = self._present()
+            seen = self._present(part)
             try:
                 return self._read(seen[0], part)
             except (OSError, UserError, ValueError, KeyError) as e:
-                if self._present() != seen:
+                if self._present(part) != seen:
                     continue  # files went away because another state took their place
                 if isinstance(e, UserError):
                     raise
@@ -289,34 +302,37 @@ class CollectionFolder:
                     f"the collection in {self.path} is damaged ({e}): build it again"
                 ) from None
 
-    def _present(self) -> tuple[Manifest, int | None]:
+    def _present(self, part: Part) -> tuple[Manifest, int | None]:
         """Changes with every state: collection.json, and the generation of the index."""
         manifest = self.manifest()
         if manifest.index is None:
             return manifest, 0
         try:
-            return manifest, read_manifest(self.path / manifest.index).generation
+            return manifest, INDEXES.get(part.name).generation(self.path / manifest.index)
         except UserError:
             return manifest, None
 
     def _read(self, manifest: Manifest, part: Part) -> State:
         encoder = manifest.encoder["fingerprint"]
         if manifest.index is None:
-            return State(manifest, None, CollectionCorpus(self.path, encoder, None, ()))
-        index = INDEXES.get(part.name).open(
+            return State(manifest, None, CollectionCorpus(self.path, encoder, None, "", ()))
+        kind = INDEXES.get(part.name)
+        index = kind.open(
             self.path / manifest.index,
             part_config(INDEXES, part, "retriever.index"),
             fingerprint=encoder,
         )
+        entries = _entries(manifest, checked_index(index, kind))
         parts = [
             PassageFolder(
                 self.path / _check_own(entry["name"]),
                 images=self.path,
                 mend=f"ravqa collection verify {self.path} lists what is wrong",
             )
-            for entry in reversed(index.attached["passages"])
+            for entry in reversed(entries)
         ]
-        return State(manifest, index, CollectionCorpus(self.path, encoder, index, parts))
+        corpus = CollectionCorpus(self.path, encoder, index, part.name, parts)
+        return State(manifest, index, corpus)
 
     @contextmanager
     def writing(self, part: Part) -> Iterator[Writer]:
@@ -337,7 +353,7 @@ class CollectionFolder:
             return
         yield from (f"{state.manifest.index}/{fault}" for fault in state.index.verify())
         whole = True
-        for entry in state.index.attached["passages"]:
+        for entry in state.passages:
             for name, (size, checksum) in entry["files"].items():
                 file = self.path / entry["name"] / name
                 there = file.is_file() and file.stat().st_size == size
@@ -400,7 +416,8 @@ class Writer:
             put: passages whose text or metadata are new, those of `ids` among them.
             delete: ids to delete.
         """
-        entries = [] if self.state.index is None else self.state.index.attached["passages"]
+        self.check_growth()
+        entries = self.state.passages
         attached = None if put is None else {"passages": [*entries, self._write(put)]}
         if self.state.index is None:
             self._build(ids, embeddings, self._part, attached)
@@ -409,10 +426,19 @@ class Writer:
             self.state.index.change(ids, embeddings, delete=[*old, *delete], attached=attached)
         self._settle()
 
+    def check_growth(self) -> None:
+        """Raise UserError if there is an index already and it cannot change."""
+        index = self.state.index
+        if index is not None and not index.commits:
+            raise UserError(
+                f"the collection in {self._path} has an index of kind {self._part.name!r}, which "
+                "cannot change once it is built: build another collection, in a new folder"
+            )
+
     def compact(self) -> None:
         """Write index and passages again, without what was deleted or replaced."""
         index, corpus = self.state.index, self.state.corpus
-        if index is None:
+        if index is None or not index.commits:
             return
         entries = [self._write(corpus[i] for i in index.ids)] if len(index) else []
         index.change(attached={"passages": entries})
@@ -435,7 +461,7 @@ class Writer:
         """Remove what writers that did not end have left, and what is no longer named."""
         kept = {self.state.manifest.index}
         if self.state.index is not None:
-            kept |= {entry["name"] for entry in self.state.index.attached["passages"]}
+            kept |= {entry["name"] for entry in self.state.passages}
         for entry in self._path.iterdir():
             if _OWN_FOLDER.fullmatch(entry.name) and entry.name not in kept:
                 shutil.rmtree(entry)
@@ -456,16 +482,20 @@ class Writer:
         """A new index beside the present one, then in its place."""
         manifest = self.state.manifest
         name = self._new_name("index")
-        INDEXES.get(part.name).build(
+        kind = INDEXES.get(part.name)
+        attached = attached or {"passages": []}
+        committed: dict[str, Any] = {"attached": attached} if kind.commits else {}
+        kind.build(
             ids,
             embeddings,
             self._path / name,
             dim=manifest.encoder["dim"],
             config=part_config(INDEXES, part, "retriever.index"),
             fingerprint=manifest.encoder["fingerprint"],
-            attached=attached or {"passages": []},
+            **committed,
         )
-        self._folder.put(replace(manifest, index=name))
+        passages = None if kind.commits else attached["passages"]
+        self._folder.put(replace(manifest, index=name, passages=passages))
 
     def _write(self, passages: Iterable[Passage]) -> dict[str, Any]:
         """Write a new folder of passages to the disk; return its entry for the index's manifest."""
@@ -507,8 +537,19 @@ def _check_own(name: str) -> str:
     return name
 
 
-_FIELDS = [entry.name for entry in fields(Manifest)]
+_FIELDS = [entry.name for entry in fields(Manifest) if entry.name != "passages"]
+
+
+def _entries(manifest: Manifest, index: Index) -> list[dict[str, Any]]:
+    """Name and files of each folder of passages, the oldest first."""
+    found = index.attached["passages"] if manifest.passages is None else manifest.passages
+    return list(found)
+
+
+def _values(manifest: Manifest) -> dict[str, Any]:
+    values = asdict(manifest)
+    return values if manifest.passages is not None else {name: values[name] for name in _FIELDS}
 
 
 def _checksum(manifest: Manifest) -> str:
-    return fingerprint(asdict(manifest))
+    return fingerprint(_values(manifest))

@@ -10,13 +10,11 @@ from ravqa.collections import trust
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import UserError
 from ravqa.core.factory import part_config
-from ravqa.core.registry import RETRIEVERS
 from ravqa.core.settings import PipelineConfig, apply_override, split_override
+from ravqa.indexes import INDEXES
 from ravqa.pipeline import check_settings
+from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
-
-KINDS = ("auto", "exact", "compressed")
-"""Kinds of index that commit vectors and passages together."""
 
 _RETRIEVER = "late-interaction"
 
@@ -71,9 +69,10 @@ def checked(
     late: LateInteractionRetriever.Config = part_config(
         RETRIEVERS, config.retriever, f"{where}: retriever"
     )
-    if late.index.name not in KINDS:
+    index = part_config(INDEXES, late.index, f"{where}: retriever.index")
+    if not INDEXES.get(late.index.name).in_folder(index):
         raise UserError(
-            f"{where}: key 'retriever.index.name': one of {', '.join(KINDS)} is expected, got "
-            f"{late.index.name!r}"
+            f"{where}: key 'retriever.index.name': a collection is one folder, and an index "
+            f"{late.index.name!r} is not: choose auto, exact or compressed"
         )
     return config, late

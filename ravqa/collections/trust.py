@@ -30,7 +30,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ravqa.answering.config import AnsweringConfig
-from ravqa.core.registry import PARTS
+from ravqa.core.registry import PARTS, table
 from ravqa.core.settings import Names, Part, PipelineConfig, RunsCode
 
 _log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _of_field(
 
 def _of_part(key: str, values: Mapping[str, Any], path: str) -> Iterator[Setting]:
     name = values.get("name")
-    registry = PARTS.get(key)
+    registry = table(PARTS[key]) if key in PARTS else None
     if registry is None or not isinstance(name, str) or name not in registry:
         yield Setting(path, values, _UNKNOWN)
         return

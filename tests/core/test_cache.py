@@ -10,6 +10,8 @@ from ravqa.core.cache import Store, watched
 from ravqa.core.factory import Session, build_part, shared_keys
 from ravqa.core.registry import Entry, Registry
 from ravqa.core.settings import Part, PipelineConfig, Strict
+from ravqa.readers import READERS
+from ravqa.retrievers import RETRIEVERS
 
 
 @pytest.fixture
