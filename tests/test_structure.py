@@ -19,7 +19,7 @@ LAYERS = [
     {"reports"},
     {"runs", "integrations"},
     {"collections"},
-    {"pipeline"},
+    {"pipeline", "testing"},
     {"rerankers", "retrievers"},
     {"answering", "evaluation", "indexes"},
     {"encoders", "datasets"},

@@ -1,0 +1,56 @@
+"""What the conformance suites share."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+def require(condition: object, sentence: str) -> None:
+    """Raise AssertionError with the sentence unless the condition holds, also under `python -O`."""
+    if not condition:
+        raise AssertionError(sentence)
+
+
+def refused(
+    error: type[Exception] | tuple[type[Exception], ...],
+    call: Callable[[], object],
+    sentence: str,
+) -> None:
+    """Raise AssertionError with the sentence unless `call` raises this error, or one of these."""
+    try:
+        call()
+    except error:
+        return
+    except Exception as e:
+        raise AssertionError(f"{sentence}; {type(e).__name__} is raised: {e}") from e
+    raise AssertionError(f"{sentence}; nothing is raised")
+
+
+def require_json(value: Any, what: str) -> None:
+    """Raise AssertionError unless a value can be written as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as e:
+        raise AssertionError(f"{what} cannot be written as JSON: {e}") from None
+
+
+def require_names(part: Any, *names: str) -> None:
+    """Raise AssertionError unless the part has these attributes, each a text that is not blank."""
+    for name in names:
+        value = getattr(part, name, None)
+        require(
+            isinstance(value, str) and value,
+            f"{type(part).__name__}.{name} is a text that is not blank, got {value!r}",
+        )
+
+
+def picture(width: int, height: int, shade: int) -> bytes:
+    """Return a PNG image of one colour."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (shade, 255 - shade, shade // 2)).save(out, "PNG")
+    return out.getvalue()
