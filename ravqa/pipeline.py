@@ -17,7 +17,7 @@ from ravqa.answering.answerer import Answerer, load_template
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
-from ravqa.core.cache import Use, watched
+from ravqa.core.cache import Use, measured
 from ravqa.core.errors import PromptError, ServerError, UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import RETRIEVED, Answer, Hit, Passage, Question
@@ -249,7 +249,7 @@ class Pipeline:
         """
         stages: list[Stage] = []
         for name, reranker in self.rerankers.items():
-            with watched() as use:
+            with measured(reranker.stores) as use:
                 candidates = [self.passages(found) for found in hits]
                 hits = reranker.rerank(questions, candidates)
             stages.append(Stage(name, hits, use))
@@ -269,7 +269,7 @@ class Pipeline:
         stages: list[Stage] = []
         reasons: dict[int, str] = {}
         for name, reranker in self.rerankers.items():
-            with watched() as use:
+            with measured(reranker.stores) as use:
                 candidates = [self.passages(found) for found in hits]
                 try:
                     hits = reranker.rerank(questions, candidates)

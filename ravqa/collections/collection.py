@@ -633,6 +633,7 @@ class _StateRetriever(Retriever):
     ):
         self.fingerprint = late.fingerprint
         self.weights = late.weights
+        self.stores = late.stores
         self._late = late
         self._state = state
         self._allowed = allowed_ids

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,48 +21,51 @@ _LOOK_AGAIN_S = 0.02
 
 @dataclass(slots=True)
 class Use:
-    """How a piece of work used the stores (see `watched`).
+    """How long a piece of work took, and how it used its stores (see `measured`).
 
     Attributes:
-        seconds: what the work took.
+        seconds: how long it took.
         asked: values that stores were asked for.
         found: how many of them were known already.
-        saved: seconds that the known ones took when they were made, as far as that is known.
-        unpriced: how many of them it is not known of.
         stores: names of the stores that were asked.
     """
 
     seconds: float = 0.0
     asked: int = 0
     found: int = 0
-    saved: float = 0.0
-    unpriced: int = 0
     stores: set[str] = field(default_factory=set)
 
 
-_uses: ContextVar[tuple[Use, ...]] = ContextVar("uses", default=())
-
-
 @contextmanager
-def watched() -> Iterator[Use]:
-    """Watches the work inside: its time, and what of it came from a store."""
+def measured(stores: Iterable[Store]) -> Iterator[Use]:
+    """Measure the work inside: its time, and what of it came from these stores.
+
+    What other threads ask the same `Store` objects for meanwhile is counted too.
+
+    Args:
+        stores: those that the parts at work keep their results in (their attribute `stores`).
+
+    Yields:
+        The use, which is filled in at the end.
+    """
     use = Use()
-    token = _uses.set((*_uses.get(), use))
+    own = {id(store): store for store in stores}.values()
+    before = [store.counts for store in own]
     began = time.monotonic()
     try:
         yield use
     finally:
         use.seconds = time.monotonic() - began
-        _uses.reset(token)
+        for store, (asked, found) in zip(own, before, strict=True):
+            now = store.counts
+            if now[0] > asked:
+                use.asked += now[0] - asked
+                use.found += now[1] - found
+                use.stores.add(store.name)
 
 
 class Store:
-    """A table of JSON values by key, in the file `NAME.sqlite` of the cache folder.
-
-    With each value goes the time that it took: the time since the store was last used, shared out
-    among the values of one `put`. So whoever asks for values, makes those that are not known and
-    puts them has their cost kept too.
-    """
+    """A table of JSON values by key, in the file `NAME.sqlite` of the cache folder."""
 
     def __init__(self, name: str):
         """Open or make the file.
@@ -72,13 +75,18 @@ class Store:
         """
         self.name = name
         self.path = cache_dir() / f"{name}.sqlite"
-        self._used: float | None = None
+        self._asked = 0
+        self._found = 0
+        self._counting = threading.Lock()
         with self._connection() as connection:
             _use_wal(connection)
             connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, seconds REAL)"
-            )
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many values this object was asked for so far, and how many of them it found."""
+        with self._counting:
+            return self._asked, self._found
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -97,28 +105,18 @@ class Store:
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values of those keys that are known."""
         found: dict[str, Any] = {}
-        saved, unpriced = 0.0, 0
         unique = list(dict.fromkeys(keys))
         with self._connection() as connection:
             for start in range(0, len(unique), _VARIABLES):
                 part = unique[start : start + _VARIABLES]
                 marks = ",".join("?" * len(part))
                 rows = connection.execute(
-                    "SELECT key, value, seconds FROM kept LEFT JOIN costs USING (key) "
-                    f"WHERE key IN ({marks})",
-                    part,
+                    f"SELECT key, value FROM kept WHERE key IN ({marks})", part
                 )
-                for key, value, seconds in rows:
-                    found[key] = json.loads(value)
-                    saved += seconds or 0.0
-                    unpriced += seconds is None
-        for use in _uses.get():
-            use.asked += len(unique)
-            use.found += len(found)
-            use.saved += saved
-            use.unpriced += unpriced
-            use.stores.add(self.name)
-        self._used = time.monotonic()
+                found.update((key, json.loads(value)) for key, value in rows)
+        with self._counting:
+            self._asked += len(unique)
+            self._found += len(found)
         return found
 
     def get_or_make(
@@ -142,21 +140,14 @@ class Store:
     def put(self, values: Mapping[str, Any]) -> None:
         """Keep values; a key that is known already keeps its value."""
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
-        costs = []
-        if self._used is not None and values:
-            each = (time.monotonic() - self._used) / len(values)
-            costs = [(key, each) for key in values]
         with self._connection() as connection:
             connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows)
-            connection.executemany("INSERT OR IGNORE INTO costs VALUES (?, ?)", costs)
-        self._used = time.monotonic()
 
     def drop(self, keys: Iterable[str]) -> None:
         """Forget the values of these keys."""
         rows = [(key,) for key in keys]
         with self._connection() as connection:
             connection.executemany("DELETE FROM kept WHERE key = ?", rows)
-            connection.executemany("DELETE FROM costs WHERE key = ?", rows)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

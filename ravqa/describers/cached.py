@@ -27,6 +27,7 @@ class CachedDescriber:
         self.fingerprint = inner.fingerprint
         self.weights = inner.weights
         self._store = Store("descriptions")
+        self.stores = (self._store,)
         self._chunk = chunk
 
     def describe(

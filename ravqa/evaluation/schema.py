@@ -134,8 +134,6 @@ class Cached(TypedDict):
 
     share: Share
     """Share of the values looked up that were found."""
-    seconds: Seconds | None
-    """What the found values took when they were made; null where that is not known of all."""
 
 
 @_read_strictly

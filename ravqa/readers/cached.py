@@ -39,6 +39,7 @@ class CachedReader:
     Attributes:
         generated, scored: how many generations, and scores of answers, the reader itself made.
         decoded: how many values were made from it by other means (`recall`).
+        stores: the cache on disk; none if it is not used.
     """
 
     def __init__(self, inner: Reader, *, keep: bool = True):
@@ -52,6 +53,7 @@ class CachedReader:
         self.scored = 0
         self.decoded = 0
         self._store = Store("generations") if keep and inner.deterministic else None
+        self.stores: Sequence[Store] = (self._store,) if self._store else ()
         self._rescued: dict[str, Any] = {}  # finished in a call that failed, not on the disk
         self._made: dict[str, Any] = {}  # finished in this work, not on the disk
         self._failed: dict[str, str] = {}  # what could not be answered in it, and why

@@ -17,8 +17,7 @@ _STYLES = {name: style for style, name in enumerate(CONDITIONS)}
 _RANKS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, None))
 _BINS = 10
 _VALUES = 8  # so many different scores are shown one by one
-_CACHED = "cached"
-_STAGES = {"retrieve": "retrieving", "answer": "answering", _CACHED: "from the cache"}
+_STAGES = {"retrieve": "retrieving", "answer": "answering"}
 
 Sample = Mapping[str, Any]
 
@@ -221,25 +220,20 @@ def times(run: Run) -> Figure | None:
         for sample in samples.values():
             for stage, seconds in stage_seconds(sample).items():
                 own[stage] = own.get(stage, 0.0) + seconds / len(samples)
-            saved = sum(_saved(stage) for stage in (sample.get("cached") or {}).values())
-            if saved:
-                own[_CACHED] = own.get(_CACHED, 0.0) + saved / len(samples)
     found = {stage for own in spent.values() for stage, seconds in own.items() if seconds > 0}
     if not found:
         return None
-    order = [stage for own in spent.values() for stage in own if stage in found - {_CACHED}]
-    stages = [*dict.fromkeys(order), *([_CACHED] if _CACHED in found else [])]
+    stages = list(dict.fromkeys(s for own in spent.values() for s in own if s in found))
     whole = (run.results.get("timing") or {}).get("seconds")
     return shares(
         "Where the time goes",
-        "Mean seconds per question."
-        + (" What came from the cache is counted as it took when it was made." * (_CACHED in found))
+        "Mean seconds per question in this run; little for what came from the cache."
         + (f" This run took {whole:,.0f} s, with loading and scoring." if whole else ""),
         [condition_name(condition) for condition in spent],
         [
             Series(
                 stage_name(stage),
-                4 if stage == _CACHED else i % 4,
+                i % 4,
                 [Estimate(own[stage]) if stage in own else None for own in spent.values()],
             )
             for i, stage in enumerate(stages)
@@ -247,11 +241,6 @@ def times(run: Run) -> Figure | None:
         x_name="condition",
         axis=Axis("seconds per question", decimals=3),
     )
-
-
-def _saved(stage: Any) -> float:
-    seconds = stage.get("seconds") if isinstance(stage, Mapping) else None
-    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def stage_seconds(sample: Sample) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
 from ravqa.core.records import Hit, Passage, Question
 
@@ -32,6 +33,11 @@ class Reranker(Protocol):
 
     fingerprint: str
     weights: str
+
+    @property
+    def stores(self) -> Sequence[Store]:
+        """Where scores are kept; none if they are not. Runs measure what came from there."""
+        ...
 
     def rerank(
         self, questions: Sequence[Question], candidates: Sequence[Candidates]

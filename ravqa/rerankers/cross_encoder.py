@@ -91,6 +91,7 @@ class CrossEncoderReranker:
         self.sees_images = bool(self._model.supports(("image", "text")))
         self.truncated = 0
         self._kept = KeptScores(keep=config.cache, chunk=_CHUNK)
+        self.stores = self._kept.stores
         self._scores = fingerprint(
             "cross-encoder/1",
             config.model_dump(include={"activation", "max_length", "dtype"}),

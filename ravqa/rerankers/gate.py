@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
+from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
 from ravqa.core.factory import part_config
 from ravqa.core.records import Hit, Question
@@ -80,6 +81,7 @@ class Gate:
         self.weights = ""
         self.sees_images = False
         self._ask: YesNo | None = None
+        self.stores: Sequence[Store] = ()
         parts = [config.model_dump(include={"rule", "at_least", "against"})]
         if config.asks_reader:
             if reader is None:
@@ -87,6 +89,7 @@ class Gate:
             self._template = PromptTemplate.load(config.prompt)
             self._ask = YesNo(config, reader, "the gate")
             self.sees_images = self._ask.sees_images
+            self.stores = self._ask.stores
             self.weights = reader.weights
             parts += [{"asked": self._ask.fingerprint, "prompt": self._template.source}]
         self.fingerprint = fingerprint("gate/1", parts)

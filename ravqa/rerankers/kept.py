@@ -15,6 +15,7 @@ class KeptScores:
 
     Attributes:
         made: how many scores were made.
+        stores: the cache on disk; none if it is not used.
     """
 
     def __init__(self, *, keep: bool = True, chunk: int = 64):
@@ -25,6 +26,7 @@ class KeptScores:
             chunk: how many scores are made before they are kept.
         """
         self._store = Store("reranking") if keep else None
+        self.stores: Sequence[Store] = (self._store,) if self._store else ()
         self._chunk = chunk
         self.made = 0
 

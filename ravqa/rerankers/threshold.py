@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
@@ -27,6 +28,7 @@ class Threshold:
     """
 
     weights = ""
+    stores: Sequence[Store] = ()
 
     class Config(Strict):
         """Options.

@@ -73,6 +73,7 @@ class VLMReranker:
         self._template = PromptTemplate.load(config.prompt)
         self._ask = YesNo(config, reader, _WHY)
         self.sees_images = self._ask.sees_images
+        self.stores = self._ask.stores
         self.weights = reader.weights
         self.truncated = 0
         self.fingerprint = fingerprint(

@@ -91,6 +91,7 @@ class YesNo:
         self._kept = KeptScores(
             keep=config.cache and reader.deterministic, chunk=max(64, config.batch_size)
         )
+        self.stores = self._kept.stores
         self.fingerprint = fingerprint(
             "yes-no/1",
             reader.fingerprint,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ravqa.core.cache import Store
 from ravqa.core.errors import UserError, broken
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Strict
@@ -28,6 +29,7 @@ class Retriever(ABC):
     Attributes:
         fingerprint: changes with everything that can change a ranking, the corpus apart.
         weights: the weights' names, for people; "" without weights.
+        stores: where rankings are kept; none if they are not. Runs measure what came from there.
     """
 
     class Config(Strict):
@@ -35,6 +37,7 @@ class Retriever(ABC):
 
     fingerprint: str
     weights: str = ""
+    stores: Sequence[Store] = ()
 
     def __init__(self, config: Any = None):
         """Take the retriever's validated options; None for their defaults.

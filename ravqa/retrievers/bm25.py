@@ -90,6 +90,7 @@ class BM25Retriever(Retriever):
         self._index: Any = None
         self._corpus = ""
         self._store = Store("rankings")
+        self.stores: Sequence[Store] = (self._store,)
         self._ids: list[str] = []
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import Hit, Question
@@ -30,6 +31,7 @@ class NoRetriever(Retriever):
     """No passages: what the reader knows by itself."""
 
     weights = ""
+    stores: Sequence[Store] = ()
 
     class Config(Strict):
         """No options."""
@@ -77,6 +79,7 @@ class OracleRetriever(Retriever):
             RETRIEVERS, config.base, "retriever.base", session=session
         )
         self.weights = self.base.weights
+        self.stores = self.base.stores
         self.fingerprint = fingerprint("oracle/1", self.base.fingerprint, config.depth)
         self._corpus: Corpus | None = None
 
@@ -139,6 +142,7 @@ class RandomRetriever(Retriever):
     """Passages by lot: what the reader makes of unrelated text."""
 
     weights = ""
+    stores: Sequence[Store] = ()
 
     class Config(Strict):
         """Options: the seed; a question's passages depend on it and on the question's id only."""

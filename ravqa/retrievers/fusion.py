@@ -80,6 +80,7 @@ class FusionRetriever(Retriever):
             build_part(RETRIEVERS, part, _where(i), session=session)
             for i, part in enumerate(config.retrievers)
         ]
+        self.stores = [store for part in self.retrievers for store in part.stores]
         self._weights = config.weights or (1.0,) * len(self.retrievers)
         self.weights = ", ".join(filter(None, (part.weights for part in self.retrievers)))
         self.fingerprint = fingerprint(

@@ -111,6 +111,7 @@ class LateInteractionRetriever(Retriever):
         self._corpus = ""
         self._passages: Corpus | None = None
         self._store = Store("rankings")
+        self.stores: Sequence[Store] = (self._store,)
         self._statistics = Store("encodings")
         self._encoded = {"queries": EncodingStats()}
         self.weights = self.encoder.weights

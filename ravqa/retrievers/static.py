@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from ravqa.core.cache import Store
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Hit, Question
@@ -22,6 +23,7 @@ class StaticRetriever(Retriever):
     """
 
     weights = ""
+    stores: Sequence[Store] = ()
 
     class Config(Strict):
         """Options.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ravqa.core.cache import Use, watched
+from ravqa.core.cache import Use, measured
 from ravqa.core.errors import UserError
 from ravqa.core.records import RETRIEVED, Answer, Hit, Question
 from ravqa.corpora.corpus import Corpus
@@ -149,7 +149,7 @@ class Runner:
         retriever: Retriever,
     ) -> tuple[list[dict[str, Any]], str]:
         """Samples of the questions that are done, and what ends the run if it cannot go on."""
-        with watched() as retrieving:
+        with measured(retriever.stores) as retrieving:
             retrieved, refused = self.pipeline.attempt_retrieve(asked, retriever)
         reranked: list[Stage] = []
         if condition in _RERANKED:
@@ -157,10 +157,11 @@ class Runner:
             refused = unranked | refused
         hits = reranked[-1].hits if reranked else retrieved
         attempt = None
-        with watched() as answering:
-            if self.pipeline.answerer is not None:
+        answerer = self.pipeline.answerer
+        with measured(answerer.cached.stores if answerer else ()) as answering:
+            if answerer is not None:
                 attempt = self._attempt(questions, hits, refused)
-                self.run_dir.prompts.add(self.pipeline.answerer.asked)
+                self.run_dir.prompts.add(answerer.asked)
         error = self._ends(attempt or Attempt(reasons=refused), questions)
         answers = attempt.answers if attempt else [None] * len(questions)
         uses = {"retrieve": retrieving}
@@ -315,14 +316,8 @@ def shared_out(use: Use, questions: int) -> dict[str, Any]:
     """What one of the questions that were worked on together took.
 
     Returns:
-        `seconds`: now. `cached`: what of it came from the cache: the `share` of what the stage
-        looked up there, 0 to 1, and the `seconds` that this took when it was made, None if that
-        is not known of all of it.
+        `seconds`; and of what the stage looked up in the cache, the `share` that it found there,
+        0 to 1.
     """
-    return {
-        "seconds": round(use.seconds / questions, 4),
-        "cached": {
-            "share": round(use.found / use.asked, 4) if use.asked else 0.0,
-            "seconds": None if use.unpriced else round(use.saved / questions, 4),
-        },
-    }
+    share = round(use.found / use.asked, 4) if use.asked else 0.0
+    return {"seconds": round(use.seconds / questions, 4), "cached": {"share": share}}

@@ -4,7 +4,8 @@
 - `exact_match`: whether the answer is a reference;
 - `PRRecall@K`, `Recall@K`, `ArticleRecall@K`: whether one of the first K passages (articles) holds
   an answer, or is known to be relevant by its id or its article;
-- `seconds`: per question, without the time to load models and to encode the corpus.
+- `seconds`: per question, as measured in the run, without the time to load models and to encode
+  the corpus.
 """
 
 from __future__ import annotations
@@ -104,8 +105,7 @@ class Asked:
             are left out.
         failed: the reader could not answer it, which counts as wrong.
         read: whether a passage that was read holds an answer; None where none was read.
-        seconds: what its stages take without the cache: what they took in this run, and for what
-            was found in the cache, what it took when it was made; None if that is not known.
+        seconds: what its stages took in this run; little for what was found in the cache.
         cached: the largest share of a stage that was found in the cache, 0 to 1.
         batch: the same for questions that were timed together.
     """
@@ -121,7 +121,7 @@ class Asked:
     ranks: Mapping[str, int]
     failed: bool
     read: bool | None
-    seconds: float | None
+    seconds: float
     cached: float
     batch: int
 
@@ -139,8 +139,6 @@ def _asked(sample: Sample, described: Mapping[str, Any]) -> Asked:
         held = bool(read["answer_ranks"][DEFAULT_RULE])
     stages = [(seconds, sample["cached"][stage]) for stage, seconds in sample["seconds"].items()]
     stages.append((described["seconds"], described["cached"]))
-    earlier = [cached["seconds"] for _, cached in stages]
-    unknown = any(seconds is None for seconds in earlier)
     image = sample["image_id"]
     return Asked(
         question=hash(sample["question"]),
@@ -154,7 +152,7 @@ def _asked(sample: Sample, described: Mapping[str, Any]) -> Asked:
         ranks=ranks,
         failed="error" in sample,
         read=held,
-        seconds=None if unknown else sum(seconds for seconds, _ in stages) + sum(earlier),
+        seconds=sum(seconds for seconds, _ in stages),
         cached=max(cached["share"] for _, cached in stages),
         batch=hash(json.dumps([sample["seconds"], sample["cached"]])),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ravqa.core.cache import watched
+from ravqa.core.cache import measured
 from ravqa.core.factory import Session, build_part
 from ravqa.core.settings import PipelineConfig
 from ravqa.datasets.base import Dataset, Problems
@@ -75,7 +75,7 @@ def run(request: RunRequest, console: Console, session: Session | None = None) -
     if pipeline.sees_images and config.describer is None:
         dataset = with_images(dataset, problems, session)
     pipeline.prepare(corpus, console.progress)
-    with watched() as describing:
+    with measured(pipeline.describer.stores if pipeline.describer else ()) as describing:
         dataset = described(pipeline, dataset, problems, console)
     pipeline.shown_examples(dataset.questions)  # chosen once, apart from all that is asked
     conditions = {MAIN: pipeline.retriever} | {

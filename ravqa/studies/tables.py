@@ -15,7 +15,7 @@ from ravqa.reports.study import Difference, Variant
 from ravqa.runs.finished import SECONDS, FinishedRun, Id, Measure, common_questions
 
 CACHED = "*"
-"""The mark of seconds that were not all spent in the run itself."""
+"""The mark of seconds of a run that found some of its work done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +212,8 @@ def _notes(
         notes.append(f"There is no run {reference!r}: nothing is compared.")
     if any(cell.cached for row in rows for cell in row.cells.values()):
         notes.append(
-            f"{CACHED} A stage came from the cache, wholly or in part: counted is what it took "
-            "when it was run."
+            f"{CACHED} A stage came from the cache, wholly or in part, which took less time than "
+            "it would alone."
         )
     if SECONDS in titles:
         notes.append(

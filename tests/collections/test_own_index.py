@@ -239,7 +239,8 @@ def test_a_build_that_fails_leaves_no_passages(tmp_path, monkeypatch):
 
 
 def test_an_index_that_is_not_in_its_folder_is_refused(tmp_path, capsys):
-    settings, passages = collection_files.pipeline(tmp_path), write_data(tmp_path) / "passages.jsonl"
+    settings = collection_files.pipeline(tmp_path)
+    passages = write_data(tmp_path) / "passages.jsonl"
     for index in ("{name: qdrant}", "{name: sharded, shard: {name: qdrant}}"):
         arguments = ("--pipeline", settings, "--set", f"retriever.index={index}")
         code, _, err = call(capsys, "collection", "build", tmp_path / "new", passages, *arguments)

@@ -1,12 +1,13 @@
-"""What is kept on disk, what it cost, and what is built only once."""
+"""What is kept on disk, how its use is measured, and what is built only once."""
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import pytest
 
-from ravqa.core.cache import Store, watched
+from ravqa.core.cache import Store, measured
 from ravqa.core.factory import Session, build_part, shared_keys
 from ravqa.core.registry import Entry, Registry
 from ravqa.core.settings import Part, PipelineConfig, Strict
@@ -45,46 +46,56 @@ def test_values_come_back_and_the_first_one_stays(store):
     assert store.get(["a", "b", "c", "a"]) == {"a": [1, "ä"], "b": None}
 
 
-def test_work_that_is_watched_knows_what_came_from_the_store(store, clock):
-    with watched() as outer:
-        with watched() as first:
+def test_measured_work_knows_what_came_from_its_stores(store, clock):
+    other = Store("others")
+    with measured([store, other, store]) as outer:
+        with measured([store]) as first:
             assert make(store, ["a", "b", "a"], lambda: clock(6)) == 2
             clock(1)
-        with watched() as second:
+        with measured([store]) as second:
             assert make(store, ["a", "b", "c"], lambda: clock(2)) == 1
-    assert (first.asked, first.found, first.saved, first.seconds) == (2, 0, 0, 7)
-    assert (second.asked, second.found, second.saved, second.seconds) == (3, 2, 6, 2)
+            other.get(["a"])
+    assert (first.asked, first.found, first.seconds) == (2, 0, 7)
+    assert (second.asked, second.found, second.seconds) == (3, 2, 2)
     assert second.stores == {"things"}
-    assert (outer.asked, outer.found, outer.saved, outer.seconds) == (5, 2, 6, 9)
-    with watched() as nothing:
-        pass
+    assert (outer.asked, outer.found, outer.seconds) == (6, 2, 9)
+    assert outer.stores == {"things", "others"}
+    with measured([store]) as nothing:
+        Store("things").get(["a"])  # another object, which others at work may hold
     assert (nothing.asked, nothing.stores) == (0, set())
 
 
-def test_each_value_costs_its_share_of_the_time_since_the_store_was_used(store, clock):
-    store.get(["a", "b", "c", "d"])
-    clock(4)
-    store.put({"a": 1, "b": 2})
-    clock(1)
-    store.put({"c": 3, "d": 4})
-    costs = []
-    for key in "abcd":
-        with watched() as use:
-            store.get([key])
-        costs.append(use.saved)
-    assert costs == [2, 2, 0.5, 0.5]
+def test_work_of_several_threads_is_counted_whole(fresh_cache):
+    store = Store("things")
+    store.put({"a": 1})
+    with measured([store]) as use, ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda _: store.get(["a", "b"]) == {"a": 1}, range(200)))
+    assert (use.asked, use.found) == (400, 200)
 
 
-def test_a_file_of_before_there_were_costs_goes_on(fresh_cache):
+def test_work_that_fails_is_measured(store, clock):
+    def fail():
+        clock(3)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), measured([store]) as use:
+        make(store, ["a"], fail)
+    assert (use.asked, use.seconds) == (1, 3)
+
+
+def test_a_file_of_when_costs_were_kept_serves_still(fresh_cache):
     fresh_cache.mkdir()
     with sqlite3.connect(fresh_cache / "things.sqlite") as connection:
         connection.execute("CREATE TABLE kept (key TEXT PRIMARY KEY, value TEXT)")
+        connection.execute("CREATE TABLE costs (key TEXT PRIMARY KEY, seconds REAL)")
         connection.execute("INSERT INTO kept VALUES ('old', '1')")
+        connection.execute("INSERT INTO costs VALUES ('old', 2.5)")
     connection.close()
     store = Store("things")
-    with watched() as use:
+    with measured([store]) as use:
         assert make(store, ["old", "new"]) == 1
-    assert (use.found, use.saved, use.unpriced) == (1, 0.0, 1)
+    assert (use.asked, use.found) == (2, 1)
+    assert Store("things").get(["old", "new"]) == {"old": 1, "new": "NEW"}
 
 
 def test_a_file_that_another_process_is_making_is_waited_for(fresh_cache):

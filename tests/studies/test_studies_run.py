@@ -74,7 +74,7 @@ def test_retrieval_for_five_readers_runs_once_and_so_does_a_reader_for_five_rule
     }
     table = read_table(tmp_path / "out")["tables"][0]
     assert len(table["rows"]) == 9
-    # Later variants took nothing, but are not told to be quicker: what they used has a cost.
+    # Later variants took nothing, but are not said to be quicker: their seconds are marked.
     first, *others = (row["measures"]["seconds"] for row in table["rows"])
     assert "cached" not in first
     assert all(other["cached"] == 1 for other in others[1:])
