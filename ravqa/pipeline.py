@@ -355,7 +355,7 @@ class Pipeline:
         except ServerError as e:
             attempt = Attempt(gone=e)
         assert self.answerer is not None
-        asked = self.answerer.asked
+        asked = dict(self.answerer.asked)  # empty if the prompts could not all be made
         for place, (question, found) in enumerate(zip(questions, hits, strict=True)):
             known = self.answerer.cached.only_known() if attempt.gone else nullcontext()
             answer = None
@@ -366,6 +366,7 @@ class Pipeline:
                 attempt.reasons[place] = str(e)
             except ServerError as e:
                 attempt.gone = e
+            asked |= self.answerer.asked
             attempt.answers.append(answer)
         self.answerer.asked = asked
         return attempt

@@ -72,6 +72,7 @@ class Answerer:
             passages: per question its retrieved ones, best first.
             examples: what a few-shot prompt shows, the same for all questions.
         """
+        self.asked = {}
         cases, cut = self._cases(questions, passages, examples)
         self.asked = {
             key: prompt.text

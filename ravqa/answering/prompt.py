@@ -17,6 +17,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ravqa.core.errors import UserError, near_matches
+from ravqa.core.failures import failures
 from ravqa.core.locations import PROMPTS, packaged
 from ravqa.core.records import Passage, Question, Region
 
@@ -156,7 +157,7 @@ class PromptTemplate:
             image: the reader is shown the question's image.
 
         Raises:
-            UserError: the template does something that the sandbox forbids or that fails.
+            PromptError: the template fails on these values, or does what the sandbox forbids.
         """
         values: Variables = {
             "question": question.question,
@@ -166,10 +167,8 @@ class PromptTemplate:
             "instruction": question.instruction or "",
             **_seen(question),
         }
-        try:
+        with failures(f"prompt {self.name}"):  # a template is a program: it may raise anything
             text = self._template.render(values)
-        except Exception as e:  # a template is a program of the user's: any error is theirs
-            raise UserError(f"prompt {self.name}: {e}") from None
         # A space after "Answer:" would be a token of its own and spoil the next one.
         return text.rstrip()
 

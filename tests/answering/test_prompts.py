@@ -6,7 +6,7 @@ import pytest
 
 from ravqa.answering.prompt import Example, PromptTemplate
 from ravqa.cli import main
-from ravqa.core.errors import UserError
+from ravqa.core.errors import PromptError, UserError
 from ravqa.core.locations import PROMPTS
 from ravqa.core.records import Description, Passage, Question, Region, Tag
 
@@ -137,7 +137,7 @@ def test_what_fails_on_some_values_alone_may_be_loaded():
     template = PromptTemplate("{{ passages[4].text }}|{{ 1 // (ocr | length - 1) }}")
     passages = [Passage(str(i), str(i)) for i in range(5)]
     assert template.render(SEEN, passages) == "4|1"
-    with pytest.raises(UserError, match="prompt template: list object has no element 4"):
+    with pytest.raises(PromptError, match="prompt template: list object has no element 4"):
         template.render(SEEN, [])
 
 

@@ -155,3 +155,20 @@ def test_an_image_that_the_describer_refuses_is_left_out_as_a_broken_one_is(fold
     assert code == 0
     assert set(samples) == {1, 3}
     assert [problem["question_id"] for problem in results["dataset"]["skipped"]] == [BAD]
+
+
+def test_a_question_that_the_prompt_fails_on(folder, capsys):
+    template = folder / "mine.jinja"
+    template.write_text("{% if '2' in question %}{{ 1 // 0 }}{% endif %}{{ question }} Answer:")
+    settings = {
+        "answering__prompt": template,
+        "answering__decision": "top1",
+        "retriever": "{name: random}",
+        "reader": "{name: first-words}",
+    }
+    check(folder, capsys, "prompt mine.jinja: integer division or modulo by zero", **settings)
+    lines = (folder / "skips" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["lines"] for line in lines] == [
+        ["what 1? Answer:"],
+        ["what 3? Answer:"],
+    ]
