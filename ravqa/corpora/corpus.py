@@ -22,6 +22,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -33,7 +34,7 @@ from ravqa.core.settings import fingerprint
 from ravqa.corpora import hub, kb, row_images
 from ravqa.corpora.pages import Pages, Remarks, is_collection, is_pages
 from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
-from ravqa.corpora.values import id_of, text_of
+from ravqa.corpora.values import id_of, is_blank, text_of
 from ravqa.images.decode import ImageFolder, broken_images, image_digest, is_image_file
 
 ID_COLUMNS = ("passage_id", "id", "_id", "kid")
@@ -126,8 +127,8 @@ class Corpus(Mapping[str, Passage]):
                 "hf:OWNER/NAME:SPLIT" or "hf:OWNER/NAME:CONFIG:SPLIT".
             sections: how articles of knowledge bases, and pages, are chosen and cut.
             repeats: as for `Corpus`.
-            remarks: takes note of pages that were left out, and says whether broken ones may be;
-                images in tables are looked at too then.
+            remarks: takes note of what was left out, and says whether pages, rows and articles that
+                cannot be used may be; images in tables are looked at too then.
             uncaptioned: take images without a caption too, as passages without text.
 
         Raises:
@@ -139,7 +140,7 @@ class Corpus(Mapping[str, Passage]):
         sources: list[_Source] = []
         for path in paths:
             if hub.hub_name(path):
-                sources.append(_Hub(path))
+                sources.append(_Hub(path, remarks))
             elif is_pages(path):
                 if is_collection(path):
                     raise DataError(f"{path} is a collection: it must be the only corpus")
@@ -148,12 +149,24 @@ class Corpus(Mapping[str, Passage]):
                 )
             else:
                 sources.append(_File(path, sections, remarks))
+        skips = remarks is not None and remarks.on_error == "skip"
+        broken = remarks.broken if remarks is not None else []
+
+        def passages() -> Iterator[Passage]:
+            empty = True
+            for passage in itertools.chain.from_iterable(s.passages() for s in sources):
+                empty = False
+                yield passage
+            if empty and broken:
+                raise DataError(f"no passage can be used: {broken[0]}")
+
         return cls.build(
-            (passage for source in sources for passage in source.passages()),
+            passages(),
             source=", ".join(str(p) for p in paths),
             size=sum(source.size for source in sources),
-            key=lambda: fingerprint([source.key() for source in sources]),
+            key=lambda: fingerprint([*(["skip"] if skips else []), *(s.key() for s in sources)]),
             repeats=repeats,
+            broken=broken,
         )
 
     @classmethod
@@ -165,6 +178,7 @@ class Corpus(Mapping[str, Passage]):
         size: int,
         key: Callable[[], str],
         repeats: Repeats = "fail",
+        broken: list[str] | None = None,
     ) -> Corpus:
         """A corpus in memory, or on disk if it is large.
 
@@ -172,6 +186,8 @@ class Corpus(Mapping[str, Passage]):
             size: about how many bytes the passages are.
             key: gives what changes with everything that `passages` depends on; asked only if
                 the corpus is kept on disk.
+            broken: what `passages` leaves out because it cannot be used; a corpus that is on disk
+                already adds here what was left out when it was made.
 
         Raises:
             DataError: an id occurs twice, or there are no passages.
@@ -181,7 +197,11 @@ class Corpus(Mapping[str, Passage]):
         from ravqa.corpora.disk import DiskCorpus
 
         return DiskCorpus(
-            fingerprint("corpus/2", repeats, key()), passages, source=source, repeats=repeats
+            fingerprint("corpus/2", repeats, key()),
+            passages,
+            source=source,
+            repeats=repeats,
+            broken=broken,
         )
 
 
@@ -343,7 +363,8 @@ class _File:
 class _Hub:
     """One split of a dataset of the hub."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, remarks: Remarks | None = None):
+        self._remarks = remarks
         name, *names = (hub.hub_name(path) or "").split(":")
         if not 1 <= len(names) <= 2:
             raise UserError(f"{path}: hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT expected")
@@ -357,7 +378,9 @@ class _Hub:
         return self._table.key
 
     def passages(self) -> Iterator[Passage]:
-        return (_passage(row, where, self._images) for where, row in self._table.read())
+        for where, row in self._table.read():
+            with _may_be_left_out(where, self._remarks):
+                yield _row_passage(row, self._images)
 
 
 def read_passages(
@@ -366,7 +389,7 @@ def read_passages(
     """The passages of a file, one at a time.
 
     Args:
-        remarks: takes note of articles without text.
+        remarks: takes note of articles without text, and of rows and articles that cannot be used.
 
     Raises:
         DataError: see `Corpus.read`.
@@ -389,15 +412,17 @@ def read_passages(
         if kb.is_static(path):
             yield from kb.static_passages(path)
             return
-        for article in kb.read_articles(path):
-            yield from of_article(article)
+        for where, url, page in kb.read_pages(path):
+            with _may_be_left_out(where, remarks):
+                yield from of_article(kb.page_article(url, page))
     elif suffix in (*JSON_LINES, *TABLES, PARQUET):
         images = ImageFolder(path.parent)
         for where, row in read_rows(path, quotes=sections.quotes):
-            if "wikipedia_title" in row:
-                yield from of_article(kb.article_of(row, where))
-            else:
-                yield _passage(row, where, images)
+            with _may_be_left_out(where, remarks):
+                if "wikipedia_title" in row:
+                    yield from of_article(kb.article_of(row))
+                else:
+                    yield _row_passage(row, images)
     else:
         raise DataError(
             f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, a knowledge base as "
@@ -405,11 +430,19 @@ def read_passages(
         )
 
 
-def _passage(row: Row, where: str, images: ImageFolder) -> Passage:
+@contextmanager
+def _may_be_left_out(where: str, remarks: Remarks | None) -> Iterator[None]:
+    """Report a record that cannot be used.
+
+    Raises:
+        DataError: unless such records are to be skipped; the message names the place.
+    """
     try:
-        return _row_passage(row, images)
+        yield
     except DataError as e:
-        raise DataError(f"{where}: {e}") from None
+        if remarks is None:
+            raise DataError(f"{where}: {e}") from None
+        remarks.break_off(where, str(e))
 
 
 def _row_passage(row: Row, images: ImageFolder) -> Passage:
@@ -451,5 +484,6 @@ def _row_passage(row: Row, images: ImageFolder) -> Passage:
         article=article,
         entity=take("entity"),
         url=take("url"),
-        extra={k: v for k, v in row.items() if not isinstance(v, bytes)},  # such as vectors
+        # Bytes are vectors and the like.
+        extra={k: v for k, v in row.items() if not isinstance(v, bytes) and not is_blank(v)},
     )

@@ -108,6 +108,7 @@ class PassageFolder:
     Attributes:
         fingerprint: as that of a `Corpus`.
         repeated: passages that were left out because their id had been there before.
+        broken: what was left out because it could not be used.
     """
 
     def __init__(self, folder: Path, *, images: Path | None = None, mend: str | None = None):
@@ -123,6 +124,7 @@ class PassageFolder:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         self.fingerprint: str = meta["fingerprint"]
         self.repeated: int = meta["repeated"]
+        self.broken: list[str] = meta.get("broken", [])
         self._images = images
         self._file = folder / "passages.jsonl"
         self._damage = f"{self._file} is damaged: {mend or f'delete {folder} and run again'}"
@@ -216,11 +218,13 @@ class DiskCorpus(Corpus):
         *,
         source: str,
         repeats: Repeats = "fail",
+        broken: list[str] | None = None,
     ):
         """Open the corpus `key` of the cache folder, or make it of `passages`.
 
         Args:
             key: changes with everything that `passages` depends on.
+            broken: as for `Corpus.build`.
 
         Raises:
             DataError: as `Corpus`.
@@ -229,8 +233,11 @@ class DiskCorpus(Corpus):
         self.source = source
         folder = cache_dir("corpora") / key
         if not PassageFolder.exists(folder):
-            _build(folder, passages, source, repeats)
+            _build(folder, passages, source, repeats, [] if broken is None else broken)
+            broken = None  # it has them already
         self._folder = PassageFolder(folder)
+        if broken is not None:
+            broken += self._folder.broken
         self.fingerprint = self._folder.fingerprint
         self.repeated = self._folder.repeated
 
@@ -277,14 +284,20 @@ def _hash(passage_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest(), "little")
 
 
-def _build(folder: Path, passages: Iterable[Passage], source: str, repeats: Repeats) -> None:
+def _build(
+    folder: Path,
+    passages: Iterable[Passage],
+    source: str,
+    repeats: Repeats,
+    broken: Sequence[str],
+) -> None:
     """Write the corpus beside `folder` and rename it; of two builders the first one wins."""
     try:
         made = Path(tempfile.mkdtemp(prefix=".corpus-", dir=folder.parent))
     except OSError as e:
         raise UserError(f"the cache folder {folder.parent} cannot be written: {e}") from None
     try:
-        _write_passages(made, passages, source, repeats)
+        _write_passages(made, passages, source, repeats, broken)
         try:
             made.rename(folder)
         except OSError:
@@ -295,7 +308,11 @@ def _build(folder: Path, passages: Iterable[Passage], source: str, repeats: Repe
 
 
 def _write_passages(
-    folder: Path, passages: Iterable[Passage], source: str, repeats: Repeats
+    folder: Path,
+    passages: Iterable[Passage],
+    source: str,
+    repeats: Repeats,
+    broken: Sequence[str] = (),
 ) -> None:
     import numpy as np
 
@@ -335,6 +352,7 @@ def _write_passages(
     np.save(folder / "hashes.npy", codes)
     np.save(folder / "rows.npy", rows)
     meta = {"source": source, "fingerprint": digest.value, "repeated": repeated}
+    meta |= {"broken": list(broken)} if broken else {}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 

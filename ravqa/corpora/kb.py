@@ -102,7 +102,7 @@ def is_kept(article: Article, keep: frozenset[str] | None) -> bool:
     return any(name in keep for name in names)
 
 
-def article_of(row: dict[str, Any], where: str) -> Article:
+def article_of(row: dict[str, Any]) -> Article:
     """The article of one line of Wiki6M; a blank one has no text.
 
     Raises:
@@ -110,57 +110,56 @@ def article_of(row: dict[str, Any], where: str) -> Article:
             text where text should be.
     """
     if "wikipedia_content" not in row:
-        raise DataError(f"{where}: no 'wikipedia_content'; is this the file with titles only?")
-    try:
-        entity = text(row, "wikidata_id")
-        if entity is None:
-            raise DataError("no 'wikidata_id'")
-        return Article(
-            entity,
-            text(row, "wikipedia_title") or "",
-            [(None, text(row, "wikipedia_content") or "")],
-            url=text(row, "wikipedia_url"),
-            entity=entity,
-            sectioned=False,
-        )
-    except DataError as e:
-        raise DataError(f"{where}: {e}") from None
+        raise DataError("no 'wikipedia_content'; is this the file with titles only?")
+    entity = text(row, "wikidata_id")
+    if entity is None:
+        raise DataError("no 'wikidata_id'")
+    return Article(
+        entity,
+        text(row, "wikipedia_title") or "",
+        [(None, text(row, "wikipedia_content") or "")],
+        url=text(row, "wikipedia_url"),
+        entity=entity,
+        sectioned=False,
+    )
 
 
-def read_articles(path: Path) -> Iterator[Article]:
-    """Articles of a knowledge base in Encyclopedic-VQA's layout: .json, .json.gz, or .zip.
+def read_pages(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Place, URL and value of each article in Encyclopedic-VQA's layout: .json, .json.gz, or .zip.
 
     Raises:
-        DataError: missing, unreadable, cut off, or of another layout (the article is named).
+        DataError: missing, unreadable or cut off.
         MissingExtraError: ijson is not installed.
     """
     number = 0
     for number, (url, page) in enumerate(_stream(path, "kvitems", ""), 1):
-        yield _page(url, page, f"{path}, article {number} ({url})")
+        yield f"{path}, article {number} ({url})", url, page
     if not number:
         raise DataError(f"{path}: an object of articles by URL is expected")
 
 
-def _page(url: str, page: Any, where: str) -> Article:
+def page_article(url: str, page: Any) -> Article:
+    """The article of a value of `read_pages`.
+
+    Raises:
+        DataError: it is of another layout.
+    """
     if page is None:
         return Article(url, "", [], url=url)  # known, and without text
     if not isinstance(page, dict):
-        raise DataError(f"{where}: an object is expected")
+        raise DataError("an object is expected")
     titles, texts = page.get("section_titles", 0), page.get("section_texts", 0)
     if texts is None:  # an article without text
         titles = texts = []
     if not isinstance(texts, list) or not isinstance(titles, list) or len(texts) != len(titles):
-        raise DataError(f"{where}: 'section_titles' and 'section_texts' of equal length expected")
-    try:
-        title = text(page, "title") or ""
-        sections = []
-        for heading, content in zip(titles, texts, strict=True):
-            name = text_of(heading, "section_titles")
-            # The first section is titled as the article.
-            name = None if name == title else name
-            sections.append((name, text_of(content, "section_texts") or ""))
-    except DataError as e:
-        raise DataError(f"{where}: {e}") from None
+        raise DataError("'section_titles' and 'section_texts' of equal length expected")
+    title = text(page, "title") or ""
+    sections = []
+    for heading, content in zip(titles, texts, strict=True):
+        name = text_of(heading, "section_titles")
+        # The first section is titled as the article.
+        name = None if name == title else name
+        sections.append((name, text_of(content, "section_texts") or ""))
     return Article(url, title, sections, url=url)
 
 

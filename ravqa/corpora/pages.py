@@ -77,10 +77,10 @@ def is_collection(folder: Path) -> bool:
 
 @dataclass
 class Remarks:
-    """What was left out while pages were read; with `on_error` "fail", broken files are errors.
+    """What was left out of a corpus; with `on_error` "fail", what cannot be used is an error.
 
     Attributes:
-        broken: files that cannot be read, and why.
+        broken: files, rows and articles that cannot be used, and why.
         blank: files and pages without text.
         copies: files with the same bytes as another, which is named.
         links: links that lead out of the folder.
@@ -99,13 +99,13 @@ class Remarks:
     others: Counter[str] = field(default_factory=Counter)
 
     def break_off(self, where: str, reason: str) -> None:
-        """Note a file that cannot be read.
+        """Note what cannot be used.
 
         Raises:
-            DataError: unless such files are to be skipped.
+            DataError: unless it is to be skipped.
         """
         if self.on_error == "fail":
-            raise DataError(f"{where}: {reason} (--on-error skip leaves such files out)")
+            raise DataError(f"{where}: {reason} (--on-error skip leaves it out)")
         self.broken.append(f"{where}: {reason}")
 
     def check_prune(self) -> None:

@@ -32,6 +32,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Question
 from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.pages import Remarks
 from ravqa.corpora.tables import JSON_LINES, TABLES, Row, read_rows, suffix_of
 from ravqa.corpora.values import cell_items, identity, text, texts_of
 from ravqa.datasets import m2kr
@@ -102,9 +103,11 @@ def _load(request: DatasetRequest, name: str, suffixes: Sequence[str]) -> Datase
     stream = _Questions(path, images, options, request)
     questions, digest = gather(stream, request, path)
     corpus = None
+    remarks = Remarks(request.problems.on_error)
     if request.data.is_dir():
         beside = [folder / f"passages{s}" for s in _PASSAGES]
-        corpus = next((Corpus.read(p) for p in beside if p.is_file()), None)
+        found = (Corpus.read(p, remarks=remarks) for p in beside if p.is_file())
+        corpus = next(found, None)
     return Dataset(
         name=name,
         label=path.stem if path.stem != "questions" else folder.resolve().name,
@@ -114,6 +117,7 @@ def _load(request: DatasetRequest, name: str, suffixes: Sequence[str]) -> Datase
         fingerprint=digest,
         corpus=corpus,
         info={"file": path.name, "metric": options.metric},
+        notes=remarks.lines(),
         retrieval_metrics=stream.retrieval_metrics,
     )
 

@@ -18,6 +18,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.records import Question
 from ravqa.core.settings import read_yaml
 from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.pages import Remarks
 from ravqa.datasets.base import Dataset, DatasetRequest, Problems, load_dataset, parse_options
 from ravqa.metrics.prrecall import DEFAULT_RULE, RULES, Rule
 from ravqa.runs.console import CONDITIONS
@@ -203,8 +204,12 @@ def _corpus(
     if not known.get("fingerprint"):
         return None
     paths = list(files) or [Path(path) for path in known.get("files") or ()]
+    skips = (config.get("dataset") or {}).get("on_error") == "skip"
+    remarks = Remarks("skip" if skips else "fail")
     try:
-        corpus = Corpus.read(*paths) if paths else dataset.corpus if dataset else None
+        corpus = (
+            Corpus.read(*paths, remarks=remarks) if paths else dataset.corpus if dataset else None
+        )
     except UserError as e:
         notes.append(f"The passages could not be read again, so their texts are missing: {e}.")
         return None

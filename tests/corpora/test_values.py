@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ravqa.core.errors import DataError
-from ravqa.corpora import kb, pages, values
+from ravqa.corpora import corpus, kb, pages, values
 from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.pages import Remarks
 from ravqa.datasets import evqa, files, infoseek, m2kr, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems
 
@@ -356,3 +357,56 @@ def test_captions_of_pictures_are_texts(tmp_path):
     lines(tmp_path / "metadata.jsonl", {"file_name": "a.png", "text": ["A fig."]})
     with pytest.raises(DataError, match=r"a\.png: 'text': text is expected, not a list"):
         list(pages.Pages(tmp_path).passages())
+
+
+@pytest.mark.parametrize("size", [10, -1], ids=["in memory", "on disk"])
+def test_a_passage_that_cannot_be_used_is_left_out_and_reported(
+    tmp_path, monkeypatch, fresh_cache, size
+):
+    monkeypatch.setattr(corpus, "IN_MEMORY", size * 10**6)
+    good = {"passage_id": "p", "text": "x", "note": NAN, "year": 1998}
+    path = lines(tmp_path / "p.jsonl", good, {"passage_id": "q", "text": ["x"]}, {"text": "z"})
+    for _ in range(2):  # the second time it may be in the cache
+        remarks = Remarks("skip")
+        found = Corpus.read(path, remarks=remarks)
+        assert list(found) == ["p"]
+        assert found["p"].extra == {"year": 1998}
+        first, second = remarks.broken
+        assert first == f"{path}, line 2: 'text': text is expected, not a list"
+        assert second.startswith(f"{path}, line 3: no passage id")
+        with pytest.raises(DataError, match=r"line 2: 'text': .* \(--on-error skip leaves it out"):
+            Corpus.read(path, remarks=Remarks())
+
+
+def test_articles_that_cannot_be_used_are_left_out_and_reported(tmp_path):
+    page = {"title": "Koala", "section_titles": ["Koala"], "section_texts": ["Eats leaves."]}
+    path = tmp_path / "kb.json"
+    path.write_text(json.dumps({"u": {**page, "section_texts": [True]}, "v": page}))
+    wiki = {"wikipedia_title": "Panda", "wikipedia_content": "Eats bamboo.", "wikidata_id": "Q1"}
+    other = lines(tmp_path / "wiki.jsonl", wiki, {**wiki, "wikidata_id": "Q2", "wikipedia_url": []})
+    remarks = Remarks("skip")
+    found = Corpus.read(path, other, remarks=remarks)
+    assert list(found) == ["v#0", "Q1#0"]
+    assert [line.partition(": ")[0] for line in remarks.broken] == [
+        f"{path}, article 1 (u)",
+        f"{other}, line 2",
+    ]
+
+
+def test_a_corpus_of_unusable_passages_says_why_it_is_empty(tmp_path):
+    path = lines(tmp_path / "p.jsonl", {"passage_id": "p", "words": "x"})
+    with pytest.raises(DataError, match=r"no passage can be used: .*line 1: no text"):
+        Corpus.read(path, remarks=Remarks("skip"))
+
+
+def test_passages_beside_questions_may_be_left_out_too(tmp_path):
+    question = {"question_id": 1, "question": "q?", "answers": ["a"]}
+    path = lines(tmp_path / "questions.jsonl", question)
+    lines(tmp_path / "passages.jsonl", {"id": "p", "text": "x"}, {"id": 1.0, "text": "y"})
+    with pytest.raises(DataError, match=r"passages\.jsonl, line 2: 'id' is the number 1\.0"):
+        files.load_jsonl(DatasetRequest(data=path.parent))
+    found = files.load_jsonl(DatasetRequest(data=path.parent, problems=Problems("skip")))
+    assert list(found.corpus) == ["p"]
+    [note] = found.notes
+    assert "left out" in note
+    assert "line 2: 'id'" in note

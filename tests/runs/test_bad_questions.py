@@ -16,6 +16,7 @@ from ravqa.describers.base import Describer
 from ravqa.encoders import ENCODERS
 from ravqa.encoders.base import Encoder
 from ravqa.readers.transformers_vlm import TransformersVLM
+from ravqa.reports.run import read_run
 
 BAD = 2
 
@@ -172,3 +173,23 @@ def test_a_question_that_the_prompt_fails_on(folder, capsys):
         ["what 1? Answer:"],
         ["what 3? Answer:"],
     ]
+
+
+def test_a_passage_that_cannot_be_used_is_left_out(folder, capsys):
+    rows = [{"passage_id": "p", "text": "a koala"}, {"passage_id": "q", "text": ["no text"]}]
+    path = folder / "more.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = ["--dataset", "jsonl", "--data", folder, "--corpus", path, "--no-report"]
+    arguments += ["--set", "describer=null", "--set", "retriever={name: random}"]
+    arguments += ["--set", "reader={name: first-words}", "--output", folder / "out"]
+    with pytest.raises(SystemExit) as end:
+        run_main([str(argument) for argument in arguments])
+    assert end.value.code == 2
+    reason = "more.jsonl, line 2: 'text': text is expected, not a list"
+    assert f"{reason} (--on-error skip leaves it out)" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        run_main([str(argument) for argument in [*arguments, "--on-error", "skip"]])
+    assert end.value.code == 0
+    assert reason in " ".join(capsys.readouterr().err.split())
+    run = read_run(folder / "out")
+    assert list(run.corpus) == ["p"]
