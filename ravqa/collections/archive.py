@@ -49,7 +49,8 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
         state: what is packed; nobody may change the collection meanwhile.
 
     Raises:
-        UserError: the file is there already or cannot be written.
+        UserError: the file is there already or cannot be written; the library names a file that is
+            not its own.
     """
     if state.index is not None and not isinstance(state.index, SegmentedIndex):
         raise UserError(
@@ -63,6 +64,8 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     total = len(names)
     listed: dict[str, tuple[int, str]] = {}
     for number, name in enumerate(names, 1):
+        if not _NAME.fullmatch(name):  # whoever made the library could have any file packed
+            raise UserError(f"the index in {folder.path} is damaged: it names the file {name!r}")
         path = folder.path / name
         listed[name] = path.stat().st_size, file_digest(path)
         if progress:

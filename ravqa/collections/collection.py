@@ -171,11 +171,13 @@ class Collection:
 
         Raises:
             DataError: an image lies outside of the collection's folder.
-            UserError: there is no collection, or it is damaged; settings that are not valid, with
-                another encoder, or that would run a model's code without your saying so.
+            UserError: there is no collection, it is damaged, or has links that lead out of it;
+                settings that are not valid, with another encoder, or that would run a model's code
+                without your saying so.
         """
         folder = CollectionFolder(Path(path))
         own = folder.manifest().settings
+        folder.check_links()
         if trust_settings:
             _trust(own)
         withheld: Sequence[Setting] = ()

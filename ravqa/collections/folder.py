@@ -18,7 +18,9 @@ one, and collection.json replaced. What nothing names is removed by the next wri
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -301,6 +303,21 @@ class CollectionFolder:
                 raise UserError(
                     f"the collection in {self.path} is damaged ({e}): build it again"
                 ) from None
+
+    def check_links(self) -> None:
+        """Refuse links that lead out of the folder: they would be read, shown and packed.
+
+        Raises:
+            UserError: there is one.
+        """
+        root = self.path.resolve()
+        for folder, *names in os.walk(self.path):
+            for name in itertools.chain.from_iterable(names):
+                path = Path(folder, name)
+                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                    raise UserError(
+                        f"{path} is a link that leads out of the collection: put the file itself there"
+                    )
 
     def _present(self, part: Part) -> tuple[Manifest, int | None]:
         """Changes with every state: collection.json, and the generation of the index."""

@@ -25,6 +25,7 @@ from ravqa.core.locations import PIPELINES, SAMPLE
 from ravqa.core.records import Passage
 from ravqa.core.registry import PARTS, table
 from ravqa.core.settings import Names, Part, PipelineConfig, Strict, load_pipeline
+from ravqa.indexes.segmented import store
 from ravqa.readers import READERS
 from ravqa.reports.report import write_report
 from ravqa.reports.run import read_run
@@ -358,6 +359,59 @@ def test_a_collection_names_no_folder_outside_of_it(tmp_path, index):
     folder.put(manifest)
     with pytest.raises(UserError, match=r"collection\.json is damaged"):
         Collection.open(tmp_path / "index")
+
+
+def forge(folder, change):
+    """Change the manifest of a collection's index, its checksum too."""
+    [file] = folder.glob("index-*/manifest.json")
+    values = json.loads(file.read_text())
+    change(values["index"])
+    values["checksum"] = store._checksum(values["index"])
+    file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index["files"].update({"../../secret.txt": [6, "x"]}),
+        lambda index: index["files"].update({"/etc/passwd": [6, "x"]}),
+        lambda index: index["segments"][0].update(name="../../elsewhere"),
+        lambda index: index["segments"][0].update(gone="../../secret.txt"),
+        lambda index: index["settings"].update(shared="../../elsewhere"),
+        lambda index: index["attached"]["passages"][0].update(name="../elsewhere"),
+    ],
+)  # fmt: skip
+def test_an_index_names_no_file_outside_of_it(tmp_path, change):
+    Collection.create(tmp_path / "index", pipeline(tmp_path)).add([Passage("a", "b")])
+    (tmp_path / "secret.txt").write_text("secret")
+    forge(tmp_path / "index", change)
+    with pytest.raises(UserError, match=r"is damaged.*it(s manifest)? names"):
+        Collection.open(tmp_path / "index")
+
+
+def test_no_file_is_packed_that_is_not_the_collections_own(tmp_path):
+    Collection.create(tmp_path / "index", pipeline(tmp_path)).add([Passage("a", "b")])
+    (tmp_path / "secret.txt").write_text("secret")
+    more = {"../../secret.txt": [6, "x"]}
+    forge(tmp_path / "index", lambda index: index["attached"]["passages"][0]["files"].update(more))
+    with pytest.raises(UserError, match=r"is damaged: it names the file 'passages-000001/\.\./"):
+        Collection.open(tmp_path / "index").pack(tmp_path / "packed.tar")
+    assert not (tmp_path / "packed.tar").exists()
+
+
+@pytest.mark.parametrize("link", ["images/??/*", "images", "passages-000001/passages.jsonl"])
+def test_links_that_lead_out_of_a_collection_are_refused(tmp_path, link):
+    collection = Collection.create(tmp_path / "index", pipeline(tmp_path))
+    collection.add([Passage("a", "b", image=PHOTO)])
+    [file] = (tmp_path / "index").glob(link)
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{file} is a link that leads out of the collection"):
+        Collection.open(tmp_path / "index")
+    file.unlink()
+    (tmp_path / "elsewhere").rename(file)
+    (tmp_path / "link").symlink_to(tmp_path / "index")
+    assert list(Collection.open(tmp_path / "link")) == ["a"]
 
 
 def test_the_commands_list_what_they_do_not_follow(tmp_path, served):

@@ -40,6 +40,7 @@ SPOOL = "spool.new"
 """A writer's scratch file; what a killed one leaves is removed by the next."""
 _BLOCK = 2**22
 _OWN_FOLDER = re.compile(r"(segment|shared)-\d{6}")
+_OWN_FILE = re.compile(rf"{_OWN_FOLDER.pattern}/[\w-]+\.\w+")
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,22 @@ def read_manifest(path: Path) -> Manifest:
             raise damaged(path, "its manifest was changed")
         body["segments"] = tuple(SegmentEntry(**s) for s in body["segments"])
         body["files"] = {name: (size, digest) for name, (size, digest) in body["files"].items()}
-        return Manifest(**body)
+        manifest = Manifest(**body)
+        if other := next(_outside(manifest), None):
+            raise damaged(path, f"its manifest names {other!r}")
+        return manifest
     except (ValueError, KeyError, TypeError):
         raise damaged(path, "its manifest cannot be read") from None
+
+
+def _outside(manifest: Manifest) -> Iterator[str]:
+    """Names that are not of an index's own files and folders; they could lead out of it."""
+    folders = [s.name for s in manifest.segments]
+    if "shared" in manifest.settings:
+        folders.append(manifest.settings["shared"])
+    yield from (name for name in folders if not _OWN_FOLDER.fullmatch(name))
+    yield from (name for name in manifest.files if not _OWN_FILE.fullmatch(name))
+    yield from (s.gone for s in manifest.segments if s.gone and s.gone not in manifest.files)
 
 
 def check_files(path: Path, manifest: Manifest) -> None:
