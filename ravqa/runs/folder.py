@@ -180,6 +180,12 @@ class RunDir:
             os.fsync(out.fileno())
 
 
+def is_of_run(path: Path) -> bool:
+    """Whether a path is where a run has, or will have, a file of its own."""
+    ours = path.name in _OURS or bool(_NAMED.fullmatch(path.name))
+    return ours and (path.parent / "config.yaml").is_file()
+
+
 def check_version(results: Mapping[str, Any], folder: Path) -> None:
     """Refuse the results of a run that another version of the format describes.
 

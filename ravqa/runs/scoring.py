@@ -30,7 +30,7 @@ from ravqa.evaluation.scores import (
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
-from ravqa.runs.folder import MAIN, SCHEMA_VERSION, write_file
+from ravqa.runs.folder import MAIN, SCHEMA_VERSION, is_of_run, write_file
 
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
@@ -87,6 +87,8 @@ def score(request: ScoreRequest, console: Console) -> dict[str, Any]:
         raise UserError(f"--seed {request.seed}: a number from 0 on is needed")
     if request.output is not None and request.output.exists() and not request.overwrite:
         raise UserError(f"the output file {request.output} exists: --overwrite replaces it")
+    if request.output is not None and is_of_run(request.output):
+        raise UserError(f"{request.output} is a file of a run: choose another --output")
     dataset = _dataset(request, console)
     if request.judge is not None and not dataset.answer_metric.uses_judge:
         raise UserError(

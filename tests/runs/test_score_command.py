@@ -287,3 +287,20 @@ def test_no_image_is_looked_for(score, predictions, tmp_path, monkeypatch):
     )
     code, _, _, err = score(path, dataset="infoseek")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "results.json", "run.trec", "report.html"])
+def test_files_of_a_run_are_not_replaced(tmp_path, predictions, capsys, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("{}")
+    (folder / name).write_text("of the run")
+    arguments = ["score", str(predictions), "--dataset", "okvqa", "--overwrite"]
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--output", str(folder / name)])
+    assert end.value.code == 2
+    assert "is a file of a run: choose another --output" in capsys.readouterr().err
+    assert (folder / name).read_text() == "of the run"
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--output", str(folder / "scores.json")])
+    assert end.value.code == 0
