@@ -316,7 +316,8 @@ class CollectionFolder:
                 path = Path(folder, name)
                 if path.is_symlink() and not path.resolve().is_relative_to(root):
                     raise UserError(
-                        f"{path} is a link that leads out of the collection: put the file itself there"
+                        f"{path} is a link that leads out of the collection: put the file "
+                        "itself there"
                     )
 
     def _present(self, part: Part) -> tuple[Manifest, int | None]:

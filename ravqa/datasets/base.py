@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import yaml
 
@@ -146,11 +146,15 @@ def parse_options(texts: Sequence[str], option: str = "--dataset-option") -> dic
     return options
 
 
+RetrievalName = Literal["recall_at_k", "pseudo_recall_at_k", "article_recall_at_k"]
+_RETRIEVAL: tuple[str, ...] = get_args(RetrievalName)
+
+
 @dataclass(frozen=True, slots=True)
 class RetrievalMetric:
     """A retrieval metric of `ravqa.metrics` and the K that a benchmark is reported at."""
 
-    name: Literal["recall_at_k", "pseudo_recall_at_k", "article_recall_at_k"]
+    name: RetrievalName
     k: int
 
 
@@ -196,6 +200,12 @@ class Dataset:
         """Refuse a metric that does not exist before anything is scored."""
         for name in {self.metric, self.submission} - {None}:
             METRICS.check(str(name), f"dataset {self.name}")
+        for retrieval in self.retrieval_metrics:
+            if retrieval.name not in _RETRIEVAL:
+                raise UserError(
+                    f"dataset {self.name}: no retrieval metric {retrieval.name!r}: "
+                    f"{near_matches(retrieval.name, _RETRIEVAL)}"
+                )
         if self.metric is not None:
             self.answer_metric  # noqa: B018 (its options are checked)
         elif self.metric_options:

@@ -11,7 +11,7 @@ from study_files import call, read_table, write_data
 
 from ravqa.core import registry
 from ravqa.core.errors import UserError
-from ravqa.datasets.base import Dataset, DatasetRequest
+from ravqa.datasets.base import Dataset, DatasetRequest, RetrievalMetric
 from ravqa.datasets.files import load_jsonl
 from ravqa.metrics import METRICS
 from ravqa.metrics.statistics import intervals
@@ -182,6 +182,12 @@ def test_an_unknown_metric_is_refused_when_the_dataset_is_loaded(tmp_path, capsy
     assert code == 2
     assert "error: --dataset-option metric: no metric 'exact': did you mean exact_match?" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_retrieval_metric_is_refused_when_the_dataset_is_made():
+    metrics = [RetrievalMetric("recal_at_k", 5)]
+    with pytest.raises(UserError, match=r"dataset mine: no retrieval metric 'recal_at_k': did you"):
+        Dataset("mine", "Mine", "all", (), None, "", retrieval_metrics=metrics)
 
 
 def test_options_that_the_metric_does_not_have_are_refused():
