@@ -14,7 +14,7 @@ import base64
 import binascii
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class RowImage:
         name: what the row calls it; of an image inside the row, a hash of its bytes.
         missing: why it cannot be had, where it is known already; "" otherwise.
         held: whether the row itself holds the image.
+        source: what an image inside the row was called before, as `datasets` keeps it.
         empty: the column for images is there and blank.
     """
 
@@ -54,6 +55,7 @@ class RowImage:
     missing: str = ""
     held: bool = False
     empty: bool = False
+    source: str = ""
 
 
 class _MissingError(DataError):
@@ -144,7 +146,9 @@ def _read(value: Any, column: str, images: ImageFolder, by_stem: bool) -> RowIma
     if isinstance(value, dict):
         for key in ("bytes", "path"):
             if not _is_empty(value.get(key)):
-                return _read(value[key], column, images, by_stem)
+                path = value.get("path")
+                source = path if isinstance(path, str) else ""
+                return replace(_read(value[key], column, images, by_stem), source=source)
         raise _MissingError(f"{column!r} holds {kind_of(value)}: bytes or path are expected")
     if isinstance(value, bytes | bytearray | memoryview):
         return _kept(bytes(value))

@@ -400,11 +400,11 @@ def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
     )
 
 
-def _image_id(name: str) -> int | str:
-    """The number in the name of one of COCO's images; another name as it is."""
+def _coco_number(name: str) -> int | None:
+    """The number in the name of one of COCO's images."""
     stem = Path(name).stem
     number = stem.rpartition("_")[2]
-    return int(number) if stem.startswith("COCO_") and number.isdecimal() else name
+    return int(number) if stem.startswith("COCO_") and number.isdecimal() else None
 
 
 class _Questions:
@@ -467,7 +467,9 @@ class _Questions:
             missing = f"no image: it is expected in a column such as {', '.join(_IMAGES)}"
             image = self._images.root / f"<image of question {question_id}>"
         elif image_id is None:
-            image_id = found.name if found.held or not found.name else _image_id(found.name)
+            # Other names inside rows ("image.jpg") may be those of many images.
+            number = _coco_number((found.source if found.held else found.name) or "")
+            image_id = found.name if number is None else number
         question = Question(
             # Official ids are numbers; the copies hold them as strings.
             question_id=int(question_id) if question_id.isdecimal() else question_id,

@@ -200,6 +200,17 @@ def test_the_number_in_the_name_of_a_coco_image_is_its_id(tmp_path):
     assert images == {tmp_path / "val2014" / named["image"]}
 
 
+def test_the_name_beside_an_images_bytes_may_have_its_number(tmp_path):
+    held = {"bytes": PNG, "path": "val2014/COCO_val2014_000000000042.jpg"}
+    others = {"bytes": encoded(color=(9, 9, 9)), "path": "image.jpg"}
+    rows = [{"image": held}, {"images": [held]}, {"image": others}, {"image_id": 7, "image": held}]
+    questions = okvqa.load(DatasetRequest(data=okvqa_table(tmp_path, *rows))).questions
+    ids = [q.image_id for q in questions]
+    assert ids[:2] == [42, 42]
+    assert ids[2] not in {42, "image.jpg"}  # many images of a table have such a name
+    assert ids[3] == 7
+
+
 def test_answers_as_objects_give_the_field_that_is_asked_for(tmp_path):
     folder = okvqa_table(tmp_path, {"image": PNG, "answers": ANSWERS})
     dataset = okvqa.load(DatasetRequest(data=folder))
