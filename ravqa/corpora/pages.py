@@ -438,7 +438,8 @@ class _FrontMatter(yaml.SafeLoader):
 def _front_matter(text: str) -> dict[str, Any] | None:
     """The values of a page's front matter; None if it is text between two rules.
 
-    Front matter is a YAML mapping of names, and no blank line begins it (Pandoc's rule).
+    Front matter is a YAML mapping of names, and no blank line begins it (Pandoc's rule). Without a
+    title, names of several words make it a text that has a colon in it.
 
     Raises:
         DataError: a list or object in it is not closed; aliases, which can make gigabytes of a few
@@ -457,6 +458,8 @@ def _front_matter(text: str) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         return None
+    if "title" not in found and any(re.search(r"\s", key) for key in found):
+        return None  # "The lion is fed: at noon." is a mapping, too
     if is_blank(found.get("title")):
         found.pop("title", None)
     else:  # 007 and 1.10 are titles as they stand

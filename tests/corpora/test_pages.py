@@ -129,6 +129,8 @@ def test_the_ends_of_lines_make_no_difference(tmp_path, end):
         "\nLion: at noon.\n",  # a mapping, but a blank line begins it
         "Opening hours: the *lion*: at noon",
         "- The lion\n- at noon",
+        "The lion is fed: at noon.",
+        "Fed: the lion.\nAt noon: the bear.",
         "12:30: lion, noon",
         "'lion' noon",
         "lion \u2028 noon: [x] y: z",
