@@ -144,10 +144,9 @@ def compare(
 ) -> None:
     """Compare finished runs, and say where retrieval (or one run) helps or hurts."""
     from ravqa.runs.console import Console
-    from ravqa.studies.compare import CompareRequest
-    from ravqa.studies.compare import compare as compare_runs
+    from ravqa.studies.compare import CompareRequest, compare_and_print
 
-    compare_runs(
+    compare_and_print(
         CompareRequest(
             runs=tuple(runs),
             control=control,

@@ -1,12 +1,12 @@
 """Collections: passages of one's own with settings and search structure, in one folder.
 
-from ravqa.collections import Collection
+from ravqa import Collection
 
 collection = Collection.create("animals")
-collection.add(passages)
-for hit, passage in collection.search("What does this animal eat?", Path("photo.jpg")):
+collection.add_files("passages.jsonl")
+for hit, passage in collection.search("What does this animal eat?", "photo.jpg"):
     ...
-print(collection.ask("What does this animal eat?", Path("photo.jpg")).answer.text)
+print(collection.ask("What does this animal eat?", "photo.jpg").answer.text)
 """
 
 from ravqa.collections.collection import Changes, Collection

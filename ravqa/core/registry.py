@@ -174,6 +174,26 @@ def table(kind: str) -> Registry[Any]:
     return found
 
 
+def register(kind: str, name: str, target: str, summary: str) -> None:
+    """Add a part, which can then be named in settings and on the command line.
+
+    Args:
+        kind: a key of `TABLES`, such as "reader".
+        target: where the class or function is, as "package.module:Name"; imported when first used.
+        summary: one line about it, for `ravqa ls`.
+
+    Raises:
+        UserError: no such kind; the target is not of that form.
+        ValueError: the name is taken by another target.
+    """
+    if kind not in TABLES:
+        raise UserError(f"no kind of part {kind!r}: {near_matches(kind, TABLES)}")
+    module, colon, attribute = target.partition(":")
+    if not (module and colon and attribute):
+        raise UserError(f"register: the target {target!r} is not of the form 'package.module:Name'")
+    table(kind).add(name, target, summary)
+
+
 def __getattr__(name: str) -> Any:
     """Say where a registry is that was in this module before."""
     for target in TABLES.values():

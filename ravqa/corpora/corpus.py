@@ -114,7 +114,7 @@ class Corpus(Mapping[str, Passage]):
     @classmethod
     def read(
         cls,
-        *paths: Path,
+        *paths: Path | str,
         sections: kb.Sections | None = None,
         repeats: Repeats = "fail",
         remarks: Remarks | None = None,
@@ -138,7 +138,7 @@ class Corpus(Mapping[str, Passage]):
         """
         sections = sections or kb.Sections()
         sources: list[_Source] = []
-        for path in paths:
+        for path in map(Path, paths):
             if hub.hub_name(path):
                 sources.append(_Hub(path, remarks))
             elif is_pages(path):

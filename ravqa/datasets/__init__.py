@@ -1,16 +1,18 @@
-"""Datasets and corpora, read into records.
+"""Datasets: questions with images and reference answers, read into records.
 
 Each dataset is a function `load(request) -> Dataset`, registered by name in `DATASETS`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ravqa.core.registry import Registry
 
 if TYPE_CHECKING:
-    from ravqa.datasets.base import Loader
+    from ravqa.datasets.base import Dataset, Loader, OnError
 
 DATASETS: Registry[Loader] = Registry(
     "dataset",
@@ -30,3 +32,41 @@ DATASETS: Registry[Loader] = Registry(
         "csv": ("ravqa.datasets.files:load_csv", "your own questions, as CSV or TSV"),
     },
 )
+
+
+def load_dataset(
+    name: str,
+    data: Path | str | None = None,
+    split: str | None = None,
+    *,
+    limit: int | None = None,
+    on_error: OnError = "fail",
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Read the questions of a dataset.
+
+    Args:
+        name: a registered dataset, such as "okvqa" (`ravqa ls datasets`).
+        data: folder with the official files, a file, or "hf:OWNER/NAME"; None for the bundled
+            sample.
+        split: name of the split; None for the dataset's default.
+        limit: only the first so many questions.
+        on_error: "fail", or "skip" to leave out broken questions.
+        options: the dataset's own options.
+
+    Raises:
+        UserError: no such dataset, split or option.
+        DataError: files are missing or broken.
+    """
+    from ravqa.datasets.base import DatasetRequest, Problems
+
+    load = DATASETS.get(name)
+    return load(
+        DatasetRequest(
+            data=None if data is None else Path(data),
+            split=split,
+            limit=limit,
+            problems=Problems(on_error),
+            options=options or {},
+        )
+    )

@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table as RichTable
@@ -33,7 +32,7 @@ from ravqa.studies.formats import (
     heading,
     printed,
 )
-from ravqa.studies.tables import build_table, variants
+from ravqa.studies.tables import Table, build_table, variants
 
 SCHEMA_VERSION = 1
 READ, RETRIEVED, NOT_RETRIEVED = (
@@ -93,13 +92,62 @@ class Breakdown:
     groups: Mapping[str, Mapping[str, Outcomes]]
 
 
-def compare(request: CompareRequest, console: Console) -> None:
-    """Compare, print, write.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        table: a row for each run; the first is the reference.
+        breakdowns: of each run with its control without retrieval, then with the first run.
+    """
+
+    table: Table
+    breakdowns: Sequence[Breakdown]
+
+
+def compare(
+    *runs: Path | str,
+    control: Path | str | None = None,
+    metrics: Sequence[str] = (),
+    common: bool = False,
+    seed: int = 0,
+) -> Comparison:
+    """Compare finished runs.
+
+    Args:
+        runs: folders, the reference first; "FOLDER:CONTROL" is a control of a run.
+        control: a run without retrieval, for runs without the control `none`.
+        metrics: names such as "score" or "PRRecall@5"; empty for the first run's default ones.
+        common: compare on the questions that all runs have asked.
+        seed: for intervals and tests.
 
     Raises:
         UserError: runs that are not there, not finished, or not about the same questions.
     """
+    if not runs:
+        raise UserError("compare: name at least one run")
+    named = [str(run) for run in runs]
+    without = None if control is None else str(control)
+    return _compared(CompareRequest(named, without, metrics, common, seed=seed))
+
+
+def compare_and_print(request: CompareRequest, console: Console) -> None:
+    """Compare, print, write.
+
+    Raises:
+        UserError: as `compare`; the output folder holds a comparison, or cannot be written.
+    """
     _check_output(request)
+    found = _compared(request)
+    console.out.print(printed(found.table))
+    for each in found.breakdowns:
+        console.out.print(_printed(each))
+    if request.output is not None:
+        _write(request, found)
+        console.out.print(Text(f"written: {request.output}"), soft_wrap=True)
+
+
+def _compared(request: CompareRequest) -> Comparison:
     measures = [Measure.parse(metric) for metric in request.metrics]
     runs = open_runs(request.runs)
     everything = dict(runs)
@@ -127,13 +175,7 @@ def compare(request: CompareRequest, console: Console) -> None:
             if name != first
         ),
     ]
-    found = [b for b in breakdowns if b is not None]
-    console.out.print(printed(table))
-    for each in found:
-        console.out.print(_printed(each))
-    if request.output is not None:
-        _write(request, table, found)
-        console.out.print(Text(f"written: {request.output}"), soft_wrap=True)
+    return Comparison(table, [b for b in breakdowns if b is not None])
 
 
 def _check_output(request: CompareRequest) -> None:
@@ -278,7 +320,8 @@ def _printed(found: Breakdown) -> RichTable:
     return table
 
 
-def _write(request: CompareRequest, table: Any, found: Sequence[Breakdown]) -> None:
+def _write(request: CompareRequest, comparison: Comparison) -> None:
+    table, found = comparison.table, comparison.breakdowns
     root = request.output
     assert root is not None
     document = {
