@@ -134,7 +134,7 @@ def limited(arguments):
         words.append("--dry-run")
     if "--limit" in words:
         words[words.index("--limit") + 1] = _LIMIT
-    elif words[0] in {"run", "evaluate-retrieval"}:
+    elif words[0] == "run":
         words += ["--limit", _LIMIT]
     return words
 

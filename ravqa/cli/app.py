@@ -25,7 +25,6 @@ app = typer.Typer(
 
 # In the order of the help.
 app.command(epilog=run.EXAMPLES)(run.run)
-app.command()(run.evaluate_retrieval)
 app.command()(run.report)
 app.command()(files.encode)
 app.command()(files.passages)

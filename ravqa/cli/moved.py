@@ -13,12 +13,17 @@ _COLLECTION = {"show": "info"}  # subcommands of `ravqa index` with another name
 def add_to(app: typer.Typer, collection: typer.Typer) -> None:
     """Register the former commands, without listing them in the help."""
     app.command("index", context_settings=_ANY, hidden=True)(_index)
+    app.command("evaluate-retrieval", context_settings=_ANY, hidden=True)(_evaluate_retrieval)
     collection.command("show", context_settings=_ANY, hidden=True)(_show)
 
 
 def _index(context: typer.Context) -> None:
     sub = next(iter(context.args), "--help")
     raise _moved("index", f"collection {_COLLECTION.get(sub, sub)}")
+
+
+def _evaluate_retrieval(context: typer.Context) -> None:
+    raise _moved("evaluate-retrieval", "run --retrieval-only")
 
 
 def _show(context: typer.Context) -> None:

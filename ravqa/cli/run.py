@@ -1,4 +1,4 @@
-"""`ravqa run` and `evaluate-retrieval`, and `report` of what they leave."""
+"""`ravqa run`, and `ravqa report` for its report."""
 
 from __future__ import annotations
 
@@ -155,51 +155,6 @@ def run(
         download=download,
         dataset_options=_with_subset(dataset_options, subset),
         metric_options=tuple(metric_options or ()),
-    )
-
-
-def evaluate_retrieval(
-    dataset: Dataset,
-    data: Data = None,
-    corpus: Passages = None,
-    split: Split = None,
-    subset: Subset = None,
-    pipeline: Pipeline = "sample",
-    retriever: Retriever = None,
-    overrides: Overrides = None,
-    limit: Limit = None,
-    output: Output = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    controls: Controls = "",
-    on_error: OnError = OnErrorChoice.fail,
-    seed: Seed = 0,
-    download: Download = False,
-    dataset_options: DatasetOptions = None,
-    matches: Matches = None,
-    no_report: NoReport = False,
-) -> None:
-    """Score retrieval alone: the same as ravqa run --retrieval-only."""
-    _run(
-        not no_report,
-        matches,
-        dataset=dataset,
-        data=data,
-        corpus=tuple(corpus or ()),
-        split=split,
-        pipeline=pipeline,
-        retriever=retriever,
-        overrides=tuple(overrides or ()),
-        limit=limit,
-        output=output,
-        resume=resume,
-        overwrite=overwrite,
-        retrieval_only=True,
-        controls=listed(controls),
-        on_error=on_error.value,
-        seed=seed,
-        download=download,
-        dataset_options=_with_subset(dataset_options, subset),
     )
 
 

@@ -1,4 +1,4 @@
-"""Every subset of M2KR in one retrieval run each, and one table with the published scores.
+"""A table of retrieval runs over all subsets of M2KR, beside the published scores.
 
     SUBSET/       the run of each subset (see `ravqa.runs.folder`)
     table.json    every score, "measured" here or "published" (`ravqa.datasets.published`), and how
@@ -24,7 +24,7 @@ from ravqa.datasets.base import parse_options
 from ravqa.datasets.published import published_scores
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, write_file
-from ravqa.runs.request import RunRequest, default_output, overrides_of
+from ravqa.runs.request import RunRequest, default_output, overrides_of, planned
 from ravqa.runs.run import run
 
 ALL = "all"
@@ -63,7 +63,9 @@ def asks_for_all(request: RunRequest) -> bool:
 
 
 def run_subsets(request: RunRequest, console: Console) -> Path:
-    """Run, print and write; gives the folder. With `resume`, finished questions are not repeated.
+    """Run every subset, print and write the table; return the folder.
+
+    With `resume`, finished questions are not repeated.
 
     Raises:
         UserError: any mistake in what was asked for, or in the data of a subset.
@@ -100,8 +102,9 @@ def run_subsets(request: RunRequest, console: Console) -> Path:
 
 
 def _check(request: RunRequest) -> None:
+    planned(request)
     if not request.retrieval_only:
-        raise UserError("subset=all is for retrieval: add --retrieval-only")
+        raise UserError("--subset all scores retrieval only: add --retrieval-only")
     if request.data is None:
         hub_name = _HUBS[request.dataset]
         raise UserError(
@@ -110,14 +113,10 @@ def _check(request: RunRequest) -> None:
         )
     if request.corpus:
         raise UserError("--corpus with subset=all: every subset brings its own passages")
-    if request.resume and request.overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
-    if request.resume and request.output is None:
-        raise UserError("--resume needs --output: the folder of the run to go on with")
 
 
 def _present(request: RunRequest, split: str, console: Console) -> list[str]:
-    """The subsets that are scored on this split and whose files are there; others are told."""
+    """The subsets that are scored on this split and whose files are there; others are noted."""
     present: list[str] = []
     absent: list[str] = []
     data = request.data or Path()

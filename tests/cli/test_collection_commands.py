@@ -136,6 +136,7 @@ def test_settings_that_do_not_fit(ravqa, collection):
         (["index", "--help"], "ravqa collection --help"),
         (["index"], "ravqa collection --help"),
         (["collection", "show", "animals"], "ravqa collection info"),
+        (["evaluate-retrieval", "--dataset", "m2kr"], "ravqa run --retrieval-only"),
     ],
 )
 def test_a_former_command_names_the_present_one(ravqa, arguments, present):

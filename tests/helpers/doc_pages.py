@@ -174,7 +174,7 @@ def _check_settings(path, params):
     if params.get("dataset"):
         DATASETS.check(params["dataset"])
     parse_options(params.get("dataset_options") or params.get("options") or ())
-    if path in {("run",), ("evaluate-retrieval",)}:
+    if path == ("run",):
         planned(
             RunRequest(
                 dataset=params["dataset"],
@@ -185,7 +185,7 @@ def _check_settings(path, params):
                 controls=tuple(filter(None, (params.get("controls") or "").split(","))),
                 resume=params.get("resume", False),
                 output=params.get("output"),
-                retrieval_only=path == ("evaluate-retrieval",) or params["retrieval_only"],
+                retrieval_only=params["retrieval_only"],
             )
         )
     elif isinstance(params.get("pipeline"), str):

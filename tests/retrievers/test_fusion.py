@@ -254,7 +254,7 @@ def test_static_rankings_are_fused_in_a_run(tmp_path, capsys):
         lines = [f"1 Q0 {i} {n} {score} x\n" for n, (i, score) in enumerate(ranking, 1)]
         (tmp_path / f"{name}.trec").write_text("".join(lines), encoding="utf-8")
     parts = [f"{{name: static, file: {tmp_path / name}.trec}}" for name in ("one", "two")]
-    arguments = ["evaluate-retrieval", "--dataset", "jsonl", "--data", tmp_path]
+    arguments = ["run", "--retrieval-only", "--dataset", "jsonl", "--data", tmp_path]
     arguments += ["--retriever", "fusion", "--set", "describer=null"]
     arguments += ["--set", f"retriever.retrievers=[{', '.join(parts)}]"]
     with pytest.raises(SystemExit) as end:

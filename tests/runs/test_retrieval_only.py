@@ -1,4 +1,4 @@
-"""`ravqa evaluate-retrieval`: one dataset, all subsets of M2KR in one table, what is recorded."""
+"""`ravqa run --retrieval-only`: one dataset, all subsets of M2KR in one table, what is recorded."""
 
 import csv
 import json
@@ -88,7 +88,7 @@ def call(*arguments):
 
 def evaluate(folder, *arguments, dataset="m2kr"):
     return call(
-        *("evaluate-retrieval", "--dataset", dataset, "--data", folder),
+        *("run", "--retrieval-only", "--dataset", dataset, "--data", folder),
         *("--pipeline", "bm25-retrieval", *arguments),
     )
 
@@ -251,7 +251,7 @@ def test_wrong_arguments_are_named(folder, tmp_path, monkeypatch, capsys, argume
 
 
 def test_data_is_needed_for_all_and_an_error_names_its_subset(tmp_path, capsys):
-    assert call("evaluate-retrieval", "--dataset", "m2kr", "--subset", "all") == 2
+    assert call("run", "--retrieval-only", "--dataset", "m2kr", "--subset", "all") == 2
     assert "needs --data" in capsys.readouterr().err
     for subset in QUESTIONS:
         write_subset(tmp_path / "data", subset)
@@ -265,7 +265,7 @@ def test_data_is_needed_for_all_and_an_error_names_its_subset(tmp_path, capsys):
 
 
 def test_results_name_the_split_and_what_chose_the_settings(tmp_path):
-    arguments = ["evaluate-retrieval", "--dataset", "okvqa", "--pipeline", "bm25-retrieval"]
+    arguments = ["run", "--retrieval-only", "--dataset", "okvqa", "--pipeline", "bm25-retrieval"]
     arguments += ["--split", "dev", "--dataset-option", "dev_share=0.3"]
     arguments += ["--set", "chosen_on=OK-VQA dev", "--output", tmp_path / "run"]
     assert call(*arguments) == 0
@@ -348,14 +348,14 @@ def test_images_are_counted_for_a_reader_that_sees_them(folder, tmp_path, monkey
 
 
 def test_a_replaced_part_of_a_fusion_stands_in_for_nothing(tmp_path):
-    arguments = ["evaluate-retrieval", "--dataset", "okvqa", "--pipeline", "fusion-retrieval"]
+    arguments = ["run", "--retrieval-only", "--dataset", "okvqa", "--pipeline", "fusion-retrieval"]
     arguments += ["--set", "retriever.retrievers.1={name: random}", "--limit", 3]
     assert call(*arguments, "--output", tmp_path / "run") == 0
     assert read_json(tmp_path / "run" / "results.json")["provenance"]["stand_ins"] == {}
 
 
 def test_a_fixed_ranking_refuses_the_control_wrong_image(tmp_path, capsys):
-    sample = ("evaluate-retrieval", "--dataset", "okvqa", "--pipeline", "bm25-retrieval")
+    sample = ("run", "--retrieval-only", "--dataset", "okvqa", "--pipeline", "bm25-retrieval")
     for change in ("{name: random}", "{name: none}", f"{{name: static, file: {tmp_path}/x}}"):
         wanted = ("--set", f"retriever={change}", "--controls", "wrong-image")
         assert call(*sample, *wanted, "--output", tmp_path / "run") == 2
