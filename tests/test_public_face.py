@@ -9,9 +9,9 @@ from study_files import call, read_table, write_data
 
 import ravqa
 from ravqa.core.errors import UserError
-from ravqa.core.settings import Strict
 from ravqa.datasets.base import Dataset
 from ravqa.readers import READERS
+from ravqa.readers.controls import FirstWords
 
 NAMES = [
     "Collection",
@@ -99,10 +99,10 @@ def test_wrong_arguments_are_named(data, tmp_path):
         ravqa.compare(tmp_path)
     with pytest.raises(UserError, match="name at least one run"):
         ravqa.compare()
-    with pytest.raises(UserError, match=r"no kind of part 'readr': .*reader"):
-        ravqa.register("readr", "mine", "a:B", "")
+    with pytest.raises(UserError, match=r"no kind of part 'reader': .*readers"):
+        ravqa.register("reader", "mine", "a:B", "")
     with pytest.raises(UserError, match=r"package\.module:Name"):
-        ravqa.register("reader", "mine", "a.B", "")
+        ravqa.register("readers", "mine", "a.B", "")
 
 
 def test_a_dataset_is_read_by_its_name(data):
@@ -112,16 +112,13 @@ def test_a_dataset_is_read_by_its_name(data):
     assert len(ravqa.load_dataset("okvqa", split="val2014", limit=3).questions) == 3
 
 
-class Mine:
+class Mine(FirstWords):
     """A part."""
-
-    class Config(Strict):
-        """No options."""
 
 
 def test_a_part_is_registered_by_its_kind(monkeypatch):
     monkeypatch.setattr(READERS, "_entries", dict(READERS._entries))
-    ravqa.register("reader", "mine", f"{__name__}:Mine", "for tests")
+    ravqa.register("readers", "mine", f"{__name__}:Mine", "for tests")
     assert READERS.get("mine") is Mine
     assert ("mine", "for tests") in list(READERS)
 

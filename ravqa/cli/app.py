@@ -62,7 +62,8 @@ def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -
         e.show()
         code = 2
     except _usage.ClickException as e:
-        code = _fail(f"{e.format_message()} ({name} --help lists the options)")
+        command = e.ctx.command_path if getattr(e, "ctx", None) else name
+        code = _fail(f"{e.format_message()} ({command} --help lists the options)")
     except UserError as e:
         code = _fail(str(e))
     except (typer.Abort, KeyboardInterrupt):

@@ -100,7 +100,7 @@ def study(
             console,
         )
     except KeyboardInterrupt:
-        print("--resume --output DIR goes on with this study", file=sys.stderr)
+        print("--resume --output DIR resumes this study", file=sys.stderr)
         raise
     finally:
         console.close()

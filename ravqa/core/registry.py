@@ -178,7 +178,7 @@ def register(kind: str, name: str, target: str, summary: str) -> None:
     """Add a part, which can then be named in settings and on the command line.
 
     Args:
-        kind: a key of `TABLES`, such as "reader".
+        kind: as in `ravqa ls KIND`, such as "readers".
         target: where the class or function is, as "package.module:Name"; imported when first used.
         summary: one line about it, for `ravqa ls`.
 

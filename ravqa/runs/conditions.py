@@ -27,7 +27,7 @@ from ravqa.retrievers.base import Retriever
 from ravqa.retrievers.controls import NoRetriever, OracleRetriever, RandomRetriever
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, RunDir
-from ravqa.runs.request import RunRequest
+from ravqa.runs.options import RunRequest
 
 # The other controls put passages of their own before the reader, which no reranker is to change.
 _RERANKED = (MAIN, "wrong-image")

@@ -12,7 +12,7 @@ from rich.console import Console as RichConsole
 
 from ravqa.core.errors import UserError, near_matches
 from ravqa.runs.console import Console
-from ravqa.runs.request import RunRequest
+from ravqa.runs.options import RunRequest
 from ravqa.runs.run import run
 
 _PATHS = ("data", "output")
@@ -46,7 +46,7 @@ def evaluate(
         pipeline: a YAML file or a name in `pipelines/`.
         overrides: "key.path=value", as `--set` of `ravqa run`.
         console: shows progress and results; None for no output.
-        options: other fields of `ravqa.runs.request.RunRequest`: data, corpus, split, limit,
+        options: other fields of `ravqa.runs.options.RunRequest`: data, corpus, split, limit,
             output, controls, retrieval_only, on_error, ... (see `ravqa run --help`).
 
     Raises:

@@ -23,7 +23,8 @@ from ravqa.datasets.base import (
 from ravqa.datasets.checks import gather
 from ravqa.pipeline import Pipeline
 from ravqa.runs.console import Console
-from ravqa.runs.request import RunRequest, check_corpus
+from ravqa.runs.options import RunRequest
+from ravqa.runs.request import check_corpus
 
 
 def read_dataset(

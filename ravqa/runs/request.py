@@ -1,4 +1,4 @@
-"""What a run is asked for, and the pipeline's settings that follow from it.
+"""The pipeline's settings that follow from what a run is asked for (`ravqa.runs.options`).
 
 Everything here shows without data and models: a mistake costs no work, and a study can plan its
 runs before the first begins.
@@ -6,8 +6,6 @@ runs before the first begins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,42 +14,16 @@ from ravqa.core.errors import UserError, near_matches
 from ravqa.core.registry import Registry, table
 from ravqa.core.settings import PipelineConfig, apply_override, load_pipeline
 from ravqa.datasets import DATASETS
-from ravqa.datasets.base import OnError
 from ravqa.pipeline import check_settings
 from ravqa.rerankers.build import asks_own_reader
 from ravqa.retrievers import RETRIEVERS
+from ravqa.runs.options import RunRequest
 
 CONTROLS = ("none", "oracle", "random", "wrong-image")
 _BLIND = ("none", "random", "static")  # retrievers that go by the question's id at most
 # Where --retriever names one, no reranker is to change its passages, unless --set says so.
 _PASSAGES = ("none", "oracle", "random")
 _ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command line
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What the command line asks for; see `ravqa run --help`."""
-
-    dataset: str
-    data: Path | None = None
-    corpus: Sequence[Path] = ()
-    split: str | None = None
-    pipeline: str = "sample"
-    retriever: str | None = None
-    reader: str | None = None
-    overrides: Sequence[str] = ()
-    limit: int | None = None
-    output: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-    retrieval_only: bool = False
-    predict_only: bool = False
-    controls: Sequence[str] = ()
-    on_error: OnError = "fail"
-    seed: int = 0
-    download: bool = False
-    dataset_options: Sequence[str] = ()
-    metric_options: Sequence[str] = ()
 
 
 def planned(request: RunRequest) -> tuple[dict[str, Any], str, PipelineConfig]:

@@ -27,7 +27,8 @@ from ravqa.retrievers.runs import trec_lines
 from ravqa.runs.conditions import shared_out
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, SCHEMA_VERSION, RunDir
-from ravqa.runs.request import RunRequest, overrides_of
+from ravqa.runs.options import RunRequest
+from ravqa.runs.request import overrides_of
 
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 

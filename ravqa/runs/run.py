@@ -20,7 +20,8 @@ from ravqa.runs.conditions import Runner, control, wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, RunDir
 from ravqa.runs.load import described, read_corpus, read_dataset, with_images
-from ravqa.runs.request import RunRequest, check_corpus, default_output, planned
+from ravqa.runs.options import RunRequest
+from ravqa.runs.request import check_corpus, default_output, planned
 from ravqa.runs.results import (
     add_encoding,
     add_reranking,

@@ -24,7 +24,8 @@ from ravqa.datasets.base import parse_options
 from ravqa.datasets.published import published_scores
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, write_file
-from ravqa.runs.request import RunRequest, default_output, overrides_of, planned
+from ravqa.runs.options import RunRequest
+from ravqa.runs.request import default_output, overrides_of, planned
 from ravqa.runs.run import run
 
 ALL = "all"

@@ -40,7 +40,8 @@ from ravqa.core.settings import (
 )
 from ravqa.datasets.base import OnError
 from ravqa.runs.finished import Measure
-from ravqa.runs.request import RunRequest, planned
+from ravqa.runs.options import RunRequest
+from ravqa.runs.request import planned
 
 _LABEL = 48  # longest value that stands in a variant's name
 _FOLDER = 80  # longest name of a run's folder

@@ -14,7 +14,7 @@ from rich.text import Text
 from ravqa.core.factory import Session
 from ravqa.reports.report import report_runs
 from ravqa.runs.console import Console
-from ravqa.runs.request import RunRequest
+from ravqa.runs.options import RunRequest
 from ravqa.runs.run import run
 
 

@@ -38,7 +38,7 @@ from ravqa.reports.study import write_study_report
 from ravqa.runs.finished import FinishedRun
 from ravqa.runs.folder import first_difference, write_file
 from ravqa.runs.load import read_corpus, read_dataset
-from ravqa.runs.request import RunRequest
+from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked, stage_keys
 from ravqa.studies.compare import against_reference
 from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed

@@ -15,7 +15,7 @@ from typing import Any
 
 from ravqa.core.errors import UserError, first_line
 from ravqa.core.factory import Key, Session
-from ravqa.runs.request import RunRequest
+from ravqa.runs.options import RunRequest
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 

@@ -225,7 +225,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
         run_main(list(OKVQA))
     assert end.value.code == 130
     assert capsys.readouterr().err.splitlines() == [
-        "--resume --output DIR goes on with this run",
+        "--resume --output DIR resumes this run",
         "interrupted",
     ]
 

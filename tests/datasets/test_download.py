@@ -31,7 +31,7 @@ from ravqa.datasets.base import DatasetRequest, Problems
 from ravqa.datasets.download import download
 from ravqa.runs.console import Console
 from ravqa.runs.load import read_dataset
-from ravqa.runs.request import RunRequest
+from ravqa.runs.options import RunRequest
 
 QUESTIONS = "OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "mscoco_val2014_annotations.json"

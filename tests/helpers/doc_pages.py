@@ -169,7 +169,8 @@ def _check_settings(path, params):
     from ravqa.datasets import DATASETS
     from ravqa.datasets.base import parse_options
     from ravqa.pipeline import check_settings
-    from ravqa.runs.request import RunRequest, planned
+    from ravqa.runs.options import RunRequest
+    from ravqa.runs.request import planned
 
     if params.get("dataset"):
         DATASETS.check(params["dataset"])

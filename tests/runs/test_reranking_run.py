@@ -26,7 +26,7 @@ from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers import READERS
 from ravqa.readers.base import Generation
 from ravqa.runs.console import Console
-from ravqa.runs.request import RunRequest
+from ravqa.runs.options import RunRequest
 from ravqa.runs.run import run as run_request
 from ravqa.runs.stages import stage_keys
 

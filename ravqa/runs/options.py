@@ -1,0 +1,100 @@
+"""What a run is asked for. Each field is an option of `ravqa run` and of `ravqa.evaluate`.
+
+This module imports nothing heavy: the command line's help is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from ravqa.core.options import Option
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The options of a run; what each means is said in its type."""
+
+    dataset: Annotated[
+        str, Option("Dataset: okvqa, infoseek, ... (ravqa ls datasets lists all).", "NAME")
+    ]
+    data: Annotated[
+        Path | None,
+        Option(
+            "Folder with the official files, or hf:OWNER/NAME. Default: the bundled sample.", "DIR"
+        ),
+    ] = None
+    corpus: Annotated[
+        Sequence[Path],
+        Option(
+            "Passages to retrieve from: a .jsonl, .csv, .tsv or .parquet file, a knowledge base, a "
+            "folder of pages, or a collection. Repeatable.",
+            "PATH",
+        ),
+    ] = ()
+    split: Annotated[
+        str | None, Option("Split of the dataset. Default: the one that is reported.", "NAME")
+    ] = None
+    pipeline: Annotated[
+        str, Option("Settings of all parts: a name in pipelines/, or a YAML file.", "NAME|PATH")
+    ] = "sample"
+    retriever: Annotated[
+        str | None,
+        Option(
+            "Replace the pipeline's retriever: none, oracle, random, static:FILE, ... (ravqa ls "
+            "retrievers lists all).",
+            "NAME",
+        ),
+    ] = None
+    reader: Annotated[
+        str | None,
+        Option("Replace the pipeline's reader (ravqa ls readers lists all).", "NAME"),
+    ] = None
+    overrides: Annotated[
+        Sequence[str],
+        Option("Change one key of the pipeline. Repeatable.", "KEY.PATH=VALUE", "--set"),
+    ] = ()
+    limit: Annotated[int | None, Option("Use only the first N questions.", "N")] = None
+    output: Annotated[
+        Path | None, Option("Folder of the run. Default: a new one in runs/.", "DIR")
+    ] = None
+    resume: Annotated[bool, Option("Continue the interrupted run in --output.")] = False
+    overwrite: Annotated[bool, Option("Replace the run in --output.")] = False
+    retrieval_only: Annotated[bool, Option("Score retrieval only; load no reader.")] = False
+    predict_only: Annotated[bool, Option("Write predictions; score nothing.")] = False
+    controls: Annotated[
+        Sequence[str],
+        Option(
+            "Controls to run as well, separated by commas: none (no passages), oracle (passages "
+            "with an answer), random, wrong-image.",
+            "LIST",
+            commas=True,
+        ),
+    ] = ()
+    on_error: Annotated[
+        Literal["fail", "skip"],
+        Option(
+            "fail: stop at a broken question, or one that the reader cannot answer. skip: leave "
+            "broken questions out, count unanswered ones as wrong, and list both."
+        ),
+    ] = "fail"
+    seed: Annotated[int, Option("Seed of controls, intervals and tests.", "N")] = 0
+    download: Annotated[bool, Option("Download the official files that are missing in --data.")] = (
+        False
+    )
+    dataset_options: Annotated[
+        Sequence[str],
+        Option(
+            "Option of the dataset, such as subset=OKVQA or images=DIR. Repeatable.",
+            "KEY=VALUE",
+            "--dataset-option",
+        ),
+    ] = ()
+    metric_options: Annotated[
+        Sequence[str],
+        Option(
+            "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
+        ),
+    ] = ()
