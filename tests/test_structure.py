@@ -77,11 +77,11 @@ def test_there_are_few_packages_and_few_imports_between_them():
         (part_of(path), other)
         for path in PACKAGE.rglob("*.py")
         for other in imports(path) & parts
-        if other != part_of(path) != "__init__"
+        if other != part_of(path) not in {"__init__", "testing"}  # it checks every kind's contract
     }
     assert len(parts) <= 24
     assert len(LAYERS) <= 13
-    assert len(arrows) <= 110
+    assert len(arrows) <= 106
 
 
 def test_metrics_do_not_import_torch():

@@ -11,11 +11,11 @@ from pathlib import Path
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
+from ravqa.core.registry import table
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import DatasetRequest, load_dataset, parse_options
 from ravqa.pipeline import check_settings
-from ravqa.retrievers import RETRIEVERS
 from ravqa.runs.console import Console
 
 
@@ -42,7 +42,7 @@ def encode(request: EncodeRequest, console: Console) -> None:
     corpus = _corpus(request)
     state = processes()
     with console.status("loading models") if state.is_main_process else nullcontext():
-        retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever")
+        retriever = build_part(table("retrievers"), config.retriever, f"{where}: retriever")
     if not retriever.encodes:
         raise UserError(f"{where}: the retriever {config.retriever.name} encodes no passages")
     before = None  # passages that an earlier run encoded

@@ -50,9 +50,7 @@ def ls(
     else:
         rows = list(table(kind))
         if kind is Kind.metrics:
-            from ravqa.metrics import RETRIEVAL_METRICS
-
-            rows += RETRIEVAL_METRICS
+            rows += table("retrieval metrics")
     listed = Table(show_header=False, box=None, pad_edge=False)
     for row in rows:
         listed.add_row(*row)

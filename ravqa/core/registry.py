@@ -149,6 +149,7 @@ TABLES: Mapping[str, str] = {
     "rerankers": "ravqa.rerankers:RERANKERS",
     "readers": "ravqa.readers:READERS",
     "metrics": "ravqa.metrics:METRICS",
+    "retrieval metrics": "ravqa.metrics:RETRIEVAL_METRICS",
     "judges": "ravqa.metrics.judges:JUDGES",
 }
 """The kinds of parts, and where each one's registry is."""

@@ -102,6 +102,10 @@ class Corpus(Mapping[str, Passage]):
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def stream(self) -> Iterator[Passage]:
+        """Yield every passage once, in whatever order is read fastest."""
+        return iter(self.values())
+
     def index_for(self, encoder: str, kind: str) -> Any:
         """An index of exactly these passages that is there already, or None.
 

@@ -1,16 +1,8 @@
-"""Encoders: text (and images) to token vectors, one array per item.
+"""Encoders: text (and images) to token vectors, one array [vectors, dim] per item.
 
-An encoder has `dim`, `fingerprint`, `weights` (a name for people) and
-
-    encode_document(texts)      L2-normalised rows
-    encode_query(queries)       of a text encoder; a query is weighted pieces of text
-    encode_question(questions)  instead, of an encoder that sees images: question and image
-
-Each gives `Encoded`: a list with one array [vectors, dim] per item, float32 or float16, without
-zero rows; its `stats` say how many texts were cut.
-
-`store` keeps a corpus's vectors on disk while they are made: a killed run goes on, and several
-processes share the work. `features` keeps what the vision tower makes of images.
+`base` has the contract. `store` keeps a corpus's vectors on disk while they are made: a killed run
+resumes, and several processes share the work. `features` keeps what the vision tower makes of
+images.
 """
 
 from __future__ import annotations

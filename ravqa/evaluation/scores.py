@@ -14,7 +14,7 @@ from ravqa.core.errors import DataError
 from ravqa.core.records import READ, RETRIEVED, Passage, Question
 from ravqa.datasets.base import Dataset
 from ravqa.metrics import diagnostics, prrecall, ranking
-from ravqa.metrics.base import AnswerMetric, AnswerRecord
+from ravqa.metrics.base import AnswerMetric, AnswerRecord, checked_scores
 from ravqa.metrics.base import percent as _percent
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.judges.base import Judge
@@ -42,10 +42,12 @@ def score_answers(
     Raises:
         DataError: the references of a question cannot be scored with.
     """
+    metric = dataset.answer_metric
     try:
-        return dataset.answer_metric.scores(questions, records, judge)
+        scores = metric.scores(questions, records, judge)
     except ValueError as e:
         raise DataError(f"{dataset.label}: {e}") from None
+    return checked_scores(metric, scores, len(questions))
 
 
 def score_raw(

@@ -86,7 +86,7 @@ class Searcher:
         assert corpus is not None
         if self._allowed is None or self._allowed[0] is not corpus:
             # Where passages are on disk, they are read in the order of their files.
-            passages = getattr(corpus, "stream", corpus.values)()
+            passages = corpus.stream()
             self._allowed = (corpus, frozenset(p.passage_id for p in passages if where(p)))
         return self._allowed[1]
 

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ravqa.core.errors import broken
 from ravqa.core.records import Question
 from ravqa.core.settings import Strict
 from ravqa.metrics.statistics.intervals import Interval, PairedTest, bootstrap, paired_test
@@ -195,3 +196,17 @@ class AnswerMetric(ABC):
         """
         rows = [{"question_id": q, "answer": answer} for q, answer in answers.items()]
         return Submission(".json", json.dumps(rows, ensure_ascii=False, indent=0))
+
+
+def checked_scores(metric: AnswerMetric, scores: Sequence[float], questions: int) -> list[float]:
+    """Return what a metric gave for a number of questions.
+
+    Raises:
+        ContractError: not one score per question, or one that is not a number from 0 to 1.
+    """
+    if len(scores) != questions:
+        raise broken(metric, "metric", f"{questions} scores are expected, got {len(scores)}")
+    for score in scores:
+        if not (isinstance(score, int | float) and 0 <= score <= 1):
+            raise broken(metric, "metric", f"a score from 0 to 1 is expected, got {score!r}")
+    return [float(score) for score in scores]

@@ -35,7 +35,7 @@ RETRIEVERS: Registry[type[Retriever]] = Registry(
         ),
         "random": (
             "ravqa.retrievers.controls:RandomRetriever",
-            "control: passages by lot",
+            "control: random passages",
         ),
         "static": (
             "ravqa.retrievers.static:StaticRetriever",

@@ -1,4 +1,4 @@
-"""Retrievers to compare with: none, the oracle, and passages by lot."""
+"""Retrievers to compare with: none, the oracle, and random passages."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class OracleRetriever(Retriever):
 
 
 class RandomRetriever(Retriever):
-    """Passages by lot: what the reader makes of unrelated text."""
+    """Random passages: what the reader makes of unrelated text."""
 
     weights = ""
     stores: Sequence[Store] = ()

@@ -28,7 +28,6 @@ from ravqa.core.settings import (
     validate,
 )
 from ravqa.indexes import INDEXES
-from ravqa.metrics import RETRIEVAL_METRICS
 from ravqa.pipeline import check_settings
 from ravqa.readers import READERS
 
@@ -384,7 +383,6 @@ def test_fingerprints_do_not_depend_on_the_process():
 # --- registries
 
 REGISTRIES = {kind: registry.table(kind) for kind in registry.TABLES}
-REGISTRIES["retrieval metrics"] = RETRIEVAL_METRICS
 
 
 def test_listing_names_imports_no_part():

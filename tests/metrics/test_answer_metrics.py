@@ -237,3 +237,26 @@ def test_a_question_that_the_metric_cannot_score_is_reported_with_its_row(
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     with pytest.raises(UserError, match=rf"q\.jsonl, line 2: .*{re.escape(reason)}"):
         load_jsonl(DatasetRequest(data=path, options={"metric": metric}))
+
+
+@pytest.mark.parametrize(
+    ("returned", "line"),
+    [
+        ("66.7", "a score from 0 to 1 is expected, got 66.7"),
+        ("float('nan')", "a score from 0 to 1 is expected, got nan"),
+        ("-1", "a score from 0 to 1 is expected, got -1.0"),
+    ],
+)
+def test_a_score_outside_of_0_to_1_is_refused(plugin, tmp_path, capsys, returned, line):
+    file = tmp_path / "token_f1.py"
+    text = file.read_text(encoding="utf-8")
+    score = "max(self._f1(record.answer, answer) for answer in question.answers)"
+    assert score in text
+    file.write_text(text.replace(score, returned), encoding="utf-8")
+    rows = [json.loads(line) for line in (plugin / "questions.jsonl").read_text().splitlines()]
+    answers = [{"question_id": row["question_id"], "answer": "forest"} for row in rows]
+    (tmp_path / "p.json").write_text(json.dumps(answers), encoding="utf-8")
+    arguments = ["score", tmp_path / "p.json", "--dataset", "jsonl", "--data", plugin]
+    code, _, err = call(capsys, *arguments, "--dataset-option", "metric=token_f1")
+    assert code == 2
+    assert err.splitlines()[-1] == f"error: the metric token_f1.TokenF1 breaks its contract: {line}"

@@ -1,8 +1,8 @@
 """The conformance suites: bundled parts pass, and each suite sees what breaks its contract."""
 
 import checkpoint_files
+import collection_files
 import flmr_parity as parity
-import library_files
 import numpy as np
 import pytest
 from own_parts import from_docs
@@ -250,7 +250,7 @@ def test_an_encoder_that_breaks_its_contract(encoder, error, sentence):
     ids=lambda options: options["name"],
 )
 def test_bundled_retrievers(options, fresh_cache):
-    library_files.register()
+    collection_files.register()
     check_retriever(build_part(RETRIEVERS, validate(Part, options, "retriever"), "retriever"))
 
 
