@@ -188,7 +188,7 @@ def test_a_collection_is_built_and_searched(flat, tmp_path, capsys):
     assert code == 0, err
     assert "koala0" in out
     assert call(capsys, "collection", "verify", flat)[0] == 0
-    assert call(capsys, "collection", "show", flat)[0] == 0
+    assert call(capsys, "collection", "info", flat)[0] == 0
 
 
 def test_two_collections_do_not_share_rankings(flat, tmp_path):
