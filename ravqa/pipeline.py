@@ -8,18 +8,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ravqa.answering.answerer import Answerer, load_template
-from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
+from ravqa.answering.rules import answering_config
 from ravqa.core.cache import Use, measured
-from ravqa.core.errors import PromptError, ServerError, UserError
+from ravqa.core.contracts import check_each, number_problem
+from ravqa.core.errors import PromptError, UserError, broken
 from ravqa.core.factory import Session, build_part, part_config
+from ravqa.core.outcomes import Failure, or_empty, succeeded
 from ravqa.core.records import RETRIEVED, Answer, Hit, Passage, Question
 from ravqa.core.registry import table
 from ravqa.core.settings import Part, PipelineConfig, fingerprint, load_pipeline, validate
@@ -34,6 +35,9 @@ from ravqa.rerankers.build import build_rerankers, check_rerankers
 from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Progress, Retriever, checked_hits
 
+Ranked = Sequence[Hit] | Failure
+"""A question's hits, best first, or why it has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -41,28 +45,14 @@ class Stage:
 
     Attributes:
         name: of the reranker; numbered where several have the same ("threshold-2").
-        hits: per question, best first.
+        hits: per question, best first; a failure where it, or a stage before, could not take the
+            question.
         use: what it took for the batch, and what of it came from the cache.
     """
 
     name: str
-    hits: Sequence[Sequence[Hit]]
+    hits: Sequence[Ranked]
     use: Use
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What the reader made of a batch of questions.
-
-    Attributes:
-        answers: one per question, in order; None where it has none.
-        reasons: why it has none, by the question's place.
-        gone: the error of a server that went away meanwhile: what has no answer was not asked.
-    """
-
-    answers: list[Answer | None] = field(default_factory=list)
-    reasons: dict[int, str] = field(default_factory=dict)
-    gone: ServerError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +135,7 @@ class Pipeline:
             return readers[key]
 
         if not retrieval_only:
-            answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
+            answering = answering_config(config.answering, f"{where}: answering")
             answerer = Answerer(answering, reader())
             examples = ExamplePool(answering.examples) if answering.examples else None
         describer = None
@@ -210,39 +200,24 @@ class Pipeline:
 
     def retrieve(
         self, questions: Sequence[Question], retriever: Retriever | None = None
-    ) -> list[list[Hit]]:
-        """At most `top_k` passages per question, by another retriever if one is given.
+    ) -> list[list[Hit] | Failure]:
+        """Return at most `top_k` passages per question, by another retriever if one is given.
 
-        Raises:
-            PromptError: the retriever cannot take a question or its image.
+        A question that the retriever cannot take costs no other: its place holds a failure.
         """
         used = retriever or self.retriever
-        return checked_hits(used, used.retrieve(questions, self.top_k), len(questions), self.top_k)
-
-    def attempt_retrieve(
-        self, questions: Sequence[Question], retriever: Retriever | None = None
-    ) -> tuple[list[list[Hit]], dict[int, str]]:
-        """As `retrieve`, but a question that the retriever cannot take costs no other.
-
-        Returns:
-            The hits, none for such a question; and why, by its place.
-        """
         try:
-            return self.retrieve(questions, retriever), {}
-        except PromptError:
-            hits: list[list[Hit]] = []
-            reasons: dict[int, str] = {}
-        for place, question in enumerate(questions):
-            own: list[Hit] = []
-            try:
-                [own] = self.retrieve([question], retriever)
-            except PromptError as e:
-                reasons[place] = str(e)
-            hits.append(own)
-        return hits, reasons
+            found = used.retrieve(questions, self.top_k)
+        except PromptError as e:
+            if len(questions) == 1:
+                return [Failure.of(e)]
+            return [hits for question in questions for hits in self.retrieve([question], used)]
+        return list(checked_hits(used, found, len(questions), self.top_k))
 
-    def rerank(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> list[Stage]:
-        """What each reranker makes of the hits, in order; the last stage's hits are to be read.
+    def rerank(self, questions: Sequence[Question], hits: Sequence[Ranked]) -> list[Stage]:
+        """Return what each reranker makes of the hits, in order; the last stage's are to be read.
+
+        A question that a reranker cannot take costs no other, and goes through no later one.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -250,62 +225,63 @@ class Pipeline:
         stages: list[Stage] = []
         for name, reranker in self.rerankers.items():
             with measured(reranker.stores) as use:
-                candidates = [self.passages(found) for found in hits]
-                hits = reranker.rerank(questions, candidates)
+                hits = self._reranked(reranker, questions, hits)
             stages.append(Stage(name, hits, use))
         return stages
 
-    def attempt_rerank(
-        self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]
-    ) -> tuple[list[Stage], dict[int, str]]:
-        """As `rerank`, but a question that a reranker's reader refuses costs no other.
+    def _rerank_with(
+        self, reranker: Reranker, questions: Sequence[Question], candidates: Sequence[Candidates]
+    ) -> list[list[Hit] | Failure]:
+        try:
+            return reranker.rerank(questions, candidates)
+        except PromptError as e:  # as of a template that fails on the values of one question
+            if len(questions) == 1:
+                return [Failure.of(e)]
+        return [
+            hits
+            for question, found in zip(questions, candidates, strict=True)
+            for hits in self._rerank_with(reranker, [question], [found])
+        ]
 
-        Returns:
-            The stages, in which such a question has no hits; and why, by its place.
-
-        Raises:
-            DataError: an image cannot be decoded.
-        """
-        stages: list[Stage] = []
-        reasons: dict[int, str] = {}
-        for name, reranker in self.rerankers.items():
-            with measured(reranker.stores) as use:
-                candidates = [self.passages(found) for found in hits]
-                try:
-                    hits = reranker.rerank(questions, candidates)
-                except PromptError:
-                    hits = self._rerank_each(reranker, questions, candidates, reasons)
-            stages.append(Stage(name, hits, use))
-        return stages, reasons
-
-    def _rerank_each(
-        self,
-        reranker: Reranker,
-        questions: Sequence[Question],
-        candidates: Sequence[Candidates],
-        reasons: dict[int, str],
-    ) -> list[list[Hit]]:
-        """Questions one by one; why one has no hits goes into `reasons`."""
-        out: list[list[Hit]] = []
-        for place, (question, found) in enumerate(zip(questions, candidates, strict=True)):
-            own: list[Hit] = []
-            try:
-                [own] = reranker.rerank([question], [found])
-            except PromptError as e:
-                reasons[place] = str(e)
-            out.append(own)
+    def _reranked(
+        self, reranker: Reranker, questions: Sequence[Question], hits: Sequence[Ranked]
+    ) -> list[Ranked]:
+        rows = [i for i, found in enumerate(hits) if not isinstance(found, Failure)]
+        candidates = [self.passages(or_empty(hits[i])) for i in rows]
+        new = self._rerank_with(reranker, [questions[i] for i in rows], candidates)
+        check_each("reranker", reranker, "rerank", new, len(rows), hits_problem)
+        out: list[Ranked] = list(hits)
+        for i, found, before in zip(rows, new, candidates, strict=True):
+            unknown = {hit.passage_id for hit in or_empty(found)}
+            unknown -= {hit.passage_id for hit, _ in before}
+            if unknown:
+                what = f"it returned from rerank passages that it was not given: {min(unknown)!r}"
+                raise broken(reranker, "reranker", what)
+            out[i] = found
         return out
 
-    def answer(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> list[Answer]:
-        """One answer per question, read from its hits.
+    def answer(
+        self, questions: Sequence[Question], hits: Sequence[Ranked]
+    ) -> list[Answer | Failure]:
+        """Return one answer per question, read from its hits, in order.
+
+        A question that cannot be answered costs no other: its place holds a failure, that of its
+        hits where these are one already.
 
         Raises:
             ValueError: the pipeline has no reader.
         """
         if self.answerer is None:
             raise ValueError("this pipeline was built for retrieval only")
-        found = [self.passages(own) for own in hits]
-        return self.answerer.answer(questions, found, self.shown_examples(questions))
+        rows = [i for i, found in enumerate(hits) if not isinstance(found, Failure)]
+        asked = [questions[i] for i in rows]
+        found = [self.passages(or_empty(hits[i])) for i in rows]
+        out: list[Any] = list(hits)
+        for i, answer in zip(
+            rows, self.answerer.answer(asked, found, self.shown_examples(asked)), strict=True
+        ):
+            out[i] = answer
+        return out
 
     def shown_examples(self, asked: Sequence[Question]) -> list[Example]:
         """The examples that few-shot prompts show, described and with their passages.
@@ -323,61 +299,39 @@ class Pipeline:
         chosen = self.examples.choose(asked)
         new = self.describe([q for q in chosen if str(q.question_id) not in self._shown])
         count = self.examples.config.passages
-        hits: Sequence[Sequence[Hit]] = [[] for _ in new]
+        hits: Sequence[Ranked] = [[] for _ in new]
         if count and self.corpus is not None:
             try:
                 hits = self.retrieve(new)
                 stages = self.rerank(new, hits)  # what they show is found as all else is
-                hits = stages[-1].hits if stages else hits
+                hits = list(map(succeeded, stages[-1].hits if stages else hits))
             except UserError as e:  # rankings from a file have none of them
                 raise UserError(
                     f"answering.examples: {e} (answering.examples.passages=0 shows examples "
                     "without passages)"
                 ) from None
         for question, found in zip(new, hits, strict=True):
-            passages = [passage for _, passage in self.passages(found)]
+            passages = [passage for _, passage in self.passages(or_empty(found))]
             self._shown[str(question.question_id)] = make_example(question, passages, count)
         return [self._shown[str(question.question_id)] for question in chosen]
 
-    def attempt(self, questions: Sequence[Question], hits: Sequence[Sequence[Hit]]) -> Attempt:
-        """As `answer`, but a question that the reader cannot answer costs no other.
-
-        After a failure the questions are gone through one by one: what was answered is known to
-        the reader's cache by then, so that only what has to be is asked anew.
+    def passages(self, hits: Sequence[Hit]) -> list[tuple[Hit, Passage]]:
+        """Return each hit with its passage.
 
         Raises:
-            ValueError: the pipeline has no reader.
+            ValueError: the pipeline is not prepared.
+            UserError: the corpus has no such passage.
         """
-        try:
-            return Attempt(list(self.answer(questions, hits)))
-        except PromptError:
-            attempt = Attempt()
-        except ServerError as e:
-            attempt = Attempt(gone=e)
-        assert self.answerer is not None
-        asked = dict(self.answerer.asked)  # empty if the prompts could not all be made
-        for place, (question, found) in enumerate(zip(questions, hits, strict=True)):
-            known = self.answerer.cached.only_known() if attempt.gone else nullcontext()
-            answer = None
-            try:
-                with known:
-                    [answer] = self.answer([question], [found])
-            except PromptError as e:
-                attempt.reasons[place] = str(e)
-            except ServerError as e:
-                attempt.gone = e
-            asked |= self.answerer.asked
-            attempt.answers.append(answer)
-        self.answerer.asked = asked
-        return attempt
-
-    def passages(self, hits: Sequence[Hit]) -> list[tuple[Hit, Passage]]:
-        """Each hit with its passage."""
         if not hits:
             return []
         if self.corpus is None:
             raise ValueError("call prepare(corpus) first")
-        return [(hit, self.corpus[hit.passage_id]) for hit in hits]
+        try:
+            return [(hit, self.corpus[hit.passage_id]) for hit in hits]
+        except KeyError as e:
+            raise broken(
+                self.retriever, "retriever", f"it returned the unknown passage {e}"
+            ) from None
 
     def ask(self, question: str | Question, image: Path | str | bytes | None = None) -> Response:
         """Answer one question about one image.
@@ -387,15 +341,17 @@ class Pipeline:
 
         Raises:
             DataError: the image cannot be decoded.
+            PromptError, ServerError: a stage fails on the question.
         """
         if isinstance(question, str):
             question = Question(question_id=0, question=question, image=as_source(image))
         [record] = self.describe([question])
         retrieved = self.retrieve([record])
-        stages = {stage.name: stage.hits[0] for stage in self.rerank([record], retrieved)}
-        stages = {RETRIEVED: retrieved[0], **stages}
+        ranked: dict[str, Ranked] = {RETRIEVED: retrieved[0]}
+        ranked |= {stage.name: stage.hits[0] for stage in self.rerank([record], retrieved)}
+        stages = {name: succeeded(hits) for name, hits in ranked.items()}
         *_, hits = stages.values()
-        answer = self.answer([record], [hits])[0] if self.answerer else None
+        answer = succeeded(self.answer([record], [hits])[0]) if self.answerer else None
         return Response(answer, hits, [passage for _, passage in self.passages(hits)], stages)
 
     @property
@@ -404,20 +360,19 @@ class Pipeline:
         return (
             self.describer is not None
             or self.retriever.sees_images
-            or any(getattr(part, "sees_images", False) for part in self.rerankers.values())
-            or (self.answerer is not None and "images" in self.answerer.reader.abilities)
+            or any(part.supports_images for part in self.rerankers.values())
+            or (self.answerer is not None and self.answerer.reader.supports_images)
         )
 
     @property
     def problem(self) -> str:
         """What stands in the way of new answers at present: a reader's server that is not there."""
-        look = getattr(self.answerer.reader, "problem", None) if self.answerer else None
-        return str(look()) if look else ""
+        return self.answerer.reader.problem() if self.answerer else ""
 
     @property
     def reads_at_once(self) -> int:
         """How many prompts the reader has under way at a time, where it asks a server."""
-        return getattr(self.answerer.reader, "workers", 1) if self.answerer else 1
+        return self.answerer.reader.workers if self.answerer else 1
 
     @property
     def weights(self) -> dict[str, str]:
@@ -447,6 +402,18 @@ class Pipeline:
         return {part: value for part, value in parts.items() if value}
 
 
+def hits_problem(hits: object) -> str:
+    """Return what is wrong with one question's ranking, blank if nothing."""
+    if not isinstance(hits, list | tuple) or not all(isinstance(hit, Hit) for hit in hits):
+        return f"{type(hits).__name__} instead of a list of Hit"
+    for hit in hits:
+        if problem := number_problem(hit.score, f"a score of passage {hit.passage_id}"):
+            return problem
+    if len({hit.passage_id for hit in hits}) < len(hits):
+        return "a passage twice for one question"
+    return ""
+
+
 def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
     """Validate a pipeline's settings, the parts' options included, without building anything.
 
@@ -454,7 +421,7 @@ def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:
         UserError: an unknown key, part or option, or a wrong type; the key's path is named.
     """
     config = validate(PipelineConfig, settings, where)
-    answering = validate(AnsweringConfig, config.answering, f"{where}: answering")
+    answering = answering_config(config.answering, f"{where}: answering")
     load_template(answering)
     check_rerankers(config.reranking, where, answering.passages)
     parts: list[tuple[str, Any, Part | None]] = [

@@ -1,1 +1,36 @@
 """Answering: prompts, and the decision over k passages, driving any reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ravqa.core.registry import Registry
+
+if TYPE_CHECKING:
+    from ravqa.answering.rules.base import DecisionRule
+
+RULES: Registry[type[DecisionRule]] = Registry(
+    "decision rule",
+    {
+        "none": (
+            "ravqa.answering.rules.one_prompt:NoPassage",
+            "the question alone, without passages",
+        ),
+        "top1": ("ravqa.answering.rules.one_prompt:Top1", "the best passage alone"),
+        "concat": ("ravqa.answering.rules.one_prompt:Concat", "all passages in one prompt"),
+        "joint_max": (
+            "ravqa.answering.rules.joint_max:JointMax",
+            "most probable pair of a passage and its answer (RA-VQA)",
+        ),
+        "marginal": (
+            "ravqa.answering.rules.marginal:Marginal",
+            "most probable answer over all passages (RAG)",
+        ),
+        "vote": ("ravqa.answering.rules.vote:Vote", "the answer of most passages"),
+        "mixture": (
+            "ravqa.answering.rules.mixture:Mixture",
+            "one answer decoded from all passages at once (RAG, BERAG)",
+        ),
+    },
+    contract="ravqa.answering.rules.base:DecisionRule",
+)

@@ -8,17 +8,17 @@ extraction's (`ravqa.answering.extract`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.fitting import Pair, fit
-from ravqa.answering.priors import log_priors
 from ravqa.answering.prompt import Example, PromptTemplate
-from ravqa.answering.rules import RULES
-from ravqa.answering.rules.base import Case, PerPassage
+from ravqa.answering.rules import answering_config, rule_class
+from ravqa.answering.rules.base import Case
 from ravqa.answering.streaming import AnswerStream
-from ravqa.core.errors import UserError
+from ravqa.core.contracts import check_each
+from ravqa.core.errors import PromptError, UserError
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Question
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader
@@ -31,6 +31,7 @@ class Answerer:
     Attributes:
         reader: as it was given.
         cached: the reader with its cache; it counts what the reader really did.
+        rule: the decision rule.
         asked: the texts of the last call's prompts, by the hashes that drafts have of them.
         fingerprint: changes with prompt, settings and reader; examples apart.
     """
@@ -38,23 +39,32 @@ class Answerer:
     def __init__(self, config: AnsweringConfig, reader: Reader):
         """Load the prompt.
 
+        Args:
+            config: options of the decision rule that it names, or those of answering alone.
+            reader: answers the prompts.
+
         Raises:
-            UserError: no such prompt or a bad one; a rule that the reader has not the ability for.
+            UserError: no such rule or prompt, or a bad one; a rule that needs what the reader
+                does not give.
         """
-        self.config = config
+        rule = rule_class(config.decision)
+        self.config = (
+            config
+            if isinstance(config, rule.Config)
+            else answering_config(config.model_dump(exclude_unset=True))
+        )
         self.template = load_template(config)
-        self.rule = RULES[config.decision](config)
-        for ability, why in self.rule.needs.items():
-            if ability not in reader.abilities:
-                raise UserError(
-                    f"answering.decision {config.decision} {why}, which this reader does not "
-                    "give: choose top1, concat or vote"
-                )
+        self.rule = rule(self.config)
+        if why := self.rule.problem(reader):
+            raise UserError(
+                f"answering.decision {config.decision} {why}, which this reader does not "
+                "give: choose top1, concat or vote"
+            )
         self.reader = reader
         self.cached = CachedReader(reader, keep=config.cache)
         self.asked: dict[str, str] = {}
         self.fingerprint = fingerprint(
-            "answerer/2",
+            "answerer/3",
             config.model_dump(exclude={"cache", "prompt", "examples", "batch_size"}),
             self.template.source,
             reader.fingerprint,
@@ -65,30 +75,55 @@ class Answerer:
         questions: Sequence[Question],
         passages: Sequence[Sequence[Pair]],
         examples: Sequence[Example] = (),
-    ) -> list[Answer]:
-        """One answer per question.
+    ) -> list[Answer | Failure]:
+        """Return one answer per question, in order; one that cannot be answered costs no other.
 
         Args:
+            questions: the questions.
             passages: per question its retrieved ones, best first.
             examples: what a few-shot prompt shows, the same for all questions.
+
+        Raises:
+            DataError: an image cannot be read.
+            UserError: the reader cannot be used at all, or breaks its contract.
         """
-        self.asked = {}
-        cases, cut = self._cases(questions, passages, examples)
+        given = list(zip(questions, passages, strict=True))
+        made = self._made(given, examples)
+        good = [case for case in made if not isinstance(case, Failure)]
+        cases = [case for case, _ in good]
         self.asked = {
             key: prompt.text
             for case in cases
             for key, prompt in zip(case.keys, case.prompts, strict=True)
         }
-        several = len(cases) > 1  # of which one may fail after the reader was asked about all
-        with self.cached.held() if several else nullcontext():
-            answers = self.rule.answer(cases, self.cached)
-        return [replace(answer, cut=n) for answer, n in zip(answers, cut, strict=True)]
+        answers: list[Answer | Failure] = check_each(
+            "decision rule",
+            self.rule,
+            "answer",
+            self.rule.answer(cases, self.cached),
+            len(cases),
+            lambda a: "" if isinstance(a, Answer) else f"{type(a).__name__} instead of an Answer",
+        )
+        answered = iter(zip(answers, good, strict=True))
+        return [case if isinstance(case, Failure) else _cut(*next(answered)) for case in made]
+
+    def _made(
+        self, given: Sequence[tuple[Question, Sequence[Pair]]], examples: Sequence[Example]
+    ) -> list[tuple[Case, int] | Failure]:
+        """What the rule is given per question, and how many passages did not fit; or why not."""
+        questions, passages = [q for q, _ in given], [found for _, found in given]
+        try:
+            return list(zip(*self._cases(questions, passages, examples), strict=True))
+        except PromptError as e:  # the template fails on the values of one question
+            if len(given) == 1:
+                return [Failure.of(e)]
+        return [case for pair in given for case in self._made([pair], examples)]
 
     def check_streams(self) -> None:
         """Raise UserError unless answers can be given while they are written."""
-        if "stream" not in self.reader.abilities:
+        if not self.reader.streams:
             raise UserError(f"the reader {self.reader.weights} does not stream")
-        if isinstance(self.rule, PerPassage) and self.rule.compares:
+        if self.rule.chooses:
             raise UserError(
                 f"answering.decision {self.config.decision} chooses when all passages have been "
                 "read: what streams is one prompt: top1, concat, or none"
@@ -124,13 +159,13 @@ class Answerer:
 
         def render(place: int, group: Sequence[Pair]) -> Prompt:
             question = questions[owners[place]]
-            image = question.image if "images" in self.reader.abilities else None
+            image = question.image if self.reader.supports_images else None
             text = self.template.render(
                 question, [passage for _, passage in group], examples, image=image is not None
             )
             return Prompt(text, image)
 
-        fitted = iter(fit([group for groups in wanted for group in groups], render, self.reader))
+        fitted = iter(fit([group for groups in wanted for group in groups], render, self.cached))
         asked, cut = [], []
         for groups in wanted:
             prompts = [next(fitted) for _ in groups]
@@ -152,13 +187,13 @@ class Answerer:
         return cases, cut
 
     def _log_priors(self, groups: Sequence[Sequence[Pair]]) -> tuple[float, ...]:
-        prior = self.config.prior
-        scores: list[float | None] = [None] * len(groups)
-        for k, group in enumerate(groups):
-            if group:
-                hit = group[0][0]
-                scores[k] = hit.as_retrieved if prior == "retrieval" else hit.score
-        return tuple(log_priors(scores, prior, self.config.temperature))
+        best = [group[0][0] if group else None for group in groups]
+        scores = [None if hit is None else (hit.score, hit.as_retrieved) for hit in best]
+        return tuple(self.rule.log_priors(scores))
+
+
+def _cut(answer: Answer | Failure, case: tuple[Case, int]) -> Answer | Failure:
+    return answer if isinstance(answer, Failure) else replace(answer, cut=case[1])
 
 
 def load_template(config: AnsweringConfig) -> PromptTemplate:

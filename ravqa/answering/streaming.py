@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from ravqa.core.records import Answer
 
@@ -37,6 +37,5 @@ class AnswerStream(Iterator[str]):
 
     def close(self) -> None:
         """Stop the generation."""
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
+        if isinstance(self._pieces, Generator):
+            self._pieces.close()

@@ -30,6 +30,7 @@ from pydantic import Field
 
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
 from ravqa.core.masking import Mask, Pieces, secret_in
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Address, SecretVariable, Strict, Text
 
 T = TypeVar("T")
@@ -216,12 +217,14 @@ class Client:
 
     def each(
         self, ask: Callable[[T, threading.Event], R], items: Sequence[T]
-    ) -> Iterator[tuple[int, R]]:
-        """`ask(item, stop)` for every item, `workers` at a time: position and result, as they come.
+    ) -> Iterator[tuple[int, R | Failure]]:
+        """Yield positions and results of `ask(item, stop)` as they come, `workers` items at a time.
+
+        An item that the server has no reply to has a failure. Once the server is gone, so have all
+        items that are not answered yet, fatal ones.
 
         Raises:
-            PromptError: some items failed; all others have been given before.
-            ServerError: the server is gone; what was under way has been given before.
+            UserError: whatever else `ask` raises; what was under way has been yielded before.
         """
         todo = iter(enumerate(items))
         results: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
@@ -247,7 +250,7 @@ class Client:
         # Daemons: an interrupted run does not wait for what it will not read.
         for _ in range(working):
             threading.Thread(target=work, daemon=True).start()
-        failed: dict[int, str] = {}
+        waiting = set(range(len(items)))
         fatal: BaseException | None = None
         try:
             while working:
@@ -257,19 +260,19 @@ class Client:
                     continue
                 position, value, error = result
                 if error is None:
+                    waiting.remove(position)
                     yield position, value  # type: ignore[misc]
-                elif isinstance(error, PromptError):
-                    failed[position] = str(error)
-                else:
+                elif not isinstance(error, PromptError):
                     fatal = fatal or error
+                elif not stop.is_set():  # else it was given up because of the fatal error
+                    waiting.remove(position)
+                    yield position, Failure.of(error)
         finally:
             stop.set()
-        if fatal is not None:
+        if isinstance(fatal, ServerError):
+            yield from ((position, Failure.of(fatal)) for position in sorted(waiting))
+        elif fatal is not None:
             raise fatal
-        if failed:
-            first = failed[min(failed)]
-            more = f" (and {len(failed) - 1} more prompts failed)" if len(failed) > 1 else ""
-            raise PromptError(first + more, failed)
 
     def pause(self, seconds: float, stop: threading.Event) -> None:
         """Wait, unless the work is stopped."""

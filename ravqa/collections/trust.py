@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ravqa.answering.config import AnsweringConfig
+from ravqa.answering.rules import rule_settings
 from ravqa.core.registry import PARTS, table
 from ravqa.core.settings import Names, Part, PipelineConfig, RunsCode
 
@@ -162,7 +162,8 @@ def _of_field(
 ) -> Iterator[Setting]:
     inner = _models(field.annotation)
     if owner is PipelineConfig and key == "answering":
-        inner = [AnsweringConfig]
+        options, value = rule_settings(value, key)  # what has no effect names nothing
+        inner = [options]
     if not inner:
         # pydantic takes the mark off a type that stands alone.
         what = _named(_marked(field), value)

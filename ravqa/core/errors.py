@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -17,15 +17,7 @@ class DataError(UserError):
 
 
 class PromptError(UserError):
-    """A reader cannot answer a prompt (too long, refused, no usable reply); others it can.
-
-    Attributes:
-        failed: positions of such prompts in the call, and why; raised when all others are answered.
-    """
-
-    def __init__(self, message: str, failed: Mapping[int, str] | None = None):
-        super().__init__(message)
-        self.failed = dict(failed or {})
+    """One prompt, question or image cannot be worked on (too long, refused); others can."""
 
 
 class ServerError(UserError):

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ravqa.core.errors import PromptError, UserError, first_line
+from ravqa.core.outcomes import Failure
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -53,3 +57,28 @@ def failures(why: str) -> Iterator[None]:
         yield
     except Exception as e:
         raise failure(e, why) from None
+
+
+def by_halves(
+    items: Sequence[int], run: Callable[[Sequence[int]], Sequence[T]], why: str
+) -> list[T | Failure]:
+    """Return one result per item of a batch; a batch that fails is halved to find who is to blame.
+
+    Args:
+        items: the batch.
+        run: gives the results of some items, in order.
+        why: who asks the library, for messages.
+
+    Raises:
+        UserError: whatever is not one item's fault; see `failure`.
+    """
+    try:
+        with failures(why):
+            return list(run(items))
+    except PromptError as e:
+        if len(items) <= 1:
+            return [Failure.of(e) for _ in items]
+    half = len(items) // 2
+    return [
+        outcome for part in (items[:half], items[half:]) for outcome in by_halves(part, run, why)
+    ]

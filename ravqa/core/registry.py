@@ -148,6 +148,7 @@ TABLES: Mapping[str, str] = {
     "retrievers": "ravqa.retrievers:RETRIEVERS",
     "rerankers": "ravqa.rerankers:RERANKERS",
     "readers": "ravqa.readers:READERS",
+    "rules": "ravqa.answering:RULES",
     "metrics": "ravqa.metrics:METRICS",
     "retrieval metrics": "ravqa.metrics:RETRIEVAL_METRICS",
     "judges": "ravqa.metrics.judges:JUDGES",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ravqa.answering.streaming import AnswerStream
 from ravqa.core.errors import UserError
+from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.records import Answer, Hit, Passage, Question
 from ravqa.integrations.threads import Batcher
 from ravqa.pipeline import Pipeline
@@ -26,6 +27,7 @@ class Asker:
             raise UserError("the pipeline was built for retrieval only: it has no reader")
         self.pipeline = pipeline
         self.answerer = pipeline.answerer
+        self._batcher: Batcher[tuple[Question, Sequence[Pair]], Answer | Failure]
         self._batcher = Batcher(self._answer)
 
     @classmethod
@@ -42,13 +44,13 @@ class Asker:
 
         Raises:
             DataError: the image cannot be decoded.
-            UserError: whatever the reader cannot do.
+            PromptError, ServerError: the reader fails on the question.
         """
-        return self._batcher.call((question, passages))
+        return succeeded(self._batcher.call((question, passages)))
 
     async def aask(self, question: Question, passages: Sequence[Pair]) -> Answer:
         """As `ask`; the event loop goes on meanwhile."""
-        return await self._batcher.acall((question, passages))
+        return succeeded(await self._batcher.acall((question, passages)))
 
     def stream(self, question: Question, passages: Sequence[Pair]) -> AnswerStream:
         """An answer while it is written, by itself.
@@ -60,7 +62,7 @@ class Asker:
         examples = self.pipeline.shown_examples([described])
         return self.answerer.stream(described, passages, examples)
 
-    def _answer(self, asked: Sequence[tuple[Question, Sequence[Pair]]]) -> list[Answer]:
+    def _answer(self, asked: Sequence[tuple[Question, Sequence[Pair]]]) -> list[Answer | Failure]:
         questions = self.pipeline.describe([question for question, _ in asked])
         examples = self.pipeline.shown_examples(questions)
         return self.answerer.answer(questions, [passages for _, passages in asked], examples)

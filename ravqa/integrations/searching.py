@@ -9,10 +9,11 @@ from typing import Any
 
 from ravqa.collections import Collection
 from ravqa.core.errors import UserError, check_number
+from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.corpora.corpus import Corpus
 from ravqa.integrations.threads import Batcher
-from ravqa.pipeline import Pipeline
+from ravqa.pipeline import Pipeline, Ranked
 
 Found = list[tuple[Hit, Passage]]
 
@@ -47,12 +48,12 @@ class Searcher:
             UserError: k is below 1.
         """
         check_number("the number of passages", k)
-        return self._batcher.call((question, k))
+        return succeeded(self._batcher.call((question, k)))
 
     async def asearch(self, question: Question, k: int) -> Found:
         """As `search`; the event loop goes on meanwhile."""
         check_number("the number of passages", k)
-        return await self._batcher.acall((question, k))
+        return succeeded(await self._batcher.acall((question, k)))
 
     def pipeline(self, *, answering: bool = False) -> Pipeline:
         """What is searched, as it is now.
@@ -65,7 +66,7 @@ class Searcher:
         assert self._fixed is not None
         return self._fixed
 
-    def _search(self, asked: Sequence[tuple[Question, int]]) -> list[Found]:
+    def _search(self, asked: Sequence[tuple[Question, int]]) -> list[Found | Failure]:
         pipeline = self.collection.pipeline() if self.collection is not None else self.pipeline()
         options: dict[str, Any] = {}
         if self._where is not None:
@@ -75,11 +76,14 @@ class Searcher:
         if pipeline.rerankers:  # they look at as many as in the pipeline's own runs
             depth = max(depth, pipeline.top_k)
         retriever: Any = pipeline.retriever
-        hits: Sequence[Sequence[Hit]] = retriever.retrieve(questions, depth, **options)
+        hits: Sequence[Ranked] = retriever.retrieve(questions, depth, **options)
         for stage in pipeline.rerank(questions, hits):
             hits = stage.hits
         pairs = zip(hits, asked, strict=True)
-        return [pipeline.passages(found[:k]) for found, (_, k) in pairs]
+        return [
+            found if isinstance(found, Failure) else pipeline.passages(found[:k])
+            for found, (_, k) in pairs
+        ]
 
     def _ids(self, corpus: Corpus | None, where: Callable[[Passage], bool]) -> abc.Collection[str]:
         """Ids of the passages that may be found, computed once per corpus or state."""

@@ -1,4 +1,4 @@
-"""Readers: language models behind one small interface, with stated abilities."""
+"""Readers: language models behind one contract."""
 
 from __future__ import annotations
 
@@ -41,4 +41,5 @@ READERS: Registry[type[Reader]] = Registry(
             "control: no model; answers everything with the commonest training answer",
         ),
     },
+    contract="ravqa.readers.base:Reader",
 )

@@ -5,38 +5,44 @@ bytes of its image where the reader looks at it, and for scores the answer. Only
 readers' results are kept. Several processes may share the cache.
 
 A generation without a word is not kept, and one that an earlier version kept is asked for again.
+Failures are not kept either.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ravqa.core.cache import Store
-from ravqa.core.errors import PromptError, UserError
+from ravqa.core.contracts import check_each, number_problem
+from ravqa.core.errors import UserError, broken
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.images.decode import image_bytes
-from ravqa.readers.base import Ability, Generation, Prompt, Reader, Streaming, TextStreaming
+from ravqa.readers.base import Generation, Prompt, Reader
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 V = TypeVar("V")
 
-_PART = 64  # prompts given at once to a reader that does not stream
 _PENDING = 16  # results that wait to be written, at most
 _PENDING_S = 1.0  # and how long they wait before the next one writes them
+_OVERFLOW = ": set its dtype to float32, if it has one"  # models overflow in half precision
 
 
-class CachedReader:
+class CachedReader(Reader):
     """Wraps a reader; what it has generated or scored before, it is not asked again.
 
-    Equal prompts of one call are asked once. Results are written as they come: where the reader
-    fails or the process is killed, what it had finished is known the next time. A call that failed
-    can be made again in parts: what the reader had finished, and what it could not answer, is
-    remembered until it has been asked for once, even if nothing is kept on disk.
+    Equal prompts of one call are asked once. Results are written as they come: where the process is
+    killed, what was finished is known the next time. All calls of a reader go through here, and
+    what it returns is checked: a reader that breaks its contract is named in one line.
 
     Attributes:
+        inner: the reader itself.
         generated, scored: how many generations, and scores of answers, the reader itself made.
         decoded: how many values were made from it by other means (`recall`).
         stores: the cache on disk; none if it is not used.
@@ -46,89 +52,66 @@ class CachedReader:
         """Wrap `inner`.
 
         Args:
+            inner: the reader.
             keep: use the cache on disk.
         """
         self.inner = inner
+        self.fingerprint = inner.fingerprint
+        self.weights = inner.weights
+        self.deterministic = inner.deterministic
+        self.context = inner.context
+        self.max_new_tokens = inner.max_new_tokens
+        self.ends = inner.ends
+        self.workers = inner.workers
+        self.supports_images = inner.supports_images
+        self.gives_log_probs = inner.gives_log_probs
+        self.scores_answers = inner.scores_answers
+        self.gives_next_token_logprobs = inner.gives_next_token_logprobs
+        self.counts_tokens = inner.counts_tokens
+        self.streams = inner.streams
         self.generated = 0
         self.scored = 0
         self.decoded = 0
         self._store = Store("generations") if keep and inner.deterministic else None
         self.stores: Sequence[Store] = (self._store,) if self._store else ()
-        self._rescued: dict[str, Any] = {}  # finished in a call that failed, not on the disk
-        self._made: dict[str, Any] = {}  # finished in this work, not on the disk
-        self._failed: dict[str, str] = {}  # what could not be answered in it, and why
-        self._closed = False
-
-    @property
-    def abilities(self) -> frozenset[Ability]:
-        """As the reader says."""
-        return self.inner.abilities
-
-    @property
-    def deterministic(self) -> bool:
-        """As the reader says."""
-        return self.inner.deterministic
-
-    @property
-    def fingerprint(self) -> str:
-        """As the reader says."""
-        return self.inner.fingerprint
-
-    @property
-    def weights(self) -> str:
-        """As the reader says."""
-        return self.inner.weights
-
-    @property
-    def context(self) -> int | None:
-        """As the reader says."""
-        return self.inner.context
-
-    @property
-    def max_new_tokens(self) -> int:
-        """As the reader says."""
-        return self.inner.max_new_tokens
-
-    @property
-    def ends(self) -> frozenset[int]:
-        """As the reader says."""
-        return self.inner.ends
 
     def keys(self, prompts: Sequence[Prompt]) -> list[str]:
-        """A hash of the reader and of all that it is given, per prompt: the key of a generation.
+        """Return a hash of the reader and of all that it is given: the key of a generation.
 
         Raises:
             DataError: an image cannot be read.
         """
-        sees = "images" in self.abilities
         read: dict[Path | bytes | None, bytes] = {None: b""}  # each image is read once
         for prompt in prompts:
             image = prompt.image
-            if sees and image is not None and image not in read:
+            if self.supports_images and image is not None and image not in read:
                 read[image] = image_bytes(image)
         return [
-            fingerprint(self.fingerprint, p.text, read[p.image if sees else None]) for p in prompts
+            fingerprint(self.fingerprint, p.text, read[p.image if self.supports_images else None])
+            for p in prompts
         ]
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
-        """One generation per prompt, in order."""
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
+        """Return one generation per prompt, in order."""
 
-        def make(rows: list[int]) -> Iterator[tuple[int, Generation]]:
+        def make(rows: list[int]) -> Iterator[tuple[int, Generation | Failure]]:
             asked = [prompts[i] for i in rows]
-            for pair in self._generate_each(asked):
-                self.generated += 1
-                yield pair
+            made = self.inner.generate_each(asked)
+            for place, value in self._checked("generate", made, len(asked), _generation_problem):
+                self.generated += not isinstance(value, Failure)
+                yield place, value
 
         return self._recall(self.keys(prompts), make, _generation_out, _generation_in)
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Log-probability of each answer, end mark included, after its prompt."""
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
+        """Return the log-probability of each answer, end mark included, after its prompt."""
 
-        def make(rows: list[int]) -> Iterator[tuple[int, float]]:
+        def make(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
             asked, given = [prompts[i] for i in rows], [answers[i] for i in rows]
-            for pair in self._score_each(asked, given):
-                self.scored += 1
-                yield pair
+            made = self.inner.score_each(asked, given)
+            for place, value in self._checked("score", made, len(asked), _score_problem):
+                self.scored += not isinstance(value, Failure)
+                yield place, value
 
         pairs = zip(self.keys(prompts), answers, strict=True)
         keys = [fingerprint("score", key, answer) for key, answer in pairs]
@@ -136,12 +119,26 @@ class CachedReader:
 
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
-    ) -> Any:
-        """As the reader gives them; not kept: keep what was decoded from them, with `recall`."""
-        return self.inner.next_token_logprobs(prompts, prefixes)
+    ) -> list[NDArray[np.float32] | Failure]:
+        """Return the reader's; not kept: keep what was decoded from them, with `recall`."""
+        found = self.inner.next_token_logprobs(prompts, prefixes)
+        self._check("next_token_logprobs", found, len(prompts), _row_problem)
+        return found
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the reader's text of generated tokens."""
+        return self.inner.decode(tokens)
+
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
+        """Return the reader's count of each prompt's tokens."""
+        found = self.inner.count_tokens(prompts)
+        self._check(
+            "count_tokens", found, len(prompts), lambda n: number_problem(n, "a count of tokens")
+        )
+        return found
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
-        """As the reader streams; what is known comes in one piece. What is streamed is not kept.
+        """Yield the reader's generation; a known one in one piece. What is streamed is not kept.
 
         Raises:
             UserError: the reader does not stream.
@@ -150,95 +147,75 @@ class CachedReader:
         known = self._known([key], _generation_in)
         if known:
             return iter([known[key].text])
-        inner = self.inner
-        if "stream" not in self.abilities or not isinstance(inner, TextStreaming):
+        if not self.streams:
             raise UserError(f"the reader {self.weights} does not stream")
-        return inner.stream(prompt)
+        return self.inner.stream(prompt)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """As the reader does."""
-        return self.inner.decode(tokens)
-
-    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """As the reader counts."""
-        return self.inner.count_tokens(prompts)
+    def problem(self) -> str:
+        """Return why the reader can answer no prompt at present; else blank."""
+        return self.inner.problem()
 
     def recall(
         self,
         keys: Sequence[str],
-        make: Callable[[list[int]], Iterable[tuple[int, V]]],
+        make: Callable[[list[int]], Iterable[tuple[int, V | Failure]]],
         out: Callable[[V], Any],
         back: Callable[[Any], V | None],
-    ) -> list[V]:
-        """What is made by other means from this reader, kept under `keys`.
+    ) -> list[V | Failure]:
+        """Return what is made by other means from this reader, kept under `keys`.
 
         Args:
             keys: hashes of everything that can change the result, this reader's `keys` included.
-            make: gives, for the positions in `keys` that are new, each one's place among those
-                positions and its value, as they come.
-            out, back: to what JSON can hold, and back; None for what is not to be kept.
+            make: yields, for the positions in `keys` that are new, each one's place among those
+                positions and its value, as they are made.
+            out: turns a value into what JSON can hold; None for what is not to be kept.
+            back: the reverse; None for what is to be made again.
         """
 
-        def counted(rows: list[int]) -> Iterator[tuple[int, V]]:
-            for pair in make(rows):
-                self.decoded += 1
-                yield pair
+        def counted(rows: list[int]) -> Iterator[tuple[int, V | Failure]]:
+            for place, value in make(rows):
+                self.decoded += not isinstance(value, Failure)
+                yield place, value
 
         return self._recall(keys, counted, out, back)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Inside, what is made is remembered, kept or not; where PromptError ends it, for longer.
+    def _check(self, call: str, found: Any, expected: int, problem: Callable[[Any], str]) -> None:
+        check_each("reader", self.inner, call, found, expected, problem)
 
-        So work that fails after the reader was asked can be done again in parts.
+    def _checked(
+        self,
+        call: str,
+        made: Iterable[tuple[int, V | Failure]],
+        expected: int,
+        problem: Callable[[Any], str],
+    ) -> Iterator[tuple[int, V | Failure]]:
+        """The results as they are made.
+
+        Raises:
+            ContractError: one is bad, is missing, or comes twice.
         """
-        self._made.clear()
-        try:
-            yield
-        except PromptError:
-            self._rescued.update(self._made)
-            raise
-        finally:
-            self._made.clear()
-
-    @contextmanager
-    def only_known(self) -> Iterator[None]:
-        """Inside, the reader is not asked: what is not known raises PromptError."""
-        self._closed = True
-        try:
-            yield
-        finally:
-            self._closed = False
-
-    def _generate_each(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        if isinstance(self.inner, Streaming):
-            yield from self.inner.generate_each(prompts)
-            return
-        for start in range(0, len(prompts), _PART):
-            yield from enumerate(self.inner.generate(prompts[start : start + _PART]), start)
-
-    def _score_each(
-        self, prompts: Sequence[Prompt], answers: Sequence[str]
-    ) -> Iterator[tuple[int, float]]:
-        if isinstance(self.inner, Streaming):
-            yield from self.inner.score_each(prompts, answers)
-            return
-        for start in range(0, len(prompts), _PART):
-            part = slice(start, start + _PART)
-            yield from enumerate(self.inner.score(prompts[part], answers[part]), start)
+        missing = set(range(expected))
+        for place, value in made:
+            if place not in missing:
+                raise broken(
+                    self.inner, "reader", f"it returned a result from {call} for no prompt"
+                )
+            missing.remove(place)
+            self._check(call, [value], 1, problem)
+            yield place, value
+        if missing:
+            count = expected - len(missing)
+            what = f"it returned {count} results from {call} for {expected} items"
+            raise broken(self.inner, "reader", what)
 
     def _recall(
         self,
         keys: Sequence[str],
-        make: Callable[[list[int]], Iterable[tuple[int, V]]],
+        make: Callable[[list[int]], Iterable[tuple[int, V | Failure]]],
         out: Callable[[V], Any],
         back: Callable[[Any], V | None],
-    ) -> list[V]:
-        for key in keys:
-            if key in self._failed:
-                raise PromptError(self._failed.pop(key))
-        known = self._known(keys, back)
-        known.update({key: self._rescued.pop(key) for key in set(keys) & self._rescued.keys()})
+    ) -> list[V | Failure]:
+        known: dict[str, V | Failure] = {**self._known(keys, back)}
         positions = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
         rows = sorted(positions.values())
         if rows:
@@ -259,38 +236,55 @@ class CachedReader:
         self,
         keys: Sequence[str],
         rows: list[int],
-        make: Callable[[list[int]], Iterable[tuple[int, V]]],
+        make: Callable[[list[int]], Iterable[tuple[int, V | Failure]]],
         out: Callable[[V], Any],
-        known: dict[str, V],
+        known: dict[str, V | Failure],
     ) -> None:
         """Have the results of `rows` made, into `known` and onto the disk."""
-        if self._closed:
-            raise PromptError("the reader was not asked")
         pending: dict[str, Any] = {}
         written = time.monotonic()
         try:
             for position, value in make(rows):
                 key = keys[rows[position]]
                 known[key] = value
-                kept = None if self._store is None else out(value)
-                if kept is None:
-                    self._made[key] = value
-                else:
+                if self._store is None or isinstance(value, Failure):
+                    continue
+                kept = out(value)
+                if kept is not None:
                     pending[key] = kept
                 if len(pending) >= _PENDING or time.monotonic() - written > _PENDING_S:
                     self._write(pending)
                     pending, written = {}, time.monotonic()
-        except BaseException as e:
-            self._rescued.update(self._made if self._store else known)
-            if isinstance(e, PromptError):
-                self._failed.update({keys[rows[i]]: why for i, why in e.failed.items()})
-            raise
         finally:
             self._write(pending)
 
     def _write(self, values: Mapping[str, Any]) -> None:
         if self._store is not None and values:
             self._store.put(values)
+
+
+def _generation_problem(value: Any) -> str:
+    if not isinstance(value, Generation):
+        return f"{type(value).__name__} instead of a Generation"
+    text: Any = value.text
+    if not isinstance(text, str):
+        return f"a Generation whose text is {type(text).__name__}"
+    if value.log_prob is not None and (problem := _score_problem(value.log_prob)):
+        return problem
+    return number_problem(value.tokens, "a number of tokens")
+
+
+def _score_problem(value: Any) -> str:
+    problem = number_problem(value, "a log-probability")
+    return f"{problem}{_OVERFLOW}" if problem else ""
+
+
+def _row_problem(value: Any) -> str:
+    import numpy as np
+
+    if not (isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"):
+        return "something else than one row of log-probabilities per prompt"
+    return f"a log-probability that is not a number{_OVERFLOW}" if np.isnan(value).any() else ""
 
 
 def _generation_out(value: Generation) -> dict[str, Any] | None:

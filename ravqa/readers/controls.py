@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,62 +19,25 @@ from pydantic import Field, model_validator
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.model_files import resolve
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import PackagedFile, Strict, Text, fingerprint
-from ravqa.readers.base import Ability, Generation, Prompt
+from ravqa.readers.base import Generation, Prompt, Reader
 
 
-class Control(ABC):
+class Control(Reader):
     """Base class: answers by a rule, and can do nothing else."""
 
-    abilities: frozenset[Ability] = frozenset()
     deterministic = True
     weights = "none (a rule)"
-    context: int | None = None
-    max_new_tokens = 0
-    ends: frozenset[int] = frozenset()
     name: str
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
-        """One answer per prompt, in order, without log-probabilities."""
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
+        """Return one answer per prompt, in order, without log-probabilities."""
         return [Generation(self._answer(prompt.text)) for prompt in prompts]
 
     @abstractmethod
     def _answer(self, text: str) -> str:
         """The answer to a prompt's text."""
-
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Not among this reader's abilities.
-
-        Raises:
-            UserError: always.
-        """
-        raise self._unable("score answers")
-
-    def next_token_logprobs(
-        self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
-    ) -> Any:
-        """Not among this reader's abilities.
-
-        Raises:
-            UserError: always.
-        """
-        raise self._unable("give next-token probabilities")
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Not among this reader's abilities.
-
-        Raises:
-            UserError: always.
-        """
-        raise self._unable("decode tokens")
-
-    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Not among this reader's abilities.
-
-        Raises:
-            UserError: always.
-        """
-        raise self._unable("count tokens")
 
     def _unable(self, what: str) -> UserError:
         return UserError(f"the reader {self.name} cannot {what}: it has no model")

@@ -13,14 +13,16 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, out_of_memory
-from ravqa.readers.base import Ability, Generation, Prompt
+from ravqa.core.outcomes import Failure
+from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.chat import ChatConfig
 from ravqa.readers.loading import (
     LocalConfig,
     Placement,
@@ -30,12 +32,16 @@ from ravqa.readers.loading import (
 )
 from ravqa.readers.streaming import greedy
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Key = tuple[Prompt, tuple[int, ...]]
 
 
-@dataclass
+@dataclass(eq=False)
 class State:
     """Rows of prompts (and tokens behind them) that the model has read.
 
@@ -84,15 +90,15 @@ def _alone(method: F) -> F:
     return cast(F, waiting)
 
 
-class LocalReader(ABC):
+class LocalReader(Reader):
     """Base class: a subclass loads model and tokenizer, and says how prompts become inputs.
 
     Threads may call it at will; they wait for each other. It streams unless it searches with beams.
     """
 
-    abilities: frozenset[Ability] = frozenset({"log_probs", "score", "next_token", "count"})
     deterministic = True
-    fingerprint: str  # set by the subclass
+    gives_log_probs = True
+    counts_tokens = True
     _first_position = 0
 
     def __init__(
@@ -120,7 +126,7 @@ class LocalReader(ABC):
         self._stops = stop_ids(
             tokenizer,
             self._decoder.generation_config,
-            newline=bool(getattr(config, "stop_at_newline", False)),
+            newline=isinstance(config, ChatConfig) and config.stop_at_newline,
             why=why,
         )
         self.ends = frozenset(self._stops)
@@ -133,10 +139,10 @@ class LocalReader(ABC):
         self._shifted = next((m for m in model.modules() if hasattr(m, "rope_deltas")), None)
         taken = inspect.signature(self._decoder.forward).parameters
         self._takes_positions = not self._encodes and "position_ids" in taken
-        if "past_key_values" not in taken:  # purely recurrent models (Mamba) keep something else
-            self.abilities = self.abilities - {"score", "next_token"}
-        elif config.beams == 1:
-            self.abilities = self.abilities | {"stream"}
+        # Purely recurrent models (Mamba) keep something else.
+        continues = "past_key_values" in taken
+        self.scores_answers = self.gives_next_token_logprobs = continues
+        self.streams = continues and config.beams == 1
         self._budget = config.batch_tokens
         self._states: list[State] = []
         self._last: dict[Key, Any] = {}  # what the last call gave
@@ -180,70 +186,61 @@ class LocalReader(ABC):
 
     # --- the reader's calls
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
-        """One generation per prompt, in order, by greedy or beam search.
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
+        """Return one generation per prompt, in order, by greedy or beam search.
 
-        Raises:
-            PromptError: prompts that are too long for the context or the memory, or that tokenizer,
-                processor, template or model cannot take.
+        Prompts fail that are too long for the context or the memory, or that tokenizer, processor,
+        template or model cannot take.
         """
         made = dict(self.generate_each(prompts))
         return [made[i] for i in range(len(prompts))]
 
-    def generate_each(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Position of a prompt and its generation, batch by batch, the shortest first.
-
-        Raises:
-            PromptError: as `generate`, when the others are given.
-        """
-        failed: dict[int, str] = {}
-        lengths = self._counted(prompts, failed)
+    def generate_each(
+        self, prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[int, Generation | Failure]]:
+        """Yield positions of prompts and their generations, batch by batch, the shortest first."""
+        lengths, failed = _apart(self._counted(prompts))
+        yield from failed.items()
         needed = {row: n + self.max_new_tokens for row, n in lengths.items()}
         yield from self._in_batches(
-            prompts, needed, lambda rows: self._generate([prompts[i] for i in rows]), failed
+            prompts, needed, lambda rows: self._generate([prompts[i] for i in rows])
         )
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Log-probability that a generation is this answer: of its tokens and, behind them, an end.
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
+        """Return log-probabilities of answers: of the tokens and of an end mark after them.
 
         The answer continues the prompt, after a space unless the prompt ends with one or with a
         special token. All end tokens are added up. A prompt with several answers is read once a
         batch.
-
-        Raises:
-            PromptError: as `generate`.
         """
         made = dict(self.score_each(prompts, answers))
         return [made[i] for i in range(len(prompts))]
 
     def score_each(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
-    ) -> Iterator[tuple[int, float]]:
-        """Position of a prompt and its answer's log-probability, batch by batch.
-
-        Raises:
-            PromptError: as `score`, when the others are given.
-        """
-        self._check_able("score", "score answers")
-        failed: dict[int, str] = {}
-        tails = dict(
+    ) -> Iterator[tuple[int, float | Failure]]:
+        """Yield positions of prompts and their answers' log-probabilities, batch by batch."""
+        if not self.scores_answers:
+            raise self._unable("score answers")
+        tails, failed = _apart(
             self._halving(
                 list(range(len(prompts))),
                 {},
                 lambda rows: [self._answer_ids(prompts[i], answers[i]) for i in rows],
-                failed,
             )
         )
+        yield from failed.items()
         unique = list(dict.fromkeys(prompts[row] for row in sorted(tails)))
-        uncounted: dict[int, str] = {}
-        counted = self._counted(unique, uncounted)
-        lengths = {unique[i]: length for i, length in counted.items()}
+        counted = {unique[i]: length for i, length in self._counted(unique)}
+        lengths: dict[Prompt, int] = {}
         rows_of: dict[Prompt, list[int]] = {}
         for row in sorted(tails):
-            if prompts[row] in lengths:
-                rows_of.setdefault(prompts[row], []).append(row)
-            else:
-                failed[row] = uncounted[unique.index(prompts[row])]
+            length = counted[prompts[row]]
+            if isinstance(length, Failure):
+                yield row, length
+                continue
+            lengths[prompts[row]] = length
+            rows_of.setdefault(prompts[row], []).append(row)
         # A prompt's rows stand together and have one length: a batch takes them up together.
         order = [row for rows in rows_of.values() for row in rows]
         longest = {p: max(len(tails[row]) for row in rows) for p, rows in rows_of.items()}
@@ -258,37 +255,30 @@ class LocalReader(ABC):
             state.select([read.index(asked[place]) for place in places])
             return self._score(state, [tails[order[place]] for place in places])
 
-        try:
-            for place, value in self._in_batches(asked, needed, run):
-                yield order[place], value
-        except PromptError as e:
-            failed |= {order[place]: why for place, why in e.failed.items()}
-        _raise(failed)
+        for place, value in self._in_batches(asked, needed, run):
+            yield order[place], value
 
     @_alone
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
-    ) -> Any:
-        """Log-probabilities of the token that comes after each prompt and the tokens behind it.
+    ) -> list[NDArray[np.float32] | Failure]:
+        """Return log-probabilities of the token after each prompt and the tokens that follow it.
 
         Keys and values are kept between calls: rows whose prompt was in the last call, with a
         prefix shorter by one token, cost one step; some may be left out, added, or stand twice.
 
         Args:
+            prompts: the prompts; they fail as those of `generate`.
             prefixes: per prompt, the tokens generated so far.
 
         Returns:
-            float32 array [prompts, vocabulary], natural logs.
-
-        Raises:
-            PromptError: as `generate`.
+            Per prompt float32 [vocabulary], natural logs.
         """
-        import numpy as np
-
-        self._check_able("next_token", "give next-token probabilities")
+        if not self.gives_next_token_logprobs:
+            raise self._unable("give next-token probabilities")
         keys: list[Key] = [(p, tuple(t)) for p, t in zip(prompts, prefixes, strict=True)]
         unique = list(dict.fromkeys(keys))
-        rows = {key: self._last[key] for key in unique if key in self._last}
+        rows: dict[Key, Any] = {key: self._last[key] for key in unique if key in self._last}
         kept: list[State] = []
         for state in self._states:
             if self._advance(state, unique):
@@ -300,14 +290,16 @@ class LocalReader(ABC):
         for key in unique:
             if key not in rows:
                 missing.setdefault(len(key[1]), []).append(key)
-        failed: dict[Key, str] = {}
+        failed: dict[Key, Failure] = {}
         for length, new in missing.items():
-            for state in self._read(new, length, failed):
-                self._states.append(state)
-                rows.update(_log_probs(state))
-        _raise({row: failed[key] for row, key in enumerate(keys) if key in failed})
-        self._last = {key: rows[key] for key in unique}
-        return np.stack([rows[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
+            for key, found in self._read(new, length):
+                if isinstance(found, Failure):
+                    failed[key] = found
+                elif found not in self._states:
+                    self._states.append(found)
+                    rows.update(_log_probs(found))
+        self._last = {key: rows[key] for key in unique if key in rows}
+        return [failed[key] if key in failed else rows[key] for key in keys]
 
     @_alone
     def decode(self, tokens: Sequence[int]) -> str:
@@ -316,41 +308,37 @@ class LocalReader(ABC):
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text
 
-    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Tokens of each prompt as the model is given it, its image included.
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
+        """Return the tokens of each prompt as the model is given it, its image included.
 
-        Raises:
-            PromptError: prompts that tokenizer, processor or template cannot take.
+        Prompts fail that tokenizer, processor or template cannot take.
         """
-        failed: dict[int, str] = {}
-        counted = self._counted(prompts, failed)
-        _raise(failed)
+        counted = dict(self._counted(prompts))
         return [counted[row] for row in range(len(prompts))]
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
-        """The greedy generation, word by word."""
+        """Yield the greedy generation, word by word."""
         return greedy(self, prompt)
 
-    def _check_able(self, ability: Ability, what: str) -> None:
-        if ability not in self.abilities:
-            raise UserError(f"{self._why}: {self.weights} cannot {what}")
+    def _unable(self, what: str) -> UserError:
+        return UserError(f"{self._why}: {self.weights} cannot {what}")
 
     # --- batches
 
-    def _counted(self, prompts: Sequence[Prompt], failed: dict[int, str]) -> dict[int, int]:
-        """Tokens of prompts by row; why a row cannot be counted goes into `failed`."""
+    def _counted(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int | Failure]]:
+        """Tokens of prompts by row."""
         rows = list(range(len(prompts)))
-        return dict(
-            self._halving(rows, {}, lambda part: self._lengths([prompts[i] for i in part]), failed)
-        )
+        return self._halving(rows, {}, lambda part: self._lengths([prompts[i] for i in part]))
 
-    def _too_long(self, needed: Mapping[int, int]) -> dict[int, str]:
+    def _too_long(self, needed: Mapping[int, int]) -> dict[int, Failure]:
         """Rows that the context has no room for, and why."""
         if self.context is None or not self._strict:
             return {}
         return {
-            row: f"{self._why}: a prompt of {tokens} tokens, those to be written included, is "
-            f"longer than the context of {self.context}: read fewer or shorter passages"
+            row: Failure(
+                f"{self._why}: a prompt of {tokens} tokens, those to be written included, is "
+                f"longer than the context of {self.context}: read fewer or shorter passages"
+            )
             for row, tokens in needed.items()
             if tokens > self.context
         }
@@ -360,18 +348,16 @@ class LocalReader(ABC):
         prompts: Sequence[Prompt],
         needed: Mapping[int, int],
         run: Callable[[list[int]], list[T]],
-        failed: Mapping[int, str] | None = None,
-    ) -> Iterator[tuple[int, T]]:
+    ) -> Iterator[tuple[int, T | Failure]]:
         """`run` over batches of rows, neighbours in length together; results by row.
 
         Args:
+            prompts: of all rows.
             needed: tokens of each row that is to be run.
-            failed: rows that failed before, and why.
-
-        Raises:
-            PromptError: rows that failed, before or now, when the others are given.
+            run: gives the results of some rows.
         """
-        failed = {**(failed or {}), **self._too_long(needed)}
+        failed = self._too_long(needed)
+        yield from failed.items()
         kinds: dict[object, list[int]] = {}
         for row in sorted(needed.keys() - failed.keys()):
             kinds.setdefault(self._kind(prompts[row]), []).append(row)
@@ -380,8 +366,7 @@ class LocalReader(ABC):
             while waiting:
                 size = self._batch_size([needed[row] for row in waiting])
                 batch, waiting = waiting[:size], waiting[size:]
-                yield from self._halving(batch, needed, run, failed)
-        _raise(failed)
+                yield from self._halving(batch, needed, run)
 
     def _batch_size(self, needed: Sequence[int]) -> int:
         """How many rows, sorted by their tokens, make the next batch; at least one."""
@@ -397,14 +382,13 @@ class LocalReader(ABC):
         rows: list[int],
         needed: Mapping[int, int],
         run: Callable[[list[int]], list[T]],
-        failed: dict[int, str],
-    ) -> Iterator[tuple[int, T]]:
+    ) -> Iterator[tuple[int, T | Failure]]:
         """Results of one batch; one that fails is halved, to find the row that is to blame.
 
-        A row that fails by itself, or does not fit into memory, is put into `failed`.
-
         Args:
+            rows: the batch.
             needed: tokens of each row, as far as they are counted.
+            run: gives the results of some rows.
 
         Raises:
             UserError: an image that cannot be read; a device that failed.
@@ -433,20 +417,21 @@ class LocalReader(ABC):
                 torch.cuda.empty_cache()
         if len(rows) == 1:
             tokens = f" of {longest} tokens" if longest else ""
-            failed[rows[0]] = (
-                str(problem)
-                if problem is not None
-                else (
+            yield (
+                rows[0],
+                Failure(
                     f"{self._why}: a prompt{tokens} does not fit into the memory of "
                     f"{self._device}: set device_map, dtype or quantization of the reader"
-                )
+                    if problem is None
+                    else str(problem)
+                ),
             )
             return
         half = len(rows) // 2
         if full and longest:
             self._budget = min(self._budget, longest * half)  # further batches begin smaller
         for part in (rows[:half], rows[half:]):
-            yield from self._halving(part, needed, run, failed)
+            yield from self._halving(part, needed, run)
 
     # --- the model
 
@@ -605,16 +590,17 @@ class LocalReader(ABC):
         state.keys = grown
         return True
 
-    def _read(self, keys: Sequence[Key], length: int, failed: dict[Key, str]) -> list[State]:
-        """States of prompts and prefixes that are read from the beginning.
+    def _read(self, keys: Sequence[Key], length: int) -> Iterator[tuple[Key, State | Failure]]:
+        """States of prompts and prefixes that are read from the beginning; several may share one.
 
-        Why one cannot be read goes into `failed`.
+        Args:
+            keys: the prompts and prefixes.
+            length: of the prefixes.
         """
         import torch
 
         prompts = [prompt for prompt, _ in keys]
-        rejected: dict[int, str] = {}
-        counted = self._counted(prompts, rejected)
+        counted, failed = _apart(self._counted(prompts))
         needed = {row: n + max(length, self.max_new_tokens) for row, n in counted.items()}
 
         def run(rows: list[int]) -> list[State]:
@@ -625,13 +611,8 @@ class LocalReader(ABC):
             state.keys = [keys[row] for row in rows]
             return [state] * len(rows)
 
-        states: dict[int, State] = {}
-        try:
-            for _, state in self._in_batches(prompts, needed, run, rejected):
-                states[id(state)] = state
-        except PromptError as e:
-            failed |= {keys[row]: why for row, why in e.failed.items()}
-        return list(states.values())
+        for row, outcome in [*failed.items(), *self._in_batches(prompts, needed, run)]:
+            yield keys[row], outcome
 
     # --- answers
 
@@ -655,10 +636,16 @@ class LocalReader(ABC):
         return list(tokenize(written, add_special_tokens=False)["input_ids"])
 
 
-def _raise(failed: Mapping[int, str]) -> None:
-    """Raise PromptError if any row failed."""
-    if failed:
-        raise PromptError(failed[min(failed)], failed)
+def _apart(outcomes: Iterable[tuple[int, T | Failure]]) -> tuple[dict[int, T], dict[int, Failure]]:
+    """Results by row, and failures by row."""
+    good: dict[int, T] = {}
+    failed: dict[int, Failure] = {}
+    for row, outcome in outcomes:
+        if isinstance(outcome, Failure):
+            failed[row] = outcome
+        else:
+            good[row] = outcome
+    return good, failed
 
 
 def _log_probs(state: State) -> Iterator[tuple[Key, Any]]:

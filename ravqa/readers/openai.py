@@ -1,7 +1,7 @@
 """A model behind any server with OpenAI's interface: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
 
 Images go as data URIs, before the text. Servers differ in what they can do and do not say it:
-abilities follow from the settings, and a reply without what they promise is an error.
+abilities follow from the settings, and a reply without what they promise is a failure.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from ravqa.clients.replies import Reply, choice_of
 from ravqa.core.checkpoints import load_tokenizer, loading
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.model_files import resolve
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import ModelName, Options, Text, fingerprint
 from ravqa.images.decode import sendable
-from ravqa.readers.base import Ability, Generation, Prompt
+from ravqa.readers.base import Generation, Prompt, Reader
 
 _WHY = "the reader openai"
 _OWN = (
@@ -34,13 +35,13 @@ _OWN = (
 _ECHO_TOLERANCE = 0.5  # between kernels of half precision it is a tenth of that
 
 
-class OpenAIReader:
+class OpenAIReader(Reader):
     """Asks a server, several prompts at a time; the server's own batching makes use of that.
 
     The fingerprint is made of address, model name and settings: a server does not tell its weights.
     """
 
-    ends: frozenset[int] = frozenset()
+    streams = True
 
     class Config(ServerConfig):
         """Options.
@@ -99,14 +100,10 @@ class OpenAIReader:
         chat = config.prompt_form == "chat"
         self._sees = chat if config.images is None else config.images
         self._stops = not chat if config.stop_at_newline is None else config.stop_at_newline
-        abilities: dict[Ability, bool] = {
-            "images": self._sees,
-            "log_probs": config.log_probs,
-            "score": config.scoring != "none",
-            "count": config.tokenizer is not None,
-            "stream": True,
-        }
-        self.abilities: frozenset[Ability] = frozenset(k for k, able in abilities.items() if able)
+        self.supports_images = self._sees
+        self.gives_log_probs = config.log_probs
+        self.scores_answers = config.scoring != "none"
+        self.counts_tokens = config.tokenizer is not None
         self.deterministic = config.temperature == 0
         self._echo_checked = False
         self._echo_lock = threading.Lock()
@@ -123,20 +120,24 @@ class OpenAIReader:
         self.fingerprint = fingerprint("openai/2", config.model_dump(exclude=apart) | meant)
 
     def problem(self) -> str:
-        """Why no prompt can be answered at present, as far as that is known; else empty."""
+        """Return why no prompt can be answered at present, as far as that is known; else blank."""
         return self.client.problem()
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
-        """One generation per prompt, in order.
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
+        """Return one generation per prompt, in order.
+
+        Prompts fail that the server has no answer to; fatally, where it cannot be reached, refuses
+        the key, or has no such model.
 
         Raises:
-            PromptError: the server has no answer to a prompt.
-            ServerError: it cannot be reached, refuses the key, or has no such model.
+            UserError: the server's replies lack what the settings promise.
         """
         return _in_order(self.generate_each(prompts))
 
-    def generate_each(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Generation]]:
-        """Position of a prompt and its generation, as they come; raises as `generate`."""
+    def generate_each(
+        self, prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[int, Generation | Failure]]:
+        """Yield positions of prompts and their generations, as they come; see `generate`."""
         images = _Images(self.config.image_size)
 
         def ask(prompt: Prompt, stop: threading.Event) -> Generation:
@@ -148,7 +149,11 @@ class OpenAIReader:
         return self.client.each(ask, prompts)
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
-        """The generation in pieces, as the server sends them; raises as `generate`."""
+        """Yield the generation in pieces, as the server sends them.
+
+        Raises:
+            PromptError, ServerError: as `generate` fails.
+        """
         body = self._request(prompt, _Images(self.config.image_size))
         for name in ("logprobs", "top_logprobs"):
             body.pop(name, None)
@@ -170,21 +175,18 @@ class OpenAIReader:
         if rest := masked.rest():
             yield self._ended(text + rest)[len(text) :]
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Log-probability of each answer after its prompt.
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
+        """Return the log-probability of each answer after its prompt; fails as `generate`.
 
         The end mark is included in the chat form, and in the plain form where it is a line break;
         no server takes the end-of-sequence token as text.
-
-        Raises:
-            PromptError, ServerError: as `generate`.
         """
         return _in_order(self.score_each(prompts, answers))
 
     def score_each(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
-    ) -> Iterator[tuple[int, float]]:
-        """Position of a prompt and its answer's log-probability, as they come; as `score`."""
+    ) -> Iterator[tuple[int, float | Failure]]:
+        """Yield positions of prompts and their answers' log-probabilities, as they come."""
         if self.config.scoring == "none":
             raise UserError(f"{_WHY}: scoring answers needs the setting scoring")
         images = _Images(self.config.image_size)
@@ -197,26 +199,8 @@ class OpenAIReader:
 
         return self.client.each(ask, list(zip(prompts, answers, strict=True)))
 
-    def next_token_logprobs(
-        self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
-    ) -> Any:
-        """Not among this reader's abilities.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(f"{_WHY} gives no distributions over the next token")
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Not among this reader's abilities.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(f"{_WHY} decodes no tokens")
-
-    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Tokens of each prompt by the tokenizer of the settings, chat template included.
+    def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
+        """Return the tokens of each prompt by the tokenizer of the settings, template included.
 
         Raises:
             UserError: there is no such setting.
@@ -224,6 +208,9 @@ class OpenAIReader:
         if self.config.tokenizer is None:
             raise UserError(f"{_WHY}: counting tokens needs the setting tokenizer")
         return [self._count(prompt) for prompt in prompts]
+
+    def _unable(self, what: str) -> UserError:
+        return UserError(f"{_WHY} cannot {what}")
 
     def _count(self, prompt: Prompt) -> int:
         seen = self.config.image_tokens if self._sees and prompt.image is not None else 0

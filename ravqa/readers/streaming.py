@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ravqa.core.outcomes import succeeded
 from ravqa.readers.base import Prompt, Reader
 
 # Up to the last white space (without it), or with the last letter of a script that has none.
@@ -32,7 +33,8 @@ def greedy(reader: Reader, prompt: Prompt) -> Iterator[str]:
     tokens: list[int] = []
     given = 0
     while len(tokens) < reader.max_new_tokens and not reader.ends.intersection(tokens[-1:]):
-        tokens.append(int(reader.next_token_logprobs([prompt], [tokens])[0].argmax()))
+        [row] = reader.next_token_logprobs([prompt], [tokens])
+        tokens.append(int(succeeded(row).argmax()))
         words = whole_words(reader.decode(tokens))
         if len(words) > given:
             yield words[given:]

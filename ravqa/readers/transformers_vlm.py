@@ -19,7 +19,7 @@ from ravqa.core.checkpoints import load_config, load_processor
 from ravqa.core.errors import MissingExtraError, UserError
 from ravqa.core.settings import Names
 from ravqa.images.decode import image_size, open_image
-from ravqa.readers.base import Ability, Prompt
+from ravqa.readers.base import Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.families import family_of
 from ravqa.readers.loading import Placement
@@ -53,7 +53,7 @@ ProcessorOptions = Annotated[dict[str, Any], Names("options of another program",
 class TransformersVLM(LocalReader):
     """Answers a prompt about an image."""
 
-    abilities: frozenset[Ability] = LocalReader.abilities | {"images"}
+    supports_images = True
 
     class Config(ChatConfig):
         """Options, beyond those of chats.

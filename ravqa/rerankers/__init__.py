@@ -29,4 +29,5 @@ RERANKERS: Registry[type[Reranker]] = Registry(
             "asks without passages where those found are no good, or none are needed",
         ),
     },
+    contract="ravqa.rerankers.base:Reranker",
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ravqa.core.errors import UserError
+from ravqa.core.errors import ContractError, UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.settings import Part
 from ravqa.readers.base import Reader
 from ravqa.rerankers import RERANKERS
-from ravqa.rerankers.base import Reranker
+from ravqa.rerankers.base import Reranker, RerankerConfig
 
 
 def stage_names(parts: Iterable[str]) -> list[str]:
@@ -36,8 +36,8 @@ def check_rerankers(parts: Sequence[Part], where: str, passages: int) -> None:
             rescored than are read.
     """
     for i, part in enumerate(parts):
-        config = part_config(RERANKERS, part, f"{where}: reranking.{i}")
-        depth = getattr(config, "depth", None)
+        config = reranker_config(part, f"{where}: reranking.{i}")
+        depth = config.scored_hits
         if depth is not None and depth < passages:
             raise UserError(
                 f"{where}: reranking.{i}: the depth {depth} of {part.name} is less than the "
@@ -65,14 +65,30 @@ def build_rerankers(
     for i, (name, part) in enumerate(zip(stage_names(p.name for p in parts), parts, strict=True)):
         place = f"{where}: reranking.{i}"
         needs: dict[str, Any] = {}
-        config = part_config(RERANKERS, part, place)
-        if getattr(config, "asks_reader", False):
-            needs["reader"] = reader(config.reader)
+        config = reranker_config(part, place)
+        if config.asks_reader:
+            needs["reader"] = reader(config.reader_part)
         built[name] = build_part(RERANKERS, part, place, session=session, **needs)
     return built
 
 
 def asks_own_reader(parts: Sequence[Part]) -> bool:
     """Whether one of the rerankers asks the pipeline's reader."""
-    configs = [part_config(RERANKERS, part, "reranking") for part in parts]
-    return any(getattr(c, "asks_reader", False) and c.reader is None for c in configs)
+    configs = [reranker_config(part, "reranking") for part in parts]
+    return any(config.asks_reader and config.reader_part is None for config in configs)
+
+
+def reranker_config(part: Part, where: str) -> RerankerConfig:
+    """Return a reranker's validated options.
+
+    Raises:
+        UserError: an unknown reranker or option.
+        ContractError: options that are not derived from `RerankerConfig`.
+    """
+    config = part_config(RERANKERS, part, where)
+    if not isinstance(config, RerankerConfig):
+        base = f"{RerankerConfig.__module__}.{RerankerConfig.__name__}"
+        raise ContractError(
+            f"{where}: the reranker {part.name!r}: its Config is not derived from {base}"
+        )
+    return config

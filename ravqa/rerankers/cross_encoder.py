@@ -11,12 +11,13 @@ from ravqa.answering.prompt import PromptTemplate
 from ravqa.core.checkpoints import load_sentence_transformer, loading
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError, import_extra
-from ravqa.core.failures import failures
+from ravqa.core.failures import by_halves
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
-from ravqa.core.settings import ModelName, RunsCode, Strict, TemplateName, Text, fingerprint
+from ravqa.core.settings import ModelName, RunsCode, TemplateName, Text, fingerprint
 from ravqa.images.decode import open_image
-from ravqa.rerankers.base import Candidates, rescored_each
+from ravqa.rerankers.base import Candidates, Reranker, RerankerConfig, rescored_each
 from ravqa.rerankers.kept import KeptScores, image_prints
 
 _WHY = "the reranker cross-encoder"
@@ -24,7 +25,7 @@ _EXTRA = "sentence-transformers"
 _CHUNK = 256  # pairs that are scored before their scores are kept
 
 
-class CrossEncoderReranker:
+class CrossEncoderReranker(Reranker):
     """Scores query text and passage with one model that reads both.
 
     The query text is a template's: by default the question, and behind it caption and tags of the
@@ -32,12 +33,11 @@ class CrossEncoderReranker:
     text and image together (multimodal rerankers) is given the question's image too.
 
     Attributes:
-        scored: how many pairs the model was really given, caches apart.
         truncated: how many of those were longer than the model takes, and cut; of models that read
             text with a plain tokenizer.
     """
 
-    class Config(Strict):
+    class Config(RerankerConfig):
         """Options.
 
         Attributes:
@@ -66,6 +66,11 @@ class CrossEncoderReranker:
         trust_remote_code: RunsCode = False
         cache: bool = True
 
+        @property
+        def scored_hits(self) -> int:
+            """The depth."""
+            return self.depth
+
         def packages(self) -> Sequence[tuple[str, str]]:
             """The library."""
             return [("sentence_transformers", _EXTRA)]
@@ -88,7 +93,7 @@ class CrossEncoderReranker:
         path = resolve(config.model, extra="sample", why=_WHY)
         library = import_extra("sentence_transformers", _EXTRA, why=_WHY)
         self._model: Any = self._load(library, path)
-        self.sees_images = bool(self._model.supports(("image", "text")))
+        self.supports_images = bool(self._model.supports(("image", "text")))
         self.truncated = 0
         self._kept = KeptScores(keep=config.cache, chunk=_CHUNK)
         self.stores = self._kept.stores
@@ -100,10 +105,9 @@ class CrossEncoderReranker:
         )
         self.fingerprint = fingerprint(self._scores, self._template.source, config.depth)
 
-    @property
-    def scored(self) -> int:
-        """How many pairs the model was really given, caches apart."""
-        return self._kept.made
+    def counts(self) -> dict[str, int]:
+        """Return how many pairs the model was really given, caches apart, and how many were cut."""
+        return {"scored": self._kept.made, "truncated": self.truncated}
 
     def _load(self, library: Any, path: str) -> Any:
         import torch
@@ -164,12 +168,13 @@ class CrossEncoderReranker:
 
     def rerank(
         self, questions: Sequence[Question], candidates: Sequence[Candidates]
-    ) -> list[list[Hit]]:
-        """The hits by falling score of the model; those beyond `depth` stay behind.
+    ) -> list[list[Hit] | Failure]:
+        """Return the hits by falling score of the model; those beyond `depth` come last.
+
+        Questions fail that the model cannot take, or whose image it cannot take.
 
         Raises:
             DataError: an image cannot be decoded.
-            PromptError: the model cannot take a question or its image.
         """
         pairs: list[tuple[str, str]] = []
         owners: list[Question] = []
@@ -178,22 +183,26 @@ class CrossEncoderReranker:
             for _, passage in found[: self.config.depth]:
                 pairs.append((query, passage.content))
                 owners.append(question)
-        images = image_prints([q.image if self.sees_images else None for q in owners])
+        images = image_prints([q.image if self.supports_images else None for q in owners])
         keys = [
             fingerprint(self._scores, *pair, image)
             for pair, image in zip(pairs, images, strict=True)
         ]
-        with failures(_WHY):
-            scores = self._kept.get(
-                keys, lambda rows: self._score([pairs[i] for i in rows], [owners[i] for i in rows])
-            )
+        scores = self._kept.get(
+            keys,
+            lambda rows: by_halves(
+                rows,
+                lambda part: self._score([pairs[i] for i in part], [owners[i] for i in part]),
+                _WHY,
+            ),
+        )
         return rescored_each(candidates, self.config.depth, scores)
 
     def _score(self, pairs: Sequence[tuple[str, str]], owners: Sequence[Question]) -> list[float]:
-        self.truncated += self._count_long(pairs)
+        long = self._count_long(pairs)
         found = [0.0] * len(pairs)
         # A batch has an image in all of its queries or in none.
-        seen = [self.sees_images and question.image is not None for question in owners]
+        seen = [self.supports_images and question.image is not None for question in owners]
         for with_image in (False, True):
             rows = [i for i, sees in enumerate(seen) if sees is with_image]
             # The library sorts by length: it is given much at once, but few images.
@@ -207,6 +216,7 @@ class CrossEncoderReranker:
                 )
                 for i, value in zip(part, values.tolist(), strict=True):
                     found[i] = value
+        self.truncated += long
         return found
 
     def _input(self, query: str, passage: str, owner: Question | None) -> tuple[Any, Any]:

@@ -9,18 +9,18 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
-from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
 from ravqa.core.factory import part_config
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Part, TemplateName, fingerprint
 from ravqa.readers import READERS
 from ravqa.readers.base import Prompt, Reader
-from ravqa.rerankers.base import Candidates
+from ravqa.rerankers.base import PassageFilter
 from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability
 
 
-class Gate:
+class Gate(PassageFilter):
     """Passages go on if a number reaches a limit, else the question is asked without passages.
 
     With s_1 >= s_2 >= ... the scores of a question's hits, the number is
@@ -52,8 +52,13 @@ class Gate:
 
         @property
         def asks_reader(self) -> bool:
-            """Whether the rule needs one."""
+            """Whether the rule needs a reader."""
             return self.rule == "reader"
+
+        @property
+        def reader_part(self) -> Part | None:
+            """The reader that is asked; None for the pipeline's own."""
+            return self.reader
 
         @model_validator(mode="after")
         def _check(self) -> Self:
@@ -78,48 +83,44 @@ class Gate:
             UserError: no such prompt; the reader gives no probabilities.
         """
         self.config = config
-        self.weights = ""
-        self.sees_images = False
         self._ask: YesNo | None = None
-        self.stores: Sequence[Store] = ()
         parts = [config.model_dump(include={"rule", "at_least", "against"})]
         if config.asks_reader:
             if reader is None:
                 raise UserError("the gate's rule reader needs a reader")
             self._template = PromptTemplate.load(config.prompt)
             self._ask = YesNo(config, reader, "the gate")
-            self.sees_images = self._ask.sees_images
+            self.supports_images = reader.supports_images
             self.stores = self._ask.stores
             self.weights = reader.weights
             parts += [{"asked": self._ask.fingerprint, "prompt": self._template.source}]
         self.fingerprint = fingerprint("gate/1", parts)
 
-    @property
-    def scored(self) -> int:
-        """How many questions a reader was really asked about, caches apart."""
-        return self._ask.asked if self._ask else 0
+    def counts(self) -> dict[str, int]:
+        """Return how many questions a reader was really asked about, caches apart."""
+        return {"scored": self._ask.asked if self._ask else 0}
 
-    def rerank(
-        self, questions: Sequence[Question], candidates: Sequence[Candidates]
-    ) -> list[list[Hit]]:
-        """All hits of a question, or none.
+    def keep(
+        self, questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
+    ) -> list[list[bool] | Failure]:
+        """Return that all hits of a question are kept, or none.
 
         Raises:
             DataError: an image cannot be decoded.
         """
-        rankings = [[hit for hit, _ in found] for found in candidates]
+        values: list[float | Failure]
         if self._ask is None:
             values = [self._value([hit.score for hit in hits]) for hits in rankings]
         else:
             prompts = [
-                Prompt(self._template.render(q, []), q.image if self.sees_images else None)
+                Prompt(self._template.render(q, []), q.image if self.supports_images else None)
                 for q, hits in zip(questions, rankings, strict=True)
                 if hits
             ]
             odds = iter(self._ask.log_odds(prompts))
             values = [probability(next(odds)) if hits else 0.0 for hits in rankings]
         return [
-            hits if value >= self.config.at_least else []
+            value if isinstance(value, Failure) else [value >= self.config.at_least] * len(hits)
             for hits, value in zip(rankings, values, strict=True)
         ]
 

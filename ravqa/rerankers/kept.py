@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ravqa.core.cache import Store
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.images.decode import image_bytes
 
@@ -30,23 +31,27 @@ class KeptScores:
         self._chunk = chunk
         self.made = 0
 
-    def get(self, keys: Sequence[str], make: Callable[[list[int]], Sequence[float]]) -> list[float]:
-        """One score per key, in order.
+    def get(
+        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[float | Failure]]
+    ) -> list[float | Failure]:
+        """Return one score per key, in order.
 
         Args:
             keys: each a hash of all that its score depends on.
-            make: gives the scores of the positions in `keys` that it is given.
+            make: gives the scores of the positions in `keys` that it is given; failures are not
+                kept.
         """
-        known: dict[str, float] = self._store.get(keys) if self._store else {}
+        known: dict[str, float | Failure] = self._store.get(keys) if self._store else {}
         places = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
         rows = sorted(places.values())
         for start in range(0, len(rows), self._chunk):
             part = rows[start : start + self._chunk]
-            made = dict(zip((keys[i] for i in part), map(float, make(part)), strict=True))
-            self.made += len(made)
+            made = dict(zip((keys[i] for i in part), make(part), strict=True))
+            good = {k: float(value) for k, value in made.items() if not isinstance(value, Failure)}
+            self.made += len(good)
             if self._store:
-                self._store.put(made)
-            known.update(made)
+                self._store.put(good)
+            known.update({**made, **good})
         return [known[key] for key in keys]
 
 

@@ -8,14 +8,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
-from ravqa.core.settings import Strict, fingerprint
-from ravqa.rerankers.base import Candidates, renumbered
+from ravqa.core.settings import fingerprint
+from ravqa.rerankers.base import PassageFilter, RerankerConfig
 
 
-class Threshold:
+class Threshold(PassageFilter):
     """Keeps the passages that score high enough, in their order.
 
     With s_1..s_n the scores of a question's hits and v the value, the rule keeps hit i if
@@ -27,10 +27,7 @@ class Threshold:
       sampling, Holtzman et al. 2020, arXiv 1904.09751).
     """
 
-    weights = ""
-    stores: Sequence[Store] = ()
-
-    class Config(Strict):
+    class Config(RerankerConfig):
         """Options.
 
         Attributes:
@@ -66,20 +63,21 @@ class Threshold:
         self.config = config
         self.fingerprint = fingerprint("threshold/1", config.model_dump())
 
-    def rerank(
-        self, questions: Sequence[Question], candidates: Sequence[Candidates]
-    ) -> list[list[Hit]]:
-        """The hits that are kept.
+    def keep(
+        self, questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
+    ) -> list[list[bool] | Failure]:
+        """Return which hits the rule keeps.
 
         Raises:
             UserError: negative scores with the rule `ratio`.
         """
-        return [self._kept([hit for hit, _ in found]) for found in candidates]
+        return [self._kept([hit.score for hit in hits]) for hits in rankings]
 
-    def _kept(self, hits: Sequence[Hit]) -> list[Hit]:
-        good = self._good([hit.score for hit in hits])
-        kept = [hit for i, hit in enumerate(hits) if good[i] or i < self.config.min_kept]
-        return renumbered(kept[: self.config.max_kept])
+    def _kept(self, scores: Sequence[float]) -> list[bool]:
+        good = self._good(scores)
+        kept = [i for i in range(len(scores)) if good[i] or i < self.config.min_kept]
+        first = set(kept[: self.config.max_kept])
+        return [i in first for i in range(len(scores))]
 
     def _good(self, scores: Sequence[float]) -> list[bool]:
         rule, value = self.config.rule, self.config.value

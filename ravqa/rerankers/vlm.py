@@ -10,26 +10,25 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
-from ravqa.core.errors import PromptError
 from ravqa.core.factory import part_config
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, TemplateName, fingerprint
 from ravqa.readers import READERS
 from ravqa.readers.base import Prompt, Reader
-from ravqa.rerankers.base import Candidates, rescored_each
+from ravqa.rerankers.base import Candidates, Reranker, rescored_each
 from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability
 
 _WHY = "the reranker vlm"
 _LONG = re.compile(r"longer than|too long|memory")
 
 
-class VLMReranker:
+class VLMReranker(Reranker):
     """Asks a reader about each of the first passages; see `ravqa.rerankers.yes_no`.
 
     The reader sees the question's image, if it can; what describers saw in it, the prompt says.
 
     Attributes:
-        scored: how many pairs the reader was really asked about, caches apart.
         truncated: how many passages were cut, among all that were looked at.
     """
 
@@ -52,9 +51,19 @@ class VLMReranker:
         max_words: int | None = Field(default=400, ge=1)
 
         @property
+        def scored_hits(self) -> int:
+            """The depth."""
+            return self.depth
+
+        @property
         def asks_reader(self) -> bool:
             """It always does."""
             return True
+
+        @property
+        def reader_part(self) -> Part | None:
+            """The reader that is asked; None for the pipeline's own."""
+            return self.reader
 
         @model_validator(mode="after")
         def _check_parts(self) -> Self:
@@ -72,7 +81,7 @@ class VLMReranker:
         self.config = config
         self._template = PromptTemplate.load(config.prompt)
         self._ask = YesNo(config, reader, _WHY)
-        self.sees_images = self._ask.sees_images
+        self.supports_images = reader.supports_images
         self.stores = self._ask.stores
         self.weights = reader.weights
         self.truncated = 0
@@ -85,35 +94,29 @@ class VLMReranker:
             config.max_words,
         )
 
-    @property
-    def scored(self) -> int:
-        """How many pairs the reader was really asked about, caches apart."""
-        return self._ask.asked
+    def counts(self) -> dict[str, int]:
+        """Return how many pairs the reader was asked about, caches apart, and how many were cut."""
+        return {"scored": self._ask.asked, "truncated": self.truncated}
 
     def rerank(
         self, questions: Sequence[Question], candidates: Sequence[Candidates]
-    ) -> list[list[Hit]]:
-        """The hits by falling probability of yes; those beyond `depth` stay behind.
+    ) -> list[list[Hit] | Failure]:
+        """Return the hits by falling probability of yes; those beyond `depth` come last.
 
         Raises:
             DataError: an image cannot be decoded.
-            PromptError: the reader cannot be asked about a passage.
         """
         prompts = [
             Prompt(
                 self._template.render(question, [self._cut(passage)]),
-                question.image if self.sees_images else None,
+                question.image if self.supports_images else None,
             )
             for question, found in zip(questions, candidates, strict=True)
             for _, passage in found[: self.config.depth]
         ]
-        try:
-            odds = self._ask.log_odds(prompts)
-        except PromptError as e:
-            hint = " (its setting max_words cuts passages)" if _LONG.search(str(e)) else ""
-            raise PromptError(f"{_WHY}: {e}{hint}") from None
+        odds = self._ask.log_odds(prompts)
         scores = odds if self.config.score == "log-odds" else [probability(x) for x in odds]
-        return rescored_each(candidates, self.config.depth, scores)
+        return rescored_each(candidates, self.config.depth, list(map(_explained, scores)))
 
     def _cut(self, passage: Passage) -> Passage:
         words = passage.text.split()
@@ -121,3 +124,10 @@ class VLMReranker:
             return passage
         self.truncated += 1
         return replace(passage, text=" ".join(words[: self.config.max_words]))
+
+
+def _explained(score: float | Failure) -> float | Failure:
+    if not isinstance(score, Failure):
+        return score
+    hint = " (its setting max_words cuts passages)" if _LONG.search(score.reason) else ""
+    return replace(score, reason=f"{_WHY}: {score.reason}{hint}")

@@ -17,21 +17,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self, overload
 
 from pydantic import Field, model_validator
 
-from ravqa.core.errors import UserError, near_matches
-from ravqa.core.settings import Strict, Text, fingerprint
+from ravqa.answering.priors import log_sum
+from ravqa.core.errors import ContractError, UserError, near_matches
+from ravqa.core.outcomes import Failure, first_failure
+from ravqa.core.settings import Text, fingerprint
 from ravqa.readers.base import Prompt, Reader
+from ravqa.readers.cached import CachedReader
+from ravqa.rerankers.base import RerankerConfig
 from ravqa.rerankers.kept import KeptScores, image_prints
 
 Way = Literal["next-token", "score"]
 _MOST = 1000.0
-_ABILITIES = {"next-token": "next_token", "score": "score"}
 
 
-class YesNoConfig(Strict):
+class YesNoConfig(RerankerConfig):
     """How a reader is asked.
 
     Attributes:
@@ -75,9 +78,10 @@ class YesNo:
             UserError: the reader gives no probabilities, or has no token for a word.
         """
         self._config = config
-        self._reader = reader
+        self._reader = CachedReader(reader, keep=False)
         self._why = why
-        able = [way for way, ability in _ABILITIES.items() if ability in reader.abilities]
+        ways = {"next-token": reader.gives_next_token_logprobs, "score": reader.scores_answers}
+        able = [way for way, works in ways.items() if works]
         if not able:
             raise UserError(
                 f"{why} asks a reader for probabilities, which this reader does not give: name "
@@ -86,7 +90,6 @@ class YesNo:
         if config.way is not None and config.way not in able:
             raise UserError(f"{why}: this reader has no way {config.way}: {near_matches('', able)}")
         self.way: str = config.way or able[0]
-        self.sees_images = "images" in reader.abilities
         self._tokens: tuple[list[int], list[int]] | None = None
         self._kept = KeptScores(
             keep=config.cache and reader.deterministic, chunk=max(64, config.batch_size)
@@ -105,8 +108,8 @@ class YesNo:
         """How many prompts the reader was really asked."""
         return self._kept.made
 
-    def log_odds(self, prompts: Sequence[Prompt]) -> list[float]:
-        """Log-odds of yes against no for each prompt (natural log).
+    def log_odds(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
+        """Return log-odds of yes against no for each prompt (natural log).
 
         Raises:
             DataError: an image cannot be read.
@@ -119,33 +122,31 @@ class YesNo:
         ]
         return self._kept.get(keys, lambda rows: self._ask([prompts[i] for i in rows]))
 
-    def _ask(self, prompts: Sequence[Prompt]) -> list[float]:
+    def _ask(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
         ask = self._by_token if self.way == "next-token" else self._by_score
         size = self._config.batch_size
-        found = [
-            odds
-            for start in range(0, len(prompts), size)
-            for odds in ask(prompts[start : start + size])
-        ]
-        if any(map(math.isnan, found)):  # models that overflow in half precision
-            raise UserError(
-                f"{self._why}: the reader gives a probability that is not a number: set its dtype "
-                "to float32"
-            )
-        return found
+        try:
+            return [
+                odds
+                for start in range(0, len(prompts), size)
+                for odds in ask(prompts[start : start + size])
+            ]
+        except ContractError as e:  # as of models that overflow in half precision
+            raise UserError(f"{self._why}: {e}") from None
 
-    def _by_token(self, prompts: Sequence[Prompt]) -> list[float]:
+    def _by_token(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
+        rows = self._reader.next_token_logprobs(prompts, [()] * len(prompts))
+        return [row if isinstance(row, Failure) else self._of_row(row) for row in rows]
+
+    def _of_row(self, row: Any) -> float:
         import numpy as np
 
-        table = self._reader.next_token_logprobs(prompts, [()] * len(prompts))
         if self._tokens is None:
-            self._tokens = self._find_tokens(table.shape[1])
-        with np.errstate(invalid="ignore"):  # what is not a number is told of by `log_odds`
-            yes, no = (
-                np.logaddexp.reduce(table[:, tokens].astype(np.float64), axis=1)
-                for tokens in self._tokens
-            )
-        return list(map(_difference, yes.tolist(), no.tolist()))
+            self._tokens = self._find_tokens(len(row))
+        yes, no = (
+            float(np.logaddexp.reduce(row[tokens].astype(np.float64))) for tokens in self._tokens
+        )
+        return _difference(yes, no)
 
     def _find_tokens(self, vocabulary: int) -> tuple[list[int], list[int]]:
         """The tokens that are words for yes, and for no."""
@@ -166,22 +167,32 @@ class YesNo:
             lists.append(sorted(tokens))
         return lists[0], lists[1]
 
-    def _by_score(self, prompts: Sequence[Prompt]) -> list[float]:
+    def _by_score(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
         words = [*self._config.positive, *self._config.negative]
         # The same prompt's words stand together: readers run it through the model once.
         scores = self._reader.score(
             [prompt for prompt in prompts for _ in words], [*words] * len(prompts)
         )
-        out: list[float] = []
+        out: list[float | Failure] = []
+        positive = len(self._config.positive)
         for start in range(0, len(scores), len(words)):
-            middle = start + len(self._config.positive)
-            yes, no = scores[start:middle], scores[middle : start + len(words)]
-            out.append(_difference(_log_sum(yes), _log_sum(no)))
+            own = scores[start : start + len(words)]
+            good = [score for score in own if not isinstance(score, Failure)]
+            out.append(
+                first_failure(own)
+                or _difference(log_sum(good[:positive]), log_sum(good[positive:]))
+            )
         return out
 
 
-def probability(log_odds: float) -> float:
-    """The logistic function: p(yes) / (p(yes) + p(no))."""
+@overload
+def probability(log_odds: float) -> float: ...
+@overload
+def probability(log_odds: float | Failure) -> float | Failure: ...
+def probability(log_odds: float | Failure) -> float | Failure:
+    """Return the logistic function, p(yes) / (p(yes) + p(no)); a failure as it is."""
+    if isinstance(log_odds, Failure):
+        return log_odds
     if log_odds >= 0:
         return 1 / (1 + math.exp(-log_odds))
     return math.exp(log_odds) / (1 + math.exp(log_odds))
@@ -191,17 +202,6 @@ def _plain(text: str) -> str:
     return text.strip().casefold()
 
 
-def _log_sum(logs: Sequence[float]) -> float:
-    if any(map(math.isnan, logs)):
-        return math.nan
-    top = max(logs)
-    if top == -math.inf:
-        return top
-    return top + math.log(math.fsum(math.exp(value - top) for value in logs))
-
-
 def _difference(yes: float, no: float) -> float:
-    if math.isnan(yes) or math.isnan(no):
-        return math.nan  # max and min would make a yes of it
     # Either may be minus infinity: JSON has no word for that.
     return 0.0 if yes == no else max(-_MOST, min(_MOST, yes - no))

@@ -9,6 +9,7 @@ from typing import Any
 
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import UserError
+from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import RETRIEVED, Answer, Hit, Question
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import Dataset
@@ -22,7 +23,7 @@ from ravqa.evaluation.scores import (
 )
 from ravqa.metrics.diagnostics import is_in_document
 from ravqa.metrics.judges.cached import CachedJudge
-from ravqa.pipeline import Attempt, Pipeline, Stage
+from ravqa.pipeline import Pipeline, Ranked, Stage
 from ravqa.retrievers.base import Retriever
 from ravqa.retrievers.controls import NoRetriever, OracleRetriever, RandomRetriever
 from ravqa.runs.console import Console
@@ -150,20 +151,20 @@ class Runner:
     ) -> tuple[list[dict[str, Any]], str]:
         """Samples of the questions that are done, and what ends the run if it cannot go on."""
         with measured(retriever.stores) as retrieving:
-            retrieved, refused = self.pipeline.attempt_retrieve(asked, retriever)
+            retrieved = self.pipeline.retrieve(asked, retriever)
         reranked: list[Stage] = []
         if condition in _RERANKED:
-            reranked, unranked = self.pipeline.attempt_rerank(asked, retrieved)
-            refused = unranked | refused
-        hits = reranked[-1].hits if reranked else retrieved
-        attempt = None
+            reranked = self.pipeline.rerank(asked, retrieved)
+        ranked: Sequence[Ranked] = reranked[-1].hits if reranked else retrieved
         answerer = self.pipeline.answerer
+        reads = answerer is not None
+        # Without a reader, the hits are all that there is.
+        outcomes: Sequence[Answer | Ranked] = ranked
         with measured(answerer.cached.stores if answerer else ()) as answering:
             if answerer is not None:
-                attempt = self._attempt(questions, hits, refused)
+                outcomes = self.pipeline.answer(questions, ranked)
                 self.run_dir.prompts.add(answerer.asked)
-        error = self._ends(attempt or Attempt(reasons=refused), questions)
-        answers = attempt.answers if attempt else [None] * len(questions)
+        error = self._ends(outcomes, questions)
         uses = {"retrieve": retrieving}
         uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
         uses |= {"answer": answering}
@@ -173,26 +174,25 @@ class Runner:
         costs = {stage: shared_out(use, len(questions)) for stage, use in uses.items()}
         samples = []
         for i, question in enumerate(questions):
-            sample = self._sample(question, hits[i])
+            outcome, hits = outcomes[i], or_empty(ranked[i])
+            if error and isinstance(outcome, Failure):
+                continue  # a run that is resumed asks again
+            sample = self._sample(question, hits)
             if reranked:
                 rankings = {RETRIEVED: retrieved[i]} | {s.name: s.hits[i] for s in reranked}
                 sample["stages"] = [
-                    {"stage": name, **self._ranking(question, found)}
+                    {"stage": name, **self._ranking(question, or_empty(found))}
                     for name, found in rankings.items()
                 ]
-            answer = answers[i]
-            if answer is not None:
-                sample |= self._answered(question, answer, hits[i])
-            elif error and (attempt is not None or i in refused):
-                continue  # a run that goes on asks again
-            elif attempt is not None:
-                sample |= self._unanswered(question, attempt.reasons[i])
-            elif i in refused:
-                sample["error"] = refused[i]
+            if isinstance(outcome, Answer):
+                sample |= self._answered(question, outcome, hits)
+            elif isinstance(outcome, Failure):
+                sample |= self._unanswered(question) if reads else {}
+                sample["error"] = outcome.reason
             sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
             sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
             samples.append(sample)
-        if attempt is not None and not self.request.predict_only:
+        if reads and not self.request.predict_only:
             self._score(questions, samples)
         return samples, error
 
@@ -210,36 +210,19 @@ class Runner:
             sample["exact_match"] = is_exact(metric, question, record)
             sample["right"] = record.answer is not None and metric.is_right(question, record, score)
 
-    def _attempt(
-        self,
-        questions: Sequence[Question],
-        hits: Sequence[Sequence[Hit]],
-        refused: dict[int, str],
-    ) -> Attempt:
-        """What the reader makes of the questions, those apart that were refused before reading."""
-        rows = [i for i in range(len(questions)) if i not in refused]
-        made = self.pipeline.attempt([questions[i] for i in rows], [hits[i] for i in rows])
-        attempt = Attempt([None] * len(questions), dict(refused), made.gone)
-        for place, i in enumerate(rows):
-            attempt.answers[i] = made.answers[place]
-            if place in made.reasons:
-                attempt.reasons[i] = made.reasons[place]
-        return attempt
-
-    def _ends(self, attempt: Attempt, questions: Sequence[Question]) -> str:
+    def _ends(self, outcomes: Sequence[Answer | Ranked], questions: Sequence[Question]) -> str:
         """What ends the run: a server that is gone; a question without answer, if none may be."""
-        if attempt.gone:
-            return str(attempt.gone)
-        if not attempt.reasons:
-            return ""
-        place, reason = min(attempt.reasons.items())
+        failed = {i: f for i, f in enumerate(outcomes) if isinstance(f, Failure)}
+        first = first_failure(failed.values())
+        if first is None or first.fatal:
+            return first.reason if first else ""
         if self.request.on_error == "fail":
             return (
-                f"question {questions[place].question_id}: {reason}; --on-error skip counts such "
-                "questions as wrong"
+                f"question {questions[min(failed)].question_id}: {first.reason}; --on-error skip "
+                "counts such questions as wrong"
             )
         # Where none can be answered, it is not the questions.
-        return reason if len(attempt.reasons) == len(questions) >= _TELLING else ""
+        return first.reason if len(failed) == len(questions) >= _TELLING else ""
 
     def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
         seen = question.description
@@ -281,7 +264,7 @@ class Runner:
             "drafts": self._drafts(answer, hits),
         }
 
-    def _unanswered(self, question: Question, reason: str) -> dict[str, Any]:
+    def _unanswered(self, question: Question) -> dict[str, Any]:
         return {
             "read": self._ranking(question, []),
             "answer": None,
@@ -290,7 +273,6 @@ class Runner:
             "log_prob": None,
             "cut": 0,
             "drafts": [],
-            "error": reason,
         }
 
     def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:

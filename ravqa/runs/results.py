@@ -157,10 +157,7 @@ def add_encoding(results: dict[str, Any], retriever: Retriever, console: Console
 
 def reranker_counts(pipeline: Pipeline) -> dict[str, dict[str, int]]:
     """What each reranker has scored so far, caches apart, and cut."""
-    return {
-        name: {key: getattr(part, key) for key in ("scored", "truncated") if hasattr(part, key)}
-        for name, part in pipeline.rerankers.items()
-    }
+    return {name: part.counts() for name, part in pipeline.rerankers.items()}
 
 
 def add_reranking(

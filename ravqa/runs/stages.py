@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.prompt import PromptTemplate
+from ravqa.answering.rules import answering_config
 from ravqa.core.cache import Store
 from ravqa.core.factory import part_config
 from ravqa.core.locations import cache_dir
@@ -59,7 +59,7 @@ def stage_keys(
             parts.append(_options(table("readers"), config.reader))
         found = keys["rerank"] = fingerprint("rerank", found, config.top_k, parts)
     if not retrieval_only:
-        answering = AnsweringConfig.model_validate(config.answering)
+        answering = answering_config(config.answering)
         prompt = PromptTemplate.load(answering.prompt).source
         examples = answering.examples and answering.examples.model_dump(mode="json")
         reader = _options(table("readers"), config.reader)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from spelling import Spelling, all_sequences, chance, prompts
 
 from ravqa.answering.answerer import Answerer
-from ravqa.answering.config import AnsweringConfig
-from ravqa.core.errors import PromptError
-from ravqa.core.records import Hit, Passage, Question
+from ravqa.answering.rules import answering_config
+from ravqa.core.outcomes import Failure
+from ravqa.core.records import Answer, Hit, Passage, Question
 from ravqa.pipeline import Pipeline
 from ravqa.retrievers.controls import NoRetriever
 
@@ -61,19 +61,22 @@ def test_each_rule_gives_what_its_formula_gives(bare, seed, scores, temperature,
     ]
     for name, answer in expected.items():
         kind = {"decision": "marginal", "marginal": name} if name in ("fast", "thorough") else {}
-        config = AnsweringConfig(
-            **{"decision": name, **kind},
-            prompt=bare,
-            passages=4,
-            prior="uniform" if uniform else "scores",
-            temperature=temperature,
-            merge="exact",
-            cache=False,
+        config = answering_config(
+            {
+                "decision": name,
+                **kind,
+                "prompt": bare,
+                "passages": 4,
+                "prior": "uniform" if uniform else "scores",
+                "temperature": temperature,
+                "merge": "exact",
+                "cache": False,
+            }
         )
         tested = Answerer(config, reader)
         if not answer:  # the best sequence has no word: no answer
-            with pytest.raises(PromptError, match="before the first word"):
-                tested.answer([Question(1, "Q")], [found])
+            [failure] = tested.answer([Question(1, "Q")], [found])
+            assert failure == Failure("the model ended its answer before the first word")
             continue
         [given] = tested.answer([Question(1, "Q")], [found])
         assert given.raw == answer, name
@@ -100,11 +103,10 @@ def test_a_generation_without_log_probability_costs_its_own_question_alone(bare,
 
     if kind["decision"] == "marginal":
         kind = {**kind, "marginal": "fast"}
-    config = AnsweringConfig(**kind, prompt=bare, passages=2, cache=False)
+    config = answering_config({**kind, "prompt": bare, "passages": 2, "cache": False})
     pipeline = Pipeline(NoRetriever(), Answerer(config, Partly()))
     pipeline.corpus = {name: Passage(name, name) for name in NAMES}
     hits = [[Hit(a, 1.0, 1), Hit(b, 0.5, 2)] for a, b in ("wx", "yz")]
-    attempt = pipeline.attempt([Question(1, "Q"), Question(2, "Q")], hits)
-    assert attempt.answers[0] is None
-    assert attempt.reasons == {0: "the reader gave a generation without its log-probability"}
-    assert attempt.answers[1] is not None
+    failed, answered = pipeline.answer([Question(1, "Q"), Question(2, "Q")], hits)
+    assert failed == Failure("the reader gave a generation without its log-probability")
+    assert isinstance(answered, Answer)

@@ -16,7 +16,7 @@ from ravqa.core.settings import Strict, validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers import READERS
-from ravqa.readers.base import Generation
+from ravqa.readers.base import Generation, Reader
 
 
 def pool(**options):
@@ -117,10 +117,9 @@ def test_prompt_and_setting_must_go_together():
         load({"prompt": "few-shot", "examples": {"cuont": 2}})
 
 
-class Mirror:
+class Mirror(Reader):
     """Answers with the prompt itself."""
 
-    abilities = frozenset()
     deterministic = True
     fingerprint = weights = "mirror"
     context = None

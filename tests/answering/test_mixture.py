@@ -10,8 +10,9 @@ from spelling import LONGEST, Spelling, all_sequences, chance, prompts
 
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.config import AnsweringConfig
+from ravqa.answering.rules import answering_config
 from ravqa.answering.rules.mixture import decode
-from ravqa.core.errors import PromptError
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
 
 
@@ -128,7 +129,7 @@ def answerer(tmp_path, fresh_cache):
 
     def make(reader, **options):
         settings = {"decision": "mixture", "prompt": str(path), "passages": 3, **options}
-        return Answerer(AnsweringConfig(**settings), reader)
+        return Answerer(answering_config(settings), reader)
 
     return make
 
@@ -194,15 +195,17 @@ def test_a_second_run_asks_the_reader_nothing(answerer):
 def test_a_prompt_that_fails_costs_no_other_question(answerer):
     class Refusing(Spelling):
         def next_token_logprobs(self, prompts, prefixes):
-            if any("bad" in p.text for p in prompts):
-                raise PromptError("too long", {0: "too long"})
-            return super().next_token_logprobs(prompts, prefixes)
+            rows = super().next_token_logprobs(prompts, prefixes)
+            return [
+                Failure("too long") if "bad" in p.text else row
+                for p, row in zip(prompts, rows, strict=True)
+            ]
 
     retrieved = found(("x", 1.0), ("y", 0.0))
     questions = [Question(i, text) for i, text in enumerate(("Q0", "bad", "Q2"))]
     tested = answerer(Refusing(seed=1), batch_size=100)
-    with pytest.raises(PromptError, match="too long"):
-        tested.answer(questions, [retrieved] * 3)
+    answers = tested.answer(questions, [retrieved] * 3)
+    assert answers[1] == Failure("too long")
     assert tested.cached.decoded == 2
     again = Spelling(seed=1)
     good = answerer(again).answer([questions[0], questions[2]], [retrieved] * 2)
@@ -211,8 +214,8 @@ def test_a_prompt_that_fails_costs_no_other_question(answerer):
         answerer(Spelling(seed=1), cache=False).answer([q], [retrieved])[0].text
         for q in (questions[0], questions[2])
     ]
-    with pytest.raises(PromptError, match="too long"):
-        tested.answer([questions[1]], [retrieved])
+    assert answers == [good[0], Failure("too long"), good[1]]
+    assert tested.answer([questions[1]], [retrieved]) == [Failure("too long")]
 
 
 # --- real models
@@ -298,7 +301,7 @@ def test_with_smollm2_the_passage_that_knows_the_answer_gains(reader, fresh_cach
         Passage("b", "Bread is made of flour and water, and baked in an oven.", title="Bread"),
     ]
     retrieved = [(Hit(p.passage_id, 0.0, i), p) for i, p in enumerate(passages, 1)]
-    config = AnsweringConfig(decision="mixture", passages=2)
+    config = answering_config({"decision": "mixture", "passages": 2})
     [answer] = Answerer(config, reader).answer([question], [retrieved])
     assert "australia" in answer.text
     koala, bread = answer.drafts

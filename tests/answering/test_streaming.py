@@ -12,7 +12,7 @@ from ravqa.answering.answerer import Answerer
 from ravqa.answering.config import AnsweringConfig
 from ravqa.core.errors import UserError
 from ravqa.core.records import Hit, Passage, Question
-from ravqa.readers.base import Generation, Prompt
+from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 from ravqa.readers.controls import FirstWords
 from ravqa.readers.streaming import greedy, whole_words
@@ -36,10 +36,11 @@ def test_whole_words(text, words):
     assert whole_words(text) == words
 
 
-class Scripted:
+class Scripted(Reader):
     """A reader whose tokens are letters; it writes what it was told, then an end mark (0)."""
 
-    abilities = frozenset({"next_token", "stream"})
+    gives_next_token_logprobs = True
+    streams = True
     deterministic = True
     fingerprint = "scripted/1"
     weights = "scripted"
@@ -60,9 +61,9 @@ class Scripted:
         [prefix] = prefixes
         done = len(prefix) >= len(self.text)
         token = 0 if done else 1 + self.letters.index(self.text[len(prefix)])
-        out = np.full((1, 1 + len(self.letters)), -np.inf, np.float32)
-        out[0, token] = 0
-        return out
+        out = np.full(1 + len(self.letters), -np.inf, np.float32)
+        out[token] = 0
+        return [out]
 
     def decode(self, tokens):
         return "".join(self.letters[token - 1] for token in tokens if token)
@@ -105,7 +106,7 @@ def test_a_local_reader_streams_what_it_generates(reader):
         assert len(pieces) <= len(generation.text.split())
         longest = max(longest, len(pieces))
     assert longest > 3
-    assert "stream" in reader.abilities
+    assert reader.streams
 
 
 def test_a_streamed_answer_is_the_answer(reader, fresh_cache):

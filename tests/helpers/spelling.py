@@ -7,16 +7,18 @@ import random
 
 import numpy as np
 
-from ravqa.readers.base import Generation, Prompt
+from ravqa.readers.base import Generation, Prompt, Reader
 
 LETTERS = ("", "a", "b", "c")  # the first one ends a generation
 LONGEST = 3
 
 
-class Spelling:
+class Spelling(Reader):
     """A reader over four tokens; what it thinks of the next one is a table or drawn by lot."""
 
-    abilities = frozenset({"log_probs", "score", "next_token"})
+    gives_log_probs = True
+    scores_answers = True
+    gives_next_token_logprobs = True
     deterministic = True
     fingerprint = "spelling/1"
     weights = "a table"
@@ -39,7 +41,7 @@ class Spelling:
     def next_token_logprobs(self, prompts, prefixes):
         self.rows.append([p.text for p in prompts])
         rows = [self.chances(p.text, t) for p, t in zip(prompts, prefixes, strict=True)]
-        return np.log(np.array(rows)).astype(np.float32)
+        return list(np.log(np.array(rows)).astype(np.float32))
 
     def decode(self, tokens):
         return "".join(LETTERS[t] for t in tokens)

@@ -17,7 +17,7 @@ from ravqa.encoders.base import Encoded, Encoder
 from ravqa.indexes import INDEXES
 from ravqa.indexes.exact import ExactIndex
 from ravqa.readers import READERS
-from ravqa.readers.base import Generation
+from ravqa.readers.base import Generation, Reader
 
 ANIMALS = "koala lion otter heron bison gecko moose tapir".split()
 FOODS = "leaves meat fish frogs grass flies twigs fruit".split()
@@ -133,14 +133,14 @@ class CountedIndex(ExactIndex):
         return super().scores(queries)
 
 
-class CountedReader:
+class CountedReader(Reader):
     """Answers with the passage's word number `word`; its log-probability is made from the text."""
 
     class Config(Strict):
         word: int = 0
         fail: bool = False
 
-    abilities = frozenset({"log_probs"})
+    gives_log_probs = True
     deterministic = True
     weights = ""
     context = None

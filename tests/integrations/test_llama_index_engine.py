@@ -23,7 +23,7 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.metrics import pseudo_recall_at_k, vqa_accuracy
 from ravqa.pipeline import Pipeline
 from ravqa.readers import READERS
-from ravqa.readers.base import Generation
+from ravqa.readers.base import Generation, Reader
 
 pytest.importorskip("llama_index.core", reason="pip install 'ravqa[llama-index]'")
 from llama_index.core import QueryBundle
@@ -64,10 +64,11 @@ QUESTION = "What does this animal mainly eat?"
 QUERY = QueryBundle(QUESTION, image_path=str(PHOTO))
 
 
-class Seeing:
+class Seeing(Reader):
     """A reader that looks at images; it answers with the prompt's number of letters."""
 
-    abilities = frozenset({"images", "log_probs"})
+    supports_images = True
+    gives_log_probs = True
     deterministic = True
     weights = "seeing"
     context = 4000
@@ -287,10 +288,11 @@ def test_text_chunks_alone_can_be_answered_from(engine):
 # --- streaming
 
 
-class Writing:
+class Writing(Reader):
     """A reader that streams: "The answer is bamboo, mostly", a word at a time."""
 
-    abilities = frozenset({"stream", "images"})
+    streams = True
+    supports_images = True
     deterministic = True
     weights = "writing"
     context = None
@@ -460,7 +462,7 @@ def test_a_reader_is_a_language_model_of_llama_index(retriever):
 
 def test_a_reader_that_cannot_see_refuses_an_image():
     blind = SimpleNamespace(
-        abilities=frozenset(), weights="blind", generate=None, context=None, max_new_tokens=0
+        supports_images=False, weights="blind", generate=None, context=None, max_new_tokens=0
     )
     with pytest.raises(UserError, match="blind does not see images"):
         ReaderLLM(blind).chat([ChatMessage(role="user", blocks=[ImageBlock(path=PHOTO)])])

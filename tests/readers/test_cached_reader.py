@@ -1,20 +1,24 @@
 """The cache of generations and scores: what is asked again, what survives, who may share it."""
 
+import math
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+from abilities import give
 
 from ravqa.core.cache import Store
-from ravqa.core.errors import PromptError, ServerError
-from ravqa.readers.base import Generation, Prompt
+from ravqa.core.errors import ContractError
+from ravqa.core.outcomes import Failure
+from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 
 
-class Counting:
+class Counting(Reader):
     """A reader that answers by rule and keeps what it was asked."""
 
     weights = "a rule"
@@ -24,7 +28,7 @@ class Counting:
 
     def __init__(self, *, deterministic=True, abilities=("score",), fingerprint="counting/1"):
         self.deterministic = deterministic
-        self.abilities = frozenset(abilities)
+        give(self, abilities)
         self.fingerprint = fingerprint
         self.asked = []
         self.calls = 0
@@ -41,7 +45,7 @@ class Counting:
 
 
 class Streaming(Counting):
-    """Gives its results one by one, the last first, and fails as told."""
+    """Gives its results one by one, the last first, and fails as told: one, or all from there."""
 
     def __init__(self, *, stop_before=None, refuses=(), **options):
         super().__init__(**options)
@@ -49,17 +53,20 @@ class Streaming(Counting):
         self.refuses = refuses
 
     def generate_each(self, prompts):
-        failed = {}
+        gone = False
         for i, prompt in reversed(list(enumerate(prompts))):
-            if prompt.text == self.stop_before:
-                raise ServerError("gone")
-            self.asked.append(prompt.text)
-            if prompt.text in self.refuses:
-                failed[i] = f"{prompt.text} is refused"
+            gone = gone or prompt.text == self.stop_before
+            if gone:
+                yield i, Failure("gone", fatal=True)
                 continue
-            yield i, Generation(prompt.text.upper(), -1.0, 1)
-        if failed:
-            raise PromptError(next(iter(failed.values())), failed)
+            self.asked.append(prompt.text)
+            refused = prompt.text in self.refuses
+            yield (
+                i,
+                Failure(f"{prompt.text} is refused")
+                if refused
+                else Generation(prompt.text.upper(), -1.0, 1),
+            )
 
     def score_each(self, prompts, answers):
         yield from reversed(list(enumerate(self.score(prompts, answers))))
@@ -125,46 +132,30 @@ def test_what_was_finished_before_an_error_is_not_asked_again(deterministic, fre
     texts = [f"t{i}" for i in range(40)]
     inner = Streaming(stop_before="t5", deterministic=deterministic)
     reader = CachedReader(inner)
-    with pytest.raises(ServerError, match="gone"):
-        reader.generate(prompts(*texts))
-    assert len(inner.asked) == 34
-    with reader.only_known():
-        assert reader.generate(prompts("t6", "t39"))[1].text == "T39"
-        with pytest.raises(PromptError, match="was not asked"):
-            reader.generate(prompts("t5"))
+    made = reader.generate(prompts(*texts))
+    assert made[:6] == [Failure("gone", fatal=True)] * 6
+    assert [g.text for g in made[6:]] == [t.upper() for t in texts[6:]]
+    assert len(inner.asked) == reader.generated == 34
     inner.stop_before = None
-    made = reader.generate(prompts(*(t for t in texts if t not in {"t6", "t39"})))
-    assert [g.text for g in made[:8]] == ["T0", "T1", "T2", "T3", "T4", "T5", "T7", "T8"]
-    assert sorted(inner.asked) == sorted(texts)  # each one once
-    assert reader.generated == 40
+    again = reader.generate(prompts(*texts))
+    assert [g.text for g in again] == [t.upper() for t in texts]
+    if deterministic:
+        assert again[6:] == made[6:]
+        assert sorted(inner.asked) == sorted(texts)  # each one once
+        assert reader.generated == 40
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_a_refused_prompt_costs_no_other(deterministic, fresh_cache):
     inner = Streaming(refuses={"b", "d"}, deterministic=deterministic)
     reader = CachedReader(inner)
-    with pytest.raises(PromptError, match="d is refused"):
-        reader.generate(prompts("a", "b", "c", "d"))
-    # Asked again one by one, as a run does to find out which questions are affected.
-    assert [reader.generate(prompts(t))[0].text for t in "ac"] == ["A", "C"]
-    for text in "bd":
-        with pytest.raises(PromptError, match=f"{text} is refused"):
-            reader.generate(prompts(text))
+    made = reader.generate(prompts("a", "b", "c", "d", "b"))
+    assert [made[i].text for i in (0, 2)] == ["A", "C"]
+    assert [made[i] for i in (1, 3, 4)] == [Failure(f"{text} is refused") for text in "bdb"]
     assert sorted(inner.asked) == ["a", "b", "c", "d"]
-    with pytest.raises(PromptError):  # that was remembered for one call
-        reader.generate(prompts("b"))
+    assert reader.generated == 2
+    assert reader.generate(prompts("b")) == [made[1]]  # a failure is not kept
     assert sorted(inner.asked) == ["a", "b", "b", "c", "d"]
-
-
-def test_a_question_of_several_prompts_keeps_what_was_rescued(fresh_cache):
-    inner = Streaming(refuses={"b"}, deterministic=False)
-    reader = CachedReader(inner)
-    with pytest.raises(PromptError):
-        reader.generate(prompts("a", "b", "c"))
-    with pytest.raises(PromptError):
-        reader.generate(prompts("a", "b"))
-    assert [g.text for g in reader.generate(prompts("a", "c"))] == ["A", "C"]
-    assert sorted(inner.asked) == ["a", "b", "c"]
 
 
 def test_what_is_decoded_by_other_means_is_kept_too(fresh_cache):
@@ -185,14 +176,16 @@ def test_what_is_decoded_by_other_means_is_kept_too(fresh_cache):
 WORKER = """
     import sys, time
     from pathlib import Path
-    from ravqa.readers.base import Generation, Prompt
+    from ravqa.readers.base import Generation, Prompt, Reader
     from ravqa.readers.cached import CachedReader
 
     name, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 
-    class Reader:
-        abilities, deterministic, fingerprint = frozenset(), True, "shared/1"
-        weights, context, max_new_tokens, ends = "a rule", None, 4, frozenset()
+    class Slow(Reader):
+        deterministic, fingerprint, weights = True, "shared/1", "a rule"
+
+        def generate(self, prompts):
+            raise AssertionError
 
         def generate_each(self, prompts):
             for i, prompt in enumerate(prompts):
@@ -201,10 +194,7 @@ WORKER = """
                 time.sleep(0.002)
                 yield i, Generation(prompt.text.upper())
 
-        def score_each(self, prompts, answers):
-            raise AssertionError
-
-    reader = CachedReader(Reader())
+    reader = CachedReader(Slow())
     (folder / f"ready.{name}").touch()
     while len(list(folder.glob("ready.*"))) < 2:
         time.sleep(0.002)
@@ -263,18 +253,11 @@ def test_a_killed_process_leaves_what_it_had_answered(fresh_cache, tmp_path):
         worker.kill()
         worker.wait()
     asked = log.read_text().splitlines()
-    reader = CachedReader(Counting(fingerprint="shared/1"))
-    with reader.only_known():
-        kept = [text for text in asked if _known(reader, text)]
+    silent = Counting(fingerprint="shared/1")
+    CachedReader(silent).generate(prompts(*asked))
+    kept = [text for text in asked if text not in silent.asked]
     assert len(asked) - len(kept) <= 16
     assert kept == asked[: len(kept)]
-
-
-def _known(reader, text):
-    try:
-        return reader.generate(prompts(text))[0].text == text.upper()
-    except PromptError:
-        return False
 
 
 def test_a_generation_without_a_word_is_not_kept_nor_taken_from_an_older_cache(fresh_cache):
@@ -298,25 +281,60 @@ def test_a_generation_without_a_word_is_not_kept_nor_taken_from_an_older_cache(f
     assert inner.calls == 3
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_work_that_fails_later_asks_nothing_again(deterministic, fresh_cache):
-    class Half(Counting):
-        def generate(self, prompts):
-            made = super().generate(prompts)
-            return [
-                Generation("") if p.text == "b" else g for p, g in zip(prompts, made, strict=True)
-            ]
+def returning(call, value):
+    """A reader one of whose calls returns a value, whatever it is asked."""
 
-    inner = Half(deterministic=deterministic)
-    reader = CachedReader(inner)
-    made = []
+    def answer(self, *_):
+        return value
 
-    def work():
-        with reader.held():
-            made.extend(reader.generate(prompts("a", "b")))
-            raise PromptError("later")
+    members = {"generate": answer, "fingerprint": "odd", "weights": "odd", call: answer}
+    return type("Odd", (Reader,), {"__module__": __name__, **members})()
 
-    with pytest.raises(PromptError, match="later"):
-        work()
-    assert [reader.generate(prompts(t))[0] for t in "ab"] == made
-    assert inner.asked == ["a", "b"]
+
+ROW = np.log(np.full(4, 0.25, np.float32))
+NAN = np.array([np.nan, 0.0], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("call", "value", "message"),
+    [
+        ("generate", [Generation("a")], "returned 1 results from generate for 2 items"),
+        ("generate", [Generation("a")] * 3, "returned 3 results from generate for 2 items"),
+        ("generate", None, "returned NoneType from generate: a list is expected"),
+        ("generate", "ab", "returned str from generate: a list is expected"),
+        ("generate", ["a", "b"], "returned from generate str instead of a Generation"),
+        ("generate", [Generation(None)] * 2, "a Generation whose text is NoneType"),
+        ("generate", [Generation("a", math.nan)] * 2, "a log-probability that is not a number"),
+        ("generate", [Generation("a", "x")] * 2, "a log-probability of type str, not a number"),
+        ("generate", [Generation("a", -1, None)] * 2, "a number of tokens of type NoneType"),
+        ("generate_each", [(0, Generation("a"))], "returned 1 results from generate for 2 items"),
+        ("generate_each", [(0, Generation("a"))] * 2, "a result from generate for no prompt"),
+        ("generate_each", [(2, Generation("a"))], "a result from generate for no prompt"),
+        ("score", [-1.0], "returned 1 results from score for 2 items"),
+        ("score", [-1.0, math.nan], "a log-probability that is not a number"),
+        ("score", [-1.0, None], "a log-probability of type NoneType, not a number"),
+        ("next_token_logprobs", [ROW], "returned 1 results from next_token_logprobs for 2"),
+        ("next_token_logprobs", [ROW, [0.0]], "something else than one row of log-prob"),
+        ("next_token_logprobs", [NAN, NAN], "a log-probability that is not a number"),
+        ("count_tokens", [3], "returned 1 results from count_tokens for 2 items"),
+        ("count_tokens", ["3", "3"], "a count of tokens of type str, not a number"),
+    ],
+)
+def test_a_reader_that_breaks_its_contract_is_named_in_one_line(call, value, message, fresh_cache):
+    reader = CachedReader(returning(call, value))
+    asked = prompts("a", "b")
+    more = {"score": [["x", "y"]], "next_token_logprobs": [[(), ()]]}
+    with pytest.raises(ContractError) as raised:
+        getattr(reader, call.removesuffix("_each"))(asked, *more.get(call, []))
+    assert str(raised.value).startswith(
+        "the reader test_cached_reader.Odd breaks its contract: it returned "
+    )
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_a_contract_allows_passes(fresh_cache):
+    reader = CachedReader(returning("score", (np.float32(-1.5), -math.inf)))
+    assert reader.score(prompts("a", "b"), ["x", "y"]) == [-1.5, -math.inf]
+    reader = CachedReader(returning("next_token_logprobs", [ROW, Failure("too long")]))
+    assert reader.next_token_logprobs(prompts("a", "b"), [(), ()])[1] == Failure("too long")

@@ -11,11 +11,11 @@ import reader_models
 from PIL import Image
 
 from ravqa.answering.answerer import Answerer
-from ravqa.answering.config import AnsweringConfig
+from ravqa.answering.rules import answering_config
 from ravqa.core.factory import build_part
 from ravqa.core.locations import PIPELINES
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
-from ravqa.core.settings import Part, load_pipeline, validate
+from ravqa.core.settings import Part, load_pipeline
 from ravqa.readers import READERS
 
 LOCAL = {
@@ -53,7 +53,7 @@ def test_the_pipeline_answers_with_a_tiny_model(name, tmp_path, fresh_cache):
     folder = getattr(reader_models, tiny)(tmp_path / "model")
     settings, _ = load_pipeline(name, [f"reader.model={folder}", "reader.device=cpu"])
     reader = build_part(READERS, Part(**settings["reader"]), "reader")
-    config = validate(AnsweringConfig, settings["answering"], "answering")
+    config = answering_config(settings["answering"])
     answerer = Answerer(config, reader)
     seen = Description(tags=(Tag(("koala",), 0.9),), caption="a koala in a tree")
     questions = [Question(i, "What is it?", image=picture(i), description=seen) for i in range(2)]
@@ -65,7 +65,7 @@ def test_the_pipeline_answers_with_a_tiny_model(name, tmp_path, fresh_cache):
         assert answer.decision == config.decision
         assert all(d.log_prob < 0 and 0 < d.tokens <= reader.max_new_tokens for d in answer.drafts)
         assert {p for d in answer.drafts for p in d.passage_ids} == {"p0", "p1", "p2"}
-    sees = "images" in reader.abilities
+    sees = reader.supports_images
     assert sees == (tiny != "t5")
     log_probs = [[d.log_prob for d in answer.drafts] for answer in answers]
     assert (log_probs[0] == log_probs[1]) != sees  # the images are all that differs

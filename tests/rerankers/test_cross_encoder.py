@@ -122,22 +122,22 @@ def test_depth_leaves_the_rest_behind(fresh_cache, model):
 def test_a_pair_is_scored_once_whatever_else_changes(fresh_cache, model):
     first = reranker(model, depth=3)
     [three] = first.rerank([PLAIN], [PAIRS])
-    assert first.scored == 3
+    assert first.counts()["scored"] == 3
     # Deeper, in another order, under other ids, of another question with the same words.
     other = [(Hit(f"x{h.passage_id}", 0.0, h.rank), p) for h, p in reversed(PAIRS)]
     second = reranker(model, batch_size=1)
     found = second.rerank([KOALA, Question(77, PLAIN.question)], [[], other])
-    assert second.scored == 1
+    assert second.counts()["scored"] == 1
     scores = {h.passage_id: h.score for h in three[:3]}
     assert {h.passage_id[1:]: h.score for h in found[1] if h.passage_id[1:] in scores} == scores
     # What is seen in the image is part of the query, and the type of the numbers of the score.
     assert reranker(model).rerank([KOALA], [PAIRS]) != [three]
     third = reranker(model, activation="identity")
     third.rerank([PLAIN], [PAIRS])
-    assert third.scored == 4
+    assert third.counts()["scored"] == 4
     uncached = reranker(model, cache=False)
     assert uncached.rerank([PLAIN], [PAIRS[:3]])[0] == three[:3]
-    assert uncached.scored == 3
+    assert uncached.counts()["scored"] == 3
     assert first.fingerprint != second.fingerprint == uncached.fingerprint
 
 
@@ -193,7 +193,7 @@ def test_models_that_see_are_given_the_image(fresh_cache, model, monkeypatch):
     monkeypatch.setattr(library, "CrossEncoder", lambda *args, **options: made)
     tested = reranker(model, activation="identity", query="rerank-query")
     made.activation_fn = torch.nn.Identity()
-    assert tested.sees_images
+    assert tested.supports_images
     questions = [
         Question(1, "tower", image=photos[0]),
         Question(2, "tower", image=photos[1]),
@@ -208,11 +208,11 @@ def test_models_that_see_are_given_the_image(fresh_cache, model, monkeypatch):
         assert hits[0].score == pytest.approx(0.001 * red + 1, abs=1e-5)
         assert hits[1].score == pytest.approx(0.001 * red, abs=1e-5)
     assert len({hits[0].score for hits in found}) == 3
-    assert tested.scored == 12
+    assert tested.counts()["scored"] == 12
 
 
 def test_a_model_that_reads_text_alone_looks_at_no_image(model):
-    assert not reranker(model).sees_images
+    assert not reranker(model).supports_images
 
 
 # What is refused

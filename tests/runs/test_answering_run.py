@@ -12,17 +12,20 @@ from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
 from ravqa.metrics import vqa_accuracies
 from ravqa.readers import READERS
-from ravqa.readers.base import Generation
+from ravqa.readers.base import Generation, Reader
 
 ANSWERS = ["tall as towers", "as tall as towers", "green"]
 QUESTIONS = ["How tall is it?", "How tall does it grow?", "Which colour is it?"]
 PASSAGES = {"fir": "Tall as towers it grows.", "oak": "An oak is green.", "ash": "Ash is grey."}
 
 
-class Script:
+class Script(Reader):
     """Says the last passage's first words in a sentence, likelier for short passages; counts."""
 
-    abilities = frozenset({"log_probs", "score", "next_token", "count"})
+    gives_log_probs = True
+    scores_answers = True
+    gives_next_token_logprobs = True
+    counts_tokens = True
     deterministic = True
     fingerprint = weights = "script"
     max_new_tokens = 4
@@ -56,7 +59,7 @@ class Script:
     def next_token_logprobs(self, prompts, prefixes):
         self.count("next_token", len(prompts))
         chances = [[0.1, 0.9] if not t else [0.8, 0.2] for t in prefixes]
-        return np.log(np.array(chances)).astype(np.float32)
+        return list(np.log(np.array(chances)).astype(np.float32))
 
     def decode(self, tokens):
         return "Green." if 1 in tokens else ""

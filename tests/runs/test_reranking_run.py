@@ -15,8 +15,9 @@ import yaml
 from dataset_files import write_image
 
 from ravqa.cli import main, run_main
-from ravqa.core.errors import PromptError, UserError
+from ravqa.core.errors import UserError
 from ravqa.core.factory import Session
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Passage
 from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
@@ -24,7 +25,7 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.images.decode import image_bytes
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers import READERS
-from ravqa.readers.base import Generation
+from ravqa.readers.base import Generation, Reader
 from ravqa.runs.console import Console
 from ravqa.runs.options import RunRequest
 from ravqa.runs.run import run as run_request
@@ -274,10 +275,10 @@ def test_reranking_enters_the_fingerprints(folder):
 # Crashes and caches
 
 
-class Lengths:
+class Lengths(Reader):
     """A reader that says yes to long passages; breaks down when it has been asked `limit` times."""
 
-    abilities = frozenset({"score"})
+    scores_answers = True
     deterministic = True
     fingerprint = "lengths/1"
     weights = "a rule"
@@ -386,9 +387,11 @@ class Refusing(Lengths):
     """Cannot be asked about a passage of question 7."""
 
     def score(self, prompts, answers):
-        if any("what 7?" in prompt.text for prompt in prompts):
-            raise PromptError("too long")
-        return super().score(prompts, answers)
+        scores = super().score(prompts, answers)
+        return [
+            Failure("too long") if "what 7?" in prompt.text else score
+            for prompt, score in zip(prompts, scores, strict=True)
+        ]
 
 
 def refusing(many, monkeypatch):
@@ -446,7 +449,8 @@ def test_another_depth_asks_about_what_is_new_alone(fresh_cache, many, tmp_path)
 class Colours(Lengths):
     """Says yes to passages by the image's bytes."""
 
-    abilities = frozenset({"score", "images"})
+    scores_answers = True
+    supports_images = True
 
     def score(self, prompts, answers):
         return [

@@ -333,7 +333,7 @@ def test_images_are_counted_before_work_where_a_part_sees_them(tmp_path, seeing,
 
 
 class SeeingReader(FirstWords):
-    abilities = frozenset({"images"})
+    supports_images = True
 
 
 def test_images_are_counted_for_a_reader_that_sees_them(folder, tmp_path, monkeypatch, capsys):

@@ -20,20 +20,18 @@ READER = """
 import os, time
 from pathlib import Path
 from ravqa.core.settings import Strict, fingerprint
-from ravqa.readers.base import Generation
 from ravqa.readers import READERS
+from ravqa.readers.base import Generation, Reader
 
 READERS.add("gated", "gated:Gated", "waits until a file is there, from its third prompt on")
 
 
-class Gated:
+class Gated(Reader):
     class Config(Strict):
         pass
 
-    abilities = frozenset()
     deterministic = False
     weights = "none"
-    context, max_new_tokens, ends = None, 64, frozenset()
     fingerprint = "gated/1"
     asked = 0
 

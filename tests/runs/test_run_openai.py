@@ -81,13 +81,13 @@ def test_photos_reach_the_server(run, serve, okvqa_sample):
 
 def test_so_many_questions_are_read_together_that_workers_seldom_wait(run, serve, monkeypatch):
     sizes = []
-    attempt = Pipeline.attempt
+    answer = Pipeline.answer
 
     def counted(self, questions, hits):
         sizes.append(len(questions))
-        return attempt(self, questions, hits)
+        return answer(self, questions, hits)
 
-    monkeypatch.setattr(Pipeline, "attempt", counted)
+    monkeypatch.setattr(Pipeline, "answer", counted)
     server = serve(lambda _, body: chat(answer_to(question(body))))
     assert run(server, limit=40, **{"reader.workers": 5})[0] == 0
     assert sizes == [40]

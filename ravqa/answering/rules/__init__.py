@@ -12,25 +12,78 @@ number of tokens of y, its end mark included:
     vote       the answer that most y_k are                                    K prompts
     mixture    y decoded from sum_k p(z_k|x,y_<i) p(y_i|x,z_k,y_<i)            K prompts, in step
 
-Without passages (no retrieval) every rule is one prompt without passages.
+Without passages (no retrieval) every rule is one prompt without passages. Rules are registered in
+`ravqa.answering.RULES`.
 """
 
 from __future__ import annotations
 
-from ravqa.answering.config import Decision
-from ravqa.answering.rules.base import Rule
-from ravqa.answering.rules.joint_max import JointMax
-from ravqa.answering.rules.marginal import Marginal
-from ravqa.answering.rules.mixture import Mixture
-from ravqa.answering.rules.one_prompt import Concat, NoPassage, Top1
-from ravqa.answering.rules.vote import Vote
+from collections.abc import Mapping
+from typing import Any
 
-RULES: dict[Decision, type[Rule]] = {
-    "none": NoPassage,
-    "top1": Top1,
-    "concat": Concat,
-    "joint_max": JointMax,
-    "marginal": Marginal,
-    "vote": Vote,
-    "mixture": Mixture,
-}
+from ravqa.answering import RULES
+from ravqa.answering.config import DEFAULT_RULE, AnsweringConfig
+from ravqa.answering.rules.base import DecisionRule
+from ravqa.core.errors import ContractError
+from ravqa.core.settings import validate
+
+
+def rule_class(name: str, where: str = "answering.decision") -> type[DecisionRule]:
+    """Return the rule registered as `name`.
+
+    Args:
+        name: as in `answering.decision`.
+        where: what names it, for messages.
+
+    Raises:
+        UserError: there is no such rule (near names are listed), or it is not a complete one.
+    """
+    found = RULES.get(RULES.check(name, where))
+    if not issubclass(found.Config, DecisionRule.Config):
+        base = f"{DecisionRule.__module__}.{DecisionRule.__name__}"
+        raise ContractError(
+            f"the decision rule {name!r}: its Config is not derived from {base}.Config"
+        )
+    return found
+
+
+def rule_settings(
+    settings: Mapping[str, Any], where: str = "answering"
+) -> tuple[type[DecisionRule.Config], dict[str, Any]]:
+    """Return the options' class of the chosen rule, and those settings that have an effect on it.
+
+    Options of other registered rules are checked and left out, so that a study can change the rule
+    alone.
+
+    Args:
+        settings: of `answering`, not validated.
+        where: what holds them, for messages.
+
+    Raises:
+        UserError: an unknown rule, or a bad value of another rule's option.
+    """
+    values = dict(settings)
+    name = values.get("decision", DEFAULT_RULE)
+    if not isinstance(name, str):
+        validate(AnsweringConfig, {"decision": name}, where)
+    config = rule_class(name, f"{where}.decision").Config
+    for other, _ in RULES:
+        if not values.keys() - config.model_fields.keys():
+            break
+        fields = rule_class(other).Config.model_fields
+        idle = {
+            k: values.pop(k) for k in values.keys() & fields.keys() - config.model_fields.keys()
+        }
+        if idle:
+            validate(rule_class(other).Config, {"decision": other, **idle}, where)
+    return config, values
+
+
+def answering_config(settings: Mapping[str, Any], where: str = "answering") -> DecisionRule.Config:
+    """Validate the settings of `answering` by the options of the rule that they choose.
+
+    Raises:
+        UserError: an unknown rule or option, or a bad value; the key's path is named.
+    """
+    config, values = rule_settings(settings, where)
+    return validate(config, values, where)

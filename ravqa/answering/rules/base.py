@@ -1,4 +1,4 @@
-"""What every decision rule is given and gives."""
+"""The contract of decision rules."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
-from ravqa.answering.config import AnsweringConfig, Decision
+from pydantic import Field
+
+from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.extract import short_answer, without_reasoning
 from ravqa.answering.fitting import Pair
+from ravqa.answering.priors import Prior, log_priors
 from ravqa.core.errors import PromptError
+from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft, Question
-from ravqa.readers.base import Ability, Generation, Prompt
+from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 
 
@@ -35,54 +38,95 @@ class Case:
     log_priors: tuple[float, ...]
 
 
-class Rule(ABC):
-    """A decision rule.
+class DecisionRule(ABC):
+    """From the answers to a question's passages to one answer.
 
-    Attributes:
-        name: as in the settings.
+    `groups` says which passages stand in which prompt; the reader completes the prompts; `decide`
+    chooses among several generations. A rule that asks the reader otherwise overrides `answer`.
     """
 
-    name: ClassVar[Decision]
+    class Config(AnsweringConfig):
+        """Options; none beyond those of answering, unless a rule has its own."""
 
-    def __init__(self, config: AnsweringConfig):
+    config: Config
+
+    def __init__(self, config: Config):
+        """Take the rule's validated options."""
         self.config = config
 
+    def problem(self, reader: Reader) -> str:
+        """Return what the rule needs and the reader does not give; blank if it can serve.
+
+        The words continue "answering.decision NAME ...", as in "compares log-probabilities".
+        """
+        return ""
+
     @property
-    def needs(self) -> dict[Ability, str]:
-        """The abilities that a reader must have, each with what it is needed for."""
-        return {}
+    def chooses(self) -> bool:
+        """Whether a question can have several prompts: then nothing can be streamed."""
+        return True
 
     @abstractmethod
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
-        """The passages of each prompt, from at least one passage, best first."""
-
-    def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer]:
-        """One answer per question, in order."""
-        generations = iter(reader.generate([p for case in cases for p in case.prompts]))
-        drafts = [
-            [self._draft(case, i, next(generations)) for i in range(len(case.prompts))]
-            for case in cases
-        ]
-        return self.decide(cases, drafts, reader)
-
-    def decide(
-        self, cases: Sequence[Case], drafts: Sequence[list[Draft]], reader: CachedReader
-    ) -> list[Answer]:
-        """From each question's drafts, one per prompt, to its answer."""
-        return [
-            self._only(own) if len(own) == 1 else self._decide(case, own)
-            for case, own in zip(cases, drafts, strict=True)
-        ]
-
-    def single(self, case: Case, generation: Generation) -> Answer:
-        """The answer to a question with one prompt, from its generation."""
-        return self._only([self._draft(case, 0, generation)])
+        """Return the passages of each prompt, from at least one passage, best first."""
 
     @abstractmethod
-    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
-        """From several drafts to an answer."""
+    def decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        """Return the answer to a question, from its drafts: one per prompt, at least two.
 
-    def _draft(self, case: Case, i: int, generation: Generation) -> Draft:
+        Raises:
+            PromptError: the question has no answer.
+        """
+
+    def log_priors(self, scores: Sequence[tuple[float, float] | None]) -> list[float]:
+        """Return log p(z | x) of each prompt's passage; all alike, unless the rule weighs them.
+
+        Args:
+            scores: per prompt, its first passage's score and retrieval score; None without one.
+        """
+        return log_priors([None] * len(scores), "uniform", 1.0)
+
+    def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer | Failure]:
+        """Return one answer per question, in order.
+
+        A question fails when one of its prompts does.
+        """
+        return [
+            drafts if isinstance(drafts, Failure) else self.decided(case, drafts)
+            for case, drafts in zip(cases, self.drafts(cases, reader), strict=True)
+        ]
+
+    def drafts(self, cases: Sequence[Case], reader: CachedReader) -> list[list[Draft] | Failure]:
+        """Return the reader's generations for each question's prompts, in one call."""
+        made = iter(reader.generate([p for case in cases for p in case.prompts]))
+        out: list[list[Draft] | Failure] = []
+        for case in cases:
+            generations = [next(made) for _ in case.prompts]
+            drafts = [
+                self.draft(case, i, generation)
+                for i, generation in enumerate(generations)
+                if not isinstance(generation, Failure)
+            ]
+            out.append(first_failure(generations) or drafts)
+        return out
+
+    def decided(self, case: Case, drafts: list[Draft]) -> Answer | Failure:
+        """Return the answer from a question's drafts, or why it has none."""
+        try:
+            return self.only(drafts) if len(drafts) == 1 else self.decide(case, drafts)
+        except PromptError as e:
+            return Failure.of(e)
+
+    def single(self, case: Case, generation: Generation) -> Answer:
+        """Return the answer to a question with one prompt, from its generation.
+
+        Raises:
+            PromptError: the generation has no answer.
+        """
+        return self.only([self.draft(case, 0, generation)])
+
+    def draft(self, case: Case, i: int, generation: Generation) -> Draft:
+        """Return the generation for a question's prompt `i` with the short answer in it."""
         return Draft(
             text=short_answer(generation.text, self.config.extract, case.question.question),
             raw=generation.text,
@@ -92,14 +136,24 @@ class Rule(ABC):
             prompt_hash=case.keys[i],
         )
 
-    def _only(self, drafts: list[Draft]) -> Answer:
-        return self._chosen(0, drafts, drafts[0].log_prob)
-
-    def _chosen(self, best: int, drafts: list[Draft], log_prob: float | None = None) -> Answer:
-        """The answer of the best draft.
+    def only(self, drafts: list[Draft]) -> Answer:
+        """Return the answer of the one draft that there is.
 
         Raises:
-            PromptError: it has no word, or none beside its reasoning.
+            PromptError: as `chosen`.
+        """
+        return self.chosen(0, drafts, drafts[0].log_prob)
+
+    def chosen(self, best: int, drafts: list[Draft], log_prob: float | None = None) -> Answer:
+        """Return the answer of the draft at position `best`.
+
+        Args:
+            best: the position.
+            drafts: all of them, in the order of the prompts.
+            log_prob: of the answer under the rule, if it has one.
+
+        Raises:
+            PromptError: the draft has no word, or none beside its reasoning.
         """
         draft = drafts[best]
         if not draft.raw.strip():
@@ -109,24 +163,60 @@ class Rule(ABC):
                 "the model's generation is reasoning without an answer: raise "
                 "reader.max_new_tokens if it was cut short"
             )
-        return Answer(draft.text, drafts, self.name, raw=draft.raw, log_prob=log_prob)
+        return Answer(draft.text, drafts, self.config.decision, raw=draft.raw, log_prob=log_prob)
 
 
-class PerPassage(Rule):
+class PerPassage(DecisionRule):
     """A rule that reads each passage in a prompt of its own."""
 
+    class Config(DecisionRule.Config):
+        """Options.
+
+        Attributes:
+            empty_passage: no passage competes as one more passage; its score is the mean of the
+                others' scores.
+        """
+
+        empty_passage: bool = False
+
+    config: Config
+
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
-        """One passage a prompt; the empty passage, if it competes, comes last."""
+        """Return one passage a prompt; the empty passage, if it competes, comes last."""
         return [[pair] for pair in found] + ([[]] if self.config.empty_passage else [])
 
     @property
-    def compares(self) -> bool:
-        """There can be more than one prompt."""
+    def chooses(self) -> bool:
+        """Whether there can be more than one prompt."""
         return self.config.passages > 1 or self.config.empty_passage
 
 
+class WeighsPassages(PerPassage):
+    """A rule that weighs each passage by its prior p(z | x)."""
+
+    class Config(PerPassage.Config):
+        """Options.
+
+        Attributes:
+            prior: p(z | x): softmax of the passages' scores, which are a reranker's where one gave
+                them, of the retriever's own scores ("retrieval"), or the same for every passage.
+            temperature: T of that softmax; higher makes the passages more equal.
+        """
+
+        prior: Prior = "scores"
+        temperature: float = Field(default=1.0, gt=0)
+
+    config: Config
+
+    def log_priors(self, scores: Sequence[tuple[float, float] | None]) -> list[float]:
+        """Return log p(z | x) of each prompt's passage, by `ravqa.answering.priors`."""
+        which = int(self.config.prior == "retrieval")
+        own = [None if pair is None else pair[which] for pair in scores]
+        return log_priors(own, self.config.prior, self.config.temperature)
+
+
 def known(draft: Draft) -> float:
-    """The draft's log-probability.
+    """Return the draft's log-probability.
 
     Raises:
         PromptError: the reader gave none, as some servers do where nothing was generated.
@@ -137,14 +227,14 @@ def known(draft: Draft) -> float:
 
 
 def first_best(scores: Sequence[float]) -> int:
-    """Position of the largest score; of equal ones, the first: the better passage."""
+    """Return the position of the largest score; of equal ones, the first: the better passage."""
     return max(range(len(scores)), key=lambda i: (scores[i], -i))
 
 
 def scored(
     drafts: Sequence[Draft], scores: Sequence[float], log_priors: Sequence[float]
 ) -> list[Draft]:
-    """The drafts with what the rule compared, and with their passages' priors."""
+    """Return the drafts with what the rule compared, and with their passages' priors."""
     return [
         replace(draft, score=score, prior=math.exp(log_prior))
         for draft, score, log_prior in zip(drafts, scores, log_priors, strict=True)

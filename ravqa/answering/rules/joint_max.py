@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ravqa.answering.rules.base import Case, PerPassage, first_best, known, scored
+from ravqa.answering.rules.base import Case, WeighsPassages, first_best, known, scored
 from ravqa.core.records import Answer, Draft
-from ravqa.readers.base import Ability
+from ravqa.readers.base import Reader
 
 
-class JointMax(PerPassage):
+class JointMax(WeighsPassages):
     """The y_k with the largest
 
         log p(z_k | x) + log p(y_k | x, z_k) / |y_k|
@@ -18,16 +18,14 @@ class JointMax(PerPassage):
     answers are not merged: it is a maximum, not a sum.
     """
 
-    name = "joint_max"
+    def problem(self, reader: Reader) -> str:
+        """Ask for log-probabilities, where there is something to compare."""
+        return "compares log-probabilities" if self.chooses and not reader.gives_log_probs else ""
 
-    @property
-    def needs(self) -> dict[Ability, str]:
-        """Log-probabilities, where there is something to compare."""
-        return {"log_probs": "compares log-probabilities"} if self.compares else {}
-
-    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
+    def decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        """Return the answer of the most probable pair."""
         scores = [
             log_prior + known(draft) / max(1, draft.tokens)
             for draft, log_prior in zip(drafts, case.log_priors, strict=True)
         ]
-        return self._chosen(first_best(scores), scored(drafts, scores, case.log_priors))
+        return self.chosen(first_best(scores), scored(drafts, scores, case.log_priors))

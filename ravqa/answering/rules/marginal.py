@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
-from ravqa.answering.merging import merge_key
+from ravqa.answering.merging import Merge, merge_key
 from ravqa.answering.priors import log_sum
-from ravqa.answering.rules.base import Case, PerPassage, first_best, known, scored
+from ravqa.answering.rules.base import Case, WeighsPassages, first_best, known, scored
+from ravqa.core.errors import PromptError
+from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft
-from ravqa.readers.base import Ability
+from ravqa.readers.base import Reader
 from ravqa.readers.cached import CachedReader
 
 
-class Marginal(PerPassage):
+class Marginal(WeighsPassages):
     """The answer a with the largest P(a), where Y_a are the different generations that say a:
 
         thorough:  P(a) = sum of p(z_k | x) p(y | x, z_k)  over y in Y_a and all k
@@ -28,24 +31,38 @@ class Marginal(PerPassage):
     they are summed.
     """
 
-    name = "marginal"
+    class Config(WeighsPassages.Config):
+        """Options.
 
-    @property
-    def needs(self) -> dict[Ability, str]:
-        """Probabilities of the generations, or of any text."""
-        if not self.compares:
-            return {}
+        Attributes:
+            marginal: `fast` counts an answer under the passages that it was read from, `thorough`
+                scores every answer under every passage.
+            merge: which answers are the same one.
+        """
+
+        marginal: Literal["fast", "thorough"] = "fast"
+        merge: Merge = "vqa"
+
+    config: Config
+
+    def problem(self, reader: Reader) -> str:
+        """Ask for probabilities of the generations, or of any text."""
+        if not self.chooses:
+            return ""
         if self.config.marginal == "thorough":
-            return {"score": "with answering.marginal thorough scores answers under every passage"}
-        return {"log_probs": "adds up the probabilities of answers"}
+            needed = "with answering.marginal thorough scores answers under every passage"
+            return "" if reader.scores_answers else needed
+        return "" if reader.gives_log_probs else "adds up the probabilities of answers"
 
-    def decide(
-        self, cases: Sequence[Case], drafts: Sequence[list[Draft]], reader: CachedReader
-    ) -> list[Answer]:
-        """From each question's drafts to its answer."""
+    def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer | Failure]:
+        """Return one answer per question, in order."""
         if self.config.marginal == "fast":
-            return super().decide(cases, drafts, reader)
-        texts = [dict.fromkeys(map(_text, own)) if len(own) > 1 else {} for own in drafts]
+            return super().answer(cases, reader)
+        drafts = self.drafts(cases, reader)
+        texts = [
+            dict.fromkeys(map(_text, own)) if not isinstance(own, Failure) and len(own) > 1 else {}
+            for own in drafts
+        ]
         asked = [
             (prompt, text)
             for case, own in zip(cases, texts, strict=True)
@@ -54,13 +71,33 @@ class Marginal(PerPassage):
         ]
         # All questions' scores in one call: the reader makes its batches of them.
         scores = iter(reader.score([prompt for prompt, _ in asked], [text for _, text in asked]))
-        answers = []
+        answers: list[Answer | Failure] = []
         for case, own, different in zip(cases, drafts, texts, strict=True):
-            joint = {t: [p + next(scores) for p in case.log_priors] for t in different}
-            answers.append(self._best(case, own, joint) if joint else self._only(own))
+            if isinstance(own, Failure):
+                answers.append(own)
+            elif different:
+                found = {text: [next(scores) for _ in case.prompts] for text in different}
+                answers.append(self._thorough(case, own, found))
+            else:
+                answers.append(self.decided(case, own))
         return answers
 
-    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
+    def _thorough(
+        self, case: Case, drafts: list[Draft], scores: Mapping[str, Sequence[float | Failure]]
+    ) -> Answer | Failure:
+        joint: dict[str, list[float]] = {}
+        for text, row in scores.items():
+            for log_prior, score in zip(case.log_priors, row, strict=True):
+                if isinstance(score, Failure):
+                    return first_failure(s for own in scores.values() for s in own) or score
+                joint.setdefault(text, []).append(log_prior + score)
+        try:
+            return self._best(case, drafts, joint)
+        except PromptError as e:
+            return Failure.of(e)
+
+    def decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        """Return the answer that is most probable over the passages that it was read from."""
         nothing = [-math.inf] * len(drafts)
         joint = {_text(draft): list(nothing) for draft in drafts}
         for k, (draft, log_prior) in enumerate(zip(drafts, case.log_priors, strict=True)):
@@ -93,7 +130,7 @@ class Marginal(PerPassage):
                 scored(drafts, scores, case.log_priors), posteriors, strict=True
             )
         ]
-        return self._chosen(best, weighed, log_prob=totals[winner])
+        return self.chosen(best, weighed, log_prob=totals[winner])
 
 
 def _text(draft: Draft) -> str:

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ravqa.answering.rules.base import Case, PerPassage
+from pydantic import Field
+
+from ravqa.answering.rules.base import Case, WeighsPassages
 from ravqa.core.errors import PromptError
+from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft
 from ravqa.core.settings import fingerprint
-from ravqa.readers.base import Ability, Generation, Prompt, Reader
+from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 
 
@@ -34,7 +37,7 @@ class Mixed:
     posteriors: tuple[float, ...]
 
 
-class Mixture(PerPassage):
+class Mixture(WeighsPassages):
     """Greedy decoding of one sequence from the mixture of the K passages' distributions:
 
         y_i = argmax_v  sum_k w_k,i p(v | x, z_k, y_<i)
@@ -52,15 +55,25 @@ class Mixture(PerPassage):
     and the posterior is spread over them; the others are not asked again.
     """
 
-    name = "mixture"
+    class Config(WeighsPassages.Config):
+        """Options.
 
-    @property
-    def needs(self) -> dict[Ability, str]:
-        """Next-token distributions."""
-        return {"next_token": "decodes from next-token distributions"}
+        Attributes:
+            prune: only the passages that hold this share of the posterior go on; None keeps all.
+            batch_size: prompts stepped through at a time; at least one question's.
+        """
 
-    def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer]:
-        """One answer per question, in order."""
+        prune: float | None = Field(default=None, gt=0, le=1)
+        batch_size: int = Field(default=16, ge=1)
+
+    config: Config
+
+    def problem(self, reader: Reader) -> str:
+        """Ask for next-token distributions."""
+        return "" if reader.gives_next_token_logprobs else "decodes from next-token distributions"
+
+    def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer | Failure]:
+        """Return one answer per question, in order."""
         several = [case for case in cases if len(case.prompts) > 1]
         keys = [
             fingerprint("mixture/1", case.keys, case.log_priors, self.config.prune)
@@ -74,25 +87,17 @@ class Mixture(PerPassage):
         mixtures = iter(map(self._answer, several, mixed))
         return [next(plain if len(case.prompts) == 1 else mixtures) for case in cases]
 
-    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
+    def decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        """Several passages are decoded together: there are no drafts to choose from."""
         raise AssertionError("several passages are decoded together")
 
-    def _make(self, cases: Sequence[Case], reader: CachedReader) -> Iterator[tuple[int, Mixed]]:
-        """Decode whole questions in batches; where one fails, the others are still decoded."""
-        failed: dict[int, str] = {}
+    def _make(
+        self, cases: Sequence[Case], reader: CachedReader
+    ) -> Iterator[tuple[int, Mixed | Failure]]:
+        """Decode whole questions, batch by batch."""
         for batch in self._batches(cases):
-            try:
-                yield from zip(batch, self._decode(cases, batch, reader), strict=True)
-            except PromptError:
-                for i in batch:
-                    try:
-                        [mixed] = self._decode(cases, [i], reader)
-                    except PromptError as e:
-                        failed[i] = str(e)
-                    else:
-                        yield i, mixed
-        if failed:
-            raise PromptError(failed[min(failed)], failed)
+            rows = [(cases[i].prompts, cases[i].log_priors) for i in batch]
+            yield from zip(batch, decode(rows, reader, prune=self.config.prune), strict=True)
 
     def _batches(self, cases: Sequence[Case]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -106,17 +111,13 @@ class Mixture(PerPassage):
         if batch:
             yield batch
 
-    def _decode(
-        self, cases: Sequence[Case], batch: Sequence[int], reader: CachedReader
-    ) -> list[Mixed]:
-        rows = [(cases[i].prompts, cases[i].log_priors) for i in batch]
-        return decode(rows, reader.inner, prune=self.config.prune)
-
-    def _answer(self, case: Case, mixed: Mixed) -> Answer:
+    def _answer(self, case: Case, mixed: Mixed | Failure) -> Answer | Failure:
+        if isinstance(mixed, Failure):
+            return mixed
         whole = Generation(mixed.text, mixed.log_prob, mixed.tokens)
         drafts = [
             replace(
-                self._draft(case, k, whole),
+                self.draft(case, k, whole),
                 log_prob=mixed.likelihoods[k],
                 score=None if likelihood is None else log_prior + likelihood,
                 prior=math.exp(log_prior),
@@ -126,7 +127,10 @@ class Mixture(PerPassage):
                 zip(case.log_priors, mixed.likelihoods, strict=True)
             )
         ]
-        return self._chosen(0, drafts, log_prob=mixed.log_prob)
+        try:
+            return self.chosen(0, drafts, log_prob=mixed.log_prob)
+        except PromptError as e:
+            return Failure.of(e)
 
 
 def decode(
@@ -134,16 +138,17 @@ def decode(
     reader: Reader,
     *,
     prune: float | None = None,
-) -> list[Mixed]:
+) -> list[Mixed | Failure]:
     """Decode one sequence per question, all of them in step.
 
     Args:
         questions: per question its prompts, one a passage, and log p(z_k | x) of each.
+        reader: gives the next-token distributions; a question fails with one of its prompts.
         prune: see `Mixture`.
     """
     states = [_State(prompts, log_priors) for prompts, log_priors in questions]
     for _ in range(reader.max_new_tokens):
-        going = [state for state in states if not state.ended]
+        going = [state for state in states if not state.ended and state.failure is None]
         if not going:
             break
         if prune is not None:
@@ -156,9 +161,12 @@ def decode(
         start = 0
         for state in going:
             stop = start + len(state.members)
-            state.step(logs[start:stop], reader.ends)
+            rows = logs[start:stop]
+            state.failure = first_failure(rows)
+            if state.failure is None:
+                state.step(rows, reader.ends)
             start = stop
-    return [state.result(reader) for state in states]
+    return [state.failure or state.result(reader) for state in states]
 
 
 @dataclass(slots=True)
@@ -173,6 +181,7 @@ class _State:
     tokens: list[int] = field(default_factory=list)
     log_prob: float = 0.0
     ended: bool = False
+    failure: Failure | None = None
 
     def __post_init__(self) -> None:
         self.members = list(range(len(self.prompts)))

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
+
+from pydantic import model_validator
 
 from ravqa.answering.fitting import Pair
-from ravqa.answering.rules.base import Case, Rule
+from ravqa.answering.rules.base import Case, DecisionRule
+from ravqa.core.errors import UserError
 from ravqa.core.records import Answer, Draft
 
 
-class _OnePrompt(Rule):
-    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
+class _OnePrompt(DecisionRule):
+    @property
+    def chooses(self) -> bool:
+        """Never: there is one prompt."""
+        return False
+
+    def decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        """There is nothing to choose from."""
         raise AssertionError("there is one prompt")
 
 
 class NoPassage(_OnePrompt):
     """y = reader(x): the question and its image alone, whatever was retrieved."""
 
-    name = "none"
-
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
-        """No passage."""
+        """Return one prompt without passages."""
         return [[]]
 
 
 class Top1(_OnePrompt):
     """y = reader(x, z_1): the best passage alone."""
 
-    name = "top1"
+    class Config(_OnePrompt.Config):
+        """Options: none of its own."""
+
+        @model_validator(mode="after")
+        def _check_passages(self) -> Self:
+            if self.passages > 1:
+                raise UserError(
+                    f"answering.passages is {self.passages}, but answering.decision "
+                    f"{self.decision} reads one: set the decision to joint_max or concat"
+                )
+            return self
 
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
-        """The best passage."""
+        """Return one prompt with the best passage."""
         return [list(found[:1])]
 
 
@@ -40,8 +58,6 @@ class Concat(_OnePrompt):
     Where they do not fit into the reader's context, whole passages are left out, the last first.
     """
 
-    name = "concat"
-
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
-        """All passages together."""
+        """Return one prompt with all passages."""
         return [list(found)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from ravqa.answering.merging import merge_key
+from ravqa.answering.merging import Merge, merge_key
 from ravqa.answering.rules.base import Case, PerPassage, first_best
 from ravqa.core.records import Answer, Draft
 
 
 class Vote(PerPassage):
-    """The answer a with the largest |{k : y_k = a}|.
+    """The answer a with the largest |{k : y_k = a}|, the number of passages that it was read from.
 
     Answers are the same if they are so after the clean-up `merge`. Of answers with as many votes
     the one from the better passage is taken. An empty answer has a vote only where all are empty.
@@ -19,11 +19,17 @@ class Vote(PerPassage):
     in the Selector/Answerer study "Self-bootstrapped Visual Language Models for KB-VQA".
     """
 
-    name = "vote"
+    class Config(PerPassage.Config):
+        """Options: which answers are the same one."""
 
-    def _decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        merge: Merge = "vqa"
+
+    config: Config
+
+    def decide(self, case: Case, drafts: list[Draft]) -> Answer:
+        """Return the answer with most votes."""
         keys = [merge_key(draft.text, self.config.merge) for draft in drafts]
         votes = Counter(key for key in keys if key) or Counter(keys)
         scores = [float(votes[key]) for key in keys]
         counted = [replace(draft, score=score) for draft, score in zip(drafts, scores, strict=True)]
-        return self._chosen(first_best(scores), counted)
+        return self.chosen(first_best(scores), counted)

@@ -27,6 +27,7 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.custom import CustomLLM
 
 from ravqa.core.errors import UserError
+from ravqa.core.outcomes import succeeded
 from ravqa.integrations.query_images import query_image
 from ravqa.integrations.threads import Batcher, in_thread, iterated
 from ravqa.readers.base import Prompt, Reader
@@ -72,21 +73,21 @@ class ReaderLLM(CustomLLM):
         limits = {"context_window": self._reader.context, "num_output": self._reader.max_new_tokens}
         return LLMMetadata(
             model_name=self._reader.weights,
-            is_chat_model="images" in self._reader.abilities,
+            is_chat_model=self._reader.supports_images,
             **{name: value for name, value in limits.items() if value},
         )
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The reader's generation."""
-        return CompletionResponse(text=self._batcher.call(Prompt(prompt)).text)
+        return CompletionResponse(text=succeeded(self._batcher.call(Prompt(prompt))).text)
 
     @llm_completion_callback()
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """The reader's generation; the event loop goes on meanwhile."""
-        return CompletionResponse(text=(await self._batcher.acall(Prompt(prompt))).text)
+        return CompletionResponse(text=succeeded(await self._batcher.acall(Prompt(prompt))).text)
 
     @llm_completion_callback()
     def stream_complete(
@@ -113,13 +114,13 @@ class ReaderLLM(CustomLLM):
         Raises:
             UserError: more than one image, or a reader that does not see.
         """
-        generation = self._batcher.call(self._prompt(messages))
+        generation = succeeded(self._batcher.call(self._prompt(messages)))
         return completion_response_to_chat_response(CompletionResponse(text=generation.text))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """As `chat`; the event loop goes on meanwhile."""
-        generation = await self._batcher.acall(await in_thread(self._prompt, messages))
+        generation = succeeded(await self._batcher.acall(await in_thread(self._prompt, messages)))
         return completion_response_to_chat_response(CompletionResponse(text=generation.text))
 
     @llm_chat_callback()
@@ -141,7 +142,7 @@ class ReaderLLM(CustomLLM):
         return iterated(stream_completion_response_to_chat_response(responses))
 
     def _stream(self, prompt: Prompt) -> CompletionResponseGen:
-        if "stream" not in self._reader.abilities:
+        if not self._reader.streams:
             raise UserError(f"the reader {self._reader.weights} does not stream")
         pieces = self._reader.stream(prompt)
 
@@ -158,7 +159,7 @@ class ReaderLLM(CustomLLM):
         blocks = [b for m in messages for b in m.blocks if isinstance(b, ImageBlock)]
         if len(blocks) > 1:
             raise UserError(f"{len(blocks)} images in a chat: readers look at one")
-        if blocks and "images" not in self._reader.abilities:
+        if blocks and not self._reader.supports_images:
             raise UserError(f"an image in a chat, but {self._reader.weights} does not see images")
         image = self._image(blocks[0]) if blocks else None
         return Prompt(self.messages_to_prompt(messages), image)

@@ -11,6 +11,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +19,7 @@ from pydantic import Field
 from ravqa.clients.openai import Client, NoAnswerError, ServerConfig
 from ravqa.clients.replies import Reply
 from ravqa.core.errors import UserError
+from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.settings import Text, fingerprint
 from ravqa.metrics.judges.base import Judge
 
@@ -93,7 +95,17 @@ class LLMJudge(Judge):
             self.config.prompt.format(question=q, reference=r, candidate=c)
             for q, r, c in zip(questions, references, candidates, strict=True)
         ]
-        return self.client.each(self._ask, prompts)
+        failed: dict[int, Failure] = {}
+        for place, outcome in self.client.each(self._ask, prompts):
+            if isinstance(outcome, Failure):
+                failed[place] = outcome
+            else:
+                yield place, outcome
+        worst = first_failure(failed[place] for place in sorted(failed))
+        if worst is not None:  # a score without these would be another score
+            several = len(failed) > 1 and not worst.fatal
+            more = f" (and {len(failed) - 1} more prompts failed)" if several else ""
+            raise replace(worst, reason=worst.reason + more).error
 
     def _ask(self, prompt: str, stop: threading.Event) -> float:
         body = {

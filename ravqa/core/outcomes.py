@@ -1,0 +1,56 @@
+"""Failures as values: a batch returns one outcome per item, in order, and loses none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ravqa.core.errors import PromptError, ServerError, UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one item of a batch has no result.
+
+    Attributes:
+        reason: one line for the user.
+        fatal: the item is not to blame: its server is gone, and the items after it would fail too.
+    """
+
+    reason: str
+    fatal: bool = False
+
+    @classmethod
+    def of(cls, error: UserError) -> Failure:
+        """Return an error about one item as a value; one of a server is fatal."""
+        return cls(str(error), fatal=isinstance(error, ServerError))
+
+    @property
+    def error(self) -> UserError:
+        """The failure as an exception, for callers who asked for one item."""
+        return ServerError(self.reason) if self.fatal else PromptError(self.reason)
+
+
+def succeeded(outcome: T | Failure) -> T:
+    """Return the result of an item.
+
+    Raises:
+        PromptError, ServerError: it has none.
+    """
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome
+
+
+def first_failure(outcomes: Iterable[T | Failure]) -> Failure | None:
+    """Return the first fatal failure, else the first one, else None."""
+    found = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    return next((failure for failure in found if failure.fatal), found[0] if found else None)
+
+
+def or_empty(outcome: Sequence[T] | Failure) -> Sequence[T]:
+    """Return a list-valued result; an empty one in place of a failure."""
+    return () if isinstance(outcome, Failure) else outcome
