@@ -24,6 +24,7 @@ class Kind(StrEnum):
     retrievers = "retrievers"
     rerankers = "rerankers"
     readers = "readers"
+    rules = "rules"
     metrics = "metrics"
     judges = "judges"
 

@@ -326,9 +326,8 @@ def test_a_reader_that_breaks_its_contract_is_named_in_one_line(call, value, mes
     more = {"score": [["x", "y"]], "next_token_logprobs": [[(), ()]]}
     with pytest.raises(ContractError) as raised:
         getattr(reader, call.removesuffix("_each"))(asked, *more.get(call, []))
-    assert str(raised.value).startswith(
-        "the reader test_cached_reader.Odd breaks its contract: it returned "
-    )
+    begin = "the reader test_cached_reader.Odd breaks its contract: it returned "
+    assert str(raised.value).startswith(begin)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 

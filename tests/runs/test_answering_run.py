@@ -161,12 +161,13 @@ def test_passages_that_did_not_fit_are_counted(run):
 
 
 def test_provenance_names_rule_settings_and_prompt(run):
-    results, _, _, _ = run("one", "answering.decision=vote", "answering.passages=2")
+    results, _, _, _ = run("one", "answering.decision=marginal", "answering.passages=2")
     answering = results["provenance"]["answering"]
-    assert answering["decision"] == "vote"
+    assert answering["decision"] == "marginal"
     assert answering["passages"] == 2
     assert answering["temperature"] == 1.0
     assert answering["merge"] == "vqa"
+    assert "prune" not in answering  # an option of another rule
     assert answering["extract"]["marked"] is True
     assert answering["prompt"]["name"] == "own.jinja"
     assert len(answering["prompt"]["sha256"]) == 64
