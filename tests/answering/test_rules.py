@@ -185,26 +185,11 @@ class Optionless(Short):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (
-            "Short",
-            "rule test_rules.Short breaks its contract: it returned 1 results from answer for 2",
-        ),
-        (
-            "Wordy",
-            "test_rules.Wordy breaks its contract: it returned from answer str instead of an Answer",
-        ),
-        (
-            "Lacking",
-            "the decision rule 'odd' (test_rules:Lacking) lacks decide, groups, which ravqa.answer",
-        ),
-        (
-            "Other",
-            "the decision rule 'odd' (test_rules:Other) is not a subclass of ravqa.answering.rules",
-        ),
-        (
-            "Optionless",
-            "the decision rule 'odd': its Config is not derived from ravqa.answering.rules.base.",
-        ),
+        ("Short", "Short breaks its contract: it returned 1 results from answer for 2 items"),
+        ("Wordy", "Wordy breaks its contract: it returned from answer str instead of an Answer"),
+        ("Lacking", "rule 'odd' (test_rules:Lacking) lacks decide, groups, which ravqa.answering"),
+        ("Other", "rule 'odd' (test_rules:Other) is not a subclass of ravqa.answering.rules.bas"),
+        ("Optionless", "rule 'odd': its Config is not derived from ravqa.answering.rules.base.D"),
     ],
 )
 def test_a_rule_that_breaks_its_contract_is_named_in_one_line(
