@@ -1,13 +1,17 @@
-"""What a run reads: questions with their images, passages, and descriptions of the images."""
+"""Second phase of a run: read the data and build the parts, from a plan.
+
+Whatever can fail before the first question is asked fails here, so that a mistake costs no old run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ravqa.collections import Collection
+from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
-from ravqa.core.factory import Session
+from ravqa.core.factory import Session, build_part
 from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig
 from ravqa.corpora.corpus import Corpus
@@ -15,31 +19,145 @@ from ravqa.corpora.pages import Remarks
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
+    OnError,
     Problem,
     Problems,
     load_dataset,
     parse_options,
 )
 from ravqa.datasets.checks import gather
+from ravqa.metrics.judges import JUDGES
+from ravqa.metrics.judges.base import Judge
 from ravqa.pipeline import Pipeline
+from ravqa.retrievers.base import Retriever
+from ravqa.runs.conditions import control, wrong_images
 from ravqa.runs.console import Console
+from ravqa.runs.folder import MAIN
 from ravqa.runs.options import RunRequest
-from ravqa.runs.request import check_corpus
+from ravqa.runs.plan import Plan, check_corpus
+from ravqa.runs.stages import stage_keys
+
+Counts = Mapping[str, Mapping[str, int]]
+"""By reranker: how many pairs it scored ("scored"), and how many it cut ("truncated")."""
 
 
-def read_dataset(
-    request: RunRequest,
-    config: PipelineConfig,
-    problems: Problems,
-    console: Console,
-    session: Session,
-) -> Dataset:
-    """The questions; a dataset is read once for all runs of a session that ask for it.
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What questions are asked about, and what they are answered from.
 
-    What was read with its images, none of them missing, also serves those that need no images.
+    Attributes:
+        corpus: None where there are no passages.
+        problems: questions that were left out, and why.
+    """
+
+    dataset: Dataset
+    corpus: Corpus | None
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A run whose questions can be asked.
+
+    Attributes:
+        data: the questions with the descriptions of their images.
+        pipeline: prepared for the corpus.
+        judge: scores answers where the dataset's metric asks one and answers are scored.
+        conditions: the retriever of the run itself (`MAIN`) and of each control, by name.
+        stages: a hash of each stage (`ravqa.runs.stages.stage_keys`).
+        describing: what describing the images took.
+        reranked: what rerankers that several runs share had done before this run.
+    """
+
+    plan: Plan
+    data: Data
+    pipeline: Pipeline
+    judge: Judge | None
+    conditions: Mapping[str, Retriever]
+    stages: Mapping[str, str]
+    describing: Use
+    reranked: Counts
+
+
+def load(plan: Plan, session: Session, console: Console) -> Loaded:
+    """Read the data, build the parts, describe the images.
 
     Raises:
-        UserError: files that are missing or broken; answers are needed and there are none.
+        UserError: any mistake in the data; a part that cannot be built.
+    """
+    request, config = plan.request, plan.pipeline.config
+    data = read_data(request, config, session, console)
+    stages = keys_of(request, config, data)
+    console.heading(data.dataset, config, data.corpus, plan.run_dir.path)
+    with console.status("loading models"):
+        pipeline = Pipeline.from_config(
+            plan.pipeline.settings,
+            where=plan.pipeline.where,
+            retrieval_only=request.retrieval_only,
+            session=session,
+        )
+        judge = _judge(plan, data.dataset, session)
+        problem = pipeline.problem
+    if problem:  # not an error: all answers may be known
+        console.note(f"{problem}: only what is in the cache can be answered")
+    reranked = reranker_counts(pipeline)
+    if pipeline.sees_images and config.describer is None:
+        data = _with_images(data, request.on_error, session)
+    pipeline.prepare(data.corpus, console.progress)
+    with measured(pipeline.describer.stores if pipeline.describer else ()) as describing:
+        data = _described(data, pipeline, request.on_error, console)
+    pipeline.shown_examples(data.dataset.questions)  # chosen once, apart from all that is asked
+    conditions = {MAIN: pipeline.retriever} | {
+        name: control(name, pipeline, data.corpus, request.seed) for name in request.controls
+    }
+    return Loaded(plan, data, pipeline, judge, conditions, stages, describing, reranked)
+
+
+def read_data(
+    request: RunRequest, config: PipelineConfig, session: Session, console: Console
+) -> Data:
+    """Read questions and passages, each once for all runs of a session that ask for them.
+
+    Raises:
+        UserError: files that are missing or broken; answers or passages are needed and there are
+            none; a control that the questions cannot have.
+    """
+    dataset, problems = _read_dataset(request, config, session, console)
+    if "wrong-image" in request.controls:
+        wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
+    return Data(dataset, _read_corpus(request, config, dataset, session, console), problems)
+
+
+def keys_of(request: RunRequest, config: PipelineConfig, data: Data) -> dict[str, str]:
+    """Return the hashes of the stages of a pipeline on this data (`stage_keys`)."""
+    return stage_keys(
+        config,
+        data.dataset.fingerprint,
+        data.corpus.fingerprint if data.corpus else None,
+        retrieval_only=request.retrieval_only,
+    )
+
+
+def reranker_counts(pipeline: Pipeline) -> Counts:
+    """Return what each reranker has scored so far, caches apart, and cut."""
+    return {name: part.counts() for name, part in pipeline.rerankers.items()}
+
+
+def _judge(plan: Plan, dataset: Dataset, session: Session) -> Judge | None:
+    request, part = plan.request, plan.pipeline.config.judge
+    unscored = request.retrieval_only or request.predict_only
+    if part is None or unscored or not dataset.answer_metric.uses_judge:
+        return None
+    judge: Judge = build_part(JUDGES, part, f"{plan.pipeline.where}: judge", session=session)
+    return judge
+
+
+def _read_dataset(
+    request: RunRequest, config: PipelineConfig, session: Session, console: Console
+) -> tuple[Dataset, tuple[Problem, ...]]:
+    """Read the questions.
+
+    What was read with its images, none of them missing, also serves runs that need no images.
     """
     if request.download:
         _download(request, console)
@@ -71,27 +189,22 @@ def read_dataset(
     if need_images not in known and (need_images or not whole):
         known[need_images] = read()
     dataset, found = known[need_images if need_images in known else True]
-    problems.found += found
     if dataset.metric is None and not (request.predict_only or request.retrieval_only):
         raise UserError(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
     options = parse_options(request.metric_options, "--metric-option")
-    return replace(dataset, metric_options=options) if options else dataset
+    return replace(dataset, metric_options=options) if options else dataset, tuple(found)
 
 
-def read_corpus(
+def _read_corpus(
     request: RunRequest,
     config: PipelineConfig,
     dataset: Dataset,
-    console: Console,
     session: Session,
+    console: Console,
 ) -> Corpus | None:
-    """The passages that were named, or those that come with the dataset; read once as it is.
-
-    Raises:
-        UserError: passages are needed and there are none; a file is missing or broken.
-    """
+    """Read the passages that were named, or take those that come with the dataset."""
     files = tuple(request.corpus)
     if not files:
         if request.data is not None and dataset.corpus is None:
@@ -110,27 +223,30 @@ def read_corpus(
     return session.get("corpus", files, read)
 
 
-def with_images(dataset: Dataset, problems: Problems, session: Session) -> Dataset:
-    """The dataset without questions whose image is missing or broken; those are reported."""
+def _with_images(data: Data, on_error: OnError, session: Session) -> Data:
+    """Leave out questions whose image is missing or broken."""
+    dataset = data.dataset
 
     def read() -> tuple[Sequence[Question], str, list[Problem]]:
-        found = Problems(problems.on_error)
+        found = Problems(on_error)
         asked = DatasetRequest(problems=found)
         return *gather(dataset.questions, asked, dataset.label), found.found
 
-    key = (dataset.fingerprint, problems.on_error)
+    key = (dataset.fingerprint, on_error)
     questions, digest, found = session.get("images", key, read)
-    problems.found += found
-    return replace(dataset, questions=questions, fingerprint=digest)
+    return replace(
+        data,
+        dataset=replace(dataset, questions=questions, fingerprint=digest),
+        problems=(*data.problems, *found),
+    )
 
 
-def described(
-    pipeline: Pipeline, dataset: Dataset, problems: Problems, console: Console
-) -> Dataset:
-    """The dataset with descriptions; where an image fails only now, its questions are reported."""
+def _described(data: Data, pipeline: Pipeline, on_error: OnError, console: Console) -> Data:
+    """Add descriptions; leave out questions whose image fails only now."""
     if pipeline.describer is None:
-        return dataset
-    total = len({q.image for q in dataset.questions if q.image is not None})
+        return data
+    questions = data.dataset.questions
+    total = len({q.image for q in questions if q.image is not None})
     done = 0
 
     def progress(n: int) -> None:
@@ -139,17 +255,22 @@ def described(
         console.progress("describing images", done, total)
 
     try:
-        return replace(dataset, questions=pipeline.describe(dataset.questions, progress))
+        kept = pipeline.describe(questions, progress)
+        found = Problems(on_error)
     except (DataError, PromptError):
-        kept: list[Question] = []
-        for question in dataset.questions:
+        kept, found = [], Problems(on_error)
+        for question in questions:
             try:
                 kept += pipeline.describe([question])
             except (DataError, PromptError) as e:
-                problems.report(f"question {question.question_id}", str(e), question.question_id)
+                found.report(f"question {question.question_id}", str(e), question.question_id)
         if not kept:
             raise
-        return replace(dataset, questions=kept)
+    return replace(
+        data,
+        dataset=replace(data.dataset, questions=kept),
+        problems=(*data.problems, *found.found),
+    )
 
 
 def _download(request: RunRequest, console: Console) -> None:

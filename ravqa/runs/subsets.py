@@ -25,7 +25,7 @@ from ravqa.datasets.published import published_scores
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, write_file
 from ravqa.runs.options import RunRequest
-from ravqa.runs.request import default_output, overrides_of, planned
+from ravqa.runs.plan import default_output, overrides_of, plan_pipeline
 from ravqa.runs.run import run
 
 ALL = "all"
@@ -103,7 +103,7 @@ def run_subsets(request: RunRequest, console: Console) -> Path:
 
 
 def _check(request: RunRequest) -> None:
-    planned(request)
+    plan_pipeline(request)
     if not request.retrieval_only:
         raise UserError("--subset all scores retrieval only: add --retrieval-only")
     if request.data is None:

@@ -23,7 +23,7 @@ from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
 from ravqa.runs.finished import Asked, FinishedRun, Id, Measure, common_questions
 from ravqa.runs.folder import write_file
-from ravqa.runs.request import CONTROLS
+from ravqa.runs.plan import CONTROLS
 from ravqa.studies.formats import (
     as_csv,
     as_json,

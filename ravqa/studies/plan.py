@@ -29,7 +29,6 @@ from ravqa.core.errors import UserError, near_matches
 from ravqa.core.factory import Key, shared_keys
 from ravqa.core.locations import STUDIES, packaged
 from ravqa.core.settings import (
-    PipelineConfig,
     Strict,
     as_override,
     fingerprint,
@@ -41,7 +40,7 @@ from ravqa.core.settings import (
 from ravqa.datasets.base import OnError
 from ravqa.runs.finished import Measure
 from ravqa.runs.options import RunRequest
-from ravqa.runs.request import planned
+from ravqa.runs.plan import PipelinePlan, plan_pipeline
 
 _LABEL = 48  # longest value that stands in a variant's name
 _FOLDER = 80  # longest name of a run's folder
@@ -128,7 +127,7 @@ class PlannedRun:
     Attributes:
         folder: name of its folder among the study's runs.
         request: what `ravqa.runs.run.run` is asked for, the output folder apart.
-        settings, config: of the variant's pipeline.
+        pipeline: the variant's.
         parts: keys of the parts that it builds (see `ravqa.core.factory.shared_keys`).
         reader: the same for two runs with the same reader.
     """
@@ -137,8 +136,7 @@ class PlannedRun:
     dataset: str
     folder: str
     request: RunRequest
-    settings: Mapping[str, Any]
-    config: PipelineConfig
+    pipeline: PipelinePlan
     parts: frozenset[Key]
     reader: str
 
@@ -422,10 +420,10 @@ def _runs(
                 metric_options=[as_override(k, v) for k, v in dataset.metric_options.items()],
             )
             try:
-                settings, _, validated = planned(request)
+                pipeline = plan_pipeline(request)
             except UserError as e:
                 raise UserError(f"variant {variant!r}: {e}") from None
-            twin = same.setdefault((label, fingerprint(validated.model_dump())), variant)
+            twin = same.setdefault((label, fingerprint(pipeline.config.model_dump())), variant)
             if twin != variant:
                 raise UserError(f"the variants {twin!r} and {variant!r} have the same settings")
             name = variant if len(labels) == 1 else f"{label} {variant}"
@@ -434,10 +432,11 @@ def _runs(
                 dataset=label,
                 folder=_folder(name, folders),
                 request=request,
-                settings=settings,
-                config=validated,
-                parts=shared_keys(validated),
-                reader="" if config.retrieval_only else fingerprint(validated.reader.model_dump()),
+                pipeline=pipeline,
+                parts=shared_keys(pipeline.config),
+                reader=""
+                if config.retrieval_only
+                else fingerprint(pipeline.config.reader.model_dump()),
             )
 
 
@@ -455,7 +454,7 @@ def _folder(name: str, taken: set[str]) -> str:
 def _check_measures(
     measures: Sequence[Measure], runs: Sequence[PlannedRun], config: StudyConfig
 ) -> None:
-    deepest = max(run.config.top_k for run in runs)
+    deepest = max(run.pipeline.config.top_k for run in runs)
     for measure in measures:
         if measure.k is not None and measure.k > deepest:
             raise UserError(f"metrics: {measure.key}, but top_k is {deepest} at the most")

@@ -31,15 +31,14 @@ from ravqa.core.errors import UserError
 from ravqa.core.factory import Key, Session
 from ravqa.core.files import LOCK_FILES, check_free, lock
 from ravqa.core.settings import dump_yaml, read_yaml
-from ravqa.datasets.base import Problems
 from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
 from ravqa.runs.finished import FinishedRun
 from ravqa.runs.folder import first_difference, write_file
-from ravqa.runs.load import read_corpus, read_dataset
+from ravqa.runs.load import keys_of, read_data
 from ravqa.runs.options import RunRequest
-from ravqa.runs.stages import READING, STAGES, marked, stage_keys
+from ravqa.runs.stages import READING, STAGES, marked
 from ravqa.studies.compare import against_reference
 from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed
 from ravqa.studies.plan import Changes, Plan, PlannedRun, load_plan
@@ -244,7 +243,7 @@ class StudyFolder:
         if not (folder / "config.yaml").is_file():
             return NEW
         before = read_yaml(folder / "config.yaml").get("pipeline")
-        now = yaml.safe_load(dump_yaml(run.settings))
+        now = yaml.safe_load(dump_yaml(run.pipeline.settings))
         if before != now and not any(p.stat().st_size for p in folder.glob("samples*.jsonl")):
             return NEW  # nothing is lost: it failed at its beginning
         if before != now:
@@ -273,19 +272,13 @@ def _stage_keys(
     """Each run's stages, by their hashes; reads the data, and so finds what is wrong with it."""
     keys = {}
     # Those that need images first: what is read for them serves the others too.
-    for run in sorted(plan.runs, key=lambda run: run.config.describer is None):
+    for run in sorted(plan.runs, key=lambda run: run.pipeline.config.describer is None):
+        config = run.pipeline.config
         try:
-            problems = Problems(run.request.on_error)
-            dataset = read_dataset(run.request, run.config, problems, console, session)
-            corpus = read_corpus(run.request, run.config, dataset, console, session)
+            data = read_data(run.request, config, session, console)
         except UserError as e:
             raise UserError(f"{plan.title}: {run.dataset}: {e}") from None
-        keys[run] = stage_keys(
-            run.config,
-            dataset.fingerprint,
-            corpus.fingerprint if corpus else None,
-            retrieval_only=run.request.retrieval_only,
-        )
+        keys[run] = keys_of(run.request, config, data)
     return keys
 
 

@@ -30,7 +30,7 @@ from ravqa.datasets import infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems
 from ravqa.datasets.download import download
 from ravqa.runs.console import Console
-from ravqa.runs.load import read_dataset
+from ravqa.runs.load import read_data
 from ravqa.runs.options import RunRequest
 
 QUESTIONS = "OpenEnded_mscoco_val2014_questions.json"
@@ -686,7 +686,7 @@ def test_on_a_terminal_the_bars_end_before_the_dataset_is_read(server, tmp_path)
     console = Console(err=RichConsole(file=out, force_terminal=True, width=100))
     request = RunRequest("okvqa", data=tmp_path, download=True)
     config = PipelineConfig(retriever={"name": "none"}, reader={"name": "first-words"})
-    dataset = read_dataset(request, config, Problems(), console, Session())
+    dataset = read_data(request, config, Session(), console).dataset
     assert console._bars is None
     assert len(dataset.questions) == 2
     assert "2/2" in out.getvalue()

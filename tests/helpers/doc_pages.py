@@ -170,13 +170,13 @@ def _check_settings(path, params):
     from ravqa.datasets.base import parse_options
     from ravqa.pipeline import check_settings
     from ravqa.runs.options import RunRequest
-    from ravqa.runs.request import planned
+    from ravqa.runs.plan import plan_pipeline
 
     if params.get("dataset"):
         DATASETS.check(params["dataset"])
     parse_options(params.get("dataset_options") or params.get("options") or ())
     if path == ("run",):
-        planned(
+        plan_pipeline(
             RunRequest(
                 dataset=params["dataset"],
                 pipeline=params["pipeline"],

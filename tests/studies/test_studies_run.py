@@ -559,7 +559,7 @@ def test_a_process_that_dies_costs_its_run_only(folder, tmp_path):
     code = (
         "import os, sys\n"
         "from ravqa.cli import main\n"
-        "from ravqa.runs.conditions import Runner\n"
+        "from ravqa.runs.execute import Runner\n"
         "if __name__ == '__main__': main(sys.argv[1:])\n"
         "else:\n"
         "    real = Runner.run\n"

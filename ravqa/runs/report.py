@@ -1,4 +1,4 @@
-"""What a run writes of itself: `config.yaml`, which a resumed run must match, and the results."""
+"""Fourth phase of a run: score the samples, and write and print the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -14,79 +15,56 @@ from pathlib import Path
 from typing import Any
 
 import ravqa
-from ravqa.core.cache import Use
-from ravqa.core.settings import PipelineConfig, fingerprint
-from ravqa.corpora.corpus import Corpus
-from ravqa.datasets.base import Dataset, Problems
+from ravqa.core.settings import fingerprint
+from ravqa.datasets.base import Dataset
 from ravqa.evaluation.scores import answer_section, dataset_section, retrieval_ks, retrieval_section
-from ravqa.images.decode import image_digest
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.pipeline import Pipeline
-from ravqa.retrievers.base import Retriever
 from ravqa.retrievers.runs import trec_lines
-from ravqa.runs.conditions import shared_out
 from ravqa.runs.console import Console
+from ravqa.runs.execute import Executed, shared_out
 from ravqa.runs.folder import MAIN, SCHEMA_VERSION, RunDir
-from ravqa.runs.options import RunRequest
-from ravqa.runs.request import overrides_of
+from ravqa.runs.load import reranker_counts
+from ravqa.runs.plan import overrides_of
 
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 
-def resolved_config(
-    request: RunRequest,
-    settings: Mapping[str, Any],
-    dataset: Dataset,
-    corpus: Corpus | None,
-    pipeline: Pipeline,
-) -> dict[str, Any]:
-    """What `config.yaml` says: all that the samples of a run depend on."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "ravqa": ravqa.__version__,
-        "dataset": {
-            "name": dataset.name,
-            "label": dataset.label,
-            "data": str(request.data) if request.data else None,
-            "split": dataset.split,
-            "options": list(request.dataset_options),
-            "metric_options": list(request.metric_options),
-            "limit": request.limit,
-            "on_error": request.on_error,
-            "fingerprint": dataset.fingerprint,
-            "images": _images_fingerprint(dataset) if pipeline.sees_images else None,
-        },
-        "corpus": {
-            "files": [str(p) for p in request.corpus],
-            "passages": len(corpus) if corpus else 0,
-            "fingerprint": corpus.fingerprint if corpus else None,
-        },
-        "run": {
-            "retrieval_only": request.retrieval_only,
-            "predict_only": request.predict_only,
-            "controls": list(request.controls),
-            "seed": request.seed,
-        },
-        "pipeline": dict(settings),
-        # A resumed run must not mix two prompts or models of the same name.
-        "fingerprints": dict(pipeline.fingerprints),
-    }
+def report(executed: Executed, console: Console) -> Path:
+    """Score the samples, write the results and print them.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: an answer that cannot be judged; files that cannot be written.
+    """
+    loaded = executed.loaded
+    judge = CachedJudge(loaded.judge) if loaded.judge else None
+    results = _results(executed, judge)
+    for note in _notes(results, loaded.pipeline):
+        console.note(note)
+    run_dir = loaded.plan.run_dir
+    _write(run_dir, loaded.data.dataset, executed.samples[MAIN], results)
+    console.results(results, run_dir.path)
+    if judge is not None and judge.unclear:
+        console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
+    return run_dir.path
 
 
-def results_of(
-    request: RunRequest,
-    dataset: Dataset,
-    corpus: Corpus | None,
-    config: PipelineConfig,
-    pipeline: Pipeline,
-    samples: Mapping[str, Mapping[int | str, Mapping[str, Any]]],
-    problems: Problems,
-    judge: CachedJudge | None,
-) -> dict[str, Any]:
-    """What `results.json` says: both sections of scores, and where they come from."""
-    ks = retrieval_ks(dataset, pipeline.top_k)
+def _results(executed: Executed, judge: CachedJudge | None) -> dict[str, Any]:
+    """What `results.json` says: both sections of scores, where they come from, what they took."""
+    loaded, samples = executed.loaded, executed.samples
+    request, config = loaded.plan.request, loaded.plan.pipeline.config
+    pipeline, dataset, corpus = loaded.pipeline, loaded.data.dataset, loaded.data.corpus
     scored = not request.predict_only
-    answered = scored and pipeline.answerer is not None
+    answers = retrieval = None
+    if scored and pipeline.answerer is not None:
+        answers = answer_section(dataset, samples, seed=request.seed, judge=judge)
+    if scored:
+        ks = retrieval_ks(dataset, pipeline.top_k)
+        retrieval = retrieval_section(dataset, samples, ks, seed=request.seed)
+        retrieval |= _encoded(pipeline, "passages")
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": {
@@ -94,13 +72,11 @@ def results_of(
             "limit": request.limit,
             "skipped": [
                 {"question_id": p.question_id, "where": p.where, "reason": p.reason}
-                for p in problems.found
+                for p in loaded.data.problems
             ],
         },
-        "answers": answer_section(dataset, samples, seed=request.seed, judge=judge)
-        if answered
-        else None,
-        "retrieval": retrieval_section(dataset, samples, ks, seed=request.seed) if scored else None,
+        "answers": answers,
+        "retrieval": retrieval,
         "provenance": {
             "pipeline": request.pipeline,
             "chosen_on": config.chosen_on,
@@ -120,79 +96,59 @@ def results_of(
             "platform": f"{platform.system()} {platform.machine()}, {_device()}",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
+        "timing": _timing(executed),
     }
 
 
-def timing_of(
-    seconds: float,
-    dataset: Dataset,
-    pipeline: Pipeline,
-    samples: Mapping[int | str, Mapping[str, Any]],
-    describing: Use,
-) -> dict[str, Any]:
+def _timing(executed: Executed) -> dict[str, Any]:
     """What the run took, as a whole and by stages of the pipeline itself, without controls."""
+    loaded = executed.loaded
+    pipeline = loaded.pipeline
+    counts = {
+        name: {key: value - loaded.reranked[name][key] for key, value in count.items()}
+        for name, count in reranker_counts(pipeline).items()
+    }
     return {
-        "seconds": round(seconds, 2),
+        "seconds": round(time.monotonic() - loaded.plan.started, 2),
         **_reader_calls(pipeline),
-        "describe": shared_out(describing, len(dataset.questions)),
+        "describe": shared_out(loaded.describing, len(loaded.data.dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
-        "stages": _stage_seconds(samples),
+        "stages": _stage_seconds(executed.samples[MAIN]),
+        **_encoded(pipeline, "queries"),  # in this run; those of an earlier one were in the cache
+        **({"reranking": counts} if counts else {}),
     }
 
 
-def add_encoding(results: dict[str, Any], retriever: Retriever, console: Console) -> None:
-    """What an encoder cut, into the results; a note if it cut any."""
-    encoded = retriever.encoded
-    if "passages" in encoded and results["retrieval"]:
-        results["retrieval"]["passages"] = asdict(encoded["passages"])
-    if "queries" in encoded:  # in this run; those of an earlier one came from the cache
-        results["timing"]["queries"] = asdict(encoded["queries"])
-    for what, stats in encoded.items():
+def _encoded(pipeline: Pipeline, what: str) -> dict[str, Any]:
+    """How many passages or queries were encoded and cut, if there was an encoder."""
+    encoded = pipeline.retriever.encoded
+    return {what: asdict(encoded[what])} if what in encoded else {}
+
+
+def _notes(results: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
+    """Remarks on what was cut, before it was encoded, scored or read."""
+    for what, stats in pipeline.retriever.encoded.items():
         if stats.truncated:
-            console.note(
+            yield (
                 f"{stats.truncated:,} of {stats.items:,} {what} were longer than the encoder "
                 "takes, and were cut"
             )
-
-
-def reranker_counts(pipeline: Pipeline) -> dict[str, dict[str, int]]:
-    """What each reranker has scored so far, caches apart, and cut."""
-    return {name: part.counts() for name, part in pipeline.rerankers.items()}
-
-
-def add_reranking(
-    results: dict[str, Any],
-    pipeline: Pipeline,
-    before: Mapping[str, Mapping[str, int]],
-    console: Console,
-) -> None:
-    """What each reranker scored and cut in this run; a note if it cut any."""
-    counts = {
-        name: {key: value - before[name][key] for key, value in count.items()}
-        for name, count in reranker_counts(pipeline).items()
-    }
-    if counts:
-        results["timing"]["reranking"] = counts
-    for name, count in counts.items():
+    for name, count in results["timing"].get("reranking", {}).items():
         if count.get("truncated"):
-            console.note(
+            yield (
                 f"{count['truncated']:,} pairs of question and passage were longer than the "
                 f"reranker {name} takes, and were cut"
             )
-
-
-def note_cuts(results: Mapping[str, Any], console: Console) -> None:
-    """A note if passages did not fit into prompts."""
     if results["answers"]:
         cut = results["answers"]["conditions"][MAIN]["cut"]
         if cut["passages"]:
-            console.note(
+            yield (
                 f"{cut['passages']:,} passages of {cut['questions']:,} questions did not fit into "
                 "the reader's context, and were left out of the prompt"
             )
 
 
-def write_results(
+def _write(
     run_dir: RunDir,
     dataset: Dataset,
     samples: Mapping[int | str, Mapping[str, Any]],
@@ -206,11 +162,6 @@ def write_results(
         submission = dataset.submission_form.submission(answers)
         run_dir.write(submission.file, submission.text)
     run_dir.write("results.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
-
-
-def _images_fingerprint(dataset: Dataset) -> str:
-    images = {q.image for q in dataset.questions if isinstance(q.image, Path)}
-    return fingerprint([image_digest(p) for p in sorted(images)])
 
 
 def _answering(pipeline: Pipeline) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
-"""The pipeline's settings that follow from what a run is asked for (`ravqa.runs.options`).
+"""First phase of a run: check what is asked for, before any data or model is read.
 
-Everything here shows without data and models: a mistake costs no work, and a study can plan its
-runs before the first begins.
+A mistake that shows here costs no work, and a study plans its runs before the first begins.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from ravqa.datasets import DATASETS
 from ravqa.pipeline import check_settings
 from ravqa.rerankers.build import asks_own_reader
 from ravqa.retrievers import RETRIEVERS
+from ravqa.runs.folder import RunDir
 from ravqa.runs.options import RunRequest
 
 CONTROLS = ("none", "oracle", "random", "wrong-image")
@@ -26,8 +29,56 @@ _PASSAGES = ("none", "oracle", "random")
 _ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command line
 
 
-def planned(request: RunRequest) -> tuple[dict[str, Any], str, PipelineConfig]:
-    """The settings of the pipeline that is asked for, where they were read, and validated.
+@dataclass(frozen=True, slots=True)
+class PipelinePlan:
+    """The pipeline that a run asks for.
+
+    Attributes:
+        settings: as `Pipeline.from_config` takes them.
+        where: the file that they were read from, for messages.
+        config: the same settings, validated.
+    """
+
+    settings: Mapping[str, Any]
+    where: str
+    config: PipelineConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that can begin.
+
+    Attributes:
+        run_dir: its folder, which is not written to before data and models are there.
+        started: when the run began, by `time.monotonic`.
+    """
+
+    request: RunRequest
+    pipeline: PipelinePlan
+    run_dir: RunDir
+    started: float
+
+
+def plan(request: RunRequest) -> Plan:
+    """Check a request, its pipeline and its folder.
+
+    Raises:
+        UserError: any mistake in what was asked for that shows without data and models.
+    """
+    started = time.monotonic()
+    pipeline = plan_pipeline(request)
+    run_dir = RunDir(
+        request.output or default_output(request),
+        resume=request.resume,
+        overwrite=request.overwrite,
+    )
+    if request.download and request.data is not None:  # no passages are fetched
+        check_corpus(request, pipeline.config)
+    return Plan(request, pipeline, run_dir, started)
+
+
+def plan_pipeline(request: RunRequest) -> PipelinePlan:
+    """Read and validate the settings of the pipeline that is asked for.
 
     Raises:
         UserError: any mistake in what was asked for that shows without data and models.
@@ -43,7 +94,7 @@ def planned(request: RunRequest) -> tuple[dict[str, Any], str, PipelineConfig]:
             f"--controls wrong-image changes nothing with the retriever {config.retriever.name}: "
             "its passages do not depend on the image"
         )
-    return settings, where, config
+    return PipelinePlan(settings, where, config)
 
 
 def _check(request: RunRequest) -> None:
@@ -63,19 +114,6 @@ def _check(request: RunRequest) -> None:
         raise UserError("--resume needs --output: the folder of the run to go on with")
     if request.retrieval_only and request.predict_only:
         raise UserError("--retrieval-only and --predict-only exclude each other")
-
-
-def check_corpus(request: RunRequest, config: PipelineConfig) -> None:
-    """A dataset of the user's own needs passages, unless none are retrieved.
-
-    Raises:
-        UserError: there are none.
-    """
-    if not request.corpus and config.retriever.name != "none":
-        raise UserError(
-            f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
-            "--corpus, or choose --retriever none"
-        )
 
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
@@ -137,6 +175,19 @@ def _models(settings: Any) -> list[tuple[str, Any]]:
         return []
     own = [(k, str(v)) for k, v in settings.items() if k in {"name", "model"}]
     return own + [pair for value in settings.values() for pair in _models(value)]
+
+
+def check_corpus(request: RunRequest, config: PipelineConfig) -> None:
+    """Check that a dataset of the user's own has passages, unless none are retrieved.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not request.corpus and config.retriever.name != "none":
+        raise UserError(
+            f"--dataset {request.dataset} --data needs passages to retrieve from: name a file with "
+            "--corpus, or choose --retriever none"
+        )
 
 
 def overrides_of(request: RunRequest) -> list[str]:

@@ -1,0 +1,321 @@
+"""Third phase of a run: ask every question under every condition, and keep samples as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ravqa
+from ravqa.core.cache import Use, measured
+from ravqa.core.errors import UserError
+from ravqa.core.outcomes import Failure, first_failure, or_empty
+from ravqa.core.records import RETRIEVED, Answer, Hit, Question
+from ravqa.core.settings import fingerprint
+from ravqa.datasets.base import Dataset
+from ravqa.evaluation.scores import (
+    Marker,
+    is_exact,
+    record_of,
+    score_answers,
+    score_raw,
+    type_name,
+)
+from ravqa.images.decode import image_digest
+from ravqa.metrics.diagnostics import is_in_document
+from ravqa.metrics.judges.cached import CachedJudge
+from ravqa.pipeline import Ranked, Stage
+from ravqa.retrievers.base import Retriever
+from ravqa.runs.conditions import wrong_images
+from ravqa.runs.console import Console
+from ravqa.runs.folder import MAIN, SCHEMA_VERSION
+from ravqa.runs.load import Loaded
+from ravqa.runs.stages import mark
+
+# The other controls put passages of their own before the reader, which no reranker is to change.
+_RERANKED = (MAIN, "wrong-image")
+_MAX_RAW = 300  # characters of a draft's generation in the samples
+_TELLING = 8  # so many questions without an answer, and not one with, tell of a wrong setting
+_CHUNK = 32  # questions retrieved, answered and written at a time
+# More for a reader that answers several prompts at once: at a chunk's end it waits for its slowest.
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """A run whose questions have all been asked.
+
+    Attributes:
+        samples: of the run itself (`MAIN`) and of each control, by question id.
+    """
+
+    loaded: Loaded
+    samples: Mapping[str, Mapping[int | str, Mapping[str, Any]]]
+
+
+def execute(loaded: Loaded, console: Console) -> Executed:
+    """Begin or resume the run's folder, which is to be held, and ask what is not answered there.
+
+    Raises:
+        UserError: the run to resume had other settings; questions without an answer, if these end
+            the run; a server that is gone.
+    """
+    loaded.plan.run_dir.begin(_resolved_config(loaded))
+    runner = Runner(loaded, console)
+    samples = {name: runner.run(name, found) for name, found in loaded.conditions.items()}
+    for stage, stores in {"describe": loaded.describing.stores, **runner.stores}.items():
+        mark(loaded.stages, stage, stores)
+    return Executed(loaded, samples)
+
+
+class Runner:
+    """Runs conditions over the dataset, chunk by chunk, writing samples as they come."""
+
+    def __init__(self, loaded: Loaded, console: Console):
+        self.pipeline = loaded.pipeline
+        self.dataset = loaded.data.dataset
+        self.run_dir = loaded.plan.run_dir
+        self.request = loaded.plan.request
+        self.judge = CachedJudge(loaded.judge) if loaded.judge else None
+        self.console = console
+        self._marker: Marker | None = None
+        self.stores: dict[str, set[str]] = {}  # that each stage of the run itself used
+
+    def run(self, condition: str, retriever: Retriever) -> dict[int | str, dict[str, Any]]:
+        """Samples of every question, those of an earlier, interrupted run included."""
+        questions = list(self.dataset.questions)
+        done = self.run_dir.read_samples(condition)
+        asked = questions
+        if condition == "wrong-image":
+            asked = wrong_images(questions, self.request.seed)
+        total = len(questions)
+        what = "questions" if condition == MAIN else f"control {condition}"
+        finished = sum(q.question_id in done for q in questions)
+        self.console.progress(what, finished, total)
+        size = max(_CHUNK, _ROUNDS * self.pipeline.reads_at_once)
+        for start in range(0, total, size):
+            rows = [
+                i
+                for i in range(start, min(start + size, total))
+                if questions[i].question_id not in done
+            ]
+            if not rows:
+                continue
+            samples, error = self._chunk(
+                condition, [questions[i] for i in rows], [asked[i] for i in rows], retriever
+            )
+            self.run_dir.append_samples(condition, samples)
+            done.update((sample["question_id"], sample) for sample in samples)
+            finished += len(samples)
+            self.console.progress(what, finished, total)
+            if error:
+                raise UserError(
+                    f"{error} ({what}: {finished} of {total} are answered and kept: go on with "
+                    f"--resume --output {self.run_dir.path})"
+                )
+        return {q.question_id: done[q.question_id] for q in questions}
+
+    def _chunk(
+        self,
+        condition: str,
+        questions: Sequence[Question],
+        asked: Sequence[Question],
+        retriever: Retriever,
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Samples of the questions that are done, and what ends the run if it cannot go on."""
+        with measured(retriever.stores) as retrieving:
+            retrieved = self.pipeline.retrieve(asked, retriever)
+        reranked: list[Stage] = []
+        if condition in _RERANKED:
+            reranked = self.pipeline.rerank(asked, retrieved)
+        ranked: Sequence[Ranked] = reranked[-1].hits if reranked else retrieved
+        answerer = self.pipeline.answerer
+        reads = answerer is not None
+        # Without a reader, the hits are all that there is.
+        outcomes: Sequence[Answer | Ranked] = ranked
+        with measured(answerer.cached.stores if answerer else ()) as answering:
+            if answerer is not None:
+                outcomes = self.pipeline.answer(questions, ranked)
+                self.run_dir.prompts.add(answerer.asked)
+        error = self._ends(outcomes, questions)
+        uses = {"retrieve": retrieving}
+        uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
+        uses |= {"answer": answering}
+        if condition == MAIN:
+            for stage, use in uses.items():
+                self.stores.setdefault(stage.partition(" ")[0], set()).update(use.stores)
+        costs = {stage: shared_out(use, len(questions)) for stage, use in uses.items()}
+        samples = []
+        for i, question in enumerate(questions):
+            outcome, hits = outcomes[i], or_empty(ranked[i])
+            if error and isinstance(outcome, Failure):
+                continue  # a run that is resumed asks again
+            sample = self._sample(question, hits)
+            if reranked:
+                rankings = {RETRIEVED: retrieved[i]} | {s.name: s.hits[i] for s in reranked}
+                sample["stages"] = [
+                    {"stage": name, **self._ranking(question, or_empty(found))}
+                    for name, found in rankings.items()
+                ]
+            if isinstance(outcome, Answer):
+                sample |= self._answered(question, outcome, hits)
+            elif isinstance(outcome, Failure):
+                sample |= self._unanswered(question) if reads else {}
+                sample["error"] = outcome.reason
+            sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
+            sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
+            samples.append(sample)
+        if reads and not self.request.predict_only:
+            self._score(questions, samples)
+        return samples, error
+
+    def _score(self, questions: Sequence[Question], samples: Sequence[dict[str, Any]]) -> None:
+        """Add to each sample what the rule makes of its answer and of its raw generation."""
+        by_id = {q.question_id: q for q in questions}
+        asked = [by_id[sample["question_id"]] for sample in samples]
+        records = [record_of(sample) for sample in samples]
+        metric = self.dataset.answer_metric
+        scores = score_answers(self.dataset, asked, records, judge=self.judge)
+        raws = score_raw(self.dataset, asked, records, scores, judge=self.judge)
+        for row, sample in enumerate(samples):
+            question, record, score = asked[row], records[row], scores[row]
+            sample["score"], sample["raw_score"] = score, raws[row]
+            sample["exact_match"] = is_exact(metric, question, record)
+            sample["right"] = record.answer is not None and metric.is_right(question, record, score)
+
+    def _ends(self, outcomes: Sequence[Answer | Ranked], questions: Sequence[Question]) -> str:
+        """What ends the run: a server that is gone; a question without answer, if none may be."""
+        failed = {i: f for i, f in enumerate(outcomes) if isinstance(f, Failure)}
+        first = first_failure(failed.values())
+        if first is None or first.fatal:
+            return first.reason if first else ""
+        if self.request.on_error == "fail":
+            return (
+                f"question {questions[min(failed)].question_id}: {first.reason}; --on-error skip "
+                "counts such questions as wrong"
+            )
+        # Where none can be answered, it is not the questions.
+        return first.reason if len(failed) == len(questions) >= _TELLING else ""
+
+    def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+        seen = question.description
+        return {
+            "question_id": question.question_id,
+            "question": question.question,
+            "question_type": type_name(self.dataset, question),
+            "image_id": question.image_id,
+            "split": question.split,
+            "answers": list(question.answers),
+            "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
+            "caption": seen.caption if seen else "",
+            "ocr": list(seen.ocr) if seen else [],
+            **self._ranking(question, hits),
+        }
+
+    def _ranking(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+        if self._marker is None or self._marker.question is not question:
+            self._marker = Marker(question)  # a question's rankings are marked one after another
+        passages = [passage for _, passage in self.pipeline.passages(hits)]
+        return {
+            "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
+            **self._marker.marks(passages),
+        }
+
+    def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
+        """The passages that stood in a prompt, in the order of the hits."""
+        shown = {passage_id for draft in answer.drafts for passage_id in draft.passage_ids}
+        return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
+
+    def _answered(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
+        return {
+            "read": self._read(question, answer, hits),
+            "answer": answer.text,
+            "raw": answer.raw,
+            "decision": answer.decision,
+            "log_prob": answer.log_prob,
+            "cut": answer.cut,
+            "drafts": self._drafts(answer, hits),
+        }
+
+    def _unanswered(self, question: Question) -> dict[str, Any]:
+        return {
+            "read": self._ranking(question, []),
+            "answer": None,
+            "raw": None,
+            "decision": None,
+            "log_prob": None,
+            "cut": 0,
+            "drafts": [],
+        }
+
+    def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+        """Drafts, each with whether a passage that it was read from holds it.
+
+        The answer's own generation stands whole in the sample, those of other drafts up to a limit.
+        """
+        texts = {p.passage_id: p.content for _, p in self.pipeline.passages(hits)}
+        return [
+            asdict(draft)
+            | {
+                "raw": draft.raw[:_MAX_RAW],
+                "in_passages": any(
+                    is_in_document(draft.text, texts[passage_id])
+                    for passage_id in draft.passage_ids
+                ),
+            }
+            for draft in answer.drafts
+        ]
+
+
+def shared_out(use: Use, questions: int) -> dict[str, Any]:
+    """What one of the questions that were worked on together took.
+
+    Returns:
+        `seconds`; and of what the stage looked up in the cache, the `share` that it found there,
+        0 to 1.
+    """
+    share = round(use.found / use.asked, 4) if use.asked else 0.0
+    return {"seconds": round(use.seconds / questions, 4), "cached": {"share": share}}
+
+
+def _resolved_config(loaded: Loaded) -> dict[str, Any]:
+    """What `config.yaml` says: all that the samples of a run depend on."""
+    request, pipeline = loaded.plan.request, loaded.pipeline
+    dataset, corpus = loaded.data.dataset, loaded.data.corpus
+    judge = {"judge": loaded.judge.fingerprint} if loaded.judge else {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ravqa": ravqa.__version__,
+        "dataset": {
+            "name": dataset.name,
+            "label": dataset.label,
+            "data": str(request.data) if request.data else None,
+            "split": dataset.split,
+            "options": list(request.dataset_options),
+            "metric_options": list(request.metric_options),
+            "limit": request.limit,
+            "on_error": request.on_error,
+            "fingerprint": dataset.fingerprint,
+            "images": _images_fingerprint(dataset) if pipeline.sees_images else None,
+        },
+        "corpus": {
+            "files": [str(p) for p in request.corpus],
+            "passages": len(corpus) if corpus else 0,
+            "fingerprint": corpus.fingerprint if corpus else None,
+        },
+        "run": {
+            "retrieval_only": request.retrieval_only,
+            "predict_only": request.predict_only,
+            "controls": list(request.controls),
+            "seed": request.seed,
+        },
+        "pipeline": dict(loaded.plan.pipeline.settings),
+        # A resumed run must not mix two prompts or models of the same name.
+        "fingerprints": {**pipeline.fingerprints, **judge},
+    }
+
+
+def _images_fingerprint(dataset: Dataset) -> str:
+    images = {q.image for q in dataset.questions if isinstance(q.image, Path)}
+    return fingerprint([image_digest(p) for p in sorted(images)])

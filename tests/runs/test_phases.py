@@ -1,0 +1,100 @@
+"""The four phases of a run, each by itself: what it takes, what it gives, what it writes."""
+
+import json
+
+import pytest
+from study_files import write_data
+
+from ravqa.core.errors import UserError
+from ravqa.core.factory import Session
+from ravqa.runs.console import Console
+from ravqa.runs.execute import execute
+from ravqa.runs.folder import MAIN
+from ravqa.runs.load import load
+from ravqa.runs.options import RunRequest
+from ravqa.runs.plan import plan
+from ravqa.runs.report import report
+from ravqa.runs.run import run
+
+
+def asked(data, output, *overrides, **changes):
+    request = {
+        "dataset": "jsonl",
+        "data": data,
+        "corpus": (data / "passages.jsonl",),
+        "pipeline": "bm25-retrieval",
+        "overrides": (
+            "retriever.query.captioned=0",
+            "retriever.query.question=1",
+            "top_k=5",
+            "reader={name: first-words, words: 1}",
+            *overrides,
+        ),
+        "controls": ("none", "random"),
+        "output": output,
+    }
+    return RunRequest(**request | changes)
+
+
+@pytest.fixture
+def data(tmp_path, fresh_cache):
+    return write_data(tmp_path / "data")
+
+
+def results(folder):
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    del found["timing"], found["provenance"]["date"]
+    return found
+
+
+def test_a_plan_reads_no_data_and_writes_nothing(tmp_path, fresh_cache):
+    planned = plan(asked(tmp_path / "nowhere", tmp_path / "out"))
+    assert planned.pipeline.config.top_k == 5
+    assert planned.run_dir.path == tmp_path / "out"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_phase_goes_on_with_what_the_last_one_gave(data, tmp_path):
+    console, session, out = Console(), Session(), tmp_path / "out"
+    planned = plan(asked(data, out))
+    loaded = load(planned, session, console)
+    assert not out.exists()  # a mistake up to here costs no old run
+    assert list(loaded.conditions) == [MAIN, "none", "random"]
+    assert (len(loaded.data.dataset.questions), loaded.data.problems) == (24, ())
+    assert len(loaded.data.corpus) == 40
+    with planned.run_dir.held():
+        executed = execute(loaded, console)
+        assert not (out / "results.json").exists()
+        assert {name: len(samples) for name, samples in executed.samples.items()} == {
+            MAIN: 24,
+            "none": 24,
+            "random": 24,
+        }
+        assert report(executed, console) == out
+        first = results(out)
+        report(executed, console)
+    assert results(out) == first
+    run(asked(data, tmp_path / "whole"), Console())
+    assert results(tmp_path / "whole") == first
+
+
+def test_runs_of_a_session_read_and_build_once(data, tmp_path):
+    session = Session()
+    for name in ("one", "two"):
+        run(asked(data, tmp_path / name), Console(), session)
+    assert session.loads == {"dataset": 1, "corpus": 1, "reader": 1}
+    assert results(tmp_path / "one") == results(tmp_path / "two")
+    run(asked(data, tmp_path / "three", "reader.words=2"), Console(), session)
+    assert session.loads == {"dataset": 1, "corpus": 1, "reader": 2}
+
+
+def test_a_run_that_cannot_be_loaded_leaves_the_old_one(data, tmp_path):
+    out = tmp_path / "out"
+    run(asked(data, out), Console())
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match="--controls oracle needs a retriever"):
+        run(
+            asked(data, out, retriever="none", controls=("oracle",), overwrite=True, overrides=()),
+            Console(),
+        )
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
