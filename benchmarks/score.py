@@ -22,7 +22,7 @@ import scipy.stats
 
 from ravqa.datasets import DATASETS
 from ravqa.datasets.base import DatasetRequest
-from ravqa.evaluation.scores import answer_section
+from ravqa.evaluation.answers import answer_section
 from ravqa.metrics.statistics import intervals
 from ravqa.runs.scoring import read_predictions
 

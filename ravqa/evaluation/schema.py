@@ -27,6 +27,7 @@ from pydantic import (
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ravqa.core.errors import DataError
+from ravqa.metrics.prrecall import Rule
 
 T = TypeVar("T")
 
@@ -84,17 +85,22 @@ class AnswerRanks(TypedDict):
     """The answer stands in the text as whole words."""
 
 
-class Ranking(TypedDict):
-    """Passages of one question, best first."""
+class Marks(TypedDict):
+    """Where relevant passages stand in a ranking."""
 
-    hits: list[Scored]
-    """Each passage's id and score."""
     answer_ranks: AnswerRanks | None
     """Where passages hold a reference answer; null without references."""
     id_ranks: list[Rank] | None
     """Ranks of the passages known to be relevant; null where none is known."""
     article_ranks: list[Rank] | None
     """Ranks of relevant articles, each article counted once; null where none is known."""
+
+
+class Ranking(Marks):
+    """Passages of one question, best first."""
+
+    hits: list[Scored]
+    """Each passage's id and score."""
 
 
 class StageRanking(Ranking):
@@ -115,7 +121,7 @@ class Draft(TypedDict):
     """Sum of the generated tokens' log-probabilities; null where the reader gives none."""
     tokens: Count
     """Generated tokens that `log_prob` sums over."""
-    passage_ids: Annotated[list[str] | tuple[str, ...], Strict(False)]
+    passage_ids: list[str]
     """The passages in the prompt."""
     prompt_hash: str
     """Hash of the prompt, by which `prompts.jsonl` has it."""
@@ -148,8 +154,10 @@ class Retrieved(TypedDict):
 
 @_read_strictly
 class Predicted(Ranking):
-    """What `ravqa score` reads of a sample, beside its id and answer."""
+    """What `ravqa score` reads of a sample, beside its id."""
 
+    answer: NotRequired[str | None]
+    """The answer; null where the reader gave none, absent where none was asked for."""
     stages: NotRequired[list[StageRanking] | None]
     """The ranking as retrieved and after each reranker; absent without reranking."""
     read: NotRequired[Ranking | None]
@@ -188,8 +196,6 @@ class Sample(Predicted):
     """The describer's caption; blank without one."""
     ocr: list[str]
     """Text that was read in the image."""
-    answer: NotRequired[str | None]
-    """The answer; null where the reader gave none, absent where none was asked for."""
     log_prob: NotRequired[Log | None]
     """Log-probability of the answer under the decision rule; null if it has none."""
     seconds: dict[str, Seconds]
@@ -204,6 +210,18 @@ class Sample(Predicted):
     """Whether the answer is a reference, after the metric's own clean-up."""
     right: NotRequired[bool]
     """Whether the answer counts as right, where retrieval is said to have helped or hurt."""
+
+
+# -- prompts.jsonl ---------------------------------------------------------------------------------
+
+
+class Prompt(TypedDict):
+    """A line of `prompts.jsonl`: a prompt as the reader was asked, once."""
+
+    prompt_hash: str
+    """Its hash, by which drafts name it."""
+    lines: list[str | Count]
+    """Its lines; one that stands in the file already is given by its number, counted from 0."""
 
 
 # -- results.json ----------------------------------------------------------------------------------
@@ -406,7 +424,7 @@ class Reported(TypedDict):
     metric: str
     """`pseudo_recall_at_k`, `recall_at_k` or `article_recall_at_k`."""
     k: Rank
-    """K."""
+    """How many passages, or articles, count."""
     questions: Count
     """Questions that it is over."""
     conditions: dict[str, Percent]
@@ -433,7 +451,7 @@ class RetrievalSection(TypedDict):
 
     metric: str
     """`PRRecall`."""
-    rule: str
+    rule: Rule
     """The rule of what holding an answer means."""
     searched_text: str
     """The text of a passage that is searched for answers."""
@@ -571,7 +589,7 @@ class RunResults(TypedDict):
     """`results.json` of a run."""
 
     schema_version: int
-    """2; other versions are refused."""
+    """The version of the format: 2. Other versions are refused."""
     dataset: RunDataset
     """What was asked."""
     answers: AnswerSection | None
@@ -619,7 +637,7 @@ class ScoreResults(TypedDict):
     """What `ravqa score --output FILE` writes."""
 
     schema_version: int
-    """2."""
+    """The version of the format: 2."""
     dataset: ScoredDataset
     """What the predictions are for."""
     predictions: PredictionsFile
@@ -684,6 +702,15 @@ class ConfigRun(TypedDict):
     """`--seed`."""
 
 
+class PipelineSettings(TypedDict):
+    """The settings of a pipeline, as its file has them; more keys than those that are listed."""
+
+    description: NotRequired[str]
+    """What the pipeline is, before the command line changed it."""
+    top_k: NotRequired[Rank]
+    """Passages that are retrieved and scored; 20 if absent."""
+
+
 @_read_strictly
 class RunConfig(TypedDict):
     """`config.yaml` of a run: all that its samples depend on; a resumed run must match it."""
@@ -698,7 +725,7 @@ class RunConfig(TypedDict):
     """The passages."""
     run: ConfigRun
     """How the run was asked for."""
-    pipeline: dict[str, Any]
+    pipeline: PipelineSettings
     """The pipeline's settings, with what the command line changed."""
     fingerprints: dict[str, str]
     """Hashes of the parts: of weights and of every setting that can change results."""
@@ -776,7 +803,7 @@ class StudyTables(TypedDict):
     """`table.json` of a study."""
 
     schema_version: int
-    """1."""
+    """The version of the format: 1."""
     ravqa: str
     """Version of ravqa."""
     study: str
@@ -820,7 +847,7 @@ class ComparisonTables(TypedDict):
     """`table.json` of `ravqa compare --output FOLDER`."""
 
     schema_version: int
-    """1."""
+    """The version of the format: 1."""
     runs: list[str]
     """As the command named them."""
     seed: Count
@@ -851,16 +878,16 @@ def parsed(kind: type[T], data: bytes | str, where: str) -> T:
 
 
 def validated(kind: type[T], value: Any, where: str) -> T:
-    """Check a value that was read by other means; see `parsed`.
+    """Check a value that was read by other means, and return it; see `parsed`.
 
     Raises:
         DataError: a key is missing, a value has another type or is not a number.
     """
     try:
-        found: T = _adapter(cast(Any, kind)).validate_python(value)
+        _adapter(cast(Any, kind)).validate_python(value)
     except ValidationError as e:
         raise DataError(f"{where}: {_mistake(kind, e)}") from None
-    return found
+    return cast(T, value)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -929,13 +956,15 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def _mistake(kind: Any, error: ValidationError) -> str:
     """The first mistake, with the path of its key."""
     first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return f"not JSON ({first['ctx']['error']})"
     path = ".".join(str(step) for step in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    message = "it is missing" if first["type"] == "missing" else message[:1].lower() + message[1:]
-    what = _NAMES.get(kind, "not what is expected there")
-    return f"{what} (key {path!r}: {message})" if path else f"{what} ({message})"
+    if first["type"] == "json_invalid":
+        message = f"not JSON: {first['ctx']['error']}"
+    elif first["type"] == "missing":
+        message = f"key {path!r} is missing"
+    elif path:
+        message = f"key {path!r}: {message[:1].lower()}{message[1:]}"
+    return f"{_NAMES[kind]} ({message})" if kind in _NAMES else message
 
 
 _NAMES = {

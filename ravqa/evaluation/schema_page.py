@@ -20,6 +20,7 @@ _PLAIN = {
     "bool": "boolean",
     "None": "null",
     "Any": "anything",
+    "Rule": "`flmr`, `ravqa` or `word`",
 }
 _INTRODUCTION = """\
 # Files of runs, studies and comparisons

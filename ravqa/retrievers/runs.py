@@ -27,7 +27,8 @@ from urllib.parse import quote, unquote
 from ravqa.core.errors import DataError
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.corpora import kb
-from ravqa.corpora.tables import JSON_LINES, open_text, read_jsonl, suffix_of
+from ravqa.corpora.tables import JSON_LINES, open_text, suffix_of
+from ravqa.evaluation.schema import Retrieved, numbered_lines, parsed
 
 _WHITE = re.compile(r"\s")
 
@@ -131,16 +132,10 @@ def _trec_rows(path: Path) -> _Rows:
 
 
 def _sample_rows(path: Path) -> _Rows:
-    for number, row in read_jsonl(path):
+    for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
-        hits = row.get("hits")
-        if "question_id" not in row or not isinstance(hits, list):
-            raise DataError(f"{where}: 'question_id' and 'hits' are expected")
-        try:
-            pairs = [(str(passage_id), _score(score, where)) for passage_id, score in hits]
-        except (TypeError, ValueError):
-            raise DataError(f"{where}: 'hits' is no list of [id, score]") from None
-        yield where, str(row["question_id"]), pairs
+        row = parsed(Retrieved, line, where)
+        yield where, str(row["question_id"]), row["hits"]
 
 
 def _static_rows(path: Path) -> _Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,11 @@ from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import RETRIEVED, Answer, Hit, Question
 from ravqa.core.settings import fingerprint
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.scores import (
-    Marker,
-    is_exact,
-    record_of,
-    score_answers,
-    score_raw,
-    type_name,
-)
+from ravqa.evaluation.answers import is_exact, record_of, score_answers, score_raw
+from ravqa.evaluation.retrieval import Marker
+from ravqa.evaluation.schema import SCHEMA_VERSION, Described, Ranking, Sample, StageRanking
+from ravqa.evaluation.schema import Draft as DraftRecord
+from ravqa.evaluation.sections import type_name
 from ravqa.images.decode import image_digest
 from ravqa.metrics.diagnostics import is_in_document
 from ravqa.metrics.judges.cached import CachedJudge
@@ -29,7 +26,7 @@ from ravqa.pipeline import Ranked, Stage
 from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import wrong_images
 from ravqa.runs.console import Console
-from ravqa.runs.folder import MAIN, SCHEMA_VERSION
+from ravqa.runs.folder import MAIN
 from ravqa.runs.load import Loaded
 from ravqa.runs.stages import mark
 
@@ -51,7 +48,7 @@ class Executed:
     """
 
     loaded: Loaded
-    samples: Mapping[str, Mapping[int | str, Mapping[str, Any]]]
+    samples: Mapping[str, Mapping[int | str, Sample]]
 
 
 def execute(loaded: Loaded, console: Console) -> Executed:
@@ -82,7 +79,7 @@ class Runner:
         self._marker: Marker | None = None
         self.stores: dict[str, set[str]] = {}  # that each stage of the run itself used
 
-    def run(self, condition: str, retriever: Retriever) -> dict[int | str, dict[str, Any]]:
+    def run(self, condition: str, retriever: Retriever) -> dict[int | str, Sample]:
         """Samples of every question, those of an earlier, interrupted run included."""
         questions = list(self.dataset.questions)
         done = self.run_dir.read_samples(condition)
@@ -122,7 +119,7 @@ class Runner:
         questions: Sequence[Question],
         asked: Sequence[Question],
         retriever: Retriever,
-    ) -> tuple[list[dict[str, Any]], str]:
+    ) -> tuple[list[Sample], str]:
         """Samples of the questions that are done, and what ends the run if it cannot go on."""
         with measured(retriever.stores) as retrieving:
             retrieved = self.pipeline.retrieve(asked, retriever)
@@ -146,31 +143,30 @@ class Runner:
             for stage, use in uses.items():
                 self.stores.setdefault(stage.partition(" ")[0], set()).update(use.stores)
         costs = {stage: shared_out(use, len(questions)) for stage, use in uses.items()}
-        samples = []
+        samples: list[Sample] = []
         for i, question in enumerate(questions):
             outcome, hits = outcomes[i], or_empty(ranked[i])
             if error and isinstance(outcome, Failure):
                 continue  # a run that is resumed asks again
-            sample = self._sample(question, hits)
+            sample = self._sample(question, hits, costs)
             if reranked:
                 rankings = {RETRIEVED: retrieved[i]} | {s.name: s.hits[i] for s in reranked}
                 sample["stages"] = [
-                    {"stage": name, **self._ranking(question, or_empty(found))}
+                    StageRanking(stage=name, **self._ranking(question, or_empty(found)))
                     for name, found in rankings.items()
                 ]
             if isinstance(outcome, Answer):
-                sample |= self._answered(question, outcome, hits)
+                self._add_answer(sample, question, outcome, hits)
             elif isinstance(outcome, Failure):
-                sample |= self._unanswered(question) if reads else {}
+                if reads:
+                    self._add_nothing(sample, question)
                 sample["error"] = outcome.reason
-            sample["seconds"] = {stage: cost["seconds"] for stage, cost in costs.items()}
-            sample["cached"] = {stage: cost["cached"] for stage, cost in costs.items()}
             samples.append(sample)
         if reads and not self.request.predict_only:
             self._score(questions, samples)
         return samples, error
 
-    def _score(self, questions: Sequence[Question], samples: Sequence[dict[str, Any]]) -> None:
+    def _score(self, questions: Sequence[Question], samples: Sequence[Sample]) -> None:
         """Add to each sample what the rule makes of its answer and of its raw generation."""
         by_id = {q.question_id: q for q in questions}
         asked = [by_id[sample["question_id"]] for sample in samples]
@@ -198,8 +194,11 @@ class Runner:
         # Where none can be answered, it is not the questions.
         return first.reason if len(failed) == len(questions) >= _TELLING else ""
 
-    def _sample(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+    def _sample(
+        self, question: Question, hits: Sequence[Hit], costs: Mapping[str, Described]
+    ) -> Sample:
         seen = question.description
+        ranking = self._ranking(question, hits)
         return {
             "question_id": question.question_id,
             "question": question.question,
@@ -207,58 +206,65 @@ class Runner:
             "image_id": question.image_id,
             "split": question.split,
             "answers": list(question.answers),
-            "tags": [[t.names[0], t.probability] for t in seen.tags] if seen else [],
+            "tags": [(t.names[0], t.probability) for t in seen.tags] if seen else [],
             "caption": seen.caption if seen else "",
             "ocr": list(seen.ocr) if seen else [],
-            **self._ranking(question, hits),
+            "hits": ranking["hits"],
+            "answer_ranks": ranking["answer_ranks"],
+            "id_ranks": ranking["id_ranks"],
+            "article_ranks": ranking["article_ranks"],
+            "seconds": {stage: cost["seconds"] for stage, cost in costs.items()},
+            "cached": {stage: cost["cached"] for stage, cost in costs.items()},
         }
 
-    def _ranking(self, question: Question, hits: Sequence[Hit]) -> dict[str, Any]:
+    def _ranking(self, question: Question, hits: Sequence[Hit]) -> Ranking:
         if self._marker is None or self._marker.question is not question:
             self._marker = Marker(question)  # a question's rankings are marked one after another
         passages = [passage for _, passage in self.pipeline.passages(hits)]
         return {
-            "hits": [[hit.passage_id, round(hit.score, 6)] for hit in hits],
+            "hits": [(hit.passage_id, round(hit.score, 6)) for hit in hits],
             **self._marker.marks(passages),
         }
 
-    def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
+    def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> Ranking:
         """The passages that stood in a prompt, in the order of the hits."""
         shown = {passage_id for draft in answer.drafts for passage_id in draft.passage_ids}
         return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
 
-    def _answered(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> dict[str, Any]:
-        return {
-            "read": self._read(question, answer, hits),
-            "answer": answer.text,
-            "raw": answer.raw,
-            "decision": answer.decision,
-            "log_prob": answer.log_prob,
-            "cut": answer.cut,
-            "drafts": self._drafts(answer, hits),
-        }
+    def _add_answer(
+        self, sample: Sample, question: Question, answer: Answer, hits: Sequence[Hit]
+    ) -> None:
+        sample["read"] = self._read(question, answer, hits)
+        sample["answer"] = answer.text
+        sample["raw"] = answer.raw
+        sample["decision"] = answer.decision
+        sample["log_prob"] = answer.log_prob
+        sample["cut"] = answer.cut
+        sample["drafts"] = self._drafts(answer, hits)
 
-    def _unanswered(self, question: Question) -> dict[str, Any]:
-        return {
-            "read": self._ranking(question, []),
-            "answer": None,
-            "raw": None,
-            "decision": None,
-            "log_prob": None,
-            "cut": 0,
-            "drafts": [],
-        }
+    def _add_nothing(self, sample: Sample, question: Question) -> None:
+        sample["read"] = self._ranking(question, [])
+        sample["answer"] = sample["raw"] = sample["decision"] = sample["log_prob"] = None
+        sample["cut"] = 0
+        sample["drafts"] = []
 
-    def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[DraftRecord]:
         """Drafts, each with whether a passage that it was read from holds it.
 
         The answer's own generation stands whole in the sample, those of other drafts up to a limit.
         """
         texts = {p.passage_id: p.content for _, p in self.pipeline.passages(hits)}
         return [
-            asdict(draft)
-            | {
+            {
+                "text": draft.text,
                 "raw": draft.raw[:_MAX_RAW],
+                "log_prob": draft.log_prob,
+                "tokens": draft.tokens,
+                "passage_ids": list(draft.passage_ids),
+                "prompt_hash": draft.prompt_hash,
+                "score": draft.score,
+                "prior": draft.prior,
+                "posterior": draft.posterior,
                 "in_passages": any(
                     is_in_document(draft.text, texts[passage_id])
                     for passage_id in draft.passage_ids
@@ -268,7 +274,7 @@ class Runner:
         ]
 
 
-def shared_out(use: Use, questions: int) -> dict[str, Any]:
+def shared_out(use: Use, questions: int) -> Described:
     """What one of the questions that were worked on together took.
 
     Returns:

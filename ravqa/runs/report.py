@@ -17,13 +17,16 @@ from typing import Any
 import ravqa
 from ravqa.core.settings import fingerprint
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.scores import answer_section, dataset_section, retrieval_ks, retrieval_section
+from ravqa.evaluation.answers import answer_section
+from ravqa.evaluation.retrieval import retrieval_ks, retrieval_section
+from ravqa.evaluation.schema import SCHEMA_VERSION, EncodingCounts, Sample
+from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.pipeline import Pipeline
 from ravqa.retrievers.runs import trec_lines
 from ravqa.runs.console import Console
 from ravqa.runs.execute import Executed, shared_out
-from ravqa.runs.folder import MAIN, SCHEMA_VERSION, RunDir
+from ravqa.runs.folder import MAIN, RunDir
 from ravqa.runs.load import reranker_counts
 from ravqa.runs.plan import overrides_of
 
@@ -64,7 +67,8 @@ def _results(executed: Executed, judge: CachedJudge | None) -> dict[str, Any]:
     if scored:
         ks = retrieval_ks(dataset, pipeline.top_k)
         retrieval = retrieval_section(dataset, samples, ks, seed=request.seed)
-        retrieval |= _encoded(pipeline, "passages")
+        if encoded := pipeline.retriever.encoded.get("passages"):
+            retrieval["passages"] = EncodingCounts(**asdict(encoded))
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": {
@@ -79,6 +83,7 @@ def _results(executed: Executed, judge: CachedJudge | None) -> dict[str, Any]:
         "retrieval": retrieval,
         "provenance": {
             "pipeline": request.pipeline,
+            "retriever": config.retriever.name,
             "chosen_on": config.chosen_on,
             "overrides": overrides_of(request),
             "stand_ins": dict(config.stand_ins),
@@ -151,7 +156,7 @@ def _notes(results: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
 def _write(
     run_dir: RunDir,
     dataset: Dataset,
-    samples: Mapping[int | str, Mapping[str, Any]],
+    samples: Mapping[int | str, Sample],
     results: Mapping[str, Any],
 ) -> None:
     """The ranking, the predictions as the benchmark takes them, and the results."""
@@ -208,7 +213,7 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
-def _stage_seconds(samples: Mapping[int | str, Mapping[str, Any]]) -> dict[str, float]:
+def _stage_seconds(samples: Mapping[int | str, Sample]) -> dict[str, float]:
     """Seconds a question of every stage, on average, earlier parts of a resumed run included."""
     total: dict[str, float] = {}
     for sample in samples.values():

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 import ravqa
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
@@ -20,17 +18,14 @@ from ravqa.core.settings import Part, apply_override, validate
 from ravqa.corpora.tables import read_json, read_jsonl
 from ravqa.datasets import DATASETS
 from ravqa.datasets.base import Dataset, DatasetRequest, load_dataset, parse_options
-from ravqa.evaluation.scores import (
-    answer_section,
-    dataset_section,
-    rankings,
-    retrieval_ks,
-    retrieval_section,
-)
+from ravqa.evaluation.answers import answer_section
+from ravqa.evaluation.retrieval import rankings, retrieval_ks, retrieval_section
+from ravqa.evaluation.schema import SCHEMA_VERSION, Predicted, ScoreResults, validated
+from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
-from ravqa.runs.folder import MAIN, SCHEMA_VERSION, is_of_run, write_file
+from ravqa.runs.folder import MAIN, is_of_run, write_file
 
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
@@ -67,7 +62,7 @@ class Predictions:
         retrieved: the records are a run's samples, with its rankings.
     """
 
-    samples: Mapping[int | str, Mapping[str, Any]]
+    samples: Mapping[int | str, Predicted]
     given: int
     missing: Sequence[int | str]
     duplicates: Sequence[int | str]
@@ -76,7 +71,7 @@ class Predictions:
     retrieved: bool
 
 
-def score(request: ScoreRequest, console: Console) -> dict[str, Any]:
+def score(request: ScoreRequest, console: Console) -> ScoreResults:
     """Score, print, write; gives the results.
 
     Raises:
@@ -147,40 +142,13 @@ def _dataset(request: ScoreRequest, console: Console) -> Dataset:
     return replace(dataset, metric_options=options) if options else dataset
 
 
-class _Draft(BaseModel):
-    text: str
-    score: float | None
-    passage_ids: list[str]
-    in_passages: bool
-
-
-class _Ranking(BaseModel):
-    hits: list[tuple[str, float]]
-    answer_ranks: dict[str, list[int]] | None
-    article_ranks: list[int] | None
-
-
-class _Stage(_Ranking):
-    stage: str
-
-
-class _Sample(_Ranking):
-    """What scoring needs of a run's sample beside its answer."""
-
-    raw: str | None = None
-    error: str | None = None
-    cut: int = 0
-    drafts: list[_Draft] = []
-    stages: list[_Stage] | None = None
-    read: _Ranking | None = None
-
-
-_NOTHING: dict[str, Any] = {
+_NOTHING: Predicted = {
     "answer": None,
     "raw": None,
     "cut": 0,
     "hits": [],
     "answer_ranks": None,
+    "id_ranks": None,
     "article_ranks": None,
     "drafts": [],
     "stages": None,
@@ -204,12 +172,12 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     # A run with --retrieval-only answers nothing.
     answered = not retrieved or any(key in r for _, r in records for key in _ANSWER_KEYS)
     ids = {str(q.question_id): q.question_id for q in dataset.questions}
-    samples: dict[int | str, Mapping[str, Any]] = {}
+    samples: dict[int | str, Predicted] = {}
     duplicates: dict[int | str, None] = {}
     unknown: dict[str, None] = {}
     for where, record in records:
         name = str(_value(record, _ID_KEYS, int | str, where))
-        sample = _sample(record, where) if retrieved else _NOTHING
+        sample = validated(Predicted, record, where) if retrieved else _NOTHING
         # What the reader of a run could not answer has an error instead.
         given = answered and not sample.get("error")
         answer = _value(record, _ANSWER_KEYS, str, where) if given else None
@@ -259,15 +227,6 @@ def _value(record: Mapping[str, Any], keys: Sequence[str], kind: Any, where: str
     return value
 
 
-def _sample(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    try:
-        return _Sample.model_validate(record).model_dump()
-    except ValidationError as e:
-        first = e.errors()[0]
-        path = ".".join(map(str, first["loc"]))
-        raise DataError(f"{where}: not a sample of a run ({path}: {first['msg']})") from None
-
-
 def _named(ids: Sequence[int | str]) -> str:
     more = ", ..." if len(ids) > _NAMED else ""
     return ", ".join(map(str, ids[:_NAMED])) + more
@@ -278,7 +237,7 @@ def _results(
     dataset: Dataset,
     predictions: Predictions,
     judge: CachedJudge | None,
-) -> dict[str, Any]:
+) -> ScoreResults:
     conditions = {MAIN: predictions.samples}
     depth = max(
         (len(r["hits"]) for s in predictions.samples.values() for r in rankings(s)), default=0

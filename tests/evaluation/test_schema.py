@@ -27,7 +27,9 @@ def test_every_key_has_a_description_on_the_page(kind):
     _, _, section = page.partition(f"\n### {kind.__name__}\n")
     rows = [line for line in section.partition("\n### ")[0].splitlines() if line.startswith("| `")]
     inherited = {
-        key for base in kind.__orig_bases__ for key in getattr(base, "__annotations__", ())
+        key
+        for base in getattr(kind, "__orig_bases__", ())
+        for key in getattr(base, "__annotations__", ())
     }
     assert {row.split("`")[1] for row in rows} == set(kind.__annotations__) - inherited
     assert all(len(row.split(" | ")[2].removesuffix(" |")) > 3 for row in rows)

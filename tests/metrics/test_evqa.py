@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ravqa.core.errors import DataError
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.scores import answer_section, score_answers
+from ravqa.evaluation.answers import answer_section, score_answers
 from ravqa.metrics import evqa, evqa_score, evqa_scores
 from ravqa.metrics.base import AnswerRecord
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.scores import answer_section
+from ravqa.evaluation.answers import answer_section
 from ravqa.metrics import (
     diagnostics,
     exact_match_at_n,

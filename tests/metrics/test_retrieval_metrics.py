@@ -14,7 +14,7 @@ from rich.console import Console as RichConsole
 
 from ravqa.core.records import Passage, Question
 from ravqa.datasets.base import Dataset, RetrievalMetric
-from ravqa.evaluation.scores import Marker, retrieval_ks, retrieval_section
+from ravqa.evaluation.retrieval import Marker, retrieval_ks, retrieval_section
 from ravqa.metrics import (
     article_recall_at_k,
     ndcg_at_k,

@@ -191,7 +191,7 @@ def test_the_samples_of_a_run_are_rankings_too(tmp_path):
     path.write_text(json.dumps(sample) + "\n")
     assert pairs(path) == {"5": [("GS_2", 0.5), ("a b", 0.7)]}  # in the run's order
     path.write_text('{"question_id": 5, "hits": [["GS_2"]]}\n')
-    with pytest.raises(DataError, match=r"line 1: 'hits' is no list of"):
+    with pytest.raises(DataError, match=r"line 1: not a ranking of a run \(key 'hits"):
         read_run(path)
 
 

@@ -212,7 +212,10 @@ def test_ids_may_be_strings(score, predictions, tmp_path):
         ('{"question_id": true, "answer": "x"}', "'question_id' is True"),
         ('{"question_id": 1, "answer": "x"', "line 1: not JSON"),
         ('[{"question_id": 1, "answer"', "not JSON"),
-        ('{"question_id": 1, "answer": "x", "hits": 3}', "line 1: not a sample of a run (hits"),
+        (
+            '{"question_id": 1, "answer": "x", "hits": 3}',
+            "line 1: not a sample of a run (key 'hits'",
+        ),
     ],
 )
 def test_broken_files_are_named_with_their_place(score, tmp_path, text, message):

@@ -1,0 +1,254 @@
+"""Answer quality: what each answer scores, and the section of results.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+from ravqa.core.errors import DataError
+from ravqa.core.records import Question
+from ravqa.datasets.base import Dataset
+from ravqa.evaluation.schema import (
+    AnswerSection,
+    AtK,
+    Cut,
+    Group,
+    HitTables,
+    Means,
+    Predicted,
+)
+from ravqa.evaluation.sections import (
+    DECIMALS,
+    Id,
+    Samples,
+    by_type,
+    images_of,
+    interval_of,
+    tested,
+)
+from ravqa.metrics import diagnostics
+from ravqa.metrics.base import AnswerMetric, AnswerRecord, checked_scores, percent
+from ravqa.metrics.judges.base import Judge
+
+
+def score_answers(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    records: Sequence[AnswerRecord],
+    *,
+    judge: Judge | None = None,
+) -> list[float]:
+    """The dataset's official score of each answer, 0 to 1; a missing answer (None) is wrong.
+
+    Args:
+        judge: asked by rules that use one; None leaves them at exact match.
+
+    Raises:
+        DataError: the references of a question cannot be scored with.
+    """
+    metric = dataset.answer_metric
+    try:
+        scores = metric.scores(questions, records, judge)
+    except ValueError as e:
+        raise DataError(f"{dataset.label}: {e}") from None
+    return checked_scores(metric, scores, len(questions))
+
+
+def score_raw(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    records: Sequence[AnswerRecord],
+    scores: Sequence[float],
+    *,
+    judge: Judge | None = None,
+) -> list[float]:
+    """The official score of each raw generation, as if no answer had been extracted from it.
+
+    Args:
+        scores: of the answers. What is the same text to the rule is not scored again.
+    """
+    metric = dataset.answer_metric
+    new = [
+        r.raw is not None and (r.answer is None or not metric.same(r.raw, r.answer))
+        for r in records
+    ]
+    made = iter(
+        score_answers(
+            dataset,
+            [q for q, is_new in zip(questions, new, strict=True) if is_new],
+            [replace(r, answer=r.raw) for r, is_new in zip(records, new, strict=True) if is_new],
+            judge=judge,
+        )
+    )
+    return [next(made) if is_new else score for score, is_new in zip(scores, new, strict=True)]
+
+
+def answer_section(
+    dataset: Dataset,
+    conditions: Mapping[str, Samples],
+    *,
+    seed: int,
+    judge: Judge | None = None,
+) -> AnswerSection:
+    """Return answer quality of the run and of each control, with comparisons to the run.
+
+    Percent; intervals and tests resample images. Each condition's "groups" are by question type;
+    "raw" are the scores of the generations from which the answers were extracted, "cut" counts the
+    passages that were to be read and did not fit into the reader's context. Samples with the answer
+    None are counted as wrong; "unanswered" lists those that the reader could not answer.
+    """
+    questions = [
+        q for q in dataset.questions if all(q.question_id in s for s in conditions.values())
+    ]
+    images = images_of(questions)
+    metric = dataset.answer_metric
+    section: AnswerSection = {
+        "metric": metric.name,
+        "label": metric.label,
+        "right": metric.right,
+        "rule": metric.settings(judge),
+        "questions": len(questions),
+        "conditions": {},
+        "comparisons": {},
+    }
+    scores: dict[str, dict[Id, float]] = {}
+    exact: dict[str, dict[Id, bool]] = {}
+    for name, samples in conditions.items():
+        records = [record_of(samples[q.question_id]) for q in questions]
+        values = score_answers(dataset, questions, records, judge=judge)
+        scores[name] = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
+        exact[name] = {
+            q.question_id: is_exact(metric, q, record)
+            for q, record in zip(questions, records, strict=True)
+        }
+        section["conditions"][name] = {
+            **_means(dataset, questions, values, seed),
+            "raw": _raw(dataset, questions, records, values, seed, judge=judge),
+            "cut": _cut([samples[q.question_id] for q in questions]),
+            "unanswered": [
+                {"question_id": q.question_id, "reason": reason}
+                for q in questions
+                if (reason := samples[q.question_id].get("error"))
+            ],
+            "exact_match": _exact_match(metric, questions, samples, exact[name]),
+            "hits": _hit_tables(metric, questions, samples),
+            "groups": _groups(dataset, questions, scores[name], seed),
+        }
+    main, *controls = conditions
+    for name in controls:
+        compared = tested(scores[main], scores[name], images, seed)
+        section["comparisons"][f"{main} - {name}"] = compared
+    if "none" in controls:
+        comparison = section["comparisons"][f"{main} - none"]
+        both = exact[main], exact["none"]
+        comparison["hit_success_ratio"] = percent([diagnostics.hit_success_ratio(*both)])
+        comparison["free_success_ratio"] = percent([diagnostics.free_success_ratio(*both)])
+    return section
+
+
+def record_of(sample: Predicted) -> AnswerRecord:
+    """What a rule may read of a sample."""
+    return AnswerRecord(sample["answer"], sample.get("raw"), sample)
+
+
+def is_exact(metric: AnswerMetric, question: Question, record: AnswerRecord) -> bool:
+    """Exact match (EM): whether an answer is a reference, after the rule's own clean-up."""
+    return record.answer is not None and metric.matches(question, record.answer)
+
+
+def _raw(
+    dataset: Dataset,
+    questions: Sequence[Question],
+    records: Sequence[AnswerRecord],
+    values: Sequence[float],
+    seed: int,
+    *,
+    judge: Judge | None,
+) -> Means | None:
+    """Return the scores of whole generations; None where the samples do not hold them."""
+    if all(record.raw is None for record in records):
+        return None
+    values = score_raw(dataset, questions, records, values, judge=judge)
+    return _means(dataset, questions, values, seed)
+
+
+def _means(
+    dataset: Dataset, questions: Sequence[Question], values: Sequence[float], seed: int
+) -> Means:
+    """The metric's own summary, and the interval."""
+    scores = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
+    interval = interval_of(scores, images_of(questions), seed)
+    summary = dataset.answer_metric.summary(questions, values)
+    return cast(Means, {**summary, "interval_95": interval})
+
+
+def _cut(samples: Sequence[Predicted]) -> Cut:
+    cuts = [sample.get("cut", 0) for sample in samples]
+    return {"passages": sum(cuts), "questions": len(cuts) - cuts.count(0)}
+
+
+def _exact_match(
+    metric: AnswerMetric,
+    questions: Sequence[Question],
+    samples: Samples,
+    exact: Mapping[Id, bool],
+) -> AtK:
+    """EM@n of the drafts where the rule has it and every draft a score, else EM of the answers."""
+    found = []
+    for q in questions:
+        drafts = samples[q.question_id].get("drafts", [])
+        scores = [draft["score"] for draft in drafts if draft["score"] is not None]
+        if not drafts or len(scores) < len(drafts):
+            break
+        value = metric.exact_match_at_n(q, [draft["text"] for draft in drafts], scores)
+        if value is None:
+            break
+        found.append(value)
+    if len(found) < len(questions):
+        return {"1": percent([float(value) for value in exact.values()])}
+    return {str(n): percent([value[n] for value in found]) for n in found[0]}
+
+
+def _hit_tables(
+    metric: AnswerMetric, questions: Sequence[Question], samples: Samples
+) -> HitTables | None:
+    """RA-VQA's hit table over drafts that read one passage each, and over the chosen ones."""
+    every: list[tuple[bool, bool]] = []
+    chosen: list[tuple[bool, bool]] = []
+    for q in questions:
+        sample = samples[q.question_id]
+        drafts = sample.get("drafts", [])
+        pairs = [
+            (metric.matches(q, d["text"]), d["in_passages"])
+            for d in drafts
+            if len(d["passage_ids"]) == 1
+        ]
+        if not pairs or len(pairs) < len(drafts) or sample.get("decision") == "mixture":
+            continue  # no answer is one passage's own
+        every += pairs
+        scores = [-math.inf if d["score"] is None else d["score"] for d in drafts]
+        chosen.append(pairs[scores.index(max(scores))])
+    if not every:
+        return None
+    return {"documents": _shares(every), "selected": _shares(chosen)}
+
+
+def _shares(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+    return {cell: percent([share]) for cell, share in diagnostics.hit_table(pairs).items()}
+
+
+def _groups(
+    dataset: Dataset, questions: Sequence[Question], scores: Mapping[Id, float], seed: int
+) -> dict[str, Group]:
+    groups = by_type(dataset, questions, scores)
+    images = images_of(questions)
+    return {
+        name: {
+            "mean": round(sum(values.values()) / len(values), DECIMALS),
+            "questions": len(values),
+            "interval_95": interval_of(values, images, seed),
+        }
+        for name, values in groups.items()
+    }

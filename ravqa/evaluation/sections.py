@@ -1,0 +1,86 @@
+"""What the sections of results.json have in common: the dataset, question types, intervals, tests.
+
+Scores are made from the samples alone, so that a run can be scored again without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, cast
+
+from ravqa.core.records import Question
+from ravqa.datasets.base import Dataset
+from ravqa.evaluation.schema import Comparison, Predicted, ScoredDataset
+from ravqa.metrics.statistics import intervals
+
+T = TypeVar("T")
+Id = int | str
+Samples = Mapping[Id, Predicted]
+
+DECIMALS = 4
+"""Of percents in results: who shows fewer must not round twice (67.6471 is 67.6, not 67.7)."""
+
+
+def dataset_section(dataset: Dataset) -> ScoredDataset:
+    """Return what a file of results says of the dataset."""
+    section: ScoredDataset = {
+        "name": dataset.name,
+        "label": dataset.label,
+        "sample": dataset.sample,
+        "split": dataset.split,
+        "questions": len(dataset.questions),
+        "images": len({q.image_id for q in dataset.questions}),
+    }
+    return cast(ScoredDataset, {**section, **dataset.info})
+
+
+def by_type(
+    dataset: Dataset, questions: Sequence[Question], values: Mapping[Id, T]
+) -> dict[str, dict[Id, T]]:
+    """Return the values of each question type, types in order of their names."""
+    groups: dict[str, dict[Id, T]] = {}
+    for q in questions:
+        name = type_name(dataset, q)
+        if name is not None:
+            groups.setdefault(name, {})[q.question_id] = values[q.question_id]
+    return dict(sorted(groups.items()))
+
+
+def type_name(dataset: Dataset, question: Question) -> str | None:
+    """Return the name of a question's type, by which results are grouped; None without a type."""
+    kind = question.question_type
+    return None if kind is None else dataset.question_types.get(kind, kind)
+
+
+def images_of(questions: Sequence[Question]) -> dict[Id, Id | None]:
+    """Return the image of each question, which intervals and tests resample."""
+    return {q.question_id: q.image_id for q in questions}
+
+
+def interval_of(
+    scores: Mapping[Id, float], images: Mapping[Id, Id | None], seed: int
+) -> list[float]:
+    """Return the 95 % interval of the mean."""
+    interval = intervals.bootstrap(list(scores.values()), [images[q] for q in scores], seed=seed)
+    return [round(interval.low, DECIMALS), round(interval.high, DECIMALS)]
+
+
+def tested(
+    first: Mapping[Id, float],
+    second: Mapping[Id, float],
+    images: Mapping[Id, Id | None],
+    seed: int,
+) -> Comparison:
+    """Compare two conditions' scores, in percent, on the same questions."""
+    test = intervals.paired_test(first, second, images, seed=seed)
+    return {
+        "difference": round(test.difference.mean, DECIMALS),
+        "interval_95": [
+            round(test.difference.low, DECIMALS),
+            round(test.difference.high, DECIMALS),
+        ],
+        "p_value": round(test.p_value, 5),
+        "wins": test.wins,
+        "losses": test.losses,
+        "ties": test.ties,
+    }
