@@ -87,6 +87,15 @@ def report(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file in --output.")
     ] = False,
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|IDS",
+            help="The questions to show: at most N, those that retrieval helped or hurt first and "
+            "then a random sample of the others; or ids, comma-separated (a single one: ID,). "
+            "Default: 2000.",
+        ),
+    ] = None,
     matches: Matches = None,
     data: Annotated[
         Path | None,
@@ -110,16 +119,18 @@ def report(
     No model is loaded but the retriever's, for --matches.
     """
     with opened_console() as console:
-        from ravqa.reports.report import write_report
+        from ravqa.reports.report import parse_questions, write_report
 
-        first, *others = write_report(
+        path = write_report(
             run,
             output=output,
             overwrite=output is None or overwrite,
             data=data,
             corpus=tuple(corpus or ()),
+            questions=parse_questions(questions),
             match=matches,
             progress=console.progress,
+            note=console.note,
             trust_settings=trust_settings,
         )
-    print(f"report: {first}" + (f" and {len(others)} more files" if others else ""))
+    print(f"report: {path}")

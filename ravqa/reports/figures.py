@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
+from ravqa.evaluation.schema import Ranking
 from ravqa.metrics.ranking import DEFAULT_KS
 from ravqa.metrics.statistics import intervals
 from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.reports.charts import Axis, Figure, Series, columns, curves, dots, round_steps, shares
 from ravqa.reports.run import Run
-from ravqa.runs.console import CONDITIONS
+from ravqa.runs import console
 from ravqa.runs.folder import MAIN
 
-_STYLES = {name: style for style, name in enumerate(CONDITIONS)}
+_STYLES = {name: style for style, name in enumerate(console.CONDITIONS)}
 _RANKS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, None))
 _BINS = 10
 _VALUES = 8  # so many different scores are shown one by one
 _STAGES = {"retrieve": "retrieving", "answer": "answering"}
-
-Sample = Mapping[str, Any]
 
 
 def run_figures(run: Run) -> list[Figure]:
@@ -35,19 +33,19 @@ def run_figures(run: Run) -> list[Figure]:
     return [figure for maker in makers if (figure := maker(run)) is not None]
 
 
-def condition_name(condition: str) -> str:
-    """What people call the run itself or one of its controls."""
-    return CONDITIONS.get(condition, condition)
+def condition_name(run: Run, condition: str) -> str:
+    """What people call the run itself, by what ran, or one of its controls."""
+    return console.condition_name(condition, run.results["provenance"]["retriever"])
 
 
 def _style(condition: str) -> int:
     return _STYLES.get(condition, 5)
 
 
-def first_rank(run: Run, sample: Sample) -> int | None:
+def first_rank(run: Run, ranking: Ranking) -> int | None:
     """Rank of the first passage that holds an answer, 0 for none; None without references."""
-    ranks = sample.get("answer_ranks")
-    return None if ranks is None else int(min(ranks.get(run.rule) or [0]))
+    ranks = ranking["answer_ranks"]
+    return None if ranks is None else min(ranks[run.rule], default=0)
 
 
 def recall_curve(run: Run) -> Figure | None:
@@ -57,16 +55,16 @@ def recall_curve(run: Run) -> Figure | None:
             q: rank for q in _shared(run) if (rank := first_rank(run, samples[q])) is not None
         }
         for condition, samples in run.samples.items()
-        if any(sample.get("hits") for sample in samples.values())
+        if any(sample["hits"] for sample in samples.values())
     }
-    deepest = max((len(s.get("hits") or ()) for s in run.main.values()), default=0)
+    deepest = max((len(s["hits"]) for s in run.main.values()), default=0)
     if not ranks or not any(ranks.values()) or not deepest:
         return None
     named = _named_ks(run, deepest)
     ks = sorted({*range(1, min(deepest, 20) + 1), *range(20, min(deepest, 100) + 1, 10), *named})
     series = [
         Series(
-            condition_name(condition),
+            condition_name(run, condition),
             _style(condition),
             [_mean(run, {q: 100.0 * (0 < r <= k) for q, r in found.items()}) for k in ks],
         )
@@ -86,28 +84,27 @@ def recall_curve(run: Run) -> Figure | None:
 
 def _named_ks(run: Run, deepest: int) -> list[int]:
     """The Ks of the results."""
-    conditions = ((run.results.get("retrieval") or {}).get("conditions") or {}).values()
-    found = {int(k) for c in conditions for k in c.get("PRRecall") or ()}
+    retrieval = run.results["retrieval"]
+    conditions = retrieval["conditions"].values() if retrieval else ()
+    found = {int(k) for condition in conditions for k in condition["PRRecall"]}
     return sorted(found) or [k for k in DEFAULT_KS if k <= deepest] or [deepest]
 
 
 def accuracy_by_type(run: Run) -> Figure | None:
     """Answer quality of each question type, as in the results; all questions first."""
-    conditions = (run.results.get("answers") or {}).get("conditions") or {}
-    if not conditions:
+    answers = run.results["answers"]
+    if answers is None:
         return None
-    groups = {name: c.get("groups") or {} for name, c in conditions.items()}
-    types = list(groups.get(MAIN) or {})
-    total = int((run.results["answers"]).get("questions") or len(run.main))
+    types = answers["conditions"][MAIN]["groups"]
     series = []
-    for name, condition in conditions.items():
-        whole = condition.get("mean", condition.get("score"))
-        values = [_estimate(whole, condition.get("interval_95"))]
+    for name, condition in answers["conditions"].items():
+        whole = condition.get("mean", condition["score"])
+        values = [None if whole is None else Estimate(whole, *condition["interval_95"])]
         for kind in types:
-            group = groups[name].get(kind) or {}
-            values.append(_estimate(group.get("mean"), group.get("interval_95")))
-        series.append(Series(condition_name(name), _style(name), values))
-    counts = [total, *(int(groups[MAIN][kind].get("questions") or 0) for kind in types)]
+            group = condition["groups"].get(kind)
+            values.append(Estimate(group["mean"], *group["interval_95"]) if group else None)
+        series.append(Series(condition_name(run, name), _style(name), values))
+    counts = [answers["questions"], *(group["questions"] for group in types.values())]
     return dots(
         f"{metric_name(run)} by question type",
         "Means with 95 % intervals over images.",
@@ -123,7 +120,7 @@ def accuracy_by_rank(run: Run) -> Figure | None:
     """Answer quality where the first passage with an answer has rank 1, 2, ..., or none has."""
     scored = [q for q in _shared(run) if "score" in run.main[q]]
     ranks = {q: rank for q in scored if (rank := first_rank(run, run.main[q])) is not None}
-    if not ranks or not any(run.main[q].get("hits") for q in ranks):
+    if not ranks or not any(run.main[q]["hits"] for q in ranks):
         return None
     places: list[tuple[str, list[int | str]]] = []
     for low, high in _RANKS:
@@ -135,7 +132,7 @@ def accuracy_by_rank(run: Run) -> Figure | None:
     shown = [c for c in (MAIN, "none") if c in run.samples and _has_scores(run, c)]
     series = [
         Series(
-            condition_name(c),
+            condition_name(run, c),
             _style(c),
             [_mean(run, {q: 100.0 * run.samples[c][q]["score"] for q in qs}) for _, qs in places],
         )
@@ -174,7 +171,10 @@ def score_histogram(run: Run) -> Figure | None:
         "How questions are scored",
         f"Share of the questions by the score of their answer ({metric_name(run)}, 0 to 1).",
         labels,
-        [Series(condition_name(c), _style(c), _shares(r, len(labels))) for c, r in rows.items()],
+        [
+            Series(condition_name(run, c), _style(c), _shares(r, len(labels)))
+            for c, r in rows.items()
+        ],
         x_name="score of the answer",
         axis=Axis("%"),
     )
@@ -185,7 +185,7 @@ def retrieval_scores(run: Run) -> Figure | None:
     tops = [
         (float(sample["hits"][0][1]), first_rank(run, sample) == 1)
         for sample in run.main.values()
-        if sample.get("hits") and sample.get("answer_ranks") is not None
+        if sample["hits"] and sample["answer_ranks"] is not None
     ]
     if not tops:
         return None
@@ -218,18 +218,18 @@ def times(run: Run) -> Figure | None:
     for condition, samples in run.samples.items():
         own = spent.setdefault(condition, {})
         for sample in samples.values():
-            for stage, seconds in stage_seconds(sample).items():
+            for stage, seconds in sample["seconds"].items():
                 own[stage] = own.get(stage, 0.0) + seconds / len(samples)
     found = {stage for own in spent.values() for stage, seconds in own.items() if seconds > 0}
     if not found:
         return None
     stages = list(dict.fromkeys(s for own in spent.values() for s in own if s in found))
-    whole = (run.results.get("timing") or {}).get("seconds")
+    whole = run.results["timing"]["seconds"]
     return shares(
         "Where the time goes",
-        "Mean seconds per question in this run; little for what came from the cache."
-        + (f" This run took {whole:,.0f} s, with loading and scoring." if whole else ""),
-        [condition_name(condition) for condition in spent],
+        "Mean seconds per question in this run; little for what came from the cache. This run took "
+        f"{whole:,.0f} s, with loading and scoring.",
+        [condition_name(run, condition) for condition in spent],
         [
             Series(
                 stage_name(stage),
@@ -243,12 +243,6 @@ def times(run: Run) -> Figure | None:
     )
 
 
-def stage_seconds(sample: Sample) -> dict[str, float]:
-    """Seconds of a sample's stages, in order."""
-    found = sample.get("seconds") or {}
-    return {stage: float(v) for stage, v in found.items() if isinstance(v, int | float)}
-
-
 def stage_name(stage: str) -> str:
     """What people call a stage's time."""
     return _STAGES.get(stage, stage)
@@ -256,7 +250,8 @@ def stage_name(stage: str) -> str:
 
 def metric_name(run: Run) -> str:
     """What people call the metric of answers."""
-    return str((run.results.get("answers") or {}).get("label") or "score")
+    answers = run.results["answers"]
+    return answers["label"] if answers else "score"
 
 
 def _shared(run: Run) -> list[int | str]:
@@ -272,16 +267,10 @@ def _mean(run: Run, values: Mapping[int | str, float]) -> Estimate | None:
     """The mean with the interval that the results have: resampled by image, with their seed."""
     if not values:
         return None
-    images = [run.main[q].get("image_id", q) for q in values]
-    seed = int((run.results.get("provenance") or {}).get("seed") or 0)
+    images = [run.main[q]["image_id"] for q in values]
+    seed = run.results["provenance"]["seed"]
     found = intervals.bootstrap(list(values.values()), images, seed=seed)
     return Estimate(found.mean, found.low, found.high)
-
-
-def _estimate(value: float | None, interval: Sequence[float] | None) -> Estimate | None:
-    if value is None:
-        return None
-    return Estimate(value, *interval) if interval else Estimate(value)
 
 
 def _counts(places: Iterable[int], size: int) -> list[Estimate | None]:

@@ -39,17 +39,19 @@ _SIDE = 384  # pixels of the image below the patches
 _LEVELS = 127  # of a product, in a byte
 
 
+Id = int | str
 Matches = dict[str, dict[str, Any]]
 """What the page shows of a question's matches, by question id."""
 
 
 def matches(
     run: Run,
+    shown: Sequence[Id],
     count: int,
     progress: Progress | None = None,
     session: Session | None = None,
 ) -> Matches:
-    """Those of the first `count` questions.
+    """Those of the first `count` questions that are shown.
 
     Raises:
         UserError: a retriever without late interaction, or without the run's passages; a model
@@ -58,31 +60,35 @@ def matches(
     _check_own(run)
     if run.corpus is None:
         raise UserError("--matches needs the run's passages: name them with --corpus")
-    if not _asked(run):
+    if not _asked(run, shown):
         raise UserError("--matches needs the run's questions: name their folder with --data")
     if not _explainable(_config(run).retriever):
         raise UserError("--matches: only a late-interaction retriever has matches to show")
-    return _matches(run, count, progress, session)
+    return _matches(run, _asked(run, shown)[:count], progress, session)
 
 
 def default_matches(
-    run: Run, progress: Progress | None = None, session: Session | None = None
+    run: Run,
+    shown: Sequence[Id],
+    progress: Progress | None = None,
+    session: Session | None = None,
 ) -> tuple[Matches, str | None]:
-    """Those of the first questions if there are any to show; and what kept them from being shown.
+    """Those of the first questions that are shown, if they have any; and why there are none.
 
     A report must not fail for what nobody asked for.
     """
     try:
         _check_own(run)
-        if run.corpus is None or not _asked(run) or not _explainable(_config(run).retriever):
+        asked = _asked(run, shown)[:QUESTIONS]
+        if run.corpus is None or not asked or not _explainable(_config(run).retriever):
             return {}, None
-        return _matches(run, QUESTIONS, progress, session, _ROOM), None
+        return _matches(run, asked, progress, session, _ROOM), None
     except UserError as e:
         return {}, f"What matched in retrieval is not shown: {e}."
 
 
-def _asked(run: Run) -> list[int | str]:
-    return [q for q in run.main if q in run.questions and run.main[q].get("hits")]
+def _asked(run: Run, shown: Sequence[Id]) -> list[Id]:
+    return [q for q in shown if q in run.questions and run.main[q]["hits"]]
 
 
 def _check_own(run: Run) -> None:
@@ -96,7 +102,7 @@ def _check_own(run: Run) -> None:
 
 def _settings(run: Run) -> dict[str, Any]:
     keep = {"describer", "retriever", "reader", "top_k"}
-    return {key: value for key, value in run.pipeline.items() if key in keep}
+    return {key: value for key, value in run.config["pipeline"].items() if key in keep}
 
 
 def _config(run: Run) -> PipelineConfig:
@@ -111,7 +117,7 @@ def _explainable(part: Part) -> bool:
 
 def _matches(
     run: Run,
-    count: int,
+    asked: Sequence[Id],
     progress: Progress | None,
     session: Session | None,
     room: float = math.inf,
@@ -122,11 +128,10 @@ def _matches(
     )
     retriever = pipeline.retriever.explainer
     assert retriever is not None  # `_explainable`
-    asked = _asked(run)[:count]
     found: Matches = {}
     for done, name in enumerate(asked, 1):
         [question] = pipeline.describe([run.questions[name]])
-        hits = (run.main[name].get("hits") or ())[:PASSAGES]
+        hits = run.main[name]["hits"][:PASSAGES]
         passages = [passage for hit in hits if (passage := run.corpus.get(hit[0])) is not None]
         if not passages:
             continue

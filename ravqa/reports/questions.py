@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.records import Passage
+from ravqa.evaluation.schema import Draft, Ranking, Sample
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import answer_spans
-from ravqa.reports.figures import condition_name, first_rank, stage_name, stage_seconds
+from ravqa.reports.figures import condition_name, first_rank, stage_name
 from ravqa.reports.page import utf16
 from ravqa.reports.photos import thumbnails
 from ravqa.reports.run import Run
-from ravqa.runs.folder import PROMPTS
+from ravqa.runs.folder import MAIN, PROMPTS
 from ravqa.runs.prompts import read_prompts
 
 Progress = Callable[[str, int, int], object]
@@ -35,13 +36,11 @@ _LONGEST = 6000  # letters of a passage, or of a generation
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How large one file may become, in bytes, and how many questions it holds at most."""
+    """How much room photos, texts of passages and prompts may take in a file, in bytes."""
 
-    page: int = 40_000_000
     photos: int = 16_000_000
     passages: int = 8_000_000
     prompts: int = 4_000_000
-    questions: int = 6_000
 
 
 @dataclass(slots=True)
@@ -150,12 +149,12 @@ class QuestionTables:
         corpus = self._run.corpus
         if corpus is None:
             return 0
-        deepest = max((len(self._run.main[q].get("hits") or ()) for q in questions), default=0)
+        deepest = max((len(self._run.main[q]["hits"]) for q in questions), default=0)
         seen: set[str] = set()
         size = 0
         for depth in range(deepest):
             for question in questions:
-                hits = self._run.main[question].get("hits") or ()
+                hits = self._run.main[question]["hits"]
                 if depth < len(hits) and hits[depth][0] not in seen:
                     seen.add(hits[depth][0])
                     passage = corpus.get(hits[depth][0])
@@ -165,7 +164,7 @@ class QuestionTables:
         return deepest
 
     def _note_depth(self, content: Content, questions: Sequence[int | str], depth: int) -> None:
-        deepest = max((len(self._run.main[q].get("hits") or ()) for q in questions), default=0)
+        deepest = max((len(self._run.main[q]["hits"]) for q in questions), default=0)
         if depth < deepest:
             content.notes.append(
                 f"Texts are shown of the first {depth} of {deepest} passages of a question, and of "
@@ -187,9 +186,9 @@ class QuestionTables:
         sample = self._run.main[name]
         row: dict[str, Any] = {
             "id": str(name),
-            "q": sample.get("question", ""),
-            "type": sample.get("question_type"),
-            "refs": list(dict.fromkeys(sample.get("answers") or ())),
+            "q": sample["question"],
+            "type": sample["question_type"],
+            "refs": list(dict.fromkeys(sample["answers"])),
             "a": sample.get("answer"),
             "s": sample.get("score"),
             "rank": first_rank(self._run, sample),
@@ -199,49 +198,48 @@ class QuestionTables:
         if without is not None and "score" in without and "score" in sample:
             row["gain"] = round(sample["score"] - without["score"], 6)
             row["turned"] = self._run.turned(name)
-        if sample.get("hits"):
+        if sample["hits"]:
             row["top"] = sample["hits"][0][1]
         return {key: value for key, value in row.items() if value is not None}
 
     def _detail(self, name: int | str, depth: int, passages: _Table) -> dict[str, Any]:
         sample = self._run.main[name]
-        answers = Counter(sample.get("answers") or ())
-        drafts = sample.get("drafts") or ()
-        ranks = _ranks(sample.get("hits") or ())
-        read = {p for draft in drafts for p in draft.get("passage_ids") or ()}
+        drafts = sample.get("drafts", [])
+        ranks = _ranks(sample)
+        read = {passage_id for draft in drafts for passage_id in draft["passage_ids"]}
         detail: dict[str, Any] = {
-            "refs": [[answer, count] for answer, count in answers.most_common()],
+            "refs": [[answer, count] for answer, count in Counter(sample["answers"]).most_common()],
             "hits": self._hits(name, sample, depth, read, passages),
             "read": sorted(ranks[p] for p in read if p in ranks),
             "drafts": [_draft(draft, ranks) for draft in drafts],
             "chosen": _chosen(sample),
             "others": [
-                [condition_name(condition), samples[name].get("answer"), samples[name].get("score")]
+                [condition_name(self._run, condition), own["answer"], own.get("score")]
                 for condition, samples in self._run.samples.items()
-                if samples is not self._run.main and "answer" in samples.get(name, {})
+                if condition != MAIN and (own := samples.get(name)) and "answer" in own
             ],
-            "seconds": [[stage_name(s), v] for s, v in stage_seconds(sample).items()],
+            "seconds": [[stage_name(s), v] for s, v in sample["seconds"].items()],
         }
-        raw = sample.get("raw", drafts[detail["chosen"]].get("raw") if drafts else None)
+        raw = sample.get("raw")
         if raw is not None and raw.strip() != sample.get("answer"):
             detail["raw"] = raw[:_LONGEST]
         for key in ("decision", "tags", "caption", "ocr", "cut", "error"):
             if sample.get(key):
                 detail[key] = sample[key]
-        stages = sample.get("stages") or ()
+        stages = sample.get("stages")
         if stages:
             detail["stages"] = [
                 [stage["stage"], len(stage["hits"]), first_rank(self._run, stage)]
                 for stage in stages
             ]
-            before = _ranks(stages[0]["hits"])
+            before = _ranks(stages[0])
             detail["before"] = [before.get(passage_id, 0) for passage_id in ranks]
         return detail
 
     def _hits(
         self,
         name: int | str,
-        sample: Mapping[str, Any],
+        sample: Sample,
         depth: int,
         read: set[str],
         passages: _Table,
@@ -250,10 +248,10 @@ class QuestionTables:
         answer, and where: begin and length, in UTF-16 units, one pair behind the other."""
         question = self._run.questions.get(name)
         kind = question.question_type if question else None
-        wanted = single_answers(sample.get("answers") or (), kind)
-        holding = set((sample.get("answer_ranks") or {}).get(self._run.rule) or ())
+        wanted = single_answers(sample["answers"], kind)
+        holding = sample["answer_ranks"][self._run.rule] if sample["answer_ranks"] else []
         rows: list[list[Any]] = []
-        for rank, (passage_id, score) in enumerate(sample.get("hits") or (), 1):
+        for rank, (passage_id, score) in enumerate(sample["hits"], 1):
             passage = None
             if self._run.corpus is not None and (rank <= depth or passage_id in read):
                 passage = self._run.corpus.get(passage_id)
@@ -268,35 +266,32 @@ class QuestionTables:
         self, name: int | str, detail: dict[str, Any], lines: _Lines, chosen: bool
     ) -> None:
         """The prompt of the chosen draft, or those of the others, as long as there is room."""
-        for i, draft in enumerate(self._run.main[name].get("drafts") or ()):
-            text = self._prompts.get(draft.get("prompt_hash", ""))
+        for i, draft in enumerate(self._run.main[name].get("drafts", [])):
+            text = self._prompts.get(draft["prompt_hash"])
             if text is not None and (i == detail["chosen"]) is chosen:
                 numbers = lines.numbers(text)
                 if numbers is not None:
                     detail["drafts"][i]["prompt"] = numbers
 
 
-def _chosen(sample: Mapping[str, Any]) -> int:
+def _chosen(sample: Sample) -> int:
     """Which draft the answer is: the best one of those with its text."""
-    drafts = list(enumerate(sample.get("drafts") or ()))
-    same = [(i, d) for i, d in drafts if d.get("text") == sample.get("answer")] or drafts
-    scores = {i: d.get("score") for i, d in same}
-    return max(scores, key=lambda i: scores[i] if scores[i] is not None else -math.inf, default=0)
+    drafts = list(enumerate(sample.get("drafts", [])))
+    same = [(i, d) for i, d in drafts if d["text"] == sample.get("answer")] or drafts
+    scores = {i: -math.inf if d["score"] is None else d["score"] for i, d in same}
+    return max(scores, key=lambda i: scores[i], default=0)
 
 
-def _draft(draft: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
-    shown = {
-        "text": draft.get("text", ""),
-        "read": [ranks.get(passage_id, 0) for passage_id in draft.get("passage_ids") or ()],
-    }
-    for key in ("log_prob", "tokens", "score", "prior", "posterior"):
-        if draft.get(key) is not None:
-            shown[key] = draft[key]
-    return shown
+def _draft(draft: Draft, ranks: Mapping[str, int]) -> dict[str, Any]:
+    read = [ranks.get(passage_id, 0) for passage_id in draft["passage_ids"]]
+    # JSON has no infinity.
+    numbers = {key: draft[key] for key in ("log_prob", "tokens", "score", "prior", "posterior")}
+    finite = {k: v for k, v in numbers.items() if v is not None and math.isfinite(v)}
+    return {"text": draft["text"], "read": read, **finite}
 
 
-def _ranks(hits: Sequence[Sequence[Any]]) -> dict[str, int]:
-    return {hit[0]: rank for rank, hit in enumerate(hits, 1)}
+def _ranks(ranking: Ranking) -> dict[str, int]:
+    return {passage_id: rank for rank, (passage_id, _) in enumerate(ranking["hits"], 1)}
 
 
 def _marks(text: str, answers: Sequence[str], run: Run) -> list[int]:

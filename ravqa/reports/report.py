@@ -1,22 +1,21 @@
 """`report.html` of a run: one file that opens from the disk and loads nothing.
 
 It is made of the run's folder (see `ravqa.reports.run`); a model is loaded only to show what
-matched in late interaction, the retriever's. Very many questions are shared out over several files,
-linked to each other; each is whole in itself.
+matched in late interaction, the retriever's. Of very many questions it shows some (see `choose`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.text import Text
 
-from ravqa.core.errors import UserError
+from ravqa.core.errors import UserError, near_matches
 from ravqa.core.factory import Session
 from ravqa.core.settings import dump_yaml
 from ravqa.reports.figures import metric_name, run_figures
@@ -25,9 +24,94 @@ from ravqa.reports.page import REPORT, render, safe_json, write_page
 from ravqa.reports.questions import BLOCKS, Bounds, Content, Progress, QuestionTables
 from ravqa.reports.run import Run, read_run
 from ravqa.reports.summary import facts, notes, provenance, tables, tiles
-from ravqa.runs.console import Console
+from ravqa.runs.console import Console, pipeline_name
+from ravqa.runs.folder import RESULTS
 
-RESULTS = "results.json"
+QUESTIONS = 2_000
+"""How many questions a report shows unless more are asked for."""
+
+Id = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The questions that a report shows.
+
+    Attributes:
+        ids: in the order of the run.
+        note: which they are, and how many are left out; blank if all are shown.
+    """
+
+    ids: Sequence[Id]
+    note: str = ""
+
+
+def choose(run: Run, asked: int | Sequence[str] = QUESTIONS) -> Choice:
+    """Choose the questions of a report.
+
+    Args:
+        asked: how many at most: those that retrieval helped or hurt come first, the others are a
+            random sample by the run's seed. Or the ids of the questions to show.
+
+    Raises:
+        UserError: the run has no question of an id.
+    """
+    ids = list(run.main)
+    if not isinstance(asked, int):
+        by_name = {str(q): q for q in ids}
+        for name in asked:
+            if name not in by_name:
+                raise UserError(
+                    f"--questions: the run has no question {name!r}: {near_matches(name, by_name)}"
+                )
+        wanted = {by_name[name] for name in asked}
+        how = "those that were asked for"
+    elif len(ids) <= asked:
+        return Choice(ids)
+    else:
+        seed = run.results["provenance"]["seed"]
+        turned = [q for q in ids if run.turned(q)]
+        wanted = set(_sample(turned, asked, seed))
+        others = _sample([q for q in ids if q not in wanted], asked - len(wanted), seed)
+        how = f"a random sample (seed {seed})"
+        if wanted:
+            part = "" if len(wanted) == len(turned) else f" of {len(turned):,}"
+            how = (
+                f"{len(wanted):,}{part} that retrieval helped or hurt, and a random sample of "
+                f"{len(others):,} others (seed {seed})"
+            )
+        wanted.update(others)
+    shown = [q for q in ids if q in wanted]
+    left_out = len(ids) - len(shown)
+    note = (
+        f"{len(shown):,} of {len(ids):,} questions are shown one by one: {how}. {left_out:,} are "
+        "left out (ravqa report --questions shows others); all numbers and figures are of all."
+    )
+    return Choice(shown, note if left_out else "")
+
+
+def parse_questions(text: str | None) -> int | Sequence[str]:
+    """Read what --questions says: a number, or ids with commas.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text is None:
+        return QUESTIONS
+    if "," in text:
+        ids = [part.strip() for part in text.split(",") if part.strip()]
+        if ids:
+            return ids
+    elif text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text):
+        return int(text)
+    raise UserError(
+        f"--questions {text!r}: a number from 1, or ids with commas between them (a single one: "
+        "ID,), are expected"
+    )
+
+
+def _sample(ids: Sequence[Id], size: int, seed: int) -> Sequence[Id]:
+    return ids if len(ids) <= size else random.Random(seed).sample(ids, size)
 
 
 def write_report(
@@ -37,72 +121,55 @@ def write_report(
     overwrite: bool = True,
     data: Path | None = None,
     corpus: Sequence[Path] = (),
+    questions: int | Sequence[str] = QUESTIONS,
     match: int | None = None,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
     bounds: Bounds | None = None,
     trust_settings: bool = False,
     session: Session | None = None,
-) -> list[Path]:
-    """Write the report of a finished run.
+) -> Path:
+    """Write the report of a finished run; gives its file.
 
     Args:
         output: the file; None for `report.html` in the run's folder.
         overwrite: replace the file if it is there.
         data: where the dataset is now; None for where the run found it.
         corpus: where the passages are now; none for where the run found them.
-        match: of so many questions, the first ones, show what matched, which loads the retriever;
-            None for a few if it is a late-interaction retriever, 0 for none.
+        questions: those that are shown, see `choose`.
+        match: of how many questions, the first ones, it is shown what matched, which loads the
+            retriever; None for a few if it is a late-interaction retriever, 0 for none.
         progress: called as progress(what, done, total).
-        bounds: of one file.
+        note: called with what is left out, if anything is.
+        bounds: of texts and photos.
         trust_settings: read the data and load the models that the run's settings name, also if
             they were not given on this machine.
         session: models that are loaded already.
 
-    Returns:
-        The files that were written, the one to open first.
-
     Raises:
-        UserError: no finished run, files that cannot be read, a place that cannot be written.
+        UserError: no finished run, files that cannot be read, an unknown question, a place that
+            cannot be written.
     """
-    first = output or folder / REPORT
-    _check(first, overwrite)
-    run = read_run(folder, data=data, corpus=corpus, trust_settings=trust_settings)
-    bounds = bounds or Bounds()
-    if match is None:
-        found, missing = default_matches(run, progress, session)
-        run = replace(run, notes=[*run.notes, *([missing] if missing else [])])
-    else:
-        found = matches(run, match, progress, session) if match else {}
-    maker = QuestionTables(run, bounds, progress, found)
-    frame = _frame(run)
-    names = list(run.main)
-    written: list[Path] = []
-    start = 0
-    while start < len(names) or not written:
-        part = names[start : start + bounds.questions]
-        path = _path(first, len(written))
-        _check(path, overwrite)
-        while True:
-            content = maker.content(part)
-            links = _links(first, len(written), start + len(part) < len(names))
-            page = _page(run, frame, content, links, start, len(names))
-            if len(page.encode("utf-8", "replace")) <= bounds.page or len(part) < 2:
-                break
-            part = part[: len(part) // 2]
-        try:
-            write_page(path, page)
-        except OSError as e:
-            raise UserError(f"the report {path} cannot be written: {e.strerror or e}") from None
-        written.append(path)
-        start += len(part)
-    if output is None:
-        _remove_others(first, written)
-    return written
-
-
-def _check(path: Path, overwrite: bool) -> None:
+    path = output or folder / REPORT
     if path.exists() and not overwrite:
         raise UserError(f"the output file {path} exists: --overwrite replaces it")
+    run = read_run(folder, data=data, corpus=corpus, trust_settings=trust_settings)
+    choice = choose(run, questions)
+    if match is None:
+        found, missing = default_matches(run, choice.ids, progress, session)
+        run = replace(run, notes=[*run.notes, *([missing] if missing else [])])
+    else:
+        found = matches(run, choice.ids, match, progress, session) if match else {}
+    content = QuestionTables(run, bounds or Bounds(), progress, found).content(choice.ids)
+    if choice.note:
+        content.notes.insert(0, choice.note)
+    try:
+        write_page(path, _page(run, content))
+    except OSError as e:
+        raise UserError(f"the report {path} cannot be written: {e.strerror or e}") from None
+    if note and choice.note:
+        note(choice.note)
+    return path
 
 
 def report_runs(
@@ -129,45 +196,29 @@ def report_runs(
         match = match or 0
     for run in runs:
         try:
-            first = write_report(run, match=match, progress=console.progress, session=session)[0]
+            path = write_report(
+                run,
+                match=match,
+                progress=console.progress,
+                note=console.note if say else None,
+                session=session,
+            )
         except Exception as e:
             reason = str(e) if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
             console.note(f"no report: {reason} (ravqa report {run} tries again)")
             continue
         console.close()
         if say:
-            console.out.print(Text(f"report: {first}"), soft_wrap=True)
-
-
-def _path(first: Path, number: int) -> Path:
-    """The file of a part: "report.html", "report-2.html", ..."""
-    return first.with_name(f"{first.stem}-{number + 1}{first.suffix}") if number else first
-
-
-def _links(first: Path, number: int, more: bool) -> dict[str, str]:
-    """Names of the files before and after a part."""
-    found = {}
-    if number:
-        found = {"first": first.name, "previous": _path(first, number - 1).name}
-    if more:
-        found["next"] = _path(first, number + 1).name
-    return found
-
-
-def _remove_others(first: Path, written: Sequence[Path]) -> None:
-    """Remove parts of an earlier, longer report of the run: they would be found, and be wrong."""
-    pattern = re.compile(rf"{re.escape(first.stem)}-\d+{re.escape(first.suffix)}")
-    for path in first.parent.iterdir():
-        if pattern.fullmatch(path.name) and path not in written:
-            path.unlink()
+            console.out.print(Text(f"report: {path}"), soft_wrap=True)
 
 
 def _frame(run: Run) -> dict[str, Any]:
     """Everything of the page but the questions."""
-    label = str(run.results["dataset"].get("label") or run.results["dataset"].get("name"))
     return {
-        "title": label,
-        "description": _description(run),
+        "title": run.results["dataset"]["label"],
+        "description": pipeline_name(
+            run.config["pipeline"].get("description", ""), run.results["provenance"]["overrides"]
+        ),
         "facts": facts(run),
         "notes": notes(run),
         "tiles": tiles(run),
@@ -176,15 +227,6 @@ def _frame(run: Run) -> dict[str, Any]:
         "config": _yaml(run.config),
         "provenance": provenance(run),
     }
-
-
-def _description(run: Run) -> str:
-    """The pipeline's own words; where settings were changed, they are about the base pipeline."""
-    words = str(run.pipeline.get("description") or "")
-    changed = (run.results.get("provenance") or {}).get("overrides")
-    if not (words and changed):
-        return words
-    return f"Base pipeline, here changed as listed below: {words}"
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
@@ -198,14 +240,8 @@ def _sign(number: float) -> int:
     return (number > 0) - (number < 0)
 
 
-def _page(
-    run: Run,
-    frame: Mapping[str, Any],
-    content: Content,
-    links: Mapping[str, str],
-    start: int,
-    total: int,
-) -> str:
+def _page(run: Run, content: Content) -> str:
+    answers = run.results["answers"]
     index = {
         "metric": metric_name(run),
         "rule": run.rule,
@@ -213,22 +249,18 @@ def _page(
         "compared": any("gain" in row for row in content.index),
         # Scores that give parts of a point also move where no answer becomes right or wrong.
         "moved": any(_sign(row.get("gain", 0)) != row.get("turned", 0) for row in content.index),
-        "right": (run.results.get("answers") or {}).get("right") or "",
+        "right": answers["right"] if answers else "",
         "retrieved": any("top" in row for row in content.index),
         "sizes": BLOCKS,
         "questions": content.index,
     }
-    blocks = {name: safe_json(items) for name, items in content.blocks()}
     return render(
         "report.html.jinja",
         script="report.js",
         index=safe_json(index),
-        blocks=blocks,
-        links=links,
-        start=start,
+        blocks={name: safe_json(items) for name, items in content.blocks()},
         shown=len(content.index),
-        total=total,
+        total=len(run.main),
         left_out=content.notes,
-        whole=not start,
-        **frame,
+        **_frame(run),
     )

@@ -6,30 +6,28 @@ and prompts; what is no longer there, or no longer the same, is left out, and th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ravqa.collections import trust
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import UserError
 from ravqa.core.records import Question
-from ravqa.core.settings import read_yaml
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.pages import Remarks
 from ravqa.datasets.base import Dataset, DatasetRequest, Problems, load_dataset, parse_options
-from ravqa.metrics.prrecall import DEFAULT_RULE, RULES, Rule
-from ravqa.runs.console import CONDITIONS
-from ravqa.runs.folder import MAIN, check_version, read_samples
+from ravqa.evaluation.schema import RunConfig, RunResults, Sample
+from ravqa.metrics.prrecall import DEFAULT_RULE, Rule
+from ravqa.runs.finished import RunFiles
+from ravqa.runs.folder import MAIN
 
 _WHY = (
     "the run was made elsewhere, and what its settings name is not read: ravqa report --data and "
     "--corpus say where they are, --trust-settings reads what is named"
 )
 
-Samples = Mapping[int | str, Mapping[str, Any]]
+Samples = Mapping[int | str, Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,8 @@ class Run:
     """
 
     folder: Path
-    results: Mapping[str, Any]
-    config: Mapping[str, Any]
+    results: RunResults
+    config: RunConfig
     samples: Mapping[str, Samples]
     questions: Mapping[int | str, Question] = field(default_factory=dict)
     corpus: Corpus | None = None
@@ -75,14 +73,8 @@ class Run:
     @property
     def rule(self) -> Rule:
         """The rule of PRRecall that the run was scored by."""
-        rule = (self.results.get("retrieval") or {}).get("rule")
-        return rule if rule in RULES else DEFAULT_RULE
-
-    @property
-    def pipeline(self) -> Mapping[str, Any]:
-        """The pipeline's settings."""
-        settings = self.config.get("pipeline")
-        return settings if isinstance(settings, dict) else {}
+        retrieval = self.results["retrieval"]
+        return retrieval["rule"] if retrieval else DEFAULT_RULE
 
 
 def read_run(
@@ -100,21 +92,15 @@ def read_run(
         trust_settings: read what config.yaml names wherever the folder comes from, now and later.
 
     Raises:
-        UserError: there is no finished run in the folder, or its files cannot be read.
+        UserError: as `RunFiles.read`.
+        DataError: a file of the run is broken.
     """
-    path = folder / "results.json"
-    if not path.is_file():
-        what = "the run is not finished" if (folder / "config.yaml").is_file() else "no run"
-        raise UserError(f"{folder}: {what}: there is no results.json")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path} cannot be read: {e}") from None
-    if not isinstance(results, dict) or not isinstance(results.get("dataset"), dict):
-        raise UserError(f"{path}: not the results of a run")
-    check_version(results, folder)
-    config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else {}
-    samples = _samples(folder)
+    files = RunFiles.read(folder)
+    config = files.config
+    samples: dict[str, Samples] = {
+        name: {sample["question_id"]: sample for sample in files.samples(name)}
+        for name in files.conditions
+    }
     notes: list[str] = []
     if trust_settings:
         trust.remember(config)
@@ -133,7 +119,7 @@ def read_run(
         notes.append(f"The passages could not be read again, so their texts are missing: {_WHY}.")
     return Run(
         folder=folder,
-        results=results,
+        results=files.results,
         config=config,
         samples=samples,
         questions=_questions(dataset, samples[MAIN], notes),
@@ -143,33 +129,19 @@ def read_run(
     )
 
 
-def _samples(folder: Path) -> dict[str, Samples]:
-    main = folder / "samples.jsonl"
-    if not main.is_file():
-        raise UserError(f"{folder}: no samples.jsonl: this is not the folder of a run")
-    samples: dict[str, Samples] = {MAIN: read_samples(main)}
-    found = {path.name.split(".")[1]: path for path in sorted(folder.glob("samples.*.jsonl"))}
-    for name in [
-        *(n for n in CONDITIONS if n in found),
-        *(n for n in found if n not in CONDITIONS),
-    ]:
-        samples[name] = read_samples(found[name])
-    return samples
-
-
-def _dataset(config: Mapping[str, Any], data: Path | None, notes: list[str]) -> Dataset | None:
-    known = config.get("dataset") or {}
-    where = data or (Path(known["data"]) if known.get("data") else None)
+def _dataset(config: RunConfig, data: Path | None, notes: list[str]) -> Dataset | None:
+    known = config["dataset"]
+    where = data or (Path(known["data"]) if known["data"] else None)
     try:
         dataset = load_dataset(
-            str(known.get("name")),
+            known["name"],
             DatasetRequest(
                 data=where,
-                split=known.get("split"),
-                limit=known.get("limit"),
+                split=known["split"],
+                limit=known["limit"],
                 problems=Problems("skip"),
                 need_images=False,
-                options=parse_options(known.get("options") or ()),
+                options=parse_options(known["options"]),
             ),
         )
     except UserError as e:
@@ -187,7 +159,7 @@ def _questions(
         return found
     for question in dataset.questions:
         sample = samples.get(question.question_id)
-        if sample is not None and sample.get("question") == question.question:
+        if sample is not None and sample["question"] == question.question:
             found[question.question_id] = question
     if len(found) < len(samples):
         notes.append(
@@ -198,14 +170,13 @@ def _questions(
 
 
 def _corpus(
-    config: Mapping[str, Any], files: Sequence[Path], dataset: Dataset | None, notes: list[str]
+    config: RunConfig, files: Sequence[Path], dataset: Dataset | None, notes: list[str]
 ) -> Corpus | None:
-    known = config.get("corpus") or {}
-    if not known.get("fingerprint"):
+    known = config["corpus"]
+    if known["fingerprint"] is None:
         return None
-    paths = list(files) or [Path(path) for path in known.get("files") or ()]
-    skips = (config.get("dataset") or {}).get("on_error") == "skip"
-    remarks = Remarks("skip" if skips else "fail")
+    paths = list(files) or [Path(path) for path in known["files"]]
+    remarks = Remarks("skip" if config["dataset"]["on_error"] == "skip" else "fail")
     try:
         corpus = (
             Corpus.read(*paths, remarks=remarks) if paths else dataset.corpus if dataset else None

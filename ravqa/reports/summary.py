@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ravqa.core.records import READ
+from ravqa.evaluation.schema import AnswerSection, StageScores
 from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.reports.figures import condition_name, metric_name
 from ravqa.reports.page import Table
 from ravqa.reports.run import Run
-from ravqa.runs.folder import MAIN
+from ravqa.runs.folder import MAIN, RESULTS
 
 
 class Tile(NamedTuple):
@@ -31,137 +32,131 @@ class Titled(NamedTuple):
 
 def facts(run: Run) -> dict[str, str]:
     """What was run on what."""
-    dataset, provenance = run.results["dataset"], run.results.get("provenance") or {}
+    dataset, provenance = run.results["dataset"], run.results["provenance"]
     found = {
-        "split": dataset.get("split"),
-        "questions": f"{dataset.get('questions', len(run.main)):,}",
-        "images": f"{dataset['images']:,}" if dataset.get("images") else None,
-        "pipeline": provenance.get("pipeline"),
-        "changed": ", ".join(provenance.get("overrides") or ()),
-        "date": str(provenance.get("date") or "")[:10],
+        "split": dataset["split"],
+        "questions": f"{dataset['questions']:,}",
+        "images": f"{dataset['images']:,}" if dataset["images"] else None,
+        "base pipeline" if provenance["overrides"] else "pipeline": provenance["pipeline"],
+        "changed": ", ".join(provenance["overrides"]),
+        "date": provenance["date"][:10],
     }
-    return {name: str(value) for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value}
 
 
 def notes(run: Run) -> list[str]:
     """What a reader of the numbers must know: samples, stand-ins, what was left out."""
-    dataset, provenance = run.results["dataset"], run.results.get("provenance") or {}
+    dataset, provenance = run.results["dataset"], run.results["provenance"]
     found = []
-    if dataset.get("sample"):
+    if dataset["sample"]:
         found.append("This is the bundled sample: its scores are no benchmark scores.")
-    if dataset.get("limit"):
+    if dataset["limit"]:
         found.append(f"Only the first {dataset['limit']:,} questions were run.")
-    found += [f"Stand-in {part}: {what}." for part, what in _items(provenance.get("stand_ins"))]
-    skipped = dataset.get("skipped") or ()
-    if skipped:
-        found.append(f"{len(skipped):,} questions were skipped (listed in results.json).")
-    own = ((run.results.get("answers") or {}).get("conditions") or {}).get(MAIN) or {}
-    if own.get("unanswered"):
-        found.append(
-            f"The reader could not answer {len(own['unanswered']):,} questions, which count as "
-            "wrong (listed in results.json)."
-        )
-    cut = own.get("cut") or {}
-    if cut.get("passages"):
-        found.append(
-            f"{cut['passages']:,} passages of {cut['questions']:,} questions did not fit into the "
-            "reader's context and were left out."
-        )
-    if provenance.get("chosen_on"):
+    found += [f"Stand-in {part}: {what}." for part, what in provenance["stand_ins"].items()]
+    if dataset["skipped"]:
+        found.append(f"{len(dataset['skipped']):,} questions were skipped (listed in {RESULTS}).")
+    answers = run.results["answers"]
+    if answers:
+        own = answers["conditions"][MAIN]
+        if own["unanswered"]:
+            found.append(
+                f"The reader could not answer {len(own['unanswered']):,} questions, which count as "
+                f"wrong (listed in {RESULTS})."
+            )
+        if own["cut"]["passages"]:
+            found.append(
+                f"{own['cut']['passages']:,} passages of {own['cut']['questions']:,} questions did "
+                "not fit into the reader's context and were left out."
+            )
+    if provenance["chosen_on"]:
         found.append(f"The settings were chosen on {provenance['chosen_on']}.")
     return found + list(run.notes)
 
 
 def tiles(run: Run) -> list[Tile]:
     """The numbers that stand out."""
-    answers, retrieval = run.results.get("answers") or {}, run.results.get("retrieval") or {}
+    answers, retrieval = run.results["answers"], run.results["retrieval"]
     found = []
-    own = (answers.get("conditions") or {}).get(MAIN)
-    if own:
+    if answers:
+        own = answers["conditions"][MAIN]
         about = "of the mean " if "mean" in own else ""
-        interval = own.get("interval_95")
-        note = f"95 % interval {about}{_range(interval)}" if interval else ""
-        found.append(Tile(_percent(own.get("score")), f"{metric_name(run)} %", note))
-    gain = (answers.get("comparisons") or {}).get(f"{MAIN} - none")
+        note = f"95 % interval {about}{_range(own['interval_95'])}"
+        found.append(Tile(_percent(own["score"]), f"{metric_name(run)} %", note))
+    gain = answers["comparisons"].get(f"{MAIN} - none") if answers else None
     if gain:
         note = f"{_range(gain['interval_95'])}, p {gain['p_value']:.4f}"
-        found.append(Tile(f"{gain['difference']:+.1f}", "points gained by retrieval", note))
+        retrieves = run.results["provenance"]["retriever"] != "none"
+        name = "points gained by retrieval" if retrieves else "points above the control"
+        found.append(Tile(f"{gain['difference']:+.1f}", name, note))
         turned = [run.turned(question) for question in run.main]
         counts = f"{turned.count(1):,} / {turned.count(-1):,}"
         note = "answers that became right / wrong, against no retrieval"
         found.append(Tile(counts, "questions helped / hurt", note))
-    recall = (retrieval.get("conditions") or {}).get(MAIN)
-    if recall and recall.get("PRRecall"):
-        ks = recall["PRRecall"]
-        k = next((k for k in ("5", *ks) if k in ks), "")
-        interval = (recall.get("interval_95") or {}).get(k)
-        note = f"95 % interval {_range(interval)}" if interval else ""
-        found.append(Tile(_percent(ks[k]), f"PRRecall@{k} %", note))
+    recall = retrieval["conditions"].get(MAIN) if retrieval else None
+    if recall:
+        k = "5" if "5" in recall["PRRecall"] else next(iter(recall["PRRecall"]))
+        note = f"95 % interval {_range(recall['interval_95'][k])}"
+        found.append(Tile(_percent(recall["PRRecall"][k]), f"PRRecall@{k} %", note))
     return found
 
 
 def tables(run: Run) -> list[Titled]:
     """Answers, retrieval, and the stages between them, as far as there are any."""
-    found = []
-    answers, retrieval = run.results.get("answers"), run.results.get("retrieval") or {}
-    if answers and answers.get("conditions"):
-        found.append(_answers(run, answers))
+    answers, retrieval = run.results["answers"], run.results["retrieval"]
+    found = [_answers(run, answers)] if answers else []
+    if retrieval is None:
+        return found
     for section, title in (
         (retrieval, "Retrieval"),
-        (retrieval.get("by_ids"), "Retrieval by passage ids"),
-        (retrieval.get("by_articles"), "Retrieval by articles"),
+        (retrieval["by_ids"], "Retrieval by passage ids"),
+        (retrieval["by_articles"], "Retrieval by articles"),
     ):
-        if section and section.get("conditions"):
-            found.append(_retrieval(section, title))
-    for condition, stages in _items(retrieval.get("stages")):
+        if section and section["conditions"]:
+            found.append(_retrieval(run, section, title))
+    for condition, stages in retrieval["stages"].items():
         if any("gain" in stage for stage in stages):
-            found.append(_stages(condition, stages))
+            found.append(_stages(run, condition, stages))
     return found
 
 
 def provenance(run: Run) -> Table:
     """Weights, versions, fingerprints and costs, one to a line."""
-    known = run.results.get("provenance") or {}
-    rows = [[f"weights, {part}", str(name)] for part, name in _items(known.get("weights"))]
-    corpus = known.get("corpus")
+    known, timing = run.results["provenance"], run.results["timing"]
+    rows = [[f"weights, {part}", name] for part, name in known["weights"].items()]
+    corpus = known["corpus"]
     if corpus:
-        rows.append(["corpus", f"{corpus.get('passages', 0):,} passages: {corpus.get('source')}"])
-    rows += [["seed", str(known["seed"])]] if "seed" in known else []
-    timing = run.results.get("timing") or {}
-    if "seconds" in timing:
-        rows.append(["time", f"{timing['seconds']:,.1f} s"])
-    if "prompts_generated" in timing:
-        rows.append(["prompts answered by the reader", f"{timing['prompts_generated']:,}"])
-    if "peak_memory_mb" in timing:
-        rows.append(["peak memory", f"{timing['peak_memory_mb']:,} MB"])
-    rows += [["machine", str(known["platform"])]] if "platform" in known else []
-    rows += [["date", str(known["date"])]] if "date" in known else []
-    rows += [[f"version, {part}", str(v)] for part, v in _items(known.get("versions"))]
-    rows += [[f"fingerprint, {part}", str(v)] for part, v in _items(known.get("fingerprints"))]
+        rows.append(["corpus", f"{corpus['passages']:,} passages: {corpus['source']}"])
+    rows += [
+        ["seed", str(known["seed"])],
+        ["time", f"{timing['seconds']:,.1f} s"],
+        ["prompts answered by the reader", f"{timing['prompts_generated']:,}"],
+        ["peak memory", f"{timing['peak_memory_mb']:,} MB"],
+        ["machine", known["platform"]],
+        ["date", known["date"]],
+    ]
+    rows += [[f"version, {part}", version] for part, version in known["versions"].items()]
+    rows += [[f"fingerprint, {part}", str(v)] for part, v in known["fingerprints"].items()]
     return ["", ""], rows
 
 
-def _answers(run: Run, section: Mapping[str, Any]) -> Titled:
-    conditions = section["conditions"]
+def _answers(run: Run, section: AnswerSection) -> Titled:
+    conditions, compared = section["conditions"], section["comparisons"]
     name = metric_name(run)
-    has_mean = any("mean" in condition for condition in conditions.values())
-    compared = section.get("comparisons") or {}
-    raw = {condition: (s.get("raw") or {}).get("score") for condition, s in conditions.items()}
-    has_raw = any(v not in (None, conditions[c].get("score")) for c, v in raw.items())
+    has_mean = "mean" in conditions[MAIN]
+    raw = {c: scores["raw"]["score"] for c, scores in conditions.items() if scores["raw"]}
+    has_raw = any(v not in (None, conditions[c]["score"]) for c, v in raw.items())
     header = ["", f"{name} %", *(["mean %"] if has_mean else []), "95 % interval", "exact match %"]
     header += ["without extraction %"] if has_raw else []
     if compared:
         header += ["run minus this", "p", "run better / worse / equal"]
     rows = []
     for condition, scores in conditions.items():
-        row = [condition_name(condition), _percent(scores.get("score"))]
-        row += [_percent(scores.get("mean"))] if has_mean else []
-        interval = scores.get("interval_95")
-        row.append(_range(interval) if interval else "")
-        row.append(_percent((scores.get("exact_match") or {}).get("1")))
-        row += [_percent(raw[condition])] if has_raw else []
+        row = [condition_name(run, condition), _percent(scores["score"])]
+        row += [_percent(scores["mean"])] if has_mean else []
+        row += [_range(scores["interval_95"]), _percent(scores["exact_match"]["1"])]
+        row += [_percent(raw.get(condition))] if has_raw else []
         test = compared.get(f"{MAIN} - {condition}")
-        if compared and test:
+        if test:
             row += [
                 f"{test['difference']:+.1f} {_range(test['interval_95'])}",
                 f"{test['p_value']:.4f}",
@@ -170,54 +165,49 @@ def _answers(run: Run, section: Mapping[str, Any]) -> Titled:
         elif compared:
             row += ["", "", ""]
         rows.append(row)
-    caption = f"{section.get('questions', len(run.main)):,} questions."
+    caption = f"{section['questions']:,} questions."
     if compared:
         caption += (
             " Intervals resample images; p-values are of a paired permutation test over images."
         )
-    rule = section.get("rule") or {}
-    if rule.get("judge"):
-        caption += f" Judge: {rule['judge']}."
-    if rule.get("normalization") == "always":
+    if section["rule"].get("judge"):
+        caption += f" Judge: {section['rule']['judge']}."
+    if section["rule"].get("normalization") == "always":
         caption += " Answers were always cleaned up, which is not the official rule."
     return Titled("Answer quality", (header, rows), caption)
 
 
-def _retrieval(section: Mapping[str, Any], title: str) -> Titled:
+def _retrieval(run: Run, section: Mapping[str, Any], title: str) -> Titled:
     metric, conditions = section["metric"], section["conditions"]
-    ks = list(dict.fromkeys(k for c in conditions.values() for k in c.get(metric) or ()))
-    rows = []
-    for condition, scores in conditions.items():
-        row = [condition_name(condition)]
-        for k in ks:
-            value, interval = scores[metric].get(k), (scores.get("interval_95") or {}).get(k)
-            row.append("" if value is None else Estimate(value, *(interval or ())).text())
-        rows.append(row)
-    caption = f"{section.get('questions', 0):,} questions, with 95 % intervals."
-    if section.get("rule"):
-        caption += f" Rule {section['rule']}: {section.get('searched_text', 'passages')}."
+    ks = list(conditions[next(iter(conditions))][metric])
+    rows = [
+        [
+            condition_name(run, condition),
+            *(Estimate(scores[metric][k], *scores["interval_95"][k]).text() for k in ks),
+        ]
+        for condition, scores in conditions.items()
+    ]
+    caption = f"{section['questions']:,} questions, with 95 % intervals."
+    if "rule" in section:
+        caption += f" Rule {section['rule']}: {section['searched_text']}."
     return Titled(title, (["", *(f"{metric}@{k} %" for k in ks)], rows), caption)
 
 
-def _stages(condition: str, stages: Sequence[Mapping[str, Any]]) -> Titled:
-    metric = next((m for m in ("PRRecall", "Recall", "ArticleRecall") if m in stages[0]), "")
-    ks = list(stages[0].get(metric) or ())
+def _stages(run: Run, condition: str, stages: Sequence[StageScores]) -> Titled:
+    found: Sequence[Mapping[str, Any]] = stages
+    metric = next((m for m in ("PRRecall", "Recall", "ArticleRecall") if m in found[0]), "")
+    ks = list(found[0].get(metric, ()))
     rows = []
-    for stage in stages:
-        shares = stage.get(metric) or {}
-        name = "in prompts" if stage["stage"] == READ else str(stage["stage"])
-        row = [name, f"{stage.get('passages', 0):.1f}"]
-        rows.append(row + [_percent(shares.get(k)) for k in ks])
+    for stage in found:
+        shares = stage.get(metric, {})
+        name = "in prompts" if stage["stage"] == READ else stage["stage"]
+        rows.append([name, f"{stage['passages']:.1f}", *(_percent(shares.get(k)) for k in ks)])
     header = ["", "passages a question", *(f"{metric}@{k} %" for k in ks)]
     return Titled(
-        f"Stages of retrieval, {condition_name(condition)}",
+        f"Stages of retrieval, {condition_name(run, condition)}",
         (header, rows),
         "From what was retrieved, through every reranker, to what stood in prompts.",
     )
-
-
-def _items(values: Any) -> list[tuple[str, Any]]:
-    return list(values.items()) if isinstance(values, Mapping) else []
 
 
 def _percent(value: float | None) -> str:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from ravqa.corpora.corpus import Corpus
     from ravqa.datasets.base import Dataset
 
-CONDITIONS = {
-    MAIN: "with retrieval",
+CONDITIONS = (MAIN, "none", "oracle", "random", "wrong-image")
+"""The run itself and its controls, in the order in which they are shown."""
+_NAMES = {
     "none": "without retrieval",
     "oracle": "oracle passages",
     "random": "random passages",
@@ -41,6 +42,27 @@ _RECALLS = ("PRRecall", "Recall", "ArticleRecall")
 _MAX_GROUPS = 6  # more question types than that do not fit beside each other
 _PLAIN_WIDTH = 130  # of a table in a file or a pipe
 _STEPS = 4  # where stderr is no terminal: lines per stage
+
+
+def condition_name(condition: str, retriever: str) -> str:
+    """Name the run itself by what ran, or one of its controls.
+
+    Args:
+        retriever: the name of the run's retriever.
+    """
+    run = _NAMES.get(retriever, "with retrieval")
+    if condition == MAIN:
+        return run
+    name = _NAMES.get(condition, condition)
+    return f"{name} (control)" if name == run else name
+
+
+def pipeline_name(description: str, overrides: Sequence[str]) -> str:
+    """Say what a pipeline is: in its file's words, and what the command line changed of it."""
+    if not overrides:
+        return description
+    base = [f"base: {description.rstrip('.')}"] if description else []
+    return ", ".join([*base, f"changed: {'; '.join(overrides)}"])
 
 
 class Console:
@@ -97,7 +119,12 @@ class Console:
             self._tasks.clear()
 
     def heading(
-        self, dataset: Dataset, config: PipelineConfig, corpus: Corpus | None, folder: Path
+        self,
+        dataset: Dataset,
+        config: PipelineConfig,
+        overrides: Sequence[str],
+        corpus: Corpus | None,
+        folder: Path,
     ) -> None:
         """What is run on what, and into which folder."""
         passages = f"{len(corpus):,} passages" if corpus else "no passages"
@@ -108,8 +135,8 @@ class Console:
             ),
             soft_wrap=True,
         )
-        if config.description:
-            self.err.print(Text(f"pipeline: {config.description}"), soft_wrap=True)
+        if name := pipeline_name(config.description, overrides):
+            self.err.print(Text(f"pipeline: {name}"), soft_wrap=True)
         self.err.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
     def results(self, results: Mapping[str, Any], folder: Path) -> None:
@@ -220,8 +247,9 @@ def _title(results: Mapping[str, Any], what: str, questions: int) -> str:
 
 
 def _row(results: Mapping[str, Any], condition: str) -> str:
-    scored_file = condition == MAIN and "predictions" in results
-    return "predictions" if scored_file else CONDITIONS[condition]
+    if "predictions" in results:  # a file that was scored
+        return "predictions"
+    return condition_name(condition, results["provenance"]["retriever"])
 
 
 def _answer_table(results: Mapping[str, Any]) -> Table:
@@ -243,7 +271,7 @@ def _answer_table(results: Mapping[str, Any]) -> Table:
         table.add_column(group, justify="right")
     compared = bool(section["comparisons"])
     if compared:
-        table.add_column("retrieval gains")
+        table.add_column("run minus this")
         table.add_column("p", justify="right")
     for condition, scores in section["conditions"].items():
         score = scores["score"]

@@ -1,4 +1,6 @@
-"""What a finished run is measured by: one number per question, and what it is called.
+"""Finished runs: their folders, read and checked, and what they are measured by.
+
+`RunFiles` is the only reader of a run's folder. A measure gives one number per question:
 
 - `score`: the dataset's own answer metric (VQA accuracy, InfoSeek's score, ...);
 - `exact_match`: whether the answer is a reference;
@@ -12,25 +14,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from ravqa.core.errors import DataError, UserError, near_matches
-from ravqa.core.settings import read_yaml
-from ravqa.corpora.tables import read_json, read_jsonl
+from ravqa.core.settings import PipelineConfig, read_yaml
+from ravqa.evaluation.schema import (
+    Described,
+    RunConfig,
+    RunResults,
+    Sample,
+    parsed,
+    read_samples,
+    validated,
+)
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 from ravqa.metrics.prrecall import DEFAULT_RULE
 from ravqa.metrics.statistics import intervals
 from ravqa.metrics.statistics.intervals import Estimate, PairedTest
-from ravqa.runs.folder import MAIN, check_version
+from ravqa.runs.console import CONDITIONS, condition_name
+from ravqa.runs.folder import CONFIG, MAIN, RESULTS, check_version, samples_name
 
 Id = int | str
-Sample = Mapping[str, Any]
 
-_RANKS = {"PRRecall": "answer_ranks", "Recall": "id_ranks", "ArticleRecall": "article_ranks"}
+_TOP_K: int = PipelineConfig.model_fields["top_k"].default
+_RECALLS = ("PRRecall", "Recall", "ArticleRecall")
 _PLAIN = ("score", "exact_match", "seconds")
 _REPORTED = {
     "pseudo_recall_at_k": "PRRecall",
@@ -38,6 +49,69 @@ _REPORTED = {
     "article_recall_at_k": "ArticleRecall",
 }
 SECONDS = "seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of a finished run, checked against their schema.
+
+    Attributes:
+        conditions: the run itself (`main`) and its controls, in the order in which they are shown.
+    """
+
+    folder: Path
+    config: RunConfig
+    results: RunResults
+    conditions: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read all but the samples.
+
+        Raises:
+            UserError: there is no run, it is not finished, or it is of another version.
+            DataError: a file is broken (file and key are named).
+        """
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder} holds no run: there is no {RESULTS}")
+        path = folder / RESULTS
+        if not path.is_file():
+            raise UserError(
+                f"the run in {folder} is not finished: --resume --output {folder} resumes it"
+            )
+        try:
+            found = parsed(dict[str, Any], path.read_bytes(), str(path))
+        except OSError as e:
+            raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
+        check_version(found, folder)
+        names = {name.name.split(".")[1] for name in folder.glob("samples.*.jsonl")}
+        known = [name for name in CONDITIONS if name in names]
+        return cls(
+            folder,
+            validated(RunConfig, read_yaml(folder / CONFIG), str(folder / CONFIG)),
+            validated(RunResults, found, str(path)),
+            (MAIN, *known, *sorted(names - set(known))),
+        )
+
+    def samples(self, condition: str = MAIN) -> Iterator[Sample]:
+        """Yield the samples of the run, or of one of its controls.
+
+        Raises:
+            UserError: the run has no such control.
+            DataError: a line is broken (file and line are named), or the file is cut off.
+        """
+        path = self.folder / samples_name(condition)
+        if not path.is_file():
+            raise UserError(f"the run in {self.folder} has no {path.name}")
+        number = 0
+        for _, sample in read_samples(path):
+            number += 1
+            yield sample
+        asked = self.results["dataset"]["questions"]
+        if number != asked:
+            raise DataError(
+                f"{path}: {number} questions, and {RESULTS} has {asked}: is it cut off?"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +135,8 @@ class Measure:
         if text in _PLAIN:
             return cls(text)
         found = re.fullmatch(r"([A-Za-z]+)@([1-9]\d*)", text)
-        if found is None or found[1] not in _RANKS:
-            known = [*_PLAIN, *(f"{name}@5" for name in _RANKS)]
+        if found is None or found[1] not in _RECALLS:
+            known = [*_PLAIN, *(f"{name}@5" for name in _RECALLS)]
             raise UserError(f"metrics: no metric {text!r}: {near_matches(text, known)}")
         return cls(found[1], int(found[2]))
 
@@ -126,13 +200,14 @@ class Asked:
     batch: int
 
 
-def _asked(sample: Sample, described: Mapping[str, Any]) -> Asked:
-    ranks = {}
-    for name, key in _RANKS.items():
-        found = sample[key]
-        if found is not None:
-            found = found[DEFAULT_RULE] if name == "PRRecall" else found
-            ranks[name] = min(found, default=0)
+def _asked(sample: Sample, described: Described) -> Asked:
+    answer_ranks = sample["answer_ranks"]
+    recalls = {
+        "PRRecall": answer_ranks and answer_ranks[DEFAULT_RULE],
+        "Recall": sample["id_ranks"],
+        "ArticleRecall": sample["article_ranks"],
+    }
+    ranks = {name: min(found, default=0) for name, found in recalls.items() if found is not None}
     read = sample.get("read")
     held = None
     if read is not None and read["hits"] and read["answer_ranks"] is not None:
@@ -164,6 +239,8 @@ class FinishedRun:
     Attributes:
         questions: what the run, or one of its controls, made of each, by question id.
         stand_ins: by part, what it stands in for.
+        what_ran: "with retrieval", "without retrieval", "random passages", ...
+        retrieves: whether there were passages.
     """
 
     def __init__(self, folder: Path, condition: str = MAIN):
@@ -173,37 +250,27 @@ class FinishedRun:
             condition: a control of the run instead of the run itself.
 
         Raises:
-            UserError: there is no run, or it is not finished; its files are broken.
+            UserError: as `RunFiles.read`, or the run has no such control, or no questions.
+            DataError: a file is broken.
         """
         self.folder = folder
         self.condition = condition
-        if not (folder / "config.yaml").is_file():
-            raise UserError(f"{folder} holds no run")
-        if not (folder / "results.json").is_file():
-            raise UserError(
-                f"the run in {folder} is not finished: --resume --output {folder} goes on with it"
-            )
-        file = folder / ("samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl")
-        if not file.is_file():
-            raise UserError(f"the run in {folder} has no {file.name}")
-        config = read_yaml(folder / "config.yaml")
-        results = read_json(folder / "results.json")
-        check_version(results, folder)
-        try:
-            self.top_k = int(config["pipeline"].get("top_k", 20))
-            self.label = str(results["dataset"]["label"])
-            self.split = str(results["dataset"]["split"])
-            answers = results["answers"] or {}
-            self.metric = str(answers.get("metric", "score"))
-            self.label_of_score = str(answers.get("label", "score"))
-            self.stand_ins = dict(results["provenance"]["stand_ins"])
-            self._reported = list((results["retrieval"] or {}).get("reported", ()))
-            described = results["timing"]["describe"]
-            self.questions: Mapping[Id, Asked] = {
-                sample["question_id"]: _asked(sample, described) for _, sample in read_jsonl(file)
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise DataError(f"{folder}: not the files of a run of this version ({e!r})") from None
+        files = RunFiles.read(folder)
+        results = files.results
+        answers, retrieval = results["answers"], results["retrieval"]
+        self.label, self.split = results["dataset"]["label"], str(results["dataset"]["split"])
+        self.metric = answers["metric"] if answers else "score"
+        self.label_of_score = answers["label"] if answers else "score"
+        self.stand_ins = results["provenance"]["stand_ins"]
+        retriever = results["provenance"]["retriever"]
+        self.what_ran = condition_name(condition, retriever)
+        self.retrieves = (retriever if self.is_main else condition) != "none"
+        self.top_k = files.config["pipeline"].get("top_k", _TOP_K)
+        self._reported = retrieval["reported"] if retrieval else []
+        described = results["timing"]["describe"]
+        self.questions: Mapping[Id, Asked] = {
+            sample["question_id"]: _asked(sample, described) for sample in files.samples(condition)
+        }
         if not self.questions:
             raise UserError(f"the run in {folder} has no questions")
         self._values: dict[Measure, dict[Id, float]] = {}
@@ -227,7 +294,7 @@ class FinishedRun:
     @property
     def has_control(self) -> bool:
         """Whether it was also run without retrieval."""
-        return self.is_main and (self.folder / "samples.none.jsonl").is_file()
+        return self.is_main and (self.folder / samples_name("none")).is_file()
 
     @property
     def right(self) -> dict[Id, bool] | None:

@@ -7,7 +7,7 @@
     predictions.*          the answers in the benchmark's own submission form
     run.trec               the ranking in TREC's run format
     results.json           scores in two sections, intervals, provenance
-    report.html            all of it to look at (report-2.html, ... for very many questions)
+    report.html            all of it to look at
 
 All but the samples and prompts are written beside and renamed, so that a killed run leaves no half
 file. One process at a time writes there: it holds the folder's lock (`ravqa.core.files`).
@@ -28,22 +28,24 @@ from typing import Any
 import yaml
 
 from ravqa.collections import trust
-from ravqa.core.errors import DataError, UserError
+from ravqa.core.errors import UserError
 from ravqa.core.files import LOCK_FILES, check_free, lock
-from ravqa.core.settings import dump_yaml
-from ravqa.runs.prompts import PromptLog
+from ravqa.core.settings import dump_yaml, read_yaml
+from ravqa.evaluation.schema import SCHEMA_VERSION, Sample, read_samples
+from ravqa.runs.prompts import PromptLog, whole_lines
 
-SCHEMA_VERSION = 2
-"""Of `results.json` and `samples.jsonl`; it grows where their keys change their meaning."""
 MAIN = "main"
+CONFIG = "config.yaml"
+RESULTS = "results.json"
 PROMPTS = "prompts.jsonl"
 _OURS = {
-    "config.yaml",
+    CONFIG,
     PROMPTS,
     "run.trec",
-    "results.json",
+    RESULTS,
     "report.html",
 }
+# Earlier versions shared very many questions out over report-2.html and so on.
 _NAMED = re.compile(r"samples(\..+)?\.jsonl|predictions\.\w+|report-\d+\.html")
 
 
@@ -131,10 +133,7 @@ class RunDir:
                 file.unlink()
 
     def _check(self, now: Mapping[str, Any]) -> None:
-        try:
-            before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as e:
-            raise UserError(f"{self.path}/config.yaml cannot be read: {e}") from None
+        before = read_yaml(self.path / CONFIG)
         if before != now:
             path = first_difference(before, now)
             raise UserError(
@@ -148,10 +147,9 @@ class RunDir:
 
     def samples_path(self, condition: str) -> Path:
         """The samples file of the run itself or of one of its controls."""
-        name = "samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl"
-        return self.path / name
+        return self.path / samples_name(condition)
 
-    def read_samples(self, condition: str) -> dict[int | str, dict[str, Any]]:
+    def read_samples(self, condition: str) -> dict[int | str, Sample]:
         """Samples by question id; a last line that was torn by a kill is cut off the file.
 
         Raises:
@@ -160,18 +158,15 @@ class RunDir:
         path = self.samples_path(condition)
         if not path.is_file():
             return {}
-        samples, length = _read_samples(path)
-        if length < path.stat().st_size:
-            with path.open("r+b") as file:
-                file.truncate(length)
-        return samples
+        whole_lines(path, cut=True)
+        return {sample["question_id"]: sample for _, sample in read_samples(path)}
 
     @cached_property
     def prompts(self) -> PromptLog:
         """The run's prompts; asked for when the folder is there."""
         return PromptLog(self.path / PROMPTS)
 
-    def append_samples(self, condition: str, samples: Iterable[Mapping[str, Any]]) -> None:
+    def append_samples(self, condition: str, samples: Iterable[Sample]) -> None:
         """Append lines and see them to the disk."""
         text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         with self.samples_path(condition).open("a", encoding="utf-8") as out:
@@ -201,30 +196,9 @@ def check_version(results: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def read_samples(path: Path) -> dict[int | str, dict[str, Any]]:
-    """Samples of a file by question id; a last line that was torn by a kill is passed over.
-
-    Raises:
-        DataError: it cannot be read, or another line is broken (file and line are named).
-    """
-    return _read_samples(path)[0]
-
-
-def _read_samples(path: Path) -> tuple[dict[int | str, dict[str, Any]], int]:
-    """The samples, and the length of the lines that are whole, in bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
-    whole = data[: data.rfind(b"\n") + 1]
-    samples: dict[int | str, dict[str, Any]] = {}
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            sample = json.loads(line)
-            samples[sample["question_id"]] = sample
-        except (ValueError, TypeError, KeyError):
-            raise DataError(f"{path}, line {number}: not a sample") from None
-    return samples, len(whole)
+def samples_name(condition: str) -> str:
+    """The name of the samples file of the run itself or of one of its controls."""
+    return "samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl"
 
 
 def write_file(path: Path, text: str) -> None:

@@ -34,7 +34,7 @@ from ravqa.runs.conditions import control, wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
 from ravqa.runs.options import RunRequest
-from ravqa.runs.plan import Plan, check_corpus
+from ravqa.runs.plan import Plan, check_corpus, overrides_of
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -88,7 +88,9 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     request, config = plan.request, plan.pipeline.config
     data = read_data(request, config, session, console)
     stages = keys_of(request, config, data)
-    console.heading(data.dataset, config, data.corpus, plan.run_dir.path)
+    console.heading(
+        data.dataset, config, overrides_of(plan.request), data.corpus, plan.run_dir.path
+    )
     with console.status("loading models"):
         pipeline = Pipeline.from_config(
             plan.pipeline.settings,

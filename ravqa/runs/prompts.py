@@ -31,12 +31,7 @@ class PromptLog:
         self._numbers: dict[str, int] = {}
         self._known: set[str] = set()
         if path.is_file():
-            data = path.read_bytes()
-            length = data.rfind(b"\n") + 1
-            if length < len(data):
-                with path.open("r+b") as file:
-                    file.truncate(length)
-            for name, lines in _records(path, data[:length]):
+            for name, lines in _records(path, whole_lines(path, cut=True)):
                 self._known.add(name)
                 for line in lines:
                     self._numbers.setdefault(line, len(self._numbers))
@@ -75,13 +70,26 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: the file cannot be read, or a line but the last is broken.
     """
-    if not path.is_file():
-        return {}
+    return dict(_records(path, whole_lines(path))) if path.is_file() else {}
+
+
+def whole_lines(path: Path, *, cut: bool = False) -> bytes:
+    """Return a file's lines but for a last one without its end, which a kill tore off.
+
+    Args:
+        cut: cut such a line off the file too.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     try:
         data = path.read_bytes()
+        length = data.rfind(b"\n") + 1
+        if cut and length < len(data):
+            os.truncate(path, length)
     except OSError as e:
         raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
-    return dict(_records(path, data[: data.rfind(b"\n") + 1]))
+    return data[:length]
 
 
 def _records(path: Path, data: bytes) -> Iterator[tuple[str, list[str]]]:
@@ -94,6 +102,6 @@ def _records(path: Path, data: bytes) -> Iterator[tuple[str, list[str]]]:
                 if isinstance(line, str):
                     known.append(line)
                 lines.append(line if isinstance(line, str) else known[line])
-            yield record["prompt_hash"], lines
-        except (ValueError, TypeError, LookupError):
+            yield str(record["prompt_hash"]), lines
+        except (ValueError, TypeError, LookupError, RecursionError):
             raise DataError(f"{path}, line {number}: not a prompt") from None

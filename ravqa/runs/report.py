@@ -68,7 +68,12 @@ def _results(executed: Executed, judge: CachedJudge | None) -> dict[str, Any]:
         ks = retrieval_ks(dataset, pipeline.top_k)
         retrieval = retrieval_section(dataset, samples, ks, seed=request.seed)
         if encoded := pipeline.retriever.encoded.get("passages"):
-            retrieval["passages"] = EncodingCounts(**asdict(encoded))
+            retrieval["passages"] = EncodingCounts(
+                items=encoded.items,
+                truncated=encoded.truncated,
+                tokens=encoded.tokens,
+                vectors=encoded.vectors,
+            )
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": {

@@ -12,17 +12,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ravqa.core.errors import UserError
 from ravqa.corpora import hub
 from ravqa.datasets import m2kr
 from ravqa.datasets.base import parse_options
 from ravqa.datasets.published import published_scores
+from ravqa.evaluation.schema import RunResults
 from ravqa.runs.console import Console
+from ravqa.runs.finished import RunFiles
 from ravqa.runs.folder import MAIN, write_file
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import default_output, overrides_of, plan_pipeline
@@ -91,8 +93,7 @@ def run_subsets(request: RunRequest, console: Console) -> Path:
             run(asked, console)
         except UserError as e:
             raise UserError(f"subset {subset}: {e}") from None
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        measured += _measured(request, subset, results, folder)
+        measured += _measured(request, subset, RunFiles.read(folder).results, folder)
     scores = [*measured, *(_published(request.dataset) if split == "test" else ())]
     _write(root, request, split, scores)
     title = f"{request.dataset}, split {split}"
@@ -149,11 +150,12 @@ def _check_output(root: Path, request: RunRequest) -> None:
 
 
 def _measured(
-    request: RunRequest, subset: str, results: Mapping[str, Any], folder: Path
+    request: RunRequest, subset: str, results: RunResults, folder: Path
 ) -> Iterator[Score]:
     """What the subset reports, as far as there is anything to report."""
     pipeline = Path(request.pipeline).stem
-    for reported in results["retrieval"]["reported"]:
+    retrieval = results["retrieval"]
+    for reported in retrieval["reported"] if retrieval else ():
         if MAIN in reported["conditions"]:
             low, high = reported["intervals_95"][MAIN]
             yield Score(

@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ravqa.core.errors import UserError
+from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
 from ravqa.runs.finished import Asked, FinishedRun, Id, Measure, common_questions
@@ -34,7 +35,6 @@ from ravqa.studies.formats import (
 )
 from ravqa.studies.tables import Table, build_table, variants
 
-SCHEMA_VERSION = 1
 READ, RETRIEVED, NOT_RETRIEVED = (
     "an answer in the passages read",
     "only in passages not read",
@@ -156,8 +156,10 @@ def _compared(request: CompareRequest) -> Comparison:
         everything.setdefault(f"control {name}" if name in runs else name, control)
     first = next(iter(runs))
     ids = common_questions(everything, intersect=request.common)
-    controls = {name: _control(run, request) for name, run in runs.items()}
-    if len(runs) == 1 and not any(controls.values()):
+    controls = {
+        name: own for name, run in runs.items() if (own := _control(run, request)) is not None
+    }
+    if len(runs) == 1 and not controls:
         raise UserError(
             f"{first} has no control to compare with: name another run, or --control RUN (a run "
             "with --controls none has it)"
@@ -165,9 +167,8 @@ def _compared(request: CompareRequest) -> Comparison:
     table = build_table(runs, first, measures, ids=ids, seed=request.seed)
     breakdowns = [
         *(
-            breakdown("without retrieval", control, name, runs[name], ids)
-            for name, control in controls.items()
-            if control is not None
+            breakdown(_short(own) if own.retrieves else own.what_ran, own, name, runs[name], ids)
+            for name, own in controls.items()
         ),
         *(
             breakdown(first, runs[first], name, run, ids)
@@ -324,8 +325,8 @@ def _write(request: CompareRequest, comparison: Comparison) -> None:
     table, found = comparison.table, comparison.breakdowns
     root = request.output
     assert root is not None
-    document = {
-        "schema_version": SCHEMA_VERSION,
+    document: ComparisonTables = {
+        "schema_version": TABLE_VERSION,
         "runs": list(request.runs),
         "seed": request.seed,
         "tables": [as_json(table, root)],

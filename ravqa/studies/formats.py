@@ -13,6 +13,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
 from ravqa.runs.finished import SECONDS
 from ravqa.studies.tables import CACHED, Cell, Table
@@ -226,7 +227,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def as_json(table: Table, root: Path, levels: Levels | None = None) -> dict[str, Any]:
+def as_json(table: Table, root: Path, levels: Levels | None = None) -> RunsTable:
     """Plain values; folders of runs relative to `root`."""
     return {
         "title": table.title,
@@ -248,9 +249,9 @@ def as_json(table: Table, root: Path, levels: Levels | None = None) -> dict[str,
     }
 
 
-def _plain(cell: Cell) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "value": _rounded(cell.estimate.value),
+def _plain(cell: Cell) -> TableCell:
+    plain: TableCell = {
+        "value": round(cell.estimate.value, 4),
         "interval_95": [_rounded(cell.estimate.low), _rounded(cell.estimate.high)],
         "questions": cell.questions,
     }
@@ -259,7 +260,7 @@ def _plain(cell: Cell) -> dict[str, Any]:
     if cell.difference is not None:
         change = cell.difference
         plain["difference"] = {
-            "value": _rounded(change.estimate.value),
+            "value": round(change.estimate.value, 4),
             "interval_95": [_rounded(change.estimate.low), _rounded(change.estimate.high)],
             "p_value": change.p_value,
             "p_holm": change.p_corrected,

@@ -31,6 +31,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.factory import Key, Session
 from ravqa.core.files import LOCK_FILES, check_free, lock
 from ravqa.core.settings import dump_yaml, read_yaml
+from ravqa.evaluation.schema import TABLE_VERSION, StudyTables
 from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
@@ -46,7 +47,6 @@ from ravqa.studies.quiet import StudyConsole, run_quietly
 from ravqa.studies.tables import Table, build_table, variants
 from ravqa.studies.workers import Failure, Task, attempt, run_in_processes
 
-SCHEMA_VERSION = 1
 NEW, BEGUN, FINISHED = "new", "begun", "finished"
 
 
@@ -437,8 +437,8 @@ def _write(
     seconds: float,
 ) -> None:
     root = folder.path
-    document = {
-        "schema_version": SCHEMA_VERSION,
+    document: StudyTables = {
+        "schema_version": TABLE_VERSION,
         "ravqa": ravqa.__version__,
         "study": plan.title,
         "description": plan.config.description,

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from report_files import SCRIPT, write_dataset, write_run
+from sample_files import read_samples
 
 from ravqa.cli import main
 from ravqa.core.errors import UserError
@@ -27,7 +28,6 @@ from ravqa.reports.report import write_report
 from ravqa.reports.run import read_run
 from ravqa.runs.console import Console
 from ravqa.runs.finished import FinishedRun
-from ravqa.runs.folder import read_samples
 from ravqa.runs.prompts import read_prompts
 from ravqa.studies.compare import breakdown
 
@@ -148,7 +148,7 @@ def test_figures_show_the_numbers_of_the_results(finished):
         "Where the time goes",
     ]
     curve = figures["PRRecall@K"]
-    assert curve.header == ["K", "with retrieval", "oracle passages"]
+    assert curve.header == ["K", "random passages", "oracle passages"]
     for column, condition in enumerate(("main", "oracle"), 1):
         expected = results["retrieval"]["conditions"][condition]
         shown = {row[0]: row[column] for row in curve.rows}
@@ -202,16 +202,18 @@ def test_the_summary_says_what_the_results_say(finished):
 
 def test_a_changed_pipelines_description_is_said_to_be_the_base_pipelines(run):
     words = re.search(r"^  description: (.*)$", text_of(run / "config.yaml"), re.M)[1]
-    lead = "Base pipeline, here changed as listed below: "
+    lead = "base: "
     page = text_of(run / "report.html")
-    assert lead + words in page
+    assert f"{lead}{words}, changed: retriever=random; top_k=8" in page
+    assert "<dt>base pipeline</dt>" in page
     assert "<dt>changed</dt>" in page
     results = json.loads(text_of(run / "results.json"))
     results["provenance"]["overrides"] = []
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    page = text_of(write_report(run)[0])
+    page = text_of(write_report(run))
     assert words in page
-    assert lead not in page
+    assert lead + words not in page
+    assert "<dt>pipeline</dt>" in page
 
 
 def test_helped_and_hurt_are_those_of_compare(run):
@@ -231,7 +233,7 @@ def test_helped_and_hurt_are_those_of_compare(run):
             sample["answers"] = list(asked.answers)
         text = "".join(json.dumps(s) + "\n" for s in samples.values())
         (run / name).write_text(text, encoding="utf-8")
-    page = text_of(write_report(run)[0])
+    page = text_of(write_report(run))
     index, _ = embedded(page)
     turned = {int(row["id"]): row["turned"] for row in index["questions"]}
     assert {q: t for q, t in turned.items() if t} == {2: 1, 3: -1}
@@ -276,14 +278,14 @@ def test_what_matched_is_shown_of_the_first_questions_unasked(data, tmp_path, mo
     assert [i for i, _ in shown] == [i for i, _ in sample["hits"][:3]]
     assert [s for _, s in shown] == pytest.approx([s for _, s in sample["hits"][:3]], rel=2e-2)
     assert "What matched in retrieval is shown of 10 questions, the first ones" in page
-    assert "matches" not in embedded(text_of(write_report(folder, match=0)[0]))[1]
-    assert len(embedded(text_of(write_report(folder, match=12)[0]))[1]["matches"]) == 12
+    assert "matches" not in embedded(text_of(write_report(folder, match=0)))[1]
+    assert len(embedded(text_of(write_report(folder, match=12)))[1]["matches"]) == 12
     # Not more than there is room for; and weights that have gone cost the report nothing.
     monkeypatch.setattr(report_matches, "_ROOM", len(json.dumps(tables["matches"][:4])))
-    assert len(embedded(text_of(write_report(folder)[0]))[1]["matches"]) in (3, 4)
+    assert len(embedded(text_of(write_report(folder)))[1]["matches"]) in (3, 4)
     config = text_of(folder / "config.yaml").replace(str(FLMR), str(tmp_path / "gone"))
     (folder / "config.yaml").write_text(config, encoding="utf-8")
-    page = text_of(write_report(folder)[0])
+    page = text_of(write_report(folder))
     assert "What matched in retrieval is not shown: " in page
     with pytest.raises(UserError, match="gone"):
         write_report(folder, match=2)
@@ -307,7 +309,7 @@ def test_stand_ins_and_samples_are_said(run):
     results["provenance"]["stand_ins"] = {"reader": "a <small> model stands in"}
     results["dataset"] |= {"sample": True, "limit": 12}
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    [path] = write_report(run)
+    path = write_report(run)
     page = text_of(path)
     assert "Stand-in reader: a &lt;small&gt; model stands in." in page
     assert "its scores are no benchmark scores" in page
@@ -342,50 +344,57 @@ def test_questions_of_one_photo_share_it(finished):
     assert [row["photo"] for row in index["questions"]] == [i // 2 for i in range(12)]
 
 
-def test_many_questions_are_shared_out_over_files(run):
-    before = write_report(run, bounds=Bounds(questions=3))
-    assert [path.name for path in before] == [
-        "report.html",
-        "report-2.html",
-        "report-3.html",
-        "report-4.html",
-    ]
-    paths = write_report(run, bounds=Bounds(questions=5))
-    assert sorted(path.name for path in run.glob("report*.html")) == sorted(p.name for p in paths)
-    found = []
-    for i, path in enumerate(paths):
-        page = text_of(path)
-        index, _ = embedded(page)
-        found += [row["id"] for row in index["questions"]]
-        links = set(re.findall(r'href="(report[^"]*)"', page))
-        near = {paths[j].name for j in (0, i - 1, i + 1) if 0 <= j < len(paths) and j != i}
-        assert links == (near if i else {paths[1].name})
-    assert found == [str(i) for i in range(12)]
+def shown(path):
+    return [int(row["id"]) for row in embedded(text_of(path))[0]["questions"]]
 
 
-def test_parts_beside_another_output_replace_and_remove_nothing(run, tmp_path):
-    mine = tmp_path / "shown-3.html"
-    mine.write_text("mine", encoding="utf-8")
-    write_report(run, output=tmp_path / "shown.html", overwrite=False)
-    assert mine.read_text(encoding="utf-8") == "mine"
-    (tmp_path / "shown.html").unlink()
-    with pytest.raises(UserError, match=r"shown-3\.html exists: --overwrite"):
-        write_report(
-            run, output=tmp_path / "shown.html", overwrite=False, bounds=Bounds(questions=5)
-        )
-    assert mine.read_text(encoding="utf-8") == "mine"
+def test_of_many_questions_those_are_shown_that_retrieval_changed(run):
+    before, after = (read_samples(run / name) for name in ("samples.none.jsonl", "samples.jsonl"))
+    turned = [q for q in after if after[q]["right"] != before[q]["right"]]
+    assert 0 < len(turned) < 5
+    notes = []
+    found = shown(write_report(run, questions=5, note=notes.append))
+    assert len(found) == 5
+    assert set(turned) <= set(found)
+    assert found == sorted(found)  # in the run's order
+    assert found == shown(write_report(run, questions=5))  # the same sample again
+    said = (
+        f"5 of 12 questions are shown one by one: {len(turned)} that retrieval helped or hurt, and "
+        f"a random sample of {5 - len(turned)} others (seed 0). 7 are left out"
+    )
+    assert said in notes[0]
+    page = text_of(run / "report.html")
+    assert said in page
+    assert "Questions, 5 of 12</h2>" in page
+    assert [path.name for path in run.glob("report*")] == ["report.html"]
+    assert set(shown(write_report(run, questions=1))) <= set(turned)
+    # Numbers and figures are of all questions.
+    whole = text_of(write_report(run, questions=12, note=notes.append))
+    assert len(notes) == 1
+    assert "left out" not in re.sub(r"<script.*?</script>", "", whole, flags=re.S)
+    for part in ('<div class="figures">.*?</section>', '<div class="tiles">.*?</div></div>'):
+        assert re.search(part, page, re.S)[0] == re.search(part, whole, re.S)[0]
 
 
-def test_a_file_that_is_too_large_is_divided(run):
-    whole = len(text_of(write_report(run)[0]))
-    paths = write_report(run, bounds=Bounds(page=int(0.9 * whole)))
-    assert len(paths) > 1
-    counts = [len(embedded(text_of(path))[0]["questions"]) for path in paths]
-    assert sum(counts) == 12
+def test_questions_are_chosen_by_number_or_id(run, capsys):
+    assert command(run, "--questions", "7,2,2") == 0
+    assert shown(run / "report.html") == [2, 7]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 12 questions are shown one by one: those that were asked for. 10 are left" in said
+    assert command(run, "--questions", "7,") == 0
+    assert shown(run / "report.html") == [7]
+    assert command(run, "--questions", "7") == 0
+    assert len(shown(run / "report.html")) == 7
+    assert command(run, "--questions", "70,") == 2
+    assert "the run has no question '70'" in capsys.readouterr().err
+    for text in ("0", "-1", "many", ",", "1.5", "9" * 30):
+        assert command(run, f"--questions={text}") == 2
+        assert "a number from 1, or ids" in " ".join(capsys.readouterr().err.split())
+    assert len(shown(run / "report.html")) == 7
 
 
 def test_what_does_not_fit_is_left_out_and_said(run):
-    [path] = write_report(run, bounds=Bounds(passages=600, prompts=500))
+    path = write_report(run, bounds=Bounds(passages=600, prompts=500))
     page = text_of(path)
     _, tables = embedded(page)
     assert re.search(r"Texts are shown of the first \d of 8 passages", page)
@@ -399,13 +408,13 @@ def test_what_does_not_fit_is_left_out_and_said(run):
 def test_a_run_whose_data_is_gone_still_has_a_report(run, data, tmp_path):
     config = text_of(run / "config.yaml").replace(str(data), str(tmp_path / "nowhere"))
     (run / "config.yaml").write_text(config, encoding="utf-8")
-    [path] = write_report(run)
+    path = write_report(run)
     page = text_of(path)
     index, tables = embedded(page)
     assert "The dataset could not be read again, so photos are missing" in page
     assert "passages" not in tables
     assert [row["photo"] for row in index["questions"]] == [-1] * 12
-    [path] = write_report(run, data=data)
+    path = write_report(run, data=data)
     assert "could not be read" not in text_of(path)
     assert len(embedded(text_of(path))[1]["passages"]) > 10
 
@@ -414,32 +423,13 @@ def test_passages_that_changed_are_left_out(run, data, tmp_path):
     other = shutil.copytree(data, tmp_path / "data")
     text = text_of(other / "passages.jsonl").replace("eats", "ate")
     (other / "passages.jsonl").write_text(text, encoding="utf-8")
-    [path] = write_report(run, data=other)
+    path = write_report(run, data=other)
     assert "no longer those of the run" in text_of(path)
     questions = text_of(other / "questions.jsonl").replace("animal 5 eat", "animal 5 drink")
     (other / "questions.jsonl").write_text(questions, encoding="utf-8")
-    [path] = write_report(run, data=other)
+    path = write_report(run, data=other)
     assert "1 of 12 questions are no longer in the dataset" in text_of(path)
     assert embedded(text_of(path))[0]["questions"][5]["photo"] == -1
-
-
-def test_an_old_run_without_the_newer_fields_has_a_report(run):
-    kept = {"question_id", "question", "image_id", "answers", "hits", "answer_ranks", "answer"}
-    for path in run.glob("samples*.jsonl"):
-        samples = [{k: s[k] for k in kept | {"score"}} for s in read_samples(path).values()]
-        path.write_text("".join(json.dumps(s) + "\n" for s in samples), encoding="utf-8")
-    (run / "prompts.jsonl").unlink()
-    results = json.loads(text_of(run / "results.json"))
-    for key in ("timing", "provenance"):
-        del results[key]
-    for section in ("answers", "retrieval"):
-        for condition in results[section]["conditions"].values():
-            for key in ("exact_match", "groups", "hits", "raw", "cut", "PRPrecision"):
-                condition.pop(key, None)
-    del results["retrieval"]["stages"]
-    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    [path] = write_report(run)
-    assert len(embedded(text_of(path))[0]["questions"]) == 12
 
 
 def test_questions_without_an_answer_say_why(run):
@@ -450,7 +440,7 @@ def test_questions_without_an_answer_say_why(run):
     results = json.loads(text_of(run / "results.json"))
     results["answers"]["conditions"]["main"]["unanswered"] = [{"question_id": 3, "reason": "x"}]
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    page = text_of(write_report(run)[0])
+    page = text_of(write_report(run))
     index, tables = embedded(page)
     assert "a" not in index["questions"][3]
     assert tables["questions"][3]["error"] == "the prompt is too long"
@@ -528,7 +518,7 @@ def test_the_command_says_what_is_wrong(run, tmp_path, capsys):
     assert "only a late-interaction retriever has matches" in capsys.readouterr().err
     (run / "results.json").unlink()
     assert command(run) == 2
-    assert "the run is not finished" in capsys.readouterr().err
+    assert "is not finished" in capsys.readouterr().err
     (run / "results.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"results\.json: not JSON"):
         write_report(run)

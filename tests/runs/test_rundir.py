@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sample_files import sample
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.runs.folder import MAIN, RunDir
@@ -18,20 +19,22 @@ def open_run(path, config, **how):
 
 def test_samples_come_back_and_a_torn_last_line_is_cut_off(tmp_path):
     run = open_run(tmp_path / "r", CONFIG)
-    run.append_samples(MAIN, [{"question_id": 1, "answer": "ä"}, {"question_id": "x"}])
+    run.append_samples(MAIN, [sample(1, caption="ä"), sample("x")])
     path = run.samples_path(MAIN)
     whole = path.read_bytes()
     for cut in range(len(whole.splitlines()[1]) + 1):
         path.write_bytes(whole + whole.splitlines()[1][:cut])
         assert list(run.read_samples(MAIN)) == [1, "x"]
         assert path.read_bytes() == whole  # what follows is appended to a whole line
-    run.append_samples(MAIN, [{"question_id": 2}])
+    run.append_samples(MAIN, [sample(2)])
     assert list(run.read_samples(MAIN)) == [1, "x", 2]
 
 
 def test_a_broken_line_elsewhere_is_named(tmp_path):
     run = open_run(tmp_path / "r", CONFIG)
-    run.samples_path(MAIN).write_text('{"question_id": 1}\n{"question\n{"question_id": 3}\n')
+    run.append_samples(MAIN, [sample(1), sample(3)])
+    first, last = run.samples_path(MAIN).read_text().splitlines(keepends=True)
+    run.samples_path(MAIN).write_text(first + '{"question\n' + last)
     with pytest.raises(DataError, match=r"samples\.jsonl, line 2"):
         run.read_samples(MAIN)
 
@@ -39,7 +42,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path):
 def test_an_existing_folder_is_left_alone_unless_told(tmp_path):
     folder = tmp_path / "r"
     run = open_run(folder, CONFIG)
-    run.append_samples(MAIN, [{"question_id": 1}])
+    run.append_samples(MAIN, [sample(1)])
     with pytest.raises(UserError, match="--resume"):
         open_run(folder, CONFIG)
     assert list(open_run(folder, CONFIG, resume=True).read_samples(MAIN)) == [1]
@@ -84,7 +87,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_nothing_of_an_old_run_is_lost_before_the_new_one_begins(tmp_path):
     run = open_run(tmp_path / "r", CONFIG)
-    run.append_samples(MAIN, [{"question_id": 1}])
+    run.append_samples(MAIN, [sample(1)])
     RunDir(tmp_path / "r", overwrite=True)  # a model that cannot be loaded would end it here
     assert list(run.read_samples(MAIN)) == [1]
     with pytest.raises(UserError, match="no run in"):
