@@ -202,7 +202,10 @@ def test_every_way_of_scoring_retrieval_is_printed(dataset, samples):
     section = retrieval_section(dataset, {"main": samples}, [1, 2], seed=0)
     heading = {"label": "D", "split": "test"}
     console = Console(out=RichConsole(file=out, width=100))
-    console.tables({"dataset": heading, "answers": None, "retrieval": section})
+    provenance = {"retriever": "bm25"}
+    console.tables(
+        {"dataset": heading, "answers": None, "retrieval": section, "provenance": provenance}
+    )
     printed = out.getvalue()
     for title in ("Retrieval, 2", "Retrieval by passage ids, 2", "Retrieval by articles, 2"):
         assert f"{title} questions" in printed
@@ -225,5 +228,11 @@ def test_questions_without_answers_are_scored_by_ids_alone(dataset, samples):
 
 def _nothing():
     return {
-        q.question_id: {"hits": [], "answer_ranks": None, "article_ranks": None} for q in QUESTIONS
+        q.question_id: {
+            "hits": [],
+            "answer_ranks": None,
+            "id_ranks": None,
+            "article_ranks": None,
+        }
+        for q in QUESTIONS
     }
