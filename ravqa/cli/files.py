@@ -1,4 +1,4 @@
-"""Commands for files on either side of a run: passages, their vectors, checkpoints, predictions."""
+"""Commands for files before and after a run: passages, vectors, checkpoints, predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ravqa.cli.shared import (
 
 
 class NormalizationChoice(StrEnum):
-    """When VQA accuracy cleans answers up."""
+    """When VQA accuracy normalises answers."""
 
     official = "official"
     always = "always"
@@ -28,7 +28,7 @@ class NormalizationChoice(StrEnum):
 DatasetOptions = Annotated[
     list[str] | None,
     typer.Option(
-        "--dataset-option", metavar="KEY=VALUE", help="An option of the dataset; repeatable."
+        "--dataset-option", metavar="KEY=VALUE", help="Option of the dataset. Repeatable."
     ),
 ]
 
@@ -37,17 +37,20 @@ def encode(
     corpus: Passages = None,
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Instead: the passages that come with a dataset."),
+        typer.Option(
+            metavar="NAME",
+            help="Encode the passages that come with this dataset, instead of --corpus.",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The dataset's folder; else the sample."),
+        typer.Option(metavar="DIR", help="Folder of the dataset. Default: the bundled sample."),
     ] = None,
     pipeline: Pipeline = "sample",
     overrides: Overrides = None,
     dataset_options: DatasetOptions = None,
 ) -> None:
-    """Encode passages ahead of `ravqa run`; goes on where a killed one was.
+    """Encode passages before `ravqa run`; if interrupted, repeat the command to resume.
 
     With several GPUs: torchrun --nproc-per-node N -m ravqa encode ...
     """
@@ -71,33 +74,34 @@ def encode(
 def passages(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="Knowledge bases, or other passage files."),
+        typer.Argument(metavar="SOURCE...", help="Knowledge bases or other files of passages."),
     ],
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="The .jsonl file to write, for --corpus.")
+        Path, typer.Option(metavar="FILE", help="The .jsonl file to write; use it with --corpus.")
     ],
     keep: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Only articles named here: a .txt, a csv with wikipedia_url, a withkb.jsonl.",
+            help="Keep only the articles named in this file: a .txt, a .csv with a column "
+            "wikipedia_url, or a withkb.jsonl.",
         ),
     ] = None,
     words: Annotated[
-        int | None, typer.Option(metavar="N", help="Cut sections into passages of N words.")
+        int | None, typer.Option(metavar="N", help="Cut sections into passages of at most N words.")
     ] = None,
     quotes: Annotated[
         bool | None,
         typer.Option(
             "--quotes/--no-quotes",
-            help="Whether quotes around fields of a .tsv belong to its form, or to the text.",
+            help="Remove quotes around the fields of a .tsv, or keep them as text.",
         ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file in --output.")
     ] = False,
 ) -> None:
-    """Cut articles of a knowledge base into passages, each with its article, title and URL."""
+    """Cut the articles of a knowledge base into passages with title and URL."""
     from ravqa.core.settings import validate
     from ravqa.corpora.corpus import write_passages
     from ravqa.corpora.kb import Sections
@@ -119,11 +123,16 @@ def score(
         ),
     ],
     dataset: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose questions they are for (ravqa ls datasets).")
+        str,
+        typer.Option(
+            metavar="NAME", help="Dataset that was answered (ravqa ls datasets lists all)."
+        ),
     ],
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder with the official files; else the sample."),
+        typer.Option(
+            metavar="DIR", help="Folder with the official files. Default: the bundled sample."
+        ),
     ] = None,
     split: Split = None,
     options: DatasetOptions = None,
@@ -131,31 +140,35 @@ def score(
         bool,
         typer.Option(
             "--allow-partial",
-            help="Count missing predictions as wrong, take the last of several for a question, "
-            "pass over unknown ids; and say how many.",
+            help="Count missing predictions as wrong, use the last of several for one question, "
+            "ignore unknown ids, and print the numbers of each.",
         ),
     ] = False,
     metric_options: MetricOptions = None,
     normalization: Annotated[
         NormalizationChoice | None,
-        typer.Option(help="Of VQA accuracy; the same as --metric-option normalization=..."),
+        typer.Option(help="For VQA accuracy: short for --metric-option normalization=..."),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option(metavar="NAME", help="For E-VQA: bem or llm; else exact match.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Judge for E-VQA: bem or llm. Default: exact match only."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="judge.KEY=VALUE", help="Option of the judge; repeatable."),
+        typer.Option("--set", metavar="judge.KEY=VALUE", help="Option of the judge. Repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="For intervals.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the intervals.")] = 0,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the results, as JSON.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the results to this file too, as JSON."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file in --output.")
     ] = False,
 ) -> None:
-    """Score a file of predictions as a run is scored, without any model."""
+    """Score a file of predictions by the rules of a run; no model is needed."""
     options_of_metric = [*(metric_options or ())]
     if normalization is not None:
         options_of_metric.append(f"normalization={normalization.value}")
@@ -185,18 +198,20 @@ def score(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(metavar="IN", help="A .bin, .safetensors or Lightning .ckpt, or a folder."),
+        typer.Argument(
+            metavar="IN", help="A .bin, .safetensors or Lightning .ckpt file, or a folder."
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new checkpoint.")],
     vision: Annotated[
         str | None,
-        typer.Option(metavar="DIR|NAME", help="CLIP weights for a .ckpt without its vision tower."),
+        typer.Option(metavar="DIR|NAME", help="CLIP weights, if the .ckpt lacks the vision tower."),
     ] = None,
 ) -> None:
-    """Rewrite a FLMR or PreFLMR checkpoint as safetensors under the released key names."""
+    """Convert an FLMR or PreFLMR checkpoint to safetensors with the released key names."""
     from ravqa.flmr import convert as convert_checkpoint
 
     unexpected = convert_checkpoint(source, target, vision=vision)
     print(f"written: {target}")
     for name in unexpected:
-        print(f"left out, of unknown name: {name}")
+        print(f"left out, unknown name: {name}")

@@ -27,17 +27,20 @@ Passages = Annotated[
     typer.Option(
         "--corpus",
         metavar="PATH",
-        help="Passages: .jsonl, .csv, .tsv, .parquet, or a knowledge base; repeatable.",
+        help="Passages: a .jsonl, .csv, .tsv or .parquet file, or a knowledge base. Repeatable.",
     ),
 ]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")]
 Pipeline = Annotated[
-    str, typer.Option(metavar="NAME|PATH", help="A name in pipelines/, or a YAML file.")
+    str,
+    typer.Option(
+        metavar="NAME|PATH", help="Settings of all parts: a name in pipelines/, or a YAML file."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY.PATH=VALUE", help="Changes one key of the pipeline; repeatable."
+        "--set", metavar="KEY.PATH=VALUE", help="Change one key of the pipeline. Repeatable."
     ),
 ]
 MetricOptions = Annotated[
@@ -45,21 +48,21 @@ MetricOptions = Annotated[
     typer.Option(
         "--metric-option",
         metavar="KEY=VALUE",
-        help="An option of the dataset's answer metric; repeatable.",
+        help="Option of the dataset's answer metric. Repeatable.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N questions.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def listed(names: str) -> tuple[str, ...]:
-    """Names that are separated by commas."""
+    """Split names separated by commas."""
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 @contextmanager
 def opened_console() -> Iterator[Console]:
-    """A console whose bars end with the command, however it ends."""
+    """Open a console whose progress bars end with the command, however it ends."""
     quiet_libraries()
     from ravqa.runs.console import Console
 
@@ -71,9 +74,6 @@ def opened_console() -> Iterator[Console]:
 
 
 def quiet_libraries() -> None:
-    """To be called before the libraries are imported.
-
-    One progress display is enough, and tokenizers would warn of every fork.
-    """
+    """Turn off other libraries' progress bars and fork warnings; call before importing them."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

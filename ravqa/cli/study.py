@@ -1,4 +1,4 @@
-"""`ravqa study`, `compare` and `power`: variants of a pipeline beside each other."""
+"""`ravqa study`, `compare` and `power`: run and compare variants of a pipeline."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Examples:
 
   ravqa study mine.yaml --data DIR --corpus passages.jsonl --limit 100 --jobs 2
 
-The form of the file: docs/studies.md; ravqa ls studies lists those that come with the project.
+docs/studies.md describes the file; ravqa ls studies lists the bundled studies.
 """
 
 Common = Annotated[
-    bool, typer.Option("--common", help="Compare on the questions that all runs have asked.")
+    bool, typer.Option("--common", help="Compare only the questions that all runs have.")
 ]
 
 
@@ -37,40 +37,41 @@ def study(
         typer.Option(
             "--set",
             metavar="KEY.PATH=VALUE",
-            help="Changes one key of every variant, before its own changes; repeatable.",
+            help="Change one key of all variants; a variant's own changes come after. Repeatable.",
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Replaces the study's data folder.")
+        Path | None, typer.Option(metavar="DIR", help="Replace the study's data folder.")
     ] = None,
     corpus: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PATH", help="Replaces the study's passages; repeatable."),
+        typer.Option(metavar="PATH", help="Replace the study's passages. Repeatable."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Replaces the study's split.")
+        str | None, typer.Option(metavar="NAME", help="Replace the study's split.")
     ] = None,
     limit: Limit = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Study folder; else a new one in runs/.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the study. Default: a new one in runs/."),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Go on with the study in --output; variants may have been added."
-        ),
+        typer.Option("--resume", help="Resume the study in --output; variants may be added."),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the study in --output.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the variants and what would run.")
+        bool, typer.Option("--dry-run", help="Print the variants and what would run, then stop.")
     ] = False,
-    jobs: Annotated[int, typer.Option(metavar="N", help="Run variants in N processes.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", help="Run variants in N parallel processes.")
+    ] = 1,
 ) -> None:
-    """Run every variant of a study and compare them; what variants share is run once.
+    """Run all variants of a study and compare them; shared work is done once.
 
-    Exit code 1: some variants failed (the others have run).
+    Exit code 1 means that some variants failed; the others have run.
     """
     quiet_libraries()
     from ravqa.studies.plan import Changes
@@ -115,34 +116,34 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Run folders, the reference first; FOLDER:CONTROL is a control of a run.",
+            help="Run folders, the reference first. FOLDER:CONTROL means a control of a run.",
         ),
     ],
     control: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="The run without retrieval; else each run's control none."
+            metavar="RUN", help="A run without retrieval. Default: each run's control none."
         ),
     ] = None,
     metrics: Annotated[
         str,
         typer.Option(
             metavar="LIST",
-            help="Columns, comma-separated: score, exact_match, PRRecall@K, Recall@K, "
+            help="Columns, separated by commas: score, exact_match, PRRecall@K, Recall@K, "
             "ArticleRecall@K, seconds.",
         ),
     ] = "",
     common: Common = False,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write table.csv, .md, .tex, .json, report.html."),
+        typer.Option(metavar="DIR", help="Write table.csv, .md, .tex, .json and report.html here."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files in --output.")
     ] = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="For intervals and tests.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of intervals and tests.")] = 0,
 ) -> None:
-    """Compare finished runs, and say where retrieval (or one run) helps or hurts."""
+    """Compare finished runs, and show where retrieval or another run helps or hurts."""
     from ravqa.runs.console import Console
     from ravqa.studies.compare import CompareRequest, compare_and_print
 
@@ -165,27 +166,33 @@ def power(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Run folders, the reference first; one alone is compared with its control none.",
+            help="Run folders, the reference first. A single run is compared with its control "
+            "none.",
         ),
     ],
     difference: Annotated[
-        str, typer.Option(metavar="LIST", help="Points to be seen, comma-separated.")
+        str,
+        typer.Option(metavar="LIST", help="Differences to detect, in points, separated by commas."),
     ] = "1,2,5",
     power_wanted: Annotated[
-        float, typer.Option("--power", metavar="P", help="Chance of seeing them.")
+        float,
+        typer.Option(
+            "--power", metavar="P", help="Probability of detecting them (statistical power)."
+        ),
     ] = 0.8,
     alpha: Annotated[
-        float, typer.Option(metavar="P", help="Chance of seeing a difference that is not there.")
+        float,
+        typer.Option(metavar="P", help="Probability of a false positive (significance level)."),
     ] = 0.05,
     comparisons: Annotated[
-        int, typer.Option(metavar="N", help="Comparisons that are corrected for.")
+        int, typer.Option(metavar="N", help="Number of comparisons to correct for.")
     ] = 1,
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="score, exact_match, PRRecall@K, ...")
     ] = "score",
     common: Common = False,
 ) -> None:
-    """Say how many questions show a difference of so many points, from runs at hand."""
+    """Estimate from finished runs how many questions are needed to detect a difference."""
     from ravqa.runs.console import Console
     from ravqa.studies.power import PowerRequest, power_of
 

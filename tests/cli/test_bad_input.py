@@ -202,9 +202,17 @@ def test_a_wrong_option_is_named(refused, tmp_path, arguments, named):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [("ls", "reader"), ("rnu",), ("run",), ("run", "--foo")])
-def test_the_installed_command_answers_wrong_options_in_the_same_way(refused, arguments):
-    assert "ravqa --help" in refused(*arguments, entry=main)
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("ls", "reader"), "ravqa ls --help"),
+        (("rnu",), "ravqa --help"),
+        (("run",), "ravqa run --help"),
+        (("run", "--foo"), "ravqa run --help"),
+    ],
+)
+def test_the_installed_command_answers_wrong_options_in_the_same_way(refused, arguments, shown):
+    assert f"({shown} lists the options)" in refused(*arguments, entry=main)
 
 
 def test_the_installed_command_without_arguments_shows_its_help(capsys):
