@@ -58,15 +58,13 @@ def load_dataset(
         UserError: no such dataset, split or option.
         DataError: files are missing or broken.
     """
-    from ravqa.datasets.base import DatasetRequest, Problems
+    from ravqa.datasets import base
 
-    load = DATASETS.get(name)
-    return load(
-        DatasetRequest(
-            data=None if data is None else Path(data),
-            split=split,
-            limit=limit,
-            problems=Problems(on_error),
-            options=options or {},
-        )
+    request = base.DatasetRequest(
+        data=None if data is None else Path(data),
+        split=split,
+        limit=limit,
+        problems=base.Problems(on_error),
+        options=options or {},
     )
+    return base.load_dataset(name, request)
