@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ravqa.cli.options import from_request
 from ravqa.cli.shared import (
-    MetricOptions,
     Overrides,
     Passages,
     Pipeline,
-    Split,
     opened_console,
 )
+from ravqa.runs.options import ScoreRequest
 
 
 class NormalizationChoice(StrEnum):
@@ -114,85 +115,22 @@ def passages(
     print(f"{written:,} passages of {articles:,} articles: {output}")
 
 
+@from_request(ScoreRequest)
 def score(
-    predictions: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PREDICTIONS",
-            help="VQA results (.json), InfoSeek predictions (.jsonl), or a run's samples.jsonl.",
-        ),
-    ],
-    dataset: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Dataset that was answered (ravqa ls datasets lists all)."
-        ),
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder with the official files. Default: the bundled sample."
-        ),
-    ] = None,
-    split: Split = None,
-    options: DatasetOptions = None,
-    allow_partial: Annotated[
-        bool,
-        typer.Option(
-            "--allow-partial",
-            help="Count missing predictions as wrong, use the last of several for one question, "
-            "ignore unknown ids, and print the numbers of each.",
-        ),
-    ] = False,
-    metric_options: MetricOptions = None,
+    request: ScoreRequest,
     normalization: Annotated[
         NormalizationChoice | None,
         typer.Option(help="For VQA accuracy: short for --metric-option normalization=..."),
     ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Judge for E-VQA: bem or llm. Default: exact match only."
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="judge.KEY=VALUE", help="Option of the judge. Repeatable."),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the intervals.")] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the results to this file too, as JSON."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file in --output.")
-    ] = False,
 ) -> None:
     """Score a file of predictions by the rules of a run; no model is needed."""
-    options_of_metric = [*(metric_options or ())]
     if normalization is not None:
-        options_of_metric.append(f"normalization={normalization.value}")
+        options = (*request.metric_options, f"normalization={normalization.value}")
+        request = replace(request, metric_options=options)
     with opened_console() as console:
-        from ravqa.runs.scoring import ScoreRequest
         from ravqa.runs.scoring import score as score_request
 
-        score_request(
-            ScoreRequest(
-                predictions=predictions,
-                dataset=dataset,
-                data=data,
-                split=split,
-                options=tuple(options or ()),
-                allow_partial=allow_partial,
-                metric_options=tuple(options_of_metric),
-                judge=judge,
-                overrides=tuple(overrides or ()),
-                seed=seed,
-                output=output,
-                overwrite=overwrite,
-            ),
-            console,
-        )
+        score_request(request, console)
 
 
 def convert(

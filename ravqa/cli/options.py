@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
+from ravqa.core.errors import UserError
 from ravqa.core.options import Option
 
 R = TypeVar("R")
 
 
-def from_request(request: type[R], **others: str) -> Callable[[Callable[..., None]], Any]:
+def from_request(request: type[R]) -> Callable[[Callable[..., None]], Any]:
     """Make a command of a function of a request: its options are the request's fields.
 
     The function's own parameters, after the request, are options too.
-
-    Args:
-        others: help texts that this command has in place of the request's, by field.
     """
 
     def decorate(body: Callable[..., None]) -> Any:
         types = get_type_hints(request, include_extras=True)
-        made = {f.name: _parameter(f, types[f.name], others) for f in fields(request)}  # type: ignore[arg-type]
+        made = {f.name: _parameter(f, types[f.name]) for f in fields(request)}  # type: ignore[arg-type]
         _, *own = inspect.signature(body, eval_str=True).parameters.values()
 
         def command(**values: Any) -> None:
@@ -43,16 +41,22 @@ def from_request(request: type[R], **others: str) -> Callable[[Callable[..., Non
     return decorate
 
 
-def _parameter(field: Field[Any], annotation: Any, others: Mapping[str, str]) -> inspect.Parameter:
+def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
     kind, option = get_args(annotation)
     assert isinstance(option, Option)
-    default = inspect.Parameter.empty if field.default is MISSING else field.default
-    if get_origin(kind) is Sequence:
-        kind = str if option.commas else list[get_args(kind)[0]] | None  # type: ignore[misc]
-        default = "" if option.commas else None
+    default: Any = inspect.Parameter.empty if field.default is MISSING else field.default
+    if get_origin(kind) is Sequence and option.commas:
+        kind, default = str, ",".join(str(value).removesuffix(".0") for value in default)
+    elif get_origin(kind) is Sequence:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        if field.default is not MISSING:
+            kind, default = kind | None, None
+    metavar = option.metavar or None
     flag = option.flag or f"--{field.name.replace('_', '-')}"
-    found = typer.Option(
-        flag, metavar=option.metavar or None, help=others.get(field.name, option.help)
+    found = (
+        typer.Argument(metavar=metavar, help=option.help)
+        if option.argument
+        else typer.Option(flag, metavar=metavar, help=option.help)
     )
     return inspect.Parameter(
         field.name,
@@ -66,6 +70,10 @@ def _value(value: Any, annotation: Any) -> Any:
     kind, option = get_args(annotation)
     if get_origin(kind) is not Sequence:
         return value
-    if option.commas:
-        return tuple(name.strip() for name in value.split(",") if name.strip())
-    return tuple(value or ())
+    if not option.commas:
+        return tuple(value or ())
+    texts = [text.strip() for text in value.split(",") if text.strip()]
+    try:
+        return tuple(map(get_args(kind)[0], texts))
+    except ValueError:
+        raise UserError(f"{option.flag} {value!r}: numbers are expected") from None

@@ -30,7 +30,6 @@ Passages = Annotated[
         help="Passages: a .jsonl, .csv, .tsv or .parquet file, or a knowledge base. Repeatable.",
     ),
 ]
-Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the dataset.")]
 Pipeline = Annotated[
     str,
     typer.Option(
@@ -43,21 +42,8 @@ Overrides = Annotated[
         "--set", metavar="KEY.PATH=VALUE", help="Change one key of the pipeline. Repeatable."
     ),
 ]
-MetricOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--metric-option",
-        metavar="KEY=VALUE",
-        help="Option of the dataset's answer metric. Repeatable.",
-    ),
-]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
-
-def listed(names: str) -> tuple[str, ...]:
-    """Split names separated by commas."""
-    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ravqa.cli.shared import Limit, listed, quiet_libraries
-from ravqa.core.errors import UserError
+from ravqa.cli.options import from_request
+from ravqa.cli.shared import Limit, quiet_libraries
+from ravqa.studies.options import CompareRequest, PowerRequest
 
 EXAMPLES = """
 Examples:
@@ -22,10 +23,6 @@ Examples:
 
 docs/studies.md describes the file; ravqa ls studies lists the bundled studies.
 """
-
-Common = Annotated[
-    bool, typer.Option("--common", help="Compare only the questions that all runs have.")
-]
 
 
 def study(
@@ -111,104 +108,19 @@ def study(
         raise typer.Exit(1)
 
 
-def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...",
-            help="Run folders, the reference first. FOLDER:CONTROL means a control of a run.",
-        ),
-    ],
-    control: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN", help="A run without retrieval. Default: each run's control none."
-        ),
-    ] = None,
-    metrics: Annotated[
-        str,
-        typer.Option(
-            metavar="LIST",
-            help="Columns, separated by commas: score, exact_match, PRRecall@K, Recall@K, "
-            "ArticleRecall@K, seconds.",
-        ),
-    ] = "",
-    common: Common = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write table.csv, .md, .tex, .json and report.html here."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the files in --output.")
-    ] = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of intervals and tests.")] = 0,
-) -> None:
+@from_request(CompareRequest)
+def compare(request: CompareRequest) -> None:
     """Compare finished runs, and show where retrieval or another run helps or hurts."""
     from ravqa.runs.console import Console
-    from ravqa.studies.compare import CompareRequest, compare_and_print
+    from ravqa.studies.compare import compare_and_print
 
-    compare_and_print(
-        CompareRequest(
-            runs=tuple(runs),
-            control=control,
-            metrics=listed(metrics),
-            common=common,
-            output=output,
-            overwrite=overwrite,
-            seed=seed,
-        ),
-        Console(),
-    )
+    compare_and_print(request, Console())
 
 
-def power(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...",
-            help="Run folders, the reference first. A single run is compared with its control "
-            "none.",
-        ),
-    ],
-    difference: Annotated[
-        str,
-        typer.Option(metavar="LIST", help="Differences to detect, in points, separated by commas."),
-    ] = "1,2,5",
-    power_wanted: Annotated[
-        float,
-        typer.Option(
-            "--power", metavar="P", help="Probability of detecting them (statistical power)."
-        ),
-    ] = 0.8,
-    alpha: Annotated[
-        float,
-        typer.Option(metavar="P", help="Probability of a false positive (significance level)."),
-    ] = 0.05,
-    comparisons: Annotated[
-        int, typer.Option(metavar="N", help="Number of comparisons to correct for.")
-    ] = 1,
-    metric: Annotated[
-        str, typer.Option(metavar="NAME", help="score, exact_match, PRRecall@K, ...")
-    ] = "score",
-    common: Common = False,
-) -> None:
+@from_request(PowerRequest)
+def power(request: PowerRequest) -> None:
     """Estimate from finished runs how many questions are needed to detect a difference."""
     from ravqa.runs.console import Console
-    from ravqa.studies.power import PowerRequest, power_of
+    from ravqa.studies.power import power_of
 
-    try:
-        differences = tuple(float(text) for text in listed(difference))
-    except ValueError:
-        raise UserError(f"--difference {difference!r}: numbers are expected") from None
-    power_of(
-        PowerRequest(
-            runs=tuple(runs),
-            differences=differences,
-            power=power_wanted,
-            alpha=alpha,
-            comparisons=comparisons,
-            metric=metric,
-            common=common,
-        ),
-        Console(),
-    )
+    power_of(request, Console())

@@ -14,9 +14,11 @@ class Option:
         metavar: what stands for the value in the help; empty for flags and choices.
         flag: its name, if it is not the field's own: "--set".
         commas: several values are one text with commas; else the option is repeated.
+        argument: it has no name and is given by its place.
     """
 
     help: str
     metavar: str = ""
     flag: str = ""
     commas: bool = False
+    argument: bool = False

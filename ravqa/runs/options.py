@@ -1,4 +1,4 @@
-"""What a run is asked for. Each field is an option of `ravqa run` and of `ravqa.evaluate`.
+"""What runs and scores are asked for: the options of `ravqa run`, `ravqa score`, `ravqa.evaluate`.
 
 This module imports nothing heavy: the command line's help is made of it.
 """
@@ -98,3 +98,51 @@ class RunRequest:
             "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
         ),
     ] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """The options of `ravqa score`."""
+
+    predictions: Annotated[
+        Path,
+        Option(
+            "VQA results (.json), InfoSeek predictions (.jsonl), or a run's samples.jsonl.",
+            "PREDICTIONS",
+            argument=True,
+        ),
+    ]
+    dataset: Annotated[
+        str, Option("Dataset that was answered (ravqa ls datasets lists all).", "NAME")
+    ]
+    data: Annotated[
+        Path | None, Option("Folder with the official files. Default: the bundled sample.", "DIR")
+    ] = None
+    split: Annotated[str | None, Option("Split of the dataset.", "NAME")] = None
+    options: Annotated[
+        Sequence[str], Option("Option of the dataset. Repeatable.", "KEY=VALUE", "--dataset-option")
+    ] = ()
+    allow_partial: Annotated[
+        bool,
+        Option(
+            "Count missing predictions as wrong, use the last of several for one question, ignore "
+            "unknown ids, and print the numbers of each."
+        ),
+    ] = False
+    metric_options: Annotated[
+        Sequence[str],
+        Option(
+            "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
+        ),
+    ] = ()
+    judge: Annotated[
+        str | None, Option("Judge for E-VQA: bem or llm. Default: exact match only.", "NAME")
+    ] = None
+    overrides: Annotated[
+        Sequence[str], Option("Option of the judge. Repeatable.", "judge.KEY=VALUE", "--set")
+    ] = ()
+    seed: Annotated[int, Option("Seed of the intervals.", "N")] = 0
+    output: Annotated[
+        Path | None, Option("Write the results to this file too, as JSON.", "FILE")
+    ] = None
+    overwrite: Annotated[bool, Option("Replace the file in --output.")] = False

@@ -26,28 +26,11 @@ from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, is_of_run, write_file
+from ravqa.runs.options import ScoreRequest
 
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
 _NAMED = 5  # ids that an error message names
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRequest:
-    """What the command line asks for; see `ravqa score --help`."""
-
-    predictions: Path
-    dataset: str
-    data: Path | None = None
-    split: str | None = None
-    options: Sequence[str] = ()
-    allow_partial: bool = False
-    metric_options: Sequence[str] = ()
-    judge: str | None = None
-    overrides: Sequence[str] = ()
-    seed: int = 0
-    output: Path | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)

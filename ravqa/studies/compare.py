@@ -33,6 +33,7 @@ from ravqa.studies.formats import (
     heading,
     printed,
 )
+from ravqa.studies.options import CompareRequest
 from ravqa.studies.tables import Table, build_table, variants
 
 READ, RETRIEVED, NOT_RETRIEVED = (
@@ -41,25 +42,6 @@ READ, RETRIEVED, NOT_RETRIEVED = (
     "in no passage retrieved",
 )
 _FILES = ("table.csv", "table.md", "table.tex", "table.json", "report.html")
-
-
-@dataclass(frozen=True, slots=True)
-class CompareRequest:
-    """What the command line asks for; see `ravqa compare --help`.
-
-    Attributes:
-        runs: folders; "FOLDER:CONTROL" is a control of a run.
-        control: a run without retrieval, for runs without the control `none`.
-        common: compare on the questions that all runs have asked.
-    """
-
-    runs: Sequence[str]
-    control: str | None = None
-    metrics: Sequence[str] = ()
-    common: bool = False
-    output: Path | None = None
-    overwrite: bool = False
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

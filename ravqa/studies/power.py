@@ -32,29 +32,10 @@ from ravqa.core.errors import UserError
 from ravqa.runs.console import Console
 from ravqa.runs.finished import FinishedRun, Id, Measure, common_questions
 from ravqa.studies.compare import open_runs
+from ravqa.studies.options import PowerRequest
 
 _NORMAL = NormalDist()
 _FEW = 30  # images, below which the normal approximation is rough
-
-
-@dataclass(frozen=True, slots=True)
-class PowerRequest:
-    """What the command line asks for; see `ravqa power --help`.
-
-    Attributes:
-        runs: folders; one run is compared with its control `none`.
-        differences: in points (percent).
-        comparisons: alpha is divided by it, as for the first of so many comparisons in Holm's
-            method.
-    """
-
-    runs: Sequence[str]
-    differences: Sequence[float] = (1.0, 2.0, 5.0)
-    power: float = 0.8
-    alpha: float = 0.05
-    comparisons: int = 1
-    metric: str = "score"
-    common: bool = False
 
 
 @dataclass(frozen=True, slots=True)
