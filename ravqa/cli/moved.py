@@ -7,7 +7,9 @@ import typer
 from ravqa.core.errors import UserError
 
 _ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-_COLLECTION = {"show": "info"}  # subcommands of `ravqa index` with another name now
+_SAME = ("build", "add", "update", "delete", "verify", "compact", "pack", "unpack")
+_INDEX = {**{name: name for name in _SAME}, "show": "info"}
+"""Subcommands of `ravqa index`, and what they are called now."""
 
 
 def add_to(app: typer.Typer, collection: typer.Typer) -> None:
@@ -18,8 +20,8 @@ def add_to(app: typer.Typer, collection: typer.Typer) -> None:
 
 
 def _index(context: typer.Context) -> None:
-    sub = next(iter(context.args), "--help")
-    raise _moved("index", f"collection {_COLLECTION.get(sub, sub)}")
+    sub = next((_INDEX[name] for name in context.args if name in _INDEX), "--help")
+    raise _moved("index", f"collection {sub}")
 
 
 def _evaluate_retrieval(context: typer.Context) -> None:

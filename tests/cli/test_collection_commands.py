@@ -135,6 +135,7 @@ def test_settings_that_do_not_fit(ravqa, collection):
         (["index", "show", "animals", "--json"], "ravqa collection info"),
         (["index", "--help"], "ravqa collection --help"),
         (["index"], "ravqa collection --help"),
+        (["index", "bild", "--words", "9"], "ravqa collection --help"),
         (["collection", "show", "animals"], "ravqa collection info"),
         (["evaluate-retrieval", "--dataset", "m2kr"], "ravqa run --retrieval-only"),
     ],
