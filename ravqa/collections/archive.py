@@ -14,20 +14,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from ravqa.collections.folder import IMAGES, CollectionFolder, State
 from ravqa.core.errors import UserError
-from ravqa.core.locations import file_digest, flush_to_disk
+from ravqa.core.files import folder_written_beside, written_beside
+from ravqa.core.locations import file_digest
 from ravqa.corpora.disk import PassageFolder
-from ravqa.encoders.store import written_beside
 from ravqa.indexes.segmented.index import SegmentedIndex
 from ravqa.retrievers.base import Progress
 
@@ -72,7 +70,7 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
             progress("reading files", number, total)
     text = json.dumps({"format": FORMAT, "files": listed}, indent=1).encode()
     with (
-        written_beside(target, to_disk=True) as beside,
+        written_beside(target) as beside,
         tarfile.open(beside, "w", format=tarfile.PAX_FORMAT) as archive,
     ):
         archive.addfile(_entry(LIST, len(text)), io.BytesIO(text))
@@ -100,17 +98,9 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
             needed = sum(size for size, _ in listed.values())
             if needed > free:
                 raise UserError(f"{source}: {needed:,} bytes are needed, {free:,} are free")
-            made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-            try:
+            with folder_written_beside(target) as made:
                 _extract(archive, listed, made, source, progress)
                 _check_images(made, source)
-                made.chmod(0o755)
-                if target.is_dir():
-                    target.rmdir()  # it is empty
-                made.rename(target)
-                flush_to_disk(target.parent)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
     except FileNotFoundError:
         raise UserError(f"no such file: {source}") from None
     except (tarfile.TarError, EOFError) as e:
@@ -181,8 +171,6 @@ def _extract(
                     break
                 digest.update(block)
                 out.write(block)
-            out.flush()
-            os.fsync(out.fileno())
         if written != size or digest.hexdigest() != checksum:
             raise UserError(f"{source} is damaged: {member.name} is not what its list says")
         if progress:

@@ -33,6 +33,7 @@ from typing import Any
 from ravqa.collections.filters import Where, matching
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import part_config
+from ravqa.core.files import atomic_write
 from ravqa.core.locations import flush_to_disk
 from ravqa.core.records import Passage
 from ravqa.core.settings import Part, fingerprint
@@ -40,7 +41,6 @@ from ravqa.corpora.corpus import Corpus, Digest
 from ravqa.corpora.disk import DamageError, PassageFolder
 from ravqa.corpora.pages import MANIFESTS
 from ravqa.encoders.base import Vectors
-from ravqa.encoders.store import written_beside
 from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
 from ravqa.indexes import INDEXES
 from ravqa.indexes.base import Index, checked_index
@@ -277,8 +277,7 @@ class CollectionFolder:
     def put(self, manifest: Manifest) -> None:
         """Replace collection.json."""
         values = {"format": FORMAT, **_values(manifest), "checksum": _checksum(manifest)}
-        with written_beside(self.manifest_file, to_disk=True) as beside:
-            beside.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+        atomic_write(self.manifest_file, json.dumps(values, indent=2, ensure_ascii=False))
 
     def read(self, part: Part) -> State:
         """The present state, however often a writer replaces it meanwhile.
@@ -415,8 +414,7 @@ class Writer:
         target = self._path / IMAGES / digest[:2] / name
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with written_beside(target, to_disk=True) as beside:
-                beside.write_bytes(data)
+            atomic_write(target, data)
         return target
 
     def commit(

@@ -1,86 +1,229 @@
-"""Locks on folders: one process writes, and whoever comes second is told who does.
+"""Write files and folders as a whole, and lock folders: one process writes, others are told who.
 
-The lock is the file `.lock` in the folder. The operating system holds it, so that a process that is
-killed lets go of it. Beside it, `.lock.owner` says who has it.
+What is written takes its name when it is complete and on the disk, so that neither a kill nor a
+power cut leaves half of it. A killed process leaves its temporary file; the next one that writes
+the same file removes it.
+
+A lock is the file `.lock` (in some folders `lock`). The operating system holds it, so that a
+process that is killed lets go of it. Beside it, `.lock.owner` says who has it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import os
 import platform
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ravqa.core.errors import UserError
+from ravqa.core.locations import flush_to_disk
 
 _log = logging.getLogger(__name__)
 
 _LOCK = ".lock"
-_OWNER = ".lock.owner"
-LOCK_FILES = frozenset({_LOCK, _OWNER})
-"""What a lock leaves in its folder."""
+LOCK_FILES = frozenset({_LOCK, f"{_LOCK}.owner"})
+"""Files that a lock leaves in its folder."""
 
 _WAIT_S = 2.0  # another process may be looking, or about to end
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Replace a file by one with this content; text is written as UTF-8.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with written_beside(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextmanager
-def lock(folder: Path, what: str) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if needed.
+def written_beside(path: Path) -> Iterator[Path]:
+    """A new, empty file to write; at the end it is flushed to the disk and renamed to `path`.
+
+    Its permissions are those of any new file (the umask's). After an exception it is removed.
+    """
+    remove_leftovers(path)
+    temporary, handle = _claimed(path, folder=False)
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        temporary.replace(path)
+        flush_to_disk(path.parent)  # which holds the name
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def folder_written_beside(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
+    """A new, empty folder to fill; at the end it is flushed to the disk and renamed to `path`.
+
+    An empty folder at `path` is replaced. After an exception the new folder is removed.
+
+    Args:
+        first_wins: if another process has made the same folder meanwhile, keep that one.
+
+    Raises:
+        OSError: it cannot be made, or there is such a folder already.
+    """
+    remove_leftovers(path)
+    temporary, handle = _claimed(path, folder=True)
+    try:
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                flush_to_disk(Path(folder, name))
+            flush_to_disk(Path(folder))
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not (first_wins and path.is_dir()):
+                raise
+        flush_to_disk(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def final_name(name: str) -> str | None:
+    """The name that a temporary file of this module was to get; None for other files."""
+    found = _TEMPORARY.fullmatch(name)
+    return found[1] if found else None
+
+
+def _claimed(path: Path, *, folder: bool) -> tuple[Path, int]:
+    """A new temporary file or folder, and the descriptor that marks it as in use."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        if folder:
+            temporary.mkdir()
+            handle = os.open(temporary, os.O_RDONLY)
+        else:
+            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if _marked(handle) is not False:
+            return temporary, handle
+        os.close(handle)  # taken for a leftover between the two calls
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of earlier attempts to write `path`."""
+    for name in os.listdir(path.parent):
+        if final_name(name) != path.name:
+            continue
+        entry = path.with_name(name)
+        with suppress(OSError):
+            handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                if not _marked(handle):  # in use, or nobody knows
+                    continue
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink()
+            finally:
+                os.close(handle)
+
+
+def _marked(handle: int) -> bool | None:
+    """Mark a temporary file as in use, while the descriptor is open.
+
+    Returns:
+        False if another descriptor has it; None if the file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+class LockedError(UserError):
+    """Another process (or object) holds a lock; the message says which."""
+
+
+@contextmanager
+def lock(
+    folder: Path, what: str, *, name: str = _LOCK, wait: float | None = _WAIT_S
+) -> Iterator[None]:
+    """Hold a lock in a folder, which is made if needed.
 
     On a file system without locks there is none; a warning says so.
 
     Args:
-        what: what is in the folder, for messages ("the run").
+        what: what the lock protects, for messages ("the run").
+        name: the lock's file.
+        wait: seconds to wait for another process; None for as long as it takes.
 
     Raises:
-        UserError: another process (or object) holds it.
+        LockedError: another process (or object) holds it.
         OSError: the folder or the lock cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    held = _acquired(folder, what)
+    path = folder / name
+    if wait is None:
+        try:
+            held = _acquired(path, what, _WAIT_S)
+        except LockedError:
+            _log.info("%s in %s: waiting for %s", what, folder, _owner(path))
+            held = _acquired(path, what, -1)
+    else:
+        held = _acquired(path, what, wait)
     if held is None:
         yield
         return
-    owner = folder / _OWNER
+    owner = _owner_file(path)
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     values = {"pid": os.getpid(), "host": platform.node(), "since": since}
     try:
         owner.write_text(json.dumps(values), encoding="utf-8")
         yield
     finally:
-        owner.unlink(missing_ok=True)
-        held.release()
+        try:
+            owner.unlink(missing_ok=True)
+        finally:
+            held.release()
 
 
 def check_free(folder: Path, what: str) -> None:
-    """Raise UserError if another process holds the folder's lock; nothing is made."""
+    """Raise LockedError if another process holds the folder's lock; nothing is made."""
     if not (folder / _LOCK).is_file():
         return
     try:
-        held = _acquired(folder, what, warn=False)
+        held = _acquired(folder / _LOCK, what, _WAIT_S, warn=False)
     except OSError:
         return  # whoever writes there is told
     if held is not None:
         held.release()
 
 
-def _acquired(folder: Path, what: str, *, warn: bool = True) -> FileLock | None:
+def _acquired(path: Path, what: str, wait: float, *, warn: bool = True) -> FileLock | None:
     """The lock, held; None where the file system has none."""
-    made = FileLock(folder / _LOCK, timeout=_WAIT_S, thread_local=False, fallback_to_soft=False)
+    made = FileLock(path, timeout=wait, thread_local=False, fallback_to_soft=False)
     try:
         made.acquire()
     except Timeout:
-        raise UserError(
-            f"{what} in {folder} is being written by {_owner(folder)}: wait for its end, or choose "
-            "another folder"
+        raise LockedError(
+            f"{what} in {path.parent} is being written by {_owner(path)}: one writer at a time; "
+            "wait for its end, or choose another folder"
         ) from None
     except OSError as e:
         if e.errno not in _UNSUPPORTED:
@@ -88,17 +231,21 @@ def _acquired(folder: Path, what: str, *, warn: bool = True) -> FileLock | None:
         if warn:
             _log.warning(
                 "%s cannot be locked (%s): see to it that nothing else writes there",
-                folder,
+                path.parent,
                 e.strerror,
             )
         return None
     return made
 
 
-def _owner(folder: Path) -> str:
-    """Who holds the lock, as far as that is written."""
+def _owner_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.owner")
+
+
+def _owner(path: Path) -> str:
+    """The process that holds the lock, as far as that is written."""
     try:
-        values = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
+        values = json.loads(_owner_file(path).read_text(encoding="utf-8"))
         pid, host, since = int(values["pid"]), str(values["host"]), str(values["since"])
         since = datetime.fromisoformat(since).isoformat(" ", timespec="seconds")
     except (OSError, ValueError, KeyError, TypeError):

@@ -19,7 +19,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import tempfile
 import weakref
 from array import array
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any, overload
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.files import folder_written_beside
 from ravqa.core.locations import cache_dir
 from ravqa.core.records import Description, Passage, Question, Region, Tag
 from ravqa.corpora.corpus import Corpus, Digest, Repeats, twice
@@ -293,18 +293,10 @@ def _build(
 ) -> None:
     """Write the corpus beside `folder` and rename it; of two builders the first one wins."""
     try:
-        made = Path(tempfile.mkdtemp(prefix=".corpus-", dir=folder.parent))
+        with folder_written_beside(folder, first_wins=True) as made:
+            _write_passages(made, passages, source, repeats, broken)
     except OSError as e:
         raise UserError(f"the cache folder {folder.parent} cannot be written: {e}") from None
-    try:
-        _write_passages(made, passages, source, repeats, broken)
-        try:
-            made.rename(folder)
-        except OSError:
-            if not PassageFolder.exists(folder):
-                raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _write_passages(

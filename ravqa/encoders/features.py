@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ravqa.core.files import written_beside
 from ravqa.core.locations import cache_dir
 from ravqa.core.settings import fingerprint
 from ravqa.encoders.base import Output
-from ravqa.encoders.store import written_beside
 from ravqa.images.decode import image_bytes
 
 if TYPE_CHECKING:

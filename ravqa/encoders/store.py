@@ -8,11 +8,8 @@ its name is whole. Several processes (torchrun, accelerate) share the chunks.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -22,7 +19,7 @@ import numpy as np
 
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError
-from ravqa.core.locations import flush_to_disk
+from ravqa.core.files import atomic_write, lock, written_beside
 from ravqa.core.records import Passage
 from ravqa.encoders.base import (
     Encoded,
@@ -79,8 +76,7 @@ class EmbeddingStore:
         file = path / "meta.json"
         if not file.exists():
             path.mkdir(parents=True, exist_ok=True)
-            with written_beside(file, to_disk=True) as temporary:
-                temporary.write_text(json.dumps({**meta, "chunk": chunk}), encoding="utf-8")
+            atomic_write(file, json.dumps({**meta, "chunk": chunk}))
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
             self.chunk = int(found["chunk"])
@@ -121,7 +117,7 @@ class EmbeddingStore:
             "lengths": np.array([len(array) for array in encoded], dtype=np.int64),
             "stats": np.array(astuple(encoded.stats), dtype=np.int64),
         }
-        with written_beside(self._file(number), to_disk=True) as temporary:
+        with written_beside(self._file(number)) as temporary:
             save_file(arrays, temporary)
 
     def __iter__(self) -> Iterator[Vectors]:
@@ -146,7 +142,7 @@ class EmbeddingStore:
 
     @property
     def stats(self) -> EncodingStats:
-        """Of all chunks that are there."""
+        """Counts over all chunks that are on disk."""
         found = (self._read_stats(i) for i in self._numbers())
         return sum((stats for stats in found if stats is not None), EncodingStats())
 
@@ -230,33 +226,8 @@ def one_at_a_time(path: Path) -> Iterator[Any]:
     state = processes()
     with contextlib.ExitStack() as stack:
         if state.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(path.with_name(path.name + ".lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a kill releases it
+            name = f"{path.name}.lock"
+            stack.enter_context(lock(path.parent, path.name, name=name, wait=None))
         state.wait_for_everyone()
         yield state
         state.wait_for_everyone()
-
-
-@contextlib.contextmanager
-def written_beside(path: Path, *, to_disk: bool = False) -> Iterator[Path]:
-    """A new file to write beside `path`, which is renamed to it at the end.
-
-    Args:
-        path: the file's name in the end.
-        to_disk: wait until the disk has it; then it survives a power cut too.
-    """
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        if to_disk:
-            flush_to_disk(temporary)
-        temporary.replace(path)
-        if to_disk:
-            flush_to_disk(path.parent)  # which holds the name
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

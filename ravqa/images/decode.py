@@ -13,7 +13,6 @@ import io
 import os
 import re
 import tarfile
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ravqa.core.errors import DataError
+from ravqa.core.files import atomic_write
 from ravqa.core.locations import cache_dir
 
 if TYPE_CHECKING:
@@ -477,9 +477,7 @@ def kept_image(data: bytes) -> Path:
     name = hashlib.sha256(data).hexdigest()[:32]
     path = cache_dir("images", name[:2]) / name
     if not path.is_file():
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
-            part.write(data)
-        os.replace(part.name, path)
+        atomic_write(path, data)
     return path
 
 

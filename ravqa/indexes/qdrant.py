@@ -28,7 +28,6 @@ small corpora. `QdrantClient(path=...)` is not offered, because it reads pickles
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -43,10 +42,10 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from ravqa.core.errors import UserError, import_extra
+from ravqa.core.files import atomic_write, lock
 from ravqa.core.masking import Mask
 from ravqa.core.settings import Address, Strict, Text, validate
 from ravqa.encoders.base import Vectors
-from ravqa.encoders.store import written_beside
 from ravqa.indexes.base import Array, Index, Ranking, check_k, checked_passages, checked_query
 
 _FORMAT = 1
@@ -231,7 +230,10 @@ class QdrantIndex(Index):
         config = config or cls.Config()
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        with _alone(path), contextlib.closing(_engine(path, config)) as engine:
+        with (
+            lock(path, "the index", name="lock", wait=0),
+            contextlib.closing(_engine(path, config)) as engine,
+        ):
             if cls.built(path):
                 raise UserError(f"{path} holds an index already")
             if not _already(engine, fingerprint):
@@ -251,8 +253,7 @@ class QdrantIndex(Index):
                 meta |= {"whole": True, "passages": done, "next": done}
                 engine.put([(_META, {}, meta)])
                 engine.flush()
-            with written_beside(path / _POINTER, to_disk=True) as temporary:
-                temporary.write_text(config.model_dump_json(), encoding="utf-8")
+            atomic_write(path / _POINTER, config.model_dump_json())
         return cls(path, config)
 
     def close(self) -> None:
@@ -504,16 +505,6 @@ def _pointed_at(path: Path) -> QdrantIndex.Config:
         raise UserError(
             f"{path / _POINTER} is damaged: delete the folder and build again"
         ) from None
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with (path / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"the index in {path} is being built by another process") from None
-        yield
 
 
 class _Server:

@@ -16,7 +16,6 @@ the others, or when the build is repeated. All workers must see the folder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,10 +28,10 @@ from pydantic import Field, model_validator
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.factory import part_config
+from ravqa.core.files import LockedError, atomic_write, lock
 from ravqa.core.settings import Options, Part, Strict
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.encoders.base import Vectors
-from ravqa.encoders.store import written_beside
 from ravqa.indexes import INDEXES
 from ravqa.indexes.base import Array, Index, Ranking, checked_passages
 
@@ -206,8 +205,7 @@ class ShardedIndex(Index):
         workers = _workers(path, config, manifest)
         workers.build([(ids[a:b], embed, a, b, dim) for a, b in pairwise(bounds)])
         del workers  # Ray's let go of what they hold before others are started
-        with written_beside(path / _MANIFEST, to_disk=True) as temporary:
-            temporary.write_text(json.dumps(manifest), encoding="utf-8")
+        atomic_write(path / _MANIFEST, json.dumps(manifest))
         return cls(path, config)
 
     # -- reading ------------------------------------------------------------------------------
@@ -421,10 +419,13 @@ class _Shard:
         Args:
             wait: for another worker that is building it; else give up and return False.
         """
-        with self._folder.with_suffix(".lock").open("w") as lock:
+        name = f"{self._folder.name}.lock"
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
+                stack.enter_context(
+                    lock(self._folder.parent, "the shard", name=name, wait=None if wait else 0)
+                )
+            except LockedError:
                 return False
             if not self._whole():
                 shutil.rmtree(self._folder, ignore_errors=True)

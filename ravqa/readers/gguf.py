@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from ravqa.core.checkpoints import build_model, load_model, load_tokenizer
 from ravqa.core.errors import import_extra
+from ravqa.core.files import folder_written_beside
 from ravqa.core.locations import cache_dir
 
 
@@ -29,8 +26,7 @@ def dequantised(gguf: Path, content: str) -> Path:
     import torch
     import transformers
 
-    work = Path(tempfile.mkdtemp(prefix=content, dir=folder.parent))
-    try:
+    with folder_written_beside(folder, first_wins=True) as work:
         place, name = str(gguf.parent), gguf.name
         tokenizer = load_tokenizer(place, gguf_file=name, trust_remote_code=False)
         loaded = load_model(
@@ -50,8 +46,4 @@ def dequantised(gguf: Path, content: str) -> Path:
         plain.generation_config = loaded.generation_config
         plain.save_pretrained(work)
         tokenizer.save_pretrained(work)
-        with contextlib.suppress(OSError):  # another process may have been quicker
-            os.rename(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return folder

@@ -20,8 +20,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 import ravqa
+from ravqa.core.files import atomic_write
 from ravqa.reports.charts import mark_svg
-from ravqa.runs.folder import write_file
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -59,7 +59,7 @@ def safe_json(value: Any) -> Markup:
 
 def write_page(path: Path, page: str) -> None:
     """Write a page beside its place, then rename it; half characters of broken data become "?"."""
-    write_file(path, page.encode("utf-8", "replace").decode("utf-8"))
+    atomic_write(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
 def utf16(text: str) -> int:

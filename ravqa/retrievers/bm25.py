@@ -13,8 +13,6 @@ in a script without spaces are not cut into words.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +24,7 @@ from pydantic import Field
 
 from ravqa.core.cache import Store
 from ravqa.core.errors import DataError, UserError, import_extra
+from ravqa.core.files import folder_written_beside
 from ravqa.core.locations import cache_dir
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
@@ -125,18 +124,10 @@ class BM25Retriever(Retriever):
         index = self._library.BM25(k1=self.config.k1, b=self.config.b, method="lucene")
         index.index(words, create_empty_token=False, show_progress=False)
         try:
-            made = Path(tempfile.mkdtemp(prefix=".bm25-", dir=path.parent))
+            with folder_written_beside(path, first_wins=True) as made:
+                index.save(made)
         except OSError as e:
             raise UserError(f"the cache folder {path.parent} cannot be written: {e}") from None
-        try:
-            index.save(made)
-            try:
-                made.rename(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """At most k passages per question, best first; ties in corpus order."""

@@ -13,18 +13,15 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 from urllib.parse import quote, unquote
 
 from ravqa.core.errors import DataError
+from ravqa.core.files import written_beside
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.corpora import kb
 from ravqa.corpora.tables import JSON_LINES, open_text, suffix_of
@@ -157,7 +154,7 @@ def _score(value: object, where: str) -> float:
 
 def write_trec(path: Path, rankings: Iterable[tuple[int | str, Sequence[Hit]]]) -> None:
     """Write a TREC run, beside `path` first."""
-    with _written(path) as out:
+    with written_beside(path) as beside, beside.open("w", encoding="utf-8") as out:
         for question_id, hits in rankings:
             out.writelines(trec_lines(question_id, [(h.passage_id, h.score) for h in hits]))
 
@@ -175,7 +172,7 @@ def write_static(
         KeyError: a passage is not in the corpus.
     """
     rows = {passage_id: row for row, passage_id in enumerate(corpus)}
-    with _written(path) as out:
+    with written_beside(path) as beside, beside.open("w", encoding="utf-8") as out:
         out.write('{"output": [')
         for number, (question, hits) in enumerate(results):
             answers = list(question.answers)
@@ -206,18 +203,3 @@ def gold_answer(question: Question) -> str:
     given = question.extra.get("gold_answer")
     answers = question.answers
     return str(given) if given else max(answers, key=answers.count) if answers else ""
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as out:
-        try:
-            yield out
-            out.close()
-            os.chmod(out.name, 0o644)
-            os.replace(out.name, path)
-        except BaseException:
-            os.unlink(out.name)
-            raise

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -29,7 +28,7 @@ import yaml
 
 from ravqa.collections import trust
 from ravqa.core.errors import UserError
-from ravqa.core.files import LOCK_FILES, check_free, lock
+from ravqa.core.files import LOCK_FILES, atomic_write, check_free, final_name, lock
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.evaluation.schema import SCHEMA_VERSION, Sample, read_samples
 from ravqa.runs.prompts import PromptLog, whole_lines
@@ -143,7 +142,7 @@ class RunDir:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file: beside it first, then renamed."""
-        write_file(self.path / name, text)
+        atomic_write(self.path / name, text)
 
     def samples_path(self, condition: str) -> Path:
         """The samples file of the run itself or of one of its controls."""
@@ -201,31 +200,12 @@ def samples_name(condition: str) -> str:
     return "samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl"
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a whole file: beside it first, then renamed.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def _temporary(path: Path) -> bool:
     """Whether a file is a lock's, or the leftover of a `write` that a kill cut short."""
     if path.name in LOCK_FILES:
         return True
-    whole = path.name.removeprefix(".").rpartition(".")[0]
-    return path.name.startswith(".") and (whole in _OURS or bool(_NAMED.fullmatch(whole)))
+    whole = final_name(path.name)
+    return whole is not None and (whole in _OURS or bool(_NAMED.fullmatch(whole)))
 
 
 def first_difference(before: Any, now: Any, path: str = "") -> str:

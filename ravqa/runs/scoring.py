@@ -13,6 +13,7 @@ from typing import Any
 import ravqa
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
+from ravqa.core.files import atomic_write
 from ravqa.core.locations import file_digest
 from ravqa.core.settings import Part, apply_override, validate
 from ravqa.corpora.tables import read_json, read_jsonl
@@ -25,7 +26,7 @@ from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
-from ravqa.runs.folder import MAIN, is_of_run, write_file
+from ravqa.runs.folder import MAIN, is_of_run
 from ravqa.runs.options import ScoreRequest
 
 _ID_KEYS = ("question_id", "data_id")
@@ -262,6 +263,6 @@ def _results(
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_file(path, text)
+        atomic_write(path, text)
     except OSError as e:
         raise UserError(f"the output file {path} cannot be written: {e.strerror or e}") from None

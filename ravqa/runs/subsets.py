@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from ravqa.core.errors import UserError
+from ravqa.core.files import atomic_write
 from ravqa.corpora import hub
 from ravqa.datasets import m2kr
 from ravqa.datasets.base import parse_options
@@ -25,7 +26,7 @@ from ravqa.datasets.published import published_scores
 from ravqa.evaluation.schema import RunResults
 from ravqa.runs.console import Console
 from ravqa.runs.finished import RunFiles
-from ravqa.runs.folder import MAIN, write_file
+from ravqa.runs.folder import MAIN
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import default_output, overrides_of, plan_pipeline
 from ravqa.runs.run import run
@@ -202,9 +203,9 @@ def _write(root: Path, request: RunRequest, split: str, scores: Sequence[Score])
         "limit": request.limit,
         "scores": [asdict(score) for score in scores],
     }
-    write_file(root / "table.json", json.dumps(table, ensure_ascii=False, indent=1) + "\n")
+    atomic_write(root / "table.json", json.dumps(table, ensure_ascii=False, indent=1) + "\n")
     text = io.StringIO()
     writer = csv.DictWriter(text, [f.name for f in fields(Score)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(score) for score in scores)
-    write_file(root / "table.csv", text.getvalue())
+    atomic_write(root / "table.csv", text.getvalue())

@@ -19,11 +19,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ravqa.core.errors import UserError
+from ravqa.core.files import atomic_write
 from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
 from ravqa.runs.finished import Asked, FinishedRun, Id, Measure, common_questions
-from ravqa.runs.folder import write_file
 from ravqa.runs.plan import CONTROLS
 from ravqa.studies.formats import (
     as_csv,
@@ -334,10 +334,10 @@ def _write(request: CompareRequest, comparison: Comparison) -> None:
     }
     try:
         root.mkdir(parents=True, exist_ok=True)
-        write_file(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-        write_file(root / "table.csv", as_csv([table]))
-        write_file(root / "table.md", as_markdown([table]))
-        write_file(root / "table.tex", as_latex([table]))
+        atomic_write(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+        atomic_write(root / "table.csv", as_csv([table]))
+        atomic_write(root / "table.md", as_markdown([table]))
+        atomic_write(root / "table.tex", as_latex([table]))
         write_study_report(
             root,
             "Comparison of runs",

@@ -29,14 +29,14 @@ from rich.text import Text
 import ravqa
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Key, Session
-from ravqa.core.files import LOCK_FILES, check_free, lock
+from ravqa.core.files import LOCK_FILES, atomic_write, check_free, lock
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.evaluation.schema import TABLE_VERSION, StudyTables
 from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
 from ravqa.runs.finished import FinishedRun
-from ravqa.runs.folder import first_difference, write_file
+from ravqa.runs.folder import first_difference
 from ravqa.runs.load import keys_of, read_data
 from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked
@@ -195,7 +195,7 @@ class StudyFolder:
         text = dump_yaml(self._plan.config.model_dump(mode="json"))
         try:
             (self.path / "runs").mkdir(parents=True, exist_ok=True)
-            write_file(self.path / "study.yaml", text)
+            atomic_write(self.path / "study.yaml", text)
         except OSError as e:
             raise self._unwritable(e) from None
 
@@ -224,7 +224,7 @@ class StudyFolder:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(exist_ok=True)
-        write_file(path, failure.details)
+        atomic_write(path, failure.details)
 
     def _check(self) -> None:
         """Variants may come and go; what they are compared on must stay."""
@@ -446,10 +446,10 @@ def _write(
         "seconds": seconds,
         "tables": [as_json(table, root, plan.variants) for table in tables],
     }
-    write_file(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-    write_file(root / "table.csv", as_csv(tables, plan.variants))
-    write_file(root / "table.md", as_markdown(tables))
-    write_file(root / "table.tex", as_latex(tables))
+    atomic_write(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    atomic_write(root / "table.csv", as_csv(tables, plan.variants))
+    atomic_write(root / "table.md", as_markdown(tables))
+    atomic_write(root / "table.tex", as_latex(tables))
     rows = [
         replace(row, name=f"{table.title}: {row.name}") if len(tables) > 1 else row
         for table in tables

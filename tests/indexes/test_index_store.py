@@ -413,7 +413,9 @@ def test_a_second_writer_is_told_so(tmp_path, rng, kind, storage):
     def meanwhile():
         for change in [*CHANGES.values()]:
             for writer in (other, index):
-                with pytest.raises(UserError, match=f"process {os.getpid()}: one writer") as caught:
+                with pytest.raises(
+                    UserError, match=f"process {os.getpid()} since .*: one writer"
+                ) as caught:
                     change(writer, rng)
                 one_line(caught, path)
         with pytest.raises(UserError, match="one writer"):
@@ -470,7 +472,9 @@ def test_another_process_writes_and_a_reader_sees_it_after_refresh(tmp_path, rng
         text=True,
     ) as process:
         assert process.stdout.readline() == "writing\n"
-        with pytest.raises(UserError, match=f"process {process.pid}: one writer") as caught:
+        with pytest.raises(
+            UserError, match=f"process {process.pid} since .*: one writer"
+        ) as caught:
             index.add(["ours"], [np.eye(DIM)])
         one_line(caught, path)
         index.refresh()

@@ -95,7 +95,7 @@ def test_nothing_of_an_old_run_is_lost_before_the_new_one_begins(tmp_path):
 
 
 def test_a_kill_while_the_first_file_is_written_does_not_lock_the_folder(tmp_path):
-    (tmp_path / ".config.yaml.abc123").write_text("half")
+    (tmp_path / ".config.yaml.0123abcd.part").write_text("half")
     open_run(tmp_path, CONFIG)
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 

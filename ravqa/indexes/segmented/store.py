@@ -16,10 +16,8 @@ Readers keep the files that they have opened, so they see one state, until they 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ravqa.core.errors import UserError
+from ravqa.core.files import atomic_write, lock, remove_leftovers
 from ravqa.core.locations import flush_to_disk
 from ravqa.indexes.base import Array
 
@@ -227,36 +226,19 @@ class Writer:
         new = replace(new, files=files)
         body = asdict(new)
         text = json.dumps({"format": FORMAT, "checksum": _checksum(body), "index": body})
-        beside = self.path / f"{_MANIFEST}.new"
-        beside.write_text(text, encoding="utf-8")
-        flush_to_disk(beside)
-        os.rename(beside, self.path / _MANIFEST)
-        flush_to_disk(self.path)
+        atomic_write(self.path / _MANIFEST, text)
         self.manifest = new
         _sweep(self.path, new)
         return new
 
 
-@contextlib.contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
+def sole_writer(path: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of the index in `path`; a process that dies lets go of it.
 
     Raises:
         UserError: another process (or object) holds it.
     """
-    with (path / _LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "?"
-            raise UserError(
-                f"the index in {path} is being written by process {owner}: one writer at a time"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+    return lock(path, "the index", name=_LOCK, wait=0)
 
 
 @contextlib.contextmanager
@@ -291,8 +273,9 @@ def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
 
 def _sweep(path: Path, manifest: Manifest) -> None:
     """Remove what the manifest does not name: leftovers of writers that did not end."""
-    for name in (f"{_MANIFEST}.new", SPOOL):
+    for name in (f"{_MANIFEST}.new", SPOOL):  # earlier versions wrote the first
         (path / name).unlink(missing_ok=True)
+    remove_leftovers(path / _MANIFEST)
     for entry in path.iterdir():
         if not _OWN_FOLDER.fullmatch(entry.name):  # whatever it is, it is not ours to remove
             continue

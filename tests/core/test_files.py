@@ -1,0 +1,120 @@
+"""Files that are written as a whole: permissions, leftovers of killed writers, several at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from ravqa.core.files import (
+    LockedError,
+    atomic_write,
+    final_name,
+    folder_written_beside,
+    lock,
+    written_beside,
+)
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077])
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path, umask):
+    atomic_write(tmp_path / "new", "text")
+    assert mode(tmp_path / "new") == 0o666 & ~umask
+    with folder_written_beside(tmp_path / "folder") as folder:
+        (folder / "x").write_text("x")
+    assert mode(tmp_path / "folder") == 0o777 & ~umask
+    assert (tmp_path / "folder" / "x").read_text() == "x"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "new"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    atomic_write(tmp_path / "file", b"old")
+    with pytest.raises(FileNotFoundError), written_beside(tmp_path / "file") as beside:
+        beside.write_bytes((tmp_path / "none").read_bytes())
+    with pytest.raises(FileNotFoundError), folder_written_beside(tmp_path / "folder") as beside:
+        beside.joinpath("none").read_bytes()
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from ravqa.core.files import {function}
+    with {function}(Path(sys.argv[1])) as beside:
+        print("begun", flush=True)
+        sys.stdin.read()
+"""
+
+
+def begun(function, path):
+    code = textwrap.dedent(KILLED.format(function=function))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"begun\n"
+    return process
+
+
+@pytest.mark.parametrize("function", ["written_beside", "folder_written_beside"])
+def test_a_killed_writers_leftover_goes_with_the_next_write_and_a_living_ones_stays(
+    tmp_path, function
+):
+    target = tmp_path / "target"
+    with begun(function, target) as killed, begun(function, target) as living:
+        assert [final_name(name) for name in os.listdir(tmp_path)] == ["target"] * 2
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        atomic_write(tmp_path / "other", "")  # another file's leftovers are not looked for
+        assert len(os.listdir(tmp_path)) == 3
+        if function == "written_beside":
+            atomic_write(target, "new")
+        else:
+            with folder_written_beside(target):
+                pass
+        assert len(os.listdir(tmp_path)) == 3  # the target, the other, the living one's
+        living.communicate(b"")
+        assert living.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["other", "target"]
+
+
+def test_of_two_makers_of_a_folder_the_first_wins_only_if_that_is_meant(tmp_path):
+    for first_wins in (True, False):
+        target = tmp_path / str(first_wins)
+
+        def make(target=target, first_wins=first_wins):
+            with folder_written_beside(target, first_wins=first_wins) as beside:
+                (beside / "mine").touch()
+                target.mkdir()
+                (target / "theirs").touch()
+
+        if first_wins:
+            make()
+        else:
+            with pytest.raises(OSError, match="not empty"):
+                make()
+        assert os.listdir(target) == ["theirs"]
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_locks_of_other_names_are_apart(tmp_path):
+    with lock(tmp_path, "the shard", name="a.lock"):
+        with lock(tmp_path, "the shard", name="b.lock", wait=0):
+            pass
+        with (
+            pytest.raises(LockedError, match=f"the shard in .* by process {os.getpid()} since"),
+            lock(tmp_path, "the shard", name="a.lock", wait=0),
+        ):
+            pass
