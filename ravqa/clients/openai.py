@@ -22,13 +22,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
+from ravqa.core.http import retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Address, SecretVariable, Strict, Text
@@ -515,7 +514,7 @@ class Client:
             raise self._error(reason)
         self._answered = True
         if status in PASSING or status >= 500:
-            return _Failure(reason, _retry_after(error.response.headers))
+            return _Failure(reason, retry_after(error.response.headers))
         if _TOO_LONG.search(f"{error.code} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
         self._hopeless = 0
@@ -624,23 +623,3 @@ def _json(response: Any) -> Any:
         return response.json()
     except ValueError:
         return "" if _HTML.match(response.content) else response.text
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: a number of them, or a date (RFC 9110, 10.2.3)."""
-    text = headers.get("retry-after-ms")
-    with_unit = [(text, 1e-3)] if text else []
-    value = headers.get("retry-after", "").strip()
-    for number, unit in [*with_unit, (value, 1.0)]:
-        try:
-            seconds = float(number) * unit
-        except ValueError:
-            continue
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    date = date.replace(tzinfo=date.tzinfo or UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())

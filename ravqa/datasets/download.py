@@ -6,32 +6,22 @@ gets its final name before it is complete and looks like what was asked for.
 
 from __future__ import annotations
 
-import http.client
 import os
-import secrets
 import shutil
-import ssl
 import tempfile
-import threading
-import time
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.message import Message
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urlsplit
 
-import ravqa
 from ravqa.core.errors import UserError
+from ravqa.core.files import written_beside
+from ravqa.core.http import Fetcher, FetchError
 from ravqa.datasets import evqa, infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems, pick_split
 
@@ -39,15 +29,8 @@ Progress = Callable[[str, int, int], object]
 """Takes what is done, how much of it is finished, and how much there is."""
 
 _THREADS = 8
-_TRIES = 3
-_TIMEOUT = 30.0  # seconds without a byte
-_BACKOFF = 1.0  # seconds before the second try; doubled before the third
-_MAX_WAIT = 60.0  # seconds; a server that asks for more gets this
-_CHUNK = 1 << 16
 _MAX_JSON = 1 << 30  # unpacked; the largest official file has a few dozen MB
-_STALE = 600.0  # seconds: a part file that grows is younger, whatever process writes it
 _MEGABYTE = 1_000_000
-_PASSING = frozenset({429, *range(500, 600)})  # HTTP states worth another try
 
 _JPEG = ("JPEG image", b"\xff\xd8\xff")
 _JSON = ("JSON file", b"{")
@@ -138,8 +121,7 @@ def _okvqa(folder: Path, split: str | None, limit: int | None, progress: Progres
     # A split that is asked for need not be there yet.
     there = present if split is None else okvqa.SPLITS
     split, _ = pick_split(split, okvqa.SPLITS[0], okvqa.ALIASES, there, folder)
-    _clear(folder)
-    fetcher = _Fetcher()
+    fetcher = _Downloads()
     for name in (okvqa.question_file(split), okvqa.annotation_file(split)):
         fetcher.file(_OKVQA, f"{name}.zip", folder / name, progress)
 
@@ -147,7 +129,6 @@ def _okvqa(folder: Path, split: str | None, limit: int | None, progress: Progres
     request = DatasetRequest(folder, split, limit, Problems("skip"), need_images=False)
     ids = dict.fromkeys(q.image_id for q in okvqa.load(request).questions)
     names = [okvqa.image_name(split, i) for i in ids if isinstance(i, int)]
-    _clear(folder / split)
     fetcher.images(_COCO, names, folder, progress)
 
 
@@ -156,8 +137,7 @@ def _infoseek(folder: Path, split: str | None, limit: int | None, progress: Prog
     present = [s for s in infoseek.SPLITS if (folder / f"infoseek_{s}.jsonl").is_file()]
     there = present if split is None else infoseek.SPLITS
     split, _ = pick_split(split, "val", {s: s for s in infoseek.SPLITS}, there, folder)
-    _clear(folder)
-    fetcher = _Fetcher()
+    fetcher = _Downloads()
     parts = {"val": ("", "_qtype", "_withkb"), "train": ("", "_withkb"), "test": ("",)}
     for part in parts[split]:
         name = f"infoseek_{split}{part}.jsonl"
@@ -169,35 +149,17 @@ def _evqa(folder: Path, split: str | None, limit: int | None, progress: Progress
     present = [s for s in evqa.SPLITS if (folder / f"{s}.csv").is_file()]
     there = present if split is None else evqa.SPLITS
     split, _ = pick_split(split, evqa.SPLITS[0], {s: s for s in evqa.SPLITS}, there, folder)
-    _clear(folder)
-    _Fetcher().file(_EVQA, f"{split}.csv", folder / f"{split}.csv", progress, _CSV)
+    _Downloads().file(_EVQA, f"{split}.csv", folder / f"{split}.csv", progress, _CSV)
 
 
 _DATASETS = {"okvqa": _okvqa, "infoseek": _infoseek, "evqa": _evqa}
 
 
-class _FailureError(Exception):
-    """Why a file could not be fetched; another try would not help."""
-
-
-class _PassingError(_FailureError):
-    """A failure that may pass, and after how many seconds if the server said so."""
-
-    def __init__(self, reason: str, wait: float | None = None):
-        super().__init__(reason)
-        self.wait = wait
-
-
-class _StoppedError(Exception):
-    """Another thread's download failed, or the user has interrupted."""
-
-
-class _Fetcher:
-    """Fetches files, tries again where that can help, and can be stopped."""
+class _Downloads:
+    """Fetches the files that are missing; the first failure stops all."""
 
     def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.opener = _opener()
+        self._fetcher = Fetcher()
 
     def file(
         self,
@@ -221,10 +183,10 @@ class _Fetcher:
         with _explained(url, source, target), _written(target) as out:
             if path.endswith(".zip"):
                 with tempfile.TemporaryFile(dir=target.parent) as archive:
-                    self._retrieve(url, archive, report)
+                    self._fetcher.fetch(url, archive, report)
                     _unpack(archive, target.name, out)
             else:
-                self._retrieve(url, out, report)
+                self._fetcher.fetch(url, out, report)
             _check(out, *kind)
 
     def images(self, source: _Source, names: list[str], folder: Path, progress: Progress) -> None:
@@ -242,123 +204,21 @@ class _Fetcher:
                     done += 1
                     progress("downloading images", done, len(names))
             finally:
-                self.stop.set()
+                self._fetcher.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _image(self, source: _Source, name: str, folder: Path) -> None:
         url, target = source.address(name), folder / name
         with _explained(url, source, target), _written(target) as out:
-            self._retrieve(url, out)
+            self._fetcher.fetch(url, out)
             _check(out, *_JPEG)
-
-    def _retrieve(
-        self,
-        url: str,
-        out: IO[bytes],
-        report: Callable[[int, int | None], object] | None = None,
-    ) -> None:
-        for tried in range(1, _TRIES + 1):
-            out.seek(0)
-            out.truncate()
-            try:
-                return self._try(url, out, report)
-            except _PassingError as e:
-                if tried == _TRIES:
-                    raise _FailureError(f"{e} (tried {_TRIES} times)") from None
-                wait = e.wait if e.wait is not None else _BACKOFF * 2 ** (tried - 1)
-            if self.stop.wait(wait):
-                raise _StoppedError
-
-    def _try(
-        self,
-        url: str,
-        out: IO[bytes],
-        report: Callable[[int, int | None], object] | None,
-    ) -> None:
-        if self.stop.is_set():
-            raise _StoppedError
-        with self._open(url) as response:
-            expected: int | None = response.length
-            received = 0
-            while True:
-                try:
-                    chunk = response.read(_CHUNK)
-                except (http.client.HTTPException, OSError) as e:
-                    raise _PassingError(_reason(e)) from None
-                if not chunk:
-                    break
-                out.write(chunk)
-                received += len(chunk)
-                if report is not None:
-                    report(received, expected)
-                if self.stop.is_set():
-                    raise _StoppedError
-        if expected is not None and received != expected:
-            raise _PassingError(f"cut off after {received} of {expected} bytes")
-
-    def _open(self, url: str) -> Any:
-        request = urllib.request.Request(url, headers={"User-Agent": f"ravqa/{ravqa.__version__}"})
-        try:
-            response = self.opener.open(request, timeout=_TIMEOUT)
-        except urllib.error.HTTPError as e:
-            e.close()
-            reason = _state(e.code)
-            if e.code in _PASSING:
-                raise _PassingError(reason, _retry_after(e.headers)) from None
-            if 300 <= e.code < 400:
-                reason += ", and where it leads to is refused"
-            raise _FailureError(reason) from None
-        except (http.client.InvalidURL, ValueError) as e:
-            raise _FailureError(f"not an address ({e})") from None
-        except (http.client.HTTPException, OSError) as e:
-            if isinstance(getattr(e, "reason", e), ssl.SSLCertVerificationError):
-                raise _FailureError(_reason(e)) from None
-            raise _PassingError(_reason(e)) from None
-        if response.status != HTTPStatus.OK:
-            response.close()
-            raise _FailureError(_state(response.status))
-        return response
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections to http and https only, and never from https to http."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        allowed = {"https"} if req.type == "https" else {"http", "https"}
-        if urlsplit(newurl).scheme not in allowed:
-            raise urllib.error.HTTPError(req.full_url, code, msg, headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    # build_opener would add handlers for file://, ftp:// and data:.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 @contextmanager
 def _explained(url: str, source: _Source, target: Path) -> Iterator[None]:
     try:
         yield
-    except _FailureError as e:
+    except FetchError as e:
         raise UserError(
             f"{url} could not be downloaded: {e}; the same command goes on where it stopped, "
             f"{source.variable} can name a mirror, or put the file at {target} by hand"
@@ -372,26 +232,10 @@ def _explained(url: str, source: _Source, target: Path) -> Iterator[None]:
 
 @contextmanager
 def _written(target: Path) -> Iterator[IO[bytes]]:
-    """A file beside `target` that takes its name at the end, or goes away."""
+    """A file that takes its name at the end; its folder is made if needed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may be fetching the same file: each has a part of its own.
-    part = target.with_name(f"{target.name}.ravqa-{secrets.token_hex(4)}.part")
-    try:
-        with part.open("w+b") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _clear(folder: Path) -> None:
-    """Remove the parts that a killed process left."""
-    for part in folder.glob("*.ravqa-*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > _STALE:
-                part.unlink()
+    with written_beside(target) as beside, beside.open("w+b") as out:
+        yield out
 
 
 def _unpack(archive: IO[bytes], member: str, out: IO[bytes]) -> None:
@@ -401,16 +245,16 @@ def _unpack(archive: IO[bytes], member: str, out: IO[bytes]) -> None:
             names = packed.namelist()
             if member not in names:
                 held = ", ".join(repr(name) for name in names[:3]) or "nothing"
-                raise _FailureError(f"the zip does not hold {member} (it holds {held})")
+                raise FetchError(f"the zip does not hold {member} (it holds {held})")
             info = packed.getinfo(member)
             if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-                raise _FailureError("the zip is packed by an unusual method")
+                raise FetchError("the zip is packed by an unusual method")
             if info.file_size > _MAX_JSON:
-                raise _FailureError(f"{member} would unpack to {info.file_size} bytes")
+                raise FetchError(f"{member} would unpack to {info.file_size} bytes")
             with packed.open(info) as source:
                 shutil.copyfileobj(source, out)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as e:
-        raise _FailureError(f"what came is no usable zip ({e})") from None
+        raise FetchError(f"what came is no usable zip ({e})") from None
 
 
 def _check(out: IO[bytes], what: str, magic: bytes) -> None:
@@ -419,38 +263,4 @@ def _check(out: IO[bytes], what: str, magic: bytes) -> None:
     # White space may stand before JSON, but not before an image.
     if not (start.lstrip() if magic.isascii() else start).startswith(magic):
         begins = f"it begins with {start[:16]!r}" if start else "it is empty"
-        raise _FailureError(f"what came is no {what}: {begins}")
-
-
-def _retry_after(headers: Message) -> float | None:
-    """Seconds to wait as the server asks, in seconds or as a date; None if it does not."""
-    value = (headers.get("Retry-After") or "").strip()
-    try:
-        seconds = float(min(int(value), _MAX_WAIT))
-    except ValueError:
-        try:
-            when = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=UTC)
-        seconds = (when - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), _MAX_WAIT)
-
-
-def _state(code: int) -> str:
-    try:
-        return f"HTTP {code} {HTTPStatus(code).phrase}"
-    except ValueError:
-        return f"HTTP {code}"
-
-
-def _reason(error: Exception) -> str:
-    error = getattr(error, "reason", error)  # URLError wraps
-    if isinstance(error, TimeoutError):
-        return f"no answer within {_TIMEOUT:g} s"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted ({error.verify_message})"
-    if isinstance(error, http.client.IncompleteRead):
-        return "cut off"
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        raise FetchError(f"what came is no {what}: {begins}")

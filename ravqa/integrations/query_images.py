@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import os
 import re
-import urllib.error
 import urllib.request
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-import ravqa
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.http import Fetcher, FetchError
 from ravqa.images.decode import MAX_BYTES
 
 Source = str | os.PathLike[str] | bytes
 
-_TIMEOUT_S = 30.0
+_DEADLINE_S = 60.0
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)  # two letters: C:\ is a drive
 
 
@@ -80,24 +80,9 @@ def _local(url: str) -> Path:
 
 
 def _fetched(url: str) -> bytes:
-    # Only these handlers: a redirect to ftp: or file: leads nowhere.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    request = urllib.request.Request(url, headers={"User-Agent": f"ravqa/{ravqa.__version__}"})
+    out = io.BytesIO()
     try:
-        with opener.open(request, timeout=_TIMEOUT_S) as response:
-            data: bytes = response.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as e:  # URLError and timeouts are OSErrors
+        Fetcher(limit=MAX_BYTES, deadline=_DEADLINE_S).fetch(url, out)
+    except FetchError as e:
         raise DataError(f"the image {url} cannot be fetched: {e}") from None
-    if len(data) > MAX_BYTES:
-        raise DataError(f"the image {url} is larger than the limit of {MAX_BYTES} bytes")
-    return data
+    return out.getvalue()

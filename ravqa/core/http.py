@@ -1,0 +1,230 @@
+"""Fetch files over HTTP: with retries, deadlines and limits, and redirections that stay safe."""
+
+from __future__ import annotations
+
+import math
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import IO
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
+import ravqa
+from ravqa.core.errors import UserError
+
+_TIMEOUT_S = 30.0  # without a byte
+_TRIES = 3
+_BACKOFF_S = 1.0  # before the second try; doubled before the third
+_MAX_WAIT_S = 60.0  # a server that asks for more gets this
+_LONGEST_S = 1e9  # so that no number of digits is infinite
+_REDIRECTIONS = 10
+_PASSING = frozenset({429, *range(500, 600)})  # HTTP states worth another try
+
+Report = Callable[[int, int | None], object]
+"""Takes the bytes received, and those expected if the server says how many."""
+
+
+class FetchError(Exception):
+    """Why a file could not be fetched."""
+
+
+class StoppedError(Exception):
+    """The `Fetcher` was stopped."""
+
+
+class _PassingError(FetchError):
+    """A failure that may pass, and the seconds to wait if the server says so."""
+
+    def __init__(self, reason: str, wait: float | None = None):
+        super().__init__(reason)
+        self.wait = wait
+
+
+class Fetcher:
+    """Fetches files, in several threads if need be.
+
+    Attributes:
+        stop: once set, what is under way ends with StoppedError.
+    """
+
+    def __init__(self, *, limit: int | None = None, deadline: float | None = None):
+        """Prepare a client, with the proxies and certificates of the environment.
+
+        Args:
+            limit: bytes of the largest file that is accepted.
+            deadline: seconds that one try may take in all.
+
+        Raises:
+            UserError: a proxy of a kind that is not supported.
+        """
+        self.stop = threading.Event()
+        self._limit = limit
+        self._deadline = deadline
+        agent = f"ravqa/{ravqa.__version__}"
+        try:
+            self._client = httpx.Client(
+                verify=ssl.create_default_context(),
+                timeout=_TIMEOUT_S,
+                max_redirects=_REDIRECTIONS,
+                event_hooks={"response": [_check_redirection]},
+                headers={"User-Agent": agent, "Accept-Encoding": "identity"},
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as e:
+            raise UserError(f"the proxy that the environment names cannot be used: {e}") from None
+
+    def fetch(self, url: str, out: IO[bytes], report: Report | None = None) -> None:
+        """Write the file at an http(s) address to `out`, from its beginning.
+
+        Redirections to other kinds of addresses, and from https to http, are not followed.
+
+        Raises:
+            FetchError: it cannot be fetched; failures that may pass were tried again.
+            StoppedError: see `stop`.
+            OSError: `out` cannot be written.
+        """
+        tries = Retrying(
+            retry=retry_if_exception_type(_PassingError),
+            stop=stop_after_attempt(_TRIES),
+            wait=_wait,
+            sleep=self._pause,
+            reraise=True,
+        )
+        try:
+            tries(self._try, url, out, report)
+        except _PassingError as e:
+            raise FetchError(f"{e} (tried {_TRIES} times)") from None
+
+    def _pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise StoppedError
+
+    def _try(self, url: str, out: IO[bytes], report: Report | None) -> None:
+        self._pause(0)
+        out.seek(0)
+        out.truncate()
+        received, expected = 0, None
+        until = time.monotonic() + (self._deadline or math.inf)
+        try:
+            response = self._open(url)
+            try:
+                expected = _length(response.headers)
+                for chunk in response.iter_raw():
+                    out.write(chunk)
+                    received += len(chunk)
+                    if self._limit is not None and max(received, expected or 0) > self._limit:
+                        raise FetchError(f"it is larger than the limit of {self._limit} bytes")
+                    if time.monotonic() > until:
+                        raise _PassingError(f"not complete within {self._deadline:g} s")
+                    if report is not None:
+                        report(received, expected)
+                    self._pause(0)
+            finally:
+                response.close()
+        except httpx.TooManyRedirects:
+            raise FetchError(f"redirected more than {_REDIRECTIONS} times") from None
+        except httpx.InvalidURL as e:
+            raise FetchError(f"redirected to what is not an address ({e})") from None
+        except httpx.TransportError as e:
+            if isinstance(e, httpx.RemoteProtocolError) and received:
+                of = "" if expected is None else f" of {expected}"
+                raise _PassingError(f"cut off after {received}{of} bytes") from None
+            raise _failure(e) from None
+        if expected is not None and received != expected:
+            raise _PassingError(f"cut off after {received} of {expected} bytes")
+
+    def _open(self, url: str) -> httpx.Response:
+        """The reply with status 200, its body to be read."""
+        try:
+            request = self._client.build_request("GET", url)
+        except (httpx.InvalidURL, ValueError) as e:
+            raise FetchError(f"not an address ({e})") from None
+        response = self._client.send(request, stream=True, follow_redirects=True)
+        if response.status_code != HTTPStatus.OK:
+            response.close()
+            reason = _state(response.status_code)
+            if response.status_code in _PASSING:
+                raise _PassingError(reason, retry_after(response.headers))
+            raise FetchError(reason)
+        return response
+
+
+def _check_redirection(response: httpx.Response) -> None:
+    if response.has_redirect_location:
+        allowed = {"https"} if response.url.scheme == "https" else {"http", "https"}
+        try:
+            target = urljoin(str(response.url), response.headers["location"])
+            scheme = urlsplit(target).scheme
+        except ValueError:
+            scheme = ""
+        if scheme not in allowed:
+            raise FetchError(f"{_state(response.status_code)}, and where it leads to is refused")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait; None if it does not say.
+
+    Args:
+        headers: by names in any case: Retry-After holds seconds or a date (RFC 9110, 10.2.3);
+            servers with OpenAI's interface send retry-after-ms too.
+    """
+    milliseconds = headers.get("retry-after-ms")
+    value = headers.get("retry-after", "").strip()
+    for number, unit in ((milliseconds or "", 1e-3), (value, 1.0)):
+        try:
+            seconds = min(float(number), _LONGEST_S) * unit
+        except ValueError:
+            continue
+        if not math.isnan(seconds):
+            return max(0.0, seconds)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    date = date.replace(tzinfo=date.tzinfo or UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _PassingError) and error.wait is not None:
+        return min(error.wait, _MAX_WAIT_S)
+    return float(_BACKOFF_S * 2 ** (state.attempt_number - 1))
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    value = headers.get("content-length", "")
+    return int(value) if value.isdecimal() else None
+
+
+def _state(code: int) -> str:
+    try:
+        return f"HTTP {code} {HTTPStatus(code).phrase}"
+    except ValueError:
+        return f"HTTP {code}"
+
+
+def _failure(error: httpx.TransportError) -> FetchError:
+    if isinstance(error, httpx.TimeoutException):
+        return _PassingError(f"no answer within {_TIMEOUT_S:g} s")
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return FetchError(f"not an address ({error})")
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return FetchError(f"the certificate is not trusted ({cause.verify_message})")
+        if isinstance(cause, OSError) and cause.strerror:
+            return _PassingError(cause.strerror)
+    return _PassingError(str(error) or type(error).__name__)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
