@@ -1,19 +1,31 @@
-"""Results kept on disk by content key: SQLite in WAL mode, safe for several processes."""
+"""Results kept on disk by content key: SQLite in WAL mode, safe for several processes.
+
+Caches are disposable: what is damaged is removed with a warning, and made again.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from ravqa.core.errors import UserError
 from ravqa.core.locations import cache_dir
+from ravqa.core.outcomes import Failure
 
+T = TypeVar("T")
+V = TypeVar("V")
+
+_log = logging.getLogger(__name__)
+
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _VARIABLES = 500  # keys in one query, below SQLite's limit
 _WAIT_S = 60.0
 _LOOK_AGAIN_S = 0.02
@@ -78,9 +90,8 @@ class Store:
         self._asked = 0
         self._found = 0
         self._counting = threading.Lock()
-        with self._connection() as connection:
-            _use_wal(connection)
-            connection.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)")
+        self._ready = False
+        self._do(lambda connection: None)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -88,66 +99,179 @@ class Store:
         with self._counting:
             return self._asked, self._found
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        # One short connection a call: nothing is held open across forks and threads.
+    def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """Run in one transaction; a damaged file is made again, empty."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as connection, connection:
-                # A killed process loses nothing; a power cut the last entries, to be made again.
-                connection.execute("PRAGMA synchronous=NORMAL")
-                yield connection
+            return self._once(action)
+        except sqlite3.DatabaseError as e:
+            if e.sqlite_errorcode & 0xFF not in _DAMAGED:
+                raise self._unusable(e) from None
+            _log.warning("the cache %s is damaged (%s): it is made again", self.path, e)
         except sqlite3.Error as e:
-            raise UserError(
-                f"the cache {self.path} cannot be used ({e}): set RAVQA_CACHE to another folder, "
-                "or delete the file"
-            ) from None
+            raise self._unusable(e) from None
+        try:
+            for end in ("", "-wal", "-shm"):
+                Path(f"{self.path}{end}").unlink(missing_ok=True)
+            return self._once(action)
+        except (sqlite3.Error, OSError) as e:
+            raise self._unusable(e) from None
+
+    def _once(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        # One short connection a call: nothing is held open across forks and threads.
+        with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as connection, connection:
+            # A killed process loses nothing; a power cut the last entries, to be made again.
+            connection.execute("PRAGMA synchronous=NORMAL")
+            if not (self._ready and self.path.is_file() and self.path.stat().st_size):
+                _use_wal(connection)
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT)"
+                )
+                self._ready = True
+            return action(connection)
+
+    def _unusable(self, error: Exception) -> UserError:
+        return UserError(
+            f"the cache {self.path} cannot be used ({error}): set RAVQA_CACHE to another folder, "
+            "or delete the file"
+        )
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The values of those keys that are known."""
+        """The values of those keys that are known; a damaged value is not, and is removed."""
         found: dict[str, Any] = {}
+        damaged: list[str] = []
         unique = list(dict.fromkeys(keys))
-        with self._connection() as connection:
+
+        def look(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            rows: list[tuple[str, str]] = []
             for start in range(0, len(unique), _VARIABLES):
                 part = unique[start : start + _VARIABLES]
                 marks = ",".join("?" * len(part))
-                rows = connection.execute(
+                rows += connection.execute(
                     f"SELECT key, value FROM kept WHERE key IN ({marks})", part
                 )
-                found.update((key, json.loads(value)) for key, value in rows)
+            return rows
+
+        for key, value in self._do(look):
+            try:
+                found[key] = json.loads(value)
+            except (ValueError, TypeError):
+                damaged.append(key)
+        self.drop_damaged(damaged)
         with self._counting:
             self._asked += len(unique)
             self._found += len(found)
         return found
 
-    def get_or_make(
-        self, keys: Sequence[str], make: Callable[[list[int]], Sequence[Any]]
-    ) -> list[Any]:
-        """The value of each key, in order; what is not known is made, and kept.
-
-        Args:
-            make: gives the values for the positions in `keys` that it is given; of equal keys it
-                is given one.
-        """
-        known = self.get(keys)
-        new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
-        if new:
-            rows = sorted(new.values())
-            made = {keys[i]: value for i, value in zip(rows, make(rows), strict=True)}
-            self.put(made)
-            known.update(made)
-        return [known[key] for key in keys]
-
     def put(self, values: Mapping[str, Any]) -> None:
         """Keep values; a key that is known already keeps its value."""
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
-        with self._connection() as connection:
-            connection.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows)
+        self._do(lambda c: c.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows))
 
     def drop(self, keys: Iterable[str]) -> None:
         """Forget the values of these keys."""
         rows = [(key,) for key in keys]
-        with self._connection() as connection:
-            connection.executemany("DELETE FROM kept WHERE key = ?", rows)
+        self._do(lambda c: c.executemany("DELETE FROM kept WHERE key = ?", rows))
+
+    def drop_damaged(self, keys: Sequence[str]) -> None:
+        """Forget values that cannot be read, and warn."""
+        if keys:
+            _log.warning(
+                "%d values in the cache %s are damaged: they are made again", len(keys), self.path
+            )
+            self.drop(keys)
+
+
+class Memo(Generic[V]):
+    """Values by content key: known ones come from a `Store`, the others are made and kept.
+
+    A `Failure` among them is returned, and neither kept nor counted.
+
+    Attributes:
+        made: how many values were made.
+        stores: the store; none if nothing is kept on disk.
+    """
+
+    def __init__(
+        self,
+        store: str | None,
+        *,
+        chunk: int | None = None,
+        out: Callable[[V], Any] | None = None,
+        back: Callable[[Any], V] | None = None,
+    ):
+        """Open the store.
+
+        Args:
+            store: its name; None keeps nothing on disk. Equal keys of one call are made once all
+                the same.
+            chunk: how many values are made before they are kept; None for all of a call.
+            out, back: from a value to what JSON can hold, and back. `back` raises ValueError,
+                TypeError or KeyError if that is damaged: the value is then made again.
+        """
+        self._store = None if store is None else Store(store)
+        self.stores: Sequence[Store] = () if self._store is None else (self._store,)
+        self._chunk = chunk
+        self._out = out
+        self._back = back
+        self.made = 0
+
+    def get(
+        self,
+        keys: Sequence[str],
+        make: Callable[[list[int]], Iterable[tuple[int, V]]],
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[V]:
+        """The value of each key, in order; where making fails, what was made before is kept.
+
+        Args:
+            keys: each a hash of all that its value depends on.
+            make: given positions in `keys`, yields for each its place among these positions and
+                its value, in any order.
+            progress: called as progress(done, total) after each chunk, in values to be made.
+
+        Raises:
+            ValueError: not every value was made.
+        """
+        known = self._known(keys)
+        new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
+        rows = sorted(new.values())
+        chunk = self._chunk or max(1, len(rows))
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            made: dict[str, V] = {}
+            try:
+                for place, value in make(part):
+                    made[keys[part[place]]] = value
+            finally:
+                known.update(made)
+                good = {key: v for key, v in made.items() if not isinstance(v, Failure)}
+                self.made += len(good)
+                if self._store is not None and good:
+                    out = self._out
+                    self._store.put(
+                        {key: value if out is None else out(value) for key, value in good.items()}
+                    )
+            if len(made) != len(part):
+                raise ValueError(f"{len(part)} values are expected, and {len(made)} were made")
+            if progress:
+                progress(start + len(part), len(rows))
+        return [known[key] for key in keys]
+
+    def _known(self, keys: Sequence[str]) -> dict[str, V]:
+        if self._store is None:
+            return {}
+        found = self._store.get(keys)
+        if self._back is None:
+            return found
+        known: dict[str, V] = {}
+        damaged: list[str] = []
+        for key, value in found.items():
+            try:
+                known[key] = self._back(value)
+            except (ValueError, TypeError, KeyError):
+                damaged.append(key)
+        self._store.drop_damaged(damaged)
+        return known
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

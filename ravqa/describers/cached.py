@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from ravqa.core.cache import Store
+from ravqa.core.cache import Memo
 from ravqa.core.errors import broken
 from ravqa.core.failures import failures
 from ravqa.core.records import Description
 from ravqa.core.settings import fingerprint
 from ravqa.describers.base import Describer
 from ravqa.images.decode import image_bytes
-
-_DESCRIPTION = TypeAdapter(Description)
 
 
 class CachedDescriber:
@@ -26,8 +25,8 @@ class CachedDescriber:
         self.inner = inner
         self.fingerprint = inner.fingerprint
         self.weights = inner.weights
-        self._store = Store("descriptions")
-        self.stores = (self._store,)
+        self._memo = Memo("descriptions", out=asdict, back=TypeAdapter(Description).validate_python)
+        self.stores = self._memo.stores
         self._chunk = chunk
 
     def describe(
@@ -43,17 +42,16 @@ class CachedDescriber:
         for start in range(0, len(images), self._chunk):
             part = images[start : start + self._chunk]
             keys = [fingerprint(self.fingerprint, image_bytes(image)) for image in part]
-            known = {k: _DESCRIPTION.validate_python(v) for k, v in self._store.get(keys).items()}
-            new = {k: image for k, image in zip(keys, part, strict=True) if k not in known}
-            if new:
-                with failures("the describer"):
-                    found = self.inner.describe(list(new.values()))
-                if len(found) != len(new) or not all(isinstance(d, Description) for d in found):
-                    raise broken(self.inner, "describer", f"{len(new)} descriptions are expected")
-                made = dict(zip(new, found, strict=True))
-                self._store.put({key: asdict(description) for key, description in made.items()})
-                known.update(made)
-            out += [known[key] for key in keys]
+            out += self._memo.get(keys, partial(self._made, part))
             if progress:
                 progress(len(part))
         return out
+
+    def _made(
+        self, images: Sequence[Path | bytes], rows: list[int]
+    ) -> Iterable[tuple[int, Description]]:
+        with failures("the describer"):
+            found = self.inner.describe([images[i] for i in rows])
+        if len(found) != len(rows) or not all(isinstance(d, Description) for d in found):
+            raise broken(self.inner, "describer", f"{len(rows)} descriptions are expected")
+        return enumerate(found)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ravqa.core.errors import DataError
 from ravqa.core.files import atomic_write
 from ravqa.core.locations import cache_dir
+from ravqa.core.settings import fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -470,6 +471,19 @@ def image_bytes(source: Path | bytes) -> bytes:
         return source.read_bytes()
     except OSError as e:
         raise DataError(f"{source} cannot be read: {e}") from None
+
+
+def image_prints(images: Sequence[Path | bytes | None]) -> list[str]:
+    """A hash of each image's bytes, "" for none; an image that occurs often is read once.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    read: dict[Path | bytes | None, str] = {None: ""}
+    for image in images:
+        if image is not None and image not in read:
+            read[image] = fingerprint(image_bytes(image))
+    return [read[image] for image in images]
 
 
 def kept_image(data: bytes) -> Path:

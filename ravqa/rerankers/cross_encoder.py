@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.answering.prompt import PromptTemplate
+from ravqa.core.cache import Memo
 from ravqa.core.checkpoints import load_sentence_transformer, loading
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError, import_extra
@@ -16,9 +17,8 @@ from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import ModelName, RunsCode, TemplateName, Text, fingerprint
-from ravqa.images.decode import open_image
+from ravqa.images.decode import image_prints, open_image
 from ravqa.rerankers.base import Candidates, Reranker, RerankerConfig, rescored_each
-from ravqa.rerankers.kept import KeptScores, image_prints
 
 _WHY = "the reranker cross-encoder"
 _EXTRA = "sentence-transformers"
@@ -95,7 +95,9 @@ class CrossEncoderReranker(Reranker):
         self._model: Any = self._load(library, path)
         self.supports_images = bool(self._model.supports(("image", "text")))
         self.truncated = 0
-        self._kept = KeptScores(keep=config.cache, chunk=_CHUNK)
+        self._kept = Memo[float | Failure](
+            "reranking" if config.cache else None, chunk=_CHUNK, back=float
+        )
         self.stores = self._kept.stores
         self._scores = fingerprint(
             "cross-encoder/1",
@@ -190,10 +192,12 @@ class CrossEncoderReranker(Reranker):
         ]
         scores = self._kept.get(
             keys,
-            lambda rows: by_halves(
-                rows,
-                lambda part: self._score([pairs[i] for i in part], [owners[i] for i in part]),
-                _WHY,
+            lambda rows: enumerate(
+                by_halves(
+                    rows,
+                    lambda part: self._score([pairs[i] for i in part], [owners[i] for i in part]),
+                    _WHY,
+                )
             ),
         )
         return rescored_each(candidates, self.config.depth, scores)

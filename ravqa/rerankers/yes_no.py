@@ -22,13 +22,14 @@ from typing import Any, Literal, Self, overload
 from pydantic import Field, model_validator
 
 from ravqa.answering.priors import log_sum
+from ravqa.core.cache import Memo
 from ravqa.core.errors import ContractError, UserError, near_matches
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.settings import Text, fingerprint
+from ravqa.images.decode import image_prints
 from ravqa.readers.base import Prompt, Reader
 from ravqa.readers.cached import CachedReader
 from ravqa.rerankers.base import RerankerConfig
-from ravqa.rerankers.kept import KeptScores, image_prints
 
 Way = Literal["next-token", "score"]
 _MOST = 1000.0
@@ -91,8 +92,9 @@ class YesNo:
             raise UserError(f"{why}: this reader has no way {config.way}: {near_matches('', able)}")
         self.way: str = config.way or able[0]
         self._tokens: tuple[list[int], list[int]] | None = None
-        self._kept = KeptScores(
-            keep=config.cache and reader.deterministic, chunk=max(64, config.batch_size)
+        keep = config.cache and reader.deterministic
+        self._kept = Memo[float | Failure](
+            "reranking" if keep else None, chunk=max(64, config.batch_size), back=float
         )
         self.stores = self._kept.stores
         self.fingerprint = fingerprint(
@@ -120,7 +122,7 @@ class YesNo:
             fingerprint(self.fingerprint, prompt.text, image)
             for prompt, image in zip(prompts, images, strict=True)
         ]
-        return self._kept.get(keys, lambda rows: self._ask([prompts[i] for i in rows]))
+        return self._kept.get(keys, lambda rows: enumerate(self._ask([prompts[i] for i in rows])))
 
     def _ask(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
         ask = self._by_token if self.way == "next-token" else self._by_score

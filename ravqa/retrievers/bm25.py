@@ -13,6 +13,8 @@ in a script without spaces are not cut into words.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ravqa.core.cache import Store
+from ravqa.core.cache import Memo
 from ravqa.core.errors import DataError, UserError, import_extra
-from ravqa.core.files import folder_written_beside
 from ravqa.core.locations import cache_dir
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
@@ -88,8 +89,8 @@ class BM25Retriever(Retriever):
         self.fingerprint = fingerprint(self._words_fingerprint, config.query.model_dump())
         self._index: Any = None
         self._corpus = ""
-        self._store = Store("rankings")
-        self.stores: Sequence[Store] = (self._store,)
+        self._memo = Memo[Any]("rankings")
+        self.stores = self._memo.stores
         self._ids: list[str] = []
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
@@ -124,10 +125,18 @@ class BM25Retriever(Retriever):
         index = self._library.BM25(k1=self.config.k1, b=self.config.b, method="lucene")
         index.index(words, create_empty_token=False, show_progress=False)
         try:
-            with folder_written_beside(path, first_wins=True) as made:
-                index.save(made)
+            made = Path(tempfile.mkdtemp(prefix=".bm25-", dir=path.parent))
         except OSError as e:
             raise UserError(f"the cache folder {path.parent} cannot be written: {e}") from None
+        try:
+            index.save(made)
+            try:
+                made.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """At most k passages per question, best first; ties in corpus order."""
@@ -136,8 +145,8 @@ class BM25Retriever(Retriever):
             fingerprint(self._words_fingerprint, self._corpus, k, [asdict(form) for form in plan])
             for plan in plans
         ]
-        found = self._store.get_or_make(
-            keys, lambda rows: [self._best(self._scores(plans[i]), k) for i in rows]
+        found = self._memo.get(
+            keys, lambda rows: enumerate([self._best(self._scores(plans[i]), k) for i in rows])
         )
         return [to_hits(ranking) for ranking in found]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from ravqa.core.cache import Store
+from ravqa.core.cache import Memo, Store
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import failures
@@ -110,8 +110,8 @@ class LateInteractionRetriever(Retriever):
         self._index: Index | None = None
         self._corpus = ""
         self._passages: Corpus | None = None
-        self._store = Store("rankings")
-        self.stores: Sequence[Store] = (self._store,)
+        self._memo = Memo[Any]("rankings")
+        self.stores = self._memo.stores
         self._statistics = Store("encodings")
         self._encoded = {"queries": EncodingStats()}
         self.weights = self.encoder.weights
@@ -300,8 +300,8 @@ class LateInteractionRetriever(Retriever):
             rankings = self._search(index, plans, depth, frozenset(allowed_ids))
             return [to_hits(ranking[:k]) for ranking in rankings]
         keys = [fingerprint(self.fingerprint, content, depth, plan.content) for plan in plans]
-        found = self._store.get_or_make(
-            keys, lambda rows: self._search(index, [plans[i] for i in rows], depth)
+        found = self._memo.get(
+            keys, lambda rows: enumerate(self._search(index, [plans[i] for i in rows], depth))
         )
         return [to_hits(ranking[:k]) for ranking in found]
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import pytest
 
-from ravqa.core.cache import Store, measured
+from ravqa.core.cache import Memo, Store, measured
+from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, shared_keys
 from ravqa.core.registry import Entry, Registry
 from ravqa.core.settings import Part, PipelineConfig, Strict
@@ -113,6 +114,75 @@ def test_a_file_that_another_process_is_making_is_waited_for(fresh_cache):
         other.close()
     store.put({"a": 1})
     assert store.get(["a"]) == {"a": 1}
+
+
+def test_a_damaged_file_is_made_again_with_a_warning(fresh_cache, caplog):
+    store = Store("things")
+    store.put({"a": 1})
+    for data in (b"not a database" * 100, store.path.read_bytes()[:3000] + b"\xff" * 2000):
+        for end in ("-wal", "-shm"):
+            store.path.with_name(store.path.name + end).unlink(missing_ok=True)
+        store.path.write_bytes(data)
+        caplog.clear()
+        assert make(store, ["a", "b"]) == 2
+        assert "is damaged" in caplog.text
+        assert make(Store("things"), ["a", "b"]) == 0
+
+
+def change(store, sql, *values):
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(sql, values)
+    connection.close()
+
+
+def test_a_damaged_value_is_made_again_with_a_warning(fresh_cache, caplog):
+    store = Store("things")
+    store.put({"a": 1, "b": 2, "c": 3})
+    change(store, "UPDATE kept SET value = '{' WHERE key = 'a'")
+    change(store, "UPDATE kept SET value = '\"x\"' WHERE key = 'b'")
+    memo = Memo("things", back=int)
+    assert memo.get(["a", "b", "c"], lambda rows: ((i, row) for i, row in enumerate(rows))) == [
+        0,
+        1,
+        3,
+    ]
+    assert caplog.text.count("1 values in the cache") == 2
+    assert memo.made == 2
+    assert store.get(["a", "b", "c"]) == {"a": 0, "b": 1, "c": 3}
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_and_stays(fresh_cache):
+    fresh_cache.mkdir()
+    (fresh_cache / "things.sqlite").mkdir()
+    with pytest.raises(UserError, match="cannot be used"):
+        Store("things")
+    assert (fresh_cache / "things.sqlite").is_dir()
+
+
+@pytest.mark.parametrize("name", ["things", None])
+def test_a_memo_makes_equal_keys_once_and_keeps_what_was_made_before_an_error(fresh_cache, name):
+    memo = Memo(name, chunk=2, out=str, back=int)
+    asked, seen = [], []
+
+    def doubled(rows):
+        asked.append(rows)
+        yield from ((place, 2 * rows[place]) for place in reversed(range(len(rows))))
+
+    keys = ["a", "b", "a", "c"]
+    found = memo.get(keys, doubled, lambda done, total: seen.append((done, total)))
+    assert found == [0, 2, 0, 6]
+    assert asked == [[0, 1], [3]]
+    assert seen == [(2, 3), (3, 3)]
+
+    def failing(rows):
+        yield 1, 7
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        memo.get(["d", "e"], failing)
+    assert memo.made == 4
+    if name:
+        assert Store(name).get([*keys, "d", "e"]) == {"a": "0", "b": "2", "c": "6", "e": "7"}
 
 
 class Thing:
