@@ -124,7 +124,7 @@ class Draft(TypedDict):
     passage_ids: list[str]
     """The passages in the prompt."""
     prompt_hash: str
-    """Hash of the prompt, by which `prompts.jsonl` has it."""
+    """Hash of the prompt, by which `prompts.jsonl.gz` has it."""
     score: Log | None
     """What the decision rule compared; null if it compares nothing."""
     prior: Share | None
@@ -212,11 +212,11 @@ class Sample(Predicted):
     """Whether the answer counts as right, where retrieval is said to have helped or hurt."""
 
 
-# -- prompts.jsonl ---------------------------------------------------------------------------------
+# -- prompts.jsonl.gz ---------------------------------------------------------------------------------
 
 
 class Prompt(TypedDict):
-    """A line of `prompts.jsonl`: a prompt as the reader was asked, once."""
+    """A line of `prompts.jsonl.gz`: a prompt as the reader was asked, once."""
 
     prompt_hash: str
     """Its hash, by which drafts name it."""

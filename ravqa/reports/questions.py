@@ -23,8 +23,8 @@ from ravqa.reports.figures import condition_name, first_rank, stage_name
 from ravqa.reports.page import utf16
 from ravqa.reports.photos import thumbnails
 from ravqa.reports.run import Run
-from ravqa.runs.folder import MAIN, PROMPTS
-from ravqa.runs.prompts import read_prompts
+from ravqa.runs.folder import MAIN
+from ravqa.runs.prompts import PROMPTS, read_prompts
 
 Progress = Callable[[str, int, int], object]
 """Called as progress(what, done, total)."""
@@ -115,7 +115,7 @@ class QuestionTables:
         if lines.left_out:
             content.notes.append(
                 f"{lines.left_out:,} prompts are left out to keep this file small; "
-                "prompts.jsonl in the run's folder has them all."
+                f"{PROMPTS} in the run's folder has them all."
             )
         content.tables = {
             "questions": details,

@@ -3,7 +3,7 @@
     config.yaml            resolved settings and fingerprints; a resumed run must match them
     samples.jsonl          one line per question, appended and flushed as answers come
     samples.CONTROL.jsonl  the same for each control
-    prompts.jsonl          every prompt once, by the hash that the samples have of it
+    prompts.jsonl.gz       every prompt once, by the hash that the samples have of it
     predictions.*          the answers in the benchmark's own submission form
     run.trec               the ranking in TREC's run format
     results.json           scores in two sections, intervals, provenance
@@ -27,19 +27,19 @@ from typing import Any
 import yaml
 
 from ravqa.collections import trust
-from ravqa.core.errors import UserError
+from ravqa.core.errors import DataError, UserError
 from ravqa.core.files import LOCK_FILES, atomic_write, check_free, final_name, lock
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.evaluation.schema import SCHEMA_VERSION, Sample, read_samples
-from ravqa.runs.prompts import PromptLog, whole_lines
+from ravqa.runs.prompts import OLD_PROMPTS, PROMPTS, PromptLog
 
 MAIN = "main"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
-PROMPTS = "prompts.jsonl"
 _OURS = {
     CONFIG,
     PROMPTS,
+    OLD_PROMPTS,
     "run.trec",
     RESULTS,
     "report.html",
@@ -157,7 +157,7 @@ class RunDir:
         path = self.samples_path(condition)
         if not path.is_file():
             return {}
-        whole_lines(path, cut=True)
+        _whole_lines(path, cut=True)
         return {sample["question_id"]: sample for _, sample in read_samples(path)}
 
     @cached_property
@@ -198,6 +198,25 @@ def check_version(results: Mapping[str, Any], folder: Path) -> None:
 def samples_name(condition: str) -> str:
     """The name of the samples file of the run itself or of one of its controls."""
     return "samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl"
+
+
+def _whole_lines(path: Path, *, cut: bool = False) -> bytes:
+    """Return a file's lines but for a last one without its end, which a kill tore off.
+
+    Args:
+        cut: cut such a line off the file too.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        length = data.rfind(b"\n") + 1
+        if cut and length < len(data):
+            os.truncate(path, length)
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
+    return data[:length]
 
 
 def _temporary(path: Path) -> bool:

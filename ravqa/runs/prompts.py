@@ -1,107 +1,133 @@
-"""A run's prompts, each once, in `prompts.jsonl`: what the reader was really asked.
+"""A run's prompts in `prompts.jsonl.gz`: what the reader was asked, each prompt once.
 
-Prompts repeat each other: the same examples, the same passages. So each line of text is written
-once: a record's `lines` holds new lines as strings, and earlier ones as their numbers, counted from
-0 in the order in which they stand in the file.
+JSON lines, compressed with gzip (`zcat` shows them); every write appends a gzip member:
 
-    {"prompt_hash": "34d7...", "lines": ["Passage: The koala ...", "Question: What ...", "Answer:"]}
-    {"prompt_hash": "09ab...", "lines": [0, "Question: Where ...", 2]}
+    {"prompt_hash": "34d7...", "prompt": "Passage: The koala ...\\nQuestion: What ...\\nAnswer:"}
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ravqa.core.errors import DataError
+from ravqa.core.errors import DataError, UserError
+
+PROMPTS = "prompts.jsonl.gz"
+OLD_PROMPTS = "prompts.jsonl"
+"""Where earlier versions kept them, in a compression of their own."""
+
+_BLOCK = 2**16
 
 
 class PromptLog:
     """Appends prompts to a file that may hold some already."""
 
     def __init__(self, path: Path):
-        """Take up what the file holds; a last line that was torn by a kill is cut off.
+        """Read what the file holds; a last write that was torn by a kill is cut off.
 
         Raises:
-            DataError: another line is broken (file and line are named).
+            DataError: the file is damaged elsewhere (file and line are named).
+            UserError: an earlier version of ravqa has written the run's prompts.
         """
+        _refuse_old(path)
         self.path = path
-        self._numbers: dict[str, int] = {}
         self._known: set[str] = set()
         if path.is_file():
-            for name, lines in _records(path, whole_lines(path, cut=True)):
-                self._known.add(name)
-                for line in lines:
-                    self._numbers.setdefault(line, len(self._numbers))
+            whole = 0
+            for texts, end in _members(path):
+                self._known.update(name for name, _ in texts)
+                whole = end
+            if whole < path.stat().st_size:
+                with path.open("r+b") as file:
+                    file.truncate(whole)
 
     def add(self, prompts: Mapping[str, str]) -> None:
-        """Append the prompts, by hash, that are not there yet, and see them to the disk."""
+        """Append the prompts, by hash, that are not there yet, and flush them to the disk."""
         new = {name: text for name, text in prompts.items() if name not in self._known}
         if not new:
             return
-        records = "".join(self._record(name, text) for name, text in new.items())
-        with self.path.open("a", encoding="utf-8") as out:
-            out.write(records)
+        data = b"".join(_line(name, text) for name, text in new.items())
+        with self.path.open("ab") as out:
+            out.write(gzip.compress(data, mtime=0))
             out.flush()
             os.fsync(out.fileno())
         self._known.update(new)
-
-    def _record(self, name: str, text: str) -> str:
-        lines: list[str | int] = []
-        for line in text.split("\n"):
-            number = self._numbers.get(line)
-            lines.append(line if number is None else number)
-            if number is None:
-                self._numbers[line] = len(self._numbers)
-        record = {"prompt_hash": name, "lines": lines}
-        written = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        try:
-            written.encode()
-        except UnicodeEncodeError:  # half characters of broken data have a place as escapes only
-            written = json.dumps(record, separators=(",", ":"))
-        return written + "\n"
 
 
 def read_prompts(path: Path) -> dict[str, list[str]]:
     """Each prompt's lines, by its hash; equal lines are one object. Empty if there is no file.
 
     Raises:
-        DataError: the file cannot be read, or a line but the last is broken.
+        DataError: the file cannot be read, or is damaged, a torn last write aside.
+        UserError: an earlier version of ravqa has written the run's prompts.
     """
-    return dict(_records(path, whole_lines(path))) if path.is_file() else {}
+    _refuse_old(path)
+    if not path.is_file():
+        return {}
+    lines: dict[str, str] = {}
+    return {
+        name: [lines.setdefault(line, line) for line in text.split("\n")]
+        for texts, _ in _members(path)
+        for name, text in texts
+    }
 
 
-def whole_lines(path: Path, *, cut: bool = False) -> bytes:
-    """Return a file's lines but for a last one without its end, which a kill tore off.
+def _refuse_old(path: Path) -> None:
+    old = path.with_name(OLD_PROMPTS)
+    if not path.exists() and old.exists():
+        raise UserError(
+            f"{old} was written by an earlier version, and this one keeps prompts in {PROMPTS}: "
+            "run again, or delete the file to do without these prompts"
+        )
 
-    Args:
-        cut: cut such a line off the file too.
 
-    Raises:
-        DataError: the file cannot be read.
-    """
+def _line(name: str, text: str) -> bytes:
+    record = {"prompt_hash": name, "prompt": text}
     try:
-        data = path.read_bytes()
-        length = data.rfind(b"\n") + 1
-        if cut and length < len(data):
-            os.truncate(path, length)
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # UTF-8 cannot hold half characters of broken data
+        return json.dumps(record).encode() + b"\n"
+
+
+def _members(path: Path) -> Iterator[tuple[list[tuple[str, str]], int]]:
+    """The prompts of each whole gzip member by hash, and where the member ends in the file."""
+    number = 0
+    for data, end in _decompressed(path):
+        texts = []
+        for line in data.splitlines():
+            number += 1
+            try:
+                record = json.loads(line)
+                name, text = record["prompt_hash"], record["prompt"]
+            except (ValueError, TypeError, KeyError):
+                raise DataError(f"{path}, line {number}: not a prompt") from None
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise DataError(f"{path}, line {number}: not a prompt")
+            texts.append((name, text))
+        yield texts, end
+
+
+def _decompressed(path: Path) -> Iterator[tuple[bytes, int]]:
+    try:
+        with path.open("rb") as file:
+            member, parts, end = _inflater(), [], 0
+            while block := file.read(_BLOCK):
+                while block:
+                    parts.append(member.decompress(block))
+                    block = member.unused_data
+                    if member.eof:
+                        end = file.tell() - len(block)
+                        yield b"".join(parts), end
+                        member, parts = _inflater(), []
+    except zlib.error as e:
+        raise DataError(f"{path} is damaged after byte {end} ({e})") from None
     except OSError as e:
         raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
-    return data[:length]
 
 
-def _records(path: Path, data: bytes) -> Iterator[tuple[str, list[str]]]:
-    known: list[str] = []
-    for number, text in enumerate(data.splitlines(), 1):
-        try:
-            record = json.loads(text)
-            lines = []
-            for line in record["lines"]:
-                if isinstance(line, str):
-                    known.append(line)
-                lines.append(line if isinstance(line, str) else known[line])
-            yield str(record["prompt_hash"]), lines
-        except (ValueError, TypeError, LookupError, RecursionError):
-            raise DataError(f"{path}, line {number}: not a prompt") from None
+def _inflater() -> zlib._Decompress:
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # gzip's header and checksum

@@ -109,7 +109,7 @@ def test_passages_are_marked_where_their_answers_stand(finished):
 
 def test_prompts_are_those_that_were_asked(finished):
     _, tables = embedded(text_of(finished / "report.html"))
-    prompts = read_prompts(finished / "prompts.jsonl")
+    prompts = read_prompts(finished / "prompts.jsonl.gz")
     samples = read_samples(finished / "samples.jsonl").values()
     for detail, sample in zip(tables["questions"], samples, strict=True):
         shown = ["\n".join(tables["lines"][i] for i in d["prompt"]) for d in detail["drafts"]]

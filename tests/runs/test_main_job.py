@@ -102,7 +102,7 @@ def test_the_reader_reads_the_passage(finished):
 
 
 def test_every_prompt_is_kept_by_its_hash(finished):
-    prompts = read_prompts(finished / "prompts.jsonl")
+    prompts = read_prompts(finished / "prompts.jsonl.gz")
     corpus = {p["passage_id"]: p["text"] for p in read_samples(SAMPLE / "passages.jsonl")}
     hashes = set()
     for name in ("samples.jsonl", "samples.none.jsonl"):
