@@ -6,7 +6,6 @@ files. torch is imported only where its build could use an accelerator.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import json
@@ -21,6 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from huggingface_hub import constants
 
 import ravqa
 from ravqa.core.errors import UserError
@@ -133,7 +134,7 @@ def examine(pipeline: str | None = None, overrides: Sequence[str] = ()) -> Repor
     Raises:
         UserError: no such pipeline, or settings that are not valid.
     """
-    report = Report(versions(), extras(), devices(), caches(), _offline())
+    report = Report(versions(), extras(), devices(), caches(), constants.is_offline_mode())
     if pipeline is not None:
         settings, where = load_pipeline(pipeline, overrides)
         report.pipeline = examine_pipeline(settings, where)
@@ -179,7 +180,7 @@ def devices() -> dict[str, str]:
     """Processors, memory, free disk, and the accelerators that torch can use."""
     found = {
         "cpu": f"{_processors()} processors",
-        "memory": _size(_memory()) if _memory() else "unknown",
+        "memory": _size(_memory()),
         "disk": _disk(),
     }
     return found | _accelerators()
@@ -198,11 +199,10 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
+def _memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def _accelerators() -> dict[str, str]:
@@ -229,15 +229,15 @@ def _torch_build() -> str:
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return ""
-    tree = ast.parse((Path(spec.origin).parent / "version.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Constant):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = {target.id for target in targets if isinstance(target, ast.Name)}
-            for name in names & {"cuda", "hip", "xpu"}:
-                if isinstance(node.value.value, str):
-                    return f"{name.upper()} {node.value.value}"
-    return ""
+    # Without importing torch, which takes seconds.
+    file = Path(spec.origin).with_name("version.py")
+    version = importlib.util.spec_from_file_location("torch_version_file", file)
+    if version is None or version.loader is None:
+        return ""
+    module = importlib.util.module_from_spec(version)
+    version.loader.exec_module(module)
+    builds = ((name, getattr(module, name, None)) for name in ("cuda", "hip", "xpu"))
+    return next((f"{name.upper()} {build}" for name, build in builds if build), "")
 
 
 def caches() -> list[Cache]:
@@ -246,7 +246,7 @@ def caches() -> list[Cache]:
         listed = _parts_of(cache_dir())
     except UserError:  # `devices` says it
         listed = []
-    hub = _hub_cache()
+    hub = Path(constants.HF_HUB_CACHE)
     if hub.is_dir():
         listed.append(Cache("Hugging Face hub", str(hub), _bytes(hub)))
     return listed
@@ -276,20 +276,6 @@ def _bytes(path: Path) -> int:
     return total
 
 
-def _hub_cache() -> Path:
-    """Where huggingface_hub keeps models, by the same variables."""
-    if own := os.environ.get("HF_HUB_CACHE"):
-        return Path(own).expanduser()
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "huggingface" / "hub"
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
@@ -312,7 +298,7 @@ def examine_pipeline(settings: Mapping[str, Any], where: str) -> PipelineReport:
         _examine_part(report, path, part)
     needed = sum(model.memory or 0 for model in report.models)
     there = _memory()
-    if there and needed > there:
+    if needed > there:
         report.stops.append(
             f"the models' weights need about {_size(needed)} of memory, this machine has "
             f"{_size(there)} (a GPU's own memory is not counted)"
@@ -346,7 +332,7 @@ def _examine_model(report: PipelineReport, path: str, name: str) -> None:
         kept = _in_hub_cache(name)
         if kept is None:
             report.models.append(Model(path, name, "hub"))
-            if _offline():
+            if constants.is_offline_mode():
                 report.stops.append(
                     f"{path}: {name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it"
                 )
@@ -366,10 +352,14 @@ def _examine_model(report: PipelineReport, path: str, name: str) -> None:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """The newest snapshot of a hub's model in the hub's cache."""
-    folder = _hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots"
-    snapshots = sorted(folder.glob("*"), key=lambda p: p.stat().st_mtime)
-    return snapshots[-1] if snapshots else None
+    """The folder in the hub's cache from which a hub's model would be loaded."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def _weights(path: Path) -> int:

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 from ravqa.core.errors import UserError
 
 _HERE = Path(__file__).resolve().parent.parent
@@ -32,18 +34,14 @@ def packaged(folder: Path, name: str) -> Path | None:
 def cache_dir(*parts: str) -> Path:
     """A folder below the cache root, made if needed.
 
-    The root is $RAVQA_CACHE, else $XDG_CACHE_HOME/ravqa, else ~/.cache/ravqa.
+    The root is $RAVQA_CACHE, else the system's folder for caches: on Linux $XDG_CACHE_HOME/ravqa
+    or ~/.cache/ravqa.
 
     Raises:
         UserError: it cannot be made.
     """
-    root = os.environ.get("RAVQA_CACHE")
-    if root:
-        base = Path(root)
-    else:
-        xdg = os.environ.get("XDG_CACHE_HOME")
-        base = (Path(xdg) if xdg else Path.home() / ".cache") / "ravqa"
-    path = base.joinpath(*parts)
+    root = os.environ.get("RAVQA_CACHE") or user_cache_dir("ravqa", appauthor=False)
+    path = Path(root, *parts)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from pydantic import BaseModel
 
 from ravqa.cli import doctor, main
+from ravqa.core.registry import PARTS
 from ravqa.core.settings import Part, Strict
 from ravqa.describers import DESCRIBERS
 from ravqa.encoders import ENCODERS
@@ -51,8 +54,9 @@ def without(monkeypatch):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of the hub."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.delenv("HF_HUB_OFFLINE")
+    # The library reads the variables HF_HUB_CACHE and HF_HUB_OFFLINE when it is imported.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     return tmp_path / "hub"
 
 
@@ -116,7 +120,7 @@ def test_every_option_that_holds_a_part_is_known():
     for registry in REGISTRIES:
         for name, _ in registry:
             fields(registry.get(name).Config, seen)
-    assert {"encoder", "index", "shard", "retrievers"} <= seen <= set(doctor.PARTS)
+    assert {"encoder", "index", "shard", "retrievers"} <= seen <= set(PARTS)
 
 
 def test_extras_lack_what_is_not_installed(monkeypatch):
@@ -153,9 +157,12 @@ def test_models_are_looked_for(hub, tmp_path, monkeypatch):
     ]
     found = examined("owner/name")
     assert found.notes == ["reader: owner/name will be fetched from the hub"]
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids" in examined("owner/name").stops[0]
-    model(hub / "models--owner--name" / "snapshots" / "abc", model_type="llava", dtype="bfloat16")
+    kept = hub / "models--owner--name"
+    model(kept / "snapshots" / "abc", model_type="llava", dtype="bfloat16")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
     found = examined("owner/name")
     assert found.stops == []
     assert (found.models[0].bytes, found.models[0].memory) == (1000, 2000)
@@ -246,3 +253,28 @@ def test_doctor_imports_neither_torch_nor_transformers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "HEAVY []\n"
+
+
+def test_where_the_hubs_cache_is_and_whether_it_is_offline_come_from_the_environment(tmp_path):
+    code = (
+        "from ravqa.cli import doctor\n"
+        "report = doctor.examine()\n"
+        "print(report.offline, [cache.path for cache in report.caches])\n"
+    )
+    (tmp_path / "hub").mkdir()
+    for offline in ("1", "0"):
+        environment = {
+            **os.environ,
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": offline,
+            "RAVQA_CACHE": str(tmp_path / "cache"),
+        }
+        environment.pop("HF_HUB_CACHE", None)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        assert done.stdout == f"{offline == '1'} {[str(tmp_path / 'hub')]}\n"
