@@ -212,7 +212,7 @@ class Sample(Predicted):
     """Whether the answer counts as right, where retrieval is said to have helped or hurt."""
 
 
-# -- prompts.jsonl.gz ---------------------------------------------------------------------------------
+# -- prompts.jsonl.gz ------------------------------------------------------------------------------
 
 
 class Prompt(TypedDict):
@@ -220,8 +220,8 @@ class Prompt(TypedDict):
 
     prompt_hash: str
     """Its hash, by which drafts name it."""
-    lines: list[str | Count]
-    """Its lines; one that stands in the file already is given by its number, counted from 0."""
+    prompt: str
+    """Its text, without images."""
 
 
 # -- results.json ----------------------------------------------------------------------------------
