@@ -213,7 +213,8 @@ def test_ids_may_be_strings(score, predictions, tmp_path):
         ('{"question_id": 1, "answer": "x"', "line 1: not JSON"),
         ('[{"question_id": 1, "answer"', "not JSON"),
         (
-            '{"question_id": 1, "answer": "x", "hits": 3}',
+            '{"question_id": 1, "answer": "x", "hits": 3, "answer_ranks": null, "id_ranks": null, '
+            '"article_ranks": null}',
             "line 1: not a sample of a run (key 'hits'",
         ),
     ],
