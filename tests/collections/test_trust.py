@@ -1,11 +1,8 @@
 """Settings of somebody else's: which name something outside, and what is done with them."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -17,7 +14,7 @@ from report_files import write_dataset
 from scripted_server import chat
 
 from ravqa.answering.config import AnsweringConfig
-from ravqa.cli import run_main
+from ravqa.cli import main, run_main
 from ravqa.collections import Collection, trust
 from ravqa.collections.folder import CollectionFolder
 from ravqa.core.errors import UserError
@@ -414,38 +411,31 @@ def test_links_that_lead_out_of_a_collection_are_refused(tmp_path, link):
     assert list(Collection.open(tmp_path / "link")) == ["a"]
 
 
-def test_the_commands_list_what_they_do_not_follow(tmp_path, served):
+def test_the_commands_list_what_they_do_not_follow(
+    tmp_path, served, somewhere_else, monkeypatch, capsys
+):
     pytest.importorskip("openai")
     collection = attacker(tmp_path, served)
     collection.pack(tmp_path / "x.tar")
+    monkeypatch.chdir(tmp_path)
 
-    def ravqa(*arguments):
-        code = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'helpers')!r}); "
-            + (
-                "import collection_files; collection_files.register(); "
-                "from ravqa.cli import main; main(sys.argv[1:])"
-            )
-        )
-        return subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-            env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "victim")},
-        )  # fmt: skip
+    def ravqa(*arguments, code=0):
+        somewhere_else("victim")  # as in a process of its own: what an earlier one knew is gone
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        assert ended.value.code == code
+        return capsys.readouterr()
 
-    done = ravqa("collection", "unpack", "x.tar", "new")
-    assert done.returncode == 0
-    said = " ".join((done.stdout + done.stderr).split())
+    said = " ".join("".join(ravqa("collection", "unpack", "x.tar", "new")).split())
     assert "reader.url = " in said
     assert "reader.api_key_env = 'A_SECRET' (an environment variable)" in said
-    done = ravqa("ask", "new", "what does it eat", "--image", str(PHOTO))
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "--trust-settings" in done.stderr
+    done = ravqa("ask", "new", "what does it eat", "--image", PHOTO, code=2)
+    assert "Traceback" not in done.err
+    assert "--trust-settings" in done.err
     assert served.requests == []
     done = ravqa("ask", "new", "what does it eat", "--trust-settings", "--json")
-    assert json.loads(done.stdout)["answer"] == "leaves"
-    assert ravqa("ask", "new", "and who").returncode == 0
+    assert json.loads(done.out)["answer"] == "leaves"
+    ravqa("ask", "new", "and who")
 
 
 def test_state_that_cannot_be_written_is_told(tmp_path, served, monkeypatch, caplog):

@@ -43,7 +43,8 @@ def small_corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(small_corpus, tmp_path_factory):
+def finished(small_corpus, reader, tmp_path_factory):
+    del reader  # whose weights are made by now
     folder = tmp_path_factory.mktemp("runs") / "okvqa"
     run(
         ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 12, "--output", folder]
