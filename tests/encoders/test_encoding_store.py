@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +32,12 @@ LIMIT = 8
 WORDS = "koala tower river iron leaf night old house where bamboo".split()
 
 
+@cache
+def vector(word):
+    seed = hashlib.sha256(word.encode()).digest()
+    return np.random.default_rng(list(seed)).normal(size=Words.dim)
+
+
 class Words(Encoder):
     """A vector a word, made from the word's hash; the first 8 words of a text."""
 
@@ -46,9 +53,7 @@ class Words(Encoder):
         self.output, self.batch, self.after = output, batch, after
 
     def rows(self, text):
-        seeds = [hashlib.sha256(word.encode()).digest() for word in text.split()]
-        rows = [np.random.default_rng(list(seed)).normal(size=self.dim) for seed in seeds]
-        array = np.array(rows).reshape(-1, self.dim)
+        array = np.array([vector(word) for word in text.split()]).reshape(-1, self.dim)
         return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(self.output)
 
     def encode_document(self, texts, progress=None):

@@ -381,7 +381,7 @@ def test_models_whose_vector_lengths_count_are_refused(bert, tmp_path, similarit
 
 def test_a_dense_model_runs_in_the_pipeline(minilm_folder, tmp_path):
     corpus = tmp_path / "passages.jsonl"
-    lines = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8").splitlines()[:200]
+    lines = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8").splitlines()[:60]
     corpus.write_text("\n".join(lines) + "\n", encoding="utf-8")
     arguments = ["--dataset", "okvqa", "--corpus", corpus, "--limit", "8", "--retrieval-only"]
     arguments += ["--set", "describer=null", "--set", "retriever.index.storage=float32"]

@@ -374,27 +374,28 @@ def test_what_is_no_index_is_refused(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def _open(path, queue):
-    try:
-        QdrantIndex.open(path).close()
-        queue.put("opened")
-    except UserError as e:
-        queue.put(str(e))
+def _open(path, asked, answers):
+    while asked.get(timeout=60):
+        try:
+            QdrantIndex.open(path).close()
+            answers.put("opened")
+        except UserError as e:
+            answers.put(str(e))
 
 
 def test_another_process_is_told_that_the_folder_is_in_use(tmp_path):
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    asked, answers = context.Queue(), context.Queue()
     index = build(tmp_path / "ix", corpus(3), QdrantIndex.Config())
-    answers = []
-    for _ in range(2):
-        process = context.Process(target=_open, args=(tmp_path / "ix", queue))
-        process.start()
-        answers.append(queue.get(timeout=60))
-        process.join()
-        index.close()
-    assert "another process has it" in answers[0]
-    assert answers[1] == "opened"
+    process = context.Process(target=_open, args=(tmp_path / "ix", asked, answers))
+    process.start()
+    asked.put(True)
+    assert "another process has it" in answers.get(timeout=60)
+    index.close()
+    asked.put(True)
+    assert answers.get(timeout=60) == "opened"
+    asked.put(False)
+    process.join()
 
 
 # -- the server ---------------------------------------------------------------------------------
