@@ -33,9 +33,9 @@ WORDS = "koala tower river iron leaf night old house where bamboo".split()
 
 
 @cache
-def vector(word):
+def vector(word, dim):
     seed = hashlib.sha256(word.encode()).digest()
-    return np.random.default_rng(list(seed)).normal(size=Words.dim)
+    return np.random.default_rng(list(seed)).normal(size=dim)
 
 
 class Words(Encoder):
@@ -53,7 +53,7 @@ class Words(Encoder):
         self.output, self.batch, self.after = output, batch, after
 
     def rows(self, text):
-        array = np.array([vector(word) for word in text.split()]).reshape(-1, self.dim)
+        array = np.array([vector(word, self.dim) for word in text.split()]).reshape(-1, self.dim)
         return (array / np.linalg.norm(array, axis=1, keepdims=True)).astype(self.output)
 
     def encode_document(self, texts, progress=None):
