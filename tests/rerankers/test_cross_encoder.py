@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cross_encoder_files import LIMIT, config, save
 
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
@@ -18,8 +19,6 @@ from ravqa.rerankers import RERANKERS
 
 library = pytest.importorskip("sentence_transformers")
 
-WORDS = "what does this animal eat koala lion tree leaves meat iron tower : , ? . a of".split()
-LIMIT = 24
 KOALA = Question(
     1,
     "What does this animal eat?",
@@ -34,30 +33,6 @@ PASSAGES = [
 ]
 HITS = [Hit(p.passage_id, 9.0 - i, i) for i, p in enumerate(PASSAGES, 1)]
 PAIRS = list(zip(HITS, PASSAGES, strict=True))
-
-
-def save(folder, model):
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: i for i, word in enumerate([*specials, *WORDS])}
-    tokenizer = transformers.BertTokenizer(vocab=vocabulary)
-    with torch.no_grad():
-        for p in model.parameters():  # sharper than the usual initialisation: scores differ
-            p.normal_(std=0.3)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def config(**options):
-    return transformers.BertConfig(
-        vocab_size=len(WORDS) + 5,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=LIMIT,
-        **options,
-    )
 
 
 @pytest.fixture(scope="module")

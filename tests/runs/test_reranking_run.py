@@ -506,7 +506,7 @@ def with_cross_encoder(many, folder, batch_size=64):
     torch = pytest.importorskip("torch")
     pytest.importorskip("sentence_transformers")
     import transformers
-    from test_cross_encoder import config, save
+    from cross_encoder_files import config, save
 
     torch.manual_seed(0)
     model = save(folder, transformers.BertForSequenceClassification(config(num_labels=1)))
