@@ -20,7 +20,7 @@ def sample(question_id, **changes):
         "id_ranks": None,
         "article_ranks": None,
         "seconds": {"retrieve": 0.5},
-        "cached": {"retrieve": {"share": 0.0, "seconds": 0.0}},
+        "cached": {"retrieve": {"share": 0.0}},
         **changes,
     }
 

@@ -95,7 +95,7 @@ SAMPLES = [
     (("seconds", "retrieve"), GONE),
     (("cached",), GONE),
     (("cached", "retrieve", "share"), 2),
-    (("cached", "retrieve", "seconds"), "0"),
+    (("cached", "retrieve", "share"), "0"),
     (("cached", "retrieve"), 0.5),
     (("score",), "1"),
     (("score",), math.nan),
