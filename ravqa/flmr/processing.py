@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from transformers.utils import cached_file
 from ravqa.core.errors import DataError, UserError
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError, FLMRVisionConfig
 from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncoderTokenizer
-from ravqa.images.decode import to_rgb
+from ravqa.images.decode import open_image, quiet, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -176,21 +174,16 @@ def read_image(image: Any) -> Image:
     """
     import PIL.Image
 
-    name = str(image) if isinstance(image, str | Path) else f"an image ({type(image).__name__})"
+    if isinstance(image, str | Path | bytes):
+        return open_image(Path(image) if isinstance(image, str) else image)
+    name = f"an image ({type(image).__name__})"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of untidy EXIF data
-            if isinstance(image, bytes):
-                image = PIL.Image.open(io.BytesIO(image))
-            elif isinstance(image, str | Path):
-                image = PIL.Image.open(image)
-            elif isinstance(image, np.ndarray):
+        with quiet():
+            if isinstance(image, np.ndarray):
                 image = PIL.Image.fromarray(image)
             if not isinstance(image, PIL.Image.Image):
                 raise TypeError("neither a Pillow image nor a path, bytes or an array")
             return to_rgb(image)
-    except FileNotFoundError:
-        raise DataError(f"no such image: {name}") from None
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
         raise DataError(f"{name}: not a readable image ({e or type(e).__name__})") from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import re
 import tarfile
@@ -46,6 +47,8 @@ SUFFIXES = (
 _ARCHIVES = (".zip", ".tar")
 _ORIENTATION = 0x0112  # EXIF
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt", b"iCCP"))  # PNG chunks: texts, the colour profile
 _HEAD = 32  # bytes of a file that say what it is
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\0{4}"
@@ -335,13 +338,14 @@ def _open(source: Path | bytes, read: Callable[[Image], T]) -> T:
 
     name = str(source) if isinstance(source, Path) else "image given as bytes"
     try:
-        with PIL.Image.open(_opened(source)) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"{name}: {width}x{height} pixels, more than the limit of {MAX_PIXELS}"
-                )
-            return read(image)
+        try:
+            return _decoded(_opened(source), name, read)
+        except ValueError:
+            data = image_bytes(source)
+            slim = _without_long_texts(data)
+            if slim is data:
+                raise
+            return _decoded(io.BytesIO(slim), name, read)
     except DataError:
         raise
     except FileNotFoundError:
@@ -352,6 +356,54 @@ def _open(source: Path | bytes, read: Callable[[Image], T]) -> T:
         raise DataError(f"{name}: {_other_kind(source)}") from None
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
         raise DataError(f"{name}: broken image ({e or type(e).__name__})") from None
+
+
+def _decoded(file: Path | io.BytesIO, name: str, read: Callable[[Image], T]) -> T:
+    import PIL.Image
+
+    with PIL.Image.open(file) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise DataError(f"{name}: {width}x{height} pixels, more than the limit of {MAX_PIXELS}")
+        return read(image)
+
+
+def _without_long_texts(data: bytes) -> bytes:
+    """Return a PNG without the texts and the profile that are too long for Pillow to open it.
+
+    Pillow refuses a whole picture because of them, and nothing here reads them. Shorter texts stay:
+    one of them may say how the picture is turned. Other bytes are returned as they are.
+    """
+    from PIL import PngImagePlugin
+
+    if not data.startswith(_PNG):
+        return data
+    kept = [_PNG]
+    place, room = len(_PNG), PngImagePlugin.MAX_TEXT_MEMORY
+    while place < len(data):
+        end = place + int.from_bytes(data[place : place + 4]) + 12
+        kind, content = data[place + 4 : place + 8], data[place + 8 : end - 4]
+        size = _text_size(kind, content, PngImagePlugin.MAX_TEXT_CHUNK) if kind in _TEXTS else 0
+        if size <= room:
+            room -= size
+            kept.append(data[place:end])
+        place = end
+    slim = b"".join(kept)
+    return data if len(slim) == len(data) else slim
+
+
+def _text_size(kind: bytes, content: bytes, longest: int) -> float:
+    """Bytes of a PNG's text once unpacked; infinity for a packed one of more than `longest`."""
+    _, _, rest = content.partition(b"\0")
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
+        return len(rest)
+    packed = rest[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else rest[1:]
+    unpacking = zlib.decompressobj()
+    try:
+        size = len(unpacking.decompress(packed, longest))
+    except zlib.error:  # Pillow passes over it
+        return 0
+    return math.inf if unpacking.unconsumed_tail else size
 
 
 def _other_kind(source: Path | bytes) -> str:
@@ -399,8 +451,9 @@ def to_rgb(image: Image) -> Image:
 def sendable(source: Path | bytes, longest: int | None = None) -> tuple[bytes, str]:
     """An image as bytes that any program reads, and their MIME type.
 
-    A JPEG or PNG in grey or RGB, upright and not too large, is given as it is. Others are written
-    anew: as JPEG where the source has lost detail before (JPEG, WebP), else as PNG.
+    A JPEG or PNG in grey or RGB, upright and not too large, is given as it is, a PNG without texts
+    that are too long for Pillow. Others are written as JPEG where the source has lost detail before
+    (JPEG, WebP), else as PNG.
 
     Args:
         longest: pixels that the longer side may have; larger images are scaled down.
@@ -410,7 +463,7 @@ def sendable(source: Path | bytes, longest: int | None = None) -> tuple[bytes, s
     """
     import PIL.Image
 
-    data = image_bytes(source)
+    data = _without_long_texts(image_bytes(source))
     image = open_image(source)
     with quiet(), PIL.Image.open(io.BytesIO(data)) as opened:
         kind = opened.format or ""

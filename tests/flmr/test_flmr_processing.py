@@ -10,6 +10,7 @@ import pytest
 import torch
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPImageProcessorPil
 
 from ravqa.core.errors import DataError, UserError
@@ -227,14 +228,23 @@ def test_images_are_turned_upright(kind, tmp_path):
 
 def test_unreadable_images_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(DataError, match=r"text\.jpg: not a readable image"):
+    with pytest.raises(DataError, match=r"text\.jpg: not an image"):
         read_image(tmp_path / "text.jpg")
     with pytest.raises(DataError, match="no such image"):
         read_image(str(tmp_path / "none.jpg"))
-    with pytest.raises(DataError, match="not a readable image"):
+    with pytest.raises(DataError, match="image given as bytes: broken image"):
         read_image(encoded(photo(64, 64), "PNG")[:500])
     with pytest.raises(DataError, match="neither a Pillow image"):
         read_image(5)
+
+
+def test_a_png_is_read_whatever_text_it_holds(tmp_path):
+    info = PngInfo()
+    info.add_text("workflow", "A" * 2_000_000, zip=True)
+    path = tmp_path / "image.png"
+    Image.new("RGB", (4, 4), (200, 10, 10)).save(path, pnginfo=info)
+    for image in (path, str(path), path.read_bytes()):
+        assert read_image(image).getpixel((1, 2)) == (200, 10, 10)
 
 
 def test_questions_without_images_are_switched_to_text(processor):

@@ -2,13 +2,16 @@
 
 import io
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +30,7 @@ from ravqa.images.decode import (
     image_size,
     kept_image,
     open_image,
+    sendable,
 )
 
 
@@ -454,3 +458,72 @@ def test_what_has_no_size_is_refused():
         image_size(b"no image")
     with pytest.raises(DataError, match="no such image"):
         image_size(Path("gone.jpg"))
+
+
+def chunk(kind, content):
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def with_chunks(*chunks, last=False, color=(200, 10, 10)):
+    """A PNG of 20 x 10 pixels with more chunks, before the pixels or after them."""
+    data = photo(color, "PNG", (20, 10))
+    place = data.index(b"IEND") - 4 if last else data.index(b"IDAT") - 4
+    return data[:place] + b"".join(chunks) + data[place:]
+
+
+LONG = zlib.compress(b"A" * 2_000_000)
+LONG_TEXTS = {
+    "zTXt": chunk(b"zTXt", b"workflow\0\0" + LONG),
+    "iTXt": chunk(b"iTXt", b"prompt\0\1\0\0\0" + LONG),
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LONG),
+    "iCCP": chunk(b"iCCP", b"profile\0\0" + LONG),
+}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kind", LONG_TEXTS)
+def test_a_png_is_opened_whatever_its_texts_and_profile_unpack_to(tmp_path, kind, last):
+    data = with_chunks(LONG_TEXTS[kind], last=last)
+    path = put(tmp_path / "a.png", data)
+    archive = zipped(tmp_path / "a.zip", {"b.png": data})
+    for source in (data, path, archive / "b.png"):
+        image = open_image(source)
+        assert image.size == (20, 10)
+        assert image.getpixel((3, 3)) == (200, 10, 10)
+        assert image_size(source) == (20, 10)
+    assert broken_images([path]) == {}
+    with PIL.Image.open(io.BytesIO(sendable(data)[0])) as sent:  # as a server opens it
+        sent.load()
+        assert sent.size == (20, 10)
+
+
+def test_a_png_with_very_many_texts_is_opened(monkeypatch):
+    monkeypatch.setattr(PIL.PngImagePlugin, "MAX_TEXT_MEMORY", 1000)
+    texts = [chunk(kind, b"note%d\0" % i + b"A" * 300) for i, kind in enumerate([b"tEXt"] * 5)]
+    plain = chunk(b"iTXt", b"more\0\0\0\0\0" + b"A" * 990)
+    assert open_image(with_chunks(*texts, plain)).getpixel((3, 3)) == (200, 10, 10)
+
+
+def test_a_long_text_does_not_hide_how_the_picture_is_turned():
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    raw = b"\nexif\n%d\n" % len(exif.tobytes()) + exif.tobytes().hex().encode()
+    turned = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw))
+    assert open_image(with_chunks(turned)).size == (10, 20)
+    assert open_image(with_chunks(LONG_TEXTS["zTXt"], turned)).size == (10, 20)
+
+
+def test_a_broken_png_with_a_long_text_is_still_broken():
+    data = with_chunks(LONG_TEXTS["zTXt"])
+    with pytest.raises(DataError, match="broken image"):
+        open_image(data[: data.index(b"IDAT") + 8])
+
+
+def test_other_pngs_are_sent_as_they_are():
+    data = with_chunks(chunk(b"tEXt", b"note\0short"), chunk(b"zTXt", b"x\0\0no zlib"))
+    assert sendable(data) == (data, "image/png")
