@@ -27,11 +27,22 @@ _REASONINGS = (
     re.compile(rf"(?:<(?:{_REASONING})>|\[THINK\]).*\Z", re.DOTALL | re.IGNORECASE),
 )
 
+# Special tokens of chat templates, which a server with a wrong template leaves in its text. Those
+# of a box stand around an answer.
+_TOKEN = (
+    r"(?:</?s>|<(?:bos|eos|pad|(?:start|end)_of_turn|end_of_utterance|turn\|)>|\[/?INST\]"
+    r"|<\|(?!begin_of_box|end_of_box)[\w ]{1,40}\|>|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>)"
+)
+_BEGIN = re.compile(
+    rf"\A(?:\s*{_TOKEN}(?:(?:assistant|model)(?=\s*\n|\s*{_TOKEN}))?)+\s*", re.IGNORECASE
+)
+_END = re.compile(_TOKEN, re.IGNORECASE)
 _NEXT_EXAMPLE = re.compile(r"\n\s*(?:question|passage|knowledge|q|问题)\s*[:\uff1a]", re.IGNORECASE)
 
 _KIND = r"(?:(?:final|short|correct|best|direct|likely)\s+)*"
 _ENCLOSED = (
     re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE),
+    re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL),
     re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}?"),
     re.compile(
         r"[\"'](?:short[_ ]|final[_ ])?answer[\"']\s*:\s*"
@@ -54,7 +65,7 @@ _LEADING = (
     re.compile(
         rf"\b(?:the|my)\s+{_KIND}answer(?:\s+to\s+(?:the|this|your)\s+question)?\s+"
         r"(?:is|would be|must be|should be)\b\s*[:\uff1a]?"
-        rf"|\bthe\s+{_KIND}answer\s*[:\uff1a]"
+        rf"|\b(?:the|here(?:['\u2019]s|\s+is)\s+(?:a|my|your))\s+{_KIND}answer\s*[:\uff1a]"
         r"|(?:最终|正确)?答案\s*(?:应该|应|就)?(?:是|为)\s*[:\uff1a]?",
         re.IGNORECASE,
     ),
@@ -71,6 +82,12 @@ _MARKDOWN = (
     (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
 )
 
+# "Sure!" and its like, which say nothing; "Hello, Dolly!" and "OK, USA" may be answers.
+_COURTESY = re.compile(
+    r"\A(?:(?:sure(?:\s+thing)?|certainly|of\s+course|absolutely|definitely|okay|alright"
+    r"|(?:great|good)\s+question)\s*[,.!:\u2013\u2014-]+\s+|(?:当然(?:可以)?|好的)[\uff01!\uff0c,。]\s*)+(?=\w)",
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r"(?<=[^\W_]{2})[.!?](?=\s+[\"'“(]?[A-Z])|[。\uff01\uff1f](?=.)")
 _ABBREVIATIONS = _set(
     "st mt dr mr mrs ms jr sr prof no nos vs ca approx fig ft lt gen col capt sgt rev co"
@@ -96,16 +113,17 @@ class Extraction(Strict):
     Attributes:
         reasoning: drop reasoning (`<think>...</think>` and its like); if it was cut short, nothing
             is left.
-        next_example: drop what follows a line that begins another example ("Question:",
-            "Passage:"): a plain language model goes on with them.
+        next_example: drop what follows the end of the answer: a special token that a server leaves
+            in (`</s>`, `<|im_end|>`; those before the answer are dropped too), or a line that
+            begins another example ("Question:", "Passage:"), as plain language models write.
         marked: keep what the generation marks as its answer, the last mark of the first kind that
-            there is: `<answer>`, `\\boxed{}`, a JSON key "answer", "Answer:" at the beginning of a
-            line, "the answer is", the only bold words.
+            there is: `<answer>`, `<|begin_of_box|>`, `\\boxed{}`, a JSON key "answer", "Answer:" at
+            the beginning of a line, "the answer is", the only bold words.
         markdown: drop emphasis, code marks, headings and bullets.
         first_line: keep the first line that is not blank.
-        sentence: from a sentence to its answer: keep the first sentence, "yes" or "no" at its
-            beginning; drop "because ..."; drop "It is" and its like, or the words at the beginning
-            that repeat the question, if a verb is among them.
+        sentence: from a sentence to its answer: drop "Sure!" and its like before it; keep the first
+            sentence, "yes" or "no" at its beginning; drop "because ..."; drop "It is" and its like,
+            or the words at the beginning that repeat the question, if a verb is among them.
         strip_end: drop spaces, quotes and ".,;:!" at both ends.
         lower: lower case. OK-VQA's answers are lower-case, and the official code compares as
             written where all ten annotators agree.
@@ -134,12 +152,15 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     """
     text = without_reasoning(raw) if rules.reasoning else raw.strip()
     if rules.next_example:
+        text = _END.split(_BEGIN.sub("", text), maxsplit=1)[0]
         text = _NEXT_EXAMPLE.split(text, maxsplit=1)[0]
     if rules.marked:
         text = _marked(text)
     if rules.markdown:
         for pattern, kept in _MARKDOWN:
             text = pattern.sub(kept, text).strip()
+    if rules.sentence:
+        text = _COURTESY.sub("", text)
     if rules.first_line:
         text = text.split("\n", 1)[0].strip()
     if rules.sentence:

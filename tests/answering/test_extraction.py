@@ -8,6 +8,11 @@ from ravqa.answering.extract import Extraction, short_answer
 
 EAT = "What does the koala mainly eat?"
 GROW = "Which country are these flowers mainly grown in?"
+END_TOKENS = (
+    *("</s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|end|>"),
+    *("<end_of_turn>", "<end_of_utterance>", "<|END_OF_TURN_TOKEN|>", "[/INST]", "<|return|>"),
+    "<｜end▁of▁sentence｜>",
+)
 
 CASES = {
     "plain language models": [
@@ -44,6 +49,26 @@ CASES = {
         ("A: Paris", "paris"),
         ("Sure, here is the answer: Paris", "paris"),
         ("Sure! The short answer is Paris.", "paris"),
+        ("Sure! Here's a short answer:\nParis", "paris"),
+        ("Sure! Paris", "paris"),
+        ("Sure!\n\nParis.", "paris"),
+        ("Of course, Paris.", "paris"),
+        ("Great question! Certainly: Paris", "paris"),
+        ("Sure!", "sure"),
+        ("Absolutely Fabulous", "absolutely fabulous"),
+        ("Hello, Dolly!", "hello, dolly"),
+        ("当然！巴黎。", "巴黎"),
+        # special tokens that a server leaves in
+        *((f"Paris{end}", "paris") for end in END_TOKENS),
+        *((f"Paris {end}\nuser\nWhere?", "paris") for end in END_TOKENS),
+        ("<s> Paris</s>", "paris"),
+        ("<|im_start|>assistant\nParis<|im_end|>", "paris"),
+        ("<|start_header_id|>assistant<|end_header_id|>\n\nParis<|eot_id|>", "paris"),
+        ("<start_of_turn>model\nParis<end_of_turn>\n<start_of_turn>user", "paris"),
+        ("model<end_of_turn>", "model"),
+        ("<think>Rome?</think>The answer is Paris.<|im_end|>", "paris"),
+        ("The answer is <|begin_of_box|>Paris<|end_of_box|>.", "paris"),
+        ("a <b> c", "a <b> c"),
         ("Short answer: Paris\n\nExplanation: the answer is based on the tower.", "paris"),
         ("<answer> Paris </answer>", "paris"),
         ("<answer>Rome</answer> No: <answer>Paris", "paris"),
@@ -115,6 +140,9 @@ def test_extraction_with_all_rules(raw, expected):
         ("These flowers are mainly grown in the Netherlands.", GROW, "netherlands"),
         ("In the image, the animal is a koala.", "Which animal is this?", "koala"),
         ("It is a koala.", "What is it?", "koala"),
+        ("Sure! The animal is a koala.", "What animal is it?", "koala"),
+        ("Sure, it's a koala.", "What animal is it?", "koala"),
+        ("Certainly! It is a koala.</s>", "What animal is it?", "koala"),
         ("It's located in Rome, Italy.", "Where is this?", "rome, italy"),
         ("They are used for music", "What are these used for?", "music"),
         ("It weighs about 5 kg.", "How much does it weigh?", "about 5 kg"),
@@ -141,6 +169,8 @@ def test_the_answer_in_a_sentence(raw, question, expected):
     [
         ("reasoning", "<think>a</think> b", "<think>a</think> b"),
         ("next_example", "Paris\nQuestion: Who?\nAnswer: Me", "me"),
+        ("next_example", "Paris</s>", "paris</s>"),
+        ("sentence", "Sure! Paris", "sure! paris"),
         ("marked", "Answer: Paris", "answer: paris"),
         ("markdown", "*Paris*", "*paris*"),
         ("first_line", "Paris\nRome.", "paris\nrome"),
