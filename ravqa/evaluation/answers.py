@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import cast
 
 from ravqa.core.errors import DataError
+from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.schema import (
@@ -18,6 +19,7 @@ from ravqa.evaluation.schema import (
     HitTables,
     Means,
     Predicted,
+    Sample,
 )
 from ravqa.evaluation.sections import (
     DECIMALS,
@@ -39,8 +41,10 @@ def score_answers(
     records: Sequence[AnswerRecord],
     *,
     judge: Judge | None = None,
-) -> list[float]:
+) -> list[float | Failure]:
     """The dataset's official score of each answer, 0 to 1; a missing answer (None) is wrong.
+
+    Where the score hangs on a verdict that the judge did not give, it is a failure.
 
     Args:
         judge: asked by rules that use one; None leaves them at exact match.
@@ -60,10 +64,10 @@ def score_raw(
     dataset: Dataset,
     questions: Sequence[Question],
     records: Sequence[AnswerRecord],
-    scores: Sequence[float],
+    scores: Sequence[float | Failure],
     *,
     judge: Judge | None = None,
-) -> list[float]:
+) -> list[float | Failure]:
     """The official score of each raw generation, as if no answer had been extracted from it.
 
     Args:
@@ -91,13 +95,22 @@ def answer_section(
     *,
     seed: int,
     judge: Judge | None = None,
+    scored: bool = False,
 ) -> AnswerSection:
     """Return answer quality of the run and of each control, with comparisons to the run.
 
     Percent; intervals and tests resample images. Each condition's "groups" are by question type;
     "raw" are the scores of the generations from which the answers were extracted, "cut" counts the
     passages that were to be read and did not fit into the reader's context. Samples with the answer
-    None are counted as wrong; "unanswered" lists those that the reader could not answer.
+    None are counted as wrong; "unanswered" lists those that the reader could not answer, "unjudged"
+    those that got no verdict from the judge, which counts as wrong.
+
+    Args:
+        judge: asked by rules that use one, and named in the section.
+        scored: the samples have scores, which stand; nothing is scored again.
+
+    Raises:
+        ServerError: the judge is gone.
     """
     questions = [
         q for q in dataset.questions if all(q.question_id in s for s in conditions.values())
@@ -117,15 +130,26 @@ def answer_section(
     exact: dict[str, dict[Id, bool]] = {}
     for name, samples in conditions.items():
         records = [record_of(samples[q.question_id]) for q in questions]
-        values = score_answers(dataset, questions, records, judge=judge)
+        if scored:
+            outcomes, raws = _known_scores(
+                cast("list[Sample]", [samples[q.question_id] for q in questions])
+            )
+        else:
+            outcomes = score_answers(dataset, questions, records, judge=judge)
+            raws = score_raw(dataset, questions, records, outcomes, judge=judge)
+            worst = first_failure([*outcomes, *raws])
+            if worst and worst.fatal:
+                raise worst.error
+        values = [points(outcome) for outcome in outcomes]
+        has_raw = any(record.raw is not None for record in records)
         scores[name] = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
         exact[name] = {
             q.question_id: is_exact(metric, q, record)
             for q, record in zip(questions, records, strict=True)
         }
         section["conditions"][name] = {
-            **_means(dataset, questions, values, seed),
-            "raw": _raw(dataset, questions, records, values, seed, judge=judge),
+            **_means(dataset, questions, outcomes, seed),
+            "raw": _means(dataset, questions, raws, seed) if has_raw else None,
             "cut": _cut([samples[q.question_id] for q in questions]),
             "unanswered": [
                 {"question_id": q.question_id, "reason": reason}
@@ -153,35 +177,42 @@ def record_of(sample: Predicted) -> AnswerRecord:
     return AnswerRecord(sample["answer"], sample.get("raw"), sample)
 
 
+def points(score: float | Failure) -> float:
+    """What a score counts, 0 to 1: one that hangs on a verdict that was not given, nothing."""
+    return 0.0 if isinstance(score, Failure) else score
+
+
+def _known_scores(
+    samples: Sequence[Sample],
+) -> tuple[list[float | Failure], list[float | Failure]]:
+    """The scores of answers and of raw generations that samples have."""
+    answers: list[float | Failure] = []
+    raws: list[float | Failure] = []
+    for s in samples:
+        answers.append(Failure(s["unjudged"]) if "unjudged" in s else s["score"])
+        raws.append(Failure(s["raw_unjudged"]) if "raw_unjudged" in s else s["raw_score"])
+    return answers, raws
+
+
 def is_exact(metric: AnswerMetric, question: Question, record: AnswerRecord) -> bool:
     """Exact match (EM): whether an answer is a reference, after the rule's own clean-up."""
     return record.answer is not None and metric.matches(question, record.answer)
 
 
-def _raw(
-    dataset: Dataset,
-    questions: Sequence[Question],
-    records: Sequence[AnswerRecord],
-    values: Sequence[float],
-    seed: int,
-    *,
-    judge: Judge | None,
-) -> Means | None:
-    """Return the scores of whole generations; None where the samples do not hold them."""
-    if all(record.raw is None for record in records):
-        return None
-    values = score_raw(dataset, questions, records, values, judge=judge)
-    return _means(dataset, questions, values, seed)
-
-
 def _means(
-    dataset: Dataset, questions: Sequence[Question], values: Sequence[float], seed: int
+    dataset: Dataset, questions: Sequence[Question], outcomes: Sequence[float | Failure], seed: int
 ) -> Means:
-    """The metric's own summary, and the interval."""
+    """The metric's own summary, the interval, and what was not judged."""
+    values = [points(outcome) for outcome in outcomes]
     scores = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
     interval = interval_of(scores, images_of(questions), seed)
     summary = dataset.answer_metric.summary(questions, values)
-    return cast(Means, {**summary, "interval_95": interval})
+    unjudged = [
+        {"question_id": q.question_id, "reason": outcome.reason}
+        for q, outcome in zip(questions, outcomes, strict=True)
+        if isinstance(outcome, Failure)
+    ]
+    return cast(Means, {**summary, "interval_95": interval, "unjudged": unjudged})
 
 
 def _cut(samples: Sequence[Predicted]) -> Cut:

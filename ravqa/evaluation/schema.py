@@ -206,6 +206,10 @@ class Sample(Predicted):
     """The answer's score by the dataset's metric; absent where nothing is scored."""
     raw_score: NotRequired[Share]
     """The score of the whole generation, as if no answer had been extracted from it."""
+    unjudged: NotRequired[str]
+    """Why the judge gave no verdict on the answer, which counts as wrong; absent else."""
+    raw_unjudged: NotRequired[str]
+    """The same of the whole generation."""
     exact_match: NotRequired[bool]
     """Whether the answer is a reference, after the metric's own clean-up."""
     right: NotRequired[bool]
@@ -253,6 +257,15 @@ class Comparison(PairedTest):
     """Against `none` only: questions right in the run and without retrieval."""
 
 
+class Unjudged(TypedDict):
+    """An answer whose score hangs on a verdict that the judge did not give; it counts as wrong."""
+
+    question_id: int | str
+    """As the dataset has it."""
+    reason: str
+    """Why there is no verdict."""
+
+
 class Means(TypedDict):
     """Scores of one kind of answer. A metric may add keys of its own."""
 
@@ -262,6 +275,8 @@ class Means(TypedDict):
     """Of a metric whose score is not the mean: the mean, which the interval is of."""
     interval_95: Bounds
     """Of the score, or of `mean` where there is one."""
+    unjudged: list[Unjudged]
+    """Those that got no verdict from the judge; empty where none was asked."""
 
 
 class Group(TypedDict):

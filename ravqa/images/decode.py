@@ -379,7 +379,7 @@ def _without_long_texts(data: bytes) -> bytes:
     if not data.startswith(_PNG):
         return data
     kept = [_PNG]
-    place, room = len(_PNG), PngImagePlugin.MAX_TEXT_MEMORY
+    place, room = len(_PNG), float(PngImagePlugin.MAX_TEXT_MEMORY)
     while place < len(data):
         end = place + int.from_bytes(data[place : place + 4]) + 12
         kind, content = data[place + 4 : place + 8], data[place + 8 : end - 4]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ravqa.core.errors import broken
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.core.settings import Strict
 from ravqa.metrics.statistics.intervals import Interval, PairedTest, bootstrap, paired_test
@@ -100,8 +101,11 @@ class AnswerMetric(ABC):
         questions: Sequence[Question],
         records: Sequence[AnswerRecord],
         judge: Judge | None = None,
-    ) -> list[float]:
+    ) -> Sequence[float | Failure]:
         """Return `score` of each question; a question without an answer scores 0.
+
+        A rule that asks a judge returns a failure where the score hangs on a verdict that the judge
+        did not give; it counts as 0.
 
         Raises:
             ValueError: as `score`.
@@ -198,7 +202,9 @@ class AnswerMetric(ABC):
         return Submission(".json", json.dumps(rows, ensure_ascii=False, indent=0))
 
 
-def checked_scores(metric: AnswerMetric, scores: Sequence[float], questions: int) -> list[float]:
+def checked_scores(
+    metric: AnswerMetric, scores: Sequence[float | Failure], questions: int
+) -> list[float | Failure]:
     """Return what a metric gave for a number of questions.
 
     Raises:
@@ -207,6 +213,8 @@ def checked_scores(metric: AnswerMetric, scores: Sequence[float], questions: int
     if len(scores) != questions:
         raise broken(metric, "metric", f"{questions} scores are expected, got {len(scores)}")
     for score in scores:
-        if not (isinstance(score, int | float) and 0 <= score <= 1):
+        if not isinstance(score, Failure) and not (
+            isinstance(score, int | float) and 0 <= score <= 1
+        ):
             raise broken(metric, "metric", f"a score from 0 to 1 is expected, got {score!r}")
-    return [float(score) for score in scores]
+    return [score if isinstance(score, Failure) else float(score) for score in scores]

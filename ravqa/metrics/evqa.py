@@ -12,13 +12,16 @@ at least 0.5.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, percent
+from ravqa.metrics.judges.base import NoVerdict
 
 if TYPE_CHECKING:
     from ravqa.metrics.judges.base import Judge
@@ -106,8 +109,18 @@ def evqa_score(
 
     Raises:
         ValueError: no reference, an empty one, or an unknown question type.
+        PromptError, ServerError: the judge failed.
     """
-    return evqa_scores([prediction], [references], [question], [question_type], judge)[0]
+    return certain(evqa_scores([prediction], [references], [question], [question_type], judge)[0])
+
+
+def certain(score: float | Failure) -> float:
+    """Return a score; 0 where the judge came to no verdict.
+
+    Raises:
+        PromptError, ServerError: the judge failed.
+    """
+    return 0.0 if isinstance(score, NoVerdict) else succeeded(score)
 
 
 def evqa_scores(
@@ -116,14 +129,18 @@ def evqa_scores(
     questions: Sequence[str],
     question_types: Sequence[str],
     judge: Judge | None = None,
-) -> list[float]:
-    """`evqa_score` of every question; the judge is asked once, for all that are not yet right.
+) -> list[float | Failure]:
+    """Return `evqa_score` of every question; the judge is asked once, for all not yet right.
+
+    An answer that no reference was found equivalent to, and that was not judged against all of
+    them, has a failure: its score hangs on the verdict.
 
     Raises:
         ValueError: the arguments differ in length, or as `evqa_score`.
     """
     scores: list[float] = []
     open_pairs: list[tuple[int, str]] = []
+    failed: dict[int, list[Failure]] = {}
     rows = zip(predictions, references, questions, question_types, strict=True)
     for row, (prediction, accepted, _, kind) in enumerate(rows):
         if not accepted:
@@ -133,15 +150,27 @@ def evqa_scores(
         if not any(matches):
             open_pairs += [(row, r.replace(_BETWEEN, ",")) for r in accepted]
     if judge is not None and open_pairs:
-        probabilities = judge.judge(
+        verdicts = judge.judge(
             [questions[row] for row, _ in open_pairs],
             [reference for _, reference in open_pairs],
             [predictions[row] for row, _ in open_pairs],
         )
-        for (row, _), probability in zip(open_pairs, probabilities, strict=True):
-            if probability >= ACCEPTED:
+        for (row, _), probability in zip(open_pairs, verdicts, strict=True):
+            if isinstance(probability, Failure):
+                failed.setdefault(row, []).append(probability)
+            elif math.isnan(probability):
+                failed.setdefault(row, []).append(NoVerdict("the judge came to no verdict"))
+            elif probability >= ACCEPTED:
                 scores[row] = 1.0
-    return scores
+    return [
+        score if score or row not in failed else _worst(failed[row])
+        for row, score in enumerate(scores)
+    ]
+
+
+def _worst(failures: Sequence[Failure]) -> Failure:
+    """The failure that says most of why there is no verdict: a fatal one, one of the judge's."""
+    return min(failures, key=lambda f: (not f.fatal, isinstance(f, NoVerdict)))
 
 
 def _kind(question: Question) -> str:
@@ -164,16 +193,16 @@ class EVQAScore(AnswerMetric):
         """Return `evqa_score` of the answer.
 
         Raises:
-            ValueError: as `evqa_score`.
+            ValueError, PromptError, ServerError: as `evqa_score`.
         """
-        return self.scores([question], [record], judge)[0]
+        return certain(self.scores([question], [record], judge)[0])
 
     def scores(
         self,
         questions: Sequence[Question],
         records: Sequence[AnswerRecord],
         judge: Judge | None = None,
-    ) -> list[float]:
+    ) -> list[float | Failure]:
         """Return the scores; the judge is asked once, for all answers that match no reference."""
         given = [(q, r.answer) for q, r in zip(questions, records, strict=True)]
         asked = [(q, answer) for q, answer in given if answer is not None]

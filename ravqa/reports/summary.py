@@ -63,6 +63,11 @@ def notes(run: Run) -> list[str]:
                 f"The reader could not answer {len(own['unanswered']):,} questions, which count as "
                 f"wrong (listed in {RESULTS})."
             )
+        if own["unjudged"]:
+            found.append(
+                f"{len(own['unjudged']):,} answers got no verdict from the judge and count as "
+                f"wrong (listed in {RESULTS})."
+            )
         if own["cut"]["passages"]:
             found.append(
                 f"{own['cut']['passages']:,} passages of {own['cut']['questions']:,} questions did "

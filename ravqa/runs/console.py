@@ -159,9 +159,24 @@ class Console:
                 ),
                 style="yellow",
             )
+        self.unjudged(results)
         for part, what in results["provenance"]["stand_ins"].items():
             self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
+
+    def unjudged(self, results: Mapping[str, Any]) -> None:
+        """Say which answers got no verdict from the judge."""
+        section = results["answers"] or {"conditions": {}}
+        for condition, scores in section["conditions"].items():
+            for what, kind in ((scores, "answers"), (scores["raw"], "raw generations")):
+                found = what["unjudged"] if what else []
+                if found and (what is scores or found != scores["unjudged"]):
+                    self.note(
+                        f"{_row(results, condition)}: {len(found)} of {section['questions']} "
+                        f"{kind} got no verdict from the judge and count as wrong (question "
+                        f"{found[0]['question_id']}: {found[0]['reason']}"
+                        f"{'; ...' if len(found) > 1 else ''})"
+                    )
 
     def tables(self, results: Mapping[str, Any]) -> None:
         """The tables of answers and retrieval, as far as there are any."""

@@ -14,13 +14,14 @@ from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import RETRIEVED, Answer, Hit, Question
 from ravqa.core.settings import fingerprint
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import is_exact, record_of, score_answers, score_raw
+from ravqa.evaluation.answers import is_exact, points, record_of, score_answers, score_raw
 from ravqa.evaluation.retrieval import Marker
 from ravqa.evaluation.schema import SCHEMA_VERSION, Described, Ranking, Sample, StageRanking
 from ravqa.evaluation.schema import Draft as DraftRecord
 from ravqa.evaluation.sections import type_name
 from ravqa.images.decode import image_digest
 from ravqa.metrics.diagnostics import is_in_document
+from ravqa.metrics.judges.base import NoVerdict
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.pipeline import Ranked, Stage
 from ravqa.retrievers.base import Retriever
@@ -163,25 +164,46 @@ class Runner:
                 sample["error"] = outcome.reason
             samples.append(sample)
         if reads and not self.request.predict_only:
-            self._score(questions, samples)
+            samples, unscored = self._scored(questions, samples)
+            error = error or unscored
         return samples, error
 
-    def _score(self, questions: Sequence[Question], samples: Sequence[Sample]) -> None:
-        """Add to each sample what the rule makes of its answer and of its raw generation."""
+    def _scored(
+        self, questions: Sequence[Question], samples: Sequence[Sample]
+    ) -> tuple[list[Sample], str]:
+        """Add to each sample what the rule makes of its answer and of its raw generation.
+
+        Returns:
+            The samples; and what ends the run if the judge failed on some, which are left out then.
+        """
         by_id = {q.question_id: q for q in questions}
         asked = [by_id[sample["question_id"]] for sample in samples]
         records = [record_of(sample) for sample in samples]
         metric = self.dataset.answer_metric
         scores = score_answers(self.dataset, asked, records, judge=self.judge)
         raws = score_raw(self.dataset, asked, records, scores, judge=self.judge)
+        judged = [
+            first_failure(f for f in pair if not isinstance(f, NoVerdict))
+            for pair in zip(scores, raws, strict=True)
+        ]
+        error = self._ends([failure or () for failure in judged], asked)
+        kept = []
         for row, sample in enumerate(samples):
-            question, record, score = asked[row], records[row], scores[row]
-            sample["score"], sample["raw_score"] = score, raws[row]
+            if error and judged[row]:
+                continue  # a run that is resumed asks again
+            kept.append(sample)
+            question, record, score = asked[row], records[row], points(scores[row])
+            sample["score"], sample["raw_score"] = score, points(raws[row])
+            if isinstance(failure := scores[row], Failure):
+                sample["unjudged"] = failure.reason
+            if isinstance(failure := raws[row], Failure):
+                sample["raw_unjudged"] = failure.reason
             sample["exact_match"] = is_exact(metric, question, record)
             sample["right"] = record.answer is not None and metric.is_right(question, record, score)
+        return kept, error
 
     def _ends(self, outcomes: Sequence[Answer | Ranked], questions: Sequence[Question]) -> str:
-        """What ends the run: a server that is gone; a question without answer, if none may be."""
+        """What ends the run: a server that is gone; a question that failed, if none may."""
         failed = {i: f for i, f in enumerate(outcomes) if isinstance(f, Failure)}
         first = first_failure(failed.values())
         if first is None or first.fatal:

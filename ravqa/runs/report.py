@@ -1,4 +1,4 @@
-"""Fourth phase of a run: score the samples, and write and print the results."""
+"""Fourth phase of a run: sum the samples' scores up, and write and print the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from ravqa.evaluation.answers import answer_section
 from ravqa.evaluation.retrieval import retrieval_ks, retrieval_section
 from ravqa.evaluation.schema import SCHEMA_VERSION, EncodingCounts, Sample
 from ravqa.evaluation.sections import dataset_section
-from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.pipeline import Pipeline
 from ravqa.retrievers.runs import trec_lines
 from ravqa.runs.console import Console
@@ -34,28 +33,25 @@ _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 
 def report(executed: Executed, console: Console) -> Path:
-    """Score the samples, write the results and print them.
+    """Sum the samples' scores up, write the results and print them.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: an answer that cannot be judged; files that cannot be written.
+        UserError: files that cannot be written.
     """
     loaded = executed.loaded
-    judge = CachedJudge(loaded.judge) if loaded.judge else None
-    results = _results(executed, judge)
+    results = _results(executed)
     for note in _notes(results, loaded.pipeline):
         console.note(note)
     run_dir = loaded.plan.run_dir
     _write(run_dir, loaded.data.dataset, executed.samples[MAIN], results)
     console.results(results, run_dir.path)
-    if judge is not None and judge.unclear:
-        console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
     return run_dir.path
 
 
-def _results(executed: Executed, judge: CachedJudge | None) -> dict[str, Any]:
+def _results(executed: Executed) -> dict[str, Any]:
     """What `results.json` says: both sections of scores, where they come from, what they took."""
     loaded, samples = executed.loaded, executed.samples
     request, config = loaded.plan.request, loaded.plan.pipeline.config
@@ -63,7 +59,9 @@ def _results(executed: Executed, judge: CachedJudge | None) -> dict[str, Any]:
     scored = not request.predict_only
     answers = retrieval = None
     if scored and pipeline.answerer is not None:
-        answers = answer_section(dataset, samples, seed=request.seed, judge=judge)
+        answers = answer_section(
+            dataset, samples, seed=request.seed, judge=loaded.judge, scored=True
+        )
     if scored:
         ks = retrieval_ks(dataset, pipeline.top_k)
         retrieval = retrieval_section(dataset, samples, ks, seed=request.seed)

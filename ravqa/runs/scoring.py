@@ -88,8 +88,7 @@ def score(request: ScoreRequest, console: Console) -> ScoreResults:
     results = _results(request, dataset, predictions, judge)
     console.close()
     console.tables(results)
-    if judge is not None and judge.unclear:
-        console.note(f"{judge.unclear} of {judge.judged} judgements gave no verdict: wrong")
+    console.unjudged(results)
     if request.output is not None:
         _write(request.output, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
     return results

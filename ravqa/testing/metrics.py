@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord
 from ravqa.metrics.judges.base import Judge
@@ -53,7 +54,8 @@ def check_metric(
     asked = list(questions)
     records = [AnswerRecord(_reference(question)) for question in asked]
     records[-1] = AnswerRecord(None)
-    scores = metric.scores(asked, records, judge)
+    found = metric.scores(asked, records, judge)
+    scores = [score for score in found if not isinstance(score, Failure)]
     require(
         len(scores) == len(asked) and scores[-1] == 0,
         f"{name}.scores gives one score per question, 0 where there is no answer, got {scores}",
@@ -133,6 +135,10 @@ def check_judge(judge: Judge) -> None:
     require(list(judge.judge([], [], [])) == [], f"{name}.judge returns [] for no triples")
 
 
-def _alike(some: Sequence[float], others: Sequence[float]) -> bool:
-    pairs = zip(some, others, strict=True)
-    return all((math.isnan(a) and math.isnan(b)) or abs(a - b) < 1e-4 for a, b in pairs)
+def _alike(some: Sequence[float | Failure], others: Sequence[float | Failure]) -> bool:
+    return all(
+        isinstance(a, float)
+        and isinstance(b, float)
+        and ((math.isnan(a) and math.isnan(b)) or abs(a - b) < 1e-4)
+        for a, b in zip(some, others, strict=True)
+    )

@@ -1,17 +1,22 @@
 """Judges: BEM on tiny random weights, the LLM judge against a server on this machine."""
 
 import json
+import math
+import re
 
 import pytest
 from scripted_server import chat
 
 from ravqa.cli import main
-from ravqa.core.errors import UserError
+from ravqa.core.errors import PromptError, UserError
 from ravqa.core.factory import build_part
+from ravqa.core.outcomes import Failure
 from ravqa.core.registry import Entry
 from ravqa.core.settings import Part
 from ravqa.datasets import DATASETS
+from ravqa.metrics.evqa import evqa_score, evqa_scores
 from ravqa.metrics.judges import JUDGES
+from ravqa.metrics.judges.base import Judge, NoVerdict
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.metrics.judges.llm import LLMJudge
 
@@ -156,28 +161,30 @@ def test_llm_waits_for_a_busy_server_and_sends_no_key_that_is_not_there(serve, w
     assert len(server.requests) == 3
     assert len(waits) == 2
     assert "Authorization" not in server.requests[0][1]
-    with pytest.raises(UserError, match="HTTP 429"):
-        llm(serve(lambda *_: (429, "")), retries=1).judge(["q"], ["r"], ["c"])
+    [failure] = llm(serve(lambda *_: (429, "")), retries=1).judge(["q"], ["r"], ["c"])
+    assert "HTTP 429" in failure.reason
+    assert not failure.fatal
 
 
 def test_llm_problems_are_one_line(serve, waits):
     refused = serve(lambda *_: (401, "who are you"))
-    with pytest.raises(UserError, match="HTTP 401"):
-        llm(refused).judge(["q"] * 50, ["r"] * 50, ["c"] * 50)
-    assert len(refused.requests) < 50
-    with pytest.raises(UserError, match="not JSON: url is the address before /chat/comp"):
-        llm(serve(lambda *_: (200, "<html>"))).judge(["q"], ["r"], ["c"])
+    found = llm(refused).judge(["q"] * 50, ["r"] * 50, ["c"] * 50)
+    assert all(failure.fatal and "HTTP 401" in failure.reason for failure in found)
+    assert len(found) == 50 > len(refused.requests)
+    [misplaced] = llm(serve(lambda *_: (200, "<html>"))).judge(["q"], ["r"], ["c"])
+    assert "not JSON: url is the address before /chat/comp" in misplaced.reason
     gone = serve(lambda *_: chat("yes"))
     gone.stop()
-    with pytest.raises(UserError, match="refused"):
-        llm(gone).judge(["q"], ["r"], ["c"])
+    [failure] = llm(gone).judge(["q"], ["r"], ["c"])
+    assert "refused" in failure.reason
+    assert failure.fatal
     with pytest.raises(UserError, match="an http address is expected"):
         LLMJudge(LLMJudge.Config(url="localhost:80", model="m"))
     with pytest.raises(UserError, match=r"only \{question\}"):
         LLMJudge(LLMJudge.Config(url="http://x", model="m", prompt="{answer}"))
 
 
-def test_judgements_are_kept_and_unclear_ones_counted(serve, fresh_cache):
+def test_judgements_are_kept_unclear_ones_too(serve, fresh_cache):
     def reply(_, body):
         prompt = body["messages"][0]["content"]
         return chat("yes" if "Candidate answer: a" in prompt else "It depends")
@@ -188,7 +195,7 @@ def test_judgements_are_kept_and_unclear_ones_counted(serve, fresh_cache):
         judge = CachedJudge(llm(server), lambda done, total: seen.append((done, total)), chunk=2)
         found = judge.judge(["q"] * 5, ["r"] * 5, ["a", "b", "c", "a", "a"])
         assert [p == 1 for p in found] == [True, False, False, True, True]
-        assert (judge.judged, judge.unclear) == (5, 2)
+        assert sum(map(math.isnan, found)) == 2
     assert len(server.requests) == 3  # "a" once, and nothing the second time
     assert seen == [(2, 3), (3, 3)]
     CachedJudge(llm(server, prompt="{question} {reference} {candidate}")).judge(["q"], ["r"], ["a"])
@@ -201,8 +208,12 @@ def test_a_triple_that_cannot_be_judged_costs_no_other(serve, fresh_cache):
         return (400, "no") if "Candidate answer: b" in prompt else chat("yes")
 
     server = serve(reply)
-    with pytest.raises(UserError, match=r"the judge llm.*HTTP 400 Bad Request \(no\)"):
-        CachedJudge(llm(server)).judge(["q"] * 3, ["r"] * 3, ["a", "b", "c"])
+    judge = CachedJudge(llm(server))
+    for _ in range(2):  # remembered, and not asked again
+        first, failure, last = judge.judge(["q"] * 3, ["r"] * 3, ["a", "b", "c"])
+        assert (first, last) == (1, 1)
+        assert re.search(r"the judge llm.*HTTP 400 Bad Request \(no\)", failure.reason)
+        assert not failure.fatal
     assert len(server.requests) == 3
     assert CachedJudge(llm(server)).judge(["q"] * 2, ["r"] * 2, ["a", "c"]) == [1, 1]
     assert len(server.requests) == 3
@@ -221,9 +232,60 @@ def test_a_triple_that_cannot_be_judged_costs_no_other(serve, fresh_cache):
 def test_a_reply_without_an_answer_is_no_verdict_and_is_not_kept(
     serve, waits, fresh_cache, reply, reason
 ):
-    with pytest.raises(UserError, match=f"the judge llm.*{reason}"):
-        CachedJudge(llm(serve(lambda *_: reply), retries=1)).judge(["q"], ["r"], ["c"])
+    judge = CachedJudge(llm(serve(lambda *_: reply), retries=1))
+    [failure] = judge.judge(["q"], ["r"], ["c"])
+    assert re.search(f"the judge llm.*{reason}", failure.reason)
     assert CachedJudge(llm(serve(lambda *_: chat("no")))).judge(["q"], ["r"], ["c"]) == [0]
+
+
+def test_a_judge_that_can_judge_none_of_many_answers_is_not_asked_again(serve, fresh_cache):
+    server = serve(lambda *_: chat("", finish_reason="length"))
+    judge = CachedJudge(llm(server))
+    asked = ["q"] * 8, ["r"] * 8, [str(i) for i in range(8)]
+    found = judge.judge(*asked)
+    assert all(failure.fatal and "raise max_tokens" in failure.reason for failure in found)
+    assert judge.judge(["q"], ["r"], ["more"]) == found[:1]
+    assert len(server.requests) == 8
+    # One answer is not many, however many references it is compared with; nor are seven.
+    for references, candidates in ((list("abcdefgh"), ["c"] * 8), (["r"] * 7, list("abcdefg"))):
+        judge = CachedJudge(llm(server))
+        found = judge.judge(["q"] * len(references), references, candidates)
+        assert not any(failure.fatal for failure in found)
+
+
+def test_a_judge_whose_server_is_gone_is_not_asked_again(serve, fresh_cache):
+    server = serve(lambda n, _: chat("yes") if n == 1 else (401, "no"))
+    judge = CachedJudge(llm(server, workers=1), chunk=2)
+    first, *others = judge.judge(["q"] * 5, ["r"] * 5, list("abcde"))
+    assert first == 1
+    assert all(failure.fatal for failure in others)
+    assert len(server.requests) == 2
+    assert judge.judge(["q"] * 2, ["r"] * 2, ["a", "b"]) == [1, others[0]]
+    assert len(server.requests) == 2
+
+
+def test_an_answer_is_unjudged_only_if_its_score_hangs_on_the_verdict():
+    class Scripted(Judge):
+        name = fingerprint = "scripted"
+
+        def judge(self, questions, references, candidates):
+            return [verdicts[reference] for reference in references]
+
+    failure, fatal = Failure("lost"), Failure("gone", fatal=True)
+    verdicts = {"yes": 1.0, "no": 0.0, "lost": failure, "gone": fatal, "unclear": math.nan}
+    references = [
+        ("lost", "yes"),
+        ("no", "lost"),
+        ("unclear", "no"),
+        ("lost", "x"),  # the answer itself
+        ("unclear", "lost", "gone"),
+    ]
+    verdicts["x"] = 0.0
+    found = evqa_scores(["x"] * 5, references, ["q"] * 5, ["templated"] * 5, Scripted())
+    assert found == [1.0, failure, NoVerdict("the judge came to no verdict"), 1.0, fatal]
+    with pytest.raises(PromptError, match="lost"):
+        evqa_score("x", ["no", "lost"], judge=Scripted())
+    assert evqa_score("x", ["unclear"], judge=Scripted()) == 0
 
 
 def test_the_verdict_may_stand_in_a_part(serve):
@@ -265,13 +327,71 @@ def test_ravqa_score_asks_the_judge_and_names_it(serve, tmp_path, monkeypatch, c
     printed = capsys.readouterr()
     assert end.value.code == 0, printed.err
     assert "judge: llm (m)" in printed.out
-    assert "1 of 2 judgements gave no verdict" in printed.err
+    assert "1 of 3 answers got no verdict from the judge and count as wrong" in printed.err
     section = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["answers"]
     assert section["rule"]["judge"] == "llm (m)"
     main_condition = section["conditions"]["main"]
     assert (main_condition["score"], main_condition["single_hop"]) == (66.6667, 50)
+    reason = "the judge came to no verdict"
+    assert main_condition["unjudged"] == [{"question_id": "evqa_test_0000002", "reason": reason}]
     assert len(server.requests) == 2  # the list matches exactly
     with pytest.raises(SystemExit) as end:
         main([str(a) for a in [*arguments[:-2], "--set", "judge.modle=m"]])
     assert end.value.code == 2
     assert "did you mean model" in capsys.readouterr().err
+
+
+@pytest.fixture
+def score(tmp_path, monkeypatch, capsys, fresh_cache):
+    """Scores three answers, none of them a reference, with the judge of a server."""
+    monkeypatch.setitem(DATASETS._entries, "evqa", Entry("ravqa.datasets.evqa:load", ""))
+    (tmp_path / "test.csv").write_text(EVQA, encoding="utf-8")
+    rows = [
+        {"question_id": f"evqa_test_{i:07d}", "answer": answer}
+        for i, answer in enumerate(["William Menger", "fir", "fifteen metres"])
+    ]
+    predictions = tmp_path / "p.json"
+    predictions.write_text(json.dumps(rows), encoding="utf-8")
+
+    def call(server):
+        arguments = ["score", predictions, "--dataset", "evqa", "--data", tmp_path]
+        arguments += ["--judge", "llm", "--set", f"judge.url={server.url}"]
+        arguments += ["--set", "judge.model=m", "--output", tmp_path / "results.json"]
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in [*arguments, "--overwrite"]])
+        path = tmp_path / "results.json"
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return end.value.code, results, capsys.readouterr().err
+
+    return call
+
+
+def test_ravqa_score_counts_an_answer_that_cannot_be_judged_as_wrong_and_lists_it(serve, score):
+    def reply(_, body):
+        lost = "How tall" in body["messages"][0]["content"]
+        return chat("", finish_reason="length") if lost else chat("yes")
+
+    server = serve(reply)
+    code, results, err = score(server)
+    assert code == 0, err
+    condition = results["answers"]["conditions"]["main"]
+    assert condition["score"] == 66.6667
+    [entry] = condition["unjudged"]
+    assert entry["question_id"] == "evqa_test_0000002"
+    assert "spent all 8 tokens on thinking: raise max_tokens" in entry["reason"]
+    assert "1 of 3 answers got no verdict from the judge and count as wrong" in err
+    assert "question evqa_test_0000002: the judge llm" in err
+    assert len(server.requests) == 4  # two references of the second question
+    # It is not kept: asked again, the server may answer.
+    code, results, _ = score(serve(lambda *_: chat("yes")))
+    assert code == 0
+    assert results["answers"]["conditions"]["main"]["score"] == 100
+    assert results["answers"]["conditions"]["main"]["unjudged"] == []
+
+
+def test_ravqa_score_ends_where_the_judges_server_is_gone(serve, score):
+    gone = serve(lambda *_: chat("yes"))
+    gone.stop()
+    code, results, err = score(gone)
+    assert (code, results) == (2, None)
+    assert "is the server running?" in err.splitlines()[-1]

@@ -2,10 +2,12 @@
 
 import csv
 import json
+from typing import ClassVar
 
 import pytest
 
 from ravqa.cli import main
+from ravqa.core.outcomes import Failure
 from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
 from ravqa.metrics.judges import JUDGES
@@ -29,6 +31,7 @@ class TowerJudge(Judge):
         model: str = "a"
 
     seen = 0
+    fails: ClassVar = {}  # by reference
 
     def __init__(self, config):
         self.name = f"tower ({config.model})"
@@ -37,7 +40,11 @@ class TowerJudge(Judge):
     def judge(self, questions, references, candidates):
         TowerJudge.seen += len(references)
         return [
-            float("nan") if "Alps" in one else float("tower" in one and "tower" in other)
+            TowerJudge.fails[one]
+            if one in TowerJudge.fails
+            else float("nan")
+            if "Alps" in one
+            else float("tower" in one and "tower" in other)
             for one, other in zip(references, candidates, strict=True)
         ]
 
@@ -45,6 +52,7 @@ class TowerJudge(Judge):
 @pytest.fixture(autouse=True)
 def judge(monkeypatch, fresh_cache):
     TowerJudge.seen = 0
+    TowerJudge.fails = {}
     monkeypatch.setitem(JUDGES._entries, "tower", Entry(f"{__name__}:TowerJudge", "for tests"))
 
 
@@ -96,8 +104,71 @@ def test_the_judge_of_the_settings_scores_evqa(run, tmp_path):
     samples = (tmp_path / "judged" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["score"] for line in samples] == [1.0, 1.0, 1.0, 0.0]
     assert "judge: tower (a)" in out
-    assert "1 of 3 judgements gave no verdict" in err
+    assert "1 of 4 answers got no verdict from the judge and count as wrong" in err
+    [unjudged] = section["conditions"]["main"]["unjudged"]
+    assert unjudged["reason"] == "the judge came to no verdict"
+    assert json.loads(samples[3])["unjudged"] == unjudged["reason"]
     assert TowerJudge.seen == 3  # once each, though scored for the samples and for the results
+
+
+LOST = {"like a tower": Failure("the judge was lost")}
+JUDGED = ("--set", "judge.name=tower")
+
+
+def ids_and_scores(folder):
+    lines = (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(s["question_id"][-1], s["score"]) for s in map(json.loads, lines)]
+
+
+def test_a_failure_of_the_judge_names_the_question_and_costs_no_other_sample(run, tmp_path):
+    TowerJudge.fails = LOST
+    code, results, _, err = run(*JUDGED)
+    assert (code, results) == (2, None)
+    line = err.splitlines()[-1]
+    assert "question evqa_test_0000001: the judge was lost; --on-error skip" in line
+    assert "3 of 4 are answered and kept" in line
+    assert ids_and_scores(tmp_path / "run") == [("0", 1.0), ("2", 1.0), ("3", 0.0)]
+
+    TowerJudge.fails = {}
+    code, results, _, err = run(*JUDGED, "--resume")
+    assert code == 0, err
+    condition = results["answers"]["conditions"]["main"]
+    assert condition["score"] == 75.0
+    assert [entry["question_id"] for entry in condition["unjudged"]] == ["evqa_test_0000003"]
+
+
+def test_with_skip_an_answer_without_a_verdict_is_wrong_and_listed(run, tmp_path):
+    TowerJudge.fails = LOST
+    code, results, _, err = run(*JUDGED, "--on-error", "skip", "--controls", "none")
+    assert code == 0, err
+    condition = results["answers"]["conditions"]["main"]
+    assert condition["score"] == 50.0
+    assert condition["unjudged"] == [
+        {"question_id": "evqa_test_0000001", "reason": "the judge was lost"},
+        {"question_id": "evqa_test_0000003", "reason": "the judge came to no verdict"},
+    ]
+    assert "2 of 4 answers got no verdict from the judge and count as wrong" in err
+    assert "question evqa_test_0000001: the judge was lost" in err
+    sample = json.loads((tmp_path / "run" / "samples.jsonl").read_text().splitlines()[1])
+    assert (sample["score"], sample["right"]) == (0, False)
+    assert sample["unjudged"] == sample["raw_unjudged"] == "the judge was lost"
+    # Resumed, or reported on, the run says the same; scored again, the judge is asked again.
+    TowerJudge.fails, TowerJudge.seen = {}, 0
+    code, again, _, err = run(*JUDGED, "--on-error", "skip", "--controls", "none", "--resume")
+    assert code == 0, err
+    assert again["answers"] == results["answers"]
+    assert TowerJudge.seen == 0
+
+
+def test_a_judge_that_is_gone_ends_the_run_and_keeps_what_needs_no_judge(run, tmp_path):
+    gone = Failure("the judge is gone", fatal=True)
+    TowerJudge.fails = {reference: gone for _, _, reference in QUESTIONS[1:]}
+    TowerJudge.fails["fir,towers"] = gone
+    for arguments in ((), ("--on-error", "skip", "--overwrite")):
+        code, results, _, err = run(*JUDGED, *arguments)
+        assert (code, results) == (2, None)
+        assert "the judge is gone (questions: 1 of 4 are answered and kept" in err.splitlines()[-1]
+        assert ids_and_scores(tmp_path / "run") == [("0", 1.0)]
 
 
 def test_a_run_judged_by_another_is_not_resumed(run):

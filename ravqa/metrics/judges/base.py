@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Strict
+
+
+@dataclass(frozen=True, slots=True)
+class NoVerdict(Failure):
+    """A judge looked at an answer and came to no verdict; it would come to none again."""
 
 
 class Judge(ABC):
@@ -34,20 +41,17 @@ class Judge(ABC):
     @abstractmethod
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
-    ) -> list[float]:
+    ) -> Sequence[float | Failure]:
         """Return the probability that each candidate is equivalent to its reference, in order.
 
         Returns:
             One number per triple, 0 to 1; nan where the judge comes to no verdict, which counts as
-            not equivalent.
+            not equivalent. A failure where a triple could not be judged; a fatal one where none
+            after it could be.
         """
 
     def judge_each(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
-    ) -> Iterator[tuple[int, float]]:
-        """Yield the place of a triple and its judgement, in any order.
-
-        A judge that can fail midway yields what it has first and raises afterwards: what it has
-        yielded is kept.
-        """
+    ) -> Iterator[tuple[int, float | Failure]]:
+        """Yield the place of a triple and its judgement, as `judge` returns it, in any order."""
         yield from enumerate(self.judge(questions, references, candidates))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from ravqa.core.cache import Memo
 from ravqa.core.errors import broken
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.metrics.judges.base import Judge
+
+_MIN_ALL_FAILED = 8  # answers of one call that cannot be judged, and none that can: not their fault
 
 
 class CachedJudge(Judge):
     """Wraps a judge; what it has judged before is not judged again.
 
-    Attributes:
-        judged, unclear: how many triples were asked for, and how many got no verdict.
+    A triple that could not be judged is asked for once per object, and never kept on disk. A
+    judge that is gone, or that can judge none of many answers, is not asked again.
     """
 
     def __init__(
@@ -26,27 +30,48 @@ class CachedJudge(Judge):
         self.fingerprint = inner.fingerprint
         self._inner = inner
         self._progress = progress
-        self._memo = Memo[float]("judgements", chunk=chunk, back=float)
-        self.judged = 0
-        self.unclear = 0
+        self._memo = Memo[float | Failure]("judgements", chunk=chunk, back=float)
+        self._failed: dict[str, Failure] = {}
+        self._gone: Failure | None = None
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
-    ) -> list[float]:
-        """One probability per triple, in order; each chunk is kept as soon as it is judged."""
+    ) -> list[float | Failure]:
+        """Return one probability per triple, in order; a chunk is kept as soon as it is judged."""
         triples = list(zip(questions, references, candidates, strict=True))
         keys = [fingerprint(self.fingerprint, *triple) for triple in triples]
-        out = self._memo.get(
-            keys, lambda rows: self._judged([triples[i] for i in rows]), self._progress
-        )
-        self.judged += len(out)
-        self.unclear += sum(map(math.isnan, out))
+
+        def make(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
+            asked = []
+            for place, i in enumerate(rows):
+                if before := self._gone or self._failed.get(keys[i]):
+                    yield place, before
+                else:
+                    asked.append(place)
+            for position, judged in self._judged([triples[rows[place]] for place in asked]):
+                place = asked[position]
+                if isinstance(judged, Failure) and judged.fatal:
+                    self._gone = judged
+                elif isinstance(judged, Failure):
+                    self._failed[keys[rows[place]]] = judged
+                yield place, judged
+
+        out = self._memo.get(keys, make, self._progress)
+        failed = [outcome for outcome in out if isinstance(outcome, Failure)]
+        answers = set(zip(questions, candidates, strict=True))
+        if len(failed) == len(out) and len(answers) >= _MIN_ALL_FAILED and not self._gone:
+            self._gone = replace(failed[0], fatal=True)
+            return [self._gone] * len(out)
         return out
 
-    def _judged(self, triples: Sequence[tuple[str, str, str]]) -> Iterator[tuple[int, float]]:
+    def _judged(
+        self, triples: Sequence[tuple[str, str, str]]
+    ) -> Iterator[tuple[int, float | Failure]]:
+        if not triples:
+            return
         judged = set()
         for position, value in self._inner.judge_each(*zip(*triples, strict=True)):
-            if not (math.isnan(value) or 0 <= value <= 1):
+            if not isinstance(value, Failure) and not (math.isnan(value) or 0 <= value <= 1):
                 raise broken(self._inner, "judge", f"{value} is no probability")
             if position not in range(len(triples)):
                 raise broken(self._inner, "judge", f"{position} is the place of no triple")

@@ -11,7 +11,6 @@ import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -19,7 +18,7 @@ from pydantic import Field
 from ravqa.clients.openai import Client, NoAnswerError, ServerConfig
 from ravqa.clients.replies import Reply
 from ravqa.core.errors import UserError
-from ravqa.core.outcomes import Failure, first_failure
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Text, fingerprint
 from ravqa.metrics.judges.base import Judge
 
@@ -76,36 +75,23 @@ class LLMJudge(Judge):
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
-    ) -> list[float]:
-        """1.0 for yes, 0.0 for no, nan for a reply that is neither; per triple in order.
+    ) -> list[float | Failure]:
+        """Return 1.0 for yes, 0.0 for no, nan for a reply that is neither, per triple in order.
 
-        Raises:
-            PromptError, ServerError: the server has no reply to one triple, or to none.
+        A triple that the server has no reply to has a failure; a fatal one if the server is gone.
         """
-        out = [math.nan] * len(candidates)
-        for position, verdict in self.judge_each(questions, references, candidates):
-            out[position] = verdict
-        return out
+        judged = dict(self.judge_each(questions, references, candidates))
+        return [judged[place] for place in range(len(candidates))]
 
     def judge_each(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
-    ) -> Iterator[tuple[int, float]]:
-        """Position of a triple and its judgement, as they come; raises as `judge`."""
+    ) -> Iterator[tuple[int, float | Failure]]:
+        """Yield the place of a triple and its judgement, as they come."""
         prompts = [
             self.config.prompt.format(question=q, reference=r, candidate=c)
             for q, r, c in zip(questions, references, candidates, strict=True)
         ]
-        failed: dict[int, Failure] = {}
-        for place, outcome in self.client.each(self._ask, prompts):
-            if isinstance(outcome, Failure):
-                failed[place] = outcome
-            else:
-                yield place, outcome
-        worst = first_failure(failed[place] for place in sorted(failed))
-        if worst is not None:  # a score without these would be another score
-            several = len(failed) > 1 and not worst.fatal
-            more = f" (and {len(failed) - 1} more prompts failed)" if several else ""
-            raise replace(worst, reason=worst.reason + more).error
+        return self.client.each(self._ask, prompts)
 
     def _ask(self, prompt: str, stop: threading.Event) -> float:
         body = {

@@ -6,6 +6,7 @@ import datasets
 import evaluate
 
 from ravqa.metrics import evqa_scores
+from ravqa.metrics.evqa import certain
 
 _CITATION = """\
 Mensink et al. 2023, Encyclopedic VQA. Code: github.com/google-research/google-research,
@@ -35,13 +36,14 @@ class EVQA(evaluate.Metric):  # type: ignore[misc]
         )
 
     def _compute(self, predictions: Any, references: Any, judge: Any = None) -> dict[str, Any]:
-        scores = evqa_scores(
+        found = evqa_scores(
             predictions,
             [reference["answers"] for reference in references],
             [reference["question"] for reference in references],
             [reference["question_type"] for reference in references],
             judge,
         )
+        scores = [certain(score) for score in found]
         return {
             "evqa_score": round(100 * sum(scores) / len(scores), 2),
             "judge": judge.name if judge else "none (exact match only)",
