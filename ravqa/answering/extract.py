@@ -96,6 +96,7 @@ _YES_NO = re.compile(r"(yes|no)(?:\s*[,;:!]|\s+[\u2013\u2014-])\s", re.IGNORECAS
 _BECAUSE = re.compile(r"(?<=\S),?\s+because\b.*", re.IGNORECASE | re.DOTALL)
 _IT_IS_ZH = re.compile(r"(?:这|它|图片?中的?[^\uff0c。]{0,8}?)(?:是|叫做?)")
 
+_ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _PRONOUNS = _set("it this that they these those he she")
 _VERBS = _set("is are was were has have had can does did do")
@@ -152,7 +153,7 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     """
     text = without_reasoning(raw) if rules.reasoning else raw.strip()
     if rules.next_example:
-        text = _END.split(_BEGIN.sub("", text), maxsplit=1)[0]
+        text = without_tokens(text)
         text = _NEXT_EXAMPLE.split(text, maxsplit=1)[0]
     if rules.marked:
         text = _marked(text)
@@ -166,7 +167,9 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     if rules.sentence:
         text = _from_sentence(text, question)
     if rules.strip_end:
-        text = text.strip(" \t\r\n\"'`\u2018\u2019“”「」『』《》.,;:!。\uff0c、\uff1b\uff1a\uff01")
+        text = text.strip(
+            _ZERO_WIDTH + " \t\r\n\"'`\u2018\u2019“”「」『』《》.,;:!。\uff0c、\uff1b\uff1a\uff01"
+        )
     return text.lower() if rules.lower else text
 
 
@@ -176,6 +179,11 @@ def without_reasoning(raw: str) -> str:
     for pattern in _REASONINGS:
         text = pattern.sub("", text).strip()
     return text
+
+
+def without_tokens(text: str) -> str:
+    """A text up to the first special token after its beginning, without those at its beginning."""
+    return _END.split(_BEGIN.sub("", text), maxsplit=1)[0]
 
 
 def _marked(text: str, within: int = 0) -> str:

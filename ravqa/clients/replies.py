@@ -19,6 +19,7 @@ from ravqa.clients.openai import (
     message_in,
     one_line,
 )
+from ravqa.core.texts import is_wordless
 
 # Values of finish_reason, in lower case.
 _FAILED = frozenset(
@@ -168,7 +169,7 @@ class Reply:
         if self._refusal or self._finish in _REFUSED:
             said = one_line(self._refusal)
             raise NoAnswerError(f"the model refused to answer{f' ({said})' if said else ''}")
-        if self.text.strip():
+        if not is_wordless(self.text):
             return
         finish = f"finish_reason {one_line(self._finish)!r}"
         if self._finish in _CUT:

@@ -20,6 +20,7 @@ from ravqa.core.contracts import check_each, number_problem
 from ravqa.core.errors import UserError, broken
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
+from ravqa.core.texts import is_wordless
 from ravqa.images.decode import image_bytes
 from ravqa.readers.base import Generation, Prompt, Reader
 
@@ -288,12 +289,12 @@ def _row_problem(value: Any) -> str:
 
 
 def _generation_out(value: Generation) -> dict[str, Any] | None:
-    if not value.text.strip():
+    if is_wordless(value.text):
         return None
     return {"text": value.text, "log_prob": value.log_prob, "tokens": value.tokens}
 
 
 def _generation_in(value: Mapping[str, Any]) -> Generation | None:
-    if not value["text"].strip():
+    if is_wordless(value["text"]):
         return None
     return Generation(value["text"], value["log_prob"], value["tokens"])

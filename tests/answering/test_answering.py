@@ -402,6 +402,11 @@ def test_votes_are_counted_and_the_better_passage_breaks_a_tie(prompt_file):
     assert vote("one", "two", "two", "one").text == "one"
     assert vote("one", "two", "a two", merge="exact").text == "one"
     assert vote("", "", "three").text == "three"  # silence has no vote
+    assert vote("\u200b", "\u200b", "three").text == "three"
+    for silence in (" ", "\u200b", "\u2060\ufeff", "\u3164", "</s>", "<s> </s>"):
+        assert vote("", silence) == Failure("the model ended its answer before the first word")
+    thought = "<think>hm</think>\u200b"
+    assert vote(thought, thought).reason.startswith("the model's generation is reas")
     assert vote("", " ") == Failure("the model ended its answer before the first word")
 
 

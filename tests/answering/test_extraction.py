@@ -31,6 +31,7 @@ CASES = {
         ("", ""),
         (" \n ", ""),
         ("...", ""),
+        ("\u200bParis.\u200b", "paris"),
     ],
     "answers that are marked": [
         ("Answer: Paris", "paris"),

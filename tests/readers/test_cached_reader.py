@@ -275,6 +275,9 @@ def test_a_generation_without_a_word_is_not_kept_nor_taken_from_an_older_cache(f
     assert reader.generate(prompts("a")) == [Generation(" \n")]
     assert CachedReader(inner).generate(prompts("a")) == [Generation(" \n")]
     assert inner.calls == 2
+    inner.says = "\u200b"
+    assert CachedReader(inner).generate(prompts("a")) == [Generation("\u200b")]
+    inner.calls = 2
     inner.says = "koala"
     for _ in range(2):
         assert CachedReader(inner).generate(prompts("a")) == [Generation("koala")]

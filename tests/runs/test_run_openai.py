@@ -299,6 +299,7 @@ def test_the_key_is_nowhere(run, serve, tmp_path, monkeypatch, waits):
         (chat("", finish_reason="length"), "spent all 32 tokens on thinking: raise max_new_tokens"),
         (chat(""), "the model ended its answer before the first word"),
         (chat(" \n"), "the model ended its answer before the first word"),
+        (chat("\u200b\ufeff"), "the model ended its answer before the first word"),
         (chat("<think>The user asks", finish_reason="length"), "is reasoning without an answer"),
         (chat("koala", finish_reason="content_filter"), "content filter withheld the answer"),
     ],

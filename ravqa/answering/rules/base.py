@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from ravqa.answering.config import AnsweringConfig
-from ravqa.answering.extract import short_answer, without_reasoning
+from ravqa.answering.extract import short_answer, without_reasoning, without_tokens
 from ravqa.answering.fitting import Pair
 from ravqa.answering.priors import Prior, log_priors
 from ravqa.core.errors import PromptError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft, Question
+from ravqa.core.texts import is_wordless
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 
@@ -156,13 +157,16 @@ class DecisionRule(ABC):
             PromptError: the draft has no word, or none beside its reasoning.
         """
         draft = drafts[best]
-        if not draft.raw.strip():
+        rules, said = self.config.extract, draft.raw
+        if rules.reasoning and not is_wordless(said):
+            said = without_reasoning(said)
+            if is_wordless(said):
+                raise PromptError(
+                    "the model's generation is reasoning without an answer: raise "
+                    "reader.max_new_tokens if it was cut short"
+                )
+        if is_wordless(without_tokens(said) if rules.next_example else said):
             raise PromptError("the model ended its answer before the first word")
-        if self.config.extract.reasoning and not without_reasoning(draft.raw):
-            raise PromptError(
-                "the model's generation is reasoning without an answer: raise "
-                "reader.max_new_tokens if it was cut short"
-            )
         return Answer(draft.text, drafts, self.config.decision, raw=draft.raw, log_prob=log_prob)
 
 

@@ -14,6 +14,7 @@ from ravqa.core.errors import PromptError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft
 from ravqa.core.settings import fingerprint
+from ravqa.core.texts import is_wordless
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 
@@ -235,13 +236,13 @@ class _State:
 
 
 def _out(mixed: Mixed) -> list[Any] | None:
-    if not mixed.text.strip():
+    if is_wordless(mixed.text):
         return None
     return [mixed.text, mixed.log_prob, mixed.tokens, mixed.likelihoods, mixed.posteriors]
 
 
 def _back(value: list[Any]) -> Mixed | None:
     text, log_prob, tokens, likelihoods, posteriors = value
-    if not text.strip():
+    if is_wordless(text):
         return None
     return Mixed(text, log_prob, tokens, tuple(likelihoods), tuple(posteriors))

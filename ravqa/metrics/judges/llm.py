@@ -20,6 +20,7 @@ from ravqa.clients.replies import Reply
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Text, fingerprint
+from ravqa.core.texts import is_wordless
 from ravqa.metrics.judges.base import Judge
 
 PROMPT = """\
@@ -106,7 +107,7 @@ class LLMJudge(Judge):
         read = Reply("chat", self.config.max_tokens, "max_tokens")
         text = read.whole(reply)
         read.check()
-        if not text.strip():
+        if is_wordless(text):
             raise NoAnswerError("the model ended before the first word")
         found = _VERDICT.match(text)
         return float(found.group(1).lower() == "yes") if found else math.nan
