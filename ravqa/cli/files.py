@@ -107,7 +107,9 @@ def passages(
     from ravqa.corpora.corpus import write_passages
     from ravqa.corpora.kb import Sections
     from ravqa.runs.console import Console
+    from ravqa.runs.folder import check_output
 
+    check_output(output)
     options = {"keep": keep, "words": words, "quotes": quotes}
     sections = validate(Sections, options, "ravqa passages")
     with Console().status(f"reading {', '.join(path.name for path in sources)}"):

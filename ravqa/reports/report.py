@@ -25,7 +25,7 @@ from ravqa.reports.questions import BLOCKS, Bounds, Content, Progress, QuestionT
 from ravqa.reports.run import Run, read_run
 from ravqa.reports.summary import facts, notes, provenance, tables, tiles
 from ravqa.runs.console import Console, pipeline_name
-from ravqa.runs.folder import RESULTS
+from ravqa.runs.folder import RESULTS, check_output
 
 QUESTIONS = 2_000
 """How many questions a report shows unless more are asked for."""
@@ -153,6 +153,7 @@ def write_report(
     path = output or folder / REPORT
     if path.exists() and not overwrite:
         raise UserError(f"the output file {path} exists: --overwrite replaces it")
+    check_output(path, own=REPORT)
     run = read_run(folder, data=data, corpus=corpus, trust_settings=trust_settings)
     choice = choose(run, questions)
     if match is None:

@@ -174,10 +174,18 @@ class RunDir:
             os.fsync(out.fileno())
 
 
-def is_of_run(path: Path) -> bool:
-    """Whether a path is where a run has, or will have, a file of its own."""
-    ours = path.name in _OURS or bool(_NAMED.fullmatch(path.name))
-    return ours and (path.parent / "config.yaml").is_file()
+def check_output(path: Path, *, own: str = "") -> None:
+    """Refuse to write a file where a run has, or will have, one of its own.
+
+    Args:
+        own: name of the run's file that the caller writes.
+
+    Raises:
+        UserError: it is another file of a run.
+    """
+    ours = path.name in _OURS or _NAMED.fullmatch(path.name)
+    if ours and path.name != own and (path.parent / "config.yaml").is_file():
+        raise UserError(f"{path} is a file of a run: choose another --output")
 
 
 def check_version(results: Mapping[str, Any], folder: Path) -> None:

@@ -26,7 +26,7 @@ from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
-from ravqa.runs.folder import MAIN, is_of_run
+from ravqa.runs.folder import MAIN, check_output
 from ravqa.runs.options import ScoreRequest
 
 _ID_KEYS = ("question_id", "data_id")
@@ -66,8 +66,8 @@ def score(request: ScoreRequest, console: Console) -> ScoreResults:
         raise UserError(f"--seed {request.seed}: a number from 0 on is needed")
     if request.output is not None and request.output.exists() and not request.overwrite:
         raise UserError(f"the output file {request.output} exists: --overwrite replaces it")
-    if request.output is not None and is_of_run(request.output):
-        raise UserError(f"{request.output} is a file of a run: choose another --output")
+    if request.output is not None:
+        check_output(request.output)
     dataset = _dataset(request, console)
     if request.judge is not None and not dataset.answer_metric.uses_judge:
         raise UserError(

@@ -514,6 +514,15 @@ def test_the_command_writes_where_it_is_told(run, tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["samples.jsonl", "samples.none.jsonl", "config.yaml"])
+def test_the_command_replaces_no_other_file_of_a_run(run, capsys, name):
+    before = (run / name).read_bytes()
+    assert command(run, "--output", run / name, "--overwrite") == 2
+    assert "is a file of a run: choose another --output" in capsys.readouterr().err
+    assert (run / name).read_bytes() == before
+    assert command(run, "--output", run / "report.html", "--overwrite") == 0
+
+
 def test_the_command_says_what_is_wrong(run, tmp_path, capsys):
     assert command(tmp_path / "nothing") == 2
     assert "no run: there is no results.json" in capsys.readouterr().err

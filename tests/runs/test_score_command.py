@@ -305,6 +305,7 @@ def test_files_of_a_run_are_not_replaced(tmp_path, predictions, capsys, name):
     assert end.value.code == 2
     assert "is a file of a run: choose another --output" in capsys.readouterr().err
     assert (folder / name).read_text() == "of the run"
+    assert (folder / name).read_text() == "of the run"
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--output", str(folder / "scores.json")])
     assert end.value.code == 0
