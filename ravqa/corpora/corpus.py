@@ -60,11 +60,13 @@ class Corpus(Mapping[str, Passage]):
         source: where they come from, for people.
         fingerprint: changes with every id, title, section, text and image, and with their order.
         repeated: passages that were left out because their id had been there before.
+        left_out: what was left out because it cannot be used: each record's place, and why.
     """
 
     source: str
     fingerprint: str
     repeated: int
+    left_out: Sequence[str] = ()
 
     def __init__(
         self, passages: Iterable[Passage], *, source: str = "memory", repeats: Repeats = "fail"
@@ -196,17 +198,16 @@ class Corpus(Mapping[str, Passage]):
         Raises:
             DataError: an id occurs twice, or there are no passages.
         """
+        broken = [] if broken is None else broken
         if size <= IN_MEMORY:
-            return cls(passages, source=source, repeats=repeats)
-        from ravqa.corpora.disk import DiskCorpus
+            corpus = cls(passages, source=source, repeats=repeats)
+        else:
+            from ravqa.corpora.disk import DiskCorpus
 
-        return DiskCorpus(
-            fingerprint("corpus/2", repeats, key()),
-            passages,
-            source=source,
-            repeats=repeats,
-            broken=broken,
-        )
+            name = fingerprint("corpus/2", repeats, key())
+            corpus = DiskCorpus(name, passages, source=source, repeats=repeats, broken=broken)
+        corpus.left_out = tuple(broken)
+        return corpus
 
 
 class Selection(Corpus):
@@ -414,7 +415,11 @@ def read_passages(
 
     if suffix in {".json", ".zip"}:
         if kb.is_static(path):
-            yield from kb.static_passages(path)
+            seen: set[int | str] = set()
+            for where, entry in kb.static_entries(path):
+                with _may_be_left_out(where, remarks):
+                    if passage := kb.static_passage(entry, seen):
+                        yield passage
             return
         for where, url, page in kb.read_pages(path):
             with _may_be_left_out(where, remarks):

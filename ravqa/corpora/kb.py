@@ -35,6 +35,7 @@ WIKI_WORDS = 300
 """Words of a passage of an article that has no sections (about 400 tokens, below PreFLMR's 512)."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_RANKING = "top_ranking_passages"
 _STATIC = "output"  # the one key of RA-VQA's retrieval results, where a knowledge base has URLs
 
 
@@ -241,29 +242,36 @@ def static_items(path: Path) -> Iterator[Any]:
     return _stream(path, "items", f"{_STATIC}.item")
 
 
-def static_passages(path: Path) -> Iterator[Passage]:
-    """Every passage that a static retrieval file of RA-VQA holds, once; FLMR's marks are cut off.
+def static_entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of all rankings of a static retrieval file of RA-VQA, each with its place.
 
     Raises:
-        DataError: as `static_items`; an entry without passage id and content.
+        DataError: as `static_items`.
     """
-    seen: set[int | str] = set()
     for number, item in enumerate(static_items(path), 1):
-        where = f"{path}, question {number}"
-        for entry in top_passages(item, where):
-            try:
-                passage_id = identity(entry, "passage_id")
-            except DataError as e:
-                raise DataError(f"{where}: {e}") from None
-            content = entry.get("content")
-            if passage_id in seen:
-                continue
-            if passage_id is None or not isinstance(content, str):
-                raise DataError(f"{where}: passage {passage_id!r} has no id or no 'content'")
-            seen.add(passage_id)
-            yield Passage(
-                str(passage_id), content.removeprefix("<BOK>").removesuffix("<EOK>").strip()
-            )
+        entries = item.get(_RANKING) if isinstance(item, dict) else None
+        for entry in entries if isinstance(entries, list) else [entries]:
+            yield f"{path}, question {number}", entry
+
+
+def static_passage(entry: Any, seen: set[int | str]) -> Passage | None:
+    """Return the passage of an entry; FLMR's marks are cut off.
+
+    Args:
+        seen: ids of passages that were returned before, for which it is None.
+
+    Raises:
+        DataError: the entry is not in the published form, or has no passage id and content.
+    """
+    if not isinstance(entry, dict) or "passage_id" not in entry:
+        raise DataError(f"{_RANKING!r} with 'passage_id' is expected")
+    passage_id, content = identity(entry, "passage_id"), entry.get("content")
+    if passage_id in seen:
+        return None
+    if passage_id is None or not isinstance(content, str):
+        raise DataError(f"passage {passage_id!r} has no id or no 'content'")
+    seen.add(passage_id)
+    return Passage(str(passage_id), content.removeprefix("<BOK>").removesuffix("<EOK>").strip())
 
 
 def top_passages(item: Any, where: str) -> Iterable[dict[str, Any]]:
@@ -272,11 +280,11 @@ def top_passages(item: Any, where: str) -> Iterable[dict[str, Any]]:
     Raises:
         DataError: it is not in the published form.
     """
-    entries = item.get("top_ranking_passages") if isinstance(item, dict) else None
+    entries = item.get(_RANKING) if isinstance(item, dict) else None
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and "passage_id" in e for e in entries
     ):
-        raise DataError(f"{where}: 'top_ranking_passages' with 'passage_id' is expected")
+        raise DataError(f"{where}: {_RANKING!r} with 'passage_id' is expected")
     return entries
 
 

@@ -22,6 +22,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +108,18 @@ class Remarks:
         if self.on_error == "fail":
             raise DataError(f"{where}: {reason} (--on-error skip leaves it out)")
         self.broken.append(f"{where}: {reason}")
+
+    @contextmanager
+    def may_be_left_out(self, where: str) -> Iterator[None]:
+        """Note a record that cannot be used, where reading it raises DataError.
+
+        Raises:
+            DataError: unless it is to be skipped.
+        """
+        try:
+            yield
+        except DataError as e:
+            self.break_off(where, str(e))
 
     def check_prune(self) -> None:
         """Raise DataError if what was read is not all that there is: the rest would be deleted."""

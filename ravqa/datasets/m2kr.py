@@ -28,6 +28,7 @@ from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.records import Passage, Question
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.corpus import PASSAGE_BYTES, Corpus
+from ravqa.corpora.pages import Remarks
 from ravqa.corpora.tables import Row
 from ravqa.corpora.values import is_blank, list_of, text, text_of, texts, texts_of
 from ravqa.datasets import processed
@@ -173,7 +174,9 @@ def _load(request: DatasetRequest, name: str, label: str, repository: str) -> Da
         request,
         table.where,
     )
-    corpus = _corpus(data, subset, split)
+    remarks = Remarks(request.problems.on_error)
+    corpus = _corpus(data, subset, split, remarks)
+    notes += remarks.lines()
     if corpus.repeated:
         notes.append(
             f"{corpus.repeated} passages were left out: their id had been there before them"
@@ -301,30 +304,35 @@ def _answer_eval(row: Row, question_type: str | None, answers: Sequence[str]) ->
     return evaluation_forms(row.get("answer_eval")) or list(answers)
 
 
-def _corpus(data: Path, subset: str, split: str) -> Corpus:
+def _corpus(data: Path, subset: str, split: str, remarks: Remarks) -> Corpus:
     table = hub.Table(data, f"{subset}_passages", f"{split}_passages")
     images = hub.image_folder(data, None)
+
+    def passages() -> Iterator[Passage]:
+        for where, row in table.read():
+            with remarks.may_be_left_out(where):
+                yield _passage(row, subset, images)
+
+    skips = " skip" if remarks.on_error == "skip" else ""
     return Corpus.build(
-        (_passage(row, subset, where, images) for where, row in table.read()),
+        passages(),
         source=table.where,
         size=table.rows * PASSAGE_BYTES,
-        key=lambda: f"m2kr/2 {subset} {table.key}",
+        key=lambda: f"m2kr/2 {subset} {table.key}{skips}",
         repeats="first",  # some ids are published twice
+        broken=remarks.broken,
     )
 
 
-def _passage(row: Row, subset: str, where: str, images: ImageFolder) -> Passage:
-    try:
-        passage_id, content = text(row, "passage_id"), row.get("passage_content")
-        title = text(row, "title")
-        # The published `img_path` of CC and WIT is where a passage was found, and no part of it.
-        image = row_images.image_of(row, images, row_images.HELD)
-    except DataError as e:
-        raise DataError(f"{where}: {e}") from None
+def _passage(row: Row, subset: str, images: ImageFolder) -> Passage:
+    passage_id, content = text(row, "passage_id"), row.get("passage_content")
+    title = text(row, "title")
+    # The published `img_path` of CC and WIT is where a passage was found, and no part of it.
+    image = row_images.image_of(row, images, row_images.HELD)
     if passage_id is None or not isinstance(content, str):
-        raise DataError(f"{where}: no 'passage_id' or no 'passage_content'")
+        raise DataError("no 'passage_id' or no 'passage_content'")
     if image.missing:
-        raise DataError(f"{where}: {image.missing}")
+        raise DataError(image.missing)
     known = {"passage_id", "passage_content", *row_images.HELD, *row_images.held_columns(row)}
     # The text has its title in it: it is encoded and searched as it stands.
     return Passage(

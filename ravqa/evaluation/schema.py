@@ -527,6 +527,15 @@ class RunDataset(ScoredDataset):
     """The broken records that were left out."""
 
 
+class LeftOut(TypedDict):
+    """Records of the passages' files that cannot be used (`--on-error skip`)."""
+
+    records: Count
+    """How many there are."""
+    first: list[str]
+    """Places of the first ones, and why they cannot be used; 20 at most."""
+
+
 class CorpusSource(TypedDict):
     """The passages."""
 
@@ -534,6 +543,8 @@ class CorpusSource(TypedDict):
     """Where they come from."""
     passages: Count
     """How many there are."""
+    left_out: LeftOut
+    """What was left out."""
 
 
 class RunProvenance(TypedDict):

@@ -16,10 +16,11 @@ from typing import Any
 
 import ravqa
 from ravqa.core.settings import fingerprint
+from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import answer_section
 from ravqa.evaluation.retrieval import retrieval_ks, retrieval_section
-from ravqa.evaluation.schema import SCHEMA_VERSION, EncodingCounts, Sample
+from ravqa.evaluation.schema import SCHEMA_VERSION, CorpusSource, EncodingCounts, Sample
 from ravqa.evaluation.sections import dataset_section
 from ravqa.pipeline import Pipeline
 from ravqa.retrievers.runs import trec_lines
@@ -29,6 +30,7 @@ from ravqa.runs.folder import MAIN, RunDir
 from ravqa.runs.load import reranker_counts
 from ravqa.runs.plan import overrides_of
 
+_LISTED = 20  # records left out of the passages
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 
@@ -92,7 +94,7 @@ def _results(executed: Executed) -> dict[str, Any]:
             "stand_ins": dict(config.stand_ins),
             "weights": pipeline.weights,
             "answering": _answering(pipeline),
-            "corpus": {"source": corpus.source, "passages": len(corpus)} if corpus else None,
+            "corpus": _corpus(corpus) if corpus else None,
             "fingerprints": {
                 "dataset": dataset.fingerprint,
                 "corpus": corpus.fingerprint if corpus else None,
@@ -105,6 +107,16 @@ def _results(executed: Executed) -> dict[str, Any]:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         },
         "timing": _timing(executed),
+    }
+
+
+def _corpus(corpus: Corpus) -> CorpusSource:
+    """Where the passages come from, and what was left out of them."""
+    left_out = corpus.left_out
+    return {
+        "source": corpus.source,
+        "passages": len(corpus),
+        "left_out": {"records": len(left_out), "first": list(left_out[:_LISTED])},
     }
 
 

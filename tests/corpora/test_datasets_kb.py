@@ -17,6 +17,7 @@ from ravqa.corpora import corpus as corpus_module
 from ravqa.corpora import kb
 from ravqa.corpora.corpus import Corpus, write_passages
 from ravqa.corpora.disk import DiskCorpus
+from ravqa.corpora.pages import Remarks
 
 pytest.importorskip("ijson")
 
@@ -271,6 +272,28 @@ def test_static_results_of_ravqa_give_the_passages_that_they_hold(tmp_path):
     assert list(Corpus.read(path).values()) == [Passage("GS_3", "three"), Passage("GS_1", "one")]
 
 
+def test_entries_of_static_results_that_cannot_be_used_are_left_out(tmp_path):
+    def entry(passage_id, content="x"):
+        return {"passage_id": passage_id, "content": content}
+
+    items = [
+        {"question_id": "1", "top_ranking_passages": [entry("a"), entry("b", 5), entry("c")]},
+        {"question_id": "2"},
+        {"question_id": "3", "top_ranking_passages": [entry("a"), entry(1.5), 7, entry("d")]},
+        5,
+    ]
+    path = tmp_path / "test_predictions.json"
+    path.write_text(json.dumps({"output": items}))
+    with pytest.raises(DataError, match=r"question 1: passage 'b' has no id or no 'content'$"):
+        Corpus.read(path)
+    with pytest.raises(DataError, match=r"question 1: .* \(--on-error skip leaves it out\)"):
+        Corpus.read(path, remarks=Remarks())
+    found = Corpus.read(path, remarks=Remarks("skip"))
+    assert list(found) == ["a", "c", "d"]
+    places = [line.removeprefix(f"{path}, ").partition(":")[0] for line in found.left_out]
+    assert places == ["question 1", "question 2", "question 3", "question 3", "question 4"]
+
+
 # Published passage files
 
 
@@ -478,3 +501,17 @@ def test_of_two_builders_of_one_corpus_the_first_wins(fresh_cache):
     corpus = DiskCorpus("key", passages(), source="this")
     assert list(corpus.values()) == [Passage("a", "1")]
     assert [p.name for p in (fresh_cache / "corpora").iterdir()] == ["key"]
+
+
+def test_passages_are_not_written_over_a_file_of_a_run(tmp_path, capsys):
+    source = tmp_path / "p.jsonl"
+    source.write_text('{"passage_id": "a", "text": "one"}\n')
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "samples.jsonl"):
+        (run / name).write_text("of the run")
+    with pytest.raises(SystemExit) as end:
+        main(["passages", str(source), "--output", str(run / "samples.jsonl"), "--overwrite"])
+    assert end.value.code == 2
+    assert "is a file of a run: choose another --output" in capsys.readouterr().err
+    assert (run / "samples.jsonl").read_text() == "of the run"

@@ -7,6 +7,7 @@ from dataset_files import OBJECTS, write_image, write_parquet
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Question
+from ravqa.corpora import corpus as corpus_module
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets import infoseek, m2kr
 from ravqa.datasets.base import DatasetRequest, Problems, RetrievalMetric
@@ -286,6 +287,30 @@ def test_a_bad_row_is_named(tmp_path, subset, changes, reason):
     request = DatasetRequest(data=folder, options={"subset": subset}, problems=problems)
     assert len(m2kr.load(request).questions) == 1
     assert len(problems.found) == 1
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_passages_that_cannot_be_used_are_left_out_and_reported(
+    tmp_path, fresh_cache, monkeypatch, on_disk
+):
+    if on_disk:
+        monkeypatch.setattr(corpus_module, "IN_MEMORY", 0)
+    folder = m2kr_folder(tmp_path, "OVEN", passages=[("a", "1"), ("b", None), (None, "3")])
+    with pytest.raises(DataError, match=r"row 2: no 'passage_id' or no 'passage_content' \(--on"):
+        load(folder, "OVEN")
+    request = DatasetRequest(data=folder, options={"subset": "OVEN"}, problems=Problems("skip"))
+    for _ in range(2):
+        dataset = m2kr.load(request)
+        assert list(dataset.corpus) == ["a"]
+        assert [line.rpartition(", ")[2] for line in dataset.corpus.left_out] == [
+            "row 2: no 'passage_id' or no 'passage_content'",
+            "row 3: no 'passage_id' or no 'passage_content'",
+        ]
+        [note] = [note for note in dataset.notes if note.startswith("cannot be read, left out")]
+        assert "row 2" in note
+        assert "row 3" in note
+    with pytest.raises(DataError, match="row 2: no"):  # not from the corpus on disk
+        load(folder, "OVEN")
 
 
 def test_missing_images_are_counted(tmp_path):

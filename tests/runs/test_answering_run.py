@@ -115,7 +115,7 @@ def test_extracted_answer_and_raw_generation_are_both_scored(run):
     assert [s["score"] for s in samples] == vqa_accuracies(["tall as towers"] * 3, references)
     assert [s["raw_score"] for s in samples] == [0, 0, 0]
     assert scores["score"] == pytest.approx(100 / 3, abs=0.01)
-    assert scores["raw"] == {"score": 0.0, "interval_95": [0.0, 0.0]}
+    assert scores["raw"] == {"score": 0.0, "interval_95": [0.0, 0.0], "unjudged": []}
     assert "raw generations, no answer extracted from them: with retrieval 0.0" in out
     # The answer's own generation is kept whole, those of drafts up to a limit.
     assert len(samples[0]["raw"]) > 2000

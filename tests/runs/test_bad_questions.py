@@ -105,6 +105,23 @@ def run(folder, output, **settings):
     return end.value.code, samples, found
 
 
+def test_passages_that_cannot_be_used_are_counted_in_the_results(folder, capsys):
+    good = {"passage_id": "p", "text": "a koala"}
+    bad = [{"passage_id": f"bad{i}", "text": True} for i in range(25)]
+    file = folder / "passages.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [good, *bad]))
+    parts = {"retriever": "{name: random}", "reader": "{name: first-words}"}
+    code, _, results = run(folder, "skips", **parts)
+    assert code == 0, capsys.readouterr().err
+    corpus = results["provenance"]["corpus"]
+    assert (corpus["passages"], corpus["left_out"]["records"]) == (1, 25)
+    assert len(corpus["left_out"]["first"]) == 20
+    assert corpus["left_out"]["first"][0].startswith(f"{file}, line 2: 'text'")
+    file.write_text(json.dumps(good) + "\n")
+    code, _, results = run(folder, "whole", **parts)
+    assert results["provenance"]["corpus"]["left_out"] == {"records": 0, "first": []}
+
+
 def check(folder, capsys, message, **settings):
     code, samples, results = run(folder, "fails", **settings)
     assert (code, results) == (2, None)
