@@ -125,6 +125,7 @@ class Plugin:
 
 def test_what_a_plugin_does_not_declare_is_not_followed(monkeypatch):
     monkeypatch.setattr(READERS, "_entries", dict(READERS._entries))
+    monkeypatch.setattr(READERS, "_contract", None)  # it reads nothing
     READERS.add("plugged", f"{__name__}:Plugin", "tests only")
     reader = {"name": "plugged", "note": "x", "size": 3, "mode": "b"}
     assert names(reader=reader) == {}

@@ -1,9 +1,9 @@
 """Encyclopedic-VQA in its official CSV files, with image ids of iNaturalist and Landmarks."""
 
 import csv
-import io
 import json
 
+import httpx
 import PIL.Image
 import pytest
 
@@ -279,15 +279,11 @@ def test_the_csv_is_downloaded_and_the_images_are_not(tmp_path, monkeypatch):
     content = (tmp_path / "there" / "test.csv").read_bytes()
     asked = []
 
-    class Response(io.BytesIO):
-        status = 200
-        length = len(content)
-
     def opened(_fetcher, url):
         asked.append(url)
-        return Response(content)
+        return httpx.Response(200, stream=httpx.ByteStream(content))
 
-    monkeypatch.setattr("ravqa.datasets.download._Fetcher._open", opened)
+    monkeypatch.setattr("ravqa.core.http.Fetcher._open", opened)
     download("evqa", tmp_path / "data", None, limit=None, console_progress=None)
     assert asked == ["https://storage.googleapis.com/encyclopedic-vqa/test.csv"]
     assert (tmp_path / "data" / "test.csv").read_bytes() == content

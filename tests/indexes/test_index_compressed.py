@@ -27,6 +27,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.records import Description, Question, Tag
 from ravqa.core.settings import validate
 from ravqa.corpora.corpus import Corpus
+from ravqa.encoders.base import Encoder
 from ravqa.indexes.compressed.codec import kmeans
 from ravqa.indexes.compressed.index import CompressedIndex
 from ravqa.indexes.exact import ExactIndex
@@ -499,7 +500,7 @@ def test_the_same_passages_make_the_same_files(tmp_path):
 # --- under the retriever
 
 
-class Remembering:
+class Remembering(Encoder):
     """An encoder that encodes nothing twice."""
 
     def __init__(self, encoder):

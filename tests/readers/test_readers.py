@@ -812,8 +812,8 @@ def test_a_prompt_longer_than_the_context_is_refused(folder, tiny):
     far = Prompt("what is it? " * 300)
     assert tiny("t5").count_tokens([far])[0] > 512
     assert len(tiny("t5").generate([far])) == 1
-    with pytest.raises(UserError, match="longer than the context"):
-        tiny("florence2").generate([replace(far, image=WIDE)])
+    [failure] = tiny("florence2").generate([replace(far, image=WIDE)])
+    assert "longer than the context" in failure.reason
 
 
 def test_chat_prompts_of_a_text_model(folder, plain):
@@ -910,7 +910,8 @@ def test_bfloat16_reads_too(folder, name):
     assert len(reader.generate(prompts)) == 3
     exact = load(folder(name), name).score(prompts, ["Paris"] * 3)
     assert reader.score(prompts, ["Paris"] * 3) == pytest.approx(exact, rel=0.1)
-    assert reader.next_token_logprobs(prompts, [[], [], []]).dtype == np.float32
+    rows = reader.next_token_logprobs(prompts, [[], [], []])
+    assert [row.dtype for row in rows] == [np.float32] * 3
 
 
 class Loaded:

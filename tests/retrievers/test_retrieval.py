@@ -496,6 +496,7 @@ class Fixed:
 
     fingerprint = "fixed"
     weights = "nothing"
+    stores = ()
 
     def __init__(self, ranking):
         self.ranking = ranking

@@ -34,9 +34,9 @@ def test_a_grid_is_every_combination_in_order(folder):
     ]
     assert made.reference == "words=1, first"
     last = made.runs[-1]
-    assert last.settings["reader"] == {"name": "first-words", "words": 3}
-    assert last.settings["answering"]["decision"] == "concat"
-    assert last.config.top_k == 10
+    assert last.pipeline.settings["reader"] == {"name": "first-words", "words": 3}
+    assert last.pipeline.settings["answering"]["decision"] == "concat"
+    assert last.pipeline.config.top_k == 10
     # Each run can be asked for by itself.
     assert "reader.words=3" in last.request.overrides
 
@@ -44,8 +44,11 @@ def test_a_grid_is_every_combination_in_order(folder):
 def test_one_at_a_time_changes_the_first_levels_one_by_one(folder):
     made = plan(folder, axes={**WORDS, **RULES}, design="one-at-a-time")
     assert list(made.variants) == ["words=1, first", "words=2", "words=3", "all"]
-    assert [run.settings["reader"]["words"] for run in made.runs] == [1, 2, 3, 1]
-    assert [run.settings["answering"]["decision"] for run in made.runs] == [*["top1"] * 3, "concat"]
+    assert [run.pipeline.settings["reader"]["words"] for run in made.runs] == [1, 2, 3, 1]
+    assert [run.pipeline.settings["answering"]["decision"] for run in made.runs] == [
+        *["top1"] * 3,
+        "concat",
+    ]
     assert made.variants["words=2"] == {"reader.words": "2", "rule": "first"}
 
 
@@ -64,7 +67,7 @@ def test_excluded_combinations_and_further_variants(folder):
         "no passages",
     ]
     assert made.reference == "no passages"
-    assert made.runs[-1].config.retriever.name == "none"
+    assert made.runs[-1].pipeline.config.retriever.name == "none"
 
 
 def test_every_dataset_has_every_variant_in_a_folder_of_its_own(folder):
@@ -94,7 +97,7 @@ def test_another_base_and_parts_are_levels_too(folder):
         variants={"as it is": {"pipeline": "minilm-retrieval"}},
     )
     assert list(made.variants) == ["words, retriever=bm25", "words, retriever=random", "as it is"]
-    assert made.runs[-1].config.retriever.name == "late-interaction"
+    assert made.runs[-1].pipeline.config.retriever.name == "late-interaction"
     assert made.runs[-1].request.pipeline == "minilm-retrieval"
 
 
@@ -104,8 +107,11 @@ def test_the_command_line_changes_the_base_and_the_data(folder, tmp_path):
         overrides=["top_k=7", "reader.words=9"], corpus=[tmp_path / "p.jsonl"], limit=3, split="x"
     )
     made = load_plan(str(path), changes)
-    assert {run.config.top_k for run in made.runs} == {7}
-    assert [run.settings["reader"]["words"] for run in made.runs] == [1, 2]  # the axis has it
+    assert {run.pipeline.config.top_k for run in made.runs} == {7}
+    assert [run.pipeline.settings["reader"]["words"] for run in made.runs] == [
+        1,
+        2,
+    ]  # the axis has it
     [request] = {run.request.limit for run in made.runs}
     assert request == 3
     assert made.runs[0].request.corpus == (tmp_path / "p.jsonl",)

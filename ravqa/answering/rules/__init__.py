@@ -66,7 +66,7 @@ def rule_settings(
     name = values.get("decision", DEFAULT_RULE)
     if not isinstance(name, str):
         validate(AnsweringConfig, {"decision": name}, where)
-    config = rule_class(name, f"{where}.decision").Config
+    config = rule_class(name, f"{where}: key 'decision'").Config
     for other, _ in RULES:
         if not values.keys() - config.model_fields.keys():
             break
