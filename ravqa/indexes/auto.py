@@ -1,4 +1,4 @@
-"""The index that suits the size of the corpus."""
+"""An index of the kind that suits the size of the corpus."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ravqa.indexes.segmented.store import exists, read_manifest
 
 
 class AutoIndex(Index):
-    """Makes and opens an exact index of a small corpus, a compressed one of a large corpus."""
+    """An exact index for a small corpus, a compressed one for a large corpus."""
 
     class Config(Strict):
         """Options.
 
         Attributes:
-            above: from so many passages on the index is compressed. An exact search of fewer takes
-                a fraction of a second on two processors, even for a query of 320 vectors.
+            above: compress the index from this number of passages on. An exact search of fewer
+                takes a fraction of a second on two processors, even for a query of 320 vectors.
         """
 
         above: int = Field(default=5000, ge=0)
@@ -38,7 +38,7 @@ class AutoIndex(Index):
 
     @classmethod
     def generation(cls, path: Path) -> int:
-        """Return the number of the state in `path`."""
+        """Return the generation of the index in `path`."""
         return read_manifest(path).generation
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The contract of indexes, and the checks that they share."""
+"""The interface of indexes, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
 
 Ranking = list[tuple[str, float]]
-"""(passage id, MaxSim), best first."""
+"""Pairs (passage id, MaxSim), best first."""
 
 Array = np.ndarray[Any, Any]
 
-_NORM_TOLERANCE = 0.01  # float16 rounding moves the norm of a unit vector by less
+_NORM_TOLERANCE = 0.01  # float16 rounding changes the norm of a unit vector by less
 
 
 class Index(ABC):
     """A searchable set of passages, each an array of unit vectors [vectors, dim], in a folder.
 
-    The score of a passage is MaxSim: over the query's vectors, the sum of the greatest dot product
-    with any of the passage's vectors (Khattab & Zaharia 2020, arXiv 2004.12832). A passage without
-    vectors matches nothing and is never found.
+    The score of a passage is MaxSim: for each query vector, the greatest dot product with any of
+    the passage's vectors, summed over the query (Khattab & Zaharia 2020, arXiv 2004.12832). A
+    passage without vectors matches nothing and is never found.
 
-    An index defines `built`, `open` and `build`, its `ids`, and one of two ways to search: `scores`
-    of every passage, from which `search` and `score` follow; or `search` and `score`, which find
-    the best passages without scoring all of them.
+    An index defines `built`, `open`, `build` and `ids`, and one of two ways to search: either
+    `scores` for every passage, from which `search` and `score` follow; or `search` and `score`,
+    which find the best passages without scoring all of them.
 
     An index that can change after it is built sets `grows` and defines `add`, `update`, `delete`
-    and `compact`. A collection adds passages only to an index that sets `commits` too, defines
-    `change` and `attached`, and takes `attached` in `build`: then a change of vectors and passages
-    is there as a whole or not at all.
+    and `compact`. A collection adds passages only to an index that also sets `commits`, defines
+    `change` and `attached`, and accepts `attached` in `build`: a change of vectors and passages
+    then takes effect entirely or not at all.
 
     Attributes:
-        kind: the registered name; `stats` and messages give it.
+        kind: the registered name, shown in `stats` and messages.
         grows: whether passages can be added, replaced and deleted after the index is built.
-        commits: whether `change` exists: one change as a whole, committed with what is attached.
+        commits: whether `change` exists, which commits a change together with attached data.
         dim: length of a vector.
-        ids: the passages' ids, in order: as built, then as added.
+        ids: the passages' ids, in order: first as built, then as added.
     """
 
     class Config(Strict):
-        """The index's options; none, unless it has its own."""
+        """The index's options; a subclass with options overrides this class."""
 
     kind: ClassVar[str] = ""
     grows: ClassVar[bool] = False
@@ -68,7 +68,7 @@ class Index(ABC):
     @staticmethod
     @abstractmethod
     def built(path: Path) -> bool:
-        """Whether a whole index is in the folder `path`; False while it is being built."""
+        """Return whether `path` holds a complete index; False while it is being built."""
 
     @classmethod
     @abstractmethod
@@ -77,11 +77,11 @@ class Index(ABC):
 
         Args:
             config: an instance of `Config`; None for the options that the index was built with, or
-                for their defaults.
-            fingerprint: what the index must have been built from; None takes any.
+                for the defaults.
+            fingerprint: what the index must have been built from; None accepts any.
 
         Raises:
-            UserError: the folder holds no whole index, or one that was built from something else.
+            UserError: the folder holds no complete index, or one built from something else.
         """
 
     @classmethod
@@ -96,49 +96,49 @@ class Index(ABC):
         config: Any = None,
         fingerprint: str = "",
     ) -> Index:
-        """Make an index of passages and open it.
+        """Build an index of passages and open it.
 
         Args:
-            ids: passage ids, each once.
+            ids: passage ids, without duplicates.
             embeddings: one array [vectors, dim] of unit vectors per id, float32 or float16; a
-                passage may have no vectors. Taken one by one; `checked_passages` checks them.
-            path: folder to make. A build that did not end leaves no index, and is repeated.
+                passage may have no vectors. Read one by one; `checked_passages` checks them.
+            path: folder to create. An interrupted build leaves no index, and can be repeated.
             config: an instance of `Config`; None for the defaults.
-            fingerprint: what the vectors depend on; kept with the index.
+            fingerprint: what the vectors depend on; stored with the index.
 
         Raises:
-            UserError: the folder holds an index already, or another process builds there.
+            UserError: the folder already holds an index, or another process is building there.
             ValueError: see `checked_passages`.
         """
 
     @classmethod
     def fixed(cls, config: Any) -> dict[str, Any]:
-        """Return the options that cannot change once the index is built: all, if not overridden.
+        """Return the options that cannot change once the index is built; by default all.
 
-        An index with other values is another index; other options may change from search to search.
+        Other values of these need a new index; all other options may differ between searches.
         """
         options: dict[str, Any] = config.model_dump()
         return options
 
     @classmethod
     def built_together(cls, config: Any) -> bool:
-        """Whether all processes that work together must call `build`, and not only the first."""
+        """Return whether all cooperating processes must call `build`, not only the first."""
         return False
 
     @classmethod
     def in_folder(cls, config: Any) -> bool:
-        """Whether the folder holds the whole index, for any number of processes to open at a time.
+        """Return whether the folder holds the whole index and several processes can open it.
 
-        Collections take no others.
+        Collections accept no other indexes.
         """
         return True
 
     @classmethod
     def generation(cls, path: Path) -> int:
-        """Return a number that grows with every change of the index in a folder; 0 without changes.
+        """Return a number that grows with every change of the index in `path`; 0 if none can occur.
 
         Raises:
-            UserError: the folder holds no whole index.
+            UserError: the folder holds no complete index.
         """
         return 0
 
@@ -151,7 +151,7 @@ class Index(ABC):
 
     @property
     def content(self) -> str:
-        """Changes with all that a search depends on; "" for an index that never changes."""
+        """A fingerprint of all that a search depends on; "" for an index that never changes."""
         return ""
 
     def __len__(self) -> int:
@@ -162,16 +162,16 @@ class Index(ABC):
         return passage_id in self.ids
 
     def scores(self, queries: Sequence[Vectors]) -> Array:
-        """Return MaxSim of every query with every passage, float32 [queries, passages], as `ids`.
+        """Return the MaxSim of each query and passage, float32 [queries, passages], as `ids`.
 
         A passage without vectors scores minus infinity.
 
         Args:
-            queries: arrays [vectors, dim] of any length, float32 or float16; rows of any length,
-                and those that are all zero do not count (`checked_query`).
+            queries: arrays [vectors, dim] of any length, float32 or float16; rows need not have
+                unit length, and rows of zeros are ignored (`checked_query`).
 
         Raises:
-            ValueError: a query of another width, not finite, or all zero.
+            ValueError: a query has another width, is not finite, or is all zero.
         """
         raise broken(self, "index", "it defines neither `scores` nor `search` and `score`")
 
@@ -188,11 +188,11 @@ class Index(ABC):
         Args:
             queries: as for `scores`.
             k: at least 1.
-            allowed_ids: only these passages; ids that are not in the index are passed over.
-            params: settings of the kind's `Config` for this search.
+            allowed_ids: search only these passages; ids that are not in the index are ignored.
+            params: settings of the index's `Config` for this search.
 
         Raises:
-            ValueError: k below 1, or see `scores`.
+            ValueError: k is below 1; see also `scores`.
             ValueError, UserError: a setting that does not exist.
         """
         check_k(k)
@@ -210,7 +210,7 @@ class Index(ABC):
         return found
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return MaxSim of each query with its own list of passages.
+        """Return the MaxSim of each query with each passage of its own list.
 
         Minus infinity for a passage without vectors.
 
@@ -227,38 +227,38 @@ class Index(ABC):
         return checked_scores(self, self.scores(kept), len(kept))
 
     def stats(self) -> dict[str, Any]:
-        """Return numbers about the index; `segments` and `deleted` where passages can change."""
+        """Return statistics of the index, with `segments` and `deleted` if it can change."""
         return {"kind": self.kind, "passages": len(self)}
 
     def verify(self) -> list[str]:
-        """Read every file again; return a line for each fault, none if the index is whole.
+        """Reread every file and return one line per fault; an empty list if all is well.
 
         Raises:
-            UserError: there is no whole index any more.
+            UserError: the index no longer exists or is incomplete.
         """
         return []
 
     def refresh(self) -> None:
-        """See what other processes have changed; nothing for an index that never changes."""
+        """Pick up changes by other processes; does nothing for an index that never changes."""
         return
 
     def close(self) -> None:
-        """Let go of what is held open; nothing for an index whose files any process can open."""
+        """Release open resources; does nothing for an index whose files any process can open."""
         return
 
     # -- changing -----------------------------------------------------------------------------
 
     @property
     def attached(self) -> Mapping[str, Any]:
-        """What the index's owner committed with its state; see `commits`."""
+        """The data that the index's owner committed with its state; see `commits`."""
         return {}
 
     def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
-        """Add passages, after those that are there.
+        """Add passages after the existing ones.
 
         Raises:
             UserError: the index cannot change, or another process is writing.
-            ValueError: an id is in the index already, or see `checked_passages`.
+            ValueError: an id is already in the index; see also `checked_passages`.
         """
         raise self._unchangeable()
 
@@ -280,7 +280,7 @@ class Index(ABC):
         raise self._unchangeable()
 
     def compact(self) -> None:
-        """Write everything again without what was deleted.
+        """Rewrite the index without the deleted passages.
 
         Raises:
             UserError: as `add`.
@@ -295,13 +295,13 @@ class Index(ABC):
         delete: Iterable[str] | None = (),
         attached: Mapping[str, Any] | None = None,
     ) -> None:
-        """Delete, then add: one change, which is there as a whole or not at all; see `commits`.
+        """Delete and add passages in one change, applied entirely or not at all; see `commits`.
 
         Args:
             ids, embeddings: passages to add, as in `build`.
-            delete: ids to delete; None for those of `ids` that are there.
-            attached: what belongs to the index's new state, committed with it (JSON); None keeps
-                what is attached.
+            delete: ids to delete; None for those of `ids` that exist.
+            attached: data that belongs to the index's new state, committed with it (JSON); None
+                keeps what is attached.
 
         Raises:
             UserError, KeyError, ValueError: as `add` and `delete`.
@@ -314,10 +314,10 @@ class Index(ABC):
 
 
 def checked_index(index: Any, kind: type[Index]) -> Index:
-    """Return what `Index.open` of a kind gave.
+    """Return the result of `Index.open`, checked.
 
     Raises:
-        ContractError: no index, or one without `dim` and `ids`.
+        ContractError: it is not an index, or lacks `dim` or `ids`.
     """
     if not isinstance(index, Index):
         what = f"`open` gives a {type(index).__name__} and not an index"
@@ -331,10 +331,10 @@ def checked_index(index: Any, kind: type[Index]) -> Index:
 
 
 def checked_scores(index: Index, scores: Any, queries: int) -> Array:
-    """Return what `Index.scores` gave for a number of queries.
+    """Return the result of `Index.scores` for a number of queries, checked.
 
     Raises:
-        ContractError: not one score for each query and passage, or one that is not a number.
+        ContractError: a score for a query and passage is missing, or a score is not a number.
     """
     found = np.asarray(scores)
     if found.shape != (queries, len(index.ids)):
@@ -348,11 +348,11 @@ def checked_scores(index: Index, scores: Any, queries: int) -> Array:
 def checked_rankings(
     index: Index, rankings: Sequence[Ranking], queries: int, k: int
 ) -> Sequence[Ranking]:
-    """Return what `Index.search` gave for a number of queries.
+    """Return the result of `Index.search` for a number of queries, checked.
 
     Raises:
-        ContractError: not one ranking per query, more than k passages, one twice, a score that is
-            not a number, or scores that are not sorted.
+        ContractError: not one ranking per query, more than k passages, a duplicate passage, a
+            score that is not a number, or scores that are not sorted.
     """
     if len(rankings) != queries:
         raise broken(index, "index", f"{queries} rankings are expected, got {len(rankings)}")
@@ -370,10 +370,10 @@ def checked_rankings(
 
 
 def checked_query(query: Vectors, dim: int) -> Array:
-    """The query's vectors that are not zero, float32.
+    """Return the query's nonzero vectors, float32.
 
     Raises:
-        ValueError: another width, not finite, or nothing but zeros.
+        ValueError: the query has another width, is not finite, or is all zero.
     """
     query = np.asarray(query, dtype=np.float32)
     if query.ndim != 2 or query.shape[1] != dim:
@@ -395,11 +395,11 @@ def check_k(k: int) -> None:
 def checked_passages(
     ids: Iterable[str], embeddings: Iterable[Vectors], dim: int
 ) -> Iterator[tuple[str, Array]]:
-    """Pairs of id and array [vectors, dim], lazily.
+    """Yield pairs of id and array [vectors, dim] lazily.
 
     Raises:
-        ValueError: an id twice, not one array per id, or vectors of another width, not finite or
-            not of unit length; the id is named.
+        ValueError: a duplicate id, not one array per id, or vectors that have another width, are
+            not finite or not of unit length; the message names the id.
     """
     seen: set[str] = set()
     for passage_id, vectors in itertools.zip_longest(ids, embeddings):

@@ -1,8 +1,8 @@
-"""MaxSim over every passage: exact, blocked, from memory-mapped files.
+"""Exact MaxSim over every passage, in blocks, from memory-mapped files.
 
 A segment's `vectors.npy` [all vectors, dim] holds its passages sorted by their number of vectors,
-so that passages of equal length lie side by side and are scored as one dense block, without padding
-or a segmented maximum. Whatever the storage, products and sums are in float32.
+so that passages of equal length are adjacent and are scored as one dense block, without padding
+or a segmented maximum. Products and sums are float32 for every storage type.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
 
 
 class ExactIndex(SegmentedIndex):
-    """Every vector as it is, or in 8 bits, and MaxSim with all of them."""
+    """An index that stores every vector, as given or in 8 bits, and scores all of them."""
 
     kind: ClassVar[str] = "exact"
 
@@ -38,9 +38,9 @@ class ExactIndex(SegmentedIndex):
         """Options.
 
         Attributes:
-            storage: how vectors are stored; int8 has a scale for each. Fixed when the index is
-                built.
-            block_mb: megabytes of vectors, and of products, that are worked on at a time.
+            storage: how vectors are stored; int8 uses one scale per vector. Fixed when the index
+                is built.
+            block_mb: megabytes of vectors, and of products, processed at a time.
             device: auto, cpu, cuda, ...
         """
 
@@ -76,7 +76,7 @@ class ExactIndex(SegmentedIndex):
         writer.commit(segments=(segment,) if segment else ())
 
     def embeddings(self) -> Iterator[Array]:
-        """Each passage's vectors as they are stored, float32 [vectors, dim], as `ids`."""
+        """Yield each passage's vectors as stored, float32 [vectors, dim], in the order of `ids`."""
         return (array for _, array in self._passages(self._state))
 
     def _passages(self, state: State) -> Passages:
@@ -102,9 +102,9 @@ class ExactIndex(SegmentedIndex):
         return best, scores[best]
 
     def scores(self, queries: Sequence[Vectors]) -> Array:
-        """MaxSim of every query with every passage, float32 [queries, passages], as `ids`.
+        """Return the MaxSim of each query and passage, float32 [queries, passages], as `ids`.
 
-        A passage without vectors scores minus infinity: nothing of it can match.
+        A passage without vectors scores minus infinity.
         """
         state = self._state
         kept = [checked_query(query, self.dim) for query in queries]
@@ -112,7 +112,7 @@ class ExactIndex(SegmentedIndex):
         return scores
 
     def _all_scores(self, state: State, queries: Sequence[Array]) -> Array:
-        """Of all rows, float32 [queries, rows]."""
+        """Return the scores of all rows, float32 [queries, rows]."""
         import torch
 
         out = np.full((len(queries), len(state.alive)), -np.inf, dtype=np.float32)
@@ -142,7 +142,7 @@ class ExactIndex(SegmentedIndex):
         return out
 
     def _parts(self, segment: Segment, rows: Array) -> Iterator[tuple[slice, Array, Array]]:
-        """Slices of `rows`, bounded in memory: lengths and vectors, one passage behind another."""
+        """Yield slices of `rows` that fit in memory, with lengths and concatenated vectors."""
         place = np.empty(len(segment.ids), np.int64)
         order, begins = _layout(segment)
         place[order] = begins
@@ -154,7 +154,7 @@ class ExactIndex(SegmentedIndex):
             yield slice(first, last), lengths, _decoded(segment, places)
 
     def _blocks(self, segment: Segment, lanes: int) -> Iterator[tuple[Array, int, int]]:
-        """Passages of one length and the vectors they lie in, bounded in memory."""
+        """Yield passages of one length and the bounds of their vectors, in bounded memory."""
         budget = max(1, self.config.block_mb * 2**20 // (4 * max(self.dim, lanes)))
         order, begins = _layout(segment)
         lengths = segment.arrays["lengths"][order]
@@ -169,7 +169,7 @@ class ExactIndex(SegmentedIndex):
 
 
 def _layout(segment: Segment) -> tuple[Array, Array]:
-    """Passages in the order of `vectors.npy`, and where each one's vectors begin there."""
+    """Return the passages in the order of `vectors.npy`, and where each one's vectors begin."""
     lengths = segment.arrays["lengths"]
     order = segment.by_length
     ends = np.cumsum(lengths[order])
@@ -184,7 +184,7 @@ def _decoded(segment: Segment, places: Any) -> Array:
 
 
 def _write(writer: Writer, passages: Passages) -> SegmentEntry | None:
-    """A new segment; None if there are no passages."""
+    """Write a new segment; return None if there are no passages."""
     dim, storage = writer.manifest.dim, writer.manifest.settings["storage"]
     raw = np.float16 if storage == "float16" else np.float32
     ids: list[str] = []
@@ -202,7 +202,7 @@ def _write(writer: Writer, passages: Passages) -> SegmentEntry | None:
         folder = writer.path / name
         lengths = np.array(counts, dtype=np.int64)
         write_ids(folder, ids, lengths)
-        if not sum(counts):  # nothing to map
+        if not sum(counts):  # an empty file cannot be mapped
             _save_empty(folder, storage, dim)
         else:
             spooled: Array = np.memmap(spool, raw, "r", shape=(sum(counts), dim))
@@ -220,7 +220,7 @@ def _save_empty(folder: Path, storage: str, dim: int) -> None:
 
 
 def _sort_by_length(spooled: Array, folder: Path, lengths: Array, storage: str) -> None:
-    """Write `vectors.npy` (and `scales.npy`), the passages sorted by their number of vectors."""
+    """Write `vectors.npy` (and `scales.npy`), passages sorted by their number of vectors."""
     vectors = np.lib.format.open_memmap(
         folder / "vectors.npy", mode="w+", dtype=_DTYPES[storage], shape=spooled.shape
     )

@@ -1,4 +1,4 @@
-"""Exact MaxSim in torch: dense blocks of passages of about equal length."""
+"""Exact MaxSim in torch over dense blocks of passages of about equal length."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 8192
-"""Padded vectors scored at a time: with 320 query vectors their scores stay in the cache."""
+"""Padded vectors scored at a time; with 320 query vectors their scores fit in the cache."""
 
 
 def device_of(name: str) -> Any:
-    """The torch device for "auto" (CUDA if there is any) or a name.
+    """Return the torch device of that name; for "auto", CUDA if available.
 
     Raises:
-        UserError: there is no such device.
+        UserError: the device does not exist.
     """
     import torch
 
@@ -30,12 +30,12 @@ def device_of(name: str) -> Any:
 
 
 def maxsim(query: torch.Tensor, vectors: torch.Tensor, lengths: Array) -> Array:
-    """MaxSim of one query with passages that lie one behind the other.
+    """Return the MaxSim of one query with passages whose vectors are concatenated.
 
     Args:
-        query: float32 [lanes, dim].
+        query: float32 [query vectors, dim].
         vectors: float32 [sum of lengths, dim], on the query's device.
-        lengths: vectors of each passage, int64 [passages].
+        lengths: number of vectors of each passage, int64 [passages].
 
     Returns:
         float32 [passages]; minus infinity for a passage without vectors.
@@ -47,8 +47,8 @@ def maxsim(query: torch.Tensor, vectors: torch.Tensor, lengths: Array) -> Array:
     order = np.argsort(lengths, kind="stable")
     start = int(np.searchsorted(lengths[order], 1))
     while start < len(order):
-        # Sorted by length, so that padding is small; a passage is padded with its last vector,
-        # which changes no maximum.
+        # Sorting by length keeps padding small; a passage is padded with its last vector, which
+        # changes no maximum.
         width = int(lengths[order[start]])
         end = start + 1
         while end < len(order):

@@ -1,13 +1,13 @@
-"""MaxSim in Qdrant: a server, or a cluster of them, for corpora that outgrow one machine.
+"""MaxSim in Qdrant, on a server or a cluster, for corpora that outgrow one machine.
 
 A passage is a point with two vectors: `tokens`, all of its vectors (a multivector compared by
-MaxSim; no graph, whose every hop would be a MaxSim), and `mean`, their mean scaled to unit length,
-with Qdrant's graph. A search takes the `prefetch` points whose mean has the greatest dot product
-with the sum of the query's vectors, and orders them by MaxSim.
+MaxSim; without a graph, in which every hop would be a MaxSim), and `mean`, their mean scaled to
+unit length, with Qdrant's graph. A search takes the `prefetch` points whose mean has the greatest
+dot product with the sum of the query's vectors, and ranks them by MaxSim.
 
-How much of the exact top 10 is among them, of 10,000 passages of real text (token states of
-all-MiniLM-L6-v2 in 128 dimensions, 114 a passage; queries of `benchmarks/search_data.py`, 100 of
-the shorter, 40 of the longer):
+The share of the exact top 10 among them, for 10,000 passages of real text (token states of
+all-MiniLM-L6-v2 in 128 dimensions, 114 per passage; queries of `benchmarks/search_data.py`, 100
+of the shorter, 40 of the longer):
 
     prefetch                                   200    500   1000   2000
     308 vectors, image vectors in clusters     .99   1.00   1.00   1.00
@@ -16,10 +16,10 @@ the shorter, 40 of the longer):
     101 vectors                                .98   1.00   1.00   1.00
     32 vectors                                 .82    .91    .96    .98
 
-Means that are not scaled, and fixed dimensional encodings (MUVERA, Dhulipala et al. 2024, arXiv
-2405.19504) of up to 10,240 dimensions, were worse; means of 4 to 16 parts of a passage about equal;
-sparse vectors of centroids better for 32 vectors only. But MiniLM was trained to be averaged, and
-others are not: with another encoder compare with `prefetch: null`, which scores every passage.
+Unscaled means, and fixed dimensional encodings (MUVERA, Dhulipala et al. 2024, arXiv 2405.19504)
+of up to 10,240 dimensions, were worse; means of 4 to 16 parts of a passage about equal; sparse
+vectors of centroids better for 32 vectors only. But MiniLM was trained for averaging, and other
+encoders are not: with another one, compare with `prefetch: null`, which scores every passage.
 
 Without a `url` the engine runs in this process (qdrant-edge), in the index's folder: for tests and
 small corpora. `QdrantClient(path=...)` is not offered, because it reads pickles.
@@ -52,44 +52,44 @@ _FORMAT = 1
 _POINTER = "qdrant.json"
 _KEY = "QDRANT_API_KEY"
 _WHY = "the index qdrant"
-_BATCH = 2**18  # components in an upload: a few megabytes of JSON, where servers take 32
-_PAGE = 1000  # points asked for at a time
+_BATCH = 2**18  # components in an upload: a few megabytes of JSON, servers accept 32
+_PAGE = 1000  # points per request
 _NAMES = uuid.UUID("6d1b1c4e-8b43-5a0e-9f3c-0d2f4c6a7e11")
 _META = str(uuid.uuid5(_NAMES, "meta"))
 
 
 def _point_id(passage_id: str) -> str:
-    """The point of a passage: Qdrant's ids are numbers or UUIDs."""
+    """Return the point id of a passage: Qdrant's ids are numbers or UUIDs."""
     return str(uuid.uuid5(_NAMES, f"passage:{passage_id}"))
 
 
 Point = tuple[str, dict[str, Array], dict[str, Any]]
-"""Id; vectors, by name, none for what is never to be found; payload."""
+"""Passage id; vectors by name, empty for a point that must never be found; payload."""
 
 
 class _Engine(Protocol):
-    """One collection, wherever it is."""
+    """One collection, on a server or in this process."""
 
     where: str
 
     def exists(self) -> bool: ...
 
     def create(self, dim: int, storage: str) -> None:
-        """Make it, in place of what is there."""
+        """Create the collection, replacing an existing one."""
         ...
 
     def put(self, points: Sequence[Point]) -> None:
-        """Add points, or replace those of the same ids; they outlive the process from now on."""
+        """Add points, or replace those with the same ids; they then outlive the process."""
         ...
 
     def remove(self, ids: Sequence[str]) -> None: ...
 
     def payloads(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Of those points that are there."""
+        """Return the payloads of those points that exist."""
         ...
 
     def scroll(self) -> Iterator[dict[str, Any]]:
-        """Payloads of all points."""
+        """Yield the payloads of all points."""
         ...
 
     def __len__(self) -> int: ...
@@ -97,19 +97,19 @@ class _Engine(Protocol):
     def search(
         self, query: Array, limit: int, prefetch: int | None, allowed: Sequence[str] | None
     ) -> list[tuple[dict[str, Any], float]]:
-        """Payloads and MaxSim of the best points, best first.
+        """Return payloads and MaxSim of the best points, best first.
 
         Args:
             query: float32 [vectors, dim].
-            prefetch: how many points are scored, chosen by their means; None for all.
-            allowed: only these points.
+            prefetch: number of points to score, chosen by their means; None for all.
+            allowed: search only these points.
         """
         ...
 
     def optimize(self) -> None: ...
 
     def flush(self) -> None:
-        """Have all on the disk, so that it outlives a power cut."""
+        """Flush everything to disk, so that it survives a power cut."""
         ...
 
     def faults(self) -> list[str]: ...
@@ -118,14 +118,14 @@ class _Engine(Protocol):
 
 
 class QdrantIndex(Index):
-    """A Qdrant collection as an index; see the module for how it is searched.
+    """A Qdrant collection as an index; the module's docstring says how it is searched.
 
-    What the collection holds is written in a point of its own without vectors: the fingerprint, and
-    whether the build came to its end. The folder `path` has a file that names the collection, and
-    without a `url` the collection itself, which one process at a time may open.
+    An extra point without vectors describes the collection: the fingerprint, and whether the build
+    finished. The folder `path` has a file that names the collection and, without a `url`, the
+    collection itself, which one process at a time may open.
 
-    Each passage is changed at once, but several passages one after the other: a search meanwhile
-    sees some of a change. Who writes must see to it that nobody else does.
+    Each passage changes at once, but several passages change one after the other: a search may see
+    part of a change. Callers must ensure that only one process writes.
     """
 
     kind: ClassVar[str] = "qdrant"
@@ -135,10 +135,10 @@ class QdrantIndex(Index):
         """Options.
 
         Attributes:
-            url: of the server, as in http://localhost:6333; its key is read from the environment
-                variable QDRANT_API_KEY. null: in this process.
-            collection: its name at the server; null for ravqa- and the name of the index's folder.
-            prefetch: how many passages are scored; null for all.
+            url: the server's address, as http://localhost:6333; the API key is read from the
+                environment variable QDRANT_API_KEY. null: in this process.
+            collection: its name on the server; null for ravqa- and the name of the index's folder.
+            prefetch: number of passages to score; null for all.
             storage: how the server stores vectors. Fixed when the index is built.
             timeout: seconds to wait for the server's answer.
         """
@@ -150,7 +150,7 @@ class QdrantIndex(Index):
         timeout: int = Field(default=60, ge=1)
 
         def packages(self) -> Sequence[tuple[str, str]]:
-            """The client of a server, or the engine without one."""
+            """The client for a server, or the engine for use without one."""
             return [("qdrant_edge" if self.url is None else "qdrant_client", "qdrant")]
 
         @field_validator("url")
@@ -165,25 +165,25 @@ class QdrantIndex(Index):
 
     @classmethod
     def in_folder(cls, config: Config) -> bool:
-        """False: a server holds the index, or one process at a time opens it."""
+        """Return False: a server holds the index, or only one process at a time opens it."""
         return False
 
     @classmethod
     def fixed(cls, config: Config) -> dict[str, Any]:
-        """What of the configuration is fixed when the index is built, and where it is."""
+        """Return the options that are fixed when the index is built, and where it is."""
         return config.model_dump(include={"url", "collection", "storage"})
 
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
         """Open the index.
 
         Args:
-            path: its folder; with a `url` in `config` it need not be there.
+            path: the index's folder; with a `url` in `config` it need not exist.
             config: None for the collection that the folder names.
-            fingerprint: what the index must have been built from; None takes any.
+            fingerprint: what the index must have been built from; None accepts any.
 
         Raises:
-            UserError: no whole index, of another format, or built from something else; the server
-                cannot be reached; without a server, another process has the index open.
+            UserError: the index is incomplete, of another format, or built from something else; the
+                server cannot be reached; without a server, another process has the index open.
         """
         self.path = Path(path)
         self.config = config or _pointed_at(self.path)
@@ -197,14 +197,14 @@ class QdrantIndex(Index):
 
     @staticmethod
     def built(path: Path) -> bool:
-        """Whether a build came to its end in this folder."""
+        """Return whether `path` holds a completely built index."""
         return (path / _POINTER).is_file()
 
     @classmethod
     def open(
         cls, path: Path, config: Config | None = None, *, fingerprint: str | None = None
     ) -> Self:
-        """As the constructor."""
+        """Open the index; see the constructor."""
         return cls(path, config, fingerprint=fingerprint)
 
     @classmethod
@@ -218,13 +218,13 @@ class QdrantIndex(Index):
         config: Config | None = None,
         fingerprint: str = "",
     ) -> Self:
-        """Make a collection of passages and open it; see `SegmentedIndex.build`.
+        """Build a collection of passages and open it; see `SegmentedIndex.build`.
 
-        A collection of this name that was built whole from the same `fingerprint` (not "") is taken
-        as it is; one whose build did not end is made anew.
+        An existing collection of this name is reused if it was completely built from the same
+        `fingerprint` (not ""); an incomplete one is built again.
 
         Raises:
-            UserError: the collection is of something else, or another process builds here.
+            UserError: the collection holds something else, or another process is building here.
             ValueError: see `checked_passages`.
         """
         config = config or cls.Config()
@@ -257,13 +257,13 @@ class QdrantIndex(Index):
         return cls(path, config)
 
     def close(self) -> None:
-        """Let go of the engine; the index cannot be used any more."""
+        """Release the engine; the index cannot be used afterwards."""
         self._engine.close()
 
     # -- reading ------------------------------------------------------------------------------
 
     def _read(self) -> dict[str, Any]:
-        """What the collection says of itself."""
+        """Return the description that the collection holds of itself."""
         where = self._engine.where
         if not self._engine.exists():
             raise UserError(f"no index in {self.path}: there is no {where}; build it")
@@ -289,18 +289,18 @@ class QdrantIndex(Index):
 
     @property
     def fingerprint(self) -> str:
-        """What the index was built from, as `build` was told."""
+        """The fingerprint that was passed to `build`."""
         return str(self._meta["fingerprint"])
 
     def __len__(self) -> int:
-        return len(self._engine) - 1  # the point that describes the others
+        return len(self._engine) - 1  # without the descriptive point
 
     def __contains__(self, passage_id: object) -> bool:
         return isinstance(passage_id, str) and bool(self._known([passage_id]))
 
     @property
     def ids(self) -> list[str]:
-        """The passages' ids, in order: as built, then as added. Asks for all of them."""
+        """The passages' ids, in order: as built, then as added. Requests all of them."""
         found = [p for p in self._engine.scroll() if "id" in p]
         return [p["id"] for p in sorted(found, key=lambda payload: payload["number"])]
 
@@ -312,10 +312,10 @@ class QdrantIndex(Index):
         allowed_ids: Iterable[str] | None = None,
         **params: Any,
     ) -> list[Ranking]:
-        """The k best passages per query; see `ravqa.indexes.base.Index.search`.
+        """Return the k best passages per query; see `ravqa.indexes.base.Index.search`.
 
         Args:
-            queries, k, allowed_ids: as there.
+            queries, k, allowed_ids: as in `Index.search`.
             params: `prefetch`.
         """
         check_k(k)
@@ -334,7 +334,7 @@ class QdrantIndex(Index):
         return [_ranking(self._engine.search(query, k, prefetch, allowed)) for query in kept]
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
-        """MaxSim of each query with its own list of passages; minus infinity without vectors.
+        """Return the MaxSim of each query with each passage of its own list; see `Index.score`.
 
         Raises:
             KeyError: an id is not in the index.
@@ -353,7 +353,7 @@ class QdrantIndex(Index):
         return out
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about the index: passages, where it is, settings."""
+        """Return statistics of the index: passages, location, settings."""
         return {
             "kind": self.kind,
             "dim": self.dim,
@@ -364,10 +364,10 @@ class QdrantIndex(Index):
         }
 
     def verify(self) -> list[str]:
-        """A line for each fault: passages lost, a change that did not end, the server's troubles.
+        """Return one line per fault: lost passages, an unfinished change, or server problems.
 
         Raises:
-            UserError: there is no whole index any more.
+            UserError: the index no longer exists or is incomplete.
         """
         self.refresh()
         faults = self._engine.faults()
@@ -376,16 +376,16 @@ class QdrantIndex(Index):
         return faults
 
     def refresh(self) -> None:
-        """See what other processes have done; searches see it anyway."""
+        """Reread the description; searches see other processes' changes anyway."""
         self._meta = self._read()
 
     # -- changing -----------------------------------------------------------------------------
 
     def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
-        """Add passages, behind those that are there.
+        """Add passages after the existing ones.
 
         Raises:
-            ValueError: an id is there already (nothing is added), or see `checked_passages`.
+            ValueError: an id already exists (nothing is added); see also `checked_passages`.
         """
         ids = list(ids)
         if known := self._known(ids):
@@ -393,7 +393,7 @@ class QdrantIndex(Index):
         self._put(ids, embeddings)
 
     def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
-        """Replace passages, or add those that are not there; behind the others."""
+        """Replace passages, or add those that do not exist; they come after the others."""
         self._put(ids, embeddings)
 
     def delete(self, ids: Iterable[str]) -> None:
@@ -410,7 +410,7 @@ class QdrantIndex(Index):
         self._settle()
 
     def compact(self) -> None:
-        """Have the engine tidy up now; a server does so by itself."""
+        """Optimize the engine's storage now; a server does so by itself."""
         self._engine.optimize()
 
     def _put(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
@@ -420,13 +420,13 @@ class QdrantIndex(Index):
         self._settle(next=first + added)
 
     def _settle(self, **changes: int) -> None:
-        """Write down that a change has ended."""
+        """Record that a change has ended."""
         self._meta = self._read() | changes | {"passages": len(self)}
         self._engine.put([(_META, {}, self._meta)])
         self._engine.flush()
 
     def _known(self, ids: Iterable[str]) -> set[str]:
-        """Those of the passages that are there."""
+        """Return those of the passages that exist."""
         points = {_point_id(i): i for i in ids}
         return {points[p] for page in _pages(points) for p in self._engine.payloads(page)}
 
@@ -438,16 +438,16 @@ def _pages(items: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _ranking(found: Iterable[tuple[dict[str, Any], float]]) -> Ranking:
-    """Ids and scores, best first, ties in passage order."""
+    """Return ids and scores, best first, ties in passage order."""
     order = sorted(found, key=lambda pair: (-pair[1], pair[0]["number"]))
     return [(payload["id"], float(score)) for payload, score in order]
 
 
 def _upload(engine: _Engine, passages: Iterable[tuple[str, Array]], first: int) -> int:
-    """Put passages, a bounded number of components at a time; returns how many there were.
+    """Put passages, a bounded number of components at a time; return how many there were.
 
     Args:
-        first: number of the first passage; numbers order what scores alike.
+        first: number of the first passage; these numbers break ties.
     """
     points: list[Point] = []
     size = done = 0
@@ -468,10 +468,10 @@ def _upload(engine: _Engine, passages: Iterable[tuple[str, Array]], first: int) 
 
 
 def _already(engine: _Engine, fingerprint: str) -> bool:
-    """Whether the collection is there and whole; False if it may be made (anew).
+    """Return whether a complete collection exists; False if it may be built or rebuilt.
 
     Raises:
-        UserError: it is something else.
+        UserError: the collection holds something else.
     """
     if not engine.exists():
         return False
@@ -495,7 +495,7 @@ def _engine(path: Path, config: QdrantIndex.Config) -> _Engine:
 
 
 def _pointed_at(path: Path) -> QdrantIndex.Config:
-    """The configuration that the folder's index was built with."""
+    """Return the configuration that the folder's index was built with."""
     try:
         text = (path / _POINTER).read_text(encoding="utf-8")
         return validate(QdrantIndex.Config, json.loads(text), str(path / _POINTER))
@@ -508,7 +508,7 @@ def _pointed_at(path: Path) -> QdrantIndex.Config:
 
 
 class _Server:
-    """A collection at a server."""
+    """A collection on a server."""
 
     def __init__(self, config: QdrantIndex.Config, collection: str):
         package = import_extra("qdrant_client", "qdrant", why=_WHY)
@@ -516,7 +516,7 @@ class _Server:
         self._failures = import_extra("qdrant_client.http.exceptions", "qdrant", why=_WHY)
         self._collection = collection
         self.where = f"the collection {collection} at {config.url}"
-        # The check of versions runs in a thread of its own, and warns when the server is away.
+        # The version check runs in its own thread, and warns when the server is unreachable.
         key = os.environ.get(_KEY)
         self._mask = Mask(key or "")
         self._client = package.QdrantClient(
@@ -600,10 +600,10 @@ class _Server:
         return [(p.payload, p.score) for p in answer.points]
 
     def optimize(self) -> None:
-        """The server does."""
+        """Do nothing: the server optimizes by itself."""
 
     def flush(self) -> None:
-        """The server does."""
+        """Do nothing: the server flushes by itself."""
 
     def faults(self) -> list[str]:
         status = self._ask("get_collection").status
@@ -614,7 +614,7 @@ class _Server:
 
 
 class _Edge:
-    """A collection in a folder, and the engine in this process."""
+    """A collection in a folder, with the engine in this process."""
 
     def __init__(self, folder: Path):
         self._edge = import_extra("qdrant_edge", "qdrant", why=f"{_WHY} without a url")

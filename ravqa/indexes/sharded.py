@@ -1,16 +1,17 @@
-"""One index made of several: each of a part of the passages, built and searched by a worker.
+"""One index made of several shards, each built and searched by a worker.
 
     index/
-      sharded.json   how many shards, of which kind, built from what; written when all are whole
+      sharded.json   number and kind of shards, and their source; written when all are complete
       shard-000/     an index of another kind
       shard-000.lock held by the worker that builds it
 
-A query is put to all shards and their rankings are merged by score. MaxSim looks at one passage
-only, so that nothing is lost by this: the result is as exact as the shards are.
+A query is sent to all shards and their rankings are merged by score. MaxSim looks at one passage
+at a time, so nothing is lost: the result is as exact as the shards are.
 
-A worker takes a shard that nobody builds, builds it, takes the next, and waits for those of the
-others. So any number of processes may build one index, and what a killed one left undone is done by
-the others, or when the build is repeated. All workers must see the folder.
+A worker takes a shard that nobody is building, builds it, takes the next, and finally waits for
+the other workers' shards. So any number of processes may build one index, and what a killed
+process left undone is done by the others, or when the build is repeated. All workers must have
+access to the folder.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ _FORMAT = 1
 _MANIFEST = "sharded.json"
 
 Embed = Callable[[int, int], Iterable[Vectors]]
-"""Gives one array [vectors, dim] for each passage from the first number up to the second."""
+"""Returns one array [vectors, dim] for each passage from the first number to before the second."""
 
 
 class ShardedIndex(Index):
-    """Several indexes of another kind as one; see the module, and `SegmentedIndex`.
+    """Several indexes of another kind as one; see the module and `SegmentedIndex`.
 
-    A change is made in one shard after the other: a search meanwhile sees each passage as it was or
-    as it will be, never twice. Added passages go to the smallest shard. Ties come in the order of
-    the shards, which is that of the passages as built.
+    Shards change one after the other: a concurrent search sees each passage before or after the
+    change, never twice. Added passages go to the smallest shard. Ties come in the order of the
+    shards, which is that of the passages as built.
     """
 
     kind: ClassVar[str] = "sharded"
@@ -57,13 +58,13 @@ class ShardedIndex(Index):
         """Options.
 
         Attributes:
-            shard: the kind of the shards, with its options. What is fixed when an index is built is
-                fixed here too.
-            shards: how many; null for one per worker. Fixed when the index is built.
+            shard: the kind of the shards, with its options. Options that are fixed when an index
+                is built are fixed here too.
+            shards: number of shards; null for one per worker. Fixed when the index is built.
             workers: local: this process. accelerate: the processes that torchrun or accelerate
-                started build together, if all call `build`; each opens all shards. ray: a Ray
-                cluster's actors build, hold and search one shard each.
-            ray: options of the actors, as {num_cpus: 4, num_gpus: 1}.
+                started build together, if all call `build`; each opens all shards. ray: actors of
+                a Ray cluster build, hold and search one shard each.
+            ray: options of the actors, such as {num_cpus: 4, num_gpus: 1}.
         """
 
         shard: Part = Part(name="auto")
@@ -72,7 +73,7 @@ class ShardedIndex(Index):
         ray: Options = Field(default_factory=dict)
 
         def packages(self) -> Sequence[tuple[str, str]]:
-            """Ray, for its workers."""
+            """Ray, if it runs the workers."""
             return [("ray", "ray")] if self.workers == "ray" else []
 
         @model_validator(mode="after")
@@ -84,11 +85,11 @@ class ShardedIndex(Index):
         """Open the index in `path`.
 
         Args:
-            config: None for shards of the kind and with the options that they were built with.
-            fingerprint: what the index must have been built from; None takes any.
+            config: None for the kind and options of shards that the index was built with.
+            fingerprint: what the index must have been built from; None accepts any.
 
         Raises:
-            UserError: no whole index, of another format, or built from something else.
+            UserError: the index is incomplete, of another format, or built from something else.
         """
         self.path = Path(path)
         self._manifest = _read(self.path)
@@ -103,32 +104,32 @@ class ShardedIndex(Index):
 
     @classmethod
     def fixed(cls, config: Config) -> dict[str, Any]:
-        """What of the configuration is fixed when the index is built."""
+        """Return the options that are fixed when the index is built."""
         kind, options = INDEXES.get(config.shard.name), part_config(INDEXES, config.shard, "shard")
         shard = {"name": config.shard.name, **kind.fixed(options)}
         return {"shards": config.shards, "shard": shard}
 
     @classmethod
     def in_folder(cls, config: Config) -> bool:
-        """Whether the shards are in their folders."""
+        """Return whether the shards are in their folders."""
         shard = part_config(INDEXES, config.shard, "shard")
         return INDEXES.get(config.shard.name).in_folder(shard)
 
     @classmethod
     def built_together(cls, config: Config) -> bool:
-        """Whether all processes must call `build`."""
+        """Return whether all processes must call `build`."""
         return config.workers == "accelerate"
 
     @staticmethod
     def built(path: Path) -> bool:
-        """Whether there is a whole index in `path`."""
+        """Return whether `path` holds a complete index."""
         return (path / _MANIFEST).is_file()
 
     @classmethod
     def open(
         cls, path: Path, config: Config | None = None, *, fingerprint: str | None = None
     ) -> Self:
-        """As the constructor."""
+        """Open the index; see the constructor."""
         return cls(path, config, fingerprint=fingerprint)
 
     @classmethod
@@ -142,17 +143,18 @@ class ShardedIndex(Index):
         config: Config | None = None,
         fingerprint: str = "",
     ) -> Self:
-        """Make an index of passages and open it; see `SegmentedIndex.build`.
+        """Build an index of passages and open it; see `SegmentedIndex.build`.
 
         Args:
-            ids, path, dim: as there.
-            embeddings: as there; every worker reads those of its shards. Over Ray it is sent to
-                the workers: a list, or an `EmbeddingStore` in a folder that they see.
-            fingerprint: what the vectors depend on; with it a build goes on where it was killed,
-                and processes know each other's work.
+            ids, path, dim: as in `SegmentedIndex.build`.
+            embeddings: as there; every worker reads those of its shards. With Ray they are sent to
+                the workers: a list, or an `EmbeddingStore` in a folder that the workers can read.
+            fingerprint: what the vectors depend on; needed to resume a killed build, and for
+                processes to recognise each other's work.
 
         Raises:
-            UserError: the folder holds another index already; several processes and no fingerprint.
+            UserError: the folder already holds another index, or there are several processes and
+                no fingerprint.
             ValueError: an id twice, or see `checked_passages`.
         """
         ids = list(ids)
@@ -176,11 +178,11 @@ class ShardedIndex(Index):
         config: Config | None = None,
         fingerprint: str = "",
     ) -> Self:
-        """As `build`, with vectors that each worker makes itself: it encodes its shard.
+        """Build the index as `build`, but let each worker encode the vectors of its shard.
 
         Args:
             embed: called by the worker that builds a shard, with the numbers of the shard's first
-                passage and of the one behind its last. Over Ray it is sent to the workers.
+                passage and of the one after its last. With Ray it is sent to the workers.
         """
         config = config or cls.Config()
         path = Path(path)
@@ -204,7 +206,7 @@ class ShardedIndex(Index):
         bounds = [len(ids) * i // number for i in range(number + 1)]
         workers = _workers(path, config, manifest)
         workers.build([(ids[a:b], embed, a, b, dim) for a, b in pairwise(bounds)])
-        del workers  # Ray's let go of what they hold before others are started
+        del workers  # Ray's release their resources before new ones start
         atomic_write(path / _MANIFEST, json.dumps(manifest))
         return cls(path, config)
 
@@ -217,7 +219,7 @@ class ShardedIndex(Index):
 
     @property
     def fingerprint(self) -> str:
-        """What the index was built from, as `build` was told."""
+        """The fingerprint that was passed to `build`."""
         return str(self._manifest["fingerprint"])
 
     def __len__(self) -> int:
@@ -239,7 +241,7 @@ class ShardedIndex(Index):
         allowed_ids: Iterable[str] | None = None,
         **params: Any,
     ) -> list[Ranking]:
-        """The k best passages per query; see `ravqa.indexes.base.Index.search`."""
+        """Return the k best passages per query; see `ravqa.indexes.base.Index.search`."""
         allowed = None if allowed_ids is None else list(allowed_ids)
         parts = self._workers.run("search", queries, k, allowed, params)
         return [
@@ -248,7 +250,7 @@ class ShardedIndex(Index):
         ]
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
-        """MaxSim of each query with its own list of passages; minus infinity without vectors.
+        """Return the MaxSim of each query with each passage of its own list; see `Index.score`.
 
         Raises:
             KeyError: an id is not in the index.
@@ -260,7 +262,7 @@ class ShardedIndex(Index):
         return [[s[i] for i in wanted] for s, wanted in zip(found, ids, strict=True)]
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about the index: passages, bytes on disk, and those of each shard."""
+        """Return statistics of the index: passages, bytes on disk, and those of each shard."""
         shards = self._workers.run("call", "stats")
         return {
             "kind": self.kind,
@@ -271,7 +273,7 @@ class ShardedIndex(Index):
         }
 
     def verify(self) -> list[str]:
-        """Read every file again; a line for each that is missing or changed, none if all is well.
+        """Reread every file and return one line per missing or changed one.
 
         Raises:
             UserError: a manifest is damaged.
@@ -281,17 +283,17 @@ class ShardedIndex(Index):
         return [f"{_name(i)}/{line}" for i, lines in parts for line in lines]
 
     def refresh(self) -> None:
-        """See what other processes have committed."""
+        """Pick up what other processes have committed."""
         self._workers.run("call", "refresh")
 
     # -- changing -----------------------------------------------------------------------------
 
     def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
-        """Add passages, which are held in memory.
+        """Add passages, held in memory until written.
 
         Raises:
             UserError: another process is writing.
-            ValueError: an id is there already, or see `checked_passages`; nothing is added.
+            ValueError: an id already exists, or see `checked_passages`; nothing is added.
         """
         new = dict(checked_passages(ids, embeddings, self.dim))
         if known := self._owners(new):
@@ -299,7 +301,7 @@ class ShardedIndex(Index):
         self._put("add", self._smallest(), new)
 
     def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
-        """Replace passages, or add those that are not there; all are held in memory."""
+        """Replace passages, or add those that do not exist; all are held in memory."""
         new = dict(checked_passages(ids, embeddings, self.dim))
         owners, smallest = self._owners(new), self._smallest()
         for shard in sorted({smallest, *owners.values()}):
@@ -307,7 +309,7 @@ class ShardedIndex(Index):
             self._put("update", shard, mine)
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Delete passages; they are never found again. Their bytes go with `compact`.
+        """Delete passages; they are never found again. `compact` frees their disk space.
 
         Raises:
             UserError: another process is writing.
@@ -322,7 +324,7 @@ class ShardedIndex(Index):
             self._workers.run("call", "delete", mine, only=[shard])
 
     def compact(self) -> None:
-        """Write every shard anew, without what was deleted."""
+        """Rewrite every shard without the deleted passages."""
         self._workers.run("call", "compact")
 
     def _put(self, method: str, shard: int, passages: dict[str, Array]) -> None:
@@ -331,7 +333,7 @@ class ShardedIndex(Index):
             self._workers.run("call", method, *arguments, only=[shard])
 
     def _owners(self, ids: Iterable[str]) -> dict[str, int]:
-        """The shards of those passages that are there."""
+        """Return the shards of those passages that exist."""
         known = enumerate(self._workers.run("known", list(ids)))
         return {passage_id: shard for shard, found in known for passage_id in found}
 
@@ -349,10 +351,10 @@ def _check_unique(ids: Iterable[str]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What `sharded.json` says.
+    """Return the contents of `sharded.json`.
 
     Raises:
-        UserError: there is none, or it is damaged or of another format.
+        UserError: the file does not exist, is damaged, or has another format.
     """
     file = path / _MANIFEST
     try:
@@ -375,7 +377,7 @@ def _name(shard: int) -> str:
 
 
 class _Slices:
-    """`Embed` for vectors that are there, or come from an iterator in the order of the passages."""
+    """`Embed` for vectors in a sequence, or from an iterator in the order of the passages."""
 
     def __init__(self, embeddings: Iterable[Vectors], count: int):
         self._embeddings = embeddings
@@ -392,18 +394,18 @@ class _Slices:
         for _ in islice(self._iterator, start - self._at):
             pass
         self._at = stop
-        # The last slice has all that is left: if that is too much, the index says so.
+        # The last slice takes all that remains: if that is too much, the index reports it.
         return islice(self._iterator, None if stop == self._count else stop - start)
 
 
 class _Shard:
-    """One shard, as its worker has it."""
+    """One shard in the hands of its worker."""
 
     def __init__(self, folder: Path, part: Part, fingerprint: str | None):
-        """Neither build nor open it yet.
+        """Record the shard without building or opening it.
 
         Args:
-            fingerprint: what the shard is built from; None if that is not known.
+            fingerprint: what the shard is built from; None if unknown.
         """
         self._folder = folder
         self._kind = INDEXES.get(part.name)
@@ -414,10 +416,10 @@ class _Shard:
     def build(
         self, ids: Sequence[str], embed: Embed, start: int, stop: int, dim: int, *, wait: bool
     ) -> bool:
-        """Build the shard, unless it is whole.
+        """Build the shard unless it is complete.
 
         Args:
-            wait: for another worker that is building it; else give up and return False.
+            wait: for another worker that is building it; otherwise give up and return False.
         """
         name = f"{self._folder.name}.lock"
         with contextlib.ExitStack() as stack:
@@ -450,11 +452,11 @@ class _Shard:
         self._index = self._kind.open(self._folder, self._config, fingerprint=self._fingerprint)
 
     def apply(self, method: str, arguments: Sequence[Any]) -> Any:
-        """What another method of this returns."""
+        """Call another method of this shard by name and return its result."""
         return getattr(self, method)(*arguments)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """An attribute of the index, or what this method of it returns."""
+        """Return an attribute of the index, or the result of calling it."""
         found = getattr(self._index, name)
         return found(*arguments) if callable(found) else found
 
@@ -467,29 +469,29 @@ class _Shard:
     def scores(
         self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """MaxSim of each query with those of its passages that are here."""
+        """Return the MaxSim of each query with those of its passages that this shard holds."""
         mine = [self.known(wanted) for wanted in ids]
         rows = self._index.score(queries, mine)
         return [dict(zip(*pair, strict=True)) for pair in zip(mine, rows, strict=True)]
 
     def known(self, ids: Iterable[str]) -> list[str]:
-        """Those that are here."""
+        """Return those of the ids that this shard holds."""
         return [i for i in ids if i in self._index]
 
 
 _Task = tuple[Sequence[str], Embed, int, int, int]
-"""Of one shard, what `_Shard.build` takes."""
+"""The arguments of `_Shard.build` for one shard."""
 
 
 class _Workers(Protocol):
-    """Who has the shards."""
+    """The workers that hold the shards."""
 
     def build(self, tasks: Sequence[_Task]) -> None:
-        """Have all shards built."""
+        """Build all shards."""
         ...
 
     def run(self, method: str, *arguments: Any, only: Sequence[int] | None = None) -> list[Any]:
-        """What a method of `_Shard` returns for all shards, or for some."""
+        """Return the results of a method of `_Shard` for all shards, or for some."""
         ...
 
 
@@ -505,7 +507,7 @@ def _workers(path: Path, config: ShardedIndex.Config, manifest: dict[str, Any]) 
 
 
 def _parallel(config: ShardedIndex.Config) -> int:
-    """How many workers there are."""
+    """Return the number of workers."""
     if config.workers == "accelerate":
         return int(processes().num_processes)
     if config.workers == "ray":
@@ -514,7 +516,7 @@ def _parallel(config: ShardedIndex.Config) -> int:
 
 
 class _Local:
-    """All shards in this process; it builds those that no other process does."""
+    """All shards in this process; it builds those that no other process builds."""
 
     def __init__(self, shards: Sequence[tuple[Path, Part, str | None]], first: int):
         self._shards = [_Shard(*shard) for shard in shards]
@@ -532,7 +534,7 @@ class _Local:
 
 
 class _Ray:
-    """A Ray actor for each shard, as far from each other as there are nodes."""
+    """One Ray actor per shard, spread over as many nodes as possible."""
 
     def __init__(self, shards: Sequence[tuple[Path, Part, str | None]], options: dict[str, Any]):
         self._ray = _cluster()
@@ -576,7 +578,7 @@ class _Ray:
 
 
 def _cluster() -> Any:
-    """Ray, connected to the cluster that it finds, or to one of its own on this machine."""
+    """Return Ray, connected to an existing cluster or to a new local one."""
     ray = import_extra("ray", "ray", why="the index sharded with workers: ray")
     if not ray.is_initialized():
         ray.init()
