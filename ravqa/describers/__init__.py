@@ -1,4 +1,4 @@
-"""What is seen in an image, as text: text-based vision for retrieval and for text-only readers."""
+"""Describers, which put into text what an image shows, for retrieval and text-only readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of describers: what is seen in images, as text."""
+"""The interface of describers, which put into text what images show."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ravqa.core.settings import Strict
 
 
 class Describer(ABC):
-    """Says what is seen in images.
+    """A component that describes images in text.
 
     Attributes:
         fingerprint: changes with everything that can change a description.
-        weights: the weights' names, for people; "" without weights.
+        weights: the weights' names, for display; "" without weights.
     """
 
     class Config(Strict):
-        """The describer's options; none, unless it has its own."""
+        """The describer's options; a subclass with options overrides this class."""
 
     fingerprint: str
     weights: str = ""
@@ -42,5 +42,5 @@ class Describer(ABC):
 
         Raises:
             DataError: an image cannot be decoded.
-            PromptError: the describer cannot take one of the images.
+            PromptError: the describer cannot process one of the images.
         """

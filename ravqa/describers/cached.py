@@ -19,7 +19,7 @@ from ravqa.images.decode import image_bytes
 
 
 class CachedDescriber:
-    """Wraps a describer; an image it has described before is not opened again."""
+    """A wrapper that keeps descriptions; an image described before is not opened again."""
 
     def __init__(self, inner: Describer, *, chunk: int = 64):
         self.inner = inner
@@ -32,11 +32,11 @@ class CachedDescriber:
     def describe(
         self, images: Sequence[Path | bytes], progress: Callable[[int], object] | None = None
     ) -> list[Description]:
-        """One description per image, in order; each chunk is kept as soon as it is done.
+        """Return one description per image, in order; each chunk is kept as soon as it is done.
 
         Raises:
             DataError: an image cannot be decoded.
-            PromptError: the describer cannot take an image.
+            PromptError: the describer cannot process an image.
         """
         out: list[Description] = []
         for start in range(0, len(images), self._chunk):

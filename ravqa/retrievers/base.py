@@ -1,4 +1,4 @@
-"""The contract of retrievers."""
+"""The interface of retrievers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from ravqa.retrievers.explain import Explanation
 
 Progress = Callable[[str, int, int], object]
-"""Called as progress(what, done, total)."""
+"""A callback, called as progress(what, done, total)."""
 
 
 class Retriever(ABC):
     """Finds passages for questions.
 
     Attributes:
-        fingerprint: changes with everything that can change a ranking, the corpus apart.
-        weights: the weights' names, for people; "" without weights.
-        stores: where rankings are kept; none if they are not. Runs measure what came from there.
+        fingerprint: changes with everything that can change a ranking, except the corpus.
+        weights: the weights' names, for display; "" without weights.
+        stores: where rankings are kept; empty if they are not. Runs measure what came from there.
     """
 
     class Config(Strict):
-        """The retriever's options; none, unless it has its own."""
+        """The retriever's options; a subclass with options overrides this class."""
 
     fingerprint: str
     weights: str = ""
@@ -49,7 +49,7 @@ class Retriever(ABC):
 
     @classmethod
     def depth(cls, config: Any) -> int:
-        """Return how many passages are ranked, however few are asked for; 0 for no more than these.
+        """Return the number of passages that are always ranked; 0 for only those requested.
 
         Args:
             config: an instance of `Config`.
@@ -58,7 +58,7 @@ class Retriever(ABC):
 
     @classmethod
     def explains(cls, config: Any) -> bool:
-        """Whether a retriever of this configuration has an `explainer`; no model is loaded."""
+        """Return whether this configuration gives an `explainer`, without loading a model."""
         return False
 
     @property
@@ -73,55 +73,55 @@ class Retriever(ABC):
 
     @property
     def encoded(self) -> Mapping[str, EncodingStats]:
-        """Statistics of what was encoded: of "passages", where they are known, and "queries"."""
+        """Statistics of what was encoded: "passages" (if known) and "queries"."""
         return {}
 
     @property
     def explainer(self) -> Retriever | None:
-        """The retriever whose `explain_passages` can be called: this one, a part of it, or none."""
+        """The retriever whose `explain_passages` can be called: this one, a part of it, or None."""
         return None
 
     @abstractmethod
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Build or open what searching `corpus` needs.
+        """Build or open what is needed to search `corpus`.
 
         Raises:
-            UserError: a corpus is needed and there is none.
+            UserError: a corpus is needed but missing.
         """
 
     @abstractmethod
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """Return at most k passages per question, best first, each once.
+        """Return at most k passages per question, best first, without duplicates.
 
         Raises:
-            PromptError: the retriever cannot take one of the questions.
+            PromptError: the retriever cannot process one of the questions.
         """
 
     def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
-        """Encode what of the corpus is not encoded yet, for `prepare` to index it.
+        """Encode the part of the corpus that is not encoded yet, for `prepare` to index.
 
         Returns:
-            The corpus's statistics; None if it is indexed already.
+            The corpus's statistics; None if it is already indexed.
 
         Raises:
-            UserError: the retriever encodes no passages; see `encodes`.
+            UserError: the retriever does not encode passages; see `encodes`.
         """
         raise UserError(f"the retriever {type(self).__name__} encodes no passages")
 
     def explain_passages(
         self, question: Question, passages: Sequence[Passage]
     ) -> list[Explanation]:
-        """Return what of the question matched what of each passage; no `prepare` is needed.
+        """Return which parts of the question matched which of each passage; needs no `prepare`.
 
         Raises:
-            UserError: the retriever cannot say; see `explainer`.
+            UserError: the retriever cannot explain its rankings; see `explainer`.
         """
         raise UserError(f"the retriever {type(self).__name__} cannot say what matched")
 
     def seen_image(self, image: Path | bytes) -> tuple[Image, tuple[int, int]] | None:
-        """Return an image as the encoder is given it, and rows and columns of its patches.
+        """Return an image as the encoder receives it, and the rows and columns of its patches.
 
-        None where there are no vectors of patches.
+        None if the encoder makes no vectors of patches.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -137,10 +137,10 @@ def to_hits(ranking: Sequence[tuple[str, float]]) -> list[Hit]:
 def checked_hits(
     retriever: Retriever, found: Sequence[Sequence[Hit]], questions: int, k: int
 ) -> list[list[Hit]]:
-    """Return what a retriever gave for a number of questions.
+    """Return the rankings that a retriever gave for a number of questions, checked.
 
     Raises:
-        ContractError: not one list of hits per question, more than k of them, a passage twice,
+        ContractError: not one list of hits per question, more than k hits, a duplicate passage,
             ranks that do not count from 1, or a score that is not a number.
     """
     if len(found) != questions:

@@ -1,14 +1,14 @@
-"""BM25 retrieval through the library bm25s: words of the query against words of the passages.
+"""BM25 retrieval with the library bm25s: words of the query against words of the passages.
 
     score(q, d) = sum over words w of q of  idf(w) * tf / (tf + k1 * (1 - b + b * |d| / avgdl)),
     idf(w) = ln(1 + (N - df + 0.5) / (df + 0.5))
 
-with tf the count of w in d, df the number of the N passages that have w, |d| the words of d and
-avgdl their mean: Lucene's variant of Robertson et al. (Kamphuis et al. 2020, "Which BM25 do you
-mean?"), which is what bm25s (Lu 2024, arXiv 2407.03618) computes by default.
+where tf is the count of w in d, df the number of the N passages that contain w, |d| the number of
+words in d and avgdl its mean: Lucene's variant of Robertson et al. (Kamphuis et al. 2020, "Which
+BM25 do you mean?"), which bm25s (Lu 2024, arXiv 2407.03618) computes by default.
 
-Words are runs of two and more letters and digits, in lower case, without English stop words. Texts
-in a script without spaces are not cut into words.
+Words are runs of at least two letters and digits, in lower case, without English stop words. Texts
+in a script without spaces are not split into words.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from ravqa.retrievers.query_text import Form, QueryText, forms
 
 _EXTRA = "bm25"
 _WHY = "the retriever bm25"
-_STEP = 1000  # passages between two signs of progress
+_STEP = 1000  # passages between two progress reports
 
 
 class BM25Retriever(Retriever):
-    """Scores every passage by its words; passages without a word of the query are not found.
+    """A retriever that scores passages by their words; those without a query word are not found.
 
     The text of a passage is its title, section and text. A query has the forms of
-    `ravqa.retrievers.query_text`: its score is the weighted mean of theirs, and a form's is that of
-    the best of its alternatives, in which every word counts as much as its span weighs.
+    `ravqa.retrievers.query_text`: its score is the weighted mean of theirs; a form's score is that
+    of its best alternative, in which every word counts as much as its span weighs.
 
     The index is kept in the cache folder, by the corpus's content, and memory-mapped; rankings are
-    kept there by what was asked.
+    kept there by query.
     """
 
     weights = ""
@@ -55,7 +55,7 @@ class BM25Retriever(Retriever):
         """Options.
 
         Attributes:
-            k1, b: how soon repeated words stop to count, and how much long passages are
+            k1, b: how soon repeated words stop counting, and how much long passages are
                 discounted.
             stemming: compare words by their stems (Snowball's for English).
             query: what goes into the query.
@@ -67,7 +67,7 @@ class BM25Retriever(Retriever):
         query: QueryText = QueryText()
 
         def packages(self) -> Sequence[tuple[str, str]]:
-            """The library, and one for stems."""
+            """The library, and one for stemming."""
             modules = ["bm25s", "Stemmer"] if self.stemming else ["bm25s"]
             return [(module, _EXTRA) for module in modules]
 
@@ -77,7 +77,7 @@ class BM25Retriever(Retriever):
         """Import the library.
 
         Raises:
-            MissingExtraError: bm25s, or for stemming PyStemmer, is not installed.
+            MissingExtraError: bm25s, or PyStemmer for stemming, is not installed.
         """
         self.config = config
         self._library: Any = import_extra("bm25s", _EXTRA, why=_WHY)
@@ -97,8 +97,8 @@ class BM25Retriever(Retriever):
         """Open the corpus's index in the cache, or build it.
 
         Raises:
-            UserError: there is no corpus, or the cache folder cannot be written or is damaged.
-            DataError: no passage has a word.
+            UserError: the corpus is missing, or the cache folder is damaged or not writable.
+            DataError: no passage contains a word.
         """
         if corpus is None:
             raise UserError(f"{_WHY} needs passages: name a file with --corpus")
@@ -113,7 +113,7 @@ class BM25Retriever(Retriever):
         self._corpus = corpus.fingerprint
 
     def _build(self, corpus: Corpus, path: Path, progress: Progress | None) -> None:
-        """Write the index beside `path` and rename it; of two builders the first one wins."""
+        """Write the index beside `path` and rename it; if several build it, the first one wins."""
         words = self._library.tokenize(
             _texts(corpus, progress),
             stopwords="en",
@@ -139,7 +139,7 @@ class BM25Retriever(Retriever):
             shutil.rmtree(made, ignore_errors=True)
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """At most k passages per question, best first; ties in corpus order."""
+        """Return at most k passages per question, best first; ties in corpus order."""
         plans = [forms(question, self.config.query) for question in questions]
         keys = [
             fingerprint(self._words_fingerprint, self._corpus, k, [asdict(form) for form in plan])
@@ -151,7 +151,7 @@ class BM25Retriever(Retriever):
         return [to_hits(ranking) for ranking in found]
 
     def _scores(self, plan: Sequence[Form]) -> npt.NDArray[np.float64]:
-        """The score of every passage."""
+        """Return the score of every passage."""
         total = np.zeros(len(self._ids))
         for form in plan:
             alternatives = []
@@ -166,7 +166,7 @@ class BM25Retriever(Retriever):
         return total
 
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
-        """The numbers of each text's words, as far as the passages have them."""
+        """Return the numbers of each text's words, without those that no passage contains."""
         found = self._library.tokenize(
             texts, stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False
         )
@@ -182,7 +182,7 @@ class BM25Retriever(Retriever):
 
 
 def _texts(corpus: Corpus, progress: Progress | None) -> Iterator[str]:
-    """What is searched of each passage, in order."""
+    """Yield the searched text of each passage, in order."""
     for number, passage in enumerate(corpus.values(), 1):
         yield passage.content
         if progress and (number % _STEP == 0 or number == len(corpus)):

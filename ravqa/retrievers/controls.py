@@ -1,4 +1,4 @@
-"""Retrievers to compare with: none, the oracle, and random passages."""
+"""Retrievers for comparison: no passages, the oracle, and random passages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _needed(corpus: Corpus | None, name: str) -> Corpus:
 
 
 class NoRetriever(Retriever):
-    """No passages: what the reader knows by itself."""
+    """A retriever without passages, to measure what the reader knows by itself."""
 
     weights = ""
     stores: Sequence[Store] = ()
@@ -40,24 +40,24 @@ class NoRetriever(Retriever):
         self.fingerprint = fingerprint("none/1")
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """An empty ranking per question."""
+        """Return an empty ranking per question."""
         return [[] for _ in questions]
 
 
 class OracleRetriever(Retriever):
-    """Passages that hold a reference answer (in PRRecall's sense) first.
+    """A retriever that puts passages with a reference answer (in PRRecall's sense) first.
 
-    The order is another retriever's: of its best `depth` passages, those that hold an answer come
-    first. Where none of them does, the first such passage of the corpus is put in front. So the
-    oracle never lacks an answer string that the corpus has, but the passage need not be about the
-    question: "China" stands in many.
+    The order is another retriever's: of its best `depth` passages, those that contain an answer
+    come first. If none does, the first such passage of the corpus is put in front. So the oracle
+    never lacks an answer string that the corpus has, but the passage need not be about the
+    question: "China" occurs in many.
     """
 
     class Config(Strict):
-        """Options: the retriever whose order is kept (None: a late-interaction one)."""
+        """Options: the retriever whose order is kept (default: late interaction), and `depth`."""
 
         builds_parts: ClassVar[bool] = True
         base: Part = Part(name="late-interaction")
@@ -100,7 +100,7 @@ class OracleRetriever(Retriever):
 
     @property
     def encoded(self) -> Mapping[str, EncodingStats]:
-        """What the wrapped retriever encoded."""
+        """Statistics of what the wrapped retriever encoded."""
         return self.base.encoded
 
     def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
@@ -111,13 +111,13 @@ class OracleRetriever(Retriever):
         """Prepare the wrapped retriever.
 
         Raises:
-            UserError: there is no corpus.
+            UserError: the corpus is missing.
         """
         self._corpus = _needed(corpus, "oracle")
         self.base.prepare(corpus, progress)
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """Answer-bearing passages first; ranks are renumbered, scores kept."""
+        """Return answer-bearing passages first; ranks are renumbered, scores kept."""
         rankings = self.base.retrieve(questions, max(k, self.config.depth))
         return [self._sorted(q, hits)[:k] for q, hits in zip(questions, rankings, strict=True)]
 
@@ -139,13 +139,13 @@ class OracleRetriever(Retriever):
 
 
 class RandomRetriever(Retriever):
-    """Random passages: what the reader makes of unrelated text."""
+    """A retriever of random passages, to measure how the reader handles unrelated text."""
 
     weights = ""
     stores: Sequence[Store] = ()
 
     class Config(Strict):
-        """Options: the seed; a question's passages depend on it and on the question's id only."""
+        """Options: the seed; a question's passages depend only on it and the question's id."""
 
         seed: int = 0
 
@@ -157,15 +157,15 @@ class RandomRetriever(Retriever):
         self._ids: list[str] = []
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Take the corpus's ids.
+        """Read the corpus's ids.
 
         Raises:
-            UserError: there is no corpus.
+            UserError: the corpus is missing.
         """
         self._ids = list(_needed(corpus, "random"))
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """k different passages per question, all with score 0."""
+        """Return k different passages per question, all with score 0."""
         out = []
         for question in questions:
             rng = random.Random(f"{self.config.seed}/{question.question_id}")

@@ -1,8 +1,8 @@
-"""What of a query matched what of a passage: MaxSim, taken apart.
+"""Explanations of MaxSim scores: which part of a query matched which part of a passage.
 
-The score of a passage is a sum over the query's vectors, each with the passage's vector that it is
-most like. So it can be said of every word and image patch of a query how much of the score it
-brought, and which word of the passage it found.
+The score of a passage is a sum over the query's vectors, each compared with the passage's most
+similar vector. So every word and image patch of a query has a known share of the score, and a word
+of the passage that it matched.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class QueryPart:
     """One form of a query, in the wording that matched the passage best.
 
     Attributes:
-        text: what the labels' spans are in.
-        weight: of the form in the query.
-        labels: of each vector.
+        text: the text that the labels' spans refer to.
+        weight: weight of the form in the query.
+        labels: one label per query vector.
         products: float32 [vectors of the query, vectors of the passage]: dot products, times all
-            weights. The maximum of each row is what that vector brings to the score.
+            weights. The maximum of each row is that vector's contribution to the score.
     """
 
     text: str
@@ -37,25 +37,25 @@ class QueryPart:
 
     @property
     def gains(self) -> Array:
-        """What each of the query's vectors brings to the score."""
+        """The contribution of each query vector to the score."""
         gains: Array = self.products.max(1)
         return gains
 
     @property
     def found(self) -> npt.NDArray[np.intp]:
-        """The passage's vector that each of the query's vectors is most like."""
+        """The index of the passage vector that is most similar to each query vector."""
         found: npt.NDArray[np.intp] = self.products.argmax(1)
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a passage has its score.
+    """The explanation of one passage's score.
 
     Attributes:
-        text: of the passage, as it was encoded.
-        labels: of the passage's vectors.
-        parts: the query's forms; those without vectors are left out.
+        text: the passage's text, as it was encoded.
+        labels: one label per passage vector.
+        parts: the query's forms, without those that have no vectors.
     """
 
     passage_id: str
@@ -65,5 +65,5 @@ class Explanation:
 
     @property
     def score(self) -> float:
-        """The sum of all gains: the passage's score, but for how an index rounds what it stores."""
+        """The sum of all gains: the passage's score, up to the rounding of stored vectors."""
         return float(sum(part.gains.astype(np.float64).sum() for part in self.parts))

@@ -1,15 +1,15 @@
-"""Several retrievers as one: reciprocal rank fusion, or a sum of normalised scores.
+"""Fusion of several retrievers: reciprocal rank fusion, or a sum of normalised scores.
 
-With weights w_i and, over the `depth` passages that retriever i gives for a question, the rank
+With weights w_i and, over the `depth` passages that retriever i returns for a question, the rank
 r_i(d) from 1 and the score s_i(d):
 
 - `rrf`: sum over i of w_i / (k + r_i(d)), k = 60 (Cormack, Clarke and Büttcher 2009, "Reciprocal
   rank fusion outperforms Condorcet and individual rank learning methods", SIGIR);
 - `sum`: sum over i of w_i * (s_i(d) - min_i) / (max_i - min_i), CombSUM (Fox and Shaw 1994,
-  "Combination of multiple searches", TREC-2) over scores brought to 0 to 1 (Lee 1997, "Analyses of
+  "Combination of multiple searches", TREC-2) over scores scaled to 0 to 1 (Lee 1997, "Analyses of
   multiple evidence combination", SIGIR). If a retriever's scores are all the same, each counts 1.
 
-A passage that a retriever does not give has nothing from it.
+A retriever adds nothing to the score of a passage that it does not return.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from ravqa.retrievers.base import Progress, Retriever, to_hits
 
 
 class FusionRetriever(Retriever):
-    """Asks every retriever and fuses their rankings.
+    """A retriever that asks several retrievers and fuses their rankings.
 
-    Of passages with equal scores that one comes first which the first retriever ranks higher, then
-    the second, and so on.
+    Passages with equal scores are ordered by their rank in the first retriever, then in the
+    second, and so on.
     """
 
     class Config(Strict):
         """Options.
 
         Attributes:
-            retrievers: at least one; each with options of its own.
-            weights: one per retriever; empty for equal ones.
+            retrievers: at least one; each with its own options.
+            weights: one per retriever; empty for equal weights.
             method: "rrf" or "sum".
-            k: of "rrf": the larger, the less the first ranks stand out.
-            depth: how many passages of each retriever are fused.
+            k: the constant of "rrf": the larger, the less the first ranks stand out.
+            depth: number of passages of each retriever that are fused.
         """
 
         builds_parts: ClassVar[bool] = True
@@ -73,7 +73,7 @@ class FusionRetriever(Retriever):
         """Build the retrievers.
 
         Raises:
-            UserError: whatever one of them cannot be built without.
+            UserError: one of them cannot be built.
         """
         self.config = config
         self.retrievers: list[Retriever] = [
@@ -96,7 +96,7 @@ class FusionRetriever(Retriever):
 
     @classmethod
     def explains(cls, config: Config) -> bool:
-        """Whether one of the retrievers has an `explainer`."""
+        """Return whether one of the retrievers has an `explainer`."""
         parts = enumerate(config.retrievers)
         return any(
             RETRIEVERS.get(part.name).explains(part_config(RETRIEVERS, part, _where(i)))
@@ -105,7 +105,7 @@ class FusionRetriever(Retriever):
 
     @property
     def explainer(self) -> Retriever | None:
-        """The first retriever that can say what matched."""
+        """The first retriever that can explain its rankings."""
         return next((own for part in self.retrievers if (own := part.explainer)), None)
 
     @property
@@ -120,7 +120,7 @@ class FusionRetriever(Retriever):
 
     @property
     def encoded(self) -> dict[str, EncodingStats]:
-        """The statistics of all retrievers that encode, added up."""
+        """The summed statistics of all retrievers that encode."""
         total: dict[str, EncodingStats] = {}
         for part in self.retrievers:
             for what, stats in part.encoded.items():
@@ -131,13 +131,13 @@ class FusionRetriever(Retriever):
         """Prepare every retriever.
 
         Raises:
-            UserError: there is no corpus and one of them needs it.
+            UserError: the corpus is missing and one of them needs it.
         """
         for part in self.retrievers:
             part.prepare(corpus, progress)
 
     def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
-        """Encode the corpus for every retriever that does; None if all is indexed.
+        """Encode the corpus for every retriever that encodes; return None if all is indexed.
 
         Raises:
             UserError: none of them encodes passages.
@@ -149,7 +149,7 @@ class FusionRetriever(Retriever):
         return sum(made, EncodingStats()) if made else None
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """At most k passages per question, best first."""
+        """Return at most k passages per question, best first."""
         depth = max(k, self.config.depth)
         rankings = [part.retrieve(questions, depth) for part in self.retrievers]
         return [to_hits(self._fused(found)[:k]) for found in zip(*rankings, strict=True)]
@@ -157,11 +157,11 @@ class FusionRetriever(Retriever):
     def _fused(self, rankings: Sequence[Sequence[Hit]]) -> list[tuple[str, float]]:
         gains: Callable[[Sequence[Hit]], list[float]]
         gains = self._by_rank if self.config.method == "rrf" else _by_score
-        gained: dict[str, list[float]] = {}  # in the order in which ties stand
+        gained: dict[str, list[float]] = {}  # in the order of ties
         for weight, hits in zip(self._weights, rankings, strict=True):
             for hit, gain in zip(hits, gains(hits), strict=True):
                 gained.setdefault(hit.passage_id, []).append(weight * gain)
-        # Rounded once, so that the same gains in another order are the same score.
+        # Rounded only once, so that the same gains in another order give the same score.
         total = [(passage_id, math.fsum(parts)) for passage_id, parts in gained.items()]
         return sorted(total, key=lambda pair: -pair[1])
 

@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
 _Queries = list[list[Vectors]]
-"""Of one plan: the vectors of each alternative of each form."""
+"""The vectors of each alternative of each form of one plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How one question is asked: all that its ranking depends on, and its forms."""
+    """The query of one question: its forms, and all that its ranking depends on."""
 
     content: Any
     forms: Sequence[Form]
@@ -65,22 +65,22 @@ class _Plan:
 
 
 class LateInteractionRetriever(Retriever):
-    """Encodes the corpus once (kept in the cache folder) and scores every query form by MaxSim.
+    """A retriever that encodes the corpus once and scores every query form by MaxSim.
 
-    Rankings are kept on disk too, by what was asked (the query's forms, which hold everything that
-    came from question and image), of which corpus, with which encoder and settings.
+    The index is kept in the cache folder. Rankings are kept on disk too, by query (its forms,
+    which contain everything taken from question and image), corpus, encoder and settings.
 
     `retrieve` may be called from several threads; one of them encodes at a time.
 
-    An encoder that sees images is given question and image; its query is one
-    form, and its scores are plain MaxSim sums. For a text encoder the image enters as text:
+    An encoder that sees images receives question and image; its query is one form, and its scores
+    are plain MaxSim sums. For a text encoder the image enters as text:
 
     A form's score is divided by the sum of its query weights, so that long forms do not outweigh
     short ones; the forms' weighted mean is the passage's score (at most about 1).
     """
 
     class Config(Strict):
-        """Options: the encoder, the index, and what goes into the query."""
+        """Options: the encoder, the index, and the content of the query."""
 
         builds_parts: ClassVar[bool] = True
         encoder: Part = Part(name="token-bert")
@@ -100,7 +100,7 @@ class LateInteractionRetriever(Retriever):
         """Load the encoder, or take it from the session.
 
         Raises:
-            UserError: an unknown part or option, a missing package or model.
+            UserError: a part or option is unknown, or a package or model is missing.
         """
         self.config = config
         self.encoder = build_part(ENCODERS, config.encoder, "retriever.encoder", session=session)
@@ -130,12 +130,12 @@ class LateInteractionRetriever(Retriever):
 
     @classmethod
     def explains(cls, config: Config) -> bool:
-        """Whether the encoder can say what its vectors stand for."""
+        """Return whether the encoder can label its vectors."""
         return ENCODERS.get(config.encoder.name).labels
 
     @property
     def explainer(self) -> Retriever | None:
-        """This retriever, if its encoder can say what its vectors stand for."""
+        """This retriever, if its encoder can label its vectors."""
         return self if self.encoder.labels else None
 
     @property
@@ -145,19 +145,19 @@ class LateInteractionRetriever(Retriever):
 
     @property
     def encodes(self) -> bool:
-        """True: passages are encoded."""
+        """True: this retriever encodes passages."""
         return True
 
     @property
     def encoded(self) -> Mapping[str, EncodingStats]:
-        """Statistics of the corpus's "passages", where they are known, and of the "queries"."""
+        """Statistics of the corpus's "passages", if known, and of the "queries"."""
         return self._encoded
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Take the index that the corpus brings, open that in the cache, or encode and build it.
+        """Use the corpus's own index, open the cached one, or encode the corpus and build one.
 
         Raises:
-            UserError: there is no corpus.
+            UserError: the corpus is missing.
         """
         if corpus is None:
             raise UserError(
@@ -190,7 +190,7 @@ class LateInteractionRetriever(Retriever):
             self._encoded["passages"] = EncodingStats(**stats)
 
     def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
-        """Encode what of the corpus is not yet, for `prepare` to index it; None if it is indexed.
+        """Encode what is missing of the corpus, for `prepare` to index; None if it is indexed.
 
         Several processes (torchrun, accelerate) that all call this share the work.
         """
@@ -207,9 +207,9 @@ class LateInteractionRetriever(Retriever):
     def embedded(
         self, corpus: Corpus, progress: Progress | None = None
     ) -> Iterator[EmbeddingStore]:
-        """The corpus's vectors, for an index of the caller's; encoded as far as they are not yet.
+        """Provide the corpus's vectors for an index of the caller's, encoding missing ones.
 
-        They are deleted if the block ends without an error, and else found again by the next call.
+        They are deleted if the block ends without an error, and otherwise reused by the next call.
         """
         vectors = self._vectors_of(corpus)
         with one_at_a_time(vectors):
@@ -222,17 +222,17 @@ class LateInteractionRetriever(Retriever):
         return checked_index(index, self._index_class)
 
     def _ready(self, corpus: Corpus) -> Index | None:
-        """The index that a corpus brings, if it suits this retriever."""
+        """Return the index that comes with a corpus, if it suits this retriever."""
         found: Index | None = corpus.index_for(
             self.encoder.passages_fingerprint, self.config.index.name
         )
         return found
 
     def _place(self, corpus: Corpus) -> tuple[str, Path]:
-        """Key and folder of the corpus's index."""
+        """Return key and folder of the corpus's index."""
         encoder = self.encoder.passages_fingerprint
-        # How it is searched is no part of it: another effort opens the same index.
-        # An index of an older format is left alone, and made anew beside it.
+        # Search settings are not part of the key: another effort opens the same index.
+        # An index of an older format is left alone, and rebuilt beside it.
         kind = f"{self.config.index.name}/{FORMAT}"
         key = fingerprint(
             corpus.fingerprint, encoder, kind, self._index_class.fixed(self._index_config)
@@ -240,7 +240,7 @@ class LateInteractionRetriever(Retriever):
         return key, cache_dir("indexes") / key
 
     def _vectors_of(self, corpus: Corpus) -> Path:
-        """The folder of the corpus's vectors until its index is built."""
+        """Return the folder of the corpus's vectors until its index is built."""
         encoder = self.encoder.passages_fingerprint
         return cache_dir("embeddings") / fingerprint(corpus.fingerprint, encoder)
 
@@ -266,14 +266,14 @@ class LateInteractionRetriever(Retriever):
     def retrieve(
         self, questions: Sequence[Question], k: int, *, allowed_ids: Iterable[str] | None = None
     ) -> list[list[Hit]]:
-        """The k best passages per question, best first.
+        """Return the k best passages per question, best first.
 
         Args:
-            allowed_ids: only these passages; ids that are not there are passed over. Such rankings
-                are not kept on disk.
+            allowed_ids: search only these passages; unknown ids are ignored. Such rankings are not
+                kept on disk.
 
         Raises:
-            PromptError: the encoder cannot take a question or its image.
+            PromptError: the encoder cannot process a question or its image.
         """
         if self._index is None:
             raise ValueError("call prepare(corpus) first")
@@ -287,11 +287,11 @@ class LateInteractionRetriever(Retriever):
         content: str,
         allowed_ids: Iterable[str] | None = None,
     ) -> list[list[Hit]]:
-        """The k best passages of any index per question, best first.
+        """Return the k best passages of any index per question, best first.
 
         Args:
-            index: of passages that this retriever's encoder encoded; it does not change meanwhile.
-            content: fingerprint of what the index holds: rankings are kept by it.
+            index: of passages that this retriever's encoder encoded; it must not change meanwhile.
+            content: fingerprint of the index's content, by which rankings are kept.
             allowed_ids: as in `retrieve`.
         """
         depth = max(k, self.config.depth)
@@ -306,15 +306,15 @@ class LateInteractionRetriever(Retriever):
         return [to_hits(ranking[:k]) for ranking in found]
 
     def explain(self, question: Question, passage_ids: Sequence[str]) -> list[Explanation]:
-        """What of the question matched what of each passage, as their scores are made.
+        """Return which parts of the question matched which of each passage, by the score's terms.
 
-        The passages are encoded anew: an index that stores its vectors rounded scores them a
-        little differently.
+        The passages are encoded again: an index that stores rounded vectors gives slightly
+        different scores.
 
         Raises:
-            UserError: the encoder cannot say what its vectors stand for.
+            UserError: the encoder cannot label its vectors.
             ValueError: `prepare` was not called.
-            KeyError: there is no such passage.
+            KeyError: a passage does not exist.
         """
         if self._passages is None:
             raise ValueError("call prepare(corpus) first")
@@ -324,10 +324,10 @@ class LateInteractionRetriever(Retriever):
     def explain_passages(
         self, question: Question, passages: Sequence[Passage]
     ) -> list[Explanation]:
-        """As `explain`, of passages at hand: no index is needed, and so no `prepare`.
+        """Return explanations as `explain`, for given passages: no index or `prepare` is needed.
 
         Raises:
-            UserError: the encoder cannot say what its vectors stand for.
+            UserError: the encoder cannot label its vectors.
         """
         if not self.encoder.labels:
             raise UserError(
@@ -354,12 +354,12 @@ class LateInteractionRetriever(Retriever):
         ]
 
     def seen_image(self, image: Path | bytes) -> tuple[Image, tuple[int, int]] | None:
-        """The image as the encoder is given it, and rows and columns of its patches.
+        """Return the image as the encoder receives it, and the rows and columns of its patches.
 
-        None for an encoder that makes no vectors of patches.
+        None if the encoder makes no vectors of patches.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: the image cannot be decoded.
         """
         grid = self.encoder.grid
         return (self.encoder.seen_image(image), grid) if grid else None
@@ -382,10 +382,10 @@ class LateInteractionRetriever(Retriever):
         return _Plan([asdict(form) for form in found], found, question)
 
     def _vectors(self, plans: Sequence[_Plan]) -> list[Vectors]:
-        """Query vectors of every alternative of every form, in order.
+        """Return query vectors of every alternative of every form, in order.
 
         Raises:
-            PromptError: the encoder cannot take a question or its image.
+            PromptError: the encoder cannot process a question or its image.
         """
         with self._encoding, failures(f"the encoder {self.config.encoder.name}"):
             if self.sees_images:
@@ -406,7 +406,7 @@ class LateInteractionRetriever(Retriever):
         depth: int,
         allowed: frozenset[str] | None = None,
     ) -> list[Ranking]:
-        """The `depth` best passages per query plan, best first; ties in corpus order."""
+        """Return the `depth` best passages per query plan, best first; ties in corpus order."""
         vectors = iter(self._vectors(plans))
         queries = [[[next(vectors) for _ in f.alternatives] for f in plan.forms] for plan in plans]
         if index.scores_all:
@@ -422,9 +422,9 @@ def _search_all(
     depth: int,
     allowed: frozenset[str] | None,
 ) -> list[Ranking]:
-    """By the scores of every passage."""
+    """Search by the scores of every passage."""
     flat = [v for found in queries for alternatives in found for v in alternatives if len(v)]
-    # Queries are scored together, as many as keep the score matrix within bounds.
+    # Queries are scored together, as many as the bound on the score matrix allows.
     step = max(1, _MAX_SCORES // max(1, len(index)))
     rows = (
         row
@@ -441,7 +441,7 @@ def _search_all(
         total = np.full(len(ids), -np.inf)
         for form, alternatives in zip(plan.forms, found, strict=True):
             scores = [next(rows) for v in alternatives if len(v)]
-            if scores:  # else the form has no word that counts
+            if scores:  # otherwise no word of the form counts
                 total[np.isneginf(total)] = 0
                 total += form.weight * np.max(scores, axis=0)
         if out_of_reach is not None:
@@ -454,7 +454,7 @@ def _search_all(
 def _search_some(
     index: Index, plan: _Plan, queries: _Queries, depth: int, allowed: frozenset[str] | None
 ) -> Ranking:
-    """By an index that finds the best passages of one query."""
+    """Search an index that finds the best passages of one query."""
     parts = [
         (form.weight, [v for v in alternatives if len(v)])
         for form, alternatives in zip(plan.forms, queries, strict=True)
@@ -483,7 +483,7 @@ def _matched(
     asked: Sequence[tuple[float, Sequence[tuple[Labelled, Vectors]]]],
     passage: npt.NDArray[np.float32],
 ) -> list[QueryPart]:
-    """Each form in its best alternative, with its products."""
+    """Return each form's best alternative, with its products."""
     parts = []
     for weight, alternatives in asked:
         found = [
@@ -502,10 +502,10 @@ def _matched(
 
 
 def _float32(labels: Sequence[Label], vectors: Vectors) -> npt.NDArray[np.float32]:
-    """The vectors, if there is a label for each.
+    """Return the vectors as float32, if there is a label for each.
 
     Raises:
-        UserError: there is not.
+        UserError: labels and vectors differ in number.
     """
     if len(labels) != len(vectors):
         raise UserError(
@@ -515,7 +515,7 @@ def _float32(labels: Sequence[Label], vectors: Vectors) -> npt.NDArray[np.float3
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    """Rows scaled so that their lengths (the weights) sum to 1."""
+    """Return the rows scaled so that their lengths (the weights) sum to 1."""
     vectors = vectors.astype(np.float32, copy=False)
     total = float(np.linalg.norm(vectors, axis=1).sum())
     return vectors / total if total > 0 else vectors

@@ -1,17 +1,17 @@
-"""The query text of a question: its words, and what is seen in the image (text-based vision).
+"""The query text of a question: its words, and what the image shows (text-based vision).
 
-FLMR (Lin et al. 2023, arXiv 2309.17133) writes captions and objects behind the question. Here a
-query is a weighted mean of forms, each scored on its own:
+FLMR (Lin et al. 2023, arXiv 2309.17133) appends captions and objects to the question. Here a query
+is a weighted mean of forms, each scored on its own:
 
 - `question`: the question's words alone;
-- `replaced`: "this animal" replaced by the name of what is seen ("In which country does the koala
-  live?"), for the most probable tags, each weighted by its probability; a class has several names,
-  of which the best-scoring one counts;
+- `replaced`: "this animal" replaced by the name of what the image shows ("In which country does
+  the koala live?"), for the most probable tags, each weighted by its probability; of a class's
+  several names, the best-scoring one counts;
 - `appended`: the question followed by the tags, each tag's tokens weighted by its probability;
 - `captioned`: the question followed by the image's caption.
 
-Where the question says what kind of thing it asks about ("this bird"), tags of that kind, by
-WordNet's hypernyms, are preferred to others.
+If the question names the kind of thing it asks about ("this bird"), tags of that kind, by
+WordNet's hypernyms, are preferred.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SUBJECT = re.compile(
 
 
 class QueryText(Strict):
-    """Weights of the forms (0 leaves one out), and how many tags and names they use.
+    """Weights of the forms (0 omits one), and how many tags and names they use.
 
     A tag with less than `min_share` of the used tags' probability is left out: it costs as much
-    as the others and cannot change much.
+    as the others and can change little.
     """
 
     question: float = Field(default=0.0, ge=0)
@@ -51,16 +51,17 @@ class QueryText(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form of a query: the best of `alternatives` counts, times `weight`."""
+    """One form of a query: its score is that of the best alternative, times `weight`."""
 
     weight: float
     alternatives: tuple[tuple[Span, ...], ...]
 
 
 def forms(question: Question, config: QueryText) -> list[Form]:
-    """The forms of a question's query; their weights sum to 1.
+    """Return the forms of a question's query; their weights sum to 1.
 
-    What is not seen has no form; if none is left, the question's words alone are the query.
+    Forms without a description of the image to use are left out; if none remains, the question's
+    words alone are the query.
     """
     text = question.question
     subject = _SUBJECT.search(text)
@@ -104,5 +105,5 @@ def _tags(question: Question, kind: str | None, config: QueryText) -> Sequence[T
         tags = fitting or tags
     tags = tags[: config.tags]
     total = sum(tag.probability for tag in tags)
-    # The first stays whatever its share: of many even tags none would be left.
+    # The first tag always stays: of many equally probable tags none would be left.
     return [t for i, t in enumerate(tags) if i == 0 or t.probability >= config.min_share * total]

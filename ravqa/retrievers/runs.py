@@ -1,7 +1,7 @@
-"""Retrieval results as files: TREC runs, and RA-VQA's static results.
+"""Retrieval results as files: TREC runs and RA-VQA's static results.
 
-TREC: one line a passage, `QUESTION Q0 PASSAGE RANK SCORE NAME`. RA-VQA (the form in which its
-retriever hands passages to its reader; rag_model_blip.py, FLMR_executor.py):
+TREC: one line per passage, `QUESTION Q0 PASSAGE RANK SCORE NAME`. RA-VQA (the format in which its
+retriever passes passages to its reader; rag_model_blip.py, FLMR_executor.py):
 
     {"output": [{"question_id", "top_ranking_passages":
                  [{"passage_index", "passage_id", "content", "score"}, ...],
@@ -31,10 +31,10 @@ _WHITE = re.compile(r"\s")
 
 
 def trec_lines(question_id: int | str, hits: Sequence[tuple[str, float]]) -> list[str]:
-    """A question's ranking in TREC's run format: six columns, the score falling with the rank.
+    """Return a question's ranking in TREC's run format: six columns, scores falling with rank.
 
-    White space in ids is percent-encoded. Readers of this format sort by the score; where a
-    retriever's scores do not fall with its ranks (the oracle's), 1 / rank stands in their place.
+    White space in ids is percent-encoded. Readers of this format sort by the score; if a
+    retriever's scores do not fall with its ranks (the oracle's), 1 / rank replaces them.
     """
     falling = all(a[1] >= b[1] for a, b in itertools.pairwise(hits))
     return [
@@ -45,48 +45,48 @@ def trec_lines(question_id: int | str, hits: Sequence[tuple[str, float]]) -> lis
 
 
 def column(value: object) -> str:
-    """An id as it stands in a TREC run: white space is percent-encoded."""
+    """Return an id as written in a TREC run, with white space percent-encoded."""
     return _WHITE.sub(lambda m: quote(m.group()), str(value))
 
 
 def decoded(value: str) -> str:
-    """The id that `column` wrote so, if it had white space; else the value as it is."""
+    """Return the id that `column` encoded, if it had white space; else the value as it is."""
     plain = unquote(value)
     return plain if column(plain) == value else value
 
 
 @dataclass(slots=True)
 class Ranking:
-    """Passages of one question with their scores, best first; sixteen bytes a passage."""
+    """Passages of one question with their scores, best first; sixteen bytes per passage."""
 
     ids: list[str] = field(default_factory=list)
     scores: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, passage_id: str, score: float) -> None:
-        """Put a passage behind the others."""
+        """Append a passage."""
         self.ids.append(passage_id)
         self.scores.append(score)
 
     def pairs(self) -> list[tuple[str, float]]:
-        """(id, score), best first."""
+        """Return pairs (id, score), best first."""
         return list(zip(self.ids, self.scores, strict=True))
 
     def sort(self) -> None:
-        """By falling score; equal scores keep their order."""
+        """Sort by falling score; equal scores keep their order."""
         order = sorted(range(len(self.ids)), key=lambda i: -self.scores[i])
         self.ids = [self.ids[i] for i in order]
         self.scores = array("d", (self.scores[i] for i in order))
 
 
 def read_run(path: Path) -> dict[str, Ranking]:
-    """Rankings by question id (a string): RA-VQA's .json, a samples.jsonl of ours, else TREC's.
+    """Return rankings by question id (a string) from RA-VQA's .json, our samples.jsonl, or TREC.
 
-    Ids of TREC runs are as they stand in the file (see `decoded`).
+    Ids of TREC runs are kept as in the file (see `decoded`).
 
     Raises:
-        DataError: missing, broken (the line or question is named), empty, or a passage occurs
-            twice in a ranking.
-        MissingExtraError: RA-VQA's form without ijson.
+        DataError: the file is missing, broken (the message names the line or question) or empty,
+            or a passage occurs twice in a ranking.
+        MissingExtraError: the file is RA-VQA's and ijson is not installed.
     """
     suffix = suffix_of(path)
     if suffix == ".json":
@@ -96,7 +96,7 @@ def read_run(path: Path) -> dict[str, Ranking]:
     else:
         rows = _trec_rows(path)
     rankings: dict[str, Ranking] = {}
-    known: dict[str, str] = {}  # an id stands in many rankings, and in memory once
+    known: dict[str, str] = {}  # ids recur; keep one copy of each
     for where, question_id, pairs in rows:
         ranking = rankings.setdefault(question_id, Ranking())
         for passage_id, score in pairs:
@@ -109,7 +109,7 @@ def read_run(path: Path) -> dict[str, Ranking]:
         if len(set(ranking.ids)) < len(ranking.ids):
             raise DataError(f"{path}: a passage occurs twice for question {question_id}")
         if suffix not in (".json", *JSON_LINES):
-            ranking.sort()  # TREC's evaluation goes by the scores
+            ranking.sort()  # TREC's evaluation ranks by score
     return rankings
 
 
@@ -153,7 +153,7 @@ def _score(value: object, where: str) -> float:
 
 
 def write_trec(path: Path, rankings: Iterable[tuple[int | str, Sequence[Hit]]]) -> None:
-    """Write a TREC run, beside `path` first."""
+    """Write a TREC run to a file beside `path`, then rename it."""
     with written_beside(path) as beside, beside.open("w", encoding="utf-8") as out:
         for question_id, hits in rankings:
             out.writelines(trec_lines(question_id, [(h.passage_id, h.score) for h in hits]))
@@ -164,9 +164,9 @@ def write_static(
     results: Iterable[tuple[Question, Sequence[Hit]]],
     corpus: Mapping[str, Passage],
 ) -> None:
-    """Write RA-VQA's static results, beside `path` first; one question is in memory at a time.
+    """Write RA-VQA's static results beside `path`, then rename; holds one question in memory.
 
-    `passage_index` is the passage's place in the corpus, as in RA-VQA.
+    `passage_index` is the passage's position in the corpus, as in RA-VQA.
 
     Raises:
         KeyError: a passage is not in the corpus.
@@ -196,9 +196,9 @@ def write_static(
 
 
 def gold_answer(question: Question) -> str:
-    """The dataset's gold answer, else the commonest one, of equals the first; "" without answers.
+    """Return the dataset's gold answer, else the first of the most common ones; "" without answers.
 
-    RA-VQA takes any of equals, another one in every process.
+    RA-VQA picks any of equally common ones, which differs between processes.
     """
     given = question.extra.get("gold_answer")
     answers = question.answers

@@ -16,9 +16,9 @@ from ravqa.retrievers.runs import Ranking, column, decoded, read_run
 
 
 class StaticRetriever(Retriever):
-    """Gives each question the ranking that a file has for its id.
+    """A retriever that gives each question the ranking stored for its id in a file.
 
-    Passages are looked up by id in the corpus, and every id must be there: RA-VQA reads an unknown
+    Passages are looked up by id in the corpus, and every id must exist: RA-VQA reads an unknown
     one as an empty text, and gives blank passages to questions without results.
     """
 
@@ -30,7 +30,7 @@ class StaticRetriever(Retriever):
 
         Attributes:
             file: RA-VQA's .json, a samples.jsonl of a run, or a TREC run.
-            missing: what a question without results is: an error, or one without passages.
+            missing: how to treat a question without results: as an error, or without passages.
         """
 
         file: LocalPath
@@ -42,7 +42,7 @@ class StaticRetriever(Retriever):
         """Read the file.
 
         Raises:
-            UserError: missing or broken.
+            UserError: the file is missing or broken.
         """
         self.config = config
         self._rankings = read_run(config.file)
@@ -52,8 +52,8 @@ class StaticRetriever(Retriever):
         """Check that the corpus has every passage.
 
         Raises:
-            UserError: there is no corpus.
-            DataError: passages are not in it; they are counted, and some are named.
+            UserError: the corpus is missing.
+            DataError: passages are not in it; the message counts them and names some.
         """
         if corpus is None:
             raise UserError(
@@ -80,16 +80,16 @@ class StaticRetriever(Retriever):
             )
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """The first k passages of each question's ranking, or all if there are fewer.
+        """Return the first k passages of each question's ranking, or all if there are fewer.
 
         Raises:
-            DataError: a question has no results, unless that is allowed.
+            DataError: a question has no results and `missing` does not allow that.
         """
         return [to_hits(self._ranking(question).pairs()[:k]) for question in questions]
 
     def _ranking(self, question: Question) -> Ranking:
         found = self._rankings.get(str(question.question_id))
-        if found is None:  # TREC's columns have no white space
+        if found is None:  # TREC columns contain no white space
             found = self._rankings.get(column(question.question_id))
         if found is None and self.config.missing == "fail":
             raise DataError(
