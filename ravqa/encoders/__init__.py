@@ -1,8 +1,8 @@
-"""Encoders: text (and images) to token vectors, one array [vectors, dim] per item.
+"""Encoders of text (and images) into token vectors, one array [vectors, dim] per item.
 
-`base` has the contract. `store` keeps a corpus's vectors on disk while they are made: a killed run
-resumes, and several processes share the work. `features` keeps what the vision tower makes of
-images.
+`base` defines the interface. `store` keeps a corpus's vectors on disk while they are computed: a
+killed run resumes, and several processes share the work. `features` keeps the vision tower's
+output for images.
 """
 
 from __future__ import annotations

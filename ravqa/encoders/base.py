@@ -1,4 +1,4 @@
-"""The contract of encoders, and what they give."""
+"""The interface of encoders, and the types of their results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Vectors = npt.NDArray[np.floating[Any]]
 """Token vectors of one item, [vectors, dim], float32 or float16."""
 
 Output = Literal["float32", "float16"]
-"""Type of the vectors that an encoder gives."""
+"""Type of the vectors that an encoder returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class EncodingStats:
-    """What encoding took and gave; statistics of several lists can be added.
+    """Statistics of an encoding; those of several lists can be added.
 
     Attributes:
         items: texts encoded.
-        truncated: how many of them were longer than the encoder's limit, and cut.
-        tokens: that the model was given, special ones included and padding not.
-        vectors: that came out.
+        truncated: number of texts that were cut, being longer than the encoder's limit.
+        tokens: tokens given to the model, including special ones but not padding.
+        vectors: vectors returned.
     """
 
     items: int = 0
@@ -62,7 +62,7 @@ class EncodingStats:
 
 
 class Encoded(list[Vectors]):
-    """One array [vectors, dim] per item, without zero rows; and the statistics of them all."""
+    """Arrays [vectors, dim], one per item, without zero rows, and their statistics."""
 
     def __init__(self, arrays: Iterable[Vectors] = (), *, truncated: int = 0, tokens: int = 0):
         super().__init__(arrays)
@@ -70,22 +70,22 @@ class Encoded(list[Vectors]):
 
     @classmethod
     def of(cls, arrays: Iterable[Vectors]) -> Encoded:
-        """The same arrays; counted, if they come from an encoder that gives a plain list."""
+        """Return the arrays with statistics; only counted if the encoder gave a plain list."""
         return arrays if isinstance(arrays, cls) else cls(arrays)
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What one vector of a text or an image stands for.
+    """The meaning of one vector of a text or an image.
 
     Attributes:
-        kind: "word": a token of the text; "mark": one that the encoder put there ([CLS], [SEP], the
-            marker of queries); "filler": a [MASK] that fills a query up; "global": the whole text
+        kind: "word": a token of the text; "mark": one that the encoder added ([CLS], [SEP], the
+            marker of queries); "filler": a [MASK] that pads a query; "global": the whole text
             or image; "patch": a patch of the image.
-        name: the token, or what it stands for, for people.
-        span: of a word's token: begin and end in the text.
-        word: the whole word that the token is of: begin and end in the text.
-        place: of a patch: row and column in the grid.
+        name: the token, or what it stands for, for display.
+        span: for a word's token: its start and end in the text.
+        word: for a word's token: start and end of the whole word in the text.
+        place: for a patch: row and column in the grid.
     """
 
     kind: Literal["word", "mark", "filler", "global", "patch"]
@@ -97,24 +97,24 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """The text that an encoder was given, and a label for each vector that it made, in order."""
+    """The text that an encoder received, and a label for each vector that it made, in order."""
 
     text: str
     labels: Sequence[Label]
 
 
 class Encoder(ABC):
-    """Texts, and images for some, to token vectors, in the order given.
+    """A model that turns texts, and for some models images, into token vectors, in order.
 
     Attributes:
-        labels: whether the encoder can say what its vectors stand for (`label_passage` and so on).
+        labels: whether the encoder can label its vectors (`label_passage` and so on).
         dim: length of a vector.
         fingerprint: changes with everything that can change a vector.
-        weights: the weights' name, for people; "" without weights.
+        weights: the weights' name, for display; "" without weights.
     """
 
     class Config(Strict):
-        """The encoder's options; none, unless it has its own."""
+        """The encoder's options; a subclass with options overrides this class."""
 
     labels: ClassVar[bool] = False
 
@@ -132,9 +132,9 @@ class Encoder(ABC):
 
     @property
     def passages_fingerprint(self) -> str:
-        """Changes with what can change passages' vectors; settings of queries alone do not count.
+        """A fingerprint of what can change passages' vectors, without query-only settings.
 
-        `fingerprint`, unless the encoder has such settings.
+        It equals `fingerprint`, unless the encoder has such settings.
         """
         return self.fingerprint
 
@@ -150,14 +150,14 @@ class Encoder(ABC):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of an image's patches that have a vector each; None without such."""
+        """Rows and columns of an image's patches with a vector each; None without such vectors."""
         return None
 
     @abstractmethod
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """Return one array [vectors, dim] per passage; rows of unit length, none of them zero.
+        """Return one array [vectors, dim] per passage, with rows of unit length and no zero rows.
 
         Args:
             texts: `Passage.content` of each passage.
@@ -166,13 +166,13 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
-        """Return one array [vectors, dim] per query; rows have the length of their span's weight.
+        """Return one array [vectors, dim] per query; each row's length is its span's weight.
 
         A query without a word that counts has no rows.
         """
 
     def encode_question(self, questions: Sequence[Question]) -> Encoded:
-        """Return one array [vectors, dim] per question, of text and image; see `sees_images`.
+        """Return one array [vectors, dim] per question, from text and image; see `sees_images`.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -182,7 +182,7 @@ class Encoder(ABC):
     def encode_passages(
         self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """Return one array [vectors, dim] per passage: of its text, unless images are seen.
+        """Return one array [vectors, dim] per passage, from its text and, if seen, images.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -190,15 +190,15 @@ class Encoder(ABC):
         return self.encode_document([passage.content for passage in passages], progress)
 
     def label_passage(self, passage: Passage) -> Labelled:
-        """Return what each of a passage's vectors stands for.
+        """Return the meaning of each of a passage's vectors.
 
         Raises:
-            UserError: the encoder cannot say; see `labels`.
+            UserError: the encoder cannot label its vectors; see `labels`.
         """
         raise self._without_labels()
 
     def label_query(self, spans: Sequence[Span]) -> Labelled:
-        """Return what each vector of `encode_query` stands for.
+        """Return the meaning of each vector of `encode_query`.
 
         Raises:
             UserError: as `label_passage`.
@@ -206,7 +206,7 @@ class Encoder(ABC):
         raise self._without_labels()
 
     def label_question(self, question: Question) -> Labelled:
-        """Return what each vector of `encode_question` stands for.
+        """Return the meaning of each vector of `encode_question`.
 
         Raises:
             UserError: as `label_passage`.
@@ -214,11 +214,11 @@ class Encoder(ABC):
         raise self._without_labels()
 
     def seen_image(self, image: Path | bytes) -> Image:
-        """Return an image as the model is given it; of an encoder that has a `grid`.
+        """Return an image as the model receives it, if the encoder has a `grid`.
 
         Raises:
             DataError: the image cannot be decoded.
-            UserError: the encoder sees no images.
+            UserError: the encoder does not see images.
         """
         raise UserError(f"the encoder {type(self).__name__} sees no images")
 
@@ -229,7 +229,7 @@ class Encoder(ABC):
 
 
 def checked_vectors(encoder: Encoder, arrays: Sequence[Vectors], items: int) -> Encoded:
-    """Return what an encoder gave for a number of items, with its statistics.
+    """Return the arrays that an encoder gave for a number of items, checked, with statistics.
 
     Raises:
         ContractError: not one array [vectors, dim] per item, or one that is not finite.
@@ -247,12 +247,12 @@ def checked_vectors(encoder: Encoder, arrays: Sequence[Vectors], items: int) -> 
 
 
 def without_zero_rows(vectors: Vectors, output: Output) -> Vectors:
-    """The rows that count, in the type wanted."""
+    """Return the nonzero rows, in the requested type."""
     return vectors[np.any(vectors != 0, axis=1)].astype(output, copy=False)
 
 
 def word_label(text: str, name: str, span: tuple[int, int], word: tuple[int, int]) -> Label:
-    """The label of a word's token; spaces at a span's beginning belong to no word."""
+    """Return the label of a word's token; spaces at a span's start belong to no word."""
 
     def trimmed(begin: int, end: int) -> tuple[int, int]:
         while begin < end and text[begin].isspace():

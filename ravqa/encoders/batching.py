@@ -1,4 +1,4 @@
-"""Batches of similar length."""
+"""Batches of items of similar length."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of items, shortest first, in batches of at most `budget` tokens, padding included.
+    """Yield indices of items, shortest first, in batches of at most `budget` padded tokens.
 
-    Items of one length keep their order. An item longer than the budget is a batch of its own.
+    Items of one length keep their order. An item longer than the budget forms its own batch.
 
     Args:
         lengths: tokens of each item.
-        budget: items times the longest one's length, at most, in each batch.
+        budget: maximum of items times the longest one's length in each batch.
     """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -1,7 +1,8 @@
-"""What a vision tower makes of images, kept on disk by the images' content.
+"""A vision tower's output for images, kept on disk by the images' content.
 
-One file an image, so that work on the text side never runs the tower again, whichever checkpoint it
-came with. A file is written beside and renamed; one that is damaged is made again.
+One file per image, so that changes on the text side never run the tower again, whichever
+checkpoint it came with. A file is written beside its final name and renamed; a damaged one is
+made again.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Features = tuple["Tensor", "Tensor"]
-"""An image's global feature [width] and its patches' [patches, width], float32."""
+"""An image's global feature [width] and patch features [patches, width], float32."""
 
-# Of a tower's configuration: where it came from, and what does not change its output.
+# Parts of a tower's configuration that do not change its output, or tell only its origin.
 _ASIDE = {"transformers_version", "dtype", "architectures", "initializer_range"}
 
 
@@ -34,12 +35,12 @@ class FeatureCache:
     """Features of one tower in the cache folder, by image content."""
 
     def __init__(self, tower: str, output: Output):
-        """Look into the folder of the tower with this fingerprint, which holds type `output`."""
+        """Use the folder of the tower with this fingerprint and features of type `output`."""
         self._folder = cache_dir("image-features", fingerprint(tower, output))
         self._output = output
 
     def get(self, images: Iterable[Path | bytes]) -> dict[Path | bytes, Features]:
-        """Features of those images that have any here.
+        """Return the features of those images that are cached.
 
         Raises:
             DataError: an image cannot be read.
@@ -48,7 +49,7 @@ class FeatureCache:
         return {image: features for image, features in found.items() if features is not None}
 
     def put(self, features: Mapping[Path | bytes, Features]) -> None:
-        """Keep features.
+        """Store features.
 
         Raises:
             DataError: an image cannot be read.
@@ -69,7 +70,7 @@ class FeatureCache:
 
 
 def tower_fingerprint(tower: Any) -> str:
-    """Content hash of a vision tower: its weights, and those settings that are not its name."""
+    """Return a content hash of a vision tower: its weights and settings, except its name."""
     import torch
 
     digest = hashlib.sha256()

@@ -40,9 +40,9 @@ _WHOLE_IMAGE = Label("global", "the whole image")
 
 
 class FLMREncoder(Encoder):
-    """Late-interaction vectors of a FLMR-family checkpoint (see `ravqa.flmr`).
+    """An encoder that uses a FLMR-family checkpoint for late interaction (see `ravqa.flmr`).
 
-    Scores are MaxSim sums over all query vectors, as RA-VQA's decision rule takes them.
+    Scores are MaxSim sums over all query vectors, as RA-VQA's decision rule expects.
     """
 
     labels: ClassVar[bool] = True
@@ -52,18 +52,18 @@ class FLMREncoder(Encoder):
 
         Attributes:
             model: folder or hub name of a FLMR, PreFLMR or PreFLMR-ENCN checkpoint.
-            instruction: put before questions that have none of their own; null for none (FLMR).
-            doc_maxlen: passages are cut after so many tokens; null for the checkpoint's own limit.
+            instruction: prepended to questions without their own; null for none (FLMR).
+            doc_maxlen: tokens after which passages are cut; null for the checkpoint's own limit.
             batch_tokens: padded passage tokens in a batch.
             batch_queries: questions with their images in a batch.
-            dtype: of the weights.
+            dtype: type of the weights.
             autocast: mixed precision: float32 weights, most products in this type.
-            output: type of the vectors given.
-            image_tokens: which vectors of the image stand in the query beside the text's: all, the
-                global ones, the patches' (with PreFLMR), or none.
-            cache_images: keep what the vision tower makes of an image in the cache folder, in this
+            output: type of the returned vectors.
+            image_tokens: which image vectors a query has beside the text's: all, the global ones,
+                the patches' (with PreFLMR), or none.
+            cache_images: keep the vision tower's output for images in the cache folder, in this
                 type. Checkpoints with the same tower share it.
-            device: "auto" for an accelerator if there is one.
+            device: "auto" for an accelerator if available.
         """
 
         model: ModelName
@@ -132,7 +132,7 @@ class FLMREncoder(Encoder):
 
     @property
     def passages_fingerprint(self) -> str:
-        """Changes with what can change passages' vectors."""
+        """A fingerprint of what can change passages' vectors."""
         return self._of_passages
 
     @property
@@ -148,16 +148,16 @@ class FLMREncoder(Encoder):
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """One array [vectors, dim] per passage; masked positions (punctuation) are left out.
+        """Return one array [vectors, dim] per passage, without masked positions (punctuation).
 
-        Batches are of similar length and padded to their longest passage; results come in order.
+        Batches have similar lengths and are padded to their longest passage; results keep order.
         """
         return self._encode_documents(texts, [None] * len(texts), progress)
 
     def encode_passages(
         self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """As `encode_document`; the vectors of an image, if images are seen, before its text's.
+        """Return vectors as `encode_document`, preceded by those of images, if images are seen.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -180,7 +180,7 @@ class FLMREncoder(Encoder):
         encoding = tokenizer(list(texts), padding=False, return_tensors=None)
         ids = encoding["input_ids"]
         lengths = [len(row) for row in ids]
-        # Where padding counts, one row of it is enough for a passage, but there must be one.
+        # Where padding counts, a passage needs one row of it, and no more.
         extra = int(self._model.padding_counts)
         out: list[Vectors] = [np.empty((0, self.dim), self.config.output)] * len(ids)
         for rows in token_batches(lengths, self.config.batch_tokens):
@@ -203,14 +203,14 @@ class FLMREncoder(Encoder):
         return Encoded(out, truncated=sum(encoding.truncated), tokens=sum(lengths))
 
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
-        """One array [vectors, dim] per query of text alone; weights but 0 are all alike."""
+        """Return one array [vectors, dim] per query, from text alone; weight 0 omits a span."""
         texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
         return self.encode_question([Question(i, text) for i, text in enumerate(texts)])
 
     def encode_question(self, questions: Sequence[Question]) -> Encoded:
-        """One array [vectors, dim] per question: text, global image vectors, patches.
+        """Return one array [vectors, dim] per question: text, global image vectors, patches.
 
-        Masked positions (the instruction's) are left out, and so are the image's vectors that
+        Masked positions (the instruction's) are left out, and so are image vectors that
         `image_tokens` does not name. A question without an image is encoded from its text alone.
 
         Raises:
@@ -236,7 +236,7 @@ class FLMREncoder(Encoder):
         return Encoded(out, truncated=truncated, tokens=tokens)
 
     def label_passage(self, passage: Passage) -> Labelled:
-        """What each of a passage's vectors stands for; those of its image come first."""
+        """Return the meaning of each of a passage's vectors; those of its image come first."""
         import torch
 
         text = passage.content
@@ -253,11 +253,11 @@ class FLMREncoder(Encoder):
         return Labelled(text, found)
 
     def label_query(self, spans: Sequence[Span]) -> Labelled:
-        """What each vector of `encode_query` stands for."""
+        """Return the meaning of each vector of `encode_query`."""
         return self.label_question(Question(0, " ".join(s.text for s in spans if s.weight)))
 
     def label_question(self, question: Question) -> Labelled:
-        """What each vector of a question stands for; the text is instruction and question."""
+        """Return the meaning of each vector of a question; its text includes the instruction."""
         import torch
 
         from ravqa.flmr.processing import with_instruction
@@ -285,7 +285,7 @@ class FLMREncoder(Encoder):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the patches that have a vector each; None without such vectors."""
+        """Rows and columns of the patches with a vector each; None without such vectors."""
         config = self._model.config
         if not (self._sees and config.use_transformer_mapping_network):
             return None
@@ -295,10 +295,10 @@ class FLMREncoder(Encoder):
         return height // sides[0], width // sides[1]
 
     def seen_image(self, image: Path | bytes) -> Image:
-        """The image as the vision tower is given it: scaled and cut, its values unchanged.
+        """Return the image as the vision tower receives it: scaled and cropped, same pixel values.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: the image cannot be decoded.
             UserError: the checkpoint has no vision tower.
         """
         seen: Image = self._image_processor.seen(open_image(image))
@@ -316,7 +316,7 @@ class FLMREncoder(Encoder):
         return bool(self._model.uses_images) and self.config.image_tokens != "none"
 
     def _token_labels(self, tokenizer: Any, tokens: Any, text: str) -> list[Label]:
-        """A label for every token of one text, the masked ones included."""
+        """Return a label for every token of one text, including masked ones."""
         [encoding] = tokens.encodings
         labels = []
         for i, token in enumerate(tokenizer.convert_ids_to_tokens(tokens["input_ids"][0])):
@@ -333,7 +333,7 @@ class FLMREncoder(Encoder):
         return labels
 
     def _left_out(self, text: int) -> slice:
-        """Rows of a query that are not wanted: text's come first, global ones, then patches'."""
+        """Return the unwanted rows of a query: text comes first, then global ones, then patches."""
         patches = text + int(self._model.config.mapping_network_prefix_length)
         wanted = self.config.image_tokens
         if wanted == "global":
@@ -343,7 +343,7 @@ class FLMREncoder(Encoder):
     def _image_inputs(
         self, images: Sequence[Path | bytes | None], side: Literal["query", "context"] = "query"
     ) -> dict[str, Any]:
-        """What `query` or `doc` takes of images; the vision tower sees each image once."""
+        """Return the image inputs of `query` or `doc`; the vision tower sees each image once."""
         import torch
 
         from ravqa.flmr import ImageFeatures
@@ -368,9 +368,9 @@ class FLMREncoder(Encoder):
     def _seen(
         self, images: Sequence[Path | bytes], side: Literal["query", "context"]
     ) -> dict[Path | bytes, Features]:
-        """The vision tower's features of each image, from the cache as far as they are there."""
+        """Return the vision tower's features of each image, from the cache if possible."""
         tower: Any = getattr(self._model, f"{side}_vision_encoder", None)
-        # The cache is of the tower that sees questions; as a rule there is no other.
+        # The cache belongs to the tower that sees questions, usually the only one.
         cache = self._features if tower is self._model.query_vision_encoder else None
         found = {} if cache is None else cache.get(images)
         new = [image for image in images if image not in found]

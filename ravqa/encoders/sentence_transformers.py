@@ -1,7 +1,7 @@
-"""Models of the sentence-transformers library as encoders: many vectors a text, or one.
+"""Models of the sentence-transformers library as encoders: many vectors per text, or one.
 
-A model that takes a text and an image together sees the question's image (`sees_images`). For
-others the image enters as text, as in `ravqa.retrievers.query_text`.
+A model that takes text and image together sees the question's image (`sees_images`). For others
+the image enters as text, as in `ravqa.retrievers.query_text`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _IMAGE_AND_TEXT = ("image", "text")
 
 
 class _STEncoder(Encoder):
-    """What both encoders share.
+    """The common base of both encoders.
 
-    The library reads a text as a whole, so that tokens cannot be told by the span that they come
-    from: a query is its spans' text, joined by spaces, and the spans' weights do not count, but for
-    those of 0, which are left out. (Of the query's forms only `appended` has such weights; with
-    `retriever.query.appended: 0` there is none.)
+    The library reads a text as a whole, so tokens cannot be assigned to the spans they come from: a
+    query is its spans' text, joined by spaces, without spans of weight 0; other weights are
+    ignored. (Of the query's forms only `appended` has such weights; with
+    `retriever.query.appended: 0` there are none.)
 
     Cut texts are counted for models that read text with a plain tokenizer; the processors of
-    multimodal models and modules of other packages do not tell.
+    multimodal models and modules of other packages do not report them.
     """
 
     name: ClassVar[str]
@@ -50,14 +50,14 @@ class _STEncoder(Encoder):
 
         Attributes:
             model: folder, hub name, or "package:MODULE/path".
-            query_prompt, document_prompt: put before texts; null for the model's own. A question's
-                instruction, if it has one, replaces the query's, for a model that sees images.
+            query_prompt, document_prompt: prepended to texts; null for the model's own. For a model
+                that sees images, a question's own instruction replaces the query prompt.
             batch_tokens: padded tokens in a batch.
             batch_queries: questions with their images in a batch.
-            output: type of the vectors given.
-            device: "auto" for an accelerator if there is one.
-            trust_remote_code: run code that the model's files name, as the library asks for before
-                it loads a class that is not its own.
+            output: type of the returned vectors.
+            device: "auto" for an accelerator if available.
+            trust_remote_code: run code that the model's files name, as the library requires before
+                it loads third-party classes.
         """
 
         model: ModelName
@@ -70,7 +70,7 @@ class _STEncoder(Encoder):
         trust_remote_code: RunsCode = False
 
         def packages(self) -> Sequence[tuple[str, str]]:
-            """The library."""
+            """The package of the library."""
             return [("sentence_transformers", _EXTRA)]
 
     config: Config
@@ -80,7 +80,7 @@ class _STEncoder(Encoder):
 
         Raises:
             MissingExtraError: sentence-transformers is not installed.
-            UserError: the model cannot be loaded, or is of another kind.
+            UserError: the model cannot be loaded, or is of the wrong kind.
         """
         self.config = config
         self._why = f"the encoder {self.name}"
@@ -119,29 +119,29 @@ class _STEncoder(Encoder):
         return bool(self._model.supports(_IMAGE_AND_TEXT))
 
     def _check_files(self, path: str, local: bool) -> None:
-        """Refuse files that the library would make a model of another kind from."""
+        """Reject files from which the library would make a model of another kind."""
 
     def _check_model(self) -> None:
-        """Refuse a model whose vectors cannot be used."""
+        """Reject a model whose vectors cannot be used."""
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """One array [vectors, dim] per passage, rows L2-normalised."""
+        """Return one array [vectors, dim] per passage, rows L2-normalised."""
         return self._encode("document", self._inputs(texts), progress=progress)
 
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
-        """One array [vectors, dim] per query, rows L2-normalised; weights but 0 are all alike."""
+        """Return one array [vectors, dim] per query, rows L2-normalised; weight 0 omits a span."""
         texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
         return self._encode("query", self._inputs(texts))
 
     def encode_question(self, questions: Sequence[Question]) -> Encoded:
-        """One array [vectors, dim] per question, of its text and its image, if it has one.
+        """Return one array [vectors, dim] per question, from its text and its image, if any.
 
         Raises:
             DataError: an image cannot be decoded.
         """
-        # A batch has one prompt, and an image in all of its inputs or in none.
+        # A batch has one prompt, and either all of its inputs have an image or none has.
         groups: dict[tuple[str | None, bool], list[int]] = {}
         for i, question in enumerate(questions):
             groups.setdefault((question.instruction, question.image is not None), []).append(i)
@@ -160,10 +160,10 @@ class _STEncoder(Encoder):
         return Encoded(out, truncated=truncated, tokens=tokens)
 
     def _inputs(self, texts: Sequence[str]) -> list[Any]:
-        """The texts as the model takes them.
+        """Return the texts in the form that the model takes.
 
-        The library opens text that is the path or address of an image, if the model takes images
-        and it is not told that it is text.
+        A model that takes images would open a text that is the path or address of an image, unless
+        the input is marked as text.
         """
         only_text = self._model.modalities == ["text"]
         return list(texts) if only_text else [{"text": text} for text in texts]
@@ -178,7 +178,7 @@ class _STEncoder(Encoder):
         prompt: str | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Encoded:
-        """Batches of similar length, results in the order given."""
+        """Encode in batches of similar length; return results in the order given."""
         prompt = _first(prompt, self._prompts[task])
         lengths: list[int] = []
         truncated = 0
@@ -207,13 +207,13 @@ class _STEncoder(Encoder):
 
 
 class MultiVectorSTEncoder(_STEncoder):
-    """A `MultiVectorEncoder`: checkpoints of ColBERT, PyLate, ColPali's kind, and the like."""
+    """A `MultiVectorEncoder`: checkpoints of ColBERT, PyLate, ColPali and similar models."""
 
     name = "multi-vector"
     _class = "MultiVectorEncoder"
 
     def _check_files(self, path: str, local: bool) -> None:
-        # The library gives any other checkpoint a projection of random numbers.
+        # The library gives any other checkpoint a randomly initialised projection.
         from sentence_transformers.util import load_file_path
 
         def read(file: str) -> dict[str, Any]:
@@ -227,12 +227,12 @@ class MultiVectorSTEncoder(_STEncoder):
         kind = settings.get("model_type")
         if not (
             kind in ("MultiVectorEncoder", "ColBERT")
-            or "query_prefix" in settings  # earlier PyLate
+            or "query_prefix" in settings  # older PyLate
             or any(
                 name == "HF_ColBERT" or name.endswith("ForRetrieval")
                 for name in config.get("architectures") or []
             )
-            or not (settings or config)  # nothing is there: loading it will say so
+            or not (settings or config)  # no files: loading reports that
         ):
             raise UserError(
                 f"{self._why}: {path} is no model of many vectors a text but a "
@@ -241,13 +241,13 @@ class MultiVectorSTEncoder(_STEncoder):
 
 
 class DenseSTEncoder(_STEncoder):
-    """A `SentenceTransformer`: one vector a text, [1, dim], so that MaxSim is the dot product."""
+    """A `SentenceTransformer`: one vector per text, [1, dim], so MaxSim is the dot product."""
 
     name = "dense"
     _class = "SentenceTransformer"
 
     def _check_model(self) -> None:
-        # An index holds unit vectors: what a model means by their lengths would be lost.
+        # An index holds unit vectors, so information in the vectors' lengths would be lost.
         compares = self._model.similarity_fn_name
         if compares != "cosine" and type(self._model[-1]).__name__ != "Normalize":
             raise UserError(
@@ -257,7 +257,7 @@ class DenseSTEncoder(_STEncoder):
 
 
 def _first(*values: str | None) -> str:
-    """The first value that is there."""
+    """Return the first value that is not None."""
     return next(value for value in values if value is not None)
 
 
@@ -268,9 +268,9 @@ def _with_image(question: Question) -> dict[str, Any]:
 
 
 def _token_counts(features: Any) -> list[int]:
-    """Tokens of each input that a model is given, padding not included."""
+    """Return the tokens of each input that a model receives, without padding."""
     if "attention_mask" in features:
         return list(features["attention_mask"].sum(1).tolist())
-    # Static embeddings: the tokens of all texts in a row, and where each one's begin.
+    # Static embeddings: the tokens of all texts concatenated, and where each one's begin.
     bounds = [*features["offsets"].tolist(), len(features["input_ids"])]
     return [end - begin for begin, end in itertools.pairwise(bounds)]

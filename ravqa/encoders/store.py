@@ -1,8 +1,9 @@
-"""A corpus's vectors on disk while they are made: in chunks, so that a killed run goes on.
+"""A corpus's vectors on disk while they are computed, in chunks, so that a killed run can resume.
 
-A folder: `meta.json`, and one file a chunk of passages with `vectors` [all vectors, dim], `lengths`
-[passages] and `stats`. Each file is written beside, seen to the disk and renamed: what bears
-its name is whole. Several processes (torchrun, accelerate) share the chunks.
+The folder has `meta.json`, and one file per chunk of passages with `vectors` [all vectors, dim],
+`lengths` [passages] and `stats`. Each file is written beside its final name, flushed to disk and
+renamed, so a file with that name is complete. Several processes (torchrun, accelerate) share the
+chunks.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from ravqa.encoders.base import (
 _FORMAT = 1
 _CHUNK = 2048  # passages in a file of a large corpus
 _MIN_CHUNK = 256  # fewer do not fill batches of one length
-_CHUNKS = 64  # files of a corpus between: a kill costs little, several processes get their share
+_CHUNKS = 64  # files of other corpora: a kill costs little, every process gets a share
 
 
 class Passages(Protocol):
-    """A corpus, as far as it is needed here: a mapping from ids to passages, in order."""
+    """The required part of a corpus: a mapping from ids to passages, in order."""
 
     fingerprint: str
 
@@ -46,19 +47,19 @@ class Passages(Protocol):
 
 
 class EmbeddingStore:
-    """The vectors of one corpus by one encoder, whole or in part."""
+    """The vectors of one corpus by one encoder, complete or partial."""
 
     def __init__(
         self, path: Path, *, encoder: str, corpus: str, passages: int, dim: int, chunk: int
     ):
-        """Open the folder, or make it.
+        """Open the folder, or create it.
 
         Args:
             path: the folder.
-            encoder, corpus: fingerprints of what is encoded by what.
+            encoder, corpus: fingerprints of the encoder and of the corpus.
             passages: number of passages in the corpus.
             dim: length of a vector.
-            chunk: passages in a file; a folder that is there keeps its own.
+            chunk: passages per file; an existing folder keeps its own value.
 
         Raises:
             UserError: the folder holds vectors by another encoder or of another corpus.
@@ -93,19 +94,19 @@ class EmbeddingStore:
         return self._passages
 
     def rows(self, number: int) -> range:
-        """Places in the corpus of a chunk's passages."""
+        """Return the positions in the corpus of a chunk's passages."""
         start = number * self.chunk
         return range(start, min(start + self.chunk, len(self)))
 
     def missing(self) -> list[int]:
-        """Numbers of the chunks that are still to be encoded; a damaged one is."""
+        """Return the numbers of the chunks still to be encoded, including damaged ones."""
         return [i for i in self._numbers() if self._read_stats(i) is None]
 
     def write(self, number: int, encoded: Encoded) -> None:
-        """Keep a chunk: one array [vectors, dim] for each of its passages.
+        """Store a chunk: one array [vectors, dim] for each of its passages.
 
         Raises:
-            ValueError: another number of arrays, or vectors of another length.
+            ValueError: the number of arrays or the length of the vectors is wrong.
         """
         from safetensors.numpy import save_file
 
@@ -121,7 +122,7 @@ class EmbeddingStore:
             save_file(arrays, temporary)
 
     def __iter__(self) -> Iterator[Vectors]:
-        """Every passage's array, in the order of the corpus; one chunk's file open at a time.
+        """Yield every passage's array, in the order of the corpus, with one file open at a time.
 
         Raises:
             UserError: a chunk is missing or damaged.
@@ -133,7 +134,7 @@ class EmbeddingStore:
                 with safe_open(self._file(i), framework="np") as tensors:
                     ends = np.cumsum(tensors.get_tensor("lengths")).tolist()
                     vectors = tensors.get_slice("vectors")
-                    # Slices without rows are refused in some places.
+                    # Some versions refuse slices without rows.
                     none = vectors[:1][:0] if ends[-1] else tensors.get_tensor("vectors")
                     for start, end in zip([0, *ends], ends, strict=False):
                         yield vectors[start:end] if start < end else none
@@ -142,7 +143,7 @@ class EmbeddingStore:
 
     @property
     def stats(self) -> EncodingStats:
-        """Counts over all chunks that are on disk."""
+        """Return the counts over all chunks that are on disk."""
         found = (self._read_stats(i) for i in self._numbers())
         return sum((stats for stats in found if stats is not None), EncodingStats())
 
@@ -172,17 +173,17 @@ def corpus_embeddings(
     path: Path,
     progress: Callable[[int, int], object] | None = None,
 ) -> EmbeddingStore:
-    """Every passage's vectors, in order: what the folder `path` lacks of them is encoded.
+    """Return every passage's vectors, in order; encode those that the folder `path` lacks.
 
     If there are several processes, all must call this; they share the work, and wait for each
-    other at its end.
+    other at the end.
 
     Args:
         encoder: encodes passages.
         corpus: the passages.
         path: folder of the store.
-        progress: called as progress(done, total), in passages; what other processes have done is
-            taken to be as much as this one has.
+        progress: called as progress(done, total), in passages; other processes are assumed to have
+            done as much as this one.
 
     Raises:
         UserError: the folder holds vectors by another encoder or of another corpus.
@@ -198,7 +199,7 @@ def corpus_embeddings(
         chunk=min(_CHUNK, max(_MIN_CHUNK, len(ids) // _CHUNKS)),
     )
     missing = store.missing()
-    state.wait_for_everyone()  # all have looked before one writes
+    state.wait_for_everyone()  # all must have looked before one writes
     done = len(ids) - sum(len(store.rows(i)) for i in missing)
 
     def count(n: int) -> None:
@@ -219,9 +220,9 @@ def corpus_embeddings(
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[Any]:
-    """Only one run makes what is at `path`; others wait for it to end.
+    """Let only one run at a time make what is at `path`; others wait until it ends.
 
-    Of several processes that work together, all must enter; gives accelerate's state of them.
+    All cooperating processes of a run must enter; yields accelerate's state of them.
     """
     state = processes()
     with contextlib.ExitStack() as stack:

