@@ -22,7 +22,7 @@ from ravqa.core.errors import UserError
 
 
 class FLMRInputError(UserError, ValueError):
-    """Inputs that do not fit the model: a wrong image size, features missing, and the like."""
+    """An error for inputs that do not fit the model: wrong image sizes, missing features, etc."""
 
 
 def _bert_base() -> PretrainedConfig:
@@ -48,7 +48,7 @@ def _xlm_roberta(size: str, positions: int) -> PretrainedConfig:
     )
 
 
-# What released checkpoints name as their base models: needs no download.
+# The base models that released checkpoints name; these need no download.
 _BUILT_IN: dict[str, Callable[[], PretrainedConfig]] = {
     "bert-base-uncased": _bert_base,
     "google-bert/bert-base-uncased": _bert_base,
@@ -61,13 +61,13 @@ _BUILT_IN: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 def base_config(name: str, near: str = "") -> PretrainedConfig:
-    """The configuration that a checkpoint names as a base model.
+    """Return the configuration that a checkpoint names as its base model.
 
-    Looked for among the built-in ones, then as a folder: as given, inside the folder `near` (the
-    checkpoint's own) and beside it. Only for a checkpoint of the hub is the hub asked.
+    Searched among the built-in ones, then as a folder: as given, inside the folder `near` (the
+    checkpoint's own) and beside it. The hub is asked only for a checkpoint from the hub.
 
     Raises:
-        UserError: it is nowhere.
+        UserError: the configuration is not found.
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
@@ -91,10 +91,10 @@ def base_config(name: str, near: str = "") -> PretrainedConfig:
 
 
 def read_config(name: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a checkpoint's config.json, and the options that reading did not use.
+    """Return the values of a checkpoint's config.json, and the options not used in reading it.
 
     Raises:
-        UserError: there is none, or it is not JSON.
+        UserError: the file does not exist or is not JSON.
     """
     path = Path(name)
     if path.is_dir() and not (path / options.get("subfolder", "") / "config.json").is_file():
@@ -112,7 +112,7 @@ def read_config(name: Any, **options: Any) -> tuple[dict[str, Any], dict[str, An
 
 
 def config_from_dict(values: dict[str, Any]) -> PretrainedConfig:
-    """A configuration of transformers from its dict, by its model_type.
+    """Return a configuration of transformers from its dict, by its model_type.
 
     Raises:
         UserError: transformers has no such model type.
@@ -147,7 +147,7 @@ class FLMRTextConfig(BertConfig):
         self.text_encoder_config = text_encoder_config
 
     def settle(self, near: str = "") -> None:
-        """Fill in what the checkpoint in the folder `near` only names.
+        """Fill in the configurations that the checkpoint in folder `near` gives only by name.
 
         Raises:
             UserError: the base model is unknown.
@@ -155,11 +155,11 @@ class FLMRTextConfig(BertConfig):
         self.encoder_config(near)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values for config.json."""
+        """Return the values for config.json."""
         return _without_unset(super().to_dict(), "text_encoder_base_model", "text_encoder_config")
 
     def encoder_config(self, near: str = "") -> PretrainedConfig:
-        """Configuration to build the text encoder from.
+        """Return the configuration from which to build the text encoder.
 
         Raises:
             UserError: the base model is unknown.
@@ -171,7 +171,7 @@ class FLMRTextConfig(BertConfig):
             self.text_encoder_config = _plain(base)
         config = config_from_dict(self.text_encoder_config)
         self.hidden_size = config.hidden_size
-        # What callers look at must be the encoder's own, not BERT's defaults.
+        # Callers must see the encoder's own values, not BERT's defaults.
         for name in ("pad_token_id", "vocab_size", "max_position_embeddings", "num_hidden_layers"):
             setattr(self, name, getattr(config, name))
         config._attn_implementation = self._attn_implementation
@@ -209,14 +209,14 @@ class FLMRVisionConfig(CLIPVisionConfig):
                     setattr(self, name, getattr(tower, name))
 
     def to_dict(self) -> dict[str, Any]:
-        """The values for config.json."""
+        """Return the values for config.json."""
         return _without_unset(super().to_dict(), "vision_tower", "num_prefix_tokens")
 
     def tower_config(self) -> PretrainedConfig:
-        """Configuration to build the vision tower from.
+        """Return the configuration from which to build the vision tower.
 
         Raises:
-            UserError: an unknown model type.
+            UserError: the model type is unknown.
         """
         if self.vision_tower is None:
             return self
@@ -229,9 +229,9 @@ class FLMRConfig(PretrainedConfig):
     """Configuration of a retrieval model.
 
     Attributes:
-        text_config, vision_config: of the encoders.
+        text_config, vision_config: configurations of the encoders.
         dim: length of an embedding.
-        mapping_network_prefix_length: vectors that an image's global feature becomes.
+        mapping_network_prefix_length: number of vectors made from an image's global feature.
         use_vision_encoder: False builds no vision tower; image features can still be given.
         use_transformer_mapping_network: PreFLMR's mapping of patches, with cross-attention to the
             text.
@@ -241,16 +241,16 @@ class FLMRConfig(PretrainedConfig):
         transformer_mapping_config: the base configuration as a dict; filled in when the model is
             built, so that a saved checkpoint is complete.
         mask_instruction_token: the query's text up to the first such token is left out; None keeps
-            it.
+            all text.
         mask_punctuation: leave a document's punctuation out.
         query_mask_input_ids_skip_list: token ids left out of queries.
         separate_query_and_context_text_encoder, separate_query_and_context_vision_encoder: two
             encoders, or one shared.
         query_concat_output_from_text_encoder, query_concat_output_from_vision_encoder,
             context_concat_output_from_text_encoder, context_concat_output_from_vision_encoder:
-            what the embeddings of queries and documents are made of.
-        vision_model_version: name of the vision tower's checkpoint, for the record.
-        load_cpu_extension: kept for files written by the original; not used.
+            which outputs the embeddings of queries and documents consist of.
+        vision_model_version: name of the vision tower's checkpoint, for information only.
+        load_cpu_extension: not used; kept for files written by the original.
     """
 
     model_type = "flmr"
@@ -312,21 +312,20 @@ class FLMRConfig(PretrainedConfig):
         """Read a checkpoint's configuration.
 
         Raises:
-            UserError: the checkpoint is of another architecture.
+            UserError: the checkpoint has another architecture.
         """
         found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config = found[0] if isinstance(found, tuple) else found
-        # Not what the file says, which is where its authors had it: base models are looked for
-        # beside the checkpoint.
+        # The file's own value is its authors' path; base models are searched beside the checkpoint.
         config.name_or_path = str(pretrained_model_name_or_path)
         return found
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """The raw values of a checkpoint's configuration file.
+        """Return the raw values of a checkpoint's configuration file.
 
         Raises:
-            UserError: there is none, or the checkpoint is of another architecture.
+            UserError: the file does not exist, or the checkpoint has another architecture.
         """
         values, rest = read_config(pretrained_model_name_or_path, **kwargs)
         found = values.get("model_type")
@@ -338,7 +337,7 @@ class FLMRConfig(PretrainedConfig):
         return values, rest
 
     def settle(self, near: str = "") -> None:
-        """Fill in what the checkpoint in the folder `near` only names.
+        """Fill in the configurations that the checkpoint in folder `near` gives only by name.
 
         Raises:
             UserError: a base model is unknown.
@@ -348,10 +347,10 @@ class FLMRConfig(PretrainedConfig):
             self.mapping_config(near)
 
     def fit_mapping(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Take the mapping network's sizes from a checkpoint's parameters, where they tell.
+        """Take the mapping network's sizes from a checkpoint's parameters, where they show them.
 
-        The base configuration is only named, and with another text encoder need not have the
-        sizes that were trained.
+        The base configuration is given only by name, and with another text encoder may differ from
+        the trained sizes.
         """
         width = shapes.get("transformer_mapping_input_linear.weight")
         if not self.use_transformer_mapping_network or width is None:
@@ -367,7 +366,7 @@ class FLMRConfig(PretrainedConfig):
         self.transformer_mapping_config = values
 
     def mapping_config(self, near: str = "") -> PretrainedConfig:
-        """Configuration of the mapping network's layers.
+        """Return the configuration of the mapping network's layers.
 
         Raises:
             UserError: its base configuration is unknown.
@@ -387,12 +386,12 @@ def _sub_config(value: Any, kind: Any) -> Any:
 
 
 def _without_unset(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Without those that are None: the original, which reads the file too, may have defaults."""
+    """Drop values that are None: the original also reads the file, and may have defaults."""
     return {k: v for k, v in values.items() if v is not None or k not in names}
 
 
 def _plain(config: PretrainedConfig) -> dict[str, Any]:
-    """A configuration as values for JSON, without what belongs to one run."""
+    """Return a configuration as values for JSON, without those that belong to one run."""
     values: dict[str, Any] = config.to_dict()
     for name in ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"):
         values.pop(name, None)

@@ -1,7 +1,7 @@
-"""Checkpoints of every naming: reading, renaming, converting.
+"""Reading, renaming and converting checkpoints with any parameter names.
 
-All renaming stands here. The names used by the models are those of the original's released files,
-with a shared encoder under its `context_` name.
+All renaming is done here. The models use the names of the original's released files, with a
+shared encoder under its `context_` name.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SHARED = {
     "query_vision_encoder": "context_vision_encoder",
     "query_vision_projection": "context_vision_projection",
 }
-"""Parts that queries and documents may share, and the one name they then have."""
+"""Parts that queries and documents may share, with the single name they then have."""
 
 _SAFE, _SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 _BIN, _BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
-# Names of the research code's Lightning checkpoints, in the order in which they are tried. What
-# `model.model.` holds is the document side of PreFLMR, and both sides of FLMR.
+# Names in the research code's Lightning checkpoints, in the order in which they are tried.
+# `model.model.` holds the document side of PreFLMR, and both sides of FLMR.
 _LIGHTNING = (
     ("model.model.bert.", "context_text_encoder.bert_model."),
     ("model.bert.", "context_text_encoder.bert_model."),
@@ -53,11 +53,11 @@ _LIGHTNING = (
 def canonical_names(
     state: dict[str, Tensor], *, shared_text: bool = False, shared_vision: bool = False
 ) -> dict[str, Tensor]:
-    """The same tensors under the models' names, each once.
+    """Return the same tensors under the models' names, without duplicates.
 
     Args:
         state: tensors by the names of any released file: `text_model` for `bert_model`, `query_`
-            for a shared `context_`, once or twice each.
+            for a shared `context_`, or both of them.
         shared_text, shared_vision: whether queries and documents share the encoder.
     """
     shared = {
@@ -66,7 +66,7 @@ def canonical_names(
         if (shared_text if "text" in alias else shared_vision)
     }
     out: dict[str, Tensor] = {}
-    for key in sorted(state):  # context_ before query_: of two aliases the first is kept
+    for key in sorted(state):  # context_ before query_: the first of two aliases is kept
         new = _canonical_name(key)
         if new is None:
             continue
@@ -79,7 +79,7 @@ def canonical_names(
 def _canonical_name(key: str) -> str | None:
     key = key.removeprefix("module.")
     if key.endswith("embeddings.position_ids"):
-        return None  # a table of 0, 1, 2, ... that old versions saved
+        return None  # a table of 0, 1, 2, ... saved by old versions
     key = re.sub(
         r"^(query|context)_text_encoder\.text_model\.", r"\1_text_encoder.bert_model.", key
     )
@@ -93,18 +93,18 @@ def _canonical_name(key: str) -> str | None:
 def read_checkpoint(
     name: str, *, variant: str | None = None, use_safetensors: bool | None = None, **hub: Any
 ) -> dict[str, Tensor]:
-    """All tensors of a checkpoint: safetensors before .bin, whole before in shards.
+    """Return all tensors of a checkpoint: safetensors before .bin, single files before shards.
 
-    In the order of transformers: an index beside a whole file is left from an earlier version.
+    This is transformers' order: an index beside a single file remains from an earlier version.
 
     Args:
         name: folder or hub name.
         variant: as in "model.fp16.safetensors".
-        use_safetensors: True or False to allow only, or never, safetensors.
+        use_safetensors: True allows only safetensors, False never.
         hub: options of the hub, and `subfolder`.
 
     Raises:
-        UserError: there is no checkpoint, or a file is broken.
+        UserError: no checkpoint exists, or a file is broken.
     """
     names = [_SAFE, _SAFE_INDEX] if use_safetensors is not False else []
     names += [_BIN, _BIN_INDEX] if use_safetensors is not True else []
@@ -131,10 +131,10 @@ def read_checkpoint(
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file; no code in it is run.
+    """Return all tensors of one file without running any code in it.
 
     Raises:
-        UserError: the file is broken, cut off, or holds more than tensors.
+        UserError: the file is broken, truncated, or holds more than tensors.
     """
     import torch
 
@@ -166,11 +166,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def convert(
     source: str | Path, target: str | Path, *, vision: str | Path | None = None
 ) -> list[str]:
-    """Turn any checkpoint of the family into a folder in the released form.
+    """Convert any checkpoint of the family into a folder in the released form.
 
     Args:
         source: a folder with config.json (in any naming, safetensors or .bin), or a Lightning
-            .ckpt of the research code. A .ckpt says nothing of the model's shape, so its folder,
+            .ckpt of the research code. A .ckpt does not describe the model's shape, so its folder,
             or the target folder, must have the config.json and tokenizers of a model of that
             shape.
         target: folder to write; created.
@@ -178,7 +178,7 @@ def convert(
             features and does not hold it.
 
     Returns:
-        Names of tensors in the source that the model has no place for.
+        Names of tensors in the source that the model has no parameters for.
 
     Raises:
         UserError: the source cannot be read or does not fit its configuration, or the target
@@ -223,11 +223,11 @@ def convert(
 
 
 def from_lightning(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the research code's Lightning checkpoint under the released names.
+    """Return tensors of the research code's Lightning checkpoint under the released names.
 
-    What has no counterpart keeps its name, and is reported as unexpected on loading.
+    Tensors without a counterpart keep their names, and are reported as unexpected on loading.
     """
-    # Everything sits one level down, in the module that Lightning trained.
+    # All names have one level more, that of the module that Lightning trained.
     out: dict[str, Tensor] = {}
     numbered = any("vision_projection_input_linear2." in k for k in state)
     for key, tensor in state.items():

@@ -1,4 +1,4 @@
-"""The encoders of text and images, and what all models of the family share."""
+"""The encoders of text and images, and the common base of all models of the family."""
 
 # transformers and torch are not followed by mypy, so that their classes are Any.
 # mypy: disallow-subclassing-any=False
@@ -28,11 +28,11 @@ from ravqa.flmr.conversion import canonical_names, read_checkpoint
 from ravqa.flmr.outputs import ImageFeatures
 
 _PLAIN_PREFIXES = ("bert.", "roberta.", "deberta.", "distilbert.", "electra.", "mpnet.", "model.")
-"""What checkpoints of a task (masked words, ...) put before their encoder's names."""
+"""Prefixes that task checkpoints (masked words, ...) put before their encoder's names."""
 
 
 class FLMRPreTrainedModel(PreTrainedModel):
-    """Loading, saving and settings that all models of the family share."""
+    """The base of all models of the family: loading, saving and settings."""
 
     config_class: ClassVar[Any] = FLMRConfig
     base_model_prefix = "flmr"
@@ -57,18 +57,18 @@ class FLMRPreTrainedModel(PreTrainedModel):
         allow_missing: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Load a checkpoint: safetensors or .bin, in shards or whole, under any of its namings.
+        """Load a checkpoint: safetensors or .bin, in shards or one file, with any parameter names.
 
         Args:
             pretrained_model_name_or_path: folder or hub name; None with `state_dict`.
             model_args: further arguments of the model.
             config: configuration to use instead of the checkpoint's.
             allow_missing: initialise parameters that the checkpoint lacks at random, instead of
-                refusing it.
-            kwargs: as of transformers' `from_pretrained`; fields of the configuration to change.
+                rejecting it.
+            kwargs: as for transformers' `from_pretrained`; fields of the configuration to change.
 
         Raises:
-            UserError: a checkpoint of another architecture, cut off, or lacking parameters.
+            UserError: the checkpoint has another architecture, is truncated, or lacks parameters.
         """
         name = pretrained_model_name_or_path
         hub: dict[str, Any] = {
@@ -99,7 +99,7 @@ class FLMRPreTrainedModel(PreTrainedModel):
         ]:
             setattr(config, option, kwargs.pop(option))
         place = str(name) if name else place_of(config)
-        if hasattr(config, "settle"):  # now: transformers forgets the place on its way
+        if hasattr(config, "settle"):  # now: transformers loses the place later
             config.settle(place)
         state = kwargs.pop("state_dict", None)
         variant = kwargs.pop("variant", None)
@@ -113,7 +113,7 @@ class FLMRPreTrainedModel(PreTrainedModel):
             config.fit_mapping({k: tuple(v.shape) for k, v in state.items()})
         kwargs = {**cls._load_parts(str(name), config, kwargs, hub), **kwargs}
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs["ignore_mismatched_sizes"] = True  # they are refused below, by name
+        kwargs["ignore_mismatched_sizes"] = True  # they are rejected below, by name
         model, info = super().from_pretrained(
             None,
             *model_args,
@@ -142,7 +142,7 @@ class FLMRPreTrainedModel(PreTrainedModel):
     def _load_parts(
         cls, name: str, config: Any, kwargs: dict[str, Any], hub: dict[str, Any]
     ) -> dict[str, Any]:
-        """Further arguments of the model that come with a checkpoint."""
+        """Return further arguments of the model that come with a checkpoint."""
         return {}
 
     @classmethod
@@ -151,7 +151,7 @@ class FLMRPreTrainedModel(PreTrainedModel):
 
     @contextmanager
     def _attention_for(self, output_attentions: bool) -> Iterator[None]:
-        """Only the eager implementation can hand out attention weights."""
+        """Use the eager implementation for attention weights; no other returns them."""
         if not output_attentions:
             yield
             return
@@ -200,7 +200,7 @@ class FLMRTextModel(FLMRPreTrainedModel):
 
     @classmethod
     def _canonical(cls, state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-        """Names as here, from a checkpoint of this class, of a plain encoder, or of the family."""
+        """Rename parameters from a checkpoint of this class, a plain encoder, or the family."""
         out: dict[str, Tensor] = {}
         for key, tensor in canonical_names(state).items():
             for prefix in ("context_text_encoder.", "bert_model.", *_PLAIN_PREFIXES):
@@ -212,7 +212,7 @@ class FLMRTextModel(FLMRPreTrainedModel):
         return out
 
     def get_input_embeddings(self) -> Any:
-        """Embeddings of the word-pieces."""
+        """Return the embeddings of the word-pieces."""
         return self.bert_model.get_input_embeddings()
 
     def forward(
@@ -223,9 +223,9 @@ class FLMRTextModel(FLMRPreTrainedModel):
         output_hidden_states: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The encoder's output with `last_hidden_state`, `hidden_states` and `attentions`."""
+        """Return the output with `last_hidden_state`, `hidden_states` and `attentions`."""
         if attention_mask is not None and attention_mask.device.type == "meta":
-            attention_mask = None  # shapes only; transformers would look at the mask's values
+            attention_mask = None  # shapes only; transformers would read the mask's values
         with self._attention_for(output_attentions):
             return self.bert_model(
                 input_ids=input_ids,
@@ -237,7 +237,7 @@ class FLMRTextModel(FLMRPreTrainedModel):
 
 
 class _Tower(nn.Module):
-    """Holds the vision tower one level down, where the original's parameter names have it."""
+    """A module that holds the vision tower one level down, as the original's names require."""
 
     def __init__(self, config: PretrainedConfig):
         super().__init__()
@@ -283,12 +283,12 @@ class FLMRVisionModel(FLMRPreTrainedModel):
 
     @classmethod
     def _canonical(cls, state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-        """Names as here, from a checkpoint of this class, of a plain tower, or of the family."""
+        """Rename parameters from a checkpoint of this class, a plain tower, or the family."""
         out: dict[str, Tensor] = {}
         whole = any(k.startswith(("vision_model.", "context_vision_encoder.")) for k in state)
         for key, tensor in canonical_names(state, shared_vision=True).items():
             if whole and not key.startswith(("vision_model.", "context_vision_encoder.")):
-                continue  # a text tower, projections
+                continue  # text tower or projections
             key = key.removeprefix("context_vision_encoder.")
             while key.startswith("vision_model."):
                 key = key.removeprefix("vision_model.")
@@ -303,10 +303,10 @@ class FLMRVisionModel(FLMRPreTrainedModel):
         output_hidden_states: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The tower's output with `last_hidden_state`, `hidden_states` and `attentions`.
+        """Return the output with `last_hidden_state`, `hidden_states` and `attentions`.
 
         Raises:
-            FLMRInputError: images of another size than the model's.
+            FLMRInputError: the images do not have the model's size.
         """
         if pixel_values is None:
             raise FLMRInputError("no pixel_values given")
@@ -329,7 +329,7 @@ class FLMRVisionModel(FLMRPreTrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> ImageFeatures:
-        """Global and patch features of images [images, channels, height, width]."""
+        """Return global and patch features of images [images, channels, height, width]."""
         with self._before_last_layer() as caught:
             output: BaseModelOutputWithPooling = self(
                 pixel_values,
@@ -349,9 +349,9 @@ class FLMRVisionModel(FLMRPreTrainedModel):
 
     @contextmanager
     def _before_last_layer(self) -> Iterator[list[Tensor] | None]:
-        """A list that gets what goes into CLIP's last layer; None for other towers.
+        """Yield a list that receives the input of CLIP's last layer; None for other towers.
 
-        Keeping the states of all layers for the sake of one takes gigabytes for large towers.
+        Keeping the states of all layers just for this one takes gigabytes for large towers.
         """
         if self.config.vision_tower is not None:
             yield None
@@ -369,7 +369,7 @@ class FLMRVisionModel(FLMRPreTrainedModel):
             handle.remove()
 
     def num_prefix_tokens(self, positions: int) -> int:
-        """How many of the tower's output positions come before the patches."""
+        """Return the number of the tower's output positions before the patches."""
         if self.config.num_prefix_tokens is not None:
             return int(self.config.num_prefix_tokens)
         height, width = self.image_size
@@ -400,7 +400,7 @@ class FLMRVisionModel(FLMRPreTrainedModel):
 
 
 def place_of(config: Any) -> str:
-    """Folder or hub name of the checkpoint, if it is known."""
+    """Return the checkpoint's folder or hub name, if known."""
     return "" if config.name_or_path in (None, "None") else str(config.name_or_path)
 
 

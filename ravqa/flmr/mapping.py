@@ -1,4 +1,4 @@
-"""PreFLMR's mapping network: patches that look at each other and at the query's text."""
+"""PreFLMR's mapping network: patches that attend to each other and to the query's text."""
 
 # transformers and torch are not followed by mypy, so that their classes are Any.
 # mypy: disallow-subclassing-any=False
@@ -11,9 +11,9 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
-# The mapping network is written out here rather than taken from transformers' BERT, whose layers
-# with cross-attention are decoder layers: with SDPA they look at earlier positions only, while the
-# original's attention, computed eagerly, went both ways.
+# The mapping network is implemented here instead of using transformers' BERT, whose layers with
+# cross-attention are decoder layers: with SDPA they attend to earlier positions only, while the
+# original's attention, computed eagerly, was bidirectional.
 
 
 class _Attend(nn.Module):
@@ -58,7 +58,7 @@ class _AttendOutput(nn.Module):
 
 
 class _MappingBlock(nn.Module):
-    """Attention with the residual behind it: among the patches, or from the patches to the text."""
+    """Attention followed by the residual: among the patches, or from the patches to the text."""
 
     def __init__(self, config: PretrainedConfig, width: int):
         super().__init__()
@@ -100,7 +100,7 @@ class _MappingLayer(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """PreFLMR's layers that let the patches look at each other and at the query's text."""
+    """PreFLMR's layers in which the patches attend to each other and to the query's text."""
 
     def __init__(self, config: PretrainedConfig, text_width: int):
         super().__init__()
@@ -111,7 +111,7 @@ class MappingNetwork(nn.Module):
     def forward(
         self, states: Tensor, text: Tensor, text_mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Mapped states, the states of every layer, the self-attentions of every layer."""
+        """Return mapped states, the states of every layer, and all layers' self-attentions."""
         mask = None if text_mask is None else text_mask[:, None, None, :]
         hidden, attentions = [states], []
         for layer in self.layer:

@@ -1,6 +1,6 @@
 """The FLMR models: text and vision encoders, PreFLMR's mapping network, late interaction.
 
-The parameters bear the names of the original's released checkpoints, so that both read each
+The parameters have the names of the original's released checkpoints, so that both can read each
 other's files. An encoder that queries and documents share is stored once, under its `context_`
 name.
 """
@@ -36,11 +36,11 @@ from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncode
 logger = logging.getLogger(__name__)
 
 MASKED_SCORE = -9999.0
-"""What a masked document position counts; below every product of unit vectors."""
+"""The score of a masked document position, below every product of unit vectors."""
 
 
 class _Projection(nn.Module):
-    """From an image's global feature to several embeddings."""
+    """A projection of an image's global feature to several embeddings."""
 
     def __init__(self, width: int, dim: int, count: int):
         super().__init__()
@@ -55,7 +55,7 @@ class _Projection(nn.Module):
 
 
 class FLMRPretrainedModelForRetrieval(FLMRPreTrainedModel):
-    """Base of retrieval models: a configuration of the family, its names, its initialisation."""
+    """The base of retrieval models: configuration class, parameter names, initialisation."""
 
     config_class = FLMRConfig
     base_model_prefix = "flmr"
@@ -76,12 +76,12 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         query_tokenizer: Any = None,
         context_tokenizer: Any = None,
     ):
-        """Build the model with parameters at random.
+        """Build the model with random parameters.
 
         Args:
             config: configuration.
-            query_tokenizer, context_tokenizer: what the ids of the instruction's end and of
-                punctuation are looked up in; without them BERT's ids are taken.
+            query_tokenizer, context_tokenizer: give the ids of the instruction's end and of
+                punctuation; without them BERT's ids are used.
         """
         config.settle(place_of(config))
         super().__init__(config)
@@ -126,7 +126,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
 
     @property
     def uses_images(self) -> bool:
-        """Whether image features, if given, have a place in the model."""
+        """Whether the model uses image features, if given."""
         config = self.config
         return bool(
             config.use_vision_encoder
@@ -167,7 +167,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         )
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        """As torch's, with tensors under any of a checkpoint's namings."""
+        """Load as torch does, with tensors under any of a checkpoint's names."""
         renamed = self._canonical(dict(state_dict), self.config)
         return super().load_state_dict(renamed, *args, **kwargs)
 
@@ -203,9 +203,9 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         return tuple(sorted({0, *marks}))
 
     def query_mask(self, input_ids: Tensor) -> Tensor:
-        """Which query tokens count, bool [queries, tokens].
+        """Return which query tokens count, bool [queries, tokens].
 
-        All but the instruction, up to its ":", the ids to skip and id 0. [MASK] tokens count.
+        All count except the instruction, up to its ":", the ids to skip and id 0. [MASK] counts.
         """
         keep = input_ids != 0
         for skipped in self.config.query_mask_input_ids_skip_list:
@@ -225,16 +225,16 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         return keep
 
     def doc_mask(self, input_ids: Tensor) -> Tensor:
-        """Which document tokens count, bool [documents, tokens]: all but punctuation and id 0."""
+        """Return which document tokens count, bool [documents, tokens]: no punctuation or id 0."""
         skipped = torch.tensor(self._document_skip_ids, device=input_ids.device)
         return ~torch.isin(input_ids, skipped)
 
     # -- images ------------------------------------------------------------------------------
 
     def encode_images(self, pixel_values: Tensor) -> ImageFeatures:
-        """Features of images [images, channels, height, width], to be cached and given again.
+        """Return features of images [images, channels, height, width], which can be cached.
 
-        They go to `query` and `doc` as `image_features` (pooled) and `image_patch_features`.
+        Pass them to `query` and `doc` as `image_features` (pooled) and `image_patch_features`.
         """
         if not self.config.use_vision_encoder:
             raise FLMRInputError("this model has no vision encoder: give it image_features")
@@ -250,7 +250,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         output_attentions: bool,
         output_hidden_states: bool,
     ) -> tuple[Tensor, Tensor | None, Any]:
-        """Global vectors [rows, regions x prefix, dim], patch states, the tower's output."""
+        """Return global vectors [rows, regions x prefix, dim], patch states, the tower's output."""
         output = None
         if isinstance(image_features, ImageFeatures):
             patch_features = image_features.patches
@@ -313,17 +313,17 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             pixel_values: [queries, channels, height, width]; FLMR also takes regions of interest,
                 [queries, regions, channels, height, width].
             image_features: instead of pixels: [queries, width] or [queries, regions, width], or
-                what `encode_images` gave.
+                the result of `encode_images`.
             image_patch_features: [queries, patches, width], which the mapping network needs beside
                 image_features.
-            concat_output_from_vision_encoder, concat_output_from_text_encoder: what the embeddings
-                are made of, for all queries or one flag for each; the configuration's if None. The
-                rows of what is switched off for one query are zero.
+            concat_output_from_vision_encoder, concat_output_from_text_encoder: which outputs the
+                embeddings consist of, for all queries or one flag for each; None for the
+                configuration's. The rows of an output that is off for one query are zero.
             return_dict: False for a tuple.
-            output_attentions, output_hidden_states: also of the parts.
+            output_attentions, output_hidden_states: also return those of the parts.
 
         Raises:
-            FLMRInputError: inputs missing, or of a wrong shape.
+            FLMRInputError: an input is missing or has a wrong shape.
         """
         config = self.config
         use_vision, vision_flags = _flags(
@@ -396,7 +396,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         length = self.config.transformer_mapping_cross_attention_length
         seen = input_ids[:, :length]
         mask = None
-        # Instruction and [MASK] positions are seen; only the ids to skip are not.
+        # Instruction and [MASK] positions are attended to; only the ids to skip are not.
         if self.config.query_mask_input_ids_skip_list:
             mask = torch.ones_like(seen, dtype=torch.bool)
             for skipped in self.config.query_mask_input_ids_skip_list:
@@ -433,10 +433,10 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             keep_dims: False gives a list of arrays without the masked rows.
             return_mask: whether the output has the mask.
             return_dict: False for a tuple.
-            output_attentions, output_hidden_states: also of the parts.
+            output_attentions, output_hidden_states: also return those of the parts.
 
         Raises:
-            FLMRInputError: inputs missing, or of a wrong shape.
+            FLMRInputError: an input is missing or has a wrong shape.
         """
         config = self.config
         use_vision, vision_flags = _flags(
@@ -492,8 +492,8 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
     def padding_counts(self) -> bool:
         """Whether the padding of documents takes part in scores.
 
-        It does where the vocabulary's padding id is not 0, as in the original: all padding rows of
-        a document are then one and the same vector, so that one of them scores like many.
+        It does if the vocabulary's padding id is not 0, as in the original: all padding rows of a
+        document are then the same vector, so that one of them scores like many.
         """
         pad = self.config.text_config.pad_token_id
         return pad is not None and pad not in self._document_skip_ids
@@ -501,7 +501,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
     # -- comparing ---------------------------------------------------------------------------
 
     def score(self, Q: Tensor, D: Tensor, D_mask: Tensor) -> Tensor:  # noqa: N803
-        """Late-interaction scores, summed in float32.
+        """Return late-interaction scores, summed in float32.
 
         Args:
             Q: queries [queries, vectors, dim].
@@ -510,10 +510,10 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
 
         Returns:
             [documents] for one query, or one query for each document; [queries, documents per
-            query] if each query's documents follow each other in `D`.
+            query] if each query's documents are consecutive in `D`.
 
         Raises:
-            FLMRInputError: documents that cannot be shared out evenly among the queries.
+            FLMRInputError: the documents cannot be divided evenly among the queries.
         """
         queries, documents = Q.shape[0], D.shape[0]
         if queries == 0 or documents % queries:
@@ -546,10 +546,10 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> Any:
-        """Scores of queries with their documents, and the loss.
+        """Return scores of queries with their documents, and the loss.
 
-        Every query has 1 + `num_negative_examples` documents; they follow each other, the first
-        being the right one.
+        Every query has 1 + `num_negative_examples` consecutive documents, of which the first is
+        the right one.
 
         Args:
             query_input_ids, query_attention_mask, query_pixel_values, query_image_features,
@@ -558,15 +558,15 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             context_input_ids, context_attention_mask, context_pixel_values,
                 context_image_features, context_concat_output_from_vision_encoder,
                 context_concat_output_from_text_encoder: see `doc`.
-            use_in_batch_negatives: take the other queries' documents for negatives too.
+            use_in_batch_negatives: also use the other queries' documents as negatives.
             in_batch_negatives_from_all_gpus: also those of the other processes; every process
                 must call this. The mean of the processes' losses is the loss of the whole batch.
-            num_negative_examples: wrong documents given for a query.
+            num_negative_examples: number of wrong documents given per query.
             return_dict: False for a tuple.
-            output_attentions, output_hidden_states: also of the parts.
+            output_attentions, output_hidden_states: also return those of the parts.
 
         Raises:
-            FLMRInputError: inputs missing, of a wrong shape, or of a wrong number.
+            FLMRInputError: an input is missing, or has a wrong shape or number.
         """
         query = self.query(
             input_ids=query_input_ids,
@@ -637,7 +637,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         return self._returned(output, return_dict)
 
     def _in_batch_loss(self, q: Tensor, d: Tensor, mask: Tensor, everywhere: bool) -> Tensor:
-        """Cross entropy of each query's first document against every document there is."""
+        """Return the cross entropy of each query's first document against all documents."""
         each = d.shape[0] // q.shape[0]
         first, weight = 0, 1.0
         if everywhere and torch.distributed.is_initialized():
@@ -648,7 +648,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         labels = first + each * torch.arange(q.shape[0], device=q.device)
         return functional.cross_entropy(scores, labels) * weight
 
-    # -- small things ------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------
 
     def _wanted(self, attentions: bool | None, hidden: bool | None) -> tuple[bool, bool]:
         return (
@@ -676,7 +676,7 @@ def _any_false(flags: Tensor) -> bool:
 
 
 def _flags(given: Any, default: bool) -> tuple[bool, Tensor | None]:
-    """Whether a part is there at all, and for which examples if that differs."""
+    """Return whether a part is used at all, and for which examples if that differs."""
     if given is None:
         return default, None
     if isinstance(given, bool):
@@ -688,7 +688,7 @@ def _flags(given: Any, default: bool) -> tuple[bool, Tensor | None]:
 
 
 def _switched_on(vectors: Tensor, flags: Tensor | None) -> Tensor:
-    """Bool [rows, vectors]: all of the rows whose flag is set."""
+    """Return bool [rows, vectors], True for all vectors of the rows whose flag is set."""
     on = torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
     if flags is None:
         return on
@@ -709,21 +709,21 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _normalise(vectors: Tensor) -> Tensor:
-    # In float32: the length of a vector of 128 bfloat16 numbers is too coarse otherwise.
+    # In float32, because the length of a vector of 128 bfloat16 numbers is too coarse.
     return functional.normalize(vectors.float(), dim=-1).to(vectors.dtype)
 
 
 def _max_sim(q: Tensor, d: Tensor, mask: Tensor) -> Tensor:
-    """Sum over the query's vectors of the largest product with a document's vector."""
+    """Return the sum over the query's vectors of the largest product with a document's vector."""
     products = d.float() @ q.float().transpose(-1, -2)
     products = products.masked_fill(~mask[..., None], MASKED_SCORE)
     return products.amax(-2).sum(-1)
 
 
 def _gather_documents(d: Tensor, mask: Tensor, queries: int) -> tuple[Tensor, Tensor, int, float]:
-    """All processes' documents; where this one's begin; its loss's weight in the mean.
+    """Return all processes' documents, this one's offset, and its loss's weight in the mean.
 
-    The gradient of the documents goes back to the process that they came from.
+    The documents' gradients flow back to the processes that they came from.
     """
     from torch.distributed.nn.functional import all_gather
 

@@ -1,4 +1,4 @@
-"""What the models return."""
+"""The outputs of the models."""
 
 # transformers and torch are not followed by mypy, so that their classes are Any.
 # mypy: disallow-subclassing-any=False
@@ -17,12 +17,12 @@ class FLMRQueryEncoderOutput(ModelOutput):
     """Embeddings of queries.
 
     Attributes:
-        pooler_output: of the first token, before normalisation; [queries, dim].
+        pooler_output: embedding of the first token, before normalisation; [queries, dim].
         late_interaction_output: [queries, vectors, dim]: text, global image vectors, patches; rows
             of unit length, or zero where masked.
         text_encoder_attentions, text_encoder_hidden_states, vision_encoder_attentions,
             vision_encoder_hidden_states, transformer_mapping_network_attentions,
-            transformer_mapping_network_hidden_states: of the parts, where asked for.
+            transformer_mapping_network_hidden_states: of the parts, if requested.
     """
 
     pooler_output: Tensor | None = None
@@ -40,12 +40,12 @@ class FLMRContextEncoderOutput(ModelOutput):
     """Embeddings of documents.
 
     Attributes:
-        pooler_output: of the first token, before normalisation; [documents, dim].
+        pooler_output: embedding of the first token, before normalisation; [documents, dim].
         late_interaction_output: [documents, vectors, dim]: image vectors, text; or a list of
             arrays without the masked rows.
         context_mask: bool [documents, vectors, 1], False where a vector does not count.
         text_encoder_attentions, text_encoder_hidden_states, vision_encoder_attentions,
-            vision_encoder_hidden_states: of the parts, where asked for.
+            vision_encoder_hidden_states: of the parts, if requested.
     """
 
     pooler_output: Tensor | None = None
@@ -62,10 +62,10 @@ class FLMRModelForRetrievalOutput(ModelOutput):
     """Scores and losses of queries with their documents.
 
     Attributes:
-        loss: the loss to train on: with in-batch negatives where they are used.
+        loss: the training loss, including in-batch negatives if they are used.
         scores: [queries, documents per query].
-        in_batch_negative_loss: with all other documents of the batch as negatives; None where not
-            asked for.
+        in_batch_negative_loss: with all other documents of the batch as negatives; None if not
+            requested.
         query_late_interaction_output, context_late_interaction_output: embeddings.
         query_attentions, query_hidden_states: of (text, vision, mapping network).
         context_attentions, context_hidden_states: of (text, vision).
@@ -84,12 +84,12 @@ class FLMRModelForRetrievalOutput(ModelOutput):
 
 @dataclass
 class ImageFeatures:
-    """What the vision tower makes of images; all that the rest of the model needs of them.
+    """The vision tower's output for images, as far as the rest of the model needs it.
 
     Attributes:
-        pooled: [images, width], the class token's state or what stands for it.
+        pooled: [images, width], the class token's state or its equivalent.
         patches: [images, patches, width], the patches' states before the last layer.
-        output: the tower's whole output, where it ran.
+        output: the tower's whole output, if it ran.
     """
 
     pooled: Tensor

@@ -1,4 +1,4 @@
-"""From questions, instructions, documents and images to what the models take."""
+"""Preparation of questions, instructions, documents and images as inputs of the models."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _BICUBIC = 3  # Pillow's number, as in preprocessor_config.json
 
 @dataclass(frozen=True)
 class FLMRImageProcessor:
-    """Resizes, crops and normalises images, with Pillow, as the original did.
+    """A processor that resizes, crops and normalises images with Pillow, as the original did.
 
     Attributes:
-        size: height and width of what comes out.
+        size: height and width of the result.
         shortest_edge: the image is first scaled so that its shorter side has this length, then
-            the middle is cut out; None scales both sides to `size`, changing the proportions.
-        mean, std: of the channels.
-        resample: Pillow's number of the method.
+            its centre is cropped; None scales both sides to `size`, changing the proportions.
+        mean, std: per channel.
+        resample: Pillow's number of the resampling method.
     """
 
     size: tuple[int, int]
@@ -51,10 +51,10 @@ class FLMRImageProcessor:
 
     @classmethod
     def for_tower(cls, config: FLMRVisionConfig) -> FLMRImageProcessor:
-        """The preparation that a vision tower was trained with, told from its configuration.
+        """Return the processor that fits a vision tower, as derived from its configuration.
 
         Raises:
-            UserError: not known for this kind of tower.
+            UserError: no preparation is known for this kind of tower.
         """
         size = _pair(config.image_size)
         if config.vision_tower is None:
@@ -73,10 +73,10 @@ class FLMRImageProcessor:
 
     @classmethod
     def from_values(cls, values: dict[str, Any], config: FLMRVisionConfig) -> FLMRImageProcessor:
-        """From the values of a preprocessor_config.json.
+        """Return a processor with the values of a preprocessor_config.json.
 
         Raises:
-            UserError: it makes images of another size than the vision tower takes.
+            UserError: its images have another size than the vision tower takes.
         """
         usual = cls.for_tower(config) if config.vision_tower is None else None
         size: Any = values.get("size") or (usual.size[0] if usual else config.image_size)
@@ -104,7 +104,7 @@ class FLMRImageProcessor:
         )
 
     def values(self) -> dict[str, Any]:
-        """What a preprocessor_config.json holds."""
+        """Return the values for a preprocessor_config.json."""
         height, width = self.size
         crop = {"height": height, "width": width}
         return {
@@ -123,20 +123,20 @@ class FLMRImageProcessor:
         }
 
     def __call__(self, images: Sequence[Any]) -> Tensor:
-        """Pixel values [images, 3, height, width].
+        """Return pixel values [images, 3, height, width].
 
         Args:
             images: each a Pillow image, a path, the encoded bytes, or an array [height, width, 3].
 
         Raises:
-            DataError: an image that cannot be read.
+            DataError: an image cannot be read.
         """
         if not images:
             return torch.zeros((0, 3, *self.size))
         return torch.stack([self._one(read_image(image)) for image in images])
 
     def seen(self, image: Image) -> Image:
-        """What the model is given of an RGB image: scaled and cut, its values unchanged."""
+        """Return an RGB image as the model receives it: scaled and cropped, same pixel values."""
         import PIL.Image
 
         return PIL.Image.fromarray(self._pixels(image))
@@ -147,7 +147,7 @@ class FLMRImageProcessor:
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
     def _pixels(self, image: Image) -> np.ndarray:
-        """The scaled and cut image, uint8 [height, width, 3]."""
+        """Return the scaled and cropped image, uint8 [height, width, 3]."""
         width, height = image.size
         if self.shortest_edge is None:
             image = image.resize((self.size[1], self.size[0]), resample=self.resample)
@@ -164,13 +164,13 @@ class FLMRImageProcessor:
 
 
 def read_image(image: Any) -> Image:
-    """An image in RGB, upright; see `ravqa.images.decode.to_rgb`.
+    """Return an image in RGB, upright; see `ravqa.images.decode.to_rgb`.
 
     Args:
         image: a Pillow image, a path, the encoded bytes, or an array [height, width (, 3)].
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the image cannot be read.
     """
     import PIL.Image
 
@@ -189,7 +189,7 @@ def read_image(image: Any) -> Image:
 
 
 class FLMRProcessor:
-    """Tokenizers and image preparation of one checkpoint.
+    """The tokenizers and image preparation of one checkpoint.
 
     Attributes:
         query_tokenizer, context_tokenizer: of queries and documents.
@@ -208,18 +208,18 @@ class FLMRProcessor:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> FLMRProcessor:
-        """All that a checkpoint's inputs need, from its folder or the hub.
+        """Load everything that prepares a checkpoint's inputs, from its folder or the hub.
 
-        The images' preparation is the checkpoint's own preprocessor_config.json, or else told
-        from its vision tower.
+        Images are prepared by the checkpoint's own preprocessor_config.json, or else as its vision
+        tower requires.
 
         Args:
             pretrained_model_name_or_path: folder or hub name.
             kwargs: `query_maxlen` and `doc_maxlen`; options of the hub.
 
         Raises:
-            UserError: the tokenizers are missing, the preparation is not known, or makes images
-                of a wrong size.
+            UserError: the tokenizers are missing, or the image preparation is unknown or gives a
+                wrong size.
         """
         name = str(pretrained_model_name_or_path)
         lengths = {k: kwargs.pop(k) for k in ("query_maxlen", "doc_maxlen") if k in kwargs}
@@ -245,7 +245,7 @@ class FLMRProcessor:
         )
 
     def save_pretrained(self, save_directory: Any) -> None:
-        """Write both tokenizers and the images' preparation into a checkpoint's folder."""
+        """Write both tokenizers and the image preparation into a checkpoint's folder."""
         folder = Path(save_directory)
         for key in ("query_tokenizer", "context_tokenizer"):
             if getattr(self, key) is not None:
@@ -261,20 +261,20 @@ class FLMRProcessor:
         images: Any = None,
         instructions: str | Sequence[str] | None = None,
     ) -> BatchFeature:
-        """Inputs for the model's `query`.
+        """Return inputs for the model's `query`.
 
-        The result's attribute `truncated` tells of each question whether it was cut.
+        The result's attribute `truncated` says for each question whether it was cut.
 
         Args:
             text: a question or several.
-            images: one for each question, or a list of regions for each (of one number); None for
-                a question without.
+            images: one for each question, or an equally long list of regions for each; None for a
+                question without an image.
             instructions: one for all questions, or one for each; put before the question with a
                 ":" after it.
 
         Raises:
-            FLMRInputError: numbers of questions, images and instructions that do not match.
-            DataError: an image that cannot be read.
+            FLMRInputError: the numbers of questions, images and instructions do not match.
+            DataError: an image cannot be read.
         """
         questions = [text] if isinstance(text, str) else list(text)
         if instructions is not None:
@@ -295,16 +295,16 @@ class FLMRProcessor:
     def documents(
         self, text: str | Sequence[str], images: Any = None, *, padding: Any = "longest"
     ) -> BatchFeature:
-        """Inputs for the model's `doc`; the result's `truncated` tells which texts were cut.
+        """Return inputs for the model's `doc`; the result's `truncated` says which were cut.
 
         Args:
             text: a document or several.
             images: one for each, or None.
-            padding: "max_length" pads as the original does, to the same scores.
+            padding: "max_length" pads as the original does, with the same scores.
 
         Raises:
-            FLMRInputError: another number of images than of documents.
-            DataError: an image that cannot be read.
+            FLMRInputError: the numbers of images and documents differ.
+            DataError: an image cannot be read.
         """
         if self.context_tokenizer is None:
             raise UserError("this processor has no tokenizer of documents")
@@ -341,7 +341,7 @@ class FLMRProcessor:
 
 
 def with_instruction(instruction: str, question: str) -> str:
-    """The instruction, ended by a ":", and the question behind it."""
+    """Return the instruction, ended by a ":", followed by the question."""
     instruction = instruction.strip()
     if not instruction:
         return question

@@ -1,8 +1,8 @@
 """Tokenizers of queries and documents.
 
-Both put ". " before the text. With BERT's vocabulary the dot is then overwritten by the marker of
-queries or documents, and a query is filled up with [MASK] tokens, which are not attended to but
-whose vectors take part in the score. A vocabulary without the markers keeps the dot and pads.
+Both put ". " before the text. With BERT's vocabulary the dot is then replaced by the marker of
+queries or documents, and a query is padded with [MASK] tokens, which are not attended to but whose
+vectors count in the score. A vocabulary without the markers keeps the dot and plain padding.
 """
 
 # transformers and torch are not followed by mypy, so that their classes are Any.
@@ -45,7 +45,7 @@ _KEPT = (*_TOKEN_NAMES, "model_max_length", "do_lower_case", "strip_accents")
 
 
 class _FLMRTokenizer(PreTrainedTokenizerFast):
-    """What the tokenizers of queries and documents share."""
+    """The common base of the tokenizers of queries and documents."""
 
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
     vocab_files_names: ClassVar[dict[str, str]] = {
@@ -85,12 +85,12 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
 
         Args:
             pretrained_model_name_or_path: folder or hub name.
-            args: not used; there for calls written for the original.
+            args: not used; accepted for calls written for the original.
             kwargs: options of the tokenizer (`query_maxlen`, `doc_maxlen`, ...), of the hub, and
                 `subfolder`.
 
         Raises:
-            UserError: no tokenizer is there.
+            UserError: no tokenizer is found.
         """
         hub = {k: kwargs.pop(k) for k in _HUB_OPTIONS if k in kwargs}
         subfolder = kwargs.pop("subfolder", None)
@@ -114,16 +114,16 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
 
     @property
     def prefix_length(self) -> int:
-        """Letters that are put before a text: what its tokens' places are counted behind."""
+        """Number of characters put before a text, by which its tokens' offsets are shifted."""
         return len(_PREFIX)
 
     @property
     def max_tokens(self) -> int:
-        """Longest input in tokens; longer texts are cut."""
+        """The maximum input length in tokens; longer texts are cut."""
         return self._max_tokens
 
     def first_token_id(self, text: str) -> int:
-        """Id of the first word-piece of a text, without special tokens."""
+        """Return the id of the first word-piece of a text, without special tokens."""
         return int(self._tokenizer.encode(text, add_special_tokens=False).ids[0])
 
     def _encode_texts(
@@ -160,16 +160,16 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
         add_special_tokens: bool = True,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """Token ids and masks of one text or several.
+        """Return token ids and masks of one text or several.
 
-        The result's attribute `truncated` tells of each text whether it was cut.
+        The result's attribute `truncated` says for each text whether it was cut.
 
         Args:
             text: a string, or a list of strings.
             text_pair: not supported.
             padding: "max_length", "longest" (or True), or False.
-            truncation: False leaves longer texts whole.
-            max_length: in tokens; the checkpoint's own if None.
+            truncation: False keeps longer texts whole.
+            max_length: in tokens; None for the checkpoint's own.
             return_tensors: "pt", "np", or None for lists.
             add_special_tokens: False gives the plain word-pieces of the text.
             kwargs: further options of transformers' tokenizers.
@@ -194,7 +194,7 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
         return encoding
 
     def _fill(self, encoding: BatchEncoding) -> None:
-        """Change what padding looks like."""
+        """Change the padding tokens, where a kind of tokenizer needs others."""
 
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
@@ -223,7 +223,7 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
 
 
 class FLMRQueryEncoderTokenizer(_FLMRTokenizer):
-    """Tokenizer of queries: `query_maxlen` tokens, filled up with [MASK].
+    """Tokenizer of queries: `query_maxlen` tokens, padded with [MASK].
 
     The instruction counts towards the length, so that long questions are cut.
     """
@@ -258,7 +258,8 @@ class FLMRQueryEncoderTokenizer(_FLMRTokenizer):
 class FLMRContextEncoderTokenizer(_FLMRTokenizer):
     """Tokenizer of documents: at most `doc_maxlen` tokens.
 
-    Padded to that length as the original does; `padding="longest"` gives the same scores faster.
+    They are padded to that length as in the original; `padding="longest"` is faster and gives the
+    same scores.
     """
 
     folder_name = "context_tokenizer"
@@ -280,8 +281,8 @@ class FLMRContextEncoderTokenizer(_FLMRTokenizer):
     ) -> BatchEncoding:
         encoding = super()._encode_texts(texts, padding, truncation, max_length, **kwargs)
         rows = encoding["input_ids"]
-        # Without BERT's padding id, 0, the original lets padding take part in scores. All padding
-        # rows of a document are one and the same vector, so that one of them does for all.
+        # Without BERT's padding id, 0, the original counts padding in scores. All padding rows of
+        # a document are the same vector, so one of them is enough.
         if (
             padding in (True, "longest")
             and self.pad_token_id != 0
@@ -294,14 +295,14 @@ class FLMRContextEncoderTokenizer(_FLMRTokenizer):
 
 
 class FLMRBertQueryEncoderTokenizer(FLMRQueryEncoderTokenizer):
-    """The name that some checkpoints' files give to the tokenizer of queries."""
+    """The name of the query tokenizer in some checkpoints' files."""
 
 
 class FLMRBertContextEncoderTokenizer(FLMRContextEncoderTokenizer):
-    """The name that some checkpoints' files give to the tokenizer of documents."""
+    """The name of the document tokenizer in some checkpoints' files."""
 
 
-# Every tokenizer is a fast one since transformers 5.
+# Since transformers 5 every tokenizer is a fast one.
 FLMRQueryEncoderTokenizerFast = FLMRQueryEncoderTokenizer
 FLMRContextEncoderTokenizerFast = FLMRContextEncoderTokenizer
 
@@ -309,9 +310,9 @@ FLMRContextEncoderTokenizerFast = FLMRContextEncoderTokenizer
 def register_tokenizers(
     config: type[PretrainedConfig], text_config: type[PretrainedConfig]
 ) -> None:
-    """Make `AutoTokenizer` know the classes, under every name that checkpoints' files use."""
-    # The "slow" class is only a second name to register; the first is what a checkpoint's root
-    # gives, where no file says which of the two is meant.
+    """Register the classes with `AutoTokenizer` under every name that checkpoints' files use."""
+    # The "slow" class is only a second name to register; the first is returned for a checkpoint's
+    # root, where no file says which of the two is meant.
     AutoTokenizer.register(
         config,
         tokenizer_class=FLMRQueryEncoderTokenizer,
@@ -327,7 +328,7 @@ def register_tokenizers(
 
 
 def _no_rows(length: int, return_tensors: Any) -> BatchEncoding:
-    """What no texts give: tensors of no rows, so that a caller need not treat them apart."""
+    """Return tensors without rows, so that callers need no special case for no texts."""
     import numpy as np
 
     empty: Any = [] if return_tensors is None else np.zeros((0, length), dtype=np.int64)
@@ -339,7 +340,7 @@ def _no_rows(length: int, return_tensors: Any) -> BatchEncoding:
 
 
 def _find_folder(name: str, subfolder: str, or_root: bool, hub: dict[str, Any]) -> Path | None:
-    """The folder with a tokenizer's files: the subfolder's, else (if `or_root`) that itself."""
+    """Return the folder with a tokenizer's files: the subfolder, or the root if `or_root`."""
     root = Path(name)
     if root.is_dir():
         places = [root / subfolder] + ([root] if or_root else [])
@@ -370,7 +371,7 @@ def _has_vocabulary(folder: Path) -> bool:
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:
-    """Arguments for the constructor from a tokenizer's files."""
+    """Return arguments for the constructor from a tokenizer's files."""
     values: dict[str, Any] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / file).is_file():
@@ -386,7 +387,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     if (folder / "tokenizer.json").is_file():
         try:
             arguments["tokenizer_object"] = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as e:  # the Rust side raises bare Exceptions
+        except Exception as e:  # the Rust code raises bare Exceptions
             raise UserError(f"{folder / 'tokenizer.json'} cannot be read: {e}") from None
     elif (folder / "vocab.txt").is_file():
         arguments["vocab_file"] = str(folder / "vocab.txt")
@@ -398,7 +399,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
 
 
 def _wordpiece(vocab_file: Path, options: dict[str, Any]) -> Tokenizer:
-    """BERT's tokenizer from its vocabulary."""
+    """Return BERT's tokenizer, built from its vocabulary."""
     tokens = vocab_file.read_text(encoding="utf-8").split("\n")
     if tokens and not tokens[-1]:
         tokens.pop()
