@@ -1,12 +1,12 @@
-"""How the compressed index writes a vector: its nearest centroid, and the rest in few bits.
+"""The codec of the compressed index: a vector's nearest centroid, and the residual in few bits.
 
-Vectors are turned by a fixed random rotation first, which leaves scores as they are and spreads the
-rest evenly over the components, so that one scale for a vector fits all of them.
+Vectors are first turned by a fixed random rotation, which preserves scores and spreads the residual
+evenly over the components, so that one scale per vector fits all of them.
 
-Components are rounded one after the other, and each makes up for what the rounding of those before
-it has done to products with vectors like the corpus's own: errors are left in directions that few
-vectors have. GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds weights so. It costs no bytes, and
-counts where hundreds of query vectors are alike, for their errors add up.
+Components are rounded one after the other, and each compensates for the effect of the earlier
+roundings on products with vectors like the corpus's own: errors remain in directions that few
+vectors have. GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds weights this way. It costs no
+bytes, and matters where hundreds of query vectors are alike, because their errors add up.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import numpy as np
 from ravqa.indexes.base import Array
 
 _SAMPLE = 40
-"""Training vectors for each centroid."""
+"""Number of training vectors per centroid."""
 _ROUNDS = 6
 _NEAR_CELLS = 16
 _LARGE = 2048
-"""From so many centroids on, the nearest is looked for among those of near cells only."""
+"""From this number of centroids on, the nearest is searched only among those of near cells."""
 _BLOCK = 2**17
 _ROWS, _PANEL = (
     2048,
     16,
-)  # vectors that are rounded at a time, and components: both stay in the cache
+)  # vectors, and components, rounded at a time: both fit in the cache
 
 
 def default_centroids(vectors: int) -> int:
-    """Centroids for a corpus: the power of two below 8 x the root of its number of vectors.
+    """Return the number of centroids: the power of two below 8 x the root of the vectors' number.
 
     Half of ColBERT's rule (Santhanam et al. 2022, arXiv 2205.09707): a full scan needs no short
     lists, and a query's table grows with the centroids. At most 65,536, so that a code has 16 bits.
@@ -46,12 +46,13 @@ def default_centroids(vectors: int) -> int:
 
 
 _CLIPS = (2.5, 2.8, 3.1)
-"""With 4 bits, components beyond so many root mean squares are cut: what is best for the vector."""
+"""With 4 bits, components beyond this multiple of the root mean square are clipped, which is best
+for the vector."""
 _DAMPING = 0.1
-"""Added to the second moments that errors are shaped by, relative to their mean: queries have
-vectors unlike the corpus's too."""
+"""Added to the second moments that shape errors, relative to their mean, because queries also have
+vectors unlike the corpus's."""
 SCALE_UNIT = 2.0**-17
-"""What 1 in a stored scale stands for: scales are uint16, up to 1/2."""
+"""The value of 1 in a stored scale: scales are uint16, up to 1/2."""
 
 
 class Coded(NamedTuple):
@@ -65,7 +66,7 @@ class Coded(NamedTuple):
             bit k of byte b is that of component k x width + b. Of 9 bits, width is dim / 8; of 4
             bits 3 / 64 x dim, and these components are a quarter of a step less; else 0.
         scales: uint16 [n], a step of the residuals in units of `SCALE_UNIT`.
-        rest: the sum of the squared lengths of what the centroids leave.
+        rest: the sum of the squared lengths of the residuals before rounding.
     """
 
     codes: Array
@@ -76,12 +77,12 @@ class Coded(NamedTuple):
 
 
 def fine_width(dim: int, bits: int) -> int:
-    """Bytes of a vector's further bits."""
+    """Return the number of bytes for a vector's further bits."""
     return {9: -(-dim // 8), 4: 3 * dim // 64}.get(bits, 0)
 
 
 def _planes(bits: Array) -> Array:
-    """Bits [n, components] packed as `Coded.fine`."""
+    """Pack bits [n, components] as `Coded.fine`."""
     width = -(-bits.shape[1] // 8)
     padded = np.zeros((len(bits), 8 * width), np.uint8)
     padded[:, : bits.shape[1]] = bits
@@ -91,7 +92,7 @@ def _planes(bits: Array) -> Array:
 
 
 def decode(centers: Array, coded: Coded) -> Array:
-    """The stored vectors, rotated, float32 [n, dim]; `kernels.decode` does the same."""
+    """Return the stored vectors, rotated, float32 [n, dim]; `kernels.decode` does the same."""
     dim = centers.shape[1]
     four = coded.residuals.dtype == np.uint8
     if four:
@@ -109,18 +110,18 @@ def decode(centers: Array, coded: Coded) -> Array:
 
 @dataclass(frozen=True)
 class Codec:
-    """Rotation and centroids.
+    """The rotation and the centroids.
 
     Attributes:
         rotation: float32 [dim, dim], orthogonal.
-        centers: float32 [centroids, dim], rotated: the mean of the vectors that have it for their
-            nearest by direction, so shorter than 1, and the rest is as short as can be.
-        spread: float32 [centroids], standard deviation of a component of the rest.
-        feedback: float32 [dim, dim], upper triangular: row h is what an error of 1 in component h
-            changes the components after it by, before they are rounded; on the diagonal stands
+        centers: float32 [centroids, dim], rotated: each is the mean of the vectors nearest to it
+            by direction, so it is shorter than 1, and residuals are as short as possible.
+        spread: float32 [centroids], standard deviation of a component of the residual.
+        feedback: float32 [dim, dim], upper triangular: row h is the change that an error of 1 in
+            component h makes to the components after it, before they are rounded; the diagonal is
             what its square adds to the mean square error of products with the corpus's vectors.
-        fit: 1 - half of the mean squared length of what the centroids leave of training vectors.
-        trained_on: vectors in the corpus that the centroids were chosen for.
+        fit: 1 - half of the mean squared length of the training vectors' residuals.
+        trained_on: number of vectors in the corpus that the centroids were chosen for.
     """
 
     rotation: Array
@@ -152,7 +153,7 @@ class Codec:
         return codec._with_means(rotated, device)
 
     def _with_means(self, rotated: Array, device: Any) -> Codec:
-        """The same with the means of the vectors that are nearest to each direction."""
+        """Return a codec with the means of the vectors that are nearest to each direction."""
         codes = self.nearest(rotated, device).astype(np.int64)
         counts = np.bincount(codes, minlength=len(self.centers))
         order = np.argsort(codes, kind="stable")
@@ -174,7 +175,7 @@ class Codec:
 
     @staticmethod
     def sample_size(vectors: int, centroids: int | None) -> int:
-        """Vectors to train on."""
+        """Return the number of vectors to train on."""
         return min(vectors, _SAMPLE * (centroids or default_centroids(vectors)))
 
     @cached_property
@@ -200,10 +201,10 @@ class Codec:
         return cells, [np.flatnonzero(np.isin(owner, row)) for row in near]
 
     def nearest(self, rotated: Array, device: Any) -> Array:
-        """The nearest centroid of each vector by direction, uint16 [vectors].
+        """Return the nearest centroid of each vector by direction, uint16 [vectors].
 
-        Of many centroids, the nearest among those of the sixteen nearest coarse cells, which
-        rarely differs, and is a matrix product per cell instead of one with all.
+        If there are many centroids, only those of the sixteen nearest coarse cells are searched,
+        which rarely differs, and is a matrix product per cell instead of one with all.
         """
         if len(self.centers) < _LARGE:
             return _nearest(rotated, self._directions, device).astype(np.uint16)
@@ -220,7 +221,7 @@ class Codec:
         return out
 
     def encode(self, vectors: Array, bits: int, device: Any) -> Coded:
-        """Vectors [n, dim] in `bits` (4, 8 or 9) a component beside the centroid."""
+        """Encode vectors [n, dim] in `bits` (4, 8 or 9) per component besides the centroid."""
         rotated = vectors.astype(np.float32) @ self.rotation
         codes = self.nearest(rotated, device)
         rest = rotated - self.centers[codes]
@@ -243,10 +244,10 @@ class Codec:
         return Coded(codes, (halves >> 1).astype(np.int8), fine, scales, energy)
 
     def _four_bits(self, codes: Array, rest: Array) -> Coded:
-        """What the centroids leave, in 4 bits a component and in 5 for some."""
+        """Encode the residuals, in 4 bits per component and in 5 for some."""
         dim = rest.shape[1]
         finer = 8 * fine_width(dim, 4)
-        # Odd multiples of half a unit, which is a step, or half of one where there is a fifth bit.
+        # Odd multiples of half a unit, which is a step, or half of one if there is a fifth bit.
         units = np.where(np.arange(dim) < finer, 0.5, 1).astype(np.float32)
         limits = np.float32(7.5) + (1 - units) / 2
         widest, spread = np.abs(rest).max(1, initial=0.0), np.sqrt(np.square(rest).mean(1))
@@ -288,7 +289,7 @@ class Codec:
 
 
 def _feedback(rotated: Array) -> Array:
-    """`Codec.feedback` for vectors whose second moments are those of `rotated`, [some, dim]."""
+    """Return `Codec.feedback` for vectors with the second moments of `rotated`, [some, dim]."""
     dim = rotated.shape[1]
     moments = np.eye(dim) / dim
     if len(rotated):
@@ -307,14 +308,14 @@ def _round(
     units: Array | None = None,
     offset: float = 0.0,
 ) -> tuple[Array, Array]:
-    """Values [n, dim] on a grid, float32, and what the errors cost, float32 [n].
+    """Return values [n, dim] on a grid, float32, and what the errors cost, float32 [n].
 
     See the module for how errors are passed on, and `Codec.feedback` for their costs.
 
     Args:
-        limits: float32 [dim], the greatest of each component.
-        units: float32 [dim], the grid's; null for 1.
-        offset: of the grid from 0, in units.
+        limits: float32 [dim], the greatest value of each component.
+        units: float32 [dim], the grid's units; None for 1.
+        offset: offset of the grid from 0, in units.
     """
     out, costs = np.empty_like(values), np.empty(len(values), np.float32)
     dim = values.shape[1]
@@ -336,9 +337,9 @@ def _round(
 
 
 def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROUNDS) -> Array:
-    """Centres of `count` clusters of unit vectors, float32 [count, dim], by Lloyd's algorithm.
+    """Return centres of `count` clusters of unit vectors, float32 [count, dim], by Lloyd's method.
 
-    By faiss if it is installed (on GPUs if it sees any), else by torch.
+    Uses faiss if installed (on GPUs if it sees any), otherwise torch.
     """
     points = np.ascontiguousarray(points, dtype=np.float32)
     try:
@@ -375,7 +376,7 @@ def _kmeans_torch(points: Array, count: int, seed: int, device: Any, rounds: int
 
 
 def _nearest(points: Array, centers: Array, device: Any) -> Array:
-    """Index of the centre with the greatest dot product, int64 [points]."""
+    """Return the index of the centre with the greatest dot product, int64 [points]."""
     import torch
 
     right = torch.from_numpy(np.ascontiguousarray(centers)).to(device).T
@@ -388,7 +389,7 @@ def _nearest(points: Array, centers: Array, device: Any) -> Array:
 
 
 def blocks(lengths: Array, size: int = _BLOCK) -> Iterator[tuple[int, int]]:
-    """Ranges of passages with about `size` vectors each."""
+    """Yield ranges of passages with about `size` vectors each."""
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):

@@ -1,24 +1,24 @@
-"""Late interaction on few bytes: a scan of all passages by centroid, then closer and closer looks.
+"""Late interaction on few bytes: a scan of all passages by centroid, then finer and finer stages.
 
-A vector is stored as the number of its nearest centroid and the rest in 8 or 4 bits a component
-(`compressed.codec`). A passage's vectors are sorted by centroid, so that those which share one, a
-run, lie side by side. A query of W vectors passes through
+A vector is stored as the number of its nearest centroid and the residual in 8 or 4 bits per
+component (`compressed.codec`). A passage's vectors are sorted by centroid, so that those which
+share one, a run, are adjacent. A query of W vectors passes through
 
 1. a table of all products of centroids and query vectors, [centroids, W], raised a little for
    centroids whose vectors are far from it;
 2. the scan: for **every** passage and query vector the best entry of the passage's centroids, as
-   bytes, summed. A query for an image has hundreds of vectors, so that inverted lists would leave
-   out next to nothing, and the scan costs about a microsecond per passage;
-3. the refinement: per query vector the exact products with those runs only whose entries come near
-   the best one, which is a lower bound of MaxSim. First for the best `candidates` of 2, of a long
-   query with a sample of its vectors: what refinement adds to them tells well enough what it would
-   add to the others. Then with all vectors and a wide margin for the best of these, which leaves
-   little between bound and score;
-4. MaxSim over the stored vectors for those whose bound comes near the k-th score: passages are
-   scored in the order of their bounds, until the bounds left, raised by what scoring has added to
-   the others so far, no longer reach it.
+   bytes, summed. A query for an image has hundreds of vectors, so inverted lists would exclude
+   almost nothing, and the scan costs about a microsecond per passage;
+3. the refinement: per query vector, exact products with only those runs whose entries come near
+   the best one, which gives a lower bound of MaxSim. First for the best `candidates` of 2, for a
+   long query with a sample of its vectors: their gains predict well enough those of the others.
+   Then with all vectors and a wide margin for the best of these, which leaves a small gap between
+   bound and score;
+4. MaxSim over the stored vectors for passages whose bound comes near the k-th score: they are
+   scored in the order of their bounds, until the remaining bounds, raised by what scoring has
+   added to the others so far, no longer reach it.
 
-The order is that of 4; scores are MaxSim over what is stored. Nothing here assumes that query
+The ranking is that of 4; scores are MaxSim over the stored vectors. Nothing here assumes that query
 vectors cluster. Without numba, or on another device than the CPU, torch does 2 and the candidates
 of 2 are scored at once.
 """
@@ -49,24 +49,25 @@ if TYPE_CHECKING:
 
 _LANES = 32  # rows of the byte table are padded to a multiple: kernels then need no remainder
 _LIFT = 2.0
-"""Standard deviations of a centroid's vectors that its products are raised by for the scan.
+"""Standard deviations of a centroid's vectors by which its products are raised for the scan.
 
-The best of a passage's vectors is likelier above its centroid than below, the more so the looser.
+The best of a passage's vectors is likelier above its centroid than below, the more so the more
+its vectors spread.
 """
 _MARGINS = (0.02, 0.1)  # of the two refinements, in units of a product of two vectors
 _TRUST = 0.5
-"""Of what sampled query vectors gain by refinement, how much the others are taken to gain."""
+"""Share of the sampled query vectors' gain by refinement that is assumed for the others."""
 _NEAR = 400  # passages beyond k that are refined closely, of 10,000
 _FEW = 100  # passages beyond k that are all scored
 _FIRST = 24  # passages scored beyond k before the bounds decide
 _STEP = 32  # passages scored at a time from then on
 _FOR_EACH = 8  # candidates at least for each of the k, where a search does not name their number
 _SCORED = 15  # x the root of the corpus: candidates at most, where all of them are scored
-_MAX_VECTORS = 65535  # of one passage: places in it have 16 bits
-_BLOCK = 2048  # vectors that are scored at a time: their products stay in the cache
+_MAX_VECTORS = 65535  # of one passage: positions in it have 16 bits
+_BLOCK = 2048  # vectors scored at a time: their products fit in the cache
 _BAG = 4096  # passages in one call of embedding_bag
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
-_DRIFT = 0.05  # a segment whose mean fit is lower by so much is strange to the centroids
+_DRIFT = 0.05  # a segment with a mean fit lower by this is strange to the centroids
 _STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
 _SEARCH = ("effort", "candidates")  # what a single search may set
 _EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
@@ -74,19 +75,19 @@ _EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
 
 
 def _sampled(lanes: int) -> int:
-    """How many of a query's vectors tell what refinement adds to a passage."""
+    """Return how many of a query's vectors are enough to predict a passage's gain by refinement."""
     return next((some for many, some in ((128, 64), (64, 32)) if lanes > many), lanes)
 
 
 def _sample_first(lanes: int) -> Array:
-    """An order of a query's vectors with those in front that are sampled, evenly."""
+    """Return an order of a query's vectors that starts with an evenly spaced sample."""
     some = _sampled(lanes)
     chosen = np.arange(some) * lanes // some
     return np.concatenate([chosen, np.delete(np.arange(lanes), chosen)])
 
 
 def _best(values: Array, count: int) -> Array:
-    """Places of the `count` greatest, in order; all places if there are no more."""
+    """Return positions of the `count` greatest, in order; all positions if there are no more."""
     if len(values) <= count:
         return np.arange(len(values))
     cut = len(values) - count
@@ -95,14 +96,15 @@ def _best(values: Array, count: int) -> Array:
 
 
 def _growth(passages: int) -> float:
-    """Beyond 10,000 passages, what keeps a share of the best grows faster than the root."""
+    """Return by how much candidates must outgrow the root of the corpus beyond 10,000 passages."""
     return float(max(1.0, passages / 10_000) ** 0.25)
 
 
 def default_candidates(passages: int, vectors: int) -> int:
-    """Passages that are refined for a query of so many vectors at the default effort.
+    """Return how many passages are refined, by a query's vectors, at the default effort.
 
-    40 x the root of the corpus where a sample of the vectors does for that, else 11 x; measured at
+    40 x the root of the corpus if a sample of the vectors is used, else 11 x; measured at 10,000
+    and 100,000 passages (`benchmarks/search.py`).
     10,000 and 100,000 passages (`benchmarks/search.py`).
     """
     share = 40 if _sampled(vectors) < vectors else 11
@@ -138,13 +140,12 @@ class CompressedIndex(SegmentedIndex):
         """Options.
 
         Attributes:
-            storage: of what a centroid leaves: 9bit (default), 4bit (half the bytes), or float16:
-                8 bits and, for the last scores, the vectors in float16. Fixed when the index is
-                built.
-            centroids: how many; null for `codec.default_centroids`. Fixed likewise.
-            seed: of rotation and k-means. Fixed likewise.
-            effort: how many candidates are looked at, and how soon scoring stops.
-            candidates: passages that are refined, at least; null for `default_candidates` times
+            storage: of the residuals: 9bit (default), 4bit (half the bytes), or float16: 8 bits
+                and, for the final scores, the vectors in float16. Fixed when the index is built.
+            centroids: number of centroids; null for `codec.default_centroids`. Fixed likewise.
+            seed: seed of rotation and k-means. Fixed likewise.
+            effort: how many candidates are examined, and how soon scoring stops.
+            candidates: minimum number of passages to refine; null for `default_candidates` times
                 the effort's factor, and not less than 8 k.
             retrain: choose new centroids when added passages fit the old ones badly, or are many.
             kernels: numba, torch, or auto: numba on the CPU if it is installed.
@@ -161,13 +162,13 @@ class CompressedIndex(SegmentedIndex):
         device: Text = "auto"
 
         def packages(self) -> Sequence[tuple[str, str]]:
-            """numba, if it is asked for."""
+            """numba, if it is configured."""
             return [("numba", "cpu")] if self.kernels == "numba" else []
 
     config: Config
 
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
-        """As `SegmentedIndex`."""
+        """Open the index as `SegmentedIndex` does."""
         self._centers: tuple[Codec, torch.Tensor] | None = None
         self._room = _Room()
         super().__init__(path, config, fingerprint=fingerprint)
@@ -228,7 +229,7 @@ class CompressedIndex(SegmentedIndex):
             writer.commit(segments=(segment,) if segment else ())
 
     def _all(self, state: State) -> Passages:
-        """Every passage that is not deleted, as stored."""
+        """Yield every passage that is not deleted, as stored."""
         for segment in state.segments:
             alive = np.flatnonzero(segment.alive)
             lengths = segment.arrays["lengths"][alive]
@@ -277,7 +278,7 @@ class CompressedIndex(SegmentedIndex):
         factor: float,
         slack: float,
     ) -> tuple[Array, Array]:
-        """The stages that follow the tables; see the module."""
+        """Run the stages after the tables; see the module."""
         near = int(k + _NEAR * factor * _growth(len(state.alive)))
         if len(rows) > wanted or (self._compiled and len(rows) > near):
             approximate = self._scan(state, prepared)[rows]
@@ -341,14 +342,14 @@ class CompressedIndex(SegmentedIndex):
         yield _Query(query, rotated, exact, None, 1.0, 1.0)
 
     def _tables(self, codec: Codec, query: Array, rotated: Array, exact: Array) -> _Query:
-        """The same for the kernels; `exact` is filled."""
+        """Return the query with tables for the kernels; `exact` is filled."""
         from ravqa.indexes.compressed import kernels
 
         kernels.run(kernels.multiply, len(exact), codec.centers, rotated.T, exact, grain=256)
         norms = np.linalg.norm(query, axis=1)
         lift = _LIFT * codec.spread
-        # A passage's best is among the upper entries of a lane: what is below the mean of all
-        # centroids is cut to 0.
+        # A passage's best is among the upper entries of a query vector: values below the mean of
+        # all centroids are clipped to 0.
         low = codec.middle @ rotated.T + lift.mean() * norms
         highest = np.empty(len(exact), np.float32)
         kernels.run(kernels.greatest, len(exact), exact, lift, norms, low, highest)
@@ -359,7 +360,7 @@ class CompressedIndex(SegmentedIndex):
         return _Query(query, rotated, exact, table, scale, float(norms.mean()))
 
     def _scan(self, state: State, query: _Query) -> Array:
-        """Approximate scores of all rows, in the order of MaxSim; their scale means nothing."""
+        """Return approximate scores of all rows, ordered like MaxSim but on an arbitrary scale."""
         import torch
 
         if query.table is not None:
@@ -392,10 +393,10 @@ class CompressedIndex(SegmentedIndex):
     def _refined(
         self, state: State, query: _Query, rows: Array, margin: float, lanes: int | None = None
     ) -> tuple[Array, Array]:
-        """Lower bounds of the rows' scores, float32, and what the scan found for the same lanes.
+        """Return lower bounds of the rows' scores, float32, and the scan's result for the same.
 
         Args:
-            lanes: take the first ones alone, a multiple of 8.
+            lanes: number of query vectors to use, the first ones; a multiple of 8.
         """
         from ravqa.indexes.compressed import kernels
 
@@ -431,7 +432,7 @@ class CompressedIndex(SegmentedIndex):
         return out, coarse
 
     def _scores(self, state: State, query: _Query, rows: Array) -> Array:
-        """MaxSim over the stored vectors of the rows, float32."""
+        """Return the MaxSim over the stored vectors of the rows, float32."""
         import torch
 
         out = np.full(len(rows), -np.inf, dtype=np.float32)
@@ -474,11 +475,11 @@ class CompressedIndex(SegmentedIndex):
     def _stored(
         self, state: State, segment: Segment, rows: Array, room: Array | None = None
     ) -> tuple[Array, bool]:
-        """The vectors of passages, float32 [vectors, dim], and whether they are rotated.
+        """Return vectors of passages, float32 [vectors, dim], and whether they are rotated.
 
         Args:
-            room: an array that they may be written to. With it the work is done by this thread
-                alone, which may be one of the kernels'.
+            room: an array that may be used for them. If given, this thread, which may be one of
+                the kernels', does all the work.
         """
         lengths = segment.arrays["lengths"][rows]
         begins = segment.offsets[rows] - (np.cumsum(lengths) - lengths)
@@ -522,14 +523,14 @@ class CompressedIndex(SegmentedIndex):
 
 
 class _Room:
-    """Arrays for searches to use again: to get a large one anew costs as much as to fill it."""
+    """Arrays that searches reuse: allocating a large one costs as much as filling it."""
 
     def __init__(self) -> None:
         self._free: list[Array] = []
 
     @contextmanager
     def for_array(self, rows: int, columns: int) -> Iterator[Array]:
-        """A float32 array [rows, columns] that is not cleared, for this block alone."""
+        """Yield an uninitialised float32 array [rows, columns] for this block alone."""
         try:
             flat = self._free.pop()
         except IndexError:
@@ -588,7 +589,7 @@ def _train_and_write(writer: Writer, spool: _Spool, device: Any) -> None:
 
 
 def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> SegmentEntry | None:
-    """Encode the spooled passages into a new segment; None if there are none."""
+    """Encode the spooled passages into a new segment; return None if there are none."""
     if not spool.ids:
         return None
     storage = writer.manifest.settings["storage"]
@@ -640,9 +641,9 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
 
 
 def _copy_segments(writer: Writer, state: State) -> SegmentEntry | None:
-    """What is not deleted as one new segment, byte for byte; None if there is nothing.
+    """Copy passages that are not deleted to a new segment, byte for byte; None if there are none.
 
-    To encode it again would round what is rounded already.
+    Encoding them again would round what is already rounded.
     """
     kept = [(s, np.flatnonzero(s.alive)) for s in state.segments if s.alive.any()]
     if not kept:
@@ -676,7 +677,7 @@ def _copy_segments(writer: Writer, state: State) -> SegmentEntry | None:
 
 
 def _array(file: Path, dtype: Any, shape: tuple[int, ...]) -> Array:
-    """A new npy file, mapped to be written."""
+    """Create an npy file, mapped for writing."""
     if 0 in shape:  # nothing can be mapped
         np.save(file, np.zeros(shape, dtype))
         return np.zeros(shape, dtype)

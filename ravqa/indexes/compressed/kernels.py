@@ -1,13 +1,13 @@
 """The compressed index's inner loops, compiled by numba when first used and cached on disk.
 
 Each works on a range of passages and releases the GIL; `run` spreads ranges over one pool of
-threads, products of matrices too, for which numpy's own threads are switched off. Passages are
+threads, also for matrix products, for which numpy's own threads are switched off. Passages are
 runs of vectors that share a centroid; see `ravqa.indexes.compressed.index`.
 """
 
 # numba's decorator has no types.
 # mypy: disallow-untyped-decorators=False
-# Nested max() of two is what compiles to vector instructions; so do plain loops.
+# Nested max() of two values compiles to vector instructions; so do plain loops.
 # ruff: noqa: PLW3301, PLR0912, PLR0915
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _compiled = numba.njit(nogil=True, fastmath=True, cache=True, boundscheck=False)
 
 @cache
 def threads() -> int:
-    """Threads that kernels run on: the processors that this process may use."""
+    """Return the number of kernel threads: the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -45,10 +45,10 @@ os.register_at_fork(after_in_child=_pool.cache_clear)
 
 @cache
 def _lone_products() -> None:
-    """From now on numpy makes a product of matrices on the thread that asks for it.
+    """Make numpy compute matrix products on the calling thread from now on.
 
-    Threads of its own would go on waiting for more work for a while, on the processors that the
-    kernels need, which costs as much as the kernels; and changing their number starts them anew.
+    Its own threads would keep waiting for work for a while, on the processors that the kernels
+    need, which costs as much as the kernels; and changing their number restarts them.
     """
     found = threadpoolctl.ThreadpoolController()
     own = [lib.filepath for lib in found.lib_controllers if "numpy" in lib.filepath]
@@ -56,13 +56,13 @@ def _lone_products() -> None:
 
 
 def multiply(first: int, last: int, left: Array, right: Array, out: Array) -> None:
-    """Rows `first` to `last` of a product of matrices, for `run`."""
+    """Compute rows `first` to `last` of a matrix product, for `run`."""
     _lone_products()
     np.matmul(left[first:last], right, out=out[first:last])
 
 
 def run(kernel: Callable[..., Any], count: int, *arguments: Any, grain: int = 32) -> None:
-    """`kernel(first, last, *arguments)` over ranges that make up 0..count, in parallel."""
+    """Call `kernel(first, last, *arguments)` over ranges that make up 0..count, in parallel."""
     parts = min(4 * threads(), -(-count // grain))
     if parts <= 1 or threads() == 1:
         kernel(0, count, *arguments)
@@ -77,7 +77,7 @@ def run(kernel: Callable[..., Any], count: int, *arguments: Any, grain: int = 32
 def greatest(
     first: int, last: int, table: Array, lift: Array, norms: Array, low: Array, out: Array
 ) -> None:
-    """The greatest of each row's scores [centroids, lanes], as `quantise` takes them."""
+    """Find each row's greatest score [centroids, query vectors], shifted as in `quantise`."""
     for c in range(first, last):
         best = _NONE
         for j in range(table.shape[1]):
@@ -96,9 +96,9 @@ def quantise(
     scale: float,
     out: Array,
 ) -> None:
-    """Scores [centroids, lanes] to bytes, cut to 0..255.
+    """Convert scores [centroids, query vectors] to bytes, clipped to 0..255.
 
-    (score + lift of the centroid x norm of the lane - low of the lane) x scale.
+    (score + lift of the centroid x norm of the vector - low of the vector) x scale.
     """
     for c in range(first, last):
         for j in range(table.shape[1]):
@@ -110,10 +110,10 @@ def quantise(
 def scan(
     first: int, last: int, table: Array, centroids: Array, run_offsets: Array, out: Array
 ) -> None:
-    """Approximate MaxSim of passages: per lane the best of their centroids, summed.
+    """Compute approximate MaxSim of passages: per query vector the best centroid, summed.
 
     Args:
-        table: uint8 [centroids, lanes].
+        table: uint8 [centroids, query vectors].
         centroids: the runs' centroids, uint16 [runs].
         run_offsets: int64 [passages + 1].
         out: int32 [passages], written.
@@ -167,19 +167,19 @@ def refine(
     out: Array,
     coarse: Array,
 ) -> None:
-    """A lower bound of MaxSim: per lane, exact products with the runs that look best only.
+    """Compute a lower bound of MaxSim: per query vector, exact products with the best runs only.
 
     Args:
-        docs: int64, passages to look at; `first` and `last` are places in it.
-        table: uint8 [centroids, at least width]; width: lanes of it to look at, a multiple of 8.
-        margin: runs whose entry in `table` is less than so much below the lane's best count.
-        exact: float32 [centroids, lanes], products of centroids and query vectors.
-        query: float32 [lanes, dim], the first ones; the table's beyond these are 0.
+        docs: int64, passages to examine; `first` and `last` are positions in it.
+        table: uint8 [centroids, at least width]; width: columns of it to use, a multiple of 8.
+        margin: runs count whose entry in `table` is less than this below the query vector's best.
+        exact: float32 [centroids, query vectors], products of centroids and query vectors.
+        query: float32 [query vectors, dim], the first ones; further columns of the table are 0.
         run_starts: uint16 [runs], each run's first vector, counted within its passage.
         offsets: int64 [passages + 1], where each passage's vectors begin.
         residuals, scales: see `codec.Coded`; four: whether residuals have four bits.
         unit: of the scales.
-        out: float32 [docs], written; coarse: int32 [docs], written: what `scan` finds.
+        out: float32 [docs], written; coarse: int32 [docs], written: the result of `scan`.
     """
     lanes, dim = query.shape
     half = dim // 2
@@ -256,11 +256,11 @@ def refine(
 
 @_compiled
 def best_sums(first: int, last: int, scores: Array, begins: Array, out: Array) -> None:
-    """MaxSim of passages from the products of their vectors: per lane the best, summed.
+    """Compute MaxSim of passages from their vectors' products: per query vector the best, summed.
 
     Args:
-        scores: float32 [vectors, lanes], the passages' vectors one behind the other.
-        begins: int64 [passages + 1], where each passage's vectors begin; none is without vectors.
+        scores: float32 [vectors, query vectors], the passages' vectors concatenated.
+        begins: int64 [passages + 1], where each passage's vectors begin; every passage has some.
         out: float32 [passages], written.
     """
     lanes = scores.shape[1]
@@ -291,7 +291,7 @@ def decode(
     four: bool,
     out: Array,
 ) -> None:
-    """Stored vectors: the centroid plus the scaled residual.
+    """Decode stored vectors: the centroid plus the scaled residual.
 
     Args:
         rows: int64, which vectors; codes: uint16, the centroid of each of them.

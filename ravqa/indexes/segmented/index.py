@@ -1,4 +1,4 @@
-"""An index made of segments: what every kind on disk has in common."""
+"""An index made of segments: the common base of all kinds on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Segment:
     """An opened segment.
 
     Attributes:
-        first: the number of its first passage, counted through all segments.
+        first: the number of its first passage, counted over all segments.
         arrays: memory-mapped, by name.
         alive: bool [passages]: not deleted.
     """
@@ -41,18 +41,18 @@ class Segment:
 
     @cached_property
     def offsets(self) -> Array:
-        """Where each passage's vectors begin, int64 [passages + 1], in the order of the ids."""
+        """Start of each passage's vectors, int64 [passages + 1], in the order of the ids."""
         return np.concatenate([[0], np.cumsum(self.arrays["lengths"], dtype=np.int64)])
 
     @cached_property
     def by_length(self) -> Array:
-        """Passages in the order of their number of vectors, int64 [passages]."""
+        """Passages ordered by their number of vectors, int64 [passages]."""
         return np.argsort(self.arrays["lengths"], kind="stable")
 
 
 @dataclass(frozen=True)
 class State:
-    """One state of the index: what a search sees from beginning to end."""
+    """One state of the index, which a search sees from beginning to end."""
 
     manifest: Manifest
     segments: tuple[Segment, ...]
@@ -60,28 +60,28 @@ class State:
 
     @cached_property
     def alive(self) -> Array:
-        """Bool [passages of all segments]: not deleted."""
+        """Passages that are not deleted, bool [passages of all segments]."""
         return np.concatenate([np.zeros(0, bool), *(s.alive for s in self.segments)])
 
     @cached_property
     def matchable(self) -> Array:
-        """Bool [rows]: the passage has vectors."""
+        """Rows whose passages have vectors, bool [rows]."""
         return np.concatenate(
             [np.zeros(0, bool), *(s.arrays["lengths"] > 0 for s in self.segments)]
         )
 
     @cached_property
     def ids(self) -> list[str]:
-        """Ids of all rows, those of deleted passages too."""
+        """Ids of all rows, including deleted passages."""
         return [passage_id for s in self.segments for passage_id in s.ids]
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """Row of each passage that is not deleted."""
+        """The row of each passage that is not deleted."""
         return {self.ids[i]: int(i) for i in np.flatnonzero(self.alive)}
 
     def by_segment(self, rows: Array) -> Iterator[tuple[Segment, Array, Array]]:
-        """For each segment that has some of `rows`: places in `rows`, and rows in the segment."""
+        """Yield per segment with some of `rows`: positions in `rows`, and rows in the segment."""
         for segment in self.segments:
             places = np.flatnonzero(
                 (rows >= segment.first) & (rows < segment.first + len(segment.ids))
@@ -93,7 +93,7 @@ class State:
 class SegmentedIndex(Index):
     """A late-interaction index in a folder; see `indexes.base.Index` and `segmented.store`.
 
-    Searches may run in many threads, and beside a change: each sees the state that it began with.
+    Searches may run in many threads, and during a change: each sees the state that it began with.
     Other processes' changes are seen after `refresh`.
     """
 
@@ -104,10 +104,11 @@ class SegmentedIndex(Index):
         """Open the index in `path`.
 
         Args:
-            fingerprint: what the index must have been built from; None takes any.
+            fingerprint: what the index must have been built from; None accepts any.
 
         Raises:
-            UserError: no whole index, of another kind or format, or built from something else.
+            UserError: the index is incomplete, of another kind or format, or built from something
+                else.
         """
         self.path = Path(path)
         self.config = config or self.Config()
@@ -119,12 +120,12 @@ class SegmentedIndex(Index):
 
     @classmethod
     def generation(cls, path: Path) -> int:
-        """Return the number of the state in `path`."""
+        """Return the generation of the index in `path`."""
         return store.read_manifest(path).generation
 
     @classmethod
     def open(cls, path: Path, config: Any = None, *, fingerprint: str | None = None) -> Self:
-        """As the constructor."""
+        """Open the index; see the constructor."""
         return cls(path, config, fingerprint=fingerprint)
 
     @classmethod
@@ -139,17 +140,17 @@ class SegmentedIndex(Index):
         fingerprint: str = "",
         attached: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Make an index of passages and open it.
+        """Build an index of passages and open it.
 
         Args:
-            ids: passage ids, each once.
-            embeddings: one array [vectors, dim] of unit vectors per id; taken one by one.
-            path: folder to make. A build that did not end leaves no index, and is done anew.
-            fingerprint: what the vectors depend on; kept.
+            ids: passage ids, without duplicates.
+            embeddings: one array [vectors, dim] of unit vectors per id; read one by one.
+            path: folder to create. An interrupted build leaves no index, and can be repeated.
+            fingerprint: what the vectors depend on; stored with the index.
             attached: see `change`.
 
         Raises:
-            UserError: the folder holds an index already, or another process builds there.
+            UserError: the folder already holds an index, or another process is building there.
             ValueError: see `checked_passages`.
         """
         config = config or cls.Config()
@@ -160,17 +161,17 @@ class SegmentedIndex(Index):
             cls._fill(writer, checked_passages(ids, embeddings, dim), config)
         return cls(path, config)
 
-    # -- what a kind is -----------------------------------------------------------------------
+    # -- defined by each kind -----------------------------------------------------------------
 
     @classmethod
     @abstractmethod
     def fixed(cls, config: Any) -> dict[str, Any]:
-        """What of the configuration is fixed when the index is built."""
+        """Return the options that are fixed when the index is built."""
 
     @classmethod
     @abstractmethod
     def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
-        """Names of a segment's arrays beside `lengths`."""
+        """Return the names of a segment's arrays besides `lengths`."""
 
     @classmethod
     @abstractmethod
@@ -179,29 +180,29 @@ class SegmentedIndex(Index):
 
     @abstractmethod
     def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
-        """Write a new segment, None if there are no passages."""
+        """Write a new segment; return None if there are no passages."""
 
     @abstractmethod
     def _compact(self, writer: Writer, state: State) -> None:
         """Write and commit a state of one segment without deleted passages."""
 
     def _wants_compact(self, state: State) -> bool:
-        """Whether the index has grown so that all should be written anew."""
+        """Return whether the index has grown so much that it should be rewritten."""
         return False
 
     @abstractmethod
     def _search(
         self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
     ) -> tuple[Array, Array]:
-        """Rows and scores of the k best rows for one query among `allowed` (bool), best first."""
+        """Return rows and scores of one query's k best among `allowed` (bool), best first."""
 
     @abstractmethod
     def _score(self, state: State, query: Array, rows: Array) -> Array:
-        """MaxSim of one query with `rows`, float32."""
+        """Return the MaxSim of one query with `rows`, float32."""
 
     @classmethod
     def _open_shared(cls, path: Path, manifest: Manifest) -> Any:
-        """What the segments share."""
+        """Open what the segments share."""
         return None
 
     # -- reading ------------------------------------------------------------------------------
@@ -213,22 +214,22 @@ class SegmentedIndex(Index):
 
     @property
     def fingerprint(self) -> str:
-        """What the index was built from, as `build` was told."""
+        """The fingerprint that was passed to `build`."""
         return self._state.manifest.fingerprint
 
     @property
     def attached(self) -> Mapping[str, Any]:
-        """What the index's owner committed with its state."""
+        """The data that the index's owner committed with its state."""
         return self._state.manifest.attached
 
     @property
     def files(self) -> list[str]:
-        """Names of the state's files in the index's folder, its manifest apart."""
+        """Names of the state's files in the index's folder, except its manifest."""
         return list(self._state.manifest.files)
 
     @property
     def content(self) -> str:
-        """Changes with all that a search depends on: vectors, deletions, settings."""
+        """A fingerprint of all that a search depends on: vectors, deletions, settings."""
         manifest = self._state.manifest
         return fingerprint_of(
             manifest.kind, manifest.dim, manifest.settings, sorted(manifest.files.items())
@@ -254,9 +255,9 @@ class SegmentedIndex(Index):
         allowed_ids: Iterable[str] | None = None,
         **params: Any,
     ) -> list[Ranking]:
-        """The k best passages per query: (id, MaxSim), best first; ties in passage order.
+        """Return the k best passages per query, (id, MaxSim), best first; ties in passage order.
 
-        See `ravqa.indexes.base.Index.search`; `params` are named by the kind's `Config`.
+        See `ravqa.indexes.base.Index.search`; the kind's `Config` names the `params`.
         """
         check_k(k)
         state = self._state
@@ -275,7 +276,7 @@ class SegmentedIndex(Index):
         return found
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
-        """MaxSim of each query with its own list of passages; minus infinity without vectors.
+        """Return the MaxSim of each query with each passage of its own list; see `Index.score`.
 
         Raises:
             KeyError: an id is not in the index.
@@ -289,7 +290,7 @@ class SegmentedIndex(Index):
         return out
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about the index: passages, vectors, bytes on disk, segments, settings."""
+        """Return statistics: passages, vectors, bytes on disk, segments, settings."""
         manifest = self._state.manifest
         return {
             "kind": self.kind,
@@ -305,7 +306,7 @@ class SegmentedIndex(Index):
         }
 
     def verify(self) -> list[str]:
-        """Read every file again; a line for each that is missing or changed, none if all is well.
+        """Reread every file and return one line per missing or changed one.
 
         Raises:
             UserError: the manifest itself is damaged.
@@ -313,7 +314,7 @@ class SegmentedIndex(Index):
         return store.faults(self.path, store.read_manifest(self.path))
 
     def refresh(self) -> None:
-        """See what other processes have committed."""
+        """Pick up what other processes have committed."""
         state = self._read()
         with self._mutex:
             if state.manifest.generation >= self._state.manifest.generation:
@@ -322,16 +323,16 @@ class SegmentedIndex(Index):
     # -- changing -----------------------------------------------------------------------------
 
     def add(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
-        """Add passages, behind those that are there.
+        """Add passages after the existing ones.
 
         Raises:
             UserError: another process is writing.
-            ValueError: an id is there already, or see `checked_passages`.
+            ValueError: an id already exists; see also `checked_passages`.
         """
         self.change(ids, embeddings)
 
     def delete(self, ids: Iterable[str]) -> None:
-        """Delete passages; they are never found again. Their bytes go with `compact`.
+        """Delete passages; they are never found again. `compact` frees their disk space.
 
         Raises:
             UserError: another process is writing.
@@ -340,11 +341,11 @@ class SegmentedIndex(Index):
         self.change(delete=ids)
 
     def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
-        """Replace passages, or add those that are not there; all at once, behind the others."""
+        """Replace passages, or add those that do not exist, at once, after the others."""
         self.change(ids, embeddings, delete=None)
 
     def compact(self) -> None:
-        """Write everything anew in one segment, without what was deleted."""
+        """Rewrite everything into one segment, without the deleted passages."""
         with store.writing(self.path) as writer:
             self._rewrite(writer)
 
@@ -360,18 +361,18 @@ class SegmentedIndex(Index):
         delete: Iterable[str] | None = (),
         attached: Mapping[str, Any] | None = None,
     ) -> None:
-        """Delete, then add: one change, which is there as a whole or not at all.
+        """Delete and add passages in one change, applied entirely or not at all.
 
         Args:
             ids, embeddings: passages to add, as in `build`.
-            delete: ids to delete; None for those of `ids` that are there.
-            attached: what belongs to the index's new state, committed with it (JSON); None keeps
-                what is attached.
+            delete: ids to delete; None for those of `ids` that exist.
+            attached: data that belongs to the index's new state, committed with it (JSON); None
+                keeps what is attached.
 
         Raises:
             UserError: another process is writing.
             KeyError: an id to delete is not in the index.
-            ValueError: an id is there already, or see `checked_passages`.
+            ValueError: an id already exists; see also `checked_passages`.
         """
         with store.writing(self.path) as writer:
             state = self._opened(writer.manifest)
@@ -409,7 +410,7 @@ class SegmentedIndex(Index):
     # -- opening ------------------------------------------------------------------------------
 
     def _read(self) -> State:
-        """The state on disk, however often a writer replaces it meanwhile."""
+        """Return the state on disk, however often a writer replaces it meanwhile."""
         while True:
             manifest = store.read_manifest(self.path)
             if manifest.kind != self.kind:
@@ -451,19 +452,19 @@ class SegmentedIndex(Index):
             shared = self._open_shared(self.path, manifest)
         except (OSError, UserError):
             raise
-        except Exception as e:  # files of the right size with a wrong content fail in many ways
+        except Exception as e:  # files of the right size with wrong content fail in many ways
             raise store.damaged(self.path, str(e).partition("\n")[0]) from None
         return State(manifest, tuple(segments), shared)
 
 
 def write_ids(folder: Path, ids: Sequence[str], lengths: Array) -> None:
-    """The two files that every segment has."""
+    """Write the two files that every segment has."""
     (folder / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
     np.save(folder / "lengths.npy", lengths)
 
 
 def top(scores: Array, k: int) -> Array:
-    """Places of the k greatest scores above minus infinity, greatest first, ties in order."""
+    """Return positions of the k greatest scores above minus infinity, best first, ties in order."""
     k = min(k, int((scores > -np.inf).sum()))
     if k == 0:
         return np.zeros(0, dtype=np.int64)

@@ -1,16 +1,16 @@
-"""An index folder: immutable segments, and a manifest that says which of them count.
+"""An index folder: immutable segments, and a manifest that says which of them are in use.
 
     index/
       manifest.json     generation, settings, segments, every file's size and checksum
-      lock              held by the one process that writes
+      lock              held by the only process that writes
       segment-000001/   a segment: `ids.json` and the arrays of the index's kind
       segment-000001/gone-3.npy  which of its passages were deleted, as of generation 3
       shared-000002/    what segments share (a codec)
 
 Files never change once the manifest names them. A change writes new files, flushes them to disk,
-and renames a new manifest over the old one: whatever happens before the rename leaves the old
-state, whatever happens after it the new one. What no manifest names is removed by the next writer.
-Readers keep the files that they have opened, so they see one state, until they look again.
+and renames a new manifest over the old one: a failure before the rename leaves the old state, one
+after it the new state. The next writer removes what no manifest names. Readers keep the files that
+they have opened, so they see one state until they refresh.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FORMAT = 5
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
 SPOOL = "spool.new"
-"""A writer's scratch file; what a killed one leaves is removed by the next."""
+"""A writer's scratch file; the next writer removes one left by a killed writer."""
 _BLOCK = 2**22
 _OWN_FOLDER = re.compile(r"(segment|shared)-\d{6}")
 _OWN_FILE = re.compile(rf"{_OWN_FOLDER.pattern}/[\w-]+\.\w+")
@@ -44,11 +44,11 @@ _OWN_FILE = re.compile(rf"{_OWN_FOLDER.pattern}/[\w-]+\.\w+")
 
 @dataclass(frozen=True)
 class SegmentEntry:
-    """A segment as the manifest has it.
+    """A segment as recorded in the manifest.
 
     Attributes:
         gone: the file of deletions, if there are any.
-        fit: how well what segments share fits this one's vectors, for kinds that measure it.
+        fit: how well the shared data fits this segment's vectors, for kinds that measure it.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Manifest:
     """The state of an index.
 
     Attributes:
-        kind: the index's kind; another kind does not open it.
+        kind: the index's kind; no other kind can open it.
         fingerprint: what the vectors depend on (encoder and corpus), "" if unknown.
-        settings: what was fixed when the index was built.
-        files: of every file, by its path in the folder: [bytes, BLAKE2b checksum].
+        settings: options that were fixed when the index was built.
+        files: [bytes, BLAKE2b checksum] of every file, by its path in the folder.
         numbers: the last numbers given to a segment and to a shared folder.
-        attached: what the index's owner commits with it; nothing here reads it.
+        attached: data that the index's owner commits with it; never read here.
     """
 
     kind: str
@@ -84,32 +84,32 @@ class Manifest:
 
     @property
     def passages(self) -> int:
-        """Passages that are not deleted."""
+        """Number of passages that are not deleted."""
         return sum(s.passages - s.deleted for s in self.segments)
 
     @property
     def vectors(self) -> int:
-        """Stored vectors, those of deleted passages included."""
+        """Number of stored vectors, including those of deleted passages."""
         return sum(s.vectors for s in self.segments)
 
 
 def damaged(path: Path, what: str) -> UserError:
-    """The error for an index that cannot be used."""
+    """Return the error for an index that cannot be used."""
     return UserError(
         f"the index in {path} is damaged: {what}; delete the folder and build it again"
     )
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a whole index in `path`."""
+    """Return whether `path` holds a complete index."""
     return (path / _MANIFEST).is_file()
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The present state of the index in `path`.
+    """Return the current state of the index in `path`.
 
     Raises:
-        UserError: there is no index, it is of another format, or a file is missing or cut short.
+        UserError: no index exists, it has another format, or a file is missing or truncated.
     """
     try:
         text = (path / _MANIFEST).read_text(encoding="utf-8")
@@ -138,7 +138,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _outside(manifest: Manifest) -> Iterator[str]:
-    """Names that are not of an index's own files and folders; they could lead out of it."""
+    """Yield names that do not belong to an index's own files; they could lead out of its folder."""
     folders = [s.name for s in manifest.segments]
     if "shared" in manifest.settings:
         folders.append(manifest.settings["shared"])
@@ -159,7 +159,7 @@ def check_files(path: Path, manifest: Manifest) -> None:
 
 
 def faults(path: Path, manifest: Manifest) -> list[str]:
-    """What `verify` finds: a line for each file that is missing or not as it was written."""
+    """Return the result of `verify`: a line for each file that is missing or was changed."""
     found = []
     for name, (size, digest) in manifest.files.items():
         file = path / name
@@ -173,7 +173,7 @@ def faults(path: Path, manifest: Manifest) -> list[str]:
 
 
 class Writer:
-    """The one that changes an index: made by `writing`, commits once or not at all."""
+    """The only changer of an index: made by `writing`, commits once or not at all."""
 
     def __init__(self, path: Path, manifest: Manifest):
         self.path = path
@@ -182,14 +182,14 @@ class Writer:
         self._number = manifest.numbers
 
     def new_folder(self, prefix: Literal["segment", "shared"]) -> str:
-        """The name of a new, empty folder in the index."""
+        """Create a new, empty folder in the index and return its name."""
         self._number += 1
         name = f"{prefix}-{self._number:06d}"
         (self.path / name).mkdir()
         return name
 
     def seal(self, folder: str) -> None:
-        """Flush the files of `folder` to disk and note their checksums."""
+        """Flush the files of `folder` to disk and record their checksums."""
         for file in sorted((self.path / folder).iterdir()):
             self._note(f"{folder}/{file.name}")
         flush_to_disk(self.path / folder)
@@ -200,7 +200,7 @@ class Writer:
         self._files[name] = (file.stat().st_size, file_checksum(file))
 
     def mark_deleted(self, segment: SegmentEntry, gone: Array) -> SegmentEntry:
-        """The segment with `gone`, bool [passages], as its deletions."""
+        """Return the segment with `gone`, bool [passages], as its deletions."""
         name = f"{segment.name}/gone-{self.manifest.generation + 1}.npy"
         np.save(self.path / name, np.packbits(gone))
         self._note(name)
@@ -208,7 +208,7 @@ class Writer:
         return replace(segment, gone=name, deleted=int(gone.sum()))
 
     def commit(self, **changes: Any) -> Manifest:
-        """Make the changed manifest the index's state; what it does not name is removed.
+        """Make the changed manifest the index's state, and remove what it does not name.
 
         Args:
             changes: fields of `Manifest`.
@@ -233,7 +233,7 @@ class Writer:
 
 
 def sole_writer(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the lock of the index in `path`; a process that dies lets go of it.
+    """Hold the lock of the index in `path`; a process that dies releases it.
 
     Raises:
         UserError: another process (or object) holds it.
@@ -243,16 +243,17 @@ def sole_writer(path: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
-    """Hold the index's lock and change it.
+    """Hold the index's lock while changing the index.
 
     Args:
-        start: the empty state of an index to be made; None changes the one that is there.
+        start: the empty state of an index to be created; None changes the existing one.
 
     Raises:
-        UserError: another process (or object) is writing; or there is (not) an index already.
+        UserError: another process (or object) is writing; or an index already exists (with
+            `start`), or does not exist (without).
     """
     if start is None:
-        read_manifest(path)  # else a folder would be made of a wrong path
+        read_manifest(path)  # else a wrong path would become a folder
     path.mkdir(parents=True, exist_ok=True)
     with sole_writer(path):
         if start is None:
@@ -266,18 +267,18 @@ def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
         try:
             yield writer
         except BaseException:
-            # What is on disk counts: the error may have come after the rename.
+            # The state on disk decides: the error may have come after the rename.
             _sweep(path, read_manifest(path) if exists(path) else manifest)
             raise
 
 
 def _sweep(path: Path, manifest: Manifest) -> None:
-    """Remove what the manifest does not name: leftovers of writers that did not end."""
-    for name in (f"{_MANIFEST}.new", SPOOL):  # earlier versions wrote the first
+    """Remove what the manifest does not name: leftovers of interrupted writers."""
+    for name in (f"{_MANIFEST}.new", SPOOL):  # older versions wrote the first
         (path / name).unlink(missing_ok=True)
     remove_leftovers(path / _MANIFEST)
     for entry in path.iterdir():
-        if not _OWN_FOLDER.fullmatch(entry.name):  # whatever it is, it is not ours to remove
+        if not _OWN_FOLDER.fullmatch(entry.name):  # not created by an index
             continue
         kept = {name for name in manifest.files if name.startswith(f"{entry.name}/")}
         if not kept:
@@ -293,7 +294,7 @@ def _checksum(body: dict[str, Any]) -> str:
 
 
 def file_checksum(file: Path) -> str:
-    """BLAKE2b of a file's bytes, 128 bits, hex."""
+    """Return the BLAKE2b checksum of a file's bytes, 128 bits, hex."""
     digest = hashlib.blake2b(digest_size=16)
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
