@@ -1,6 +1,6 @@
-"""Results kept on disk by content key: SQLite in WAL mode, safe for several processes.
+"""An on-disk cache of results by content key: SQLite in WAL mode, safe across processes.
 
-Caches are disposable: what is damaged is removed with a warning, and made again.
+Caches are disposable: damaged entries are removed with a warning and recomputed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _LOOK_AGAIN_S = 0.02
 
 @dataclass(slots=True)
 class Use:
-    """How long a piece of work took, and how it used its stores (see `measured`).
+    """The duration of a piece of work and its use of stores (see `measured`).
 
     Attributes:
         seconds: how long it took.
-        asked: values that stores were asked for.
-        found: how many of them were known already.
-        stores: names of the stores that were asked.
+        asked: number of values requested from the stores.
+        found: how many of them were already stored.
+        stores: names of the stores that were queried.
     """
 
     seconds: float = 0.0
@@ -50,15 +50,15 @@ class Use:
 
 @contextmanager
 def measured(stores: Iterable[Store]) -> Iterator[Use]:
-    """Measure the work inside: its time, and what of it came from these stores.
+    """Measure the time of the enclosed work, and how many values came from these stores.
 
-    What other threads ask the same `Store` objects for meanwhile is counted too.
+    Requests that other threads make to the same `Store` objects meanwhile are counted too.
 
     Args:
-        stores: those that the parts at work keep their results in (their attribute `stores`).
+        stores: those in which the working parts keep their results (their attribute `stores`).
 
     Yields:
-        The use, which is filled in at the end.
+        A `Use`, filled in at the end.
     """
     use = Use()
     own = {id(store): store for store in stores}.values()
@@ -80,7 +80,7 @@ class Store:
     """A table of JSON values by key, in the file `NAME.sqlite` of the cache folder."""
 
     def __init__(self, name: str):
-        """Open or make the file.
+        """Open or create the file.
 
         Raises:
             UserError: the cache folder cannot be written.
@@ -95,12 +95,12 @@ class Store:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many values this object was asked for so far, and how many of them it found."""
+        """The number of values requested from this object so far, and how many it found."""
         with self._counting:
             return self._asked, self._found
 
     def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Run in one transaction; a damaged file is made again, empty."""
+        """Run `action` in one transaction; a damaged file is replaced by an empty one."""
         try:
             return self._once(action)
         except sqlite3.DatabaseError as e:
@@ -117,9 +117,9 @@ class Store:
             raise self._unusable(e) from None
 
     def _once(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        # One short connection a call: nothing is held open across forks and threads.
+        # One short connection per call: nothing is held open across forks and threads.
         with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as connection, connection:
-            # A killed process loses nothing; a power cut the last entries, to be made again.
+            # A killed process loses nothing; a power cut only the last entries.
             connection.execute("PRAGMA synchronous=NORMAL")
             if not (self._ready and self.path.is_file() and self.path.stat().st_size):
                 _use_wal(connection)
@@ -136,7 +136,7 @@ class Store:
         )
 
     def get(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The values of those keys that are known; a damaged value is not, and is removed."""
+        """Return the values of the known keys; damaged values are removed and left out."""
         found: dict[str, Any] = {}
         damaged: list[str] = []
         unique = list(dict.fromkeys(keys))
@@ -163,17 +163,17 @@ class Store:
         return found
 
     def put(self, values: Mapping[str, Any]) -> None:
-        """Keep values; a key that is known already keeps its value."""
+        """Store values; a key that is already known keeps its value."""
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
         self._do(lambda c: c.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows))
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Forget the values of these keys."""
+        """Delete the values of these keys."""
         rows = [(key,) for key in keys]
         self._do(lambda c: c.executemany("DELETE FROM kept WHERE key = ?", rows))
 
     def drop_damaged(self, keys: Sequence[str]) -> None:
-        """Forget values that cannot be read, and warn."""
+        """Delete values that cannot be read, with a warning."""
         if keys:
             _log.warning(
                 "%d values in the cache %s are damaged: they are made again", len(keys), self.path
@@ -182,13 +182,13 @@ class Store:
 
 
 class Memo(Generic[V]):
-    """Values by content key: known ones come from a `Store`, the others are made and kept.
+    """Memoized values by content key: known ones come from a `Store`, others are made and stored.
 
-    A `Failure` among them is returned, and neither kept nor counted.
+    A `Failure` is returned, but neither stored nor counted.
 
     Attributes:
         made: how many values were made.
-        stores: the store; none if nothing is kept on disk.
+        stores: the store; empty if nothing is kept on disk.
     """
 
     def __init__(
@@ -202,11 +202,11 @@ class Memo(Generic[V]):
         """Open the store.
 
         Args:
-            store: its name; None keeps nothing on disk. Equal keys of one call are made once all
-                the same.
-            chunk: how many values are made before they are kept; None for all of a call.
-            out, back: from a value to what JSON can hold, and back. `back` raises ValueError,
-                TypeError or KeyError if that is damaged: the value is then made again.
+            store: its name; None keeps nothing on disk. In both cases, equal keys in one call are
+                made once.
+            chunk: how many values are made before they are stored; None for all of a call.
+            out, back: convert a value to JSON-able data and back. `back` raises ValueError,
+                TypeError or KeyError on damaged data; the value is then made again.
         """
         self._store = None if store is None else Store(store)
         self.stores: Sequence[Store] = () if self._store is None else (self._store,)
@@ -221,13 +221,13 @@ class Memo(Generic[V]):
         make: Callable[[list[int]], Iterable[tuple[int, V]]],
         progress: Callable[[int, int], object] | None = None,
     ) -> list[V]:
-        """The value of each key, in order; where making fails, what was made before is kept.
+        """Return the value of each key, in order; if `make` fails, earlier values are kept.
 
         Args:
-            keys: each a hash of all that its value depends on.
-            make: given positions in `keys`, yields for each its place among these positions and
+            keys: each a hash of everything that its value depends on.
+            make: given positions in `keys`, yields for each its index among these positions and
                 its value, in any order.
-            progress: called as progress(done, total) after each chunk, in values to be made.
+            progress: called as progress(done, total) after each chunk; counts values to be made.
 
         Raises:
             ValueError: not every value was made.
@@ -275,7 +275,7 @@ class Memo(Generic[V]):
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Set the file's mode, which SQLite does not wait for where another process is making it."""
+    """Set WAL mode, retrying: SQLite does not wait while another process creates the file."""
     until = time.monotonic() + _WAIT_S
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Loading checkpoints: the only module that calls the loaders of transformers and its kin.
+"""Checkpoint loading: the only module that calls the loaders of transformers and related libraries.
 
-Two rules hold for everything that is loaded here. Code that comes with a checkpoint runs only where
+Two rules hold for everything that is loaded here. Code that comes with a checkpoint runs only if
 `trust_remote_code` is True; no library asks on the terminal instead. And every weight comes from
-the checkpoint: the libraries start what it lacks at random and go on with a warning.
+the checkpoint: the libraries would initialize missing ones at random and merely warn.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _REPORTING = ("transformers.modeling_utils", "transformers.integrations.peft")
 _STATUSES = ("CONVERSION", "MISSING", "MISMATCH")  # in transformers' tables
 
-_one_at_a_time = threading.RLock()  # what is changed in the libraries while loading is global
+_one_at_a_time = threading.RLock()  # loading patches the libraries globally
 
 
 class WeightsError(Exception):
-    """Weights of a checkpoint that do not fit its model; the message names some.
+    """The weights of a checkpoint do not fit its model; the message names some.
 
     Attributes:
         missing: names of the weights that the checkpoint lacks.
@@ -39,7 +39,7 @@ class WeightsError(Exception):
 
 @contextmanager
 def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> Iterator[None]:
-    """Turn whatever goes wrong inside into one line.
+    """Turn any exception raised inside into a one-line error.
 
     Args:
         why: which part loads, for messages.
@@ -48,7 +48,7 @@ def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> I
         trusted: the part's setting `trust_remote_code`; None if it has none.
 
     Raises:
-        UserError: anything inside fails; every library on the way has errors of its own.
+        UserError: anything inside fails; every library involved has its own exception types.
     """
     try:
         with _one_at_a_time, _never_asked(), _Reports():
@@ -71,11 +71,11 @@ def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> I
 
 @contextmanager
 def _never_asked() -> Iterator[None]:
-    """Refuse code where a library leaves open whether it may run.
+    """Refuse remote code where a library leaves open whether it may run.
 
     transformers and sentence-transformers do not pass `trust_remote_code` on everywhere (the
-    tokenizer of a processor that only config.json tells of, that of a WordEmbeddings module), and
-    transformers then asks on the terminal, unless it has no time to wait for an answer.
+    tokenizer of a processor that only config.json mentions, that of a WordEmbeddings module).
+    transformers then asks on the terminal, unless its answer timeout is zero, as set here.
     """
     from transformers import dynamic_module_utils
 
@@ -88,7 +88,7 @@ def _never_asked() -> Iterator[None]:
 
 
 class _Reports(logging.Filter):
-    """Keeps transformers' tables of missing weights from the terminal: one line says it here."""
+    """A filter that hides transformers' tables of missing weights; an error names them instead."""
 
     def __enter__(self) -> None:
         for name in _REPORTING:
@@ -99,7 +99,7 @@ class _Reports(logging.Filter):
             logging.getLogger(name).removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a message is printed."""
+        """Return whether a message is printed."""
         said = record.getMessage()
         if "LOAD REPORT" not in said:
             return True
@@ -107,13 +107,13 @@ class _Reports(logging.Filter):
         found = {status: [row[0] for row in rows if status in row[1:2]] for status in _STATUSES}
         failed = found["CONVERSION"]
         if failed:
-            # transformers' own error only points to the table.
+            # transformers' own error only refers to the table.
             raise WeightsError(f"its weights cannot be brought into the model: {_named(failed)}")
         return not (found["MISSING"] or found["MISMATCH"])
 
 
 def lfs_pointers(path: Path) -> Iterator[Path]:
-    """Files at or in `path` for which Git LFS has left a pointer instead of their content."""
+    """Yield the files at or in `path` that are Git LFS pointers instead of their content."""
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
         with suppress(OSError):
             if file.is_file() and file.stat().st_size < 1024:
@@ -124,37 +124,37 @@ def lfs_pointers(path: Path) -> Iterator[Path]:
 
 
 def load_config(path: str, *, trust_remote_code: bool, **options: Any) -> Any:
-    """The configuration of a checkpoint."""
+    """Load the configuration of a checkpoint."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool, **options: Any) -> Any:
-    """The tokenizer of a checkpoint."""
+    """Load the tokenizer of a checkpoint."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
 
 
 def load_processor(path: str, *, trust_remote_code: bool, **options: Any) -> Any:
-    """The processor of a multimodal checkpoint."""
+    """Load the processor of a multimodal checkpoint."""
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
 
 
 def load_model(auto: Any, path: str, *, trust_remote_code: bool, **options: Any) -> Any:
-    """The model of a checkpoint, with every weight.
+    """Load the model of a checkpoint with all its weights.
 
     Args:
         auto: one of transformers' auto classes, such as AutoModelForCausalLM.
         path: folder or hub name.
         trust_remote_code: run code that comes with the checkpoint.
-        options: as of transformers' `from_pretrained`.
+        options: passed to transformers' `from_pretrained`.
 
     Raises:
-        UserError: it is a LoRA adapter, or has one beside its weights.
+        UserError: it is a LoRA adapter, or has one next to its weights.
         WeightsError: weights are missing or have other sizes.
     """
     refuse_adapter(path)
@@ -162,7 +162,7 @@ def load_model(auto: Any, path: str, *, trust_remote_code: bool, **options: Any)
         path,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
+        ignore_mismatched_sizes=True,  # refused below, by name
         **options,
     )
     check_weights(model, info)
@@ -170,13 +170,13 @@ def load_model(auto: Any, path: str, *, trust_remote_code: bool, **options: Any)
 
 
 def refuse_adapter(path: str) -> None:
-    """Refuse a folder with an adapter in the place of a model.
+    """Refuse a folder that holds an adapter where a model is expected.
 
-    transformers would load the model that it names, from wherever that is, and report of the
-    adapter's weights alone which are missing.
+    transformers would load the base model that the adapter names, wherever that is, and report
+    missing weights for the adapter alone.
 
     Raises:
-        UserError: there is an adapter.
+        UserError: the folder holds an adapter.
     """
     if (Path(path) / "adapter_config.json").is_file():
         raise UserError(
@@ -186,21 +186,21 @@ def refuse_adapter(path: str) -> None:
 
 
 def build_model(auto: Any, config: Any, **options: Any) -> Any:
-    """A model with random weights, of a class of transformers' own."""
+    """Build a randomly initialized model of one of transformers' own classes."""
     return auto.from_config(config, trust_remote_code=False, **options)
 
 
 def check_weights(
     model: Any, info: Mapping[str, Any], unused: Collection[str] = frozenset()
 ) -> None:
-    """Refuse a model whose weights are not all a checkpoint's.
+    """Refuse a model unless all its weights come from the checkpoint.
 
-    Tied weights, and those that transformers knows to be left out, are not in its report.
+    transformers' report omits tied weights and those that the library expects to be missing.
 
     Args:
-        model: as loaded.
+        model: the loaded model.
         info: transformers' loading report.
-        unused: names of weights that change nothing and may be missing.
+        unused: names of weights that have no effect and may be missing.
 
     Raises:
         WeightsError: weights are missing or have other sizes.
@@ -234,15 +234,15 @@ def _missing(names: Collection[str], of: str) -> str:
 
 
 def _named(names: Collection[str]) -> str:
-    """The first of the names, for a message."""
+    """Return the first few names as text for a message."""
     return ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def load_adapter(model: Any, path: str) -> Any:
-    """The model with a LoRA adapter of peft's in it, with every weight.
+    """Return the model with a peft LoRA adapter and all its weights loaded into it.
 
     Raises:
-        WeightsError: weights are missing, or are for parts that the model has not.
+        WeightsError: weights are missing, or belong to parts that the model does not have.
     """
     import warnings
 
@@ -252,12 +252,12 @@ def load_adapter(model: Any, path: str) -> Any:
     reports: list[Any] = []
     original = library.load_adapter
 
-    def kept(*args: Any, **options: Any) -> Any:  # peft itself only warns, and of some things not
+    def kept(*args: Any, **options: Any) -> Any:  # peft itself only warns, if at all
         reports.append(original(*args, **options))
         return reports[-1]
 
     with warnings.catch_warnings(), _one_at_a_time:
-        warnings.simplefilter("ignore")  # among others about how the two libraries call each other
+        warnings.simplefilter("ignore")  # e.g. about how the two libraries call each other
         library.load_adapter = kept
         try:
             adapted: Any = library.from_pretrained(model, path)
@@ -282,13 +282,13 @@ def load_adapter(model: Any, path: str) -> Any:
 def load_sentence_transformer(
     kind: Any, path: str, *, trust_remote_code: bool, **options: Any
 ) -> tuple[Any, WeightsError | None]:
-    """A model of sentence-transformers, and what is wrong with its weights.
+    """Load a sentence-transformers model; also return what is wrong with its weights, if anything.
 
     Args:
         kind: the library's class: SentenceTransformer, MultiVectorEncoder or CrossEncoder.
         path: folder or hub name.
         trust_remote_code: run code that comes with the checkpoint.
-        options: as of the class.
+        options: passed to the class.
     """
     if _is_cut_off(path):
         raise UserError(
@@ -312,7 +312,7 @@ def load_sentence_transformer(
 
 
 def _is_cut_off(path: str) -> bool:
-    # Without modules.json the library would make up what follows the transformer.
+    # Without modules.json the library would guess the modules after the transformer.
     folder = Path(path)
     own = folder / "config_sentence_transformers.json"
     if (folder / "modules.json").is_file() or not own.is_file():
@@ -320,12 +320,12 @@ def _is_cut_off(path: str) -> bool:
     try:
         return isinstance(json.loads(own.read_text(encoding="utf-8")), dict)
     except ValueError:
-        return False  # loading it says so
+        return False  # loading reports it
 
 
 @contextmanager
 def _watched() -> Iterator[list[tuple[Any, Mapping[str, Any]]]]:
-    """Every transformers model that any library loads inside, with transformers' report."""
+    """Record every transformers model loaded inside, by any library, with its loading report."""
     from transformers import PreTrainedModel
 
     original = PreTrainedModel.__dict__["from_pretrained"]
@@ -337,7 +337,7 @@ def _watched() -> Iterator[list[tuple[Any, Mapping[str, Any]]]]:
         model, info = original.__func__(cls, name, *args, **options)
         loaded.append((model, info))
         if getattr(model, "_hf_peft_config_loaded", False):
-            # The report is of the adapter alone: one of its base model, without its values.
+            # The report covers the adapter alone; get one for its base model, without its values.
             for of_adapter in ("adapter_kwargs", "subfolder", "revision"):
                 options.pop(of_adapter, None)
             options["device_map"] = "meta"
@@ -353,7 +353,7 @@ def _watched() -> Iterator[list[tuple[Any, Mapping[str, Any]]]]:
 
 
 def _reads_pooled(model: Any, inner: Any) -> bool:
-    """Whether a sentence-transformers model takes more from `inner` than the tokens' states.
+    """Return whether a sentence-transformers model uses more of `inner` than token states.
 
     Only then does it need BERT's pooler, which many checkpoints leave out.
     """

@@ -1,4 +1,4 @@
-"""Checks of what parts return, so that a part that breaks its contract is named in one line."""
+"""Checks of what parts return: a part that breaks its contract is named in a one-line error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_count(kind: str, part: object, call: str, found: Any, expected: int) -
     """Check that a call returned one result per item.
 
     Raises:
-        ContractError: it returned another number, or nothing that can be counted.
+        ContractError: it returned a different number, or something that cannot be counted.
     """
     if not isinstance(found, Collection) or isinstance(found, str | bytes):
         got = type(found).__name__
@@ -34,16 +34,16 @@ def check_each(
     expected: int,
     problem: Callable[[Any], str],
 ) -> list[Any]:
-    """Check that a call returned a good result, or a `Failure`, for each item.
+    """Check that a call returned a valid result, or a `Failure`, for each item.
 
     Args:
-        problem: says what is wrong with a result ("a score that is not a number"), "" if nothing.
+        problem: returns what is wrong with a result ("a score that is not a number"), or "".
 
     Returns:
         The results as a list.
 
     Raises:
-        ContractError: there are too few or too many results, or a bad one.
+        ContractError: there are too few or too many results, or an invalid one.
     """
     check_count(kind, part, call, found, expected)
     out = list(found)
@@ -54,7 +54,7 @@ def check_each(
 
 
 def number_problem(value: Any, what: str) -> str:
-    """Return what is wrong with a value that is to be a number; infinity is one."""
-    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are real too
+    """Return what is wrong with a value that should be a number; infinity is allowed."""
+    if isinstance(value, bool) or not isinstance(value, Real):  # includes NumPy's numbers
         return f"{what} of type {type(value).__name__}, not a number"
     return f"{what} that is not a number" if math.isnan(value) else ""

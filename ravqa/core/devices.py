@@ -1,4 +1,4 @@
-"""The device that a part runs on, and the processes that share the work."""
+"""Devices that parts run on, and the processes that share the work."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ravqa.core.errors import UserError, first_line
 
 
 def processes() -> Any:
-    """accelerate's `PartialState`: this process's number, its device, and waiting for the others.
+    """Return accelerate's `PartialState`: this process's number and device, and barriers.
 
-    One process, unless torchrun, accelerate or the like started several.
+    There is one process, unless torchrun, accelerate or a similar launcher started several.
     """
     import os
     from datetime import timedelta
@@ -18,21 +18,21 @@ def processes() -> Any:
     import torch
     from accelerate import PartialState
 
-    # Several processes without GPUs find each other only if told that there are none.
+    # Without GPUs, several processes find each other only if `cpu` is set.
     no_gpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
     # The others may have hours of encoding left.
     return PartialState(cpu=no_gpus, timeout=timedelta(days=30))
 
 
 def own_device(wanted: str, why: str) -> str:
-    """The device named, or for "auto" this process's accelerator, if there is one.
+    """Return the named device, or for "auto" this process's accelerator, if it has one.
 
     Args:
         wanted: "auto", or a device as torch names it, such as "cuda:1".
-        why: which part it is for, for the message.
+        why: which part needs it, for the message.
 
     Raises:
-        UserError: there is no such device.
+        UserError: the device does not exist.
     """
     if wanted == "auto":
         return str(processes().device)
@@ -42,7 +42,7 @@ def own_device(wanted: str, why: str) -> str:
 
 
 def usable_device(name: str, why: str) -> str:
-    """The same name, if there is such a device.
+    """Return `name` if that device can be used.
 
     Raises:
         UserError: torch does not know it, was built without it, or does not find it.
@@ -51,6 +51,6 @@ def usable_device(name: str, why: str) -> str:
 
     try:
         torch.zeros(1, device=name)
-    except Exception as e:  # an assertion, a RuntimeError, a NotImplementedError: each has its own
+    except Exception as e:  # AssertionError, RuntimeError, NotImplementedError: it varies
         raise UserError(f"{why}: the device {name!r} cannot be used: {first_line(e)}") from None
     return name

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line on the console, exit code 2."""
+"""Errors that the user can fix: one clear line on the console, exit code 2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: what is wrong, where, how to mend it, in one line."""
+    """A mistake in the user's input; one line says what is wrong, where, and how to fix it."""
 
 
 class DataError(UserError):
@@ -17,23 +17,23 @@ class DataError(UserError):
 
 
 class PromptError(UserError):
-    """One prompt, question or image cannot be worked on (too long, refused); others can."""
+    """One prompt, question or image cannot be processed (too long, refused); others can."""
 
 
 class ServerError(UserError):
-    """A server answers no request: it cannot be reached, refuses the key, fails again and again."""
+    """A server answers no request: it is unreachable, refuses the key, or fails repeatedly."""
 
 
 class ContractError(UserError):
-    """A part does not keep what the base class of its kind promises; the message names the part."""
+    """A part breaks the contract of its base class; the message names the part."""
 
 
 def broken(part: object, kind: str, what: str) -> ContractError:
-    """Make the error of a part that returned what it must not.
+    """Return the error for a part that breaks its contract.
 
     Args:
         part: the part.
-        kind: what it is ("retriever").
+        kind: its kind ("retriever").
         what: what it did, or what was expected of it.
     """
     own = type(part)
@@ -43,23 +43,23 @@ def broken(part: object, kind: str, what: str) -> ContractError:
 
 
 class MissingExtraError(UserError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 def check_number(name: str, value: int) -> None:
-    """Raise UserError if what is counted is less than one."""
+    """Raise UserError if a count is less than one."""
     if value < 1:
         raise UserError(f"{name}: 1 or more is expected, got {value}")
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, for a message of one line; a heading with what stands below it."""
+    """Return the first line of an error's message; if it ends in a colon, also the next line."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """The known names nearest to `name` as a phrase for an error message, never empty."""
+    """Return the known names nearest to `name` as a phrase for an error message, never empty."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
@@ -83,7 +83,7 @@ def import_extra(module: str, extra: str, *, why: str) -> ModuleType:
     except ModuleNotFoundError as e:
         top = module.partition(".")[0]
         if e.name is not None and e.name.partition(".")[0] != top:
-            raise  # the package is there and lacks something of its own
+            raise  # the package is installed, but one of its own imports is missing
         raise MissingExtraError(
             f"{why} needs the package {top!r}, which is not installed: "
             f"pip install 'ravqa[{extra}]'{_EXTRA_NOTES.get(top, '')}"

@@ -1,4 +1,4 @@
-"""From validated configuration to parts; a `Session` builds what several pipelines need once."""
+"""Building parts from validated configuration; a `Session` builds shared parts only once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ravqa.core.settings import Part, fingerprint, validate
 T = TypeVar("T")
 
 Key = tuple[str, Hashable]
-"""The kind of a thing, and what tells it from others of its kind."""
+"""An object's kind, and what distinguishes it from others of its kind."""
 
-# Parts that hold weights and nothing of a run. A retriever holds the corpus it was prepared for.
+# Parts that hold weights but no state of a run. A retriever holds the corpus it was prepared for.
 _SHARED = frozenset({"describer", "encoder", "judge", "reader", "reranker"})
 
 
 class Session:
-    """Parts and data that several pipelines or runs need, each built or read once.
+    """Parts and data shared by several pipelines or runs, each built or read once.
 
     A session is passed to whatever builds or reads: `build_part`, `Pipeline.from_config`, a run.
-    It is not locked: threads that share one take turns.
+    It is not thread-safe: threads that share one must take turns.
 
     Attributes:
-        loads: how often a thing of each kind ("encoder", "reader", "corpus", ...) was really made.
+        loads: how often each kind of object ("encoder", "reader", "corpus", ...) was really made.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Session:
         self.loads: dict[str, int] = {}
 
     def get(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what was made for this kind and key; the first time, what `make` gives."""
+        """Return the object of this kind and key; the first time, create it with `make`."""
         name = (kind, key)
         if name not in self._made:
             self._made[name] = make()
@@ -45,11 +45,11 @@ class Session:
         return found
 
     def only(self, *kinds: str) -> None:
-        """Forget everything but the things of these kinds."""
+        """Drop everything but the objects of these kinds."""
         self._made = {key: made for key, made in self._made.items() if key[0] in kinds}
 
     def keep(self, keys: Collection[Key]) -> None:
-        """Forget all other parts, so that their memory is free; data that was read stays."""
+        """Drop all other parts to free their memory; loaded data stays."""
         unwanted = [key for key in self._made if key[0] in _SHARED and key not in keys]
         for key in unwanted:
             del self._made[key]
@@ -64,7 +64,7 @@ def part_config(registry: Registry[Any], part: Part, where: str) -> Any:
     """Return the part's own validated configuration.
 
     Raises:
-        UserError: no such part, or options that its `Config` refuses (the key's path is named).
+        UserError: no such part, or options that its `Config` rejects (the key's path is named).
     """
     config = validate(registry.get(part.name).Config, part.options, where)
     config.refuse_secrets(where)
@@ -79,14 +79,14 @@ def build_part(
     session: Session | None = None,
     **needs: Any,
 ) -> T:
-    """Build the part, or take the same one from the session.
+    """Build the part, or return the same one from the session.
 
     Args:
-        session: what shares parts; also given to parts that build others (`Strict.builds_parts`).
-        needs: other parts that its constructor takes; a part that is given some is not shared.
+        session: shares parts; also passed to parts that build others (`Strict.builds_parts`).
+        needs: other parts that its constructor takes; a part that is given any is not shared.
 
     Raises:
-        UserError: as `part_config`, and whatever the part cannot be built without.
+        UserError: as `part_config`, or something that the part needs is missing.
     """
     config = part_config(registry, part, where)
 
@@ -102,10 +102,10 @@ def build_part(
 
 
 def parts_of(config: BaseModel, path: str = "") -> Iterator[tuple[str, Registry[Any], Part, Any]]:
-    """Yield every part that a configuration names, those named by parts included.
+    """Yield every part that a configuration names, including those named by other parts.
 
     Yields:
-        Its path ("retriever.encoder"), its registry, the part, and its validated configuration.
+        The path ("retriever.encoder"), registry, part, and validated configuration of each.
 
     Raises:
         UserError: as `part_config`.
@@ -125,7 +125,7 @@ def parts_of(config: BaseModel, path: str = "") -> Iterator[tuple[str, Registry[
 
 
 def shared_keys(config: BaseModel) -> frozenset[Key]:
-    """Return the keys of all parts of a configuration that a session shares (`Session.keep`)."""
+    """Return the keys of all parts in a configuration that a session shares (`Session.keep`)."""
     return frozenset(
         _key(registry, part, own)
         for _, registry, part, own in parts_of(config)

@@ -1,7 +1,8 @@
-"""What libraries raise about one question's input, as errors of this project.
+"""Conversion of library exceptions about one question's input into this project's errors.
 
-Processors, tokenizers, chat templates and models refuse some inputs with errors of their own: an
-image too thin, a text that looks like a mark. Such a question fails alone; the others go on.
+Processors, tokenizers, chat templates and models reject some inputs with their own errors: an
+image too thin, a text that looks like a special token. Only that question fails; the others
+continue.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _DEVICE = re.compile(r"\b(CUDA|HIP|XPU|MPS) error\b|device-side assert", re.IGNO
 
 
 def failure(error: Exception, why: str) -> UserError:
-    """The error for whatever a library raised about what it was given.
+    """Return this project's error for an exception that a library raised about its input.
 
     Args:
-        why: who asked the library, for the message.
+        why: who called the library, for the message.
 
     Returns:
-        An error of this project as it is; UserError for memory that is used up and for a device
-        that failed, after which nothing on it can succeed; else PromptError, with the first line of
-        what was raised: another question may succeed.
+        This project's errors unchanged; UserError if memory is exhausted or a device failed, after
+        which nothing on it can succeed; otherwise PromptError with the first line of the exception:
+        another question may succeed.
     """
     if isinstance(error, UserError):
         return error
@@ -45,14 +46,14 @@ def failure(error: Exception, why: str) -> UserError:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that main memory or an accelerator's memory is used up."""
+    """Return whether an error means that main memory or an accelerator's memory is exhausted."""
     named = type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be loaded
     return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
 def failures(why: str) -> Iterator[None]:
-    """Turns whatever a library raises inside into one line; see `failure`."""
+    """Turn any exception raised inside into a one-line error; see `failure`."""
     try:
         yield
     except Exception as e:
@@ -62,15 +63,15 @@ def failures(why: str) -> Iterator[None]:
 def by_halves(
     items: Sequence[int], run: Callable[[Sequence[int]], Sequence[T]], why: str
 ) -> list[T | Failure]:
-    """Return one result per item of a batch; a batch that fails is halved to find who is to blame.
+    """Return one result per item of a batch; a failing batch is halved to isolate the bad items.
 
     Args:
         items: the batch.
-        run: gives the results of some items, in order.
-        why: who asks the library, for messages.
+        run: returns the results of some items, in order.
+        why: who calls the library, for messages.
 
     Raises:
-        UserError: whatever is not one item's fault; see `failure`.
+        UserError: a failure that is not one item's fault; see `failure`.
     """
     try:
         with failures(why):

@@ -1,11 +1,11 @@
-"""Write files and folders as a whole, and lock folders: one process writes, others are told who.
+"""Atomic writes of files and folders, and folder locks: one process writes, others learn which.
 
-What is written takes its name when it is complete and on the disk, so that neither a kill nor a
-power cut leaves half of it. A killed process leaves its temporary file; the next one that writes
-the same file removes it.
+Output gets its final name only when it is complete and flushed to disk, so that neither a kill nor
+a power cut leaves a partial file. A killed process leaves its temporary file; the next one that
+writes the same file removes it.
 
-A lock is the file `.lock` (in some folders `lock`). The operating system holds it, so that a
-process that is killed lets go of it. Beside it, `.lock.owner` says who has it.
+A lock is the file `.lock` (in some folders `lock`). The operating system holds it and releases it
+when the process is killed. Next to it, `.lock.owner` says who holds it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _LOCK = ".lock"
 LOCK_FILES = frozenset({_LOCK, f"{_LOCK}.owner"})
 """Files that a lock leaves in its folder."""
 
-_WAIT_S = 2.0  # another process may be looking, or about to end
+_WAIT_S = 2.0  # another process may be checking the lock, or about to exit
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Replace a file by one with this content; text is written as UTF-8.
+    """Replace the file's content atomically; text is written as UTF-8.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was.
+        OSError: it cannot be written; the old file is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     with written_beside(path) as temporary:
@@ -53,9 +53,9 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """A new, empty file to write; at the end it is flushed to the disk and renamed to `path`.
+    """Yield a new, empty file to write; at the end, flush it to disk and rename it to `path`.
 
-    Its permissions are those of any new file (the umask's). After an exception it is removed.
+    Its permissions follow the umask. After an exception it is removed.
     """
     remove_leftovers(path)
     temporary, handle = _claimed(path, folder=False)
@@ -63,7 +63,7 @@ def written_beside(path: Path) -> Iterator[Path]:
         yield temporary
         flush_to_disk(temporary)
         temporary.replace(path)
-        flush_to_disk(path.parent)  # which holds the name
+        flush_to_disk(path.parent)  # the folder's entry holds the name
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -73,15 +73,15 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_beside(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
-    """A new, empty folder to fill; at the end it is flushed to the disk and renamed to `path`.
+    """Yield a new, empty folder to fill; at the end, flush it to disk and rename it to `path`.
 
     An empty folder at `path` is replaced. After an exception the new folder is removed.
 
     Args:
-        first_wins: if another process has made the same folder meanwhile, keep that one.
+        first_wins: if another process has created the same folder meanwhile, keep that one.
 
     Raises:
-        OSError: it cannot be made, or there is such a folder already.
+        OSError: it cannot be created, or the folder already exists.
     """
     remove_leftovers(path)
     temporary, handle = _claimed(path, folder=True)
@@ -103,13 +103,13 @@ def folder_written_beside(path: Path, *, first_wins: bool = False) -> Iterator[P
 
 
 def final_name(name: str) -> str | None:
-    """The name that a temporary file of this module was to get; None for other files."""
+    """Return the intended final name of this module's temporary file; None for other files."""
     found = _TEMPORARY.fullmatch(name)
     return found[1] if found else None
 
 
 def _claimed(path: Path, *, folder: bool) -> tuple[Path, int]:
-    """A new temporary file or folder, and the descriptor that marks it as in use."""
+    """Create a temporary file or folder; return it and the descriptor that marks it as in use."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         if folder:
@@ -119,11 +119,11 @@ def _claimed(path: Path, *, folder: bool) -> tuple[Path, int]:
             handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         if _marked(handle) is not False:
             return temporary, handle
-        os.close(handle)  # taken for a leftover between the two calls
+        os.close(handle)  # mistaken for a leftover between the two calls
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of earlier attempts to write `path`."""
+    """Remove what killed processes left behind when writing `path`."""
     for name in os.listdir(path.parent):
         if final_name(name) != path.name:
             continue
@@ -131,7 +131,7 @@ def remove_leftovers(path: Path) -> None:
         with suppress(OSError):
             handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                if not _marked(handle):  # in use, or nobody knows
+                if not _marked(handle):  # in use, or unknown
                     continue
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
@@ -142,10 +142,10 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _marked(handle: int) -> bool | None:
-    """Mark a temporary file as in use, while the descriptor is open.
+    """Mark a temporary file as in use while the descriptor is open.
 
     Returns:
-        False if another descriptor has it; None if the file system has no locks.
+        False if another descriptor has marked it; None if the file system does not support locks.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,14 +164,14 @@ class LockedError(UserError):
 def lock(
     folder: Path, what: str, *, name: str = _LOCK, wait: float | None = _WAIT_S
 ) -> Iterator[None]:
-    """Hold a lock in a folder, which is made if needed.
+    """Hold a lock in a folder, which is created if needed.
 
-    On a file system without locks there is none; a warning says so.
+    On a file system without locks, nothing is locked and a warning is logged.
 
     Args:
         what: what the lock protects, for messages ("the run").
         name: the lock's file.
-        wait: seconds to wait for another process; None for as long as it takes.
+        wait: seconds to wait for another process; None for no limit.
 
     Raises:
         LockedError: another process (or object) holds it.
@@ -204,19 +204,19 @@ def lock(
 
 
 def check_free(folder: Path, what: str) -> None:
-    """Raise LockedError if another process holds the folder's lock; nothing is made."""
+    """Raise LockedError if another process holds the folder's lock; create nothing."""
     if not (folder / _LOCK).is_file():
         return
     try:
         held = _acquired(folder / _LOCK, what, _WAIT_S, warn=False)
     except OSError:
-        return  # whoever writes there is told
+        return  # a later write reports it
     if held is not None:
         held.release()
 
 
 def _acquired(path: Path, what: str, wait: float, *, warn: bool = True) -> FileLock | None:
-    """The lock, held; None where the file system has none."""
+    """Acquire and return the lock; None if the file system does not support locks."""
     made = FileLock(path, timeout=wait, thread_local=False, fallback_to_soft=False)
     try:
         made.acquire()
@@ -243,7 +243,7 @@ def _owner_file(path: Path) -> Path:
 
 
 def _owner(path: Path) -> str:
-    """The process that holds the lock, as far as that is written."""
+    """Return which process holds the lock, as far as is known."""
     try:
         values = json.loads(_owner_file(path).read_text(encoding="utf-8"))
         pid, host, since = int(values["pid"]), str(values["host"]), str(values["since"])

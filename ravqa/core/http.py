@@ -1,4 +1,4 @@
-"""Fetch files over HTTP: with retries, deadlines and limits, and redirections that stay safe."""
+"""File downloads over HTTP with retries, deadlines, size limits and safe redirects."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ravqa.core.errors import UserError
 _TIMEOUT_S = 30.0  # without a byte
 _TRIES = 3
 _BACKOFF_S = 1.0  # before the second try; doubled before the third
-_MAX_WAIT_S = 60.0  # a server that asks for more gets this
-_LONGEST_S = 1e9  # so that no number of digits is infinite
+_MAX_WAIT_S = 60.0  # longer waits that a server asks for are cut to this
+_LONGEST_S = 1e9  # so that no string of digits becomes infinity
 _REDIRECTIONS = 10
-_PASSING = frozenset({429, *range(500, 600)})  # HTTP states worth another try
+_PASSING = frozenset({429, *range(500, 600)})  # HTTP statuses worth another try
 
 Report = Callable[[int, int | None], object]
-"""Takes the bytes received, and those expected if the server says how many."""
+"""A callback: takes the bytes received, and the bytes expected if the server says how many."""
 
 
 class FetchError(Exception):
-    """Why a file could not be fetched."""
+    """A file could not be fetched; the message says why."""
 
 
 class StoppedError(Exception):
@@ -40,7 +40,7 @@ class StoppedError(Exception):
 
 
 class _PassingError(FetchError):
-    """A failure that may pass, and the seconds to wait if the server says so."""
+    """A transient failure, with the seconds to wait if the server gives them."""
 
     def __init__(self, reason: str, wait: float | None = None):
         super().__init__(reason)
@@ -48,21 +48,21 @@ class _PassingError(FetchError):
 
 
 class Fetcher:
-    """Fetches files, in several threads if need be.
+    """A thread-safe file downloader.
 
     Attributes:
-        stop: once set, what is under way ends with StoppedError.
+        stop: once set, downloads in progress end with StoppedError.
     """
 
     def __init__(self, *, limit: int | None = None, deadline: float | None = None):
-        """Prepare a client, with the proxies and certificates of the environment.
+        """Create a client with the environment's proxies and certificates.
 
         Args:
-            limit: bytes of the largest file that is accepted.
-            deadline: seconds that one try may take in all.
+            limit: size of the largest accepted file, in bytes.
+            deadline: seconds that one try may take in total.
 
         Raises:
-            UserError: a proxy of a kind that is not supported.
+            UserError: the environment names an unsupported kind of proxy.
         """
         self.stop = threading.Event()
         self._limit = limit
@@ -82,10 +82,10 @@ class Fetcher:
     def fetch(self, url: str, out: IO[bytes], report: Report | None = None) -> None:
         """Write the file at an http(s) address to `out`, from its beginning.
 
-        Redirections to other kinds of addresses, and from https to http, are not followed.
+        Redirects to other schemes, and from https to http, are not followed.
 
         Raises:
-            FetchError: it cannot be fetched; failures that may pass were tried again.
+            FetchError: it cannot be fetched; transient failures were retried.
             StoppedError: see `stop`.
             OSError: `out` cannot be written.
         """
@@ -140,7 +140,7 @@ class Fetcher:
             raise _PassingError(f"cut off after {received} of {expected} bytes")
 
     def _open(self, url: str) -> httpx.Response:
-        """The reply with status 200, its body to be read."""
+        """Return the reply with status 200, its body still unread."""
         try:
             request = self._client.build_request("GET", url)
         except (httpx.InvalidURL, ValueError) as e:
@@ -168,10 +168,10 @@ def _check_redirection(response: httpx.Response) -> None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait; None if it does not say.
+    """Return the seconds that a server asks to wait; None if it does not say.
 
     Args:
-        headers: by names in any case: Retry-After holds seconds or a date (RFC 9110, 10.2.3);
+        headers: names in any case; Retry-After holds seconds or a date (RFC 9110, 10.2.3);
             servers with OpenAI's interface send retry-after-ms too.
     """
     milliseconds = headers.get("retry-after-ms")

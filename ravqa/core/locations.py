@@ -1,4 +1,4 @@
-"""Where packaged files and caches are, and what every writer of files needs."""
+"""Locations of packaged files and caches, and helpers for every writer of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HERE = Path(__file__).resolve().parent.parent
 
 
 def _resource_dir(name: str) -> Path:
-    # A wheel carries the folder inside the package; a checkout has it beside the package.
+    # A wheel holds the folder inside the package; a checkout has it next to the package.
     inside = _HERE / f"_{name}"
     return inside if inside.is_dir() else _HERE.parent / name
 
@@ -26,19 +26,19 @@ SAMPLE = _HERE / "datasets" / "sample"
 
 
 def packaged(folder: Path, name: str) -> Path | None:
-    """The packaged file `name` in `folder`, or None; a name cannot lead out of the folder."""
+    """Return the packaged file `name` in `folder`, or None; the name cannot leave the folder."""
     path = folder / name
     return path if path.is_file() and path.resolve().parent == folder.resolve() else None
 
 
 def cache_dir(*parts: str) -> Path:
-    """A folder below the cache root, made if needed.
+    """Return a folder below the cache root, created if needed.
 
-    The root is $RAVQA_CACHE, else the system's folder for caches: on Linux $XDG_CACHE_HOME/ravqa
+    The root is $RAVQA_CACHE, else the system's cache folder: on Linux $XDG_CACHE_HOME/ravqa
     or ~/.cache/ravqa.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     root = os.environ.get("RAVQA_CACHE") or user_cache_dir("ravqa", appauthor=False)
     path = Path(root, *parts)
@@ -53,13 +53,13 @@ def cache_dir(*parts: str) -> Path:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder: then a power cut loses nothing."""
+    """Flush a file, or a folder's entries, to disk, so that a power cut loses nothing."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

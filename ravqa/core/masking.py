@@ -1,10 +1,10 @@
-"""Keys of servers, taken out of text that is shown or stored.
+"""Masking of server keys in text that is shown or stored.
 
-A server may send back the key that it was sent: in an error, a header, an answer. `Mask` puts "***"
-in its place, also where it is percent-encoded, escaped as in JSON or HTML, or inside Base64 (as in
-an Authorization header of the kind Basic). A key of fewer than `SHORTEST` characters protects
-nothing: it is what local servers are given because they want some key ("EMPTY", "none", "x"). It is
-masked after "Bearer" and "Basic" alone, since taking it out everywhere would spoil other words.
+A server may echo the key that it was sent: in an error, a header, an answer. `Mask` replaces it
+with "***", even if it is percent-encoded, escaped as in JSON or HTML, or inside Base64 (as in an
+Authorization header of type Basic). A key of fewer than `SHORTEST` characters protects nothing: it
+is a placeholder for local servers that require some key ("EMPTY", "none", "x"). It is masked only
+after "Bearer" and "Basic", since replacing it everywhere would garble other words.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MASKED = "***"
 
 
 class Mask:
-    """Takes one key out of text."""
+    """A mask that removes one key from text."""
 
     def __init__(self, key: str):
-        """Keep the key, "" for none."""
+        """Store the key; "" for none."""
         self._forms = _forms(key) if len(key) >= SHORTEST else ()
         if not key:
             self._pattern = None
@@ -37,11 +37,11 @@ class Mask:
             self._pattern = re.compile(rf"(?i:(?<=bearer )|(?<=basic ))(?:{inside})(?!\w)")
 
     def text(self, text: str) -> str:
-        """The text without the key."""
+        """Return the text without the key."""
         return text if self._pattern is None else self._pattern.sub(MASKED, text)
 
     def value(self, value: Any) -> Any:
-        """JSON without the key, names of members included."""
+        """Return a JSON value without the key, also in the names of members."""
         if self._pattern is None:
             return value
         if isinstance(value, str):
@@ -53,7 +53,7 @@ class Mask:
         return value
 
     def held(self, text: str) -> int:
-        """How many characters at the end may be the beginning of the key."""
+        """Return how many characters at the end may be the beginning of the key."""
         longest = max(map(len, self._forms), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             if any(form.startswith(text[-length:]) for form in self._forms):
@@ -62,10 +62,10 @@ class Mask:
 
 
 class Pieces:
-    """Takes the key out of text in pieces, also where it is spread over several of them."""
+    """A mask for text that arrives in pieces, even if the key is spread over several of them."""
 
     def __init__(self, mask: Mask, found: Callable[[], object]):
-        """Begin a text.
+        """Start a new text.
 
         Args:
             found: called when a piece completes the key.
@@ -75,7 +75,7 @@ class Pieces:
         self._kept = ""
 
     def next(self, piece: str) -> str:
-        """What can be shown after one more piece; what may be half a key is held back."""
+        """Add a piece and return what can be shown; a possible partial key is held back."""
         text = self._mask.text(self._kept + piece)
         if text != self._kept + piece:
             self._found()
@@ -84,7 +84,7 @@ class Pieces:
         return text[: len(text) - held]
 
     def rest(self) -> str:
-        """What was held back: no more pieces come."""
+        """Return what was held back, after the last piece."""
         kept, self._kept = self._kept, ""
         return kept
 
@@ -102,11 +102,11 @@ def _forms(key: str) -> tuple[str, ...]:
 
 
 def _encoded(key: str) -> Iterator[str]:
-    """What of a text's Base64 tells that the key is in it, wherever it begins in the text."""
+    """Yield the Base64 strings that reveal the key, for each alignment in the text."""
     data = key.encode()
     for before in range(3):
         code = base64.b64encode(bytes(before) + data).decode()
-        # The first and last characters depend on what stands beside the key.
+        # The first and last characters depend on what surrounds the key.
         first = -(-before * 8 // 6)
         last = (before + len(data)) * 8 // 6
         inner = code[first:last]
@@ -116,7 +116,7 @@ def _encoded(key: str) -> Iterator[str]:
 
 
 def _any_form(letter: str) -> str:
-    """A pattern of one character: as it is, percent-encoded, escaped for JSON or for HTML."""
+    """Return a pattern for one character: plain, percent-encoded, or escaped for JSON or HTML."""
     code = f"{ord(letter):02x}"
     forms = [f"%(?i:{code})", rf"\\u00(?i:{code})", f"&#0*{ord(letter)};"]
     forms += [f"&#[xX]0*(?i:{code});"]
@@ -124,11 +124,11 @@ def _any_form(letter: str) -> str:
         forms.append(re.escape(f"\\{letter}"))
     if html.escape(letter) != letter:
         forms.append(re.escape(html.escape(letter)))
-    # Last, since some of the others begin with it.
+    # Last, since some other forms begin with it.
     return f"(?:{'|'.join([*forms, re.escape(letter)])})"
 
 
-# Names of members that hold keys, whatever stands between their words.
+# Names of members that hold keys, with any separators between their words.
 _SECRET_NAMES = frozenset({
     "accesskey", "accesstoken", "apikey", "authorization", "authtoken", "bearertoken",
     "clientsecret", "cookie", "password", "proxyauthorization", "secret", "secretkey", "xapikey",
@@ -136,7 +136,7 @@ _SECRET_NAMES = frozenset({
 
 
 def secret_in(value: Any, path: str = "") -> str | None:
-    """The path of the first value in free settings that is a key by its name or form, if any."""
+    """Return the path of the first value that looks like a key by its name or form, if any."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             place = f"{path}.{name}" if path else str(name)

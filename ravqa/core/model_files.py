@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, a file inside an installed package, or a hub name."""
+"""Locations of a model's files: a folder, a file in an installed package, or a hub name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ravqa.core.settings import fingerprint
 
 
 def resolve(name: str, *, extra: str, why: str) -> str:
-    """A local path for `package:MODULE/sub/path` and for existing paths; else `name`, a hub name.
+    """Return the local path of `package:MODULE/sub/path` or an existing path; else the hub name.
 
     Args:
         extra: the extra that installs the package.
@@ -19,7 +19,7 @@ def resolve(name: str, *, extra: str, why: str) -> str:
 
     Raises:
         MissingExtraError: the package is not installed.
-        UserError: something that looks like a path does not exist.
+        UserError: the name looks like a path that does not exist.
     """
     if name.startswith("package:"):
         module, _, rest = name.removeprefix("package:").partition("/")
@@ -37,7 +37,7 @@ def resolve(name: str, *, extra: str, why: str) -> str:
 
 
 def _package_folder(module: str, *, extra: str, why: str) -> Path:
-    # Found without importing it: a data package may import what is not installed.
+    # Located without importing it: a data package may import packages that are not installed.
     from importlib.util import find_spec
 
     try:
@@ -53,22 +53,22 @@ def _package_folder(module: str, *, extra: str, why: str) -> Path:
 
 
 def model_fingerprint(path: str) -> str:
-    """Content hash of a local model's files; for a hub name, of the name (see `commit_of`)."""
+    """Return a hash of a local model's files; for a hub name, of the name (see `commit_of`)."""
     location = Path(path)
     if location.is_file():
         return fingerprint(_digest(location))
     if location.is_dir():
-        # Every file: tokenizers and chat templates change answers as weights do.
+        # Every file: tokenizers and chat templates change answers just as weights do.
         found = sorted(p for p in location.rglob("*") if p.is_file() and not _hidden(p, location))
         return fingerprint([[p.relative_to(location).as_posix(), _digest(p)] for p in found])
     return fingerprint(["hub", path])
 
 
 def commit_of(path: str, file: str = "config.json") -> str | None:
-    """The commit of a loaded hub model, as the hub's cache has it; None for a local one.
+    """Return the commit of a loaded hub model, from the hub's cache; None for a local model.
 
     Args:
-        file: one that every such model has.
+        file: a file that every such model has.
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -1,4 +1,4 @@
-"""How a request's fields are given on the command line; `ravqa.cli` makes the options of them."""
+"""Command-line options of a request's fields; `ravqa.cli` builds the options from them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """The command line's option for a field, in the field's `Annotated` type.
+    """The command-line option of a field, in the field's `Annotated` type.
 
     Attributes:
         help: one sentence.
-        metavar: what stands for the value in the help; empty for flags and choices.
-        flag: its name, if it is not the field's own: "--set".
-        commas: several values are one text with commas; else the option is repeated.
-        argument: it has no name and is given by its place.
+        metavar: placeholder for the value in the help; empty for flags and choices.
+        flag: its name, if it differs from the field's: "--set".
+        commas: several values are given as one comma-separated text; else the option is repeated.
+        argument: it is positional and has no name.
     """
 
     help: str

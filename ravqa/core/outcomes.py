@@ -1,4 +1,4 @@
-"""Failures as values: a batch returns one outcome per item, in order, and loses none of them."""
+"""Failures as values: a batch returns one outcome per item, in order, and loses none."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one item of a batch has no result.
+    """The reason why one item of a batch has no result.
 
     Attributes:
         reason: one line for the user.
-        fatal: the item is not to blame: its server is gone, and the items after it would fail too.
+        fatal: not the item's fault: the server is gone, and the remaining items would fail too.
     """
 
     reason: str
@@ -25,7 +25,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: UserError) -> Failure:
-        """Return an error about one item as a value; one of a server is fatal."""
+        """Return an error about one item as a value; a server error is fatal."""
         return cls(str(error), fatal=isinstance(error, ServerError))
 
     @property
@@ -38,7 +38,7 @@ def succeeded(outcome: T | Failure) -> T:
     """Return the result of an item.
 
     Raises:
-        PromptError, ServerError: it has none.
+        PromptError, ServerError: it failed.
     """
     if isinstance(outcome, Failure):
         raise outcome.error
@@ -52,5 +52,5 @@ def first_failure(outcomes: Iterable[T | Failure]) -> Failure | None:
 
 
 def or_empty(outcome: Sequence[T] | Failure) -> Sequence[T]:
-    """Return a list-valued result; an empty one in place of a failure."""
+    """Return a list-valued result, or an empty one in place of a failure."""
     return () if isinstance(outcome, Failure) else outcome

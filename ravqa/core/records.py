@@ -1,4 +1,4 @@
-"""The records that stages hand to each other. Frozen, light, nothing heavy imported."""
+"""Records that the stages pass to each other: frozen, light, without heavy imports."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 RETRIEVED, READ = "retrieved", "read"
-"""Names that results have for what came before reranking, and for what stood in prompts."""
+"""Names in results for the passages before reranking, and for those in the prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """One thing a classifier sees in an image.
+    """One class that a classifier sees in an image.
 
     Attributes:
-        names: the class's names (synonyms), the commonest first.
+        names: the class's names (synonyms), the most common first.
         probability: softmax probability of the class, 0 to 1.
         kinds: more general words for it ("lemur", "primate", ..., "animal"), nearest first.
     """
@@ -32,7 +32,7 @@ class Region:
 
     Attributes:
         box: xmin, ymin, xmax, ymax in pixels.
-        attributes: words with their scores ("red", 0.9), as the detector gives them.
+        attributes: words with their scores ("red", 0.9), as the detector returns them.
         ocr: strings read inside the box.
     """
 
@@ -44,12 +44,12 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is seen in an image, as text; every part is optional.
+    """A description of an image as text; every part is optional.
 
     Attributes:
         ocr: strings read in the whole image.
         objects: everything that a detector found.
-        regions: the boxes chosen to be encoded as images of their own (FLMR's ROIs).
+        regions: the boxes chosen to be encoded as separate images (FLMR's ROIs).
     """
 
     tags: tuple[Tag, ...] = ()
@@ -64,8 +64,8 @@ class Question:
     """A question about an image.
 
     Attributes:
-        question_id: unique in its dataset; kept as the file has it (int or str).
-        image: path of the image (it may lead into a zip or tar archive, see `ravqa.images`), its
+        question_id: unique in its dataset; kept as in the file (int or str).
+        image: path of the image (possibly inside a zip or tar archive, see `ravqa.images`), its
             encoded bytes, or None for a text-only question.
         answers: reference answers; ten annotators' strings for OK-VQA.
         answer_eval: InfoSeek's evaluation forms: strings, or one {"wikidata", "range"}.
@@ -91,11 +91,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One unit of the corpus: what is retrieved and read.
+    """One unit of the corpus, which is retrieved and read.
 
     Attributes:
-        title: title of the article, put before the text.
-        entity: what the article is about: a Wikidata id ("Q42") or a name.
+        title: title of the article, prepended to the text.
+        entity: the subject of the article: a Wikidata id ("Q42") or a name.
         section: heading of the section that the passage comes from.
         article: id of the article that the passage comes from.
     """
@@ -112,13 +112,13 @@ class Passage:
 
     @property
     def content(self) -> str:
-        """Title, section and text as one string: what is encoded, read, searched for answers."""
+        """Title, section and text as one string, to be encoded, read and searched for answers."""
         heading = " - ".join(part for part in (self.title, self.section) if part)
         return f"{heading}: {self.text}" if heading else self.text
 
     @property
     def article_names(self) -> tuple[str, ...]:
-        """All that the article is known by; one of them stands in `Question.pos_articles`."""
+        """All identifiers of the article; `Question.pos_articles` contains one of them."""
         names = (self.article, self.url, self.entity, self.title)
         return tuple(dict.fromkeys(name for name in names if name))
 
@@ -129,8 +129,8 @@ class Hit:
 
     Attributes:
         score: higher is better; a reranker's, if one gave it.
-        rank: place in the ranking, from 1.
-        retrieval_score: the retriever's score, where `score` is a reranker's.
+        rank: position in the ranking, from 1.
+        retrieval_score: the retriever's score, if `score` is a reranker's.
     """
 
     passage_id: str
@@ -140,7 +140,7 @@ class Hit:
 
     @property
     def as_retrieved(self) -> float:
-        """The retriever's score, whatever rerankers made of the hit."""
+        """The retriever's score, even after reranking."""
         return self.score if self.retrieval_score is None else self.retrieval_score
 
 
@@ -150,12 +150,12 @@ class Draft:
 
     Attributes:
         text: the short answer extracted from `raw`.
-        raw: what the reader generated, untouched.
+        raw: the reader's unmodified output.
         log_prob: sum of the generated tokens' log-probabilities (natural log), if known.
         tokens: number of generated tokens that `log_prob` sums over.
         passage_ids: the passages in the prompt.
         prompt_hash: hash of the full prompt.
-        score: what the decision rule compared, if it compares.
+        score: the value that the decision rule compared, if it compares.
         prior: probability of the passage before reading, p(z | x), if the rule weighs passages.
         posterior: the same after the chosen answer y was read, p(z | x, y), if the rule has it.
     """
@@ -179,9 +179,9 @@ class Answer:
         text: the short answer.
         drafts: one per prompt, the best passage first.
         decision: the rule's name.
-        raw: what the reader generated for the chosen answer, untouched.
+        raw: the reader's unmodified output for the chosen answer.
         log_prob: log-probability (natural log) of the answer under the rule, if it has one.
-        cut: how many passages did not fit into the reader's context and were left out.
+        cut: number of passages that did not fit into the reader's context and were omitted.
     """
 
     text: str
@@ -193,5 +193,5 @@ class Answer:
 
     @property
     def passage_ids(self) -> tuple[str, ...]:
-        """The passages that stood in a prompt, in the order of the drafts."""
+        """The ids of the passages used in prompts, in the order of the drafts."""
         return tuple(dict.fromkeys(i for draft in self.drafts for i in draft.passage_ids))

@@ -1,13 +1,13 @@
-"""Registries: names of parts, and where their classes are.
+"""Registries: names of parts and the locations of their classes.
 
 A registry holds import targets ("ravqa.readers.transformers_llm:TransformersLLM"), so that listing
-names imports nothing heavy. Each kind of part has its registry in its own package
+names imports nothing heavy. Each kind of part has a registry in its own package
 (`ravqa.readers.READERS`); `TABLES` lists them all.
 
 Plugins add parts with `READERS.add(name, target, summary)`. Plugins are modules that installed
-packages name as entry points of the group "ravqa.plugins", or that the environment variable
-RAVQA_PLUGINS names (comma-separated). They are imported before names are listed, and before an
-unknown name is refused.
+packages declare as entry points in the group "ravqa.plugins", or that the environment variable
+RAVQA_PLUGINS names (comma-separated). They are imported before names are listed and before an
+unknown name is rejected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A registered name: where the class or function is, and what it is in one line."""
+    """A registered name: the class's or function's location, and a one-line summary."""
 
     target: str
     summary: str
@@ -40,7 +40,7 @@ _VARIABLE = "RAVQA_PLUGINS"
 
 @cache
 def load_plugins() -> None:
-    """Import the modules that add parts of others; once.
+    """Import the plugin modules that add third-party parts, once.
 
     Raises:
         UserError: one of them cannot be imported.
@@ -51,7 +51,7 @@ def load_plugins() -> None:
     for module, where in found.items():
         try:
             importlib.import_module(module)
-        except Exception as e:  # a plugin is a program of somebody else's
+        except Exception as e:  # a plugin is third-party code
             reason = str(e).strip().partition("\n")[0] or type(e).__name__
             raise UserError(f"{where}: the plugin {module} cannot be imported: {reason}") from None
 
@@ -63,12 +63,12 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str, entries: dict[str, tuple[str, str]], contract: str | None = None):
-        """Fill the registry.
+        """Create a registry with these entries.
 
         Args:
             kind: what a part is called ("reader").
             entries: import target ("module:name") and summary of each part, by name.
-            contract: import target of the base class that every part must have, if there is one.
+            contract: import target of the base class that every part must have, if any.
         """
         self.kind = kind
         self._contract = contract
@@ -97,10 +97,10 @@ class Registry(Generic[T]):
         """Return `name` if it is registered.
 
         Args:
-            where: what names it, for the message.
+            where: where the name is used, for the message.
 
         Raises:
-            UserError: it is not registered; near names are listed.
+            UserError: it is not registered; similar names are listed.
         """
         if name not in self._entries:
             load_plugins()
@@ -115,8 +115,8 @@ class Registry(Generic[T]):
 
         Raises:
             UserError: no part has this name.
-            ContractError: the part cannot be imported, has not the base class of its kind, or lacks
-                methods that this class requires.
+            ContractError: the part cannot be imported, does not have the base class of its kind, or
+                lacks methods that this class requires.
         """
         target = self._entries[self.check(name)].target
         what = f"the {self.kind} {name!r} ({target})"
@@ -153,7 +153,7 @@ TABLES: Mapping[str, str] = {
     "retrieval metrics": "ravqa.metrics:RETRIEVAL_METRICS",
     "judges": "ravqa.metrics.judges:JUDGES",
 }
-"""The kinds of parts, and where each one's registry is."""
+"""The kinds of parts, and the location of each registry."""
 
 PARTS: Mapping[str, str] = {
     "describer": "describers",
@@ -167,11 +167,11 @@ PARTS: Mapping[str, str] = {
     "reader": "readers",
     "judge": "judges",
 }
-"""Keys of settings that hold parts, and what kind of part."""
+"""Keys of settings that hold parts, and the kind of part."""
 
 
 def table(kind: str) -> Registry[Any]:
-    """Return the registry of a kind of `TABLES`; imports its package."""
+    """Return the registry of a kind in `TABLES`; imports its package."""
     found: Registry[Any] = imported(TABLES[kind])
     return found
 
@@ -181,11 +181,11 @@ def register(kind: str, name: str, target: str, summary: str) -> None:
 
     Args:
         kind: as in `ravqa ls KIND`, such as "readers".
-        target: where the class or function is, as "package.module:Name"; imported when first used.
+        target: the class or function as "package.module:Name"; imported when first used.
         summary: one line about it, for `ravqa ls`.
 
     Raises:
-        UserError: no such kind; the target is not of that form.
+        UserError: no such kind, or the target does not have that form.
         ValueError: the name is taken by another target.
     """
     if kind not in TABLES:
@@ -197,7 +197,7 @@ def register(kind: str, name: str, target: str, summary: str) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Say where a registry is that was in this module before."""
+    """Report the new location of a registry that used to be in this module."""
     for target in TABLES.values():
         module, _, attribute = target.partition(":")
         if name == attribute:

@@ -1,7 +1,8 @@
 """Validated configuration: one YAML file describes a pipeline; `--set key.path=value` overrides.
 
 Every part is written as `{name: NAME, ...options}`; the options are checked against the part's own
-pydantic model (its `Config` class), so that an unknown key is refused with its path and near names.
+pydantic model (its `Config` class), so that an unknown key is rejected with its path and similar
+names.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from ravqa.core.locations import PIPELINES, packaged
 
 M = TypeVar("M", bound=BaseModel)
 
-_MAY_HOLD_KEYS = frozenset({"url", "api_key_env"})  # by mistake: they are not quoted
+_MAY_HOLD_KEYS = frozenset({"url", "api_key_env"})  # by mistake, so never quoted
 _PARTS = ("describer", "retriever", "reader", "judge")
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Marks the type of a setting that holds text: what the text can name (`collections.trust`).
+    """A marker in the type of a text setting: what the text can name (`collections.trust`).
 
-    Settings of somebody else's are taken only as far as they name nothing of the user's. Every
-    setting that can hold text needs such a mark, or it is taken for one that could name anything.
+    Third-party settings are accepted only if they name nothing of the user's. A text setting
+    without this marker is assumed to be able to name anything.
 
     Attributes:
-        what: what it names, as in "a server".
-        harmless: whether a value names nothing of the kind. By default none does.
+        what: what it names, such as "a server".
+        harmless: returns whether a value names nothing of the kind; by default always False.
     """
 
     what: str
@@ -54,12 +55,12 @@ def _is_packaged(value: Any) -> bool:
 def _is_model_name(value: Any) -> bool:
     if not isinstance(value, str) or _is_packaged(value):
         return isinstance(value, str)
-    # `ravqa.core.model_files.resolve` prefers what is there: such a name is a path on this machine.
+    # `ravqa.core.model_files.resolve` prefers existing paths: such a name is a local path.
     return bool(_HUB.fullmatch(value)) and ".." not in value and not Path(value).exists()
 
 
 Text = Annotated[str, Names("text", lambda value: True)]
-"""Text that is shown, sent to a model, or one of a few known names; it locates nothing."""
+"""Text that is shown or sent to a model, or one of a few known names; it locates nothing."""
 Address = Annotated[str, Names("a server")]
 SecretVariable = Annotated[str, Names("an environment variable")]
 LocalPath = Annotated[Path, Names("a local path")]
@@ -78,35 +79,35 @@ Options = Annotated[dict[str, Any], Names("options of another program", lambda v
 
 
 class Strict(BaseModel):
-    """Base of all configuration: unknown keys are errors."""
+    """Base class of all configuration; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     builds_parts: ClassVar[bool] = False
-    """Whether the part builds others from its options: its constructor then takes a `session`."""
+    """Whether the part builds others from its options; its constructor then takes a `session`."""
 
     def packages(self) -> Sequence[tuple[str, str]]:
-        """Modules that the part cannot be built without, each with the extra that brings it."""
+        """Return the modules that the part needs, each with the extra that installs it."""
         return ()
 
     def refuse_secrets(self, why: str) -> None:
-        """Refuse settings that hold a key: settings are written into results.
+        """Refuse settings that hold a key, since settings are written into results.
 
         Args:
             why: which part it is, for messages.
 
         Raises:
-            UserError: there are some.
+            UserError: a setting holds a key.
         """
 
     def models(self) -> Sequence[str]:
-        """Names of the models that the part loads, as `model_files.resolve` takes them."""
+        """Return the names of the models that the part loads, as for `model_files.resolve`."""
         model = getattr(self, "model", None)
         return (model,) if isinstance(model, str) else ()
 
 
 class Part(BaseModel):
-    """A named part with options of its own, validated when the part is built."""
+    """A named part with its own options, validated when the part is built."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
@@ -118,17 +119,17 @@ class Part(BaseModel):
 
 
 class PipelineConfig(Strict):
-    """A pipeline: which parts answer a question, in which order they stand in the file.
+    """A pipeline's configuration: the parts that answer a question, in the file's order.
 
     Attributes:
-        describer: what is seen in the image, as text; None for none.
+        describer: describes the image as text; None for no description.
         retriever: finds passages.
-        top_k: how many passages are retrieved and scored (PRRecall needs max K).
-        reranking: rerankers, passage filters and gates, which the passages go through in order.
+        top_k: number of passages that are retrieved and scored (PRRecall needs max K).
+        reranking: rerankers, passage filters and gates, applied to the passages in order.
         answering: how k passages are read: prompt, decision rule, answer extraction.
         reader: the language model that answers.
-        judge: of E-VQA's answers, which match exactly else; other datasets' scores ask no judge.
-        chosen_on: which questions these settings were chosen on; stored with every result.
+        judge: scores E-VQA's answers, which otherwise must match exactly; other datasets use none.
+        chosen_on: the questions on which these settings were chosen; stored with every result.
         stand_ins: per part ("retriever", "reranking", "reader"), what it stands in for; printed and
             stored with every result, unless the part is replaced.
     """
@@ -146,13 +147,13 @@ class PipelineConfig(Strict):
 
 
 def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
-    """`model(**data)` with errors as one line that names the key's path.
+    """Return `model(**data)`; errors become one line that names the key's path.
 
     Args:
         where: what is being read (a file, or the path of the part inside it).
 
     Raises:
-        UserError: unknown key (near names are listed), wrong type, missing or bad value.
+        UserError: unknown key (similar names are listed), wrong type, missing or bad value.
     """
     try:
         return model.model_validate(data)
@@ -175,7 +176,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             reason = f"{item['msg'][:1].lower()}{item['msg'][1:]}"
             got = "" if path.split(".")[-1] in _MAY_HOLD_KEYS else f", got {_short(item['input'])}"
             value = f"key {path!r}: {reason}{got}"
-            # What does not hold between several keys was said in words of the model's own.
+            # Constraints between several keys have the model's own messages.
             messages.append(value if path else reason.removeprefix("value error, "))
     return "; ".join(messages)
 
@@ -186,10 +187,10 @@ def _short(value: Any) -> str:
 
 
 def _keys(model: type[BaseModel], path: Sequence[int | str]) -> Iterable[str]:
-    """The keys of the model that stands at `path` inside `model`."""
+    """Return the keys of the model at `path` inside `model`."""
     for step in path:
         if isinstance(step, int):
-            continue  # an item of the list before it
+            continue  # an index into the preceding list
         field = model.model_fields.get(step)
         models = [] if field is None else _models(field.annotation)
         if len(models) != 1:
@@ -199,17 +200,17 @@ def _keys(model: type[BaseModel], path: Sequence[int | str]) -> Iterable[str]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models in a field's type, as in `tuple[Model, ...]` and `Model | None`."""
+    """Return the models in a field's type, as in `tuple[Model, ...]` and `Model | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def load_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """A pipeline's settings, overridden but not yet validated, and where they were read.
+    """Return a pipeline's settings with overrides, not yet validated, and where they were read.
 
     Args:
-        name: a file, or the name of one in `pipelines/`.
+        name: a file, or the name of a pipeline in `pipelines/`.
         overrides: "key.path=value"; the value is read as YAML.
 
     Raises:
@@ -235,7 +236,7 @@ def load_pipeline(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, A
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """Read a YAML file that holds a mapping.
 
     Raises:
         UserError: missing, unreadable, not YAML (line named), or not a mapping.
@@ -250,7 +251,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not YAML: {getattr(e, 'problem', e)}") from None
-    except (ValueError, RecursionError) as e:  # 2020-13-45 looks like a date and is none
+    except (ValueError, RecursionError) as e:  # 2020-13-45 looks like a date but is not one
         raise UserError(f"{path}: a value that cannot be read: {e}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a mapping is expected, got {type(data).__name__}")
@@ -258,10 +259,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_override(settings: dict[str, Any], override: str) -> None:
-    """Apply one "key.path=value" to `settings` in place; list items are addressed by number.
+    """Apply one "key.path=value" to `settings` in place; list items are addressed by index.
 
     Raises:
-        UserError: no "=", an empty key, a path through something that is not a mapping or list.
+        UserError: no "=", an empty key, or a path through something other than a mapping or list.
     """
     key, value = split_override(override)
     *parents, last = key.split(".")
@@ -288,27 +289,27 @@ def _child(node: Any, step: str, override: str, path: str) -> Any:
 
 
 def split_override(override: str) -> tuple[str, Any]:
-    """The key and the value of a "key.path=value".
+    """Return the key and the value of a "key.path=value".
 
     Raises:
-        UserError: no "=", an empty key, a value that is not YAML.
+        UserError: no "=", an empty key, or a value that is not YAML.
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip(".") or not all(key.split(".")):
         raise UserError(f"--set {override!r}: key.path=value is expected")
     try:
         return key, yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is not a date
         raise UserError(f"--set {override!r}: the value is not YAML") from None
 
 
 def as_override(key: str, value: Any) -> str:
-    """The "key.path=value" that sets `key` to `value`."""
+    """Return the "key.path=value" that sets `key` to `value`."""
     return f"{key}={inline_yaml(value)}"
 
 
 def inline_yaml(value: Any) -> str:
-    """A value as YAML in one line."""
+    """Return a value as YAML in one line."""
 
     def dump(**style: Any) -> str:
         text: str = yaml.safe_dump(
@@ -317,19 +318,19 @@ def inline_yaml(value: Any) -> str:
         return text.removesuffix("...\n").strip("\n")
 
     text = dump(allow_unicode=True)
-    # In double quotes, every kind of line end is escaped.
+    # In double quotes, every kind of line break is escaped.
     return dump(default_style='"') if len(text.splitlines()) > 1 else text
 
 
 def dump_yaml(settings: Mapping[str, Any]) -> str:
-    """Settings as YAML in the given order."""
+    """Return settings as YAML in the given order."""
     return yaml.safe_dump(
         copy.deepcopy(dict(settings)), sort_keys=False, allow_unicode=True, width=100
     )
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short content hash (128 bits of SHA-256, hex) of JSON-able values and bytes."""
+    """Return a short content hash (128 bits of SHA-256, hex) of JSON-able values and bytes."""
     digest = hashlib.sha256()
     for part in parts:
         data = (
