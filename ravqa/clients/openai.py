@@ -1,11 +1,11 @@
 """A client of servers with OpenAI's interface: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
 
-Reader and judge both ask through it: addresses, the key, requests side by side, waiting and trying
-again, and what is said of failures are here. The package `openai` makes the requests.
+Reader and judge both use it. It handles addresses, the key, concurrent requests, waits and retries,
+and the wording of failures. The package `openai` makes the requests.
 
 The key comes from an environment variable. It is sent to the server and appears nowhere else: it is
-taken out of whatever a server sends back (`core.masking`), answers included. An answer that holds
-the key is kept with "***" in its place, which a warning says once.
+removed from everything that a server sends back (`core.masking`), including answers. In an answer,
+"***" replaces the key; a warning says so once.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _log = logging.getLogger(__name__)
 
 PASSING = frozenset({408, 409, 425, 429})  # and 5xx: worth another try
 _UNAUTHORISED = frozenset({401, 403})
-_LOOK_S = 5.0  # for a look whether the server is there
+_LOOK_S = 5.0  # for a check whether the server responds
 _LARGEST = 2**26  # bytes of a reply
-_LONG_S = 10.0  # a wait that is told of, and how seldom
-_LONGEST_WAIT_S = 600.0  # a server that asks for more is not waited for
+_LONG_S = 10.0  # a wait long enough to be reported, and the least time between reports
+_LONGEST_WAIT_S = 600.0  # if a server asks for more, give up
 _LONGEST_BACKOFF_S = 60.0
 _HOPELESS = 3  # requests in a row that failed for good: the server is gone
 _SHOWN = 300  # characters of a server's message
@@ -55,16 +55,16 @@ _TOO_LONG = re.compile(
 
 
 class ServerConfig(Strict):
-    """Options of everything that asks a server.
+    """Options of every part that queries a server.
 
     Attributes:
-        url: the server's base address, as in http://localhost:8000/v1.
-        model: its name at the server.
-        workers: requests under way at once.
-        timeout: seconds without an answer after which a request is given up.
-        retries: further tries of a request after a busy server, a broken connection or a reply
-            that cannot be read. Waits double from one second, unless the server says how long.
-        api_key_env: environment variable with the key; if it is not set, none is sent.
+        url: the server's base address, such as http://localhost:8000/v1.
+        model: the model's name on the server.
+        workers: number of concurrent requests.
+        timeout: seconds without an answer after which a request is abandoned.
+        retries: retries of a request after a busy server, a broken connection or an unreadable
+            reply. Waits double from one second, unless the server says how long.
+        api_key_env: environment variable with the key; if it is not set, no key is sent.
     """
 
     url: Address
@@ -75,22 +75,22 @@ class ServerConfig(Strict):
     api_key_env: SecretVariable = "OPENAI_API_KEY"
 
     def packages(self) -> Sequence[tuple[str, str]]:
-        """The client."""
+        """Return the client package."""
         return [("openai", "openai")]
 
     def models(self) -> Sequence[str]:
-        """None: the server has it."""
+        """Return no models: the server loads its own."""
         return ()
 
     def refuse_secrets(self, why: str) -> None:
-        """Refuse settings that hold a key, or that are no address and no variable.
+        """Refuse settings that hold a key, an invalid address, or an invalid variable name.
 
         Args:
             why: what needs the server, for messages.
 
         Raises:
-            UserError: the address is none, or has a key in it; `api_key_env` names no variable;
-                there is a key in a free setting.
+            UserError: the address is invalid or contains a key; `api_key_env` is not a variable
+                name; a free-form setting contains a key.
         """
         _address(self.url, why)
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
@@ -103,40 +103,40 @@ class ServerConfig(Strict):
 
 
 class UnusableReplyError(Exception):
-    """A reply that is not what was asked for; the request is made again."""
+    """The reply cannot be used; the request is repeated."""
 
 
 class NoAnswerError(Exception):
-    """A reply without an answer, as another try would give: the message says why."""
+    """The reply has no answer, and a retry would not help; the message says why."""
 
 
 class _Failure(NamedTuple):
-    """One try that failed: what for, and what to do about it."""
+    """A failed try: the reason, and how to proceed."""
 
     reason: str
     wait: float | None = None  # seconds that the server asked for
     unreachable: bool = False  # nobody listens at the address
-    misplaced: bool = False  # something else than such a server answers there
+    misplaced: bool = False  # some other kind of server answers there
 
 
 class Client:
-    """Makes requests, several at a time.
+    """A client that makes several requests concurrently.
 
     Attributes:
-        first_wait: seconds before the second try; doubled with every further one.
+        first_wait: seconds before the second try; doubled for each further one.
     """
 
     first_wait = 1.0
 
     def __init__(self, config: ServerConfig, *, why: str):
-        """Read the key; the server is not asked yet.
+        """Read the key, without contacting the server yet.
 
         Args:
             why: what needs the server, for messages ("the judge llm").
 
         Raises:
             MissingExtraError: the package openai is not installed.
-            UserError: the address is none, or the key's variable is not one or holds no key.
+            UserError: the address is invalid, or the key's variable is invalid or holds no key.
         """
         config.refuse_secrets(why)
         self.why = why
@@ -158,12 +158,12 @@ class Client:
         self._lock = threading.Lock()
         self._answered = False  # the server has answered something
         self._hopeless = 0  # requests in a row that failed for good
-        self._not_before = 0.0  # when the server wants to be asked again
-        self._told = -math.inf  # when a long wait was last told of
+        self._not_before = 0.0  # the earliest time at which the server accepts a request again
+        self._told = -math.inf  # when a long wait was last reported
         self._echoes = 0  # answers that held the key
 
     def problem(self) -> str:
-        """Why no request can succeed at present, as far as a look at /models tells; else empty."""
+        """Return why no request can succeed now, judging from /models; empty if none is known."""
         try:
             self._openai.with_options(timeout=_LOOK_S).models.list()
         except self._errors.APIStatusError as e:
@@ -171,42 +171,42 @@ class Client:
             refused = e.status_code in _UNAUTHORISED
             return self._message(self._refusal()) if refused else ""
         except self._errors.APITimeoutError:
-            return ""  # it is there, and busy
+            return ""  # it exists, but is busy
         except self._errors.APIConnectionError as e:
             return self._message(self._unconnected(e).reason)
-        except Exception:  # it lists them in a way of its own
+        except Exception:  # it lists models in a nonstandard way
             return ""
         return ""
 
     def chat(
         self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
     ) -> R:
-        """Ask /chat/completions; see `_ask`."""
+        """Send a request to /chat/completions; see `_ask`."""
         return self._ask(*self._endpoint(chat=True), body, read, stop, self._send)
 
     def complete(
         self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
     ) -> R:
-        """Ask /completions; see `_ask`."""
+        """Send a request to /completions; see `_ask`."""
         return self._ask(*self._endpoint(chat=False), body, read, stop, self._send)
 
     def stream(self, body: Mapping[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
-        """Ask one of the two for a reply in pieces: the JSON objects that it consists of.
+        """Request a streamed reply from one of the two, and yield its JSON objects.
 
-        Who stops reading closes the connection, upon which servers stop writing.
+        When the caller stops reading, the connection is closed and the server stops generating.
 
         Raises:
-            PromptError, ServerError: as `_ask`, and if the reply breaks off or is none in pieces.
+            PromptError, ServerError: as `_ask`, and if the reply breaks off or is not streamed.
         """
         body = {**body, "stream": True}
         return self._ask(*self._endpoint(chat=chat), body, _as_it_is, None, self._open)
 
     def pieces(self) -> Pieces:
-        """Takes the key out of a text that is put together of several objects of a stream."""
+        """Return a mask that removes the key from a text assembled from a stream's objects."""
         return Pieces(self._mask, self._tell_echo)
 
     def no_answer(self, reason: object) -> PromptError:
-        """The error for a reply without an answer."""
+        """Return the error for a reply without an answer."""
         return PromptError(self._message(str(reason)))
 
     def _endpoint(self, *, chat: bool) -> tuple[str, Any]:
@@ -219,11 +219,11 @@ class Client:
     ) -> Iterator[tuple[int, R | Failure]]:
         """Yield positions and results of `ask(item, stop)` as they come, `workers` items at a time.
 
-        An item that the server has no reply to has a failure. Once the server is gone, so have all
-        items that are not answered yet, fatal ones.
+        An item without a reply yields a `Failure`. Once the server is gone, all items not yet
+        answered yield fatal failures.
 
         Raises:
-            UserError: whatever else `ask` raises; what was under way has been yielded before.
+            UserError: anything else that `ask` raises; items in progress are yielded first.
         """
         todo = iter(enumerate(items))
         results: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
@@ -246,7 +246,7 @@ class Client:
             results.put(None)
 
         working = min(self.config.workers, len(items))
-        # Daemons: an interrupted run does not wait for what it will not read.
+        # Daemons: an interrupted run does not wait for results that it will not read.
         for _ in range(working):
             threading.Thread(target=work, daemon=True).start()
         waiting = set(range(len(items)))
@@ -263,7 +263,7 @@ class Client:
                     yield position, value  # type: ignore[misc]
                 elif not isinstance(error, PromptError):
                     fatal = fatal or error
-                elif not stop.is_set():  # else it was given up because of the fatal error
+                elif not stop.is_set():  # else it was abandoned because of the fatal error
                     waiting.remove(position)
                     yield position, Failure.of(error)
         finally:
@@ -274,7 +274,7 @@ class Client:
             raise fatal
 
     def pause(self, seconds: float, stop: threading.Event) -> None:
-        """Wait, unless the work is stopped."""
+        """Wait, or return early when `stop` is set."""
         stop.wait(seconds)
 
     def _ask(
@@ -289,15 +289,14 @@ class Client:
         """Send a request until it is answered, and read the reply.
 
         Args:
-            read: takes what `send` gives; raises UnusableReplyError if it cannot be used, and
-                NoAnswerError if another one would be no better.
-            send: `_send`, which gives the reply's JSON object, or `_open`.
+            read: takes the result of `send`; raises UnusableReplyError if it cannot be used, and
+                NoAnswerError if a retry would not help.
+            send: `_send`, which returns the reply's JSON object, or `_open`.
 
         Raises:
-            PromptError: the server refuses this request, has no answer to it, or it failed time
-                after time.
-            ServerError: the server cannot be reached, refuses the key, has no such model, or fails
-                with one request after the other.
+            PromptError: the server refuses this request, has no answer to it, or all tries failed.
+            ServerError: the server cannot be reached, refuses the key, does not have the model, or
+                fails on one request after another.
         """
         stop = stop or threading.Event()
         wait = self.first_wait
@@ -327,16 +326,16 @@ class Client:
             hurried = (failure.unreachable or failure.misplaced) and not self._answered
             if tries > self.config.retries or hurried:
                 raise self._given_up(path, failure, tries)
-            # A server that goes on saying "now" would use up all tries in a moment.
+            # A server that keeps answering "now" would use up all tries at once.
             if failure.wait is None or (tries > 1 and failure.wait == 0):
-                # Not all workers at once.
+                # Jitter, so that the workers do not all retry at once.
                 seconds = min(wait, _LONGEST_BACKOFF_S) * random.uniform(0.75, 1.25)
                 self._tell(failure, seconds)
                 self.pause(seconds, stop)
                 wait *= 2
             elif failure.wait <= _LONGEST_WAIT_S:
                 self._tell(failure, failure.wait)
-                with self._lock:  # all workers keep off, not this one alone
+                with self._lock:  # all workers wait, not only this one
                     self._not_before = max(self._not_before, time.monotonic() + failure.wait)
             else:
                 raise self._error(f"{failure.reason}; it asks to wait {failure.wait:.0f} s")
@@ -347,7 +346,7 @@ class Client:
             self.pause(left, stop)
 
     def _tell(self, failure: _Failure, seconds: float) -> None:
-        """Log a long wait, which would look as if nothing happened; one of the workers does."""
+        """Log a long wait, so that the program does not seem to hang; one worker reports it."""
         with self._lock:
             now = time.monotonic()
             silent = seconds < _LONG_S or now < self._told + _LONG_S
@@ -381,20 +380,20 @@ class Client:
         return ServerError(self._message(reason))
 
     def _message(self, reason: str) -> str:
-        """What every error and warning of this client says, without the key."""
+        """Return the text of an error or warning of this client, without the key."""
         return f"{self.why}: {self.url}: {self._mask.text(reason)}"
 
     def _send(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
-        """The reply's JSON object, or the failure if it may pass.
+        """Return the reply's JSON object, or the failure if it is transient.
 
         Raises:
-            PromptError, ServerError: it will not.
+            PromptError, ServerError: the failure is permanent.
         """
         try:
             with resource.with_streaming_response.create(**_arguments(body)) as response:
                 data = self._body(response)
         except self._errors.APIStatusError as e:
-            refused = e  # raised from outside: the package's error may show the key
+            refused = e  # raised outside this block: the package's error may show the key
         except self._errors.APIConnectionError as e:
             return self._unconnected(e)
         else:
@@ -402,7 +401,7 @@ class Client:
         return self._refused(path, refused)
 
     def _open(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
-        """The objects of a streamed reply, once it has begun; or the failure, as `_send`."""
+        """Return the objects of a streamed reply, once it has begun; or the failure, as `_send`."""
         opened = ExitStack()
         try:
             response = opened.enter_context(
@@ -417,14 +416,14 @@ class Client:
         return self._refused(path, refused)
 
     def _events(self, response: Any, opened: ExitStack) -> Iterator[dict[str, Any]]:
-        """Server-sent events, up to the one that ends them, which not every server sends."""
+        """Yield server-sent events up to the final marker, which not every server sends."""
         with opened:
             lines = response.iter_lines()
             ended = finished = False
             while not ended:
                 try:
                     line = next(lines, None)
-                except Exception as e:  # the connection's own errors, whichever library makes it
+                except Exception as e:  # connection errors of whichever library is used
                     late = "timeout" in type(e).__name__.lower()
                     failure = self._late() if late else _Failure(f"it was cut ({_first(e)})")
                     raise self._broken_off(failure) from None
@@ -449,7 +448,7 @@ class Client:
         return PromptError(self._message(f"a streamed reply: {failure.reason}"))
 
     def _body(self, response: Any) -> bytes | _Failure:
-        """The reply's bytes: not more than a reply may have, not longer than one may take."""
+        """Read the reply's bytes, within the limits of size and time."""
         data = bytearray()
         until = time.monotonic() + self.config.timeout
         try:
@@ -459,7 +458,7 @@ class Client:
                     return _Failure(f"a reply of more than {_LARGEST // 2**20} MB")
                 if time.monotonic() > until:
                     return self._late()
-        except Exception as e:  # the connection's own errors, whichever library makes it
+        except Exception as e:  # connection errors of whichever library is used
             if "timeout" in type(e).__name__.lower():
                 return self._late()
             return _Failure(f"the connection was cut in the middle of a reply ({_first(e)})")
@@ -496,11 +495,11 @@ class Client:
         return _Failure(f"the connection was cut ({_first(chain[-1])})")
 
     def _refused(self, path: str, error: Any) -> _Failure:
-        """What an HTTP status means: a failure that may pass, or an error.
+        """Interpret an HTTP error status: return a transient failure, or raise.
 
         Raises:
             PromptError: the server refuses this prompt.
-            ServerError: it would refuse any.
+            ServerError: the server would refuse any prompt.
         """
         status = int(error.status_code)
         said = self._shown(_json(error.response))
@@ -527,10 +526,10 @@ class Client:
         return f"no key was sent: {variable} is not set"
 
     def _missing(self, path: str, reason: str) -> ServerError:
-        """The error for status 404: an unknown model, or a wrong address."""
+        """Return the error for status 404: an unknown model, or a wrong address."""
         try:
             names = [model.id for model in self._openai.models.list()]
-        except Exception:  # this was to explain another error
+        except Exception:  # only meant to explain another error
             return self._error(f"{reason}: {_place(path)}")
         model = self.config.model
         if model in names:
@@ -538,7 +537,7 @@ class Client:
         return self._error(f"the server has no model {model!r}: {near_matches(model, names)}")
 
     def _shown(self, reply: Any) -> str:
-        """What a server says in an error, as one short line without the key."""
+        """Return a server's error message as one short line without the key."""
         return one_line(self._mask.text(message_in(reply)))
 
 
@@ -549,7 +548,7 @@ def _finishes(event: Mapping[str, Any]) -> bool:
 
 
 def message_in(reply: Any) -> str:
-    """What a server says in an error, in whichever of the usual places it stands."""
+    """Return a server's error message, from whichever usual field holds it."""
     found = reply
     for _ in range(3):
         if not isinstance(found, dict):
@@ -559,7 +558,7 @@ def message_in(reply: Any) -> str:
 
 
 def one_line(text: object) -> str:
-    """The beginning of a server's text, as one short line."""
+    """Return the beginning of a server's text as one short line."""
     line = " ".join(encodable(str(text)).split())
     return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
@@ -569,12 +568,12 @@ def _as_it_is(reply: R) -> R:
 
 
 def encodable(text: str) -> str:
-    """Text that UTF-8 can hold: halves of characters, which JSON may hold, become "?"."""
+    """Return text that UTF-8 can encode: lone surrogates, which JSON allows, become "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _address(url: str, why: str) -> None:
-    # Checked before the address is quoted: what is mistaken for one may hold a key too.
+    # Checked before the address is quoted: a value given by mistake may hold a key too.
     if "@" in re.split(r"(?<![:/])/(?!/)", url)[0]:
         raise UserError(f"{why}: url: no name or password belongs into it: see api_key_env")
     if "?" in url or "#" in url:
@@ -594,7 +593,7 @@ def _key(config: ServerConfig, why: str) -> str:
 
 
 def _free(config: ServerConfig) -> set[str]:
-    """Settings of any content."""
+    """Return the names of the settings with free-form content."""
     return {name for name in type(config).model_fields if isinstance(getattr(config, name), dict)}
 
 
@@ -603,7 +602,7 @@ def _without_key(request: Any) -> None:
 
 
 def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's body as the package's arguments: what it insists on, the rest as it is."""
+    """Return a request's body as the package's arguments: required ones named, the rest as is."""
     named = {key: body[key] for key in ("model", "messages", "prompt") if key in body}
     return {**named, "extra_body": {k: v for k, v in body.items() if k not in named}}
 
@@ -618,7 +617,7 @@ def _first(error: BaseException) -> str:
 
 
 def _json(response: Any) -> Any:
-    """An error's body: JSON, or text that is no web page."""
+    """Return an error's body: JSON, or text that is not a web page."""
     try:
         return response.json()
     except ValueError:

@@ -1,7 +1,7 @@
-"""What a reply of a server with OpenAI's interface says: an answer, or why it has none.
+"""Parsing of replies from servers with OpenAI's interface: an answer, or why there is none.
 
-One rule for whole and streamed replies: an error, a refusal, a content filter and a reply without
-text are no answers, whatever text came before them. Hosted models differ in how they say so; the
+Whole and streamed replies follow one rule: an error, a refusal, a content filter and a reply
+without text are not answers, whatever text came before. Hosted models signal these differently; the
 names below are those of OpenAI, vLLM, SGLang, Mistral, DeepSeek, Zhipu, Gemini and OpenRouter.
 """
 
@@ -36,17 +36,17 @@ _ENDED = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence"))
 _CUT = frozenset(("length", "max_tokens", "model_length"))
 _CALLED = frozenset(("tool_calls", "function_call"))
 
-# Types of the parts of a content that is a list.
+# Types of parts in a content that is a list.
 _TEXTS = frozenset(("text", "output_text"))
 _THOUGHTS = frozenset(("thinking", "redacted_thinking", "reasoning"))
 
 
 def choice_of(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """The first choice of a reply.
+    """Return the first choice of a reply.
 
     Raises:
-        UnusableReplyError: there is none, or it is an error that may pass.
-        NoAnswerError: it is an error that stays, or was filtered.
+        UnusableReplyError: there is no choice, or it is a transient error.
+        NoAnswerError: it is a permanent error, or was filtered.
     """
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -67,11 +67,11 @@ def choice_of(reply: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Reply:
-    """A reply as it is read: a whole one at once, a streamed one event by event.
+    """A reply as it is read: whole, or streamed event by event.
 
     Attributes:
-        form: of the request: "chat" or "plain".
-        limit: tokens that the reply may have, and `setting`, the name of the option that says so.
+        form: the form of the request: "chat" or "plain".
+        limit: the most tokens that the reply may have; `setting` names the option that sets it.
         text: the text so far.
     """
 
@@ -87,10 +87,10 @@ class Reply:
     _tokens: int | None = None
 
     def whole(self, reply: Mapping[str, Any]) -> str:
-        """The text of a whole reply; `check` says whether it is an answer.
+        """Return the text of a whole reply; `check` decides whether it is an answer.
 
         Raises:
-            UnusableReplyError, NoAnswerError: it is none; see `choice_of`.
+            UnusableReplyError, NoAnswerError: it is not an answer; see `choice_of`.
         """
         choice = choice_of(reply)
         if self.form == "plain":
@@ -104,10 +104,10 @@ class Reply:
         return self._take(choice, choice.get("message") or {})
 
     def event(self, event: Mapping[str, Any]) -> str:
-        """The new text in an event of a streamed reply; raises as `whole`."""
+        """Return the new text in an event of a streamed reply; raises as `whole`."""
         self._count(event)
         if not event.get("choices"):
-            return ""  # some servers count tokens at last
+            return ""  # some servers end with the token counts
         choice = choice_of(event)
         delta = choice.get("delta")
         return self._take(choice, delta if isinstance(delta, dict) else {})
@@ -129,11 +129,11 @@ class Reply:
         return new
 
     def _text(self, content: Any) -> str:
-        """The text of a content: text, or a list of parts, of which some are the model's thoughts.
+        """Return the text of a content: text, or a list of parts, some of them model reasoning.
 
         Raises:
             UnusableReplyError: it is neither.
-            NoAnswerError: a part of a type that is not known.
+            NoAnswerError: a part has an unknown type.
         """
         if content is None:
             return ""
@@ -158,13 +158,13 @@ class Reply:
         return "".join(found)
 
     def check(self) -> None:
-        """Raise unless the model wrote something, at the end of the reply.
+        """Raise at the end of the reply if the model wrote nothing.
 
-        A model may end before its first word: what that is worth, the caller says.
+        A model may stop before its first word; the caller decides what that means.
 
         Raises:
-            NoAnswerError: a refusal, or no text, and why.
-            UnusableReplyError: no text, and nothing that says why: the same request may succeed.
+            NoAnswerError: a refusal, or no text for a known reason.
+            UnusableReplyError: no text for no known reason; the same request may succeed.
         """
         if self._refusal or self._finish in _REFUSED:
             said = one_line(self._refusal)

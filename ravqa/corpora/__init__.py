@@ -1,1 +1,1 @@
-"""Passages: where they come from, and how they are kept."""
+"""Corpora: where passages come from and how they are stored."""

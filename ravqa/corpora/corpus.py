@@ -1,7 +1,7 @@
 """A corpus of passages: ids to passages, in the order of its files.
 
-Files are JSON lines, CSV, TSV (each also gzipped) or Parquet, by suffix. The columns' names of the
-published corpora are known:
+Files are JSON lines, CSV, TSV (each also gzipped) or Parquet, by suffix. The column names of the
+published corpora are recognized:
 
     passage_id | id | _id | kid                      unique
     text | passage_content | content | contents      not blank
@@ -9,11 +9,12 @@ published corpora are known:
     image (images, img, image_path, ...)             a path below the file's folder, or the image
                                                      itself (see `ravqa.corpora.row_images`)
 
-Values are read as `ravqa.corpora.values` says: what is neither text nor a plain number is refused.
+Values follow the rules of `ravqa.corpora.values`: anything but text and plain numbers is rejected.
 Folders of pages and pictures (`ravqa.corpora.pages`) and single pages are corpora too. Knowledge
 bases of whole articles (`ravqa.corpora.kb`) are cut into passages as they are read, and
-RA-VQA's static retrieval files give the passages that they hold. Small corpora are in memory; large
-ones are kept in the cache folder (`ravqa.corpora.disk`), by the content of their files.
+RA-VQA's static retrieval files yield the passages that they hold. Small corpora are in memory;
+large ones are stored in the cache folder (`ravqa.corpora.disk`), keyed by the content of their
+files.
 """
 
 from __future__ import annotations
@@ -46,18 +47,18 @@ _COLUMNS = ("passage_id", "title", "section", "text", "article", "entity", "url"
 Repeats = Literal["fail", "first"]
 
 IN_MEMORY = 2**25
-"""Files of more bytes than this, all together, become a corpus on disk."""
+"""Files with a total of more bytes than this become a corpus on disk."""
 PASSAGE_BYTES = 1000
-"""Of a passage in a table whose size is not known, roughly."""
-_CHECKED = 256  # passages whose images are looked at together
-_UNPACKED = 4  # how much larger compressed files are once read, roughly
+"""Rough size of a passage, in bytes, in a table of unknown size."""
+_CHECKED = 256  # passages whose images are checked together
+_UNPACKED = 4  # rough expansion factor of compressed files
 
 
 class Corpus(Mapping[str, Passage]):
-    """Passages by id, in order.
+    """A mapping of ids to passages, in order.
 
     Attributes:
-        source: where they come from, for people.
+        source: where they come from, for people to read.
         fingerprint: changes with every id, title, section, text and image, and with their order.
         repeated: passages that were left out because their id had been there before.
         left_out: what was left out because it cannot be used: each record's place, and why.
@@ -71,10 +72,10 @@ class Corpus(Mapping[str, Passage]):
     def __init__(
         self, passages: Iterable[Passage], *, source: str = "memory", repeats: Repeats = "fail"
     ):
-        """Keep `passages` in memory.
+        """Store `passages` in memory.
 
         Args:
-            repeats: an id that occurs twice is an error, or its first passage stands.
+            repeats: whether an id that occurs twice is an error, or its first passage is kept.
 
         Raises:
             DataError: an id occurs twice, or there are no passages.
@@ -105,14 +106,14 @@ class Corpus(Mapping[str, Passage]):
         return len(self._by_id)
 
     def stream(self) -> Iterator[Passage]:
-        """Yield every passage once, in whatever order is read fastest."""
+        """Yield every passage once, in the order that is fastest to read."""
         return iter(self.values())
 
     def index_for(self, encoder: str, kind: str) -> Any:
-        """An index of exactly these passages that is there already, or None.
+        """Return an existing index of exactly these passages, or None.
 
         Args:
-            encoder: fingerprint of the encoder of its vectors.
+            encoder: fingerprint of the encoder that made its vectors.
             kind: the index's registered name.
         """
         return None
@@ -131,15 +132,15 @@ class Corpus(Mapping[str, Passage]):
         Args:
             paths: files, folders of pages and pictures, or splits of the hub's datasets:
                 "hf:OWNER/NAME:SPLIT" or "hf:OWNER/NAME:CONFIG:SPLIT".
-            sections: how articles of knowledge bases, and pages, are chosen and cut.
+            sections: how articles of knowledge bases, and pages, are selected and cut.
             repeats: as for `Corpus`.
-            remarks: takes note of what was left out, and says whether pages, rows and articles that
-                cannot be used may be; images in tables are looked at too then.
-            uncaptioned: take images without a caption too, as passages without text.
+            remarks: records what was left out, and decides whether unusable pages, rows and
+                articles may be left out; if given, images in tables are checked too.
+            uncaptioned: include images without a caption, as passages without text.
 
         Raises:
             DataError: a missing file, an unknown suffix, a bad line (file and line are named).
-            MissingExtraError: a form that needs a package which is not installed.
+            MissingExtraError: a file format needs a package that is not installed.
             UserError: the hub has no such dataset.
         """
         sections = sections or kb.Sections()
@@ -186,14 +187,14 @@ class Corpus(Mapping[str, Passage]):
         repeats: Repeats = "fail",
         broken: list[str] | None = None,
     ) -> Corpus:
-        """A corpus in memory, or on disk if it is large.
+        """Build a corpus in memory, or on disk if it is large.
 
         Args:
-            size: about how many bytes the passages are.
-            key: gives what changes with everything that `passages` depends on; asked only if
-                the corpus is kept on disk.
-            broken: what `passages` leaves out because it cannot be used; a corpus that is on disk
-                already adds here what was left out when it was made.
+            size: approximate size of the passages in bytes.
+            key: returns a key that changes with everything that `passages` depends on; called only
+                if the corpus is stored on disk.
+            broken: what `passages` leaves out because it cannot be used; a corpus that is already
+                on disk adds what was left out when it was made.
 
         Raises:
             DataError: an id occurs twice, or there are no passages.
@@ -218,7 +219,7 @@ class Selection(Corpus):
     def __init__(
         self, corpus: Corpus, ids: Sequence[str], others: Mapping[str, Passage] | None = None
     ):
-        """Take passages of `corpus` by their ids; where `others` has one, that one."""
+        """Select passages of `corpus` by id; passages in `others` take precedence."""
         self.source = corpus.source
         self._corpus = corpus
         self._ids = dict.fromkeys(ids)
@@ -226,7 +227,7 @@ class Selection(Corpus):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """As that of a corpus of these passages alone."""
+        """The same fingerprint as that of a corpus of only these passages."""
         digest = Digest()
         for passage in self.values():
             digest.add(passage)
@@ -247,14 +248,14 @@ class Selection(Corpus):
 def write_passages(
     paths: Sequence[Path], target: Path, sections: kb.Sections, *, overwrite: bool = False
 ) -> tuple[int, int]:
-    """Cut knowledge bases (or other corpora) once, into JSON lines for later runs.
+    """Cut knowledge bases (or other corpora) once into JSON lines for later runs.
 
     Returns:
-        How many passages were written, and of how many articles they are.
+        The number of passages written, and the number of their articles.
 
     Raises:
         UserError: `target` exists, or cannot be written.
-        DataError: see `Corpus.read`; no article is kept.
+        DataError: see `Corpus.read`; or no article is kept.
     """
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists: --overwrite replaces it")
@@ -283,16 +284,16 @@ def write_passages(
 
 
 class Digest:
-    """The fingerprint of passages, one after the other."""
+    """An incremental fingerprint of passages."""
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
 
     def add(self, passage: Passage, image: str | None = None) -> None:
-        """Take up the next passage.
+        """Add the next passage.
 
         Args:
-            image: SHA-256 of its image's bytes, if it is known already.
+            image: SHA-256 of its image's bytes, if already known.
         """
         self._sha.update(f"{passage.passage_id}\0{passage.content}\0".encode())
         if passage.image is not None:
@@ -300,29 +301,29 @@ class Digest:
 
     @property
     def value(self) -> str:
-        """128 bits, hex."""
+        """The fingerprint: 128 bits, in hex."""
         return self._sha.hexdigest()[:32]
 
 
 def twice(source: str, passage_id: str) -> DataError:
-    """The error of an id that two passages have."""
+    """Return the error for an id that two passages share."""
     return DataError(f"{source}: passage id {passage_id!r} occurs twice")
 
 
 class _Source(Protocol):
-    """Where passages come from."""
+    """A source of passages."""
 
     @property
     def size(self) -> int:
-        """About how many bytes the passages are."""
+        """The approximate size of the passages in bytes."""
         ...
 
     def key(self) -> str:
-        """Changes with everything that the passages depend on."""
+        """Return a key that changes with everything that the passages depend on."""
         ...
 
     def passages(self) -> Iterator[Passage]:
-        """The passages, one at a time."""
+        """Yield the passages, one at a time."""
         ...
 
 
@@ -342,7 +343,7 @@ class _File:
         keep = self._sections.keep
         return fingerprint(
             file_digest(self._path),
-            self._path.name,  # its suffix says how it is read
+            self._path.name,  # its suffix decides how it is read
             self._sections.words,
             self._sections.quotes,
             file_digest(keep) if keep else None,
@@ -353,7 +354,7 @@ class _File:
         return found if self._remarks is None else self._whole(found, self._remarks)
 
     def _whole(self, passages: Iterable[Passage], remarks: Remarks) -> Iterator[Passage]:
-        """Passages without those whose image is broken."""
+        """Yield the passages except those whose image is broken."""
         left = iter(passages)
         while several := list(itertools.islice(left, _CHECKED)):
             broken = broken_images([p.image for p in several if p.image is not None])
@@ -366,7 +367,7 @@ class _File:
 
 
 class _Hub:
-    """One split of a dataset of the hub."""
+    """One split of a dataset on the hub."""
 
     def __init__(self, path: Path, remarks: Remarks | None = None):
         self._remarks = remarks
@@ -391,10 +392,10 @@ class _Hub:
 def read_passages(
     path: Path, sections: kb.Sections, remarks: Remarks | None = None
 ) -> Iterator[Passage]:
-    """The passages of a file, one at a time.
+    """Yield the passages of a file, one at a time.
 
     Args:
-        remarks: takes note of articles without text, and of rows and articles that cannot be used.
+        remarks: records articles without text, and rows and articles that cannot be used.
 
     Raises:
         DataError: see `Corpus.read`.
@@ -444,7 +445,7 @@ def _may_be_left_out(where: str, remarks: Remarks | None) -> Iterator[None]:
     """Report a record that cannot be used.
 
     Raises:
-        DataError: unless such records are to be skipped; the message names the place.
+        DataError: unless such records are skipped; the message names the place.
     """
     try:
         yield
@@ -482,7 +483,7 @@ def _row_passage(row: Row, images: ImageFolder) -> Passage:
         row.pop(column, None)
     title, article = take("title"), take("article")
     if title and text.startswith(f"title: {title}"):
-        # M2KR's texts begin with their title: it must not stand before them a second time.
+        # M2KR's texts begin with their title: it must not be prepended again.
         title, article = None, article or title
     return Passage(
         passage_id=passage_id,

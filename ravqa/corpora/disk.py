@@ -1,15 +1,15 @@
-"""Many records on disk instead of in memory, with the same interfaces.
+"""Passages and questions stored on disk instead of in memory, with the same interfaces.
 
 `PassageFolder` is a folder with passages, by id and in order:
 
-    passages.jsonl   one passage a line
-    offsets.npy      where each line begins (uint64, and the end)
+    passages.jsonl   one passage per line
+    offsets.npy      where each line begins (uint64), and the end of the last
     hashes.npy       64-bit hashes of the ids, sorted, and
     rows.npy         the line of each
     meta.json        written last
 
-`DiskCorpus` is a corpus in such a folder of the cache, made once per content of its files.
-`DiskQuestions` is a sequence of questions in an unnamed temporary file there.
+`DiskCorpus` is a corpus in such a cache folder, built once per content of its files.
+`DiskQuestions` is a sequence of questions in an unnamed temporary file of the cache.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from ravqa.corpora.corpus import Corpus, Digest, Repeats, twice
 from ravqa.images.decode import inside
 
 QUESTIONS_IN_MEMORY = 100_000
-_MAPPED = 2**16  # bytes from which on a corpus's tables are mapped
-_BLOCK = 1024  # lines read at a time when all are wanted
+_MAPPED = 2**16  # larger tables (bytes) are memory-mapped
+_BLOCK = 1024  # lines read at a time when reading all
 
 
 class DamageError(DataError):
-    """A file is not as it was written; the message says how to mend that."""
+    """A file has changed since it was written; the message says how to fix that."""
 
 
 class _Lines:
-    """Lines of a file by number; threads and forked processes share no position in it."""
+    """Lines of a file by number; threads and forked processes share no file position."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class _Lines:
         offsets: Sequence[int],
         damage: str = "a file of the cache folder was cut off: run again",
     ):
-        """Take over an open file; `offsets` are the lines' beginnings, and the end.
+        """Take over an open file; `offsets` are the starts of the lines, and the end of the last.
 
         Args:
-            damage: the message where the file has not all the lines.
+            damage: the message if lines are missing from the file.
         """
         self._damage = damage
         self._descriptor = os.dup(file.fileno())
@@ -98,26 +98,26 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 def _json(value: Any) -> bytes:
-    # ASCII: no character then counts as a line's end that is none.
+    # ASCII, so that no other character can count as a line break.
     return _encode(value).encode("ascii")
 
 
 class PassageFolder:
-    """Passages in a folder: a few dozen bytes a passage are in memory, or less.
+    """Passages in a folder, with at most a few dozen bytes per passage in memory.
 
     Attributes:
-        fingerprint: as that of a `Corpus`.
-        repeated: passages that were left out because their id had been there before.
+        fingerprint: same as that of a `Corpus`.
+        repeated: number of passages that were left out because their id had occurred before.
         broken: what was left out because it could not be used.
     """
 
     def __init__(self, folder: Path, *, images: Path | None = None, mend: str | None = None):
-        """Open what `write` has written.
+        """Open a folder that `write` has written.
 
         Args:
-            images: the folder that paths of images are relative to, and do not leave; None for
-                those as written.
-            mend: what to do if it is damaged, for the message.
+            images: the folder that image paths are relative to and must not leave; None to keep
+                paths as written.
+            mend: how to fix a damaged folder, for the message.
         """
         import numpy as np
 
@@ -128,7 +128,7 @@ class PassageFolder:
         self._images = images
         self._file = folder / "passages.jsonl"
         self._damage = f"{self._file} is damaged: {mend or f'delete {folder} and run again'}"
-        # A mapped file stays open; small ones need not be.
+        # A mapped file stays open, so small files are not mapped.
         mode: Any = "r" if (folder / "hashes.npy").stat().st_size > _MAPPED else None
         self._hashes, self._rows, offsets = (
             np.load(folder / f"{name}.npy", mmap_mode=mode)
@@ -139,14 +139,14 @@ class PassageFolder:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether `write` has ended there."""
+        """Return whether `write` has completed there."""
         return (folder / "meta.json").is_file()
 
     @staticmethod
     def write(
         folder: Path, passages: Iterable[Passage], *, source: str, repeats: Repeats = "fail"
     ) -> None:
-        """Write passages into a folder that is there.
+        """Write passages into an existing folder.
 
         Raises:
             DataError: an id occurs twice, or there are no passages.
@@ -154,7 +154,7 @@ class PassageFolder:
         _write_passages(folder, passages, source, repeats)
 
     def get(self, passage_id: object) -> Passage | None:
-        """The passage, or None."""
+        """Return the passage with this id, or None."""
         import numpy as np
 
         if not isinstance(passage_id, str):
@@ -169,25 +169,25 @@ class PassageFolder:
         return None
 
     def ids(self) -> Iterator[str]:
-        """Ids in order."""
+        """Yield the ids in order."""
         return (json.loads(line)[0] for line in self._lines)
 
     def stream(self) -> Iterator[Passage]:
-        """Passages in order, read one after the other."""
+        """Yield the passages in order, reading sequentially."""
         return map(self._load, self._lines)
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def check_images(self) -> None:
-        """Look whether every image is in the folder that it should be in.
+        """Check that every image path stays inside the image folder.
 
         Raises:
-            DataError: one is not; whoever made the passages could have any file shown or shared.
+            DataError: one does not; the passages' author could otherwise have any file shown.
             DamageError: a passage cannot be read.
         """
         for line in self._lines:
-            # No name in another line can lead out: it is not worth the time to read it.
+            # Without these, no path can leave the folder: such lines need not be parsed.
             if b'"/' in line or b".." in line or b"\\" in line:
                 self._load(line)
 
@@ -209,7 +209,7 @@ class PassageFolder:
 
 
 class DiskCorpus(Corpus):
-    """A corpus in the cache folder: a few dozen bytes a passage are in memory, or less."""
+    """A corpus in the cache folder, with at most a few dozen bytes per passage in memory."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class DiskCorpus(Corpus):
         repeats: Repeats = "fail",
         broken: list[str] | None = None,
     ):
-        """Open the corpus `key` of the cache folder, or make it of `passages`.
+        """Open the corpus `key` in the cache folder, or build it from `passages`.
 
         Args:
             key: changes with everything that `passages` depends on.
@@ -234,7 +234,7 @@ class DiskCorpus(Corpus):
         folder = cache_dir("corpora") / key
         if not PassageFolder.exists(folder):
             _build(folder, passages, source, repeats, [] if broken is None else broken)
-            broken = None  # it has them already
+            broken = None  # the folder holds them already
         self._folder = PassageFolder(folder)
         if broken is not None:
             broken += self._folder.broken
@@ -254,15 +254,15 @@ class DiskCorpus(Corpus):
         return len(self._folder)
 
     def values(self) -> ValuesView[Passage]:
-        """Passages in order, read one after the other."""
+        """Return a view of the passages in order, read sequentially."""
         return _Values(self)
 
     def items(self) -> ItemsView[str, Passage]:
-        """Ids and passages in order, read one after the other."""
+        """Return a view of ids and passages in order, read sequentially."""
         return _Items(self)
 
     def stream(self) -> Iterator[Passage]:
-        """Passages in order."""
+        """Yield the passages in order."""
         return self._folder.stream()
 
 
@@ -291,7 +291,7 @@ def _build(
     repeats: Repeats,
     broken: Sequence[str],
 ) -> None:
-    """Write the corpus beside `folder` and rename it; of two builders the first one wins."""
+    """Write the corpus next to `folder` and rename it; the first of two builders wins."""
     try:
         with folder_written_beside(folder, first_wins=True) as made:
             _write_passages(made, passages, source, repeats, broken)
@@ -318,7 +318,7 @@ def _write_passages(
         for passage in passages:
             code = _hash(passage.passage_id)
             if repeats == "first":
-                # Two ids with one 64-bit hash are not to be expected in any corpus.
+                # Two ids with the same 64-bit hash are not expected in any corpus.
                 if code in seen:
                     repeated += 1
                     continue
@@ -355,12 +355,12 @@ def _dump_passage(p: Passage) -> bytes:
 
 
 def same_record(a: Passage, b: Passage) -> bool:
-    """Whether two passages are one and the same on disk."""
+    """Return whether two passages are identical on disk."""
     return _dump_passage(a) == _dump_passage(b)
 
 
 def keep(questions: Iterator[Question]) -> Sequence[Question]:
-    """The questions as a list, or on disk if there are many."""
+    """Return the questions as a list, or store them on disk if there are many."""
     first = list(itertools.islice(questions, QUESTIONS_IN_MEMORY + 1))
     if len(first) <= QUESTIONS_IN_MEMORY:
         return first
@@ -368,10 +368,10 @@ def keep(questions: Iterator[Question]) -> Sequence[Question]:
 
 
 class DiskQuestions(Sequence[Question]):
-    """Questions in a temporary file of the cache folder that goes away with them."""
+    """Questions in a temporary file of the cache folder, which is deleted with this object."""
 
     def __init__(self, questions: Iterable[Question]):
-        self._blobs: dict[str, bytes] = {}  # images given as bytes: few, as a rule one
+        self._blobs: dict[str, bytes] = {}  # images given as bytes: few, usually one
         with tempfile.TemporaryFile(dir=cache_dir()) as file:
             offsets = _write(file, map(self._dump, questions))
             self._lines = _Lines(file, offsets)

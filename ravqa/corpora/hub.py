@@ -1,7 +1,7 @@
 """Rows of a benchmark's hub copy: from its files in a folder, or from the hub through `datasets`.
 
-A folder holds Parquet files as the hub does, CONFIG/SPLIT-00000-of-00001.parquet; the hub itself is
-asked only if `--data hf:OWNER/NAME` names it.
+A folder holds Parquet files named as on the hub, CONFIG/SPLIT-00000-of-00001.parquet; the hub
+itself is contacted only if `--data hf:OWNER/NAME` names it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
 
 
 def hub_name(data: Path | None) -> str | None:
-    """The name behind "hf:", or None for a folder."""
+    """Return the name after "hf:", or None for a folder."""
     text = "" if data is None else data.as_posix()
     return text.removeprefix(PREFIX) if text.startswith(PREFIX) else None
 
 
 def splits_of(data: Path, config: str | None) -> dict[str, list[Path]]:
-    """Files of every split in a folder, in order.
+    """Return the files of every split in a folder, in order.
 
     Args:
         config: subfolder; None for files of the folder itself, or of its subfolder "data".
@@ -44,12 +44,12 @@ def splits_of(data: Path, config: str | None) -> dict[str, list[Path]]:
 
 
 def has_table(data: Path, config: str | None) -> bool:
-    """Whether a folder holds Parquet files of this configuration, or the hub is named."""
+    """Return whether a folder holds Parquet files of this configuration, or the hub is named."""
     return hub_name(data) is not None or bool(splits_of(data, config))
 
 
 def split_names(data: Path, config: str | None) -> list[str]:
-    """The splits that there are.
+    """Return the names of the available splits.
 
     Raises:
         UserError: the hub has no such dataset.
@@ -60,7 +60,7 @@ def split_names(data: Path, config: str | None) -> list[str]:
     datasets = _datasets(name)
     try:
         return [str(split) for split in datasets.get_dataset_split_names(name, config)]
-    except Exception as e:  # the hub, the network and the cache have errors of their own
+    except Exception as e:  # the hub, the network and the cache raise errors of many types
         raise _refused(name, config, e) from None
 
 
@@ -68,15 +68,15 @@ class Table:
     """One split of a configuration: in Parquet files of a folder, or on the hub.
 
     Attributes:
-        where: for messages.
-        rows: how many there are.
+        where: the location, for messages.
+        rows: number of rows.
     """
 
     def __init__(self, data: Path, config: str | None, split: str):
-        """Look the split up; a hub dataset is fetched into its local cache.
+        """Find the split; a hub dataset is downloaded into its local cache.
 
         Raises:
-            UserError: there is no such split (those that there are are named), or the hub has no
+            UserError: there is no such split (the available ones are named), or the hub has no
                 such dataset.
         """
         name = hub_name(data)
@@ -102,23 +102,23 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of its columns."""
+        """The names of the columns."""
         if self._files:
             return list(dict.fromkeys(c for path in self._files for c in parquet_columns(path)))
         return list(self._table.column_names)
 
     @property
     def key(self) -> str:
-        """Changes with the content."""
+        """A key that changes with the content."""
         if self._files:
             return fingerprint([file_digest(path) for path in self._files])
         return str(self._table._fingerprint)
 
     def read(self, columns: Sequence[str] | None = None) -> Iterator[tuple[str, Row]]:
-        """Places and rows, one at a time; images are {bytes, path}.
+        """Yield locations and rows, one at a time; images are {bytes, path}.
 
         Args:
-            columns: only those of these that there are.
+            columns: read only these columns, as far as they exist.
 
         Raises:
             DataError: a file is broken.
@@ -131,7 +131,7 @@ class Table:
         table = self._table
         if columns is not None:
             table = table.select_columns([c for c in columns if c in table.column_names])
-        # As stored: images, also those in lists, would be decoded else.
+        # As stored: otherwise images, also those in lists, would be decoded.
         batches = table.with_format("arrow").iter(_BATCH)
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
         for number, row in enumerate(rows, 1):
@@ -150,7 +150,7 @@ def _refused(name: str, config: str | None, error: Exception) -> UserError:
 
 
 def image_folder(data: Path, images: Path | None) -> ImageFolder:
-    """Where the images of a hub copy are looked for: in `images`, else beside its files."""
+    """Return where the images of a hub copy are looked up: in `images`, else next to its files."""
     if images is None and hub_name(data) is not None:
         return ImageFolder(Path("images"))
     return ImageFolder(images or data)

@@ -4,10 +4,10 @@
                                    image_urls, ...}}, 2 million pages; also as published in a .zip.
                                    EchoSight's 100,000 articles for InfoSeek have the same layout.
     Wiki6M_ver_1_0.jsonl.gz        OVEN and InfoSeek: {wikidata_id, wikipedia_title,
-                                   wikipedia_content, ...}, one of 6 million pages a line
+                                   wikipedia_content, ...}, one page per line, 6 million pages
 
-Both are read as a stream: one article is in memory at a time. A passage knows its article, and the
-article's title, URL and entity, so that recall can be counted over passages and over articles.
+Both are streamed: one article is in memory at a time. A passage knows its article, and the
+article's title, URL and entity, so that recall can be measured over passages and over articles.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ravqa.corpora.tables import lines_of, open_text, read_rows, suffix_of
 from ravqa.corpora.values import identity, text, text_of
 
 WIKI_WORDS = 300
-"""Words of a passage of an article that has no sections (about 400 tokens, below PreFLMR's 512)."""
+"""Words per passage of an article without sections (about 400 tokens, below PreFLMR's 512)."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _RANKING = "top_ranking_passages"
@@ -40,16 +40,16 @@ _STATIC = "output"  # the one key of RA-VQA's retrieval results, where a knowled
 
 
 class Sections(Strict):
-    """How a knowledge base becomes a corpus.
+    """Options for turning a knowledge base into a corpus.
 
     Attributes:
-        words: longest passage in white-space separated words; None for whole sections (for
+        words: longest passage in whitespace-separated words; None for whole sections (for
             WIKI_WORDS in articles without sections, for pages.PAGE_WORDS in pages).
-        keep: file that names the wanted articles by URL, entity or title; None for all. One name a
-            line, or a CSV with the column wikipedia_url (Encyclopedic-VQA's questions), or JSON
+        keep: file that names the wanted articles by URL, entity or title; None for all. One name
+            per line, or a CSV with the column wikipedia_url (Encyclopedic-VQA's questions), or JSON
             lines with entity_id (InfoSeek's withkb files).
-        quotes: whether quotes around a field of a TSV file belong to its form; None if it can be
-            read in one way only.
+        quotes: whether quotes around a field of a TSV file are part of its syntax; None if it can
+            be read in only one way.
     """
 
     words: int | None = Field(default=None, ge=1)
@@ -59,7 +59,7 @@ class Sections(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """An article: its id, its names, and (heading, text) of each section, the lead first."""
+    """An article: its id, its names, and the (heading, text) of each section, the lead first."""
 
     article_id: str
     title: str
@@ -70,10 +70,10 @@ class Article:
 
 
 def read_names(path: Path) -> frozenset[str]:
-    """Names of articles (see `Sections.keep`).
+    """Read a file of article names (see `Sections.keep`).
 
     Raises:
-        DataError: missing, unreadable, or without any name.
+        DataError: missing, unreadable, or without any names.
     """
     names: set[str] = set()
     if suffix_of(path) == ".txt":
@@ -96,7 +96,7 @@ def read_names(path: Path) -> frozenset[str]:
 
 
 def is_kept(article: Article, keep: frozenset[str] | None) -> bool:
-    """Whether one of the article's names is wanted."""
+    """Return whether one of the article's names is wanted."""
     if keep is None:
         return True
     names = (article.article_id, article.url, article.entity, article.title)
@@ -104,11 +104,11 @@ def is_kept(article: Article, keep: frozenset[str] | None) -> bool:
 
 
 def article_of(row: dict[str, Any]) -> Article:
-    """The article of one line of Wiki6M; a blank one has no text.
+    """Return the article in one line of Wiki6M; a blank article has no text.
 
     Raises:
-        DataError: no id, or no text (the published title-only file has none); another value than
-            text where text should be.
+        DataError: no id; no text field (as in the published title-only file); or a value that
+            should be text but is not.
     """
     if "wikipedia_content" not in row:
         raise DataError("no 'wikipedia_content'; is this the file with titles only?")
@@ -126,10 +126,10 @@ def article_of(row: dict[str, Any]) -> Article:
 
 
 def read_pages(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Place, URL and value of each article in Encyclopedic-VQA's layout: .json, .json.gz, or .zip.
+    """Yield location, URL and value of each article of an Encyclopedic-VQA .json, .json.gz or .zip.
 
     Raises:
-        DataError: missing, unreadable or cut off.
+        DataError: missing, unreadable or truncated.
         MissingExtraError: ijson is not installed.
     """
     number = 0
@@ -140,13 +140,13 @@ def read_pages(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 
 def page_article(url: str, page: Any) -> Article:
-    """The article of a value of `read_pages`.
+    """Return the article of a value from `read_pages`.
 
     Raises:
-        DataError: it is of another layout.
+        DataError: it has a different layout.
     """
     if page is None:
-        return Article(url, "", [], url=url)  # known, and without text
+        return Article(url, "", [], url=url)  # known, but without text
     if not isinstance(page, dict):
         raise DataError("an object is expected")
     titles, texts = page.get("section_titles", 0), page.get("section_texts", 0)
@@ -158,17 +158,17 @@ def page_article(url: str, page: Any) -> Article:
     sections = []
     for heading, content in zip(titles, texts, strict=True):
         name = text_of(heading, "section_titles")
-        # The first section is titled as the article.
+        # The first section has the article's title.
         name = None if name == title else name
         sections.append((name, text_of(content, "section_texts") or ""))
     return Article(url, title, sections, url=url)
 
 
 def passages_of(article: Article, words: int | None) -> Iterator[Passage]:
-    """The article's sections as passages; blank ones are left out.
+    """Yield the article's sections as passages, without blank ones.
 
-    A section's passage is called ARTICLE#NUMBER, counting sections from 0 as the published
-    evidence_section_id does; the further parts of a section that is cut ARTICLE#NUMBER.1, .2, ...
+    A section's passage has the id ARTICLE#NUMBER, counting sections from 0 as the published
+    evidence_section_id does; further parts of a split section are ARTICLE#NUMBER.1, .2, ...
     """
     for number, (heading, content) in enumerate(article.sections):
         limit = words or (None if article.sectioned else WIKI_WORDS)
@@ -186,9 +186,9 @@ def passages_of(article: Article, words: int | None) -> Iterator[Passage]:
 
 
 def cut(text: str, words: int | None) -> Iterator[str]:
-    """Pieces of at most so many words: whole paragraphs, else whole sentences, else words.
+    """Yield pieces of at most `words` words: whole paragraphs, else whole sentences, else words.
 
-    Nothing is lost but white space; blank text gives nothing.
+    Nothing but whitespace is lost; blank text yields nothing.
     """
     text = text.strip()
     if words is None or len(text.split()) <= words:
@@ -209,7 +209,7 @@ def cut(text: str, words: int | None) -> Iterator[str]:
 
 
 def _units(text: str, words: int) -> Iterator[tuple[str, str]]:
-    """What is not cut further, each with what stands before it."""
+    """Yield the units that are not cut further, each with the separator before it."""
     for paragraph in filter(None, (line.strip() for line in lines_of(text))):
         glue = "\n"
         if len(paragraph.split()) <= words:
@@ -223,7 +223,7 @@ def _units(text: str, words: int) -> Iterator[tuple[str, str]]:
 
 
 def is_static(path: Path) -> bool:
-    """Whether a JSON file is a static retrieval file of RA-VQA, and no knowledge base."""
+    """Return whether a JSON file is a static retrieval file of RA-VQA, not a knowledge base."""
     for _, event, value in _stream(path, "parse"):
         if event == "map_key":
             return bool(value == _STATIC)
@@ -233,10 +233,10 @@ def is_static(path: Path) -> bool:
 
 
 def static_items(path: Path) -> Iterator[Any]:
-    """The questions of a static retrieval file of RA-VQA, one at a time.
+    """Yield the questions of a static retrieval file of RA-VQA, one at a time.
 
     Raises:
-        DataError: missing, unreadable or cut off.
+        DataError: missing, unreadable or truncated.
         MissingExtraError: ijson is not installed.
     """
     return _stream(path, "items", f"{_STATIC}.item")
@@ -275,10 +275,10 @@ def static_passage(entry: Any, seen: set[int | str]) -> Passage | None:
 
 
 def top_passages(item: Any, where: str) -> Iterable[dict[str, Any]]:
-    """The ranking of one question of a static retrieval file.
+    """Return the ranking of one question of a static retrieval file.
 
     Raises:
-        DataError: it is not in the published form.
+        DataError: it is not in the published format.
     """
     entries = item.get(_RANKING) if isinstance(item, dict) else None
     if not isinstance(entries, list) or not all(

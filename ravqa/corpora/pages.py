@@ -1,17 +1,17 @@
 """Folders of pages and pictures as passages: text, Markdown, PDF and images.
 
-    notes.txt          cut into pieces: notes.txt#0, notes.txt#1
-    guide.md           a passage for each heading: guide.md#install, cut: guide.md#install.1
-    paper.pdf          a passage for each page: paper.pdf#page=3, cut: paper.pdf#page=3.1
+    notes.txt          split into pieces: notes.txt#0, notes.txt#1
+    guide.md           a passage per heading: guide.md#install, if split: guide.md#install.1
+    paper.pdf          a passage per page: paper.pdf#page=3, if split: paper.pdf#page=3.1
     koala.jpg          one passage: koala.jpg; its text is the caption
 
-Ids are paths below the folder, so that they stay what they are while a file is edited. A caption
-is the text of `koala.txt` beside `koala.jpg`, or stands in a `metadata.jsonl` or `metadata.csv` of
-the same folder (columns `file_name`, and `text` or `caption`; others become metadata), as in the
-hub's image folders.
+Ids are paths below the folder, so that they stay the same while a file is edited. A caption is the
+text of `koala.txt` next to `koala.jpg`, or is listed in a `metadata.jsonl` or `metadata.csv` of the
+same folder (columns `file_name`, and `text` or `caption`; others become metadata), as in the hub's
+image folders.
 
 Hidden files and folders are skipped, and so are links that lead out of the folder and collections
-(`ravqa.collections`), whose images are copies. Files with the same bytes as another are read once.
+(`ravqa.collections`), whose images are copies. Files with identical bytes are read once.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ from ravqa.corpora.values import is_blank, text_of
 from ravqa.images.decode import SUFFIXES, broken_images, is_image_file
 
 PAGE_WORDS = 150
-"""Words of a passage (about 200 tokens, below the 256 of the default encoder)."""
+"""Words per passage (about 200 tokens, below the 256 of the default encoder)."""
 
 MARKDOWN = (".md", ".markdown")
 PAGES = (".txt", *MARKDOWN, ".pdf", *SUFFIXES)
-"""Suffixes of files that are read; images are known by their first bytes too."""
+"""Suffixes of files that are read; images are also recognized by their first bytes."""
 
 MANIFESTS = ("collection.json", "library.json")
-"""Files that mark a folder as a collection (`ravqa.collections`): present and older name."""
+"""Files that mark a folder as a collection (`ravqa.collections`): current and older name."""
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = ("text", "caption")
 _LISTED = 5
-_PICTURE_BYTES = 500  # what a picture's passage takes, roughly
+_PICTURE_BYTES = 500  # rough size of a picture's passage
 
 
 def is_pages(path: Path) -> bool:
-    """Whether a path is a folder, or a single page or picture."""
+    """Return whether a path is a folder, or a single page or picture."""
     if path.is_dir():
         return True
     return path.is_file() and (path.suffix.lower() in PAGES or is_image_file(path))
 
 
 def is_collection(folder: Path) -> bool:
-    """Whether a folder is a collection; other programs have files of that name too."""
+    """Return whether a folder is a collection; other programs use files of that name too."""
     for name in MANIFESTS:
         try:
             found = json.loads((folder / name).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError):
-            return True  # perhaps a damaged one
+            return True  # perhaps a damaged collection
         if isinstance(found, dict) and {"settings", "encoder", "checksum"} <= found.keys():
             return True
     return False
@@ -78,7 +78,7 @@ def is_collection(folder: Path) -> bool:
 
 @dataclass
 class Remarks:
-    """What was left out of a corpus; with `on_error` "fail", what cannot be used is an error.
+    """A record of what was left out of a corpus; with `on_error` "fail", unusable input raises.
 
     Attributes:
         broken: files, rows and articles that cannot be used, and why.
@@ -86,8 +86,8 @@ class Remarks:
         copies: files with the same bytes as another, which is named.
         links: links that lead out of the folder.
         collections: folders that are collections.
-        absent: files that have a caption and are not there.
-        others: how many files there are of suffixes that are not read.
+        absent: files that have a caption but do not exist.
+        others: number of files with suffixes that are not read.
     """
 
     on_error: Literal["fail", "skip"] = "fail"
@@ -100,10 +100,10 @@ class Remarks:
     others: Counter[str] = field(default_factory=Counter)
 
     def break_off(self, where: str, reason: str) -> None:
-        """Note what cannot be used.
+        """Record something that cannot be used.
 
         Raises:
-            DataError: unless it is to be skipped.
+            DataError: unless unusable input is skipped.
         """
         if self.on_error == "fail":
             raise DataError(f"{where}: {reason} (--on-error skip leaves it out)")
@@ -122,7 +122,7 @@ class Remarks:
             self.break_off(where, str(e))
 
     def check_prune(self) -> None:
-        """Raise DataError if what was read is not all that there is: the rest would be deleted."""
+        """Raise DataError if not everything was read: the rest would be deleted."""
         if self.broken:
             raise DataError(
                 f"{self.broken[0]}; pruning would delete its passages from the "
@@ -130,7 +130,7 @@ class Remarks:
             )
 
     def lines(self) -> list[str]:
-        """One line for each kind of remark that there is."""
+        """Return one line for each kind of remark that occurred."""
         kinds = (
             ("cannot be read, left out", self.broken),
             ("without text", self.blank),
@@ -159,11 +159,11 @@ class Pages:
         remarks: Remarks | None = None,
         uncaptioned: bool = False,
     ):
-        """Look which files there are.
+        """List the files to read.
 
         Args:
-            words: longest passage in white-space separated words; None for PAGE_WORDS.
-            uncaptioned: give images without a caption too, as passages without text.
+            words: longest passage in whitespace-separated words; None for PAGE_WORDS.
+            uncaptioned: include images without a caption, as passages without text.
 
         Raises:
             DataError: there is nothing to read.
@@ -178,22 +178,22 @@ class Pages:
 
     @property
     def size(self) -> int:
-        """About how many bytes the passages are."""
+        """The approximate size of the passages in bytes."""
         return sum(
             _PICTURE_BYTES if _is_image(path) else path.stat().st_size for path in self._files
         )
 
     def key(self) -> str:
-        """Changes with everything that the passages depend on."""
+        """Return a key that changes with everything that the passages depend on."""
         files = [[self._name(path), file_digest(path)] for path in self._files]
         return fingerprint("pages/2", files, self._words, self._uncaptioned)
 
     def passages(self) -> Iterator[Passage]:
-        """Every passage, file by file in the order of their names.
+        """Yield every passage, file by file in order of name.
 
         Raises:
             DataError: a file cannot be read, unless such files are skipped.
-            MissingExtraError: there are PDF files and pypdf is not installed.
+            MissingExtraError: there are PDF files, but pypdf is not installed.
         """
         metadata = self._metadata()
         captions = {p.with_suffix(".txt") for p in self._files if _is_image(p)}
@@ -248,7 +248,7 @@ class Pages:
         return found
 
     def _unreadable(self, error: OSError) -> None:
-        """A folder cannot be listed: what is in it would be missing without a word."""
+        """Report a folder that cannot be listed: its content would be missing silently."""
         name = self._name(Path(error.filename))
         self.remarks.break_off(name, f"cannot be read: {error.strerror}")
 
@@ -258,7 +258,7 @@ class Pages:
     # -- pictures -----------------------------------------------------------------------------
 
     def _metadata(self) -> dict[Path, Mapping[str, Any]]:
-        """What metadata files say of images."""
+        """Return the metadata that metadata files give for images."""
         found: dict[Path, Mapping[str, Any]] = {}
         for path in self._files:
             if path.name not in _METADATA:
@@ -321,7 +321,7 @@ class Pages:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """A part of a document: what stands behind # in its passages' ids, heading, page, text."""
+    """A part of a document: the id suffix after #, heading, page and text."""
 
     place: str
     text: str
@@ -377,12 +377,12 @@ _UNCLOSED = re.compile(r"^[\w-]+:[ \t]*(?:\[[^\]]*|\{[^}]*)\Z", re.MULTILINE)
 
 
 def _markdown(path: Path) -> _Document:
-    """A document's sections by its headings; its first line may be its title."""
+    """Split a document into sections by its headings; its first line may be its title."""
     text = _text(path)
     metadata = None
     if front := _FRONT_MATTER.match(text):
         metadata = _front_matter(front[1])
-        if metadata is None:  # text between two rules, of which the second underlines no heading
+        if metadata is None:  # text between two rules; the second must not underline a heading
             text = f"{text[: front.end(1)]}\n{text[front.end(1) :]}"
         else:
             text = text[front.end() :]
@@ -395,7 +395,7 @@ def _markdown(path: Path) -> _Document:
     def end(line: int, level: int) -> None:
         nonlocal began
         if above and level <= above[-1][0] and not "".join(lines[start:line]).strip():
-            # Nothing is below this heading: it stays as text at the end of what is above it.
+            # Nothing follows this heading: it stays as text at the end of the section above.
             last = sections.pop()
             sections.append(replace(last, text="\n".join(lines[began:line])))
         else:
@@ -403,7 +403,7 @@ def _markdown(path: Path) -> _Document:
             sections.append(_Section(place, "\n".join(lines[start:line]), heading))
 
     places = {"top"}
-    above: list[tuple[int, str]] = []  # headings that the present one stands below
+    above: list[tuple[int, str]] = []  # the headings above the current one
     start, place, heading = 0, "top", None
     for level, words, first, last in _headings(text):
         end(first, level)
@@ -413,7 +413,7 @@ def _markdown(path: Path) -> _Document:
         place = next(p for p in itertools.chain([slug], numbered) if p not in places)
         places.add(place)
         start = last
-        if level == 1 and not title:  # the document's name is in every passage already
+        if level == 1 and not title:  # every passage contains the document's title already
             title, heading = words, None
             continue
         above.append((level, words))
@@ -423,7 +423,7 @@ def _markdown(path: Path) -> _Document:
 
 
 def _headings(text: str) -> Iterator[tuple[int, str, int, int]]:
-    """Level, words, first line and the line after the last one of each heading."""
+    """Yield level, words, first line and the line after the last one of each heading."""
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt("commonmark").parse(text)
@@ -435,12 +435,12 @@ def _headings(text: str) -> Iterator[tuple[int, str, int, int]]:
 
 
 def _slug(words: str) -> str:
-    """The heading's anchor, as on GitHub."""
+    """Return the heading's anchor, as on GitHub."""
     return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", words.strip().lower())) or "section"
 
 
 class _FrontMatter(yaml.SafeLoader):
-    """YAML in which dates are texts, as they are written."""
+    """A YAML loader that keeps dates as text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
@@ -449,14 +449,14 @@ class _FrontMatter(yaml.SafeLoader):
 
 
 def _front_matter(text: str) -> dict[str, Any] | None:
-    """The values of a page's front matter; None if it is text between two rules.
+    """Return the values of a page's front matter; None if it is text between two rules.
 
-    Front matter is a YAML mapping of names, and no blank line begins it (Pandoc's rule). Without a
-    title, names of several words make it a text that has a colon in it.
+    Front matter is a YAML mapping of names that does not start with a blank line (Pandoc's rule).
+    Without a title, keys of several words mean that it is text with a colon in it.
 
     Raises:
-        DataError: a list or object in it is not closed; aliases, which can make gigabytes of a few
-            lines; a title that is not text.
+        DataError: a list or object in it is not closed; it has aliases, which can expand a few
+            lines to gigabytes; or the title is not text.
     """
     if not text.partition("\n")[0].strip():
         return None
@@ -472,9 +472,9 @@ def _front_matter(text: str) -> dict[str, Any] | None:
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         return None
     if "title" not in found and any(re.search(r"\s", key) for key in found):
-        return None  # "The lion is fed: at noon." is a mapping, too
+        return None  # "The lion is fed: at noon." is a mapping too
     if is_blank(found.get("title")):
         found.pop("title", None)
-    else:  # 007 and 1.10 are titles as they stand
+    else:  # 007 and 1.10 are titles as written
         found["title"] = text_of(written["title"], "title")
     return found

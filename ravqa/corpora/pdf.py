@@ -12,9 +12,9 @@ from ravqa.core.errors import DataError, import_extra
 
 
 def pages(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbers from 1 and texts of the pages; a page without text (a scan) gives "".
+    """Yield the number (from 1) and text of each page; a page without text (a scan) yields "".
 
-    Lines are joined to paragraphs, words that were divided at a line's end put together.
+    Lines are joined into paragraphs, and words hyphenated at line ends are rejoined.
 
     Raises:
         DataError: the file is broken, or needs a password.
@@ -22,7 +22,7 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
     """
     library: Any = import_extra("pypdf", "pdf", why=f"reading {path.name}")
     errors: Any = import_extra("pypdf.errors", "pdf", why=f"reading {path.name}")
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it remarks on every untidy file
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about every untidy file
     number = 0
     try:
         with path.open("rb") as file:
@@ -37,7 +37,7 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError("encrypted with AES: pip install cryptography to read it") from None
     except RecursionError:
         raise DataError("broken: its parts refer to each other in a circle") from None
-    except Exception as e:  # pypdf lets errors of many kinds through on broken bytes
+    except Exception as e:  # pypdf raises errors of many types on broken bytes
         where = f" after page {number}" if number else ""
         reason = str(e).strip().partition("\n")[0] or type(e).__name__
         raise DataError(f"no PDF file that can be read{where} ({reason})") from None

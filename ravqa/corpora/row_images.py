@@ -1,11 +1,11 @@
-"""The image of a row, in the forms that the hub, pandas and people write.
+"""The image of a row, in the forms that the hub, pandas and people use.
 
     text                a path below the image folder, a data URI, or the image in base64
     bytes               the encoded image
-    {bytes, path}       as `datasets` writes; the path counts where there are no bytes
-    a list of one       of any of these
+    {bytes, path}       as `datasets` writes; the path counts if there are no bytes
+    a list of one       any of these
 
-Web addresses are not fetched. A row that names an image which cannot be had says why.
+Web addresses are not fetched. For a row whose image is unavailable, the result says why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ravqa.corpora.values import is_blank, kind_of, list_of, text_of
 from ravqa.images.decode import ImageFolder, is_image, kept_image
 
 HELD = ("image", "images", "img", "imgs", "image_bytes", "img_bytes", "picture", "photo")
-"""Columns that hold an image, or name it, in any form."""
+"""Columns that hold or name an image, in any form."""
 NAMED = (
     *("img_path", "image_path", "img_file", "image_file", "img_file_name", "image_file_name"),
     *("image_filename", "image_name", "image_url", "img_url", "coco_url"),
@@ -34,20 +34,20 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
 
-_LONGEST_NAME = 4096  # bytes, of a path
+_LONGEST_NAME = 4096  # bytes of a path
 
 
 @dataclass(frozen=True, slots=True)
 class RowImage:
-    """What a row has for an image.
+    """The image of a row, if it has one.
 
     Attributes:
-        path: the image, or where it would be looked for; None if the row has none.
-        name: what the row calls it; of an image inside the row, a hash of its bytes.
-        missing: why it cannot be had, where it is known already; "" otherwise.
+        path: the image, or where it is expected; None if the row has none.
+        name: the row's name for it; for an image inside the row, a hash of its bytes.
+        missing: why it is unavailable, if already known; "" otherwise.
         held: whether the row itself holds the image.
-        source: what an image inside the row was called before, as `datasets` keeps it.
-        empty: the column for images is there and blank.
+        source: the original name of an image inside the row, as `datasets` keeps it.
+        empty: the column for images exists but is blank.
     """
 
     path: Path | None = None
@@ -59,7 +59,7 @@ class RowImage:
 
 
 class _MissingError(DataError):
-    """An image that is named and cannot be had."""
+    """An image is named but unavailable."""
 
 
 def image_of(
@@ -69,20 +69,20 @@ def image_of(
     *,
     by_stem: bool = False,
 ) -> RowImage:
-    """The image of a row; one inside the row is put into the cache folder.
+    """Return the image of a row; an image inside the row is written to the cache folder.
 
-    Of several columns the first whose image is there counts.
+    Of several columns, the first with an existing image counts.
 
     Args:
-        images: where names are looked for.
-        columns: those that hold or name the image; columns of other names count if they hold one
-            as bytes.
+        images: where names are looked up.
+        columns: columns that hold or name the image; other columns count if they hold an image as
+            bytes.
         by_stem: see `ImageFolder.find`.
 
     Raises:
-        DataError: a name that leaves the folder, or that several files could have.
+        DataError: a name leaves the folder, or matches several files.
     """
-    names = {name.lower(): name for name in reversed(list(row))}  # whatever their case
+    names = {name.lower(): name for name in reversed(list(row))}  # in any case
     columns = [names[c] for c in columns if c in names]
     columns += held_columns(row, columns)
     first: RowImage | None = None
@@ -92,7 +92,7 @@ def image_of(
         try:
             found = _read(row[column], column, images, by_stem)
         except _MissingError as e:
-            # The path says it to whoever looks for the image later.
+            # The path shows the reason to whoever looks for the image later.
             found = RowImage(images.root / f"<{str(e)[:100]}>", missing=str(e))
         if found.held or (found.path and not found.missing and is_there(found.path)):
             return found
@@ -101,12 +101,12 @@ def image_of(
 
 
 def held_columns(row: Mapping[str, Any], others: Collection[str] = ()) -> list[str]:
-    """Columns, but those of `others`, that hold an image as bytes, whatever their name."""
+    """Return the columns, except `others`, that hold an image as bytes, whatever their name."""
     return [c for c, value in row.items() if c not in others and _holds(value)]
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path that `image_of` gives leads to a file, or into an archive."""
+    """Return whether a path from `image_of` leads to a file, or into an archive."""
     try:
         return path.exists() or any(p.is_file() for p in path.parents)
     except (OSError, ValueError):
@@ -122,7 +122,7 @@ def _holds(value: Any) -> bool:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a value is blank, no bytes, an empty list, or has neither bytes nor path."""
+    """Return whether a value is blank, empty bytes, an empty list, or lacks both bytes and path."""
     if isinstance(value, list | tuple):
         return all(map(_is_empty, value))
     if isinstance(value, dict):
@@ -181,7 +181,7 @@ def _named(name: str, column: str, images: ImageFolder, by_stem: bool) -> RowIma
             "name of the file"
         )
     path, missing = images.look(name, by_stem=by_stem)
-    if Path(name).is_absolute():  # what it is called does not depend on where the folder is
+    if Path(name).is_absolute():  # its name must not depend on the folder's location
         name = path.relative_to(images.root).as_posix()
     return RowImage(path, name, missing)
 

@@ -1,4 +1,4 @@
-"""Files into plain records, one at a time: JSON, JSON lines, CSV, TSV, Parquet; gzip as well."""
+"""Readers of plain records from files: JSON, JSON lines, CSV, TSV, Parquet, also gzipped."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def suffix_of(path: Path) -> str:
-    """Lower-case suffix of a file, that before .gz if it is compressed."""
+    """Return the lower-case suffix of a file, for a compressed file the one before .gz."""
     name = path.name.lower().removesuffix(".gz")
     dot = name.rfind(".")
     return name[dot:] if dot >= 0 else ""
 
 
 def lines_of(text: str) -> list[str]:
-    r"""A text's lines, which end with \n, \r\n or \r alone.
+    r"""Return a text's lines, which end only at \n, \r\n or \r.
 
-    `str.splitlines` ends them at seven other characters too (U+2028, form feed, ...), as neither
-    files nor Markdown do.
+    `str.splitlines` also splits at seven other characters (U+2028, form feed, ...), unlike files
+    and Markdown.
     """
     return _LINE_END.split(text)
 
@@ -45,15 +45,15 @@ def lines_of(text: str) -> list[str]:
 def read_rows(
     path: Path, columns: Sequence[str] | None = None, quotes: bool | None = None
 ) -> Iterator[tuple[str, Row]]:
-    """Places ("FILE, line 3") and records of a file, by its suffix.
+    """Yield locations ("FILE, line 3") and records of a file, read according to its suffix.
 
     Args:
-        columns: only these, where the form allows to leave the others unread (Parquet).
-        quotes: of a TSV file, see `read_table`.
+        columns: read only these, if the format allows it (Parquet).
+        quotes: for TSV files, see `read_table`.
 
     Raises:
         DataError: an unknown suffix, a missing file, a broken line (file and line are named).
-        MissingExtraError: Parquet without its package.
+        MissingExtraError: the package for Parquet is not installed.
     """
     suffix = suffix_of(path)
     if suffix in JSON_LINES:
@@ -70,7 +70,7 @@ def read_rows(
 
 
 def read_json(path: Path) -> Any:
-    """A whole JSON file.
+    """Read a whole JSON file.
 
     Raises:
         DataError: missing, unreadable, or not JSON (the line is named).
@@ -91,10 +91,10 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file in UTF-8, with or without a byte order mark, unpacked if it ends in .gz.
+    """Open a UTF-8 text file, with or without a byte order mark; decompress it if it ends in .gz.
 
     Raises:
-        DataError: missing or unreadable, now or while it is read.
+        DataError: missing or unreadable, on opening or while reading.
     """
     try:
         if path.name.lower().endswith(".gz"):
@@ -110,7 +110,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    """Line numbers and objects of a JSON-lines file; blank lines are passed over.
+    """Yield line numbers and objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
         DataError: missing, unreadable, or a line that is not a JSON object (the line is named).
@@ -133,16 +133,16 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def read_table(path: Path, quotes: bool | None = None) -> Iterator[tuple[int, Row]]:
-    """Line numbers and rows of a CSV file with a header (of a TSV file, by its suffix).
+    """Yield line numbers and rows of a CSV or TSV file (by suffix) with a header.
 
     Args:
-        quotes: whether quotes around a field of a TSV file belong to the file's form, as pandas
-            writes them, or to the text, as in ColBERT's and MS MARCO's files; None for the only
-            way in which the file can be read. CSV files always have them in their form.
+        quotes: whether quotes around a field of a TSV file are syntax, as pandas writes them, or
+            part of the text, as in ColBERT's and MS MARCO's files; None for the only way in which
+            the file can be read. In CSV files they are always syntax.
 
     Raises:
-        DataError: missing, unreadable, a row with another number of fields than the header, a
-            column twice; a TSV file that can be read in both ways, with different texts.
+        DataError: missing or unreadable; a row whose number of fields differs from the header's; a
+            duplicate column; a TSV file that can be read in both ways, with different texts.
     """
     csv.field_size_limit(2**31 - 1)  # passages can be longer than csv's 128 KiB
     if suffix_of(path) == ".tsv":
@@ -170,7 +170,7 @@ def read_table(path: Path, quotes: bool | None = None) -> Iterator[tuple[int, Ro
                     )
                 yield line, dict(zip(header, fields, strict=True))
         except csv.Error as e:
-            # line_num is where the last whole row ended.
+            # line_num is where the last complete row ended.
             raise DataError(f"{path}, line {line + 1}: {e}") from None
 
 
@@ -187,17 +187,17 @@ def _unquoted(lines: Iterable[str]) -> Any:
 
 
 def _has_quotes(path: Path) -> bool:
-    """Whether quotes around fields belong to a TSV file's form.
+    """Return whether quotes around fields are part of a TSV file's syntax.
 
     Raises:
-        DataError: they may as well belong to the text.
+        DataError: they could equally be part of the text.
     """
     with open_text(path) as lines:
         first = next((n for n, line in enumerate(lines, 1) if _QUOTE.search(line)), None)
     if first is None:
         return False
     if not _is_regular(path, _quoted):
-        return not _is_regular(path, _unquoted)  # if neither is, an error says where
+        return not _is_regular(path, _unquoted)  # if neither is, reading reports the line
     if not _is_regular(path, _unquoted) or _is_written_by_csv(path):
         return True
     raise DataError(
@@ -209,7 +209,7 @@ def _has_quotes(path: Path) -> bool:
 
 
 def _is_regular(path: Path, form: Callable[[Iterable[str]], Any]) -> bool:
-    """Whether every row has as many fields as the header, and no name there has a quote."""
+    """Return whether every row has as many fields as the header, and no column name has a quote."""
     with open_text(path) as lines:
         reader = form(lines)
         try:
@@ -222,19 +222,19 @@ def _is_regular(path: Path, form: Callable[[Iterable[str]], Any]) -> bool:
 
 
 def _is_written_by_csv(path: Path) -> bool:
-    """Whether a quoted field has doubled quotes in it, as csv and pandas write them."""
+    """Return whether a quoted field contains doubled quotes, as csv and pandas write them."""
     with open_text(path) as lines:
         return any(_DOUBLED.search(line) for line in lines)
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, Row]]:
-    """Numbers (from 1) and rows of a Parquet file, a few in memory at a time.
+    """Yield numbers (from 1) and rows of a Parquet file, with few in memory at a time.
 
     Args:
-        columns: only those of these that the file has.
+        columns: read only these columns, as far as they exist.
 
     Raises:
-        DataError: missing, or no Parquet file.
+        DataError: missing, or not a Parquet file.
         MissingExtraError: pyarrow is not installed.
     """
     number = 0
@@ -248,7 +248,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[t
 
 
 def parquet_rows(path: Path) -> int:
-    """How many rows a Parquet file has.
+    """Return the number of rows in a Parquet file.
 
     Raises:
         DataError: as `read_parquet`.
@@ -258,7 +258,7 @@ def parquet_rows(path: Path) -> int:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Names of a Parquet file's columns.
+    """Return the names of a Parquet file's columns.
 
     Raises:
         DataError: as `read_parquet`.
@@ -284,7 +284,7 @@ _HALF = 'text that is cut inside a character (a lone "\\ud83d" or the like)'
 
 
 def _has_half_character(text: str, value: Any) -> bool:
-    # JSON can hold one half of a surrogate pair; such a string can be neither hashed nor written.
+    # JSON can hold a lone surrogate; such a string can be neither hashed nor written.
     if "\\ud" not in text and "\\uD" not in text:
         return False
     try:

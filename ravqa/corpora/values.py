@@ -1,13 +1,13 @@
-"""Values of a record as texts and ids, by the same rules for every file format.
+"""Conversion of a record's values to texts and ids, by the same rules for every file format.
 
     null, NaN, NaT, NA, blank text    blank: no value
-    text                              as it stands
+    text                              unchanged
     whole number                      its digits: 1998 is "1998"
     number with a fraction            as Python writes it: 3.5 is "3.5"
-    anything else                     refused: it is never turned into words
+    anything else                     rejected: it is never turned into text
 
-A number such as 1998.0 is refused too. pandas writes whole numbers so where a column has gaps, and
-then "1998" is meant; in a column of measurements "1998.0" is. Nothing in the file tells which.
+A number such as 1998.0 is rejected too. pandas writes whole numbers this way if a column has gaps,
+and then "1998" is meant; in a column of measurements "1998.0" is. Nothing in the file tells which.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _HINT = (
     "write it as text or as a whole number (pandas makes floats of whole numbers in a column with "
     'gaps: astype("Int64") before writing keeps them)'
 )
-# The text of a list or object, as Python, JSON and NumPy print it: all of a value in brackets, or,
-# among other texts, brackets with a quoted text or further brackets in them.
+# The text of a list or object, as Python, JSON and NumPy print it: a whole value in brackets, or,
+# among other texts, brackets that contain a quoted text or further brackets.
 _BRACKETS = re.compile(r"\s*(?:\[.*\]|\{.*\})\s*", re.DOTALL)
 _PRINTED = re.compile(
     r"""\s*(?:array\(.*\)|[\[{]\s*['"\[{].*[\]}]|\(\s*['"].*['"]\s*,?\s*\))\s*""", re.DOTALL
@@ -35,7 +35,7 @@ _PRINTED = re.compile(
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value is missing: None, NaN, NaT, NA, or nothing but white space."""
+    """Return whether a value is missing: None, NaN, NaT, NA, or only whitespace."""
     if value is None:
         return True
     if isinstance(value, str):
@@ -50,13 +50,13 @@ def is_blank(value: Any) -> bool:
 
 
 def text_of(value: Any, column: str) -> str | None:
-    """A value as text; None if it is blank.
+    """Return a value as text; None if it is blank.
 
     Args:
-        column: where it stands, for the message.
+        column: the value's column, for the message.
 
     Raises:
-        DataError: it is neither text nor a number that can only be written in one way.
+        DataError: it is neither text nor a number with only one way to write it.
     """
     value = _plain(value)
     if is_blank(value):
@@ -71,7 +71,7 @@ def text_of(value: Any, column: str) -> str | None:
 
 
 def id_of(value: Any, column: str) -> int | str | None:
-    """A value as an id, whole numbers as they are; None if it is blank.
+    """Return a value as an id, whole numbers unchanged; None if it is blank.
 
     Raises:
         DataError: it is neither text nor a whole number.
@@ -85,10 +85,10 @@ def id_of(value: Any, column: str) -> int | str | None:
 
 
 def list_of(value: Any, column: str) -> list[Any] | dict[Any, Any]:
-    """A value as a list, or the object that it is; the text of a JSON list or object is that.
+    """Return a value as a list or object; the text of a JSON list or object is parsed.
 
     Raises:
-        DataError: the text of a list that is not JSON.
+        DataError: it is the text of a list, but not JSON.
     """
     value = _plain(value)
     if isinstance(value, str) and _BRACKETS.fullmatch(value):
@@ -100,22 +100,23 @@ def list_of(value: Any, column: str) -> list[Any] | dict[Any, Any]:
 
 
 def cell_items(value: Any) -> Any:
-    """A table's `one|two` as a list; other values, and the text of a JSON list, as they are."""
+    """Split a table's `one|two` into a list; return other values and JSON lists unchanged."""
     bars = isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
     return value.split("|") if bars else value
 
 
 def texts_of(value: Any, column: str, field: str | None = None) -> tuple[str, ...]:
-    """A value as a list of texts, without the blank ones.
+    """Return a value as a list of texts, without blank ones.
 
-    A single text is a list of one, and the text of a JSON list is that list.
+    A single text becomes a list of one, and the text of a JSON list is parsed.
 
     Args:
-        field: what is taken of objects, such as "answer" of {"answer", "answer_id"}; None to
-            refuse them. An object of lists, as `datasets` makes of a list of objects, is as good.
+        field: the field to take from objects, such as "answer" from {"answer", "answer_id"}; None
+            to reject objects. An object of lists, as `datasets` stores a list of objects, also
+            works.
 
     Raises:
-        DataError: something in it is not text (see `text_of`), or an object without `field`; a
+        DataError: something in it is not text (see `text_of`), or is an object without `field`; a
             text is a list or object as Python or NumPy prints it.
     """
     value = list_of(value, column)
@@ -136,7 +137,7 @@ def texts_of(value: Any, column: str, field: str | None = None) -> tuple[str, ..
 
 
 def text(row: Mapping[str, Any], *columns: str) -> str | None:
-    """The first of these columns that is not blank, as text.
+    """Return the first of these columns that is not blank, as text.
 
     Raises:
         DataError: as `text_of`.
@@ -145,7 +146,7 @@ def text(row: Mapping[str, Any], *columns: str) -> str | None:
 
 
 def identity(row: Mapping[str, Any], *columns: str) -> int | str | None:
-    """The first of these columns that is not blank, as an id.
+    """Return the first of these columns that is not blank, as an id.
 
     Raises:
         DataError: as `id_of`.
@@ -154,7 +155,7 @@ def identity(row: Mapping[str, Any], *columns: str) -> int | str | None:
 
 
 def texts(row: Mapping[str, Any], column: str, field: str | None = None) -> tuple[str, ...]:
-    """A column as a list of texts, without the blank ones.
+    """Return a column as a list of texts, without blank ones.
 
     Raises:
         DataError: as `texts_of`.
@@ -163,7 +164,7 @@ def texts(row: Mapping[str, Any], column: str, field: str | None = None) -> tupl
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words, for messages."""
+    """Describe a value's type in words, for messages."""
     if isinstance(value, bool):
         return f"the truth value {str(value).lower()}"
     if isinstance(value, dict):
@@ -178,7 +179,7 @@ def kind_of(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's scalars and arrays, and tuples, as Python's own values."""
+    """Convert NumPy scalars and arrays, and tuples, to plain Python values."""
     if not isinstance(value, str) and hasattr(value, "tolist"):
         value = value.tolist()
     return list(value) if isinstance(value, tuple) else value
