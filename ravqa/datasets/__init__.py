@@ -1,4 +1,4 @@
-"""Datasets: questions with images and reference answers, read into records.
+"""Datasets: questions with images and reference answers, loaded as records.
 
 Each dataset is a function `load(request) -> Dataset`, registered by name in `DATASETS`.
 """
@@ -43,19 +43,19 @@ def load_dataset(
     on_error: OnError = "fail",
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Read the questions of a dataset.
+    """Load the questions of a dataset.
 
     Args:
         name: a registered dataset, such as "okvqa" (`ravqa ls datasets`).
         data: folder with the official files, a file, or "hf:OWNER/NAME"; None for the bundled
             sample.
         split: name of the split; None for the dataset's default.
-        limit: only the first so many questions.
+        limit: load only the first `limit` questions.
         on_error: "fail", or "skip" to leave out broken questions.
         options: the dataset's own options.
 
     Raises:
-        UserError: no such dataset, split or option.
+        UserError: the dataset, split or option does not exist.
         DataError: files are missing or broken.
     """
     from ravqa.datasets import base

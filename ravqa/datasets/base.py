@@ -1,4 +1,4 @@
-"""What every dataset loader takes and gives, and how it reports broken records."""
+"""Interface of dataset loaders: requests, datasets, and reports of broken records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LISTED = 10  # missing images that an error message lists
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A record that cannot be used: where it stands and why."""
+    """A record that cannot be used: its location and the reason."""
 
     where: str
     reason: str
@@ -34,7 +34,7 @@ class Problem:
 
 
 class Problems:
-    """Collects broken records, or stops at the first one; images are counted before it stops."""
+    """A collector of broken records, which raises or skips; bad images are counted first."""
 
     def __init__(self, on_error: OnError = "fail"):
         self.on_error = on_error
@@ -42,10 +42,10 @@ class Problems:
         self._images: list[Problem] = []
 
     def report(self, where: str, reason: str, question_id: int | str | None = None) -> None:
-        """Note a broken record.
+        """Report a broken record.
 
         Raises:
-            DataError: unless broken records are to be skipped.
+            DataError: unless broken records are skipped.
         """
         problem = Problem(where, reason, question_id)
         if self.on_error == "fail":
@@ -53,14 +53,14 @@ class Problems:
         self.found.append(problem)
 
     def image(self, where: str, reason: str, question_id: int | str | None = None) -> None:
-        """Note a question whose image is missing or broken; `count_images` decides."""
+        """Record a question whose image is missing or broken; `count_images` decides."""
         self._images.append(Problem(where, reason, question_id))
 
     def count_images(self) -> None:
-        """After the last question: report all images that were noted.
+        """Report all recorded images, after the last question.
 
         Raises:
-            DataError: there are some, and broken records are not skipped.
+            DataError: there are any, and broken records are not skipped.
         """
         missing, self._images = self._images, []
         if missing and self.on_error == "fail":
@@ -76,15 +76,15 @@ class Problems:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRequest:
-    """What a loader is asked for.
+    """A request to a dataset loader.
 
     Attributes:
-        data: folder with the published files, a file, or "hf:NAME" for a dataset of the hub; None
+        data: folder with the published files, a file, or "hf:NAME" for a dataset on the hub; None
             for the bundled sample.
         split: name of the split; None for the loader's default.
-        limit: only the first so many questions.
-        need_images: check that every image is there and can be decoded.
-        find_images: look for images at all; if not, a loader may leave them out.
+        limit: load only the first `limit` questions.
+        need_images: check that every image exists and can be decoded.
+        find_images: look for images at all; if False, a loader may leave them out.
         options: the loader's own options, checked against its `Options`.
     """
 
@@ -101,7 +101,7 @@ class ImageOptions(Strict):
     """Options of every dataset with images.
 
     Attributes:
-        images: folder that images are looked for in; None for the data folder.
+        images: folder that holds the images; None for the data folder.
     """
 
     images: Path | None = None
@@ -111,11 +111,11 @@ O = TypeVar("O", bound=ImageOptions)  # noqa: E741
 
 
 def options_of(model: type[O], request: DatasetRequest) -> O:
-    """The request's options, validated.
+    """Return the request's validated options.
 
     Raises:
-        UserError: an unknown option (near ones are listed) or a value that does not fit; an image
-            folder that is not there.
+        UserError: an unknown option (similar ones are listed), an invalid value, or an image folder
+            that does not exist.
     """
     options = validate(model, request.options, "--dataset-option")
     if options.images is not None and not options.images.is_dir():
@@ -124,13 +124,13 @@ def options_of(model: type[O], request: DatasetRequest) -> O:
 
 
 def parse_options(texts: Sequence[str], option: str = "--dataset-option") -> dict[str, Any]:
-    """ "KEY=VALUE" strings as a mapping; values are read as YAML.
+    """Parse "KEY=VALUE" strings into a mapping; values are read as YAML.
 
     Args:
-        option: of the command line, for messages.
+        option: the command-line option, for messages.
 
     Raises:
-        UserError: no "=", an empty key, a key given twice, a value that is not YAML.
+        UserError: no "=", an empty key, a key given twice, or a value that is not YAML.
     """
     options: dict[str, Any] = {}
     for text in texts:
@@ -141,7 +141,7 @@ def parse_options(texts: Sequence[str], option: str = "--dataset-option") -> dic
             raise UserError(f"{option}: {key!r} is given twice")
         try:
             options[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is no date
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is not a date
             raise UserError(f"{option} {text!r}: the value is not YAML") from None
     return options
 
@@ -152,7 +152,7 @@ _RETRIEVAL: tuple[str, ...] = get_args(RetrievalName)
 
 @dataclass(frozen=True, slots=True)
 class RetrievalMetric:
-    """A retrieval metric of `ravqa.metrics` and the K that a benchmark is reported at."""
+    """A retrieval metric of `ravqa.metrics` and the K at which a benchmark reports it."""
 
     name: RetrievalName
     k: int
@@ -164,21 +164,21 @@ class Dataset:
 
     Attributes:
         name: registered name.
-        label: what results call it; a sample says that it is one.
-        questions: in order; many of them are kept on disk (`ravqa.corpora.disk`).
-        sample: True for the bundled sample: its scores are no benchmark's.
+        label: its name in results; a sample's label says so.
+        questions: in order; large sets are stored on disk (`ravqa.corpora.disk`).
+        sample: True for the bundled sample, whose scores are not benchmark results.
         metric: name of a registered answer metric (`ravqa ls metrics`); None without answers.
-        retrieval_metrics: how the benchmark reports retrieval, the one of its tables first.
+        retrieval_metrics: how the benchmark reports retrieval, the metric of its tables first.
         corpus: passages that come with the dataset, if any.
         info: facts for the results: version of the files, answer field, setting, ...
         notes: remarks for the user, printed once.
         question_types: names of `Question.question_type` codes.
         metric_options: options of the metric, checked against its `Config`.
-        submission: name of the metric in whose form predictions are written, where the dataset has
-            no answers to score with.
+        submission: name of the metric whose format predictions are written in, if the dataset has
+            no reference answers.
 
     Raises:
-        UserError: no such metric (near names are listed), or it has no such option.
+        UserError: no such metric (similar names are listed), or it has no such option.
     """
 
     name: str
@@ -216,7 +216,7 @@ class Dataset:
         """The metric with its options.
 
         Raises:
-            UserError: the dataset has no answers to score with.
+            UserError: the dataset has no reference answers.
         """
         if self.metric is None:
             raise UserError(f"the split {self.split} has no answers to score with")
@@ -226,31 +226,31 @@ class Dataset:
 
     @property
     def submission_form(self) -> AnswerMetric:
-        """The metric in whose form predictions are written."""
+        """The metric whose format predictions are written in."""
         metric: AnswerMetric = METRICS.get(self.metric or self.submission or "vqa_accuracy")()
         return metric
 
 
 class Loader(Protocol):
-    """Reads a dataset: what a dataset's registered function is."""
+    """A function that reads a dataset, as registered in `DATASETS`."""
 
     def __call__(self, request: DatasetRequest, /) -> Dataset:
-        """Return the questions that are asked for.
+        """Return the requested questions.
 
         A record that cannot be used is reported to `request.problems`, which stops or skips.
 
         Raises:
             UserError: a file or option that the request names does not exist.
-            DataError: a broken record, unless these are to be skipped.
+            DataError: a broken record, unless these are skipped.
         """
         ...
 
 
 def load_dataset(name: str, request: DatasetRequest) -> Dataset:
-    """Load the dataset that is registered as `name`.
+    """Load the dataset registered as `name`.
 
     Raises:
-        UserError: no dataset has this name, or see `Loader`.
+        UserError: no dataset has this name; see also `Loader`.
         DataError: see `Loader`.
     """
     found = DATASETS.get(name)(request)
@@ -269,16 +269,16 @@ def pick_split(
     present: Sequence[str],
     where: Path,
 ) -> tuple[str, list[str]]:
-    """The split to use and remarks about the choice.
+    """Return the split to use, and remarks about the choice.
 
-    With no split asked for, the default is taken if its files are there, else the only one that is.
+    If none is requested, use the default if its files exist, else the only split whose files exist.
 
     Args:
-        aliases: accepted names to official ones, the official ones included.
+        aliases: accepted names to official ones, including the official ones.
         present: official names whose files are in `where`.
 
     Raises:
-        UserError: no such split, or its files are not there.
+        UserError: no such split, or its files do not exist.
     """
     found = ", ".join(present)
     if wanted is None:

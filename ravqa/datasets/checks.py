@@ -1,4 +1,4 @@
-"""From a stream of questions to a dataset's questions: the limit, the images, the fingerprint."""
+"""Checks on a stream of questions: limit, images, and fingerprint."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CHUNK = 512  # questions whose images are checked together
 def gather(
     questions: Iterable[Question], request: DatasetRequest, source: object
 ) -> tuple[Sequence[Question], str]:
-    """The usable questions, and a fingerprint of all that their scores are made of.
+    """Return the usable questions, and a fingerprint of everything that affects their scores.
 
-    Images are checked before anything else is done with the questions; what is missing or broken is
+    Images are checked before the questions are used in any other way; missing and broken ones are
     counted and listed.
 
     Args:
-        questions: in order, read as they are needed.
+        questions: in order, read as needed.
         source: where they come from, for messages.
 
     Raises:
-        DataError: an image is missing or broken, unless broken records are skipped; there is no
+        DataError: an image is missing or broken, unless broken records are skipped; or there is no
             usable question.
     """
     digest = hashlib.sha256()
@@ -51,7 +51,7 @@ def gather(
 
 
 def check_images(questions: Iterable[Question], request: DatasetRequest) -> list[Question]:
-    """The questions whose image is there and decodes; the others are reported as problems.
+    """Return the questions whose image exists and decodes; report the others as problems.
 
     Raises:
         DataError: a broken image, unless broken records are skipped.
@@ -60,9 +60,9 @@ def check_images(questions: Iterable[Question], request: DatasetRequest) -> list
 
 
 def _checked(questions: Iterable[Question], request: DatasetRequest) -> Iterator[Question]:
-    """Every image is opened once, however many questions ask about it."""
+    """Yield the questions whose image decodes, opening each image only once."""
     stream = iter(questions)
-    # Hashes of paths: a million of them are smaller than the paths.
+    # Hashes of paths: for a million images they take less memory than the paths.
     seen: set[int] = set()
     broken: dict[Path, str] = {}
     while chunk := list(itertools.islice(stream, _CHUNK)):
@@ -82,7 +82,7 @@ def _checked(questions: Iterable[Question], request: DatasetRequest) -> Iterator
 
 
 def _content(q: Question) -> list[object]:
-    """What a question's answers and scores depend on, the image's bytes apart."""
+    """Return what a question's answers and scores depend on, except the image's bytes."""
     return [
         q.question_id,
         q.question,

@@ -1,7 +1,7 @@
-"""Fetches what a data folder lacks of a dataset's official files.
+"""Download of the official dataset files that a data folder lacks.
 
-Whole files only, kept once they are there: an interrupted download goes on where it was. Nothing
-gets its final name before it is complete and looks like what was asked for.
+Only whole files are stored, and existing ones are kept: an interrupted download resumes with the
+next missing file. No file gets its final name until it is complete and looks like the expected one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ravqa.datasets import evqa, infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems, pick_split
 
 Progress = Callable[[str, int, int], object]
-"""Takes what is done, how much of it is finished, and how much there is."""
+"""A callback: takes the name of the work, the amount done, and the total."""
 
 _THREADS = 8
 _MAX_JSON = 1 << 30  # unpacked; the largest official file has a few dozen MB
@@ -39,7 +39,7 @@ _CSV = ("CSV file of questions", b"question")
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where files are: the official address, or a mirror's from the environment."""
+    """The location of files: the official address, or a mirror's from the environment."""
 
     variable: str
     official: str
@@ -75,17 +75,17 @@ def download(
     limit: int | None,
     console_progress: Progress | None,
 ) -> None:
-    """Fetch the official files of a split that `folder` lacks; those that are there are kept.
+    """Download the official files of a split that `folder` lacks; existing files are kept.
 
     Args:
         dataset: registered name.
-        split: as for the loader; None for the split that the loader would take.
-        limit: only the images of the first so many questions.
-        console_progress: called from this thread only.
+        split: as for the loader; None for the split that the loader would choose.
+        limit: download only the images of the first `limit` questions.
+        console_progress: called only from this thread.
 
     Raises:
         UserError: no download source for this dataset, no such split, an address that is refused
-            or does not answer, something else than the file, a folder that cannot be written.
+            or does not answer, content other than the file, or a folder that cannot be written.
         DataError: the question file names no usable question.
     """
     fetch_split = _DATASETS.get(dataset)
@@ -99,7 +99,7 @@ def download(
 
 
 def remarks(dataset: str, folder: Path) -> list[str]:
-    """What the user should know before `download` begins."""
+    """Return what the user should know before `download` starts."""
     images = folder / "images"
     if dataset == "infoseek" and not images.is_dir():
         return [
@@ -118,14 +118,14 @@ def remarks(dataset: str, folder: Path) -> list[str]:
 
 def _okvqa(folder: Path, split: str | None, limit: int | None, progress: Progress) -> None:
     present = [s for s in okvqa.SPLITS if (folder / okvqa.question_file(s)).is_file()]
-    # A split that is asked for need not be there yet.
+    # A requested split need not exist yet.
     there = present if split is None else okvqa.SPLITS
     split, _ = pick_split(split, okvqa.SPLITS[0], okvqa.ALIASES, there, folder)
     fetcher = _Downloads()
     for name in (okvqa.question_file(split), okvqa.annotation_file(split)):
         fetcher.file(_OKVQA, f"{name}.zip", folder / name, progress)
 
-    # The loader itself says which questions come first; which are broken is its to report later.
+    # The loader decides which questions come first; it reports broken ones later.
     request = DatasetRequest(folder, split, limit, Problems("skip"), need_images=False)
     ids = dict.fromkeys(q.image_id for q in okvqa.load(request).questions)
     names = [okvqa.image_name(split, i) for i in ids if isinstance(i, int)]
@@ -156,7 +156,7 @@ _DATASETS = {"okvqa": _okvqa, "infoseek": _infoseek, "evqa": _evqa}
 
 
 class _Downloads:
-    """Fetches the files that are missing; the first failure stops all."""
+    """A downloader of missing files; the first failure stops all downloads."""
 
     def __init__(self) -> None:
         self._fetcher = Fetcher()
@@ -169,7 +169,7 @@ class _Downloads:
         progress: Progress,
         kind: tuple[str, bytes] = _JSON,
     ) -> None:
-        """Fetch a text file, unpacked if `path` ends in .zip; progress is in megabytes."""
+        """Download a text file, unpacked if `path` ends in .zip; progress is in megabytes."""
         if target.is_file():
             return
 
@@ -190,7 +190,7 @@ class _Downloads:
             _check(out, *kind)
 
     def images(self, source: _Source, names: list[str], folder: Path, progress: Progress) -> None:
-        """Fetch those of the images `names` that are not in `folder`, several at a time."""
+        """Download the images `names` that are not in `folder`, several at a time."""
         missing = [name for name in names if not (folder / name).is_file()]
         if not missing:
             return
@@ -232,14 +232,14 @@ def _explained(url: str, source: _Source, target: Path) -> Iterator[None]:
 
 @contextmanager
 def _written(target: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name at the end; its folder is made if needed."""
+    """Open a file that gets its name at the end; its folder is created if needed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(target) as beside, beside.open("w+b") as out:
         yield out
 
 
 def _unpack(archive: IO[bytes], member: str, out: IO[bytes]) -> None:
-    """Copy one member; its name is compared only, never used as a path."""
+    """Copy one member; its name is only compared, never used as a path."""
     try:
         with zipfile.ZipFile(archive) as packed:
             names = packed.namelist()
@@ -260,7 +260,7 @@ def _unpack(archive: IO[bytes], member: str, out: IO[bytes]) -> None:
 def _check(out: IO[bytes], what: str, magic: bytes) -> None:
     out.seek(0)
     start = out.read(64)
-    # White space may stand before JSON, but not before an image.
+    # Whitespace may precede JSON, but not an image.
     if not (start.lstrip() if magic.isascii() else start).startswith(magic):
         begins = f"it begins with {start[:16]!r}" if start else "it is empty"
         raise FetchError(f"what came is no {what}: {begins}")

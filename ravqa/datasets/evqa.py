@@ -1,16 +1,17 @@
 """Encyclopedic-VQA (google-research/encyclopedic_vqa) in its official files.
 
-    DIR/{train,val,test}.csv        one textual question a row, with up to five images
-    DIR/...                         images of iNaturalist 2021 and Google Landmarks v2, not shipped
+    DIR/{train,val,test}.csv        one textual question per row, with up to five images
+    DIR/...                         images of iNaturalist 2021 and Google Landmarks v2, not included
 
-Images are named by ids of their own datasets. Landmarks are found by file name (a/b/c/abcdef.jpg).
-iNaturalist's files have other names: its annotations (train.json, val.json) or EchoSight's
-{train,val}_id2name.json, anywhere in DIR's first two levels, say which; files named by id work too.
+Images are named by the ids of their source datasets. Landmarks are found by file name
+(a/b/c/abcdef.jpg). iNaturalist's files have other names: its annotations (train.json, val.json) or
+EchoSight's {train,val}_id2name.json, anywhere in DIR's first two levels, map ids to names; files
+named by id work too.
 
-Answers are kept as the official evaluator takes them: alternatives, in which "&&" separates the
+Answers are kept in the official evaluator's format: alternatives, in which "&&" separates the
 items of a multi_answer question. A two-hop question has two articles. The knowledge base is read as
-a corpus (`--corpus encyclopedic_kb_wiki.zip`, see `ravqa.corpora.kb`): its passages are sections,
-called URL#NUMBER, which is what the evidence of a question names.
+a corpus (`--corpus encyclopedic_kb_wiki.zip`, see `ravqa.corpora.kb`): its passages are sections
+with ids URL#NUMBER, to which the evidence of a question refers.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class Options(ImageOptions):
     """Options of Encyclopedic-VQA.
 
     Attributes:
-        triplets: every image of a question asks for itself, as the dataset counts its triplets;
-            else the question is asked once, about its first image, as most of the literature does.
-        single_hop: only the templated and automatic questions, the column "single-hop" of most
+        triplets: ask the question once per image, as the dataset counts its triplets; else ask it
+            once, about its first image, as most of the literature does.
+        single_hop: load only the templated and automatic questions, the column "single-hop" of most
             tables.
     """
 
@@ -68,7 +69,7 @@ def load(request: DatasetRequest) -> Dataset:
     """Load a split.
 
     Raises:
-        UserError: no such folder or split.
+        UserError: the folder or split does not exist.
         DataError: a broken file, or a broken record unless those are skipped.
     """
     options = options_of(Options, request)
@@ -106,7 +107,7 @@ def _questions(
     problems = request.problems
     for row_number, (line, row) in enumerate(read_table(path)):
         where = f"{path}, line {line}"
-        # The files have no ids; the row's number stays the same whatever is left out.
+        # The files have no ids; the row number stays the same if rows are left out.
         name = f"evqa_{split}_{row_number:07d}"
         absent = [c for c in _COLUMNS if not str(row.get(c) or "").strip()]
         if absent:
@@ -169,10 +170,10 @@ class _Images:
         self._names: Mapping[str, str] | None = None
 
     def look(self, dataset: str, image_id: str) -> tuple[Path, str]:
-        """Where the image is, or should be; see `ImageFolder.look`.
+        """Return where the image is, or should be; see `ImageFolder.look`.
 
         Raises:
-            DataError: its name leaves the folder, or is no known image's; another dataset.
+            DataError: its name leaves the folder or is unknown, or the dataset is unknown.
         """
         if dataset == "landmarks":
             name = "/".join((*image_id[:3], image_id)) + ".jpg"
@@ -185,7 +186,7 @@ class _Images:
         return self._images.look(name, by_stem=True)
 
     def _inaturalist(self) -> dict[str, str]:
-        """File names of the iNaturalist images that the questions need."""
+        """Return the file names of the iNaturalist images that the questions need."""
         files = [
             path
             for root in dict.fromkeys((self._root, self._folder))
@@ -218,7 +219,7 @@ def _id2name(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _annotated(path: Path) -> Iterator[tuple[str, str]]:
-    """Ids and file names of iNaturalist's annotations, of which the largest has 800 MB."""
+    """Yield ids and file names from iNaturalist's annotations (up to 800 MB)."""
     ijson: Any = import_extra("ijson", "datasets", why=f"reading {path.name} as a stream")
     try:
         with path.open("rb") as file:

@@ -4,15 +4,15 @@
     DIR/passages.jsonl        (.csv, .tsv, .parquet; optional), unless --corpus names others
     DIR/...                   images, found below DIR by the names in `image`
 
-Columns of the questions; lists stand as JSON lists, in tables also as `one|two`. Values are read as
-`ravqa.corpora.values` says:
+Columns of the questions; lists are JSON lists, in tables also `one|two`. Values follow the rules of
+`ravqa.corpora.values`:
 
     question_id | id          unique
     question                  may be blank if there is an instruction
     image | img_path          path below the folder, or the image in base64; blank for a text-only
                               question (other names and forms: `ravqa.corpora.row_images`)
-    image_id                  what the image is called; else its path
-    answers | answer          accepted answers; blank in every row if the file is not to be scored
+    image_id                  the image's id; by default its path
+    answers | answer          accepted answers; blank in every row if the file is not scored
     answer_eval               InfoSeek's forms of the answers, for `metric=infoseek`
     instruction, question_type, split
     pos_item_ids              ids of relevant passages
@@ -55,7 +55,7 @@ _KNOWN = {
     *("question", "image_id", "answer_eval", "instruction", "question_type", "split"),
     *("pos_item_ids", "pos_articles"),
 }
-_ALL = "all"  # the split of all questions, whatever their own is called
+_ALL = "all"  # the split of all questions, whatever their own splits
 _PASSAGES = (*JSON_LINES, *TABLES, ".parquet")
 
 
@@ -64,8 +64,8 @@ class Options(ImageOptions):
 
     Attributes:
         metric: name of the answer metric (`ravqa ls metrics`).
-        quotes: whether quotes around a field of a TSV file belong to its form, or to the text;
-            None if it can be read in one way only.
+        quotes: whether quotes around a field of a TSV file are syntax or part of the text; None if
+            the file can be read in only one way.
     """
 
     metric: str = "exact_match"
@@ -73,17 +73,17 @@ class Options(ImageOptions):
 
 
 def load_jsonl(request: DatasetRequest) -> Dataset:
-    """Questions in JSON lines.
+    """Load questions from JSON lines.
 
     Raises:
-        UserError: no such file or folder.
+        UserError: the file or folder does not exist.
         DataError: a broken file, or a broken record unless those are skipped.
     """
     return _load(request, "jsonl", JSON_LINES)
 
 
 def load_csv(request: DatasetRequest) -> Dataset:
-    """Questions in a CSV or TSV file.
+    """Load questions from a CSV or TSV file.
 
     Raises:
         UserError: as `load_jsonl`.
@@ -136,7 +136,7 @@ def _question_file(data: Path, suffixes: Sequence[str]) -> Path:
 
 
 class _Questions:
-    """The file's questions; after they were read, what there is to score them by."""
+    """The questions of a file; after reading, also the metrics that can score them."""
 
     def __init__(
         self, path: Path, images: ImageFolder, options: Options, request: DatasetRequest
@@ -151,7 +151,7 @@ class _Questions:
         self._positives = False
 
     def _any_answers(self) -> bool:
-        """Whether the file has answers; in one that has, every question needs some."""
+        """Return whether the file has answers; if so, every question needs some."""
         for _, row in self._rows():
             with contextlib.suppress(DataError):  # `__iter__` reports the row
                 if self._answers(row):
@@ -169,7 +169,7 @@ class _Questions:
 
     @property
     def retrieval_metrics(self) -> Sequence[RetrievalMetric]:
-        """Recall by ids if the file names relevant passages, and pseudo recall if answers."""
+        """Recall by ids if the file names relevant passages; pseudo recall if it has answers."""
         return (
             *((RetrievalMetric("recall_at_k", 5),) if self._positives else ()),
             *((RetrievalMetric("pseudo_recall_at_k", 5),) if self.answered else ()),
@@ -197,7 +197,7 @@ class _Questions:
             yield question
 
     def _question(self, row: Row, question_id: int | str) -> tuple[Question, str]:
-        """The question, and why its image cannot be had."""
+        """Return the question, and why its image is unavailable."""
         asked, instruction = text(row, "question"), text(row, "instruction")
         if asked is None and instruction is None:
             raise DataError("no 'question'")

@@ -1,13 +1,13 @@
-"""InfoSeek in its official files, as M2KR cuts it, and the bundled sample in the official form.
+"""InfoSeek: its official files, M2KR's subset, and the bundled sample in the official format.
 
     DIR/infoseek_val.jsonl          data_id, image_id, question, answer, answer_eval, data_split
     DIR/infoseek_val_qtype.jsonl    data_id, question_type (String, Time, Numerical)
     DIR/infoseek_val_withkb.jsonl   data_id, entity_id, entity_text                   (optional)
-    DIR/images/{image_id}.jpg       OVEN's images (.JPEG, .jpeg and .png are found too, and those in
-                                    folders and archives below)
+    DIR/images/{image_id}.jpg       OVEN's images (.JPEG, .jpeg and .png are found too, as are those
+                                    in folders and archives below)
 
-The same for train; the test split has no public answers and is not scored. With the option
-`setting=m2kr`, DIR (or `hf:NAME`) is M2KR, and its 4,708 questions are run: another set, whose
+The same applies to train; the test split has no public answers and is not scored. With the option
+`setting=m2kr`, DIR (or `hf:NAME`) is M2KR, and its 4,708 questions are used: a different set, whose
 scores cannot be compared with those on the 73,620 of the official validation split.
 """
 
@@ -55,17 +55,17 @@ class Options(ImageOptions):
     """Options of InfoSeek.
 
     Attributes:
-        setting: the official splits, or M2KR's 4,708 of the validation questions.
+        setting: the official splits, or M2KR's 4,708 validation questions.
     """
 
     setting: Literal["official", "m2kr"] = "official"
 
 
 def load(request: DatasetRequest) -> Dataset:
-    """Load a split; without a data folder, of the bundled sample.
+    """Load a split; without a data folder, one of the bundled sample.
 
     Raises:
-        UserError: no such folder or split.
+        UserError: the folder or split does not exist.
         DataError: a broken file, or a broken record unless those are skipped.
     """
     options = options_of(Options, request)
@@ -120,7 +120,7 @@ def _m2kr(request: DatasetRequest, options: Options) -> Dataset:
 
 
 def _by_id(path: Path, needed: str, *others: str) -> dict[str, tuple[Any, ...]]:
-    """Values of the columns by data_id; equal values are in memory once."""
+    """Return the values of the columns by data_id; equal values are stored once."""
     if not path.is_file():
         return {}
     values: dict[str, tuple[Any, ...]] = {}
@@ -177,7 +177,7 @@ def _question(
     images: ImageFolder,
     request: DatasetRequest,
 ) -> tuple[Question, str]:
-    """The question, and why its image cannot be had."""
+    """Return the question, and why its image is unavailable."""
     image_id, asked = text(record, "image_id"), text(record, "question")
     if image_id is None or asked is None:
         raise DataError(f"no {'question' if image_id else 'image_id'!r}")
@@ -198,7 +198,7 @@ def _question(
     question = Question(
         question_id=data_id,
         question=asked,
-        image=image,  # where a stage that needs it will say it is missing
+        image=image,  # a stage that needs it reports if it is missing
         image_id=image_id,
         answers=m2kr.answers_of(record.get("answer"), answer_eval),
         answer_eval=tuple(answer_eval),

@@ -1,19 +1,19 @@
-"""M2KR, the retrieval benchmark of PreFLMR (arXiv 2402.08327), and its Chinese twin M2KR_CN.
+"""M2KR, the retrieval benchmark of PreFLMR (arXiv 2402.08327), and its Chinese version M2KR_CN.
 
-Ten subsets, each with queries and passages, as the hub holds them
+Ten subsets, each with queries and passages, in the hub's layout
 (BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR):
 
     DIR/{SUBSET}_data/{train,valid,test}-00000-of-00001.parquet
     DIR/{SUBSET}_passages/{train,valid,test}_passages-00000-of-00001.parquet
 
-or `--data hf:OWNER/NAME`. Images are not there: they are looked for by `img_path` below DIR or the
-option `images`; copies that hold their images are read too. Rows without a path get the black image
-that the authors' script gives them, so that a text-only query costs as many vectors as any other; a
-row whose image is named and cannot be had, or is missing among others that are held, is reported. A
-query without a question is its instruction.
+or `--data hf:OWNER/NAME`. Images are not included: they are looked up by `img_path` below DIR or
+the option `images`; copies that hold their images are read too. Rows without a path get the black
+image that the authors' script gives them, so that a text-only query has as many vectors as any
+other; a row that names an unavailable image, or that lacks one where other rows hold theirs, is
+reported. A query without a question consists of its instruction.
 
 Reporting rules: LinWeizheDragon/FLMR, docs/MODEL_ZOO.md and examples/evaluate_all.sh. Recall@K asks
-whether one of `pos_item_ids` is among the first K; pseudo recall whether an answer string is.
+whether one of `pos_item_ids` is among the first K; pseudo recall, whether an answer string is.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ _PSEUDO = (RetrievalMetric("pseudo_recall_at_k", 5), RetrievalMetric("recall_at_
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """What is published about a subset.
+    """The published facts about a subset.
 
     Attributes:
-        splits: those that have queries.
-        retrieval_metrics: how it is reported; the first is that of the paper's table.
+        splits: the splits that have queries.
+        retrieval_metrics: the metrics that are reported; the first is that of the paper's table.
         test: number of test queries.
-        metric: answer metric of its questions; None where there is nothing to answer.
+        metric: answer metric of its questions; None if there is nothing to answer.
     """
 
     splits: Sequence[str]
@@ -86,13 +86,13 @@ SUBSETS = {
     "OKVQA": Subset(_ALL, _PSEUDO, 5046, "vqa_accuracy"),
     "Infoseek": Subset(("train", "test"), _PSEUDO, 4708, "infoseek"),
 }
-"""In the order of the authors' table."""
+"""The subsets, in the order of the authors' table."""
 
 UNREAD = (
     *("pos_item_contents", "related_item_ids", "found"),
     *("class", "attributes", "attribute_scores", "ocr", "rect"),
 )
-"""Query columns that are published and not needed; `pos_item_contents` is the bulk of the rows."""
+"""Published query columns that are not needed; `pos_item_contents` is the bulk of the rows."""
 TEXT_ONLY = ("MSMARCO",)
 """Subsets whose queries have no images."""
 
@@ -110,14 +110,14 @@ def load(request: DatasetRequest) -> Dataset:
     """Load a split of a subset of M2KR, with its passages.
 
     Raises:
-        UserError: no such subset, folder or split.
+        UserError: the subset, folder or split does not exist.
         DataError: a broken file, or a broken record unless those are skipped.
     """
     return _load(request, "m2kr", "M2KR", HUB)
 
 
 def load_cn(request: DatasetRequest) -> Dataset:
-    """The same of M2KR_CN; its answers are not scored, the metrics being English.
+    """Load a split of a subset of M2KR_CN; answers are not scored, since the metrics are English.
 
     Raises:
         UserError: as `load`.
@@ -127,10 +127,10 @@ def load_cn(request: DatasetRequest) -> Dataset:
 
 
 def subset_name(name: str) -> str:
-    """The published name of a subset, whatever its case and hyphens.
+    """Return the published name of a subset, ignoring case and hyphens.
 
     Raises:
-        UserError: there is no such subset.
+        UserError: the subset does not exist.
     """
     names = {known.lower(): known for known in SUBSETS} | {"cc3m": "CC"}
     found = names.get(name.replace("-", "").lower())
@@ -222,7 +222,7 @@ def _questions(
 def _question(
     row: Row, question_id: str, subset: str, split: str, images: ImageFolder
 ) -> tuple[Question, str]:
-    """The question, and why its image cannot be had."""
+    """Return the question, and why its image is unavailable."""
     asked, instruction = text(row, "question"), text(row, "instruction")
     if asked is None and instruction is None:
         raise DataError("neither question nor instruction")
@@ -239,7 +239,7 @@ def _question(
             raise DataError(reason)
     found = row_images.image_of(row, images, ("img_path", *row_images.HELD, *row_images.NAMED))
     missing = found.missing
-    published = "img_path" in row and not found.empty  # so is the black image for rows without one
+    published = "img_path" in row and not found.empty  # as is the black image for rows without one
     if found.path is None and not published and subset not in TEXT_ONLY:
         missing = "no image: it is expected in a column such as img_path, image, images"
     positives = texts(row, "pos_item_ids")
@@ -271,20 +271,20 @@ def _question(
 
 
 def answers_of(answer: Any, answer_eval: list[Any]) -> tuple[str, ...]:
-    """Every accepted string of an InfoSeek question, the annotators' first.
+    """Return every accepted string of an InfoSeek question, the annotators' first.
 
     Raises:
-        DataError: an answer that is no text.
+        DataError: an answer is not text.
     """
     given = texts_of(answer, "answer")
     return tuple(dict.fromkeys(given + tuple(a for a in answer_eval if isinstance(a, str))))
 
 
 def evaluation_forms(value: Any) -> list[Any]:
-    """InfoSeek's evaluation forms as a list: texts, and objects with a range as they are.
+    """Return InfoSeek's evaluation forms as a list: texts, and unchanged objects with a range.
 
     Raises:
-        DataError: something else is among them.
+        DataError: a form is something else.
     """
     found: list[Any] = []
     value = list_of(value, "answer_eval")
@@ -297,7 +297,7 @@ def evaluation_forms(value: Any) -> list[Any]:
 
 
 def _answer_eval(row: Row, question_type: str | None, answers: Sequence[str]) -> list[Any]:
-    """InfoSeek's evaluation forms: M2KR holds a number and its range in columns of their own."""
+    """Return InfoSeek's evaluation forms; M2KR has separate columns for a number and its range."""
     bounds = row.get("wikidata_range")
     if isinstance(bounds, list) and len(bounds) == 2 and question_type in {None, "Numerical"}:
         return [{"wikidata": row.get("wikidata_value"), "range": bounds}]
@@ -334,7 +334,7 @@ def _passage(row: Row, subset: str, images: ImageFolder) -> Passage:
     if image.missing:
         raise DataError(image.missing)
     known = {"passage_id", "passage_content", *row_images.HELD, *row_images.held_columns(row)}
-    # The text has its title in it: it is encoded and searched as it stands.
+    # The text contains its title: it is encoded and searched unchanged.
     return Passage(
         passage_id=passage_id,
         text=content,
@@ -349,7 +349,7 @@ def _passage(row: Row, subset: str, images: ImageFolder) -> Passage:
 
 
 def _article(subset: str, passage_id: str, title: str | None, content: str) -> str | None:
-    """The article of a passage: EVQA's ids are WikiWeb_TITLE_SECTION, other texts have titles."""
+    """Return a passage's article: EVQA's ids are WikiWeb_TITLE_SECTION, other texts have titles."""
     if subset == "EVQA":
         return _SECTION_NUMBER.sub("", passage_id)
     found = _TITLED.match(content)

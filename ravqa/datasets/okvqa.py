@@ -1,12 +1,12 @@
-"""OK-VQA in its published forms, and the bundled sample in the official one.
+"""OK-VQA in its published formats, and the bundled sample in the official one.
 
-Official (okvqa.allenai.org), DIR:
+Official files (okvqa.allenai.org), in DIR:
 
     OpenEnded_mscoco_{train2014,val2014}_questions.json
     mscoco_{train2014,val2014}_annotations.json
     {train2014,val2014}/COCO_{train2014,val2014}_{image_id:012d}.jpg
 
-Hub copies, DIR with their Parquet files or `hf:OWNER/NAME`:
+Hub copies, from DIR with their Parquet files or from `hf:OWNER/NAME`:
 
     lmms-lab/OK-VQA                            val2014, with the images; no raw_answer
     others with image_id, image and answers    answers as texts, or as objects like the official
@@ -14,8 +14,8 @@ Hub copies, DIR with their Parquet files or `hf:OWNER/NAME`:
     BByrneLab/OKVQA_FLMR_preprocessed_data     train, valid, test: RA-VQA's processed questions with
                                                captions, objects, OCR and regions
 
-There is no public test split: val2014 is everybody's. Anything that is chosen should be chosen on
-`dev`, a tenth of train2014's images with all their questions; `train-minus-dev` is the rest.
+There is no public test split: everyone reports on val2014. Settings should be chosen on `dev`, a
+tenth of train2014's images with all their questions; `train-minus-dev` is the rest.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class Options(ImageOptions):
     """Options of OK-VQA.
 
     Attributes:
-        answer_field: "answer" is scored by the official code; in version 1.0 it holds stemmed
-            words, and "raw_answer" what people wrote.
+        answer_field: "answer" is scored by the official code and holds stemmed words in version
+            1.0; "raw_answer" holds what people wrote.
         captions: image captions: JSON lines with image_id and caption, or Oscar's JSON
             {image: [{caption, conf}]}.
         dev_share: share of train2014's images in `dev`.
-        dev_seed: which images those are.
+        dev_seed: seed that selects those images.
     """
 
     answer_field: Literal["answer", "raw_answer"] = "answer"
@@ -93,34 +93,34 @@ class Options(ImageOptions):
 
 
 def question_file(split: str) -> str:
-    """Official name of a split's question file."""
+    """Return the official name of a split's question file."""
     return f"OpenEnded_mscoco_{split}_questions.json"
 
 
 def annotation_file(split: str) -> str:
-    """Official name of a split's annotation file."""
+    """Return the official name of a split's annotation file."""
     return f"mscoco_{split}_annotations.json"
 
 
 def image_name(split: str, image_id: int) -> str:
-    """Official path of an image below the data folder."""
+    """Return the official path of an image below the data folder."""
     return f"{split}/COCO_{split}_{image_id:012d}.jpg"
 
 
 def in_dev(image_id: int | str, *, share: float, seed: int) -> bool:
-    """Whether an image belongs to `dev`: a lot drawn from the seed and the image's id alone.
+    """Return whether an image belongs to `dev`: chosen at random from the seed and its id alone.
 
-    It does not depend on which other images there are, nor on their order.
+    The choice depends neither on the other images nor on their order.
     """
     lot = hashlib.sha256(f"ravqa-dev/{seed}/{image_id}".encode()).digest()[:8]
     return int.from_bytes(lot, "big") < share * 2**64
 
 
 def load(request: DatasetRequest) -> Dataset:
-    """Load a split; without a data folder, of the bundled sample.
+    """Load a split; without a data folder, one of the bundled sample.
 
     Raises:
-        UserError: no such folder or split.
+        UserError: the folder or split does not exist.
         DataError: a broken file, or a broken record unless those are skipped.
     """
     options = options_of(Options, request)
@@ -223,7 +223,7 @@ def _answers(
     for number, record in enumerate(records, 1):
         where = f"{path}, annotation {number}"
         try:
-            # An annotator without an answer is still one of the ten.
+            # An annotator without an answer still counts as one of the ten.
             given = tuple(text_of(a[field], field) or "" for a in record["answers"])
             question_id = record["question_id"]
         except KeyError as e:
@@ -302,10 +302,10 @@ def _questions(
 
 
 def _captioned(path: Path | None, questions: Iterator[Question]) -> Iterator[Question]:
-    """Questions with the caption of their image, where there is one.
+    """Add captions to the questions whose image has one.
 
     Raises:
-        DataError: the file is not in one of the two forms.
+        DataError: the file is in neither of the two formats.
     """
     if path is None:
         return questions
@@ -329,7 +329,7 @@ def _with_captions(
 
 
 def with_caption(question: Question, caption: str) -> Question:
-    """The question with another caption in its description."""
+    """Return the question with another caption in its description."""
     seen = question.description or Description()
     return replace(question, description=replace(seen, caption=caption))
 
@@ -401,17 +401,17 @@ def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
 
 
 def _coco_number(name: str) -> int | None:
-    """The number in the name of one of COCO's images."""
+    """Return the number in the name of a COCO image."""
     stem = Path(name).stem
     number = stem.rpartition("_")[2]
     return int(number) if stem.startswith("COCO_") and number.isdecimal() else None
 
 
 class _Questions:
-    """Questions of a hub copy.
+    """The questions of a hub copy.
 
     Attributes:
-        records: whether answers were objects, of which one field is scored.
+        records: whether answers were objects with one scored field.
     """
 
     def __init__(
@@ -449,13 +449,13 @@ class _Questions:
                 yield question
 
     def _question(self, row: Row, question_id: str | None) -> tuple[Question, str]:
-        """The question, and why its image cannot be had."""
+        """Return the question, and why its image is unavailable."""
         asked, answers = text(row, "question"), self._answers(row)
         if question_id is None or asked is None or not answers:
             raise DataError("no question_id, question or answers")
         image_id = processed.image_id_of(row)
         if isinstance(image_id, str) and image_id.isdecimal():
-            image_id = int(image_id)  # as question ids
+            image_id = int(image_id)  # like question ids
         found = row_images.image_of(row, self._images, by_stem=True)
         image, missing = found.path, found.missing
         if isinstance(image_id, int) and (image is None or missing):
@@ -467,7 +467,7 @@ class _Questions:
             missing = f"no image: it is expected in a column such as {', '.join(_IMAGES)}"
             image = self._images.root / f"<image of question {question_id}>"
         elif image_id is None:
-            # Other names inside rows ("image.jpg") may be those of many images.
+            # Many images may share other names inside rows ("image.jpg").
             number = _coco_number((found.source if found.held else found.name) or "")
             image_id = found.name if number is None else number
         question = Question(

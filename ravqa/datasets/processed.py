@@ -1,7 +1,7 @@
-"""RA-VQA's processed questions, as its hub copies and M2KR hold them: one row per question.
+"""RA-VQA's processed questions, as in its hub copies and M2KR: one row per question.
 
 Columns (LinWeizheDragon/Retrieval-Augmented-Visual-Question-Answering, vqa_data_ops.py; absent ones
-are passed over):
+are ignored):
 
     question_id, question, instruction, answers, gold_answer, pos_item_ids
     img_path                 below the image folder
@@ -25,7 +25,7 @@ from ravqa.corpora.values import identity, is_blank, text_of
 
 
 def image_id_of(row: Row) -> int | str | None:
-    """The image's id: a number where the row has one.
+    """Return the image's id, as a number if the row has one.
 
     Raises:
         DataError: it is neither text nor a whole number.
@@ -34,10 +34,10 @@ def image_id_of(row: Row) -> int | str | None:
 
 
 def description_of(row: Row) -> Description | None:
-    """What was seen in the image; None if the row says nothing.
+    """Return the description of the image; None if the row has none.
 
     Raises:
-        DataError: a caption, objects or regions that are not in the published form.
+        DataError: a caption, objects or regions are not in the published format.
     """
     caption = row.get("img_caption")
     if isinstance(caption, dict):
@@ -63,7 +63,7 @@ def description_of(row: Row) -> Description | None:
 
 
 def _records(value: Any) -> list[dict[str, Any]]:
-    """A list of mappings, also where `datasets` made a mapping of lists of it."""
+    """Return a list of mappings, even if `datasets` turned it into a mapping of lists."""
     if isinstance(value, dict):
         columns = {k: v for k, v in value.items() if isinstance(v, list)}
         rows = zip(*columns.values(), strict=True)

@@ -1,4 +1,4 @@
-"""What was published about M2KR, to stand beside own results: never measured by this project."""
+"""Published M2KR scores, for comparison with your own results; not measured by this project."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PublishedScore:
     Attributes:
         dataset: "m2kr" or "m2kr_cn".
         percent: the score on the subset's test split, 0 to 100.
-        source: where it stands.
+        source: where it was published.
     """
 
     dataset: str
@@ -46,5 +46,5 @@ def _all() -> tuple[PublishedScore, ...]:
 
 
 def published_scores(dataset: str, subset: str | None = None) -> list[PublishedScore]:
-    """The published scores of a benchmark ("m2kr", "m2kr_cn"), of one subset or of all."""
+    """Return the published scores of a benchmark ("m2kr", "m2kr_cn"), for one subset or all."""
     return [s for s in _all() if s.dataset == dataset and subset in {None, s.subset}]
