@@ -1,8 +1,8 @@
 """The contract of readers: language models that complete prompts.
 
-A reader knows nothing of passages or retrieval. What it can do beyond generating text, it says in
-its attributes (`supports_images`, `gives_log_probs`, ...); callers use nothing that is not declared
-here.
+A reader knows nothing of passages or retrieval. Its attributes (`supports_images`,
+`gives_log_probs`, ...) declare what it can do beyond generating text; callers use nothing that is
+not declared here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PART = 64  # prompts given at once to a reader that does not return results as they are made
+_PART = 64  # prompts per call to a reader that does not return results one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a reader reads: the text, and the image for readers that can see."""
+    """Input of a reader: the text, and an image for readers that support images."""
 
     text: str
     image: Path | bytes | None = None
@@ -34,14 +34,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a reader wrote.
+    """A reader's output for one prompt.
 
     Attributes:
-        text: the generation, without the end mark. One without a word may be a draft, but is never
-            an answer.
+        text: the generated text without the end mark. If it has no word, it may be a draft but
+            never an answer.
         log_prob: sum of the log-probabilities (natural log) of the generated tokens, the end mark
             included; None if the reader does not know them.
-        tokens: how many tokens that sum covers.
+        tokens: number of tokens in that sum.
     """
 
     text: str
@@ -50,27 +50,28 @@ class Generation:
 
 
 class Reader(ABC):
-    """A language model that completes prompts; `generate` is all that every reader has.
+    """A language model that completes prompts; only `generate` is required.
 
-    A prompt that fails costs no other: its place in the result holds a `Failure`. Where a server is
-    gone, the failures of the prompts that it did not answer are fatal. An exception means that the
-    call itself is wrong: bad settings, an image that cannot be read, a broken device.
+    A prompt that fails does not affect the others: its place in the result holds a `Failure`. If a
+    server is gone, the failures of unanswered prompts are fatal. An exception means that the call
+    itself is wrong: bad settings, an image that cannot be read, a broken device.
 
     Attributes:
         fingerprint: changes with the weights and with every setting that can change an answer.
-        weights: name of the weights, for people.
-        deterministic: the same prompt gives the same generation; only such generations are cached.
-        context: tokens that prompt and generation may have together; None if unknown.
+        weights: human-readable name of the weights.
+        deterministic: whether the same prompt always gives the same generation; only then are
+            generations cached.
+        context: most tokens that prompt and generation may have together; None if unknown.
         max_new_tokens: longest generation, in tokens.
         ends: tokens that end a generation.
-        workers: how many prompts it has under way at once.
-        supports_images: it looks at the prompts' images.
-        gives_log_probs: its generations have log-probabilities.
-        scores_answers: `score` works.
-        gives_next_token_logprobs: `next_token_logprobs` works, and with it `ends`,
+        workers: number of prompts processed concurrently.
+        supports_images: whether it looks at the prompts' images.
+        gives_log_probs: whether generations have log-probabilities.
+        scores_answers: whether `score` works.
+        gives_next_token_logprobs: whether `next_token_logprobs` works, and with it `ends`,
             `max_new_tokens` and `decode`.
-        counts_tokens: `count_tokens` works.
-        streams: `stream` works.
+        counts_tokens: whether `count_tokens` works.
+        streams: whether `stream` works.
     """
 
     fingerprint: str
@@ -94,9 +95,9 @@ class Reader(ABC):
     def generate_each(
         self, prompts: Sequence[Prompt]
     ) -> Iterator[tuple[int, Generation | Failure]]:
-        """Yield the position of each prompt and its generation, in any order, as they are made.
+        """Yield each prompt's position and generation as it is made, in any order.
 
-        Results are kept as they come: where a process is killed, few are lost.
+        Results are stored as they arrive, so that few are lost if the process is killed.
         """
         for start in range(0, len(prompts), _PART):
             part = prompts[start : start + _PART]
@@ -105,9 +106,9 @@ class Reader(ABC):
             yield from enumerate(found, start)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
-        """Return the log-probability that the generation after each prompt is this answer.
+        """Return the log-probability of each answer as the generation after its prompt.
 
-        Natural log, the end mark after the answer included.
+        Natural log; includes the end mark after the answer.
 
         Raises:
             UserError: the reader does not score answers.
@@ -117,7 +118,7 @@ class Reader(ABC):
     def score_each(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
     ) -> Iterator[tuple[int, float | Failure]]:
-        """Yield the position of each prompt and its answer's `score`, as they are made."""
+        """Yield each prompt's position and its answer's `score` as it is made."""
         for start in range(0, len(prompts), _PART):
             part = slice(start, start + _PART)
             found = self.score(prompts[part], answers[part])
@@ -127,12 +128,12 @@ class Reader(ABC):
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32] | Failure]:
-        """Return log-probabilities of the token after each prompt and the tokens that follow it.
+        """Return log-probabilities of the next token after each prompt and its prefix.
 
         Args:
             prompts: the prompts.
             prefixes: per prompt, the tokens generated so far; empty at the beginning. A call with
-                the prompts of the last one and prefixes one token longer costs one step.
+                the same prompts as the last one and prefixes one token longer costs one step.
 
         Returns:
             Per prompt float32 [vocabulary], natural logs; their exponentials sum to 1.
@@ -146,20 +147,20 @@ class Reader(ABC):
         """Return the text of generated tokens, end marks left out.
 
         Raises:
-            UserError: the reader decodes no tokens.
+            UserError: the reader does not decode tokens.
         """
         raise self._unable("decode tokens")
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
-        """Return the tokens of each prompt as the model is given it, its image included.
+        """Return the number of tokens of each prompt as given to the model, image included.
 
         Raises:
-            UserError: the reader counts no tokens.
+            UserError: the reader does not count tokens.
         """
         raise self._unable("count tokens")
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
-        """Yield the generation in pieces as they are written; joined, they are its text.
+        """Yield the generation piece by piece; joined, the pieces are its text.
 
         Closing the iterator stops the generation.
 
@@ -170,7 +171,7 @@ class Reader(ABC):
         raise self._unable("stream")
 
     def problem(self) -> str:
-        """Return why no prompt can be answered at present, as far as that is known; else blank."""
+        """Return why no prompt can be answered now, if known; else an empty string."""
         return ""
 
     def _unable(self, what: str) -> UserError:

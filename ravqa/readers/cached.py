@@ -1,11 +1,11 @@
-"""A reader whose generations and scores are kept on disk, by content.
+"""A reader whose generations and scores are cached on disk by content.
 
-The key is made of the reader's fingerprint (weights and settings), the prompt's full text, the
-bytes of its image where the reader looks at it, and for scores the answer. Only deterministic
-readers' results are kept. Several processes may share the cache.
+The key consists of the reader's fingerprint (weights and settings), the prompt's full text, the
+bytes of its image if the reader looks at images, and for scores the answer. Only results of
+deterministic readers are kept. Several processes may share the cache.
 
-A generation without a word is not kept, and one that an earlier version kept is asked for again.
-Failures are not kept either.
+Generations without a word and failures are not kept; a generation without a word that an earlier
+version kept is made again.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
-_PENDING = 16  # results that wait to be written, at most
-_PENDING_S = 1.0  # and how long they wait before the next one writes them
-_OVERFLOW = ": set its dtype to float32, if it has one"  # models overflow in half precision
+_PENDING = 16  # most results that wait to be written
+_PENDING_S = 1.0  # longest wait before the next result writes them
+_OVERFLOW = ": set its dtype to float32, if it has one"  # some models overflow in half precision
 
 
 class CachedReader(Reader):
-    """Wraps a reader; what it has generated or scored before, it is not asked again.
+    """Wraps a reader and does not ask it again for what it has generated or scored before.
 
-    Equal prompts of one call are asked once. Results are written as they come: where the process is
-    killed, what was finished is known the next time. All calls of a reader go through here, and
-    what it returns is checked: a reader that breaks its contract is named in one line.
+    Equal prompts of one call are asked once. Results are written as they arrive, so that finished
+    ones survive if the process is killed. All calls of a reader go through here and its results are
+    checked: a one-line error names a reader that breaks its contract.
 
     Attributes:
-        inner: the reader itself.
-        generated, scored: how many generations, and scores of answers, the reader itself made.
-        decoded: how many values were made from it by other means (`recall`).
-        stores: the cache on disk; none if it is not used.
+        inner: the wrapped reader.
+        generated, scored: number of generations, and of answer scores, made by the reader itself.
+        decoded: number of values made from it by other means (`recall`).
+        stores: the caches on disk; empty if unused.
     """
 
     def __init__(self, inner: Reader, *, keep: bool = True):
@@ -77,7 +77,7 @@ class CachedReader(Reader):
         self.stores: Sequence[Store] = (self._store,) if self._store else ()
 
     def keys(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Return a hash of the reader and of all that it is given: the key of a generation.
+        """Return the key of each prompt's generation: a hash of the reader and its whole input.
 
         Raises:
             DataError: an image cannot be read.
@@ -105,7 +105,7 @@ class CachedReader(Reader):
         return self._recall(self.keys(prompts), make, _generation_out, _generation_in)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
-        """Return the log-probability of each answer, end mark included, after its prompt."""
+        """Return the log-probability of each answer after its prompt, end mark included."""
 
         def make(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
             asked, given = [prompts[i] for i in rows], [answers[i] for i in rows]
@@ -121,7 +121,7 @@ class CachedReader(Reader):
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32] | Failure]:
-        """Return the reader's; not kept: keep what was decoded from them, with `recall`."""
+        """Return the reader's own, uncached; cache what is decoded from them with `recall`."""
         found = self.inner.next_token_logprobs(prompts, prefixes)
         self._check("next_token_logprobs", found, len(prompts), _row_problem)
         return found
@@ -131,7 +131,7 @@ class CachedReader(Reader):
         return self.inner.decode(tokens)
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
-        """Return the reader's count of each prompt's tokens."""
+        """Return the reader's token count of each prompt."""
         found = self.inner.count_tokens(prompts)
         self._check(
             "count_tokens", found, len(prompts), lambda n: number_problem(n, "a count of tokens")
@@ -139,7 +139,7 @@ class CachedReader(Reader):
         return found
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
-        """Yield the reader's generation; a known one in one piece. What is streamed is not kept.
+        """Yield the reader's generation, a cached one in one piece; streams are not cached.
 
         Raises:
             UserError: the reader does not stream.
@@ -153,7 +153,7 @@ class CachedReader(Reader):
         return self.inner.stream(prompt)
 
     def problem(self) -> str:
-        """Return why the reader can answer no prompt at present; else blank."""
+        """Return why the reader can answer no prompt now; else an empty string."""
         return self.inner.problem()
 
     def recall(
@@ -163,14 +163,14 @@ class CachedReader(Reader):
         out: Callable[[V], Any],
         back: Callable[[Any], V | None],
     ) -> list[V | Failure]:
-        """Return what is made by other means from this reader, kept under `keys`.
+        """Return values made from this reader by other means, cached under `keys`.
 
         Args:
             keys: hashes of everything that can change the result, this reader's `keys` included.
-            make: yields, for the positions in `keys` that are new, each one's place among those
-                positions and its value, as they are made.
-            out: turns a value into what JSON can hold; None for what is not to be kept.
-            back: the reverse; None for what is to be made again.
+            make: takes the positions in `keys` that are not cached; yields each one's place among
+                those positions and its value, as it is made.
+            out: converts a value to JSON; None for a value that must not be kept.
+            back: the reverse; None for a value that must be made again.
         """
 
         def counted(rows: list[int]) -> Iterator[tuple[int, V | Failure]]:
@@ -190,10 +190,10 @@ class CachedReader(Reader):
         expected: int,
         problem: Callable[[Any], str],
     ) -> Iterator[tuple[int, V | Failure]]:
-        """The results as they are made.
+        """Yield the results as they are made, checked.
 
         Raises:
-            ContractError: one is bad, is missing, or comes twice.
+            ContractError: a result is bad, is missing, or comes twice.
         """
         missing = set(range(expected))
         for place, value in made:
@@ -224,7 +224,7 @@ class CachedReader(Reader):
         return [known[key] for key in keys]
 
     def _known(self, keys: Sequence[str], back: Callable[[Any], V | None]) -> dict[str, V]:
-        """What is on the disk; what is to be made again is taken away from there."""
+        """Return what is on disk; remove from there what must be made again."""
         if self._store is None:
             return {}
         found = {key: back(value) for key, value in self._store.get(keys).items()}
@@ -241,7 +241,7 @@ class CachedReader(Reader):
         out: Callable[[V], Any],
         known: dict[str, V | Failure],
     ) -> None:
-        """Have the results of `rows` made, into `known` and onto the disk."""
+        """Make the results of `rows`; store them in `known` and on disk."""
         pending: dict[str, Any] = {}
         written = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""Prompts as messages of a chat, for models with a chat template."""
+"""Prompts as chat messages, for models with a chat template."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ChatConfig(LocalConfig):
 
     Attributes:
         prompt_form: "chat" puts the prompt into the model's chat template, "plain" completes it;
-            "auto" is chat, if the model has a template.
-        system: the system message of a chat; null for the template's own.
+            "auto" is chat if the model has a template.
+        system: system message of a chat; null for the template's own.
         chat_options: further variables of the chat template, such as {enable_thinking: false}.
-        stop_at_newline: a line break ends the answer.
+        stop_at_newline: whether a line break ends the answer.
     """
 
     prompt_form: Literal["auto", "plain", "chat"] = "auto"
@@ -28,10 +28,10 @@ class ChatConfig(LocalConfig):
     stop_at_newline: bool = False
 
     def template(self, own: str | None, why: str) -> str | None:
-        """The template to use of a model that has `own`; None for the plain form.
+        """Return the template to use for a model whose own is `own`; None for the plain form.
 
         Raises:
-            UserError: there is none, and it is wanted.
+            UserError: the chat form is set, but the model has no template.
         """
         if self.prompt_form == "chat" and not own:
             raise UserError(f"{why}: {self.model} has no chat template: set prompt_form to plain")
@@ -39,7 +39,7 @@ class ChatConfig(LocalConfig):
 
 
 def chat_text(config: ChatConfig, renderer: Any, template: str, content: Any) -> str:
-    """One user message as the model is given it, up to where its answer begins.
+    """Return one user message as given to the model, up to where its answer begins.
 
     Args:
         renderer: the tokenizer or processor.
@@ -62,6 +62,6 @@ def chat_text(config: ChatConfig, renderer: Any, template: str, content: Any) ->
             add_generation_prompt=True,
             **config.chat_options,
         )
-    except Exception as e:  # a template is a program of the checkpoint's
+    except Exception as e:  # a template is a program from the checkpoint
         raise PromptError(f"the chat template of {config.model} fails: {first_line(e)}") from None
     return text

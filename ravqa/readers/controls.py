@@ -1,4 +1,4 @@
-"""Readers without a model: what they score is a floor for real readers.
+"""Readers without a model: their scores are a floor for real readers.
 
 They find question and passages in a prompt by the marks that the templates in `prompts/` write:
 "Question:", and "Passage:", "Knowledge:" or "[1]" before each passage.
@@ -25,7 +25,7 @@ from ravqa.readers.base import Generation, Prompt, Reader
 
 
 class Control(Reader):
-    """Base class: answers by a rule, and can do nothing else."""
+    """Base class of readers that answer by a rule and can do nothing else."""
 
     deterministic = True
     weights = "none (a rule)"
@@ -37,19 +37,19 @@ class Control(Reader):
 
     @abstractmethod
     def _answer(self, text: str) -> str:
-        """The answer to a prompt's text."""
+        """Return the answer to a prompt's text."""
 
     def _unable(self, what: str) -> UserError:
         return UserError(f"the reader {self.name} cannot {what}: it has no model")
 
 
-# An example's answer stands on a line of its own: the question comes behind the last of them.
+# Each example's answer is on its own line; the question comes after the last one.
 _EXAMPLE = re.compile(r"^Answer: +\S.*$", re.MULTILINE)
 _QUESTION = re.compile(
     r"^(?:Question:|\u95ee\u9898\uff1a) *(.*?)(?= Caption:| Objects:| Knowledge:| Answer:|$)",
     re.MULTILINE,
 )
-# A passage may have several lines: it ends where a line begins as the prompts' next part does.
+# A passage may have several lines: it ends at a line that begins the prompt's next part.
 _NEXT = (
     r"Passage:|\[\d+\] |Question:|Answer:|The image:|Seen in the image:|Written in the image:"
     r"|\u95ee\u9898\uff1a|\u56fe\u7247"
@@ -62,7 +62,7 @@ _PASSAGE = re.compile(
 
 
 def _read(text: str) -> tuple[str, list[str]]:
-    """Question and passages of a prompt, its examples left out."""
+    """Return question and passages of a prompt, without its examples."""
     start = max((found.end() for found in _EXAMPLE.finditer(text)), default=0)
     block = text[start:]
     asked = _QUESTION.findall(block)
@@ -76,7 +76,7 @@ class FirstWords(Control):
     name = "first-words"
 
     class Config(Strict):
-        """Options: how many words."""
+        """Options: the number of words."""
 
         words: int = Field(default=3, ge=1)
 
@@ -90,18 +90,17 @@ class FirstWords(Control):
 
 
 class Majority(Control):
-    """Answers every question with the commonest answer of a training split."""
+    """Answers every question with the most common answer of a training split."""
 
     name = "majority"
 
     class Config(Strict):
-        """Options: one of the two.
+        """Options, exactly one of which is set.
 
         Attributes:
             answers: a file with training answers, or "package:MODULE/path": VQA annotations
                 (.json), JSON lines or a CSV file with `answers` or `answer`, or a text file with
-                one answer a line. All annotators' answers count. Of equally common ones the first
-                in the file is taken.
+                one answer a line. All annotators' answers count; ties go to the first in the file.
             answer: the answer itself.
         """
 
@@ -165,13 +164,13 @@ _FUNCTION_WORDS = frozenset(_FUNCTION.split())
 
 
 class BestSpan(Control):
-    """Answers with the words of a passage that stand nearest to the question's words.
+    """Answers with the words of a passage that are nearest to the question's words.
 
-    A span is a run of neighbouring words, punctuation ending it, that are neither function words
-    nor words of the question; of a longer run, its first `words`. Its score is the sum over the
-    question's words that occur in the passage of 1 / (1 + words between the span and the nearest
-    occurrence). Of equal spans the first wins. It is a relative of the sliding window of MCTest
-    (Richardson et al. 2013), with distances in place of a window. "unknown" without passages.
+    A span is a run of adjacent words, ended by punctuation, that are neither function words nor
+    words of the question; a longer run is cut to its first `words`. Its score is the sum, over the
+    question's words that occur in the passage, of 1 / (1 + words between the span and the nearest
+    occurrence). Ties go to the first span. This is a variant of MCTest's sliding window (Richardson
+    et al. 2013), with distances in place of a window. The answer is "unknown" without passages.
     """
 
     name = "best-span"
@@ -208,7 +207,7 @@ class BestSpan(Control):
 def _runs(
     passage: str, words: Sequence[re.Match[str]], asked: set[str], longest: int
 ) -> Iterator[tuple[int, int]]:
-    """Beginning and end (behind the last) of runs of words that may be an answer."""
+    """Yield start and end (exclusive) of each run of words that may be an answer."""
     start: int | None = None
     for position, word in enumerate(words):
         good = word[0].lower() not in asked | _FUNCTION_WORDS

@@ -1,6 +1,6 @@
-"""What is special to families of multimodal models, as data; nothing of it stands in a reader.
+"""Peculiarities of multimodal model families, as data; readers have no code for them.
 
-A family that is not here needs nothing: its processor takes text with one image token, and its
+A family that is not listed needs no entry: its processor takes text with one image token, and its
 model's own `generate` and `forward` do the rest.
 """
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family.
+    """Peculiarities of one family.
 
     Attributes:
-        image: what stands before a plain prompt for its image; {token} is the image token. Empty
-            where the processor puts it there itself.
-        ending: what the processor writes behind a prompt about an image.
-        language_model: attribute of the language model that the model's `generate` hands over to,
-            where it has none of its own.
+        image: what precedes a plain prompt as a placeholder of its image; {token} is the image
+            token. Empty if the processor inserts it itself.
+        ending: what the processor appends to a prompt about an image.
+        language_model: attribute of the language model that the model's `generate` delegates to, if
+            it has no `generate` of its own.
         first_position: number of the first token's position.
-        limits: inputs of the model that are cut to so many tokens; key and value are paths
+        limits: model inputs that are cut, and to how many tokens; key and value are paths
             ("qformer_config.max_position_embeddings") into the model's configuration.
     """
 
@@ -47,5 +47,5 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a model type, as its configuration names it."""
+    """Return the family of a model type, as named in the model's configuration."""
     return FAMILIES.get(model_type, Family())

@@ -1,4 +1,4 @@
-"""GGUF files: dequantised once, kept in the cache folder in transformers' form."""
+"""GGUF files, dequantised once and kept in the cache folder in transformers' format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ravqa.core.locations import cache_dir
 
 
 def dequantised(gguf: Path, content: str) -> Path:
-    """Folder with the float32 model and tokenizer of a GGUF file, made once.
+    """Return the folder with a GGUF file's float32 model and tokenizer, made once.
 
     Args:
         content: content hash of the file.

@@ -1,4 +1,4 @@
-"""Loading a local model: where it is put, in which type, with which adapter."""
+"""Loading of a local model: its device, dtype and adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ravqa.core.errors import UserError, import_extra
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.settings import ModelName, Names, RunsCode, Strict, Text, fingerprint
 
-# transformers also takes a hub repository here, and runs the kernels that it finds there.
+# transformers also takes a hub repository here and runs the kernels in it.
 Attention = Annotated[
     str, Names("code to run", lambda value: re.fullmatch(r"[a-z0-9_]+", str(value)) is not None)
 ]
@@ -27,19 +27,20 @@ class LocalConfig(Strict):
     Attributes:
         model: folder, hub name, or "package:MODULE/path".
         max_new_tokens: longest generation.
-        beams: width of the beam search; 1 for greedy generation.
-        batch_size: prompts at a time, at most.
-        batch_tokens: padded tokens at a time, at most, those to be generated included. A batch
-            that does not fit into memory is halved and tried again.
-        context: tokens that prompt and generation may have together; null for the model's own.
-        dtype: of weights and computation; "auto" is float32 on CPUs, else bfloat16 (float16 on
+        beams: beam width; 1 for greedy generation.
+        batch_size: most prompts per batch.
+        batch_tokens: most padded tokens per batch, those to be generated included. A batch that
+            does not fit into memory is halved and tried again.
+        context: most tokens that prompt and generation may have together; null for the model's own
+            limit.
+        dtype: type of weights and computation; "auto" is float32 on CPUs, else bfloat16 (float16 on
             GPUs without it).
-        device: "auto" for this process's accelerator, if there is one.
+        device: "auto" uses this process's accelerator, if any.
         device_map: "auto" spreads a large model over all GPUs and, if need be, main memory (see
-            accelerate's documentation for others); null puts it whole on `device`.
+            accelerate's documentation for others); null puts all of it on `device`.
         attention: transformers' name of an attention implementation; null for its choice.
         quantization: weights in 8 or 4 bits, by bitsandbytes.
-        adapter: folder or hub name of a LoRA adapter in peft's form.
+        adapter: folder or hub name of a LoRA adapter in peft's format.
         trust_remote_code: run code that comes with the model's files.
     """
 
@@ -58,34 +59,34 @@ class LocalConfig(Strict):
     trust_remote_code: RunsCode = False
 
     def packages(self) -> Sequence[tuple[str, str]]:
-        """What a GGUF file, an adapter and quantised weights need."""
+        """Return the packages that a GGUF file, an adapter and quantised weights need."""
         needed = [("gguf", "sample")] if self.model.endswith(".gguf") else []
         needed += [("peft", "lora")] if self.adapter is not None else []
         needed += [("bitsandbytes", "quantization")] if self.quantization != "none" else []
         return needed
 
     def models(self) -> Sequence[str]:
-        """Model and adapter."""
+        """Return model and adapter."""
         return [self.model] if self.adapter is None else [self.model, self.adapter]
 
 
-# What cannot change an answer, or is in the fingerprint as content.
+# Settings that cannot change an answer, or are in the fingerprint as content.
 _NO_SETTING = {"model", "adapter", "batch_size", "batch_tokens", "device", "device_map", "dtype"}
 
 
 class Placement:
-    """Where and how a model is loaded; its adapter; both as content, for fingerprints."""
+    """Where and how a model and its adapter are loaded, with content hashes for fingerprints."""
 
     def __init__(self, config: LocalConfig, why: str):
-        """Find the files; nothing is loaded.
+        """Find the files without loading anything.
 
         Args:
-            why: which reader it is, for messages.
+            why: name of the reader, for messages.
 
         Raises:
             MissingExtraError: a package is missing.
-            UserError: something that looks like a path does not exist; no such device; the model
-                is an adapter.
+            UserError: something that looks like a path does not exist; the device does not exist;
+                the model is an adapter.
         """
         self._config = config
         self._why = why
@@ -104,31 +105,32 @@ class Placement:
 
     @property
     def content(self) -> str:
-        """Content hash of the model's files."""
+        """Return the content hash of the model's files."""
         return self._content
 
     def loading(self) -> AbstractContextManager[None]:
-        """Turns whatever goes wrong inside while loading into one line; see `checkpoints`."""
-        # What lies beside a GGUF file is no part of it: its code is never run.
+        """Return a context that turns errors of loading into one line; see `checkpoints`."""
+        # Files beside a GGUF file are not part of it: their code is never run.
         trusted = None if self.path.endswith(".gguf") else self._config.trust_remote_code
         return loading(self._why, self.weights, self.path, trusted=trusted)
 
     def load(self, auto: Any, path: str | None = None) -> Any:
-        """The model by one of transformers' auto classes, ready to read, its adapter in it.
+        """Load the model with one of transformers' auto classes, in inference mode, with its
+        adapter.
 
         Args:
             auto: the class.
-            path: instead of the configured one.
+            path: replaces the configured one.
 
         Raises:
-            WeightsError: weights are missing or have other sizes.
+            WeightsError: weights are missing or have the wrong sizes.
         """
         config = self._config
         options: dict[str, Any] = {"dtype": self.dtype}
         if config.device_map is not None:
             options["device_map"] = config.device_map
         elif self.device != "cpu":
-            options["device_map"] = self.device  # straight there, not through main memory
+            options["device_map"] = self.device  # directly, not through main memory
         if config.attention is not None:
             options["attn_implementation"] = config.attention
         if config.quantization != "none":
@@ -157,20 +159,20 @@ class Placement:
                 f"{adapted.active_peft_config.peft_type}, which is not supported"
             )
         # Merged weights cost nothing at run time. Quantised ones would be rounded once more, and
-        # those that accelerate moves about are not here to be changed.
+        # those that accelerate offloads cannot be changed here.
         whole = not any(parameter.is_meta for parameter in model.parameters())
         if getattr(model, "hf_quantizer", None) is None and whole:
             return adapted.merge_and_unload()
         return adapted.get_base_model()
 
     def fingerprint(self, kind: str) -> str:
-        """Changes with weights, adapter and every setting that can change an answer."""
+        """Return a hash of weights, adapter and every setting that can change an answer."""
         adapter = None
         if self._adapter is not None:
             commit = commit_of(self._adapter, "adapter_config.json")
             adapter = [model_fingerprint(self._adapter), commit]
         left_out = set(_NO_SETTING)
-        if not self._config.trust_remote_code:  # else other code answers
+        if not self._config.trust_remote_code:  # else other code may answer
             left_out.add("trust_remote_code")
         return fingerprint(
             kind,
@@ -196,7 +198,7 @@ def _dtype(name: str, device: str) -> Any:
 
 
 def input_device(model: Any) -> Any:
-    """Where a model wants its inputs; weights that accelerate moves about tell it by their hook."""
+    """Return the device for a model's inputs; accelerate's hook has it if weights are offloaded."""
     import torch
 
     embeddings = model.get_input_embeddings()
@@ -205,10 +207,11 @@ def input_device(model: Any) -> Any:
 
 
 def model_context(config: Any, tokenizer: Any, max_new_tokens: int) -> tuple[int | None, bool]:
-    """Tokens that prompt and generation may have together, and whether more must not be read.
+    """Return the most tokens of prompt and generation together, and whether it is a hard limit.
 
-    None if the checkpoint does not say it. An encoder-decoder's limit is its encoder's: the prompt
-    alone has to fit into it. Positions that are relative (T5) go on beyond a tokenizer's limit.
+    The limit is None if the checkpoint does not state it. An encoder-decoder's limit is its
+    encoder's: only the prompt has to fit into it. Relative positions (T5) continue beyond a
+    tokenizer's limit.
     """
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not config.is_encoder_decoder:
@@ -218,17 +221,17 @@ def model_context(config: Any, tokenizer: Any, max_new_tokens: int) -> tuple[int
 
 
 def stop_ids(tokenizer: Any, generation_config: Any, *, newline: bool, why: str) -> list[int]:
-    """Tokens that end a generation: the model's, else the tokenizer's; and a line break if wanted.
+    """Return the end tokens: the model's, else the tokenizer's; and line breaks if `newline`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no end token.
     """
     ends = generation_config.eos_token_id
     stops = [ends] if isinstance(ends, int) else [end for end in ends or [] if end is not None]
     if not stops and tokenizer.eos_token_id is not None:
         stops = [tokenizer.eos_token_id]
     if newline:
-        for text in ("\n", "\n\n", "\n\n\n", " \n", "\r\n"):  # some are tokens of their own
+        for text in ("\n", "\n\n", "\n\n\n", " \n", "\r\n"):  # some are single tokens
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             if (text == "\n" or len(ids) == 1) and ids and ids[-1] not in stops:
                 stops.append(ids[-1])

@@ -1,11 +1,11 @@
-"""What readers that run a transformers model in this process have in common.
+"""Base of readers that run a transformers model in this process.
 
 Everything goes through two steps: `_prefill` runs prompts through the model and keeps its keys and
-values, and `_extend` runs further tokens behind them. Both leave what is special to a family of
-models (how images enter, where the language model is) to the model's own `generate`.
+values, and `_extend` runs further tokens after them. Both leave peculiarities of a model family
+(how images enter, where the language model is) to the model's own `generate`.
 
-Left padding for decoders: prompts of one batch end at the same place. Encoders are padded on the
-right. In float32 batch size does not change answers.
+Decoders are padded on the left, so that all prompts of a batch end at the same position; encoders
+on the right. In float32, batch size does not change answers.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ Key = tuple[Prompt, tuple[int, ...]]
 
 @dataclass(eq=False)
 class State:
-    """Rows of prompts (and tokens behind them) that the model has read.
+    """Rows of prompts, and tokens after them, that the model has read.
 
     Attributes:
         past: transformers' cache of keys and values.
-        mask: int64 [rows, width], 1 where the prompt has a token; of a decoder, with the tokens
-            behind it, else of the encoder.
-        logits: float32 [rows, vocabulary] for the token that comes next.
-        shifts: int64 [rows, 1], what has to be added to positions, for models whose images take
-            fewer positions than tokens.
-        encoded: last hidden states of the encoder, if there is one.
-        keys: what each row has read.
+        mask: int64 [rows, width], 1 where there is a token: for a decoder of the prompt and the
+            tokens after it, else of the encoder's input.
+        logits: float32 [rows, vocabulary] for the next token.
+        shifts: int64 [rows, 1], offsets of positions, for models whose images take fewer positions
+            than tokens.
+        encoded: last hidden states of the encoder, if any.
+        keys: prompt and prefix that each row has read.
     """
 
     past: Any
@@ -64,7 +64,7 @@ class State:
     keys: list[Key] = field(default_factory=list)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order; a row may be taken several times."""
+        """Keep these rows, in this order; a row may be repeated."""
         import torch
 
         if list(rows) == list(range(len(self.mask))):
@@ -80,7 +80,7 @@ class State:
 
 
 def _alone(method: F) -> F:
-    """One thread at a time: tokenizers and kept states cannot be used by two at once."""
+    """Let one thread in at a time: tokenizers and kept states are not thread-safe."""
 
     @functools.wraps(method)
     def waiting(self: LocalReader, *args: Any, **kwargs: Any) -> Any:
@@ -91,9 +91,10 @@ def _alone(method: F) -> F:
 
 
 class LocalReader(Reader):
-    """Base class: a subclass loads model and tokenizer, and says how prompts become inputs.
+    """Base class; a subclass loads model and tokenizer and turns prompts into inputs.
 
-    Threads may call it at will; they wait for each other. It streams unless it searches with beams.
+    Calls from several threads are safe and run one after the other. Streams unless it uses beam
+    search.
     """
 
     deterministic = True
@@ -107,7 +108,7 @@ class LocalReader(Reader):
         """Take a loaded model.
 
         Args:
-            why: which reader it is, for messages.
+            why: name of the reader, for messages.
 
         Raises:
             UserError: the model has no end-of-sequence token.
@@ -117,7 +118,7 @@ class LocalReader(Reader):
         self._model = model
         self._tokenizer = tokenizer
         self._why = why
-        # Models that only prepare images leave generation to the language model inside them.
+        # Models that only prepare images delegate generation to their language model.
         self._decoder = self._language_model(model)
         self._encodes = bool(self._decoder.config.is_encoder_decoder)
         self.max_new_tokens = config.max_new_tokens
@@ -139,45 +140,45 @@ class LocalReader(Reader):
         self._shifted = next((m for m in model.modules() if hasattr(m, "rope_deltas")), None)
         taken = inspect.signature(self._decoder.forward).parameters
         self._takes_positions = not self._encodes and "position_ids" in taken
-        # Purely recurrent models (Mamba) keep something else.
+        # Purely recurrent models (Mamba) keep other states.
         continues = "past_key_values" in taken
         self.scores_answers = self.gives_next_token_logprobs = continues
         self.streams = continues and config.beams == 1
         self._budget = config.batch_tokens
         self._states: list[State] = []
-        self._last: dict[Key, Any] = {}  # what the last call gave
+        self._last: dict[Key, Any] = {}  # states of the last call
         self.weights = placement.weights
 
-    # --- what a subclass says
+    # --- for subclasses to override
 
     def _language_model(self, model: Any) -> Any:
         return model
 
     @abstractmethod
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Padded model inputs of a batch."""
+        """Return the padded model inputs of a batch."""
 
     @abstractmethod
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Tokens of each prompt."""
+        """Return the number of tokens of each prompt."""
 
     @abstractmethod
     def _text(self, prompt: Prompt) -> str:
-        """The text that answers continue."""
+        """Return the text that answers continue."""
 
     def _kind(self, prompt: Prompt) -> object:
-        """Only prompts of one kind share a batch."""
+        """Return the prompt's kind; only prompts of one kind share a batch."""
         return None
 
     def _generator(self, inputs: dict[str, Any]) -> Any:
-        """Whose `generate` takes the inputs."""
+        """Return the model whose `generate` takes the inputs."""
         return self._model
 
     def _check_template(self, prompt: Prompt) -> None:
-        """Refuse a chat template that fails whatever the prompt is, before a run begins.
+        """Reject a chat template that fails for every prompt, before a run begins.
 
         Raises:
-            UserError: it fails.
+            UserError: the template fails.
         """
         try:
             self._text(prompt)
@@ -189,8 +190,8 @@ class LocalReader(Reader):
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """Return one generation per prompt, in order, by greedy or beam search.
 
-        Prompts fail that are too long for the context or the memory, or that tokenizer, processor,
-        template or model cannot take.
+        A prompt fails if it is too long for the context or the memory, or if tokenizer, processor,
+        template or model cannot take it.
         """
         made = dict(self.generate_each(prompts))
         return [made[i] for i in range(len(prompts))]
@@ -198,7 +199,7 @@ class LocalReader(Reader):
     def generate_each(
         self, prompts: Sequence[Prompt]
     ) -> Iterator[tuple[int, Generation | Failure]]:
-        """Yield positions of prompts and their generations, batch by batch, the shortest first."""
+        """Yield prompts' positions and generations, batch by batch, shortest first."""
         lengths, failed = _apart(self._counted(prompts))
         yield from failed.items()
         needed = {row: n + self.max_new_tokens for row, n in lengths.items()}
@@ -207,11 +208,11 @@ class LocalReader(Reader):
         )
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
-        """Return log-probabilities of answers: of the tokens and of an end mark after them.
+        """Return log-probabilities of answers, each with an end mark after its tokens.
 
         The answer continues the prompt, after a space unless the prompt ends with one or with a
-        special token. All end tokens are added up. A prompt with several answers is read once a
-        batch.
+        special token. The probabilities of all end tokens are summed. A prompt with several answers
+        is read once per batch.
         """
         made = dict(self.score_each(prompts, answers))
         return [made[i] for i in range(len(prompts))]
@@ -219,7 +220,7 @@ class LocalReader(Reader):
     def score_each(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
     ) -> Iterator[tuple[int, float | Failure]]:
-        """Yield positions of prompts and their answers' log-probabilities, batch by batch."""
+        """Yield prompts' positions and their answers' log-probabilities, batch by batch."""
         if not self.scores_answers:
             raise self._unable("score answers")
         tails, failed = _apart(
@@ -241,7 +242,7 @@ class LocalReader(Reader):
                 continue
             lengths[prompts[row]] = length
             rows_of.setdefault(prompts[row], []).append(row)
-        # A prompt's rows stand together and have one length: a batch takes them up together.
+        # A prompt's rows are adjacent and have one length, so that they share a batch.
         order = [row for rows in rows_of.values() for row in rows]
         longest = {p: max(len(tails[row]) for row in rows) for p, rows in rows_of.items()}
         asked = [prompts[row] for row in order]
@@ -262,13 +263,13 @@ class LocalReader(Reader):
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32] | Failure]:
-        """Return log-probabilities of the token after each prompt and the tokens that follow it.
+        """Return log-probabilities of the next token after each prompt and its prefix.
 
         Keys and values are kept between calls: rows whose prompt was in the last call, with a
-        prefix shorter by one token, cost one step; some may be left out, added, or stand twice.
+        prefix shorter by one token, cost one step; rows may be left out, added or repeated.
 
         Args:
-            prompts: the prompts; they fail as those of `generate`.
+            prompts: the prompts; they fail as in `generate`.
             prefixes: per prompt, the tokens generated so far.
 
         Returns:
@@ -303,15 +304,15 @@ class LocalReader(Reader):
 
     @_alone
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of generated tokens, end marks and other special tokens left out."""
+        """Return the text of generated tokens without end marks and other special tokens."""
         kept = [token for token in tokens if token not in self.ends]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
-        """Return the tokens of each prompt as the model is given it, its image included.
+        """Return the number of tokens of each prompt as given to the model, image included.
 
-        Prompts fail that tokenizer, processor or template cannot take.
+        A prompt fails if tokenizer, processor or template cannot take it.
         """
         counted = dict(self._counted(prompts))
         return [counted[row] for row in range(len(prompts))]
@@ -326,12 +327,12 @@ class LocalReader(Reader):
     # --- batches
 
     def _counted(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, int | Failure]]:
-        """Tokens of prompts by row."""
+        """Yield each row and its prompt's number of tokens."""
         rows = list(range(len(prompts)))
         return self._halving(rows, {}, lambda part: self._lengths([prompts[i] for i in part]))
 
     def _too_long(self, needed: Mapping[int, int]) -> dict[int, Failure]:
-        """Rows that the context has no room for, and why."""
+        """Return the rows that do not fit into the context, with their failures."""
         if self.context is None or not self._strict:
             return {}
         return {
@@ -349,12 +350,12 @@ class LocalReader(Reader):
         needed: Mapping[int, int],
         run: Callable[[list[int]], list[T]],
     ) -> Iterator[tuple[int, T | Failure]]:
-        """`run` over batches of rows, neighbours in length together; results by row.
+        """Yield results by row, from `run` over batches of rows of similar length.
 
         Args:
-            prompts: of all rows.
-            needed: tokens of each row that is to be run.
-            run: gives the results of some rows.
+            prompts: prompts of all rows.
+            needed: number of tokens of each row to run.
+            run: returns the results of some rows.
         """
         failed = self._too_long(needed)
         yield from failed.items()
@@ -369,7 +370,7 @@ class LocalReader(Reader):
                 yield from self._halving(batch, needed, run)
 
     def _batch_size(self, needed: Sequence[int]) -> int:
-        """How many rows, sorted by their tokens, make the next batch; at least one."""
+        """Return how many rows, sorted by their tokens, form the next batch; at least one."""
         size = 1
         for tokens in needed[1 : self._options.batch_size]:
             if (size + 1) * tokens > self._budget:
@@ -383,12 +384,12 @@ class LocalReader(Reader):
         needed: Mapping[int, int],
         run: Callable[[list[int]], list[T]],
     ) -> Iterator[tuple[int, T | Failure]]:
-        """Results of one batch; one that fails is halved, to find the row that is to blame.
+        """Yield results of one batch; halve a batch that fails, to find the row at fault.
 
         Args:
             rows: the batch.
-            needed: tokens of each row, as far as they are counted.
-            run: gives the results of some rows.
+            needed: number of tokens of each row, where counted.
+            run: returns the results of some rows.
 
         Raises:
             UserError: an image that cannot be read; a device that failed.
@@ -407,7 +408,7 @@ class LocalReader(Reader):
         if done is not None:
             yield from zip(rows, done, strict=True)
             return
-        # Outside of the handler: the error's frames, which hold tensors, are gone.
+        # Outside the handler, the error's frames, which hold tensors, are freed.
         if problem is not None and not isinstance(problem, PromptError):
             raise problem
         longest = max((needed[row] for row in rows if row in needed), default=0)
@@ -429,14 +430,14 @@ class LocalReader(Reader):
             return
         half = len(rows) // 2
         if full and longest:
-            self._budget = min(self._budget, longest * half)  # further batches begin smaller
+            self._budget = min(self._budget, longest * half)  # later batches start smaller
         for part in (rows[:half], rows[half:]):
             yield from self._halving(part, needed, run)
 
     # --- the model
 
     def _set_generation(self) -> None:
-        """Plain greedy or beam search, whatever the checkpoint's own settings are.
+        """Set plain greedy or beam search, whatever the checkpoint's own settings are.
 
         Its repetition penalty, temperature and the like would make log-probabilities those of
         another distribution.
@@ -458,7 +459,7 @@ class LocalReader(Reader):
         self._decoder.generation_config = plain
 
     def _first_tokens(self) -> list[int]:
-        """What the decoder begins with: its start token, and a forced one (BART, Florence-2)."""
+        """Return the decoder's first tokens: a start token, and a forced one (BART, Florence-2)."""
         own, config = self._decoder.generation_config, self._decoder.config
         start = own.decoder_start_token_id
         if start is None:
@@ -498,7 +499,7 @@ class LocalReader(Reader):
         return out
 
     def _prefill(self, prompts: Sequence[Prompt]) -> State:
-        """Prompts through the model, by the model's own `generate`: one token, thrown away."""
+        """Run prompts through the model's own `generate`, for one token that is discarded."""
         inputs = self._inputs(prompts)
         result = self._run(
             inputs, max_new_tokens=1, num_beams=1, output_hidden_states=self._encodes
@@ -513,7 +514,7 @@ class LocalReader(Reader):
         )
 
     def _extend(self, state: State, tokens: Any) -> Any:
-        """Tokens behind the rows of a state, which takes them up.
+        """Run tokens after the rows of a state, and add them to it.
 
         Args:
             tokens: int64 [rows, n].
@@ -543,7 +544,7 @@ class LocalReader(Reader):
         return logits
 
     def _score(self, state: State, tails: Sequence[list[int]]) -> list[float]:
-        """Log-probabilities of a tail and an end behind each row of a state; uses it up."""
+        """Return log-probabilities of a tail and an end after each row of a state, consuming it."""
         import torch
 
         width = max(len(tail) for tail in tails)
@@ -567,10 +568,10 @@ class LocalReader(Reader):
     # --- kept states
 
     def _advance(self, state: State, keys: Sequence[Key]) -> bool:
-        """Step those rows that `keys` continue by a token; others are given up.
+        """Advance the rows that `keys` continue by one token; drop the others.
 
         Returns:
-            Whether the state is of further use.
+            Whether the state is still usable.
         """
         import torch
 
@@ -586,16 +587,16 @@ class LocalReader(Reader):
             problem = failure(e, self._why)
             if not out_of_memory(e) and not isinstance(problem, PromptError):
                 raise problem from None
-            return False  # they are read again from the beginning, in smaller batches
+            return False  # rows are read again from the start, in smaller batches
         state.keys = grown
         return True
 
     def _read(self, keys: Sequence[Key], length: int) -> Iterator[tuple[Key, State | Failure]]:
-        """States of prompts and prefixes that are read from the beginning; several may share one.
+        """Yield states of prompts and prefixes read from the start; several may share one.
 
         Args:
             keys: the prompts and prefixes.
-            length: of the prefixes.
+            length: length of the prefixes.
         """
         import torch
 
@@ -617,7 +618,7 @@ class LocalReader(Reader):
     # --- answers
 
     def _answer_ids(self, prompt: Prompt, answer: str) -> list[int]:
-        """Tokens of an answer as the prompt's continuation."""
+        """Return the tokens of an answer as the prompt's continuation."""
         answer = answer.strip()
         if not answer:
             return []
@@ -632,12 +633,12 @@ class LocalReader(Reader):
         both = tokenize(text + written, add_special_tokens=False)["input_ids"]
         if both[: len(head)] == head:
             return list(both[len(head) :])
-        # The two would melt into one token: the answer is cut by itself.
+        # Prompt and answer would merge into one token: tokenize the answer alone.
         return list(tokenize(written, add_special_tokens=False)["input_ids"])
 
 
 def _apart(outcomes: Iterable[tuple[int, T | Failure]]) -> tuple[dict[int, T], dict[int, Failure]]:
-    """Results by row, and failures by row."""
+    """Split outcomes into results by row and failures by row."""
     good: dict[int, T] = {}
     failed: dict[int, Failure] = {}
     for row, outcome in outcomes:
@@ -649,5 +650,5 @@ def _apart(outcomes: Iterable[tuple[int, T | Failure]]) -> tuple[dict[int, T], d
 
 
 def _log_probs(state: State) -> Iterator[tuple[Key, Any]]:
-    """Each row's key and the log-probabilities of its next token, float32 [vocabulary]."""
+    """Yield each row's key and its next token's log-probabilities, float32 [vocabulary]."""
     return zip(state.keys, state.logits.log_softmax(-1).cpu().numpy(), strict=True)

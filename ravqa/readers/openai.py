@@ -1,7 +1,7 @@
-"""A model behind any server with OpenAI's interface: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
+"""Reader for any server with OpenAI's API: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
 
-Images go as data URIs, before the text. Servers differ in what they can do and do not say it:
-abilities follow from the settings, and a reply without what they promise is a failure.
+Images are sent as data URIs before the text. Servers differ in their abilities and do not declare
+them: the settings do, and a reply that lacks what they promise is a failure.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _OWN = (
     " logprobs top_logprobs echo prompt_logprobs"
 )
 
-_ECHO_TOLERANCE = 0.5  # between kernels of half precision it is a tenth of that
+_ECHO_TOLERANCE = 0.5  # half-precision kernels differ by a tenth of it
 
 
 class OpenAIReader(Reader):
-    """Asks a server, several prompts at a time; the server's own batching makes use of that.
+    """Sends a server several prompts at a time, for the server to batch.
 
-    The fingerprint is made of address, model name and settings: a server does not tell its weights.
+    The fingerprint consists of address, model name and settings: a server does not expose its
+    weights.
     """
 
     streams = True
@@ -47,26 +48,27 @@ class OpenAIReader(Reader):
         """Options.
 
         Attributes:
-            revision: any text; change it when the server has got other weights under the same name,
-                so that older answers are not taken from the cache.
-            prompt_form: "chat" asks /chat/completions, "plain" has /completions complete the text.
-            images: send the question's image (chat only); by default in the chat form.
-            image_size: pixels that an image's longer side may have; larger ones are scaled down.
-            system: system message of the chat form; none if empty.
+            revision: any text; change it when the server has new weights under the same name, so
+                that older answers are not taken from the cache.
+            prompt_form: "chat" uses /chat/completions; "plain" has /completions complete the text.
+            images: whether to send the question's image (chat form only, where it is the default).
+            image_size: most pixels of an image's longer side; larger images are scaled down.
+            system: system message of the chat form; omitted if empty.
             max_new_tokens: longest generation.
-            max_tokens_name: what the server calls that limit; OpenAI's newer models want
+            max_tokens_name: the server's name for that limit; OpenAI's newer models expect
                 max_completion_tokens.
-            stop_at_newline: a line break ends the answer; by default in the plain form.
-            temperature: 0 takes the likeliest token each time, and answers are kept in the cache;
-                others, and null (the server's own), are asked anew each time.
-            seed: of sampling, where the server takes one.
-            log_probs: the server gives the log-probabilities of what it generated.
-            scoring: how answers are scored that are given: "echo" (plain form) or "prompt_logprobs"
-                (chat form); vLLM has both.
-            context: tokens that prompt and generation may have together.
-            tokenizer: folder or hub name of the model's tokenizer, to count a prompt's tokens.
-            image_tokens: tokens that an image takes, for the count.
-            extra_body: further keys of the request, as the server has them.
+            stop_at_newline: whether a line break ends the answer; by default in the plain form
+                only.
+            temperature: 0 takes the most likely token each time, and answers are cached; with other
+                values, and null (the server's own), the server is asked again each time.
+            seed: seed of sampling, if the server takes one.
+            log_probs: whether the server returns the log-probabilities of what it generated.
+            scoring: how given answers are scored: "echo" (plain form) or "prompt_logprobs" (chat
+                form); vLLM supports both.
+            context: most tokens that prompt and generation may have together.
+            tokenizer: folder or hub name of the model's tokenizer, for counting tokens.
+            image_tokens: tokens per image, for counting.
+            extra_body: further keys of the request, passed as they are.
         """
 
         revision: Text = ""
@@ -87,12 +89,12 @@ class OpenAIReader(Reader):
         extra_body: Options = Field(default_factory=dict)
 
     def __init__(self, config: Config):
-        """Keep the settings; the server is first asked when something is read.
+        """Store the settings; the server is first contacted by the first prompt.
 
         Raises:
             MissingExtraError: the package openai is not installed.
-            UserError: settings that do not go together, an address or a key that is none, a
-                tokenizer that cannot be loaded.
+            UserError: settings that do not go together, a bad address or key, a tokenizer that
+                cannot be loaded.
         """
         _check(config)
         self.config = config
@@ -112,22 +114,22 @@ class OpenAIReader(Reader):
         self.max_new_tokens = config.max_new_tokens
         self.workers = config.workers
         if config.tokenizer is not None:
-            _ = self._tokenizer  # a mistake should not show after the work
-        # Not the settings of the connection, nor those that change no answer.
+            _ = self._tokenizer  # a mistake should show before the work
+        # Leave out connection settings, which change no answer.
         apart = {"workers", "timeout", "retries", "api_key_env"}
         apart |= {"context", "tokenizer", "image_tokens", "scoring"}
         meant = {"url": self.client.url, "images": self._sees, "stop_at_newline": self._stops}
         self.fingerprint = fingerprint("openai/2", config.model_dump(exclude=apart) | meant)
 
     def problem(self) -> str:
-        """Return why no prompt can be answered at present, as far as that is known; else blank."""
+        """Return why no prompt can be answered now, if known; else an empty string."""
         return self.client.problem()
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """Return one generation per prompt, in order.
 
-        Prompts fail that the server has no answer to; fatally, where it cannot be reached, refuses
-        the key, or has no such model.
+        A prompt fails if the server does not answer it; fatally if the server cannot be reached,
+        refuses the key, or does not have the model.
 
         Raises:
             UserError: the server's replies lack what the settings promise.
@@ -137,7 +139,7 @@ class OpenAIReader(Reader):
     def generate_each(
         self, prompts: Sequence[Prompt]
     ) -> Iterator[tuple[int, Generation | Failure]]:
-        """Yield positions of prompts and their generations, as they come; see `generate`."""
+        """Yield prompts' positions and generations as they arrive; see `generate`."""
         images = _Images(self.config.image_size)
 
         def ask(prompt: Prompt, stop: threading.Event) -> Generation:
@@ -152,7 +154,7 @@ class OpenAIReader(Reader):
         """Yield the generation in pieces, as the server sends them.
 
         Raises:
-            PromptError, ServerError: as `generate` fails.
+            PromptError, ServerError: as failures in `generate`.
         """
         body = self._request(prompt, _Images(self.config.image_size))
         for name in ("logprobs", "top_logprobs"):
@@ -176,17 +178,18 @@ class OpenAIReader(Reader):
             yield self._ended(text + rest)[len(text) :]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
-        """Return the log-probability of each answer after its prompt; fails as `generate`.
+        """Return the log-probability of each answer after its prompt; prompts fail as in
+        `generate`.
 
-        The end mark is included in the chat form, and in the plain form where it is a line break;
-        no server takes the end-of-sequence token as text.
+        The end mark is included in the chat form, and in the plain form if it is a line break; no
+        server accepts the end-of-sequence token as text.
         """
         return _in_order(self.score_each(prompts, answers))
 
     def score_each(
         self, prompts: Sequence[Prompt], answers: Sequence[str]
     ) -> Iterator[tuple[int, float | Failure]]:
-        """Yield positions of prompts and their answers' log-probabilities, as they come."""
+        """Yield prompts' positions and their answers' log-probabilities as they arrive."""
         if self.config.scoring == "none":
             raise UserError(f"{_WHY}: scoring answers needs the setting scoring")
         images = _Images(self.config.image_size)
@@ -200,10 +203,10 @@ class OpenAIReader(Reader):
         return self.client.each(ask, list(zip(prompts, answers, strict=True)))
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
-        """Return the tokens of each prompt by the tokenizer of the settings, template included.
+        """Return each prompt's number of tokens by the configured tokenizer, template included.
 
         Raises:
-            UserError: there is no such setting.
+            UserError: no tokenizer is configured.
         """
         if self.config.tokenizer is None:
             raise UserError(f"{_WHY}: counting tokens needs the setting tokenizer")
@@ -232,7 +235,7 @@ class OpenAIReader(Reader):
         return tokenizer
 
     def _body(self) -> dict[str, Any]:
-        """A request without its prompt."""
+        """Return a request without its prompt."""
         config = self.config
         body: dict[str, Any] = {"model": config.model, config.max_tokens_name: self.max_new_tokens}
         if config.temperature is not None:
@@ -266,7 +269,7 @@ class OpenAIReader(Reader):
         return Reply(self.config.prompt_form, self.max_new_tokens, "max_new_tokens")
 
     def _ended(self, text: str) -> str:
-        """The text up to the line break, if that ends an answer: some servers keep it."""
+        """Cut text at the line break if that ends an answer: some servers keep it."""
         if not self._stops:
             return text
         head, end, _ = text.partition("\n")
@@ -279,34 +282,34 @@ class OpenAIReader(Reader):
         if not self.config.log_probs:
             return Generation(text)
         values = _log_probs(choice_of(reply), "log_probs")
-        if not values:  # the end mark alone, which not every server lists
+        if not values:  # only the end mark, which not every server lists
             return Generation(text)
         return Generation(text, math.fsum(values), len(values))
 
     def _score_plain(self, prompt: Prompt, answer: str, stop: threading.Event) -> float:
-        with self._echo_lock:  # once, before all others
+        with self._echo_lock:  # once, before all other requests
             if not self._echo_checked:
                 self._check_echo(prompt, stop)
         text = f"{prompt.text} {answer.strip()}" + ("\n" if self._stops else "")
         return self._echo(text, len(prompt.text), stop)
 
     def _echo(self, text: str, start: int, stop: threading.Event) -> float:
-        """Log-probability of a text's characters from `start` on after those before it."""
+        """Return the log-probability of a text from character `start` on, given those before."""
         body = self._scoring_body() | {"prompt": text, "echo": True, "logprobs": 1}
         return self.client.complete(
             body, lambda reply: _echoed(choice_of(reply), start, len(text)), stop
         )
 
     def _check_echo(self, prompt: Prompt, stop: threading.Event) -> None:
-        """Compare what the server says of its own next token, generated and echoed.
+        """Check that the log-probability of a generated token is the same when echoed.
 
-        llama-cpp-python 0.3.36 gives each echoed token the value of the place behind it.
+        llama-cpp-python 0.3.36 gives each echoed token the value of the next position.
         """
         body = self._scoring_body() | {"prompt": prompt.text, "logprobs": 1}
         made = self.client.complete(body, choice_of, stop)
         token, values = made.get("text"), _log_probs(made, "scoring")
         if not isinstance(token, str) or not token.strip() or not values:
-            return  # an end mark cannot be echoed; the next prompt may tell
+            return  # an end mark cannot be echoed; the next prompt may be checked
         value = values[0]
         echoed = self._echo(prompt.text + token, len(prompt.text), stop)
         if abs(echoed - value) > _ECHO_TOLERANCE:
@@ -329,7 +332,7 @@ class OpenAIReader(Reader):
         heads: dict[Prompt, list[tuple[str, float]]],
         stop: threading.Event,
     ) -> float:
-        """The answer as the assistant's message: open-ended and ended, to find its end mark."""
+        """Score the answer as the assistant's message: open and ended, to find its end mark."""
         asked = self._messages(prompt, images)
         full = [*asked, {"role": "assistant", "content": answer.strip()}]
         body = self._scoring_body() | {"prompt_logprobs": 0}
@@ -349,7 +352,7 @@ class OpenAIReader(Reader):
 
 
 class _Images:
-    """Data URIs of one call's images, each made once."""
+    """Data URIs of one call's images, each computed once."""
 
     def __init__(self, longest: int | None):
         self._longest = longest
@@ -365,7 +368,7 @@ class _Images:
 
 
 def _check(config: OpenAIReader.Config) -> None:
-    """Refuse settings that do not go together."""
+    """Reject settings that do not go together."""
     chat = config.prompt_form == "chat"
     if config.images and not chat:
         raise UserError(f"{_WHY}: images: the plain form takes none: set prompt_form to chat")
@@ -385,7 +388,7 @@ def _in_order(pairs: Iterator[tuple[int, Any]]) -> list[Any]:
 
 
 def _log_probs(choice: Mapping[str, Any], setting: str) -> list[float]:
-    """The generated tokens' log-probabilities, in either form that servers have for them."""
+    """Return the generated tokens' log-probabilities from either of the servers' formats."""
     found = choice.get("logprobs")
     if not isinstance(found, dict):
         raise _unable("gives no log-probabilities", setting)
@@ -413,10 +416,10 @@ def _begins(tokens: Sequence[tuple[str, float]], head: Sequence[tuple[str, float
 
 
 def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
-    """Sum over the tokens of the echoed text's characters `start` to `end`.
+    """Return the summed log-probability of the echoed text's characters `start` to `end`.
 
-    A token that begins before `start` and reaches beyond it belongs to the answer; so does one at
-    `start` without a character of its own: the first bytes of one that the next token completes.
+    A token that begins before `start` and ends after it belongs to the answer; so does one at
+    `start` that has no whole character: the first bytes of one that the next token completes.
     """
     found = choice.get("logprobs")
     if not isinstance(found, dict):
@@ -436,10 +439,10 @@ def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
 
 
 def _prompt_tokens(reply: Any) -> list[tuple[str, float]]:
-    """The prompt's tokens, by id, and their log-probabilities, as vLLM gives them.
+    """Return ids and log-probabilities of the prompt's tokens, as given by vLLM.
 
-    One mapping {id: {"logprob": ...}} a token, with `prompt_logprobs: 0` of the token alone; null
-    for the first token, which has none.
+    vLLM sends one mapping {id: {"logprob": ...}} per token, with `prompt_logprobs: 0` for that
+    token alone, and null for the first token.
     """
     found = reply.get("prompt_logprobs")
     if found is None:

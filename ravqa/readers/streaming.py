@@ -1,4 +1,4 @@
-"""A generation given piece by piece, as it is written."""
+"""Generations streamed piece by piece."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from ravqa.core.outcomes import succeeded
 from ravqa.readers.base import Prompt, Reader
 
-# Up to the last white space (without it), or with the last letter of a script that has none.
+# Up to the last white space (exclusive), or the last letter of a script without spaces.
 _WHOLE_WORDS = re.compile(
     r".*(?:(?=\s)|[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])", re.DOTALL
 )
 
 
 def whole_words(text: str) -> str:
-    """The beginning of a text that more text behind it does not change: its complete words.
+    """Return the beginning of a text that later text cannot change: its complete words.
 
     >>> whole_words("the golden gat")
     'the golden'
@@ -25,9 +25,9 @@ def whole_words(text: str) -> str:
 
 
 def greedy(reader: Reader, prompt: Prompt) -> Iterator[str]:
-    """The greedy generation of a reader that gives next-token distributions, word by word.
+    """Yield, word by word, the greedy generation of a reader with next-token distributions.
 
-    Joined, the pieces are the text that the reader's own greedy generation has. Who stops reading
+    Joined, the pieces are the text of the reader's own greedy generation. Closing the iterator
     stops the generation.
     """
     tokens: list[int] = []

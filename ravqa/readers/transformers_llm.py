@@ -2,7 +2,7 @@
 
 A GGUF file is dequantised once; the float32 model is kept in the cache folder and loaded from
 there afterwards. Prompts of one call mostly begin with the same words (instructions, examples):
-what they share is run through the model once, and its keys and values serve all of them.
+this shared beginning is run through the model once, and all prompts reuse its keys and values.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 
 _WHY = "the reader transformers-llm"
-_MIN_SHARED = 16  # a shorter common beginning is not worth a pass of its own
+_MIN_SHARED = 16  # a shorter common beginning is not worth a separate pass
 
 
 class TransformersLLM(LocalReader):
-    """Completes texts; cannot see."""
+    """Completes texts, without images."""
 
     class Config(ChatConfig):
-        """Options: those of chats, with other defaults; `model` may be a GGUF file."""
+        """Options of chat models, with other defaults; `model` may be a GGUF file."""
 
         prompt_form: Literal["auto", "plain", "chat"] = "plain"
         stop_at_newline: bool = True
@@ -55,7 +55,7 @@ class TransformersLLM(LocalReader):
         self._check_template(Prompt("What is it?"))
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         self._last_ids: list[int] = []
-        # A beam search would need as many rows as beams of the shared beginning.
+        # A beam search would need the shared beginning once per beam.
         self._shares = config.beams == 1 and _attends_everywhere(model)
         self.fingerprint = placement.fingerprint("transformers-llm/2")
 
@@ -78,13 +78,13 @@ class TransformersLLM(LocalReader):
         return [len(row) for row in self._ids(prompts)]
 
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Left-padded, behind the shared beginning."""
+        """Return left-padded inputs, after the shared beginning."""
         import torch
 
         ids = self._ids(prompts)
         shared = 0
         if self._shares:
-            # A prompt by itself may begin as the last one did; the first one has nothing to share.
+            # A single prompt may share its beginning with the previous one, if any.
             before = [self._last_ids] if len(ids) == 1 and self._last_ids else []
             shared = _common_prefix(ids + before) if len(ids) + len(before) > 1 else 0
             self._last_ids = ids[-1]
@@ -105,7 +105,7 @@ class TransformersLLM(LocalReader):
         return inputs
 
     def _past(self, prefix: Sequence[int], rows: int) -> Any:
-        """Keys and values of `prefix`, repeated for `rows`; the last prefix's are kept."""
+        """Return keys and values of `prefix`, repeated for `rows`; the last prefix's are kept."""
         import torch
         from transformers import DynamicCache
 
@@ -125,9 +125,9 @@ class TransformersLLM(LocalReader):
 
 
 def _attends_everywhere(model: Any) -> bool:
-    """Whether padding behind a shared beginning is invisible to the model.
+    """Return whether padding after a shared beginning is invisible to the model.
 
-    In a sliding window it takes up room, and recurrent layers go through it.
+    It would use up space in a sliding window, and recurrent layers would process it.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -137,7 +137,7 @@ def _attends_everywhere(model: Any) -> bool:
 
 
 def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
-    """Length of the shared beginning; at least one token of every row stays outside it."""
+    """Return the length of the shared beginning; it leaves at least one token of every row."""
     first, last = min(map(list, ids)), max(map(list, ids))  # all others lie between these two
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     shortest = min(len(row) for row in ids)

@@ -16,10 +16,10 @@ _WHY = "the reader transformers-seq2seq"
 
 
 class TransformersSeq2Seq(LocalReader):
-    """Answers from an encoded prompt; cannot see."""
+    """Answers from an encoded prompt, without images."""
 
     class Config(LocalConfig):
-        """Options: those of every local reader."""
+        """Options of every local reader."""
 
     def __init__(self, config: Config):
         """Load tokenizer and model.

@@ -2,7 +2,7 @@
 Idefics, Mistral 3, ...) and models that complete a plain prompt (BLIP-2, InstructBLIP, PaliGemma,
 Florence-2).
 
-The image stands before the text. A prompt without an image is read by the language model alone.
+The image precedes the text. A prompt without an image is read by the language model alone.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ class TransformersVLM(LocalReader):
         """Options, beyond those of chats.
 
         Attributes:
-            max_new_tokens: longest generation; chat models end by themselves.
-            processor: given to the processor when it is loaded, such as the `size` that its images
-                are brought to.
+            max_new_tokens: longest generation; chat models stop by themselves.
+            processor: arguments for loading the processor, such as the `size` of its images.
         """
 
         max_new_tokens: int = Field(default=32, ge=1)
@@ -99,10 +98,10 @@ class TransformersVLM(LocalReader):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
         self._marks = image_marks(tokenizer, self._processor, model.config)
-        self._added: dict[tuple[int, int], int] = {}  # tokens that an image of a size adds
+        self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
         self.fingerprint = placement.fingerprint("transformers-vlm/2")
         self._check_template(Prompt("What is it?"))
-        self._check_template(Prompt("What is it?", b""))  # no image is opened for the text
+        self._check_template(Prompt("What is it?", b""))  # the image is not opened
 
     def _load_processor(self, placement: Placement) -> Any:
         trusted = self.config.trust_remote_code
@@ -134,14 +133,14 @@ class TransformersVLM(LocalReader):
         return text if prompt.image is None else text + self._family.ending
 
     def _given(self, prompt: Prompt) -> str:
-        """The text that the processor is given."""
+        """Return the text given to the processor."""
         text = prompt.text
-        for mark in self._marks:  # a passage that holds one would stand for an image that is none
+        for mark in self._marks:  # in a passage, one would stand for a missing image
             text = text.replace(mark, " ")
         if self._template is None:
             if prompt.image is None:
                 return text
-            # Not all processors have an image token, but those that need it here do.
+            # Not all processors have an image token, but those that need one here do.
             token = str(getattr(self._processor, "image_token", ""))
             return self._family.image.format(token=token) + text
         content = [{"type": "text", "text": text}]
@@ -150,7 +149,7 @@ class TransformersVLM(LocalReader):
         return chat_text(self.config, self._processor, self._template, content)
 
     def _special(self, text: str) -> dict[str, bool]:
-        """What the tokenizer is told: a template may have written the beginning mark itself."""
+        """Return tokenizer options: a template may have written the beginning mark itself."""
         begin = self._tokenizer.bos_token
         return {"add_special_tokens": False} if begin and text.startswith(begin) else {}
 
@@ -167,7 +166,7 @@ class TransformersVLM(LocalReader):
         return out
 
     def _image_tokens(self, size: tuple[int, int]) -> int:
-        """Tokens that an image of this size adds to a text; they depend on nothing else."""
+        """Return how many tokens an image of this size adds to a text; only its size matters."""
         if size not in self._added:
             from PIL import Image
 
@@ -195,16 +194,16 @@ class TransformersVLM(LocalReader):
         return inputs
 
     def _generator(self, inputs: dict[str, Any]) -> Any:
-        # Models that hand over to a language model want an image; the language model does not.
+        # Models that delegate to a language model require an image; the language model does not.
         return self._model if "pixel_values" in inputs else self._decoder
 
 
 def image_marks(tokenizer: Any, *owners: Any) -> list[str]:
-    """Texts that stand for an image, a video or sound in a prompt, the longest first.
+    """Return texts that stand for an image, a video or sound in a prompt, longest first.
 
-    Families differ in who knows them: the processor, its tokenizer, the model's configuration (by
-    attributes as image_token, boi_token, vision_start_token_id), or the tokenizer's list of special
-    tokens alone.
+    Depending on the model family they are known to the processor, its tokenizer, the model's
+    configuration (attributes such as image_token, boi_token, vision_start_token_id), or only the
+    tokenizer's list of special tokens.
 
     Args:
         owners: processor and configuration.
@@ -218,27 +217,27 @@ def image_marks(tokenizer: Any, *owners: Any) -> list[str]:
             if isinstance(value, str) and _MARK_NAME.match(name):
                 found.add(value)
             elif isinstance(value, int) and 0 <= value < len(tokenizer):
-                # A configuration may have another family's ids, which are words here.
+                # A configuration may have another family's ids, which are ordinary words here.
                 found |= {tokenizer.convert_ids_to_tokens(value)} & added
     return sorted((mark for mark in found if mark.strip()), key=len, reverse=True)
 
 
 def _missing(error: Exception) -> str | None:
-    """The package of the extra `vision` for want of which a processor could not be built."""
+    """Return the package of the extra `vision` whose absence made building a processor fail."""
     said = str(error).lower()
     if "num2words" in said and find_spec("num2words") is None:
         return "num2words"
-    # Without torchvision, transformers names classes of videos that nobody asked for.
+    # Without torchvision, transformers names video classes that were not requested.
     if find_spec("torchvision") is None and ("torchvision" in said or "video" in said):
         return "torchvision"
     return None
 
 
 def _loader(settings: Any) -> Any:
-    """The auto class that knows a model's configuration.
+    """Return the auto class for a model's configuration.
 
     Raises:
-        UserError: none does: it is no multimodal model, or transformers is too old.
+        UserError: there is none: the model is not multimodal, or transformers is too old.
     """
     import transformers
 
