@@ -1,4 +1,4 @@
-"""The pipeline: from questions to answers, one direction, in batches of records.
+"""The pipeline: from questions to answers, in batches of records.
 
     describer -> retriever -> rerankers -> answerer (prompt, decision, reader)
 
@@ -41,13 +41,13 @@ Ranked = Sequence[Hit] | Failure
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one stage of reranking made of the hits of a batch of questions.
+    """Result of one reranking stage for a batch of questions.
 
     Attributes:
-        name: of the reranker; numbered where several have the same ("threshold-2").
-        hits: per question, best first; a failure where it, or a stage before, could not take the
+        name: name of the reranker, numbered if several have the same ("threshold-2").
+        hits: hits per question, best first; a failure if this or an earlier stage failed on the
             question.
-        use: what it took for the batch, and what of it came from the cache.
+        use: resources used for the batch, and what came from the cache.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What `Pipeline.ask` gives: the answer, and the passages that were found for it.
+    """Result of `Pipeline.ask`: the answer, and the passages found for it.
 
     Attributes:
-        hits, passages: after reranking, best first.
-        stages: the hits "retrieved", and those after each reranker, by its name.
+        hits, passages: those after reranking, best first.
+        stages: hits by stage: "retrieved", and each reranker's name.
     """
 
     answer: Answer | None
@@ -71,15 +71,15 @@ class Response:
 
 
 class Pipeline:
-    """Stages in order; each takes a batch of records and gives records in the same order.
+    """Stages in order; each takes a batch of records and returns records in the same order.
 
     Args:
         retriever: finds passages.
-        answerer: answers from them; None for retrieval only.
-        describer: says what is seen in images; None for none.
+        answerer: answers from the passages; None for retrieval only.
+        describer: describes images; None for no descriptions.
         top_k: passages retrieved per question.
-        rerankers: what the hits go through before they are read, by name, in order.
-        examples: what few-shot prompts show; None for none.
+        rerankers: stages applied to the hits before they are read, by name, in order.
+        examples: pool of examples for few-shot prompts; None for no examples.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Pipeline:
         self.examples = examples
         self.config = config
         self.corpus: Corpus | None = None
-        self._shown: dict[str, Example] = {}  # by question id, as far as they were needed
+        self._shown: dict[str, Example] = {}  # by question id, those needed so far
 
     @classmethod
     def from_config(
@@ -115,12 +115,12 @@ class Pipeline:
         """Build every part that the settings name; heavy libraries are loaded here.
 
         Args:
-            where: the file's name, for messages.
-            retrieval_only: no answerer is built, and no reader but for rerankers that ask one.
-            session: pipelines that are built with the same one share their models.
+            where: name of the file, for messages.
+            retrieval_only: build no answerer, and no reader except for rerankers that ask one.
+            session: pipelines built with the same session share their models.
 
         Raises:
-            UserError: settings that are not valid, a missing package or model.
+            UserError: invalid settings, a missing package or model.
         """
         config = check_settings(settings, where)
         answerer = examples = None
@@ -156,7 +156,7 @@ class Pipeline:
 
     @classmethod
     def load(cls, name: str, *overrides: str, retrieval_only: bool = False) -> Pipeline:
-        """Build the pipeline of a YAML file, or of a name in `pipelines/`.
+        """Build a pipeline from a YAML file, or a name in `pipelines/`.
 
         Args:
             overrides: "key.path=value".
@@ -181,7 +181,7 @@ class Pipeline:
     def describe(
         self, questions: Sequence[Question], progress: Callable[[int], object] | None = None
     ) -> list[Question]:
-        """Questions with the description of their image; each image is described once.
+        """Return questions with the description of their image; each image is described once.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -203,7 +203,7 @@ class Pipeline:
     ) -> list[list[Hit] | Failure]:
         """Return at most `top_k` passages per question, by another retriever if one is given.
 
-        A question that the retriever cannot take costs no other: its place holds a failure.
+        If the retriever fails on a question, its place holds a failure; others are not affected.
         """
         used = retriever or self.retriever
         try:
@@ -215,9 +215,9 @@ class Pipeline:
         return list(checked_hits(used, found, len(questions), self.top_k))
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Ranked]) -> list[Stage]:
-        """Return what each reranker makes of the hits, in order; the last stage's are to be read.
+        """Return each reranker's stage, in order; the last one's hits are to be read.
 
-        A question that a reranker cannot take costs no other, and goes through no later one.
+        A question on which a reranker fails does not affect the others, and skips later rerankers.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -234,7 +234,7 @@ class Pipeline:
     ) -> list[list[Hit] | Failure]:
         try:
             return reranker.rerank(questions, candidates)
-        except PromptError as e:  # as of a template that fails on the values of one question
+        except PromptError as e:  # as when a template fails on one question's values
             if len(questions) == 1:
                 return [Failure.of(e)]
         return [
@@ -265,8 +265,8 @@ class Pipeline:
     ) -> list[Answer | Failure]:
         """Return one answer per question, read from its hits, in order.
 
-        A question that cannot be answered costs no other: its place holds a failure, that of its
-        hits where these are one already.
+        A question that cannot be answered does not affect the others: its place holds a failure,
+        that of its hits if these already failed.
 
         Raises:
             ValueError: the pipeline has no reader.
@@ -284,14 +284,14 @@ class Pipeline:
         return out
 
     def shown_examples(self, asked: Sequence[Question]) -> list[Example]:
-        """The examples that few-shot prompts show, described and with their passages.
+        """Return the examples for few-shot prompts, described and with their passages.
 
         Args:
-            asked: no example is one of these questions, or about one of their images. A run gives
+            asked: questions that must not be examples, nor share an image with one. A run passes
                 all of its questions at once, so that its examples stay the same.
 
         Raises:
-            UserError: there are not enough examples.
+            UserError: too few examples.
             DataError: the image of one cannot be decoded.
         """
         if self.examples is None:
@@ -303,9 +303,9 @@ class Pipeline:
         if count and self.corpus is not None:
             try:
                 hits = self.retrieve(new)
-                stages = self.rerank(new, hits)  # what they show is found as all else is
+                stages = self.rerank(new, hits)  # their passages are found like all others
                 hits = list(map(succeeded, stages[-1].hits if stages else hits))
-            except UserError as e:  # rankings from a file have none of them
+            except UserError as e:  # rankings from a file do not have them
                 raise UserError(
                     f"answering.examples: {e} (answering.examples.passages=0 shows examples "
                     "without passages)"
@@ -337,7 +337,7 @@ class Pipeline:
         """Answer one question about one image.
 
         Args:
-            question: its text, or a record, which has its image.
+            question: its text, or a record, which includes its image.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -356,7 +356,7 @@ class Pipeline:
 
     @property
     def sees_images(self) -> bool:
-        """Whether describer, retriever, rerankers or reader look at questions' images."""
+        """Return whether describer, retriever, rerankers or reader look at questions' images."""
         return (
             self.describer is not None
             or self.retriever.sees_images
@@ -366,17 +366,17 @@ class Pipeline:
 
     @property
     def problem(self) -> str:
-        """What stands in the way of new answers at present: a reader's server that is not there."""
+        """Return why no question can be answered now, such as a reader's server that is gone."""
         return self.answerer.reader.problem() if self.answerer else ""
 
     @property
     def reads_at_once(self) -> int:
-        """How many prompts the reader has under way at a time, where it asks a server."""
+        """Return how many prompts the reader sends to a server concurrently."""
         return self.answerer.reader.workers if self.answerer else 1
 
     @property
     def weights(self) -> dict[str, str]:
-        """The weights' name per part; parts without weights are left out."""
+        """Return the weights' name per part; parts without weights are left out."""
         parts = {
             "describer": self.describer.weights if self.describer else "",
             "retriever": self.retriever.weights,
@@ -389,7 +389,7 @@ class Pipeline:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Content hashes of the parts: of weights and of every setting that can change results."""
+        """Return a hash per part: of weights and every setting that can change results."""
         parts = {
             "describer": self.describer.fingerprint if self.describer else "",
             "retriever": fingerprint(self.retriever.fingerprint, self.top_k),
@@ -403,7 +403,7 @@ class Pipeline:
 
 
 def hits_problem(hits: object) -> str:
-    """Return what is wrong with one question's ranking, blank if nothing."""
+    """Return what is wrong with one question's ranking; an empty string if nothing."""
     if not isinstance(hits, list | tuple) or not all(isinstance(hit, Hit) for hit in hits):
         return f"{type(hits).__name__} instead of a list of Hit"
     for hit in hits:

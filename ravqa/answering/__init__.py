@@ -1,4 +1,4 @@
-"""Answering: prompts, and the decision over k passages, driving any reader."""
+"""Answering with any reader: prompts, and the decision over k passages."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The answerer: from questions and their passages to answers, driving any reader.
+"""The answerer: from questions and their passages to answers, with any reader.
 
-What a prompt says is its template's matter (`ravqa.answering.prompt`), how k passages become one
-answer the decision rule's (`ravqa.answering.rules`), which part of a generation is the answer the
-extraction's (`ravqa.answering.extract`).
+The template determines what a prompt says (`ravqa.answering.prompt`), the decision rule how k
+passages become one answer (`ravqa.answering.rules`), and the extraction which part of a generation
+is the answer (`ravqa.answering.extract`).
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class Answerer:
     """Answers questions from passages with a reader.
 
     Attributes:
-        reader: as it was given.
-        cached: the reader with its cache; it counts what the reader really did.
+        reader: the reader as given.
+        cached: the reader with its cache; it counts what the reader itself made.
         rule: the decision rule.
-        asked: the texts of the last call's prompts, by the hashes that drafts have of them.
-        fingerprint: changes with prompt, settings and reader; examples apart.
+        asked: the texts of the last call's prompts, by the hashes that drafts refer to.
+        fingerprint: changes with prompt, settings and reader, but not with examples.
     """
 
     def __init__(self, config: AnsweringConfig, reader: Reader):
         """Load the prompt.
 
         Args:
-            config: options of the decision rule that it names, or those of answering alone.
+            config: options of the decision rule that it names, or only those of answering.
             reader: answers the prompts.
 
         Raises:
-            UserError: no such rule or prompt, or a bad one; a rule that needs what the reader
-                does not give.
+            UserError: an unknown or bad rule or prompt; a rule that needs what the reader does not
+                provide.
         """
         rule = rule_class(config.decision)
         self.config = (
@@ -76,12 +76,12 @@ class Answerer:
         passages: Sequence[Sequence[Pair]],
         examples: Sequence[Example] = (),
     ) -> list[Answer | Failure]:
-        """Return one answer per question, in order; one that cannot be answered costs no other.
+        """Return one answer per question, in order; a failed question does not affect the others.
 
         Args:
             questions: the questions.
-            passages: per question its retrieved ones, best first.
-            examples: what a few-shot prompt shows, the same for all questions.
+            passages: retrieved passages per question, best first.
+            examples: examples in few-shot prompts, the same for all questions.
 
         Raises:
             DataError: an image cannot be read.
@@ -110,7 +110,7 @@ class Answerer:
     def _made(
         self, given: Sequence[tuple[Question, Sequence[Pair]]], examples: Sequence[Example]
     ) -> list[tuple[Case, int] | Failure]:
-        """What the rule is given per question, and how many passages did not fit; or why not."""
+        """Return the rule's input and the number of dropped passages per question, or a failure."""
         questions, passages = [q for q, _ in given], [found for _, found in given]
         try:
             return list(zip(*self._cases(questions, passages, examples), strict=True))
@@ -120,7 +120,7 @@ class Answerer:
         return [case for pair in given for case in self._made([pair], examples)]
 
     def check_streams(self) -> None:
-        """Raise UserError unless answers can be given while they are written."""
+        """Raise UserError unless answers can be streamed."""
         if not self.reader.streams:
             raise UserError(f"the reader {self.reader.weights} does not stream")
         if self.rule.chooses:
@@ -132,7 +132,7 @@ class Answerer:
     def stream(
         self, question: Question, passages: Sequence[Pair], examples: Sequence[Example] = ()
     ) -> AnswerStream:
-        """One answer while it is written; arguments as those of `answer`.
+        """Return a stream of one answer; arguments as for `answer`.
 
         Raises:
             UserError: see `check_streams`.
@@ -151,7 +151,7 @@ class Answerer:
         passages: Sequence[Sequence[Pair]],
         examples: Sequence[Example],
     ) -> tuple[list[Case], list[int]]:
-        """What the rule is given, and how many of each question's passages did not fit."""
+        """Return the rule's inputs, and how many of each question's passages did not fit."""
         wanted: list[list[list[Pair]]] = [
             self.rule.groups(found[: self.config.passages]) if found else [[]] for found in passages
         ]
@@ -170,7 +170,7 @@ class Answerer:
         for groups in wanted:
             prompts = [next(fitted) for _ in groups]
             cut.append(sum(map(len, groups)) - sum(len(group) for group, _ in prompts))
-            # A prompt that has lost its only passage says nothing that the others do not.
+            # A prompt that has lost its only passage adds nothing to the others.
             own = [p for p, before in zip(prompts, groups, strict=True) if p[0] or not before]
             asked.append(own or prompts[:1])
         keys = iter(self.cached.keys([prompt for own in asked for _, prompt in own]))
@@ -197,10 +197,11 @@ def _cut(answer: Answer | Failure, case: tuple[Case, int]) -> Answer | Failure:
 
 
 def load_template(config: AnsweringConfig) -> PromptTemplate:
-    """The prompt of the settings.
+    """Load the configured prompt.
 
     Raises:
-        UserError: no such prompt or a bad one; one that shows examples without any, or the reverse.
+        UserError: an unknown or bad prompt; a prompt that shows examples without configured ones,
+            or the reverse.
     """
     template = PromptTemplate.load(config.prompt)
     if "examples" in template.uses and config.examples is None:

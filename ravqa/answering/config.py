@@ -21,12 +21,12 @@ class ExamplesConfig(Strict):
     Attributes:
         dataset: name of the dataset that they come from.
         data: its folder or file; None for the bundled sample.
-        split: its split, null for all of a file of yours; one that no score is reported on.
+        split: its split, one that no score is reported on; null for all of your own file.
         options: the dataset's own options.
-        count: how many examples.
-        choose: by lot (the same one for the same seed), or the first ones.
-        seed: of the lot.
-        passages: how many passages an example shows, where the question has passages.
+        count: number of examples.
+        choose: at random (the same ones for the same seed), or the first ones.
+        seed: seed of the random choice.
+        passages: number of passages per example, if the question has passages.
     """
 
     dataset: Text = "okvqa"
@@ -44,12 +44,12 @@ class AnsweringConfig(Strict):
 
     Attributes:
         prompt: a template in `prompts/`, or a file.
-        decision: how k passages become one answer: the name of a rule (see
-            `ravqa.answering.rules`).
-        passages: how many of the retrieved passages are read (K).
-        examples: of few-shot prompts.
+        decision: the rule by which k passages become one answer (see `ravqa.answering.rules`).
+        passages: number of retrieved passages that are read (K).
+        examples: examples in few-shot prompts.
         extract: rules from the generation to the short answer.
-        cache: keep generations on disk; the same prompt to the same reader is answered once.
+        cache: whether generations are kept on disk, so that the same prompt to the same reader is
+            answered once.
     """
 
     prompt: TemplateName = "short-answer"

@@ -1,7 +1,7 @@
 """Examples of few-shot prompts: questions of another split, with their answers.
 
-The same examples stand in every prompt of a run. None of them is a question that is asked, or about
-an image that is asked about, and no two of them are about the same image.
+Every prompt of a run has the same examples. None of them is a question of the run or shares an
+image with one, and no two of them share an image.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ravqa.metrics.prrecall import answer_ranks
 
 
 class ExamplePool:
-    """Questions that examples are chosen from.
+    """Pool of questions from which examples are chosen.
 
     Attributes:
-        label: the dataset's name, for people.
+        label: human-readable name of the dataset.
         fingerprint: changes with the questions and with how examples are chosen.
     """
 
@@ -54,13 +54,13 @@ class ExamplePool:
         )
 
     def choose(self, asked: Iterable[Question]) -> list[Question]:
-        """The examples: the same ones every time, as long as none of them is asked.
+        """Return the examples: always the same ones, as long as none of them is asked.
 
         Args:
-            asked: questions that no example may be; those of earlier calls are remembered.
+            asked: questions that must not be examples; those of earlier calls are remembered.
 
         Raises:
-            UserError: there are not enough others.
+            UserError: too few other questions.
         """
         self._asked.add(asked)
         if not self._chosen or any(question in self._asked for question in self._chosen):
@@ -91,12 +91,12 @@ class ExamplePool:
 
 
 class _Asked:
-    """Which questions are asked: by their id, their image's id and its bytes."""
+    """The questions asked, identified by their id, their image's id and its bytes."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
         self._image_ids: set[str] = set()
-        self._images: dict[int, set[Path | bytes]] = {}  # by how many bytes they have
+        self._images: dict[int, set[Path | bytes]] = {}  # by size in bytes
 
     def add(self, questions: Iterable[Question]) -> None:
         for question in questions:
@@ -119,7 +119,7 @@ class _Asked:
 
 
 def _length(image: Path | bytes) -> int:
-    """Bytes of an image; 0 if it cannot be read."""
+    """Return the size of an image in bytes; 0 if it cannot be read."""
     if isinstance(image, bytes):
         return len(image)
     try:
@@ -129,12 +129,12 @@ def _length(image: Path | bytes) -> int:
 
 
 def make_example(question: Question, passages: Sequence[Passage], count: int) -> Example:
-    """A question as an example: with its commonest answer, and `count` of its passages.
+    """Make an example of a question: with its most common answer, and `count` of its passages.
 
     Passages that hold an answer come first: an example shows that the answer is read from them.
     """
     answers = [answer.strip() for answer in question.answers if answer.strip()]
-    [(answer, _)] = Counter(answers).most_common(1)  # of equally common ones the first
+    [(answer, _)] = Counter(answers).most_common(1)  # ties go to the first
     parts = single_answers([answer], question.question_type)
     holding = set(
         answer_ranks(

@@ -1,4 +1,4 @@
-"""Prompts that fit into the reader's context: whole passages are left out, the last first."""
+"""Fitting of prompts into the reader's context: whole passages are dropped, the last first."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def fit(
     one that cannot count a prompt, which then fails when it is read.
 
     Args:
-        groups: passages that are to stand in one prompt.
-        render: the prompt of the group at a position, from some of its passages.
+        groups: passages per prompt.
+        render: renders the prompt of the group at a position from some of its passages.
         reader: counts the tokens.
     """
     kept = [list(group) for group in groups]

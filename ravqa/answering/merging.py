@@ -1,4 +1,4 @@
-"""Which answers count as the same one."""
+"""Equality of answers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Merge = Literal["vqa", "lower", "exact"]
 
 
 def merge_key(answer: str, merge: Merge) -> str:
-    """What equal answers have in common.
+    """Return a key that is the same for equal answers.
 
     Args:
         merge: "vqa" is the official clean-up of VQA accuracy (punctuation, articles, number words,
-            contractions); "lower" looks past case and spaces; "exact" past nothing.
+            contractions); "lower" ignores case and spaces; "exact" ignores nothing.
 
     >>> merge_key("The Golden-Retriever", "vqa") == merge_key("golden retriever", "vqa")
     True

@@ -1,4 +1,4 @@
-"""How probable each passage is before it is read: p(z | x), from its score."""
+"""Prior probabilities of passages, p(z | x), from their scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Prior = Literal["scores", "retrieval", "uniform"]
 
 
 def log_priors(scores: Sequence[float | None], prior: Prior, temperature: float) -> list[float]:
-    """log p(z_k | x) of K passages with scores s_k: log softmax(s / T)_k, or if uniform -log K.
+    """Return log p(z_k | x) for scores s_1..s_K: log softmax(s / T)_k, or -log K if uniform.
 
     Args:
         scores: None for the empty passage, whose score is the mean of the others' (as in BERAG's
@@ -24,7 +24,7 @@ def log_priors(scores: Sequence[float | None], prior: Prior, temperature: float)
 
 
 def log_softmax(scores: Sequence[float], temperature: float = 1.0) -> list[float]:
-    """Natural log of softmax(scores / temperature)."""
+    """Return the natural log of softmax(scores / temperature)."""
     scaled = [score / temperature for score in scores]
     if max(scaled) == -math.inf:  # no passage has a score: they are equal
         return [-math.log(len(scaled))] * len(scaled)
@@ -33,7 +33,7 @@ def log_softmax(scores: Sequence[float], temperature: float = 1.0) -> list[float
 
 
 def log_sum(logs: Sequence[float]) -> float:
-    """log of the sum of exp(logs); minus infinity for none."""
+    """Return the log of the sum of exp(logs); minus infinity for no values."""
     top = max(logs, default=-math.inf)
     if top == -math.inf:
         return top

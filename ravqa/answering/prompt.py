@@ -1,7 +1,7 @@
 """Prompt templates: Jinja2 in its sandbox, checked when they are loaded.
 
-A template's variables are the keys of `Variables`. A reader's chat template is the reader's own
-matter and does not stand in a prompt.
+A template's variables are the keys of `Variables`. A reader's chat template belongs to the reader
+and is not part of a prompt.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MAX_ATTRIBUTES = 3  # ... and no more than three of them
 
 
 class Seen(TypedDict):
-    """What is seen in an image; each part may be empty.
+    """Description of an image; each part may be empty.
 
     Attributes:
-        tags: names of what a classifier sees, the most probable first.
+        tags: names of what a classifier sees, most probable first.
         caption: one sentence.
         objects: what a detector found, with attributes ("red wooden chair"), each once.
         ocr: texts read in the image, each once.
@@ -43,7 +43,7 @@ class Seen(TypedDict):
 
 
 class PassageValues(TypedDict):
-    """A passage; `content` is title, section and text as one string."""
+    """Values of a passage; `content` is title, section and text as one string."""
 
     text: str
     title: str | None
@@ -51,7 +51,7 @@ class PassageValues(TypedDict):
 
 
 class ExampleValues(Seen):
-    """A question of another split with its answer, and passages as a question has them."""
+    """Values of an example: a question of another split with its answer and passages."""
 
     question: str
     answer: str
@@ -59,13 +59,13 @@ class ExampleValues(Seen):
 
 
 class Variables(Seen):
-    """What a template can use: what is seen in the image (`Seen`), and the following.
+    """Variables of a template: the image's description (`Seen`), and the following.
 
     Attributes:
         question: the question's text.
-        image: whether the reader is shown the image beside the prompt.
+        image: whether the reader is given the image with the prompt.
         passages: best first; empty without retrieval.
-        examples: of `answering.examples`.
+        examples: few-shot examples (`answering.examples`).
         instruction: the question's instruction, or "".
     """
 
@@ -90,7 +90,7 @@ class Example:
 
 @lru_cache(maxsize=64)
 def _compiled(source: str) -> tuple[Template, frozenset[str]]:
-    """Return a template and the variables that it uses; studies load one again and again."""
+    """Return a template and its variables; cached, because studies load one repeatedly."""
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
@@ -102,8 +102,8 @@ class PromptTemplate:
     """A template, ready to render.
 
     Attributes:
-        uses: the variables that it uses.
-        sha256: of its source, hex.
+        uses: names of the variables that it uses.
+        sha256: SHA-256 of its source, hex.
     """
 
     def __init__(self, source: str, *, name: str = "template"):
@@ -132,10 +132,10 @@ class PromptTemplate:
 
     @classmethod
     def load(cls, name: str) -> PromptTemplate:
-        """A file, or the name of one in `prompts/`.
+        """Load a template: a file, or the name of one in `prompts/`.
 
         Raises:
-            UserError: no such template, or a bad one.
+            UserError: an unknown or bad template.
         """
         path = Path(name)
         if path.suffix != ".jinja":
@@ -158,10 +158,10 @@ class PromptTemplate:
         *,
         image: bool = False,
     ) -> str:
-        """The prompt's text, without spaces at its end.
+        """Return the prompt's text, without white space at its end.
 
         Args:
-            image: the reader is shown the question's image.
+            image: whether the reader is given the question's image.
 
         Raises:
             PromptError: the template fails on these values, or does what the sandbox forbids.
@@ -176,11 +176,11 @@ class PromptTemplate:
         }
         with failures(f"prompt {self.name}"):  # a template is a program: it may raise anything
             text = self._template.render(values)
-        # A space after "Answer:" would be a token of its own and spoil the next one.
+        # A space after "Answer:" would be a separate token and spoil the next one.
         return text.rstrip()
 
     def _try(self) -> None:
-        """Render once with every variable filled: a wrong key should not show hours later."""
+        """Render once with every variable filled: a wrong key should show now, not hours later."""
         seen: Seen = {"tags": ["a"], "caption": "a", "objects": ["a"], "ocr": ["a"]}
         passages: list[PassageValues] = [{"text": "a", "title": "a", "content": "a: a"}] * 2
         example: ExampleValues = {"question": "a", "answer": "a", "passages": passages, **seen}
@@ -204,7 +204,7 @@ class PromptTemplate:
 
 
 def _passages(passages: Sequence[Passage]) -> list[PassageValues]:
-    # The documented keys only: a record would hand its paths' methods to the template.
+    # The documented keys only: a record would expose its paths' methods to the template.
     return [{"text": p.text, "title": p.title, "content": p.content} for p in passages]
 
 

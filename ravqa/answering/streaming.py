@@ -1,4 +1,4 @@
-"""An answer given while it is written."""
+"""Streamed answers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from ravqa.core.records import Answer
 
 
 class AnswerStream(Iterator[str]):
-    """The reader's words as they are written; joined, they are the generation.
+    """Iterator over the reader's words as they are written; joined, they are the generation.
 
     Attributes:
-        answer: the answer extracted from them, once all have been read; None before.
+        answer: the answer extracted from them once all have been read; None before.
     """
 
     def __init__(self, pieces: Iterator[str], extract: Callable[[str], Answer]):
         """Take a reader's stream.
 
         Args:
-            extract: gives the answer in a generation.
+            extract: extracts the answer from a generation.
         """
         self.answer: Answer | None = None
         self._pieces = pieces

@@ -1,4 +1,4 @@
-"""Between retrieval and reading: rerankers, passage filters, gates."""
+"""Stages between retrieval and reading: rerankers, passage filters, gates."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The interface of rerankers, and what they share.
+"""The interface of rerankers and shared functions.
 
-A reranker is given questions with their hits, best first, and gives new hits: with other scores, in
-another order, or fewer. Ranks count from 1 again. `Hit.score` is always the score of the last stage
-that gave one, and what the decision rules weigh passages by; the retriever's own stays in
+A reranker takes questions with their hits, best first, and returns new hits: with other scores, in
+another order, or fewer. Ranks restart from 1. `Hit.score` is always the score of the last stage
+that set one, and decision rules weight passages by it; the retriever's own stays in
 `Hit.retrieval_score`.
 """
 
@@ -20,40 +20,40 @@ from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict
 
 Candidates = Sequence[tuple[Hit, Passage]]
-"""Of one question: its hits, best first, each with its passage."""
+"""One question's hits, best first, each with its passage."""
 
 
 class RerankerConfig(Strict):
-    """Base of rerankers' options: what is known of one before it is built."""
+    """Base of rerankers' options: what is known about one before it is built."""
 
     @property
     def scored_hits(self) -> int | None:
-        """How many of a question's hits get a new score; None where that has no limit."""
+        """Return how many of a question's hits get a new score; None for no limit."""
         return None
 
     @property
     def asks_reader(self) -> bool:
-        """Whether the reranker is built with a reader (`reader=`)."""
+        """Return whether the reranker is built with a reader (`reader=`)."""
         return False
 
     @property
     def reader_part(self) -> Part | None:
-        """The reader that it asks; None for the pipeline's own."""
+        """Return the reader that it asks; None for the pipeline's own."""
         return None
 
 
 class Reranker(ABC):
-    """Gives questions' hits new scores or another order, or leaves some out.
+    """Rescores, reorders or drops questions' hits.
 
     Attributes:
         fingerprint: changes with everything that can change the hits returned.
-        weights: names of the weights, for people; blank without weights.
-        supports_images: it looks at questions' images.
-        stores: where scores are kept; none if they are not. Runs measure what came from there.
+        weights: human-readable names of the weights; blank without weights.
+        supports_images: whether it looks at questions' images.
+        stores: where scores are kept; empty if they are not. Runs measure what came from there.
     """
 
     class Config(RerankerConfig):
-        """Options; none, unless a reranker has its own."""
+        """Options; empty unless a reranker defines its own."""
 
     fingerprint: str
     weights: str = ""
@@ -66,18 +66,18 @@ class Reranker(ABC):
     ) -> list[list[Hit] | Failure]:
         """Return new hits per question, best first, ranks from 1, out of the old ones.
 
-        A question that cannot be reranked costs no other: its place holds a failure.
+        A question that cannot be reranked does not affect the others: its place holds a failure.
 
         Raises:
             DataError: an image cannot be decoded.
         """
 
     def counts(self) -> dict[str, int]:
-        """Return what the reranker did so far, for results; nothing, unless it has counts.
+        """Return counts of what the reranker did so far, for results; empty if it has none.
 
         Returns:
-            `scored`: pairs or questions that its model was given, caches apart. `truncated`: those
-            of them that were cut.
+            `scored`: pairs or questions given to its model, not counting cached ones. `truncated`:
+            those of them that were cut.
         """
         return {}
 
@@ -93,7 +93,7 @@ class PassageFilter(Reranker):
 
         Args:
             questions: the questions.
-            rankings: per question its hits, best first.
+            rankings: hits per question, best first.
         """
 
     def rerank(
@@ -110,20 +110,20 @@ class PassageFilter(Reranker):
 
 
 def renumbered(hits: Iterable[Hit]) -> list[Hit]:
-    """The hits in the order given, ranks from 1."""
+    """Return the hits in the given order, with ranks from 1."""
     return [replace(hit, rank=rank) for rank, hit in enumerate(hits, 1)]
 
 
 def rescored(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
-    """The hits by falling new score; equal scores keep their order.
+    """Return the hits by decreasing new score; equal scores keep their order.
 
     Args:
-        scores: of the first hits. The hits without one stay behind the others in their order, and
-            count as good as the worst of those: so a filter by score never keeps a passage that was
-            not looked at where it drops one that was.
+        scores: new scores of the first hits. Hits without one stay after the others in their order,
+            with the lowest new score: so a filter by score never keeps an unscored passage while it
+            drops a scored one.
 
     Raises:
-        UserError: a score is no number, as those of models that overflow in half precision.
+        UserError: a score is not a number, as when a model overflows in half precision.
     """
     if not scores:
         return renumbered(hits)
@@ -144,11 +144,11 @@ def rescored(hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
 def rescored_each(
     candidates: Sequence[Candidates], depth: int, scores: Sequence[float | Failure]
 ) -> list[list[Hit] | Failure]:
-    """`rescored` for several questions; a question fails with one of its scores.
+    """Apply `rescored` to several questions; a question fails if one of its scores does.
 
     Args:
-        candidates: per question its hits.
-        depth: how many of them have a score.
+        candidates: hits per question.
+        depth: how many of a question's hits have a score.
         scores: of the first `depth` hits of each question, one question after the other.
     """
     out: list[list[Hit] | Failure] = []

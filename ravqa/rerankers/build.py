@@ -1,4 +1,4 @@
-"""From a pipeline's `reranking` list to its stages."""
+"""Building of stages from a pipeline's `reranking` list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ravqa.rerankers.base import Reranker, RerankerConfig
 
 
 def stage_names(parts: Iterable[str]) -> list[str]:
-    """A name per reranker: its own; a repeated one with a number ("threshold-2")."""
+    """Return a name per reranker; repeated ones get a number ("threshold-2")."""
     names: list[str] = []
     for part in parts:
         name, number = part, 1
@@ -29,7 +29,7 @@ def check_rerankers(parts: Sequence[Part], where: str, passages: int) -> None:
     """Validate every reranker's options without building it.
 
     Args:
-        passages: how many passages are read.
+        passages: number of passages that are read.
 
     Raises:
         UserError: an unknown reranker or option (the key's path is named); fewer passages are
@@ -52,14 +52,14 @@ def build_rerankers(
     *,
     session: Session | None = None,
 ) -> dict[str, Reranker]:
-    """The stages by name, in order.
+    """Build the stages by name, in order.
 
     Args:
-        reader: gives the reader that a reranker names, or the pipeline's own for None.
-        session: what shares rerankers, but for those that are given a reader.
+        reader: returns the reader that a reranker names, or the pipeline's own for None.
+        session: shares rerankers, except those that are given a reader.
 
     Raises:
-        UserError: whatever a part cannot be built without.
+        UserError: something that a part needs is missing.
     """
     built: dict[str, Reranker] = {}
     for i, (name, part) in enumerate(zip(stage_names(p.name for p in parts), parts, strict=True)):
@@ -73,7 +73,7 @@ def build_rerankers(
 
 
 def asks_own_reader(parts: Sequence[Part]) -> bool:
-    """Whether one of the rerankers asks the pipeline's reader."""
+    """Return whether one of the rerankers asks the pipeline's reader."""
     configs = [reranker_config(part, "reranking") for part in parts]
     return any(config.asks_reader and config.reader_part is None for config in configs)
 

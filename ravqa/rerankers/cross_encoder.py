@@ -22,19 +22,19 @@ from ravqa.rerankers.base import Candidates, Reranker, RerankerConfig, rescored_
 
 _WHY = "the reranker cross-encoder"
 _EXTRA = "sentence-transformers"
-_CHUNK = 256  # pairs that are scored before their scores are kept
+_CHUNK = 256  # pairs scored before their scores are stored
 
 
 class CrossEncoderReranker(Reranker):
     """Scores query text and passage with one model that reads both.
 
-    The query text is a template's: by default the question, and behind it caption and tags of the
-    image, as far as there are any. A passage is its title, section and text. A model that takes
-    text and image together (multimodal rerankers) is given the question's image too.
+    A template renders the query text: by default the question, followed by caption and tags of the
+    image, if any. A passage is its title, section and text. A model that takes text and image
+    together (multimodal rerankers) is given the question's image too.
 
     Attributes:
-        truncated: how many of those were longer than the model takes, and cut; of models that read
-            text with a plain tokenizer.
+        truncated: how many pairs were longer than the model's limit and cut; only for models that
+            read text with a plain tokenizer.
     """
 
     class Config(RerankerConfig):
@@ -43,14 +43,14 @@ class CrossEncoderReranker(Reranker):
         Attributes:
             model: folder, hub name, or "package:MODULE/path".
             query: a template in `prompts/`, or a file, for the query text.
-            depth: how many of the hits are scored.
-            activation: of the model's output: the model's own choice, none ("identity"), or the
-                logistic function ("sigmoid"). The order is the same; filters and decision rules see
-                the scores.
-            max_length: tokens of query and passage together; None for the model's own limit.
-            batch_size: pairs at a time.
-            dtype: of weights and computation.
-            device: "auto" for an accelerator if there is one.
+            depth: number of hits that are scored.
+            activation: activation of the model's output: the model's own, none ("identity"), or the
+                logistic function ("sigmoid"). The order is the same, but filters and decision rules
+                use the scores.
+            max_length: most tokens of query and passage together; None for the model's own limit.
+            batch_size: pairs per batch.
+            dtype: type of weights and computation.
+            device: "auto" for an accelerator, if any.
             trust_remote_code: run code that the model's files name.
             cache: keep scores on disk.
         """
@@ -68,11 +68,11 @@ class CrossEncoderReranker(Reranker):
 
         @property
         def scored_hits(self) -> int:
-            """The depth."""
+            """Return the depth."""
             return self.depth
 
         def packages(self) -> Sequence[tuple[str, str]]:
-            """The library."""
+            """Return the library."""
             return [("sentence_transformers", _EXTRA)]
 
         @model_validator(mode="after")
@@ -85,7 +85,7 @@ class CrossEncoderReranker(Reranker):
 
         Raises:
             MissingExtraError: sentence-transformers is not installed.
-            UserError: the model cannot be loaded, or is no cross-encoder of one score.
+            UserError: the model cannot be loaded, or is not a cross-encoder with one score.
         """
         self.config = config
         self.weights = config.model
@@ -108,7 +108,7 @@ class CrossEncoderReranker(Reranker):
         self.fingerprint = fingerprint(self._scores, self._template.source, config.depth)
 
     def counts(self) -> dict[str, int]:
-        """Return how many pairs the model was really given, caches apart, and how many were cut."""
+        """Return how many pairs the model scored, cached ones excluded, and how many were cut."""
         return {"scored": self._kept.made, "truncated": self.truncated}
 
     def _load(self, library: Any, path: str) -> Any:
@@ -134,7 +134,7 @@ class CrossEncoderReranker(Reranker):
         return model
 
     def _check_activation(self, path: str) -> None:
-        """Refuse a model whose scores the library would give in another form than it asks for."""
+        """Reject a model whose activation the library would ignore."""
         from transformers import PretrainedConfig
 
         if self.config.activation != "model" or self.config.trust_remote_code:
@@ -157,7 +157,7 @@ class CrossEncoderReranker(Reranker):
         made = type(model).__name__
         saved = getattr(getattr(model, "config", None), "architectures", None)
         if made.endswith("ForSequenceClassification") and saved and made not in saved:
-            # The library would put random numbers where the scores come from.
+            # The library would initialise the scoring head at random.
             raise UserError(
                 f"{_WHY}: {self.config.model} is no cross-encoder but a {saved[0]}, without "
                 "weights for a score"
@@ -171,9 +171,9 @@ class CrossEncoderReranker(Reranker):
     def rerank(
         self, questions: Sequence[Question], candidates: Sequence[Candidates]
     ) -> list[list[Hit] | Failure]:
-        """Return the hits by falling score of the model; those beyond `depth` come last.
+        """Return the hits by decreasing score; those beyond `depth` come last.
 
-        Questions fail that the model cannot take, or whose image it cannot take.
+        A question fails if the model cannot take it or its image.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -209,7 +209,7 @@ class CrossEncoderReranker(Reranker):
         seen = [self.supports_images and question.image is not None for question in owners]
         for with_image in (False, True):
             rows = [i for i, sees in enumerate(seen) if sees is with_image]
-            # The library sorts by length: it is given much at once, but few images.
+            # The library sorts by length: give it many texts at once, but few images.
             step = self.config.batch_size if with_image else _CHUNK
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
@@ -226,7 +226,7 @@ class CrossEncoderReranker(Reranker):
     def _input(self, query: str, passage: str, owner: Question | None) -> tuple[Any, Any]:
         if self._model.modalities == ["text"]:
             return query, passage
-        # The library opens text that is the path of an image, if it is not told that it is text.
+        # The library opens text that is an image's path unless it is marked as text.
         given: dict[str, Any] = {"text": query}
         if owner is not None and owner.image is not None:
             given["image"] = open_image(owner.image)

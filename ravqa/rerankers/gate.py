@@ -1,4 +1,4 @@
-"""A gate: where passages are no good, or not needed, the question goes on without any."""
+"""A gate, which drops a question's passages if they are not good enough or not needed."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability
 
 
 class Gate(PassageFilter):
-    """Passages go on if a number reaches a limit, else the question is asked without passages.
+    """Keeps passages if a number reaches a limit; else the question is asked without passages.
 
     With s_1 >= s_2 >= ... the scores of a question's hits, the number is
 
     - `best`: s_1;
     - `margin`: s_1 - s_n, n being `against`; a question with fewer hits keeps them;
-    - `reader`: the probability that a reader says yes to a prompt that has question and image, and
-      no passages: whether knowledge from elsewhere is needed (see `ravqa.rerankers.yes_no`). The
+    - `reader`: the probability that a reader says yes to a prompt with question and image, without
+      passages: whether external knowledge is needed (see `ravqa.rerankers.yes_no`). It is the
       decision whether to retrieve of mR2AG and ReflectiVA (arXiv 2411.15041, 2411.16863), without
       their training.
     """
 
     class Config(YesNoConfig):
-        """Options; those of how a reader is asked are of the rule `reader` alone.
+        """Options; those of how a reader is asked apply only to the rule `reader`.
 
         Attributes:
             rule: see the class.
-            at_least: the limit; of the rule `reader` a probability.
-            against: n of the rule `margin`.
+            at_least: the limit; for the rule `reader` a probability.
+            against: n in the rule `margin`.
             reader: asked by the rule `reader`; None for the pipeline's own.
             prompt: a template in `prompts/`, or a file, for the rule `reader`.
         """
@@ -52,12 +52,12 @@ class Gate(PassageFilter):
 
         @property
         def asks_reader(self) -> bool:
-            """Whether the rule needs a reader."""
+            """Return whether the rule needs a reader."""
             return self.rule == "reader"
 
         @property
         def reader_part(self) -> Part | None:
-            """The reader that is asked; None for the pipeline's own."""
+            """Return the reader that is asked; None for the pipeline's own."""
             return self.reader
 
         @model_validator(mode="after")
@@ -80,7 +80,7 @@ class Gate(PassageFilter):
         """Load the prompt, if a reader is asked.
 
         Raises:
-            UserError: no such prompt; the reader gives no probabilities.
+            UserError: the prompt does not exist; the reader gives no probabilities.
         """
         self.config = config
         self._ask: YesNo | None = None
@@ -97,13 +97,13 @@ class Gate(PassageFilter):
         self.fingerprint = fingerprint("gate/1", parts)
 
     def counts(self) -> dict[str, int]:
-        """Return how many questions a reader was really asked about, caches apart."""
+        """Return how many questions a reader was asked about, not counting cached ones."""
         return {"scored": self._ask.asked if self._ask else 0}
 
     def keep(
         self, questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
     ) -> list[list[bool] | Failure]:
-        """Return that all hits of a question are kept, or none.
+        """Return, per question, True for all of its hits or for none.
 
         Raises:
             DataError: an image cannot be decoded.

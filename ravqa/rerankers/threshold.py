@@ -1,4 +1,4 @@
-"""A passage filter: those whose score is too low are left out."""
+"""A passage filter, which drops passages whose score is too low."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Threshold(PassageFilter):
     With s_1..s_n the scores of a question's hits and v the value, the rule keeps hit i if
 
     - `absolute`: s_i >= v;
-    - `difference`: s_i >= max s - v. For scores of any scale: of logits, v is a log ratio;
+    - `difference`: s_i >= max s - v. For scores on any scale; for logits, v is a log ratio;
     - `ratio`: s_i >= v max s. For scores that are not negative: probabilities, BM25;
-    - `mass`: it is one of the fewest best whose softmax(s / T) sums to at least v (as in nucleus
-      sampling, Holtzman et al. 2020, arXiv 1904.09751).
+    - `mass`: it is in the smallest set of best hits whose softmax(s / T) sums to at least v (as in
+      nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751).
     """
 
     class Config(RerankerConfig):
@@ -33,9 +33,9 @@ class Threshold(PassageFilter):
         Attributes:
             rule: see the class; None to go by the number of passages alone.
             value: v.
-            temperature: T of `mass`.
-            min_kept: as many of the first hits are kept whatever their score.
-            max_kept: at most so many are kept, the first ones; None for any number.
+            temperature: T in `mass`.
+            min_kept: number of first hits that are kept whatever their score.
+            max_kept: most hits that are kept, the first ones; None for no limit.
         """
 
         rule: Literal["absolute", "difference", "ratio", "mass"] | None = None
@@ -96,7 +96,7 @@ class Threshold(PassageFilter):
 
 
 def _nucleus(logits: Sequence[float], mass: float) -> list[bool]:
-    """Which are among the fewest best whose softmax sums to `mass`; of equals, the first."""
+    """Return which are in the smallest best set with softmax sum `mass`; ties go to the first."""
     shares = [math.exp(x) for x in logits]
     wanted = mass * math.fsum(shares)
     good = [False] * len(shares)

@@ -1,4 +1,4 @@
-"""Reranking by a reader: how probable is "yes" to question, image and one passage?"""
+"""Reranking by a reader's probability of "yes" given question, image and one passage."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _LONG = re.compile(r"longer than|too long|memory")
 class VLMReranker(Reranker):
     """Asks a reader about each of the first passages; see `ravqa.rerankers.yes_no`.
 
-    The reader sees the question's image, if it can; what describers saw in it, the prompt says.
+    The reader sees the question's image, if it supports images; the prompt has its description.
 
     Attributes:
-        truncated: how many passages were cut, among all that were looked at.
+        truncated: how many of the scored passages were cut.
     """
 
     class Config(YesNoConfig):
         """Options, beyond those of how the reader is asked.
 
         Attributes:
-            reader: asked; None for the pipeline's own.
+            reader: the reader to ask; None for the pipeline's own.
             prompt: a template in `prompts/`, or a file; it is given one passage.
-            depth: how many of the hits are looked at.
-            score: what the new score is: the probability of yes, or its log-odds. The order is the
-                same; filters and decision rules see the scores.
-            max_words: longer passages are cut to so many words; None for no limit.
+            depth: number of hits that are scored.
+            score: the new score: the probability of yes, or its log-odds. The order is the same,
+                but filters and decision rules use the scores.
+            max_words: most words of a passage, beyond which it is cut; None for no limit.
         """
 
         reader: Part | None = None
@@ -52,17 +52,17 @@ class VLMReranker(Reranker):
 
         @property
         def scored_hits(self) -> int:
-            """The depth."""
+            """Return the depth."""
             return self.depth
 
         @property
         def asks_reader(self) -> bool:
-            """It always does."""
+            """Return True: it always asks a reader."""
             return True
 
         @property
         def reader_part(self) -> Part | None:
-            """The reader that is asked; None for the pipeline's own."""
+            """Return the reader that is asked; None for the pipeline's own."""
             return self.reader
 
         @model_validator(mode="after")
@@ -76,7 +76,7 @@ class VLMReranker(Reranker):
         """Load the prompt.
 
         Raises:
-            UserError: no such prompt; the reader gives no probabilities.
+            UserError: the prompt does not exist; the reader gives no probabilities.
         """
         self.config = config
         self._template = PromptTemplate.load(config.prompt)
@@ -95,13 +95,13 @@ class VLMReranker(Reranker):
         )
 
     def counts(self) -> dict[str, int]:
-        """Return how many pairs the reader was asked about, caches apart, and how many were cut."""
+        """Return how many pairs the reader scored, cached ones excluded, and how many were cut."""
         return {"scored": self._ask.asked, "truncated": self.truncated}
 
     def rerank(
         self, questions: Sequence[Question], candidates: Sequence[Candidates]
     ) -> list[list[Hit] | Failure]:
-        """Return the hits by falling probability of yes; those beyond `depth` come last.
+        """Return the hits by decreasing probability of yes; those beyond `depth` come last.
 
         Raises:
             DataError: an image cannot be decoded.

@@ -1,16 +1,17 @@
 """A reader's yes or no to a prompt, as a probability.
 
-With Y and N the words for yes and no, what is computed is the log-odds
+With Y and N the words for yes and no, the log-odds are
 
     log sum_{w in Y} p(w | prompt) - log sum_{w in N} p(w | prompt)
 
-so that the probability p(yes) / (p(yes) + p(no)) is its logistic function: the relevance of
-rerankers that are language models (Nogueira et al. 2020, arXiv 2003.06713, with "true" and "false";
-EriChen0615/BERAG, src/retrievers.py, with yes and no, for Qwen2-VL). Two ways to p(w | prompt):
+so that the probability p(yes) / (p(yes) + p(no)) is its logistic function: the relevance used by
+language-model rerankers (Nogueira et al. 2020, arXiv 2003.06713, with "true" and "false";
+EriChen0615/BERAG, src/retrievers.py, with yes and no, for Qwen2-VL). There are two ways to compute
+p(w | prompt):
 
-- `next-token`: the probability that the next token is w. Tokens that differ from w by case and
-  white space alone count as w, the line break excepted.
-- `score`: the probability that the generation is w and ends behind it; w as it is written.
+- `next-token`: the probability that the next token is w. Tokens that differ from w only by case and
+  white space (except line breaks) count as w.
+- `score`: the probability that the generation is exactly w and then ends.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ _MOST = 1000.0
 
 
 class YesNoConfig(RerankerConfig):
-    """How a reader is asked.
+    """Options of how a reader is asked.
 
     Attributes:
         positive: the words for yes.
         negative: the words for no.
-        way: how their probabilities are got; None for next-token if the reader can, else score.
-        batch_size: prompts given to the reader at a time.
-        cache: keep the answers on disk.
+        way: how their probabilities are computed; None for next-token if the reader supports it,
+            else score.
+        batch_size: prompts per call to the reader.
+        cache: whether answers are kept on disk.
     """
 
     positive: tuple[Text, ...] = Field(default=("yes",), min_length=1)
@@ -62,18 +64,18 @@ class YesNoConfig(RerankerConfig):
 
 
 class YesNo:
-    """Asks a reader; what it has been asked before, it is not asked again.
+    """Asks a reader, each question only once.
 
     Attributes:
-        way: how.
+        way: how probabilities are computed.
         fingerprint: changes with the reader and every setting that can change an answer.
     """
 
     def __init__(self, config: YesNoConfig, reader: Reader, why: str):
-        """Choose the way.
+        """Choose how probabilities are computed.
 
         Args:
-            why: who asks, for messages.
+            why: name of the caller, for messages.
 
         Raises:
             UserError: the reader gives no probabilities, or has no token for a word.
@@ -107,11 +109,11 @@ class YesNo:
 
     @property
     def asked(self) -> int:
-        """How many prompts the reader was really asked."""
+        """Number of prompts that the reader was asked."""
         return self._kept.made
 
     def log_odds(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
-        """Return log-odds of yes against no for each prompt (natural log).
+        """Return the log-odds of yes against no for each prompt (natural log).
 
         Raises:
             DataError: an image cannot be read.
@@ -133,7 +135,7 @@ class YesNo:
                 for start in range(0, len(prompts), size)
                 for odds in ask(prompts[start : start + size])
             ]
-        except ContractError as e:  # as of models that overflow in half precision
+        except ContractError as e:  # as when a model overflows in half precision
             raise UserError(f"{self._why}: {e}") from None
 
     def _by_token(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
@@ -151,7 +153,7 @@ class YesNo:
         return _difference(yes, no)
 
     def _find_tokens(self, vocabulary: int) -> tuple[list[int], list[int]]:
-        """The tokens that are words for yes, and for no."""
+        """Return the tokens that are words for yes, and for no."""
         found: dict[str, list[int]] = {}
         wanted = {_plain(w) for w in (*self._config.positive, *self._config.negative)}
         for token in range(vocabulary):
@@ -171,7 +173,7 @@ class YesNo:
 
     def _by_score(self, prompts: Sequence[Prompt]) -> list[float | Failure]:
         words = [*self._config.positive, *self._config.negative]
-        # The same prompt's words stand together: readers run it through the model once.
+        # A prompt's words are adjacent, so that readers run it through the model once.
         scores = self._reader.score(
             [prompt for prompt in prompts for _ in words], [*words] * len(prompts)
         )
@@ -192,7 +194,7 @@ def probability(log_odds: float) -> float: ...
 @overload
 def probability(log_odds: float | Failure) -> float | Failure: ...
 def probability(log_odds: float | Failure) -> float | Failure:
-    """Return the logistic function, p(yes) / (p(yes) + p(no)); a failure as it is."""
+    """Return the logistic function, p(yes) / (p(yes) + p(no)); failures are returned unchanged."""
     if isinstance(log_odds, Failure):
         return log_odds
     if log_odds >= 0:
@@ -205,5 +207,5 @@ def _plain(text: str) -> str:
 
 
 def _difference(yes: float, no: float) -> float:
-    # Either may be minus infinity: JSON has no word for that.
+    # Either may be minus infinity: JSON cannot express that.
     return 0.0 if yes == no else max(-_MOST, min(_MOST, yes - no))
