@@ -1,4 +1,4 @@
-"""Collections: passages of one's own with settings and search structure, in one folder.
+"""Collections: your own passages with settings and search index, in one folder.
 
 from ravqa import Collection
 

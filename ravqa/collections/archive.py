@@ -1,12 +1,12 @@
-"""A collection as one file, to be shared: a tar archive with a list of its files and checksums.
+"""Collections packed into one file: a tar archive with a list of its files and checksums.
 
-    ravqa-collection.json   format, and of every other file [bytes, SHA-256]; it comes first
+    ravqa-collection.json   format, and [bytes, SHA-256] of every other file; it comes first
     collection.json, index-000001/..., passages-000001/..., images/...
 
-The same collection gives the same bytes: names are in order, times and owners are left out. Nothing
-is extracted that the list does not name, or that is not as the list says, and nothing outside the
-new folder, which appears under its name when it is whole. Older archives call the two files
-`ravqa-index.json` and `library.json`; they are read too.
+The same collection gives the same bytes: names are sorted, times and owners are left out. Only
+files that the list names, with matching content, are extracted, and only into the new folder, which
+gets its name once it is complete. Older archives, which call the two files `ravqa-index.json` and
+`library.json`, can be read too.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ravqa.indexes.segmented.index import SegmentedIndex
 from ravqa.retrievers.base import Progress
 
 LIST = "ravqa-collection.json"
-_LISTS = (LIST, "ravqa-index.json")  # its present and its older name
+_LISTS = (LIST, "ravqa-index.json")  # its current and its older name
 FORMAT = 1
-_MAX_LIST = 2**28  # bytes of the list: some two million files
+_MAX_LIST = 2**28  # bytes of the list: about two million files
 _BLOCK = 2**22
 _NAME = re.compile(
     rf"(?:collection|library)\.json|passages-\d{{6}}/[a-z]+\.(?:npy|jsonl?)|{IMAGES}/[0-9a-f]{{2}}/[0-9a-f]{{64}}"
@@ -41,14 +41,13 @@ _NAME = re.compile(
 
 
 def pack(folder: CollectionFolder, state: State, target: Path, progress: Progress | None) -> int:
-    """Write the archive; gives its bytes.
+    """Write the archive; return its size in bytes.
 
     Args:
-        state: what is packed; nobody may change the collection meanwhile.
+        state: state to pack; the collection must not change meanwhile.
 
     Raises:
-        UserError: the file is there already or cannot be written; the library names a file that is
-            not its own.
+        UserError: the file exists or cannot be written; the collection names a file outside itself.
     """
     if state.index is not None and not isinstance(state.index, SegmentedIndex):
         raise UserError(
@@ -62,7 +61,7 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     total = len(names)
     listed: dict[str, tuple[int, str]] = {}
     for number, name in enumerate(names, 1):
-        if not _NAME.fullmatch(name):  # whoever made the library could have any file packed
+        if not _NAME.fullmatch(name):  # else a crafted collection could have any file packed
             raise UserError(f"the index in {folder.path} is damaged: it names the file {name!r}")
         path = folder.path / name
         listed[name] = path.stat().st_size, file_digest(path)
@@ -83,11 +82,11 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
 
 
 def unpack(source: Path, target: Path, progress: Progress | None) -> None:
-    """Make a collection of an archive, every byte compared with its list.
+    """Unpack an archive into a new collection, checking every byte against its list.
 
     Raises:
-        UserError: no such file, not a packed collection, damaged, with images that are not in it,
-            or larger than the free disk space; the folder is there already.
+        UserError: the file does not exist, is not a packed collection, is damaged, lacks images, or
+            is larger than the free disk space; the folder exists.
     """
     CollectionFolder(target).check_new()
     try:
@@ -108,7 +107,7 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
 
 
 def _files(folder: CollectionFolder, state: State) -> Iterator[str]:
-    """Names of the files that belong to a state."""
+    """Yield the names of the files that belong to a state."""
     yield folder.manifest_file.name
     if not isinstance(state.index, SegmentedIndex):
         return
@@ -121,14 +120,14 @@ def _files(folder: CollectionFolder, state: State) -> Iterator[str]:
 
 
 def _entry(name: str, size: int) -> tarfile.TarInfo:
-    """A member without time and owner."""
+    """Return an archive member without time and owner."""
     entry = tarfile.TarInfo(name)
     entry.size = size
     return entry
 
 
 def _listed(archive: tarfile.TarFile, source: Path) -> dict[str, tuple[int, str]]:
-    """The list, which must be the first member."""
+    """Return the list, which must be the first member."""
     first = archive.next()
     if first is None or first.name not in _LISTS or not first.isreg() or first.size > _MAX_LIST:
         raise UserError(f"{source} is not a packed collection: {LIST} must come first")
@@ -180,7 +179,7 @@ def _extract(
 
 
 def _check_images(folder: Path, source: Path) -> None:
-    """Passages must not name files of whoever unpacks them: those would be shown, and packed."""
+    """Reject passages that name files outside: they would be shown and packed."""
     for entry in sorted(folder.glob("passages-*")):
         try:
             PassageFolder(entry, images=folder, mend="pack the collection again").check_images()
@@ -192,5 +191,5 @@ def _check_images(folder: Path, source: Path) -> None:
 
 def _opened(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     stream = archive.extractfile(member)
-    assert stream is not None  # only links and folders have none
+    assert stream is not None  # only links and folders have no stream
     return stream

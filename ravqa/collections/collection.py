@@ -1,4 +1,4 @@
-"""A collection: passages, settings and search structure in one folder, searched and asked."""
+"""A collection: passages, settings and search index in one folder, to search and ask."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from ravqa.rerankers.build import asks_own_reader
 from ravqa.retrievers.base import Progress, Retriever
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
-_NEAR = 10_000  # ids among which near ones are looked for
+_NEAR = 10_000  # most ids that are searched for similar ones
 _SEARCHING = frozenset({"describer", "retriever", "reranking"})
 _ANSWERING = frozenset({"reader", "answering"})
-_PIECES = 32  # more are put together: every one costs time and open files
+_PIECES = 32  # more are merged: each costs time and open files
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a change did, in passages.
+    """Result of a change, in numbers of passages.
 
     Attributes:
-        changed: replaced because text, title or section are new.
-        relabelled: only other metadata are new; not encoded again.
-        unchanged: were there already.
-        truncated: were longer than the encoder's limit, and cut.
+        changed: replaced because text, title or section changed.
+        relabelled: only other metadata changed; not encoded again.
+        unchanged: already present.
+        truncated: longer than the encoder's limit, and cut.
     """
 
     added: int = 0
@@ -61,15 +61,15 @@ class Changes:
 
 
 class Collection:
-    """Passages in one folder: added, replaced, deleted, searched, asked.
+    """Passages in one folder, which can be added, replaced, deleted, searched and asked.
 
-    The models are loaded when they are first needed: for adding, searching and asking. One process
-    writes at a time; any number read, each the state that it has seen last (`refresh`). Searches
-    may run in several threads.
+    Models are loaded on first use: for adding, searching and asking. One process writes at a time;
+    any number can read, each the state that it last saw (`refresh`). Searches may run in several
+    threads.
 
     Attributes:
-        withheld: settings that came from elsewhere, name something outside of the collection, and
-            are not followed: what needs them raises UserError.
+        withheld: settings that came from elsewhere, name something outside the collection, and are
+            not followed: operations that need them raise UserError.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Collection:
         self._where = where
         self.withheld = tuple(withheld)
         for section in ("answering", "reranking"):
-            if self._withheld({section}):  # not even looked at: their prompts may be files
+            if self._withheld({section}):  # not even read: their prompts may be files
                 self._settings.pop(section)
         self.config, self._late = checked(self._settings, where)
         self._index = self._late.index
@@ -103,17 +103,17 @@ class Collection:
         *overrides: str,
         words: int | None = None,
     ) -> Collection:
-        """Make an empty collection in a new folder, or of one that never had a passage.
+        """Create an empty collection in a new folder, or over one that never had a passage.
 
         Args:
             pipeline: a YAML file or a name in `pipelines/`; its settings are kept with the
                 collection.
             overrides: "key.path=value".
-            words: longest passage of a page or article; kept with the collection.
+            words: longest passage of a page or article, in words; kept with the collection.
 
         Raises:
-            UserError: the folder is not empty; settings that are not valid, or with another
-                retriever than late-interaction; a missing package or model.
+            UserError: the folder is not empty; invalid settings, or a retriever other than
+                late-interaction; a missing package or model.
         """
         folder = CollectionFolder(Path(path))
         settings, where = load_pipeline(pipeline, overrides)
@@ -141,12 +141,12 @@ class Collection:
 
     @staticmethod
     def exists(path: Path | str) -> bool:
-        """Whether there is a collection in this folder."""
+        """Return whether this folder contains a collection."""
         return CollectionFolder(Path(path)).exists()
 
     @staticmethod
     def check_new(path: Path | str) -> None:
-        """Raise UserError if `create` would refuse this folder."""
+        """Raise UserError if `create` would reject this folder."""
         CollectionFolder(Path(path)).check_new(begun=True)
 
     @classmethod
@@ -159,21 +159,21 @@ class Collection:
     ) -> Collection:
         """Open the collection in a folder.
 
-        Settings that were not given on this machine are followed as far as they name nothing
-        outside of the collection: no server, environment variable, local path or code (`withheld`).
+        Settings that were not given on this machine are followed unless they name something outside
+        the collection: a server, environment variable, local path or code (`withheld`).
 
         Args:
-            pipeline: other settings than those that the collection was made with. The encoder must
-                be the same; query text, reader and so on may differ.
+            pipeline: settings in place of the collection's own. The encoder must be the same; query
+                text, reader and so on may differ.
             overrides: "key.path=value".
             trust_settings: follow the collection's own settings wherever they come from, now and
                 later: they are remembered on this machine (`ravqa.collections.trust`).
 
         Raises:
-            DataError: an image lies outside of the collection's folder.
+            DataError: an image is outside the collection's folder.
             UserError: there is no collection, it is damaged, or has links that lead out of it;
-                settings that are not valid, with another encoder, or that would run a model's code
-                without your saying so.
+                invalid settings, another encoder, or settings that would run a model's code without
+                your consent.
         """
         folder = CollectionFolder(Path(path))
         own = folder.manifest().settings
@@ -204,7 +204,7 @@ class Collection:
 
     @property
     def words(self) -> int | None:
-        """Longest passage of a page or article, as `create` was told."""
+        """Longest passage of a page or article in words, as passed to `create`."""
         return self._state.manifest.words
 
     @property
@@ -219,20 +219,20 @@ class Collection:
         return passage_id in self._state.corpus
 
     def __iter__(self) -> Iterator[str]:
-        """Ids, in the order in which their vectors were added."""
+        """Iterate over ids, in the order in which their vectors were added."""
         return iter(self._state.corpus)
 
     def __getitem__(self, passage_id: str) -> Passage:
         return self._state.corpus[passage_id]
 
     def refresh(self) -> None:
-        """See what other processes have changed."""
+        """Load what other processes have changed."""
         state = self._folder.read(self._index)
         with self._mutex:
             self._state = state
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about the collection: passages, encoder, and those of the index."""
+        """Return statistics of passages, encoder and index."""
         state = self._state
         numbers = {} if state.index is None else state.index.stats()
         numbers.pop("fingerprint", None)
@@ -242,20 +242,20 @@ class Collection:
         } | numbers
 
     def verify(self) -> list[str]:
-        """Read every file again; a line for each fault, none if all is well."""
+        """Check every file; return a line for each fault."""
         return list(self._folder.faults(self._folder.read(self._index)))
 
     @property
     def local_models(self) -> list[str]:
-        """Paths of this machine among the encoder's weights."""
+        """Return local paths among the encoder's weights."""
         model = self._late.encoder.options.get("model")
         return [model] if isinstance(model, str) and Path(model).expanduser().exists() else []
 
     def load(self) -> None:
-        """Load what searching and adding need, which else is loaded when first needed.
+        """Load now what searching and adding need, instead of on first use.
 
         Raises:
-            UserError: a missing package or model; the encoder is another than the index's.
+            UserError: a missing package or model; the encoder differs from the index's.
         """
         self._pipeline()
 
@@ -271,17 +271,18 @@ class Collection:
         where: Where | None = None,
         allowed_ids: abc.Collection[str] | None = None,
     ) -> list[tuple[Hit, Passage]]:
-        """The k best passages for a question about an image, best first.
+        """Return the k best passages for a question about an image, best first.
 
         Args:
             image: a path, or the encoded bytes.
-            instruction: for encoders that take one, in place of their own.
+            instruction: replaces the default instruction of encoders that take one.
             where: only passages with these metadata; see `ravqa.collections.filters`.
             allowed_ids: only these passages.
 
         Raises:
             DataError: the image cannot be decoded.
-            UserError: k is below 1; `where` names what no passage has; a missing package or model.
+            UserError: k is below 1; `where` names a key that no passage has; a missing package or
+                model.
         """
         check_number("k", k)
         record = Question(0, question, as_source(image), instruction=instruction)
@@ -313,7 +314,7 @@ class Collection:
         where: Where | None = None,
         allowed_ids: abc.Collection[str] | None = None,
     ) -> list[list[Hit]]:
-        """The k best passages per question, before any reranking.
+        """Return the k best passages per question, before any reranking.
 
         Raises:
             DataError, UserError: as `search`.
@@ -329,14 +330,14 @@ class Collection:
         allowed_ids: abc.Collection[str] | None = None,
         answering: bool = False,
     ) -> Pipeline:
-        """The present state as a prepared pipeline, in which later changes do not show.
+        """Return the current state as a prepared pipeline; later changes do not affect it.
 
         Args:
-            where, allowed_ids: what may be found, as for `search`.
-            answering: with its reader.
+            where, allowed_ids: limit what may be found, as for `search`.
+            answering: whether to include its reader.
 
         Raises:
-            UserError: `where` names what no passage has; a missing package or model.
+            UserError: `where` names a key that no passage has; a missing package or model.
         """
         state = self._state
         pipeline = copy.copy(self._pipeline(answering=answering))
@@ -346,7 +347,7 @@ class Collection:
         return pipeline
 
     def matching(self, where: Where) -> list[str]:
-        """Ids of the passages with these metadata, in order; see `ravqa.collections.filters`."""
+        """Return ids of the passages with these metadata, in order; see `collections.filters`."""
         found = self._state.matching(where)
         return [passage_id for passage_id in self._state.corpus if passage_id in found]
 
@@ -377,13 +378,13 @@ class Collection:
     def add(
         self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
     ) -> Changes:
-        """Add passages; those that are there already, with the same content, are passed over.
+        """Add passages; skip those that are already present with the same content.
 
         A killed call leaves the collection as it was; called again, it resumes the encoding where
         it stopped.
 
         Raises:
-            DataError: an id occurs twice, or is there with another content.
+            DataError: an id occurs twice, or is present with other content.
             UserError: another process is writing.
         """
         return self.put(passages, progress=progress)
@@ -397,14 +398,15 @@ class Collection:
         remarks: Remarks | None = None,
         progress: Progress | None = None,
     ) -> Changes:
-        """Add what files and folders hold: passages, pages and pictures (`Corpus.read`).
+        """Add the content of files and folders: passages, pages and pictures (`Corpus.read`).
 
         Args:
             words: longest passage of a page or article, in words; None for the collection's own
                 choice (`create`).
-            replacing: replace passages that are there with another content, as `update` does.
-            prune: delete passages that the files do not hold: the collection then equals the files.
-            remarks: takes note of what was left out.
+            replacing: replace passages whose content differs, as `update` does.
+            prune: delete passages that are not in the files, so that the collection equals the
+                files.
+            remarks: collects notes of what was left out.
 
         Raises:
             DataError, UserError: as `add` and `Corpus.read`.
@@ -421,7 +423,7 @@ class Collection:
     def update(
         self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
     ) -> Changes:
-        """Replace passages by their ids, and add those that are not there; all at once.
+        """Replace passages by their ids and add new ones, in one change.
 
         Raises:
             DataError, UserError: as `add`.
@@ -429,10 +431,10 @@ class Collection:
         return self.put(passages, replacing=True, progress=progress)
 
     def delete(self, ids: Iterable[str]) -> Changes:
-        """Delete passages; they are never found again. Their bytes go with `compact`.
+        """Delete passages; they are no longer found. `compact` removes their bytes.
 
         Raises:
-            UserError: an id is not there, or another process is writing.
+            UserError: an id does not exist, or another process is writing.
         """
         ids = list(dict.fromkeys(ids))
         with self._changing() as writer:
@@ -444,21 +446,21 @@ class Collection:
         return Changes(deleted=len(ids))
 
     def compact(self) -> None:
-        """Write everything anew, without what was deleted or replaced."""
+        """Rewrite all files without what was deleted or replaced."""
         with self._changing() as writer:
             writer.compact()
 
     def pack(self, target: Path | str, *, progress: Progress | None = None) -> int:
-        """Write the collection into one file, to be shared; gives its bytes.
+        """Pack the collection into one file for sharing; return its size in bytes.
 
-        It is compacted before, if anything was deleted or replaced: nothing of that is shared.
+        It is compacted first if anything was deleted or replaced, so that none of that is shared.
 
         Raises:
-            UserError: the file is there already or cannot be written; another process is writing.
+            UserError: the file exists or cannot be written; another process is writing.
         """
         if not os.access(self.path, os.W_OK):
             state = self._folder.read(self._index)
-            if state.tidy:  # there is nothing to write, and nobody to keep from writing
+            if state.tidy:  # nothing to write, so no lock is needed
                 return archive.pack(self._folder, state, Path(target), progress)
         with self._changing() as writer:
             if not writer.state.tidy:
@@ -474,11 +476,11 @@ class Collection:
         trust_settings: bool = False,
         progress: Progress | None = None,
     ) -> Collection:
-        """Make a collection of a packed one, in a new folder, and open it.
+        """Unpack a packed collection into a new folder and open it.
 
         Args:
-            trust_settings: as for `open`. Without it, `withheld` has the settings of the package
-                that name something outside of it.
+            trust_settings: as for `open`. Without it, `withheld` has the packed settings that name
+                something outside.
 
         Raises:
             UserError: the file is not a packed collection, or damaged; the folder is not empty.
@@ -492,7 +494,7 @@ class Collection:
         return cls(folder, settings, str(path), withheld=withheld)
 
     def unknown(self, passage_id: str) -> UserError:
-        """The error of an id that no passage has."""
+        """Return the error for an id that no passage has."""
         near = difflib.get_close_matches(passage_id, self, cutoff=0.5) if len(self) <= _NEAR else []
         hint = f": did you mean {' or '.join(near)}?" if near else ""
         return UserError(f"no passage {passage_id!r} in {self.path}{hint}")
@@ -518,10 +520,10 @@ class Collection:
         prune: bool = False,
         progress: Progress | None = None,
     ) -> Changes:
-        """What `add`, `update` and `add_files` do, in one change.
+        """Add, replace and delete in one change, for `add`, `update` and `add_files`.
 
         Args:
-            replacing: replace passages that are there with another content; else they are an error.
+            replacing: replace passages whose content differs; else they are an error.
             prune: delete every passage that is not among these.
 
         Raises:
@@ -568,7 +570,7 @@ class Collection:
         return Changes(len(added), len(changed), len(relabelled), unchanged, len(gone), truncated)
 
     def _pictures(self, incoming: Corpus, writer: Writer, pipeline: Pipeline) -> dict[str, Passage]:
-        """Passages with an image as they are kept: with a copy of it, and a text to be found by."""
+        """Return passages with an image as stored: with a copy of it, and a searchable text."""
         own = {
             p.passage_id: replace(p, image=writer.keep_image(p.image))
             for p in incoming.values()
@@ -587,7 +589,7 @@ class Collection:
         return own
 
     def _outgrown(self, writer: Writer) -> None:
-        """A small corpus has an exact index, as `auto` chose; a large one gets another."""
+        """Convert the exact index, `auto`'s choice for a small corpus, once the corpus is large."""
         index = writer.state.index
         if self._index.name == "auto" and isinstance(index, ExactIndex):
             above = part_config(INDEXES, self._index, "retriever.index").above
@@ -595,13 +597,13 @@ class Collection:
                 writer.convert(self._index)
 
     def _withheld(self, sections: abc.Collection[str]) -> list[Setting]:
-        """Those of `withheld` that belong to these keys of a pipeline."""
+        """Return those of `withheld` that belong to these keys of a pipeline."""
         return [s for s in self.withheld if s.path.partition(".")[0] in sections]
 
     # -- models -------------------------------------------------------------------------------
 
     def _pipeline(self, *, answering: bool = False) -> Pipeline:
-        """The pipeline, with what it takes to answer if that is wanted; built when first needed."""
+        """Return the pipeline, with reader if `answering`; built on first use."""
         reads = answering or asks_own_reader(self.config.reranking)
         if withheld := self._withheld(_SEARCHING | _ANSWERING if reads else _SEARCHING):
             raise refusal(withheld, self._where)
@@ -642,19 +644,19 @@ class _StateRetriever(Retriever):
 
     @property
     def sees_images(self) -> bool:
-        """Whether the encoder looks at questions' images."""
+        """Return whether the encoder looks at questions' images."""
         return self._late.sees_images
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Nothing: the index is there."""
+        """Do nothing: the index exists."""
 
     def retrieve(
         self, questions: Sequence[Question], k: int, allowed_ids: abc.Collection[str] | None = None
     ) -> list[list[Hit]]:
-        """At most k passages per question, best first.
+        """Return at most k passages per question, best first.
 
         Args:
-            allowed_ids: only these, in place of those that it was made for.
+            allowed_ids: only these passages, in place of those that it was made for.
         """
         index = self._state.index
         if index is None or not len(index):

@@ -1,13 +1,13 @@
-"""Which passages of a collection may be found, by their metadata.
+"""Filtering of a collection's passages by their metadata.
 
 A mapping names what a passage must have: its fields (`passage_id`, `title`, `section`, `article`,
-`entity`, `url`) or whatever else came with it (`Passage.extra`). A value that is a list, tuple or
-set allows several; a passage that has a list has each of its items. "1999" and 1999 are the same:
-tables know strings only.
+`entity`, `url`) or any other metadata (`Passage.extra`). A list, tuple or set allows any of its
+values; a passage with a list has each of its items. "1999" and 1999 are equal, because tables only
+have strings.
 
     {"author": "Linnaeus", "page": [1, 2]}
 
-A function of the passage can say anything else.
+For anything else, use a function of the passage.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ravqa.core.errors import UserError, near_matches
 from ravqa.core.records import Passage
 
 Where = Mapping[str, object] | Callable[[Passage], bool]
-"""Which passages may be found: those whose metadata have these values, or that a function takes."""
+"""Filter of passages: required metadata values, or a function that accepts passages."""
 
 FIELDS = ("passage_id", "title", "section", "article", "entity", "url")
 
 
 def matching(passages: Iterable[Passage], where: Where) -> frozenset[str]:
-    """Ids of the passages that `where` takes.
+    """Return the ids of the passages that `where` accepts.
 
     Raises:
-        UserError: it names what no passage has.
+        UserError: it names a key that no passage has.
     """
     if not isinstance(where, Mapping):
         return frozenset(p.passage_id for p in passages if where(p))

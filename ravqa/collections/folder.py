@@ -55,14 +55,14 @@ _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What collection.json holds.
+    """Content of collection.json.
 
     Attributes:
-        settings: of the pipeline that the collection was made with.
+        settings: settings of the pipeline that the collection was made with.
         encoder: "fingerprint", "weights" and "dim" of the encoder.
-        index: name of the folder that counts; None before the first passage.
-        words: how long passages of pages and articles are, unless one says otherwise.
-        passages: the folders of passages, of an index that does not commit them with its state.
+        index: name of the current folder; None before the first passage.
+        words: default length of passages of pages and articles, in words.
+        passages: the folders of passages, if the index does not commit them with its state.
     """
 
     settings: dict[str, Any]
@@ -93,10 +93,10 @@ class CollectionCorpus(Corpus):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """As that of a corpus of these passages in memory."""
+        """Return the same fingerprint as a corpus of these passages in memory."""
         digest = Digest()
         for passage in self.values():
-            # A copy of an image is named by its bytes.
+            # An image's copy is named by the hash of its bytes.
             digest.add(passage, passage.image.stem if passage.image else None)
         return digest.value
 
@@ -118,23 +118,23 @@ class CollectionCorpus(Corpus):
         return len(self._index) if self._index is not None else 0
 
     def index_for(self, encoder: str, kind: str) -> Index | None:
-        """The collection's index, if it is of this encoder and kind."""
+        """Return the collection's index, if it is of this encoder and kind."""
         if self._index is None or encoder != self._encoder:
             return None
         return self._index if kind in ("auto", self._kind, self._index.kind) else None
 
     def check_images(self) -> None:
-        """Look whether every image is in the collection's folder.
+        """Check that every image is in the collection's folder.
 
         Raises:
             DataError: one is not.
         """
         for part in self._parts:
-            with suppress(DamageError):  # told when the passage is read, and by `verify`
+            with suppress(DamageError):  # reported when the passage is read, and by `verify`
                 part.check_images()
 
     def stream(self) -> Iterator[Passage]:
-        """Every passage once, in the order of the files."""
+        """Yield every passage once, in the order of the files."""
         seen: set[str] = set()
         for i, part in enumerate(self._parts):
             for passage in part.stream():
@@ -146,7 +146,7 @@ class CollectionCorpus(Corpus):
 
 @dataclass(frozen=True)
 class State:
-    """What a reader sees from beginning to end: nothing in it changes."""
+    """An immutable snapshot of a collection, as a reading process sees it."""
 
     manifest: Manifest
     index: Index | None
@@ -154,7 +154,7 @@ class State:
     _matching: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def matching(self, where: Where) -> frozenset[str]:
-        """Ids of the passages that `where` takes; the last few mappings are remembered."""
+        """Return ids of the passages that `where` accepts; the last few mappings are cached."""
         if not isinstance(where, Mapping):
             return matching(self.corpus.stream(), where)
         key = repr(sorted(where.items()))
@@ -168,24 +168,24 @@ class State:
 
     @property
     def tidy(self) -> bool:
-        """Whether no file holds a passage that was deleted or replaced."""
+        """Return whether no file contains a deleted or replaced passage."""
         return self.index is None or (self.pieces <= 1 and not self.index.stats().get("deleted"))
 
     @property
     def pieces(self) -> int:
-        """How many pieces vectors or passages are in; each costs time and open files."""
+        """Return the number of pieces of vectors or passages; each costs time and open files."""
         if self.index is None:
             return 0
         return max(int(self.index.stats().get("segments", 1)), len(self.passages))
 
     @property
     def passages(self) -> list[dict[str, Any]]:
-        """The folders of passages: name and files of each, the oldest first."""
+        """Return the folders of passages: name and files of each, oldest first."""
         return [] if self.index is None else _entries(self.manifest, self.index)
 
     @property
     def content(self) -> str:
-        """Changes with all that a search depends on, the encoder apart."""
+        """Return a hash of all that a search depends on, except the encoder."""
         if self.index is None:
             return ""
         return self.index.content or fingerprint(self.passages)
@@ -199,19 +199,19 @@ class CollectionFolder:
 
     @property
     def manifest_file(self) -> Path:
-        """The file of the manifest: under its older name only where it has that already."""
+        """Return the manifest's file, under its older name if it already has that."""
         named = [self.path / name for name in MANIFESTS]
         return next((file for file in named if file.is_file()), named[0])
 
     def exists(self) -> bool:
-        """Whether there is a collection."""
+        """Return whether there is a collection."""
         return self.manifest_file.is_file()
 
     def check_new(self, *, begun: bool = False) -> None:
-        """Raise UserError if there is a collection already, or the folder holds something else.
+        """Raise UserError if the folder already has a collection or contains something else.
 
         Args:
-            begun: one that never had a passage may be there: what a build that failed has left.
+            begun: allow a collection that never had a passage, as left by a failed build.
         """
         if self.exists():
             if begun and self.manifest().index is None:
@@ -226,7 +226,7 @@ class CollectionFolder:
     def create(
         self, settings: Mapping[str, Any], encoder: Mapping[str, Any], words: int | None
     ) -> None:
-        """Make an empty collection, also of one that never had a passage.
+        """Create an empty collection, also over one that never had a passage.
 
         Raises:
             UserError: see `check_new`; another process is writing.
@@ -238,11 +238,11 @@ class CollectionFolder:
             self.put(manifest)
             return
         with sole_writer(self.path):
-            self.check_new(begun=True)  # somebody may have added passages
+            self.check_new(begun=True)  # another process may have added passages
             self.put(manifest)
 
     def manifest(self) -> Manifest:
-        """What collection.json says.
+        """Return the content of collection.json.
 
         Raises:
             UserError: there is no collection, it is damaged, or of another format.
@@ -280,7 +280,7 @@ class CollectionFolder:
         atomic_write(self.manifest_file, json.dumps(values, indent=2, ensure_ascii=False))
 
     def read(self, part: Part) -> State:
-        """The present state, however often a writer replaces it meanwhile.
+        """Return the current state, even if a writer replaces it meanwhile.
 
         Args:
             part: the index's kind and options.
@@ -294,7 +294,7 @@ class CollectionFolder:
                 return self._read(seen[0], part)
             except (OSError, UserError, ValueError, KeyError) as e:
                 if self._present(part) != seen:
-                    continue  # files went away because another state took their place
+                    continue  # files were removed because a newer state replaced them
                 if isinstance(e, UserError):
                     raise
                 if isinstance(e, PermissionError):
@@ -304,10 +304,10 @@ class CollectionFolder:
                 ) from None
 
     def check_links(self) -> None:
-        """Refuse links that lead out of the folder: they would be read, shown and packed.
+        """Reject links that lead out of the folder: they would be read, shown and packed.
 
         Raises:
-            UserError: there is one.
+            UserError: there is such a link.
         """
         root = self.path.resolve()
         for folder, *names in os.walk(self.path):
@@ -320,7 +320,7 @@ class CollectionFolder:
                     )
 
     def _present(self, part: Part) -> tuple[Manifest, int | None]:
-        """Changes with every state: collection.json, and the generation of the index."""
+        """Return what changes with every state: collection.json, and the index's generation."""
         manifest = self.manifest()
         if manifest.index is None:
             return manifest, 0
@@ -353,19 +353,19 @@ class CollectionFolder:
 
     @contextmanager
     def writing(self, part: Part) -> Iterator[Writer]:
-        """Be the one that changes the collection.
+        """Lock the collection for writing.
 
         Raises:
             UserError: another process (or object) is writing; see `read`.
         """
-        self.manifest()  # else a lock would be made in a wrong folder
+        self.manifest()  # else a lock would be created in a wrong folder
         with sole_writer(self.path):
             writer = Writer(self, self.read(part), part)
             writer.sweep()
             yield writer
 
     def faults(self, state: State) -> Iterator[str]:
-        """What `verify` finds: a line for each thing that is not as it was written."""
+        """Yield a line for each fault, for `verify`."""
         if state.index is None:
             return
         yield from (f"{state.manifest.index}/{fault}" for fault in state.index.verify())
@@ -377,7 +377,7 @@ class CollectionFolder:
                 if not there or file_checksum(file) != checksum:
                     whole = False
                     yield f"{entry['name']}/{name} is missing or was changed"
-        if not whole:  # what is in them cannot be relied on
+        if not whole:  # their content cannot be relied on
             return
         missing = set(state.index.ids)
         try:
@@ -386,14 +386,14 @@ class CollectionFolder:
                 if passage.image is not None and image_digest(passage.image) != passage.image.stem:
                     name = passage.image.relative_to(self.path)
                     yield f"{name}, image of {passage.passage_id!r}, is missing or was changed"
-        except DataError as e:  # written as it is, by somebody who meant it
+        except DataError as e:  # its bytes are intact: it was written like this
             yield str(e)
             return
         yield from (f"passage {i!r} is in the index and has no text" for i in sorted(missing))
 
 
 class Writer:
-    """The one that changes a collection: made by `CollectionFolder.writing`."""
+    """Exclusive writer of a collection, made by `CollectionFolder.writing`."""
 
     def __init__(self, folder: CollectionFolder, state: State, part: Part):
         self.state = state
@@ -402,10 +402,10 @@ class Writer:
         self._part = part
 
     def keep_image(self, source: Path) -> Path:
-        """Copy an image into the collection; gives its path there.
+        """Copy an image into the collection; return its path there.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the image cannot be read.
         """
         data = image_bytes(source)
         digest = hashlib.sha256(data).hexdigest()
@@ -428,8 +428,8 @@ class Writer:
         """Change vectors and passages at once.
 
         Args:
-            ids, embeddings: passages whose vectors are new; old ones of theirs are replaced.
-            put: passages whose text or metadata are new, those of `ids` among them.
+            ids, embeddings: passages with new vectors, which replace their old ones.
+            put: passages with new text or metadata, including those of `ids`.
             delete: ids to delete.
         """
         self.check_growth()
@@ -443,7 +443,7 @@ class Writer:
         self._settle()
 
     def check_growth(self) -> None:
-        """Raise UserError if there is an index already and it cannot change."""
+        """Raise UserError if there is already an index and it cannot be changed."""
         index = self.state.index
         if index is not None and not index.commits:
             raise UserError(
@@ -452,7 +452,7 @@ class Writer:
             )
 
     def compact(self) -> None:
-        """Write index and passages again, without what was deleted or replaced."""
+        """Rewrite index and passages without what was deleted or replaced."""
         index, corpus = self.state.index, self.state.corpus
         if index is None or not index.commits:
             return
@@ -466,7 +466,7 @@ class Writer:
                 file.unlink()
 
     def convert(self, part: Part) -> None:
-        """Make an index of another kind of the vectors of an exact one."""
+        """Replace an exact index by one of another kind, from its vectors."""
         index = self.state.index
         if not isinstance(index, ExactIndex):
             raise ValueError("only an exact index has the vectors to make another one of")
@@ -474,7 +474,7 @@ class Writer:
         self._settle()
 
     def sweep(self) -> None:
-        """Remove what writers that did not end have left, and what is no longer named."""
+        """Remove leftovers of killed writers, and files that nothing names any more."""
         kept = {self.state.manifest.index}
         if self.state.index is not None:
             kept |= {entry["name"] for entry in self.state.passages}
@@ -495,7 +495,7 @@ class Writer:
         part: Part,
         attached: Mapping[str, Any] | None,
     ) -> None:
-        """A new index beside the present one, then in its place."""
+        """Build a new index beside the current one, then replace that."""
         manifest = self.state.manifest
         name = self._new_name("index")
         kind = INDEXES.get(part.name)
@@ -514,7 +514,7 @@ class Writer:
         self._folder.put(replace(manifest, index=name, passages=passages))
 
     def _write(self, passages: Iterable[Passage]) -> dict[str, Any]:
-        """Write a new folder of passages to the disk; return its entry for the index's manifest."""
+        """Write a new folder of passages to disk; return its entry for the index's manifest."""
         name = self._new_name("passages")
         folder = self._path / name
         folder.mkdir()
@@ -528,7 +528,7 @@ class Writer:
         return {"name": name, "files": files}
 
     def _stored(self, passage: Passage) -> Passage:
-        """The passage with its image's path from the collection's folder, which may be moved."""
+        """Return the passage with its image's path relative to the collection's folder."""
         if passage.image is None:
             return passage
         return replace(passage, image=passage.image.relative_to(self._path))
@@ -543,7 +543,7 @@ class Writer:
 
 
 def _check_own(name: str) -> str:
-    """The name of a folder of a collection, which cannot lead out of it.
+    """Return the name of a collection's folder, if it cannot lead out of the collection.
 
     Raises:
         ValueError: another name.
@@ -557,7 +557,7 @@ _FIELDS = [entry.name for entry in fields(Manifest) if entry.name != "passages"]
 
 
 def _entries(manifest: Manifest, index: Index) -> list[dict[str, Any]]:
-    """Name and files of each folder of passages, the oldest first."""
+    """Return name and files of each folder of passages, oldest first."""
     found = index.attached["passages"] if manifest.passages is None else manifest.passages
     return list(found)
 

@@ -1,4 +1,4 @@
-"""A collection's settings: those of a pipeline, with a late-interaction retriever."""
+"""Settings of collections: those of a pipeline with a late-interaction retriever."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RETRIEVER = "late-interaction"
 def own_settings(
     own: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], list[Setting]]:
-    """A collection's settings with changes, and those of them that are not to be followed.
+    """Return a collection's settings with changes, and those that must not be followed.
 
-    These name something outside of the collection (see `trust`), came with it from elsewhere,
-    and are not among the changes.
+    The latter name something outside the collection (see `trust`), came with it from elsewhere, and
+    are not among the changes.
     """
     settings = copy.deepcopy(dict(own))
     for override in overrides:
@@ -42,7 +42,7 @@ def own_settings(
 
 
 def refusal(withheld: Sequence[Setting], where: str) -> UserError:
-    """The error of settings that are not followed."""
+    """Return the error for settings that are not followed."""
     first = withheld[0]
     value = "true" if first.value is True else "VALUE"
     return UserError(
@@ -55,11 +55,11 @@ def refusal(withheld: Sequence[Setting], where: str) -> UserError:
 def checked(
     settings: Mapping[str, Any], where: str
 ) -> tuple[PipelineConfig, LateInteractionRetriever.Config]:
-    """The pipeline's configuration, and its retriever's, if they suit a collection.
+    """Return the configurations of pipeline and retriever, if they suit a collection.
 
     Raises:
-        UserError: settings that are not valid, another retriever than late-interaction, or an index
-            of a kind that a collection cannot have.
+        UserError: invalid settings, a retriever other than late-interaction, or an index of a kind
+            that a collection cannot have.
     """
     config = check_settings(settings, where)
     if config.retriever.name != _RETRIEVER:

@@ -1,16 +1,15 @@
-"""Whether settings may name what lies outside of the file that they stand in.
+"""Trust in settings that name something outside their own file.
 
 Settings travel: in a packed collection, in the `collection.json` of a copied folder, in the
-`config.yaml` of a run. Those of somebody else must not choose a server that photos and questions
-are sent to, the environment variable whose value goes with them, a file of this machine, or code to
-run. `outside` finds such settings. What is harmless is declared by the type of each setting
-(`settings.Names`); a setting whose type declares nothing counts as one that may name anything,
-unless it holds no text.
+`config.yaml` of a run. Third-party settings must not choose a server that photos and questions are
+sent to, the environment variable whose value is sent along, a local file, or code to run. `outside`
+finds such settings. The type of each setting declares what it names (`settings.Names`); a setting
+whose type declares nothing may name anything, unless its value has no text.
 
-Settings that the user gave on this machine are known again: `remember` keeps their SHA-256 in the
+Settings that the user gave on this machine are recognised: `remember` keeps their SHA-256 in the
 file `settings.sha256` of the user's state folder ($XDG_STATE_HOME/ravqa, else
-~/.local/state/ravqa), never in the folder that they describe. One setting changed, and they are
-unknown.
+~/.local/state/ravqa), never in the folder that they describe. If any setting changes, they are no
+longer recognised.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ _log = logging.getLogger(__name__)
 _FILE = "settings.sha256"
 _ANYTHING = "something that is not declared harmless"
 _UNKNOWN = "an unknown setting"
-_SHOWN = 200  # characters of a value
+_SHOWN = 200  # longest value shown, in characters
 CODE = get_args(RunsCode)[1].what
-"""What `Setting.names` is for settings that run code."""
+"""Value of `Setting.names` for settings that run code."""
 
-_here: set[str] = set()  # what this process remembered, also where no file can be written
+_here: set[str] = set()  # what this process remembered, even if no file can be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,12 @@ class Setting:
     names: str
 
     def __str__(self) -> str:
-        text = repr(self.value)  # printable, whatever is in it
+        text = repr(self.value)  # printable, whatever it contains
         return f"{self.path} = {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"
 
 
 def outside(settings: Mapping[str, Any]) -> list[Setting]:
-    """The settings of a pipeline that name something outside, in order.
+    """Return the settings of a pipeline that name something outside, in order.
 
     Args:
         settings: as in a pipeline's file; they need not be valid.
@@ -73,7 +72,7 @@ def outside(settings: Mapping[str, Any]) -> list[Setting]:
 
 
 def outside_of_run(config: Mapping[str, Any]) -> list[Setting]:
-    """As `outside`, of the `config.yaml` of a run: its data, corpus and pipeline."""
+    """Apply `outside` to a run's `config.yaml`: its data, corpus and pipeline."""
     found = []
     dataset, corpus, pipeline = (_mapping(config, key) for key in ("dataset", "corpus", "pipeline"))
     for path, value in (
@@ -96,12 +95,12 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def listed(found: Sequence[Setting]) -> str:
-    """Settings for a message, each with what it names."""
+    """Return settings as text for a message, each with what it names."""
     return ", ".join(f"{setting} ({setting.names})" for setting in found)
 
 
 def is_mine(settings: Mapping[str, Any]) -> bool:
-    """Whether exactly these settings were remembered on this machine."""
+    """Return whether exactly these settings were remembered on this machine."""
     digest = _digest(settings)
     if digest in _here:
         return True
@@ -112,7 +111,7 @@ def is_mine(settings: Mapping[str, Any]) -> bool:
 
 
 def remember(settings: Mapping[str, Any]) -> None:
-    """Note that these settings are the user's own; if that cannot be written, a warning says so."""
+    """Remember these settings as the user's own; warn if that cannot be written."""
     if is_mine(settings):
         return
     _here.add(_digest(settings))
@@ -135,7 +134,7 @@ def _file() -> Path:
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
-    # As they are once they were written and read: YAML has keys and values that JSON lacks.
+    # Normalise by writing and reading: YAML has keys and values that JSON lacks.
     plain = json.loads(json.dumps(settings, default=str))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -162,10 +161,10 @@ def _of_field(
 ) -> Iterator[Setting]:
     inner = _models(field.annotation)
     if owner is PipelineConfig and key == "answering":
-        options, value = rule_settings(value, key)  # what has no effect names nothing
+        options, value = rule_settings(value, key)  # a setting without effect names nothing
         inner = [options]
     if not inner:
-        # pydantic takes the mark off a type that stands alone.
+        # pydantic removes the mark from a type that stands alone.
         what = _named(_marked(field), value)
         if what is not None:
             yield Setting(path, value, what)
@@ -205,7 +204,7 @@ def _marked(field: FieldInfo) -> Any:
 
 
 def _named(annotation: Any, value: Any) -> str | None:
-    """What a value of this type names outside; None for nothing."""
+    """Return what a value of this type names outside; None for nothing."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         mark = next((mark for mark in args[1:] if isinstance(mark, Names)), None)
@@ -214,7 +213,7 @@ def _named(annotation: Any, value: Any) -> str | None:
         return None if mark.harmless(value) else mark.what
     inner: list[str | None] = []
     if value is None or isinstance(value, bool | int | float) or annotation in {bool, int, float}:
-        pass  # no text, or text that pydantic refuses
+        pass  # no text, or text that pydantic rejects
     elif origin in {Union, UnionType}:
         inner = [_named(arm, value) for arm in args if arm is not NoneType]
     elif origin in {tuple, list} and isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""From samples to scores."""
+"""Scoring of samples."""

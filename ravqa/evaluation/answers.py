@@ -1,4 +1,4 @@
-"""Answer quality: what each answer scores, and the section of results.json."""
+"""Answer quality: each answer's score, and the section of results.json."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def score_answers(
     Where the score hangs on a verdict that the judge did not give, it is a failure.
 
     Args:
-        judge: asked by rules that use one; None leaves them at exact match.
+        judge: judge for rules that use one; None means exact match only.
 
     Raises:
-        DataError: the references of a question cannot be scored with.
+        DataError: a question's references cannot be used for scoring.
     """
     metric = dataset.answer_metric
     try:
@@ -71,7 +71,7 @@ def score_raw(
     """The official score of each raw generation, as if no answer had been extracted from it.
 
     Args:
-        scores: of the answers. What is the same text to the rule is not scored again.
+        scores: scores of the answers. A text equal under the rule is not scored again.
     """
     metric = dataset.answer_metric
     new = [
@@ -173,7 +173,7 @@ def answer_section(
 
 
 def record_of(sample: Predicted) -> AnswerRecord:
-    """What a rule may read of a sample."""
+    """Return what a rule may read of a sample."""
     return AnswerRecord(sample["answer"], sample.get("raw"), sample)
 
 
@@ -195,7 +195,7 @@ def _known_scores(
 
 
 def is_exact(metric: AnswerMetric, question: Question, record: AnswerRecord) -> bool:
-    """Exact match (EM): whether an answer is a reference, after the rule's own clean-up."""
+    """Return whether an answer is a reference after the rule's own clean-up (exact match, EM)."""
     return record.answer is not None and metric.matches(question, record.answer)
 
 
@@ -226,7 +226,7 @@ def _exact_match(
     samples: Samples,
     exact: Mapping[Id, bool],
 ) -> AtK:
-    """EM@n of the drafts where the rule has it and every draft a score, else EM of the answers."""
+    """Return EM@n of the drafts if the rule defines it and all have scores, else answers' EM."""
     found = []
     for q in questions:
         drafts = samples[q.question_id].get("drafts", [])
@@ -245,7 +245,7 @@ def _exact_match(
 def _hit_tables(
     metric: AnswerMetric, questions: Sequence[Question], samples: Samples
 ) -> HitTables | None:
-    """RA-VQA's hit table over drafts that read one passage each, and over the chosen ones."""
+    """Return RA-VQA's hit tables: over drafts that read one passage each, and the chosen ones."""
     every: list[tuple[bool, bool]] = []
     chosen: list[tuple[bool, bool]] = []
     for q in questions:
@@ -257,7 +257,7 @@ def _hit_tables(
             if len(d["passage_ids"]) == 1
         ]
         if not pairs or len(pairs) < len(drafts) or sample.get("decision") == "mixture":
-            continue  # no answer is one passage's own
+            continue  # no answer belongs to a single passage
         every += pairs
         scores = [-math.inf if d["score"] is None else d["score"] for d in drafts]
         chosen.append(pairs[scores.index(max(scores))])

@@ -1,4 +1,4 @@
-"""Retrieval: where relevant passages stand, and the section of results.json."""
+"""Retrieval quality: ranks of relevant passages, and the section of results.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ravqa.metrics.evqa import single_answers
 
 
 class Marker:
-    """Marks rankings of one question; a passage is searched for answers once."""
+    """Marks rankings of one question; each passage is searched for answers once."""
 
     def __init__(self, question: Question):
         self.question = question
@@ -36,13 +36,13 @@ class Marker:
         self._bearing: dict[str, set[str]] = {rule: set() for rule in prrecall.RULES}
 
     def marks(self, passages: Sequence[Passage]) -> Marks:
-        """What retrieval is scored by, for the question's sample, from passages, best first.
+        """Return what retrieval is scored by, for a sample, from passages, best first.
 
         Returns:
-            `answer_ranks`: per rule, the ranks (from 1) of passages that hold an answer; None
-            without answers. `id_ranks`: those of the passages that are known to be relevant; None
-            where none is. `article_ranks`: the ranks of relevant articles, each article counted
-            once, at its best passage; None where no relevant article is known.
+            `answer_ranks`: per rule, the ranks (from 1) of passages that contain an answer; None
+            without answers. `id_ranks`: those of the passages known to be relevant; None if none is
+            known. `article_ranks`: the ranks of relevant articles, each article counted once, at
+            its best passage; None if no relevant article is known.
         """
         question = self.question
         ids = [passage.passage_id for passage in passages]
@@ -81,7 +81,7 @@ def _ranks(ids: Sequence[str], wanted: Collection[str]) -> list[int]:
 
 
 def retrieval_ks(dataset: Dataset, depth: int) -> list[int]:
-    """The Ks to score: the usual ones and the benchmark's own, as far as `depth` passages allow."""
+    """Return the Ks to score: the usual ones and the benchmark's own, up to `depth` passages."""
     ks = {*ranking.DEFAULT_KS, *(metric.k for metric in dataset.retrieval_metrics)}
     return sorted(k for k in ks if k <= depth) or [depth]
 
@@ -89,13 +89,13 @@ def retrieval_ks(dataset: Dataset, depth: int) -> list[int]:
 def retrieval_section(
     dataset: Dataset, conditions: Mapping[str, Samples], ks: Sequence[int], *, seed: int
 ) -> RetrievalSection:
-    """Retrieval of every condition that retrieved, in percent, with intervals over images.
+    """Return retrieval scores of every condition that retrieved: percent, intervals over images.
 
-    PRRecall over the questions with answer strings (the searched text is title and passage); beside
-    it, over the questions where they are known, recall by passage ids and by articles. "reported"
-    is what the benchmark's own tables give. All of these score the ranking after all reranking,
-    filters and gates included; "stages" has the recall of every ranking on the way to it, and of
-    the passages that stood in prompts.
+    PRRecall over the questions with answer strings (the searched text is title and passage); also
+    recall by passage ids and by articles, over the questions where they are known. "reported" is
+    what the benchmark's own tables report. All of these score the ranking after all reranking,
+    filters and gates included; "stages" has the recall of every earlier ranking, and of the
+    passages in prompts.
     """
     present = [q for q in dataset.questions if all(q.question_id in s for s in conditions.values())]
     retrieved = {
@@ -170,13 +170,13 @@ def _answer_ranks(ranking: Marks, rule: prrecall.Rule = prrecall.DEFAULT_RULE) -
 def _stages(
     present: Sequence[Question], samples: Samples, ks: Sequence[int], seed: int
 ) -> list[StageScores]:
-    """Recall after every stage: as retrieved, after each reranker, and of what was read.
+    """Return recall after every stage: as retrieved, after each reranker, and of what was read.
 
     Returns:
-        Per stage its name, the mean number of passages a question, how many questions had none, and
-        for every kind of recall that the dataset has, percent at each K and of "all" passages that
-        the stage left. What was read is scored at those K alone that some question had passages
-        for. A reranker's "gain" is the difference to what was retrieved, of PRRecall.
+        Per stage its name, the mean number of passages per question, how many questions had none,
+        and for every kind of recall that the dataset has, percent at each K and over "all" passages
+        that the stage kept. What was read is scored only at those K for which some question had
+        passages. A reranker's "gain" is the PRRecall difference to what was retrieved.
     """
     found = [samples[q.question_id] for q in present]
     rows = [rankings(sample) for sample in found]
@@ -222,13 +222,13 @@ def _stages(
 
 _Kind = Literal["PRRecall", "Recall", "ArticleRecall"]
 _Recall = Mapping[Id, Mapping[int, float]]
-"""Of each question, 1.0 or 0.0 at each K."""
+"""Each question's 1.0 or 0.0 at each K."""
 
 
 def _recalls(
     present: Sequence[Question], given: Sequence[Ranking], ks: Sequence[int]
 ) -> dict[_Kind, _Recall]:
-    """Every kind of recall that some of the questions can be scored by."""
+    """Return every kind of recall that applies to some of the questions."""
     pairs = list(zip(present, given, strict=True))
     kinds: dict[_Kind, _Recall] = {
         "PRRecall": {
@@ -289,7 +289,7 @@ def _reported(dataset: Dataset, section: RetrievalSection, ks: Sequence[int]) ->
 def _by_ids(
     present: Sequence[Question], retrieved: Mapping[str, Samples], ks: Sequence[int], seed: int
 ) -> IdSection | None:
-    """Recall, precision, MRR and nDCG by `pos_item_ids`; None where no question has them."""
+    """Return recall, precision, MRR and nDCG by `pos_item_ids`; None if no question has them."""
     questions = [q for q in present if q.pos_item_ids]
     if not questions:
         return None
@@ -316,7 +316,7 @@ def _by_ids(
 def _by_articles(
     present: Sequence[Question], retrieved: Mapping[str, Samples], ks: Sequence[int], seed: int
 ) -> ArticleSection | None:
-    """Recall of articles, K counting articles; None where no question has `pos_articles`."""
+    """Return recall of articles (K counts articles); None if no question has `pos_articles`."""
     questions = [q for q in present if q.pos_articles]
     if not questions:
         return None

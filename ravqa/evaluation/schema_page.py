@@ -1,4 +1,4 @@
-"""The documentation of the files of runs, made from `ravqa.evaluation.schema`.
+"""Documentation of runs' files, generated from `ravqa.evaluation.schema`.
 
 python -m ravqa.evaluation.schema_page > docs/results.md
 """
@@ -43,13 +43,13 @@ def page() -> str:
     starts = {source[: m.start()].count("\n"): m.group(1) for m in _SECTION.finditer(source)}
     kinds = {node.name for node in body if isinstance(node, ast.ClassDef)}
     lines = [_INTRODUCTION, "## Numbers and lists", "", "| Type | |", "|---|---|"]
-    # A constant of these is a number, no type.
+    # A constant among these is a number, not a type.
     lines += [f"| {name} | {text} |" for name, _, text in _documented(body) if not name.isupper()]
     for start, title in starts.items():
         end = min((other for other in starts if other > start), default=len(source))
         inside = [n for n in body if isinstance(n, ast.ClassDef) and start < n.lineno < end]
         lines += ["", f"## {title}"] if inside else []
-        # What is read by itself comes first, then the types inside of it.
+        # Top-level types come first, then the types inside them.
         for node in sorted(inside, key=lambda node: not node.decorator_list):
             lines += ["", *_table(node, kinds)]
     return "\n".join(lines) + "\n"
@@ -69,7 +69,7 @@ def _table(node: ast.ClassDef, kinds: set[str]) -> Iterator[str]:
 
 
 def _documented(body: Sequence[ast.stmt]) -> Iterator[tuple[str, ast.expr, str]]:
-    """Names, their types or values, and the strings below them."""
+    """Yield names, their types or values, and the strings below them."""
     for node, below in itertools.pairwise(body):
         text = below.value if isinstance(below, ast.Expr) else None
         if isinstance(text, ast.Constant) and isinstance(text.value, str):
@@ -84,7 +84,7 @@ def _line(text: str | None) -> str:
 
 
 def _words(node: ast.expr, kinds: set[str]) -> str:
-    """A type in the words of JSON."""
+    """Return the JSON name of a type."""
     if isinstance(node, ast.BinOp):
         first, second = _words(node.left, kinds), _words(node.right, kinds)
         return first if first == second else f"{first} or {second}"

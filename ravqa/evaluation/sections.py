@@ -1,6 +1,6 @@
-"""What the sections of results.json have in common: the dataset, question types, intervals, tests.
+"""Shared parts of results.json's sections: dataset, question types, intervals, tests.
 
-Scores are made from the samples alone, so that a run can be scored again without a model.
+Scores depend only on the samples, so that a run can be scored again without a model.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Id = int | str
 Samples = Mapping[Id, Predicted]
 
 DECIMALS = 4
-"""Of percents in results: who shows fewer must not round twice (67.6471 is 67.6, not 67.7)."""
+"""Decimals of percents in results; enough not to round twice (67.6471 is 67.6, not 67.7)."""
 
 
 def dataset_section(dataset: Dataset) -> ScoredDataset:
-    """Return what a file of results says of the dataset."""
+    """Return the description of the dataset in a file of results."""
     section: ScoredDataset = {
         "name": dataset.name,
         "label": dataset.label,

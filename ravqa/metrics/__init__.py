@@ -2,8 +2,9 @@
 
 `vqa`, `infoseek`, `evqa` and `exact_match` score answers: pure functions, and over them the answer
 metrics (`base`) that datasets name and that runs, studies and reports work with. `prrecall` and
-`ranking` score retrieval; `diagnostics` says how both work together; `intervals` gives confidence
-intervals and paired tests over questions; `hub` holds the same metrics for the library `evaluate`.
+`ranking` score retrieval; `diagnostics` measures how both work together; `intervals` gives
+confidence intervals and paired tests over questions; `hub` holds the same metrics for the library
+`evaluate`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ RETRIEVAL_METRICS: Registry[Callable[..., Any]] = Registry(
     },
 )
 
-# The functions come with numpy, which listing the metrics does without.
+# The functions come with numpy, which is not needed to list the metrics.
 _MODULES = {
     "free_success_ratio": "diagnostics",
     "hit_success_ratio": "diagnostics",
@@ -106,7 +107,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a function of the package when it is asked for."""
+    """Import a function of the package on first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -26,12 +26,12 @@ Id = int | str
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """What was answered to a question, as far as a rule may read it.
+    """The answer to a question, with all that a rule may read.
 
     Attributes:
         answer: the short answer; None where the question was not answered.
-        raw: what the reader generated, uncut; None where it is not known.
-        row: the prediction as its file has it: a line of samples.jsonl, or of a submission.
+        raw: what the reader generated, uncut; None if unknown.
+        row: the prediction as in its file: a line of samples.jsonl, or of a submission.
     """
 
     answer: str | None
@@ -41,10 +41,10 @@ class AnswerRecord:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A file of predictions in the form that a benchmark takes.
+    """A file of predictions in a benchmark's format.
 
     Attributes:
-        suffix: of the file's name, "predictions" being the rest of it.
+        suffix: suffix of the file's name, after "predictions".
     """
 
     suffix: str
@@ -57,9 +57,10 @@ class Submission:
 
 
 def percent(scores: Sequence[float]) -> float:
-    """The mean of scores from 0 to 1 in percent, to four decimals.
+    """Return the mean of scores from 0 to 1 in percent, to four decimals.
 
-    More than are shown, so that who shows fewer does not round twice (67.6471 is 67.6, not 67.7).
+    That is more than are shown, so that rounding for display does not round twice (67.6471 is 67.6,
+    not 67.7).
     """
     return round(100 * sum(scores) / len(scores), 4)
 
@@ -69,14 +70,14 @@ class AnswerMetric(ABC):
 
     Attributes:
         name: the registered name; every number that the rule makes carries it.
-        label: what tables call it ("VQA accuracy"); the unit is percent.
+        label: its name in tables ("VQA accuracy"); the unit is percent.
         rule: the rule in words, with its source.
         right: when an answer counts as right, to end the sentence "right is ...".
-        uses_judge: whether the rule asks a judge, where one is given.
+        uses_judge: whether the rule asks a judge, if one is given.
     """
 
     class Config(Strict):
-        """The rule's options; none, unless a metric has its own."""
+        """The rule's options; empty unless a metric defines its own."""
 
     name: ClassVar[str]
     label: ClassVar[str]
@@ -90,10 +91,10 @@ class AnswerMetric(ABC):
 
     @abstractmethod
     def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
-        """Return the score of an answer, 0 to 1; it is asked of answered questions alone.
+        """Return the score of an answer, 0 to 1; called only for answered questions.
 
         Raises:
-            ValueError: the references of the question cannot be scored with.
+            ValueError: the question's references cannot be used for scoring.
         """
 
     def scores(
@@ -116,7 +117,7 @@ class AnswerMetric(ABC):
         ]
 
     def problem(self, question: Question) -> str:
-        """Return why a question cannot be scored, blank if it can; asked when data is loaded."""
+        """Return why a question cannot be scored, blank if it can; called when data is loaded."""
         return "" if question.answers else "no answers"
 
     def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
@@ -126,30 +127,30 @@ class AnswerMetric(ABC):
             scores: of each question, 0 to 1; at least one.
 
         Returns:
-            `score`: percent, or None where the rule has none. `mean`, only of a rule whose score is
-            no mean: the mean in percent, which results then give intervals and tests of. Other
+            `score`: percent, or None if the rule has none. `mean`, only for a rule whose score is
+            not a mean: the mean in percent, for which results then give intervals and tests. Other
             keys are the rule's own.
         """
         return {"score": percent(scores)}
 
     def settings(self, judge: Judge | None = None) -> dict[str, Any]:
-        """Return what results say of how the rule was applied: its options, its judge."""
+        """Return how the rule was applied, for results: its options and its judge."""
         return self.config.model_dump(mode="json")
 
     def matches(self, question: Question, text: str) -> bool:
-        """Whether a text is a reference (exact match), after the rule's own clean-up."""
+        """Return whether a text is a reference (exact match), after the rule's own clean-up."""
         return self.score(question, AnswerRecord(text)) == 1
 
     def is_right(self, question: Question, record: AnswerRecord, score: float) -> bool:
-        """Whether an answer counts as right, where retrieval is said to have helped or hurt.
+        """Return whether an answer counts as right, for deciding if retrieval helped or hurt.
 
         Args:
-            score: what the rule gave the answer.
+            score: the rule's score of the answer.
         """
         return score == 1
 
     def same(self, first: str, second: str) -> bool:
-        """Whether two texts are one to the rule, so that the second need not be scored again."""
+        """Return whether two texts are equal under the rule, so that one score serves both."""
         return first == second
 
     def exact_match_at_n(
@@ -175,7 +176,7 @@ class AnswerMetric(ABC):
 
         Args:
             scores: one per question, in the unit of the result.
-            splits: `Question.split` of each question, blank where it has none.
+            splits: `Question.split` of each question, blank if it has none.
             clusters: what is resampled: the image of each question.
         """
         return bootstrap(scores, clusters, seed=seed)
@@ -193,10 +194,10 @@ class AnswerMetric(ABC):
         return paired_test(first, second, clusters, seed=seed)
 
     def submission(self, answers: Mapping[Id, str]) -> Submission:
-        """Return predictions in the form that the benchmark takes; VQA's, unless it has its own.
+        """Return predictions in the benchmark's format; by default VQA's.
 
         Args:
-            answers: by question id; blank where a question was not answered.
+            answers: answers by question id; blank if a question was not answered.
         """
         rows = [{"question_id": q, "answer": answer} for q, answer in answers.items()]
         return Submission(".json", json.dumps(rows, ensure_ascii=False, indent=0))

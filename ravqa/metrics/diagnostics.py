@@ -19,13 +19,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def is_in_document(prediction: str, document: str) -> bool:
-    """Whether a prediction stands in a document, both cleaned up; an empty one does not."""
+    """Return whether a document contains a prediction, both cleaned up; False if it is empty."""
     wanted = normalise(prediction)
     return bool(wanted) and wanted in normalise(document)
 
 
 def hit_success_ratio(with_retrieval: Mapping[Key, bool], without: Mapping[Key, bool]) -> float:
-    """Share of questions answered right with retrieval and wrong without it (HSR), 0 to 1.
+    """Return the share of questions right with retrieval and wrong without it (HSR), 0 to 1.
 
     Args:
         with_retrieval, without: per question whether the answer is right (EM).
@@ -37,7 +37,7 @@ def hit_success_ratio(with_retrieval: Mapping[Key, bool], without: Mapping[Key, 
 
 
 def free_success_ratio(with_retrieval: Mapping[Key, bool], without: Mapping[Key, bool]) -> float:
-    """Share of questions answered right both with and without retrieval (FSR), 0 to 1.
+    """Return the share of questions right both with and without retrieval (FSR), 0 to 1.
 
     Raises:
         ValueError: as `hit_success_ratio`.
@@ -52,10 +52,10 @@ def _share(first: Mapping[Key, bool], second: Mapping[Key, bool], *, right_witho
 
 
 def hit_table(pairs: Iterable[tuple[bool, bool]]) -> dict[str, float]:
-    """Shares (0 to 1) of the four cells over (question, document) pairs.
+    """Return the shares (0 to 1) of the four cells over (question, document) pairs.
 
     successful or failed: the answer read from the document is right (`is_answer`) or not; hit or
-    no_hit: it stands in the document (`is_in_document`) or not.
+    no_hit: the document contains it (`is_in_document`) or not.
 
     Args:
         pairs: per question and document: right, in the document. With only the pair that each

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ravqa.metrics.judges.base import Judge
 
 QUESTION_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
-ACCEPTED = 0.5  # a judge's probability from which on an answer counts as right
+ACCEPTED = 0.5  # an answer counts as right from this probability of a judge
 _SINGLE_HOP = frozenset({"templated", "automatic"})
 _MIN_IOU = 0.5
 _BETWEEN = "&&"  # between the answers of a multi_answer reference
@@ -46,10 +46,10 @@ _WORDS = {
 
 
 def normalise(text: str) -> str:
-    """The official clean-up: lower case, punctuation deleted, articles dropped, words mapped.
+    """Apply the official clean-up: lower case, punctuation deleted, articles dropped, words mapped.
 
     The official code also writes contractions back ("dont" to "don't"). It does so on both sides,
-    to words that differ as before, after all apostrophes are gone: no comparison depends on it.
+    after all apostrophes are gone, and words that differ still differ: no comparison depends on it.
     """
     text = text.lower().replace("\n", " ").replace("\t", " ").strip()
     if text.startswith(_SPAN_MARK):
@@ -59,7 +59,7 @@ def normalise(text: str) -> str:
 
 
 def exact_match(prediction: str, reference: str, question_type: str) -> bool:
-    """Whether a prediction matches one reference.
+    """Return whether a prediction matches one reference.
 
     Args:
         reference: the answers of a multi_answer question are separated by "&&".
@@ -85,7 +85,7 @@ def exact_match(prediction: str, reference: str, question_type: str) -> bool:
 
 
 def single_answers(references: Sequence[str], question_type: str | None) -> list[str]:
-    """The answers to look for in texts: those of a multi_answer reference one by one."""
+    """Return the answers to look for in texts, those of a multi_answer reference one by one."""
     if question_type != "multi_answer":
         return list(references)
     parts = (part.strip() for reference in references for part in reference.split(_BETWEEN))
@@ -99,13 +99,13 @@ def evqa_score(
     question_type: str = "templated",
     judge: Judge | None = None,
 ) -> float:
-    """1.0 if the prediction is right, else 0.0; the official score if the judge is BEM.
+    """Return 1.0 if the prediction is right, else 0.0; with BEM as judge, the official score.
 
     Args:
         references: accepted answers (the file's "answer", split at "|").
         question: its text, for the judge.
         question_type: templated, automatic, multi_answer or 2_hop.
-        judge: asked where no reference matches exactly; None leaves it at exact match.
+        judge: asked if no reference matches exactly; None means exact match only.
 
     Raises:
         ValueError: no reference, an empty one, or an unknown question type.
@@ -174,7 +174,7 @@ def _worst(failures: Sequence[Failure]) -> Failure:
 
 
 def _kind(question: Question) -> str:
-    """The question's type; without one, its references are single answers."""
+    """Return the question's type; without one, its references are single answers."""
     return question.question_type or QUESTION_TYPES[0]
 
 
@@ -246,10 +246,10 @@ class EVQAScore(AnswerMetric):
         }
 
     def matches(self, question: Question, text: str) -> bool:
-        """Whether a text matches a reference exactly, whatever a judge says."""
+        """Return whether a text matches a reference exactly, whatever a judge says."""
         kind = _kind(question)
         return any(exact_match(text, reference, kind) for reference in question.answers)
 
     def same(self, first: str, second: str) -> bool:
-        """Whether the clean-up makes two texts one: the judge is not asked again."""
+        """Return whether two texts are equal after the clean-up; the judge is not asked again."""
         return normalise(first) == normalise(second)

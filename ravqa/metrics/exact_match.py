@@ -1,4 +1,4 @@
-"""Exact match: the rule for questions of the user's own."""
+"""Exact match: the rule for custom questions."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Definition: edchengg/infoseek_eval, infoseek_eval.py. Every question scores 0 or 1:
 
-- String and Time: exact match of normalised text with any string of `answer_eval` (the tolerance
-  of a year for Time lies in that list, the code has none);
+- String and Time: exact match of normalised text with any string of `answer_eval` (the tolerance of
+  a year for Time is in that list; the code has none);
 - Numerical: the one or two numbers read from the prediction must lie in the reference range, or
   the predicted range must overlap it with an intersection over union of at least 0.5.
 
@@ -44,22 +44,22 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-_TINY = 1e-12  # the official code adds it to lengths, and takes it for a split score of 0
+_TINY = 1e-12  # the official code adds it to lengths, and uses it for a split score of 0
 _MIN_IOU = 0.5 - _TINY
 
 
 def normalise(text: str) -> str:
-    """Lower case, ASCII punctuation deleted, articles dropped, spaces collapsed."""
+    """Lower-case, delete ASCII punctuation, drop articles, collapse spaces."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def infoseek_score(prediction: str, answer_eval: Sequence[Any], question_type: str) -> int:
-    """1 if the prediction is right, else 0.
+    """Return 1 if the prediction is right, else 0.
 
     Args:
         answer_eval: accepted strings; for Numerical one mapping with "range": [low, high].
-        question_type: String, Time or Numerical; in any case of letters.
+        question_type: String, Time or Numerical; case is ignored.
 
     Raises:
         ValueError: no reference, or a Numerical one without a range.
@@ -83,20 +83,20 @@ def infoseek_scores(
     *,
     strict: bool = True,
 ) -> dict[str, Any]:
-    """The official scores of predictions, all three arguments in the official files' records.
+    """Return the official scores of predictions; the arguments are the official files' records.
 
     Args:
         predictions: "data_id", "prediction".
         references: "data_id", "answer_eval", "data_split".
         question_types: "data_id", "question_type" for every reference.
         strict: True scores every reference: a missing prediction is wrong, and the result says how
-            many were missing. False is the official toolkit: the mean is over the predictions that
-            are there, unknown ids are passed over, a repeated one counts as often as it stands.
+            many were missing. False is the official toolkit: the mean is over the given
+            predictions, unknown ids are ignored, a repeated one counts each time.
 
     Returns:
         `final_score`, `unseen_question_score` and `unseen_entity_score`, each of the latter with
-        `score`, `score_time`, `score_num`, `score_string`: percent, rounded to two decimals. Where
-        there is no question, None (not strict: 0, as in the official toolkit). If predictions are
+        `score`, `score_time`, `score_num`, `score_string`: percent, rounded to two decimals.
+        Without questions, None (not strict: 0, as in the official toolkit). If predictions are
         missing and `strict`, also `missing`: their number.
 
     Raises:
@@ -130,10 +130,10 @@ def infoseek_scores(
 def aggregate(
     rows: Iterable[tuple[str, str, float]], *, empty: float | None = None
 ) -> dict[str, Any]:
-    """The official scores from (data_split, question_type, 0 or 1) of every question.
+    """Return the official scores from (data_split, question_type, 0 or 1) of every question.
 
     Args:
-        empty: the score of no questions.
+        empty: score without questions.
     """
     cells: dict[str, dict[str, list[float]]] = {s: {name: [] for name in _SCORES} for s in SPLITS}
     for data_split, kind, value in rows:
@@ -153,17 +153,17 @@ def aggregate(
 
 
 def _split_of(data_split: str) -> str:
-    """The one of SPLITS that a question belongs to, as the official code tells them apart."""
+    """Return which of SPLITS a question belongs to, as in the official code."""
     return SPLITS[0] if data_split.endswith(SPLITS[0]) else SPLITS[1]
 
 
 def _as_list(reference: Mapping[str, Any]) -> Sequence[Any]:
-    value = reference["answer_eval"]  # the official toolkit also takes one mapping by itself
+    value = reference["answer_eval"]  # the official toolkit also takes a single mapping
     return [value] if isinstance(value, Mapping) else value
 
 
 def question_type_of(answer_eval: Sequence[Any]) -> str:
-    """Numerical where the reference has a range, else String.
+    """Return Numerical if the reference has a range, else String.
 
     InfoSeek's training file has no question types; Time and String are scored alike.
     """
@@ -172,7 +172,7 @@ def question_type_of(answer_eval: Sequence[Any]) -> str:
 
 
 def range_problem(question_type: str, answer_eval: Sequence[Any]) -> str:
-    """What is wrong with the answer_eval of an InfoSeek question; "" if nothing is."""
+    """Return what is wrong with an InfoSeek question's answer_eval; "" if nothing."""
     objects = [form for form in answer_eval if isinstance(form, dict)]
     if question_type.lower() != "numerical":
         return f"a {question_type} question needs texts in 'answer_eval'" if objects else ""
@@ -189,12 +189,12 @@ def range_problem(question_type: str, answer_eval: Sequence[Any]) -> str:
 
 
 def harmonic_mean(scores: Sequence[float]) -> float:
-    """Harmonic mean, rounded to two decimals; a zero counts as 1e-12, as in the official code."""
+    """Return the harmonic mean to two decimals; a zero counts as 1e-12 (as officially)."""
     return round(len(scores) / sum(1 / (score or _TINY) for score in scores), 2)
 
 
 def parse_numbers(prediction: str) -> list[float]:
-    """What the official parser reads from a prediction: one number, or two that are a range.
+    """Parse a prediction like the official parser: one number, or two that are a range.
 
     A hyphen after a digit separates numbers; only the first two numbers count, and the second only
     if it is not smaller than the first; no number at all is the range [0, 0]. The official parser

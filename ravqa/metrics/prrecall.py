@@ -2,7 +2,7 @@
 
     PRRecall@K = mean over questions of max_{i <= K} [ some answer a is in text_i ]
 
-A success rate, not a fraction of relevant passages. What "is in" means is the rule:
+This is a success rate, not a fraction of relevant passages. The rule defines "is in":
 
 - `flmr` (the default): the answer, stripped and lower-cased, is a substring of the lower-cased text
   (LinWeizheDragon/FLMR, examples/example_use_preflmr.py);
@@ -31,7 +31,7 @@ DEFAULT_RULE: Rule = "flmr"
 def answer_ranks(
     passages: Sequence[str], answers: Sequence[str], rule: Rule = DEFAULT_RULE
 ) -> list[int]:
-    """Ranks (from 1) of the passages that hold an answer.
+    """Return the ranks (from 1) of the passages that contain an answer.
 
     Args:
         passages: the searched texts, best first.
@@ -51,9 +51,9 @@ def answer_ranks(
 def answer_spans(
     passage: str, answers: Sequence[str], rule: Rule = DEFAULT_RULE
 ) -> list[tuple[int, int]]:
-    """Where a passage holds answers: begin and end of each place, in order, overlaps joined.
+    """Return start and end of each answer in a passage, in order, overlaps joined.
 
-    There is one at least exactly where `answer_ranks` counts the passage.
+    There is at least one if and only if `answer_ranks` counts the passage.
 
     Raises:
         ValueError: the rule is unknown.
@@ -72,13 +72,13 @@ def answer_spans(
             joined.append((begin, end))
     if len(text) == len(passage):
         return joined
-    # A few letters are longer in lower case: places are told in the passage as it is written.
+    # A few letters are longer in lower case: map positions to the passage as written.
     source = [i for i, letter in enumerate(passage) for _ in letter.lower()]
     return [(source[begin], source[end - 1] + 1) for begin, end in joined]
 
 
 def _wanted(answers: Sequence[str], rule: Rule) -> set[str]:
-    """The answers as a rule looks for them."""
+    """Return the answers in the form that a rule searches for."""
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: {', '.join(RULES)}")
     wanted = {answer.lower() for answer in answers if answer.strip()}
@@ -86,7 +86,7 @@ def _wanted(answers: Sequence[str], rule: Rule) -> set[str]:
 
 
 def first_hit(answers: Sequence[str], texts: Sequence[str]) -> int | None:
-    """Rank (from 1) of the first passage that holds an answer by the default rule, or None."""
+    """Return the rank (from 1) of the first passage with an answer (default rule), or None."""
     return next(iter(answer_ranks(texts, answers)), None)
 
 
@@ -96,7 +96,7 @@ def pseudo_recall_at_k(
     ks: Sequence[int] = DEFAULT_KS,
     rule: Rule = DEFAULT_RULE,
 ) -> dict[int, float]:
-    """One question's PRRecall: 1.0 for each K at which a passage holds an answer, else 0.0.
+    """Return one question's PRRecall: 1.0 for each K with an answer in the first K, else 0.0.
 
     Args:
         passages: the searched texts, best first.
@@ -115,7 +115,7 @@ def pseudo_precision_at_k(
     ks: Sequence[int] = DEFAULT_KS,
     rule: Rule = DEFAULT_RULE,
 ) -> dict[int, float]:
-    """Share of the first K passages that hold an answer; missing places are misses.
+    """Return the share of the first K passages that contain an answer; missing ones are misses.
 
     Raises:
         ValueError: as `pseudo_recall_at_k`.
@@ -124,18 +124,18 @@ def pseudo_precision_at_k(
 
 
 def recall_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, float]:
-    """`pseudo_recall_at_k` from the ranks of the passages that hold an answer."""
+    """Return `pseudo_recall_at_k` from the ranks of the passages that contain an answer."""
     return {k: float(any(rank <= k for rank in ranks)) for k in checked(ks)}
 
 
 def precision_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, float]:
-    """`pseudo_precision_at_k` from the ranks of the passages that hold an answer."""
+    """Return `pseudo_precision_at_k` from the ranks of passages that contain an answer."""
     return {k: sum(rank <= k for rank in ranks) / k for k in checked(ks)}
 
 
 @lru_cache(maxsize=4096)
 def _anywhere(answer: str) -> re.Pattern[str]:
-    # Looked ahead, so that a place which overlaps the one before it is found too.
+    # The lookahead also finds overlapping matches.
     return re.compile(rf"(?=({re.escape(answer)}))")
 
 

@@ -2,11 +2,11 @@
 
 `recall_at_k` is what M2KR and RA-VQA report (LinWeizheDragon/FLMR, example_use_preflmr.py; RA-VQA,
 compute_DPR_scores_with_pos_ids): whether any relevant passage is among the first K. Elsewhere that
-is called success or hit rate; it equals the share of relevant passages found where there is one.
-Precision, reciprocal rank and nDCG are the usual ones with binary relevance, as in trec_eval.
+is called success or hit rate; it equals the share of relevant passages found if there is exactly
+one. Precision, reciprocal rank and nDCG are the usual ones with binary relevance, as in trec_eval.
 
 Every function scores one question; a dataset's score is the mean over its questions. Ids are equal
-if their strings are. A passage that a ranking holds twice counts at its first place only.
+if their strings are. A passage that occurs twice in a ranking counts only at its first position.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_KS = (1, 5, 10, 20)
 def recall_at_k(
     ranking: Sequence[str], relevant: Collection[str], ks: Sequence[int] = DEFAULT_KS
 ) -> dict[int, float]:
-    """1.0 for each K at which one of the first K passages is relevant, else 0.0.
+    """Return 1.0 for each K at which one of the first K passages is relevant, else 0.0.
 
     Args:
         ranking: passage ids, best first.
@@ -36,7 +36,7 @@ def recall_at_k(
 def precision_at_k(
     ranking: Sequence[str], relevant: Collection[str], ks: Sequence[int] = DEFAULT_KS
 ) -> dict[int, float]:
-    """Share of relevant passages among the first K; places that a short ranking lacks are misses.
+    """Return the share of relevant passages among the first K; missing ones are misses.
 
     Raises:
         ValueError: as `recall_at_k`.
@@ -51,7 +51,7 @@ def article_recall_at_k(
     article_of: Mapping[str, str],
     ks: Sequence[int] = DEFAULT_KS,
 ) -> dict[int, float]:
-    """`recall_at_k` over articles: K counts articles, each at its best passage.
+    """Return `recall_at_k` over articles: K counts articles, each at its best passage.
 
     Args:
         ranking: passage ids, best first.
@@ -67,7 +67,7 @@ def article_recall_at_k(
 
 
 def reciprocal_rank(ranking: Sequence[str], relevant: Collection[str]) -> float:
-    """1 / rank of the first relevant passage, 0 if there is none; the mean over questions is MRR.
+    """Return 1 / rank of the first relevant passage, or 0; the mean over questions is MRR.
 
     Raises:
         ValueError: nothing is relevant.
@@ -79,7 +79,7 @@ def reciprocal_rank(ranking: Sequence[str], relevant: Collection[str]) -> float:
 def ndcg_at_k(
     ranking: Sequence[str], relevant: Collection[str], ks: Sequence[int] = DEFAULT_KS
 ) -> dict[int, float]:
-    """Normalised discounted cumulative gain: gain 1 at rank i counts 1 / log2(i + 1).
+    """Return normalised discounted cumulative gain: gain 1 at rank i counts 1 / log2(i + 1).
 
     Raises:
         ValueError: as `recall_at_k`.
@@ -89,7 +89,7 @@ def ndcg_at_k(
 
 
 def checked(ks: Sequence[int]) -> Sequence[int]:
-    """`ks`, if all of them count passages.
+    """Return `ks` if all of them are at least 1.
 
     Raises:
         ValueError: a K below 1.

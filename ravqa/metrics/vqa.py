@@ -9,13 +9,13 @@ which gives 0, 0.3, 0.6, 0.9, 1 for 0, 1, 2, 3 and 4 or more agreeing annotators
 official code are kept, because published numbers contain them:
 
 - nothing is cleaned up if the ten answers are the same string: "Pizza" against ten "pizza" is 0;
-- a punctuation mark anywhere beside a space, or a digit,digit anywhere, decides for every
+- a punctuation mark next to a space anywhere, or a digit,digit anywhere, decides for every
   occurrence of that mark whether it is deleted or replaced by a space;
 - at most 32 periods are removed, and only those not followed by a digit;
 - annotators are left out by position (the official code compares records that differ by their id).
 
 The official evaluator also changes the annotations in memory, so that scoring twice can give
-another result; here the inputs are left alone and every call gives the first result.
+another result; here the inputs are not changed and every call gives the first result.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _contractions() -> dict[str, str]:
 
 
 def normalise(text: str) -> str:
-    """The official clean-up of an answer: punctuation, then number words, articles, contractions.
+    """Apply the official clean-up: punctuation, then number words, articles, contractions.
 
     >>> normalise("The Golden-Retriever")
     'golden retriever'
@@ -103,7 +103,7 @@ def _fix_words(text: str) -> str:
 def vqa_accuracy(
     prediction: str, answers: Sequence[str], normalization: Normalization = "official"
 ) -> float:
-    """Accuracy of one prediction, 0 to 1.
+    """Return the accuracy of one prediction, 0 to 1.
 
     Args:
         prediction: the short answer.
@@ -135,10 +135,10 @@ def vqa_accuracies(
     answers: Sequence[Sequence[str]],
     normalization: Normalization = "official",
 ) -> list[float]:
-    """`vqa_accuracy` of each prediction with its own answers; 100 * mean is a dataset's score.
+    """Return `vqa_accuracy` of each prediction; 100 * mean is a dataset's score.
 
     Raises:
-        ValueError: not as many predictions as lists of answers, or as `vqa_accuracy`.
+        ValueError: numbers of predictions and lists of answers differ, or as `vqa_accuracy`.
     """
     if len(predictions) != len(answers):
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} lists of answers")
@@ -146,7 +146,7 @@ def vqa_accuracies(
 
 
 def is_answer(prediction: str, answers: Iterable[str]) -> bool:
-    """Whether a prediction is one of the annotators' answers (EM)."""
+    """Return whether a prediction is one of the annotators' answers (EM)."""
     return normalise(prediction) in {normalise(answer) for answer in answers}
 
 
@@ -156,12 +156,12 @@ def exact_match_at_n(
     answers: Sequence[str],
     ns: Sequence[int] = EM_NS,
 ) -> dict[int, float]:
-    """1.0 for each n at which one of the n best different candidates is an answer, else 0.0.
+    """Return 1.0 for each n with an answer among the n best different candidates, else 0.0.
 
     Args:
         candidates: the answers generated from single documents.
         scores: of the candidates, higher is better (joint log-probabilities); among equal ones the
-            earlier candidate is the better.
+            earlier candidate comes first.
         answers: the annotators' answers.
 
     Raises:
@@ -208,11 +208,11 @@ class VQAAccuracy(AnswerMetric):
         return vqa_accuracy(record.answer or "", question.answers, self.config.normalization)
 
     def matches(self, question: Question, text: str) -> bool:
-        """Whether a text is one of the annotators' answers after the clean-up."""
+        """Return whether a text is one of the annotators' answers after the clean-up."""
         return is_answer(text, question.answers)
 
     def is_right(self, question: Question, record: AnswerRecord, score: float) -> bool:
-        """Whether the answer is one of the annotators'; a score can be a part of a point."""
+        """Return whether the answer is one of the annotators'; a score may be fractional."""
         return record.answer is not None and self.matches(question, record.answer)
 
     def exact_match_at_n(

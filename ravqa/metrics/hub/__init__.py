@@ -11,10 +11,10 @@ NAMES = ("vqa_accuracy", "infoseek", "evqa", "pseudo_recall")
 
 
 def path(name: str) -> str:
-    """The folder of a metric, for `evaluate.load`.
+    """Return the folder of a metric, for `evaluate.load`.
 
     Raises:
-        ValueError: the name is none of NAMES.
+        ValueError: the name is not one of NAMES.
     """
     if name not in NAMES:
         raise ValueError(f"no metric {name!r}: {', '.join(NAMES)}")

@@ -1,8 +1,8 @@
 """Intervals and paired tests for a harmonic mean of groups' means, as InfoSeek's final score is.
 
 The score of a system is the harmonic mean, over the groups of questions (InfoSeek: unseen questions
-and unseen entities), of the mean score in each. As in `statistics.intervals`, what is resampled
-is clusters (images), and what the permutation test swaps between the systems is whole clusters.
+and unseen entities), of the mean score in each. As in `statistics.intervals`, clusters (images) are
+resampled, and the permutation test swaps whole clusters between the systems.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ravqa.metrics.statistics.intervals import (
     resampled_totals,
 )
 
-_TINY = 1e-12  # what a group's mean of 0 counts as, in the official code
+_TINY = 1e-12  # value of a group's mean of 0 in the official code
 _DECIMALS = 9
 
 Key = TypeVar("Key", bound=Hashable)
@@ -34,11 +34,11 @@ def harmonic_bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """The harmonic mean of the groups' means with a 95 % percentile bootstrap interval.
+    """Return the harmonic mean of group means with a 95 % percentile bootstrap interval.
 
     Args:
         scores: one per question, not negative.
-        groups, clusters: what each question belongs to.
+        groups, clusters: group and cluster of each question.
 
     Raises:
         ValueError: no scores, or not one group and cluster per score.
@@ -87,7 +87,7 @@ def harmonic_paired_test(
 
 
 def _p_value(table: np.ndarray, observed: float, seed: int, resamples: int) -> float:
-    """Two-sided: how often the systems differ so much when clusters are swapped by lot."""
+    """Return the two-sided p-value: how often random swaps of clusters differ as much."""
     half = table.shape[1] // 3
     whole = table.sum(0)
     kinds, often = np.unique(table, axis=0, return_counts=True)
@@ -106,7 +106,7 @@ def _p_value(table: np.ndarray, observed: float, seed: int, resamples: int) -> f
 def _table(
     values: Sequence[Sequence[float]], groups: Sequence[Hashable], clusters: Sequence[Hashable]
 ) -> np.ndarray:
-    """Per cluster: of each system the sum in every group; then the questions of every group."""
+    """Return per cluster each system's sum in every group, then the size of every group."""
     group = {name: i for i, name in enumerate(dict.fromkeys(groups))}
     cluster = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     rows = np.array([cluster[name] for name in clusters])
@@ -121,7 +121,7 @@ def _table(
 
 
 def _harmonic(totals: np.ndarray) -> np.ndarray:
-    """Of [rows, sums and counts]: a harmonic mean for each row, NaN where a group is empty."""
+    """Return each row's harmonic mean from [rows, sums and counts]; NaN if a group is empty."""
     sums, counts = np.split(totals, 2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         means = sums / counts

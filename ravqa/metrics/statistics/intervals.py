@@ -4,10 +4,10 @@ Questions about the same image are not independent, so both resample images (clu
 questions: the cluster bootstrap (percentile interval; Efron and Tibshirani 1993, chapter 13; for
 clusters, Field and Welsh 2007) and a sign-flip permutation test on the clusters' differences. These
 are scipy.stats.bootstrap (method "percentile") and scipy.stats.permutation_test
-(permutation_type "samples") on clusters; only the draws are made otherwise. Scores have few
-different values, so that what is drawn is how often each value occurs: a multinomial for the
-bootstrap, binomials for the signs. The distribution is the same, the cost does not grow with the
-number of questions.
+(permutation_type "samples") on clusters; only the sampling differs. Scores have few different
+values, so the counts of each value are drawn: from a multinomial for the bootstrap, from binomials
+for the signs. The distribution is the same, but the cost does not grow with the number of
+questions.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value, with its 95 % interval where there is one."""
+    """A value, with its 95 % interval if there is one."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
     def text(self, decimals: int = 1) -> str:
-        """As tables show it: "18.7 [12.7, 25.3]"."""
+        """Return the text shown in tables: "18.7 [12.7, 25.3]"."""
         text = f"{self.value:.{decimals}f}"
         if self.low is None or self.high is None:
             return text
@@ -70,7 +70,7 @@ class PairedTest:
 def _cluster_sums(
     scores: Sequence[float], clusters: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the scores and number of questions of each cluster."""
+    """Return the sum of the scores and the number of questions of each cluster."""
     # Rounded, so that equal scores and sums of equal scores are one value.
     values = np.round(np.asarray(scores, dtype=np.float64), _DECIMALS)
     if clusters is None:
@@ -84,17 +84,17 @@ def _cluster_sums(
 
 
 def batches(resamples: int, values: int) -> Iterator[slice]:
-    """Resamples, so many at a time that so many values each stay within bounds in memory."""
+    """Yield slices of resamples whose `values` values each fit within a bound of memory."""
     step = max(1, _MAX_DRAWS // values)
     for start in range(0, resamples, step):
         yield slice(start, min(start + step, resamples))
 
 
 def resampled_totals(clusters: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """Column sums of bootstrap samples of clusters: [resamples, columns].
+    """Return column sums of bootstrap samples of clusters: [resamples, columns].
 
     Args:
-        clusters: what each cluster sums up to, [clusters, columns].
+        clusters: sums of each cluster, [clusters, columns].
     """
     rng = np.random.default_rng(seed)
     kinds, often = np.unique(clusters, axis=0, return_counts=True)
@@ -118,11 +118,11 @@ def bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Mean of `scores` with a 95 % percentile bootstrap interval.
+    """Return the mean of `scores` with a 95 % percentile bootstrap interval.
 
     Args:
         scores: one per question.
-        clusters: what each question belongs to (its image); None resamples questions.
+        clusters: cluster of each question (its image); None resamples questions.
 
     Raises:
         ValueError: no scores, or not one cluster per score.
@@ -146,7 +146,7 @@ def paired_test(
 
     Args:
         first, second: score per question id.
-        clusters: per question id what it belongs to (its image).
+        clusters: cluster (image) per question id.
 
     Raises:
         ValueError: the questions differ, or there are none.
@@ -179,11 +179,11 @@ def paired_test(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979), in the order given.
+    """Return p-values corrected for multiple comparisons (Holm 1979), in the given order.
 
-    With the p-values in rising order p_1..p_m, the i-th becomes the largest of
-    min(1, (m - j + 1) * p_j) over j <= i. Rejecting what stays at most alpha keeps the probability
-    of one or more false rejections at most alpha, however the tests depend on each other.
+    With the p-values in ascending order p_1..p_m, the i-th becomes the largest of min(1, (m - j +
+    1) * p_j) over j <= i. Rejecting what stays at most alpha keeps the probability of one or more
+    false rejections at most alpha, however the tests depend on each other.
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected = [0.0] * len(p_values)
