@@ -10,13 +10,23 @@ import pytest
 from scripted_server import chat
 
 from ravqa.cli import main
+from ravqa.core.locations import SAMPLE
 from ravqa.pipeline import Pipeline
 
 KEY = "sk-do-not-write-me-0123456789"
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A few of the sample's passages: each run reads its corpus twice."""
+    lines = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8").splitlines()
+    path = tmp_path_factory.mktemp("corpus") / "passages.jsonl"
+    path.write_text("\n".join(lines[::8]) + "\n", encoding="utf-8")
+    return path
+
+
 @pytest.fixture
-def run(tmp_path, capsys, fresh_cache):
+def run(tmp_path, capsys, fresh_cache, corpus):
     """Runs the sample; gives exit code, results, samples, stdout and stderr."""
 
     def call(server, *more, output="run", limit=6, **options):
@@ -28,6 +38,7 @@ def run(tmp_path, capsys, fresh_cache):
             **options,
         }
         arguments = ["run", "--dataset", "okvqa", "--limit", limit, "--retriever", "random"]
+        arguments += ["--corpus", corpus]
         arguments += ["--reader", "openai", "--output", tmp_path / output]
         for key, value in settings.items():
             arguments += ["--set", f"{key}={value}"]
