@@ -48,7 +48,7 @@ def matching(passages: Iterable[Passage], where: Where) -> frozenset[str]:
 
 
 def value_of(passage: Passage, name: str) -> Any:
-    """A field of the passage, or what else came with it; None if it has neither."""
+    """Return a field of the passage, or other metadata under this name; None if it has neither."""
     return getattr(passage, name) if name in FIELDS else passage.extra.get(name)
 
 

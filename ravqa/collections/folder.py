@@ -1,18 +1,17 @@
-"""The files of a collection, and how they change without ever disagreeing.
+"""The files of a collection, and how they change while staying consistent.
 
-    collection.json    settings, encoder, and which index counts
-    lock               held by the one process that writes
-    index-000001/      vectors (`ravqa.indexes`); its manifest names the folders of passages
-    passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`); a change writes one more
-    images/            the passages' images, named by their bytes
+    collection.json    settings, encoder, and which index is current lock               held by the
+    one process that writes index-000001/      vectors (`ravqa.indexes`); its manifest names the
+    folders of passages passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`); a change
+    writes one more images/            the passages' images, named by their bytes
 
 Folders of older versions have library.json in place of collection.json, and keep it.
 
-The index decides: a passage is there if its id is in the index, and its text is what the newest
-folder of passages says. A change first writes passages and images, then commits the index, whose
-manifest names both vectors and passages: one rename makes the change, and whatever happens before
-it or after it, vectors and texts belong together. An index of another kind is built beside the old
-one, and collection.json replaced. What nothing names is removed by the next writer.
+The index is authoritative: a passage exists if its id is in the index, and its text is that in the
+newest folder of passages. A change first writes passages and images, then commits the index, whose
+manifest names both vectors and passages: a single rename makes the change, so that vectors and
+texts always match. An index of another kind is built beside the old one, and then collection.json
+is replaced. The next writer removes files that nothing names.
 """
 
 from __future__ import annotations

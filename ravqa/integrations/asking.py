@@ -1,4 +1,4 @@
-"""Answers from passages that are there, for questions from any thread or task."""
+"""Answers from given passages, for questions from any thread or task."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Pair = tuple[Hit, Passage]
 
 
 class Asker:
-    """Describes questions and has them answered; what comes together shares a batch."""
+    """Describes and answers questions; concurrent ones share a batch."""
 
     def __init__(self, pipeline: Pipeline):
-        """Take the pipeline whose describer and reader are to be used.
+        """Use the describer and reader of a pipeline.
 
         Raises:
-            UserError: it has no reader.
+            UserError: the pipeline has no reader.
         """
         if pipeline.answerer is None:
             raise UserError("the pipeline was built for retrieval only: it has no reader")
@@ -32,7 +32,7 @@ class Asker:
 
     @classmethod
     def load(cls, pipeline: str, overrides: Sequence[str] = ()) -> Asker:
-        """Of a named pipeline; nothing of its retriever and rerankers is loaded.
+        """Load a named pipeline, without its retriever and rerankers.
 
         Raises:
             UserError: see `Pipeline.load`.
@@ -40,7 +40,7 @@ class Asker:
         return cls(Pipeline.load(pipeline, *overrides, "retriever={name: none}", "reranking=[]"))
 
     def ask(self, question: Question, passages: Sequence[Pair]) -> Answer:
-        """An answer from the passages, best first; without any, the reader's own.
+        """Answer from the passages, best first; without passages, from the reader's own knowledge.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -49,11 +49,11 @@ class Asker:
         return succeeded(self._batcher.call((question, passages)))
 
     async def aask(self, question: Question, passages: Sequence[Pair]) -> Answer:
-        """As `ask`; the event loop goes on meanwhile."""
+        """Async version of `ask`."""
         return succeeded(await self._batcher.acall((question, passages)))
 
     def stream(self, question: Question, passages: Sequence[Pair]) -> AnswerStream:
-        """An answer while it is written, by itself.
+        """Stream an answer, without batching.
 
         Raises:
             UserError: the reader or the decision rule does not stream; or as `ask`.

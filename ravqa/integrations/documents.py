@@ -1,4 +1,4 @@
-"""Passages from and to other libraries' documents: an id, a text, metadata, perhaps a picture."""
+"""Conversion between passages and other libraries' documents (id, text, metadata, picture)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIELDS = ("title", "section", "entity", "url")
 
 
 def metadata_of(passage: Passage) -> dict[str, Any]:
-    """`Passage.extra`, with title, section, entity and url under their names."""
+    """Return `Passage.extra` with title, section, entity and url under their names."""
     fields = {name: getattr(passage, name) for name in _FIELDS}
     return {**passage.extra, **{k: v for k, v in fields.items() if v is not None}}
 
@@ -26,9 +26,9 @@ def passage_of(
     image: Path | None = None,
     article: str | None = None,
 ) -> Passage:
-    """A passage whose `metadata_of` is `metadata`, as they would come back from a file.
+    """Return a passage whose `metadata_of` is `metadata` as read back from a file.
 
-    Dates become text, and tuples lists.
+    Dates become text, and tuples become lists.
     """
     extra = json.loads(json.dumps(dict(metadata), default=str))
     fields = {name: extra.pop(name) for name in _FIELDS if isinstance(extra.get(name), str)}

@@ -1,4 +1,4 @@
-"""Retrieval and answering as components of Haystack's pipelines.
+"""Retrieval and answering as components of Haystack pipelines.
 
     pipeline = Pipeline()
     pipeline.add_component("retriever", PreFLMRRetriever("animals", top_k=5))
@@ -35,13 +35,13 @@ from ravqa.integrations.query_images import query_image  # noqa: E402
 from ravqa.integrations.searching import Found, Searcher  # noqa: E402
 from ravqa.integrations.threads import in_thread  # noqa: E402
 
-_KEPT = 16  # searchers with filters of their own
+_KEPT = 16  # searchers with different filters
 
 Image = ImageContent | ByteStream | str | Path
 
 
 def document_of(passage: Passage, score: float | None = None) -> Document:
-    """A passage as a document; its meta has title, entity and the path of its picture ("image")."""
+    """Convert a passage to a document; its meta has title, entity and picture path ("image")."""
     meta = plain.metadata_of(passage)
     if passage.image is not None:
         meta["image"] = str(passage.image)
@@ -49,7 +49,7 @@ def document_of(passage: Passage, score: float | None = None) -> Document:
 
 
 def passage_of(document: Document) -> Passage:
-    """A document as a passage; "image" in its meta is the path of its picture."""
+    """Convert a document to a passage; "image" in its meta is the path of its picture."""
     meta = dict(document.meta)
     image = meta.pop("image", None)
     return plain.passage_of(
@@ -72,12 +72,12 @@ class PreFLMRRetriever:
         filters: dict[str, Any] | None = None,
         allow_http: bool = False,
     ):
-        """Name the collection; it is opened by `warm_up`, or by the first run.
+        """Store the settings; `warm_up` or the first run opens the collection.
 
         Args:
             collection: its folder.
             instruction: put before every question; None for the collection's own.
-            filters: in Haystack's form; only documents that match are searched.
+            filters: Haystack filters; only documents that match are searched.
             allow_http: fetch images that are http(s) addresses.
         """
         self.collection = str(collection)
@@ -93,7 +93,7 @@ class PreFLMRRetriever:
         """Open the collection.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: the collection does not exist or is damaged.
         """
         with self._opening:
             if self._opened is None:
@@ -107,11 +107,11 @@ class PreFLMRRetriever:
         top_k: int | None = None,
         filters: dict[str, Any] | None = None,
     ) -> dict[str, list[Document]]:
-        """The best documents.
+        """Return the best documents.
 
         Args:
             image: Haystack's ImageContent or ByteStream, a path, a file:// URL or a data URI.
-            filters: in place of the component's own.
+            filters: replaces the component's own.
 
         Raises:
             DataError, UserError: an image that may not be fetched, or cannot be read.
@@ -129,7 +129,7 @@ class PreFLMRRetriever:
         top_k: int | None = None,
         filters: dict[str, Any] | None = None,
     ) -> dict[str, list[Document]]:
-        """As `run`; the event loop goes on meanwhile, and many runs at once share batches."""
+        """Async version of `run`; concurrent runs share batches."""
         searcher = await in_thread(self._searcher, filters)
         question = await in_thread(self._question, query, image)
         return {
@@ -142,7 +142,7 @@ class PreFLMRRetriever:
         return _question(query, image, self.instruction, self.allow_http)
 
     def _searcher(self, filters: dict[str, Any] | None) -> Searcher:
-        """The searcher with these filters: kept, because it has decided which passages match."""
+        """Return the searcher with these filters, cached because it knows which passages match."""
         filters = self.filters if filters is None else filters
         with self._opening:
             for known, searcher in self._searchers:
@@ -166,12 +166,12 @@ class RAVQAAnswerer:
         instruction: str | None = None,
         allow_http: bool = False,
     ):
-        """Name the pipeline whose reader, prompt and decision rule answer.
+        """Store the name of the pipeline whose reader, prompt and decision rule answer.
 
         Args:
             pipeline: a YAML file or a name in `pipelines/`; `warm_up` or the first run loads it.
             overrides: "key.path=value".
-            instruction: for prompts that show one.
+            instruction: instruction for prompts that show one.
             allow_http: fetch images that are http(s) addresses.
         """
         self.pipeline = pipeline
@@ -195,7 +195,7 @@ class RAVQAAnswerer:
     def run(
         self, query: str, documents: list[Document], image: Image | None = None
     ) -> dict[str, list[Any]]:
-        """One answer, and its text as a reply.
+        """Return one answer, and its text as a reply.
 
         Raises:
             DataError, UserError: an image that may not be fetched, or cannot be read.
@@ -209,7 +209,7 @@ class RAVQAAnswerer:
     async def run_async(
         self, query: str, documents: list[Document], image: Image | None = None
     ) -> dict[str, list[Any]]:
-        """As `run`; the event loop goes on meanwhile, and many runs at once share batches."""
+        """Async version of `run`; concurrent runs share batches."""
         await in_thread(self.warm_up)
         assert self._asker is not None
         asked = await in_thread(self._asked, query, documents, image)

@@ -40,7 +40,7 @@ DEFAULT_PIPELINE = "preflmr-l-retrieval"
 
 
 def document_of(passage: Passage, score: float | None = None) -> Document:
-    """A passage as a document; metadata have title, entity, "image" (a path) and "score" too."""
+    """Convert a passage to a document; metadata add title, entity, "image" (path) and "score"."""
     metadata = plain.metadata_of(passage)
     if passage.image is not None:
         metadata["image"] = str(passage.image)
@@ -50,10 +50,10 @@ def document_of(passage: Passage, score: float | None = None) -> Document:
 
 
 def passage_of(document: Document, name: str) -> Passage:
-    """A document as a passage.
+    """Convert a document to a passage.
 
     Args:
-        name: its id, if it has none.
+        name: id if it has none.
     """
     metadata = {k: v for k, v in document.metadata.items() if k != "score"}
     image = metadata.pop("image", None)
@@ -69,13 +69,13 @@ def passage_of(document: Document, name: str) -> Passage:
 class PreFLMRRetriever(BaseRetriever):
     """Finds passages for a question and its image: `invoke(question, image=...)`.
 
-    An image is a path, a file:// URL, a data URI or encoded bytes. Many calls at once (`abatch`,
+    An image is a path, a file:// URL, a data URI or encoded bytes. Concurrent calls (`abatch`,
     tasks, threads) share batches.
 
     Attributes:
-        k: how many passages are found.
+        k: number of passages to find.
         instruction: put before every question; None for the pipeline's own.
-        where: only passages that this takes are searched.
+        where: only passages that this accepts are searched.
         allow_http: fetch images that are http(s) addresses.
     """
 
@@ -86,10 +86,10 @@ class PreFLMRRetriever(BaseRetriever):
     _searcher: Searcher = PrivateAttr()
 
     def __init__(self, source: Collection | Pipeline, **options: Any):
-        """Search a collection, or what a pipeline has been prepared for.
+        """Search a collection, or the passages that a pipeline was prepared for.
 
         Raises:
-            UserError: a pipeline without passages, or one that cannot search a part of them.
+            UserError: a pipeline without passages, or one that cannot search a subset of them.
         """
         super().__init__(**options)
         self._searcher = Searcher(source, self.where)
@@ -112,17 +112,17 @@ class PreFLMRRetriever(BaseRetriever):
         overrides: Sequence[str] = (),
         **options: Any,
     ) -> Self:
-        """Encode documents, as they are, into a collection in a new folder, and search it.
+        """Encode documents unsplit into a collection in a new folder, and search it.
 
         Args:
-            documents: a text splitter of LangChain's makes them short enough for the encoder; those
-                without an id are called by their number. "image" in their metadata is a path.
+            documents: LangChain's text splitters make them short enough for the encoder; those
+                without an id get their number as id. "image" in their metadata is a path.
             pipeline: a YAML file or a name in `pipelines/`.
             overrides: "key.path=value".
 
         Raises:
             DataError: an id occurs twice, or there are no documents.
-            UserError: the folder is not empty; whatever the pipeline cannot be built without.
+            UserError: the folder is not empty; the pipeline cannot be built.
         """
         passages = [passage_of(document, str(i)) for i, document in enumerate(documents)]
         corpus = Corpus(passages, source="documents")
@@ -159,9 +159,9 @@ class PreFLMRRetriever(BaseRetriever):
 
 
 class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
-    """From "question", "image" (may be missing) and "documents" to a short answer.
+    """Answers from "question", "image" (may be missing) and "documents".
 
-    The image goes to the reader, if it sees images.
+    The reader is given the image if it supports images.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
         """Answer with a pipeline's reader; its retriever is not used.
 
         Args:
-            instruction: for prompts that show one.
+            instruction: instruction for prompts that show one.
             allow_http: fetch images that are http(s) addresses.
 
         Raises:
@@ -196,7 +196,7 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
     def invoke(
         self, input: Mapping[str, Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> str:
-        """The answer.
+        """Return the answer.
 
         Raises:
             DataError, UserError: an image that may not be fetched, or cannot be read.
@@ -206,7 +206,7 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
     async def ainvoke(
         self, input: Mapping[str, Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> str:
-        """As `invoke`; the event loop goes on meanwhile."""
+        """Async version of `invoke`."""
         return await self._acall_with_config(self._aanswer, input, config, run_type="chain")
 
     def _answer(self, asked: Mapping[str, Any]) -> str:
@@ -228,7 +228,7 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
 
 
 def _score(value: object) -> float:
-    """A document's score; others put what they like under this name."""
+    """Return a document's score; third-party metadata may have any value there."""
     try:
         return float(value)  # type: ignore[arg-type]  # numbers of any library
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Images of questions as other libraries name them: paths, file URLs, data URIs, web addresses."""
+"""Images of questions in other libraries' forms: paths, file URLs, data URIs, web addresses."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)  # two letters: C:\ i
 
 
 def query_image(source: Source | None, *, allow_http: bool = False) -> Path | bytes | None:
-    """The image of a question: a path, its encoded bytes, or None for none.
+    """Return a question's image as a path or encoded bytes; None without an image.
 
     Args:
         source: a path, a file:// URL, a data: URI, an http(s) address, or encoded bytes.
         allow_http: fetch http(s) addresses.
 
     Raises:
-        UserError: an address that may not be fetched, or of a kind that is not known.
+        UserError: an address that may not be fetched or is of an unknown kind.
         DataError: a broken data URI, or an address that cannot be fetched.
     """
     if isinstance(source, bytes):
@@ -56,7 +56,7 @@ def query_image(source: Source | None, *, allow_http: bool = False) -> Path | by
 
 
 def data_uri(image: bytes) -> str:
-    """Encoded bytes as a data URI; readers of it look at the bytes for the kind of image."""
+    """Return encoded bytes as a data URI; its consumers detect the image format from the bytes."""
     return f"data:image/*;base64,{base64.b64encode(image).decode('ascii')}"
 
 

@@ -1,4 +1,4 @@
-"""One question at a time, from any thread or task, over a collection or a prepared pipeline."""
+"""Search with single questions, from any thread or task, in a collection or prepared pipeline."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Found = list[tuple[Hit, Passage]]
 
 
 class Searcher:
-    """Describes questions, retrieves and reranks; questions that come together share a batch."""
+    """Describes questions, retrieves and reranks; concurrent questions share a batch."""
 
     def __init__(
         self, source: Collection | Pipeline, where: Callable[[Passage], bool] | None = None
     ):
-        """Take what is searched.
+        """Store what is searched.
 
         Args:
-            where: only passages that it takes are searched.
+            where: only passages that it accepts are searched.
 
         Raises:
-            UserError: a pipeline without passages, or one that cannot search a part of them.
+            UserError: a pipeline without passages, or one that cannot search a subset of them.
         """
         self.collection = source if isinstance(source, Collection) else None
         self._fixed = source if isinstance(source, Pipeline) else None
@@ -41,7 +41,7 @@ class Searcher:
             _check(self._fixed, where is not None)
 
     def search(self, question: Question, k: int) -> Found:
-        """The k best passages, best first.
+        """Return the k best passages, best first.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -51,15 +51,15 @@ class Searcher:
         return succeeded(self._batcher.call((question, k)))
 
     async def asearch(self, question: Question, k: int) -> Found:
-        """As `search`; the event loop goes on meanwhile."""
+        """Async version of `search`."""
         check_number("the number of passages", k)
         return succeeded(await self._batcher.acall((question, k)))
 
     def pipeline(self, *, answering: bool = False) -> Pipeline:
-        """What is searched, as it is now.
+        """Return a pipeline of the current state of what is searched.
 
         Args:
-            answering: with the collection's reader; a pipeline has one, or not.
+            answering: whether to include a collection's reader; a pipeline stays as it is.
         """
         if self.collection is not None:
             return self.collection.pipeline(where=self._where, answering=answering)
@@ -73,7 +73,7 @@ class Searcher:
             options["allowed_ids"] = self._ids(pipeline.corpus, self._where)
         questions = pipeline.describe([question for question, _ in asked])
         depth = max(k for _, k in asked)
-        if pipeline.rerankers:  # they look at as many as in the pipeline's own runs
+        if pipeline.rerankers:  # they get as many passages as in the pipeline's own runs
             depth = max(depth, pipeline.top_k)
         retriever: Any = pipeline.retriever
         hits: Sequence[Ranked] = retriever.retrieve(questions, depth, **options)
@@ -86,10 +86,10 @@ class Searcher:
         ]
 
     def _ids(self, corpus: Corpus | None, where: Callable[[Passage], bool]) -> abc.Collection[str]:
-        """Ids of the passages that may be found, computed once per corpus or state."""
+        """Return ids of the passages that may be found, computed once per corpus or state."""
         assert corpus is not None
         if self._allowed is None or self._allowed[0] is not corpus:
-            # Where passages are on disk, they are read in the order of their files.
+            # Passages on disk are read in the order of their files.
             passages = corpus.stream()
             self._allowed = (corpus, frozenset(p.passage_id for p in passages if where(p)))
         return self._allowed[1]

@@ -8,10 +8,10 @@
     documents = model.encode_document(["The Eiffel Tower is a lattice tower in Paris."])
     scores = model.similarity(queries, documents)
 
-What `model.save(folder)` writes is a sentence-transformers model and a checkpoint of the family in
-one: `PreFLMRModule(folder)` and `FLMRModelForRetrieval.from_pretrained(folder)` read it, and
-`MultiVectorEncoder(folder, trust_remote_code=True)` does, prompts included: without that option
-the library loads no class but its own.
+`model.save(folder)` writes a folder that is both a sentence-transformers model and a checkpoint of
+the family: `PreFLMRModule(folder)` and `FLMRModelForRetrieval.from_pretrained(folder)` read it, and
+so does `MultiVectorEncoder(folder, trust_remote_code=True)`, prompts included: without that option
+the library loads only its own classes.
 """
 
 # mypy: disallow-subclassing-any=False
@@ -36,9 +36,9 @@ class PreFLMRModule(_INPUT_MODULE):
     """A checkpoint of the FLMR family as the only module of a `MultiVectorEncoder`.
 
     Queries are texts, images (a Pillow image, path, bytes, or array [height, width, 3]), or both as
-    {"text": ..., "image": ...}; documents are texts, and for checkpoints made for it images too. A
-    query's prompt is its instruction: it is put before the question with a ":" after it, and its
-    own vectors are left out of the result if the checkpoint masks instructions.
+    {"text": ..., "image": ...}; documents are texts, and images too if the checkpoint supports
+    them. A query's prompt is its instruction: it is put before the question with a ":" after it,
+    and its own vectors are left out of the result if the checkpoint masks instructions.
     """
 
     forward_kwargs: ClassVar[set[str]] = {"task"}
@@ -55,9 +55,10 @@ class PreFLMRModule(_INPUT_MODULE):
 
         Args:
             model_name_or_path: folder or hub name.
-            model_kwargs: of `FLMRModelForRetrieval.from_pretrained`.
-            processor_kwargs: of `FLMRProcessor.from_pretrained`: `query_maxlen`, `doc_maxlen`.
-            hub: options of the hub for both: `revision`, `token`, `cache_dir`, `local_files_only`.
+            model_kwargs: arguments of `FLMRModelForRetrieval.from_pretrained`.
+            processor_kwargs: arguments of `FLMRProcessor.from_pretrained`: `query_maxlen`,
+                `doc_maxlen`.
+            hub: hub options for both: `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
             UserError: the checkpoint cannot be loaded.
@@ -72,17 +73,17 @@ class PreFLMRModule(_INPUT_MODULE):
 
     @property
     def modalities(self) -> list[Any]:
-        """What queries can be made of."""
+        """Modalities of queries."""
         sees = self.model.uses_images and self.processor.image_processor is not None
         return ["text", "image", ("image", "text")] if sees else ["text"]
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer of queries."""
+        """Tokenizer of queries."""
         return self.processor.query_tokenizer
 
     def get_embedding_dimension(self) -> int:
-        """Width of the vectors."""
+        """Return the dimension of the vectors."""
         return int(self.model.config.dim)
 
     def preprocess(
@@ -92,11 +93,11 @@ class PreFLMRModule(_INPUT_MODULE):
         task: str | None = None,
         **_options: Any,
     ) -> dict[str, Any]:
-        """Inputs for the model's `query` or `doc`.
+        """Return inputs for the model's `query` or `doc`.
 
         Args:
             inputs: texts, images, or dictionaries of both.
-            prompt: of queries, the instruction; of documents, put before them as it is.
+            prompt: for queries, the instruction; for documents, text that is put before them.
             task: "query" or "document".
 
         Raises:
@@ -124,7 +125,7 @@ class PreFLMRModule(_INPUT_MODULE):
     def forward(
         self, features: dict[str, Any], task: str | None = None, **_options: Any
     ) -> dict[str, Any]:
-        """`token_embeddings` [items, vectors, dim] and, as `attention_mask`, those that count."""
+        """Return `token_embeddings` [items, vectors, dim] and, as `attention_mask`, which count."""
         inputs = {name: features[name] for name in _MODEL_INPUTS if name in features}
         if task == "query":
             vectors = self.model.query(**inputs).late_interaction_output
@@ -132,10 +133,10 @@ class PreFLMRModule(_INPUT_MODULE):
         else:
             output = self.model.doc(**inputs)
             vectors, mask = output.late_interaction_output, output.context_mask[..., 0]
-            if self.model.padding_counts:  # one row of it does for all, whatever the batch's length
+            if self.model.padding_counts:  # one row of padding suffices for any batch length
                 tokens = inputs["attention_mask"]
                 place = torch.arange(tokens.shape[1], device=tokens.device)
-                mask = mask.clone()  # the model's own is needed for gradients
+                mask = mask.clone()  # the model's own mask is needed for gradients
                 mask[:, -tokens.shape[1] :] &= place <= tokens.sum(1, keepdim=True)
         return {**features, "token_embeddings": vectors, "attention_mask": mask}
 
@@ -157,7 +158,7 @@ class PreFLMRModule(_INPUT_MODULE):
         processor_kwargs: dict[str, Any] | None = None,
         **_options: Any,
     ) -> PreFLMRModule:
-        """Load from what `save` wrote; the library calls this for each entry of modules.json."""
+        """Load what `save` wrote; the library calls this for each entry of modules.json."""
         if subfolder:
             raise FLMRInputError(
                 f"{model_name_or_path}: the checkpoint is expected in the root, not in {subfolder}"

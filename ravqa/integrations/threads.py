@@ -1,4 +1,4 @@
-"""Work that takes long, away from the event loop."""
+"""Long work outside the event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THREADS = 8
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    # Of its own: what waits here must not use up the threads of `asyncio.to_thread`.
+    # A separate pool: work waiting here must not use up the threads of `asyncio.to_thread`.
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="ravqa")
 
 
@@ -28,18 +28,18 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the
 
 
 class Batcher(Generic[Q, A]):
-    """Calls from any threads and event loops, done in batches by one thread at a time.
+    """Runs calls from any threads and event loops in batches, one thread at a time.
 
-    What is asked while a batch is being worked on forms the next one: a single call waits for
-    nothing, and many at once share the model's passes. Where a batch fails, each of its items is
-    tried alone, so that an error meets only who has caused it.
+    Calls made while a batch is running form the next one: a single call does not wait, and
+    concurrent ones share the model's passes. If a batch fails, each of its items is tried alone, so
+    that an error reaches only the call that caused it.
     """
 
     def __init__(self, run: Callable[[Sequence[Q]], Sequence[A]], *, limit: int = 64):
-        """Take what works on a batch.
+        """Store the function that processes a batch.
 
         Args:
-            run: gives one result per item, in order.
+            run: returns one result per item, in order.
             limit: most items of a batch.
         """
         self._run = run
@@ -49,21 +49,21 @@ class Batcher(Generic[Q, A]):
         self._busy = False
 
     def call(self, item: Q) -> A:
-        """The item's result; the calling thread waits, or does the work if nobody does."""
+        """Return the item's result; the calling thread waits, or does the work if no other does."""
         future, idle = self._add(item)
         if idle:
             self._work(future)
         return future.result()
 
     async def acall(self, item: Q) -> A:
-        """The item's result; the event loop goes on."""
+        """Return the item's result without blocking the event loop."""
         future, idle = self._add(item)
         if idle:
             self._hand_over()
         return await asyncio.wrap_future(future)
 
     def _add(self, item: Q) -> tuple[Future[A], bool]:
-        """The item's place among the waiting, and whether nobody works on them."""
+        """Enqueue an item; return its future, and whether no thread is working on the queue."""
         future: Future[A] = Future()
         with self._lock:
             self._waiting.append((item, future))
@@ -71,7 +71,7 @@ class Batcher(Generic[Q, A]):
         return future, idle
 
     def _work(self, until: Future[A] | None = None) -> None:
-        """Work on what waits: on all of it, or until this result is there."""
+        """Process the queue: all of it, or until this result is available."""
         while True:
             with self._lock:
                 if not self._waiting:
@@ -80,13 +80,13 @@ class Batcher(Generic[Q, A]):
                 if until is not None and until.done():
                     break
                 batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
-            # Whoever has given up waiting is left out.
+            # Leave out cancelled calls.
             self._answer([pair for pair in batch if pair[1].set_running_or_notify_cancel()])
         self._hand_over()
 
     def _hand_over(self) -> None:
-        # A thread of its own, for as long as there is work: with a pool, batches whose items wait
-        # for other batches could take up all of it.
+        # A separate thread, for as long as there is work: a pool could be exhausted by batches
+        # whose items wait for other batches.
         threading.Thread(target=self._work, name="ravqa-batches", daemon=True).start()
 
     def _answer(self, batch: Sequence[tuple[Q, Future[A]]]) -> None:
@@ -107,12 +107,12 @@ class Batcher(Generic[Q, A]):
 
 
 async def in_thread(call: Callable[..., T], *args: object) -> T:
-    """`call(*args)` in another thread; the event loop goes on."""
+    """Run `call(*args)` in another thread without blocking the event loop."""
     return await asyncio.get_running_loop().run_in_executor(_pool(), partial(call, *args))
 
 
 async def iterated(values: Iterator[T]) -> AsyncGenerator[T, None]:
-    """An iterator's values, each waited for in another thread; closed with the reader."""
+    """Yield an iterator's values, awaiting each in another thread; close it with the consumer."""
     end = object()
     try:
         while (value := await in_thread(next, values, end)) is not end:
@@ -120,5 +120,5 @@ async def iterated(values: Iterator[T]) -> AsyncGenerator[T, None]:
     finally:
         close = getattr(values, "close", None)
         if close is not None:
-            with contextlib.suppress(ValueError):  # its last value is still being made
+            with contextlib.suppress(ValueError):  # its last value is still being computed
                 close()

@@ -1,10 +1,10 @@
-"""LlamaIndex's retrievers as retrievers of this project, so that they enter its studies.
+"""LlamaIndex retrievers as retrievers of this project, for use in its studies.
 
-In Python, around one that is there:
+In Python, wrap an existing one:
 
     LlamaIndexRetriever(index.as_retriever(similarity_top_k=20))
 
-In a pipeline's file, by a function of yours that makes one from the corpus's nodes:
+In a pipeline's file, name your function that makes one from the corpus's nodes:
 
     retriever:
       name: llama-index
@@ -39,10 +39,10 @@ _WHY = "the retriever llama-index"
 class LlamaIndexRetriever(Retriever):
     """A LlamaIndex retriever as one of this project.
 
-    It is given the question's text with what is seen in the image behind it, and the image itself
-    (as `image_path`) if it looks at it. Its nodes must be passages of the corpus: by their ids, by
+    It is given the question's text followed by the image's description, and the image itself (as
+    `image_path`) if it looks at images. Its nodes must be passages of the corpus: by their ids, by
     "passage_id" in their metadata, or as parts of them, by their source document. Of several parts
-    of a passage the best counts. Where it gives no scores, they are 1 / rank.
+    of a passage the best counts. Without scores, 1 / rank is used.
     """
 
     weights = ""
@@ -59,11 +59,11 @@ class LlamaIndexRetriever(Retriever):
         """Wrap `retriever`.
 
         Args:
-            tags: names of things seen in the image that are put behind the question.
-            caption: put the image's caption behind it too.
-            sees_images: the retriever looks at `image_path`.
-            fingerprint: changes with all that can change its rankings; None for its class's name,
-                which is all that can be known of it.
+            tags: number of names of things seen in the image that are appended to the question.
+            caption: whether to append the image's caption too.
+            sees_images: whether the retriever looks at `image_path`.
+            fingerprint: changes with everything that can change its rankings; None for its class's
+                name, all that is known without it.
         """
         kind = type(retriever)
         self.fingerprint = fingerprint or f"{kind.__module__}.{kind.__qualname__}"
@@ -75,11 +75,11 @@ class LlamaIndexRetriever(Retriever):
 
     @property
     def sees_images(self) -> bool:
-        """Whether the retriever looks at `image_path`."""
+        """Return whether the retriever looks at `image_path`."""
         return self._sees_images
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Take the passages that the nodes are.
+        """Take the passages that the nodes correspond to.
 
         Raises:
             UserError: there is no corpus.
@@ -87,12 +87,12 @@ class LlamaIndexRetriever(Retriever):
         self._corpus = _needed(corpus)
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """At most k passages per question, best first.
+        """Return at most k passages per question, best first.
 
         A `similarity_top_k` of the retriever that is below k is raised to it.
 
         Raises:
-            DataError: a node is no passage of the corpus.
+            DataError: a node is not a passage of the corpus.
         """
         retriever: Any = self._retriever
         if getattr(retriever, "similarity_top_k", k) < k:
@@ -117,7 +117,7 @@ class LlamaIndexRetriever(Retriever):
             score = hit.get_score() if scored else 1 / rank
             name = self._passage_id(hit)
             ranking[name] = max(score, ranking.get(name, score))
-        # Others' retrievers may put what they have found together in any order.
+        # Third-party retrievers may return their results in any order.
         return to_hits(sorted(ranking.items(), key=lambda found: -found[1]))
 
     def _passage_id(self, hit: NodeWithScore) -> str:
@@ -133,7 +133,7 @@ class LlamaIndexRetriever(Retriever):
 
 
 class FactoryRetriever(LlamaIndexRetriever):
-    """A LlamaIndex retriever that a function of the user's makes from the corpus."""
+    """A LlamaIndex retriever that the user's function makes from the corpus."""
 
     class Config(Strict):
         """Options.
@@ -141,9 +141,9 @@ class FactoryRetriever(LlamaIndexRetriever):
         Attributes:
             factory: "package.module:function", called as function(nodes, **options); it is
                 imported and run, so name only what you trust.
-            options: of the factory.
+            options: options of the factory.
             tags, caption, sees_images: as for `LlamaIndexRetriever`.
-            weights: names of weights, to be stored with the results.
+            weights: names of weights, stored with the results.
         """
 
         factory: ImportTarget
@@ -159,7 +159,7 @@ class FactoryRetriever(LlamaIndexRetriever):
         """Import the factory.
 
         Raises:
-            UserError: there is no such function.
+            UserError: the function does not exist.
         """
         self.config = config
         self.weights = config.weights
@@ -168,10 +168,10 @@ class FactoryRetriever(LlamaIndexRetriever):
         self.fingerprint = fingerprint("llama-index/2", config.model_dump(), _source(self._factory))
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
-        """Have the retriever made.
+        """Build the retriever.
 
         Raises:
-            UserError: there is no corpus, or the factory gives something else.
+            UserError: there is no corpus, or the factory does not return a retriever.
         """
         corpus = _needed(corpus)
         made = self._factory(nodes_of(corpus), **self.config.options)
@@ -210,7 +210,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _source(function: Callable[..., Any]) -> str | None:
-    """Digest of the file that the function is in."""
+    """Return a digest of the file that the function is in."""
     try:
         return file_digest(Path(inspect.getfile(function)))
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Question, image and passages to an answer, as a LlamaIndex query engine."""
+"""A LlamaIndex query engine that answers from question, image and passages."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _dispatcher = get_dispatcher(__name__)
 
 
 class RAVQASynthesizer(BaseSynthesizer):
-    """Answers a question about an image from nodes: the image goes to the reader too.
+    """Answers a question about an image from nodes, giving the reader the image too.
 
     A response's text is the short answer. Its metadata has those of the source nodes by their ids
     and, under "answer", how it was decided: the rule, and each draft with its passages. A streamed
-    response's text is all that the reader writes; its metadata get "answer" at the end.
+    response's text is all that the reader writes; its metadata gets "answer" at the end.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class RAVQASynthesizer(BaseSynthesizer):
         """Answer with a pipeline's reader; its retriever is not used.
 
         Args:
-            instruction: for prompts that show one.
-            streaming: give the reader's words as they are written.
+            instruction: instruction for prompts that show one.
+            streaming: whether to yield the reader's words as they are written.
             allow_http: fetch images whose `image_path` is an http(s) address.
 
         Raises:
@@ -79,11 +79,11 @@ class RAVQASynthesizer(BaseSynthesizer):
         self._allow_http = allow_http
 
     def _get_prompts(self) -> dict[str, Any]:
-        """The prompt is the pipeline's template, not one of LlamaIndex's."""
+        """Return no prompts: the prompt is the pipeline's template, not one of LlamaIndex's."""
         return {}
 
     def _update_prompts(self, prompts: Any) -> None:
-        """See `_get_prompts`."""
+        """Do nothing; see `_get_prompts`."""
 
     def synthesize(
         self,
@@ -92,7 +92,7 @@ class RAVQASynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **_options: Any,
     ) -> RESPONSE_TYPE:
-        """An answer from the nodes, best first; without nodes, the reader's own.
+        """Answer from the nodes, best first; without nodes, from the reader's own knowledge.
 
         Raises:
             UserError, DataError: an image that may not be fetched, or cannot be read.
@@ -120,7 +120,7 @@ class RAVQASynthesizer(BaseSynthesizer):
         additional_source_nodes: Sequence[NodeWithScore] | None = None,
         **_options: Any,
     ) -> RESPONSE_TYPE:
-        """As `synthesize`; the event loop goes on meanwhile.
+        """Async version of `synthesize`.
 
         Raises:
             UserError, DataError: as `synthesize`.
@@ -142,13 +142,13 @@ class RAVQASynthesizer(BaseSynthesizer):
         return response
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **_options: Any) -> str:
-        """An answer to a question without an image."""
+        """Answer a question without an image."""
         return self._asker.ask(*self._asked(QueryBundle(query_str), _nodes(text_chunks))).text
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **_options: Any
     ) -> str:
-        """As `get_response`; the event loop goes on meanwhile."""
+        """Async version of `get_response`."""
         asked = self._asked(QueryBundle(query_str), _nodes(text_chunks))
         return (await self._asker.aask(*asked)).text
 
@@ -186,13 +186,13 @@ class RAVQAQueryEngine(RetrieverQueryEngine):
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ):
-        """Put retriever and reader together.
+        """Combine retriever and reader.
 
         Args:
-            retriever: of any kind; a `PreFLMRRetriever` looks at the image.
-            pipeline: answers; None for a `PreFLMRRetriever`'s own.
+            retriever: any retriever; a `PreFLMRRetriever` looks at the image.
+            pipeline: pipeline that answers; None for a `PreFLMRRetriever`'s own.
             node_postprocessors: rerankers and filters between the two.
-            options: of `RAVQASynthesizer`: `instruction`, `streaming`, `allow_http`.
+            options: options of `RAVQASynthesizer`: `instruction`, `streaming`, `allow_http`.
 
         Raises:
             UserError: there is no reader, or one (or a decision rule) that does not stream.
@@ -226,7 +226,7 @@ class RAVQAQueryEngine(RetrieverQueryEngine):
 
     @property
     def llm(self) -> ReaderLLM:
-        """The reader as a language model, for LlamaIndex's own engines."""
+        """Return the reader as a language model, for LlamaIndex's own engines."""
         return cast(ReaderLLM, self._response_synthesizer._llm)
 
 

@@ -1,4 +1,4 @@
-"""PRRecall and VQA accuracy inside LlamaIndex's evaluation.
+"""PRRecall and VQA accuracy as LlamaIndex evaluation metrics.
 
 PRRecall is registered under "prrecall" (K = 5) and "prrecall@K" for K of 1, 5, 10, 20, 50 and 100.
 """
@@ -31,9 +31,9 @@ KS = (1, 5, 10, 20, 50, 100)
 
 
 class PRRecall(BaseRetrievalMetric):
-    """Pseudo-relevance recall: 1 if one of the first `k` texts holds an answer, else 0.
+    """Pseudo-relevance recall: 1 if one of the first `k` texts contains an answer, else 0.
 
-    `expected_texts` are the accepted answers; ids are not looked at. The definition is that of
+    `expected_texts` are the accepted answers; ids are ignored. The definition is that of
     `ravqa.metrics.prrecall`.
     """
 
@@ -50,7 +50,7 @@ class PRRecall(BaseRetrievalMetric):
         retrieved_texts: list[str] | None = None,
         **kwargs: Any,
     ) -> RetrievalMetricResult:
-        """The score of one question; the metadata have the ranks of all texts with an answer.
+        """Return one question's score; its metadata has the ranks of all texts with an answer.
 
         Raises:
             ValueError: no answers, no texts, or K below 1.
@@ -63,7 +63,7 @@ class PRRecall(BaseRetrievalMetric):
 
 
 def _at(k: int) -> type[PRRecall]:
-    """PRRecall@k under its own name: LlamaIndex makes metrics from names alone."""
+    """Return PRRecall@k as a class: LlamaIndex builds metrics only from names."""
     fields = {"__module__": __name__, "__annotations__": {"k": int}, "k": k}
     return type(f"PRRecallAt{k}", (PRRecall,), {**fields, "metric_name": f"prrecall@{k}"})
 
@@ -75,7 +75,7 @@ class ImageRetrieverEvaluator(RetrieverEvaluator):
     """A `RetrieverEvaluator` for questions about images.
 
     The query may be a `QueryBundle`. Texts are compared with their titles, as everywhere in this
-    project; LlamaIndex's own evaluator sees texts alone.
+    project; LlamaIndex's own evaluator sees only texts.
     """
 
     async def aevaluate(
@@ -89,8 +89,8 @@ class ImageRetrieverEvaluator(RetrieverEvaluator):
         """Retrieve and compute every metric.
 
         Args:
-            expected_ids: of relevant passages, for metrics that go by ids.
-            expected_texts: for PRRecall, the accepted answers.
+            expected_ids: ids of relevant passages, for metrics that compare ids.
+            expected_texts: the accepted answers, for PRRecall.
         """
         bundle = QueryBundle(query) if isinstance(query, str) else query
         found = await self.retriever.aretrieve(bundle)
@@ -123,7 +123,7 @@ class ImageRetrieverEvaluator(RetrieverEvaluator):
         mode: RetrievalEvalMode = RetrievalEvalMode.TEXT,
         **kwargs: Any,
     ) -> RetrievalEvalResult:
-        """As `aevaluate`."""
+        """Blocking version of `aevaluate`."""
         result: RetrievalEvalResult = super().evaluate(
             query,  # type: ignore[arg-type]  # handed on as it is
             expected_ids or [],
@@ -145,11 +145,11 @@ class VQAAccuracyEvaluator(BaseEvaluator):
         self.normalization: Normalization = normalization
 
     def _get_prompts(self) -> PromptDictType:
-        """None: no language model is asked."""
+        """Return no prompts: no language model is asked."""
         return {}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
-        """See `_get_prompts`."""
+        """Do nothing; see `_get_prompts`."""
 
     async def aevaluate(
         self,

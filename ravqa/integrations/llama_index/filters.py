@@ -1,9 +1,8 @@
-"""LlamaIndex's metadata filters, decided for passages before they are searched.
+"""LlamaIndex's metadata filters, applied to passages before search.
 
-A filter sees the metadata that a passage's node has, and besides "passage_id" and "ref_doc_id" (the
-article). Operators mean what they mean in LlamaIndex's own vector store: of metadata that are not
-there, only `!=`, `nin` and `is_empty` hold; `not` holds if none of its filters does. Filters may be
-nested.
+A filter sees the metadata of a passage's node, plus "passage_id" and "ref_doc_id" (the article).
+Operators have the same meaning as in LlamaIndex's own vector store: for missing metadata, only
+`!=`, `nin` and `is_empty` hold; `not` holds if none of its filters does. Filters may be nested.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _TESTS: Mapping[FilterOperator, Callable[[Any, Any], bool]] = {
 
 
 def filter_of(filters: MetadataFilters) -> Callable[[Passage], bool]:
-    """Whether the filters let a passage through; raises as `matches`."""
+    """Return a function that tells if the filters accept a passage; it raises as `matches`."""
 
     def passes(passage: Passage) -> bool:
         more = {"passage_id": passage.passage_id, "ref_doc_id": passage.article}
@@ -53,10 +52,10 @@ def filter_of(filters: MetadataFilters) -> Callable[[Passage], bool]:
 
 
 def matches(metadata: Mapping[str, Any], filters: MetadataFilters) -> bool:
-    """Whether the filters let something with these metadata through; no filters, everything.
+    """Return whether the filters accept these metadata; without filters, always True.
 
     Raises:
-        UserError: a filter compares what cannot be compared; key and passage are named.
+        UserError: a filter compares values that cannot be compared; key and passage are named.
     """
     if not filters.filters:
         return True

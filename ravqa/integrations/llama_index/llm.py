@@ -34,11 +34,11 @@ from ravqa.readers.base import Prompt, Reader
 
 
 class ReaderLLM(CustomLLM):
-    """Any of this project's readers where LlamaIndex wants an LLM.
+    """Any of this project's readers as a LlamaIndex LLM.
 
-    A completion's prompt goes to the reader as it is; a chat is written out as LlamaIndex does it
-    ("user: ..."), and the image among its blocks goes to a reader that sees images. Many calls at
-    once, from threads or tasks, share batches.
+    A completion's prompt goes to the reader as it is; a chat is written out as in LlamaIndex
+    ("user: ..."), and the image among its blocks goes to a reader that supports images. Concurrent
+    calls, from threads or tasks, share batches.
     """
 
     _reader: Any = PrivateAttr()
@@ -64,12 +64,12 @@ class ReaderLLM(CustomLLM):
 
     @classmethod
     def class_name(cls) -> str:
-        """The class's name in LlamaIndex's serialised forms."""
+        """Return the class's name in LlamaIndex's serialised forms."""
         return "ravqa_reader"
 
     @property
     def metadata(self) -> LLMMetadata:
-        """The reader's limits; a reader that sees images is a chat model."""
+        """Return the reader's limits; a reader that supports images is a chat model."""
         limits = {"context_window": self._reader.context, "num_output": self._reader.max_new_tokens}
         return LLMMetadata(
             model_name=self._reader.weights,
@@ -79,21 +79,21 @@ class ReaderLLM(CustomLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """The reader's generation."""
+        """Return the reader's generation."""
         return CompletionResponse(text=succeeded(self._batcher.call(Prompt(prompt))).text)
 
     @llm_completion_callback()
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
-        """The reader's generation; the event loop goes on meanwhile."""
+        """Async version of `complete`."""
         return CompletionResponse(text=succeeded(await self._batcher.acall(Prompt(prompt))).text)
 
     @llm_completion_callback()
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
-        """The reader's generation, as it is written.
+        """Stream the reader's generation.
 
         Raises:
             UserError: the reader does not stream.
@@ -104,28 +104,28 @@ class ReaderLLM(CustomLLM):
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
-        """As `stream_complete`; the event loop goes on meanwhile."""
+        """Async version of `stream_complete`."""
         return iterated(await in_thread(self._stream, Prompt(prompt)))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """The reader's generation after the written-out messages.
+        """Return the reader's generation after the written-out messages.
 
         Raises:
-            UserError: more than one image, or a reader that does not see.
+            UserError: more than one image, or a reader that does not support images.
         """
         generation = succeeded(self._batcher.call(self._prompt(messages)))
         return completion_response_to_chat_response(CompletionResponse(text=generation.text))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """As `chat`; the event loop goes on meanwhile."""
+        """Async version of `chat`."""
         generation = succeeded(await self._batcher.acall(await in_thread(self._prompt, messages)))
         return completion_response_to_chat_response(CompletionResponse(text=generation.text))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """As `chat`, as it is written.
+        """Streaming version of `chat`.
 
         Raises:
             UserError: as `chat`, and if the reader does not stream.
@@ -136,9 +136,9 @@ class ReaderLLM(CustomLLM):
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
-        """As `stream_chat`; the event loop goes on meanwhile."""
+        """Async version of `stream_chat`."""
         prompt = await in_thread(self._prompt, messages)
-        responses = await in_thread(self._stream, prompt)  # the cache is looked into
+        responses = await in_thread(self._stream, prompt)  # it reads the cache
         return iterated(stream_completion_response_to_chat_response(responses))
 
     def _stream(self, prompt: Prompt) -> CompletionResponseGen:

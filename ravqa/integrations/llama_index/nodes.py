@@ -1,4 +1,4 @@
-"""Passages as LlamaIndex nodes, and documents and nodes as passages.
+"""Conversion between passages and LlamaIndex's documents and nodes.
 
 A node has its passage's id and text; its metadata is `Passage.extra` with title, section, entity
 and url under their names, and its source document is the passage's article.
@@ -33,12 +33,12 @@ from ravqa.images.decode import image_bytes, kept_image
 from ravqa.integrations import documents as plain
 
 CHUNK_TOKENS = 200
-"""Of a document's parts, by default: all encoders take them whole, with a title."""
+"""Default size of a document's parts: all encoders take them uncut, with a title."""
 OVERLAP_TOKENS = 20
 
 
 def node_of(passage: Passage) -> TextNode:
-    """The passage as a node: an `ImageNode` if it has a picture, else a `TextNode`."""
+    """Convert a passage to a node: an `ImageNode` if it has a picture, else a `TextNode`."""
     options: dict[str, Any] = {
         "id_": passage.passage_id,
         "text": passage.text,
@@ -53,18 +53,18 @@ def node_of(passage: Passage) -> TextNode:
 
 
 def nodes_of(corpus: Corpus) -> list[TextNode]:
-    """All passages as nodes, in order: what another retriever can be made of."""
+    """Convert all passages to nodes, in order, for other retrievers."""
     return [node_of(passage) for passage in corpus.values()]
 
 
 def passage_of(node: BaseNode) -> Passage:
-    """A document or node as a passage.
+    """Convert a document or node to a passage.
 
-    Its picture is kept: a path as it is, encoded bytes as a file of the cache folder. An address of
-    the web is not fetched.
+    Its picture is kept: a path as it is, encoded bytes as a file of the cache folder. Web addresses
+    are not fetched.
 
     Raises:
-        DataError: it has neither text nor picture, or broken image data.
+        DataError: the node has neither text nor picture, or broken image data.
     """
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     image = _image_of(node)
@@ -74,7 +74,7 @@ def passage_of(node: BaseNode) -> Passage:
 
 
 def read_of(node: BaseNode) -> Passage:
-    """What a reader reads of a node: a passage without its picture."""
+    """Return what a reader reads of a node: a passage without its picture."""
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     return plain.passage_of(node.node_id, text, node.metadata)
 
@@ -82,12 +82,12 @@ def read_of(node: BaseNode) -> Passage:
 def passages_of(
     documents: Iterable[BaseNode], transformations: Sequence[TransformComponent] | None = None
 ) -> list[Passage]:
-    """Documents and nodes as passages.
+    """Convert documents and nodes to passages.
 
     Args:
-        transformations: LlamaIndex's own, such as node parsers; none for taking everything as it
-            is. By default documents (not nodes) are cut by sentences into parts of CHUNK_TOKENS;
-            the parts of document "a" are "a:1", "a:2", ...
+        transformations: LlamaIndex's transformations, such as node parsers; empty for none. By
+            default documents (not nodes) are cut by sentences into parts of CHUNK_TOKENS; the parts
+            of document "a" are "a:1", "a:2", ...
 
     Raises:
         DataError: as `passage_of`.
@@ -114,7 +114,7 @@ def _parts(document: Document, splitter: SentenceSplitter) -> Iterator[Passage]:
 
 
 def _picture(path: Path) -> dict[str, str]:
-    if not path.is_file():  # inside an archive, where others do not look
+    if not path.is_file():  # inside an archive, which other libraries cannot read
         try:
             return {"image": base64.b64encode(image_bytes(path)).decode("ascii")}
         except DataError:

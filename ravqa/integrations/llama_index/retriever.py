@@ -1,4 +1,4 @@
-"""Question and image to passages, as a LlamaIndex retriever."""
+"""A LlamaIndex retriever that takes question and image."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class PreFLMRRetriever(BaseRetriever):
     """Finds passages for a question and its image together.
 
     A query is a text, or a `QueryBundle` whose `image_path` is a path, a file:// URL or a data URI.
-    What question and image become is the pipeline's matter: PreFLMR sees both; a text encoder is
-    given what a describer sees in the image. Scores are MaxSim sums for PreFLMR (not between 0 and
-    1): a `SimilarityPostprocessor` needs a cut-off of that scale.
+    The pipeline determines how question and image are used: PreFLMR sees both; a text encoder is
+    given a describer's text about the image. Scores are MaxSim sums for PreFLMR (not between 0 and
+    1): a `SimilarityPostprocessor` needs a cut-off on that scale.
 
     Attributes:
-        similarity_top_k: how many passages are found.
+        similarity_top_k: number of passages to find.
         instruction: put before every question; None for the pipeline's own.
     """
 
@@ -57,15 +57,15 @@ class PreFLMRRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ):
-        """Search a collection, or what a pipeline has been prepared for.
+        """Search a collection, or the passages that a pipeline was prepared for.
 
         Args:
-            filters: only passages that they let through are searched.
+            filters: only passages that they accept are searched.
             allow_http: fetch images whose `image_path` is an http(s) address.
-            options: of LlamaIndex's `BaseRetriever`: `object_map`, `objects`, `verbose`.
+            options: options of LlamaIndex's `BaseRetriever`: `object_map`, `objects`, `verbose`.
 
         Raises:
-            UserError: a pipeline without passages, or one that cannot search a part of them.
+            UserError: a pipeline without passages, or one that cannot search a subset of them.
         """
         super().__init__(callback_manager or Settings.callback_manager, **options)
         self.similarity_top_k = similarity_top_k
@@ -85,7 +85,7 @@ class PreFLMRRetriever(BaseRetriever):
             options: as for the class.
 
         Raises:
-            UserError: there is no collection, or it is damaged; overrides that are not valid.
+            UserError: there is no collection, or it is damaged; invalid overrides.
         """
         return cls(Collection.open(persist_dir, None, *overrides), **options)
 
@@ -102,7 +102,7 @@ class PreFLMRRetriever(BaseRetriever):
         """Encode LlamaIndex's documents or nodes and search them.
 
         Args:
-            documents: their pictures and metadata are kept. None at all make an empty collection.
+            documents: their pictures and metadata are kept. No documents make an empty collection.
             persist_dir: a new folder for the collection, which keeps copies of pictures and
                 describes those without text. Without it, vectors are kept in the cache folder, by
                 content, and `insert` raises UserError.
@@ -113,7 +113,7 @@ class PreFLMRRetriever(BaseRetriever):
 
         Raises:
             DataError: a node without text that no describer can see, or two with the same id.
-            UserError: the folder is not empty; whatever the pipeline cannot be built without.
+            UserError: the folder is not empty; the pipeline cannot be built.
         """
         passages = passages_of(documents, transformations)
         corpus = Corpus(passages, source="documents") if passages else None
@@ -142,7 +142,7 @@ class PreFLMRRetriever(BaseRetriever):
         overrides: Sequence[str] = (),
         **options: Any,
     ) -> Self:
-        """Search a corpus; what was encoded is kept in the cache folder, by content.
+        """Search a corpus; its vectors are kept in the cache folder, by content.
 
         Args:
             corpus: passages, or a file of them (see `Corpus.read`).
@@ -152,7 +152,7 @@ class PreFLMRRetriever(BaseRetriever):
 
         Raises:
             DataError: as `Corpus.read`.
-            UserError: whatever the pipeline cannot be built without.
+            UserError: the pipeline cannot be built.
         """
         if not isinstance(corpus, Corpus):
             corpus = Corpus.read(Path(corpus))
@@ -162,11 +162,11 @@ class PreFLMRRetriever(BaseRetriever):
 
     @property
     def collection(self) -> Collection | None:
-        """The collection that is searched, if it is one."""
+        """Return the collection that is searched; None for a pipeline."""
         return self._searcher.collection
 
     def answering(self) -> Pipeline:
-        """The pipeline with its reader, as far as it has one."""
+        """Return the pipeline with its reader, if any."""
         return self._searcher.pipeline(answering=True)
 
     def insert(
@@ -174,9 +174,9 @@ class PreFLMRRetriever(BaseRetriever):
         documents: Iterable[BaseNode],
         transformations: Sequence[TransformComponent] | None = None,
     ) -> Changes:
-        """Add documents or nodes to the collection; those with an id that is there are replaced.
+        """Add documents or nodes to the collection, replacing those with the same id.
 
-        Of a document that is replaced, no part stays; nodes replace nodes one by one.
+        A replaced document loses all of its parts; nodes replace nodes one by one.
 
         Raises:
             DataError: as `from_documents`.
@@ -196,7 +196,8 @@ class PreFLMRRetriever(BaseRetriever):
         """Delete a document's passages, or the passage with this id, from the collection.
 
         Raises:
-            UserError: there is none, no collection is searched, or another process is writing.
+            UserError: the id does not exist, no collection is searched, or another process is
+                writing.
         """
         collection = self._collection()
         found = _of_documents(collection, {ref_doc_id})
@@ -225,6 +226,6 @@ class PreFLMRRetriever(BaseRetriever):
 
 
 def _of_documents(collection: Collection, names: abc.Collection[str]) -> set[str]:
-    """Ids of the documents' parts, and of those that were taken whole: these have no article."""
+    """Return ids of the documents' parts, and of undivided documents, which have no article."""
     parts = collection.matching({"article": list(names)}) if names else []
     return {*parts, *(name for name in names if name in collection)}
