@@ -1,9 +1,10 @@
 """The files of a collection, and how they change while staying consistent.
 
-    collection.json    settings, encoder, and which index is current lock               held by the
-    one process that writes index-000001/      vectors (`ravqa.indexes`); its manifest names the
-    folders of passages passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`); a change
-    writes one more images/            the passages' images, named by their bytes
+    collection.json    settings, encoder, and which index is current
+    lock               held by the one process that writes
+    index-000001/      vectors (`ravqa.indexes`); its manifest names the folders of passages
+    passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`); a change writes one more
+    images/            the passages' images, named by their bytes
 
 Folders of older versions have library.json in place of collection.json, and keep it.
 

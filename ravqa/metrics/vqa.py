@@ -108,7 +108,7 @@ def vqa_accuracy(
     Args:
         prediction: the short answer.
         answers: the annotators' answers, ten in the official data; they are not changed.
-        normalization: "official" leaves strings alone where all answers are the same; "always"
+        normalization: "official" does not change strings if all answers are the same; "always"
             cleans up everywhere, as lmms-eval does since its pull request 794.
 
     Raises:
@@ -184,7 +184,7 @@ class VQAAccuracy(AnswerMetric):
         """Options of VQA accuracy.
 
         Attributes:
-            normalization: "official" leaves strings alone where all answers are the same; "always"
+            normalization: "official" does not change strings if all answers are the same; "always"
                 cleans up everywhere, which is not the official rule.
         """
 

@@ -1,4 +1,4 @@
-"""Readers: language models behind one contract."""
+"""Readers: language models with a common interface."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Reports as one HTML file."""
+"""Reports as single HTML files."""

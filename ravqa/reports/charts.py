@@ -1,8 +1,8 @@
 """Figures as inline SVG: real text, no scripts, colours from the page's style sheet.
 
-Every figure is a table drawn: labels (or places on an axis) against series of estimates; the table
-itself goes with it, for those who cannot see it. A series is told by its colour, by the shape of
-its marks and, in curves, by the dashes of its line, so that no figure needs colour to be read.
+Every figure draws a table: labels (or positions on an axis) against series of estimates; the table
+is included for those who cannot see the figure. A series is identified by its colour, by the shape
+of its marks and, in curves, by the dashes of its line, so that no figure needs colour to be read.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from markupsafe import Markup
 from ravqa.metrics.statistics.intervals import Estimate
 
 WIDTH = 380
-"""Units across; text is 12 units high, so that it can be read on a phone of 390 pixels."""
+"""Width in units; text is 12 units high, so that it is readable on a phone 390 pixels wide."""
 STYLES = 6
-"""Styles of series, from 0; the style sheet has a colour for each."""
+"""Number of styles of series, counted from 0; the style sheet has a colour for each."""
 
 _LINE = 15  # height of a line of text
 _MARK = 4.0  # half the width of a mark
@@ -27,7 +27,7 @@ _MARK = 4.0  # half the width of a mark
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One value for each label; None where there is none. `style` is its colour and mark."""
+    """One value or None per label. `style` selects colour and mark."""
 
     name: str
     style: int
@@ -36,11 +36,11 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawn table.
+    """A table with its drawing.
 
     Attributes:
-        caption: what is shown, in a sentence.
-        legend: names and styles of the series; empty where there is only one.
+        caption: a sentence that says what is shown.
+        legend: names and styles of the series; empty if there is only one.
         header, rows: the table, as text.
     """
 
@@ -54,7 +54,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The axis of values: its name, its least range, and how its numbers are written."""
+    """The axis of values: its name, its smallest range, and the format of its numbers."""
 
     name: str
     low: float = 0.0
@@ -75,11 +75,11 @@ def curves(
     ticks: Sequence[int],
     axis: Axis = PERCENT,
 ) -> Figure:
-    """Lines over a logarithmic axis, with their intervals as bands.
+    """Draw lines over a logarithmic axis, with their intervals as bands.
 
     Args:
-        xs: places on the axis, at least 1, ascending; one for each of a series' values.
-        ticks: the places that are named on the axis, and marked on the lines.
+        xs: positions on the axis, at least 1, ascending; one per value of a series.
+        ticks: positions that are labelled on the axis and marked on the lines.
     """
     left, right, top, height = 38.0, WIDTH - 12.0, 10.0, 220.0
     drawing = _Drawing(title, caption, height + top + 40)
@@ -124,10 +124,10 @@ def columns(
     counts: Sequence[int] | None = None,
     axis: Axis = PERCENT,
 ) -> Figure:
-    """Upright bars side by side, with their intervals as whiskers.
+    """Draw vertical bars side by side, with their intervals as whiskers.
 
     Args:
-        counts: how many questions each label stands for; written below it.
+        counts: number of questions per label, written below it.
     """
     left, right, top, height = 38.0, WIDTH - 8.0, 10.0, 190.0
     lines = 2 if counts is None else 3
@@ -178,10 +178,10 @@ def dots(
     counts: Sequence[int] | None = None,
     axis: Axis = PERCENT,
 ) -> Figure:
-    """A mark with its interval for each label and series, the labels one below the other.
+    """Draw a mark with its interval for each label and series, labels one below the other.
 
     Args:
-        counts: how many questions each label stands for; written behind it.
+        counts: number of questions per label, written after it.
     """
     left, right = 14.0, WIDTH - 14.0
     row = _LINE + 8 + 11.0 * len(series)
@@ -225,7 +225,7 @@ def shares(
     x_name: str,
     axis: Axis,
 ) -> Figure:
-    """One lying bar for each label, made of the series' values one behind the other."""
+    """Draw one horizontal bar per label, stacked from the series' values."""
     left, right = 14.0, WIDTH - 14.0
     row = _LINE + 34.0
     bottom = row * len(labels) + 2
@@ -257,7 +257,7 @@ def shares(
 
 
 def mark_svg(style: int) -> Markup:
-    """A series' mark alone, for a legend; said by the name that stands beside it."""
+    """Return only a series' mark, for a legend; the name beside it is its text."""
     root = ElementTree.Element(
         "svg", {"viewBox": "0 0 14 14", "class": "key", "aria-hidden": "true"}
     )
@@ -324,11 +324,11 @@ class _Drawing:
 
 
 def _markup(root: ElementTree.Element) -> Markup:
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # escapes all that it writes
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # escapes all text
 
 
 def _titled(element: ElementTree.Element, text: str) -> None:
-    """What a browser shows beside the pointer, and what is read aloud."""
+    """Add a title, which browsers show as a tooltip and screen readers read aloud."""
     ElementTree.SubElement(element, "title").text = _clean(text)
 
 
@@ -352,7 +352,7 @@ def _horizontal_grid(
 
 
 def _shape(x: float, y: float, style: int) -> str:
-    """The path of a mark: circle, square, triangle, diamond, triangle downwards, bar."""
+    """Return the path of a mark: circle, square, triangle, diamond, inverted triangle, bar."""
     r = _MARK
     if style % STYLES == 0:
         return f"M{_number(x - r)} {_number(y)}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
@@ -367,20 +367,20 @@ def _shape(x: float, y: float, style: int) -> str:
 
 
 def _ends(series: Iterable[Series]) -> list[float]:
-    """Every number that the axis must have room for."""
+    """Return every number that the axis must cover."""
     found = [value for one in series for value in one.values if value is not None]
     return [x for v in found for x in (v.value, v.low, v.high) if x is not None]
 
 
 def _range(axis: Axis, values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Both ends of an axis and its steps: round numbers that hold every value."""
+    """Return both ends of an axis and its steps: round numbers that cover every value."""
     ends = min([axis.low, *values]), max([axis.high, *values])
     steps = round_steps(*ends, 5, least=0.0 if axis.decimals else 1.0)
     return steps[0], steps[-1], steps
 
 
 def round_steps(low: float, high: float, about: int, *, least: float = 0.0) -> list[float]:
-    """About so many steps of a round size, `least` or more, from below `low` to above `high`."""
+    """Return about `about` steps of round size, at least `least`, that cover `low` to `high`."""
     if high <= low:
         high = low + 1
     rough = max(least, (high - low) / about)
@@ -404,5 +404,5 @@ def _cut(label: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the control characters that XML has no way to write."""
+    """Remove the control characters that XML cannot represent."""
     return "".join(c if c >= " " else " " for c in text)

@@ -1,4 +1,4 @@
-"""The figures of a run's report, made of its results and samples."""
+"""Figures of a run's report, from its results and samples."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ravqa.runs.folder import MAIN
 _STYLES = {name: style for style, name in enumerate(console.CONDITIONS)}
 _RANKS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, 20), (21, 50), (51, 100), (101, None))
 _BINS = 10
-_VALUES = 8  # so many different scores are shown one by one
+_VALUES = 8  # up to this many different scores are shown one by one
 _STAGES = {"retrieve": "retrieving", "answer": "answering"}
 
 
 def run_figures(run: Run) -> list[Figure]:
-    """Those figures that the run has numbers for."""
+    """Return the figures for which the run has numbers."""
     makers: Sequence[Callable[[Run], Figure | None]] = (
         recall_curve,
         accuracy_by_type,
@@ -34,7 +34,7 @@ def run_figures(run: Run) -> list[Figure]:
 
 
 def condition_name(run: Run, condition: str) -> str:
-    """What people call the run itself, by what ran, or one of its controls."""
+    """Return a readable name of the run, by what ran, or of one of its controls."""
     return console.condition_name(condition, run.results["provenance"]["retriever"])
 
 
@@ -43,13 +43,13 @@ def _style(condition: str) -> int:
 
 
 def first_rank(run: Run, ranking: Ranking) -> int | None:
-    """Rank of the first passage that holds an answer, 0 for none; None without references."""
+    """Return the rank of the first passage with an answer, 0 for none; None without references."""
     ranks = ranking["answer_ranks"]
     return None if ranks is None else min(ranks[run.rule], default=0)
 
 
 def recall_curve(run: Run) -> Figure | None:
-    """PRRecall at every K, with bands; equal to the results at their Ks."""
+    """Draw PRRecall at every K, with bands; equal to the results at their Ks."""
     ranks = {
         condition: {
             q: rank for q in _shared(run) if (rank := first_rank(run, samples[q])) is not None
@@ -83,7 +83,7 @@ def recall_curve(run: Run) -> Figure | None:
 
 
 def _named_ks(run: Run, deepest: int) -> list[int]:
-    """The Ks of the results."""
+    """Return the Ks of the results."""
     retrieval = run.results["retrieval"]
     conditions = retrieval["conditions"].values() if retrieval else ()
     found = {int(k) for condition in conditions for k in condition["PRRecall"]}
@@ -91,7 +91,7 @@ def _named_ks(run: Run, deepest: int) -> list[int]:
 
 
 def accuracy_by_type(run: Run) -> Figure | None:
-    """Answer quality of each question type, as in the results; all questions first."""
+    """Draw answer quality by question type, as in the results; all questions first."""
     answers = run.results["answers"]
     if answers is None:
         return None
@@ -117,7 +117,7 @@ def accuracy_by_type(run: Run) -> Figure | None:
 
 
 def accuracy_by_rank(run: Run) -> Figure | None:
-    """Answer quality where the first passage with an answer has rank 1, 2, ..., or none has."""
+    """Draw answer quality by rank of the first passage with an answer: 1, 2, ..., or none."""
     scored = [q for q in _shared(run) if "score" in run.main[q]]
     ranks = {q: rank for q in scored if (rank := first_rank(run, run.main[q])) is not None}
     if not ranks or not any(run.main[q]["hits"] for q in ranks):
@@ -150,7 +150,7 @@ def accuracy_by_rank(run: Run) -> Figure | None:
 
 
 def score_histogram(run: Run) -> Figure | None:
-    """How many questions get which score."""
+    """Draw how many questions get each score."""
     scores = {
         c: [float(run.samples[c][q]["score"]) for q in _shared(run)]
         for c in run.samples
@@ -181,7 +181,7 @@ def score_histogram(run: Run) -> Figure | None:
 
 
 def retrieval_scores(run: Run) -> Figure | None:
-    """Scores of the best passages, of those with an answer and of those without."""
+    """Draw the scores of the best passages, with and without an answer."""
     tops = [
         (float(sample["hits"][0][1]), first_rank(run, sample) == 1)
         for sample in run.main.values()
@@ -213,7 +213,7 @@ def retrieval_scores(run: Run) -> Figure | None:
 
 
 def times(run: Run) -> Figure | None:
-    """Seconds per question of each stage, by condition."""
+    """Draw seconds per question of each stage, by condition."""
     spent: dict[str, dict[str, float]] = {}
     for condition, samples in run.samples.items():
         own = spent.setdefault(condition, {})
@@ -244,18 +244,18 @@ def times(run: Run) -> Figure | None:
 
 
 def stage_name(stage: str) -> str:
-    """What people call a stage's time."""
+    """Return a readable name of a stage."""
     return _STAGES.get(stage, stage)
 
 
 def metric_name(run: Run) -> str:
-    """What people call the metric of answers."""
+    """Return a readable name of the answer metric."""
     answers = run.results["answers"]
     return answers["label"] if answers else "score"
 
 
 def _shared(run: Run) -> list[int | str]:
-    """Questions that every condition has."""
+    """Return the questions that all conditions share."""
     return [q for q in run.main if all(q in samples for samples in run.samples.values())]
 
 
@@ -264,7 +264,7 @@ def _has_scores(run: Run, condition: str) -> bool:
 
 
 def _mean(run: Run, values: Mapping[int | str, float]) -> Estimate | None:
-    """The mean with the interval that the results have: resampled by image, with their seed."""
+    """Return the mean with the same interval as in results: resampled by image, same seed."""
     if not values:
         return None
     images = [run.main[q]["image_id"] for q in values]

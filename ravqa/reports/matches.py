@@ -1,7 +1,7 @@
-"""For a report: which words and image patches of a question matched which words of its passages.
+"""For a report: matches of a question's words and image patches with words of its passages.
 
 The retriever's and the describer's models are loaded for it, but no index is opened: the few
-passages that are shown are encoded anew.
+passages that are shown are encoded again.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from ravqa.retrievers.base import Retriever
 from ravqa.retrievers.explain import Explanation, QueryPart
 
 QUESTIONS = 10
-"""Questions that are explained where no number was asked for."""
+"""Default number of explained questions."""
 PASSAGES = 3
-"""Passages of a question that are explained: the first ones."""
-_ROOM = 4_000_000  # bytes of those; long passages and many patches may be fewer questions
+"""Number of first passages per question that are explained."""
+_ROOM = 4_000_000  # bytes of these; with long passages or many patches, fewer questions fit
 _WHERE = "config.yaml"
-_SIDE = 384  # pixels of the image below the patches
-_LEVELS = 127  # of a product, in a byte
+_SIDE = 384  # side of the image below the patches, in pixels
+_LEVELS = 127  # levels of a product in a byte
 
 
 Id = int | str
 Matches = dict[str, dict[str, Any]]
-"""What the page shows of a question's matches, by question id."""
+"""Matches shown on the page, by question id."""
 
 
 def matches(
@@ -51,11 +51,11 @@ def matches(
     progress: Progress | None = None,
     session: Session | None = None,
 ) -> Matches:
-    """Those of the first `count` questions that are shown.
+    """Return the matches of the first `count` questions that are shown.
 
     Raises:
-        UserError: a retriever without late interaction, or without the run's passages; a model
-            that is missing.
+        UserError: a retriever without late interaction, or without the run's passages; a missing
+            model.
     """
     _check_own(run)
     if run.corpus is None:
@@ -73,9 +73,9 @@ def default_matches(
     progress: Progress | None = None,
     session: Session | None = None,
 ) -> tuple[Matches, str | None]:
-    """Those of the first questions that are shown, if they have any; and why there are none.
+    """Return the matches of the first shown questions, if any; or why there are none.
 
-    A report must not fail for what nobody asked for.
+    A report must not fail because of something not requested.
     """
     try:
         _check_own(run)
@@ -92,7 +92,7 @@ def _asked(run: Run, shown: Sequence[Id]) -> list[Id]:
 
 
 def _check_own(run: Run) -> None:
-    """Raise UserError if others' settings name what the retriever would be made of."""
+    """Raise UserError if third-party settings name parts of the retriever."""
     built = ("pipeline.describer", "pipeline.retriever")
     if withheld := [s for s in run.withheld if s.path.startswith(built)]:
         raise UserError(
@@ -110,7 +110,7 @@ def _config(run: Run) -> PipelineConfig:
 
 
 def _explainable(part: Part) -> bool:
-    """Whether a retriever, or one that it is fused of, can be explained; no model is loaded."""
+    """Return whether a retriever, or one fused into it, can be explained; load no model."""
     config = part_config(RETRIEVERS, part, f"{_WHERE}: retriever")
     return RETRIEVERS.get(part.name).explains(config)
 
@@ -169,7 +169,7 @@ def _passage(explanation: Explanation) -> dict[str, Any]:
 
 
 def _part(part: QueryPart) -> dict[str, Any]:
-    """Products in bytes: -127 to 127 for the greatest absolute value, row by row."""
+    """Return products as bytes, row by row, scaled so that the largest magnitude is 127."""
     scale = float(np.abs(part.products).max()) or 1.0
     levels = np.rint(part.products / scale * _LEVELS).astype(np.int8)
     return {

@@ -1,8 +1,8 @@
-"""Pages of reports: one file each, which loads nothing and runs no script but its own.
+"""Report pages: single files that load nothing and run only their own script.
 
-Everything that came from data or models is text: jinja2 escapes what stands in the page, embedded
-JSON cannot end its element, and the page's own policy (Content-Security-Policy) allows the one
-style sheet and the one script by their hashes, and images that are part of the file.
+Everything that came from data or models is text: jinja2 escapes text in the page, embedded JSON
+cannot close its element, and the page's own policy (Content-Security-Policy) allows the one style
+sheet and the one script by their hashes, and images that are part of the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, *, script: str | None = None, **values: Any) -> str:
-    """A page of `templates/`, with the style sheet and the script named.
+    """Render a page of `templates/`, with the style sheet and the named script.
 
     Args:
         values: the template's variables; strings are escaped.
@@ -52,18 +52,18 @@ def render(template: str, *, script: str | None = None, **values: Any) -> str:
 
 
 def safe_json(value: Any) -> Markup:
-    """JSON that can stand inside a script element: no "<", ">", "&" or line end of JavaScript's."""
+    """Return JSON safe inside a script element: no "<", ">", "&" or JavaScript line ends."""
     text = htmlsafe_json_dumps(value, dumps=_dumps)
     return Markup(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page beside its place, then rename it; half characters of broken data become "?"."""
+    """Write a page to a temporary file, then rename it; lone surrogates become "?"."""
     atomic_write(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
 def utf16(text: str) -> int:
-    """Length of a text in UTF-16 units, as browsers count places."""
+    """Return the length of a text in UTF-16 units, which browsers count in."""
     return len(text) + sum(letter > "\uffff" for letter in text)
 
 
@@ -98,4 +98,4 @@ def _hash(source: str | None) -> str:
 
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
-"""A table for a page: the header, and the rows as text."""
+"""Table for a page: the header, and the rows as text."""

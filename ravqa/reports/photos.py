@@ -1,4 +1,4 @@
-"""Photos of a report: small, as many of them as there are, together within bounds."""
+"""Photos of a report, scaled down so that all fit within a bound."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def thumbnails(
     budget: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[str | None]:
-    """Images as data URLs, all of one size: the largest with about `budget` bytes for all.
+    """Return images as data URLs of one size: the largest for about `budget` bytes in all.
 
     Args:
-        sources: each once.
-        budget: before base64, which makes four bytes of three.
+        sources: images, each once.
+        budget: bytes before base64, which turns three bytes into four.
         progress: called as progress(done, total).
 
     Returns:
-        One URL for each, in order; None where there is no image or it cannot be decoded.
+        One URL per source, in order; None if there is no image or it cannot be decoded.
     """
     step = max(1, len(sources) // _TRIED)
     with quiet():
@@ -57,12 +57,12 @@ def thumbnails(
 
 
 def data_url(image: Image, quality: int = 80) -> str:
-    """An image as a data URL."""
+    """Return an image as a data URL."""
     return _url(*_encoded(image, quality))
 
 
 def _size(sources: Sequence[Path | bytes], share: float) -> tuple[int, int]:
-    """The largest size at which these images take `share` bytes each, on average."""
+    """Return the largest size at which these images average at most `share` bytes."""
     for size in _SIZES[:-1]:
         lengths = []
         for source in sources:
@@ -80,7 +80,7 @@ def _small(source: Path | bytes, size: tuple[int, int]) -> tuple[str, bytes]:
 
 
 def _encoded(image: Image, quality: int) -> tuple[str, bytes]:
-    """The form's name, and the bytes: WebP, or JPEG where Pillow was built without it."""
+    """Return format name and bytes: WebP, or JPEG if Pillow was built without it."""
     from PIL import features
 
     out = io.BytesIO()

@@ -1,9 +1,9 @@
-"""The questions of a run as the page takes them: an index of all, and the rest in blocks.
+"""Questions of a run in the page's form: an index of all, and the rest in blocks.
 
-The page reads the index when it opens, and a block only when one of its items is looked at. Texts
-that many questions share (passages, lines of prompts, photos) stand once, and are referred to by
-number. What does not fit into a file's bounds is left out from the far end: texts of passages that
-stand low, then prompts of drafts that were not chosen; `notes` says so.
+The page reads the index when it opens, and a block only when one of its items is viewed. Items that
+many questions share (passages, lines of prompts, photos) are stored once and referred to by number.
+What does not fit into a file's bounds is left out, least important first: texts of low-ranked
+passages, then prompts of drafts that were not chosen; `notes` reports it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Progress = Callable[[str, int, int], object]
 """Called as progress(what, done, total)."""
 
 BLOCKS = {"questions": 40, "passages": 100, "photos": 25, "lines": 500, "matches": 1}
-"""Items in a block of each kind."""
+"""Number of items per block, by kind."""
 _LONGEST = 6000  # letters of a passage, or of a generation
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much room photos, texts of passages and prompts may take in a file, in bytes."""
+    """Most bytes of photos, texts of passages and prompts in a file."""
 
     photos: int = 16_000_000
     passages: int = 8_000_000
@@ -45,11 +45,11 @@ class Bounds:
 
 @dataclass(slots=True)
 class Content:
-    """What is embedded in one file.
+    """Content embedded in one file.
 
     Attributes:
         index: one small object for each question.
-        tables: the items that are read in blocks, by kind.
+        tables: items that are read in blocks, by kind.
         notes: what was left out.
     """
 
@@ -58,7 +58,7 @@ class Content:
     notes: list[str] = field(default_factory=list)
 
     def blocks(self) -> Iterable[tuple[str, list[Any]]]:
-        """Each block's name ("passages-3") and items."""
+        """Yield each block's name ("passages-3") and items."""
         for kind, items in self.tables.items():
             size = BLOCKS[kind]
             for number, start in enumerate(range(0, len(items), size)):
@@ -66,7 +66,7 @@ class Content:
 
 
 class QuestionTables:
-    """Makes the content of files from a run; what does not depend on the file is kept."""
+    """Builds files' content from a run, caching what does not depend on the file."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class QuestionTables:
         """Read the run's prompts.
 
         Args:
-            matches: what matched, by question id, as the page takes it.
+            matches: matches by question id, in the page's form.
 
         Raises:
             DataError: the file of prompts is broken.
@@ -90,7 +90,7 @@ class QuestionTables:
         self._prompts = read_prompts(run.folder / PROMPTS)
 
     def content(self, questions: Sequence[int | str]) -> Content:
-        """What a file about these questions holds."""
+        """Return the content of a file about these questions."""
         content = Content()
         photos, urls = self._photos(questions)
         depth = self._depth(questions)
@@ -109,7 +109,7 @@ class QuestionTables:
                 "(ravqa report --matches N: of more)."
             )
         details = [self._detail(question, depth, passages) for question in questions]
-        for chosen in (True, False):  # those of the answers first, the others if there is room
+        for chosen in (True, False):  # prompts of the answers first, the others if there is room
             for question, detail in zip(questions, details, strict=True):
                 self._add_prompts(question, detail, lines, chosen)
         if lines.left_out:
@@ -129,7 +129,7 @@ class QuestionTables:
     def _photos(
         self, questions: Sequence[int | str]
     ) -> tuple[dict[int | str, int], list[str | None]]:
-        """Each question's photo by number, and the photos."""
+        """Return each question's photo by number, and the photos."""
         numbers: dict[Path | bytes, int] = {}
         own: dict[int | str, int] = {}
         for name in questions:
@@ -145,7 +145,7 @@ class QuestionTables:
         return {q: n for q, n in own.items() if urls[n] is not None}, urls
 
     def _depth(self, questions: Sequence[int | str]) -> int:
-        """How many passages of each question fit into the file with their texts."""
+        """Return how many passages per question fit into the file with their texts."""
         corpus = self._run.corpus
         if corpus is None:
             return 0
@@ -244,8 +244,11 @@ class QuestionTables:
         read: set[str],
         passages: _Table,
     ) -> list[list[Any]]:
-        """Of each hit: passage (its number, or its id without a text), score, whether it holds an
-        answer, and where: begin and length, in UTF-16 units, one pair behind the other."""
+        """Return per hit: passage, score, whether and where it contains an answer.
+
+        The passage is its number, or its id if it has no text. Places are pairs of start and length
+        in UTF-16 units, flattened.
+        """
         question = self._run.questions.get(name)
         kind = question.question_type if question else None
         wanted = single_answers(sample["answers"], kind)
@@ -265,7 +268,7 @@ class QuestionTables:
     def _add_prompts(
         self, name: int | str, detail: dict[str, Any], lines: _Lines, chosen: bool
     ) -> None:
-        """The prompt of the chosen draft, or those of the others, as long as there is room."""
+        """Add the prompt of the chosen draft, or those of the others, while there is room."""
         for i, draft in enumerate(self._run.main[name].get("drafts", [])):
             text = self._prompts.get(draft["prompt_hash"])
             if text is not None and (i == detail["chosen"]) is chosen:
@@ -275,7 +278,7 @@ class QuestionTables:
 
 
 def _chosen(sample: Sample) -> int:
-    """Which draft the answer is: the best one of those with its text."""
+    """Return the position of the answer's draft: the best of those with its text."""
     drafts = list(enumerate(sample.get("drafts", [])))
     same = [(i, d) for i, d in drafts if d["text"] == sample.get("answer")] or drafts
     scores = {i: -math.inf if d["score"] is None else d["score"] for i, d in same}
@@ -295,7 +298,7 @@ def _ranks(ranking: Ranking) -> dict[str, int]:
 
 
 def _marks(text: str, answers: Sequence[str], run: Run) -> list[int]:
-    """Where answers stand: begin and length of each place, in UTF-16 units as browsers count."""
+    """Return start and length of each answer in a text, in UTF-16 units as in browsers."""
     spans = answer_spans(text, answers, run.rule)
     plain = text.isascii() or max(text, default="") <= "\uffff"
     flat: list[int] = []
@@ -306,7 +309,7 @@ def _marks(text: str, answers: Sequence[str], run: Run) -> list[int]:
 
 
 class _Table:
-    """Items that stand once, each with a number."""
+    """Table of unique items, each with a number."""
 
     def __init__(self, make: Callable[[Passage], dict[str, Any]]):
         self.items: list[Any] = []
@@ -314,7 +317,7 @@ class _Table:
         self._numbers: dict[str, int] = {}
 
     def number(self, passage: Passage) -> int:
-        """The passage's number; it is put into the table if it is not there."""
+        """Return the passage's number, adding it to the table if needed."""
         number = self._numbers.get(passage.passage_id)
         if number is None:
             number = self._numbers[passage.passage_id] = len(self.items)
@@ -323,7 +326,7 @@ class _Table:
 
 
 class _Lines:
-    """Lines of prompts, each once, within a bound."""
+    """Unique lines of prompts, within a bound."""
 
     def __init__(self, budget: int):
         self.items: list[str] = []
@@ -332,7 +335,7 @@ class _Lines:
         self._numbers: dict[str, int] = {}
 
     def numbers(self, lines: Sequence[str]) -> list[int] | None:
-        """The lines' numbers; None if there is no more room for new ones."""
+        """Return the lines' numbers; None if there is no room for new ones."""
         new = {line for line in lines if line not in self._numbers}
         size = sum(len(line.encode("utf-8", "replace")) for line in new)
         if size > self._left:

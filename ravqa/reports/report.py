@@ -1,7 +1,8 @@
 """`report.html` of a run: one file that opens from the disk and loads nothing.
 
-It is made of the run's folder (see `ravqa.reports.run`); a model is loaded only to show what
-matched in late interaction, the retriever's. Of very many questions it shows some (see `choose`).
+It is built from the run's folder (see `ravqa.reports.run`). The only model it loads is the
+retriever's, to show matches of late interaction. Of very many questions it shows a selection (see
+`choose`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ravqa.runs.console import Console, pipeline_name
 from ravqa.runs.folder import RESULTS, check_output
 
 QUESTIONS = 2_000
-"""How many questions a report shows unless more are asked for."""
+"""Default number of questions in a report."""
 
 Id = int | str
 
@@ -38,7 +39,7 @@ class Choice:
     """The questions that a report shows.
 
     Attributes:
-        ids: in the order of the run.
+        ids: ids in the order of the run.
         note: which they are, and how many are left out; blank if all are shown.
     """
 
@@ -50,11 +51,11 @@ def choose(run: Run, asked: int | Sequence[str] = QUESTIONS) -> Choice:
     """Choose the questions of a report.
 
     Args:
-        asked: how many at most: those that retrieval helped or hurt come first, the others are a
+        asked: the most questions: those that retrieval helped or hurt come first, the others are a
             random sample by the run's seed. Or the ids of the questions to show.
 
     Raises:
-        UserError: the run has no question of an id.
+        UserError: the run has no question with an id.
     """
     ids = list(run.main)
     if not isinstance(asked, int):
@@ -91,10 +92,10 @@ def choose(run: Run, asked: int | Sequence[str] = QUESTIONS) -> Choice:
 
 
 def parse_questions(text: str | None) -> int | Sequence[str]:
-    """Read what --questions says: a number, or ids with commas.
+    """Parse the value of --questions: a number, or ids separated by commas.
 
     Raises:
-        UserError: it is neither.
+        UserError: the text is neither.
     """
     if text is None:
         return QUESTIONS
@@ -129,25 +130,25 @@ def write_report(
     trust_settings: bool = False,
     session: Session | None = None,
 ) -> Path:
-    """Write the report of a finished run; gives its file.
+    """Write the report of a finished run; return its file.
 
     Args:
         output: the file; None for `report.html` in the run's folder.
-        overwrite: replace the file if it is there.
+        overwrite: whether to replace an existing file.
         data: where the dataset is now; None for where the run found it.
         corpus: where the passages are now; none for where the run found them.
-        questions: those that are shown, see `choose`.
-        match: of how many questions, the first ones, it is shown what matched, which loads the
-            retriever; None for a few if it is a late-interaction retriever, 0 for none.
+        questions: questions to show, see `choose`.
+        match: number of first questions whose matches are shown, which loads the retriever; None
+            for a few if it is a late-interaction retriever, 0 for none.
         progress: called as progress(what, done, total).
         note: called with what is left out, if anything is.
-        bounds: of texts and photos.
-        trust_settings: read the data and load the models that the run's settings name, also if
-            they were not given on this machine.
-        session: models that are loaded already.
+        bounds: limits of texts and photos.
+        trust_settings: read the data and load the models that the run's settings name even if they
+            were not given on this machine.
+        session: models that are already loaded.
 
     Raises:
-        UserError: no finished run, files that cannot be read, an unknown question, a place that
+        UserError: the run is not finished; files cannot be read; an unknown question; the output
             cannot be written.
     """
     path = output or folder / REPORT
@@ -183,13 +184,13 @@ def report_runs(
 ) -> None:
     """Write the report of a run that has just finished, or of each run below a folder.
 
-    Results are not lost whatever happens: a report that fails is told, and can be made again.
+    Results are never lost: a failed report is reported, and can be made again.
 
     Args:
-        match: as in `write_report`; where there are several runs, None is none: each would load
-            its retriever once more.
-        say: print where reports are.
-        session: models that are loaded already.
+        match: as in `write_report`; with several runs, None means none: each would load its
+            retriever again.
+        say: whether to print where reports are.
+        session: models that are already loaded.
     """
     runs = [folder] if (folder / RESULTS).is_file() else []
     if not runs:
@@ -214,7 +215,7 @@ def report_runs(
 
 
 def _frame(run: Run) -> dict[str, Any]:
-    """Everything of the page but the questions."""
+    """Return everything on the page except the questions."""
     return {
         "title": run.results["dataset"]["label"],
         "description": pipeline_name(
@@ -233,7 +234,7 @@ def _frame(run: Run) -> dict[str, Any]:
 def _yaml(config: Mapping[str, Any]) -> str:
     try:
         return dump_yaml(config)
-    except yaml.YAMLError:  # made of plain values only, but a user may have edited the file
+    except yaml.YAMLError:  # written with plain values only, but a user may have edited the file
         return str(dict(config))
 
 
@@ -248,7 +249,7 @@ def _page(run: Run, content: Content) -> str:
         "rule": run.rule,
         "scored": any("s" in row for row in content.index),
         "compared": any("gain" in row for row in content.index),
-        # Scores that give parts of a point also move where no answer becomes right or wrong.
+        # Fractional scores can also change when no answer becomes right or wrong.
         "moved": any(_sign(row.get("gain", 0)) != row.get("turned", 0) for row in content.index),
         "right": answers["right"] if answers else "",
         "retrieved": any("top" in row for row in content.index),

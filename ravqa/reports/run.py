@@ -1,7 +1,7 @@
-"""What a report is made of: a run's folder, and the questions and passages that it was about.
+"""Sources of a report: a run's folder, and its questions and passages.
 
-The folder alone is enough for a report. Dataset and corpus are read once more for photos, passages
-and prompts; what is no longer there, or no longer the same, is left out, and the report says so.
+The folder alone is enough for a report. Dataset and corpus are read again for photos, passages and
+prompts; what is missing or has changed is left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Run:
     """A finished run.
 
     Attributes:
-        results: results.json.
-        config: config.yaml.
-        samples: of each condition, the run itself first.
-        questions: the dataset's questions by id, as far as they are those of the run.
-        corpus: the run's passages; None if they are not there, or not the same.
+        results: content of results.json.
+        config: content of config.yaml.
+        samples: samples of each condition, the run itself first.
+        questions: the dataset's questions by id, those that the run asked.
+        corpus: the run's passages; None if missing or changed.
         notes: what is missing, for the reader of a report.
-        withheld: settings of config.yaml that name something outside of the folder, were not given
-            on this machine, and are not followed.
+        withheld: settings of config.yaml that name something outside the folder, were not given on
+            this machine, and are not followed.
     """
 
     folder: Path
@@ -60,9 +60,10 @@ class Run:
         return self.samples[MAIN]
 
     def turned(self, question: int | str) -> int | None:
-        """What retrieval did to an answer: 1 if it became right (helped), -1 if wrong (hurt).
+        """Return retrieval's effect on an answer: 1 if it became right (helped), -1 if wrong
+        (hurt).
 
-        Right as in `ravqa compare`. 0 where it stayed what it was; None where it is not known.
+        Right as in `ravqa compare`. 0 if unchanged; None if unknown.
         """
         without = self.samples.get("none", {}).get(question)
         if without is None:
@@ -72,7 +73,7 @@ class Run:
 
     @property
     def rule(self) -> Rule:
-        """The rule of PRRecall that the run was scored by."""
+        """PRRecall rule that the run was scored by."""
         retrieval = self.results["retrieval"]
         return retrieval["rule"] if retrieval else DEFAULT_RULE
 
@@ -153,7 +154,7 @@ def _dataset(config: RunConfig, data: Path | None, notes: list[str]) -> Dataset 
 def _questions(
     dataset: Dataset | None, samples: Samples, notes: list[str]
 ) -> dict[int | str, Question]:
-    """Those of the dataset's questions that the run asked, word for word."""
+    """Return those of the dataset's questions that the run asked, word for word."""
     found: dict[int | str, Question] = {}
     if dataset is None:
         return found

@@ -1,4 +1,4 @@
-"""The report of a study or a comparison: its table, and every variant beside the reference."""
+"""Report of a study or comparison: its table, and every variant beside the reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ravqa.reports.charts import Axis, Figure, Series, dots
 from ravqa.reports.page import REPORT, Table, render, write_page
 
 SAME = "same for every question"
-"""Stands for a difference that no question has a part in: an interval of 0 to 0 says nothing."""
+"""Shown for a difference to which no question contributes: an interval of 0 to 0 says nothing."""
 _CAPTION = (
     "Paired on the same questions. The 95 % intervals are not corrected for the number of variants "
     "(p in the table is); one that holds 0 does not show that there is no difference."
@@ -26,7 +26,7 @@ class Difference:
 
     Attributes:
         estimate: the difference with its 95 % interval.
-        p_value: of the paired test.
+        p_value: p-value of the paired test.
         p_corrected: the same, corrected for the number of comparisons by Holm's method.
         wins, losses: questions on which the variant is better, worse, if they were counted.
     """
@@ -39,7 +39,7 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether no single question differs; a difference of 0 can also be wins and losses."""
+        """Return whether no question differs; a difference of 0 may also be wins and losses."""
         return self.wins == 0 == self.losses
 
 
@@ -48,11 +48,11 @@ class Variant:
     """One row of a study.
 
     Attributes:
-        run: folder of its run, whose own report is linked to.
-        reference: what the others are compared with.
-        metrics: by the name that people read ("VQA accuracy %"); of all variants the same names.
-        differences: by the same names.
-        error: why there are no numbers.
+        run: folder of its run, whose own report is linked.
+        reference: whether the others are compared with it.
+        metrics: metrics by readable name ("VQA accuracy %"), the same for all variants.
+        differences: differences by the same names.
+        error: why numbers are missing.
     """
 
     name: str
@@ -72,15 +72,15 @@ def write_study_report(
     notes: Sequence[str] = (),
     tables: Mapping[str, Table] | None = None,
 ) -> Path:
-    """Write `report.html` into a study's folder; gives its path.
+    """Write `report.html` into a study's folder; return its path.
 
     Args:
-        facts: what stands below the title, as "dataset": "OK-VQA, val2014".
+        facts: lines below the title, as "dataset": "OK-VQA, val2014".
         notes: sentences that a reader must know: stand-ins, samples, what failed.
-        tables: more tables by their titles, as a breakdown; header and rows.
+        tables: more tables by title, such as a breakdown; header and rows.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     page = render(
         "study.html.jinja",
@@ -98,7 +98,7 @@ def write_study_report(
 
 
 def _names(variants: Sequence[Variant]) -> list[str]:
-    """Every metric's name, in the order in which they first come."""
+    """Return all metrics' names, in order of first appearance."""
     return list(dict.fromkeys(name for variant in variants for name in variant.metrics))
 
 
@@ -137,14 +137,14 @@ def _difference(difference: Difference, decimals: int) -> str:
 
 
 def _link(folder: Path, run: Path | None) -> str | None:
-    """A relative link to a run's report, if there is one."""
+    """Return a relative link to a run's report, if there is one."""
     if run is None or not (run / REPORT).is_file():
         return None
     return quote(Path(os.path.relpath(run / REPORT, folder)).as_posix())
 
 
 def _figures(variants: Sequence[Variant]) -> list[Figure]:
-    """Each metric of every variant, and its difference to the reference."""
+    """Draw each metric of every variant, and its difference to the reference."""
     figures = []
     for name in _names(variants):
         shown = [v for v in variants if name in v.metrics]

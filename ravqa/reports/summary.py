@@ -1,4 +1,4 @@
-"""The summary of a run's report: facts, what must be known, the tables of the results."""
+"""Summary of a run's report: facts, notes, and the tables of the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ravqa.runs.folder import MAIN, RESULTS
 
 
 class Tile(NamedTuple):
-    """A number that stands out."""
+    """A headline number."""
 
     number: str
     name: str
@@ -23,7 +23,7 @@ class Tile(NamedTuple):
 
 
 class Titled(NamedTuple):
-    """A table with what stands above and below it."""
+    """A table with the texts above and below it."""
 
     title: str
     table: Table
@@ -31,7 +31,7 @@ class Titled(NamedTuple):
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What was run on what."""
+    """Return what was run on which data."""
     dataset, provenance = run.results["dataset"], run.results["provenance"]
     found = {
         "split": dataset["split"],
@@ -45,7 +45,7 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def notes(run: Run) -> list[str]:
-    """What a reader of the numbers must know: samples, stand-ins, what was left out."""
+    """Return what a reader of the numbers must know: samples, stand-ins, what was left out."""
     dataset, provenance = run.results["dataset"], run.results["provenance"]
     found = []
     if dataset["sample"]:
@@ -79,7 +79,7 @@ def notes(run: Run) -> list[str]:
 
 
 def tiles(run: Run) -> list[Tile]:
-    """The numbers that stand out."""
+    """Return the headline numbers."""
     answers, retrieval = run.results["answers"], run.results["retrieval"]
     found = []
     if answers:
@@ -106,7 +106,7 @@ def tiles(run: Run) -> list[Tile]:
 
 
 def tables(run: Run) -> list[Titled]:
-    """Answers, retrieval, and the stages between them, as far as there are any."""
+    """Return tables of answers, retrieval, and the stages between them, if any."""
     answers, retrieval = run.results["answers"], run.results["retrieval"]
     found = [_answers(run, answers)] if answers else []
     if retrieval is None:
@@ -125,7 +125,7 @@ def tables(run: Run) -> list[Titled]:
 
 
 def provenance(run: Run) -> Table:
-    """Weights, versions, fingerprints and costs, one to a line."""
+    """Return weights, versions, fingerprints and costs, one per row."""
     known, timing = run.results["provenance"], run.results["timing"]
     rows = [[f"weights, {part}", name] for part, name in known["weights"].items()]
     corpus = known["corpus"]

@@ -1,10 +1,10 @@
-"""`ravqa compare`: finished runs side by side, and on which questions one helps or hurts.
+"""`ravqa compare`: finished runs side by side, and the questions on which one helps or hurts.
 
-A breakdown says, for two runs on the same questions, on how many the second is right where the
-first was wrong (helped), wrong where it was right (hurt), and on how many both are right or wrong:
-over all questions, by question type, and by where an answer stood in the second run's passages. Of
-a run and its control without retrieval, that is what retrieval gains: helped and both right are the
-hit and free success ratios of RA-VQA (Lin and Byrne 2022).
+For two runs on the same questions, a breakdown counts those on which the second is right where the
+first was wrong (helped), wrong where it was right (hurt), and those on which both are right or
+wrong: over all questions, by question type, and by where an answer occurs in the second run's
+passages. For a run and its control without retrieval, this is the gain of retrieval: helped and
+both right are the hit and free success ratios of RA-VQA (Lin and Byrne 2022).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FILES = ("table.csv", "table.md", "table.tex", "table.json", "report.html")
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Of some questions: how many the second run has right where the first was wrong, and so on."""
+    """Counts of questions by which of two runs are right."""
 
     helped: int = 0
     hurt: int = 0
@@ -55,18 +55,18 @@ class Outcomes:
 
     @property
     def questions(self) -> int:
-        """All of them."""
+        """Number of all questions."""
         return self.helped + self.hurt + self.both_right + self.both_wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Two runs on the same questions.
+    """Comparison of two runs on the same questions.
 
     Attributes:
         first, second: their names.
         groups: outcomes by the kind of group ("all", "question type", "answer strings") and by the
-            group's name; kinds that do not apply are left out.
+            group's name; inapplicable kinds are left out.
     """
 
     first: str
@@ -80,7 +80,7 @@ class Comparison:
 
     Attributes:
         table: a row for each run; the first is the reference.
-        breakdowns: of each run with its control without retrieval, then with the first run.
+        breakdowns: each run against its control without retrieval, then against the first run.
     """
 
     table: Table
@@ -97,14 +97,14 @@ def compare(
     """Compare finished runs.
 
     Args:
-        runs: folders, the reference first; "FOLDER:CONTROL" is a control of a run.
-        control: a run without retrieval, for runs without the control `none`.
+        runs: folders, the reference first; "FOLDER:CONTROL" is a run's control.
+        control: a run without retrieval, for runs that lack the control `none`.
         metrics: names such as "score" or "PRRecall@5"; empty for the first run's default ones.
-        common: compare on the questions that all runs have asked.
-        seed: for intervals and tests.
+        common: whether to compare on the questions that all runs share.
+        seed: seed of intervals and tests.
 
     Raises:
-        UserError: runs that are not there, not finished, or not about the same questions.
+        UserError: runs that do not exist, are not finished, or differ in their questions.
     """
     if not runs:
         raise UserError("compare: name at least one run")
@@ -117,7 +117,7 @@ def compare_and_print(request: CompareRequest, console: Console) -> None:
     """Compare, print, write.
 
     Raises:
-        UserError: as `compare`; the output folder holds a comparison, or cannot be written.
+        UserError: as `compare`; the output folder already has a comparison, or cannot be written.
     """
     _check_output(request)
     found = _compared(request)
@@ -173,7 +173,7 @@ def _check_output(request: CompareRequest) -> None:
 
 
 def open_runs(names: Sequence[str]) -> dict[str, FinishedRun]:
-    """Runs by a name each: the folder's, or where two are alike, the whole path."""
+    """Open runs by name: the folder's name, or the whole path where two are alike."""
     opened = [_open(name) for name in names]
     short = [_short(run) for run in opened]
     runs: dict[str, FinishedRun] = {}
@@ -199,7 +199,7 @@ def _short(run: FinishedRun) -> str:
 
 
 def _control(run: FinishedRun, request: CompareRequest) -> FinishedRun | None:
-    """The same run without retrieval, or the one that was named."""
+    """Return the run's own control without retrieval, or the one that was named."""
     if request.control is not None:
         return _open(request.control)
     return FinishedRun(run.folder, "none") if run.has_control else None
@@ -212,7 +212,7 @@ def breakdown(
     second: FinishedRun,
     ids: Mapping[Id, None],
 ) -> Breakdown | None:
-    """On which of the questions the second run helps; None where answers were not scored."""
+    """Return on which questions the second run helps; None if answers were not scored."""
     before, after = first.right, second.right
     if before is None or after is None:
         return None
@@ -245,7 +245,7 @@ def _outcomes(before: Mapping[Id, bool], after: Mapping[Id, bool], ids: Sequence
 
 
 def _place(asked: Asked) -> str | None:
-    """Where an answer string stood among the question's passages; None if none was read."""
+    """Return where an answer occurs: read, only retrieved, or not; None if nothing was read."""
     if asked.read is None:
         return None
     if asked.read:
@@ -280,9 +280,9 @@ def _shown(outcomes: Outcomes) -> list[str]:
 def against_reference(
     runs: Mapping[str, FinishedRun], reference: str
 ) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
-    """For a study's report: one table, by its title, of what each other run helps and hurts.
+    """Return a table, by its title, of what each other run helps and hurts, for a report.
 
-    Empty where there is nothing to compare, or answers were not scored.
+    Empty if there is nothing to compare, or answers were not scored.
     """
     rows = []
     for name, run in runs.items():

@@ -1,4 +1,4 @@
-"""A table of runs as text: for the terminal, as Markdown, LaTeX, CSV and JSON."""
+"""Formats of a table of runs: terminal, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _p(difference: Difference) -> str:
 
 
 def printed(table: Table) -> RichTable:
-    """For the terminal: in each cell the estimate, and below it the difference and its p."""
+    """Return the table for a terminal, with the difference and its p below each estimate."""
     shown = RichTable(
         title=heading(table),
         caption="\n".join(table.notes),
@@ -80,7 +80,7 @@ def printed(table: Table) -> RichTable:
 
 
 def header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The table as text, for Markdown and LaTeX: difference and p have columns of their own."""
+    """Return the table as text for Markdown and LaTeX; difference and p have their own columns."""
     compared = [
         key
         for key in table.titles
@@ -106,26 +106,26 @@ def header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
-    """A heading and a table per dataset."""
+    """Return a heading and a table per dataset, as Markdown."""
     parts = []
     for table in tables:
         header, rows = header_and_rows(table)
         parts.append(f"### {_markdown(heading(table))}\n")
         parts.append(_markdown_row([_markdown(title) for title in header]))
         parts.append("|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|")
-        # Numbers hold nothing to escape.
+        # Numbers need no escaping.
         parts += [_markdown_row([_markdown(row[0]), *row[1:]]) for row in rows]
         parts += ["", *(f"{_markdown(note)}\n" for note in table.notes)]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
 def heading(table: Table) -> str:
-    """The title of a table."""
+    """Return the title of a table."""
     return f"{table.title}: {table.questions:,} questions, {table.images:,} images"
 
 
 def _markdown(text: str) -> str:
-    # HTML in a name would be taken as such.
+    # HTML in a name would be interpreted.
     escaped = re.sub(r"([\\`*_{}\[\]<>|~$#])", r"\\\1", text).replace("&", "&amp;")
     return " ".join(escaped.split())
 
@@ -135,7 +135,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def as_latex(tables: Sequence[Table]) -> str:
-    """A table environment per dataset, for the package booktabs."""
+    """Return a LaTeX table environment per dataset, for the package booktabs."""
     parts = ["% needs \\usepackage{booktabs}"]
     for table in tables:
         header, rows = header_and_rows(table)
@@ -167,11 +167,11 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 Levels = Mapping[str, Mapping[str, str]]
-"""By a run's name, its level of every axis of a study."""
+"""Level of every axis of a study, by the run's name."""
 
 
 def as_csv(tables: Sequence[Table], levels: Levels | None = None) -> str:
-    """A line per run, every number in a column of its own; all tables below one header."""
+    """Return one CSV line per run, one number per column; all tables share a header."""
     keys = list(dict.fromkeys(key for table in tables for key in table.titles))
     axes = dict.fromkeys(axis for found in (levels or {}).values() for axis in found)
     header = ["dataset", "run", "reference", "error", *(f"axis {axis}" for axis in axes)]
@@ -228,7 +228,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def as_json(table: Table, root: Path, levels: Levels | None = None) -> RunsTable:
-    """Plain values; folders of runs relative to `root`."""
+    """Return plain values for JSON; folders of runs are relative to `root`."""
     return {
         "title": table.title,
         "questions": table.questions,

@@ -1,6 +1,6 @@
-"""What comparisons are asked for: the options of `ravqa compare` and `ravqa power`.
+"""Options of `ravqa compare` and `ravqa power`.
 
-This module imports nothing heavy: the command line's help is made of it.
+This module imports nothing heavy, because the command line's help is built from it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CompareRequest:
 class PowerRequest:
     """The options of `ravqa power`.
 
-    `alpha` is divided by `comparisons`, as for the first of so many in Holm's method.
+    `alpha` is divided by `comparisons`, as in the first step of Holm's method.
     """
 
     runs: Annotated[

@@ -1,4 +1,4 @@
-"""A study's file: a base pipeline, what is varied, on which data; and the runs that come of it.
+"""A study's file: a base pipeline, its variations and the data; and the resulting runs.
 
 pipeline: sample                  # a name in pipelines/, or a file
 set: {answering.passages: 5}      # changes that every variant has
@@ -42,18 +42,18 @@ from ravqa.runs.finished import Measure
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import PipelinePlan, plan_pipeline
 
-_LABEL = 48  # longest value that stands in a variant's name
+_LABEL = 48  # longest value in a variant's name
 _FOLDER = 80  # longest name of a run's folder
 
 
 class StudyDataset(Strict):
-    """Questions of a study, as `ravqa run` is told of them.
+    """Questions of a study, as options of `ravqa run`.
 
     Attributes:
-        label: what tables call it; the dataset's name if None.
+        label: name in tables; the dataset's name if None.
         corpus: passage files.
-        options: the dataset's own, as `--dataset-option`.
-        metric_options: those of its answer metric, as `--metric-option`.
+        options: the dataset's own options, as `--dataset-option`.
+        metric_options: options of its answer metric, as `--metric-option`.
     """
 
     name: str
@@ -72,18 +72,17 @@ class StudyConfig(Strict):
 
     Attributes:
         pipeline: the base: a name in `pipelines/`, or a file.
-        set: changes to the base that every variant has, by key.
-        axes: per axis its levels: a list of values, for a key of that name; or a mapping from
-            names to changes. The key `pipeline` takes another base.
+        set: changes to the base in every variant, by key.
+        axes: levels per axis: a list of values, for a key of that name; or a mapping from names to
+            changes. The key `pipeline` selects another base.
         design: "grid" runs every combination of levels; "one-at-a-time" the first levels together,
             and each other level with the first ones of the other axes.
-        exclude: combinations that are left out, each a level per axis; axes that are not named
-            may have any.
-        variants: further ones: changes by name.
+        exclude: combinations to leave out, each a level per axis; unnamed axes match any level.
+        variants: further variants, as changes by name.
         reference: name of the variant that the others are compared with; the first if None.
         metrics: columns, see `ravqa.runs.finished`; empty for score, PRRecall@5 and seconds.
         controls: run with every variant, as `ravqa run --controls`.
-        retrieval_only: no reader.
+        retrieval_only: whether to run without a reader.
     """
 
     description: str = ""
@@ -107,7 +106,7 @@ class Level:
 
     Attributes:
         label: its part of a variant's name.
-        value: of a plain list.
+        value: its value, if the axis is a plain list.
     """
 
     label: str
@@ -116,7 +115,7 @@ class Level:
 
     @property
     def text(self) -> str:
-        """What tells it from the axis's other levels: of "words=2" that is 2."""
+        """Text that distinguishes it from the axis's other levels: 2 for "words=2"."""
         return self.label if self.value is None else self.label.partition("=")[2]
 
 
@@ -126,10 +125,10 @@ class PlannedRun:
 
     Attributes:
         folder: name of its folder among the study's runs.
-        request: what `ravqa.runs.run.run` is asked for, the output folder apart.
-        pipeline: the variant's.
+        request: the request for `ravqa.runs.run.run`, without the output folder.
+        pipeline: the variant's pipeline.
         parts: keys of the parts that it builds (see `ravqa.core.factory.shared_keys`).
-        reader: the same for two runs with the same reader.
+        reader: key of the reader, equal for runs with the same reader.
     """
 
     variant: str
@@ -142,7 +141,7 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name of the run, for messages."""
         return f"{self.variant!r} on {self.dataset}"
 
 
@@ -152,10 +151,10 @@ class Plan:
 
     Attributes:
         title: the file's name.
-        variants: their names, in the order of the tables, each with its level of every axis; none
-            of those beside the axes.
+        variants: their names, in the order of the tables, each with its level of every axis; no
+            levels for variants beside the axes.
         datasets: their labels.
-        runs: of every variant on every dataset, dataset by dataset.
+        runs: runs of every variant on every dataset, dataset by dataset.
     """
 
     title: str
@@ -169,7 +168,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What the command line changes of a study's file; see `ravqa study --help`.
+    """Command-line changes to a study's file; see `ravqa study --help`.
 
     Attributes:
         overrides: "key.path=value": as in the file's `set`.
@@ -183,7 +182,7 @@ class Changes:
 
 
 def load_plan(name: str, changes: Changes | None = None) -> Plan:
-    """Read a study's file and validate every variant's pipeline; nothing is built.
+    """Read a study's file and validate every variant's pipeline without building it.
 
     Args:
         name: a file, or the name of one in `studies/`.
@@ -225,7 +224,7 @@ def _find(name: str) -> Path:
 
 
 def _changed(config: StudyConfig, changes: Changes, where: str) -> StudyConfig:
-    """The study with what the command line says about its data."""
+    """Return the study with the command line's changes to its data."""
     new: dict[str, Any] = {}
     if changes.data is not None:
         new["data"] = changes.data
@@ -251,7 +250,7 @@ def _changed(config: StudyConfig, changes: Changes, where: str) -> StudyConfig:
 
 
 def _variants(config: StudyConfig) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
-    """Names, changes (those of `set` first), and the level of every axis."""
+    """Yield names, changes (those of `set` first), and the level of every axis."""
     seen: set[str] = set()
     axes = {name: _levels(name, given) for name, given in config.axes.items()}
     _check_keys(axes)
@@ -320,7 +319,7 @@ def _label(axis: str, value: Any) -> str:
 
 
 def _check_keys(axes: Mapping[str, Sequence[Level]]) -> None:
-    """Two axes that set the same key would hide each other."""
+    """Reject two axes that set the same key, since one would override the other."""
     owner: dict[str, str] = {}
     for axis, levels in axes.items():
         for key in {key for level in levels for key in level.changes}:
@@ -331,7 +330,7 @@ def _check_keys(axes: Mapping[str, Sequence[Level]]) -> None:
 def _combinations(
     config: StudyConfig, axes: Mapping[str, Sequence[Level]]
 ) -> Iterator[tuple[str, Sequence[Level]]]:
-    """Every combination of the design that is not excluded, with its name."""
+    """Yield every combination of the design that is not excluded, with its name."""
     if not axes:
         return
     excluded = [_exclusion(given, axes) for given in config.exclude]
@@ -354,7 +353,7 @@ def _combinations(
 def _design(
     design: str, axes: Sequence[Sequence[Level]]
 ) -> Iterator[tuple[Sequence[Level], Sequence[Level]]]:
-    """Combinations of levels, each with those that its name tells."""
+    """Yield combinations of levels, each with the levels in its name."""
     if design == "grid":
         for combined in itertools.product(*axes):
             yield combined, combined
@@ -367,7 +366,7 @@ def _design(
 
 
 def _exclusion(given: Mapping[str, Any], axes: Mapping[str, Sequence[Level]]) -> dict[str, str]:
-    """Labels by axis, of levels that are named by their label or by their value."""
+    """Return labels by axis, from levels given by their label or value."""
     labels = {}
     for axis, wanted in given.items():
         if axis not in axes:
@@ -441,7 +440,7 @@ def _runs(
 
 
 def _folder(name: str, taken: set[str]) -> str:
-    """A folder name like the run's name, of plain characters; different ones in any case."""
+    """Return a folder name like the run's, in plain characters; unique, ignoring case."""
     plain = re.sub(r"[^A-Za-z0-9._=+-]+", "-", name).strip("-.")[:_FOLDER] or "run"
     folder, number = plain, 1
     while folder.lower() in taken:

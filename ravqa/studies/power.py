@@ -1,4 +1,4 @@
-"""`ravqa power`: how many questions show a difference of so many points, from the runs at hand.
+"""`ravqa power`: how many questions are needed to show a given difference, from existing runs.
 
 With d_q the difference of two systems' scores on question q, the mean over n questions is normal
 about the true difference x with variance v / n. A two-sided test at level alpha sees it with
@@ -13,8 +13,8 @@ independent: v is n times the cluster-robust variance of the mean,
 
     v = n * m / (m - 1) * sum over images c of (sum over q in c of (d_q - mean))^2 / n^2,
 
-m being the number of images, which Miller gives as well. Without clusters v is the variance of d.
-So more questions means more images, with as many questions each as there are now.
+with m the number of images, as in Miller. Without clusters v is the variance of d. So more
+questions means more images, with as many questions per image as now.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Spread:
     """How much a paired difference varies.
 
     Attributes:
-        questions, clusters: that it was measured on.
+        questions, clusters: how many it was measured on.
         mean: the observed difference.
         variance: v above, per question.
-        design_effect: v, divided by the variance of single differences: what clustering costs.
+        design_effect: v divided by the variance of single differences: the cost of clustering.
     """
 
     questions: int
@@ -60,11 +60,11 @@ def spread(
     differences: Mapping[Id, float] | Sequence[float],
     clusters: Mapping[Id, Hashable] | None = None,
 ) -> Spread:
-    """The spread of paired differences.
+    """Return the spread of paired differences.
 
     Args:
-        differences: of each question.
-        clusters: per question what it belongs to (its image); None: every question by itself.
+        differences: difference of each question.
+        clusters: cluster of each question (its image); None for one cluster per question.
 
     Raises:
         ValueError: fewer than two clusters.
@@ -89,11 +89,11 @@ def spread(
 def questions_needed(
     difference: float, variance: float, *, power: float = 0.8, alpha: float = 0.05
 ) -> int:
-    """How many questions a paired test needs; see the module.
+    """Return how many questions a paired test needs; see the module.
 
     Args:
-        difference: to be seen, in the unit of the scores.
-        variance: per question, of the paired difference.
+        difference: difference to detect, in the unit of the scores.
+        variance: variance of the paired difference, per question.
     """
     return max(2, math.ceil(_factor(power, alpha) ** 2 * variance / difference**2))
 
@@ -101,7 +101,7 @@ def questions_needed(
 def detectable(
     questions: int, variance: float, *, power: float = 0.8, alpha: float = 0.05
 ) -> float:
-    """The smallest difference that so many questions show."""
+    """Return the smallest difference that this number of questions can show."""
     return _factor(power, alpha) * math.sqrt(variance / questions)
 
 
@@ -110,7 +110,7 @@ def _factor(power: float, alpha: float) -> float:
 
 
 def power_of(request: PowerRequest, console: Console) -> list[tuple[str, Spread]]:
-    """Compute and print; gives the pairs' names and spreads.
+    """Compute and print; return the pairs' names and spreads.
 
     Raises:
         UserError: values out of range; runs that cannot be compared, or do not differ.

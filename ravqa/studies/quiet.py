@@ -1,4 +1,4 @@
-"""A run of a study, which prints no tables of its own."""
+"""Runs of a study, which do not print their tables."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class StudyConsole(Console):
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
-        """A remark that the user has not seen yet."""
+        """Print a remark once."""
         if text not in self._noted:
             self._noted.add(text)
             super().note(text)
 
     def say(self, text: str) -> None:
-        """A line about what is done now."""
+        """Print a line about the current step."""
         self.close()
         self.err.print(Text(text), soft_wrap=True)
 
     def heading(self, *_: Any, **__: Any) -> None:
-        """Nothing: the study says what it runs."""
+        """Do nothing: the study prints what it runs."""
 
     def results(self, results: Mapping[str, Any], folder: Path) -> None:
-        """Nothing: the study's table comes at its end."""
+        """Do nothing: the study's table comes at its end."""
         self.close()
 
 
@@ -54,12 +54,12 @@ class QuietConsole(StudyConsole):
 
     @contextmanager
     def status(self, what: str) -> Iterator[None]:
-        """Nothing."""
+        """Do nothing."""
         yield
 
 
 def run_quietly(request: RunRequest, console: Console, session: Session) -> None:
-    """`ravqa.runs.run.run`, and the run's report; the bars end with them, however they end."""
+    """Run `ravqa.runs.run.run` and write the report; always close the progress bars at the end."""
     try:
         report_runs(run(request, console, session), console, match=0, say=False)
     finally:

@@ -1,10 +1,10 @@
-"""`ravqa study`: every variant of a study through `ravqa run`, sharing what they have in common.
+"""`ravqa study`: run every variant of a study like `ravqa run`, sharing common work.
 
-    study.yaml      the study, with what the command line changed; can be run again
+    study.yaml      the study with the command line's changes; can be run again
     runs/RUN/       the run of each variant, as `ravqa run` makes it
     table.csv, table.md, table.tex, table.json
     report.html     the table, with figures, for people
-    errors/RUN.txt  where a run stopped by no mistake of the user's
+    errors/RUN.txt  traceback of a run that failed through no mistake of the user
 
 Stages that variants share are run once: rankings, rerankers' scores, generations and descriptions
 are kept by content (`core.cache`), and within a process models are loaded once (`core.factory`).
@@ -52,7 +52,7 @@ NEW, BEGUN, FINISHED = "new", "begun", "finished"
 
 @dataclass(frozen=True, slots=True)
 class StudyRequest:
-    """What the command line asks for; see `ravqa study --help`."""
+    """Options of the command line; see `ravqa study --help`."""
 
     study: str
     changes: Changes = field(default_factory=Changes)
@@ -65,7 +65,7 @@ class StudyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a study: its folder, and why runs failed, by name."""
+    """Result of a study: its folder, and why runs failed, by name."""
 
     folder: Path
     failures: Mapping[str, str]
@@ -75,7 +75,7 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
     """Run, compare, print, write.
 
     Raises:
-        UserError: any mistake in what was asked for, or in the data; found before anything runs.
+        UserError: any mistake in the options or data; found before anything runs.
     """
     started = time.monotonic()
     if request.jobs < 1:
@@ -127,14 +127,14 @@ def _output(request: StudyRequest, plan: Plan) -> Path:
 
 
 class StudyFolder:
-    """A study's folder, made, resumed or overwritten as the user said."""
+    """A study's folder, created, resumed or overwritten as configured."""
 
     def __init__(self, path: Path, plan: Plan, request: StudyRequest):
-        """Look at the folder; nothing is written yet.
+        """Check the folder without writing to it.
 
         Raises:
-            UserError: it exists and neither `resume` nor `overwrite` is set; it holds something
-                that is no study, or one with other data; a run to go on with had other settings;
+            UserError: it exists and neither `resume` nor `overwrite` is set; it contains something
+                that is not a study, or a study with other data; a run to resume had other settings;
                 it cannot be written; another process is writing there.
         """
         self.path = path
@@ -168,10 +168,10 @@ class StudyFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only one that writes there; to be held from before `begin` to the end.
+        """Lock the folder for writing, from before `begin` to the end.
 
         Raises:
-            UserError: as the constructor; what others did meanwhile is looked at once more.
+            UserError: as the constructor, whose checks are repeated here.
         """
         with ExitStack() as stack:
             try:
@@ -187,7 +187,7 @@ class StudyFolder:
         )
 
     def begin(self) -> None:
-        """Make the folder, and write `study.yaml`.
+        """Create the folder and write `study.yaml`.
 
         Raises:
             UserError: it cannot be written.
@@ -200,25 +200,25 @@ class StudyFolder:
             raise self._unwritable(e) from None
 
     def state(self, run: PlannedRun) -> str:
-        """NEW, BEGUN or FINISHED, as it was when the folder was looked at."""
+        """Return NEW, BEGUN or FINISHED, as found when the folder was checked."""
         return self._states[run]
 
     def of(self, run: PlannedRun) -> Path:
-        """The run's folder."""
+        """Return the run's folder."""
         return self.path / "runs" / run.folder
 
     def request(self, run: PlannedRun) -> RunRequest:
-        """What `ravqa.runs.run.run` is asked for."""
+        """Return the request for `ravqa.runs.run.run`."""
         return replace(
             run.request,
             output=self.of(run),
             resume=self._states[run] == BEGUN,
-            # A new run may find one that never answered anything.
+            # A new run may find a leftover run without any answers.
             overwrite=self._overwrite or self._states[run] == NEW,
         )
 
     def note(self, run: PlannedRun, failure: Failure | None) -> None:
-        """Keep a failed run's traceback; take an old one away."""
+        """Store a failed run's traceback; remove an old one."""
         path = self.path / "errors" / f"{run.folder}.txt"
         if failure is None or failure.details is None:
             path.unlink(missing_ok=True)
@@ -227,7 +227,7 @@ class StudyFolder:
         atomic_write(path, failure.details)
 
     def _check(self) -> None:
-        """Variants may come and go; what they are compared on must stay."""
+        """Check that data, controls and seed are unchanged; variants may come and go."""
         before = read_yaml(self.path / "study.yaml")
         now = yaml.safe_load(dump_yaml(self._plan.config.model_dump(mode="json")))
         for key in ("datasets", "controls", "retrieval_only", "seed"):
@@ -245,7 +245,7 @@ class StudyFolder:
         before = read_yaml(folder / "config.yaml").get("pipeline")
         now = yaml.safe_load(dump_yaml(run.pipeline.settings))
         if before != now and not any(p.stat().st_size for p in folder.glob("samples*.jsonl")):
-            return NEW  # nothing is lost: it failed at its beginning
+            return NEW  # nothing is lost: it failed at the start
         if before != now:
             path = first_difference(before, now, "pipeline")
             raise UserError(
@@ -269,9 +269,9 @@ def _holds_files(path: Path) -> bool:
 def _stage_keys(
     plan: Plan, console: StudyConsole, session: Session
 ) -> dict[PlannedRun, dict[str, str]]:
-    """Each run's stages, by their hashes; reads the data, and so finds what is wrong with it."""
+    """Return the hashes of each run's stages; reading the data for them reveals its errors."""
     keys = {}
-    # Those that need images first: what is read for them serves the others too.
+    # Runs that need images come first: the others reuse what is read for them.
     for run in sorted(plan.runs, key=lambda run: run.pipeline.config.describer is None):
         config = run.pipeline.config
         try:
@@ -285,7 +285,7 @@ def _stage_keys(
 def _dry(
     plan: Plan, folder: StudyFolder, keys: Mapping[PlannedRun, Mapping[str, str]]
 ) -> RichTable:
-    """What would run, stage by stage."""
+    """Return a table of what would run, stage by stage."""
     table = RichTable(
         title=f"{plan.title}: {len(plan.variants)} variants, {len(plan.runs)} runs",
         caption="cached: as far as settings tell. shared: an earlier run of the study has it.\n"
@@ -322,7 +322,7 @@ def _cell(keys: Mapping[str, str], stage: str, cached: set[str], earlier: Mappin
 
 
 def _in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Runs with the same reader together, so that few models are in memory at a time."""
+    """Group runs with the same reader, so that few models are in memory at a time."""
     first: dict[str, int] = {}
     for i, run in enumerate(runs):
         first.setdefault(run.reader, i)
@@ -399,7 +399,7 @@ def _at_once(
 def _tables(
     plan: Plan, folder: StudyFolder, failures: Mapping[PlannedRun, Failure]
 ) -> tuple[list[Table], dict[str, PageTable]]:
-    """Each dataset's table; and for the report, by title, on what variants help and hurt."""
+    """Return each dataset's table; and for the report, by title, what variants help and hurt."""
     tables = []
     breakdowns: dict[str, PageTable] = {}
     for label in plan.datasets:
@@ -425,7 +425,7 @@ def _tables(
 
 
 def _names(plan: Plan) -> set[str]:
-    """Datasets that the study gives no label of its own."""
+    """Return names of datasets without a label in the study."""
     return {dataset.name for dataset in plan.config.datasets if dataset.label is None}
 
 

@@ -15,18 +15,18 @@ from ravqa.reports.study import Difference, Variant
 from ravqa.runs.finished import SECONDS, FinishedRun, Id, Measure, common_questions
 
 CACHED = "*"
-"""The mark of seconds of a run that found some of its work done."""
+"""Mark of the seconds of a run that took some of its work from the cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run's measure.
+    """A measure of one run.
 
     Attributes:
-        questions: that the estimate is over.
-        difference: to the reference; None for the reference itself, and for seconds.
-        compared: questions that the difference is over.
-        cached: of seconds: the largest share of a stage that came from the cache, 0 to 1.
+        questions: number of questions of the estimate.
+        difference: difference to the reference; None for the reference itself, and for seconds.
+        compared: number of questions of the difference.
+        cached: for seconds, the largest share of a stage that came from the cache, 0 to 1.
     """
 
     estimate: Estimate
@@ -38,11 +38,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run, or why there is none.
+    """One run, or why it is missing.
 
     Attributes:
         run: its folder.
-        cells: by the measure's name; what the run lacks is left out.
+        cells: cells by the measure's name; those that the run lacks are left out.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Table:
 
     Attributes:
         title: dataset and split.
-        titles: what the measures are called, by name; these are the columns.
-        questions, images: that are common to all runs.
+        titles: titles of the measures by name; these are the columns.
+        questions, images: number common to all runs.
         notes: what a reader must know of the numbers.
     """
 
@@ -82,17 +82,17 @@ def build_table(
     seed: int = 0,
     title: str | None = None,
 ) -> Table:
-    """The table of runs on one dataset.
+    """Build the table of runs on one dataset.
 
     Args:
-        runs: by name.
-        reference: the run that the others are compared with; one that is not there gives a table
-            without differences.
+        runs: runs by name.
+        reference: the run that the others are compared with; if it is missing, the table has no
+            differences.
         measures: the columns; empty for the first run's default ones.
         errors: why other runs are missing, by name.
         order: names in the order of the rows; runs come before errors if None.
-        ids: the questions to compare on; those that all runs have asked if None.
-        title: instead of dataset and split.
+        ids: the questions to compare on; those common to all runs if None.
+        title: replaces dataset and split.
 
     Raises:
         UserError: the runs cannot be compared.
@@ -156,7 +156,7 @@ def _compare(
     ids: Mapping[Id, None],
     seed: int,
 ) -> None:
-    """Put the differences to the reference into the cells; seconds have none."""
+    """Fill in the cells' differences to the reference, except for seconds."""
     for measure in measures:
         if not measure.in_percent:
             continue
@@ -224,7 +224,7 @@ def _notes(
 
 
 def _stand_ins(runs: Mapping[str, FinishedRun]) -> list[str]:
-    """What stands in for something else, and in which runs if not in all."""
+    """Return notes on stand-ins, and in which runs they occur if not in all."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, run in runs.items():
         for part, what in run.stand_ins.items():
@@ -237,7 +237,7 @@ def _stand_ins(runs: Mapping[str, FinishedRun]) -> list[str]:
 
 
 def variants(table: Table) -> list[Variant]:
-    """The rows as the study's report takes them, which has no marks for single cells."""
+    """Return the rows for the study's report, which has no marks for single cells."""
     cached = any(cell.cached for row in table.rows for cell in row.cells.values())
     titles = {
         key: f"{title}\u00a0{CACHED}" if cached and key == SECONDS else title

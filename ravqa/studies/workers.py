@@ -1,4 +1,4 @@
-"""Runs of a study in several processes, each of which keeps what it has built for its next run."""
+"""Runs of a study in several processes, each of which reuses its parts in its next run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class Task:
     """One run.
 
     Attributes:
-        name: for messages.
-        stages: hashes of its stages: of two tasks with the same one, the second waits until the
-            first is finished, unless that stage is known to be done.
-        reading: the same hash: never at the same time, since their prompts overlap in part.
-        affinity: tasks with the same one are given to the same process where that is possible.
+        name: name for messages.
+        stages: hashes of its stages: of two tasks that share one, the second waits until the first
+            is finished, unless that stage is known to be done.
+        reading: tasks with the same hash never run at the same time, since their prompts may
+            overlap.
+        affinity: tasks with the same one are given to the same process if possible.
         keep: parts that this task or a later one needs.
     """
 
@@ -43,23 +44,23 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a run did not end: in a line for people, and with its traceback if it was no mistake."""
+    """Why a run failed: a one-line message, and a traceback unless it was a user's mistake."""
 
     reason: str
     details: str | None = None
 
 
 Finished = Callable[[int, Failure | None], object]
-"""Called as finished(number of the task, None if it ended well)."""
+"""Called as finished(number of the task, failure or None)."""
 
 
 def attempt(request: RunRequest, run: Callable[[RunRequest], object]) -> Failure | None:
-    """Run, and say what went wrong if anything did."""
+    """Run; return what went wrong, if anything."""
     try:
         run(request)
     except UserError as e:
         return Failure(" ".join(str(e).split()))
-    except Exception as e:  # the other runs go on
+    except Exception as e:  # the other runs continue
         return Failure(f"{type(e).__name__}: {first_line(e)}", traceback.format_exc())
     return None
 
@@ -73,10 +74,11 @@ def run_in_processes(
 ) -> None:
     """Run every task in one of `jobs` processes.
 
-    A process that dies costs its task and is replaced. If this process dies, the others end.
+    If a process dies, its task fails and the process is replaced. If this process dies, the others
+    exit.
 
     Args:
-        done: hashes of stages that need not be waited for.
+        done: hashes of stages that tasks need not wait for.
         started: called as started(number of the task).
     """
     queue = _Queue(tasks, done)
@@ -100,7 +102,7 @@ def run_in_processes(
 
 
 class _Queue:
-    """Which task may begin: none that would do at the same time what another is doing."""
+    """Queue of tasks that never starts one that would duplicate a running one's work."""
 
     def __init__(self, tasks: Sequence[Task], done: frozenset[str]):
         self._tasks = tasks
@@ -110,11 +112,11 @@ class _Queue:
 
     @property
     def left(self) -> int:
-        """Tasks that are not finished."""
+        """Return the number of unfinished tasks."""
         return len(self._waiting) + len(self._running)
 
     def next(self, affinity: str | None) -> int | None:
-        """The number of a task that may begin now; None if all must wait."""
+        """Return the number of a task that may begin now; None if all must wait."""
         free = [i for i in self._waiting if self._may_begin(self._tasks[i])]
         if not free:
             return None
@@ -124,7 +126,7 @@ class _Queue:
         return number
 
     def finish(self, number: int, *, failed: bool) -> None:
-        """A task has ended."""
+        """Mark a task as ended."""
         self._running.remove(number)
         if not failed:
             self._done |= self._tasks[number].stages
@@ -148,22 +150,22 @@ class _Worker:
         self.affinity: str | None = None
 
     def start(self, number: int, task: Task) -> None:
-        """Give it a task; a process that is not there is made."""
+        """Give it a task, creating the process if needed."""
         if self._process is None:
             # A forked copy of this process would share its threads' locks and its GPU state.
             context = multiprocessing.get_context("spawn")
             self.connection, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            with _changed_environment(self._environment):  # libraries read it when imported
+            with _changed_environment(self._environment):  # read when libraries are imported
                 self._process.start()
             theirs.close()
         assert self.connection is not None
         self.task, self.affinity = number, task.affinity
-        with suppress(OSError):  # it has just died: `result` says so
+        with suppress(OSError):  # it has just died: `result` reports it
             self.connection.send((task.request, task.keep))
 
     def result(self) -> tuple[int, Failure | None]:
-        """The number of its task, and how it ended."""
+        """Return the number of its task, and how it ended."""
         assert self.task is not None
         assert self.connection is not None
         number, self.task = self.task, None
@@ -174,7 +176,7 @@ class _Worker:
             return number, Failure(f"its process ended ({_ended(code)})")
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Terminate the process, whatever it is doing."""
         if self._process is not None:
             self._process.terminate()
             self._end()
@@ -198,7 +200,7 @@ def _ended(code: int | None) -> str:
 
 
 def _environment(number: int, jobs: int, given: Mapping[str, str]) -> dict[str, str]:
-    """What differs for one of several processes: its share of the cores and of the GPUs named."""
+    """Return the environment of one of several processes: its share of cores and listed GPUs."""
     changes = {}
     if "OMP_NUM_THREADS" not in given:
         changes["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
@@ -223,7 +225,7 @@ def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _serve(connection: Connection) -> None:
-    """What a worker does, until its connection is closed."""
+    """Run tasks in a worker process until its connection is closed."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     from ravqa.studies.quiet import QuietConsole, run_quietly
 
