@@ -118,6 +118,25 @@ def tagger():
     return ImageNetTagger(ImageNetTagger.Config())
 
 
+@pytest.fixture
+def models_loaded_once(monkeypatch, encoder, tagger):
+    """Every pipeline of the test with the default encoder or describer has the session's own."""
+
+    def share(made):
+        load = type(made).__init__
+
+        def init(self, config):
+            if config == made.config:
+                vars(self).update(vars(made))
+            else:
+                load(self, config)
+
+        monkeypatch.setattr(type(made), "__init__", init)
+
+    share(encoder)
+    share(tagger)
+
+
 @pytest.fixture(scope="session")
 def reader(request):
     """The default pipeline's reader, loaded once.

@@ -24,6 +24,8 @@ TULIP = Passage("tulip", "Tulips grow from bulbs in spring.", title="Tulip", ext
 ROOT = Path(__file__).parents[2]
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 
 @pytest.fixture
 def collection(tmp_path, minilm_folder):

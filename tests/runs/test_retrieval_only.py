@@ -366,6 +366,7 @@ def test_a_fixed_ranking_refuses_the_control_wrong_image(tmp_path, capsys):
 # --- real data
 
 
+@pytest.mark.slow  # tests/retrievers/test_bm25.py has the figure too, without the command
 def test_the_command_gives_the_known_figure_on_real_snippets(tmp_path):
     if not SNIPPETS.is_dir():
         pytest.skip("no ../shared/data/okvqa-snippets beside the project: not tested")
