@@ -148,17 +148,17 @@ def test_a_second_run_uses_the_caches_and_gives_the_same(finished, small_corpus,
 
 
 def test_infoseek_is_scored_by_its_own_rule(small_corpus, tmp_path):
-    run(["--dataset", "infoseek", "--corpus", small_corpus, "--limit", 6, "--output", tmp_path])
+    run(["--dataset", "infoseek", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path])
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     references = [
         json.loads(line)
-        for line in (SAMPLE / "infoseek_val.jsonl").read_text(encoding="utf-8").splitlines()[:6]
+        for line in (SAMPLE / "infoseek_val.jsonl").read_text(encoding="utf-8").splitlines()[:12]
     ]
     types = read_samples(SAMPLE / "infoseek_val_qtype.jsonl")
     expected = infoseek_scores(read_samples(tmp_path / "predictions.jsonl"), references, types)
     assert results["answers"]["metric"] == "infoseek"
     assert results["answers"]["conditions"]["main"]["score"] == expected["final_score"]
-    assert results["retrieval"]["questions"] == 6
+    assert results["retrieval"]["questions"] == 12
 
 
 def test_retrieval_only_loads_no_reader(small_corpus, tmp_path):
