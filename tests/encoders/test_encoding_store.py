@@ -398,14 +398,14 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.flmr import FLMREncoder
 from ravqa.pipeline import Pipeline
 
-encode = FLMREncoder.encode_document
+encode = FLMREncoder.encode_passages
 
-def logged(self, texts, progress=None):
+def logged(self, passages, progress=None):
     with open(sys.argv[1] + "." + os.environ["RANK"], "a") as log:
-        log.write(f"{len(texts)}\\n")
-    return encode(self, texts, progress)
+        log.write(f"{len(passages)}\\n")
+    return encode(self, passages, progress)
 
-FLMREncoder.encode_document = logged
+FLMREncoder.encode_passages = logged
 if sys.argv[2] == "encode":
     main(sys.argv[2:])
 settings, _ = load_pipeline("sample", [sys.argv[6], "describer=null"])

@@ -512,7 +512,7 @@ def test_negatives_of_two_processes_give_the_loss_and_gradients_of_one(ends, tmp
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    here = str(parity.ROOT.parent.parent)
+    here = str(Path(parity.__file__).parent)
     workers = [
         subprocess.Popen(
             [

@@ -441,7 +441,7 @@ def test_a_wide_study_table_fits_on_paper(opened, tmp_path):
 def test_scores_that_moved_can_be_looked_at_beside_helped_and_hurt(opened, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    results["answers"]["metric"] = "vqa_accuracy"
+    results["answers"] |= {"metric": "vqa_accuracy", "right": "one of the references"}
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     for name, answer, score in (("none", "mud", 0.0), ("main", "grass", 0.3)):
         path = folder / ("samples.jsonl" if name == "main" else f"samples.{name}.jsonl")
@@ -449,6 +449,7 @@ def test_scores_that_moved_can_be_looked_at_beside_helped_and_hurt(opened, run, 
         for i, sample in enumerate(samples):
             sample |= {"answers": ["leaves", "grass"]}
             sample |= {"answer": answer if i else "leaves", "score": score}
+            sample["right"] = sample["answer"] in sample["answers"]
         path.write_text("".join(json.dumps(s) + "\n" for s in samples), encoding="utf-8")
     write_report(folder)
     page = opened(folder / "report.html")

@@ -27,13 +27,13 @@ def few_passages(tmp_path):
 @pytest.mark.slow
 def test_image_tokens_share_the_passages(few_passages, fresh_cache, tmp_path, monkeypatch, capsys):
     encoded = []
-    encode = FLMREncoder.encode_document
+    encode = FLMREncoder.encode_passages
 
-    def counted(encoder, texts, *arguments):
-        encoded.append(len(texts))
-        return encode(encoder, texts, *arguments)
+    def counted(encoder, passages, *arguments):
+        encoded.append(len(passages))
+        return encode(encoder, passages, *arguments)
 
-    monkeypatch.setattr(FLMREncoder, "encode_document", counted)
+    monkeypatch.setattr(FLMREncoder, "encode_passages", counted)
     code, out, err = call(
         capsys,
         *("study", "image-tokens", "--set", f"retriever.encoder.model={CHECKPOINT}"),
