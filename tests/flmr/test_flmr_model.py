@@ -6,6 +6,7 @@ import logging
 import math
 import socket
 import sys
+from pathlib import Path
 
 import flmr_parity as parity
 import pytest

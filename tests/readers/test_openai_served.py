@@ -178,7 +178,6 @@ def test_log_probabilities_that_are_not_there_are_missed(transformers_serve):
 def test_another_model_than_the_servers_is_refused(transformers_serve):
     tested = OpenAIReader(OpenAIReader.Config(url=transformers_serve.url, model="other/model"))
     [failure] = tested.generate([Prompt("Hello")])
-    assert failure.fatal
     assert "other/model" in failure.reason
     assert "\n" not in failure.reason
 
