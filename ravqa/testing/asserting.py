@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
+
+from ravqa.core.errors import MissingExtraError, first_line
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def conformance(contract: type) -> Callable[[F], F]:
+    """Decorate a suite: its first argument must be a `contract`, or a concrete class of them.
+
+    Whatever the suite finds becomes an AssertionError that names the contract; so does any error
+    that the part raises, except that a package is not installed.
+    """
+    base = f"{contract.__module__}.{contract.__name__}"
+
+    def decorate(check: F) -> F:
+        @functools.wraps(check)
+        def checked(part: Any, *arguments: Any, **options: Any) -> None:
+            kind: Any = part if isinstance(part, type) else type(part)
+            try:
+                require(issubclass(kind, contract), f"{kind.__name__} is a subclass of {base}")
+                lacking = ", ".join(sorted(kind.__abstractmethods__))
+                require(not inspect.isabstract(kind), f"{kind.__name__} defines {lacking}")
+                check(part, *arguments, **options)
+            except AssertionError as e:
+                raise AssertionError(f"{e} (the contract of {base})") from e.__cause__
+            except MissingExtraError:
+                raise
+            except Exception as e:
+                raise AssertionError(
+                    f"{kind.__name__} raises {type(e).__name__}: {first_line(e)} "
+                    f"(the contract of {base})"
+                ) from e
+
+        return cast(F, checked)
+
+    return decorate
 
 
 def require(condition: object, sentence: str) -> None:

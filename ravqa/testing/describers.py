@@ -5,9 +5,10 @@ from __future__ import annotations
 from ravqa.core.errors import DataError
 from ravqa.core.records import Description
 from ravqa.describers.base import Describer
-from ravqa.testing.asserting import picture, refused, require, require_names
+from ravqa.testing.asserting import conformance, picture, refused, require, require_names
 
 
+@conformance(Describer)
 def check_describer(describer: Describer) -> None:
     """Check a describer: it describes three small images.
 
@@ -18,9 +19,6 @@ def check_describer(describer: Describer) -> None:
         AssertionError: the describer breaks the contract of `ravqa.describers.base.Describer`.
     """
     name = type(describer).__name__
-    require(
-        isinstance(describer, Describer), f"{name} is a subclass of ravqa.describers.base.Describer"
-    )
     require_names(describer, "fingerprint")
     require(isinstance(describer.weights, str), f"{name}.weights is a text, blank without weights")
     images = [picture(64, 48, 10), picture(30, 90, 130), picture(64, 48, 240)]

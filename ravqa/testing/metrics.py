@@ -10,11 +10,12 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord
 from ravqa.metrics.judges.base import Judge
-from ravqa.testing.asserting import require, require_json, require_names
+from ravqa.testing.asserting import conformance, require, require_json, require_names
 
 _ANSWERS = ("leaves", "Leaves.", "no idea", "", "eucalyptus leaves and twigs", "ünïcode 日本", "42")
 
 
+@conformance(AnswerMetric)
 def check_metric(
     metric: AnswerMetric,
     questions: Sequence[Question] | None = None,
@@ -31,9 +32,6 @@ def check_metric(
         AssertionError: the metric breaks the contract of `ravqa.metrics.base.AnswerMetric`.
     """
     name = type(metric).__name__
-    require(
-        isinstance(metric, AnswerMetric), f"{name} is a subclass of ravqa.metrics.base.AnswerMetric"
-    )
     require_names(metric, "name", "label", "rule", "right")
     if questions is None:
         ten = ("leaves",) * 6 + ("eucalyptus",) * 3 + ("plants",)
@@ -100,6 +98,7 @@ def _check_scores(metric: AnswerMetric, question: Question, judge: Judge | None)
     require(best > 0, f"{name}.score gives a reference more than nothing, got {best}")
 
 
+@conformance(Judge)
 def check_judge(judge: Judge) -> None:
     """Check a judge: it judges four pairs of answers.
 
@@ -110,7 +109,6 @@ def check_judge(judge: Judge) -> None:
         AssertionError: the judge breaks the contract of `ravqa.metrics.judges.base.Judge`.
     """
     name = type(judge).__name__
-    require(isinstance(judge, Judge), f"{name} is a subclass of ravqa.metrics.judges.base.Judge")
     require_names(judge, "name", "fingerprint")
     triples = [
         ("What does it eat?", "leaves", "leaves"),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from own_parts import from_docs
 
-from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
 from ravqa.core.records import Description, Question, Tag
 from ravqa.core.settings import Part, validate
@@ -15,6 +14,7 @@ from ravqa.describers.base import Describer
 from ravqa.encoders.base import Encoded, Encoder, Label, Labelled
 from ravqa.encoders.flmr import FLMREncoder
 from ravqa.indexes import INDEXES
+from ravqa.indexes.base import Index
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 from ravqa.metrics.judges.base import Judge
@@ -113,7 +113,12 @@ class Grows(FlatIndex):
 
 
 class Nothing(FlatIndex):
-    scores = INDEXES.get("exact").__mro__[2].scores
+    scores = Index.scores
+
+
+class Broken(FlatIndex):
+    def verify(self):
+        return [1 / 0]
 
 
 @pytest.mark.parametrize(
@@ -127,19 +132,16 @@ class Nothing(FlatIndex):
         (Finds, "minus infinity for a passage without vectors"),
         (Forgets, "Forgets.build returns the index, opened"),
         (TakesAny, "TakesAny.open refuses an index that was built from something else"),
+        (Grows, "the index flat cannot change once it is built"),
+        (Nothing, "defines neither `scores` nor `search` and `score`"),
+        (Broken, "Broken raises ZeroDivisionError: division by zero"),
+        (Index, "Index defines build, built, open"),
         (dict, "dict is a subclass of ravqa.indexes.base.Index"),
     ],
 )
 def test_an_index_that_breaks_its_contract(kind, sentence):
-    with pytest.raises(AssertionError, match=sentence):
+    with pytest.raises(AssertionError, match=f"{sentence}.*ravqa.indexes.base.Index"):
         check_index(kind)
-
-
-def test_what_an_index_lacks_is_one_line():
-    with pytest.raises(UserError, match="the index flat cannot change once it is built"):
-        check_index(Grows)
-    with pytest.raises(UserError, match="defines neither `scores` nor `search` and `score`"):
-        check_index(Nothing)
 
 
 # -- encoders
@@ -216,20 +218,20 @@ class Blind(Words):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "error", "sentence"),
+    ("encoder", "sentence"),
     [
-        (Long(), AssertionError, "vectors of unit length"),
-        (Wide(), AssertionError, r"arrays \[vectors, 5\] are expected, got"),
-        (Zeros(), AssertionError, "no vector of zeros"),
-        (Shuffled(), AssertionError, "whatever is encoded with it, in order"),
-        (Few(), AssertionError, "a label for each vector"),
-        (Unlabelled(), UserError, "cannot say which words its vectors are of"),
-        (Blind(), UserError, "it sees images and does not define `encode_question`"),
+        (Long(), "vectors of unit length"),
+        (Wide(), r"arrays \[vectors, 5\] are expected, got"),
+        (Zeros(), "no vector of zeros"),
+        (Shuffled(), "whatever is encoded with it, in order"),
+        (Few(), "a label for each vector"),
+        (Unlabelled(), "cannot say which words its vectors are of"),
+        (Blind(), "it sees images and does not define `encode_question`"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_an_encoder_that_breaks_its_contract(encoder, error, sentence):
-    with pytest.raises(error, match=sentence):
+def test_an_encoder_that_breaks_its_contract(encoder, sentence):
+    with pytest.raises(AssertionError, match=f"{sentence}.*ravqa.encoders.base.Encoder"):
         check_encoder(encoder)
 
 
@@ -331,7 +333,7 @@ class Unnamed(Listed):
 )
 def test_a_retriever_that_breaks_its_contract(retriever, sentence):
     check_retriever(Listed())
-    with pytest.raises(AssertionError, match=sentence):
+    with pytest.raises(AssertionError, match=f"{sentence}.*ravqa.retrievers.base.Retriever"):
         check_retriever(retriever)
 
 
@@ -378,7 +380,7 @@ class Ignores(Caption):
 )
 def test_a_describer_that_breaks_its_contract(describer, sentence):
     check_describer(Caption())
-    with pytest.raises(AssertionError, match=sentence):
+    with pytest.raises(AssertionError, match=f"{sentence}.*ravqa.describers.base.Describer"):
         check_describer(describer)
 
 
@@ -445,7 +447,7 @@ class Takes(TokenF1):
 )
 def test_a_metric_that_breaks_its_contract(metric, sentence):
     assert issubclass(TokenF1, AnswerMetric)
-    with pytest.raises(AssertionError, match=sentence):
+    with pytest.raises(AssertionError, match=f"{sentence}.*ravqa.metrics.base.AnswerMetric"):
         check_metric(metric)
 
 
@@ -490,5 +492,5 @@ class Lazy(Same):
 )
 def test_a_judge_that_breaks_its_contract(judge, sentence):
     check_judge(Same())
-    with pytest.raises(AssertionError, match=sentence):
+    with pytest.raises(AssertionError, match=f"{sentence}.*ravqa.metrics.judges.base.Judge"):
         check_judge(judge)
