@@ -17,7 +17,6 @@ from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.answering.rules import answering_config
 from ravqa.core.cache import Use, measured
-from ravqa.core.contracts import check_each, number_problem
 from ravqa.core.errors import PromptError, UserError, broken
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.outcomes import Failure, or_empty, succeeded
@@ -30,7 +29,7 @@ from ravqa.describers.cached import CachedDescriber
 from ravqa.images.decode import as_source
 from ravqa.readers import READERS
 from ravqa.readers.base import Reader
-from ravqa.rerankers.base import Candidates, Reranker
+from ravqa.rerankers.base import Candidates, Reranker, checked_rankings
 from ravqa.rerankers.build import build_rerankers, check_rerankers
 from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Progress, Retriever, checked_hits
@@ -249,14 +248,8 @@ class Pipeline:
         rows = [i for i, found in enumerate(hits) if not isinstance(found, Failure)]
         candidates = [self.passages(or_empty(hits[i])) for i in rows]
         new = self._rerank_with(reranker, [questions[i] for i in rows], candidates)
-        check_each("reranker", reranker, "rerank", new, len(rows), hits_problem)
         out: list[Ranked] = list(hits)
-        for i, found, before in zip(rows, new, candidates, strict=True):
-            unknown = {hit.passage_id for hit in or_empty(found)}
-            unknown -= {hit.passage_id for hit, _ in before}
-            if unknown:
-                what = f"it returned from rerank passages that it was not given: {min(unknown)!r}"
-                raise broken(reranker, "reranker", what)
+        for i, found in zip(rows, checked_rankings(reranker, new, candidates), strict=True):
             out[i] = found
         return out
 
@@ -400,18 +393,6 @@ class Pipeline:
             "examples": self.examples.fingerprint if self.examples else "",
         }
         return {part: value for part, value in parts.items() if value}
-
-
-def hits_problem(hits: object) -> str:
-    """Return what is wrong with one question's ranking; an empty string if nothing."""
-    if not isinstance(hits, list | tuple) or not all(isinstance(hit, Hit) for hit in hits):
-        return f"{type(hits).__name__} instead of a list of Hit"
-    for hit in hits:
-        if problem := number_problem(hit.score, f"a score of passage {hit.passage_id}"):
-            return problem
-    if len({hit.passage_id for hit in hits}) < len(hits):
-        return "a passage twice for one question"
-    return ""
 
 
 def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:

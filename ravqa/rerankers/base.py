@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ravqa.core.cache import Store
-from ravqa.core.errors import UserError
-from ravqa.core.outcomes import Failure, first_failure
+from ravqa.core.contracts import check_each, number_problem
+from ravqa.core.errors import UserError, broken
+from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict
 
@@ -107,6 +108,38 @@ class PassageFilter(Reranker):
             else renumbered(hit for hit, good in zip(hits, kept, strict=True) if good)
             for hits, kept in zip(rankings, self.keep(questions, rankings), strict=True)
         ]
+
+
+def checked_rankings(
+    reranker: Reranker,
+    found: Sequence[Sequence[Hit] | Failure],
+    candidates: Sequence[Candidates],
+) -> list[list[Hit] | Failure]:
+    """Return what a reranker made of its candidates, checked.
+
+    Raises:
+        ContractError: not one list of hits or failure per question, a passage that comes twice or
+            was not given, or a score that is not a number.
+    """
+    checked = check_each("reranker", reranker, "rerank", found, len(candidates), _hits_problem)
+    for hits, given in zip(checked, candidates, strict=True):
+        unknown = {hit.passage_id for hit in or_empty(hits)} - {hit.passage_id for hit, _ in given}
+        if unknown:
+            what = f"it returned from rerank passages that it was not given: {min(unknown)!r}"
+            raise broken(reranker, "reranker", what)
+    return checked
+
+
+def _hits_problem(hits: object) -> str:
+    """Return what is wrong with one question's ranking; an empty string if nothing."""
+    if not isinstance(hits, list | tuple) or not all(isinstance(hit, Hit) for hit in hits):
+        return f"{type(hits).__name__} instead of a list of Hit"
+    for hit in hits:
+        if problem := number_problem(hit.score, f"a score of passage {hit.passage_id}"):
+            return problem
+    if len({hit.passage_id for hit in hits}) < len(hits):
+        return "a passage twice for one question"
+    return ""
 
 
 def renumbered(hits: Iterable[Hit]) -> list[Hit]:
