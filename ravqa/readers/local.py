@@ -318,7 +318,13 @@ class LocalReader(Reader):
         return [counted[row] for row in range(len(prompts))]
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
-        """Yield the greedy generation, word by word."""
+        """Yield the greedy generation, word by word.
+
+        Raises:
+            UserError: the reader uses beam search, or its model keeps no keys and values.
+        """
+        if not self.streams:
+            raise self._unable("stream")
         return greedy(self, prompt)
 
     def _unable(self, what: str) -> UserError:

@@ -14,6 +14,7 @@ from ravqa.testing.encoders import check_encoder
 from ravqa.testing.indexes import check_index
 from ravqa.testing.metrics import check_judge, check_metric
 from ravqa.testing.retrievers import check_retriever
+from ravqa.testing.rules import check_rule
 
 __all__ = [
     "check_describer",
@@ -22,4 +23,5 @@ __all__ = [
     "check_judge",
     "check_metric",
     "check_retriever",
+    "check_rule",
 ]

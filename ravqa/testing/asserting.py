@@ -6,7 +6,8 @@ import functools
 import inspect
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from ravqa.core.errors import MissingExtraError, first_line
@@ -14,32 +15,37 @@ from ravqa.core.errors import MissingExtraError, first_line
 F = TypeVar("F", bound=Callable[..., None])
 
 
-def conformance(contract: type) -> Callable[[F], F]:
-    """Decorate a suite: its first argument must be a `contract`, or a concrete class of them.
+@contextmanager
+def named(part: str, contract: str) -> Iterator[None]:
+    """Turn whatever a part raises in a suite into an AssertionError that names the contract.
 
-    Whatever the suite finds becomes an AssertionError that names the contract; so does any error
-    that the part raises, except that a package is not installed.
+    Only the error for a package that is not installed stays as it is.
     """
+    try:
+        yield
+    except AssertionError as e:
+        raise AssertionError(f"{e} (the contract of {contract})") from e.__cause__
+    except MissingExtraError:
+        raise
+    except Exception as e:
+        raise AssertionError(
+            f"{part} raises {type(e).__name__}: {first_line(e)} (the contract of {contract})"
+        ) from e
+
+
+def conformance(contract: type) -> Callable[[F], F]:
+    """Decorate a suite: its first argument must be a `contract`, or a concrete class of them."""
     base = f"{contract.__module__}.{contract.__name__}"
 
     def decorate(check: F) -> F:
         @functools.wraps(check)
         def checked(part: Any, *arguments: Any, **options: Any) -> None:
             kind: Any = part if isinstance(part, type) else type(part)
-            try:
+            with named(kind.__name__, base):
                 require(issubclass(kind, contract), f"{kind.__name__} is a subclass of {base}")
                 lacking = ", ".join(sorted(kind.__abstractmethods__))
                 require(not inspect.isabstract(kind), f"{kind.__name__} defines {lacking}")
                 check(part, *arguments, **options)
-            except AssertionError as e:
-                raise AssertionError(f"{e} (the contract of {base})") from e.__cause__
-            except MissingExtraError:
-                raise
-            except Exception as e:
-                raise AssertionError(
-                    f"{kind.__name__} raises {type(e).__name__}: {first_line(e)} "
-                    f"(the contract of {base})"
-                ) from e
 
         return cast(F, checked)
 
