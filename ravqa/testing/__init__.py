@@ -13,6 +13,7 @@ from ravqa.testing.describers import check_describer
 from ravqa.testing.encoders import check_encoder
 from ravqa.testing.indexes import check_index
 from ravqa.testing.metrics import check_judge, check_metric
+from ravqa.testing.readers import check_reader
 from ravqa.testing.retrievers import check_retriever
 from ravqa.testing.rules import check_rule
 
@@ -22,6 +23,7 @@ __all__ = [
     "check_index",
     "check_judge",
     "check_metric",
+    "check_reader",
     "check_retriever",
     "check_rule",
 ]
