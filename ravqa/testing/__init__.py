@@ -14,6 +14,7 @@ from ravqa.testing.encoders import check_encoder
 from ravqa.testing.indexes import check_index
 from ravqa.testing.metrics import check_judge, check_metric
 from ravqa.testing.readers import check_reader
+from ravqa.testing.rerankers import check_reranker
 from ravqa.testing.retrievers import check_retriever
 from ravqa.testing.rules import check_rule
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_judge",
     "check_metric",
     "check_reader",
+    "check_reranker",
     "check_retriever",
     "check_rule",
 ]
