@@ -9,6 +9,7 @@ Each function raises AssertionError with a sentence that says what the part does
 expected. None needs pytest, a network, or more than the part itself needs.
 """
 
+from ravqa.testing.datasets import check_dataset
 from ravqa.testing.describers import check_describer
 from ravqa.testing.encoders import check_encoder
 from ravqa.testing.indexes import check_index
@@ -19,6 +20,7 @@ from ravqa.testing.retrievers import check_retriever
 from ravqa.testing.rules import check_rule
 
 __all__ = [
+    "check_dataset",
     "check_describer",
     "check_encoder",
     "check_index",
