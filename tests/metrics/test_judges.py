@@ -107,7 +107,7 @@ def test_bem_cuts_the_longest_text_where_the_official_code_fails(tmp_path):
 
 
 def test_bem_refuses_other_models(tmp_path):
-    with pytest.raises(UserError, match="no trained BERT classifier with two labels"):
+    with pytest.raises(UserError, match="not a trained BERT classifier with two labels"):
         bem(make_bert(tmp_path / "three", labels=3))
     with pytest.raises(UserError, match="no such model"):
         bem(tmp_path / "nothing")
@@ -121,7 +121,7 @@ def test_bem_refuses_an_encoder_without_classifier(tmp_path):
 
     folder = make_bert(tmp_path / "bert")
     AutoModel.from_pretrained(folder).save_pretrained(folder)  # the classifier's weights go
-    with pytest.raises(UserError, match="no trained BERT classifier"):
+    with pytest.raises(UserError, match="not a trained BERT classifier"):
         bem(folder)
 
 

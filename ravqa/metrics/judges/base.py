@@ -13,28 +13,28 @@ from ravqa.core.settings import Strict
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict(Failure):
-    """A judge looked at an answer and came to no verdict; it would come to none again."""
+    """A judge read an answer and gave no verdict; asking again would not help."""
 
 
 class Judge(ABC):
-    """Says whether candidate answers are equivalent to reference answers.
+    """Decides whether candidate answers are equivalent to reference answers.
 
     Attributes:
-        name: the judge and its model, for the results.
+        name: name of the judge and its model, for results.
         fingerprint: changes with the weights and with every setting that can change a judgement.
     """
 
     class Config(Strict):
-        """The judge's options; none, unless it has its own."""
+        """Options; empty unless a judge defines its own."""
 
     name: str
     fingerprint: str
 
     def __init__(self, config: Any = None):
-        """Take the judge's validated options; None for their defaults.
+        """Store the validated options; None for the defaults.
 
         Raises:
-            UserError: what the judge needs (a package, a model, a file) does not exist.
+            UserError: a package, model or file that the judge needs does not exist.
         """
         self.config: Any = self.Config() if config is None else config
 
@@ -45,13 +45,13 @@ class Judge(ABC):
         """Return the probability that each candidate is equivalent to its reference, in order.
 
         Returns:
-            One number per triple, 0 to 1; nan where the judge comes to no verdict, which counts as
-            not equivalent. A failure where a triple could not be judged; a fatal one where none
-            after it could be.
+            One number per triple, 0 to 1. NaN means that the judge gave no verdict, which counts
+            as not equivalent. A triple that cannot be judged gets a `Failure`; a fatal one if the
+            following triples would fail too.
         """
 
     def judge_each(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> Iterator[tuple[int, float | Failure]]:
-        """Yield the place of a triple and its judgement, as `judge` returns it, in any order."""
+        """Yield each triple's position and judgement, as `judge` returns it, in any order."""
         yield from enumerate(self.judge(questions, references, candidates))

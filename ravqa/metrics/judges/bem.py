@@ -1,15 +1,15 @@
 """BEM (BERT matching): a BERT classifier of answer equivalence, as E-VQA's official score uses it.
 
 Paper: Bulian et al. 2022, arXiv 2202.07654. The official weights are a TensorFlow Hub model
-(google/answer_equivalence/bem/1); here they are read from a checkpoint in transformers' form, such
-as a conversion of them or the reproduction kortukov/answer-equivalence-bem. The input is that of
+(google/answer_equivalence/bem/1). This module reads checkpoints in transformers' format: a
+conversion of them, or the reproduction kortukov/answer-equivalence-bem. The input is that of
 google-research/encyclopedic_vqa:
 
     [CLS] candidate [SEP] reference [SEP] question [SEP]
 
-and the probability is the softmax of the two logits at label 1. The official input numbers the
-three segments 0, 1, 2; so they are here if the checkpoint has three type embeddings, else 0, 1, 1,
-as the reproduction was trained.
+The probability is the softmax of the two logits at label 1. The official input numbers the three
+segments 0, 1, 2. A checkpoint with only two type embeddings is given 0, 1, 1, as the reproduction
+was trained.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _WHY = "the judge bem"
 
 
 class BEMJudge(Judge):
-    """Runs the classifier in batches of similar length; batch size does not change judgements."""
+    """Judges triples in batches of similar length; batch size does not change judgements."""
 
     class Config(Strict):
         """Options.
 
         Attributes:
             model: folder or hub name of a BERT with two labels, 1 for "equivalent".
-            batch_size: triples at a time.
-            device: "auto" for an accelerator if there is one.
+            batch_size: triples per batch.
+            device: "auto" for an accelerator, if any.
         """
 
         model: ModelName
@@ -51,7 +51,7 @@ class BEMJudge(Judge):
         """Load tokenizer and model.
 
         Raises:
-            UserError: the model cannot be loaded, or is no classifier with two labels.
+            UserError: the model cannot be loaded, or is not a classifier with two labels.
         """
         import torch
         import transformers
@@ -61,7 +61,7 @@ class BEMJudge(Judge):
         path = resolve(config.model, extra="sample", why=_WHY)
         self._device = torch.device(own_device(config.device, _WHY))
         untrained = UserError(
-            f"{_WHY}: {config.model} is no trained BERT classifier with two labels "
+            f"{_WHY}: {config.model} is not a trained BERT classifier with two labels "
             "(not equivalent, equivalent)"
         )
         with loading(_WHY, config.model, path):
@@ -87,10 +87,10 @@ class BEMJudge(Judge):
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> list[float]:
-        """One probability per triple, in order.
+        """Return one probability per triple, in order.
 
-        What is longer than the model's positions loses the ends of its longest text; the official
-        code fails there.
+        An input with more tokens than the model has positions is cut at the end of its longest
+        text; the official code fails on it.
         """
         import torch
 
@@ -113,7 +113,7 @@ class BEMJudge(Judge):
         return out
 
     def _input(self, parts: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Token ids and segment ids of one triple."""
+        """Return the token ids and segment ids of one triple."""
         texts = [self._tokenizer.encode(text, add_special_tokens=False) for text in parts]
         room = self._model.config.max_position_embeddings - len(texts) - 1
         while sum(map(len, texts)) > room:

@@ -1,4 +1,4 @@
-"""A judge whose judgements are kept on disk, by their texts and the judge."""
+"""A judge whose judgements are cached on disk, keyed by the texts and the judge."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.metrics.judges.base import Judge
 
-_MIN_ALL_FAILED = 8  # answers of one call that cannot be judged, and none that can: not their fault
+_MIN_ALL_FAILED = 8  # if at least this many answers fail and none succeeds, the judge is at fault
 
 
 class CachedJudge(Judge):
-    """Wraps a judge; what it has judged before is not judged again.
+    """Wraps a judge and does not ask it again about what it has judged before.
 
-    A triple that could not be judged is asked for once per object, and never kept on disk. A
-    judge that is gone, or that can judge none of many answers, is not asked again.
+    A triple that failed is not tried again by the same object, and is never stored on disk. A judge
+    that is unreachable, or fails on all of many answers, is not asked any more.
     """
 
     def __init__(
         self, inner: Judge, progress: Callable[[int, int], object] | None = None, *, chunk: int = 64
     ):
-        """Wrap `inner`; `progress` is told how many of how many new judgements are made."""
+        """Wrap `inner`; `progress` is called as progress(done, total), counting new judgements."""
         self.name = inner.name
         self.fingerprint = inner.fingerprint
         self._inner = inner
@@ -37,7 +37,7 @@ class CachedJudge(Judge):
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> list[float | Failure]:
-        """Return one probability per triple, in order; a chunk is kept as soon as it is judged."""
+        """Return one probability per triple, in order; each chunk is stored once it is judged."""
         triples = list(zip(questions, references, candidates, strict=True))
         keys = [fingerprint(self.fingerprint, *triple) for triple in triples]
 
@@ -72,9 +72,9 @@ class CachedJudge(Judge):
         judged = set()
         for position, value in self._inner.judge_each(*zip(*triples, strict=True)):
             if not isinstance(value, Failure) and not (math.isnan(value) or 0 <= value <= 1):
-                raise broken(self._inner, "judge", f"{value} is no probability")
+                raise broken(self._inner, "judge", f"{value} is not a probability")
             if position not in range(len(triples)):
-                raise broken(self._inner, "judge", f"{position} is the place of no triple")
+                raise broken(self._inner, "judge", f"{position} is not the position of a triple")
             judged.add(position)
             yield position, value
         if len(judged) != len(triples):

@@ -1,8 +1,8 @@
-"""A language model as judge, behind any server with OpenAI's chat-completions interface.
+"""A language model as judge, on any server with OpenAI's chat-completions interface.
 
-vLLM, SGLang, Ollama, llama.cpp's llama-server and OpenAI itself speak it. The model is asked for
-"yes" or "no" at temperature 0. Its judgements are not BEM's: results name the judge, and scores by
-different judges are not comparable.
+Examples are vLLM, SGLang, Ollama, llama.cpp's llama-server, and OpenAI. The model is asked for
+"yes" or "no". Its judgements differ from BEM's: results name the judge, and scores by different
+judges are not comparable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 class LLMJudge(Judge):
-    """Asks one question a triple, several at a time."""
+    """Asks one question per triple, several at a time."""
 
     class Config(ServerConfig):
         """Options.
@@ -54,12 +54,11 @@ class LLMJudge(Judge):
     config: Config
 
     def __init__(self, config: Config):
-        """Keep the settings; the server is first asked when something is judged.
+        """Store the settings; the server is first contacted by the first triple.
 
         Raises:
             MissingExtraError: the package openai is not installed.
-            UserError: the address or the key is none, or the prompt has other fields than those
-                three.
+            UserError: the address or the key is invalid, or the prompt has unknown fields.
         """
         try:
             config.prompt.format(question="", reference="", candidate="")
@@ -71,15 +70,15 @@ class LLMJudge(Judge):
         self.config = config
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
-        # The address is not part of it: the same model elsewhere is the same judge.
+        # Without the address: the same model elsewhere is the same judge.
         self.fingerprint = fingerprint("llm/2", config.model, config.prompt, config.max_tokens)
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> list[float | Failure]:
-        """Return 1.0 for yes, 0.0 for no, nan for a reply that is neither, per triple in order.
+        """Return per triple, in order, 1.0 for yes, 0.0 for no, NaN for a reply that is neither.
 
-        A triple that the server has no reply to has a failure; a fatal one if the server is gone.
+        A triple without a reply gets a `Failure`; a fatal one if the server is gone.
         """
         judged = dict(self.judge_each(questions, references, candidates))
         return [judged[place] for place in range(len(candidates))]
@@ -87,7 +86,7 @@ class LLMJudge(Judge):
     def judge_each(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> Iterator[tuple[int, float | Failure]]:
-        """Yield the place of a triple and its judgement, as they come."""
+        """Yield each triple's position and judgement, as they arrive."""
         prompts = [
             self.config.prompt.format(question=q, reference=r, candidate=c)
             for q, r, c in zip(questions, references, candidates, strict=True)
