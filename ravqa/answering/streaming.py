@@ -14,7 +14,7 @@ class AnswerStream(Iterator[str]):
         answer: the answer extracted from them once all have been read; None before.
     """
 
-    def __init__(self, pieces: Iterator[str], extract: Callable[[str], Answer]):
+    def __init__(self, pieces: Generator[str, None, None], extract: Callable[[str], Answer]):
         """Take a reader's stream.
 
         Args:
@@ -37,5 +37,4 @@ class AnswerStream(Iterator[str]):
 
     def close(self) -> None:
         """Stop the generation."""
-        if isinstance(self._pieces, Generator):
-            self._pieces.close()
+        self._pieces.close()

@@ -316,9 +316,9 @@ def _examine_part(report: PipelineReport, path: str, config: Strict) -> None:
             )
     for name in config.models():
         _examine_model(report, path, name)
-    url = getattr(config, "url", None)
-    if isinstance(url, str) and not _answers(url):
-        report.stops.append(f"{path}: nobody answers at {url}")
+    for url in config.servers():
+        if not _answers(url):
+            report.stops.append(f"{path}: nobody answers at {url}")
 
 
 def _examine_model(report: PipelineReport, path: str, name: str) -> None:

@@ -78,6 +78,10 @@ class ServerConfig(Strict):
         """Return the client package."""
         return [("openai", "openai")]
 
+    def servers(self) -> Sequence[str]:
+        """Return the address."""
+        return [self.url]
+
     def models(self) -> Sequence[str]:
         """Return no models: the server loads its own."""
         return ()

@@ -100,6 +100,10 @@ class Strict(BaseModel):
             UserError: a setting holds a key.
         """
 
+    def servers(self) -> Sequence[str]:
+        """Return the addresses of the servers that the part asks."""
+        return ()
+
     def models(self) -> Sequence[str]:
         """Return the names of the models that the part loads, as for `model_files.resolve`."""
         model = getattr(self, "model", None)

@@ -11,7 +11,7 @@ version kept is made again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -138,7 +138,7 @@ class CachedReader(Reader):
         )
         return found
 
-    def stream(self, prompt: Prompt) -> Iterator[str]:
+    def stream(self, prompt: Prompt) -> Generator[str, None, None]:
         """Yield the reader's generation, a cached one in one piece; streams are not cached.
 
         Raises:
@@ -147,10 +147,10 @@ class CachedReader(Reader):
         key = self.keys([prompt])[0]
         known = self._known([key], _generation_in)
         if known:
-            return iter([known[key].text])
+            return _each([known[key].text])
         if not self.streams:
             raise UserError(f"the reader {self.weights} does not stream")
-        return self.inner.stream(prompt)
+        return _each(self.inner.stream(prompt))
 
     def problem(self) -> str:
         """Return why the reader can answer no prompt now; else an empty string."""
@@ -262,6 +262,11 @@ class CachedReader(Reader):
     def _write(self, values: Mapping[str, Any]) -> None:
         if self._store is not None and values:
             self._store.put(values)
+
+
+def _each(pieces: Iterable[str]) -> Generator[str, None, None]:
+    """Yield the pieces; closing the generator closes an iterator that can be closed."""
+    yield from pieces
 
 
 def _generation_problem(value: Any) -> str:
