@@ -66,8 +66,9 @@ def measure(what, path):
     import numpy  # noqa: F401  (whatever is imported later would count as data)
 
     from ravqa.corpora import kb
-    from ravqa.corpora.corpus import Corpus, read_passages
-    from ravqa.corpora.disk import DiskCorpus, DiskQuestions
+    from ravqa.corpora.corpus import Corpus, DiskCorpus
+    from ravqa.corpora.disk import DiskQuestions
+    from ravqa.corpora.sources import read_passages
     from ravqa.datasets import files
     from ravqa.datasets.base import DatasetRequest
 

@@ -104,8 +104,8 @@ def passages(
 ) -> None:
     """Cut the articles of a knowledge base into passages with title and URL."""
     from ravqa.core.settings import validate
-    from ravqa.corpora.corpus import write_passages
     from ravqa.corpora.kb import Sections
+    from ravqa.corpora.sources import write_passages
     from ravqa.runs.console import Console
     from ravqa.runs.folder import check_output
 

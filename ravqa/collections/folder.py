@@ -37,8 +37,8 @@ from ravqa.core.files import atomic_write
 from ravqa.core.locations import flush_to_disk
 from ravqa.core.records import Passage
 from ravqa.core.settings import Part, fingerprint
-from ravqa.corpora.corpus import Corpus, Digest
-from ravqa.corpora.disk import DamageError, PassageFolder
+from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.disk import DamageError, Digest, PassageFolder
 from ravqa.corpora.pages import MANIFESTS
 from ravqa.encoders.base import Vectors
 from ravqa.images.decode import SUFFIXES, image_bytes, image_digest

@@ -8,7 +8,6 @@
     rows.npy         the line of each
     meta.json        written last
 
-`DiskCorpus` is a corpus in such a cache folder, built once per content of its files.
 `DiskQuestions` is a sequence of questions in an unnamed temporary file of the cache.
 """
 
@@ -22,17 +21,20 @@ import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import ItemsView, Iterable, Iterator, Sequence, ValuesView
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, Literal, overload
 
-from ravqa.core.errors import DataError, UserError
-from ravqa.core.files import folder_written_beside
+from pydantic import TypeAdapter
+
+from ravqa.core.errors import DataError
 from ravqa.core.locations import cache_dir
-from ravqa.core.records import Description, Passage, Question, Region, Tag
-from ravqa.corpora.corpus import Corpus, Digest, Repeats, twice
-from ravqa.images.decode import inside
+from ravqa.core.records import Description, Passage, Question
+from ravqa.images.decode import image_digest, inside
+
+Repeats = Literal["fail", "first"]
 
 QUESTIONS_IN_MEMORY = 100_000
 _MAPPED = 2**16  # larger tables (bytes) are memory-mapped
@@ -41,6 +43,33 @@ _BLOCK = 1024  # lines read at a time when reading all
 
 class DamageError(DataError):
     """A file has changed since it was written; the message says how to fix that."""
+
+
+class Digest:
+    """An incremental fingerprint of passages."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add(self, passage: Passage, image: str | None = None) -> None:
+        """Add the next passage.
+
+        Args:
+            image: SHA-256 of its image's bytes, if already known.
+        """
+        self._sha.update(f"{passage.passage_id}\0{passage.content}\0".encode())
+        if passage.image is not None:
+            self._sha.update(f"{image or image_digest(passage.image)}\0".encode())
+
+    @property
+    def value(self) -> str:
+        """The fingerprint: 128 bits, in hex."""
+        return self._sha.hexdigest()[:32]
+
+
+def twice(source: str, passage_id: str) -> DataError:
+    """Return the error for an id that two passages share."""
+    return DataError(f"{source}: passage id {passage_id!r} occurs twice")
 
 
 class _Lines:
@@ -144,14 +173,62 @@ class PassageFolder:
 
     @staticmethod
     def write(
-        folder: Path, passages: Iterable[Passage], *, source: str, repeats: Repeats = "fail"
+        folder: Path,
+        passages: Iterable[Passage],
+        *,
+        source: str,
+        repeats: Repeats = "fail",
+        broken: Sequence[str] = (),
     ) -> None:
         """Write passages into an existing folder.
+
+        Args:
+            broken: what `passages` leaves out because it cannot be used; a list that grows while
+                they are read.
 
         Raises:
             DataError: an id occurs twice, or there are no passages.
         """
-        _write_passages(folder, passages, source, repeats)
+        import numpy as np
+
+        digest = Digest()
+        hashes = array("Q")
+        repeated = 0
+        seen: set[int] = set()
+
+        def lines() -> Iterator[bytes]:
+            nonlocal repeated
+            for passage in passages:
+                code = _hash(passage.passage_id)
+                if repeats == "first":
+                    # Two ids with the same 64-bit hash are not expected in any corpus.
+                    if code in seen:
+                        repeated += 1
+                        continue
+                    seen.add(code)
+                hashes.append(code)
+                digest.add(passage)
+                yield _dump_passage(passage)
+
+        with (folder / "passages.jsonl").open("wb") as out:
+            offsets = _write(out, lines())
+        if not hashes:
+            raise DataError(f"{source}: the corpus is empty")
+        codes = np.frombuffer(hashes, np.uint64)
+        rows = np.argsort(codes, kind="stable").astype(np.uint32)
+        codes = codes[rows]
+        with (folder / "passages.jsonl").open("rb") as file:
+            written = _Lines(file, offsets)
+            for place in np.flatnonzero(codes[1:] == codes[:-1]):
+                ids = [json.loads(written[int(rows[place + i])])[0] for i in (0, 1)]
+                if ids[0] == ids[1]:
+                    raise twice(source, ids[0])
+        np.save(folder / "offsets.npy", np.frombuffer(offsets, np.uint64))
+        np.save(folder / "hashes.npy", codes)
+        np.save(folder / "rows.npy", rows)
+        meta = {"source": source, "fingerprint": digest.value, "repeated": repeated}
+        meta |= {"broken": list(broken)} if broken else {}
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
     def get(self, passage_id: object) -> Passage | None:
         """Return the passage with this id, or None."""
@@ -208,144 +285,8 @@ class PassageFolder:
         return Passage(passage_id, text, title, path, *others)
 
 
-class DiskCorpus(Corpus):
-    """A corpus in the cache folder, with at most a few dozen bytes per passage in memory."""
-
-    def __init__(
-        self,
-        key: str,
-        passages: Iterable[Passage],
-        *,
-        source: str,
-        repeats: Repeats = "fail",
-        broken: list[str] | None = None,
-    ):
-        """Open the corpus `key` in the cache folder, or build it from `passages`.
-
-        Args:
-            key: changes with everything that `passages` depends on.
-            broken: as for `Corpus.build`.
-
-        Raises:
-            DataError: as `Corpus`.
-            UserError: the cache folder cannot be written.
-        """
-        self.source = source
-        folder = cache_dir("corpora") / key
-        if not PassageFolder.exists(folder):
-            _build(folder, passages, source, repeats, [] if broken is None else broken)
-            broken = None  # the folder holds them already
-        self._folder = PassageFolder(folder)
-        if broken is not None:
-            broken += self._folder.broken
-        self.fingerprint = self._folder.fingerprint
-        self.repeated = self._folder.repeated
-
-    def __getitem__(self, passage_id: str) -> Passage:
-        passage = self._folder.get(passage_id)
-        if passage is None:
-            raise KeyError(passage_id)
-        return passage
-
-    def __iter__(self) -> Iterator[str]:
-        return self._folder.ids()
-
-    def __len__(self) -> int:
-        return len(self._folder)
-
-    def values(self) -> ValuesView[Passage]:
-        """Return a view of the passages in order, read sequentially."""
-        return _Values(self)
-
-    def items(self) -> ItemsView[str, Passage]:
-        """Return a view of ids and passages in order, read sequentially."""
-        return _Items(self)
-
-    def stream(self) -> Iterator[Passage]:
-        """Yield the passages in order."""
-        return self._folder.stream()
-
-
-class _Values(ValuesView[Passage]):
-    _mapping: DiskCorpus
-
-    def __iter__(self) -> Iterator[Passage]:
-        return self._mapping.stream()
-
-
-class _Items(ItemsView[str, Passage]):
-    _mapping: DiskCorpus
-
-    def __iter__(self) -> Iterator[tuple[str, Passage]]:
-        return ((p.passage_id, p) for p in self._mapping.stream())
-
-
 def _hash(passage_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest(), "little")
-
-
-def _build(
-    folder: Path,
-    passages: Iterable[Passage],
-    source: str,
-    repeats: Repeats,
-    broken: Sequence[str],
-) -> None:
-    """Write the corpus next to `folder` and rename it; the first of two builders wins."""
-    try:
-        with folder_written_beside(folder, first_wins=True) as made:
-            _write_passages(made, passages, source, repeats, broken)
-    except OSError as e:
-        raise UserError(f"the cache folder {folder.parent} cannot be written: {e}") from None
-
-
-def _write_passages(
-    folder: Path,
-    passages: Iterable[Passage],
-    source: str,
-    repeats: Repeats,
-    broken: Sequence[str] = (),
-) -> None:
-    import numpy as np
-
-    digest = Digest()
-    hashes = array("Q")
-    repeated = 0
-    seen: set[int] = set()
-
-    def lines() -> Iterator[bytes]:
-        nonlocal repeated
-        for passage in passages:
-            code = _hash(passage.passage_id)
-            if repeats == "first":
-                # Two ids with the same 64-bit hash are not expected in any corpus.
-                if code in seen:
-                    repeated += 1
-                    continue
-                seen.add(code)
-            hashes.append(code)
-            digest.add(passage)
-            yield _dump_passage(passage)
-
-    with (folder / "passages.jsonl").open("wb") as out:
-        offsets = _write(out, lines())
-    if not hashes:
-        raise DataError(f"{source}: the corpus is empty")
-    codes = np.frombuffer(hashes, np.uint64)
-    rows = np.argsort(codes, kind="stable").astype(np.uint32)
-    codes = codes[rows]
-    with (folder / "passages.jsonl").open("rb") as file:
-        written = _Lines(file, offsets)
-        for place in np.flatnonzero(codes[1:] == codes[:-1]):
-            ids = [json.loads(written[int(rows[place + i])])[0] for i in (0, 1)]
-            if ids[0] == ids[1]:
-                raise twice(source, ids[0])
-    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.uint64))
-    np.save(folder / "hashes.npy", codes)
-    np.save(folder / "rows.npy", rows)
-    meta = {"source": source, "fingerprint": digest.value, "repeated": repeated}
-    meta |= {"broken": list(broken)} if broken else {}
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _dump_passage(p: Passage) -> bytes:
@@ -404,77 +345,23 @@ class DiskQuestions(Sequence[Question]):
         elif image is not None:
             image = str(image)
         description = asdict(q.description) if q.description else None
-        return _json(
-            [
-                q.question_id,
-                q.question,
-                image,
-                q.image_id,
-                q.answers,
-                q.answer_eval,
-                q.instruction,
-                q.question_type,
-                q.split,
-                q.pos_item_ids,
-                description,
-                dict(q.extra),
-                q.pos_articles,
-            ]
-        )
+        others = {"image": image, "description": description, "extra": dict(q.extra)}
+        return _json([others.get(name, getattr(q, name)) for name in _FIELDS])
 
     def _load(self, line: bytes) -> Question:
-        (
-            question_id,
-            question,
-            image,
-            image_id,
-            answers,
-            answer_eval,
-            instruction,
-            question_type,
-            split,
-            pos_item_ids,
-            description,
-            extra,
-            pos_articles,
-        ) = json.loads(line)
-        if image is not None:
-            image = Path(image) if isinstance(image, str) else self._blobs[image[0]]
-        return Question(
-            question_id,
-            question,
-            image,
-            image_id,
-            tuple(answers),
-            tuple(answer_eval),
-            instruction,
-            question_type,
-            split,
-            tuple(pos_item_ids),
-            _load_description(description) if description else None,
-            extra,
-            tuple(pos_articles),
-        )
+        values = dict(zip(_FIELDS, json.loads(line), strict=True))
+        values |= {name: tuple(values[name]) for name in _TUPLES}
+        if (image := values["image"]) is not None:
+            values["image"] = Path(image) if isinstance(image, str) else self._blobs[image[0]]
+        if values["description"] is not None:
+            values["description"] = _description().validate_python(values["description"])
+        return Question(**values)
 
 
-def _load_description(value: dict[str, Any]) -> Description:
-    def regions(values: Iterable[dict[str, Any]]) -> tuple[Region, ...]:
-        return tuple(
-            Region(
-                v["label"],
-                tuple(v["box"]),
-                tuple((word, score) for word, score in v["attributes"]),
-                tuple(v["ocr"]),
-            )
-            for v in values
-        )
+_FIELDS = tuple(field.name for field in fields(Question))
+_TUPLES = ("answers", "answer_eval", "pos_item_ids", "pos_articles")
 
-    return Description(
-        tags=tuple(
-            Tag(tuple(t["names"]), t["probability"], tuple(t["kinds"])) for t in value["tags"]
-        ),
-        caption=value["caption"],
-        ocr=tuple(value["ocr"]),
-        objects=regions(value["objects"]),
-        regions=regions(value["regions"]),
-    )
+
+@cache
+def _description() -> TypeAdapter[Description]:
+    return TypeAdapter(Description)

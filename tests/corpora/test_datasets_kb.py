@@ -14,10 +14,10 @@ from ravqa.cli import main
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage
 from ravqa.corpora import corpus as corpus_module
-from ravqa.corpora import kb
-from ravqa.corpora.corpus import Corpus, write_passages
-from ravqa.corpora.disk import DiskCorpus
+from ravqa.corpora import kb, sources
+from ravqa.corpora.corpus import Corpus, DiskCorpus
 from ravqa.corpora.pages import Remarks
+from ravqa.corpora.sources import write_passages
 
 pytest.importorskip("ijson")
 
@@ -170,7 +170,7 @@ def test_a_large_knowledge_base_is_read_in_little_memory(tmp_path):
         out.write("}")
     tracemalloc.start()
     try:
-        count = sum(1 for _ in corpus_module.read_passages(tmp_path / "kb.json", kb.Sections()))
+        count = sum(1 for _ in sources.read_passages(tmp_path / "kb.json", kb.Sections()))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -440,8 +440,8 @@ def test_large_files_become_a_corpus_on_disk_once_per_content(tmp_path, fresh_ca
         == Corpus([Passage(f"p{i}", f"text {i}") for i in range(3000)]).fingerprint
     )
     reads = []
-    real = corpus_module.read_passages
-    monkeypatch.setattr(corpus_module, "read_passages", lambda *a: (reads.append(a), real(*a))[1])
+    real = sources.read_passages
+    monkeypatch.setattr(sources, "read_passages", lambda *a: (reads.append(a), real(*a))[1])
     again = Corpus.read(path)
     assert list(again.values()) == list(first.values())
     assert reads == []  # nothing was parsed

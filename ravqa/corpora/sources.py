@@ -1,0 +1,295 @@
+"""Where passages come from: files, folders of pages and pictures, and splits of the hub.
+
+Files are JSON lines, CSV, TSV (each also gzipped) or Parquet, by suffix. The column names of the
+published corpora are recognized:
+
+    passage_id | id | _id | kid                      unique
+    text | passage_content | content | contents      not blank
+    title, section, article, entity, url             optional; other columns go to `extra`
+    image (images, img, image_path, ...)             a path below the file's folder, or the image
+                                                     itself (see `ravqa.corpora.row_images`)
+
+Values follow the rules of `ravqa.corpora.values`: anything but text and plain numbers is rejected.
+Folders of pages and pictures (`ravqa.corpora.pages`) and single pages are sources too. Knowledge
+bases of whole articles (`ravqa.corpora.kb`) are cut into passages as they are read, and
+RA-VQA's static retrieval files yield the passages that they hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.locations import file_digest
+from ravqa.core.records import Passage
+from ravqa.core.settings import fingerprint
+from ravqa.corpora import hub, kb, row_images
+from ravqa.corpora.pages import Pages, Remarks, is_collection, is_pages
+from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
+from ravqa.corpora.values import id_of, is_blank, text_of
+from ravqa.images.decode import ImageFolder, broken_images, is_image_file
+
+ID_COLUMNS = ("passage_id", "id", "_id", "kid")
+TEXT_COLUMNS = ("text", "passage_content", "content", "contents")
+PASSAGE_BYTES = 1000
+"""Rough size of a passage, in bytes, in a table of unknown size."""
+
+_IMAGES = (*row_images.HELD, "image_path")
+_COLUMNS = ("passage_id", "title", "section", "text", "article", "entity", "url")
+_CHECKED = 256  # passages whose images are checked together
+_UNPACKED = 4  # rough expansion factor of compressed files
+
+
+class Source(Protocol):
+    """A source of passages."""
+
+    @property
+    def size(self) -> int:
+        """The approximate size of the passages in bytes."""
+        ...
+
+    def key(self) -> str:
+        """Return a key that changes with everything that the passages depend on."""
+        ...
+
+    def passages(self) -> Iterator[Passage]:
+        """Yield the passages, one at a time."""
+        ...
+
+
+def find_sources(
+    paths: Iterable[Path],
+    sections: kb.Sections,
+    remarks: Remarks | None = None,
+    *,
+    uncaptioned: bool = False,
+) -> list[Source]:
+    """Return the sources of a corpus (see `ravqa.corpora.corpus.Corpus.read`)."""
+    sources: list[Source] = []
+    for path in paths:
+        if hub.hub_name(path):
+            sources.append(_Hub(path, remarks))
+        elif is_pages(path):
+            if is_collection(path):
+                raise DataError(f"{path} is a collection: it must be the only corpus")
+            sources.append(
+                Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
+            )
+        else:
+            sources.append(_File(path, sections, remarks))
+    return sources
+
+
+class _File:
+    """One file of a corpus."""
+
+    def __init__(self, path: Path, sections: kb.Sections, remarks: Remarks | None = None):
+        self._path = path
+        self._sections = sections
+        self._remarks = remarks
+        if not path.exists():
+            raise DataError(f"no such file: {path}")
+        packed = path.suffix.lower() in {".gz", ".zip", PARQUET}
+        self.size = path.stat().st_size * (_UNPACKED if packed else 1)
+
+    def key(self) -> str:
+        keep = self._sections.keep
+        return fingerprint(
+            file_digest(self._path),
+            self._path.name,  # its suffix decides how it is read
+            self._sections.words,
+            self._sections.quotes,
+            file_digest(keep) if keep else None,
+        )
+
+    def passages(self) -> Iterator[Passage]:
+        found = read_passages(self._path, self._sections, self._remarks)
+        return found if self._remarks is None else self._whole(found, self._remarks)
+
+    def _whole(self, passages: Iterable[Passage], remarks: Remarks) -> Iterator[Passage]:
+        """Yield the passages except those whose image is broken."""
+        left = iter(passages)
+        while several := list(itertools.islice(left, _CHECKED)):
+            broken = broken_images([p.image for p in several if p.image is not None])
+            for passage in several:
+                reason = broken.get(passage.image) if passage.image else None
+                if reason is None:
+                    yield passage
+                else:
+                    remarks.break_off(f"{self._path}, passage {passage.passage_id!r}", reason)
+
+
+class _Hub:
+    """One split of a dataset on the hub."""
+
+    def __init__(self, path: Path, remarks: Remarks | None = None):
+        self._remarks = remarks
+        name, *names = (hub.hub_name(path) or "").split(":")
+        if not 1 <= len(names) <= 2:
+            raise UserError(f"{path}: hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT expected")
+        config = names[0] if len(names) == 2 else None
+        data = Path(f"{hub.PREFIX}{name}")
+        self._table = hub.Table(data, config, names[-1])
+        self._images = hub.image_folder(data, None)
+        self.size = self._table.rows * PASSAGE_BYTES
+
+    def key(self) -> str:
+        return self._table.key
+
+    def passages(self) -> Iterator[Passage]:
+        for where, row in self._table.read():
+            with _may_be_left_out(where, self._remarks):
+                yield _row_passage(row, self._images)
+
+
+def read_passages(
+    path: Path, sections: kb.Sections, remarks: Remarks | None = None
+) -> Iterator[Passage]:
+    """Yield the passages of a file, one at a time.
+
+    Args:
+        remarks: records articles without text, and rows and articles that cannot be used.
+
+    Raises:
+        DataError: see `Corpus.read`.
+    """
+    if is_pages(path):
+        yield from Pages(path, words=sections.words).passages()
+        return
+    suffix = suffix_of(path)
+    keep = kb.read_names(sections.keep) if sections.keep else None
+
+    def of_article(article: kb.Article) -> Iterator[Passage]:
+        if not kb.is_kept(article, keep):
+            return
+        passages = list(kb.passages_of(article, sections.words))
+        yield from passages
+        if not passages and remarks is not None:
+            remarks.blank.append(f"{path}, {article.article_id}")
+
+    if suffix in {".json", ".zip"}:
+        if kb.is_static(path):
+            seen: set[int | str] = set()
+            for where, entry in kb.static_entries(path):
+                with _may_be_left_out(where, remarks):
+                    if passage := kb.static_passage(entry, seen):
+                        yield passage
+            return
+        for where, url, page in kb.read_pages(path):
+            with _may_be_left_out(where, remarks):
+                yield from of_article(kb.page_article(url, page))
+    elif suffix in (*JSON_LINES, *TABLES, PARQUET):
+        images = ImageFolder(path.parent)
+        for where, row in read_rows(path, quotes=sections.quotes):
+            with _may_be_left_out(where, remarks):
+                if "wikipedia_title" in row:
+                    yield from of_article(kb.article_of(row))
+                else:
+                    yield _row_passage(row, images)
+    else:
+        raise DataError(
+            f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, a knowledge base as "
+            ".json, .zip or .jsonl.gz, or a folder of pages)"
+        )
+
+
+@contextmanager
+def _may_be_left_out(where: str, remarks: Remarks | None) -> Iterator[None]:
+    """Report a record that cannot be used.
+
+    Raises:
+        DataError: unless such records are skipped; the message names the place.
+    """
+    try:
+        yield
+    except DataError as e:
+        if remarks is None:
+            raise DataError(f"{where}: {e}") from None
+        remarks.break_off(where, str(e))
+
+
+def _row_passage(row: Row, images: ImageFolder) -> Passage:
+    names, row = list(row), dict(row)
+
+    def take(*columns: str) -> str | None:
+        return next((t for c in columns if (t := text_of(row.pop(c, None), c)) is not None), None)
+
+    def needed(what: str, value: int | str | None, columns: Sequence[str]) -> str:
+        if value is None:
+            raise DataError(
+                f"no {what} (column {' or '.join(columns)}); the columns are {', '.join(names)}"
+            )
+        return str(value)
+
+    ids = (id_of(row.pop(column, None), column) for column in ID_COLUMNS)
+    passage_id = needed("passage id", next((i for i in ids if i is not None), None), ID_COLUMNS)
+    text = needed("text", take(*TEXT_COLUMNS), TEXT_COLUMNS)
+    image = row_images.image_of(row, images, _IMAGES)
+    if image.missing:
+        raise DataError(image.missing)
+    if image.path is not None and not image.held:
+        if not row_images.is_there(image.path):
+            raise DataError(f"no image {image.name!r} below {images.root}")
+        if not is_image_file(image.path):
+            raise DataError(f"{image.path} is not an image")
+    for column in (*_IMAGES, *row_images.held_columns(row)):
+        row.pop(column, None)
+    title, article = take("title"), take("article")
+    if title and text.startswith(f"title: {title}"):
+        # M2KR's texts begin with their title: it must not be prepended again.
+        title, article = None, article or title
+    return Passage(
+        passage_id=passage_id,
+        text=text,
+        title=title,
+        image=image.path,
+        section=take("section"),
+        article=article,
+        entity=take("entity"),
+        url=take("url"),
+        # Bytes are vectors and the like.
+        extra={k: v for k, v in row.items() if not isinstance(v, bytes) and not is_blank(v)},
+    )
+
+
+def write_passages(
+    paths: Sequence[Path], target: Path, sections: kb.Sections, *, overwrite: bool = False
+) -> tuple[int, int]:
+    """Cut knowledge bases (or other corpora) once into JSON lines for later runs.
+
+    Returns:
+        The number of passages written, and the number of their articles.
+
+    Raises:
+        UserError: `target` exists, or cannot be written.
+        DataError: see `Corpus.read`; or no article is kept.
+    """
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: --overwrite replaces it")
+    if suffix_of(target) != ".jsonl":
+        raise UserError(f"{target}: a name that ends in .jsonl is expected")
+    part = target.with_name(f".{target.name}.part")
+    passages = articles = 0
+    last: str | None = None
+    try:
+        with part.open("w", encoding="utf-8") as out:
+            for passage in (p for path in paths for p in read_passages(path, sections)):
+                values = {name: getattr(passage, name) for name in _COLUMNS}
+                row = {**passage.extra, **{k: v for k, v in values.items() if v is not None}}
+                out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                passages += 1
+                articles += passage.article is None or passage.article != last
+                last = passage.article
+        if not passages:
+            raise DataError(f"{', '.join(map(str, paths))}: no article that is wanted")
+        part.replace(target)
+    except OSError as e:
+        raise UserError(f"{target} cannot be written: {e.strerror or e}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return passages, articles
