@@ -1,6 +1,7 @@
 """Datasets: questions with images and reference answers, loaded as records.
 
-Each dataset is a function `load(request) -> Dataset`, registered by name in `DATASETS`.
+Each dataset is a function `load(request) -> Dataset`, registered by name in `DATASETS`. What of it
+can be downloaded is declared beside its loader and registered in `DOWNLOADS`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ravqa.core.registry import Registry
 
 if TYPE_CHECKING:
     from ravqa.datasets.base import Dataset, Loader, OnError
+    from ravqa.datasets.remote import Remote
 
 DATASETS: Registry[Loader] = Registry(
     "dataset",
@@ -32,6 +34,16 @@ DATASETS: Registry[Loader] = Registry(
         "csv": ("ravqa.datasets.files:load_csv", "your own questions, as CSV or TSV"),
     },
 )
+
+DOWNLOADS: Registry[Remote] = Registry(
+    "download source",
+    {
+        "okvqa": ("ravqa.datasets.okvqa:REMOTE", "questions and images"),
+        "infoseek": ("ravqa.datasets.infoseek:REMOTE", "questions"),
+        "evqa": ("ravqa.datasets.evqa:REMOTE", "questions"),
+    },
+)
+"""Where the official files of datasets are, by the names of the datasets."""
 
 
 def load_dataset(

@@ -6,24 +6,22 @@ next missing file. No file gets its final name until it is complete and looks li
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from ravqa.core.errors import UserError
 from ravqa.core.files import written_beside
 from ravqa.core.http import Fetcher, FetchError
-from ravqa.datasets import evqa, infoseek, okvqa
-from ravqa.datasets.base import DatasetRequest, Problems, pick_split
+from ravqa.datasets import DOWNLOADS
+from ravqa.datasets.base import pick_split
+from ravqa.datasets.remote import JPEG, Source
 
 Progress = Callable[[str, int, int], object]
 """A callback: takes the name of the work, the amount done, and the total."""
@@ -31,40 +29,6 @@ Progress = Callable[[str, int, int], object]
 _THREADS = 8
 _MAX_JSON = 1 << 30  # unpacked; the largest official file has a few dozen MB
 _MEGABYTE = 1_000_000
-
-_JPEG = ("JPEG image", b"\xff\xd8\xff")
-_JSON = ("JSON file", b"{")
-_CSV = ("CSV file of questions", b"question")
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """The location of files: the official address, or a mirror's from the environment."""
-
-    variable: str
-    official: str
-
-    def address(self, path: str) -> str:
-        base = (os.environ.get(self.variable) or self.official).strip().rstrip("/")
-        try:
-            parts = urlsplit(base)
-            usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise UserError(f"{self.variable}: {base!r} is no http:// or https:// address")
-        if "@" in parts.netloc:
-            raise UserError(f"{self.variable}: an address with a user name is not supported")
-        return f"{base}/{path}"
-
-
-_OKVQA = _Source("RAVQA_OKVQA_URL", "https://okvqa.allenai.org/static/data")
-_COCO = _Source("RAVQA_COCO_URL", "http://images.cocodataset.org")
-_INFOSEEK = _Source(
-    "RAVQA_INFOSEEK_URL",
-    "https://storage.googleapis.com/gresearch/open-vision-language/infoseek",
-)
-_EVQA = _Source("RAVQA_EVQA_URL", "https://storage.googleapis.com/encyclopedic-vqa")
 
 
 def download(
@@ -88,71 +52,32 @@ def download(
             or does not answer, content other than the file, or a folder that cannot be written.
         DataError: the question file names no usable question.
     """
-    fetch_split = _DATASETS.get(dataset)
-    if fetch_split is None:
+    if dataset not in DOWNLOADS:
         raise UserError(
             f"--download: the dataset {dataset} has no download source (those with one: "
-            f"{', '.join(_DATASETS)}): put its files into {folder} by hand, or read a dataset of "
-            "the hub with --data hf:OWNER/NAME"
+            f"{', '.join(name for name, _ in DOWNLOADS)}): put its files into {folder} by hand, or "
+            "read a dataset of the hub with --data hf:OWNER/NAME"
         )
-    fetch_split(folder, split, limit, console_progress or (lambda what, done, total: None))
+    remote = DOWNLOADS.get(dataset)
+    progress = console_progress or (lambda what, done, total: None)
+    questions = {s: names[0].removesuffix(".zip") for s, names in remote.files.items()}
+    present = [s for s, name in questions.items() if (folder / name).is_file()]
+    # A requested split need not exist yet.
+    there = present if split is None else list(questions)
+    split, _ = pick_split(split, next(iter(questions)), remote.aliases, there, folder)
+    fetcher = _Downloads()
+    for path in remote.files[split]:
+        target = folder / path.removesuffix(".zip")
+        fetcher.file(remote.source, path, target, progress, remote.kind)
+    if remote.images is not None:
+        names = remote.images.names(folder, split, limit)
+        fetcher.images(remote.images.source, names, folder, progress)
 
 
 def remarks(dataset: str, folder: Path) -> list[str]:
     """Return what the user should know before `download` starts."""
-    images = folder / "images"
-    if dataset == "infoseek" and not images.is_dir():
-        return [
-            "InfoSeek's images are OVEN's, packed in large archives, and cannot be fetched one by "
-            "one: only the jsonl files are downloaded; unpack the images into "
-            f"{images} (github.com/open-vision-language/oven, image_downloads)"
-        ]
-    if dataset == "evqa":
-        return [
-            "Encyclopedic-VQA's images are iNaturalist 2021's and Google Landmarks v2's: only the "
-            f"csv file is downloaded; put the images, or their zip and tar archives, into {folder} "
-            "(github.com/google-research/google-research, encyclopedic_vqa)"
-        ]
-    return []
-
-
-def _okvqa(folder: Path, split: str | None, limit: int | None, progress: Progress) -> None:
-    present = [s for s in okvqa.SPLITS if (folder / okvqa.question_file(s)).is_file()]
-    # A requested split need not exist yet.
-    there = present if split is None else okvqa.SPLITS
-    split, _ = pick_split(split, okvqa.SPLITS[0], okvqa.ALIASES, there, folder)
-    fetcher = _Downloads()
-    for name in (okvqa.question_file(split), okvqa.annotation_file(split)):
-        fetcher.file(_OKVQA, f"{name}.zip", folder / name, progress)
-
-    # The loader decides which questions come first; it reports broken ones later.
-    request = DatasetRequest(folder, split, limit, Problems("skip"), need_images=False)
-    ids = dict.fromkeys(q.image_id for q in okvqa.load(request).questions)
-    names = [okvqa.image_name(split, i) for i in ids if isinstance(i, int)]
-    fetcher.images(_COCO, names, folder, progress)
-
-
-def _infoseek(folder: Path, split: str | None, limit: int | None, progress: Progress) -> None:
-    del limit  # the files are whole splits
-    present = [s for s in infoseek.SPLITS if (folder / f"infoseek_{s}.jsonl").is_file()]
-    there = present if split is None else infoseek.SPLITS
-    split, _ = pick_split(split, "val", {s: s for s in infoseek.SPLITS}, there, folder)
-    fetcher = _Downloads()
-    parts = {"val": ("", "_qtype", "_withkb"), "train": ("", "_withkb"), "test": ("",)}
-    for part in parts[split]:
-        name = f"infoseek_{split}{part}.jsonl"
-        fetcher.file(_INFOSEEK, name, folder / name, progress)
-
-
-def _evqa(folder: Path, split: str | None, limit: int | None, progress: Progress) -> None:
-    del limit  # the files are whole splits
-    present = [s for s in evqa.SPLITS if (folder / f"{s}.csv").is_file()]
-    there = present if split is None else evqa.SPLITS
-    split, _ = pick_split(split, evqa.SPLITS[0], {s: s for s in evqa.SPLITS}, there, folder)
-    _Downloads().file(_EVQA, f"{split}.csv", folder / f"{split}.csv", progress, _CSV)
-
-
-_DATASETS = {"okvqa": _okvqa, "infoseek": _infoseek, "evqa": _evqa}
+    remark = DOWNLOADS.get(dataset).remark(folder) if dataset in DOWNLOADS else ""
+    return [remark] if remark else []
 
 
 class _Downloads:
@@ -163,11 +88,11 @@ class _Downloads:
 
     def file(
         self,
-        source: _Source,
+        source: Source,
         path: str,
         target: Path,
         progress: Progress,
-        kind: tuple[str, bytes] = _JSON,
+        kind: tuple[str, bytes],
     ) -> None:
         """Download a text file, unpacked if `path` ends in .zip; progress is in megabytes."""
         if target.is_file():
@@ -189,7 +114,9 @@ class _Downloads:
                 self._fetcher.fetch(url, out, report)
             _check(out, *kind)
 
-    def images(self, source: _Source, names: list[str], folder: Path, progress: Progress) -> None:
+    def images(
+        self, source: Source, names: Sequence[str], folder: Path, progress: Progress
+    ) -> None:
         """Download the images `names` that are not in `folder`, several at a time."""
         missing = [name for name in names if not (folder / name).is_file()]
         if not missing:
@@ -207,15 +134,15 @@ class _Downloads:
                 self._fetcher.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _image(self, source: _Source, name: str, folder: Path) -> None:
+    def _image(self, source: Source, name: str, folder: Path) -> None:
         url, target = source.address(name), folder / name
         with _explained(url, source, target), _written(target) as out:
             self._fetcher.fetch(url, out)
-            _check(out, *_JPEG)
+            _check(out, *JPEG)
 
 
 @contextmanager
-def _explained(url: str, source: _Source, target: Path) -> Iterator[None]:
+def _explained(url: str, source: Source, target: Path) -> Iterator[None]:
     try:
         yield
     except FetchError as e:

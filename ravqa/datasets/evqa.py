@@ -34,6 +34,7 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather
+from ravqa.datasets.remote import Remote, Source
 from ravqa.images.decode import ImageFolder
 
 SPLITS = ("test", "val", "train")
@@ -48,6 +49,23 @@ _NAMES = ("id2name", "train", "val", "train_mini")
 LAYOUT = (
     "expected are the files of github.com/google-research/google-research (encyclopedic_vqa): "
     "test.csv (val.csv, train.csv), and the images of iNaturalist 2021 and Google Landmarks v2"
+)
+
+
+def _remark(folder: Path) -> str:
+    return (
+        "Encyclopedic-VQA's images are iNaturalist 2021's and Google Landmarks v2's: only the "
+        f"csv file is downloaded; put the images, or their zip and tar archives, into {folder} "
+        "(github.com/google-research/google-research, encyclopedic_vqa)"
+    )
+
+
+REMOTE = Remote(
+    Source("RAVQA_EVQA_URL", "https://storage.googleapis.com/encyclopedic-vqa"),
+    {s: [f"{s}.csv"] for s in SPLITS},
+    {s: s for s in SPLITS},
+    kind=("CSV file of questions", b"question"),
+    remark=_remark,
 )
 
 

@@ -35,6 +35,7 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather
+from ravqa.datasets.remote import Remote, Source
 from ravqa.images.decode import ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
 
@@ -48,6 +49,29 @@ LAYOUT = (
     "expected are the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
     "infoseek_val_qtype.jsonl (and infoseek_val_withkb.jsonl), and OVEN's images as "
     "images/oven_00000001.jpg"
+)
+
+
+def _remark(folder: Path) -> str:
+    images = folder / "images"
+    if images.is_dir():
+        return ""
+    return (
+        "InfoSeek's images are OVEN's, packed in large archives, and cannot be fetched one by "
+        "one: only the jsonl files are downloaded; unpack the images into "
+        f"{images} (github.com/open-vision-language/oven, image_downloads)"
+    )
+
+
+_PARTS = {"val": ("", "_qtype", "_withkb"), "train": ("", "_withkb"), "test": ("",)}
+REMOTE = Remote(
+    Source(
+        "RAVQA_INFOSEEK_URL",
+        "https://storage.googleapis.com/gresearch/open-vision-language/infoseek",
+    ),
+    {s: [f"infoseek_{s}{part}.jsonl" for part in _PARTS[s]] for s in SPLITS},
+    {s: s for s in SPLITS},
+    remark=_remark,
 )
 
 

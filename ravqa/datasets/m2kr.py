@@ -89,6 +89,33 @@ SUBSETS = {
 }
 """The subsets, in the order of the authors' table."""
 
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """M2KR or its Chinese version.
+
+    Attributes:
+        label: its name in results.
+        hub: its repository on the hub.
+        counted: whether the facts in `SUBSETS` hold, and its answers are scored.
+    """
+
+    label: str
+    hub: str
+    counted: bool
+
+    def test_queries(self, subset: str) -> int | None:
+        """Return the number of a subset's published test queries, if it is known."""
+        return SUBSETS[subset].test if self.counted else None
+
+
+BENCHMARKS = {
+    "m2kr": Benchmark("M2KR", HUB, counted=True),
+    # Other queries than those counted in SUBSETS; and the metrics are English.
+    "m2kr_cn": Benchmark("M2KR_CN", HUB_CN, counted=False),
+}
+"""The benchmarks by registered name."""
+
 UNREAD = (
     *("pos_item_contents", "related_item_ids", "found"),
     *("class", "attributes", "attribute_scores", "ocr", "rect"),
@@ -114,7 +141,7 @@ def load(request: DatasetRequest) -> Dataset:
         UserError: the subset, folder or split does not exist.
         DataError: a broken file, or a broken record unless those are skipped.
     """
-    return _load(request, "m2kr", "M2KR", HUB)
+    return _load(request, "m2kr")
 
 
 def load_cn(request: DatasetRequest) -> Dataset:
@@ -124,7 +151,7 @@ def load_cn(request: DatasetRequest) -> Dataset:
         UserError: as `load`.
         DataError: as `load`.
     """
-    return _load(request, "m2kr_cn", "M2KR_CN", HUB_CN)
+    return _load(request, "m2kr_cn")
 
 
 def subset_name(name: str) -> str:
@@ -140,7 +167,9 @@ def subset_name(name: str) -> str:
     return found
 
 
-def _load(request: DatasetRequest, name: str, label: str, repository: str) -> Dataset:
+def _load(request: DatasetRequest, name: str) -> Dataset:
+    benchmark = BENCHMARKS[name]
+    repository = benchmark.hub
     if request.data is None:
         raise UserError(
             f"--dataset {name} needs --data: a folder with the files of {repository}, or "
@@ -184,10 +213,10 @@ def _load(request: DatasetRequest, name: str, label: str, repository: str) -> Da
         )
     return Dataset(
         name=name,
-        label=f"{label} {subset}",
+        label=f"{benchmark.label} {subset}",
         split=split,
         questions=questions,
-        metric=published.metric if name == "m2kr" else None,
+        metric=published.metric if benchmark.counted else None,
         fingerprint=digest,
         corpus=corpus,
         info={"subset": subset, "source": data.as_posix()},

@@ -46,6 +46,7 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather
+from ravqa.datasets.remote import Images, Remote, Source
 from ravqa.images.decode import ImageFolder
 
 SPLITS = ("val2014", "train2014")
@@ -105,6 +106,21 @@ def annotation_file(split: str) -> str:
 def image_name(split: str, image_id: int) -> str:
     """Return the official path of an image below the data folder."""
     return f"{split}/COCO_{split}_{image_id:012d}.jpg"
+
+
+def _wanted_images(folder: Path, split: str, limit: int | None) -> list[str]:
+    # The loader decides which questions come first; it reports broken ones later.
+    request = DatasetRequest(folder, split, limit, Problems("skip"), need_images=False)
+    ids = dict.fromkeys(q.image_id for q in load(request).questions)
+    return [image_name(split, i) for i in ids if isinstance(i, int)]
+
+
+REMOTE = Remote(
+    Source("RAVQA_OKVQA_URL", "https://okvqa.allenai.org/static/data"),
+    {s: [f"{question_file(s)}.zip", f"{annotation_file(s)}.zip"] for s in SPLITS},
+    ALIASES,
+    images=Images(Source("RAVQA_COCO_URL", "http://images.cocodataset.org"), _wanted_images),
+)
 
 
 def in_dev(image_id: int | str, *, share: float, seed: int) -> bool:

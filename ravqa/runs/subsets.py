@@ -33,7 +33,6 @@ from ravqa.runs.run import run
 
 ALL = "all"
 SCHEMA_VERSION = 1
-_HUBS = {"m2kr": m2kr.HUB, "m2kr_cn": m2kr.HUB_CN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Score:
 def asks_for_all(request: RunRequest) -> bool:
     """Whether every subset of a benchmark is to be run."""
     options = parse_options(request.dataset_options)
-    return request.dataset in _HUBS and str(options.get("subset")).lower() == ALL
+    return request.dataset in m2kr.BENCHMARKS and str(options.get("subset")).lower() == ALL
 
 
 def run_subsets(request: RunRequest, console: Console) -> Path:
@@ -109,7 +108,7 @@ def _check(request: RunRequest) -> None:
     if not request.retrieval_only:
         raise UserError("--subset all scores retrieval only: add --retrieval-only")
     if request.data is None:
-        hub_name = _HUBS[request.dataset]
+        hub_name = m2kr.BENCHMARKS[request.dataset].hub
         raise UserError(
             f"--dataset {request.dataset} needs --data: a folder with the files of {hub_name}, or "
             f"hf:{hub_name} to read it from the hub"
@@ -169,7 +168,7 @@ def _measured(
                 low_95=low,
                 high_95=high,
                 questions=reported["questions"],
-                of=m2kr.SUBSETS[subset].test if request.dataset == "m2kr" else None,
+                of=m2kr.BENCHMARKS[request.dataset].test_queries(subset),
                 source=str(folder),
             )
 

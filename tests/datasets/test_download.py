@@ -26,11 +26,13 @@ from ravqa import cli
 from ravqa.core import http
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session
+from ravqa.core.registry import Entry
 from ravqa.core.settings import PipelineConfig
+from ravqa.datasets import DOWNLOADS, infoseek, okvqa
 from ravqa.datasets import download as module
-from ravqa.datasets import infoseek, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems
 from ravqa.datasets.download import download
+from ravqa.datasets.remote import Remote, Source
 from ravqa.runs.console import Console
 from ravqa.runs.load import read_data
 from ravqa.runs.options import RunRequest
@@ -645,6 +647,26 @@ def test_infoseek_runs_on_the_download_and_says_once_that_images_are_not_fetched
 
     (data / "images").mkdir()
     assert module.remarks("infoseek", data) == []
+
+
+OWN = Remote(
+    Source("RAVQA_OWN_URL", "https://example.org"),
+    {"dev": ["dev.jsonl", "labels.json.zip"], "all": ["all.jsonl"]},
+    {"dev": "dev", "all": "all"},
+    remark=lambda folder: f"images are not fetched into {folder.name}",
+)
+
+
+def test_a_dataset_of_ones_own_says_what_can_be_downloaded(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAVQA_OWN_URL", f"{server.address}/own")
+    monkeypatch.setitem(DOWNLOADS._entries, "mine", Entry(f"{__name__}:OWN", ""))
+    server.files["/own/dev.jsonl"] = b'{"id": 1}\n'
+    server.files["/own/labels.json.zip"] = zipped("labels.json", "{}")
+    assert module.remarks("mine", tmp_path) == [f"images are not fetched into {tmp_path.name}"]
+    get(tmp_path, "mine")
+    assert files_in(tmp_path) == ["dev.jsonl", "labels.json"]
+    with pytest.raises(UserError, match="no split 'tset'"):
+        get(tmp_path, "mine", "tset")
 
 
 def test_download_without_data_names_the_option(server, capsys):
