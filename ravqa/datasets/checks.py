@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from ravqa.core.errors import DataError
 from ravqa.core.records import Question
 from ravqa.corpora.disk import keep
+from ravqa.corpora.tables import Row
 from ravqa.datasets.base import DatasetRequest
 from ravqa.images.decode import broken_images
+
+Id = TypeVar("Id", str, int | str)
 
 _encode = json.JSONEncoder(default=str).encode
 _CHUNK = 512  # questions whose images are checked together
@@ -48,6 +52,42 @@ def gather(
     if not kept:
         raise DataError(f"{source}: no usable question")
     return kept, digest.hexdigest()[:32]
+
+
+def usable(
+    records: Iterable[tuple[str, Row]],
+    id_of: Callable[[Row], Id],
+    make: Callable[[Row, Id], tuple[Question, str]],
+    request: DatasetRequest,
+    *,
+    id_column: str = "question id",
+) -> Iterator[Question]:
+    """Yield the question of each record; those that cannot be used are reported.
+
+    An id may be a number or its digits: 7 and "7" are one id, as in files of predictions.
+
+    Args:
+        records: locations and records.
+        id_of: returns a record's id, or raises DataError.
+        make: returns the question, and why its image is unavailable ("" if it is not).
+        id_column: what ids are called in messages.
+    """
+    seen: set[str] = set()
+    for where, row in records:
+        question_id = None
+        try:
+            question_id = id_of(row)
+            if str(question_id) in seen:
+                raise DataError(f"duplicate {id_column} {question_id!r}")
+            seen.add(str(question_id))
+            question, missing = make(row, question_id)
+        except DataError as e:
+            request.problems.report(where, str(e), question_id)
+            continue
+        if missing and request.need_images:
+            request.problems.image(where, missing, question_id)
+        else:
+            yield question
 
 
 def check_images(questions: Iterable[Question], request: DatasetRequest) -> list[Question]:

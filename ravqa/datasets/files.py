@@ -43,7 +43,7 @@ from ravqa.datasets.base import (
     RetrievalMetric,
     options_of,
 )
-from ravqa.datasets.checks import gather
+from ravqa.datasets.checks import gather, usable
 from ravqa.images.decode import ImageFolder
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
@@ -176,23 +176,8 @@ class _Questions:
         )
 
     def __iter__(self) -> Iterator[Question]:
-        problems = self._request.problems
-        seen: set[Any] = set()
         self.answered = self._any_answers()
-        for where, row in self._rows():
-            question_id = None
-            try:
-                question_id = _question_id(row)
-                if question_id in seen:
-                    raise DataError(f"duplicate question id {question_id!r}")
-                seen.add(question_id)
-                question, missing = self._question(row, question_id)
-            except DataError as e:
-                problems.report(where, str(e), question_id)
-                continue
-            if missing and self._request.need_images:
-                problems.image(where, missing, question_id)
-                continue
+        for question in usable(self._rows(), _question_id, self._question, self._request):
             self._positives |= bool(question.pos_item_ids)
             yield question
 

@@ -23,7 +23,7 @@ from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Question
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.row_images import is_there
-from ravqa.corpora.tables import Row, read_jsonl
+from ravqa.corpora.tables import Row, read_rows
 from ravqa.corpora.values import text
 from ravqa.datasets import m2kr
 from ravqa.datasets.base import (
@@ -34,7 +34,7 @@ from ravqa.datasets.base import (
     options_of,
     pick_split,
 )
-from ravqa.datasets.checks import gather
+from ravqa.datasets.checks import gather, usable
 from ravqa.datasets.remote import Remote, Source
 from ravqa.images.decode import ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
@@ -149,16 +149,15 @@ def _by_id(path: Path, needed: str, *others: str) -> dict[str, tuple[Any, ...]]:
         return {}
     values: dict[str, tuple[Any, ...]] = {}
     once: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    for number, record in read_jsonl(path):
-        if "data_id" not in record or needed not in record:
-            raise DataError(f"{path}, line {number}: no 'data_id' or no {needed!r}")
-        if not isinstance(record["data_id"], str):
-            raise DataError(f"{path}, line {number}: 'data_id' is not a string")
+    for where, record in read_rows(path):
         try:
+            data_id = _data_id(record)
+            if needed not in record:
+                raise DataError(f"no {needed!r}")
             found = tuple(text(record, key) or "" for key in (needed, *others))
         except DataError as e:
-            raise DataError(f"{path}, line {number}: {e}") from None
-        values[record["data_id"]] = once.setdefault(found, found)
+            raise DataError(f"{where}: {e}") from None
+        values[data_id] = once.setdefault(found, found)
     return values
 
 
@@ -170,26 +169,17 @@ def _questions(
     images: ImageFolder,
     request: DatasetRequest,
 ) -> Iterator[Question]:
-    problems = request.problems
-    seen: set[str] = set()
-    for number, record in read_jsonl(path):
-        where = f"{path}, line {number}"
-        data_id = record.get("data_id")
-        if not isinstance(data_id, str) or not data_id:
-            problems.report(where, "no 'data_id', or it is not a string")
-            continue
-        try:
-            if data_id in seen:
-                raise DataError(f"duplicate data_id {data_id!r}")
-            seen.add(data_id)
-            question, missing = _question(record, data_id, split, types, entities, images, request)
-        except DataError as e:
-            problems.report(where, str(e), data_id)
-            continue
-        if missing and request.need_images:
-            problems.image(where, missing, data_id)
-        else:
-            yield question
+    def make(record: Row, data_id: str) -> tuple[Question, str]:
+        return _question(record, data_id, split, types, entities, images, request)
+
+    return usable(read_rows(path), _data_id, make, request, id_column="data_id")
+
+
+def _data_id(record: Row) -> str:
+    data_id = record.get("data_id")
+    if not isinstance(data_id, str) or not data_id:
+        raise DataError("no 'data_id', or it is not a string")
+    return data_id
 
 
 def _question(

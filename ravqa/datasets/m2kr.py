@@ -41,7 +41,7 @@ from ravqa.datasets.base import (
     options_of,
     pick_split,
 )
-from ravqa.datasets.checks import gather
+from ravqa.datasets.checks import gather, usable
 from ravqa.images.decode import BLACK, ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
 
@@ -228,25 +228,11 @@ def _load(request: DatasetRequest, name: str) -> Dataset:
 def _questions(
     table: hub.Table, subset: str, split: str, images: ImageFolder, request: DatasetRequest
 ) -> Iterator[Question]:
-    problems = request.problems
-    seen: set[str] = set()
-    for where, row in table.read([c for c in table.columns if c not in UNREAD]):
-        question_id = None
-        try:
-            question_id = text(row, "question_id")
-            if question_id is None:
-                raise DataError("no 'question_id'")
-            if question_id in seen:
-                raise DataError(f"duplicate question id {question_id!r}")
-            question, missing = _question(row, question_id, subset, split, images)
-        except DataError as e:
-            problems.report(where, str(e), question_id)
-            continue
-        seen.add(question_id)
-        if missing and request.need_images:
-            problems.image(where, missing, question_id)
-        else:
-            yield question
+    def make(row: Row, question_id: str) -> tuple[Question, str]:
+        return _question(row, question_id, subset, split, images)
+
+    rows = table.read([c for c in table.columns if c not in UNREAD])
+    return usable(rows, processed.question_id_of, make, request)
 
 
 def _question(

@@ -45,7 +45,7 @@ from ravqa.datasets.base import (
     options_of,
     pick_split,
 )
-from ravqa.datasets.checks import gather
+from ravqa.datasets.checks import gather, usable
 from ravqa.datasets.remote import Images, Remote, Source
 from ravqa.images.decode import ImageFolder
 
@@ -446,29 +446,14 @@ class _Questions:
         self.records = False
 
     def __iter__(self) -> Iterator[Question]:
-        problems = self._request.problems
-        seen: set[str] = set()
-        for where, row in self._table.read():
-            question_id = None
-            try:
-                question_id = text(row, "question_id")
-                if question_id in seen:
-                    raise DataError(f"duplicate question id {question_id}")
-                question, missing = self._question(row, question_id)
-            except DataError as e:
-                problems.report(where, str(e), question_id)
-                continue
-            seen.add(str(question_id))
-            if missing and self._request.need_images:
-                problems.image(where, missing, question_id)
-            else:
-                yield question
+        rows = self._table.read()
+        return usable(rows, processed.question_id_of, self._question, self._request)
 
-    def _question(self, row: Row, question_id: str | None) -> tuple[Question, str]:
+    def _question(self, row: Row, question_id: str) -> tuple[Question, str]:
         """Return the question, and why its image is unavailable."""
         asked, answers = text(row, "question"), self._answers(row)
-        if question_id is None or asked is None or not answers:
-            raise DataError("no question_id, question or answers")
+        if asked is None or not answers:
+            raise DataError(f"no {'answers' if asked else 'question'!r}")
         image_id = processed.image_id_of(row)
         if isinstance(image_id, str) and image_id.isdecimal():
             image_id = int(image_id)  # like question ids

@@ -24,6 +24,18 @@ from ravqa.corpora.tables import Row
 from ravqa.corpora.values import identity, is_blank, text_of
 
 
+def question_id_of(row: Row) -> str:
+    """Return the question's id as text.
+
+    Raises:
+        DataError: there is none, or it is neither text nor a whole number.
+    """
+    question_id = identity(row, "question_id")
+    if question_id is None:
+        raise DataError("no 'question_id'")
+    return str(question_id)
+
+
 def image_id_of(row: Row) -> int | str | None:
     """Return the image's id, as a number if the row has one.
 
