@@ -34,7 +34,7 @@ from ravqa.core.records import Description, Question
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.tables import JSON_LINES, Row, read_json, read_jsonl, suffix_of
-from ravqa.corpora.values import text, text_of, texts
+from ravqa.corpora.values import identity, text, text_of, texts
 from ravqa.datasets import processed
 from ravqa.datasets.base import (
     Dataset,
@@ -232,89 +232,82 @@ def _document(path: Path, key: str) -> dict[str, Any]:
     return document
 
 
-def _answers(
-    records: list[Any], path: Path, problems: Problems, field: str
-) -> dict[Any, tuple[tuple[str, ...], str | None]]:
-    answers: dict[Any, tuple[tuple[str, ...], str | None]] = {}
+Answers = Mapping[str, tuple[tuple[str, ...], str | None]]
+"""The answers to a question and its type, by the question's id as text."""
+
+
+def _answers(records: list[Any], path: Path, problems: Problems, field: str) -> Answers:
+    answers: dict[str, tuple[tuple[str, ...], str | None]] = {}
     for number, record in enumerate(records, 1):
-        where = f"{path}, annotation {number}"
+        question_id = None
         try:
+            question_id = _id(record)
+            if not isinstance(given := record.get("answers"), list):
+                raise DataError("no list 'answers'")
+            for answer in given:
+                if not isinstance(answer, dict) or field not in answer:
+                    raise DataError(f"'answers': objects with {field!r} are expected")
+            if str(question_id) in answers:
+                raise DataError(f"question {question_id} has two")
+            kind = record.get("question_type")
             # An annotator without an answer still counts as one of the ten.
-            given = tuple(text_of(a[field], field) or "" for a in record["answers"])
-            question_id = record["question_id"]
-        except KeyError as e:
-            problems.report(where, f"no {e.args[0]!r}")
-            continue
-        except TypeError:
-            problems.report(
-                where,
-                "an object with 'question_id' and a list 'answers' of objects with "
-                f"{field!r} is expected",
-            )
-            continue
+            texts = tuple(text_of(answer[field], field) or "" for answer in given)
+            answers[str(question_id)] = texts, None if kind is None else str(kind)
         except DataError as e:
-            problems.report(where, str(e))
-            continue
-        if not isinstance(question_id, int | str):
-            problems.report(where, "question_id is no number or string")
-            continue
-        if question_id in answers:
-            problems.report(where, f"question {question_id} has two", question_id)
-            continue
-        kind = record.get("question_type")
-        answers[question_id] = given, None if kind is None else str(kind)
+            problems.report(f"{path}, annotation {number}", str(e), question_id)
     return answers
+
+
+_KEYS = {"question_id", "question", "image_id"}
 
 
 def _questions(
     records: list[Any],
-    answers: Mapping[Any, tuple[tuple[str, ...], str | None]],
+    answers: Answers,
     path: Path,
     images: ImageFolder,
     split: str,
     request: DatasetRequest,
 ) -> Iterator[Question]:
-    problems: Problems = request.problems
-    seen: set[Any] = set()
-    for number, record in enumerate(records, 1):
-        where = f"{path}, question {number}"
-        try:
-            question_id, text = record["question_id"], record["question"]
-            image_id = record["image_id"]
-        except KeyError as e:
-            problems.report(where, f"no {e.args[0]!r}")
-            continue
-        except TypeError:
-            problems.report(where, "an object is expected")
-            continue
-        if not isinstance(question_id, int | str):
-            problems.report(where, "question_id is no number or string")
-            continue
-        where = f"{path}, question {number} (id {question_id})"
-        if question_id in seen:
-            problems.report(where, "duplicate question id", question_id)
-        elif not isinstance(image_id, int) or image_id < 0:
-            problems.report(where, f"image_id {image_id!r} is not a number", question_id)
-        elif not isinstance(text, str) or not text.strip():
-            problems.report(where, "blank question", question_id)
-        elif not any(a.strip() for a in answers.get(question_id, ((), None))[0]):
-            problems.report(where, "no annotation with answers", question_id)
-        else:
-            given, question_type = answers[question_id]
-            image, missing = images.look(image_name(split, image_id), by_stem=True)
-            if missing and request.need_images:
-                problems.image(where, missing, question_id)
-                continue
-            yield Question(
-                question_id=question_id,
-                question=text,
-                image=image,
-                image_id=image_id,
-                answers=given,
-                question_type=question_type,
-                split=split,
-            )
-        seen.add(question_id)
+    def make(record: Row, question_id: int | str) -> tuple[Question, str]:
+        if missing_keys := sorted(_KEYS - record.keys()):
+            raise DataError(f"no {missing_keys[0]!r}")
+        asked, image_id = record["question"], record["image_id"]
+        if not isinstance(image_id, int) or isinstance(image_id, bool) or image_id < 0:
+            raise DataError(f"image_id {image_id!r} is not a number")
+        if not isinstance(asked, str) or not asked.strip():
+            raise DataError("blank question")
+        given, question_type = answers.get(str(question_id), ((), None))
+        if not any(answer.strip() for answer in given):
+            raise DataError("no annotation with answers")
+        image, missing = images.look(image_name(split, image_id), by_stem=True)
+        question = Question(
+            question_id=question_id,
+            question=asked,
+            image=image,
+            image_id=image_id,
+            answers=given,
+            question_type=question_type,
+            split=split,
+        )
+        return question, missing
+
+    def places() -> Iterator[tuple[str, Any]]:
+        for number, record in enumerate(records, 1):
+            whole = isinstance(record, dict) and record.keys() >= _KEYS
+            name = f" (id {record['question_id']})" if whole else ""
+            yield f"{path}, question {number}{name}", record
+
+    return usable(places(), _id, make, request)
+
+
+def _id(record: Any) -> int | str:
+    if not isinstance(record, dict):
+        raise DataError("an object is expected")
+    question_id = identity(record, "question_id")
+    if question_id is None:
+        raise DataError("no 'question_id'")
+    return question_id
 
 
 def _captioned(path: Path | None, questions: Iterator[Question]) -> Iterator[Question]:
