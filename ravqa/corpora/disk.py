@@ -32,7 +32,8 @@ from pydantic import TypeAdapter
 from ravqa.core.errors import DataError
 from ravqa.core.locations import cache_dir
 from ravqa.core.records import Description, Passage, Question
-from ravqa.images.decode import image_digest, inside
+from ravqa.images.decode import image_digest
+from ravqa.images.folder import inside
 
 Repeats = Literal["fail", "first"]
 

@@ -16,7 +16,7 @@ from ravqa.core.errors import UserError, first_line, import_extra, near_matches
 from ravqa.core.locations import file_digest
 from ravqa.core.settings import fingerprint
 from ravqa.corpora.tables import Row, parquet_columns, parquet_rows, read_parquet
-from ravqa.images.decode import ImageFolder
+from ravqa.images.folder import ImageFolder
 
 PREFIX = "hf:"
 _BATCH = 256

@@ -20,7 +20,8 @@ from typing import Any
 
 from ravqa.core.errors import DataError
 from ravqa.corpora.values import is_blank, kind_of, list_of, text_of
-from ravqa.images.decode import ImageFolder, is_image, kept_image
+from ravqa.images.decode import is_image, kept_image
+from ravqa.images.folder import ImageFolder
 
 HELD = ("image", "images", "img", "imgs", "image_bytes", "img_bytes", "picture", "photo")
 """Columns that hold or name an image, in any form."""

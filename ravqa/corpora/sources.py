@@ -32,7 +32,8 @@ from ravqa.corpora import hub, kb, row_images
 from ravqa.corpora.pages import Pages, Remarks, is_collection, is_pages
 from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
 from ravqa.corpora.values import id_of, is_blank, text_of
-from ravqa.images.decode import ImageFolder, broken_images, is_image_file
+from ravqa.images.decode import broken_images, is_image_file
+from ravqa.images.folder import ImageFolder
 
 ID_COLUMNS = ("passage_id", "id", "_id", "kid")
 TEXT_COLUMNS = ("text", "passage_content", "content", "contents")

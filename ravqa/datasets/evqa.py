@@ -35,7 +35,7 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather
 from ravqa.datasets.remote import Remote, Source
-from ravqa.images.decode import ImageFolder
+from ravqa.images.folder import ImageFolder
 
 SPLITS = ("test", "val", "train")
 TYPES = ("templated", "automatic", "multi_answer", "2_hop")

@@ -44,7 +44,7 @@ from ravqa.datasets.base import (
     options_of,
 )
 from ravqa.datasets.checks import gather, usable
-from ravqa.images.decode import ImageFolder
+from ravqa.images.folder import ImageFolder
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 

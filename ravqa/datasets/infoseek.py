@@ -36,7 +36,7 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather, usable
 from ravqa.datasets.remote import Remote, Source
-from ravqa.images.decode import ImageFolder
+from ravqa.images.folder import ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
 
 SPLITS = ("val", "train", "test")

@@ -42,7 +42,8 @@ from ravqa.datasets.base import (
     pick_split,
 )
 from ravqa.datasets.checks import gather, usable
-from ravqa.images.decode import BLACK, ImageFolder
+from ravqa.images.decode import BLACK
+from ravqa.images.folder import ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
 
 HUB = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"

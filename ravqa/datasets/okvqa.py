@@ -47,7 +47,7 @@ from ravqa.datasets.base import (
 )
 from ravqa.datasets.checks import gather, usable
 from ravqa.datasets.remote import Images, Remote, Source
-from ravqa.images.decode import ImageFolder
+from ravqa.images.folder import ImageFolder
 
 SPLITS = ("val2014", "train2014")
 DEV = "dev"
@@ -446,7 +446,7 @@ class _Questions:
         """Return the question, and why its image is unavailable."""
         asked, answers = text(row, "question"), self._answers(row)
         if asked is None or not answers:
-            raise DataError(f"no {'answers' if asked else 'question'!r}")
+            raise DataError("no question_id, question or answers")
         image_id = processed.image_id_of(row)
         if isinstance(image_id, str) and image_id.isdecimal():
             image_id = int(image_id)  # like question ids

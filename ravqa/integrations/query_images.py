@@ -13,7 +13,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.http import Fetcher, FetchError
-from ravqa.images.decode import MAX_BYTES
+from ravqa.images.archives import MAX_BYTES
 
 Source = str | os.PathLike[str] | bytes
 

@@ -14,7 +14,8 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.row_images import image_of
 from ravqa.datasets import files, m2kr, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems
-from ravqa.images.decode import BLACK, ImageFolder, image_bytes, open_image
+from ravqa.images.decode import BLACK, image_bytes, open_image
+from ravqa.images.folder import ImageFolder
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 

@@ -20,10 +20,10 @@ from ravqa.core.errors import DataError
 from ravqa.core.records import Question
 from ravqa.datasets.base import DatasetRequest, Problems
 from ravqa.datasets.checks import check_images
+from ravqa.images import archives
 from ravqa.images import decode as module
 from ravqa.images.decode import (
     BLACK,
-    ImageFolder,
     broken_images,
     image_bytes,
     image_digest,
@@ -32,6 +32,7 @@ from ravqa.images.decode import (
     open_image,
     sendable,
 )
+from ravqa.images.folder import ImageFolder
 
 
 def photo(color=(200, 30, 30), form="JPEG", size=(8, 6)):
@@ -289,7 +290,7 @@ def test_archives_are_read_by_threads_and_after_a_fork(tmp_path, kind):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(image_bytes, paths)) == list(data.values())
     assert broken_images(paths) == {}
-    module._open_archive.cache_clear()  # a process of its own has nothing open
+    archives._opened.cache_clear()  # a process of its own has nothing open
     assert [image_bytes(path) for path in paths] == list(data.values())
 
 
@@ -328,7 +329,7 @@ def test_a_packing_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_member_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archives, "MAX_BYTES", 1000)
     zipped(tmp_path / "x.zip", {"a.jpg": bytes(100_000)})
     tarred(tmp_path / "y.tar", {"b.jpg": bytes(100_000)})
     for name in ("a.jpg", "b.jpg"):

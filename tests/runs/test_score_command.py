@@ -281,7 +281,7 @@ def test_own_question_types_change_no_exact_match(score, tmp_path):
 
 
 def test_no_image_is_looked_for(score, predictions, tmp_path, monkeypatch):
-    monkeypatch.setattr("ravqa.images.decode.ImageFolder.find", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("ravqa.images.folder.ImageFolder.find", lambda *_, **__: 1 / 0)
     path = write_lines(
         tmp_path / "infoseek.jsonl",
         [
