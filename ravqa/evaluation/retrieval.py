@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ravqa.core.records import READ, RETRIEVED, Passage, Question
 from ravqa.datasets.base import Dataset
@@ -20,7 +20,7 @@ from ravqa.evaluation.schema import (
     StageRanking,
     StageScores,
 )
-from ravqa.evaluation.sections import Id, Samples, by_type, images_of, interval_of, tested
+from ravqa.evaluation.sections import Id, Recall, Samples, by_type, images_of, interval_of, tested
 from ravqa.metrics import prrecall, ranking
 from ravqa.metrics.base import percent
 from ravqa.metrics.evqa import single_answers
@@ -195,7 +195,7 @@ def _stages(
         }
         stages.append((READ, [sample.get("read") or nothing for sample in found]))
     images = images_of(present)
-    retrieved: Mapping[_Kind, _Recall] = {}
+    retrieved: Mapping[Recall, _Recalls] = {}
     section: list[StageScores] = []
     for name, given in stages:
         lengths = [len(one["hits"]) for one in given]
@@ -220,17 +220,16 @@ def _stages(
     return section
 
 
-_Kind = Literal["PRRecall", "Recall", "ArticleRecall"]
-_Recall = Mapping[Id, Mapping[int, float]]
+_Recalls = Mapping[Id, Mapping[int, float]]
 """Each question's 1.0 or 0.0 at each K."""
 
 
 def _recalls(
     present: Sequence[Question], given: Sequence[Ranking], ks: Sequence[int]
-) -> dict[_Kind, _Recall]:
+) -> dict[Recall, _Recalls]:
     """Return every kind of recall that applies to some of the questions."""
     pairs = list(zip(present, given, strict=True))
-    kinds: dict[_Kind, _Recall] = {
+    kinds: dict[Recall, _Recalls] = {
         "PRRecall": {
             q.question_id: prrecall.recall_from_ranks(_answer_ranks(r), ks)
             for q, r in pairs
@@ -253,7 +252,7 @@ def _recalls(
 
 
 def _gain(
-    values: _Recall, before: _Recall, images: Mapping[Id, Id | None], k: int, seed: int
+    values: _Recalls, before: _Recalls, images: Mapping[Id, Id | None], k: int, seed: int
 ) -> PairedTest:
     return tested(
         {q: 100 * value[k] for q, value in values.items()},
@@ -340,7 +339,7 @@ def _means(values: Sequence[Mapping[int, float]], ks: Sequence[int]) -> AtK:
 
 
 def _intervals(
-    values: _Recall,
+    values: _Recalls,
     questions: Sequence[Question],
     ks: Sequence[int],
     seed: int,

@@ -6,7 +6,7 @@ Scores depend only on the samples, so that a run can be scored again without a m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
@@ -16,6 +16,10 @@ from ravqa.metrics.statistics import intervals
 T = TypeVar("T")
 Id = int | str
 Samples = Mapping[Id, Predicted]
+
+Recall = Literal["PRRecall", "Recall", "ArticleRecall"]
+RECALLS: tuple[Recall, ...] = ("PRRecall", "Recall", "ArticleRecall")
+"""The kinds of recall: by answers in passages, by ids of passages, by articles."""
 
 DECIMALS = 4
 """Decimals of percents in results; enough not to round twice (67.6471 is 67.6, not 67.7)."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ravqa.core.records import READ
 from ravqa.evaluation.schema import AnswerSection, StageScores
+from ravqa.evaluation.sections import RECALLS
 from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.reports.figures import condition_name, metric_name
 from ravqa.reports.page import Table
@@ -199,11 +200,10 @@ def _retrieval(run: Run, section: Mapping[str, Any], title: str) -> Titled:
 
 
 def _stages(run: Run, condition: str, stages: Sequence[StageScores]) -> Titled:
-    found: Sequence[Mapping[str, Any]] = stages
-    metric = next((m for m in ("PRRecall", "Recall", "ArticleRecall") if m in found[0]), "")
-    ks = list(found[0].get(metric, ()))
+    metric = next((m for m in RECALLS if m in stages[0]), RECALLS[0])
+    ks = list(stages[0].get(metric, ()))
     rows = []
-    for stage in found:
+    for stage in stages:
         shares = stage.get(metric, {})
         name = "in prompts" if stage["stage"] == READ else stage["stage"]
         rows.append([name, f"{stage['passages']:.1f}", *(_percent(shares.get(k)) for k in ks)])

@@ -22,12 +22,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ravqa.core.records import READ
+from ravqa.evaluation.sections import RECALLS
 from ravqa.runs.folder import MAIN
 
 if TYPE_CHECKING:
     from ravqa.core.settings import PipelineConfig
     from ravqa.corpora.corpus import Corpus
     from ravqa.datasets.base import Dataset
+    from ravqa.evaluation.schema import AnswerSection, Means, RunResults, ScoreResults, StageScores
 
 CONDITIONS = (MAIN, "none", "oracle", "random", "wrong-image")
 """The run itself and its controls, in the order in which they are shown."""
@@ -38,7 +40,6 @@ _NAMES = {
     "wrong-image": "image of another question",
 }
 _SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
-_RECALLS = ("PRRecall", "Recall", "ArticleRecall")
 _MAX_GROUPS = 6  # more question types than that do not fit beside each other
 _PLAIN_WIDTH = 130  # of a table in a file or a pipe
 _STEPS = 4  # where stderr is no terminal: lines per stage
@@ -139,7 +140,7 @@ class Console:
             self.err.print(Text(f"pipeline: {name}"), soft_wrap=True)
         self.err.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
-    def results(self, results: Mapping[str, Any], folder: Path) -> None:
+    def results(self, results: RunResults, folder: Path) -> None:
         """The tables of a finished run, and where its folder is."""
         self.close()
         self.tables(results)
@@ -164,41 +165,49 @@ class Console:
             self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
-    def unjudged(self, results: Mapping[str, Any]) -> None:
+    def unjudged(self, results: RunResults | ScoreResults) -> None:
         """Say which answers got no verdict from the judge."""
-        section = results["answers"] or {"conditions": {}}
-        for condition, scores in section["conditions"].items():
-            for what, kind in ((scores, "answers"), (scores["raw"], "raw generations")):
+        section = results["answers"]
+        asked = section["questions"] if section else 0
+        for condition, scores in section["conditions"].items() if section else ():
+            kinds: tuple[tuple[Means | None, str], ...] = (
+                (scores, "answers"),
+                (scores["raw"], "raw generations"),
+            )
+            for what, kind in kinds:
                 found = what["unjudged"] if what else []
                 if found and (what is scores or found != scores["unjudged"]):
                     self.note(
-                        f"{_row(results, condition)}: {len(found)} of {section['questions']} "
+                        f"{_row(results, condition)}: {len(found)} of {asked} "
                         f"{kind} got no verdict from the judge and count as wrong (question "
                         f"{found[0]['question_id']}: {found[0]['reason']}"
                         f"{'; ...' if len(found) > 1 else ''})"
                     )
 
-    def tables(self, results: Mapping[str, Any]) -> None:
+    def tables(self, results: RunResults | ScoreResults) -> None:
         """The tables of answers and retrieval, as far as there are any."""
-        if results["answers"]:
-            self.out.print(_answer_table(results))
-            self._raw(results)
-        retrieval = results["retrieval"] or {}
-        for section, what in (
+        answers, retrieval = results["answers"], results["retrieval"]
+        if answers:
+            self.out.print(_answer_table(results, answers))
+            self._raw(results, answers)
+        if not retrieval:
+            return
+        sections: tuple[tuple[Mapping[str, Any] | None, str], ...] = (
             (retrieval, "Retrieval"),
-            (retrieval.get("by_ids"), "Retrieval by passage ids"),
-            (retrieval.get("by_articles"), "Retrieval by articles"),
-        ):
+            (retrieval["by_ids"], "Retrieval by passage ids"),
+            (retrieval["by_articles"], "Retrieval by articles"),
+        )
+        for section, what in sections:
             if section and section["conditions"]:
                 self.out.print(_retrieval_table(results, section, what))
-        for condition, stages in (retrieval.get("stages") or {}).items():
+        for condition, stages in retrieval["stages"].items():
             if any("gain" in stage for stage in stages):
                 self.out.print(_stage_table(results, condition, stages))
 
-    def _raw(self, results: Mapping[str, Any]) -> None:
+    def _raw(self, results: RunResults | ScoreResults, section: AnswerSection) -> None:
         """What the generations score without extraction, where that is something else."""
-        conditions = results["answers"]["conditions"]
-        raws = {name: c["raw"]["score"] for name, c in conditions.items() if c.get("raw")}
+        conditions = section["conditions"]
+        raws = {name: raw["score"] for name, c in conditions.items() if (raw := c["raw"])}
         if any(score != conditions[name]["score"] for name, score in raws.items()):
             shown = (
                 f"{_row(results, name)} {'-' if raw is None else f'{raw:.1f}'}"
@@ -256,19 +265,18 @@ def _range(interval: list[float]) -> str:
     return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
-def _title(results: Mapping[str, Any], what: str, questions: int) -> str:
+def _title(results: RunResults | ScoreResults, what: str, questions: int) -> str:
     dataset = results["dataset"]
     return f"{what}, {questions} questions\n{dataset['label']}, {dataset['split']}"
 
 
-def _row(results: Mapping[str, Any], condition: str) -> str:
+def _row(results: RunResults | ScoreResults, condition: str) -> str:
     if "predictions" in results:  # a file that was scored
         return "predictions"
     return condition_name(condition, results["provenance"]["retriever"])
 
 
-def _answer_table(results: Mapping[str, Any]) -> Table:
-    section = results["answers"]
+def _answer_table(results: RunResults | ScoreResults, section: AnswerSection) -> Table:
     table = Table(title=_title(results, "Answer quality", section["questions"]))
     if section["rule"].get("judge"):
         table.caption = f"judge: {section['rule']['judge']}"
@@ -310,7 +318,9 @@ def _answer_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def _retrieval_table(results: Mapping[str, Any], section: Mapping[str, Any], what: str) -> Table:
+def _retrieval_table(
+    results: RunResults | ScoreResults, section: Mapping[str, Any], what: str
+) -> Table:
     metric = section["metric"]
     table = Table(title=_title(results, what, section["questions"]))
     table.add_column("")
@@ -324,10 +334,10 @@ def _retrieval_table(results: Mapping[str, Any], section: Mapping[str, Any], wha
 
 
 def _stage_table(
-    results: Mapping[str, Any], condition: str, stages: Sequence[Mapping[str, Any]]
+    results: RunResults | ScoreResults, condition: str, stages: Sequence[StageScores]
 ) -> Table:
     """Recall before and after every reranker, and of what stood in prompts."""
-    metric = next((m for m in _RECALLS if m in stages[0]), "")
+    metric = next((m for m in RECALLS if m in stages[0]), RECALLS[0])
     table = Table(title=f"Stages of retrieval, {_row(results, condition)}")
     table.add_column("")
     table.add_column("passages", justify="right")

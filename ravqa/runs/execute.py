@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import ravqa
 from ravqa.core.cache import Use, measured
@@ -16,7 +16,15 @@ from ravqa.core.settings import fingerprint
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import is_exact, points, record_of, score_answers, score_raw
 from ravqa.evaluation.retrieval import Marker
-from ravqa.evaluation.schema import SCHEMA_VERSION, Described, Ranking, Sample, StageRanking
+from ravqa.evaluation.schema import (
+    SCHEMA_VERSION,
+    Described,
+    PipelineSettings,
+    Ranking,
+    RunConfig,
+    Sample,
+    StageRanking,
+)
 from ravqa.evaluation.schema import Draft as DraftRecord
 from ravqa.evaluation.sections import type_name
 from ravqa.images.decode import image_digest
@@ -307,7 +315,7 @@ def shared_out(use: Use, questions: int) -> Described:
     return {"seconds": round(use.seconds / questions, 4), "cached": {"share": share}}
 
 
-def _resolved_config(loaded: Loaded) -> dict[str, Any]:
+def _resolved_config(loaded: Loaded) -> RunConfig:
     """What `config.yaml` says: all that the samples of a run depend on."""
     request, pipeline = loaded.plan.request, loaded.pipeline
     dataset, corpus = loaded.data.dataset, loaded.data.corpus
@@ -338,7 +346,7 @@ def _resolved_config(loaded: Loaded) -> dict[str, Any]:
             "controls": list(request.controls),
             "seed": request.seed,
         },
-        "pipeline": dict(loaded.plan.pipeline.settings),
+        "pipeline": cast(PipelineSettings, dict(loaded.plan.pipeline.settings)),
         # A resumed run must not mix two prompts or models of the same name.
         "fingerprints": {**pipeline.fingerprints, **judge},
     }

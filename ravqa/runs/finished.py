@@ -30,6 +30,7 @@ from ravqa.evaluation.schema import (
     read_samples,
     validated,
 )
+from ravqa.evaluation.sections import RECALLS
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 from ravqa.metrics.prrecall import DEFAULT_RULE
@@ -41,7 +42,6 @@ from ravqa.runs.folder import CONFIG, MAIN, RESULTS, check_version, samples_name
 Id = int | str
 
 _TOP_K: int = PipelineConfig.model_fields["top_k"].default
-_RECALLS = ("PRRecall", "Recall", "ArticleRecall")
 _PLAIN = ("score", "exact_match", "seconds")
 _REPORTED = {
     "pseudo_recall_at_k": "PRRecall",
@@ -135,8 +135,8 @@ class Measure:
         if text in _PLAIN:
             return cls(text)
         found = re.fullmatch(r"([A-Za-z]+)@([1-9]\d*)", text)
-        if found is None or found[1] not in _RECALLS:
-            known = [*_PLAIN, *(f"{name}@5" for name in _RECALLS)]
+        if found is None or found[1] not in RECALLS:
+            known = [*_PLAIN, *(f"{name}@5" for name in RECALLS)]
             raise UserError(f"metrics: no metric {text!r}: {near_matches(text, known)}")
         return cls(found[1], int(found[2]))
 

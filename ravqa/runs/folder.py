@@ -30,7 +30,7 @@ from ravqa.collections import trust
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.files import LOCK_FILES, atomic_write, check_free, final_name, lock
 from ravqa.core.settings import dump_yaml, read_yaml
-from ravqa.evaluation.schema import SCHEMA_VERSION, Sample, read_samples
+from ravqa.evaluation.schema import SCHEMA_VERSION, RunConfig, Sample, read_samples
 from ravqa.runs.prompts import OLD_PROMPTS, PROMPTS, PromptLog
 
 MAIN = "main"
@@ -102,7 +102,7 @@ class RunDir:
             f"the output folder {self.path} cannot be written: {error.strerror or error}"
         )
 
-    def begin(self, config: Mapping[str, Any]) -> None:
+    def begin(self, config: RunConfig) -> None:
         """Make the folder, or empty it of the old run, and write `config.yaml`; or take up a run.
 
         Called when everything that can fail has been built, so that a mistake costs no old run.

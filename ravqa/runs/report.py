@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ravqa
 from ravqa.core.settings import fingerprint
@@ -20,7 +20,14 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import answer_section
 from ravqa.evaluation.retrieval import retrieval_ks, retrieval_section
-from ravqa.evaluation.schema import SCHEMA_VERSION, CorpusSource, EncodingCounts, Sample
+from ravqa.evaluation.schema import (
+    SCHEMA_VERSION,
+    CorpusSource,
+    EncodingCounts,
+    RunResults,
+    Sample,
+    Timing,
+)
 from ravqa.evaluation.sections import dataset_section
 from ravqa.pipeline import Pipeline
 from ravqa.retrievers.runs import trec_lines
@@ -53,7 +60,7 @@ def report(executed: Executed, console: Console) -> Path:
     return run_dir.path
 
 
-def _results(executed: Executed) -> dict[str, Any]:
+def _results(executed: Executed) -> RunResults:
     """What `results.json` says: both sections of scores, where they come from, what they took."""
     loaded, samples = executed.loaded, executed.samples
     request, config = loaded.plan.request, loaded.plan.pipeline.config
@@ -67,13 +74,8 @@ def _results(executed: Executed) -> dict[str, Any]:
     if scored:
         ks = retrieval_ks(dataset, pipeline.top_k)
         retrieval = retrieval_section(dataset, samples, ks, seed=request.seed)
-        if encoded := pipeline.retriever.encoded.get("passages"):
-            retrieval["passages"] = EncodingCounts(
-                items=encoded.items,
-                truncated=encoded.truncated,
-                tokens=encoded.tokens,
-                vectors=encoded.vectors,
-            )
+        if passages := _encoded(pipeline, "passages"):
+            retrieval["passages"] = passages
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": {
@@ -120,7 +122,7 @@ def _corpus(corpus: Corpus) -> CorpusSource:
     }
 
 
-def _timing(executed: Executed) -> dict[str, Any]:
+def _timing(executed: Executed) -> Timing:
     """What the run took, as a whole and by stages of the pipeline itself, without controls."""
     loaded = executed.loaded
     pipeline = loaded.pipeline
@@ -128,24 +130,30 @@ def _timing(executed: Executed) -> dict[str, Any]:
         name: {key: value - loaded.reranked[name][key] for key, value in count.items()}
         for name, count in reranker_counts(pipeline).items()
     }
-    return {
+    reader = pipeline.answerer.cached if pipeline.answerer else None
+    timing: Timing = {
         "seconds": round(time.monotonic() - loaded.plan.started, 2),
-        **_reader_calls(pipeline),
+        "prompts_generated": reader.generated if reader else 0,
+        "answers_scored": reader.scored if reader else 0,
+        "mixtures_decoded": reader.decoded if reader else 0,
         "describe": shared_out(loaded.describing, len(loaded.data.dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
         "stages": _stage_seconds(executed.samples[MAIN]),
-        **_encoded(pipeline, "queries"),  # in this run; those of an earlier one were in the cache
-        **({"reranking": counts} if counts else {}),
     }
+    if queries := _encoded(pipeline, "queries"):  # those of an earlier run were in the cache
+        timing["queries"] = queries
+    if counts:
+        timing["reranking"] = counts
+    return timing
 
 
-def _encoded(pipeline: Pipeline, what: str) -> dict[str, Any]:
+def _encoded(pipeline: Pipeline, what: str) -> EncodingCounts | None:
     """How many passages or queries were encoded and cut, if there was an encoder."""
-    encoded = pipeline.retriever.encoded
-    return {what: asdict(encoded[what])} if what in encoded else {}
+    encoded = pipeline.retriever.encoded.get(what)
+    return cast(EncodingCounts, asdict(encoded)) if encoded else None
 
 
-def _notes(results: Mapping[str, Any], pipeline: Pipeline) -> Iterator[str]:
+def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
     """Remarks on what was cut, before it was encoded, scored or read."""
     for what, stats in pipeline.retriever.encoded.items():
         if stats.truncated:
@@ -172,7 +180,7 @@ def _write(
     run_dir: RunDir,
     dataset: Dataset,
     samples: Mapping[int | str, Sample],
-    results: Mapping[str, Any],
+    results: RunResults,
 ) -> None:
     """The ranking, the predictions as the benchmark takes them, and the results."""
     trec = "".join(line for q, sample in samples.items() for line in trec_lines(q, sample["hits"]))
@@ -199,16 +207,6 @@ def _answering(pipeline: Pipeline) -> dict[str, Any] | None:
         }
         if pipeline.examples
         else None,
-    }
-
-
-def _reader_calls(pipeline: Pipeline) -> dict[str, int]:
-    """What the reader itself did, the cache apart."""
-    reader = pipeline.answerer.cached if pipeline.answerer else None
-    return {
-        "prompts_generated": reader.generated if reader else 0,
-        "answers_scored": reader.scored if reader else 0,
-        "mixtures_decoded": reader.decoded if reader else 0,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from ravqa.core.factory import Session
+from ravqa.evaluation.schema import RunResults
 from ravqa.reports.report import report_runs
 from ravqa.runs.console import Console
 from ravqa.runs.options import RunRequest
@@ -39,7 +40,7 @@ class StudyConsole(Console):
     def heading(self, *_: Any, **__: Any) -> None:
         """Do nothing: the study prints what it runs."""
 
-    def results(self, results: Mapping[str, Any], folder: Path) -> None:
+    def results(self, results: RunResults, folder: Path) -> None:
         """Do nothing: the study's table comes at its end."""
         self.close()
 
