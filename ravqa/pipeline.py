@@ -79,7 +79,15 @@ class Pipeline:
         top_k: passages retrieved per question.
         rerankers: stages applied to the hits before they are read, by name, in order.
         examples: pool of examples for few-shot prompts; None for no examples.
+
+    Attributes:
+        config: settings that it was built from; None for one put together from parts.
+        name: file or name that they were read from.
+        overrides: changes to that file, as "key.path=value".
     """
+
+    name: str = "pipeline"
+    overrides: Sequence[str] = ()
 
     def __init__(
         self,
@@ -143,7 +151,7 @@ class Pipeline:
             describer = CachedDescriber(part)
         retriever = build_part(RETRIEVERS, config.retriever, f"{where}: retriever", session=session)
         rerankers = build_rerankers(config.reranking, where, reader, session=session)
-        return cls(
+        made = cls(
             retriever,
             answerer,
             describer,
@@ -152,6 +160,8 @@ class Pipeline:
             examples=examples,
             config=config,
         )
+        made.name = where
+        return made
 
     @classmethod
     def load(cls, name: str, *overrides: str, retrieval_only: bool = False) -> Pipeline:
@@ -165,7 +175,9 @@ class Pipeline:
             UserError: see `from_config`.
         """
         settings, where = load_pipeline(name, overrides)
-        return cls.from_config(settings, where=where, retrieval_only=retrieval_only)
+        made = cls.from_config(settings, where=where, retrieval_only=retrieval_only)
+        made.name, made.overrides = name, overrides
+        return made
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Make `corpus` searchable (encoded once, then opened from the cache).

@@ -88,6 +88,45 @@ def test_evaluate_and_compare_give_what_the_commands_give(data, tmp_path, capsys
     assert (outcomes.helped, outcomes.hurt) == (0, 0)
 
 
+def test_evaluate_takes_what_is_already_loaded(data, tmp_path):
+    changes = ["retriever.query.question=1", "retriever.query.captioned=0", "reader.words=1"]
+    corpus = ravqa.Corpus.read(data / "passages.jsonl")
+    named = ravqa.evaluate(
+        "jsonl", "bm25-retrieval", *changes, data=data, corpus=corpus, output=tmp_path / "a"
+    )
+    dataset = ravqa.load_dataset("jsonl", data)
+    pipeline = ravqa.Pipeline.load("bm25-retrieval", *changes)
+    pipeline.prepare(corpus)
+    given = ravqa.evaluate(dataset, pipeline, output=tmp_path / "b", controls=["none"])
+    for section in ("answers", "retrieval"):
+        ours, theirs = (r.results[section]["conditions"]["main"] for r in (given, named))
+        assert ours == theirs
+    assert named.results["retrieval"]["conditions"]["main"]["PRRecall"]["5"] > 0
+    keys = ("pipeline", "retriever", "overrides")
+    ours, theirs = ([r.results["provenance"][key] for key in keys] for r in (given, named))
+    assert ours == theirs == ["bm25-retrieval", "bm25", changes]
+    found = ravqa.compare(named.folder, given.folder, metrics=["score"])
+    assert len({row.cells["score"].estimate for row in found.table.rows}) == 1
+    again = ravqa.evaluate(dataset, pipeline, output=tmp_path / "e")
+    assert again.results["timing"]["prompts_generated"] == 0  # all of them were in the cache
+    few = ravqa.load_dataset("jsonl", data, limit=3)
+    searching = ravqa.Pipeline.load("bm25-retrieval", *changes, retrieval_only=True)
+    made = ravqa.evaluate(few, searching, corpus=corpus, output=tmp_path / "c")
+    assert made.results["answers"] is None
+    assert made.results["dataset"]["questions"] == 3
+    for wrong, message in (
+        ({"dataset": dataset, "limit": 3}, "limit: the dataset is loaded already"),
+        ({"pipeline": pipeline, "reader": "openai"}, "reader: the pipeline is built already"),
+        ({"pipeline": pipeline, "retrieval_only": True}, "retrieval_only differs"),
+        ({"pipeline": ravqa.Pipeline(pipeline.retriever)}, "has no settings"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ravqa.evaluate(**{"dataset": "okvqa", "output": tmp_path / "d"} | wrong)
+    with pytest.raises(UserError, match="overrides: the pipeline is built already"):
+        ravqa.evaluate(dataset, pipeline, "top_k=3")
+    assert not (tmp_path / "d").exists()
+
+
 def test_wrong_arguments_are_named(data, tmp_path):
     with pytest.raises(UserError, match=r"no option 'limt': .*limit"):
         ravqa.evaluate("jsonl", "bm25-retrieval", data=data, limt=3)

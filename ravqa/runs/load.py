@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ravqa.collections import Collection
 from ravqa.core.cache import Use, measured
@@ -34,7 +35,7 @@ from ravqa.runs.conditions import control, wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
 from ravqa.runs.options import RunRequest
-from ravqa.runs.plan import Plan, check_corpus, overrides_of
+from ravqa.runs.plan import Given, Plan, check_corpus, overrides_of
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -67,6 +68,7 @@ class Loaded:
         stages: a hash of each stage (`ravqa.runs.stages.stage_keys`).
         describing: what describing the images took.
         reranked: what rerankers that several runs share had done before this run.
+        read: the same of the reader.
     """
 
     plan: Plan
@@ -77,6 +79,15 @@ class Loaded:
     stages: Mapping[str, str]
     describing: Use
     reranked: Counts
+    read: ReaderCounts
+
+
+class ReaderCounts(NamedTuple):
+    """What a reader itself did, the cache apart."""
+
+    generated: int = 0
+    scored: int = 0
+    decoded: int = 0
 
 
 def load(plan: Plan, session: Session, console: Console) -> Loaded:
@@ -85,14 +96,14 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     Raises:
         UserError: any mistake in the data; a part that cannot be built.
     """
-    request, config = plan.request, plan.pipeline.config
-    data = read_data(request, config, session, console)
+    request, config, given = plan.request, plan.pipeline.config, plan.given
+    data = read_data(request, config, session, console, given)
     stages = keys_of(request, config, data)
     console.heading(
         data.dataset, config, overrides_of(plan.request), data.corpus, plan.run_dir.path
     )
     with console.status("loading models"):
-        pipeline = Pipeline.from_config(
+        pipeline = given.pipeline or Pipeline.from_config(
             plan.pipeline.settings,
             where=plan.pipeline.where,
             retrieval_only=request.retrieval_only,
@@ -102,8 +113,8 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
         problem = pipeline.problem
     if problem:  # not an error: all answers may be known
         console.note(f"{problem}: only what is in the cache can be answered")
-    reranked = reranker_counts(pipeline)
-    if pipeline.sees_images and config.describer is None:
+    reranked, read = reranker_counts(pipeline), reader_counts(pipeline)
+    if pipeline.sees_images and (config.describer is None or given.dataset):
         data = _with_images(data, request.on_error, session)
     pipeline.prepare(data.corpus, console.progress)
     with measured(pipeline.describer.stores if pipeline.describer else ()) as describing:
@@ -112,11 +123,15 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     conditions = {MAIN: pipeline.retriever} | {
         name: control(name, pipeline, data.corpus, request.seed) for name in request.controls
     }
-    return Loaded(plan, data, pipeline, judge, conditions, stages, describing, reranked)
+    return Loaded(plan, data, pipeline, judge, conditions, stages, describing, reranked, read)
 
 
 def read_data(
-    request: RunRequest, config: PipelineConfig, session: Session, console: Console
+    request: RunRequest,
+    config: PipelineConfig,
+    session: Session,
+    console: Console,
+    given: Given | None = None,
 ) -> Data:
     """Read questions and passages, each once for all runs of a session that ask for them.
 
@@ -124,10 +139,20 @@ def read_data(
         UserError: files that are missing or broken; answers or passages are needed and there are
             none; a control that the questions cannot have.
     """
-    dataset, problems = _read_dataset(request, config, session, console)
+    given = given or Given()
+    problems: tuple[Problem, ...] = ()
+    if given.dataset is None:
+        dataset, problems = _read_dataset(request, config, session, console)
+    else:
+        dataset = _scorable(given.dataset, request)
     if "wrong-image" in request.controls:
         wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
-    return Data(dataset, _read_corpus(request, config, dataset, session, console), problems)
+    corpus = given.corpus
+    if corpus is None and given.pipeline is not None:
+        corpus = given.pipeline.corpus
+    if corpus is None or request.corpus:
+        corpus = _read_corpus(request, config, dataset, session, console)
+    return Data(dataset, corpus, problems)
 
 
 def keys_of(request: RunRequest, config: PipelineConfig, data: Data) -> dict[str, str]:
@@ -143,6 +168,14 @@ def keys_of(request: RunRequest, config: PipelineConfig, data: Data) -> dict[str
 def reranker_counts(pipeline: Pipeline) -> Counts:
     """Return what each reranker has scored so far, caches apart, and cut."""
     return {name: part.counts() for name, part in pipeline.rerankers.items()}
+
+
+def reader_counts(pipeline: Pipeline) -> ReaderCounts:
+    """Return what the reader has done so far."""
+    reader = pipeline.answerer.cached if pipeline.answerer else None
+    return (
+        ReaderCounts(reader.generated, reader.scored, reader.decoded) if reader else ReaderCounts()
+    )
 
 
 def _judge(plan: Plan, dataset: Dataset, session: Session) -> Judge | None:
@@ -191,12 +224,17 @@ def _read_dataset(
     if need_images not in known and (need_images or not whole):
         known[need_images] = read()
     dataset, found = known[need_images if need_images in known else True]
+    return _scorable(dataset, request), tuple(found)
+
+
+def _scorable(dataset: Dataset, request: RunRequest) -> Dataset:
+    """Return the dataset with the metric's options; refuse one that cannot be scored as asked."""
     if dataset.metric is None and not (request.predict_only or request.retrieval_only):
         raise UserError(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
     options = parse_options(request.metric_options, "--metric-option")
-    return replace(dataset, metric_options=options) if options else dataset, tuple(found)
+    return replace(dataset, metric_options=options) if options else dataset
 
 
 def _read_corpus(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 from ravqa.core.errors import UserError, near_matches
 from ravqa.core.registry import Registry, table
 from ravqa.core.settings import PipelineConfig, apply_override, load_pipeline
+from ravqa.corpora.corpus import Corpus
 from ravqa.datasets import DATASETS
-from ravqa.pipeline import check_settings
+from ravqa.datasets.base import Dataset
+from ravqa.pipeline import Pipeline, check_settings
 from ravqa.rerankers.build import asks_own_reader
 from ravqa.retrievers import RETRIEVERS
 from ravqa.runs.folder import RunDir
@@ -45,6 +47,20 @@ class PipelinePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """What a Python caller already has, used instead of what the request names.
+
+    Attributes:
+        pipeline: must have been built from settings, which the run records.
+        corpus: passages; by default those that the pipeline was prepared for.
+    """
+
+    dataset: Dataset | None = None
+    pipeline: Pipeline | None = None
+    corpus: Corpus | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A run that can begin.
 
@@ -57,16 +73,18 @@ class Plan:
     pipeline: PipelinePlan
     run_dir: RunDir
     started: float
+    given: Given = field(default_factory=Given)
 
 
-def plan(request: RunRequest) -> Plan:
+def plan(request: RunRequest, given: Given | None = None) -> Plan:
     """Check a request, its pipeline and its folder.
 
     Raises:
         UserError: any mistake in what was asked for that shows without data and models.
     """
     started = time.monotonic()
-    pipeline = plan_pipeline(request)
+    given = given or Given()
+    pipeline = plan_pipeline(request, given)
     run_dir = RunDir(
         request.output or default_output(request),
         resume=request.resume,
@@ -74,17 +92,20 @@ def plan(request: RunRequest) -> Plan:
     )
     if request.download and request.data is not None:  # no passages are fetched
         check_corpus(request, pipeline.config)
-    return Plan(request, pipeline, run_dir, started)
+    return Plan(request, pipeline, run_dir, started, given)
 
 
-def plan_pipeline(request: RunRequest) -> PipelinePlan:
+def plan_pipeline(request: RunRequest, given: Given | None = None) -> PipelinePlan:
     """Read and validate the settings of the pipeline that is asked for.
 
     Raises:
         UserError: any mistake in what was asked for that shows without data and models.
     """
+    given = given or Given()
+    if given.dataset is None:
+        DATASETS.check(request.dataset)
     _check(request)
-    settings, where = _settings(request)
+    settings, where = _settings(request) if given.pipeline is None else _built(given.pipeline)
     config = check_settings(settings, where)
     blind = config.retriever.name == "none" or (
         config.retriever.name in _BLIND and not config.reranking
@@ -97,8 +118,17 @@ def plan_pipeline(request: RunRequest) -> PipelinePlan:
     return PipelinePlan(settings, where, config)
 
 
+def _built(pipeline: Pipeline) -> tuple[dict[str, Any], str]:
+    """Return the settings of a pipeline that was built from some."""
+    if pipeline.config is None:
+        raise UserError(
+            "a pipeline put together from parts has no settings that results could record: build "
+            "it with Pipeline.load or Pipeline.from_config, or register its parts"
+        )
+    return pipeline.config.model_dump(mode="json"), pipeline.name
+
+
 def _check(request: RunRequest) -> None:
-    DATASETS.check(request.dataset)
     if request.limit is not None and request.limit < 1:
         raise UserError(f"--limit {request.limit}: at least one question is needed")
     for name in request.controls:

@@ -34,7 +34,7 @@ from ravqa.retrievers.runs import trec_lines
 from ravqa.runs.console import Console
 from ravqa.runs.execute import Executed, shared_out
 from ravqa.runs.folder import MAIN, RunDir
-from ravqa.runs.load import reranker_counts
+from ravqa.runs.load import reader_counts, reranker_counts
 from ravqa.runs.plan import overrides_of
 
 _LISTED = 20  # records left out of the passages
@@ -130,12 +130,12 @@ def _timing(executed: Executed) -> Timing:
         name: {key: value - loaded.reranked[name][key] for key, value in count.items()}
         for name, count in reranker_counts(pipeline).items()
     }
-    reader = pipeline.answerer.cached if pipeline.answerer else None
+    before, now = loaded.read, reader_counts(pipeline)
     timing: Timing = {
         "seconds": round(time.monotonic() - loaded.plan.started, 2),
-        "prompts_generated": reader.generated if reader else 0,
-        "answers_scored": reader.scored if reader else 0,
-        "mixtures_decoded": reader.decoded if reader else 0,
+        "prompts_generated": now.generated - before.generated,
+        "answers_scored": now.scored - before.scored,
+        "mixtures_decoded": now.decoded - before.decoded,
         "describe": shared_out(loaded.describing, len(loaded.data.dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
         "stages": _stage_seconds(executed.samples[MAIN]),

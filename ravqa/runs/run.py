@@ -12,15 +12,21 @@ from ravqa.runs.console import Console
 from ravqa.runs.execute import execute
 from ravqa.runs.load import load
 from ravqa.runs.options import RunRequest
-from ravqa.runs.plan import plan
+from ravqa.runs.plan import Given, plan
 from ravqa.runs.report import report
 
 
-def run(request: RunRequest, console: Console, session: Session | None = None) -> Path:
+def run(
+    request: RunRequest,
+    console: Console,
+    session: Session | None = None,
+    given: Given | None = None,
+) -> Path:
     """Run, score, print.
 
     Args:
         session: parts and data that several runs share; None for one of its own.
+        given: what the caller already has of what the request names.
 
     Returns:
         The run's folder.
@@ -28,7 +34,7 @@ def run(request: RunRequest, console: Console, session: Session | None = None) -
     Raises:
         UserError: any mistake in what was asked for, or in the data.
     """
-    planned = plan(request)
+    planned = plan(request, given)
     loaded = load(planned, Session() if session is None else session, console)
     with planned.run_dir.held():
         return report(execute(loaded, console), console)
