@@ -109,7 +109,7 @@ def passages(
     from ravqa.runs.console import Console
     from ravqa.runs.folder import check_output
 
-    check_output(output)
+    check_output(output, overwrite=overwrite)
     options = {"keep": keep, "words": words, "quotes": quotes}
     sections = validate(Sections, options, "ravqa passages")
     with Console().status(f"reading {', '.join(path.name for path in sources)}"):

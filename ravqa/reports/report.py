@@ -152,9 +152,7 @@ def write_report(
             cannot be written.
     """
     path = output or folder / REPORT
-    if path.exists() and not overwrite:
-        raise UserError(f"the output file {path} exists: --overwrite replaces it")
-    check_output(path, own=REPORT)
+    check_output(path, overwrite=overwrite, own=REPORT)
     run = read_run(folder, data=data, corpus=corpus, trust_settings=trust_settings)
     choice = choose(run, questions)
     if match is None:

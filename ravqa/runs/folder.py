@@ -174,15 +174,18 @@ class RunDir:
             os.fsync(out.fileno())
 
 
-def check_output(path: Path, *, own: str = "") -> None:
-    """Refuse to write a file where a run has, or will have, one of its own.
+def check_output(path: Path, *, overwrite: bool, own: str = "") -> None:
+    """Refuse to write a file over another, or where a run has, or will have, one of its own.
 
     Args:
+        overwrite: whether an existing file may be replaced.
         own: name of the run's file that the caller writes.
 
     Raises:
-        UserError: it is another file of a run.
+        UserError: it exists and is not to be replaced, or it is another file of a run.
     """
+    if path.exists() and not overwrite:
+        raise UserError(f"the output file {path} exists: --overwrite replaces it")
     ours = path.name in _OURS or _NAMED.fullmatch(path.name)
     if ours and path.name != own and (path.parent / "config.yaml").is_file():
         raise UserError(f"{path} is a file of a run: choose another --output")

@@ -34,7 +34,7 @@ from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import control, wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
-from ravqa.runs.options import RunRequest
+from ravqa.runs.options import RunRequest, ScoreRequest
 from ravqa.runs.plan import Given, Plan, check_corpus, overrides_of
 from ravqa.runs.stages import stage_keys
 
@@ -200,21 +200,8 @@ def _read_dataset(
 
     def read() -> tuple[Dataset, list[Problem]]:
         found = Problems(request.on_error)
-        with console.status("reading the dataset"):
-            dataset = load_dataset(
-                request.dataset,
-                DatasetRequest(
-                    data=request.data,
-                    split=request.split,
-                    limit=request.limit,
-                    problems=found,
-                    need_images=need_images,
-                    options=parse_options(request.dataset_options),
-                ),
-            )
-        for note in dataset.notes:
-            console.note(note)
-        return dataset, found.found
+        asked = DatasetRequest(limit=request.limit, problems=found, need_images=need_images)
+        return read_questions(request, asked, console), found.found
 
     which = (request.dataset, request.data, request.split, request.limit, request.on_error)
     known: dict[bool, tuple[Dataset, list[Problem]]] = session.get(
@@ -227,14 +214,43 @@ def _read_dataset(
     return _scorable(dataset, request), tuple(found)
 
 
+def read_questions(
+    request: RunRequest | ScoreRequest, asked: DatasetRequest, console: Console
+) -> Dataset:
+    """Read the dataset that a run or a score names, and show its notes.
+
+    Args:
+        asked: what is needed of it, beside what the request names.
+
+    Raises:
+        UserError: as `ravqa.datasets.base.load_dataset`.
+    """
+    options = parse_options(request.dataset_options)
+    asked = replace(asked, data=request.data, split=request.split, options=options)
+    with console.status("reading the dataset"):
+        dataset = load_dataset(request.dataset, asked)
+    for note in dataset.notes:
+        console.note(note)
+    return dataset
+
+
+def with_metric_options(dataset: Dataset, request: RunRequest | ScoreRequest) -> Dataset:
+    """Return the dataset with the options of its metric.
+
+    Raises:
+        UserError: the metric has no such option.
+    """
+    options = parse_options(request.metric_options, "--metric-option")
+    return replace(dataset, metric_options=options) if options else dataset
+
+
 def _scorable(dataset: Dataset, request: RunRequest) -> Dataset:
-    """Return the dataset with the metric's options; refuse one that cannot be scored as asked."""
+    """Return the dataset with its metric's options; refuse one without answers to score with."""
     if dataset.metric is None and not (request.predict_only or request.retrieval_only):
         raise UserError(
             f"the split {dataset.split} has no answers to score with: use --predict-only"
         )
-    options = parse_options(request.metric_options, "--metric-option")
-    return replace(dataset, metric_options=options) if options else dataset
+    return with_metric_options(dataset, request)
 
 
 def _read_corpus(

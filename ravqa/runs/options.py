@@ -119,7 +119,7 @@ class ScoreRequest:
         Path | None, Option("Folder with the official files. Default: the bundled sample.", "DIR")
     ] = None
     split: Annotated[str | None, Option("Split of the dataset.", "NAME")] = None
-    options: Annotated[
+    dataset_options: Annotated[
         Sequence[str], Option("Option of the dataset. Repeatable.", "KEY=VALUE", "--dataset-option")
     ] = ()
     allow_partial: Annotated[

@@ -136,14 +136,19 @@ def _check(request: RunRequest) -> None:
             raise UserError(f"--controls: no control {name!r}: {near_matches(name, CONTROLS)}")
     if len(set(request.controls)) != len(request.controls):
         raise UserError("--controls: a control is named twice")
-    if request.seed < 0:
-        raise UserError(f"--seed {request.seed}: a number from 0 on is needed")
+    check_seed(request.seed)
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if request.resume and request.output is None:
         raise UserError("--resume needs --output: the folder of the run to go on with")
     if request.retrieval_only and request.predict_only:
         raise UserError("--retrieval-only and --predict-only exclude each other")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError if a seed is negative."""
+    if seed < 0:
+        raise UserError(f"--seed {seed}: a number from 0 on is needed")
 
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:

@@ -104,9 +104,9 @@ def _results(executed: Executed) -> RunResults:
                 **pipeline.fingerprints,
             },
             "seed": request.seed,
-            "versions": _versions(),
+            "versions": versions(*_PACKAGES),
             "platform": f"{platform.system()} {platform.machine()}, {_device()}",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "date": now(),
         },
         "timing": _timing(executed),
     }
@@ -210,9 +210,15 @@ def _answering(pipeline: Pipeline) -> dict[str, Any] | None:
     }
 
 
-def _versions() -> dict[str, str]:
+def now() -> str:
+    """Return the time for provenance (ISO 8601, UTC)."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of ravqa, Python and those of the packages that are installed."""
     found = {"ravqa": ravqa.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ravqa
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.files import atomic_write
@@ -18,7 +15,7 @@ from ravqa.core.locations import file_digest
 from ravqa.core.settings import Part, apply_override, validate
 from ravqa.corpora.tables import read_json, read_jsonl
 from ravqa.datasets import DATASETS
-from ravqa.datasets.base import Dataset, DatasetRequest, load_dataset, parse_options
+from ravqa.datasets.base import Dataset, DatasetRequest
 from ravqa.evaluation.answers import answer_section
 from ravqa.evaluation.retrieval import rankings, retrieval_ks, retrieval_section
 from ravqa.evaluation.schema import SCHEMA_VERSION, Predicted, ScoreResults, validated
@@ -27,7 +24,10 @@ from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN, check_output
+from ravqa.runs.load import read_questions, with_metric_options
 from ravqa.runs.options import ScoreRequest
+from ravqa.runs.plan import check_seed
+from ravqa.runs.report import now, versions
 
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
@@ -55,25 +55,69 @@ class Predictions:
     retrieved: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ScorePlan:
+    """A score that can begin.
+
+    Attributes:
+        judge: the judge's settings; None for exact match.
+    """
+
+    request: ScoreRequest
+    judge: Part | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreLoaded:
+    """Predictions that can be scored."""
+
+    plan: ScorePlan
+    dataset: Dataset
+    judge: CachedJudge | None
+    predictions: Predictions
+
+
 def score(request: ScoreRequest, console: Console) -> ScoreResults:
-    """Score, print, write; gives the results.
+    """Score, print, write; return the results.
+
+    Its phases are those of a run (`ravqa.runs.run`), without the one that asks the questions.
 
     Raises:
         UserError: any mistake in what was asked for, or in the files.
     """
+    return _report(_load(_plan(request), console), console)
+
+
+def _plan(request: ScoreRequest) -> ScorePlan:
+    """Check what is asked for, before any data is read."""
     DATASETS.check(request.dataset)
-    if request.seed < 0:
-        raise UserError(f"--seed {request.seed}: a number from 0 on is needed")
-    if request.output is not None and request.output.exists() and not request.overwrite:
-        raise UserError(f"the output file {request.output} exists: --overwrite replaces it")
+    check_seed(request.seed)
     if request.output is not None:
-        check_output(request.output)
-    dataset = _dataset(request, console)
-    if request.judge is not None and not dataset.answer_metric.uses_judge:
-        raise UserError(
-            f"--judge: the scores of {dataset.name} ask no judge (metric {dataset.metric})"
+        check_output(request.output, overwrite=request.overwrite)
+    settings: dict[str, Any] = {"judge": {"name": request.judge}}
+    for override in request.overrides:
+        if not override.startswith("judge.") or request.judge is None:
+            raise UserError(f"--set {override!r}: judge.KEY=VALUE is expected, with --judge")
+        apply_override(settings, override)
+    judge = validate(Part, settings["judge"], "--judge") if request.judge is not None else None
+    return ScorePlan(request, judge)
+
+
+def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
+    """Read questions and predictions, and build the judge."""
+    request = plan.request
+    asked = DatasetRequest(need_images=False, find_images=False)
+    dataset = with_metric_options(read_questions(request, asked, console), request)
+    judge = None
+    if plan.judge is not None:
+        if not dataset.answer_metric.uses_judge:
+            raise UserError(
+                f"--judge: the scores of {dataset.name} ask no judge (metric {dataset.metric})"
+            )
+        judge = CachedJudge(
+            build_part(JUDGES, plan.judge, "--judge"),
+            lambda done, total: console.progress("judging", done, total),
         )
-    judge = _judge(request, console)
     predictions = read_predictions(request.predictions, dataset)
     problems = {
         "are missing": predictions.missing,
@@ -85,44 +129,23 @@ def score(request: ScoreRequest, console: Console) -> ScoreResults:
         raise UserError(f"{request.predictions}: {'; '.join(found)}: see --allow-partial")
     for problem in found:
         console.note(problem)
-    results = _results(request, dataset, predictions, judge)
+    return ScoreLoaded(plan, dataset, judge, predictions)
+
+
+def _report(loaded: ScoreLoaded, console: Console) -> ScoreResults:
+    """Sum the scores up, print them and write them where they are asked for."""
+    results, output = _results(loaded), loaded.plan.request.output
     console.close()
     console.tables(results)
     console.unjudged(results)
-    if request.output is not None:
-        _write(request.output, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+    if output is not None:
+        try:
+            atomic_write(output, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+        except OSError as e:
+            raise UserError(
+                f"the output file {output} cannot be written: {e.strerror or e}"
+            ) from None
     return results
-
-
-def _judge(request: ScoreRequest, console: Console) -> CachedJudge | None:
-    settings: dict[str, Any] = {"judge": {"name": request.judge}}
-    for override in request.overrides:
-        if not override.startswith("judge.") or request.judge is None:
-            raise UserError(f"--set {override!r}: judge.KEY=VALUE is expected, with --judge")
-        apply_override(settings, override)
-    if request.judge is None:
-        return None
-    part = validate(Part, settings["judge"], "--judge")
-    inner = build_part(JUDGES, part, "--judge")
-    return CachedJudge(inner, lambda done, total: console.progress("judging", done, total))
-
-
-def _dataset(request: ScoreRequest, console: Console) -> Dataset:
-    with console.status("reading the dataset"):
-        dataset = load_dataset(
-            request.dataset,
-            DatasetRequest(
-                data=request.data,
-                split=request.split,
-                need_images=False,
-                find_images=False,
-                options=parse_options(request.options),
-            ),
-        )
-    for note in dataset.notes:
-        console.note(note)
-    options = parse_options(request.metric_options, "--metric-option")
-    return replace(dataset, metric_options=options) if options else dataset
 
 
 _NOTHING: Predicted = {
@@ -215,24 +238,15 @@ def _named(ids: Sequence[int | str]) -> str:
     return ", ".join(map(str, ids[:_NAMED])) + more
 
 
-def _results(
-    request: ScoreRequest,
-    dataset: Dataset,
-    predictions: Predictions,
-    judge: CachedJudge | None,
-) -> ScoreResults:
+def _results(loaded: ScoreLoaded) -> ScoreResults:
+    request, dataset, predictions = loaded.plan.request, loaded.dataset, loaded.predictions
     conditions = {MAIN: predictions.samples}
     depth = max(
         (len(r["hits"]) for s in predictions.samples.values() for r in rankings(s)), default=0
     )
     answers = retrieval = None
     if predictions.answered and dataset.metric is not None:
-        answers = answer_section(
-            dataset,
-            conditions,
-            seed=request.seed,
-            judge=judge,
-        )
+        answers = answer_section(dataset, conditions, seed=request.seed, judge=loaded.judge)
     if predictions.retrieved and depth:
         ks = retrieval_ks(dataset, depth)
         retrieval = retrieval_section(dataset, conditions, ks, seed=request.seed)
@@ -254,14 +268,7 @@ def _results(
         "provenance": {
             "fingerprints": {"dataset": dataset.fingerprint},
             "seed": request.seed,
-            "versions": {"ravqa": ravqa.__version__, "python": platform.python_version()},
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "date": now(),
         },
     }
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        atomic_write(path, text)
-    except OSError as e:
-        raise UserError(f"the output file {path} cannot be written: {e.strerror or e}") from None
