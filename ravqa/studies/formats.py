@@ -12,6 +12,7 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
+from tabulate import DataRow, Line, TableFormat, tabulate
 
 from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
@@ -28,6 +29,9 @@ _LATEX = {
     '"': "''",
     **{mark: "\\" + mark for mark in "&%$#_{}"},
 }
+# tabulate's own formats for LaTeX escape fewer marks.
+_ROW = DataRow("", " & ", r" \\")
+_BOOKTABS = TableFormat(None, Line(r"\midrule", "", "", ""), None, None, _ROW, _ROW, 0, None)
 
 
 def _value(key: str, cell: Cell) -> str:
@@ -79,8 +83,11 @@ def printed(table: Table) -> RichTable:
     return shown
 
 
-def header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Return the table as text for Markdown and LaTeX; difference and p have their own columns."""
+def _rows(table: Table) -> list[list[str]]:
+    """Return the table as text for Markdown and LaTeX, the header first.
+
+    Difference and p have their own columns.
+    """
     compared = [
         key
         for key in table.titles
@@ -91,7 +98,7 @@ def header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
         header.append(title)
         if key in compared:
             header += ["difference", "p"]
-    rows = []
+    rows = [header]
     for row in table.rows:
         name = row.name + (" (reference)" if row.reference else "")
         line = [name if row.error is None else f"{name}: failed, {row.error}"]
@@ -102,20 +109,18 @@ def header_and_rows(table: Table) -> tuple[list[str], list[list[str]]]:
                 change = cell.difference if cell else None
                 line += [_change(change), _p(change)] if change else ["", ""]
         rows.append(line)
-    return header, rows
+    return rows
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
     """Return a heading and a table per dataset, as Markdown."""
     parts = []
     for table in tables:
-        header, rows = header_and_rows(table)
-        parts.append(f"### {_markdown(heading(table))}\n")
-        parts.append(_markdown_row([_markdown(title) for title in header]))
-        parts.append("|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|")
+        header, *rows = _rows(table)
         # Numbers need no escaping.
-        parts += [_markdown_row([_markdown(row[0]), *row[1:]]) for row in rows]
-        parts += ["", *(f"{_markdown(note)}\n" for note in table.notes)]
+        cells = [list(map(_markdown, header)), *([_markdown(row[0]), *row[1:]] for row in rows)]
+        parts += [f"### {_markdown(heading(table))}\n", _aligned(cells, "pipe"), ""]
+        parts += [f"{_markdown(note)}\n" for note in table.notes]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
@@ -130,40 +135,39 @@ def _markdown(text: str) -> str:
     return " ".join(escaped.split())
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def as_latex(tables: Sequence[Table]) -> str:
     """Return a LaTeX table environment per dataset, for the package booktabs."""
     parts = ["% needs \\usepackage{booktabs}"]
     for table in tables:
-        header, rows = header_and_rows(table)
+        rows = [list(map(_latex, row)) for row in _rows(table)]
         parts += [
             r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{_latex(heading(table))}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            r"    \toprule",
-            f"    {_latex_row(header)}",
-            r"    \midrule",
-            *(f"    {_latex_row(row)}" for row in rows),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            *(rf"  \par {_latex(note)}" for note in table.notes),
+            r"\centering",
+            rf"\caption{{{_latex(heading(table))}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+            r"\toprule",
+            _aligned(rows, _BOOKTABS),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par {_latex(note)}" for note in table.notes),
             r"\end{table}",
         ]
     return "\n".join(parts) + "\n"
 
 
 def _latex(text: str) -> str:
-    return " ".join("".join(_LATEX.get(mark, mark) for mark in text).split())
-
-
-def _latex_row(cells: Sequence[str]) -> str:
+    escaped = " ".join("".join(_LATEX.get(mark, mark) for mark in text).split())
     # A row that begins with "[" would be read as an argument of the \\ before it.
-    row = " & ".join(map(_latex, cells))
-    return ("{}" if row.startswith("[") else "") + row + r" \\"
+    return ("{}" if escaped.startswith("[") else "") + escaped
+
+
+def _aligned(rows: Sequence[Sequence[str]], form: str | TableFormat) -> str:
+    """Return rows below a header; the first column is aligned left, the others right."""
+    right = ["right"] * (len(rows[0]) - 1)
+    text: str = tabulate(
+        rows, headers="firstrow", tablefmt=form, colalign=("left", *right), disable_numparse=True
+    )
+    return text
 
 
 Levels = Mapping[str, Mapping[str, str]]
