@@ -1,4 +1,4 @@
-"""Options of `ravqa compare` and `ravqa power`.
+"""Options of `ravqa study`, `ravqa compare` and `ravqa power`.
 
 This module imports nothing heavy, because the command line's help is built from it.
 """
@@ -13,6 +13,34 @@ from typing import Annotated
 from ravqa.core.options import Option
 
 _COMMON = Option("Compare only the questions that all runs have.")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """The options of `ravqa study`."""
+
+    study: Annotated[str, Option("A YAML file, or a name in studies/.", "STUDY", argument=True)]
+    overrides: Annotated[
+        Sequence[str],
+        Option(
+            "Change one key of all variants; a variant's own changes come after. Repeatable.",
+            "KEY.PATH=VALUE",
+            "--set",
+        ),
+    ] = ()
+    data: Annotated[Path | None, Option("Replace the study's data folder.", "DIR")] = None
+    corpus: Annotated[
+        Sequence[Path], Option("Replace the study's passages. Repeatable.", "PATH")
+    ] = ()
+    split: Annotated[str | None, Option("Replace the study's split.", "NAME")] = None
+    limit: Annotated[int | None, Option("Use only the first N questions.", "N")] = None
+    output: Annotated[
+        Path | None, Option("Folder of the study. Default: a new one in runs/.", "DIR")
+    ] = None
+    resume: Annotated[bool, Option("Resume the study in --output; variants may be added.")] = False
+    overwrite: Annotated[bool, Option("Replace the study in --output.")] = False
+    dry_run: Annotated[bool, Option("Print the variants and what would run, then stop.")] = False
+    jobs: Annotated[int, Option("Run variants in N parallel processes.", "N")] = 1
 
 
 @dataclass(frozen=True, slots=True)

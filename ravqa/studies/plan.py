@@ -41,6 +41,7 @@ from ravqa.datasets.base import OnError
 from ravqa.runs.finished import Measure
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import PipelinePlan, plan_pipeline
+from ravqa.studies.options import StudyRequest
 
 _LABEL = 48  # longest value in a variant's name
 _FOLDER = 80  # longest name of a run's folder
@@ -166,34 +167,16 @@ class Plan:
     runs: Sequence[PlannedRun]
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Command-line changes to a study's file; see `ravqa study --help`.
-
-    Attributes:
-        overrides: "key.path=value": as in the file's `set`.
-    """
-
-    overrides: Sequence[str] = ()
-    data: Path | None = None
-    corpus: Sequence[Path] = ()
-    split: str | None = None
-    limit: int | None = None
-
-
-def load_plan(name: str, changes: Changes | None = None) -> Plan:
+def load_plan(request: StudyRequest) -> Plan:
     """Read a study's file and validate every variant's pipeline without building it.
-
-    Args:
-        name: a file, or the name of one in `studies/`.
 
     Raises:
         UserError: an unknown key, axis, level or variant (near ones are listed), or a variant whose
             pipeline does not validate (the variant is named).
     """
-    path = _find(name)
+    path = _find(request.study)
     config = validate(StudyConfig, read_yaml(path), path.name)
-    config = _changed(config, changes or Changes(), path.name)
+    config = _changed(config, request, path.name)
     try:
         made = list(_variants(config))
         variants = {name: changes for name, changes, _ in made}
@@ -223,7 +206,7 @@ def _find(name: str) -> Path:
     return found
 
 
-def _changed(config: StudyConfig, changes: Changes, where: str) -> StudyConfig:
+def _changed(config: StudyConfig, changes: StudyRequest, where: str) -> StudyConfig:
     """Return the study with the command line's changes to its data."""
     new: dict[str, Any] = {}
     if changes.data is not None:

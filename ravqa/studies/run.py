@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -42,25 +42,13 @@ from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked
 from ravqa.studies.compare import against_reference
 from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed
-from ravqa.studies.plan import Changes, Plan, PlannedRun, load_plan
+from ravqa.studies.options import StudyRequest
+from ravqa.studies.plan import Plan, PlannedRun, load_plan
 from ravqa.studies.quiet import StudyConsole, run_quietly
 from ravqa.studies.tables import Table, build_table, variants
 from ravqa.studies.workers import Failure, Task, attempt, run_in_processes
 
 NEW, BEGUN, FINISHED = "new", "begun", "finished"
-
-
-@dataclass(frozen=True, slots=True)
-class StudyRequest:
-    """Options of the command line; see `ravqa study --help`."""
-
-    study: str
-    changes: Changes = field(default_factory=Changes)
-    output: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-    dry_run: bool = False
-    jobs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +70,7 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
         raise UserError(f"--jobs {request.jobs}: at least one process is needed")
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
-    plan = load_plan(request.study, request.changes)
+    plan = load_plan(request)
     folder = StudyFolder(_output(request, plan), plan, request)
     session = Session()
     with ExitStack() as stack:

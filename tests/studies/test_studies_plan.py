@@ -11,7 +11,8 @@ from study_files import write_data, write_study
 from ravqa.core.errors import UserError
 from ravqa.core.locations import STUDIES
 from ravqa.core.settings import as_override, split_override
-from ravqa.studies.plan import Changes, load_plan
+from ravqa.studies.options import StudyRequest
+from ravqa.studies.plan import load_plan
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def folder(tmp_path_factory):
 
 
 def plan(folder, **changes):
-    return load_plan(str(write_study(folder / "study.yaml", **changes)))
+    return load_plan(StudyRequest(str(write_study(folder / "study.yaml", **changes))))
 
 
 WORDS = {"reader.words": [1, 2, 3]}
@@ -103,10 +104,15 @@ def test_another_base_and_parts_are_levels_too(folder):
 
 def test_the_command_line_changes_the_base_and_the_data(folder, tmp_path):
     path = write_study(folder / "study.yaml")
-    changes = Changes(
-        overrides=["top_k=7", "reader.words=9"], corpus=[tmp_path / "p.jsonl"], limit=3, split="x"
+    made = load_plan(
+        StudyRequest(
+            str(path),
+            overrides=["top_k=7", "reader.words=9"],
+            corpus=[tmp_path / "p.jsonl"],
+            limit=3,
+            split="x",
+        )
     )
-    made = load_plan(str(path), changes)
     assert {run.pipeline.config.top_k for run in made.runs} == {7}
     assert [run.pipeline.settings["reader"]["words"] for run in made.runs] == [
         1,
@@ -184,7 +190,7 @@ def test_mistakes_are_one_line(folder, changes, message):
 
 def test_unknown_studies_name_near_ones():
     with pytest.raises(UserError, match="no study 'decisions': did you mean decision"):
-        load_plan("decisions")
+        load_plan(StudyRequest("decisions"))
 
 
 VALUES = st.recursive(
@@ -204,7 +210,7 @@ def test_any_value_goes_through_the_command_line_form(value):
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_examples_are_valid_and_explained(path):
-    made = load_plan(path.stem)
+    made = load_plan(StudyRequest(path.stem))
     assert len(made.variants) >= 2
     assert made.config.description
     assert path.read_text(encoding="utf-8").startswith("#")
@@ -214,7 +220,7 @@ def test_the_examples_are_valid_and_explained(path):
 def test_the_guides_example_is_valid(tmp_path):
     guide = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     (tmp_path / "study.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0])
-    made = load_plan(str(tmp_path / "study.yaml"))
+    made = load_plan(StudyRequest(str(tmp_path / "study.yaml")))
     assert list(made.variants) == [
         *("passages=3, likeliest", "passages=5, likeliest", "passages=5, vote", "no passages"),
     ]
