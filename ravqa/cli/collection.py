@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ravqa.cli.shared import Json, OnErrorChoice, opened_console
+from ravqa.cli.options import from_request
+from ravqa.cli.shared import Json, opened_console
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.options import Option
 
 if TYPE_CHECKING:
     from ravqa.collections import Changes, Collection
@@ -24,143 +28,140 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
-Sources = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="SOURCE...",
-        help="Folders or files: text, Markdown, PDF, images, .jsonl, .csv, .tsv, .parquet.",
-    ),
-]
-Words = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Cut pages and articles into passages of at most N words; build stores N.",
-    ),
-]
-OnError = Annotated[
-    OnErrorChoice, typer.Option(help="If a file cannot be read: stop, or leave it out and list it.")
-]
-Pipeline = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|PATH", help="Replace the collection's settings; its encoder must stay."
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one setting; repeatable."),
-]
-TrustSettings = Annotated[
-    bool,
-    typer.Option(
-        "--trust-settings",
-        help="Follow all settings that came with the collection, also those that name servers, "
-        "environment variables, files or code. The choice is remembered.",
-    ),
-]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids of passages.")]
-Where = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE", help="Only passages with this metadata, such as page=3; repeatable."
-    ),
-]
-Question = Annotated[
-    str, typer.Argument(metavar="[QUESTION]", help="The question; optional with --image.")
-]
-Image = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The image that the question is about.")
-]
-Number = Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of passages to show.")]
+_FOLDER = Option("Folder of the collection.", "COLLECTION", argument=True)
+_SOURCES = Option(
+    "Folders or files: text, Markdown, PDF, images, .jsonl, .csv, .tsv, .parquet.",
+    "SOURCE...",
+    argument=True,
+)
+_WORDS = Option(
+    "Cut pages and articles into passages of at most N words; build stores N.", "N", least=1
+)
+_ON_ERROR = Option("If a file cannot be read: stop, or leave it out and list it.")
+_SET = Option("Change one setting; repeatable.", "KEY.PATH=VALUE", "--set")
+_TRUST = Option(
+    "Follow all settings that came with the collection, also those that name servers, "
+    "environment variables, files or code. The choice is remembered."
+)
+_WHERE = Option("Only passages with this metadata, such as page=3; repeatable.", "KEY=VALUE")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """The options of `ravqa collection build`."""
+
+    folder: Annotated[Path, _FOLDER]
+    sources: Annotated[Sequence[Path], _SOURCES]
+    pipeline: Annotated[
+        str,
+        Option(
+            "Settings of encoder, index and reader: a name in pipelines/, or a YAML file.",
+            "NAME|PATH",
+        ),
+    ] = "sample"
+    overrides: Annotated[Sequence[str], _SET] = ()
+    words: Annotated[int | None, _WORDS] = None
+    on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class PutRequest:
+    """The options of `ravqa collection add` and `update`."""
+
+    folder: Annotated[Path, _FOLDER]
+    sources: Annotated[Sequence[Path], _SOURCES]
+    words: Annotated[int | None, _WORDS] = None
+    on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
+    overrides: Annotated[Sequence[str], _SET] = ()
+    trust_settings: Annotated[bool, _TRUST] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseRequest:
+    """The passages that `ravqa collection delete` and `info` are about."""
+
+    folder: Annotated[Path, _FOLDER]
+    ids: Annotated[Sequence[str], Option("Ids of passages.", "[ID...]", argument=True)] = ()
+    where: Annotated[Sequence[str], _WHERE] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AskRequest:
+    """The options of `ravqa search` and `ravqa ask`."""
+
+    folder: Annotated[Path, _FOLDER]
+    question: Annotated[
+        str, Option("The question; optional with --image.", "[QUESTION]", argument=True)
+    ] = ""
+    image: Annotated[Path | None, Option("The image that the question is about.", "FILE")] = None
+    where: Annotated[Sequence[str], _WHERE] = ()
+    pipeline: Annotated[
+        str | None,
+        Option("Replace the collection's settings; its encoder must stay.", "NAME|PATH"),
+    ] = None
+    overrides: Annotated[Sequence[str], _SET] = ()
+    as_json: Annotated[bool, Option("Print JSON, for scripts.", flag="--json")] = False
+    trust_settings: Annotated[bool, _TRUST] = False
 
 
 @app.command()
-def build(
-    folder: Folder,
-    sources: Sources,
-    pipeline: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|PATH",
-            help="Settings of encoder, index and reader: a name in pipelines/, or a YAML file.",
-        ),
-    ] = "sample",
-    overrides: Overrides = None,
-    words: Words = None,
-    on_error: OnError = OnErrorChoice.fail,
-) -> None:
+@from_request(BuildRequest)
+def build(request: BuildRequest) -> None:
     """Make a collection of passages, pages and images. If interrupted, repeat the command."""
     with opened_console() as console:
         from ravqa.collections import Collection
 
-        Collection.check_new(folder)
-        corpus, remarks = _read(sources, words, on_error, console)
+        Collection.check_new(request.folder)
+        corpus, remarks = _read(request.sources, request.words, request.on_error, console)
         with console.status("loading models"):
-            collection = Collection.create(folder, pipeline, *(overrides or ()), words=words)
+            collection = Collection.create(
+                request.folder, request.pipeline, *request.overrides, words=request.words
+            )
         changes = collection.add(corpus, progress=console.progress)
         _report(console, changes, remarks.lines())
 
 
 @app.command()
-def add(
-    folder: Folder,
-    sources: Sources,
-    words: Words = None,
-    on_error: OnError = OnErrorChoice.fail,
-    overrides: Overrides = None,
-    trust_settings: TrustSettings = False,
-) -> None:
+@from_request(PutRequest)
+def add(request: PutRequest) -> None:
     """Add passages; skip those already there. If interrupted, repeat the command."""
-    _put(folder, sources, words, on_error, overrides, trust_settings)
+    _put(request)
 
 
 @app.command()
+@from_request(PutRequest)
 def update(
-    folder: Folder,
-    sources: Sources,
+    request: PutRequest,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete all passages that the sources do not contain.")
     ] = False,
-    words: Words = None,
-    on_error: OnError = OnErrorChoice.fail,
-    overrides: Overrides = None,
-    trust_settings: TrustSettings = False,
 ) -> None:
     """Add passages, and replace those whose content has changed (same id)."""
-    _put(folder, sources, words, on_error, overrides, trust_settings, replacing=True, prune=prune)
+    _put(request, replacing=True, prune=prune)
 
 
 @app.command()
-def delete(
-    folder: Folder,
-    ids: Ids = None,
-    where: Where = None,
-) -> None:
+@from_request(ChooseRequest)
+def delete(request: ChooseRequest) -> None:
     """Delete passages by id or by metadata."""
     with opened_console() as console:
-        collection = _open(folder)
-        wanted = _chosen(collection, ids, where)
-        if not wanted and not where:
+        collection = _open(request.folder)
+        wanted = _chosen(collection, request)
+        if not wanted and not request.where:
             raise UserError("name the passages' ids, or use --where KEY=VALUE")
         _report(console, collection.delete(wanted), [])
 
 
 @app.command()
-def info(
-    folder: Folder,
-    ids: Ids = None,
-    where: Where = None,
-    as_json: Json = False,
-) -> None:
+@from_request(ChooseRequest)
+def info(request: ChooseRequest, as_json: Json = False) -> None:
     """Show numbers about the collection or, with ids or --where, its passages."""
     with opened_console() as console:
-        collection = _open(folder)
-        if not ids and not where:
+        collection = _open(request.folder)
+        if not request.ids and not request.where:
             _print_stats(console, collection.stats(), as_json)
             return
-        for passage_id in _chosen(collection, ids, where):
+        for passage_id in _chosen(collection, request):
             _print_passage(console, collection[passage_id], as_json)
 
 
@@ -207,7 +208,7 @@ def pack(
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by pack.")],
     folder: Annotated[Path, typer.Argument(metavar="COLLECTION", help="The new folder.")],
-    trust_settings: TrustSettings = False,
+    trust_settings: Annotated[bool, typer.Option("--trust-settings", help=_TRUST.help)] = False,
 ) -> None:
     """Make a collection from a packed file, after comparing every byte with its checksum.
 
@@ -236,47 +237,35 @@ def unpack(
             )
 
 
+@from_request(AskRequest)
 def search(
-    folder: Folder,
-    question: Question = "",
-    image: Image = None,
-    k: Number = 5,
-    where: Where = None,
-    pipeline: Pipeline = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-    trust_settings: TrustSettings = False,
+    request: AskRequest,
+    k: Annotated[
+        int, typer.Option("-k", metavar="N", min=1, help="Number of passages to show.")
+    ] = 5,
 ) -> None:
     """Search a collection with a question about an image; print passages and scores."""
     with opened_console() as console:
-        _asked(question, image)
-        collection = _open(folder, pipeline, overrides, trust_settings)
+        collection = _asked(request)
         with console.status("loading models"):
-            _note_blind(collection, image, console)
-            found = collection.search(question, image, k=k, where=_where(where))
-        if as_json:
+            _note_blind(collection, request.image, console)
+            found = collection.search(
+                request.question, request.image, k=k, where=_where(request.where)
+            )
+        if request.as_json:
             print(json.dumps([_hit(*pair) for pair in found], ensure_ascii=False, indent=1))
         else:
             _print_hits(console, found)
 
 
-def ask(
-    folder: Folder,
-    question: Question = "",
-    image: Image = None,
-    where: Where = None,
-    pipeline: Pipeline = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-    trust_settings: TrustSettings = False,
-) -> None:
+@from_request(AskRequest)
+def ask(request: AskRequest) -> None:
     """Answer a question about an image from the passages of a collection."""
     with opened_console() as console:
-        _asked(question, image)
-        collection = _open(folder, pipeline, overrides, trust_settings)
+        collection = _asked(request)
         with console.status("loading models"):
-            _note_blind(collection, image, console, answering=True)
-            response = collection.ask(question, image, where=_where(where))
+            _note_blind(collection, request.image, console, answering=True)
+            response = collection.ask(request.question, request.image, where=_where(request.where))
         answer = response.answer
         assert answer is not None
         read = {i for draft in answer.drafts for i in draft.passage_ids}
@@ -285,7 +274,7 @@ def ask(
             for hit, passage in zip(response.hits, response.passages, strict=True)
             if hit.passage_id in read
         ]
-        if as_json:
+        if request.as_json:
             passages = [_hit(*pair) for pair in found]
             values = {"answer": answer.text, "decision": answer.decision, "passages": passages}
             print(json.dumps(values, ensure_ascii=False, indent=1))
@@ -302,23 +291,26 @@ def ask(
 def _open(
     folder: Path,
     pipeline: str | None = None,
-    overrides: list[str] | None = None,
+    overrides: Sequence[str] = (),
     trust_settings: bool = False,
 ) -> Collection:
     from ravqa.collections import Collection
 
-    return Collection.open(folder, pipeline, *(overrides or ()), trust_settings=trust_settings)
+    return Collection.open(folder, pipeline, *overrides, trust_settings=trust_settings)
 
 
 def _read(
-    sources: list[Path], words: int | None, on_error: OnErrorChoice, console: Console
+    sources: Sequence[Path],
+    words: int | None,
+    on_error: Literal["fail", "skip"],
+    console: Console,
 ) -> tuple[Corpus, Remarks]:
     """The sources' passages, and remarks on what was left out."""
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.kb import Sections
     from ravqa.corpora.pages import Remarks
 
-    remarks = Remarks(on_error.value)
+    remarks = Remarks(on_error)
     with console.status(f"reading {', '.join(map(str, sources))}"):
         corpus = Corpus.read(
             *sources, sections=Sections(words=words), remarks=remarks, uncaptioned=True
@@ -326,20 +318,11 @@ def _read(
     return corpus, remarks
 
 
-def _put(
-    folder: Path,
-    sources: list[Path],
-    words: int | None,
-    on_error: OnErrorChoice,
-    overrides: list[str] | None,
-    trust_settings: bool,
-    *,
-    replacing: bool = False,
-    prune: bool = False,
-) -> None:
+def _put(request: PutRequest, *, replacing: bool = False, prune: bool = False) -> None:
     with opened_console() as console:
-        collection = _open(folder, None, overrides, trust_settings)
-        corpus, remarks = _read(sources, words or collection.words, on_error, console)
+        collection = _open(request.folder, None, request.overrides, request.trust_settings)
+        words = request.words or collection.words
+        corpus, remarks = _read(request.sources, words, request.on_error, console)
         if prune:
             remarks.check_prune()
         with console.status("loading models"):
@@ -364,14 +347,16 @@ def _report(console: Console, changes: Changes, remarks: list[str]) -> None:
         console.note(line)
 
 
-def _asked(question: str, image: Path | None) -> None:
+def _asked(request: AskRequest) -> Collection:
+    """Check the question and its image, and open the collection."""
     from ravqa.images.decode import broken_images
 
-    if not question.strip() and image is None:
+    if not request.question.strip() and request.image is None:
         raise UserError("a QUESTION, an --image, or both are needed")
-    if image is not None:
-        for reason in broken_images([image]).values():
+    if request.image is not None:
+        for reason in broken_images([request.image]).values():
             raise DataError(reason)
+    return _open(request.folder, request.pipeline, request.overrides, request.trust_settings)
 
 
 def _note_blind(
@@ -381,7 +366,7 @@ def _note_blind(
         console.note("no part of this pipeline uses the image: only the question is used")
 
 
-def _where(texts: list[str] | None) -> dict[str, list[str]] | None:
+def _where(texts: Sequence[str]) -> dict[str, list[str]] | None:
     """KEY=VALUE strings; several values of one key are alternatives."""
     if not texts:
         return None
@@ -394,16 +379,16 @@ def _where(texts: list[str] | None) -> dict[str, list[str]] | None:
     return found
 
 
-def _chosen(collection: Collection, ids: list[str] | None, where: list[str] | None) -> list[str]:
-    wanted = list(ids or ())
-    for passage_id in wanted:
+def _chosen(collection: Collection, request: ChooseRequest) -> list[str]:
+    for passage_id in request.ids:
         if passage_id not in collection:
             raise collection.unknown(passage_id)
-    chosen = _where(where)
-    if chosen is not None:
-        matching = collection.matching(chosen)
-        wanted = [i for i in wanted if i in set(matching)] if ids else matching
-    return wanted
+    chosen = _where(request.where)
+    if chosen is None:
+        return list(request.ids)
+    matching = collection.matching(chosen)
+    found = set(matching)
+    return [i for i in request.ids if i in found] if request.ids else matching
 
 
 def _values(passage: Passage) -> dict[str, Any]:

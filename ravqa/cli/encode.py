@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError
@@ -17,18 +14,7 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import DatasetRequest, load_dataset, parse_options
 from ravqa.pipeline import check_settings
 from ravqa.runs.console import Console
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeRequest:
-    """What the command line asks for; see `ravqa encode --help`."""
-
-    pipeline: str = "sample"
-    corpus: Sequence[Path] = ()
-    dataset: str | None = None
-    data: Path | None = None
-    overrides: Sequence[str] = ()
-    dataset_options: Sequence[str] = ()
+from ravqa.runs.options import EncodeRequest
 
 
 def encode(request: EncodeRequest, console: Console) -> None:

@@ -3,73 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ravqa.cli.options import from_request
-from ravqa.cli.shared import (
-    Overrides,
-    Passages,
-    Pipeline,
-    opened_console,
-)
-from ravqa.runs.options import ScoreRequest
+from ravqa.cli.shared import opened_console
+from ravqa.runs.options import EncodeRequest, ScoreRequest
 
 
-class NormalizationChoice(StrEnum):
-    """When VQA accuracy normalises answers."""
-
-    official = "official"
-    always = "always"
-
-
-DatasetOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dataset-option", metavar="KEY=VALUE", help="Option of the dataset. Repeatable."
-    ),
-]
-
-
-def encode(
-    corpus: Passages = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Encode the passages that come with this dataset, instead of --corpus.",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the dataset. Default: the bundled sample."),
-    ] = None,
-    pipeline: Pipeline = "sample",
-    overrides: Overrides = None,
-    dataset_options: DatasetOptions = None,
-) -> None:
+@from_request(EncodeRequest)
+def encode(request: EncodeRequest) -> None:
     """Encode passages before `ravqa run`; if interrupted, repeat the command to resume.
 
     With several GPUs: torchrun --nproc-per-node N -m ravqa encode ...
     """
     with opened_console() as console:
-        from ravqa.cli.encode import EncodeRequest
         from ravqa.cli.encode import encode as encode_request
 
-        encode_request(
-            EncodeRequest(
-                pipeline=pipeline,
-                corpus=tuple(corpus or ()),
-                dataset=dataset,
-                data=data,
-                overrides=tuple(overrides or ()),
-                dataset_options=tuple(dataset_options or ()),
-            ),
-            console,
-        )
+        encode_request(request, console)
 
 
 def passages(
@@ -121,13 +74,13 @@ def passages(
 def score(
     request: ScoreRequest,
     normalization: Annotated[
-        NormalizationChoice | None,
+        Literal["official", "always"] | None,
         typer.Option(help="For VQA accuracy: short for --metric-option normalization=..."),
     ] = None,
 ) -> None:
     """Score a file of predictions by the rules of a run; no model is needed."""
     if normalization is not None:
-        options = (*request.metric_options, f"normalization={normalization.value}")
+        options = (*request.metric_options, f"normalization={normalization}")
         request = replace(request, metric_options=options)
     with opened_console() as console:
         from ravqa.runs.scoring import score as score_request

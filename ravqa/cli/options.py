@@ -56,7 +56,7 @@ def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
     found = (
         typer.Argument(metavar=metavar, help=option.help)
         if option.argument
-        else typer.Option(flag, metavar=metavar, help=option.help)
+        else typer.Option(flag, metavar=metavar, help=option.help, min=option.least)
     )
     return inspect.Parameter(
         field.name,

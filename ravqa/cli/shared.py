@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,34 +13,12 @@ if TYPE_CHECKING:
     from ravqa.runs.console import Console
 
 
-class OnErrorChoice(StrEnum):
-    """What to do with a broken record or file."""
-
-    fail = "fail"
-    skip = "skip"
-
-
-Passages = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--corpus",
-        metavar="PATH",
-        help="Passages: a .jsonl, .csv, .tsv or .parquet file, or a knowledge base. Repeatable.",
-    ),
-]
-Pipeline = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME|PATH", help="Settings of all parts: a name in pipelines/, or a YAML file."
-    ),
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY.PATH=VALUE", help="Change one key of the pipeline. Repeatable."
     ),
 ]
-Limit = Annotated[int | None, typer.Option(metavar="N", help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 

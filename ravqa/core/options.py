@@ -15,6 +15,7 @@ class Option:
         flag: its name, if it differs from the field's: "--set".
         commas: several values are given as one comma-separated text; else the option is repeated.
         argument: it is positional and has no name.
+        least: the smallest number that is accepted; None for any.
     """
 
     help: str
@@ -22,3 +23,4 @@ class Option:
     flag: str = ""
     commas: bool = False
     argument: bool = False
+    least: int | None = None

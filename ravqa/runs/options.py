@@ -1,4 +1,4 @@
-"""What runs and scores are asked for: the options of `ravqa run`, `ravqa score`, `ravqa.evaluate`.
+"""The options of `ravqa run`, `ravqa encode`, `ravqa score` and `ravqa.evaluate`.
 
 This module imports nothing heavy: the command line's help is made of it.
 """
@@ -11,6 +11,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ravqa.core.options import Option
+
+_PIPELINE = Option("Settings of all parts: a name in pipelines/, or a YAML file.", "NAME|PATH")
+_SET = Option("Change one key of the pipeline. Repeatable.", "KEY.PATH=VALUE", "--set")
+_DATASET_OPTION = Option(
+    "Option of the dataset, such as subset=OKVQA or images=DIR. Repeatable.",
+    "KEY=VALUE",
+    "--dataset-option",
+)
+_METRIC_OPTION = Option(
+    "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +48,7 @@ class RunRequest:
     split: Annotated[
         str | None, Option("Split of the dataset. Default: the one that is reported.", "NAME")
     ] = None
-    pipeline: Annotated[
-        str, Option("Settings of all parts: a name in pipelines/, or a YAML file.", "NAME|PATH")
-    ] = "sample"
+    pipeline: Annotated[str, _PIPELINE] = "sample"
     retriever: Annotated[
         str | None,
         Option(
@@ -54,7 +63,7 @@ class RunRequest:
     ] = None
     overrides: Annotated[
         Sequence[str],
-        Option("Change one key of the pipeline. Repeatable.", "KEY.PATH=VALUE", "--set"),
+        _SET,
     ] = ()
     limit: Annotated[int | None, Option("Use only the first N questions.", "N")] = None
     output: Annotated[
@@ -84,20 +93,31 @@ class RunRequest:
     download: Annotated[bool, Option("Download the official files that are missing in --data.")] = (
         False
     )
-    dataset_options: Annotated[
-        Sequence[str],
+    dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
+    metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """The options of `ravqa encode`."""
+
+    corpus: Annotated[
+        Sequence[Path],
         Option(
-            "Option of the dataset, such as subset=OKVQA or images=DIR. Repeatable.",
-            "KEY=VALUE",
-            "--dataset-option",
+            "Passages: a .jsonl, .csv, .tsv or .parquet file, or a knowledge base. Repeatable.",
+            "PATH",
         ),
     ] = ()
-    metric_options: Annotated[
-        Sequence[str],
-        Option(
-            "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
-        ),
-    ] = ()
+    dataset: Annotated[
+        str | None,
+        Option("Encode the passages that come with this dataset, instead of --corpus.", "NAME"),
+    ] = None
+    data: Annotated[
+        Path | None, Option("Folder of the dataset. Default: the bundled sample.", "DIR")
+    ] = None
+    pipeline: Annotated[str, _PIPELINE] = "sample"
+    overrides: Annotated[Sequence[str], _SET] = ()
+    dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +139,7 @@ class ScoreRequest:
         Path | None, Option("Folder with the official files. Default: the bundled sample.", "DIR")
     ] = None
     split: Annotated[str | None, Option("Split of the dataset.", "NAME")] = None
-    dataset_options: Annotated[
-        Sequence[str], Option("Option of the dataset. Repeatable.", "KEY=VALUE", "--dataset-option")
-    ] = ()
+    dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
     allow_partial: Annotated[
         bool,
         Option(
@@ -129,12 +147,7 @@ class ScoreRequest:
             "unknown ids, and print the numbers of each."
         ),
     ] = False
-    metric_options: Annotated[
-        Sequence[str],
-        Option(
-            "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
-        ),
-    ] = ()
+    metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
     judge: Annotated[
         str | None, Option("Judge for E-VQA: bem or llm. Default: exact match only.", "NAME")
     ] = None
