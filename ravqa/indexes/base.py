@@ -6,7 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -311,6 +311,39 @@ class Index(ABC):
     def _unchangeable(self) -> UserError:
         name = self.kind or type(self).__name__
         return UserError(f"the index {name} cannot change once it is built: build it again")
+
+
+class StoredIndex(Index):
+    """An index that its constructor opens, and that records what it was built from."""
+
+    def __init__(self, path: Path, config: Any = None, *, fingerprint: str | None = None):
+        """Open the index in `path`; see `Index.open`."""
+        self.path = Path(path)
+        self.config: Any = config
+        self._wanted = fingerprint
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """The fingerprint that was passed to `build`."""
+
+    @classmethod
+    def open(cls, path: Path, config: Any = None, *, fingerprint: str | None = None) -> Self:
+        """Open the index; see the constructor."""
+        return cls(path, config, fingerprint=fingerprint)
+
+    def _check_source(self, found: str, what: str = "", mend: str = "build it again") -> None:
+        """Raise UserError if the index was built from something other than what is wanted.
+
+        Args:
+            found: the fingerprint that it was built from.
+            what, mend: parts of the message; by default they name the index's folder.
+        """
+        if self._wanted is not None and self._wanted != found:
+            raise UserError(
+                f"{what or f'the index in {self.path}'} was built from another corpus or with "
+                f"another encoder: {mend}"
+            )
 
 
 def checked_index(index: Any, kind: type[Index]) -> Index:

@@ -46,7 +46,14 @@ from ravqa.core.files import atomic_write, lock
 from ravqa.core.masking import Mask
 from ravqa.core.settings import Address, Strict, Text, validate
 from ravqa.encoders.base import Vectors
-from ravqa.indexes.base import Array, Index, Ranking, check_k, checked_passages, checked_query
+from ravqa.indexes.base import (
+    Array,
+    Ranking,
+    StoredIndex,
+    check_k,
+    checked_passages,
+    checked_query,
+)
 
 _FORMAT = 1
 _POINTER = "qdrant.json"
@@ -117,7 +124,7 @@ class _Engine(Protocol):
     def close(self) -> None: ...
 
 
-class QdrantIndex(Index):
+class QdrantIndex(StoredIndex):
     """A Qdrant collection as an index; the module's docstring says how it is searched.
 
     An extra point without vectors describes the collection: the fingerprint, and whether the build
@@ -185,10 +192,9 @@ class QdrantIndex(Index):
             UserError: the index is incomplete, of another format, or built from something else; the
                 server cannot be reached; without a server, another process has the index open.
         """
-        self.path = Path(path)
+        super().__init__(path, config, fingerprint=fingerprint)
         self.config = config or _pointed_at(self.path)
         self._engine = _engine(self.path, self.config)
-        self._wanted = fingerprint
         try:
             self._meta = self._read()
         except BaseException:
@@ -199,13 +205,6 @@ class QdrantIndex(Index):
     def built(path: Path) -> bool:
         """Return whether `path` holds a completely built index."""
         return (path / _POINTER).is_file()
-
-    @classmethod
-    def open(
-        cls, path: Path, config: Config | None = None, *, fingerprint: str | None = None
-    ) -> Self:
-        """Open the index; see the constructor."""
-        return cls(path, config, fingerprint=fingerprint)
 
     @classmethod
     def build(
@@ -275,11 +274,7 @@ class QdrantIndex(Index):
                 f"{where} is of format {meta['format']}, this version reads {_FORMAT}: "
                 "build it again"
             )
-        if self._wanted is not None and self._wanted != meta["fingerprint"]:
-            raise UserError(
-                f"{where} was built from another corpus or with another encoder: build it again, "
-                "or name another collection"
-            )
+        self._check_source(meta["fingerprint"], where, "build it again, or name another collection")
         return meta
 
     @property

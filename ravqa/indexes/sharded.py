@@ -20,9 +20,10 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -34,7 +35,9 @@ from ravqa.core.settings import Options, Part, Strict
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.encoders.base import Vectors
 from ravqa.indexes import INDEXES
-from ravqa.indexes.base import Array, Index, Ranking, checked_passages
+from ravqa.indexes.base import Array, Index, Ranking, StoredIndex, checked_passages
+
+T = TypeVar("T")
 
 _FORMAT = 1
 _MANIFEST = "sharded.json"
@@ -43,7 +46,7 @@ Embed = Callable[[int, int], Iterable[Vectors]]
 """Returns one array [vectors, dim] for each passage from the first number to before the second."""
 
 
-class ShardedIndex(Index):
+class ShardedIndex(StoredIndex):
     """Several indexes of another kind as one; see the module and `SegmentedIndex`.
 
     Shards change one after the other: a concurrent search sees each passage before or after the
@@ -91,16 +94,12 @@ class ShardedIndex(Index):
         Raises:
             UserError: the index is incomplete, of another format, or built from something else.
         """
-        self.path = Path(path)
+        super().__init__(path, config, fingerprint=fingerprint)
         self._manifest = _read(self.path)
         self.config = config or self.Config(shard=Part(**self._manifest["shard"]))
-        if fingerprint is not None and fingerprint != self.fingerprint:
-            raise UserError(
-                f"the index in {path} was built from another corpus or with another encoder: "
-                "build it again"
-            )
+        self._check_source(self.fingerprint)
         self._workers = _workers(self.path, self.config, self._manifest)
-        self._workers.run("open")
+        self._workers.open()
 
     @classmethod
     def fixed(cls, config: Config) -> dict[str, Any]:
@@ -124,13 +123,6 @@ class ShardedIndex(Index):
     def built(path: Path) -> bool:
         """Return whether `path` holds a complete index."""
         return (path / _MANIFEST).is_file()
-
-    @classmethod
-    def open(
-        cls, path: Path, config: Config | None = None, *, fingerprint: str | None = None
-    ) -> Self:
-        """Open the index; see the constructor."""
-        return cls(path, config, fingerprint=fingerprint)
 
     @classmethod
     def build(
@@ -223,15 +215,15 @@ class ShardedIndex(Index):
         return str(self._manifest["fingerprint"])
 
     def __len__(self) -> int:
-        return sum(self._workers.run("call", "__len__"))
+        return sum(self._workers.run(len))
 
     def __contains__(self, passage_id: object) -> bool:
-        return any(self._workers.run("call", "__contains__", passage_id))
+        return any(self._workers.run(lambda shard: passage_id in shard))
 
     @property
     def ids(self) -> list[str]:
         """The passages' ids, shard by shard."""
-        return list(chain.from_iterable(self._workers.run("call", "ids")))
+        return list(chain.from_iterable(self._workers.run(lambda shard: shard.ids)))
 
     def search(
         self,
@@ -243,7 +235,9 @@ class ShardedIndex(Index):
     ) -> list[Ranking]:
         """Return the k best passages per query; see `ravqa.indexes.base.Index.search`."""
         allowed = None if allowed_ids is None else list(allowed_ids)
-        parts = self._workers.run("search", queries, k, allowed, params)
+        parts = self._workers.run(
+            lambda shard: shard.search(queries, k, allowed_ids=allowed, **params)
+        )
         return [
             sorted(chain.from_iterable(rankings), key=lambda hit: -hit[1])[:k]
             for rankings in zip(*parts, strict=True)
@@ -256,14 +250,14 @@ class ShardedIndex(Index):
             KeyError: an id is not in the index.
         """
         found: list[dict[str, float]] = [{} for _ in queries]
-        for part in self._workers.run("scores", queries, ids):
+        for part in self._workers.run(partial(_scores, queries, ids)):
             for scores, more in zip(found, part, strict=True):
                 scores |= more
         return [[s[i] for i in wanted] for s, wanted in zip(found, ids, strict=True)]
 
     def stats(self) -> dict[str, Any]:
         """Return statistics of the index: passages, bytes on disk, and those of each shard."""
-        shards = self._workers.run("call", "stats")
+        shards = self._workers.run(lambda shard: shard.stats())
         return {
             "kind": self.kind,
             "dim": self.dim,
@@ -279,12 +273,12 @@ class ShardedIndex(Index):
             UserError: a manifest is damaged.
         """
         _read(self.path)
-        parts = enumerate(self._workers.run("call", "verify"))
+        parts = enumerate(self._workers.run(lambda shard: shard.verify()))
         return [f"{_name(i)}/{line}" for i, lines in parts for line in lines]
 
     def refresh(self) -> None:
         """Pick up what other processes have committed."""
-        self._workers.run("call", "refresh")
+        self._workers.run(lambda shard: shard.refresh())
 
     # -- changing -----------------------------------------------------------------------------
 
@@ -298,15 +292,16 @@ class ShardedIndex(Index):
         new = dict(checked_passages(ids, embeddings, self.dim))
         if known := self._owners(new):
             raise ValueError(f"passage {min(known)!r} is in the index already: update it")
-        self._put("add", self._smallest(), new)
+        if new:
+            self._workers.run(lambda shard: shard.add(new, new.values()), only=[self._smallest()])
 
     def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
         """Replace passages, or add those that do not exist; all are held in memory."""
         new = dict(checked_passages(ids, embeddings, self.dim))
         owners, smallest = self._owners(new), self._smallest()
-        for shard in sorted({smallest, *owners.values()}):
-            mine = {i: v for i, v in new.items() if owners.get(i, smallest) == shard}
-            self._put("update", shard, mine)
+        for number in sorted({owners.get(i, smallest) for i in new}):
+            mine = {i: v for i, v in new.items() if owners.get(i, smallest) == number}
+            self._workers.run(partial(_update, mine), only=[number])
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete passages; they are never found again. `compact` frees their disk space.
@@ -319,27 +314,44 @@ class ShardedIndex(Index):
         owners = self._owners(ids)
         if unknown := set(ids) - owners.keys():
             raise KeyError(min(unknown))
-        for shard in sorted(set(owners.values())):
-            mine = [i for i in ids if owners[i] == shard]
-            self._workers.run("call", "delete", mine, only=[shard])
+        for number in sorted(set(owners.values())):
+            mine = [i for i in ids if owners[i] == number]
+            self._workers.run(partial(_delete, mine), only=[number])
 
     def compact(self) -> None:
         """Rewrite every shard without the deleted passages."""
-        self._workers.run("call", "compact")
-
-    def _put(self, method: str, shard: int, passages: dict[str, Array]) -> None:
-        if passages:
-            arguments = list(passages), list(passages.values())
-            self._workers.run("call", method, *arguments, only=[shard])
+        self._workers.run(lambda shard: shard.compact())
 
     def _owners(self, ids: Iterable[str]) -> dict[str, int]:
         """Return the shards of those passages that exist."""
-        known = enumerate(self._workers.run("known", list(ids)))
+        known = enumerate(self._workers.run(partial(_known, list(ids))))
         return {passage_id: shard for shard, found in known for passage_id in found}
 
     def _smallest(self) -> int:
-        sizes = self._workers.run("call", "__len__")
+        sizes = self._workers.run(len)
         return sizes.index(min(sizes))
+
+
+def _update(passages: dict[str, Array], shard: Index) -> None:
+    shard.update(passages, passages.values())
+
+
+def _delete(ids: list[str], shard: Index) -> None:
+    shard.delete(ids)
+
+
+def _known(ids: Iterable[str], shard: Index) -> list[str]:
+    """Return those of the ids that a shard holds."""
+    return [i for i in ids if i in shard]
+
+
+def _scores(
+    queries: Sequence[Vectors], ids: Sequence[Sequence[str]], shard: Index
+) -> list[dict[str, float]]:
+    """Return the MaxSim of each query with those of its passages that a shard holds."""
+    mine = [_known(wanted, shard) for wanted in ids]
+    rows = shard.score(queries, mine)
+    return [dict(zip(*pair, strict=True)) for pair in zip(mine, rows, strict=True)]
 
 
 def _check_unique(ids: Iterable[str]) -> None:
@@ -411,7 +423,7 @@ class _Shard:
         self._kind = INDEXES.get(part.name)
         self._config = part_config(INDEXES, part, "index.shard")
         self._fingerprint = fingerprint
-        self._index: Any = None
+        self._index: Index | None = None
 
     def build(
         self, ids: Sequence[str], embed: Embed, start: int, stop: int, dim: int, *, wait: bool
@@ -451,32 +463,10 @@ class _Shard:
     def open(self) -> None:
         self._index = self._kind.open(self._folder, self._config, fingerprint=self._fingerprint)
 
-    def apply(self, method: str, arguments: Sequence[Any]) -> Any:
-        """Call another method of this shard by name and return its result."""
-        return getattr(self, method)(*arguments)
-
-    def call(self, name: str, *arguments: Any) -> Any:
-        """Return an attribute of the index, or the result of calling it."""
-        found = getattr(self._index, name)
-        return found(*arguments) if callable(found) else found
-
-    def search(
-        self, queries: Sequence[Vectors], k: int, allowed: Any, params: dict[str, Any]
-    ) -> list[Ranking]:
-        found: list[Ranking] = self._index.search(queries, k, allowed_ids=allowed, **params)
-        return found
-
-    def scores(
-        self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]
-    ) -> list[dict[str, float]]:
-        """Return the MaxSim of each query with those of its passages that this shard holds."""
-        mine = [self.known(wanted) for wanted in ids]
-        rows = self._index.score(queries, mine)
-        return [dict(zip(*pair, strict=True)) for pair in zip(mine, rows, strict=True)]
-
-    def known(self, ids: Iterable[str]) -> list[str]:
-        """Return those of the ids that this shard holds."""
-        return [i for i in ids if i in self._index]
+    def apply(self, task: Callable[[Index], T]) -> T:
+        """Return a function's result for the opened index."""
+        assert self._index is not None
+        return task(self._index)
 
 
 _Task = tuple[Sequence[str], Embed, int, int, int]
@@ -490,8 +480,12 @@ class _Workers(Protocol):
         """Build all shards."""
         ...
 
-    def run(self, method: str, *arguments: Any, only: Sequence[int] | None = None) -> list[Any]:
-        """Return the results of a method of `_Shard` for all shards, or for some."""
+    def open(self) -> None:
+        """Open all shards."""
+        ...
+
+    def run(self, task: Callable[[Index], T], *, only: Sequence[int] | None = None) -> list[T]:
+        """Return a function's results for the index of every shard, or of some shards."""
         ...
 
 
@@ -528,9 +522,13 @@ class _Local:
         for wait in (False, True):
             left = [i for i in left if not self._shards[i].build(*tasks[i], wait=wait)]
 
-    def run(self, method: str, *arguments: Any, only: Sequence[int] | None = None) -> list[Any]:
+    def open(self) -> None:
+        for shard in self._shards:
+            shard.open()
+
+    def run(self, task: Callable[[Index], T], *, only: Sequence[int] | None = None) -> list[T]:
         chosen = range(len(self._shards)) if only is None else only
-        return [getattr(self._shards[i], method)(*arguments) for i in chosen]
+        return [self._shards[i].apply(task) for i in chosen]
 
 
 class _Ray:
@@ -556,10 +554,13 @@ class _Ray:
             ]
         )
 
-    def run(self, method: str, *arguments: Any, only: Sequence[int] | None = None) -> list[Any]:
+    def open(self) -> None:
+        self._get([actor.open.remote() for actor in self._actors])
+
+    def run(self, task: Callable[[Index], T], *, only: Sequence[int] | None = None) -> list[T]:
         chosen = self._actors if only is None else [self._actors[i] for i in only]
-        shared = self._ray.put(arguments)
-        return self._get([actor.apply.remote(method, shared) for actor in chosen])
+        shared = self._ray.put(task)
+        return self._get([actor.apply.remote(shared) for actor in chosen])
 
     def _get(self, pending: Sequence[Any]) -> list[Any]:
         found: list[Any] = []

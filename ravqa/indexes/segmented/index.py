@@ -16,7 +16,14 @@ import numpy as np
 from ravqa.core.errors import UserError
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.encoders.base import Vectors
-from ravqa.indexes.base import Array, Index, Ranking, check_k, checked_passages, checked_query
+from ravqa.indexes.base import (
+    Array,
+    Ranking,
+    StoredIndex,
+    check_k,
+    checked_passages,
+    checked_query,
+)
 from ravqa.indexes.segmented import store
 from ravqa.indexes.segmented.store import Manifest, SegmentEntry, Writer
 
@@ -90,7 +97,7 @@ class State:
                 yield segment, places, rows[places] - segment.first
 
 
-class SegmentedIndex(Index):
+class SegmentedIndex(StoredIndex):
     """A late-interaction index in a folder; see `indexes.base.Index` and `segmented.store`.
 
     Searches may run in many threads, and during a change: each sees the state that it began with.
@@ -110,9 +117,7 @@ class SegmentedIndex(Index):
             UserError: the index is incomplete, of another kind or format, or built from something
                 else.
         """
-        self.path = Path(path)
-        self.config = config or self.Config()
-        self._wanted = fingerprint
+        super().__init__(path, config or self.Config(), fingerprint=fingerprint)
         self._mutex = threading.Lock()
         self._state = self._read()
 
@@ -122,11 +127,6 @@ class SegmentedIndex(Index):
     def generation(cls, path: Path) -> int:
         """Return the generation of the index in `path`."""
         return store.read_manifest(path).generation
-
-    @classmethod
-    def open(cls, path: Path, config: Any = None, *, fingerprint: str | None = None) -> Self:
-        """Open the index; see the constructor."""
-        return cls(path, config, fingerprint=fingerprint)
 
     @classmethod
     def build(
@@ -140,18 +140,11 @@ class SegmentedIndex(Index):
         fingerprint: str = "",
         attached: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Build an index of passages and open it.
+        """Build an index of passages and open it; see `Index.build`.
 
         Args:
-            ids: passage ids, without duplicates.
-            embeddings: one array [vectors, dim] of unit vectors per id; read one by one.
-            path: folder to create. An interrupted build leaves no index, and can be repeated.
-            fingerprint: what the vectors depend on; stored with the index.
+            ids, embeddings, path, dim, config, fingerprint: as there.
             attached: see `change`.
-
-        Raises:
-            UserError: the folder already holds an index, or another process is building there.
-            ValueError: see `checked_passages`.
         """
         config = config or cls.Config()
         start = Manifest(
@@ -361,19 +354,7 @@ class SegmentedIndex(Index):
         delete: Iterable[str] | None = (),
         attached: Mapping[str, Any] | None = None,
     ) -> None:
-        """Delete and add passages in one change, applied entirely or not at all.
-
-        Args:
-            ids, embeddings: passages to add, as in `build`.
-            delete: ids to delete; None for those of `ids` that exist.
-            attached: data that belongs to the index's new state, committed with it (JSON); None
-                keeps what is attached.
-
-        Raises:
-            UserError: another process is writing.
-            KeyError: an id to delete is not in the index.
-            ValueError: an id already exists; see also `checked_passages`.
-        """
+        """Delete and add passages in one change, applied entirely or not at all; see `Index`."""
         with store.writing(self.path) as writer:
             state = self._opened(writer.manifest)
             self._set(state)
@@ -424,11 +405,7 @@ class SegmentedIndex(Index):
                     raise
             else:
                 break
-        if self._wanted is not None and self._wanted != manifest.fingerprint:
-            raise UserError(
-                f"the index in {self.path} was built from another corpus or with another encoder: "
-                "build it again"
-            )
+        self._check_source(manifest.fingerprint)
         return state
 
     def _opened(self, manifest: Manifest) -> State:
