@@ -20,6 +20,7 @@ from ravqa.core.cache import Use, measured
 from ravqa.core.errors import PromptError, UserError, broken
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.outcomes import Failure, or_empty, succeeded
+from ravqa.core.progress import Progress
 from ravqa.core.records import RETRIEVED, Answer, Hit, Passage, Question
 from ravqa.core.registry import table
 from ravqa.core.settings import Part, PipelineConfig, fingerprint, load_pipeline, validate
@@ -32,7 +33,7 @@ from ravqa.readers.base import Reader
 from ravqa.rerankers.base import Candidates, Reranker, checked_rankings
 from ravqa.rerankers.build import build_rerankers, check_rerankers
 from ravqa.retrievers import RETRIEVERS
-from ravqa.retrievers.base import Progress, Retriever, checked_hits
+from ravqa.retrievers.base import Retriever, checked_hits
 
 Ranked = Sequence[Hit] | Failure
 """A question's hits, best first, or why it has none."""

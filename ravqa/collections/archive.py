@@ -25,9 +25,9 @@ from ravqa.collections.folder import IMAGES, CollectionFolder, State
 from ravqa.core.errors import UserError
 from ravqa.core.files import folder_written_beside, written_beside
 from ravqa.core.locations import file_digest
+from ravqa.core.progress import Progress
 from ravqa.corpora.disk import PassageFolder
 from ravqa.indexes.segmented.index import SegmentedIndex
-from ravqa.retrievers.base import Progress
 
 LIST = "ravqa-collection.json"
 _LISTS = (LIST, "ravqa-index.json")  # its current and its older name

@@ -20,6 +20,7 @@ from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import DataError, UserError, check_number
 from ravqa.core.factory import Session, part_config
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus, Selection
@@ -32,7 +33,7 @@ from ravqa.indexes import INDEXES
 from ravqa.indexes.exact import ExactIndex
 from ravqa.pipeline import Pipeline, Response
 from ravqa.rerankers.build import asks_own_reader
-from ravqa.retrievers.base import Progress, Retriever
+from ravqa.retrievers.base import Retriever
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 _NEAR = 10_000  # most ids that are searched for similar ones

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ravqa.core.cache import Store
 from ravqa.core.errors import UserError, broken
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Strict
 from ravqa.corpora.corpus import Corpus
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ravqa.retrievers.explain import Explanation
-
-Progress = Callable[[str, int, int], object]
-"""A callback, called as progress(what, done, total)."""
 
 
 class Retriever(ABC):

@@ -27,10 +27,11 @@ from pydantic import Field
 from ravqa.core.cache import Memo
 from ravqa.core.errors import DataError, UserError, import_extra
 from ravqa.core.locations import cache_dir
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
-from ravqa.retrievers.base import Progress, Retriever, to_hits
+from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.retrievers.query_text import Form, QueryText, forms
 
 _EXTRA = "bm25"

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from ravqa.core.cache import Store
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
@@ -18,7 +19,7 @@ from ravqa.encoders.base import EncodingStats
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import first_hit
 from ravqa.retrievers import RETRIEVERS
-from ravqa.retrievers.base import Progress, Retriever
+from ravqa.retrievers.base import Retriever
 
 
 def _needed(corpus: Corpus | None, name: str) -> Corpus:

@@ -22,12 +22,13 @@ from pydantic import Field, model_validator
 
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import EncodingStats
 from ravqa.retrievers import RETRIEVERS
-from ravqa.retrievers.base import Progress, Retriever, to_hits
+from ravqa.retrievers.base import Retriever, to_hits
 
 
 class FusionRetriever(Retriever):

@@ -19,6 +19,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import failures
 from ravqa.core.locations import cache_dir
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
@@ -42,7 +43,7 @@ from ravqa.indexes.base import (
     checked_scores,
 )
 from ravqa.indexes.segmented.store import FORMAT
-from ravqa.retrievers.base import Progress, Retriever, to_hits
+from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.retrievers.explain import Explanation, QueryPart
 from ravqa.retrievers.query_text import Form, QueryText, forms
 

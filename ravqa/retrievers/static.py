@@ -8,10 +8,11 @@ from typing import Literal
 from ravqa.core.cache import Store
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import file_digest
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import LocalPath, Strict, fingerprint
 from ravqa.corpora.corpus import Corpus
-from ravqa.retrievers.base import Progress, Retriever, to_hits
+from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.retrievers.runs import Ranking, column, decoded, read_run
 
 

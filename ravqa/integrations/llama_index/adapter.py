@@ -26,12 +26,13 @@ from pydantic import Field
 
 from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.locations import file_digest
+from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import ImportTarget, Options, Strict, Text, fingerprint
 from ravqa.corpora.corpus import Corpus
 from ravqa.integrations.llama_index.nodes import nodes_of
 from ravqa.integrations.query_images import data_uri
-from ravqa.retrievers.base import Progress, Retriever, to_hits
+from ravqa.retrievers.base import Retriever, to_hits
 
 _WHY = "the retriever llama-index"
 
