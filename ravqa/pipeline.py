@@ -361,11 +361,11 @@ class Pipeline:
         return Response(answer, hits, [passage for _, passage in self.passages(hits)], stages)
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Return whether describer, retriever, rerankers or reader look at questions' images."""
         return (
             self.describer is not None
-            or self.retriever.sees_images
+            or self.retriever.supports_images
             or any(part.supports_images for part in self.rerankers.values())
             or (self.answerer is not None and self.answerer.reader.supports_images)
         )

@@ -362,7 +362,7 @@ def _asked(request: AskRequest) -> Collection:
 def _note_blind(
     collection: Collection, image: Path | None, console: Console, *, answering: bool = False
 ) -> None:
-    if image is not None and not collection.pipeline(answering=answering).sees_images:
+    if image is not None and not collection.pipeline(answering=answering).supports_images:
         console.note("no part of this pipeline uses the image: only the question is used")
 
 

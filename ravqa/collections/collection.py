@@ -551,7 +551,7 @@ class Collection:
                             "update it, or give the new one another id"
                         )
                     same = old.content == passage.content and (
-                        old.image == passage.image or not late.encoder.sees_passage_images
+                        old.image == passage.image or not late.encoder.supports_passage_images
                     )
                     (relabelled if same else changed).append(passage.passage_id)
             new = Selection(every, added + changed)
@@ -582,7 +582,7 @@ class Collection:
             images = [p.image for p in blank if p.image is not None]
             for passage, seen in zip(blank, pipeline.describer.describe(images), strict=True):
                 own[passage.passage_id] = replace(passage, text=as_text(seen))
-        elif blank and not _late(pipeline).encoder.sees_passage_images:
+        elif blank and not _late(pipeline).encoder.supports_passage_images:
             raise DataError(
                 f"{incoming.source}: the image {blank[0].passage_id!r} has no caption: write one, "
                 "or choose a pipeline with a describer"
@@ -644,9 +644,9 @@ class _StateRetriever(Retriever):
         self._allowed = allowed_ids
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Return whether the encoder looks at questions' images."""
-        return self._late.sees_images
+        return self._late.supports_images
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Do nothing: the index exists."""

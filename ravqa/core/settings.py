@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
@@ -82,6 +82,9 @@ class Strict(BaseModel):
     """Base class of all configuration; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Present names of settings by their former ones, for the message about an unknown key."""
 
     builds_parts: ClassVar[bool] = False
     """Whether the part builds others from its options; its constructor then takes a `session`."""
@@ -171,9 +174,12 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         path = ".".join(str(p) for p in item["loc"])
         if item["type"] == "extra_forbidden":
             *parents, last = item["loc"]
-            messages.append(
-                f"unknown key {path!r}: {near_matches(str(last), _keys(model, parents))}"
-            )
+            owner = _model_at(model, parents)
+            if owner is not None and issubclass(owner, Strict) and last in owner.renamed:
+                hint = f"it is called {owner.renamed[str(last)]} now"
+            else:
+                hint = near_matches(str(last), () if owner is None else owner.model_fields)
+            messages.append(f"unknown key {path!r}: {hint}")
         elif item["type"] == "missing":
             messages.append(f"key {path!r} is missing")
         else:
@@ -190,17 +196,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys(model: type[BaseModel], path: Sequence[int | str]) -> Iterable[str]:
-    """Return the keys of the model at `path` inside `model`."""
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
+    """Return the model at `path` inside `model`; None if that is not one model."""
     for step in path:
         if isinstance(step, int):
             continue  # an index into the preceding list
         field = model.model_fields.get(step)
         models = [] if field is None else _models(field.annotation)
         if len(models) != 1:
-            return ()
+            return None
         model = models[0]
-    return model.model_fields
+    return model
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

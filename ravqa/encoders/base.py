@@ -139,12 +139,12 @@ class Encoder(ABC):
         return self.fingerprint
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether the encoder looks at questions' images, and so defines `encode_question`."""
         return False
 
     @property
-    def sees_passage_images(self) -> bool:
+    def supports_passage_images(self) -> bool:
         """Whether the encoder looks at passages' images, and so defines `encode_passages`."""
         return False
 
@@ -172,7 +172,7 @@ class Encoder(ABC):
         """
 
     def encode_question(self, questions: Sequence[Question]) -> Encoded:
-        """Return one array [vectors, dim] per question, from text and image; see `sees_images`.
+        """Return one array [vectors, dim] per question, from text and image; see `supports_images`.
 
         Raises:
             DataError: an image cannot be decoded.

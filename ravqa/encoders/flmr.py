@@ -136,12 +136,12 @@ class FLMREncoder(Encoder):
         return self._of_passages
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether the checkpoint takes questions' images."""
         return bool(self._model.uses_images)
 
     @property
-    def sees_passage_images(self) -> bool:
+    def supports_passage_images(self) -> bool:
         """Whether the checkpoint takes passages' images."""
         return bool(self._model.config.context_concat_output_from_vision_encoder)
 
@@ -164,7 +164,7 @@ class FLMREncoder(Encoder):
         """
         return self._encode_documents(
             [passage.content for passage in passages],
-            [passage.image if self.sees_passage_images else None for passage in passages],
+            [passage.image if self.supports_passage_images else None for passage in passages],
             progress,
         )
 

@@ -1,6 +1,6 @@
 """Models of the sentence-transformers library as encoders: many vectors per text, or one.
 
-A model that takes text and image together sees the question's image (`sees_images`). For others
+A model that takes text and image together sees the question's image (`supports_images`). For others
 the image enters as text, as in `ravqa.retrievers.query_text`.
 """
 
@@ -114,7 +114,7 @@ class _STEncoder(Encoder):
         )
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether the model takes a text and an image together."""
         return bool(self._model.supports(_IMAGE_AND_TEXT))
 

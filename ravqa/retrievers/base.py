@@ -60,7 +60,7 @@ class Retriever(ABC):
         return False
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether the retriever looks at questions' images."""
         return False
 

@@ -90,9 +90,9 @@ class OracleRetriever(Retriever):
         return config.depth
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether the wrapped retriever looks at questions' images."""
-        return self.base.sees_images
+        return self.base.supports_images
 
     @property
     def encodes(self) -> bool:

@@ -115,9 +115,9 @@ class FusionRetriever(Retriever):
         return any(part.encodes for part in self.retrievers)
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether one of the retrievers looks at questions' images."""
-        return any(part.sees_images for part in self.retrievers)
+        return any(part.supports_images for part in self.retrievers)
 
     @property
     def encoded(self) -> dict[str, EncodingStats]:

@@ -140,9 +140,9 @@ class LateInteractionRetriever(Retriever):
         return self if self.encoder.labels else None
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether the encoder looks at questions' images."""
-        return self.encoder.sees_images
+        return self.encoder.supports_images
 
     @property
     def encodes(self) -> bool:
@@ -369,13 +369,13 @@ class LateInteractionRetriever(Retriever):
         with self._encoding:
             found: Labelled = (
                 self.encoder.label_question(plan.question)
-                if self.sees_images
+                if self.supports_images
                 else self.encoder.label_query(spans)
             )
         return found
 
     def _plan(self, question: Question) -> _Plan:
-        if self.sees_images:
+        if self.supports_images:
             image = None if question.image is None else image_bytes(question.image)
             content = [question.question, question.instruction, image and fingerprint(image)]
             return _Plan(content, [Form(1.0, ((),))], question)
@@ -389,7 +389,7 @@ class LateInteractionRetriever(Retriever):
             PromptError: the encoder cannot process a question or its image.
         """
         with self._encoding, failures(f"the encoder {self.config.encoder.name}"):
-            if self.sees_images:
+            if self.supports_images:
                 asked = [plan.question for plan in plans]
                 found = checked_vectors(
                     self.encoder, self.encoder.encode_question(asked), len(asked)
@@ -398,7 +398,7 @@ class LateInteractionRetriever(Retriever):
                 spans = [a for plan in plans for form in plan.forms for a in form.alternatives]
                 found = checked_vectors(self.encoder, self.encoder.encode_query(spans), len(spans))
             self._encoded["queries"] += found.stats
-        return found if self.sees_images else [_unit(vectors) for vectors in found]
+        return found if self.supports_images else [_unit(vectors) for vectors in found]
 
     def _search(
         self,

@@ -333,7 +333,7 @@ def _resolved_config(loaded: Loaded) -> RunConfig:
             "limit": request.limit,
             "on_error": request.on_error,
             "fingerprint": dataset.fingerprint,
-            "images": _images_fingerprint(dataset) if pipeline.sees_images else None,
+            "images": _images_fingerprint(dataset) if pipeline.supports_images else None,
         },
         "corpus": {
             "files": [str(p) for p in request.corpus],

@@ -114,7 +114,7 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     if problem:  # not an error: all answers may be known
         console.note(f"{problem}: only what is in the cache can be answered")
     reranked, read = reranker_counts(pipeline), reader_counts(pipeline)
-    if pipeline.sees_images and (config.describer is None or given.dataset):
+    if pipeline.supports_images and (config.describer is None or given.dataset):
         data = _with_images(data, request.on_error, session)
     pipeline.prepare(data.corpus, console.progress)
     with measured(pipeline.describer.stores if pipeline.describer else ()) as describing:

@@ -60,7 +60,7 @@ def check_encoder(encoder: Encoder, *, atol: float = 1e-3) -> None:
     passages = [Passage(str(i), text) for i, text in enumerate(_TEXTS)]
     own = _checked(encoder, encoder.encode_passages(passages), 3, f"{name}.encode_passages")
     _same(f"{name}.encode_passages of text alone", own, found, atol)
-    if encoder.sees_images:
+    if encoder.supports_images:
         _check_questions(encoder, atol)
     if encoder.labels:
         _check_labels(encoder, passages, own, queries, asked)

@@ -57,7 +57,7 @@ def check_retriever(
     name = type(retriever).__name__
     require_names(retriever, "fingerprint")
     require(isinstance(retriever.weights, str), f"{name}.weights is a text, blank without weights")
-    require(isinstance(retriever.sees_images, bool), f"{name}.sees_images is True or False")
+    require(isinstance(retriever.supports_images, bool), f"{name}.supports_images is True or False")
     corpus = small_corpus() if corpus is None else corpus
     questions = small_questions() if questions is None else list(questions)
     fingerprint = retriever.fingerprint

@@ -466,7 +466,7 @@ def text_only(tmp_path, minilm_folder):
 
 def test_a_checkpoint_without_images_takes_the_query_as_text(text_only):
     encoder = FLMREncoder(FLMREncoder.Config(model=str(text_only), instruction=None))
-    assert not encoder.sees_images
+    assert not encoder.supports_images
     spans = [Span("What does it eat?"), Span("koala", 0.4), Span("wombat", 0.0)]
     [by_spans] = encoder.encode_query([spans])
     parts = FLMRModelForRetrieval.from_pretrained(text_only)

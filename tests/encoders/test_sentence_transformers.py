@@ -275,7 +275,7 @@ def test_colpali_checkpoints_give_the_models_query_vectors(colpali):
         with torch.no_grad():
             expected.append(model(**processor.process_queries(text=[text])).embeddings[0])
     close(encoder.encode_query([(Span(text),) for text in texts]), expected)
-    assert not encoder.sees_images  # it takes a text or an image
+    assert not encoder.supports_images  # it takes a text or an image
 
 
 @pytest.mark.parametrize("encoder", [MultiVectorSTEncoder, DenseSTEncoder])
@@ -424,9 +424,9 @@ def seeing(saved):
 
 
 def test_only_models_that_take_text_and_image_are_given_images(seeing, colbert_encoder, dense):
-    assert seeing.sees_images
-    assert not colbert_encoder.sees_images
-    assert not dense.sees_images
+    assert seeing.supports_images
+    assert not colbert_encoder.supports_images
+    assert not dense.supports_images
 
 
 def test_questions_with_and_without_images_equal_our_own_encoder(seeing):

@@ -613,11 +613,11 @@ def test_others_retrievers_find_passages_for_us(corpus):
 
 def test_the_image_goes_to_a_retriever_that_looks_at_it(corpus):
     other = Fixed([(node, 1.0) for node in nodes_of(corpus)])
-    tested = LlamaIndexRetriever(other, tags=0, caption=False, sees_images=True)
+    tested = LlamaIndexRetriever(other, tags=0, caption=False, supports_images=True)
     tested.prepare(corpus)
     data = PHOTO.read_bytes()
     tested.retrieve([SEEN, Question(2, "What?", image=data), Question(3, "Why?")], 2)
-    assert tested.sees_images
+    assert tested.supports_images
     assert [q.query_str for q in other.asked] == ["Where does it live?", "What?", "Why?"]
     path, uri, nothing = [q.image_path for q in other.asked]
     assert (path, nothing) == (str(PHOTO), None)
@@ -625,7 +625,7 @@ def test_the_image_goes_to_a_retriever_that_looks_at_it(corpus):
 
 
 def test_our_own_retriever_goes_round_and_comes_back_the_same(retriever, corpus):
-    tested = LlamaIndexRetriever(retriever, sees_images=True)
+    tested = LlamaIndexRetriever(retriever, supports_images=True)
     tested.prepare(corpus)
     question = Question(1, QUESTION, image=PHOTO)
     [hits] = tested.retrieve([question], 5)
@@ -694,6 +694,11 @@ def test_a_factory_enters_a_run(tmp_path, capsys):
 def test_factories_that_are_not_there(factory, message):
     with pytest.raises(UserError, match=message):
         Pipeline.load("bm25-retrieval", f"retriever={{name: llama-index, factory: '{factory}'}}")
+
+
+def test_a_setting_under_its_former_name_gives_the_present_one():
+    with pytest.raises(UserError, match="'sees_images': it is called supports_images now"):
+        Pipeline.load("bm25-retrieval", "retriever={name: llama-index, sees_images: true}")
 
 
 def test_a_factory_that_makes_something_else(corpus):

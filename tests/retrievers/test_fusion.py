@@ -35,7 +35,7 @@ class ListRetriever(Retriever):
         self.weights = "a list"
 
     @property
-    def sees_images(self):
+    def supports_images(self):
         return self.config.sees
 
     def prepare(self, corpus, progress=None):
@@ -182,9 +182,9 @@ def test_parts_are_prepared_with_the_corpus_and_may_be_fusions_themselves():
 
 def test_what_parts_say_of_themselves_is_passed_on():
     assert fusion(A, B).weights == "a list, a list"
-    assert not fusion(A, B).sees_images
+    assert not fusion(A, B).supports_images
     seeing = [{"name": "listed", "ranking": A}, {"name": "listed", "ranking": B, "sees": True}]
-    assert built(retrievers=seeing).sees_images
+    assert built(retrievers=seeing).supports_images
     assert fusion(A, B).encoded == {}
     encoding = fusion(A, B, kind="encoding")
     assert encoding.encoded["passages"] == EncodingStats(6, 2, 60, 40)

@@ -289,7 +289,7 @@ class SeeingRetriever(Retriever):
 
     fingerprint = "seeing"
     weights = ""
-    sees_images = True
+    supports_images = True
 
     def __init__(self, config):
         self.ids = []

@@ -214,7 +214,7 @@ class Few(Words):
 
 
 class Blind(Words):
-    sees_images = True
+    supports_images = True
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle
@@ -54,7 +54,7 @@ class LlamaIndexRetriever(Retriever):
         *,
         tags: int = 3,
         caption: bool = True,
-        sees_images: bool = False,
+        supports_images: bool = False,
         fingerprint: str | None = None,
     ):
         """Wrap `retriever`.
@@ -62,22 +62,22 @@ class LlamaIndexRetriever(Retriever):
         Args:
             tags: number of names of things seen in the image that are appended to the question.
             caption: whether to append the image's caption too.
-            sees_images: whether the retriever looks at `image_path`.
+            supports_images: whether the retriever looks at `image_path`.
             fingerprint: changes with everything that can change its rankings; None for its class's
                 name, all that is known without it.
         """
         kind = type(retriever)
         self.fingerprint = fingerprint or f"{kind.__module__}.{kind.__qualname__}"
-        self._sees_images = sees_images
+        self._supports_images = supports_images
         self._retriever = retriever
         self._tags = tags
         self._caption = caption
         self._corpus: Corpus | None = None
 
     @property
-    def sees_images(self) -> bool:
+    def supports_images(self) -> bool:
         """Return whether the retriever looks at `image_path`."""
-        return self._sees_images
+        return self._supports_images
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Take the passages that the nodes correspond to.
@@ -106,7 +106,7 @@ class LlamaIndexRetriever(Retriever):
             parts += [tag.names[0] for tag in question.description.tags[: self._tags]]
             if self._caption and question.description.caption:
                 parts.append(question.description.caption)
-        image = question.image if self.sees_images else None
+        image = question.image if self.supports_images else None
         if isinstance(image, bytes):
             return QueryBundle(" ".join(parts), image_path=data_uri(image))
         return QueryBundle(" ".join(parts), image_path=None if image is None else str(image))
@@ -143,15 +143,16 @@ class FactoryRetriever(LlamaIndexRetriever):
             factory: "package.module:function", called as function(nodes, **options); it is
                 imported and run, so name only what you trust.
             options: options of the factory.
-            tags, caption, sees_images: as for `LlamaIndexRetriever`.
+            tags, caption, supports_images: as for `LlamaIndexRetriever`.
             weights: names of weights, stored with the results.
         """
 
+        renamed: ClassVar[Mapping[str, str]] = {"sees_images": "supports_images"}
         factory: ImportTarget
         options: Options = Field(default_factory=dict)
         tags: int = Field(default=3, ge=0)
         caption: bool = True
-        sees_images: bool = False
+        supports_images: bool = False
         weights: Text = ""
 
     config: Config
@@ -165,7 +166,7 @@ class FactoryRetriever(LlamaIndexRetriever):
         self.config = config
         self.weights = config.weights
         self._factory = _function(config.factory)
-        self._sees_images = config.sees_images
+        self._supports_images = config.supports_images
         self.fingerprint = fingerprint("llama-index/2", config.model_dump(), _source(self._factory))
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
@@ -181,7 +182,7 @@ class FactoryRetriever(LlamaIndexRetriever):
                 f"{_WHY}: {self.config.factory} gave {type(made).__name__}, not a LlamaIndex "
                 "retriever"
             )
-        shown = self.config.model_dump(include={"tags", "caption", "sees_images"})
+        shown = self.config.model_dump(include={"tags", "caption", "supports_images"})
         super().__init__(made, **shown, fingerprint=self.fingerprint)
         super().prepare(corpus, progress)
 
