@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ravqa.core.checkpoints import build_model
 from ravqa.core.errors import UserError
+from ravqa.flmr.checkpoints import canonical_names, read_checkpoint
 from ravqa.flmr.configuration import (
     FLMRConfig,
     FLMRInputError,
@@ -24,7 +25,6 @@ from ravqa.flmr.configuration import (
     config_from_dict,
     read_config,
 )
-from ravqa.flmr.conversion import canonical_names, read_checkpoint
 from ravqa.flmr.outputs import ImageFeatures
 
 _PLAIN_PREFIXES = ("bert.", "roberta.", "deberta.", "distilbert.", "electra.", "mpnet.", "model.")

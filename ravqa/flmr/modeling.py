@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ravqa.core.errors import UserError
+from ravqa.flmr.checkpoints import SHARED, canonical_names
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError
-from ravqa.flmr.conversion import SHARED, canonical_names
 from ravqa.flmr.encoders import FLMRPreTrainedModel, FLMRTextModel, FLMRVisionModel, place_of
 from ravqa.flmr.mapping import MappingNetwork
 from ravqa.flmr.outputs import (

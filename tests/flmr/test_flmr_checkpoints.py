@@ -25,7 +25,7 @@ from transformers import (
 from ravqa import flmr
 from ravqa.core.errors import UserError
 from ravqa.flmr import FLMRModelForRetrieval, convert
-from ravqa.flmr.conversion import from_lightning, read_tensors
+from ravqa.flmr.checkpoints import from_lightning, read_tensors
 
 WITHIN = {"rtol": 0, "atol": 1e-5}
 
