@@ -35,6 +35,9 @@ from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncode
 
 logger = logging.getLogger(__name__)
 
+_Chosen = tuple[bool, Tensor | None]
+"""Whether an output is used at all, and for which examples if that differs."""
+
 MASKED_SCORE = -9999.0
 """The score of a masked document position, below every product of unit vectors."""
 
@@ -291,6 +294,39 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         vectors = vectors.reshape(pooled.shape[0], -1, self.config.dim)
         return vectors, patch_features, output
 
+    def _text_states(
+        self,
+        side: str,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        output: Any,
+        output_attentions: bool,
+        output_hidden_states: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the token ids, checked, and the text encoder's states [rows, tokens, width].
+
+        The encoder's attentions and states, if wanted, are put into `output`.
+        """
+        if input_ids is None or attention_mask is None:
+            of = {"query": "queries", "context": "documents"}[side]
+            raise FLMRInputError(f"{of} need input_ids and attention_mask")
+        text = getattr(self, f"{side}_text_encoder")(
+            input_ids,
+            attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        _keep(output, "text_encoder", text, output_attentions, output_hidden_states)
+        return input_ids, text.last_hidden_state
+
+    def _chosen(self, side: str, vision: Any, text: Any) -> tuple[_Chosen, _Chosen]:
+        """Return which outputs the embeddings of one side consist of: vision's and text's."""
+        config = self.config
+        return (
+            _flags(vision, getattr(config, f"{side}_concat_output_from_vision_encoder")),
+            _flags(text, getattr(config, f"{side}_concat_output_from_text_encoder")),
+        )
+
     # -- encoding ----------------------------------------------------------------------------
 
     def query(
@@ -325,48 +361,33 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         Raises:
             FLMRInputError: an input is missing or has a wrong shape.
         """
-        config = self.config
-        use_vision, vision_flags = _flags(
-            concat_output_from_vision_encoder, config.query_concat_output_from_vision_encoder
+        (use_vision, vision_flags), (use_text, text_flags) = self._chosen(
+            "query", concat_output_from_vision_encoder, concat_output_from_text_encoder
         )
-        use_text, text_flags = _flags(
-            concat_output_from_text_encoder, config.query_concat_output_from_text_encoder
-        )
-        attentions, hidden = self._wanted(output_attentions, output_hidden_states)
+        wanted = self._wanted(output_attentions, output_hidden_states)
+        attentions, hidden = wanted
         output = FLMRQueryEncoderOutput()
         parts: list[Tensor] = []
-
-        mapped = config.use_transformer_mapping_network and use_vision
+        mapped = self.config.use_transformer_mapping_network and use_vision
         text = None
         if use_text or mapped:
-            if input_ids is None or attention_mask is None:
-                raise FLMRInputError("queries need input_ids and attention_mask")
-            text = self.query_text_encoder(
-                input_ids,
-                attention_mask,
-                output_attentions=attentions,
-                output_hidden_states=hidden,
-            )
-            output.text_encoder_attentions = text.attentions if attentions else None
-            output.text_encoder_hidden_states = text.hidden_states if hidden else None
-        if use_text and text is not None and input_ids is not None:
-            vectors = self.query_text_encoder_linear(text.last_hidden_state)
+            input_ids, text = self._text_states("query", input_ids, attention_mask, output, *wanted)
+        if use_text:
+            vectors = self.query_text_encoder_linear(text)
             output.pooler_output = vectors[:, 0]
             keep = self.query_mask(input_ids).to(vectors.dtype)
             parts.append(_switch(vectors * keep[:, :, None], text_flags))
         if use_vision:
             vectors, patches, tower = self._image_parts(
-                "query", pixel_values, image_features, image_patch_features, attentions, hidden
+                "query", pixel_values, image_features, image_patch_features, *wanted
             )
             if output.pooler_output is None:
                 output.pooler_output = vectors[:, 0]
-            if tower is not None:
-                output.vision_encoder_attentions = tower.attentions if attentions else None
-                output.vision_encoder_hidden_states = tower.hidden_states if hidden else None
+            _keep(output, "vision_encoder", tower, *wanted)
             parts.append(_switch(vectors, vision_flags))
-            if mapped and text is not None and input_ids is not None:
+            if mapped:
                 states, all_states, weights = self._map_patches(
-                    patches, text.last_hidden_state, input_ids, attentions
+                    patches, text, input_ids, attentions
                 )
                 output.transformer_mapping_network_attentions = weights if attentions else None
                 output.transformer_mapping_network_hidden_states = all_states if hidden else None
@@ -438,39 +459,26 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         Raises:
             FLMRInputError: an input is missing or has a wrong shape.
         """
-        config = self.config
-        use_vision, vision_flags = _flags(
-            concat_output_from_vision_encoder, config.context_concat_output_from_vision_encoder
+        (use_vision, vision_flags), (use_text, text_flags) = self._chosen(
+            "context", concat_output_from_vision_encoder, concat_output_from_text_encoder
         )
-        use_text, text_flags = _flags(
-            concat_output_from_text_encoder, config.context_concat_output_from_text_encoder
-        )
-        attentions, hidden = self._wanted(output_attentions, output_hidden_states)
+        wanted = self._wanted(output_attentions, output_hidden_states)
         output = FLMRContextEncoderOutput()
         parts: list[Tensor] = []
         masks: list[Tensor] = []
         if use_vision:
             vectors, _, tower = self._image_parts(
-                "context", pixel_values, image_features, None, attentions, hidden
+                "context", pixel_values, image_features, None, *wanted
             )
             output.pooler_output = vectors[:, 0]
-            if tower is not None:
-                output.vision_encoder_attentions = tower.attentions if attentions else None
-                output.vision_encoder_hidden_states = tower.hidden_states if hidden else None
+            _keep(output, "vision_encoder", tower, *wanted)
             parts.append(vectors)
             masks.append(_switched_on(vectors, vision_flags))
         if use_text:
-            if input_ids is None or attention_mask is None:
-                raise FLMRInputError("documents need input_ids and attention_mask")
-            text = self.context_text_encoder(
-                input_ids,
-                attention_mask,
-                output_attentions=attentions,
-                output_hidden_states=hidden,
+            input_ids, text = self._text_states(
+                "context", input_ids, attention_mask, output, *wanted
             )
-            output.text_encoder_attentions = text.attentions if attentions else None
-            output.text_encoder_hidden_states = text.hidden_states if hidden else None
-            vectors = self.context_text_encoder_linear(text.last_hidden_state)
+            vectors = self.context_text_encoder_linear(text)
             output.pooler_output = vectors[:, 0]
             parts.append(vectors)
             masks.append(self.doc_mask(input_ids) & _switched_on(vectors, text_flags))
@@ -568,6 +576,11 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         Raises:
             FLMRInputError: an input is missing, or has a wrong shape or number.
         """
+        options: dict[str, Any] = {
+            "return_dict": True,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
         query = self.query(
             input_ids=query_input_ids,
             attention_mask=query_attention_mask,
@@ -576,9 +589,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             image_patch_features=query_image_patch_features,
             concat_output_from_vision_encoder=query_concat_output_from_vision_encoder,
             concat_output_from_text_encoder=query_concat_output_from_text_encoder,
-            return_dict=True,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            **options,
         )
         context = self.doc(
             input_ids=context_input_ids,
@@ -587,9 +598,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             image_features=context_image_features,
             concat_output_from_vision_encoder=context_concat_output_from_vision_encoder,
             concat_output_from_text_encoder=context_concat_output_from_text_encoder,
-            return_dict=True,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            **options,
         )
         q, d = query.late_interaction_output, context.late_interaction_output
         mask = context.context_mask
@@ -606,7 +615,6 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             loss = in_batch
         else:
             loss = functional.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))
-        attentions, hidden = self._wanted(output_attentions, output_hidden_states)
         output = FLMRModelForRetrievalOutput(
             loss=loss,
             scores=scores,
@@ -614,26 +622,13 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             query_late_interaction_output=q,
             context_late_interaction_output=d,
         )
-        if attentions:
-            output.query_attentions = (
-                query.text_encoder_attentions,
-                query.vision_encoder_attentions,
-                query.transformer_mapping_network_attentions,
-            )
-            output.context_attentions = (
-                context.text_encoder_attentions,
-                context.vision_encoder_attentions,
-            )
-        if hidden:
-            output.query_hidden_states = (
-                query.text_encoder_hidden_states,
-                query.vision_encoder_hidden_states,
-                query.transformer_mapping_network_hidden_states,
-            )
-            output.context_hidden_states = (
-                context.text_encoder_hidden_states,
-                context.vision_encoder_hidden_states,
-            )
+        wanted = self._wanted(output_attentions, output_hidden_states)
+        for what, is_wanted in zip(("attentions", "hidden_states"), wanted, strict=True):
+            if is_wanted:
+                encoders = f"text_encoder_{what}", f"vision_encoder_{what}"
+                mapping = f"transformer_mapping_network_{what}"
+                setattr(output, f"query_{what}", tuple(query.get(n) for n in (*encoders, mapping)))
+                setattr(output, f"context_{what}", tuple(context.get(n) for n in encoders))
         return self._returned(output, return_dict)
 
     def _in_batch_loss(self, q: Tensor, d: Tensor, mask: Tensor, everywhere: bool) -> Tensor:
@@ -675,8 +670,15 @@ def _any_false(flags: Tensor) -> bool:
     return flags.device.type != "meta" and not bool(flags.all())
 
 
-def _flags(given: Any, default: bool) -> tuple[bool, Tensor | None]:
-    """Return whether a part is used at all, and for which examples if that differs."""
+def _keep(output: Any, name: str, part: Any, attentions: bool, hidden: bool) -> None:
+    """Put the wanted of an encoder's attentions and states into the output under its name."""
+    if part is not None and attentions:
+        setattr(output, f"{name}_attentions", part.attentions)
+    if part is not None and hidden:
+        setattr(output, f"{name}_hidden_states", part.hidden_states)
+
+
+def _flags(given: Any, default: bool) -> _Chosen:
     if given is None:
         return default, None
     if isinstance(given, bool):
