@@ -74,7 +74,7 @@ def query_times(model, tokenizer, queries):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--passages", type=Path, default=SAMPLE / "passages.jsonl")
-    parser.add_argument("--limit", type=int, default=48, help="passages drawn by lot")
+    parser.add_argument("--limit", type=int, default=48, help="passages drawn at random")
     parser.add_argument("--queries", type=int, default=8)
     given = parser.parse_args()
     torch.manual_seed(0)

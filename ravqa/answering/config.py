@@ -34,7 +34,7 @@ class ExamplesConfig(Strict):
     split: SplitName | None = "train"
     options: Options = Field(default_factory=dict)
     count: int = Field(default=4, ge=1)
-    choose: Literal["lot", "first"] = "lot"
+    choose: Literal["random", "first"] = "random"
     seed: int = Field(default=0, ge=0)
     passages: int = Field(default=1, ge=0)
 

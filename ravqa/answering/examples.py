@@ -74,7 +74,7 @@ class ExamplePool:
 
     def _pick(self) -> Iterator[Question]:
         order: Sequence[int] = range(len(self._questions))
-        if self.config.choose == "lot":
+        if self.config.choose == "random":
             order = random.Random(self.config.seed).sample(order, len(order))
         taken = _Asked()
         found = 0
