@@ -1,7 +1,7 @@
-"""Passages on disk: the folder of `ravqa.corpora.disk` against one SQLite table and one Arrow file.
+"""Compare passages on disk: `ravqa.corpora.disk`'s folder, an SQLite table and an Arrow file.
 
-Prints, for each, the seconds to write, to read all in order and to look up passages by random ids
-(the best of three), and their ratios to the folder's.
+Prints for each the seconds to write, to read all in order and to look up passages by random ids
+(the best of three), and the ratios to the folder's seconds.
 
     python benchmarks/corpus_store.py [PASSAGES] [LOOKUPS]
 """
@@ -66,7 +66,7 @@ class Sqlite:
 
 
 class Arrow:
-    """Memory-mapped; Arrow has no index, so that of the ids is in memory."""
+    """Memory-mapped; Arrow has no index, so the index of ids is in memory."""
 
     def __init__(self, path, made):
         import pyarrow as pa

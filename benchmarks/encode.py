@@ -1,9 +1,9 @@
-"""Passages per second of a BERT-base-size FLMR encoder: in batches of one length, as the encoders
-form them, and as the original encodes passages (every one padded to 512 tokens); and what a query
-costs.
+"""Measure the passages per second of a BERT-base-size FLMR encoder, and the time of a query.
 
-Weights are random: speed does not depend on them. Passages are drawn from a file, or the bundled
-sample's, and tokenised with the real BERT vocabulary. Prints ratios within this run.
+Passages are encoded in batches of equal length, as the encoders form them, and as in the original
+implementation (all padded to 512 tokens). Weights are random, because speed does not depend on
+them. Passages are drawn at random from a file, by default the bundled sample's, and tokenised with
+the real BERT vocabulary. Prints ratios within this run.
 
     python benchmarks/encode.py [--passages FILE] [--limit 48] [--queries 8]
 """
@@ -25,8 +25,8 @@ from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval
 
 VIT_B_32 = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 VIT_B_32 |= {"intermediate_size": 3072, "patch_size": 32, "image_size": 224}
-BUDGET = 4096  # padded tokens in a batch, the encoders' default
-BATCH = 16  # passages, where all are padded to 512
+BUDGET = 4096  # padded tokens per batch, the encoders' default
+BATCH = 16  # passages per batch if all are padded to 512
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def seconds(into, key):
 
 
 def gemm_peak(size=2048, repeats=5):
-    """Best measured float32 matrix product, in FLOP/s."""
+    """Return the best measured speed of a float32 matrix product, in FLOP/s."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     best = float("inf")
     for _ in range(repeats):
@@ -48,7 +48,7 @@ def gemm_peak(size=2048, repeats=5):
 
 
 def query_times(model, tokenizer, queries):
-    """Milliseconds of one query of text and image, and of its parts."""
+    """Print the milliseconds per query of text and image, and of the parts."""
     query = tokenizer(["answer this: what is it?"] * queries, padding="max_length", max_length=32)
     text = {k: torch.tensor(query[k]) for k in ("input_ids", "attention_mask")}
     pixels = torch.randn(queries, 3, 224, 224)

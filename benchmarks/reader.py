@@ -1,11 +1,12 @@
-"""Seconds per question of the framework over the bare `model.generate`, in one run.
+"""Compare the framework's seconds per question with the bare `model.generate`, in one run.
 
-The prompts are the bundled sample's questions, each with a passage drawn from its corpus, read by
+The prompts are the bundled sample's questions, each with a random passage from its corpus, read by
 SmolLM2-135M. The baseline tokenises the same prompts, pads the same batches on the left, calls
 `model.generate` greedily and decodes. The framework renders the prompts, hashes them, forms the
 batches, generates with log-probabilities, extracts the short answers and decides; nothing is
-cached. It is timed twice: with every prompt run through the model whole, as in the baseline, which
-is its overhead; and as it is, with the beginning that prompts share run once.
+cached. It is timed twice: with the whole of every prompt run through the model, as in the baseline,
+which measures the overhead; and in its default form, which runs the beginning that prompts share
+once.
 
     python benchmarks/reader.py [--questions 16] [--batch-size 8] [--repeats 3]
 """
@@ -29,11 +30,11 @@ from ravqa.readers import transformers_llm
 from ravqa.readers.base import Prompt
 from ravqa.readers.transformers_llm import TransformersLLM
 
-WHOLE = 10**9  # tokens that prompts would have to share
+WHOLE = 10**9  # minimum shared tokens: more than any prompts have
 
 
 def bare(model, tokenizer, texts, size, stops, longest):
-    """Texts by `model.generate` alone, neighbours in length together."""
+    """Return the texts from `model.generate` alone, with prompts of similar length in a batch."""
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     order = sorted(range(len(texts)), key=lengths.__getitem__)
     out = [""] * len(texts)
@@ -103,11 +104,11 @@ def main():
         "shared": framework(transformers_llm._MIN_SHARED),
     }
     times = {name: [] for name in runs}
-    cpu = {name: [] for name in runs}  # of the processors: what others do at the time is not in it
+    cpu = {name: [] for name in runs}  # processor time, which excludes other processes
     answers = {}
     baseline()  # warm-up
     for _ in range(given.repeats):
-        for name, run in runs.items():  # in turn, so that a slow minute meets all of them
+        for name, run in runs.items():  # alternate, so that a slow minute affects all of them
             start, used = time.perf_counter(), time.process_time()
             answers[name] = run()
             times[name].append((time.perf_counter() - start) / len(questions))
@@ -120,7 +121,7 @@ def main():
         f"{given.batch_size}, {torch.get_num_threads()} threads, medians of {given.repeats}"
     )
     same = sum(
-        a.startswith(b)  # the baseline leaves the line break that ended an answer
+        a.startswith(b)  # the baseline keeps the line break that ended an answer
         for a, b in zip(answers["bare"], answers["whole"], strict=True)
     )
     print(f"same text as the baseline: {same} of {len(questions)}")

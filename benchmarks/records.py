@@ -1,9 +1,9 @@
-"""Memory of reading a million questions, a million passages and a large knowledge base.
+"""Measure memory for reading a million questions, a million passages and a knowledge base.
 
-Generates the files in a temporary folder, reads each in a process of its own and prints its peak
+Generates the files in a temporary folder, reads each in its own process and prints its peak
 resident memory beyond that of the imports, as a ratio to the file's size and to a baseline in the
-same run: the same records as plain Python objects (a list of `json.loads`), which is what reading a
-file at once costs.
+same run: the same records as plain Python objects (a list of `json.loads`), which is the cost of
+reading a whole file at once.
 
     python benchmarks/records.py [--records 1000000] [--articles 100000]
 """
@@ -56,14 +56,14 @@ def write_kb(path, count):
 
 
 def peak():
-    """Peak resident memory of this process so far, in bytes."""
+    """Return the peak resident memory of this process so far, in bytes."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
 
 
 def measure(what, path):
-    """Read one file and print seconds and bytes; run in a process of its own."""
-    import numpy  # noqa: F401  (whatever is imported later would count as data)
+    """Read one file and print seconds and bytes; runs in its own process."""
+    import numpy  # noqa: F401  (a later import would count as data)
 
     from ravqa.corpora import kb
     from ravqa.corpora.corpus import Corpus, DiskCorpus

@@ -1,9 +1,8 @@
-"""Seconds that `ravqa score` takes for as many predictions as InfoSeek's and OK-VQA's validation
-sets have: reading the dataset, reading and scoring the predictions, the whole command; and what the
-intervals cost against scipy.stats.
+"""Time `ravqa score` on as many predictions as InfoSeek's and OK-VQA's validation sets have.
 
-Questions, annotations and predictions are made up, in the official files' form and number. The
-ratio compares, in this process and on the same scores, `ravqa.metrics.statistics.intervals` with
+Measures reading the dataset, reading and scoring the predictions, and the whole command. Questions,
+annotations and predictions are synthetic, with the form and number of the official files. Also
+compares, in this process and on the same scores, `ravqa.metrics.statistics.intervals` with
 scipy.stats.bootstrap and scipy.stats.permutation_test.
 
     python benchmarks/score.py
@@ -103,7 +102,7 @@ def command_seconds(dataset, folder, predictions):
 
 
 def part_seconds(dataset, folder, predictions):
-    """Reading the dataset; reading and scoring the predictions, intervals included."""
+    """Return the seconds to read the dataset, and to read and score predictions with intervals."""
     times = {}
     load = DATASETS.get(dataset)
 

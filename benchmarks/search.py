@@ -1,16 +1,16 @@
-"""Searching an index against exact MaxSim in torch, in one run: quality, times, sizes.
+"""Compare an index with exact MaxSim in torch, in one run: quality, times, sizes.
 
     python benchmarks/search.py                      10,000 passages of real text
     python benchmarks/search.py --passages 100000    the same, grown by synthetic passages
-    python benchmarks/search.py --plot scaling.svg A.json B.json ...   of such runs' --output
+    python benchmarks/search.py --plot scaling.svg A.json B.json ...   plots files of --output
 
-What is searched, and what of it is real, is told in `search_data.py`. The baseline is the faster of
+`search_data.py` says which data are searched, and what of it is real. The baseline is the faster of
 two exact searches in float32, both with the vectors in memory: passages sorted by length in blocks
-padded to one length, and one flat product with a maximum per segment (measured on the first
-queries only: it is slower). Times are medians of single queries, baseline and index in turn.
-Queries 0 to 29 of each kind were used for tuning and are left out. With `--fast-plaid PYTHON`, the
-interpreter of an environment that has it, fast-plaid searches the same queries for the same data
-afterwards (see `search_fast_plaid.py`).
+padded to equal length, and one flat product with a maximum per segment (measured only on the first
+queries: it is slower). Times are medians of single queries, alternating between baseline and index.
+Queries 0 to 29 of each kind were used for tuning and are left out. `--fast-plaid PYTHON` names the
+interpreter of an environment with fast-plaid, which then searches the same data with the same
+queries (see `search_fast_plaid.py`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class Exact:
-    """The baseline: vectors in memory, float32, sorted by length."""
+    """The baseline: exact search with float32 vectors in memory, sorted by length."""
 
     def __init__(self, folder: Path):
         self.lengths = np.load(folder / "lengths.npy")
@@ -77,7 +77,7 @@ class Exact:
         self.blocks = self._blocks()
 
     def _blocks(self) -> list[tuple[int, int, int, int]]:
-        """Passages first..last of `order`, and their vectors, about 8,192 at a time."""
+        """Return blocks of about 8,192 vectors: the range of passages, and of their vectors."""
         ends = np.cumsum(self.sorted)
         found, first = [], 0
         while first < len(ends):
@@ -107,7 +107,7 @@ class Exact:
 
 
 def peak() -> float:
-    """GFLOP/s of a large product in float32, the best of some."""
+    """Return the GFLOP/s of a large float32 product, the best of several."""
     a = torch.randn(2048, 2048)
     return 2 * 2048**3 / min(timed(lambda: a @ a)[0] for _ in range(8)) / 1e9
 
@@ -133,7 +133,7 @@ def build(folder: Path, storage: str, again: bool) -> tuple[CompressedIndex, dic
 
 
 def at_rest(path: Path) -> int | None:
-    """Bytes that opening an index adds to a process; None where the system does not tell."""
+    """Return the bytes that opening an index adds to a process; None if the system does not say."""
     if not Path("/proc/self/statm").exists():
         return None
     command = [sys.executable, "-c", AT_REST, str(path)]
@@ -143,7 +143,7 @@ def at_rest(path: Path) -> int | None:
 def fast_plaid(
     python: Path | None, data: Path, count: int, threads: int, truths: dict[str, list[list[int]]]
 ) -> dict[str, Any]:
-    """What `search_fast_plaid.py` prints, with its overlap in place of what it found."""
+    """Return what `search_fast_plaid.py` prints, with its overlap instead of its rankings."""
     if python is None:
         return {"skipped": "no --fast-plaid"}
     script = Path(__file__).with_name("search_fast_plaid.py")
@@ -163,7 +163,7 @@ def fast_plaid(
 
 
 def plot(target: Path, sources: list[Path]) -> None:
-    """Median times against the number of passages, both axes logarithmic."""
+    """Plot median times against the number of passages, with logarithmic axes."""
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ravqa"})
@@ -196,11 +196,11 @@ def measure(
     exact: Exact,
     count: int,
 ) -> dict[str, Any]:
-    """Times and quality of every search for the queries of one kind."""
+    """Return times and quality of every search for the queries of one kind."""
     queries = np.load(data / f"queries-{kind}.npy")[TUNED_ON : TUNED_ON + count]
     live = [q[np.any(q != 0, axis=1)] for q in queries]
     for index in indexes.values():
-        index.search(live, 100)  # compiles, and maps the files: the baseline's are in memory too
+        index.search(live, 100)  # compiles and maps files; the baseline's are in memory
     exact.blocked(live[0], 100)
     some = live[:3] if len(exact.lengths) <= 20_000 else live[:1]
     flat = statistics.median(timed(lambda q=q: exact.flat(q, 100))[0] for q in some)
@@ -254,16 +254,16 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Search against exact MaxSim in torch.")
     parser.add_argument("--passages", type=int, default=10_000)
-    parser.add_argument("--real", type=int, default=10_000, help="how many of them are real")
-    parser.add_argument("--queries", type=int, default=20, help="of each kind, at most 70")
-    parser.add_argument("--text", type=Path, help="jsonl with title and text, not docstrings")
+    parser.add_argument("--real", type=int, default=10_000, help="number of real ones")
+    parser.add_argument("--queries", type=int, default=20, help="queries per kind, at most 70")
+    parser.add_argument("--text", type=Path, help="JSON lines with title and text")
     parser.add_argument("--folder", type=Path, default=Path("runs/search-benchmark"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=["9bit", "4bit"], help="one of the two storages")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of queries")
+    parser.add_argument("--only", choices=["9bit", "4bit"], help="measure only this storage")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of queries")
     parser.add_argument("--rebuild", action="store_true")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
-    parser.add_argument("--fast-plaid", type=Path, metavar="PYTHON", help="that can import it")
+    parser.add_argument("--fast-plaid", type=Path, metavar="PYTHON", help="with fast-plaid")
     parser.add_argument("--plot", type=Path, nargs="+", metavar="FILE", help="SVG, then JSON files")
     args = parser.parse_args()
     if args.plot:

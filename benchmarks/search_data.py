@@ -1,20 +1,20 @@
-"""Passages and queries for `benchmarks/search.py`: real text embedded, image vectors made up.
+"""Data for `benchmarks/search.py`: embeddings of real text, synthetic image vectors.
 
-Frozen before the index was tuned. The text is English prose that every installation has: the
-docstrings of installed Python packages and the bundled passages, cut to 62-190 word pieces; or the
-passages of a file. Token vectors are the last hidden states of all-MiniLM-L6-v2, projected to 128
-dimensions by an uncentred PCA fitted on a seeded sample, and normalised.
+They were frozen before the index was tuned. The text is English prose that every installation has
+(the docstrings of installed Python packages and the bundled passages, cut to 62-190 word pieces),
+or the passages of a file. Token vectors are the last hidden states of all-MiniLM-L6-v2, projected
+to 128 dimensions by an uncentred PCA fitted on a seeded sample, and normalised.
 
 Queries imitate those of PreFLMR. Their text vectors are real: a span of 30 tokens of a passage,
-30 % of them dropped, encoded by itself, filled up with [MASK]. Their image vectors are made up, for
-want of an image encoder trained for these text vectors:
+with 30 % of them dropped, is encoded separately and padded with [MASK]. Their image vectors are
+synthetic, because no image encoder was trained for these text vectors:
 
 - `image`: eight objects (means of three neighbouring tokens, four from the target passage and four
-  from others) in Voronoi cells of the patch grid; a vector is 0.5 x what all share + 0.7 x its
+  from others) in Voronoi cells of the patch grid; a vector is 0.5 x a common part + 0.7 x its
   object + 0.5 x (half noise, half a random token).
-- `noise`: the same text vectors, and image vectors that do not cluster: each a random token of the
-  corpus plus noise of equal length, independently.
-- `text`: 308 text vectors of spans from sixteen passages, the target among them.
+- `noise`: the same text vectors, and image vectors that do not cluster: each is, independently, a
+  random token of the corpus plus noise of equal length.
+- `text`: 308 text vectors of spans from sixteen passages, one of which is the target.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ import numpy as np
 DIM = 128
 SEED = 20261122
 PREFLMR = {"q32": (0, 32, 0), "q113": (12, 20, 81), "q320": (12, 20, 288)}
-"""Zero rows, text vectors, image vectors: PreFLMR has 32 global vectors and 49 or 256 patches."""
+"""Zero rows, text vectors, image vectors; PreFLMR has 32 global vectors and 49 or 256 patches."""
 PACKAGES = ("torch", "transformers", "scipy", "sklearn", "numpy", "sentence_transformers", "pip")
 
 
 def docstrings() -> Iterator[str]:
-    """Docstrings of the standard library and of installed packages, file by file."""
+    """Yield the docstrings of the standard library and of installed packages, file by file."""
     roots = [Path(ast.__file__).parent]
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -60,7 +60,7 @@ def docstrings() -> Iterator[str]:
 
 
 def texts(source: Path | None) -> Iterator[str]:
-    """Running text to cut passages from."""
+    """Yield running text to cut passages from."""
     if source is not None:
         for line in source.open(encoding="utf-8"):
             row = json.loads(line)
@@ -77,7 +77,7 @@ def texts(source: Path | None) -> Iterator[str]:
 
 
 class Embedder:
-    """MiniLM's token states."""
+    """Encoder that returns MiniLM's token states."""
 
     def __init__(self) -> None:
         import torch
@@ -93,7 +93,7 @@ class Embedder:
         self.model = model.eval()
 
     def __call__(self, ids: Sequence[Sequence[int]], attended: Sequence[int]) -> list[np.ndarray]:
-        """Hidden states [tokens, 384] of each sequence; only the first `attended` are seen."""
+        """Return each sequence's hidden states [tokens, 384], masked after `attended`."""
         torch = self.torch
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: list[np.ndarray] = [np.empty(0)] * len(ids)
@@ -113,7 +113,7 @@ class Embedder:
 
 
 def cut(embedder: Embedder, source: Path | None, count: int) -> list[list[int]]:
-    """Passages of 62-190 word pieces with [CLS] and [SEP], shuffled, no two alike."""
+    """Return passages of 62-190 word pieces with [CLS] and [SEP], shuffled, without duplicates."""
     rng = np.random.default_rng(SEED)
     tokenizer = embedder.tokenizer
     passages, seen = [], set()
@@ -185,7 +185,7 @@ def make_queries(
     name: str,
     count: int,
 ) -> np.ndarray:
-    """`count` queries of a kind, float32 [count, rows, DIM]; masked rows are zero."""
+    """Return `count` queries of a kind, float32 [count, rows, DIM]; masked rows are zero."""
     rng = np.random.default_rng([SEED, sorted(PREFLMR).index(name), len(kind)])
     zeros, text_rows, image_rows = PREFLMR[name]
     if kind == "text":
@@ -248,7 +248,7 @@ def _objects(
 
 
 def grow(folder: Path, target: Path, count: int) -> None:
-    """`count` passages: the real ones first, then synthetic ones made of them.
+    """Return `count` passages: the real ones first, then synthetic ones made from them.
 
     A synthetic passage takes the first half of one real passage and the second half of another,
     and moves every vector by noise of 0.6 of its length.

@@ -1,9 +1,10 @@
-"""fast-plaid on the data of `benchmarks/search.py`, run by an environment of its own.
+"""Run fast-plaid on the data of `benchmarks/search.py`, in its own environment.
 
     python -m venv FOLDER && FOLDER/bin/pip install fast-plaid numpy
 
-It wants one exact release of torch, which is seldom the one in use here, so that `search.py` runs
-this file with the interpreter that `--fast-plaid` names: build, then searches one by one, as JSON.
+It needs one exact release of torch, seldom the one in use here, so `search.py` runs this file with
+the interpreter that `--fast-plaid` names. It builds an index, searches query by query and prints
+JSON.
 """
 
 from __future__ import annotations
