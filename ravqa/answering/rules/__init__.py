@@ -1,18 +1,18 @@
-"""Decision rules: from the answers to k passages to one answer, one module a rule.
+"""Decision rules, which turn the answers from k passages into one; one module per rule.
 
 With x the question and its image, z_1..z_K the passages read, p(z_k | x) their prior (see
 `ravqa.answering.priors`), y_k the reader's answer to the prompt with passage k alone, and |y| the
-number of tokens of y, its end mark included:
+number of tokens of y, end mark included:
 
-    none       y read from x alone                                             1 prompt
-    top1       y read from x, z_1                                              1 prompt
-    concat     y read from x, z_1..z_K together                                1 prompt
+    none       y from x alone                                                  1 prompt
+    top1       y from x and z_1                                                1 prompt
+    concat     y from x and z_1..z_K together                                  1 prompt
     joint_max  the y_k with the largest log p(z_k|x) + log p(y_k|x,z_k)/|y_k|  K prompts
     marginal   the y with the largest sum_k p(z_k|x) p(y|x,z_k)                K, thorough: scores
-    vote       the answer that most y_k are                                    K prompts
+    vote       the most frequent y_k                                           K prompts
     mixture    y decoded from sum_k p(z_k|x,y_<i) p(y_i|x,z_k,y_<i)            K prompts, in step
 
-Without passages (no retrieval) every rule is one prompt without passages. Rules are registered in
+Without retrieval, every rule has one prompt without passages. Rules are registered in
 `ravqa.answering.RULES`.
 """
 
@@ -33,10 +33,10 @@ def rule_class(name: str, where: str = "answering.decision") -> type[DecisionRul
 
     Args:
         name: as in `answering.decision`.
-        where: what names it, for messages.
+        where: where the name is used, for messages.
 
     Raises:
-        UserError: there is no such rule (near names are listed), or it is not a complete one.
+        UserError: there is no such rule (similar names are listed), or it breaks its contract.
     """
     found = RULES.get(RULES.check(name, where))
     if not issubclass(found.Config, DecisionRule.Config):
@@ -50,17 +50,17 @@ def rule_class(name: str, where: str = "answering.decision") -> type[DecisionRul
 def rule_settings(
     settings: Mapping[str, Any], where: str = "answering"
 ) -> tuple[type[DecisionRule.Config], dict[str, Any]]:
-    """Return the options' class of the chosen rule, and those settings that have an effect on it.
+    """Return the chosen rule's options class, and the settings that apply to it.
 
-    Options of other registered rules are checked and left out, so that a study can change the rule
+    Options of other registered rules are checked and left out, so that a study can vary the rule
     alone.
 
     Args:
         settings: of `answering`, not validated.
-        where: what holds them, for messages.
+        where: where they come from, for messages.
 
     Raises:
-        UserError: an unknown rule, or a bad value of another rule's option.
+        UserError: an unknown rule, or an invalid value of another rule's option.
     """
     values = dict(settings)
     name = values.get("decision", DEFAULT_RULE)
@@ -80,10 +80,10 @@ def rule_settings(
 
 
 def answering_config(settings: Mapping[str, Any], where: str = "answering") -> DecisionRule.Config:
-    """Validate the settings of `answering` by the options of the rule that they choose.
+    """Validate the settings of `answering` against the options of the chosen rule.
 
     Raises:
-        UserError: an unknown rule or option, or a bad value; the key's path is named.
+        UserError: an unknown rule or option, or an invalid value; the key's path is named.
     """
     config, values = rule_settings(settings, where)
     return validate(config, values, where)

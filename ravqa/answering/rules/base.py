@@ -23,13 +23,13 @@ from ravqa.readers.cached import CachedReader
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question as a rule is given it.
+    """A rule's input for one question.
 
     Attributes:
-        prompts: as many as the rule asked for with `groups`, the best passage first.
+        prompts: one per group that `groups` returned, the best passage first.
         keys: a hash of each prompt.
-        passage_ids: per prompt, the passages in it.
-        log_priors: per prompt, log p(z | x) of its passage; exp of them sums to 1.
+        passage_ids: per prompt, the ids of its passages.
+        log_priors: per prompt, log p(z | x) of its passage; their exponentials sum to 1.
     """
 
     question: Question
@@ -40,50 +40,57 @@ class Case:
 
 
 class DecisionRule(ABC):
-    """From the answers to a question's passages to one answer.
+    """Turns a reader's answers about several passages into one answer.
 
-    `groups` says which passages stand in which prompt; the reader completes the prompts; `decide`
-    chooses among several generations. A rule that asks the reader otherwise overrides `answer`.
+    `groups` distributes the passages among prompts, the reader completes the prompts, and `decide`
+    chooses among several generations. A rule that uses the reader in another way overrides
+    `answer`.
     """
 
     class Config(AnsweringConfig):
-        """Options; none beyond those of answering, unless a rule has its own."""
+        """Options: those of answering; a rule may add its own."""
 
     config: Config
 
     def __init__(self, config: Config):
-        """Take the rule's validated options."""
+        """Store the rule's validated options."""
         self.config = config
 
     def problem(self, reader: Reader) -> str:
-        """Return what the rule needs and the reader does not give; blank if it can serve.
+        """Return what the rule needs and the reader does not give; blank if nothing is missing.
 
-        The words continue "answering.decision NAME ...", as in "compares log-probabilities".
+        The text continues "answering.decision NAME ...", for instance "compares
+        log-probabilities".
         """
         return ""
 
     @property
     def chooses(self) -> bool:
-        """Whether a question can have several prompts: then nothing can be streamed."""
+        """Whether a question can have several prompts, so that answers cannot be streamed."""
         return True
 
     @abstractmethod
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
-        """Return the passages of each prompt, from at least one passage, best first."""
+        """Return the passages of each prompt.
+
+        Args:
+            found: the question's passages, at least one, best first.
+        """
 
     @abstractmethod
     def decide(self, case: Case, drafts: list[Draft]) -> Answer:
-        """Return the answer to a question, from its drafts: one per prompt, at least two.
+        """Return the answer to a question from its drafts: one per prompt, at least two.
 
         Raises:
             PromptError: the question has no answer.
         """
 
     def log_priors(self, scores: Sequence[tuple[float, float] | None]) -> list[float]:
-        """Return log p(z | x) of each prompt's passage; all alike, unless the rule weighs them.
+        """Return log p(z | x) of each prompt's passage: equal ones, unless the rule weighs them.
 
         Args:
-            scores: per prompt, its first passage's score and retrieval score; None without one.
+            scores: per prompt, its first passage's score and retrieval score; None without a
+                passage.
         """
         return log_priors([None] * len(scores), "uniform", 1.0)
 
@@ -127,7 +134,7 @@ class DecisionRule(ABC):
         return self.only([self.draft(case, 0, generation)])
 
     def draft(self, case: Case, i: int, generation: Generation) -> Draft:
-        """Return the generation for a question's prompt `i` with the short answer in it."""
+        """Return the generation for a question's prompt `i`, with the short answer extracted."""
         return Draft(
             text=short_answer(generation.text, self.config.extract, case.question.question),
             raw=generation.text,
@@ -138,7 +145,7 @@ class DecisionRule(ABC):
         )
 
     def only(self, drafts: list[Draft]) -> Answer:
-        """Return the answer of the one draft that there is.
+        """Return the answer of a question's only draft.
 
         Raises:
             PromptError: as `chosen`.
@@ -151,10 +158,10 @@ class DecisionRule(ABC):
         Args:
             best: the position.
             drafts: all of them, in the order of the prompts.
-            log_prob: of the answer under the rule, if it has one.
+            log_prob: log-probability of the answer under the rule, if it has one.
 
         Raises:
-            PromptError: the draft has no word, or none beside its reasoning.
+            PromptError: the draft has no word, or none besides its reasoning.
         """
         draft = drafts[best]
         rules, said = self.config.extract, draft.raw
@@ -171,14 +178,14 @@ class DecisionRule(ABC):
 
 
 class PerPassage(DecisionRule):
-    """A rule that reads each passage in a prompt of its own."""
+    """Base of rules that read each passage in a separate prompt."""
 
     class Config(DecisionRule.Config):
         """Options.
 
         Attributes:
-            empty_passage: no passage competes as one more passage; its score is the mean of the
-                others' scores.
+            empty_passage: add a prompt without a passage, which competes with the others; its score
+                is the mean of the passages' scores.
         """
 
         empty_passage: bool = False
@@ -186,7 +193,7 @@ class PerPassage(DecisionRule):
     config: Config
 
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
-        """Return one passage a prompt; the empty passage, if it competes, comes last."""
+        """Return one passage per prompt; the prompt without a passage, if any, comes last."""
         return [[pair] for pair in found] + ([[]] if self.config.empty_passage else [])
 
     @property
@@ -196,15 +203,15 @@ class PerPassage(DecisionRule):
 
 
 class WeighsPassages(PerPassage):
-    """A rule that weighs each passage by its prior p(z | x)."""
+    """Base of rules that weigh each passage by its prior p(z | x)."""
 
     class Config(PerPassage.Config):
         """Options.
 
         Attributes:
-            prior: p(z | x): softmax of the passages' scores, which are a reranker's where one gave
-                them, of the retriever's own scores ("retrieval"), or the same for every passage.
-            temperature: T of that softmax; higher makes the passages more equal.
+            prior: p(z | x): softmax of the passages' scores ("scores": a reranker's, if one gave
+                them), of the retriever's scores ("retrieval"), or equal ("uniform").
+            temperature: T of that softmax; a higher one makes the passages more equal.
         """
 
         prior: Prior = "scores"
@@ -223,7 +230,7 @@ def known(draft: Draft) -> float:
     """Return the draft's log-probability.
 
     Raises:
-        PromptError: the reader gave none, as some servers do where nothing was generated.
+        PromptError: the reader gave none, as some servers do if nothing was generated.
     """
     if draft.log_prob is None:
         raise PromptError("the reader gave a generation without its log-probability")
@@ -231,14 +238,14 @@ def known(draft: Draft) -> float:
 
 
 def first_best(scores: Sequence[float]) -> int:
-    """Return the position of the largest score; of equal ones, the first: the better passage."""
+    """Return the position of the largest score; ties go to the first, the better passage."""
     return max(range(len(scores)), key=lambda i: (scores[i], -i))
 
 
 def scored(
     drafts: Sequence[Draft], scores: Sequence[float], log_priors: Sequence[float]
 ) -> list[Draft]:
-    """Return the drafts with what the rule compared, and with their passages' priors."""
+    """Return the drafts with the values that the rule compared, and their passages' priors."""
     return [
         replace(draft, score=score, prior=math.exp(log_prior))
         for draft, score, log_prior in zip(drafts, scores, log_priors, strict=True)

@@ -13,13 +13,13 @@ class JointMax(WeighsPassages):
         log p(z_k | x) + log p(y_k | x, z_k) / |y_k|
 
     as in RA-VQA (Lin and Byrne 2022, arXiv 2210.03809), whose prior is the softmax of the retrieval
-    scores at temperature 1; the length-normalised form is that of its code
+    scores at temperature 1. Length normalisation is as in its code
     (LinWeizheDragon/Retrieval-Augmented-Visual-Question-Answering, rag_model_blip.py). Equal
-    answers are not merged: it is a maximum, not a sum.
+    answers are not merged: the rule is a maximum, not a sum.
     """
 
     def problem(self, reader: Reader) -> str:
-        """Ask for log-probabilities, where there is something to compare."""
+        """Require log-probabilities if there can be several prompts."""
         return "compares log-probabilities" if self.chooses and not reader.gives_log_probs else ""
 
     def decide(self, case: Case, drafts: list[Draft]) -> Answer:

@@ -18,26 +18,26 @@ from ravqa.readers.cached import CachedReader
 
 
 class Marginal(WeighsPassages):
-    """The answer a with the largest P(a), where Y_a are the different generations that say a:
+    """The answer a with the largest P(a), where Y_a is the set of generations that give a:
 
         thorough:  P(a) = sum of p(z_k | x) p(y | x, z_k)  over y in Y_a and all k
         fast:      P(a) = sum of p(z_k | x) p(y_k | x, z_k)  over the k with y_k in Y_a
 
-    These are RAG's two ways of decoding (Lewis et al. 2020, arXiv 2005.11401, section 2.5): `fast`
-    takes p(y | x, z_k) for 0 where passage k gave another generation, and costs no more than the K
-    generations; `thorough` has the reader score every different generation under every passage, at
-    most K x K scores. Generations say the same if their short answers are so after the clean-up
-    `merge`; the likeliest of them is the answer. Probabilities are not normalised by length, since
-    they are summed.
+    These are RAG's two ways of decoding (Lewis et al. 2020, arXiv 2005.11401, section 2.5). `fast`
+    sets p(y | x, z_k) to 0 if passage k gave another generation, and needs only the K generations.
+    `thorough` has the reader score every distinct generation under every passage: at most K x K
+    scores. Generations give the same answer if their short answers are equal after the clean-up
+    `merge`; the most probable of them is returned. Probabilities are summed, and therefore not
+    normalised by length.
     """
 
     class Config(WeighsPassages.Config):
         """Options.
 
         Attributes:
-            marginal: `fast` counts an answer under the passages that it was read from, `thorough`
+            marginal: "fast" counts an answer under the passages that it was read from, "thorough"
                 scores every answer under every passage.
-            merge: which answers are the same one.
+            merge: clean-up after which answers are compared (see `merge_key`).
         """
 
         marginal: Literal["fast", "thorough"] = "fast"
@@ -46,7 +46,7 @@ class Marginal(WeighsPassages):
     config: Config
 
     def problem(self, reader: Reader) -> str:
-        """Ask for probabilities of the generations, or of any text."""
+        """Require probabilities of generations (fast) or of any text (thorough)."""
         if not self.chooses:
             return ""
         if self.config.marginal == "thorough":
@@ -69,7 +69,7 @@ class Marginal(WeighsPassages):
             for text in own
             for prompt in case.prompts
         ]
-        # All questions' scores in one call: the reader makes its batches of them.
+        # One call for all questions, so that the reader can form batches.
         scores = iter(reader.score([prompt for prompt, _ in asked], [text for _, text in asked]))
         answers: list[Answer | Failure] = []
         for case, own, different in zip(cases, drafts, texts, strict=True):
@@ -97,7 +97,7 @@ class Marginal(WeighsPassages):
             return Failure.of(e)
 
     def decide(self, case: Case, drafts: list[Draft]) -> Answer:
-        """Return the answer that is most probable over the passages that it was read from."""
+        """Return the most probable answer, counting the passages that each was read from."""
         nothing = [-math.inf] * len(drafts)
         joint = {_text(draft): list(nothing) for draft in drafts}
         for k, (draft, log_prior) in enumerate(zip(drafts, case.log_priors, strict=True)):
@@ -107,7 +107,11 @@ class Marginal(WeighsPassages):
     def _best(
         self, case: Case, drafts: list[Draft], joint: Mapping[str, Sequence[float]]
     ) -> Answer:
-        """The best answer, from log p(z_k | x) p(y | x, z_k) of each generation y, per passage."""
+        """Return the best answer.
+
+        Args:
+            joint: per generation y, log p(z_k | x) p(y | x, z_k) of each passage k.
+        """
         said = {_text(draft): merge_key(draft.text, self.config.merge) for draft in drafts}
         rows: dict[str, list[Sequence[float]]] = {}
         for text, row in joint.items():
@@ -134,5 +138,5 @@ class Marginal(WeighsPassages):
 
 
 def _text(draft: Draft) -> str:
-    # Readers score a text without the spaces around it.
+    # Readers score a text without surrounding spaces.
     return draft.raw.strip()

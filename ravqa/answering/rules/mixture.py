@@ -1,4 +1,4 @@
-"""One answer decoded from all passages at once: the exact token-level mixture."""
+"""Decoding of one answer from all passages at once: the exact token-level mixture."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ravqa.readers.cached import CachedReader
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """What was decoded for one question.
+    """The sequence decoded for one question.
 
     Attributes:
         text: the generation, without the end mark.
-        log_prob: of the generated tokens under the mixture, the end mark included.
-        tokens: how many those are.
-        likelihoods: per passage log p(y | x, z_k); None for a passage that was pruned.
-        posteriors: per passage p(z_k | x, y); 0 for one that was pruned.
+        log_prob: log-probability of the generated tokens under the mixture, end mark included.
+        tokens: number of those tokens.
+        likelihoods: per passage log p(y | x, z_k); None for a pruned passage.
+        posteriors: per passage p(z_k | x, y); 0 for a pruned passage.
     """
 
     text: str
@@ -52,16 +52,16 @@ class Mixture(WeighsPassages):
     choose among what single passages say; here every token is chosen by all passages. With one
     passage it is the reader's own greedy generation.
 
-    With `prune`, before each step the fewest passages whose posterior sums up to that share go on,
-    and the posterior is spread over them; the others are not asked again.
+    With `prune`, each step keeps the fewest passages whose posteriors sum to at least that share,
+    and renormalises their posteriors; the others are dropped for good.
     """
 
     class Config(WeighsPassages.Config):
         """Options.
 
         Attributes:
-            prune: only the passages that hold this share of the posterior go on; None keeps all.
-            batch_size: prompts stepped through at a time; at least one question's.
+            prune: share of the posterior that the kept passages must hold; None keeps all.
+            batch_size: most prompts decoded at a time; a question's prompts stay together.
         """
 
         prune: float | None = Field(default=None, gt=0, le=1)
@@ -70,7 +70,7 @@ class Mixture(WeighsPassages):
     config: Config
 
     def problem(self, reader: Reader) -> str:
-        """Ask for next-token distributions."""
+        """Require next-token distributions."""
         return "" if reader.gives_next_token_logprobs else "decodes from next-token distributions"
 
     def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer | Failure]:
@@ -83,13 +83,13 @@ class Mixture(WeighsPassages):
         mixed = reader.recall(
             keys, lambda rows: self._make([several[row] for row in rows], reader), _out, _back
         )
-        # Of one passage alone the mixture is the reader's own generation.
+        # With one passage, the mixture is the reader's own generation.
         plain = iter(super().answer([case for case in cases if len(case.prompts) == 1], reader))
         mixtures = iter(map(self._answer, several, mixed))
         return [next(plain if len(case.prompts) == 1 else mixtures) for case in cases]
 
     def decide(self, case: Case, drafts: list[Draft]) -> Answer:
-        """Several passages are decoded together: there are no drafts to choose from."""
+        """Never called: several passages are decoded together."""
         raise AssertionError("several passages are decoded together")
 
     def _make(
@@ -140,11 +140,11 @@ def decode(
     *,
     prune: float | None = None,
 ) -> list[Mixed | Failure]:
-    """Decode one sequence per question, all of them in step.
+    """Decode one sequence per question, all questions in step.
 
     Args:
-        questions: per question its prompts, one a passage, and log p(z_k | x) of each.
-        reader: gives the next-token distributions; a question fails with one of its prompts.
+        questions: per question its prompts, one per passage, and log p(z_k | x) of each.
+        reader: gives the next-token distributions; a question fails if one of its prompts does.
         prune: see `Mixture`.
     """
     states = [_State(prompts, log_priors) for prompts, log_priors in questions]
@@ -172,11 +172,11 @@ def decode(
 
 @dataclass(slots=True)
 class _State:
-    """Decoding of one question: the tokens so far, and how probable each passage has become."""
+    """State of decoding one question: the tokens so far, and the passages' posteriors."""
 
     prompts: Sequence[Prompt]
     log_priors: Sequence[float]
-    members: list[int] = field(init=False)  # passages that still go on
+    members: list[int] = field(init=False)  # passages that are not pruned
     weights: list[float] = field(init=False)  # log posterior of each member
     likelihoods: dict[int, float] = field(init=False)
     tokens: list[int] = field(default_factory=list)
@@ -190,7 +190,12 @@ class _State:
         self.likelihoods = dict.fromkeys(self.members, 0.0)
 
     def step(self, logs: Any, ends: frozenset[int]) -> None:
-        """Take the best token of the members' distributions, float32 [members, vocabulary]."""
+        """Append the most probable token under the mixture.
+
+        Args:
+            logs: the members' log-probabilities, float32 [members, vocabulary].
+            ends: tokens that end the sequence.
+        """
         import numpy as np
 
         weights = np.asarray(self.weights)[:, None]
@@ -206,7 +211,7 @@ class _State:
         self.ended = token in ends
 
     def prune(self, share: float) -> None:
-        """Go on with the fewest members that hold `share` of the posterior."""
+        """Keep the fewest members that hold `share` of the posterior."""
         order = sorted(range(len(self.members)), key=lambda place: -self.weights[place])
         held = 0.0
         kept: list[int] = []
@@ -220,7 +225,7 @@ class _State:
         self.weights = [self.weights[place] - math.log(held) for place in kept]
 
     def result(self, reader: Reader) -> Mixed:
-        """What has been decoded."""
+        """Return what has been decoded."""
         likelihoods: list[float | None] = [None] * len(self.prompts)
         posteriors = [0.0] * len(self.prompts)
         for k, weight in zip(self.members, self.weights, strict=True):

@@ -1,4 +1,4 @@
-"""Rules of one prompt a question."""
+"""Rules with one prompt per question."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ravqa.core.records import Answer, Draft
 class _OnePrompt(DecisionRule):
     @property
     def chooses(self) -> bool:
-        """Never: there is one prompt."""
+        """False: there is one prompt."""
         return False
 
     def decide(self, case: Case, drafts: list[Draft]) -> Answer:
-        """There is nothing to choose from."""
+        """Never called: there is nothing to choose from."""
         raise AssertionError("there is one prompt")
 
 
 class NoPassage(_OnePrompt):
-    """y = reader(x): the question and its image alone, whatever was retrieved."""
+    """y = reader(x): the question and its image alone; retrieved passages are ignored."""
 
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
         """Return one prompt without passages."""
@@ -36,7 +36,7 @@ class Top1(_OnePrompt):
     """y = reader(x, z_1): the best passage alone."""
 
     class Config(_OnePrompt.Config):
-        """Options: none of its own."""
+        """Options of answering."""
 
         @model_validator(mode="after")
         def _check_passages(self) -> Self:
@@ -55,7 +55,7 @@ class Top1(_OnePrompt):
 class Concat(_OnePrompt):
     """y = reader(x, z_1..z_K): all passages in one prompt, best first.
 
-    Where they do not fit into the reader's context, whole passages are left out, the last first.
+    If they do not fit into the reader's context, whole passages are dropped, the last first.
     """
 
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:

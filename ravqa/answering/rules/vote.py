@@ -13,21 +13,25 @@ from ravqa.core.records import Answer, Draft
 class Vote(PerPassage):
     """The answer a with the largest |{k : y_k = a}|, the number of passages that it was read from.
 
-    Answers are the same if they are so after the clean-up `merge`. Of answers with as many votes
-    the one from the better passage is taken. An empty answer has a vote only where all are empty.
-    Reading one passage at a time and voting did a little better than one prompt with all passages
-    in the Selector/Answerer study "Self-bootstrapped Visual Language Models for KB-VQA".
+    Answers are compared after the clean-up `merge`. Ties go to the better passage. An empty answer
+    gets a vote only if all are empty. In the Selector/Answerer study "Self-bootstrapped Visual
+    Language Models for KB-VQA", reading one passage at a time and voting was slightly better than
+    one prompt with all passages.
     """
 
     class Config(PerPassage.Config):
-        """Options: which answers are the same one."""
+        """Options.
+
+        Attributes:
+            merge: clean-up after which answers are compared (see `merge_key`).
+        """
 
         merge: Merge = "vqa"
 
     config: Config
 
     def decide(self, case: Case, drafts: list[Draft]) -> Answer:
-        """Return the answer with most votes."""
+        """Return the answer with the most votes."""
         keys = [merge_key(draft.text, self.config.merge) for draft in drafts]
         votes = Counter(key for key in keys if key) or Counter(keys)
         scores = [float(votes[key]) for key in keys]
