@@ -182,6 +182,8 @@ class Answer:
         raw: the reader's unmodified output for the chosen answer.
         log_prob: log-probability (natural log) of the answer under the rule, if it has one.
         cut: number of passages that did not fit into the reader's context and were omitted.
+        joint: whether the answer was decoded from several prompts together: it then belongs to no
+            single one, and the drafts are copies of it.
     """
 
     text: str
@@ -190,6 +192,7 @@ class Answer:
     raw: str = ""
     log_prob: float | None = None
     cut: int = 0
+    joint: bool = False
 
     @property
     def passage_ids(self) -> tuple[str, ...]:

@@ -256,7 +256,7 @@ def _hit_tables(
             for d in drafts
             if len(d["passage_ids"]) == 1
         ]
-        if not pairs or len(pairs) < len(drafts) or sample.get("decision") == "mixture":
+        if not pairs or len(pairs) < len(drafts) or sample.get("joint"):
             continue  # no answer belongs to a single passage
         every += pairs
         scores = [-math.inf if d["score"] is None else d["score"] for d in drafts]

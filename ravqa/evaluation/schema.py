@@ -170,6 +170,9 @@ class Predicted(Ranking):
     """The answers that the decision rule chose from, one per prompt."""
     decision: NotRequired[str | None]
     """The decision rule's name; null for a question without an answer."""
+    joint: NotRequired[bool]
+    """Whether the answer was decoded from several prompts together, so that it belongs to no single
+    passage; absent else."""
     error: NotRequired[str]
     """Why the question has no answer, or could not be retrieved for; absent else."""
 

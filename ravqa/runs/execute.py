@@ -270,6 +270,8 @@ class Runner:
         sample["decision"] = answer.decision
         sample["log_prob"] = answer.log_prob
         sample["cut"] = answer.cut
+        if answer.joint:
+            sample["joint"] = True
         sample["drafts"] = self._drafts(answer, hits)
 
     def _add_nothing(self, sample: Sample, question: Question) -> None:

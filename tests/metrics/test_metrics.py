@@ -457,6 +457,9 @@ def test_results_hold_exact_match_success_ratios_and_hit_tables():
         "failed_hit": 25,
         "failed_no_hit": 25,
     }
+    for one in conditions["main"].values():  # no answer belongs to a single passage
+        one["joint"] = True
+    assert answer_section(dataset, conditions, seed=0)["conditions"]["main"]["hits"] is None
     none = section["conditions"]["none"]
     assert none["score"] == 50
     assert none["exact_match"] == {"1": 50}

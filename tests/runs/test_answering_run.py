@@ -230,7 +230,9 @@ def test_a_second_ablation_over_the_same_calls_asks_the_reader_nothing(run):
 
 
 def test_samples_hold_priors_and_posteriors(run):
-    _, samples, _, _ = run("mix", "answering.decision=mixture", "answering.passages=3")
+    results, samples, _, _ = run("mix", "answering.decision=mixture", "answering.passages=3")
+    assert all(sample["joint"] for sample in samples)
+    assert results["answers"]["conditions"]["main"]["hits"] is None
     drafts = samples[0]["drafts"]
     weights = [math.exp(score) for score in (4, 3, 2)]
     expected = [w / sum(weights) for w in weights]

@@ -129,7 +129,7 @@ class Mixture(WeighsPassages):
             )
         ]
         try:
-            return self.chosen(0, drafts, log_prob=mixed.log_prob)
+            return replace(self.chosen(0, drafts, log_prob=mixed.log_prob), joint=True)
         except PromptError as e:
             return Failure.of(e)
 
