@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -48,59 +48,101 @@ _OURS = {
 _NAMED = re.compile(r"samples(\..+)?\.jsonl|predictions\.\w+|report-\d+\.html")
 
 
-class RunDir:
-    """An output folder, made, resumed or overwritten as the user said."""
+class OutputFolder:
+    """An output folder that is made, resumed or overwritten as the user said.
 
-    def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False):
-        """Look at the folder; nothing is written or deleted yet.
+    Attributes:
+        what: what it holds, for messages: "run".
+        marker: the file by which it is recognised.
+    """
+
+    what: ClassVar[str]
+    marker: ClassVar[str]
+
+    def __init__(
+        self, path: Path, *, resume: bool = False, overwrite: bool = False, dry_run: bool = False
+    ):
+        """Check the folder; nothing is written or deleted yet.
+
+        Args:
+            dry_run: nothing will be written, so that an existing folder is fine.
 
         Raises:
-            UserError: it exists and neither `resume` nor `overwrite` is set; it holds something
-                that is not a run; there is no run to resume; it cannot be written; another process
-                is writing there.
+            UserError: it exists and neither `resume` nor `overwrite` is set; it holds files of
+                another kind; there is nothing to resume; it cannot be written; another process is
+                writing there.
         """
         self.path = path
-        self._resume = resume
-        self._overwrite = overwrite
-        self._look()
-        check_free(path, "the run")
-        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
+        self.resume = resume
+        self.overwrite = overwrite
+        self._dry_run = dry_run
+        self.look()
+        if not dry_run:
+            check_free(path, f"the {self.what}")
 
-    def _look(self) -> None:
-        path = self.path
-        has_run = (path / "config.yaml").is_file()
-        if path.is_dir() and not has_run and any(not _temporary(p) for p in path.iterdir()):
-            raise UserError(f"{path} holds files but no run: choose another --output")
-        if self._resume and not has_run:
-            raise UserError(f"--resume: there is no run in {path}")
-        if has_run and not self._resume and not self._overwrite:
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds what it is to hold."""
+        return (self.path / self.marker).is_file()
+
+    def is_leftover(self, entry: Path) -> bool:
+        """Return whether an entry of a folder without `marker` was left by a killed process."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """Check the folder, when it is opened and once more when it is locked.
+
+        Raises:
+            UserError: as the constructor.
+        """
+        path, exists = self.path, self.exists
+        if path.is_dir() and not exists and not all(map(self.is_leftover, path.iterdir())):
+            raise UserError(f"{path} holds files but no {self.what}: choose another --output")
+        if self.resume and not exists:
+            raise UserError(f"--resume: there is no {self.what} in {path}")
+        if exists and not (self.resume or self.overwrite or self._dry_run):
             raise UserError(
                 f"the output folder {path} exists: --resume goes on with it, --overwrite "
                 "replaces it"
             )
+        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only one that writes there; to be held from before `begin` to the end of the run.
+        """Lock the folder for writing, from before `begin` to the end.
 
         Raises:
             UserError: another process (or object) writes there, or the folder cannot be written;
-                somebody has begun a run there meanwhile.
+                the checks of the constructor, which are repeated, fail now.
         """
         with ExitStack() as stack:
-            try:
-                stack.enter_context(lock(self.path, "the run"))
-            except OSError as e:
-                raise self._unwritable(e) from None
-            self._look()
+            with self.writing():
+                stack.enter_context(lock(self.path, f"the {self.what}"))
+            self.look()
             yield
 
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(
-            f"the output folder {self.path} cannot be written: {error.strerror or error}"
-        )
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn errors of the file system into one line about the folder."""
+        try:
+            yield
+        except OSError as e:
+            raise UserError(
+                f"the output folder {self.path} cannot be written: {e.strerror or e}"
+            ) from None
+
+
+class RunDir(OutputFolder):
+    """A run's folder."""
+
+    what = "run"
+    marker = CONFIG
+
+    def is_leftover(self, entry: Path) -> bool:
+        """Return whether a file is a lock's, or the remains of a `write` that was killed."""
+        return _temporary(entry)
 
     def begin(self, config: RunConfig) -> None:
         """Make the folder, or empty it of the old run, and write `config.yaml`; or take up a run.
@@ -111,18 +153,16 @@ class RunDir:
             UserError: it cannot be written; the run to resume had other settings.
         """
         now = yaml.safe_load(dump_yaml(config))
-        if self._resume:
+        if self.resume:
             self._check(now)
         if trust.outside_of_run(now):  # a report reads them again
             trust.remember(now)
-        if self._resume:
+        if self.resume:
             return
-        try:
+        with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             self._clear()
-            self.write("config.yaml", dump_yaml(config))
-        except OSError as e:
-            raise self._unwritable(e) from None
+            self.write(CONFIG, dump_yaml(config))
 
     def _clear(self) -> None:
         # Only files that a run makes: whatever else the user keeps there stays.

@@ -13,10 +13,9 @@ are kept by content (`core.cache`), and within a process models are loaded once 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,14 +28,14 @@ from rich.text import Text
 import ravqa
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Key, Session
-from ravqa.core.files import LOCK_FILES, atomic_write, check_free, lock
+from ravqa.core.files import LOCK_FILES, atomic_write
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.evaluation.schema import TABLE_VERSION, StudyTables
 from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
 from ravqa.runs.finished import FinishedRun
-from ravqa.runs.folder import first_difference
+from ravqa.runs.folder import OutputFolder, first_difference
 from ravqa.runs.load import keys_of, read_data
 from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked
@@ -114,65 +113,38 @@ def _output(request: StudyRequest, plan: Plan) -> Path:
     return Path("runs") / f"study-{plan.title}-{stamp}"
 
 
-class StudyFolder:
-    """A study's folder, created, resumed or overwritten as configured."""
+class StudyFolder(OutputFolder):
+    """A study's folder, and what became of each of its runs."""
+
+    what = "study"
+    marker = "study.yaml"
 
     def __init__(self, path: Path, plan: Plan, request: StudyRequest):
         """Check the folder without writing to it.
 
         Raises:
-            UserError: it exists and neither `resume` nor `overwrite` is set; it contains something
-                that is not a study, or a study with other data; a run to resume had other settings;
-                it cannot be written; another process is writing there.
+            UserError: as `OutputFolder`; a study with other data; a run to resume had other
+                settings.
         """
-        self.path = path
         self._plan = plan
-        self._request = request
-        self._overwrite = request.overwrite
         self._states: dict[PlannedRun, str] = {}
-        self._look_at_all()
-        if not request.dry_run:
-            check_free(path, "the study")
+        super().__init__(
+            path, resume=request.resume, overwrite=request.overwrite, dry_run=request.dry_run
+        )
 
-    def _look_at_all(self) -> None:
-        path, request = self.path, self._request
-        exists = (path / "study.yaml").is_file()
-        if path.exists() and not exists and (not path.is_dir() or _holds_files(path)):
-            raise UserError(f"{path} holds files but no study: choose another --output")
-        if request.resume and not exists:
-            raise UserError(f"--resume: there is no study in {path}")
-        if exists and not (request.resume or request.overwrite or request.dry_run):
-            raise UserError(
-                f"the output folder {path} exists: --resume goes on with it, --overwrite "
-                "replaces it"
-            )
-        parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-        if not os.access(parent, os.W_OK):
-            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
-        if exists and not request.overwrite:
+    def is_leftover(self, entry: Path) -> bool:
+        """Return whether a killed write of study.yaml left an entry, such as an empty `runs`."""
+        if entry.name == "runs":
+            return not any(entry.iterdir())
+        return entry.name in LOCK_FILES or entry.name.startswith(".study.yaml.")
+
+    def look(self) -> None:
+        """Check the folder and every run in it."""
+        super().look()
+        if self.exists and not self.overwrite:
             self._check()
         for run in self._plan.runs:
-            self._states[run] = NEW if request.overwrite else self._look(run)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Lock the folder for writing, from before `begin` to the end.
-
-        Raises:
-            UserError: as the constructor, whose checks are repeated here.
-        """
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(lock(self.path, "the study"))
-            except OSError as e:
-                raise self._unwritable(e) from None
-            self._look_at_all()
-            yield
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(
-            f"the output folder {self.path} cannot be written: {error.strerror or error}"
-        )
+            self._states[run] = NEW if self.overwrite else self._look(run)
 
     def begin(self) -> None:
         """Create the folder and write `study.yaml`.
@@ -181,11 +153,9 @@ class StudyFolder:
             UserError: it cannot be written.
         """
         text = dump_yaml(self._plan.config.model_dump(mode="json"))
-        try:
+        with self.writing():
             (self.path / "runs").mkdir(parents=True, exist_ok=True)
-            atomic_write(self.path / "study.yaml", text)
-        except OSError as e:
-            raise self._unwritable(e) from None
+            atomic_write(self.path / self.marker, text)
 
     def state(self, run: PlannedRun) -> str:
         """Return NEW, BEGUN or FINISHED, as found when the folder was checked."""
@@ -202,7 +172,7 @@ class StudyFolder:
             output=self.of(run),
             resume=self._states[run] == BEGUN,
             # A new run may find a leftover run without any answers.
-            overwrite=self._overwrite or self._states[run] == NEW,
+            overwrite=self.overwrite or self._states[run] == NEW,
         )
 
     def note(self, run: PlannedRun, failure: Failure | None) -> None:
@@ -241,14 +211,6 @@ class StudyFolder:
                 "another name, or choose another --output"
             )
         return FINISHED if (folder / "results.json").is_file() else BEGUN
-
-
-def _holds_files(path: Path) -> bool:
-    # A killed write of study.yaml leaves an empty folder of runs and a temporary file.
-    return any(
-        p.name not in {"runs", *LOCK_FILES} and not p.name.startswith(".study.yaml.")
-        for p in path.iterdir()
-    ) or any((path / "runs").glob("*"))
 
 
 # -- before anything runs --------------------------------------------------------------------------
