@@ -10,8 +10,8 @@ import typer
 from ravqa.cli import collection, files, inventory, moved, run, study
 from ravqa.core.errors import UserError
 
-# typer brings a copy of click in newer releases and uses click itself in older ones: the errors to
-# catch are those of the module that it raises from.
+# Newer releases of typer contain a copy of click, older ones use click itself: catch the errors of
+# the module that typer raises them from.
 _usage: Any = sys.modules[typer.BadParameter.__module__]
 _INTERRUPTED = 130
 
@@ -69,8 +69,8 @@ def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -
     except (typer.Abort, KeyboardInterrupt):
         code = _interrupted()
     except OSError as e:
-        # A full disk or a folder without access is the user's to mend; a closed pipe is no error
-        # of a file, and what has no number comes from a library.
+        # A full disk or a missing permission is for the user to mend. A closed pipe is not an error
+        # of a file, and an error without a number comes from a library.
         if e.errno is None or isinstance(e, BrokenPipeError):
             raise
         code = _fail(f"{e.filename or 'writing or reading a file'}: {e.strerror}")

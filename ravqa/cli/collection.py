@@ -1,4 +1,4 @@
-"""`ravqa collection`, `ravqa search` and `ravqa ask`: a collection of one's own passages."""
+"""`ravqa collection`, `ravqa search` and `ravqa ask`: collections of your own passages."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def _read(
     on_error: Literal["fail", "skip"],
     console: Console,
 ) -> tuple[Corpus, Remarks]:
-    """The sources' passages, and remarks on what was left out."""
+    """Return the passages of the sources, and remarks on what was left out."""
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.kb import Sections
     from ravqa.corpora.pages import Remarks
@@ -367,7 +367,7 @@ def _note_blind(
 
 
 def _where(texts: Sequence[str]) -> dict[str, list[str]] | None:
-    """KEY=VALUE strings; several values of one key are alternatives."""
+    """Parse KEY=VALUE texts; several values of one key are alternatives."""
     if not texts:
         return None
     found: dict[str, list[str]] = {}
@@ -392,7 +392,7 @@ def _chosen(collection: Collection, request: ChooseRequest) -> list[str]:
 
 
 def _values(passage: Passage) -> dict[str, Any]:
-    """A passage as JSON, without what it has not."""
+    """Return a passage for JSON, without empty fields."""
     names = ("passage_id", "title", "section", "text", "article", "entity", "url", "image")
     values = {name: getattr(passage, name) for name in names}
     values |= {"metadata": dict(passage.extra)}

@@ -1,7 +1,7 @@
-"""What is installed, what there is room for, and what would stop a pipeline from running.
+"""`ravqa doctor`: what is installed, and what would stop a pipeline from running.
 
-Nothing is loaded and nothing fetched: packages are looked up by their metadata, models by their
-files. torch is imported only where its build could use an accelerator.
+Nothing is loaded or downloaded: packages are found by their metadata, models by their files. torch
+is imported only if its build can use an accelerator.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EXTRAS = {
     "sentence-transformers": "encoders multi-vector and dense, the reranker cross-encoder",
     "qdrant": "the index qdrant: a server's collection, or its embedded engine",
     "ray": "sharded indexes on a Ray cluster",
-    "openai": "the reader openai and the judge llm: models behind a server",
+    "openai": "the reader openai and the judge llm: models on a server",
     "vision": "readers whose processors want torchvision: Qwen-VL, InternVL, SmolVLM, Gemma 4",
     "lora": "LoRA adapters of readers",
     "quantization": "readers in 8 and 4 bits",
@@ -61,14 +61,20 @@ _WANTS_TORCHVISION = (
     "smolvlm", "glm4v", "minicpmv", "molmo2",
 )  # fmt: skip
 _VIDEO = ("video_preprocessor_config.json", "processor_config.json")
-_WEIGHTS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.ckpt")  # the first kind that is there
+_WEIGHTS = (
+    "*.safetensors",
+    "*.gguf",
+    "*.bin",
+    "*.pt",
+    "*.ckpt",
+)  # the first kind that a folder has
 _HALF = ("float16", "bfloat16")
 _WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """An extra: what it adds, and which of its packages are not installed."""
+    """An extra, what it adds, and its packages that are not installed."""
 
     name: str
     adds: str
@@ -77,7 +83,7 @@ class Extra:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A folder of results or models that can be made or fetched again."""
+    """A folder of results or models that can be computed or downloaded again."""
 
     name: str
     path: str
@@ -89,9 +95,9 @@ class Model:
     """A model of a pipeline.
 
     Attributes:
-        place: its path, or "hub": not on this machine yet.
-        bytes: of its weights on disk; None if they are not there.
-        memory: bytes that they take in memory, about; None if it is not known.
+        place: its path, or "hub" if it is not on this machine.
+        bytes: size of its weights on disk; None if they are not on this machine.
+        memory: approximate size of its weights in memory, in bytes; None if unknown.
     """
 
     part: str
@@ -106,8 +112,8 @@ class PipelineReport:
     """What a pipeline needs.
 
     Attributes:
-        stops: what stops it from running, one line each.
-        notes: what else should be known.
+        stops: reasons why it cannot run, one line each.
+        notes: other remarks.
     """
 
     name: str
@@ -118,7 +124,7 @@ class PipelineReport:
 
 @dataclass
 class Report:
-    """What `ravqa doctor` says."""
+    """The content of `ravqa doctor`."""
 
     versions: dict[str, str | None]
     extras: list[Extra]
@@ -129,7 +135,7 @@ class Report:
 
 
 def examine(pipeline: str | None = None, overrides: Sequence[str] = ()) -> Report:
-    """Look at the installation and, if one is named, at a pipeline.
+    """Examine the installation and, if one is named, a pipeline.
 
     Raises:
         UserError: no such pipeline, or settings that are not valid.
@@ -145,7 +151,7 @@ def examine(pipeline: str | None = None, overrides: Sequence[str] = ()) -> Repor
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python, this project and the packages that matter most; None if missing."""
+    """Return versions of Python, this project and the main packages; None if missing."""
     return {
         "python": platform.python_version(),
         "ravqa": ravqa.__version__,
@@ -154,12 +160,12 @@ def versions() -> dict[str, str | None]:
 
 
 def extras() -> list[Extra]:
-    """Every extra of the project, those for its development aside."""
+    """Return every extra of the project, without those for development."""
     from packaging.requirements import Requirement
 
     try:
         lines = metadata.requires("ravqa") or []
-    except metadata.PackageNotFoundError:  # a checkout that was never installed
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
         return [Extra(name, adds, ("unknown",)) for name, adds in EXTRAS.items()]
     needed = [Requirement(line) for line in lines]
     found = []
@@ -177,7 +183,7 @@ def extras() -> list[Extra]:
 
 
 def devices() -> dict[str, str]:
-    """Processors, memory, free disk, and the accelerators that torch can use."""
+    """Return processors, memory, free disk space, and accelerators that torch can use."""
     found = {
         "cpu": f"{_processors()} processors",
         "memory": _size(_memory()),
@@ -225,11 +231,11 @@ def _accelerators() -> dict[str, str]:
 
 
 def _torch_build() -> str:
-    """What torch was built for ("CUDA 12.8"), as its version file says; "" for CPUs."""
+    """Return what torch was built for ("CUDA 12.8"), from its version file; "" for CPUs."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return ""
-    # Without importing torch, which takes seconds.
+    # torch is not imported, since that takes seconds.
     file = Path(spec.origin).with_name("version.py")
     version = importlib.util.spec_from_file_location("torch_version_file", file)
     if version is None or version.loader is None:
@@ -241,10 +247,10 @@ def _torch_build() -> str:
 
 
 def caches() -> list[Cache]:
-    """The cache folder by its parts, and the hub's."""
+    """Return the parts of the cache folder, and the hub's cache."""
     try:
         listed = _parts_of(cache_dir())
-    except UserError:  # `devices` says it
+    except UserError:  # reported by `devices`
         listed = []
     hub = Path(constants.HF_HUB_CACHE)
     if hub.is_dir():
@@ -262,7 +268,7 @@ def _parts_of(root: Path) -> list[Cache]:
 
 
 def _bytes(path: Path) -> int:
-    """Bytes of a file or of all files below a folder; links do not count."""
+    """Return the size of a file, or of all files in a folder, without links."""
     if not path.is_dir():
         return path.lstat().st_size
     total = 0
@@ -287,7 +293,7 @@ def _version(distribution: str) -> str | None:
 
 
 def examine_pipeline(settings: Mapping[str, Any], where: str) -> PipelineReport:
-    """What would stop a pipeline from running.
+    """Return what would stop a pipeline from running.
 
     Raises:
         UserError: settings that are not valid.
@@ -334,7 +340,8 @@ def _examine_model(report: PipelineReport, path: str, name: str) -> None:
             report.models.append(Model(path, name, "hub"))
             if constants.is_offline_mode():
                 report.stops.append(
-                    f"{path}: {name} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it"
+                    f"{path}: {name} is not on this machine, and HF_HUB_OFFLINE forbids "
+                    "downloading it"
                 )
             else:
                 report.notes.append(f"{path}: {name} will be fetched from the hub")
@@ -352,7 +359,7 @@ def _examine_model(report: PipelineReport, path: str, name: str) -> None:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """The folder in the hub's cache from which a hub's model would be loaded."""
+    """Return the folder in the hub's cache from which a model would be loaded."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -372,9 +379,9 @@ def _weights(path: Path) -> int:
 
 
 def _in_memory(path: Path, size: int) -> int | None:
-    """Bytes of the weights as a CPU computes with them: in float32."""
+    """Return the size of the weights in float32, as a CPU uses them, in bytes."""
     if path.suffix == ".gguf":
-        return None  # it depends on how they are packed
+        return None  # depends on the quantisation
     if path.is_file():
         return size
     settings = _json(path / "config.json")
@@ -398,7 +405,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _answers(url: str) -> bool:
-    """Whether somebody listens at the address."""
+    """Return whether a server listens at the address."""
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -412,12 +419,12 @@ def _answers(url: str) -> bool:
 
 
 def as_json(report: Report) -> str:
-    """The report for scripts."""
+    """Return the report as JSON."""
     return json.dumps(asdict(report), indent=1)
 
 
 def lines(report: Report) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """The report for people: titles, and rows of two columns."""
+    """Yield the report for people: titles, and rows of two columns."""
     yield "Versions", [(name, v or "not installed") for name, v in report.versions.items()]
     yield (
         "Extras",
@@ -426,7 +433,7 @@ def lines(report: Report) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             for e in report.extras
         ],
     )
-    offline = "HF_HUB_OFFLINE is set: nothing is fetched" if report.offline else "allowed"
+    offline = "HF_HUB_OFFLINE is set: nothing is downloaded" if report.offline else "allowed"
     yield "Devices", [*report.devices.items(), ("hub", offline)]
     yield "Caches", [(c.name, f"{_size(c.bytes)}  {c.path}") for c in report.caches]
     found = report.pipeline

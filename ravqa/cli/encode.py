@@ -1,4 +1,4 @@
-"""Encode a corpus ahead of the runs that search it, by one process or several together."""
+"""Encode a corpus before runs search it, in one process or several together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ravqa.runs.options import EncodeRequest
 
 
 def encode(request: EncodeRequest, console: Console) -> None:
-    """Put the corpus's vectors into the cache, where a run with these settings finds them.
+    """Store the vectors of a corpus in the cache, where runs with these settings find them.
 
     Raises:
         UserError: no passages, or settings without an encoder.
@@ -31,7 +31,7 @@ def encode(request: EncodeRequest, console: Console) -> None:
         retriever = build_part(table("retrievers"), config.retriever, f"{where}: retriever")
     if not retriever.encodes:
         raise UserError(f"{where}: the retriever {config.retriever.name} encodes no passages")
-    before = None  # passages that an earlier run encoded
+    before = None  # passages encoded earlier
 
     def progress(what: str, done: int, total: int) -> None:
         nonlocal before
@@ -47,7 +47,7 @@ def encode(request: EncodeRequest, console: Console) -> None:
     if not state.is_main_process:
         return
     if stats is None:
-        console.out.print(f"{len(corpus):,} passages: encoded and indexed before")
+        console.out.print(f"{len(corpus):,} passages: already encoded and indexed")
         return
     new = stats.items - (before or 0)
     console.out.print(

@@ -1,4 +1,4 @@
-"""`ravqa ls` and `ravqa doctor`: what can be named, and what of it works here."""
+"""`ravqa ls` and `ravqa doctor`: which parts exist, and whether they work on this machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Kind(StrEnum):
 def ls(
     kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
 ) -> None:
-    """List what can be named: datasets, pipelines, prompts, readers, retrievers, and so on."""
+    """List the available datasets, pipelines, prompts, readers, retrievers, and so on."""
     from rich.console import Console
     from rich.table import Table
 
@@ -61,14 +61,14 @@ def ls(
 def doctor(
     pipeline: Annotated[
         str | None,
-        typer.Option(metavar="NAME|PATH", help="Also say what would stop this pipeline."),
+        typer.Option(metavar="NAME|PATH", help="Also check whether this pipeline can run."),
     ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is installed, what each extra would add, devices, caches and their sizes.
+    """Show installed packages, what each extra would add, devices and caches.
 
-    Exit code 1: something stops the pipeline from running.
+    Exit code 1 means that something stops the pipeline from running.
     """
     from rich.table import Table
     from rich.text import Text
@@ -95,6 +95,6 @@ def doctor(
 
 
 def _first_sentence(prompt: Path) -> str:
-    """Of the comment that a template begins with."""
+    """Return the first sentence of the comment at the start of a template."""
     comment = prompt.read_text(encoding="utf-8").removeprefix("{#").partition("#}")[0]
     return " ".join(comment.split()).partition(". ")[0].removesuffix(".")

@@ -33,7 +33,7 @@ Matches = Annotated[
         metavar="N",
         min=0,
         help="Show in the report, for the first N questions, which words and image patches of the "
-        "question match which words of the passages. Default: 10 with late interaction, else 0.",
+        "question match which words of the passages. Default: 10 for late interaction, else 0.",
     ),
 ]
 
@@ -70,7 +70,7 @@ def run(
                 return
             session = Session()
             folder = run_request(request, console, session)
-            session.only("describer", "encoder")  # what the report shows matches with
+            session.only("describer", "encoder")  # the report computes matches with these
             if not no_report:
                 report_runs(folder, console, match=matches, session=session)
         except KeyboardInterrupt:
@@ -99,11 +99,13 @@ def report(
     matches: Matches = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Present folder of the dataset, if it was moved."),
+        typer.Option(metavar="DIR", help="Where the dataset is now, if it was moved."),
     ] = None,
     corpus: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PATH", help="Present place of the passages. Repeatable."),
+        typer.Option(
+            metavar="PATH", help="Where the passages are now, if they were moved. Repeatable."
+        ),
     ] = None,
     trust_settings: Annotated[
         bool,
@@ -116,7 +118,7 @@ def report(
 ) -> None:
     """Write the report of a finished run again: one HTML file.
 
-    No model is loaded but the retriever's, for --matches.
+    The only model that is loaded is the retriever's, for --matches.
     """
     with opened_console() as console:
         from ravqa.reports.report import parse_questions, write_report

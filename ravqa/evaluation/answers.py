@@ -42,9 +42,9 @@ def score_answers(
     *,
     judge: Judge | None = None,
 ) -> list[float | Failure]:
-    """The dataset's official score of each answer, 0 to 1; a missing answer (None) is wrong.
+    """Return the dataset's official score of each answer, 0 to 1; no answer (None) scores 0.
 
-    Where the score hangs on a verdict that the judge did not give, it is a failure.
+    A score that depends on a verdict that the judge did not give is a failure.
 
     Args:
         judge: judge for rules that use one; None means exact match only.
@@ -68,7 +68,7 @@ def score_raw(
     *,
     judge: Judge | None = None,
 ) -> list[float | Failure]:
-    """The official score of each raw generation, as if no answer had been extracted from it.
+    """Return the official score of each raw generation, as if no answer were extracted.
 
     Args:
         scores: scores of the answers. A text equal under the rule is not scored again.
@@ -178,14 +178,14 @@ def record_of(sample: Predicted) -> AnswerRecord:
 
 
 def points(score: float | Failure) -> float:
-    """What a score counts, 0 to 1: one that hangs on a verdict that was not given, nothing."""
+    """Return what a score counts, 0 to 1; a failed one counts 0."""
     return 0.0 if isinstance(score, Failure) else score
 
 
 def _known_scores(
     samples: Sequence[Sample],
 ) -> tuple[list[float | Failure], list[float | Failure]]:
-    """The scores of answers and of raw generations that samples have."""
+    """Return the scores of answers and of raw generations that samples already have."""
     answers: list[float | Failure] = []
     raws: list[float | Failure] = []
     for s in samples:
@@ -202,7 +202,7 @@ def is_exact(metric: AnswerMetric, question: Question, record: AnswerRecord) -> 
 def _means(
     dataset: Dataset, questions: Sequence[Question], outcomes: Sequence[float | Failure], seed: int
 ) -> Means:
-    """The metric's own summary, the interval, and what was not judged."""
+    """Return the metric's own summary, the interval, and the answers that were not judged."""
     values = [points(outcome) for outcome in outcomes]
     scores = {q.question_id: 100 * v for q, v in zip(questions, values, strict=True)}
     interval = interval_of(scores, images_of(questions), seed)

@@ -1,4 +1,4 @@
-"""Controls of a run: the retrievers that give other passages, and the questions of other images."""
+"""Controls of a run: retrievers of other passages, and questions with the images of others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ravqa.retrievers.controls import NoRetriever, OracleRetriever, RandomRetrie
 
 
 def control(name: str, pipeline: Pipeline, corpus: Corpus | None, seed: int) -> Retriever:
-    """The retriever of a control, prepared.
+    """Return the retriever of a control, prepared for the corpus.
 
     Raises:
         UserError: the pipeline retrieves nothing whose order the oracle could keep.
@@ -39,12 +39,12 @@ def control(name: str, pipeline: Pipeline, corpus: Corpus | None, seed: int) -> 
 
 
 def wrong_images(questions: Sequence[Question], seed: int) -> list[Question]:
-    """Each question with the image (and its description) of another one, for retrieval only.
+    """Return each question with another one's image and description, for retrieval only.
 
     All questions of an image get the same other image; no image keeps its own.
 
     Raises:
-        UserError: there is only one image.
+        UserError: there are fewer than two images.
     """
     by_image = {q.image_id: q for q in questions}
     ids = list(by_image)

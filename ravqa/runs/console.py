@@ -1,4 +1,4 @@
-"""What a run prints: progress, remarks, tables. Progress goes to stderr, results to stdout."""
+"""Console output of a run: progress and notes on stderr, tables of results on stdout."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _NAMES = {
     "wrong-image": "image of another question",
 }
 _SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
-_MAX_GROUPS = 6  # more question types than that do not fit beside each other
-_PLAIN_WIDTH = 130  # of a table in a file or a pipe
-_STEPS = 4  # where stderr is no terminal: lines per stage
+_MAX_GROUPS = 6  # more columns of question types do not fit
+_PLAIN_WIDTH = 130  # width of tables in files and pipes
+_STEPS = 4  # progress lines per stage if stderr is not a terminal
 
 
 def condition_name(condition: str, retriever: str) -> str:
-    """Name the run itself by what ran, or one of its controls.
+    """Return the name of the run itself, by what ran, or of one of its controls.
 
     Args:
         retriever: the name of the run's retriever.
@@ -59,7 +59,7 @@ def condition_name(condition: str, retriever: str) -> str:
 
 
 def pipeline_name(description: str, overrides: Sequence[str]) -> str:
-    """Say what a pipeline is: in its file's words, and what the command line changed of it."""
+    """Return a pipeline's description, with the changes that the command line made to it."""
     if not overrides:
         return description
     base = [f"base: {description.rstrip('.')}"] if description else []
@@ -67,7 +67,7 @@ def pipeline_name(description: str, overrides: Sequence[str]) -> str:
 
 
 class Console:
-    """Prints for people; on a terminal with bars, elsewhere with a few plain lines a stage."""
+    """Prints for people: progress bars on a terminal, elsewhere a few plain lines per stage."""
 
     def __init__(self, out: RichConsole | None = None, err: RichConsole | None = None):
         self.out = out or _rich(stderr=False)
@@ -77,12 +77,12 @@ class Console:
         self._printed: dict[str, int] = {}
 
     def note(self, text: str) -> None:
-        """A remark that the user should see once."""
+        """Print a note for the user."""
         self.err.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
 
     @contextmanager
     def status(self, what: str) -> Iterator[None]:
-        """Shows that something of unknown length goes on."""
+        """Show what is being done while the block runs."""
         if self.err.is_terminal:
             with self.err.status(Text(what)):
                 yield
@@ -91,7 +91,7 @@ class Console:
             yield
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Shows that `done` of `total` steps of a stage are finished."""
+        """Show that `done` of `total` steps of a stage are finished."""
         if not self.err.is_terminal:
             step = _STEPS * done // total if total else _STEPS
             if step != self._printed.get(what):
@@ -113,7 +113,7 @@ class Console:
         self._bars.update(self._tasks[what], completed=done)
 
     def close(self) -> None:
-        """End the bars."""
+        """Remove the progress bars."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -127,7 +127,7 @@ class Console:
         corpus: Corpus | None,
         folder: Path,
     ) -> None:
-        """What is run on what, and into which folder."""
+        """Print dataset, passages, pipeline and output folder before a run begins."""
         passages = f"{len(corpus):,} passages" if corpus else "no passages"
         self.err.print(
             Text(
@@ -141,7 +141,7 @@ class Console:
         self.err.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
     def results(self, results: RunResults, folder: Path) -> None:
-        """The tables of a finished run, and where its folder is."""
+        """Print the tables of a finished run, what failed, and its folder."""
         self.close()
         self.tables(results)
         skipped = results["dataset"]["skipped"]
@@ -166,7 +166,7 @@ class Console:
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
     def unjudged(self, results: RunResults | ScoreResults) -> None:
-        """Say which answers got no verdict from the judge."""
+        """Print how many answers got no verdict from the judge, and why."""
         section = results["answers"]
         asked = section["questions"] if section else 0
         for condition, scores in section["conditions"].items() if section else ():
@@ -185,7 +185,7 @@ class Console:
                     )
 
     def tables(self, results: RunResults | ScoreResults) -> None:
-        """The tables of answers and retrieval, as far as there are any."""
+        """Print the tables of answers and retrieval that the results have."""
         answers, retrieval = results["answers"], results["retrieval"]
         if answers:
             self.out.print(_answer_table(results, answers))
@@ -205,7 +205,7 @@ class Console:
                 self.out.print(_stage_table(results, condition, stages))
 
     def _raw(self, results: RunResults | ScoreResults, section: AnswerSection) -> None:
-        """What the generations score without extraction, where that is something else."""
+        """Print the scores of whole generations, if they differ from the answers' scores."""
         conditions = section["conditions"]
         raws = {name: raw["score"] for name, c in conditions.items() if (raw := c["raw"])}
         if any(score != conditions[name]["score"] for name, score in raws.items()):
@@ -222,10 +222,10 @@ class Console:
         columns: Sequence[tuple[str, str, int]],
         scores: Sequence[Mapping[str, Any]],
     ) -> None:
-        """One table of a benchmark: models as rows, in the order in which they come.
+        """Print a benchmark's table: a row per model, in the order of the scores.
 
         Args:
-            columns: subset, metric and K; those that have no score are left out.
+            columns: subset, metric and K; columns without scores are left out.
             scores: see `ravqa.runs.subsets.Score`.
         """
         rows: dict[tuple[str, str], dict[tuple[str, str, int], str]] = {}
@@ -254,7 +254,7 @@ class Console:
 
 
 def _rich(*, stderr: bool) -> RichConsole:
-    # Names of files and questions have brackets and colons that are no markup.
+    # Brackets and colons in names of files and in questions are not markup.
     console = RichConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
@@ -271,7 +271,7 @@ def _title(results: RunResults | ScoreResults, what: str, questions: int) -> str
 
 
 def _row(results: RunResults | ScoreResults, condition: str) -> str:
-    if "predictions" in results:  # a file that was scored
+    if "predictions" in results:  # results of `ravqa score`
         return "predictions"
     return condition_name(condition, results["provenance"]["retriever"])
 
@@ -285,7 +285,7 @@ def _answer_table(results: RunResults | ScoreResults, section: AnswerSection) ->
     table.add_column("")
     table.add_column(f"{section['label']} %", justify="right")
     has_mean = "mean" in section["conditions"][MAIN]
-    if has_mean:  # InfoSeek's score is a harmonic mean over splits; the rest is about the mean
+    if has_mean:  # a score that is not a mean: interval and tests are of the mean
         table.add_column("mean %", justify="right")
     table.add_column("95 % interval" + (" of mean" if has_mean else ""))
     groups = list(section["conditions"][MAIN]["groups"])
@@ -336,7 +336,7 @@ def _retrieval_table(
 def _stage_table(
     results: RunResults | ScoreResults, condition: str, stages: Sequence[StageScores]
 ) -> Table:
-    """Recall before and after every reranker, and of what stood in prompts."""
+    """Return a table of recall before and after every reranker, and of the prompts."""
     metric = next((m for m in RECALLS if m in stages[0]), RECALLS[0])
     table = Table(title=f"Stages of retrieval, {_row(results, condition)}")
     table.add_column("")

@@ -1,4 +1,4 @@
-"""Third phase of a run: ask every question under every condition, and keep samples as they come."""
+"""Third phase of a run: ask every question under every condition, writing samples at once."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from ravqa.runs.folder import MAIN
 from ravqa.runs.load import Loaded
 from ravqa.runs.stages import mark
 
-# The other controls put passages of their own before the reader, which no reranker is to change.
+# The other controls choose the passages for the reader, so no reranker may change them.
 _RERANKED = (MAIN, "wrong-image")
-_MAX_RAW = 300  # characters of a draft's generation in the samples
-_TELLING = 8  # so many questions without an answer, and not one with, tell of a wrong setting
+_MAX_RAW = 300  # longest generation of a draft in the samples, in characters
+_MIN_ALL_FAILED = 8  # if all of at least this many questions fail, a setting is wrong
 _CHUNK = 32  # questions retrieved, answered and written at a time
-# More for a reader that answers several prompts at once: at a chunk's end it waits for its slowest.
+# Larger chunks for a reader that answers several prompts at once: each chunk ends with a wait.
 _ROUNDS = 8
 
 
@@ -61,11 +61,13 @@ class Executed:
 
 
 def execute(loaded: Loaded, console: Console) -> Executed:
-    """Begin or resume the run's folder, which is to be held, and ask what is not answered there.
+    """Begin or resume the run's folder, and ask the questions that are not answered there.
+
+    The caller holds the folder's lock.
 
     Raises:
-        UserError: the run to resume had other settings; questions without an answer, if these end
-            the run; a server that is gone.
+        UserError: the run to resume had other settings; a question cannot be answered and
+            `--on-error fail` is set; a server is gone.
     """
     loaded.plan.run_dir.begin(_resolved_config(loaded))
     runner = Runner(loaded, console)
@@ -76,7 +78,7 @@ def execute(loaded: Loaded, console: Console) -> Executed:
 
 
 class Runner:
-    """Runs conditions over the dataset, chunk by chunk, writing samples as they come."""
+    """Runs conditions over the dataset chunk by chunk, and writes the samples of each chunk."""
 
     def __init__(self, loaded: Loaded, console: Console):
         self.pipeline = loaded.pipeline
@@ -86,10 +88,10 @@ class Runner:
         self.judge = CachedJudge(loaded.judge) if loaded.judge else None
         self.console = console
         self._marker: Marker | None = None
-        self.stores: dict[str, set[str]] = {}  # that each stage of the run itself used
+        self.stores: dict[str, set[str]] = {}  # caches that each stage of the run itself used
 
     def run(self, condition: str, retriever: Retriever) -> dict[int | str, Sample]:
-        """Samples of every question, those of an earlier, interrupted run included."""
+        """Return the samples of every question, including those of an interrupted run."""
         questions = list(self.dataset.questions)
         done = self.run_dir.read_samples(condition)
         asked = questions
@@ -129,7 +131,7 @@ class Runner:
         asked: Sequence[Question],
         retriever: Retriever,
     ) -> tuple[list[Sample], str]:
-        """Samples of the questions that are done, and what ends the run if it cannot go on."""
+        """Return the samples of the answered questions, and why the run must stop, if it must."""
         with measured(retriever.stores) as retrieving:
             retrieved = self.pipeline.retrieve(asked, retriever)
         reranked: list[Stage] = []
@@ -138,7 +140,7 @@ class Runner:
         ranked: Sequence[Ranked] = reranked[-1].hits if reranked else retrieved
         answerer = self.pipeline.answerer
         reads = answerer is not None
-        # Without a reader, the hits are all that there is.
+        # Without a reader, the hits are the outcome.
         outcomes: Sequence[Answer | Ranked] = ranked
         with measured(answerer.cached.stores if answerer else ()) as answering:
             if answerer is not None:
@@ -156,7 +158,7 @@ class Runner:
         for i, question in enumerate(questions):
             outcome, hits = outcomes[i], or_empty(ranked[i])
             if error and isinstance(outcome, Failure):
-                continue  # a run that is resumed asks again
+                continue  # a resumed run asks it again
             sample = self._sample(question, hits, costs)
             if reranked:
                 rankings = {RETRIEVED: retrieved[i]} | {s.name: s.hits[i] for s in reranked}
@@ -179,10 +181,11 @@ class Runner:
     def _scored(
         self, questions: Sequence[Question], samples: Sequence[Sample]
     ) -> tuple[list[Sample], str]:
-        """Add to each sample what the rule makes of its answer and of its raw generation.
+        """Add to each sample the scores of its answer and of its raw generation.
 
         Returns:
-            The samples; and what ends the run if the judge failed on some, which are left out then.
+            The samples; and why the run must stop if the judge failed, in which case the samples
+            on which it failed are left out.
         """
         by_id = {q.question_id: q for q in questions}
         asked = [by_id[sample["question_id"]] for sample in samples]
@@ -198,7 +201,7 @@ class Runner:
         kept = []
         for row, sample in enumerate(samples):
             if error and judged[row]:
-                continue  # a run that is resumed asks again
+                continue  # a resumed run asks it again
             kept.append(sample)
             question, record, score = asked[row], records[row], points(scores[row])
             sample["score"], sample["raw_score"] = score, points(raws[row])
@@ -211,7 +214,7 @@ class Runner:
         return kept, error
 
     def _ends(self, outcomes: Sequence[Answer | Ranked], questions: Sequence[Question]) -> str:
-        """What ends the run: a server that is gone; a question that failed, if none may."""
+        """Return why the run must stop, if it must: the server is gone, or a question failed."""
         failed = {i: f for i, f in enumerate(outcomes) if isinstance(f, Failure)}
         first = first_failure(failed.values())
         if first is None or first.fatal:
@@ -221,8 +224,8 @@ class Runner:
                 f"question {questions[min(failed)].question_id}: {first.reason}; --on-error skip "
                 "counts such questions as wrong"
             )
-        # Where none can be answered, it is not the questions.
-        return first.reason if len(failed) == len(questions) >= _TELLING else ""
+        # If no question can be answered, the questions are not to blame.
+        return first.reason if len(failed) == len(questions) >= _MIN_ALL_FAILED else ""
 
     def _sample(
         self, question: Question, hits: Sequence[Hit], costs: Mapping[str, Described]
@@ -249,7 +252,7 @@ class Runner:
 
     def _ranking(self, question: Question, hits: Sequence[Hit]) -> Ranking:
         if self._marker is None or self._marker.question is not question:
-            self._marker = Marker(question)  # a question's rankings are marked one after another
+            self._marker = Marker(question)  # all rankings of a question are marked in a row
         passages = [passage for _, passage in self.pipeline.passages(hits)]
         return {
             "hits": [(hit.passage_id, round(hit.score, 6)) for hit in hits],
@@ -257,7 +260,7 @@ class Runner:
         }
 
     def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> Ranking:
-        """The passages that stood in a prompt, in the order of the hits."""
+        """Return the ranking of the passages that were in a prompt, in the order of the hits."""
         shown = {passage_id for draft in answer.drafts for passage_id in draft.passage_ids}
         return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
 
@@ -281,9 +284,9 @@ class Runner:
         sample["drafts"] = []
 
     def _drafts(self, answer: Answer, hits: Sequence[Hit]) -> list[DraftRecord]:
-        """Drafts, each with whether a passage that it was read from holds it.
+        """Return the drafts, each with whether a passage in its prompt contains it.
 
-        The answer's own generation stands whole in the sample, those of other drafts up to a limit.
+        Generations are cut; that of the chosen answer is also stored whole in the sample.
         """
         texts = {p.passage_id: p.content for _, p in self.pipeline.passages(hits)}
         return [
@@ -307,18 +310,17 @@ class Runner:
 
 
 def shared_out(use: Use, questions: int) -> Described:
-    """What one of the questions that were worked on together took.
+    """Return the share of one question in what a batch of questions took.
 
     Returns:
-        `seconds`; and of what the stage looked up in the cache, the `share` that it found there,
-        0 to 1.
+        `seconds`; and the `share` of the stage's cache look-ups that were found, 0 to 1.
     """
     share = round(use.found / use.asked, 4) if use.asked else 0.0
     return {"seconds": round(use.seconds / questions, 4), "cached": {"share": share}}
 
 
 def _resolved_config(loaded: Loaded) -> RunConfig:
-    """What `config.yaml` says: all that the samples of a run depend on."""
+    """Return the content of `config.yaml`: everything that the samples of a run depend on."""
     request, pipeline = loaded.plan.request, loaded.pipeline
     dataset, corpus = loaded.data.dataset, loaded.data.corpus
     judge = {"judge": loaded.judge.fingerprint} if loaded.judge else {}

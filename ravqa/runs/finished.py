@@ -1,4 +1,4 @@
-"""Finished runs: their folders, read and checked, and what they are measured by.
+"""Finished runs: reading and checking their folders, and measuring them.
 
 `RunFiles` is the only reader of a run's folder. A measure gives one number per question:
 
@@ -127,7 +127,7 @@ class Measure:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From its name.
+        """Return the measure with this name.
 
         Raises:
             UserError: there is no such measure.
@@ -142,7 +142,7 @@ class Measure:
 
     @property
     def key(self) -> str:
-        """Its name in files."""
+        """Name in files."""
         return self.name if self.k is None else f"{self.name}@{self.k}"
 
     @property
@@ -152,11 +152,11 @@ class Measure:
 
     @property
     def in_percent(self) -> bool:
-        """All but seconds are."""
+        """Whether its unit is percent (all but seconds)."""
         return self.name != SECONDS
 
     def title(self, run: FinishedRun) -> str:
-        """For people, with the unit."""
+        """Return its title for people, with the unit."""
         if self.name == "score":
             return f"{run.label_of_score} %"
         if self.name == "exact_match":
@@ -166,20 +166,20 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What measures need of one question in one run; of a sample of 10 KB, a small part.
+    """The small part of a sample (about 10 KB) that measures need.
 
     Attributes:
         question, answers: hashes of the question and of its references, to tell other data apart.
         image: what intervals and tests resample.
         kind: question type.
-        score: of the answer, 0 to 1; None where nothing was scored.
-        right: whether the answer counts as right by its rule; None where nothing was scored.
-        exact: whether it is a reference; None where nothing was scored.
-        ranks: the first relevant rank by the kind of recall; 0 for none; kinds that do not apply
-            are left out.
-        failed: the reader could not answer it, which counts as wrong.
-        read: whether a passage that was read holds an answer; None where none was read.
-        seconds: what its stages took in this run; little for what was found in the cache.
+        score: of the answer, 0 to 1; None if nothing was scored.
+        right: whether the answer counts as right by its rule; None if nothing was scored.
+        exact: whether it is a reference; None if nothing was scored.
+        ranks: by kind of recall, the first relevant rank, or 0 if there is none; kinds that do not
+            apply are left out.
+        failed: whether the reader could not answer it, which counts as wrong.
+        read: whether a passage in a prompt contains an answer; None if there was no passage.
+        seconds: time of its stages in this run, which is short for what was in the cache.
         cached: the largest share of a stage that was found in the cache, 0 to 1.
         batch: the same for questions that were timed together.
     """
@@ -234,17 +234,17 @@ def _asked(sample: Sample, described: Described) -> Asked:
 
 
 class FinishedRun:
-    """A run's folder, read.
+    """A finished run, or one of its controls.
 
     Attributes:
-        questions: what the run, or one of its controls, made of each, by question id.
+        questions: per question id, what the run made of it.
         stand_ins: by part, what it stands in for.
         what_ran: "with retrieval", "without retrieval", "random passages", ...
         retrieves: whether there were passages.
     """
 
     def __init__(self, folder: Path, condition: str = MAIN):
-        """Read it.
+        """Read the run's folder.
 
         Args:
             condition: a control of the run instead of the run itself.
@@ -277,7 +277,7 @@ class FinishedRun:
 
     @property
     def answer_metric(self) -> AnswerMetric:
-        """The rule that the answers were scored by.
+        """The rule by which the answers were scored.
 
         Raises:
             UserError: no metric of that name is registered here.
@@ -288,7 +288,7 @@ class FinishedRun:
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the run itself, not one of its controls."""
+        """Whether this is the run itself, not one of its controls."""
         return self.condition == MAIN
 
     @property
@@ -298,12 +298,12 @@ class FinishedRun:
 
     @property
     def right(self) -> dict[Id, bool] | None:
-        """Per question whether its answer is right; None where not all were scored."""
+        """Whether the answer to each question is right; None unless all were scored."""
         right = {q: asked.right for q, asked in self.questions.items() if asked.right is not None}
         return right if len(right) == len(self.questions) else None
 
     def values(self, measure: Measure) -> dict[Id, float]:
-        """The measure of each question that has one: percent, or seconds. Empty if none has."""
+        """Return the measure of each question that has it, in percent or seconds."""
         if measure not in self._values:
             values = ((q, self._value(asked, measure)) for q, asked in self.questions.items())
             self._values[measure] = {q: value for q, value in values if value is not None}
@@ -318,13 +318,13 @@ class FinishedRun:
             return None if asked.exact is None else 100.0 * asked.exact
         rank = asked.ranks.get(measure.name)
         assert measure.k is not None
-        # Passages that were not asked for would count as misses.
+        # Beyond top_k nothing was retrieved, which would count as a miss.
         if rank is None or measure.k > self.top_k:
             return None
         return 100.0 * (0 < rank <= measure.k)
 
     def default_measures(self) -> list[Measure]:
-        """The answers' score, recall as the benchmark reports it (else PRRecall@5), and seconds."""
+        """Return the score, recall as the benchmark reports it (else PRRecall@5), and seconds."""
         measures = [Measure("score")] if self.values(Measure("score")) else []
         if self._reported:
             name, k = self._reported[0]["metric"], int(self._reported[0]["k"])
@@ -336,7 +336,7 @@ class FinishedRun:
     # -- statistics over some of the questions -----------------------------------------------------
 
     def estimate(self, measure: Measure, ids: Collection[Id], seed: int) -> Estimate | None:
-        """The measure over those of the questions that have it, with a 95 % interval."""
+        """Return the measure over the questions that have it, with a 95 % interval."""
         values = {q: value for q, value in self.values(measure).items() if q in ids}
         if not values:
             return None
@@ -346,7 +346,7 @@ class FinishedRun:
         if measure.name == "score":
             splits = [question.split for question in asked]
             found = self.answer_metric.interval(scores, splits, images, seed=seed)
-        elif measure.name == SECONDS:  # times are known of batches only
+        elif measure.name == SECONDS:  # times were measured per batch
             found = intervals.bootstrap(scores, [question.batch for question in asked], seed=seed)
         else:
             found = intervals.bootstrap(scores, images, seed=seed)
@@ -355,7 +355,7 @@ class FinishedRun:
     def against(
         self, other: FinishedRun, measure: Measure, ids: Collection[Id], seed: int
     ) -> PairedTest | None:
-        """This run minus another, over those of the questions that both have the measure of."""
+        """Compare this run with another, over the questions for which both have the measure."""
         mine, theirs = self.values(measure), other.values(measure)
         both = [q for q in mine if q in theirs and q in ids]
         if not both:
@@ -368,21 +368,21 @@ class FinishedRun:
         return intervals.paired_test(first, second, images, seed=seed)
 
     def images(self, ids: Iterable[Id]) -> dict[Id, Hashable]:
-        """Per question its image: what intervals and tests resample."""
+        """Return the image of each question, which intervals and tests resample."""
         return {q: self.questions[q].image for q in ids}
 
     def cached_share(self, ids: Collection[Id]) -> float:
-        """The largest share of a stage of these questions that came from the cache, 0 to 1."""
+        """Return the largest share of any stage of these questions that was cached, 0 to 1."""
         shares = (asked.cached for q, asked in self.questions.items() if q in ids)
         return max(shares, default=0.0)
 
 
 def common_questions(runs: Mapping[str, FinishedRun], *, intersect: bool) -> dict[Id, None]:
-    """The questions of all runs, in the first one's order.
+    """Return the questions that all runs asked, in the order of the first run.
 
     Args:
         runs: by name, for messages.
-        intersect: leave out what some runs did not ask, instead of refusing it.
+        intersect: leave out questions that some runs did not ask; if False, refuse them.
 
     Raises:
         UserError: the runs asked different questions, or scored them by different rules or

@@ -1,16 +1,17 @@
-"""A run's folder: what was asked, one line per question, the ranking, the results.
+"""The folder of a run.
 
-    config.yaml            resolved settings and fingerprints; a resumed run must match them
+    config.yaml            settings and fingerprints; a resumed run must have the same
     samples.jsonl          one line per question, appended and flushed as answers come
     samples.CONTROL.jsonl  the same for each control
-    prompts.jsonl.gz       every prompt once, by the hash that the samples have of it
-    predictions.*          the answers in the benchmark's own submission form
+    prompts.jsonl.gz       every prompt once, by its hash, which the samples refer to
+    predictions.*          the answers in the benchmark's submission format
     run.trec               the ranking in TREC's run format
     results.json           scores in two sections, intervals, provenance
-    report.html            all of it to look at
+    report.html            all of this, for people
 
-All but the samples and prompts are written beside and renamed, so that a killed run leaves no half
-file. One process at a time writes there: it holds the folder's lock (`ravqa.core.files`).
+All files but samples and prompts are written under another name and renamed when complete, so that
+a killed run leaves no partial file. One process at a time writes: it holds the folder's lock
+(`ravqa.core.files`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _OURS = {
     RESULTS,
     "report.html",
 }
-# Earlier versions shared very many questions out over report-2.html and so on.
+# Earlier versions split large reports into report-2.html and so on.
 _NAMED = re.compile(r"samples(\..+)?\.jsonl|predictions\.\w+|report-\d+\.html")
 
 
@@ -65,7 +66,7 @@ class OutputFolder:
         """Check the folder; nothing is written or deleted yet.
 
         Args:
-            dry_run: nothing will be written, so that an existing folder is fine.
+            dry_run: nothing will be written, so an existing folder is accepted.
 
         Raises:
             UserError: it exists and neither `resume` nor `overwrite` is set; it holds files of
@@ -82,7 +83,7 @@ class OutputFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder holds what it is to hold."""
+        """Whether the folder already holds a run or study."""
         return (self.path / self.marker).is_file()
 
     def is_leftover(self, entry: Path) -> bool:
@@ -141,13 +142,13 @@ class RunDir(OutputFolder):
     marker = CONFIG
 
     def is_leftover(self, entry: Path) -> bool:
-        """Return whether a file is a lock's, or the remains of a `write` that was killed."""
+        """Return whether a file belongs to a lock, or was left by a `write` that was killed."""
         return _temporary(entry)
 
     def begin(self, config: RunConfig) -> None:
-        """Make the folder, or empty it of the old run, and write `config.yaml`; or take up a run.
+        """Create the folder, without the old run, and write `config.yaml`; or resume a run.
 
-        Called when everything that can fail has been built, so that a mistake costs no old run.
+        Call it after everything that can fail, so that a mistake does not destroy the old run.
 
         Raises:
             UserError: it cannot be written; the run to resume had other settings.
@@ -155,7 +156,7 @@ class RunDir(OutputFolder):
         now = yaml.safe_load(dump_yaml(config))
         if self.resume:
             self._check(now)
-        if trust.outside_of_run(now):  # a report reads them again
+        if trust.outside_of_run(now):  # the report reads these settings
             trust.remember(now)
         if self.resume:
             return
@@ -165,7 +166,7 @@ class RunDir(OutputFolder):
             self.write(CONFIG, dump_yaml(config))
 
     def _clear(self) -> None:
-        # Only files that a run makes: whatever else the user keeps there stays.
+        # Only files of a run are deleted; the user's own stay.
         for file in self.path.iterdir():
             ours = file.name in _OURS or _NAMED.fullmatch(file.name) or _temporary(file)
             if file.is_file() and ours and file.name not in LOCK_FILES:
@@ -181,15 +182,15 @@ class RunDir(OutputFolder):
             )
 
     def write(self, name: str, text: str) -> None:
-        """Write a whole file: beside it first, then renamed."""
+        """Write a file atomically."""
         atomic_write(self.path / name, text)
 
     def samples_path(self, condition: str) -> Path:
-        """The samples file of the run itself or of one of its controls."""
+        """Return the samples file of the run itself or of one of its controls."""
         return self.path / samples_name(condition)
 
     def read_samples(self, condition: str) -> dict[int | str, Sample]:
-        """Samples by question id; a last line that was torn by a kill is cut off the file.
+        """Return samples by question id; remove a last line that a kill left incomplete.
 
         Raises:
             DataError: another line is broken (file and line are named).
@@ -202,11 +203,11 @@ class RunDir(OutputFolder):
 
     @cached_property
     def prompts(self) -> PromptLog:
-        """The run's prompts; asked for when the folder is there."""
+        """The run's prompts; the folder must exist."""
         return PromptLog(self.path / PROMPTS)
 
     def append_samples(self, condition: str, samples: Iterable[Sample]) -> None:
-        """Append lines and see them to the disk."""
+        """Append lines and flush them to disk."""
         text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         with self.samples_path(condition).open("a", encoding="utf-8") as out:
             out.write(text)
@@ -215,11 +216,11 @@ class RunDir(OutputFolder):
 
 
 def check_output(path: Path, *, overwrite: bool, own: str = "") -> None:
-    """Refuse to write a file over another, or where a run has, or will have, one of its own.
+    """Refuse to overwrite a file, or to write one under the name of a run's own file.
 
     Args:
         overwrite: whether an existing file may be replaced.
-        own: name of the run's file that the caller writes.
+        own: name of the run's file that the caller may write.
 
     Raises:
         UserError: it exists and is not to be replaced, or it is another file of a run.
@@ -232,7 +233,7 @@ def check_output(path: Path, *, overwrite: bool, own: str = "") -> None:
 
 
 def check_version(results: Mapping[str, Any], folder: Path) -> None:
-    """Refuse the results of a run that another version of the format describes.
+    """Refuse results of another format version.
 
     Raises:
         UserError: they have another version, or none.
@@ -247,15 +248,15 @@ def check_version(results: Mapping[str, Any], folder: Path) -> None:
 
 
 def samples_name(condition: str) -> str:
-    """The name of the samples file of the run itself or of one of its controls."""
+    """Return the name of the samples file of the run itself or of one of its controls."""
     return "samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl"
 
 
 def _whole_lines(path: Path, *, cut: bool = False) -> bytes:
-    """Return a file's lines but for a last one without its end, which a kill tore off.
+    """Return a file's complete lines; a kill may have left the last one without its end.
 
     Args:
-        cut: cut such a line off the file too.
+        cut: whether to remove such a line from the file.
 
     Raises:
         DataError: the file cannot be read.
@@ -271,7 +272,7 @@ def _whole_lines(path: Path, *, cut: bool = False) -> bytes:
 
 
 def _temporary(path: Path) -> bool:
-    """Whether a file is a lock's, or the leftover of a `write` that a kill cut short."""
+    """Return whether a file belongs to a lock, or was left by a `write` that was killed."""
     if path.name in LOCK_FILES:
         return True
     whole = final_name(path.name)
@@ -279,7 +280,7 @@ def _temporary(path: Path) -> bool:
 
 
 def first_difference(before: Any, now: Any, path: str = "") -> str:
-    """Where two different settings differ first, as "key.path: A then, B now"."""
+    """Return the first difference of two settings, as "key.path: A then, B now"."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(k for k in now if k not in before)]:
             if before.get(key) != now.get(key) or (key in before) != (key in now):

@@ -1,6 +1,7 @@
-"""Second phase of a run: read the data and build the parts, from a plan.
+"""Second phase of a run: read the data and build the parts of a plan.
 
-Whatever can fail before the first question is asked fails here, so that a mistake costs no old run.
+Everything that can fail before the first question is asked fails here, so that a mistake does not
+delete an old run.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What questions are asked about, and what they are answered from.
+    """The questions and passages of a run.
 
     Attributes:
-        corpus: None where there are no passages.
+        corpus: None if there are no passages.
         problems: questions that were left out, and why.
     """
 
@@ -58,17 +59,16 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A run whose questions can be asked.
+    """A run that is ready to ask its questions.
 
     Attributes:
-        data: the questions with the descriptions of their images.
+        data: questions, with descriptions of their images, and passages.
         pipeline: prepared for the corpus.
-        judge: scores answers where the dataset's metric asks one and answers are scored.
-        conditions: the retriever of the run itself (`MAIN`) and of each control, by name.
+        judge: the judge that the metric asks, if answers are scored and it asks one.
+        conditions: retrievers by condition: the run itself (`MAIN`) and each control.
         stages: a hash of each stage (`ravqa.runs.stages.stage_keys`).
-        describing: what describing the images took.
-        reranked: what rerankers that several runs share had done before this run.
-        read: the same of the reader.
+        describing: time and cache use of describing the images.
+        reranked, read: work that rerankers and reader had done before this run.
     """
 
     plan: Plan
@@ -83,7 +83,7 @@ class Loaded:
 
 
 class ReaderCounts(NamedTuple):
-    """What a reader itself did, the cache apart."""
+    """Work of a reader, without what came from the cache."""
 
     generated: int = 0
     scored: int = 0
@@ -111,7 +111,7 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
         )
         judge = _judge(plan, data.dataset, session)
         problem = pipeline.problem
-    if problem:  # not an error: all answers may be known
+    if problem:  # not an error: all answers may be cached
         console.note(f"{problem}: only what is in the cache can be answered")
     reranked, read = reranker_counts(pipeline), reader_counts(pipeline)
     if pipeline.supports_images and (config.describer is None or given.dataset):
@@ -119,7 +119,9 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     pipeline.prepare(data.corpus, console.progress)
     with measured(pipeline.describer.stores if pipeline.describer else ()) as describing:
         data = _described(data, pipeline, request.on_error, console)
-    pipeline.shown_examples(data.dataset.questions)  # chosen once, apart from all that is asked
+    pipeline.shown_examples(
+        data.dataset.questions
+    )  # chosen once, from questions that are not asked
     conditions = {MAIN: pipeline.retriever} | {
         name: control(name, pipeline, data.corpus, request.seed) for name in request.controls
     }
@@ -133,11 +135,11 @@ def read_data(
     console: Console,
     given: Given | None = None,
 ) -> Data:
-    """Read questions and passages, each once for all runs of a session that ask for them.
+    """Read questions and passages; runs of one session share what they read.
 
     Raises:
-        UserError: files that are missing or broken; answers or passages are needed and there are
-            none; a control that the questions cannot have.
+        UserError: files are missing or broken; there are no answers or passages although they are
+            needed; a control does not apply to the questions.
     """
     given = given or Given()
     problems: tuple[Problem, ...] = ()
@@ -146,7 +148,7 @@ def read_data(
     else:
         dataset = _scorable(given.dataset, request)
     if "wrong-image" in request.controls:
-        wrong_images(dataset.questions, request.seed)  # a mistake should not show after the work
+        wrong_images(dataset.questions, request.seed)  # so that a mistake shows before the work
     corpus = given.corpus
     if corpus is None and given.pipeline is not None:
         corpus = given.pipeline.corpus
@@ -166,7 +168,7 @@ def keys_of(request: RunRequest, config: PipelineConfig, data: Data) -> dict[str
 
 
 def reranker_counts(pipeline: Pipeline) -> Counts:
-    """Return what each reranker has scored so far, caches apart, and cut."""
+    """Return how many pairs each reranker has scored, without the cache, and cut."""
     return {name: part.counts() for name, part in pipeline.rerankers.items()}
 
 
@@ -192,11 +194,14 @@ def _read_dataset(
 ) -> tuple[Dataset, tuple[Problem, ...]]:
     """Read the questions.
 
-    What was read with its images, none of them missing, also serves runs that need no images.
+    Questions that were read with their images are reused by runs that need no images, unless some
+    images were missing.
     """
     if request.download:
         _download(request, console)
-    need_images = config.describer is not None  # else asked of the parts, once built
+    need_images = (
+        config.describer is not None
+    )  # without a describer, the parts are asked once they are built
 
     def read() -> tuple[Dataset, list[Problem]]:
         found = Problems(request.on_error)
@@ -260,7 +265,7 @@ def _read_corpus(
     session: Session,
     console: Console,
 ) -> Corpus | None:
-    """Read the passages that were named, or take those that come with the dataset."""
+    """Return the passages of --corpus, or those that come with the dataset."""
     files = tuple(request.corpus)
     if not files:
         if request.data is not None and dataset.corpus is None:
@@ -298,7 +303,7 @@ def _with_images(data: Data, on_error: OnError, session: Session) -> Data:
 
 
 def _described(data: Data, pipeline: Pipeline, on_error: OnError, console: Console) -> Data:
-    """Add descriptions; leave out questions whose image fails only now."""
+    """Add descriptions; leave out questions whose image cannot be described."""
     if pipeline.describer is None:
         return data
     questions = data.dataset.questions
@@ -343,4 +348,4 @@ def _download(request: RunRequest, console: Console) -> None:
         limit=request.limit,
         console_progress=console.progress,
     )
-    console.close()  # what comes next has a display of its own
+    console.close()  # the next step has its own progress bars

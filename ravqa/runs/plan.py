@@ -1,6 +1,6 @@
-"""First phase of a run: check what is asked for, before any data or model is read.
+"""First phase of a run: check the request before any data or model is read.
 
-A mistake that shows here costs no work, and a study plans its runs before the first begins.
+A mistake found here costs no work; a study plans all of its runs before the first begins.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from ravqa.runs.folder import RunDir
 from ravqa.runs.options import RunRequest
 
 CONTROLS = ("none", "oracle", "random", "wrong-image")
-_BLIND = ("none", "random", "static")  # retrievers that go by the question's id at most
-# Where --retriever names one, no reranker is to change its passages, unless --set says so.
+_BLIND = ("none", "random", "static")  # retrievers that use nothing but the question's id
+# If --retriever names one of these, passages are not reranked, unless --set says so.
 _PASSAGES = ("none", "oracle", "random")
-_ARGUMENTS = {"static": "file"}  # what stands behind "NAME:" on the command line
+_ARGUMENTS = {"static": "file"}  # meaning of ARGUMENT in NAME:ARGUMENT on the command line
 
 
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
-    """The pipeline that a run asks for.
+    """The pipeline of a run.
 
     Attributes:
-        settings: as `Pipeline.from_config` takes them.
-        where: the file that they were read from, for messages.
+        settings: settings for `Pipeline.from_config`.
+        where: file that they were read from, for messages.
         config: the same settings, validated.
     """
 
@@ -65,8 +65,8 @@ class Plan:
     """A run that can begin.
 
     Attributes:
-        run_dir: its folder, which is not written to before data and models are there.
-        started: when the run began, by `time.monotonic`.
+        run_dir: its folder; nothing is written to it before data and models are loaded.
+        started: start of the run, by `time.monotonic`.
     """
 
     request: RunRequest
@@ -80,7 +80,7 @@ def plan(request: RunRequest, given: Given | None = None) -> Plan:
     """Check a request, its pipeline and its folder.
 
     Raises:
-        UserError: any mistake in what was asked for that shows without data and models.
+        UserError: any mistake in the request that shows without data and models.
     """
     started = time.monotonic()
     given = given or Given()
@@ -90,16 +90,16 @@ def plan(request: RunRequest, given: Given | None = None) -> Plan:
         resume=request.resume,
         overwrite=request.overwrite,
     )
-    if request.download and request.data is not None:  # no passages are fetched
+    if request.download and request.data is not None:  # --download does not fetch passages
         check_corpus(request, pipeline.config)
     return Plan(request, pipeline, run_dir, started, given)
 
 
 def plan_pipeline(request: RunRequest, given: Given | None = None) -> PipelinePlan:
-    """Read and validate the settings of the pipeline that is asked for.
+    """Read and validate the settings of the run's pipeline.
 
     Raises:
-        UserError: any mistake in what was asked for that shows without data and models.
+        UserError: any mistake in the request that shows without data and models.
     """
     given = given or Given()
     if given.dataset is None:
@@ -140,7 +140,7 @@ def _check(request: RunRequest) -> None:
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if request.resume and request.output is None:
-        raise UserError("--resume needs --output: the folder of the run to go on with")
+        raise UserError("--resume needs --output: the folder of the run to resume")
     if request.retrieval_only and request.predict_only:
         raise UserError("--retrieval-only and --predict-only exclude each other")
 
@@ -177,14 +177,14 @@ def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:
 
 
 def _named(key: str, asked: str, registry: Registry[Any], part: Any) -> dict[str, Any]:
-    """The settings of a part named on the command line: NAME, or NAME:ARGUMENT.
+    """Return the settings of a part named on the command line: NAME, or NAME:ARGUMENT.
 
     Raises:
         UserError: no such part, or it takes no argument.
     """
     name, colon, argument = asked.partition(":")
     registry.check(name)
-    # The file's options belong to the file's part.
+    # The options in the file belong to the part in the file.
     settings = part if isinstance(part, dict) and part.get("name") == name else {"name": name}
     if not colon:
         return settings
@@ -195,7 +195,7 @@ def _named(key: str, asked: str, registry: Registry[Any], part: Any) -> dict[str
 
 
 def _as_control(part: dict[str, Any], own: Any, seed: int) -> dict[str, Any]:
-    """A control's settings, so that --retriever gives what --controls gives beside a run."""
+    """Return a control's settings, so that --retriever runs exactly what --controls runs."""
     if part["name"] == "random":
         return {"seed": seed, **part}
     ordered = isinstance(own, dict) and own.get("name") not in (*_PASSAGES, None)
@@ -203,7 +203,7 @@ def _as_control(part: dict[str, Any], own: Any, seed: int) -> dict[str, Any]:
 
 
 def _models(settings: Any) -> list[tuple[str, Any]]:
-    """Every part's name and model in a part's settings, or a list's; nested ones included."""
+    """Return the name and model of every part in settings, including nested parts."""
     if isinstance(settings, list):
         return [pair for part in settings for pair in _models(part)]
     if not isinstance(settings, dict):
@@ -213,7 +213,7 @@ def _models(settings: Any) -> list[tuple[str, Any]]:
 
 
 def check_corpus(request: RunRequest, config: PipelineConfig) -> None:
-    """Check that a dataset of the user's own has passages, unless none are retrieved.
+    """Check that the user's own dataset comes with passages, unless none are retrieved.
 
     Raises:
         UserError: it has none.
@@ -226,13 +226,13 @@ def check_corpus(request: RunRequest, config: PipelineConfig) -> None:
 
 
 def overrides_of(request: RunRequest) -> list[str]:
-    """What the command line changed of the pipeline's file."""
+    """Return the changes that the command line made to the pipeline's file."""
     parts = (("retriever", request.retriever), ("reader", request.reader))
     return [f"{part}={name}" for part, name in parts if name] + list(request.overrides)
 
 
 def default_output(request: RunRequest) -> Path:
-    """A new folder in runs/, named by dataset, pipeline and time."""
+    """Return a new folder in runs/, named after dataset, pipeline and time."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     name = f"{request.dataset}-{Path(request.pipeline).stem}-{stamp}"
     path = Path("runs") / name

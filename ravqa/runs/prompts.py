@@ -1,6 +1,6 @@
-"""A run's prompts in `prompts.jsonl.gz`: what the reader was asked, each prompt once.
+"""The prompts of a run in `prompts.jsonl.gz`, each once.
 
-JSON lines, compressed with gzip (`zcat` shows them); every write appends a gzip member:
+JSON lines in gzip, which `zcat` shows; every write appends a gzip member:
 
     {"prompt_hash": "34d7...", "prompt": "Passage: The koala ...\\nQuestion: What ...\\nAnswer:"}
 """
@@ -18,16 +18,16 @@ from ravqa.core.errors import DataError, UserError
 
 PROMPTS = "prompts.jsonl.gz"
 OLD_PROMPTS = "prompts.jsonl"
-"""Where earlier versions kept them, in a compression of their own."""
+"""The file in which earlier versions stored prompts, in their own compression."""
 
 _BLOCK = 2**16
 
 
 class PromptLog:
-    """Appends prompts to a file that may hold some already."""
+    """A file of prompts, to which more are appended."""
 
     def __init__(self, path: Path):
-        """Read what the file holds; a last write that was torn by a kill is cut off.
+        """Read the file; remove a last write that a kill left incomplete.
 
         Raises:
             DataError: the file is damaged elsewhere (file and line are named).
@@ -46,7 +46,7 @@ class PromptLog:
                     file.truncate(whole)
 
     def add(self, prompts: Mapping[str, str]) -> None:
-        """Append the prompts, by hash, that are not there yet, and flush them to the disk."""
+        """Append new prompts, given by hash, and flush them to disk."""
         new = {name: text for name, text in prompts.items() if name not in self._known}
         if not new:
             return
@@ -59,7 +59,9 @@ class PromptLog:
 
 
 def read_prompts(path: Path) -> dict[str, list[str]]:
-    """Each prompt's lines, by its hash; equal lines are one object. Empty if there is no file.
+    """Return the lines of each prompt by its hash; equal lines share one string.
+
+    Without a file, there are no prompts.
 
     Raises:
         DataError: the file cannot be read, or is damaged, a torn last write aside.
@@ -89,12 +91,12 @@ def _line(name: str, text: str) -> bytes:
     record = {"prompt_hash": name, "prompt": text}
     try:
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # UTF-8 cannot hold half characters of broken data
+    except UnicodeEncodeError:  # lone surrogates from broken data have no UTF-8 form
         return json.dumps(record).encode() + b"\n"
 
 
 def _members(path: Path) -> Iterator[tuple[list[tuple[str, str]], int]]:
-    """The prompts of each whole gzip member by hash, and where the member ends in the file."""
+    """Yield the prompts of each complete gzip member by hash, and its end in the file."""
     number = 0
     for data, end in _decompressed(path):
         texts = []

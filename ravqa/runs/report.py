@@ -1,4 +1,4 @@
-"""Fourth phase of a run: sum the samples' scores up, and write and print the results."""
+"""Fourth phase of a run: compute results from the samples, write and print them."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from ravqa.runs.folder import MAIN, RunDir
 from ravqa.runs.load import reader_counts, reranker_counts
 from ravqa.runs.plan import overrides_of
 
-_LISTED = 20  # records left out of the passages
+_LISTED = 20  # records left out of the passages that results list
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 
 def report(executed: Executed, console: Console) -> Path:
-    """Sum the samples' scores up, write the results and print them.
+    """Compute results from the samples, write and print them.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: files that cannot be written.
+        UserError: a file cannot be written.
     """
     loaded = executed.loaded
     results = _results(executed)
@@ -61,7 +61,7 @@ def report(executed: Executed, console: Console) -> Path:
 
 
 def _results(executed: Executed) -> RunResults:
-    """What `results.json` says: both sections of scores, where they come from, what they took."""
+    """Return the content of `results.json`: scores, provenance and timing."""
     loaded, samples = executed.loaded, executed.samples
     request, config = loaded.plan.request, loaded.plan.pipeline.config
     pipeline, dataset, corpus = loaded.pipeline, loaded.data.dataset, loaded.data.corpus
@@ -113,7 +113,7 @@ def _results(executed: Executed) -> RunResults:
 
 
 def _corpus(corpus: Corpus) -> CorpusSource:
-    """Where the passages come from, and what was left out of them."""
+    """Return the source of the passages, and which records were left out."""
     left_out = corpus.left_out
     return {
         "source": corpus.source,
@@ -123,7 +123,7 @@ def _corpus(corpus: Corpus) -> CorpusSource:
 
 
 def _timing(executed: Executed) -> Timing:
-    """What the run took, as a whole and by stages of the pipeline itself, without controls."""
+    """Return the time of the whole run, and of each stage without controls."""
     loaded = executed.loaded
     pipeline = loaded.pipeline
     counts = {
@@ -140,7 +140,7 @@ def _timing(executed: Executed) -> Timing:
         "peak_memory_mb": round(_peak_memory_mb()),
         "stages": _stage_seconds(executed.samples[MAIN]),
     }
-    if queries := _encoded(pipeline, "queries"):  # those of an earlier run were in the cache
+    if queries := _encoded(pipeline, "queries"):  # queries of an earlier run are in the cache
         timing["queries"] = queries
     if counts:
         timing["reranking"] = counts
@@ -148,13 +148,13 @@ def _timing(executed: Executed) -> Timing:
 
 
 def _encoded(pipeline: Pipeline, what: str) -> EncodingCounts | None:
-    """How many passages or queries were encoded and cut, if there was an encoder."""
+    """Return how many passages or queries were encoded and cut; None without an encoder."""
     encoded = pipeline.retriever.encoded.get(what)
     return cast(EncodingCounts, asdict(encoded)) if encoded else None
 
 
 def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
-    """Remarks on what was cut, before it was encoded, scored or read."""
+    """Yield notes on texts that were cut before they were encoded, scored or read."""
     for what, stats in pipeline.retriever.encoded.items():
         if stats.truncated:
             yield (
@@ -182,7 +182,7 @@ def _write(
     samples: Mapping[int | str, Sample],
     results: RunResults,
 ) -> None:
-    """The ranking, the predictions as the benchmark takes them, and the results."""
+    """Write the ranking, the predictions in the benchmark's format, and the results."""
     trec = "".join(line for q, sample in samples.items() for line in trec_lines(q, sample["hits"]))
     run_dir.write("run.trec", trec)
     if all("answer" in sample for sample in samples.values()):
@@ -193,7 +193,7 @@ def _write(
 
 
 def _answering(pipeline: Pipeline) -> dict[str, Any] | None:
-    """The decision rule with all its settings, the prompt, and the examples that it shows."""
+    """Return the settings of the decision rule, the prompt and its examples."""
     answerer = pipeline.answerer
     if answerer is None:
         return None
@@ -233,7 +233,7 @@ def _device() -> str:
 
 
 def _stage_seconds(samples: Mapping[int | str, Sample]) -> dict[str, float]:
-    """Seconds a question of every stage, on average, earlier parts of a resumed run included."""
+    """Return mean seconds per question of every stage, also of the earlier parts of a run."""
     total: dict[str, float] = {}
     for sample in samples.values():
         for stage, seconds in sample["seconds"].items():

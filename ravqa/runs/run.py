@@ -22,17 +22,17 @@ def run(
     session: Session | None = None,
     given: Given | None = None,
 ) -> Path:
-    """Run, score, print.
+    """Run, score, write and print.
 
     Args:
-        session: parts and data that several runs share; None for one of its own.
+        session: parts and data that several runs share; None for a new one.
         given: what the caller already has of what the request names.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: any mistake in what was asked for, or in the data.
+        UserError: any mistake in the request or the data.
     """
     planned = plan(request, given)
     loaded = load(planned, Session() if session is None else session, console)

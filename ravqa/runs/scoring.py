@@ -1,4 +1,4 @@
-"""`ravqa score`: a file of predictions scored as a run is, without any model."""
+"""`ravqa score`: score a file of predictions like a run, without a model."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ from ravqa.runs.report import now, versions
 
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
-_NAMED = 5  # ids that an error message names
+_NAMED = 5  # ids that an error message lists
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a file of predictions holds for a dataset's questions.
+    """Predictions for the questions of a dataset, as read from a file.
 
     Attributes:
-        samples: per question id of the dataset; the answer is None where there is no prediction.
-        given: how many records the file has.
-        missing, duplicates, unknown: question ids.
-        answered: the records have answers.
-        retrieved: the records are a run's samples, with its rankings.
+        samples: by question id; the answer is None if there is no prediction.
+        given: number of records in the file.
+        missing, duplicates, unknown: ids of questions without a prediction, with several, and of
+            predictions without a question.
+        answered: whether the records have answers.
+        retrieved: whether the records are samples of a run, with rankings.
     """
 
     samples: Mapping[int | str, Predicted]
@@ -78,18 +79,18 @@ class ScoreLoaded:
 
 
 def score(request: ScoreRequest, console: Console) -> ScoreResults:
-    """Score, print, write; return the results.
+    """Score, print and write; return the results.
 
     Its phases are those of a run (`ravqa.runs.run`), without the one that asks the questions.
 
     Raises:
-        UserError: any mistake in what was asked for, or in the files.
+        UserError: any mistake in the request or the files.
     """
     return _report(_load(_plan(request), console), console)
 
 
 def _plan(request: ScoreRequest) -> ScorePlan:
-    """Check what is asked for, before any data is read."""
+    """Check the request before any data is read."""
     DATASETS.check(request.dataset)
     check_seed(request.seed)
     if request.output is not None:
@@ -133,7 +134,7 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
 
 
 def _report(loaded: ScoreLoaded, console: Console) -> ScoreResults:
-    """Sum the scores up, print them and write them where they are asked for."""
+    """Compute, print and, if requested, write the results."""
     results, output = _results(loaded), loaded.plan.request.output
     console.close()
     console.tables(results)
@@ -175,7 +176,7 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     if not records:
         raise DataError(f"{path} holds no predictions")
     retrieved = all("hits" in record for _, record in records)
-    # A run with --retrieval-only answers nothing.
+    # Samples of a run with --retrieval-only have no answers.
     answered = not retrieved or any(key in r for _, r in records for key in _ANSWER_KEYS)
     ids = {str(q.question_id): q.question_id for q in dataset.questions}
     samples: dict[int | str, Predicted] = {}
@@ -184,7 +185,7 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     for where, record in records:
         name = str(_value(record, _ID_KEYS, int | str, where))
         sample = validated(Predicted, record, where) if retrieved else _NOTHING
-        # What the reader of a run could not answer has an error instead.
+        # A question that the reader could not answer has an error instead.
         given = answered and not sample.get("error")
         answer = _value(record, _ANSWER_KEYS, str, where) if given else None
         if name not in ids:
@@ -205,7 +206,7 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Places and records, of a JSON list or of JSON lines by the first character."""
+    """Yield records and their places, from a JSON list or from JSON lines."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             start = next((line.lstrip()[:1] for line in file if line.strip()), "")

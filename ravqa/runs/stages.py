@@ -1,10 +1,10 @@
-"""Which stages of a pipeline two runs have in common, and which are in the cache.
+"""Predicting which stages of a run are already in the cache, or shared with another run.
 
-The caches themselves are keyed by content (image bytes, texts, fingerprints of weights), which is
-known only when models are loaded. To say beforehand what a run will find there, each stage of a
-finished run leaves a mark in the stores that it used: a hash of the stage's settings, of those of
-the stages before it, and of the questions and passages. Weights that were exchanged under the same
-name are noticed when the run begins, not by its marks.
+The caches are keyed by content (image bytes, texts, fingerprints of weights), which is known only
+after models are loaded. To predict earlier what a run will find, each stage of a finished run marks
+the stores that it used with a hash of the settings of this stage and the ones before it, and of the
+questions and passages. Weights that were replaced under the same name are noticed when the run
+begins, not by the marks.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def stage_keys(
     *,
     retrieval_only: bool = False,
 ) -> dict[str, str]:
-    """A hash of each stage that the pipeline has, in order, and of `READING`.
+    """Return a hash of each stage that the pipeline has, in order, and of `READING`.
 
-    Two pipelines with the same hash of `READING` give the same prompts to the same reader, as far
-    as they read the same passages: their generations overlap.
+    Two pipelines with the same hash of `READING` ask the same reader the same prompts wherever they
+    read the same passages, so their generations overlap.
 
     Args:
         config: validated (`ravqa.pipeline.check_settings`).
@@ -72,14 +72,14 @@ def stage_keys(
 
 
 def mark(keys: Mapping[str, str], stage: str, stores: Iterable[str]) -> None:
-    """Leave a finished stage's mark in the stores that it used."""
+    """Mark the stores that a finished stage used."""
     marks = {keys[name]: True for name in (stage, *_WITH.get(stage, ())) if name in keys}
     for store in stores:
         Store(store).put(marks)
 
 
 def marked(keys: Mapping[str, str]) -> set[str]:
-    """Those stages whose mark stands in a store."""
+    """Return the stages whose mark is in a store."""
     found: set[str] = set()
     for path in sorted(cache_dir().glob("*.sqlite")):
         known = Store(path.stem).get(list(keys.values()))
@@ -88,11 +88,11 @@ def marked(keys: Mapping[str, str]) -> set[str]:
 
 
 def _options(registry: Any, part: Part) -> list[Any]:
-    """All of a part's options, those that the file leaves to their defaults included."""
+    """Return all options of a part, including defaults."""
     return [part.name, part_config(registry, part, part.name).model_dump(mode="json")]
 
 
 def _depth(config: PipelineConfig) -> int:
-    """How many passages are ranked: a retriever that ranks more than asked for keeps them all."""
+    """Return how many passages the retriever ranks, which can be more than `top_k`."""
     own = part_config(RETRIEVERS, config.retriever, "retriever")
     return max(config.top_k, RETRIEVERS.get(config.retriever.name).depth(own))

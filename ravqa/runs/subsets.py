@@ -1,10 +1,10 @@
-"""A table of retrieval runs over all subsets of M2KR, beside the published scores.
+"""Retrieval runs over all subsets of M2KR, in one table with the published scores.
 
     SUBSET/       the run of each subset (see `ravqa.runs.folder`)
-    table.json    every score, "measured" here or "published" (`ravqa.datasets.published`), and how
+    table.json    every score, "measured" or "published" (`ravqa.datasets.published`)
     table.csv     the scores alone
 
-Every subset brings its own passages, and is scored by its own reporting rule.
+Every subset has its own passages and its own reported metrics.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class Score:
     """One number of the table.
 
     Attributes:
-        percent: 0 to 100; with it, if it was measured here, the 95 % interval.
-        questions: how many were asked.
-        of: how many the published test split has.
+        percent: 0 to 100.
+        low_95, high_95: its 95 % interval, if it was measured here.
+        questions: number of questions asked.
+        of: number of questions in the published test split.
         source: the run's folder, or where the number was published.
     """
 
@@ -60,15 +61,15 @@ class Score:
 
 
 def asks_for_all(request: RunRequest) -> bool:
-    """Whether every subset of a benchmark is to be run."""
+    """Return whether a request is for every subset of a benchmark."""
     options = parse_options(request.dataset_options)
     return request.dataset in m2kr.BENCHMARKS and str(options.get("subset")).lower() == ALL
 
 
 def run_subsets(request: RunRequest, console: Console) -> Path:
-    """Run every subset, print and write the table; return the folder.
+    """Run every subset, print and write the table, and return the folder.
 
-    With `resume`, finished questions are not repeated.
+    With `resume`, answered questions are not asked again.
 
     Raises:
         UserError: any mistake in what was asked for, or in the data of a subset.
@@ -118,7 +119,7 @@ def _check(request: RunRequest) -> None:
 
 
 def _present(request: RunRequest, split: str, console: Console) -> list[str]:
-    """The subsets that are scored on this split and whose files are there; others are noted."""
+    """Return the subsets with files that are scored on this split; print a note on the others."""
     present: list[str] = []
     absent: list[str] = []
     data = request.data or Path()
@@ -152,7 +153,7 @@ def _check_output(root: Path, request: RunRequest) -> None:
 def _measured(
     request: RunRequest, subset: str, results: RunResults, folder: Path
 ) -> Iterator[Score]:
-    """What the subset reports, as far as there is anything to report."""
+    """Yield the scores that a subset reports."""
     pipeline = Path(request.pipeline).stem
     retrieval = results["retrieval"]
     for reported in retrieval["reported"] if retrieval else ():
