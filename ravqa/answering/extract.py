@@ -1,8 +1,8 @@
-"""From a raw generation to a short answer, by stated rules.
+"""Extraction of a short answer from a generation, by stated rules.
 
-Official scores compare strings, so that an answer in a sentence is wrong. The rules know what
-language models wrap an answer in; they know nothing of the references, and never choose between
-two answers. What a rule does not find it leaves alone.
+Official scores compare strings, so an answer within a sentence counts as wrong. The rules know the
+phrases and marks that language models put around an answer. They do not know the references and
+never choose between two answers. A rule that finds nothing changes nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 
+from ravqa.core.marks import split_thinking, without_tokens
 from ravqa.core.settings import Strict
 
 
@@ -17,26 +18,6 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_REASONING = "think|thinking|thought|reason|reasoning"
-_REASONINGS = (
-    re.compile(rf"<({_REASONING})>.*?</\1>|\[THINK\].*?\[/THINK\]", re.DOTALL | re.IGNORECASE),
-    # It began in the prompt: chat templates open it.
-    re.compile(rf"\A.*(?:</(?:{_REASONING})>|\[/THINK\])", re.DOTALL | re.IGNORECASE),
-    re.compile(r"\A.*(?:<\|channel\|>|assistant)final(?:<\|message\|>)?", re.DOTALL),
-    # It was cut short: there is no answer.
-    re.compile(rf"(?:<(?:{_REASONING})>|\[THINK\]).*\Z", re.DOTALL | re.IGNORECASE),
-)
-
-# Special tokens of chat templates, which a server with a wrong template leaves in its text. Those
-# of a box stand around an answer.
-_TOKEN = (
-    r"(?:</?s>|<(?:bos|eos|pad|(?:start|end)_of_turn|end_of_utterance|turn\|)>|\[/?INST\]"
-    r"|<\|(?!begin_of_box|end_of_box)[\w ]{1,40}\|>|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>)"
-)
-_BEGIN = re.compile(
-    rf"\A(?:\s*{_TOKEN}(?:(?:assistant|model)(?=\s*\n|\s*{_TOKEN}))?)+\s*", re.IGNORECASE
-)
-_END = re.compile(_TOKEN, re.IGNORECASE)
 _NEXT_EXAMPLE = re.compile(r"\n\s*(?:question|passage|knowledge|q|问题)\s*[:\uff1a]", re.IGNORECASE)
 
 _KIND = r"(?:(?:final|short|correct|best|direct|likely)\s+)*"
@@ -70,7 +51,8 @@ _LEADING = (
         re.IGNORECASE,
     ),
 )
-_MOST_MARKS = 8  # one within the other
+_MOST_MARKS = 8  # nested ones
+_LONGEST = 4000  # characters at each end of a longer text; some patterns take quadratic time
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<![\s:\uff1a])\*\*")
 
 _MARKDOWN = (
@@ -82,10 +64,11 @@ _MARKDOWN = (
     (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
 )
 
-# "Sure!" and its like, which say nothing; "Hello, Dolly!" and "OK, USA" may be answers.
+# Phrases such as "Sure!", which say nothing; "Hello, Dolly!" and "OK, USA" may be answers.
 _COURTESY = re.compile(
-    r"\A(?:(?:sure(?:\s+thing)?|certainly|of\s+course|absolutely|definitely|okay|alright"
-    r"|(?:great|good)\s+question)\s*[,.!:\u2013\u2014-]+\s+|(?:当然(?:可以)?|好的)[\uff01!\uff0c,。]\s*)+(?=\w)",
+    r"\A\s*(?:[*_]*(?:sure(?:\s+thing)?|certainly|of\s+course|absolutely|definitely|okay|alright"
+    r"|(?:great|good)\s+question)[*_]*\s*[,.!:\u2013\u2014-]+[*_]*\s+"
+    r"|[*_]*(?:当然(?:可以)?|好的)[*_]*[\uff01!\uff0c,。][*_]*\s*)+(?=\W*\w)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[^\W_]{2})[.!?](?=\s+[\"'“(]?[A-Z])|[。\uff01\uff1f](?=.)")
@@ -109,22 +92,24 @@ _ENDINGS = ("ing", "es", "ed", "s", "e")
 
 
 class Extraction(Strict):
-    """Rules, applied in this order.
+    """Rules, applied in this order (but "Sure!" is dropped before `marked`).
+
+    The middle of a text of more than 8,000 characters is left out first.
 
     Attributes:
-        reasoning: drop reasoning (`<think>...</think>` and its like); if it was cut short, nothing
-            is left.
-        next_example: drop what follows the end of the answer: a special token that a server leaves
-            in (`</s>`, `<|im_end|>`; those before the answer are dropped too), or a line that
-            begins another example ("Question:", "Passage:"), as plain language models write.
-        marked: keep what the generation marks as its answer, the last mark of the first kind that
-            there is: `<answer>`, `<|begin_of_box|>`, `\\boxed{}`, a JSON key "answer", "Answer:" at
-            the beginning of a line, "the answer is", the only bold words.
+        reasoning: drop reasoning (such as `<think>...</think>`); if it was cut short, nothing is
+            left.
+        next_example: drop what follows the answer: a special token that a server left in (`</s>`,
+            `<|im_end|>`; those before the answer are dropped too), or a line that begins another
+            example ("Question:", "Passage:"), as plain language models write.
+        marked: keep what the generation marks as its answer. These marks are tried in order, and
+            the last one of a kind counts: `<answer>`, `<|begin_of_box|>`, `\\boxed{}`, a JSON key
+            "answer", "Answer:" at the beginning of a line, "the answer is", the only bold words.
         markdown: drop emphasis, code marks, headings and bullets.
         first_line: keep the first line that is not blank.
-        sentence: from a sentence to its answer: drop "Sure!" and its like before it; keep the first
-            sentence, "yes" or "no" at its beginning; drop "because ..."; drop "It is" and its like,
-            or the words at the beginning that repeat the question, if a verb is among them.
+        sentence: reduce a sentence to its answer. Drop phrases such as "Sure!" before it. Keep the
+            first sentence, or "yes" or "no" at its beginning. Drop "because ...", and phrases such
+            as "It is" or words that repeat the question at the beginning, if a verb is among them.
         strip_end: drop spaces, quotes and ".,;:!" at both ends.
         lower: lower case. OK-VQA's answers are lower-case, and the official code compares as
             written where all ten annotators agree.
@@ -141,9 +126,11 @@ class Extraction(Strict):
 
 
 def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
-    """The short answer in a generation; may be empty.
+    """Return the short answer in a generation; may be empty.
 
     Args:
+        raw: the generation.
+        rules: the rules to apply.
         question: the question's text, whose words a sentence may repeat.
 
     >>> short_answer("It grows in *Asia*.\\n\\n**Answer:** The answer is Japan.", Extraction())
@@ -151,17 +138,19 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     >>> short_answer("The koala mainly eats leaves.", Extraction(), "What does the koala eat?")
     'leaves'
     """
-    text = without_reasoning(raw) if rules.reasoning else raw.strip()
+    text = (split_thinking(raw).answer if rules.reasoning else raw).strip()
+    if len(text) > 2 * _LONGEST:
+        text = f"{text[:_LONGEST]}\n{text[-_LONGEST:]}"
     if rules.next_example:
         text = without_tokens(text)
         text = _NEXT_EXAMPLE.split(text, maxsplit=1)[0]
+    if rules.sentence:
+        text = _COURTESY.sub("", text)
     if rules.marked:
         text = _marked(text)
     if rules.markdown:
         for pattern, kept in _MARKDOWN:
             text = pattern.sub(kept, text).strip()
-    if rules.sentence:
-        text = _COURTESY.sub("", text)
     if rules.first_line:
         text = text.split("\n", 1)[0].strip()
     if rules.sentence:
@@ -173,23 +162,11 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     return text.lower() if rules.lower else text
 
 
-def without_reasoning(raw: str) -> str:
-    """What a generation says beside its reasoning; nothing if the reasoning was cut short."""
-    text = raw.strip()
-    for pattern in _REASONINGS:
-        text = pattern.sub("", text).strip()
-    return text
-
-
-def without_tokens(text: str) -> str:
-    """A text up to the first special token after its beginning, without those at its beginning."""
-    return _END.split(_BEGIN.sub("", text), maxsplit=1)[0]
-
-
 def _marked(text: str, within: int = 0) -> str:
-    """What the text marks as its answer, `within` so many marks; the text itself if it marks none.
+    """Return what the text marks as its answer, or the text itself if it marks nothing.
 
-    A model that repeats itself may repeat a mark without end.
+    Args:
+        within: number of marks around the text; models may repeat a mark endlessly.
     """
     if within > _MOST_MARKS:
         return text
@@ -202,23 +179,23 @@ def _marked(text: str, within: int = 0) -> str:
         for mark in reversed(marks):
             if rest := text[mark.end() :].strip():
                 return _first_marked(rest, within)
-        if marks:  # nothing comes after the mark: what stands before it may be an answer
+        if marks:  # nothing follows the mark: the text before it may be an answer
             return text[: marks[0].start()].strip()
     bold = _BOLD.findall(text)
     return str(bold[0]) if len(bold) == 1 else text
 
 
 def _first_marked(text: str, within: int) -> str:
-    """The text after a mark; its first line may have another ("Answer: the answer is")."""
+    """Return the text after a mark; its first line may have another ("Answer: the answer is")."""
     line, newline, rest = text.partition("\n")
     return _marked(line, within + 1) + newline + rest
 
 
 def _unquoted(value: str) -> str:
-    """A JSON value as text, items of a list after each other; `\\text{}` of a box without it."""
+    """Return a JSON value as text, a list's items joined; a box's text without `\\text{}`."""
     try:
         read = json.loads(value)
-    except (ValueError, RecursionError):  # a list in a list in a list, without end
+    except (ValueError, RecursionError):  # endlessly nested lists
         return re.sub(r"\\\w+\{([^{}]*)\}", r"\1", value).strip("\"'[] ")
     items = read if isinstance(read, list) else [read]
     return ", ".join(map(str, items))
@@ -241,7 +218,7 @@ def _from_sentence(text: str, question: str) -> str:
 
 
 def _without_echo(text: str, question: str) -> str:
-    """A sentence without what it takes up from the question, up to its verb and beyond."""
+    """Return a sentence without its beginning that repeats the question, verb included."""
     words = [word.lower() for word in _WORD.findall(question)]
     asked = {_stem(word) for word in words if word not in _FUNCTION | _PRONOUNS}
     end = subjects = verbs = 0

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from ravqa.answering.config import AnsweringConfig
-from ravqa.answering.extract import short_answer, without_reasoning, without_tokens
+from ravqa.answering.extract import short_answer
 from ravqa.answering.fitting import Pair
 from ravqa.answering.priors import Prior, log_priors
 from ravqa.core.errors import PromptError
+from ravqa.core.marks import is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft, Question
 from ravqa.core.texts import is_wordless
@@ -166,13 +167,13 @@ class DecisionRule(ABC):
         draft = drafts[best]
         rules, said = self.config.extract, draft.raw
         if rules.reasoning and not is_wordless(said):
-            said = without_reasoning(said)
+            said = split_thinking(said).answer
             if is_wordless(said):
                 raise PromptError(
                     "the model's generation is reasoning without an answer: raise "
                     "reader.max_new_tokens if it was cut short"
                 )
-        if is_wordless(without_tokens(said) if rules.next_example else said):
+        if is_no_answer(said) if rules.next_example else is_wordless(said):
             raise PromptError("the model ended its answer before the first word")
         return Answer(draft.text, drafts, self.config.decision, raw=draft.raw, log_prob=log_prob)
 

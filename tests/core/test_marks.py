@@ -1,0 +1,102 @@
+"""Thinking and special tokens around answers."""
+
+import time
+
+import pytest
+
+from ravqa.core.marks import (
+    is_no_answer,
+    may_open_thinking,
+    open_thinking,
+    split_thinking,
+    without_tokens,
+)
+
+FAMILIES = {
+    "<think>": "</think>",
+    "<THINK>": "</THINK>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<seed:think>": "</seed:think>",
+    "<mm:think>": "</mm:think>",
+    "[THINK]": "[/THINK]",
+    "\u25c1think\u25b7": "\u25c1/think\u25b7",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|channel>thought": "<channel|>",
+    "<unused94>thought": "<unused95>",
+    "<|channel|>analysis<|message|>": "<|end|><|start|>assistant<|channel|>final<|message|>",
+}
+
+
+@pytest.mark.parametrize(("opening", "closing"), FAMILIES.items())
+def test_thinking_is_set_apart_in_every_familys_marks(opening, closing):
+    whole = f"{opening}\nA bear? No.\n{closing}\n\nA koala."
+    found = split_thinking(whole)
+    assert (found.answer, found.cut) == ("A koala.", False)
+    assert found.thinking.startswith("A bear? No.")
+    assert whole[found.start :] == "A koala."
+    begun_in_the_prompt = split_thinking(whole.removeprefix(opening), opened=True)
+    assert begun_in_the_prompt.answer == "A koala."
+    assert split_thinking(whole.removeprefix(opening)).answer == "A koala."
+    cut = split_thinking(f"{opening}\nA bear? N")
+    assert (cut.answer, cut.cut) == ("", True)
+    assert split_thinking("\nA bear? N", opened=True).cut
+    assert open_thinking(f"user: What is it?\nassistant:{opening}\n") == closing
+    assert open_thinking(f"{opening}a{closing}assistant:") == ""
+    assert open_thinking(f"{opening} assistant:") == ""  # the mark is part of a text
+    assert all(may_open_thinking(opening[:n]) for n in range(len(opening)))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "thinking", "cut"),
+    [
+        ("Paris", "Paris", "", False),
+        (" Paris\n", " Paris\n", "", False),
+        ("a < b > c [x]", "a < b > c [x]", "", False),
+        ("<b>Paris</b>", "<b>Paris</b>", "", False),
+        ("analysis of water", "analysis of water", "", False),
+        ("analysisThe user asks", "", "The user asks", True),
+        ("<think></think>Paris", "Paris", "", False),
+        ("<think>a</think>Paris<think>b</think>", "Paris", "a\nb", False),
+        ("<think>a<think>b</think>Paris", "Paris", "a<think>b", False),
+        ("<think>a[/THINK]b</think>Paris", "Paris", "a[/THINK]b", False),
+        ("a</think>b</think>Paris", "Paris", "a</think>b", False),
+        ("Paris <think>or", "Paris ", "or", True),
+        ("", "", "", False),
+    ],
+)
+def test_what_is_answer_and_what_is_thinking(text, answer, thinking, cut):
+    found = split_thinking(text)
+    assert (found.answer, found.thinking, found.cut) == (answer, thinking, cut)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("<|im_start|>assistant\n", ""),
+        ("<|im_start|>assistant", ""),
+        ("<s><|im_start|>assistant", ""),
+        ("<start_of_turn>model\n<end_of_turn>", ""),
+        ("<|turn>model\nPosters<turn|>", "Posters"),
+        ("<|im_start|>assistant\nassistant", "assistant"),
+        ("model<end_of_turn>", "model"),
+        ("assistant", "assistant"),
+        ("</s>", ""),
+        ("koala</s>", "koala"),
+        ("<\uff5cend\u2581of\u2581sentence\uff5c>", ""),
+    ],
+)
+def test_special_tokens_are_no_part_of_an_answer(text, kept):
+    assert without_tokens(text) == kept
+    assert is_no_answer(text) == (kept == "")
+
+
+@pytest.mark.parametrize("text", ["<think>", "</think>", "[THINK", "<|channel", "<" * 9, "<a:"])
+def test_endless_marks_take_no_time(text):
+    began = time.process_time()
+    split_thinking(text * 30_000)
+    open_thinking(text * 30_000)
+    assert time.process_time() - began < 2
