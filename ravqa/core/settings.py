@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ravqa.core.errors import UserError, near_matches
 from ravqa.core.locations import PIPELINES, packaged
+from ravqa.core.yaml_loader import load_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -252,7 +253,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: missing, unreadable, not YAML (line named), or not a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as e:
@@ -308,7 +309,7 @@ def split_override(override: str) -> tuple[str, Any]:
     if not equals or not key.strip(".") or not all(key.split(".")):
         raise UserError(f"--set {override!r}: key.path=value is expected")
     try:
-        return key, yaml.safe_load(text)
+        return key, load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is not a date
         raise UserError(f"--set {override!r}: the value is not YAML") from None
 

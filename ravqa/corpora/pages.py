@@ -33,6 +33,7 @@ from ravqa.core.errors import DataError
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
+from ravqa.core.yaml_loader import DuplicateKeyError, StrictLoader
 from ravqa.corpora import pdf
 from ravqa.corpora.kb import cut
 from ravqa.corpora.tables import lines_of, read_rows
@@ -439,24 +440,36 @@ def _slug(words: str) -> str:
     return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", words.strip().lower())) or "section"
 
 
-class _FrontMatter(yaml.SafeLoader):
-    """A YAML loader that keeps dates as text."""
+_NAME = re.compile(r"[^\W\d][\w.-]*")
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+class _FrontMatter(StrictLoader):
+    """A loader that takes values as written: 12:30, 0123, yes and 2024-01-31 are texts."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (  # YAML 1.2's core schema, without its other bases
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?(?:0|[1-9][0-9]*)?\.[0-9]+|[-+]?\.inf|\.nan|\.NaN", list("-+.0123456789")),
+):
+    _FrontMatter.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
+    )
 
 
 def _front_matter(text: str) -> dict[str, Any] | None:
     """Return the values of a page's front matter; None if it is text between two rules.
 
     Front matter is a YAML mapping of names that does not start with a blank line (Pandoc's rule).
-    Without a title, keys of several words mean that it is text with a colon in it.
+    Without a title, keys that are not single words mean that it is text with a colon in it.
 
     Raises:
         DataError: a list or object in it is not closed; it has aliases, which can expand a few
-            lines to gigabytes; or the title is not text.
+            lines to gigabytes; a key occurs twice; a value is neither text nor a number, nor made
+            of them; or the title is not text.
     """
     if not text.partition("\n")[0].strip():
         return None
@@ -465,16 +478,23 @@ def _front_matter(text: str) -> dict[str, Any] | None:
             raise DataError("aliases (*NAME) in the part between --- at its beginning are not read")
         found = yaml.load(text, _FrontMatter)
         written = yaml.load(text, yaml.BaseLoader)
+    except DuplicateKeyError as e:
+        raise DataError(f"{e.problem} in the part between --- at its beginning") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         if _UNCLOSED.search(text):
             raise DataError("the part between --- at its beginning is not YAML") from None
         return None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         return None
-    if "title" not in found and any(re.search(r"\s", key) for key in found):
-        return None  # "The lion is fed: at noon." is a mapping too
-    if is_blank(found.get("title")):
-        found.pop("title", None)
-    else:  # 007 and 1.10 are titles as written
+    if "title" not in found and not all(map(_NAME.fullmatch, found)):
+        return None  # "The lion is fed: at noon." and "12:30: lions" are mappings too
+    try:
+        json.dumps(found)
+    except TypeError:  # a set or bytes, by an explicit tag
+        raise DataError(
+            "a value in the part between --- at its beginning is neither text nor a number"
+        ) from None
+    found = {key: value for key, value in found.items() if not is_blank(value)}
+    if "title" in found:  # 1.10 is a title as written
         found["title"] = text_of(written["title"], "title")
     return found

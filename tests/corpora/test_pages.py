@@ -167,8 +167,21 @@ def test_front_matter_is_a_mapping_and_its_values_are_as_written(tmp_path):
     assert read("title: 2024-01-02\nday: 2024-01-02") == ("2024-01-02", {"day": "2024-01-02"})
     assert read("title: .nan\nyear: 5") == ("a", {"year": 5})
     assert read("title: null\ntags: [a, b]") == ("a", {"tags": ["a", "b"]})
+    # YAML 1.1 reads these as 750, 668, true and a date.
+    assert read("opens: 12:30\nzip: 01234\nfree: yes\nday: 2024-13-01\nn: null") == (
+        "a",
+        {"opens": "12:30", "zip": "01234", "free": "yes", "day": "2024-13-01"},
+    )
+    assert read("n: 3\nx: 2.5\nok: true") == ("a", {"n": 3, "x": 2.5, "ok": True})
     page.write_text("---\ntitle: [a]\n---\nText.\n")
     with pytest.raises(DataError, match=r"a\.md: 'title': text is expected, not a list"):
+        list(Pages(page).passages())
+    for front in ("title: A\nyear: 1\nyear: 2", "title: A\nm: {a: 1, a: 2}", "1: a\n'1': b"):
+        page.write_text(f"---\n{front}\n---\nText.\n")
+        with pytest.raises(DataError, match=r"a\.md: the key '(year|a|1)' occurs twice"):
+            list(Pages(page).passages())
+    page.write_text("---\ntitle: A\ns: !!set {a, b}\n---\nText.\n")
+    with pytest.raises(DataError, match="neither text nor a number"):
         list(Pages(page).passages())
     bomb = "a0: &a0 [x, x]\n" + "".join(
         f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)
