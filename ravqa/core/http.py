@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -25,10 +25,57 @@ _BACKOFF_S = 1.0  # before the second try; doubled before the third
 _MAX_WAIT_S = 60.0  # longer waits that a server asks for are cut to this
 _LONGEST_S = 1e9  # so that no string of digits becomes infinity
 _REDIRECTIONS = 10
+_LARGEST_REDIRECTION = 2**16  # bytes
 _PASSING = frozenset({429, *range(500, 600)})  # HTTP statuses worth another try
+
+_SLOWEST = 2**16  # bytes expected in each `_STALL_S` of a download without a deadline
+_STALL_S = 120.0
+_LONGEST_TIMEOUT_S = 10**6  # sockets take a few centuries at most
 
 Report = Callable[[int, int | None], object]
 """A callback: takes the bytes received, and the bytes expected if the server says how many."""
+
+
+class TimeLeft:
+    """The time left until a deadline, to be set as the timeout of a connection's reads and writes.
+
+    A plain timeout starts again with every byte. Sockets ask an integer-like timeout for its value
+    before every read, so that this one becomes shorter. They wait whole seconds: the deadline is
+    exceeded by one second at most.
+    """
+
+    def __init__(self, seconds: float, *, longest: float = _LONGEST_TIMEOUT_S):
+        """Set the deadline.
+
+        Args:
+            seconds: from now on.
+            longest: seconds that one read or write may take.
+        """
+        self._longest = longest
+        self.renew(seconds)
+
+    def apply(self, request: Any) -> None:
+        """Set the deadline for a request of httpx (or of its successor httpx2)."""
+        timeouts = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {**timeouts, "read": self, "write": self}
+
+    def renew(self, seconds: float) -> None:
+        """Set the deadline again, from now on."""
+        self._until = time.monotonic() + min(seconds, _LONGEST_TIMEOUT_S)
+
+    def __index__(self) -> int:
+        """Return the seconds left, rounded up.
+
+        Raises:
+            TimeoutError: there are none.
+        """
+        if self.over():
+            raise TimeoutError("the deadline has passed")
+        return max(1, math.ceil(min(self._until - time.monotonic(), self._longest)))
+
+    def over(self) -> bool:
+        """Return whether the deadline has passed."""
+        return time.monotonic() >= self._until
 
 
 class FetchError(Exception):
@@ -110,9 +157,10 @@ class Fetcher:
         out.seek(0)
         out.truncate()
         received, expected = 0, None
-        until = time.monotonic() + (self._deadline or math.inf)
+        left = TimeLeft(self._deadline or _STALL_S, longest=_TIMEOUT_S)
+        enough = _SLOWEST
         try:
-            response = self._open(url)
+            response = self._open(url, left)
             try:
                 expected = _length(response.headers)
                 for chunk in response.iter_raw():
@@ -120,8 +168,11 @@ class Fetcher:
                     received += len(chunk)
                     if self._limit is not None and max(received, expected or 0) > self._limit:
                         raise FetchError(f"it is larger than the limit of {self._limit} bytes")
-                    if time.monotonic() > until:
-                        raise _PassingError(f"not complete within {self._deadline:g} s")
+                    if self._deadline is None and received >= enough:
+                        left.renew(_STALL_S)
+                        enough = received + _SLOWEST
+                    if left.over():
+                        raise self._late()
                     if report is not None:
                         report(received, expected)
                     self._pause(0)
@@ -132,6 +183,8 @@ class Fetcher:
         except httpx.InvalidURL as e:
             raise FetchError(f"redirected to what is not an address ({e})") from None
         except httpx.TransportError as e:
+            if left.over():
+                raise self._late() from None
             if isinstance(e, httpx.RemoteProtocolError) and received:
                 of = "" if expected is None else f" of {expected}"
                 raise _PassingError(f"cut off after {received}{of} bytes") from None
@@ -139,12 +192,18 @@ class Fetcher:
         if expected is not None and received != expected:
             raise _PassingError(f"cut off after {received} of {expected} bytes")
 
-    def _open(self, url: str) -> httpx.Response:
+    def _late(self) -> _PassingError:
+        if self._deadline is not None:
+            return _PassingError(f"not complete within {self._deadline:g} s")
+        return _PassingError(f"fewer than {_SLOWEST} bytes within {_STALL_S:g} s")
+
+    def _open(self, url: str, left: TimeLeft) -> httpx.Response:
         """Return the reply with status 200, its body still unread."""
         try:
             request = self._client.build_request("GET", url)
         except (httpx.InvalidURL, ValueError) as e:
             raise FetchError(f"not an address ({e})") from None
+        left.apply(request)
         response = self._client.send(request, stream=True, follow_redirects=True)
         if response.status_code != HTTPStatus.OK:
             response.close()
@@ -165,6 +224,26 @@ def _check_redirection(response: httpx.Response) -> None:
             scheme = ""
         if scheme not in allowed:
             raise FetchError(f"{_state(response.status_code)}, and where it leads to is refused")
+        if isinstance(response.stream, httpx.SyncByteStream):
+            response.stream = _Short(response.stream)
+
+
+class _Short(httpx.SyncByteStream):
+    """The body of a redirection, which httpx reads to its end; a long one is refused."""
+
+    def __init__(self, stream: httpx.SyncByteStream):
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        read = 0
+        for part in self._stream:
+            read += len(part)
+            if read > _LARGEST_REDIRECTION:
+                raise FetchError(f"redirected with more than {_LARGEST_REDIRECTION} bytes of text")
+            yield part
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
