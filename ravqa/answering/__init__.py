@@ -26,7 +26,7 @@ RULES: Registry[type[DecisionRule]] = Registry(
             "ravqa.answering.rules.marginal:Marginal",
             "most probable answer over all passages (RAG)",
         ),
-        "vote": ("ravqa.answering.rules.vote:Vote", "the answer of most passages"),
+        "vote": ("ravqa.answering.rules.vote:Vote", "the answer that most passages give"),
         "mixture": (
             "ravqa.answering.rules.mixture:Mixture",
             "one answer decoded from all passages at once (RAG, BERAG)",

@@ -125,8 +125,8 @@ class Answerer:
             raise UserError(f"the reader {self.reader.weights} does not stream")
         if self.rule.chooses:
             raise UserError(
-                f"answering.decision {self.config.decision} chooses when all passages have been "
-                "read: what streams is one prompt: top1, concat, or none"
+                f"answering.decision {self.config.decision} needs the answers for all passages "
+                "before it chooses: only top1, concat and none can stream"
             )
 
     def stream(

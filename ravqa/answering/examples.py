@@ -67,8 +67,8 @@ class ExamplePool:
             self._chosen = list(self._pick())
         if len(self._chosen) < self.config.count:
             raise UserError(
-                f"answering.examples: {self.config.count} are wanted, but {self.label} has only "
-                f"{len(self._chosen)} answered questions about other images than the asked ones"
+                f"answering.examples: count is {self.config.count}, but {self.label} has only "
+                f"{len(self._chosen)} answered questions about images other than those asked about"
             )
         return self._chosen
 

@@ -35,12 +35,12 @@ _SOURCES = Option(
     argument=True,
 )
 _WORDS = Option(
-    "Cut pages and articles into passages of at most N words; build stores N.", "N", least=1
+    "Cut pages and articles into passages of at most N words; build remembers N.", "N", least=1
 )
 _ON_ERROR = Option("If a file cannot be read: stop, or leave it out and list it.")
 _SET = Option("Change one setting; repeatable.", "KEY.PATH=VALUE", "--set")
 _TRUST = Option(
-    "Follow all settings that came with the collection, also those that name servers, "
+    "Use all settings that came with the collection, even those that name servers, "
     "environment variables, files or code. The choice is remembered."
 )
 _WHERE = Option("Only passages with this metadata, such as page=3; repeatable.", "KEY=VALUE")
@@ -97,7 +97,10 @@ class AskRequest:
     where: Annotated[Sequence[str], _WHERE] = ()
     pipeline: Annotated[
         str | None,
-        Option("Replace the collection's settings; its encoder must stay.", "NAME|PATH"),
+        Option(
+            "Use these settings instead of the collection's; the encoder must be the same.",
+            "NAME|PATH",
+        ),
     ] = None
     overrides: Annotated[Sequence[str], _SET] = ()
     as_json: Annotated[bool, Option("Print JSON, for scripts.", flag="--json")] = False
@@ -148,7 +151,7 @@ def delete(request: ChooseRequest) -> None:
         collection = _open(request.folder)
         wanted = _chosen(collection, request)
         if not wanted and not request.where:
-            raise UserError("name the passages' ids, or use --where KEY=VALUE")
+            raise UserError("give the passages' ids, or use --where KEY=VALUE")
         _report(console, collection.delete(wanted), [])
 
 
@@ -175,7 +178,7 @@ def verify(folder: Folder) -> None:
             print(fault)
         if faults:
             raise UserError(f"the collection in {folder} is damaged: build it again")
-        print("all files are as they were written")
+        print("no file is missing or damaged")
 
 
 @app.command()
@@ -198,8 +201,8 @@ def pack(
         print(f"{len(collection):,} passages, {size:,} bytes: {file}")
         if collection.local_models:
             console.note(
-                f"the encoder is a folder of this machine ({', '.join(collection.local_models)}): "
-                "whoever opens the collection needs the same weights, and names them with --set "
+                f"the encoder is a folder on this machine ({', '.join(collection.local_models)}): "
+                "to open the collection elsewhere, copy the same weights there and add --set "
                 "retriever.encoder.model=DIR"
             )
 
@@ -213,7 +216,7 @@ def unpack(
     """Make a collection from a packed file, after comparing every byte with its checksum.
 
     Settings in the file that name servers, paths, environment variables or code are listed and not
-    followed, unless --trust-settings is given.
+    used, unless --trust-settings is given.
     """
     with opened_console() as console:
         from ravqa.collections import Collection
@@ -231,9 +234,9 @@ def unpack(
         )
         if collection.withheld:
             console.note(
-                "settings not followed, because they name something outside of the collection: "
+                "settings not used, because they name something outside the collection: "
                 f"{listed_settings(collection.withheld)}: --trust-settings with ravqa search or "
-                "ask follows them, --set KEY=VALUE replaces one"
+                "ask uses them, --set KEY=VALUE replaces one"
             )
 
 
@@ -341,7 +344,7 @@ def _report(console: Console, changes: Changes, remarks: list[str]) -> None:
     if changes.truncated:
         console.note(
             f"{changes.truncated:,} passages are longer than the encoder's limit and were cut: "
-            "--words makes shorter ones"
+            "make them shorter with --words N"
         )
     for line in remarks:
         console.note(line)

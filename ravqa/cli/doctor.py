@@ -39,13 +39,13 @@ EXTRAS = {
     "cpu": "faiss and numba: compressed indexes search several times faster",
     "gpu": "faiss for GPUs, instead of cpu",
     "bm25": "the retriever bm25",
-    "datasets": "Parquet, the hub's datasets, knowledge bases read as a stream",
-    "evaluate": "the metrics in the library evaluate",
+    "datasets": "Parquet files, datasets on the hub, large knowledge bases",
+    "evaluate": "ravqa's metrics for the library evaluate",
     "sentence-transformers": "encoders multi-vector and dense, the reranker cross-encoder",
     "qdrant": "the index qdrant: a server's collection, or its embedded engine",
     "ray": "sharded indexes on a Ray cluster",
     "openai": "the reader openai and the judge llm: models on a server",
-    "vision": "readers whose processors want torchvision: Qwen-VL, InternVL, SmolVLM, Gemma 4",
+    "vision": "readers whose processors need torchvision: Qwen-VL, InternVL, SmolVLM, Gemma 4",
     "lora": "LoRA adapters of readers",
     "quantization": "readers in 8 and 4 bits",
     "llama-index": "LlamaIndex retrievers and query engines",
@@ -216,7 +216,7 @@ def _accelerators() -> dict[str, str]:
         return {"accelerator": "none: torch is not installed"}
     build = _torch_build()
     if not build and sys.platform != "darwin":
-        return {"accelerator": "none: this build of torch is for CPUs"}
+        return {"accelerator": "none: this build of torch is for CPUs only"}
     import torch
 
     if torch.cuda.is_available():
@@ -227,7 +227,7 @@ def _accelerators() -> dict[str, str]:
         }
     if torch.backends.mps.is_available():
         return {"mps": "Apple GPU"}
-    return {"accelerator": f"none: torch is built for {build or 'Apple GPUs'} and finds no device"}
+    return {"accelerator": f"none: torch is built for {build or 'Apple GPUs'} but finds no device"}
 
 
 def _torch_build() -> str:
@@ -324,7 +324,7 @@ def _examine_part(report: PipelineReport, path: str, config: Strict) -> None:
         _examine_model(report, path, name)
     for url in config.servers():
         if not _answers(url):
-            report.stops.append(f"{path}: nobody answers at {url}")
+            report.stops.append(f"{path}: no server answers at {url}")
 
 
 def _examine_model(report: PipelineReport, path: str, name: str) -> None:
@@ -344,7 +344,7 @@ def _examine_model(report: PipelineReport, path: str, name: str) -> None:
                     "downloading it"
                 )
             else:
-                report.notes.append(f"{path}: {name} will be fetched from the hub")
+                report.notes.append(f"{path}: {name} will be downloaded from the hub")
             return
         folder = kept
     size = _weights(folder)
@@ -429,7 +429,7 @@ def lines(report: Report) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     yield (
         "Extras",
         [
-            (e.name, f"lacks {', '.join(e.missing)}; adds {e.adds}" if e.missing else e.adds)
+            (e.name, f"missing: {', '.join(e.missing)}; adds {e.adds}" if e.missing else e.adds)
             for e in report.extras
         ],
     )
@@ -444,7 +444,7 @@ def lines(report: Report) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             rows.append((model.part, f"{model.name}: {size}"))
         rows += [("note", note) for note in found.notes]
         rows += [("stops", stop) for stop in found.stops]
-        rows += [] if found.stops else [("", "nothing stops it from running")]
+        rows += [] if found.stops else [("", "ready to run")]
         yield f"Pipeline {found.name}", rows
 
 

@@ -60,11 +60,11 @@ def _corpus(request: EncodeRequest) -> Corpus:
     if request.corpus:
         return Corpus.read(*request.corpus)
     if request.dataset is None:
-        raise UserError("passages to encode are needed: name a file with --corpus, or a --dataset")
+        raise UserError("no passages to encode: give a file with --corpus, or a --dataset")
     asked = DatasetRequest(
         data=request.data, need_images=False, options=parse_options(request.dataset_options)
     )
     corpus: Corpus | None = load_dataset(request.dataset, asked).corpus
     if corpus is None:
-        raise UserError(f"--dataset {request.dataset} --data brings no passages: use --corpus")
+        raise UserError(f"--dataset {request.dataset} --data has no passages: use --corpus")
     return corpus

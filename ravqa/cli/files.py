@@ -107,4 +107,4 @@ def convert(
     unexpected = convert_checkpoint(source, target, vision=vision)
     print(f"written: {target}")
     for name in unexpected:
-        print(f"left out, unknown name: {name}")
+        print(f"skipped unknown name: {name}")

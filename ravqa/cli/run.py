@@ -46,7 +46,7 @@ def run(
         typer.Option(
             metavar="NAME",
             help="Subset of m2kr; all runs every subset (with --retrieval-only) and prints one "
-            "table beside the published scores.",
+            "table with the published scores.",
         ),
     ] = None,
     matches: Matches = None,

@@ -103,7 +103,7 @@ class ServerConfig(Strict):
                 f"{why}: api_key_env: the name of an environment variable is expected, in capitals"
             )
         if found := secret_in(self.model_dump(include=_free(self))):
-            raise UserError(f"{why}: {found}: no key belongs into settings: see api_key_env")
+            raise UserError(f"{why}: {found}: settings must not contain a key: use api_key_env")
 
 
 class UnusableReplyError(Exception):
@@ -342,7 +342,7 @@ class Client:
                 with self._lock:  # all workers wait, not only this one
                     self._not_before = max(self._not_before, time.monotonic() + failure.wait)
             else:
-                raise self._error(f"{failure.reason}; it asks to wait {failure.wait:.0f} s")
+                raise self._error(f"{failure.reason}; the server asks to wait {failure.wait:.0f} s")
 
     def _keep_off(self, stop: threading.Event) -> None:
         left = self._not_before - time.monotonic()
@@ -364,7 +364,7 @@ class Client:
             first = self._echoes == 1
         if first:
             _log.warning(
-                "%s", self._message("a reply holds the key: *** stands in its place from here on")
+                "%s", self._message("a reply contains the key: it is shown as *** from here on")
             )
 
     def _given_up(self, path: str, failure: _Failure, tries: int) -> UserError:
@@ -377,7 +377,7 @@ class Client:
             self._hopeless += 1
             hopeless = self._hopeless >= _HOPELESS
         if hopeless:
-            return self._error(f"{failure.reason}{often}, one request after the other")
+            return self._error(f"{failure.reason}{often}, for several requests in a row")
         return PromptError(self._message(f"{failure.reason}{often}"))
 
     def _error(self, reason: str) -> ServerError:
@@ -429,16 +429,16 @@ class Client:
                     line = next(lines, None)
                 except Exception as e:  # connection errors of whichever library is used
                     late = "timeout" in type(e).__name__.lower()
-                    failure = self._late() if late else _Failure(f"it was cut ({_first(e)})")
+                    failure = self._late() if late else _Failure(f"it was cut off ({_first(e)})")
                     raise self._broken_off(failure) from None
                 if line is None and finished:
                     return
                 if line is None:
-                    raise self._broken_off(_Failure("it has no end"))
+                    raise self._broken_off(_Failure("it did not end"))
                 kind, _, text = line.partition(":")
                 if kind != "data":  # comments, event names, blank lines
                     if line.startswith("{"):
-                        raise self._broken_off(_Failure("it is none in pieces"))
+                        raise self._broken_off(_Failure("it was not sent as events"))
                     continue
                 ended = text.strip() == "[DONE]"
                 if not ended:
@@ -449,7 +449,7 @@ class Client:
                     yield event
 
     def _broken_off(self, failure: _Failure) -> PromptError:
-        return PromptError(self._message(f"a streamed reply: {failure.reason}"))
+        return PromptError(self._message(f"a streamed reply failed: {failure.reason}"))
 
     def _body(self, response: Any) -> bytes | _Failure:
         """Read the reply's bytes, within the limits of size and time."""
@@ -459,7 +459,7 @@ class Client:
             for part in response.iter_bytes():
                 data += part
                 if len(data) > _LARGEST:
-                    return _Failure(f"a reply of more than {_LARGEST // 2**20} MB")
+                    return _Failure(f"the reply is larger than {_LARGEST // 2**20} MB")
                 if time.monotonic() > until:
                     return self._late()
         except Exception as e:  # connection errors of whichever library is used
@@ -579,9 +579,9 @@ def encodable(text: str) -> str:
 def _address(url: str, why: str) -> None:
     # Checked before the address is quoted: a value given by mistake may hold a key too.
     if "@" in re.split(r"(?<![:/])/(?!/)", url)[0]:
-        raise UserError(f"{why}: url: no name or password belongs into it: see api_key_env")
+        raise UserError(f"{why}: url: it must not contain a name or password: use api_key_env")
     if "?" in url or "#" in url:
-        raise UserError(f"{why}: url: it ends with its path, a key is named by api_key_env")
+        raise UserError(f"{why}: url: nothing may follow its path; for a key, use api_key_env")
     if not re.match(r"https?://[^/\s]+(/\S*)?$", url):
         raise UserError(f"{why}: url: an http address is expected, got {url!r}")
 
@@ -592,7 +592,7 @@ def _key(config: ServerConfig, why: str) -> str:
     if not key and "api_key_env" in config.model_fields_set:
         raise UserError(f"{why}: the environment variable {name} (api_key_env) is not set")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{why}: the environment variable {name} holds no key that can be sent")
+        raise UserError(f"{why}: the environment variable {name} has characters no key can have")
     return key
 
 
@@ -612,7 +612,7 @@ def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(path: str) -> str:
-    return f"url is the address before /{path}, mostly ending in /v1"
+    return f"url is the address before /{path}, usually ending in /v1"
 
 
 def _first(error: BaseException) -> str:

@@ -180,7 +180,7 @@ class Reply:
         if self._called or self._finish in _CALLED:
             raise NoAnswerError(f"the model called a tool instead of answering ({finish})")
         if self._thought:
-            raise NoAnswerError(f"the model thought and gave no answer ({finish})")
+            raise NoAnswerError(f"the model reasoned but gave no answer ({finish})")
         if not self._finish:
             raise UnusableReplyError("a reply without text and without finish_reason")
         if self._null or self._tokens == 0 or self._finish not in _ENDED:

@@ -51,10 +51,10 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     """
     if state.index is not None and not isinstance(state.index, SegmentedIndex):
         raise UserError(
-            f"the index of {folder.path} is not exact or compressed: only these can be packed"
+            f"the index of {folder.path} cannot be packed: it is neither exact nor compressed"
         )
     if target.exists():
-        raise UserError(f"{target} is there already: name a new file")
+        raise UserError(f"{target} already exists: choose another file")
     if not target.parent.is_dir():
         raise UserError(f"{target}: no such folder: {target.parent}")
     names = sorted(_files(folder, state))
@@ -62,7 +62,7 @@ def pack(folder: CollectionFolder, state: State, target: Path, progress: Progres
     listed: dict[str, tuple[int, str]] = {}
     for number, name in enumerate(names, 1):
         if not _NAME.fullmatch(name):  # else a crafted collection could have any file packed
-            raise UserError(f"the index in {folder.path} is damaged: it names the file {name!r}")
+            raise UserError(f"the index in {folder.path} is damaged: it refers to file {name!r}")
         path = folder.path / name
         listed[name] = path.stat().st_size, file_digest(path)
         if progress:
@@ -135,14 +135,14 @@ def _listed(archive: tarfile.TarFile, source: Path) -> dict[str, tuple[int, str]
         values = json.loads(_opened(archive, first).read())
         if values["format"] != FORMAT:
             raise UserError(
-                f"{source} is of format {values['format']}, this version reads {FORMAT}"
+                f"{source} has format {values['format']}, but this version reads {FORMAT}"
             )
         listed = {str(n): (int(size), str(sha)) for n, (size, sha) in values["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{source}: {first.name} is damaged") from None
     for name, (size, _) in listed.items():
         if not _NAME.fullmatch(name) or size < 0:
-            raise UserError(f"{source}: a packed collection has no file {name!r}")
+            raise UserError(f"{source}: unexpected file {name!r} in a packed collection")
     return listed
 
 
@@ -156,7 +156,7 @@ def _extract(
     left = dict(listed)
     while (member := archive.next()) is not None:
         if member.name not in left or not member.isreg() or member.issparse():
-            raise UserError(f"{source} has {member.name!r}, which its list does not name")
+            raise UserError(f"{source} contains {member.name!r}, which is not in its list of files")
         size, checksum = left.pop(member.name)
         file = folder / member.name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -171,11 +171,11 @@ def _extract(
                 digest.update(block)
                 out.write(block)
         if written != size or digest.hexdigest() != checksum:
-            raise UserError(f"{source} is damaged: {member.name} is not what its list says")
+            raise UserError(f"{source} is damaged: {member.name} does not match its list of files")
         if progress:
             progress("unpacking files", len(listed) - len(left), len(listed))
     if left:
-        raise UserError(f"{source} is cut off: it lacks {sorted(left)[0]}")
+        raise UserError(f"{source} is cut off: {sorted(left)[0]} is missing")
 
 
 def _check_images(folder: Path, source: Path) -> None:

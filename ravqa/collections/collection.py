@@ -504,7 +504,7 @@ class Collection:
     def _changing(self) -> Iterator[Writer]:
         with self._folder.writing(self._index) as writer:
             if writer.state.manifest.encoder != self._state.manifest.encoder:
-                raise UserError(f"{self.path} was made anew, with another encoder: open it again")
+                raise UserError(f"{self.path} was rebuilt with another encoder: open it again")
             try:
                 yield writer
                 if writer.state.pieces > _PIECES:
@@ -547,7 +547,7 @@ class Collection:
                 elif not same_record(old, passage):
                     if not replacing:
                         raise DataError(
-                            f"{self.path} has another passage {passage.passage_id!r} already: "
+                            f"{self.path} already has another passage {passage.passage_id!r}: "
                             "update it, or give the new one another id"
                         )
                     same = old.content == passage.content and (
@@ -620,8 +620,8 @@ class Collection:
                 expected = self._state.manifest.encoder
                 if encoder.passages_fingerprint != expected["fingerprint"]:
                     raise UserError(
-                        f"the collection in {self.path} was encoded by {expected['weights']}, and "
-                        f"not by {encoder.weights} as {self._where} has it, or with other options: "
+                        f"the collection in {self.path} was encoded by {expected['weights']}, not "
+                        f"by {encoder.weights} as in {self._where}, or with other options: "
                         "open it with its own settings, or build another"
                     )
                 for other in self._pipelines.values():

@@ -217,11 +217,11 @@ class CollectionFolder:
             if begun and self.manifest().index is None:
                 return
             raise UserError(
-                f"{self.path} holds a collection already: ravqa collection add {self.path} adds "
-                "to it, or name a new folder"
+                f"{self.path} already holds a collection: add to it with ravqa collection add "
+                f"{self.path}, or choose a new folder"
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"{self.path} is there and is not empty: name a new folder")
+            raise UserError(f"{self.path} already exists and is not empty: choose a new folder")
 
     def create(
         self, settings: Mapping[str, Any], encoder: Mapping[str, Any], words: int | None
@@ -252,8 +252,8 @@ class CollectionFolder:
             values = json.loads(file.read_text(encoding="utf-8"))
             if values["format"] != FORMAT:
                 raise UserError(
-                    f"the collection in {self.path} is of format {values['format']}, this version "
-                    f"reads {FORMAT}: build it again"
+                    f"the collection in {self.path} has format {values['format']}, but this "
+                    f"version reads {FORMAT}: build it again"
                 )
             found = Manifest(
                 **{name: values[name] for name in _FIELDS}, passages=values.get("passages")
@@ -315,8 +315,8 @@ class CollectionFolder:
                 path = Path(folder, name)
                 if path.is_symlink() and not path.resolve().is_relative_to(root):
                     raise UserError(
-                        f"{path} is a link that leads out of the collection: put the file "
-                        "itself there"
+                        f"{path} is a link to a place outside the collection: replace it "
+                        "with the file itself"
                     )
 
     def _present(self, part: Part) -> tuple[Manifest, int | None]:
@@ -389,7 +389,7 @@ class CollectionFolder:
         except DataError as e:  # its bytes are intact: it was written like this
             yield str(e)
             return
-        yield from (f"passage {i!r} is in the index and has no text" for i in sorted(missing))
+        yield from (f"passage {i!r} is in the index but has no text" for i in sorted(missing))
 
 
 class Writer:
@@ -469,7 +469,7 @@ class Writer:
         """Replace an exact index by one of another kind, from its vectors."""
         index = self.state.index
         if not isinstance(index, ExactIndex):
-            raise ValueError("only an exact index has the vectors to make another one of")
+            raise ValueError("only an exact index keeps the vectors that another index needs")
         self._build(index.ids, index.embeddings(), part, index.attached)
         self._settle()
 
@@ -549,7 +549,7 @@ def _check_own(name: str) -> str:
         ValueError: another name.
     """
     if not _OWN_FOLDER.fullmatch(name):
-        raise ValueError(f"it names the folder {name!r}")
+        raise ValueError(f"it refers to the folder {name!r}")
     return name
 
 

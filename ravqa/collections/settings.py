@@ -42,13 +42,13 @@ def own_settings(
 
 
 def refusal(withheld: Sequence[Setting], where: str) -> UserError:
-    """Return the error for settings that are not followed."""
+    """Return the error for settings that are not used."""
     first = withheld[0]
     value = "true" if first.value is True else "VALUE"
     return UserError(
-        f"{where}: its settings came from elsewhere and name what is not part of it: "
-        f"{trust.listed(withheld)}: if you trust them, say so with --set {first.path}={value}, or "
-        "take all of them with --trust-settings"
+        f"{where}: its settings come from elsewhere and name something outside it: "
+        f"{trust.listed(withheld)}: if you trust them, confirm one with --set "
+        f"{first.path}={value}, or all with --trust-settings"
     )
 
 
@@ -72,7 +72,7 @@ def checked(
     index = part_config(INDEXES, late.index, f"{where}: retriever.index")
     if not INDEXES.get(late.index.name).in_folder(index):
         raise UserError(
-            f"{where}: key 'retriever.index.name': a collection is one folder, and an index "
-            f"{late.index.name!r} is not: choose auto, exact or compressed"
+            f"{where}: key 'retriever.index.name': a collection is one folder, and the index "
+            f"{late.index.name!r} is not kept in one: choose auto, exact or compressed"
         )
     return config, late

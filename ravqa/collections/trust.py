@@ -121,8 +121,8 @@ def remember(settings: Mapping[str, Any]) -> None:
             out.write(f"{_digest(settings)}\n")  # one write: several processes may append
     except OSError as e:
         _log.warning(
-            "%s cannot be written (%s): these settings will not be known as yours later, which "
-            "--trust-settings makes up for",
+            "%s cannot be written (%s): these settings will not be recognised as yours later: "
+            "use --trust-settings then",
             _file(),
             e.strerror or e,
         )

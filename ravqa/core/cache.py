@@ -106,7 +106,7 @@ class Store:
         except sqlite3.DatabaseError as e:
             if e.sqlite_errorcode & 0xFF not in _DAMAGED:
                 raise self._unusable(e) from None
-            _log.warning("the cache %s is damaged (%s): it is made again", self.path, e)
+            _log.warning("the cache %s is damaged (%s): a new one is made", self.path, e)
         except sqlite3.Error as e:
             raise self._unusable(e) from None
         try:
@@ -252,7 +252,7 @@ class Memo(Generic[V]):
                         {key: value if out is None else out(value) for key, value in good.items()}
                     )
             if len(made) != len(part):
-                raise ValueError(f"{len(part)} values are expected, and {len(made)} were made")
+                raise ValueError(f"{len(part)} values are expected, but {len(made)} were made")
             if progress:
                 progress(start + len(part), len(rows))
         return [known[key] for key in keys]

@@ -62,7 +62,7 @@ def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> I
             if trusted is not None:
                 mend = "which runs only if you trust it and set trust_remote_code: true"
             which = f" ({said.partition(' Importing')[0]})" if "class" in said else ""
-            raise UserError(f"{why}: {name} carries code of its own, {mend}{which}") from None
+            raise UserError(f"{why}: {name} contains its own code, {mend}{which}") from None
         for pointer in lfs_pointers(Path(path)):
             said = f"{pointer} is a Git LFS pointer, not the file itself: run git lfs pull there"
             break
@@ -108,7 +108,7 @@ class _Reports(logging.Filter):
         failed = found["CONVERSION"]
         if failed:
             # transformers' own error only refers to the table.
-            raise WeightsError(f"its weights cannot be brought into the model: {_named(failed)}")
+            raise WeightsError(f"its weights cannot be converted for the model: {_named(failed)}")
         return not (found["MISSING"] or found["MISMATCH"])
 
 
@@ -180,8 +180,8 @@ def refuse_adapter(path: str) -> None:
     """
     if (Path(path) / "adapter_config.json").is_file():
         raise UserError(
-            f"{path} holds a LoRA adapter (adapter_config.json): name its base model, in a folder "
-            "without it, as model and the adapter's folder as adapter"
+            f"{path} holds a LoRA adapter (adapter_config.json): set model to its base model, in "
+            "another folder, and adapter to the adapter's folder"
         )
 
 
@@ -210,7 +210,7 @@ def check_weights(
         others = len(info["mismatched_keys"]) - 1
         more = f", and {others} more" if others else ""
         raise WeightsError(
-            f"its weights have other sizes than its config.json says: {key} is {list(found)}, "
+            f"its weights do not have the sizes in its config.json: {key} is {list(found)}, "
             f"{list(wanted)} is expected{more}"
         )
     missing = frozenset(info["missing_keys"]).difference(unused)
@@ -219,8 +219,8 @@ def check_weights(
     names = {name for name, _ in model.named_parameters()}.difference(unused)
     if names <= missing:
         raise WeightsError(
-            f"it has no weight of a {type(model).__name__}, which its config.json says it is: a "
-            "checkpoint of another architecture",
+            f"it has none of the weights of a {type(model).__name__}, which its config.json "
+            "describes: a checkpoint of another architecture",
             missing,
         )
     raise WeightsError(_missing(missing, f"the model's {len(names)}"), missing)
@@ -273,8 +273,8 @@ def load_adapter(model: Any, path: str) -> Any:
             raise WeightsError(_missing(missing, f"the adapter's {len(own)}"), missing)
         if report.unexpected_keys:
             raise WeightsError(
-                f"the model has no place for {len(report.unexpected_keys)} of its weights "
-                f"({_named(report.unexpected_keys)}): an adapter of another model"
+                f"{len(report.unexpected_keys)} of its weights do not belong to the model "
+                f"({_named(report.unexpected_keys)}): an adapter for another model"
             )
     return adapted
 

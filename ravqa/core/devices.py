@@ -37,7 +37,7 @@ def own_device(wanted: str, why: str) -> str:
     if wanted == "auto":
         return str(processes().device)
     if usable_device(wanted, why) == "meta":
-        raise UserError(f"{why}: the device 'meta' cannot be used: it holds no numbers")
+        raise UserError(f"{why}: the device 'meta' cannot be used: it stores no values")
     return wanted
 
 

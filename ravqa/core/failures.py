@@ -38,9 +38,9 @@ def failure(error: Exception, why: str) -> UserError:
         return error
     line = first_line(error)
     if out_of_memory(error):
-        return UserError(f"{why}: the memory is used up ({line})")
+        return UserError(f"{why}: out of memory ({line})")
     if type(error).__name__ == "AcceleratorError" or _DEVICE.search(line):
-        return UserError(f"{why}: the device failed ({line}): begin again in a new process")
+        return UserError(f"{why}: the device failed ({line}): start again in a new process")
     _log.debug("%s", why, exc_info=error)
     return PromptError(f"{why}: {line}")
 

@@ -222,15 +222,15 @@ def _acquired(path: Path, what: str, wait: float, *, warn: bool = True) -> FileL
         made.acquire()
     except Timeout:
         raise LockedError(
-            f"{what} in {path.parent} is being written by {_owner(path)}: one writer at a time; "
-            "wait for its end, or choose another folder"
+            f"{what} in {path.parent} is being written by {_owner(path)}: wait until it ends, "
+            "or choose another folder"
         ) from None
     except OSError as e:
         if e.errno not in _UNSUPPORTED:
             raise
         if warn:
             _log.warning(
-                "%s cannot be locked (%s): see to it that nothing else writes there",
+                "%s cannot be locked (%s): make sure that nothing else writes there",
                 path.parent,
                 e.strerror,
             )

@@ -124,7 +124,7 @@ class Fetcher:
                 headers={"User-Agent": agent, "Accept-Encoding": "identity"},
             )
         except (ValueError, ImportError, httpx.InvalidURL) as e:
-            raise UserError(f"the proxy that the environment names cannot be used: {e}") from None
+            raise UserError(f"the proxy set in the environment cannot be used: {e}") from None
 
     def fetch(self, url: str, out: IO[bytes], report: Report | None = None) -> None:
         """Write the file at an http(s) address to `out`, from its beginning.
@@ -181,7 +181,7 @@ class Fetcher:
         except httpx.TooManyRedirects:
             raise FetchError(f"redirected more than {_REDIRECTIONS} times") from None
         except httpx.InvalidURL as e:
-            raise FetchError(f"redirected to what is not an address ({e})") from None
+            raise FetchError(f"redirected to something that is not an address ({e})") from None
         except httpx.TransportError as e:
             if left.over():
                 raise self._late() from None
@@ -223,7 +223,7 @@ def _check_redirection(response: httpx.Response) -> None:
         except ValueError:
             scheme = ""
         if scheme not in allowed:
-            raise FetchError(f"{_state(response.status_code)}, and where it leads to is refused")
+            raise FetchError(f"{_state(response.status_code)} to an address that is refused")
         if isinstance(response.stream, httpx.SyncByteStream):
             response.stream = _Short(response.stream)
 

@@ -46,7 +46,7 @@ def cache_dir(*parts: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(
-            f"the cache folder {path} cannot be made ({e.strerror or e}): set RAVQA_CACHE to "
+            f"the cache folder {path} cannot be created ({e.strerror or e}): set RAVQA_CACHE to "
             "another"
         ) from None
     return path

@@ -177,7 +177,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             *parents, last = item["loc"]
             owner = _model_at(model, parents)
             if owner is not None and issubclass(owner, Strict) and last in owner.renamed:
-                hint = f"it is called {owner.renamed[str(last)]} now"
+                hint = f"it is now called {owner.renamed[str(last)]}"
             else:
                 hint = near_matches(str(last), () if owner is None else owner.model_fields)
             messages.append(f"unknown key {path!r}: {hint}")
@@ -263,7 +263,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not YAML: {getattr(e, 'problem', e)}") from None
     except (ValueError, RecursionError) as e:  # 2020-13-45 looks like a date but is not one
-        raise UserError(f"{path}: a value that cannot be read: {e}") from None
+        raise UserError(f"{path}: a value cannot be read: {e}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a mapping is expected, got {type(data).__name__}")
     return data
@@ -288,7 +288,7 @@ def apply_override(settings: dict[str, Any], override: str) -> None:
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise UserError(f"--set {override!r}: {'.'.join(parents)!r} holds a plain value, no keys")
+        raise UserError(f"--set {override!r}: {'.'.join(parents)!r} holds a plain value, not keys")
 
 
 def _child(node: Any, step: str, override: str, path: str) -> Any:
@@ -296,7 +296,7 @@ def _child(node: Any, step: str, override: str, path: str) -> Any:
         return node[step]
     if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
         return node[int(step)]
-    raise UserError(f"--set {override!r}: there is no {path!r}")
+    raise UserError(f"--set {override!r}: there is no key {path!r}")
 
 
 def split_override(override: str) -> tuple[str, Any]:

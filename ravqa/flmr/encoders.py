@@ -126,7 +126,7 @@ class FLMRPreTrainedModel(PreTrainedModel):
         if info["mismatched_keys"]:
             key, found, wanted = min(info["mismatched_keys"])
             raise UserError(
-                f"{place}: its parameters have other sizes than its config.json says: {key} is "
+                f"{place}: its parameters do not have the sizes in its config.json: {key} is "
                 f"{list(found)}, {list(wanted)} is expected"
             )
         missing = sorted(info["missing_keys"])

@@ -216,7 +216,7 @@ def test_top1_reads_the_best_passage_only_and_concat_all(prompt_file):
 
 
 def test_top1_with_more_passages_is_refused(prompt_file):
-    with pytest.raises(UserError, match="top1 reads one: set the decision"):
+    with pytest.raises(UserError, match="top1 reads only one: set the decision"):
         answerer(Scripted(), prompt_file, decision="top1", passages=2)
 
 
@@ -406,7 +406,7 @@ def test_votes_are_counted_and_the_better_passage_breaks_a_tie(prompt_file):
     for silence in (" ", "\u200b", "\u2060\ufeff", "\u3164", "</s>", "<s> </s>"):
         assert vote("", silence) == Failure("the model ended its answer before the first word")
     thought = "<think>hm</think>\u200b"
-    assert vote(thought, thought).reason.startswith("the model's generation is reas")
+    assert vote(thought, thought).reason.startswith("the model's output is reas")
     assert vote("", " ") == Failure("the model ended its answer before the first word")
 
 

@@ -108,5 +108,5 @@ def test_a_generation_without_log_probability_costs_its_own_question_alone(bare,
     pipeline.corpus = {name: Passage(name, name) for name in NAMES}
     hits = [[Hit(a, 1.0, 1), Hit(b, 0.5, 2)] for a, b in ("wx", "yz")]
     failed, answered = pipeline.answer([Question(1, "Q"), Question(2, "Q")], hits)
-    assert failed == Failure("the reader gave a generation without its log-probability")
+    assert failed == Failure("the reader returned a generation without its log-probability")
     assert isinstance(answered, Answer)

@@ -74,9 +74,9 @@ def test_questions_without_images_can_be_examples(tmp_path):
 
 
 def test_not_enough_examples_are_one_clear_line(okvqa_sample_train):
-    with pytest.raises(UserError, match=r"4 are wanted, but .*train2014 has only 0 answered"):
+    with pytest.raises(UserError, match=r"count is 4, but .*train2014 has only 0 answered"):
         pool().choose(okvqa_sample_train.questions)
-    with pytest.raises(UserError, match="500 are wanted"):
+    with pytest.raises(UserError, match="count is 500"):
         pool(count=500).choose([])
 
 

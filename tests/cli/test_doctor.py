@@ -70,14 +70,16 @@ def model(folder, **config):
 def test_an_address_that_is_none_is_a_stop():
     for url in ("http://localhost:80x/v1", "http://localhost:99999/v1", "http://[::1/v1"):
         found = stops(reader={"name": "openai", "model": "m", "url": url})
-        assert found == [f"reader: nobody answers at {url}"]
+        assert found == [f"reader: no server answers at {url}"]
 
 
 def test_a_cache_folder_that_cannot_be_made_is_a_row(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("RAVQA_CACHE", str(tmp_path / "file" / "cache"))
     report = doctor.examine()
-    assert "cannot be made (Not a directory): set RAVQA_CACHE to another" in report.devices["disk"]
+    assert (
+        "cannot be created (Not a directory): set RAVQA_CACHE to another" in report.devices["disk"]
+    )
     assert all(cache.name == "Hugging Face hub" for cache in report.caches)
 
 
@@ -156,7 +158,7 @@ def test_models_are_looked_for(hub, tmp_path, monkeypatch):
         "reader: no such model file or folder: ./gone"
     ]
     found = examined("owner/name")
-    assert found.notes == ["reader: owner/name will be fetched from the hub"]
+    assert found.notes == ["reader: owner/name will be downloaded from the hub"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids" in examined("owner/name").stops[0]
     kept = hub / "models--owner--name"
@@ -195,7 +197,7 @@ def test_a_server_that_is_not_there():
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         reader = {"name": "openai", "url": url, "model": "m"}
         assert stops(reader=reader) == []
-    assert stops(reader=reader) == [f"reader: nobody answers at {url}"]
+    assert stops(reader=reader) == [f"reader: no server answers at {url}"]
 
 
 def test_what_torch_was_built_for(tmp_path, monkeypatch):
@@ -231,7 +233,7 @@ def test_the_command(capsys, hub):
 
     code, out, _ = call("--pipeline", "bm25-retrieval")
     assert code == 0
-    assert "nothing stops it from running" in out
+    assert "ready to run" in out
     code, out, _ = call("--pipeline", "bm25-retrieval", "--set", "reader.name=firstwords")
     assert code == 2
     change = "reader={name: transformers-llm, model: ./gone}"

@@ -68,7 +68,7 @@ def test_a_folder_of_an_older_version_stays_usable(tmp_path):
     assert old.verify() == []
     assert ids(Collection.open(path).search("bulbs", k=1)) == ["tulip"]
     assert not (path / "collection.json").exists()
-    with pytest.raises(UserError, match="holds a collection already"):
+    with pytest.raises(UserError, match="already holds a collection"):
         Collection.create(path, collection_files.pipeline(tmp_path))
     with pytest.raises(DataError, match="is a collection"):
         Corpus.read(path)
@@ -202,7 +202,7 @@ def test_code_of_models_runs_only_if_the_user_says_so(tmp_path, part, monkeypatc
     settings, _ = load_pipeline(file, [change])
     path = tmp_path / "index"
     CollectionFolder(path).create(settings, {"fingerprint": "x", "weights": "x", "dim": 4}, None)
-    with pytest.raises(UserError, match=f"say so with --set {part}.trust_remote_code=true"):
+    with pytest.raises(UserError, match=f"confirm one with --set {part}.trust_remote_code=true"):
         Collection.open(path)
     # Now it goes as far as to compare (or to look for) the models.
     trusted = f"{part}.trust_remote_code=true"
@@ -359,7 +359,7 @@ def test_an_index_that_never_had_a_passage_takes_other_settings(tmp_path):
         Collection.create(path, file)
     other.add([KOALA])
     other.delete(["koala"])
-    with pytest.raises(UserError, match=f"ravqa collection add {path} adds to it"):
+    with pytest.raises(UserError, match=f"add to it with ravqa collection add {path}"):
         Collection.create(path, file)
 
 
@@ -421,7 +421,7 @@ def test_mistakes(collection, tmp_path):
     with pytest.raises(UserError, match=r"no passage 'tulp'.*did you mean tulip"):
         collection.delete(["koala", "tulp"])
     assert len(collection) == 3
-    with pytest.raises(UserError, match="holds a collection already"):
+    with pytest.raises(UserError, match="already holds a collection"):
         Collection.create(collection.path)
     with pytest.raises(UserError, match="no collection in"):
         Collection.open(tmp_path / "nothing")

@@ -217,7 +217,7 @@ def test_a_collection_that_cannot_grow_says_so(flat, tmp_path, capsys):
         assert err.splitlines()[-1].startswith(expected)
     code, _, err = call(capsys, "collection", "pack", flat, tmp_path / "flat.ravqa")
     assert code == 2
-    assert "only these can be packed" in err
+    assert "neither exact nor compressed" in err
     assert len(Collection.open(flat)) == 40
     assert Collection.open(flat).verify() == []
 
@@ -245,4 +245,4 @@ def test_an_index_that_is_not_in_its_folder_is_refused(tmp_path, capsys):
         arguments = ("--pipeline", settings, "--set", f"retriever.index={index}")
         code, _, err = call(capsys, "collection", "build", tmp_path / "new", passages, *arguments)
         assert code == 2
-        assert "a collection is one folder, and an index" in err
+        assert "a collection is one folder, and the index" in err

@@ -293,7 +293,7 @@ def test_settings_of_somebody_else_send_nothing(tmp_path, served, somewhere_else
     with pytest.raises(UserError, match=r"reader\.url = .*reader\.api_key_env = 'A_SECRET' \(an"):
         collection.ask("what does it eat", PHOTO)
     # One of the two is the user's now.
-    with pytest.raises(UserError, match=r"not part of it: reader\.api_key_env"):
+    with pytest.raises(UserError, match=r"outside it: reader\.api_key_env"):
         Collection.open(tmp_path / "new", None, f"reader.url={served.url}").ask("what")
     assert served.requests == []
     own = f"reader={{name: openai, url: '{served.url}', model: m}}"
@@ -383,7 +383,7 @@ def test_an_index_names_no_file_outside_of_it(tmp_path, change):
     Collection.create(tmp_path / "index", pipeline(tmp_path)).add([Passage("a", "b")])
     (tmp_path / "secret.txt").write_text("secret")
     forge(tmp_path / "index", change)
-    with pytest.raises(UserError, match=r"is damaged.*it(s manifest)? names"):
+    with pytest.raises(UserError, match=r"is damaged.*it(s manifest)? refers to"):
         Collection.open(tmp_path / "index")
 
 
@@ -392,7 +392,7 @@ def test_no_file_is_packed_that_is_not_the_collections_own(tmp_path):
     (tmp_path / "secret.txt").write_text("secret")
     more = {"../../secret.txt": [6, "x"]}
     forge(tmp_path / "index", lambda index: index["attached"]["passages"][0]["files"].update(more))
-    with pytest.raises(UserError, match=r"is damaged: it names the file 'passages-000001/\.\./"):
+    with pytest.raises(UserError, match=r"is damaged: it refers to file 'passages-000001/\.\./"):
         Collection.open(tmp_path / "index").pack(tmp_path / "packed.tar")
     assert not (tmp_path / "packed.tar").exists()
 
@@ -404,7 +404,7 @@ def test_links_that_lead_out_of_a_collection_are_refused(tmp_path, link):
     [file] = (tmp_path / "index").glob(link)
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=f"{file} is a link that leads out of the collection"):
+    with pytest.raises(UserError, match=f"{file} is a link to a place outside the collection"):
         Collection.open(tmp_path / "index")
     file.unlink()
     (tmp_path / "elsewhere").rename(file)

@@ -150,7 +150,7 @@ def test_code_of_a_checkpoint_is_refused(copied, yes, kind, carry):
     folder = copied(kind)
     marker = carry(folder)
     line = refused(kind, folder)
-    assert "carries code of its own" in line
+    assert "contains its own code" in line
     assert ("set trust_remote_code: true" in line) == (kind in TRUSTING)
     assert not marker.exists()
 
@@ -212,7 +212,7 @@ def test_code_of_a_servers_tokenizer_is_refused(copied, yes):
     folder = copied("llm")
     marker = code_of_tokenizer(folder)
     config = OpenAIReader.Config(model="x", url="http://127.0.0.1:9/v1", tokenizer=str(folder))
-    with pytest.raises(UserError, match="carries code of its own, which this part never runs"):
+    with pytest.raises(UserError, match="contains its own code, which this part never runs"):
         OpenAIReader(config).count_tokens([Prompt("a")])
     assert not marker.exists()
 

@@ -69,7 +69,7 @@ def address(monkeypatch):
         ("/long", {"limit": 1000}, "larger than the limit of 1000 bytes"),
         ("/long/told", {"limit": 1000}, "larger than the limit of 1000 bytes"),
         ("/loop", {}, "redirected more than 10 times"),
-        ("/broken", {}, "where it leads to is refused"),
+        ("/broken", {}, "to an address that is refused"),
     ],
 )
 def test_what_does_not_come_says_why(address, path, how, message):
@@ -85,7 +85,7 @@ def test_a_file_of_just_the_limit_comes(address):
 
 def test_a_proxy_of_an_unknown_kind_is_named(monkeypatch):
     monkeypatch.setenv("http_proxy", "gopher://127.0.0.1:70")
-    with pytest.raises(UserError, match="proxy that the environment names cannot be used"):
+    with pytest.raises(UserError, match="proxy set in the environment cannot be used"):
         Fetcher()
 
 

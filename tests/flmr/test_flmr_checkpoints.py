@@ -345,7 +345,7 @@ def test_parameters_of_other_sizes_get_one_clear_line(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["dim"] = 32
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"other sizes than its config.json says"):
+    with pytest.raises(UserError, match=r"not have the sizes in its config.json"):
         FLMRModelForRetrieval.from_pretrained(folder)
 
 

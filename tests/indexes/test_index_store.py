@@ -414,11 +414,11 @@ def test_a_second_writer_is_told_so(tmp_path, rng, kind, storage):
         for change in [*CHANGES.values()]:
             for writer in (other, index):
                 with pytest.raises(
-                    UserError, match=f"process {os.getpid()} since .*: one writer"
+                    UserError, match=f"process {os.getpid()} since .*: wait until it ends"
                 ) as caught:
                     change(writer, rng)
                 one_line(caught, path)
-        with pytest.raises(UserError, match="one writer"):
+        with pytest.raises(UserError, match="wait until it ends"):
             build(path, [np.eye(DIM)], kind=kind, storage=storage)
         assert other.search([np.eye(DIM)], 3) == index.search([np.eye(DIM)], 3)
         yield np.eye(DIM)
@@ -433,7 +433,7 @@ def test_a_build_in_progress_refuses_another(tmp_path):
     path = tmp_path / "index"
 
     def meanwhile():
-        with pytest.raises(UserError, match="one writer"):
+        with pytest.raises(UserError, match="wait until it ends"):
             build(path, [np.eye(DIM)])
         yield np.eye(DIM)
 
@@ -473,7 +473,7 @@ def test_another_process_writes_and_a_reader_sees_it_after_refresh(tmp_path, rng
     ) as process:
         assert process.stdout.readline() == "writing\n"
         with pytest.raises(
-            UserError, match=f"process {process.pid} since .*: one writer"
+            UserError, match=f"process {process.pid} since .*: wait until it ends"
         ) as caught:
             index.add(["ours"], [np.eye(DIM)])
         one_line(caught, path)

@@ -521,7 +521,7 @@ def test_without_a_folder_the_cache_does(passages):
 def test_mistakes_say_what_to_do(tmp_path, folder, passages):
     with pytest.raises(UserError, match="no collection in"):
         PreFLMRRetriever.from_persist_dir(tmp_path / "nothing")
-    with pytest.raises(UserError, match="holds a collection already"):
+    with pytest.raises(UserError, match="already holds a collection"):
         PreFLMRRetriever.from_documents([TextNode(text="x")], folder, overrides=PREFLMR)
     twice = [TextNode(id_="a", text="x"), TextNode(id_="a", text="y")]
     with pytest.raises(DataError, match="twice"):

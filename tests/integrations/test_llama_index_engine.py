@@ -375,7 +375,7 @@ def test_who_stops_reading_stops_the_reader(retriever, writing):
     ("overrides", "message"),
     [
         (OWN, "the reader seeing does not stream"),
-        (("answering.decision=vote", "answering.passages=3"), "vote chooses when all passages"),
+        (("answering.decision=vote", "answering.passages=3"), "vote needs the answers for all"),
     ],
 )
 def test_what_does_not_stream_says_so(retriever, writing, overrides, message):
@@ -697,7 +697,7 @@ def test_factories_that_are_not_there(factory, message):
 
 
 def test_a_setting_under_its_former_name_gives_the_present_one():
-    with pytest.raises(UserError, match="'sees_images': it is called supports_images now"):
+    with pytest.raises(UserError, match="'sees_images': it is now called supports_images"):
         Pipeline.load("bm25-retrieval", "retriever={name: llama-index, sees_images: true}")
 
 

@@ -336,7 +336,7 @@ def broken_off(handler):
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (streamed("A", end="", finish_reason=None), "it has no end"),
+        (streamed("A", end="", finish_reason=None), "it did not end"),
         (streamed("A", end='data: {"error": {"message": "out of memory"}}\n\n'), "out of memory"),
         (streamed("A", end="data: {not JSON\n\n"), "not JSON"),
         (streamed("A", finish_reason="content_filter"), "content filter withheld"),
@@ -349,8 +349,8 @@ def broken_off(handler):
         (streamed(delta={"refusal": "No."}), r"refused to answer \(No\.\)"),
         (streamed(delta={"content": [{"type": "audio"}]}), "the unknown type 'audio'"),
         (streamed("", finish_reason=None), "without text and without finish_reason"),
-        (chat("A koala"), "none in pieces"),
-        (broken_off, "it was cut"),
+        (chat("A koala"), "not sent as events"),
+        (broken_off, "it was cut off"),
         ((400, '{"error": {"message": "no streams here"}}'), "no streams here"),
     ],
 )
@@ -422,7 +422,7 @@ USED_UP = r"spent all 32 tokens on thinking: raise max_new_tokens"
         (chat([{"type": "refusal", "refusal": "No."}]), r"refused to answer \(No\.\)"),
         (chat(None, finish_reason="refusal"), "the model refused to answer"),
         (chat(None, message=message(None, tool_calls=[{}])), "called a tool instead"),
-        (chat("", message=message("", reasoning_content="x")), "thought and gave no answer"),
+        (chat("", message=message("", reasoning_content="x")), "reasoned but gave no answer"),
         (chat([{"type": "image_url"}]), "a part of the unknown type 'image_url'"),
         (chat("A", error={"code": 403, "message": "flagged"}), "the server reports: flagged"),
     ],

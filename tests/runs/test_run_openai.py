@@ -183,7 +183,7 @@ def test_a_run_goes_on_when_its_server_is_back(run, serve, waits):
     options = {"reader.workers": 1, "reader.retries": 1}
     code, _, samples, _, err = run(server, limit=40, **options)
     assert code == 2
-    assert "one request after the other" in err
+    assert "for several requests in a row" in err
     assert "questions: 4 of 40 are answered and kept" in err
     assert questions_of(samples) == answered
     assert len(server.requests) < 12

@@ -170,7 +170,7 @@ class DecisionRule(ABC):
             said = split_thinking(said).answer
             if is_wordless(said):
                 raise PromptError(
-                    "the model's generation is reasoning without an answer: raise "
+                    "the model's output is reasoning without an answer: raise "
                     "reader.max_new_tokens if it was cut short"
                 )
         if is_no_answer(said) if rules.next_example else is_wordless(said):
@@ -234,7 +234,7 @@ def known(draft: Draft) -> float:
         PromptError: the reader gave none, as some servers do if nothing was generated.
     """
     if draft.log_prob is None:
-        raise PromptError("the reader gave a generation without its log-probability")
+        raise PromptError("the reader returned a generation without its log-probability")
     return draft.log_prob
 
 

@@ -43,7 +43,7 @@ class Top1(_OnePrompt):
             if self.passages > 1:
                 raise UserError(
                     f"answering.passages is {self.passages}, but answering.decision "
-                    f"{self.decision} reads one: set the decision to joint_max or concat"
+                    f"{self.decision} reads only one: set the decision to joint_max or concat"
                 )
             return self
 

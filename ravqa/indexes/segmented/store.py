@@ -131,7 +131,7 @@ def read_manifest(path: Path) -> Manifest:
         body["files"] = {name: (size, digest) for name, (size, digest) in body["files"].items()}
         manifest = Manifest(**body)
         if other := next(_outside(manifest), None):
-            raise damaged(path, f"its manifest names {other!r}")
+            raise damaged(path, f"its manifest refers to {other!r}")
         return manifest
     except (ValueError, KeyError, TypeError):
         raise damaged(path, "its manifest cannot be read") from None
