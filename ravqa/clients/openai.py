@@ -22,7 +22,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -30,7 +31,7 @@ from ravqa.core.errors import PromptError, ServerError, UserError, import_extra,
 from ravqa.core.http import retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
 from ravqa.core.outcomes import Failure
-from ravqa.core.settings import Address, SecretVariable, Strict, Text
+from ravqa.core.settings import Address, Options, SecretVariable, Strict, Text
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +48,8 @@ _LONGEST_BACKOFF_S = 60.0
 _HOPELESS = 3  # requests in a row that failed for good: the server is gone
 _SHOWN = 300  # characters of a server's message
 _HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+# Errors that llama.cpp reports with status 500, of a model without its projector of images.
+_LASTING = re.compile(r"image input is not supported|\bmmproj\b", re.IGNORECASE)
 _TOO_LONG = re.compile(
     r"context[ _](length|window|size)|context_length|maximum.{0,40}tokens|too many tokens"
     r"|prompt is too long|exceeds? the (available |maximum )?(context|input)",
@@ -58,7 +61,8 @@ class ServerConfig(Strict):
     """Options of every part that queries a server.
 
     Attributes:
-        url: the server's base address, such as http://localhost:8000/v1.
+        url: the server's base address, such as http://localhost:8000/v1. Azure's addresses may
+            end in ?api-version=..., which has the key sent as Azure expects it.
         model: the model's name on the server.
         workers: number of concurrent requests.
         timeout: seconds without an answer after which a request is abandoned.
@@ -106,6 +110,74 @@ class ServerConfig(Strict):
             raise UserError(f"{why}: {found}: settings must not contain a key: use api_key_env")
 
 
+class ChatServerConfig(ServerConfig):
+    """Options of how a model on a server is asked.
+
+    Attributes:
+        revision: any text; change it when the server has new weights under the same name, so that
+            older answers are not taken from the cache.
+        prompt_form: "chat" uses /chat/completions; "plain" has /completions complete the text.
+        system: system message of the chat form; omitted if empty.
+        max_tokens_name: the server's name for the longest reply; OpenAI's newer models expect
+            max_completion_tokens.
+        max_thinking_tokens: tokens granted for thinking, beyond those of the answer.
+        temperature: 0 takes the most likely token each time, and answers are cached; with other
+            values, and null (the server's own), a reader's server is asked again each time.
+        seed: seed of sampling, if the server takes one.
+        extra_body: further keys of the request, passed as they are.
+    """
+
+    revision: Text = ""
+    prompt_form: Literal["chat", "plain"] = "chat"
+    system: Text = ""
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    max_thinking_tokens: int = Field(default=0, ge=0)
+    temperature: float | None = Field(default=0.0, ge=0)
+    seed: int | None = None
+    extra_body: Options = Field(default_factory=dict)
+
+    def request(self, longest: int) -> dict[str, Any]:
+        """Return a request without its prompt, for an answer of at most `longest` tokens."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            self.max_tokens_name: longest + self.max_thinking_tokens,
+        }
+        if self.temperature is not None:
+            body["temperature"] = self.temperature
+        if self.seed is not None:
+            body["seed"] = self.seed
+        return body
+
+    def messages(self, content: Any) -> list[dict[str, Any]]:
+        """Return the chat with one user message."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": content}]
+
+    def refuse_own(self, why: str) -> None:
+        """Refuse keys of `extra_body` that the part sets itself.
+
+        Raises:
+            UserError: there is one.
+        """
+        if own := sorted(_OWN & set(self.extra_body)):
+            raise UserError(
+                f"{why}: extra_body: {own[0]} comes from the {why.split()[1]}'s own settings"
+            )
+
+
+_OWN = frozenset(
+    (
+        *("model", "messages", "prompt", "stop", "max_tokens", "max_completion_tokens"),
+        *("temperature", "seed", "n", "stream", "logprobs", "top_logprobs", "echo"),
+        "prompt_logprobs",
+    )
+)
+
+
+class ForbiddenError(ServerError):
+    """The server forbids a request (403): the key is refused, or something that was asked for."""
+
+
 class UnusableReplyError(Exception):
     """The reply cannot be used; the request is repeated."""
 
@@ -150,9 +222,17 @@ class Client:
         self._mask = Mask(self._secret)
         openai = import_extra("openai", "openai", why=why)
         self._errors = openai
-        hooks = {} if self._secret else {"request": [_without_key]}
-        self._openai = openai.OpenAI(
-            base_url=self.url,
+        base, version = _parts(self.url)
+        # Azure's client would also send a token from another environment variable.
+        unwanted = ([] if self._secret else ["api-key"]) + (
+            [] if self._secret and version is None else ["Authorization"]
+        )
+        hooks = {"request": [partial(_without, unwanted)]} if unwanted else {}
+        make = (
+            openai.OpenAI if version is None else partial(openai.AzureOpenAI, api_version=version)
+        )
+        self._openai = make(
+            base_url=base,
             api_key=self._secret or "none",
             max_retries=0,
             timeout=config.timeout,
@@ -510,13 +590,14 @@ class Client:
         what = f"HTTP {status} {error.response.reason_phrase}".strip()
         reason = f"{what} ({said})" if said else what
         if status in _UNAUTHORISED:
-            raise self._error(f"{reason}: {self._refusal()}")
+            refused = ForbiddenError if status == 403 else ServerError
+            raise refused(self._message(f"{reason}: {self._refusal()}"))
         if status == 404:
             raise self._missing(path, reason)
         if status == 429 and "insufficient_quota" in f"{error.code} {error.type}":
             raise self._error(reason)
         self._answered = True
-        if status in PASSING or status >= 500:
+        if (status in PASSING or status >= 500) and not _LASTING.search(said):
             return _Failure(reason, retry_after(error.response.headers))
         if _TOO_LONG.search(f"{error.code} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
@@ -580,10 +661,17 @@ def _address(url: str, why: str) -> None:
     # Checked before the address is quoted: a value given by mistake may hold a key too.
     if "@" in re.split(r"(?<![:/])/(?!/)", url)[0]:
         raise UserError(f"{why}: url: it must not contain a name or password: use api_key_env")
-    if "?" in url or "#" in url:
+    if "#" in url or ("?" in url and _parts(url)[1] is None):
         raise UserError(f"{why}: url: nothing may follow its path; for a key, use api_key_env")
     if not re.match(r"https?://[^/\s]+(/\S*)?$", url):
         raise UserError(f"{why}: url: an http address is expected, got {url!r}")
+
+
+def _parts(url: str) -> tuple[str, str | None]:
+    """Return an address without its query, and Azure's api-version; None without exactly that."""
+    base, _, query = url.partition("?")
+    found = re.fullmatch(r"api-version=([\w.-]+)", query)
+    return base.rstrip("/"), found.group(1) if found else None
 
 
 def _key(config: ServerConfig, why: str) -> str:
@@ -601,8 +689,9 @@ def _free(config: ServerConfig) -> set[str]:
     return {name for name in type(config).model_fields if isinstance(getattr(config, name), dict)}
 
 
-def _without_key(request: Any) -> None:
-    request.headers.pop("Authorization", None)
+def _without(headers: Sequence[str], request: Any) -> None:
+    for name in headers:
+        request.headers.pop(name, None)
 
 
 def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:

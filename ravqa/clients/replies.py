@@ -7,6 +7,7 @@ names below are those of OpenAI, vLLM, SGLang, Mistral, DeepSeek, Zhipu, Gemini 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,21 +20,30 @@ from ravqa.clients.openai import (
     message_in,
     one_line,
 )
-from ravqa.core.texts import is_wordless
+from ravqa.core.marks import is_no_answer, split_thinking
 
 # Values of finish_reason, in lower case.
 _FAILED = frozenset(
-    ("error", "abort", "aborted", "cancelled", "network_error", "insufficient_system_resource")
+    (
+        *("error", "abort", "aborted", "cancelled", "canceled", "failed", "timeout"),
+        *("network_error", "server_error", "insufficient_system_resource"),
+    )
 )
 _FILTERED = frozenset(
     (
         *("content_filter", "content_filtered", "sensitive", "safety", "recitation", "blocklist"),
-        *("prohibited_content", "spii", "image_safety"),
+        *("prohibited_content", "spii", "image_safety", "image_prohibited_content"),
+        *("guardrail_intervened", "blocked", "content_policy_violation"),
     )
 )
 _REFUSED = frozenset(("refusal",))
 _ENDED = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence"))
-_CUT = frozenset(("length", "max_tokens", "model_length"))
+_CUT = frozenset(
+    (
+        *("length", "max_tokens", "max_output_tokens", "model_length", "incomplete"),
+        "model_context_window_exceeded",
+    )
+)
 _CALLED = frozenset(("tool_calls", "function_call"))
 
 # Types of parts in a content that is a list.
@@ -57,11 +67,12 @@ def choice_of(reply: Mapping[str, Any]) -> dict[str, Any]:
         code = error.get("code") if isinstance(error, dict) else None
         lasting = isinstance(code, int) and 400 <= code < 500 and code not in PASSING
         raise NoAnswerError(reason) if lasting else UnusableReplyError(reason)
-    finish = _finish(choice)
-    if finish in _FAILED:
-        raise UnusableReplyError(f"the reply broke off (finish_reason {finish!r})")
-    if finish in _FILTERED:
-        raise NoAnswerError("the server's content filter withheld the answer")
+    # OpenRouter also passes on what the model's own server said.
+    for finish in (_finish(choice), _finish(choice, "native_finish_reason")):
+        if finish in _FAILED:
+            raise UnusableReplyError(f"the reply broke off (finish_reason {finish!r})")
+        if finish in _FILTERED:
+            raise NoAnswerError("the server's content filter withheld the answer")
     return choice
 
 
@@ -71,14 +82,16 @@ class Reply:
 
     Attributes:
         form: the form of the request: "chat" or "plain".
-        limit: the most tokens that the reply may have; `setting` names the option that sets it.
-        text: the text so far.
+        limit: the most tokens that the reply may have; `setting` names the options that set it.
+        text: the text so far, thinking between marks included.
+        thinking: what the server sent apart as the model's thinking.
     """
 
     form: Literal["chat", "plain"]
     limit: int
     setting: str
     text: str = ""
+    thinking: str = ""
     _finish: str = ""
     _refusal: str = ""
     _thought: bool = False
@@ -116,15 +129,22 @@ class Reply:
         usage = reply.get("usage")
         if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
             self._tokens = usage["completion_tokens"]
+            details = usage.get("completion_tokens_details")
+            if isinstance(details, dict):
+                self._thought |= bool(details.get("reasoning_tokens"))
 
     def _take(self, choice: Mapping[str, Any], message: Mapping[str, Any]) -> str:
         content = choice.get("text") if self.form == "plain" else message.get("content")
         new = encodable(self._text(content))
         self.text += new
         self._finish = _finish(choice) or self._finish
-        refusal = message.get("refusal")
-        self._refusal += refusal if isinstance(refusal, str) else ""
-        self._thought |= bool(message.get("reasoning_content") or message.get("reasoning"))
+        if refusal := message.get("refusal"):
+            self._refusal += refusal if isinstance(refusal, str) else json.dumps(refusal)
+        for name in ("reasoning_content", "reasoning"):
+            if thought := message.get(name):
+                self._thought = True
+                self.thinking += encodable(thought) if isinstance(thought, str) else ""
+                break  # some servers send both
         self._called |= bool(message.get("tool_calls") or message.get("function_call"))
         return new
 
@@ -147,6 +167,7 @@ class Reply:
             kind = None if kind is None else str(kind)
             if kind in _THOUGHTS:
                 self._thought = True
+                self.thinking += encodable(_thought(part))
             elif kind == "refusal":
                 self._refusal += str(part.get("refusal") or "")
             elif kind in _TEXTS and isinstance(part.get("text"), str):
@@ -158,7 +179,7 @@ class Reply:
         return "".join(found)
 
     def check(self) -> None:
-        """Raise at the end of the reply if the model wrote nothing.
+        """Raise at the end of the reply if the model wrote no answer, for a known reason.
 
         A model may stop before its first word; the caller decides what that means.
 
@@ -169,11 +190,13 @@ class Reply:
         if self._refusal or self._finish in _REFUSED:
             said = one_line(self._refusal)
             raise NoAnswerError(f"the model refused to answer{f' ({said})' if said else ''}")
-        if not is_wordless(self.text):
+        answer, thinking, cut, _ = split_thinking(self.text)
+        if not is_no_answer(answer):
             return
+        self._thought |= bool(thinking) or cut
         finish = f"finish_reason {one_line(self._finish)!r}"
         if self._finish in _CUT:
-            on = "white space" if self.text and not self._thought else "thinking"
+            on = "white space" if answer and not self._thought else "thinking"
             raise NoAnswerError(
                 f"the model spent all {self.limit} tokens on {on}: raise {self.setting}"
             )
@@ -187,5 +210,17 @@ class Reply:
             raise NoAnswerError(f"the model wrote nothing ({finish})")
 
 
-def _finish(choice: Mapping[str, Any]) -> str:
-    return str(choice.get("finish_reason") or "").lower()
+def _thought(part: Mapping[str, Any]) -> str:
+    """Return the text of a part with thinking, which may have parts of its own."""
+    for name in ("thinking", "reasoning", "text", "summary"):
+        found = part.get(name)
+        if isinstance(found, str):
+            return found
+        if isinstance(found, list):
+            return "".join(_thought(inner) for inner in found if isinstance(inner, dict))
+    return ""
+
+
+def _finish(choice: Mapping[str, Any], key: str = "finish_reason") -> str:
+    # Gemini adds its own reason: "content_filter: PROHIBITED_CONTENT".
+    return str(choice.get(key) or "").lower().partition(":")[0].strip()

@@ -58,6 +58,32 @@ def test_a_request_is_sent_as_it_is_and_without_a_key_that_is_not_there(serve):
     assert "Authorization" not in headers
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/openai", "/openai/deployments/m/chat/completions?api-version=2024-10-21"),
+        ("/openai/deployments/d/", "/openai/deployments/d/chat/completions?api-version=2024-10-21"),
+    ],
+)
+def test_azures_addresses_have_their_version_and_their_header(serve, monkeypatch, path, asked):
+    monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", "another secret")
+    server = serve(lambda *_: chat("hi"))
+    host = server.url.removesuffix("/v1")
+    url = f"{host}{path}?api-version=2024-10-21"
+    assert ask(client(url)) == "hi"
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert ask(client(url)) == "hi"
+    assert [request[0] for request in server.requests] == [asked] * 2
+    without, with_key = (headers for _, headers, _ in server.requests)
+    assert with_key["Api-Key"] == KEY
+    for headers in (without, with_key):
+        assert "Authorization" not in headers
+    assert "Api-Key" not in without
+    for query in ("?key=x", "?api-version=1&key=x", "?api-version=", "?"):
+        with pytest.raises(UserError, match="it ends with its path"):
+            client(f"{host}{path}{query}")
+
+
 def test_plain_completions_have_their_own_address(serve):
     server = serve(lambda *_: (200, '{"choices": [{"text": " there"}]}'))
     found = client(server).complete({"model": "m", "prompt": "hello"}, lambda r: r["choices"])

@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-from scripted_server import chat
+from scripted_server import chat, completion
 
 from ravqa.cli import main
 from ravqa.core.errors import PromptError, UserError
@@ -182,6 +182,71 @@ def test_llm_problems_are_one_line(serve, waits):
         LLMJudge(LLMJudge.Config(url="localhost:80", model="m"))
     with pytest.raises(UserError, match=r"only \{question\}"):
         LLMJudge(LLMJudge.Config(url="http://x", model="m", prompt="{answer}"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("<think>yes or no? it differs</think>\n\nNo", 0),
+        ("[THINK]no[/THINK]Yes", 1),
+        ("no, it is</think>yes", 1),
+        ("The answer is yes.", 1),
+        ("Answer: No", 0),
+        ("Verdict: **no**", 0),
+        ("Both mean the same.\n\nYes", 1),
+        (r"So it is \boxed{yes}", 1),
+        ("<|im_start|>assistant\nyes<|im_end|>", 1),
+        ("no, because yes would be wrong", 0),
+        ("The answer is no longer valid", None),
+        ("There is no way to tell", None),
+        ("not sure", None),
+    ],
+)
+def test_llm_reads_the_verdict_and_not_the_thinking(serve, reply, verdict):
+    [found] = llm(serve(lambda *_: chat(reply))).judge(["q"], ["r"], ["c"])
+    assert found == verdict or (verdict is None and math.isnan(found))
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (chat("", finish_reason="length"), "spent all 8 tokens on thinking: raise max_tokens"),
+        (chat("<think>yes", finish_reason="length"), "on thinking: raise max_tokens"),
+        (chat("<think>yes</think>"), "thought and gave no answer"),
+        (chat("</s>"), "ended before the first word"),
+    ],
+)
+def test_llm_without_a_verdict_is_a_failure_with_its_reason(serve, reply, reason):
+    [failure] = llm(serve(lambda *_: reply)).judge(["q"], ["r"], ["c"])
+    assert reason in failure.reason
+
+
+def test_llm_is_asked_as_the_settings_say(serve):
+    server = serve(lambda *_: chat("yes"))
+    judge = llm(
+        server,
+        system="Judge.",
+        max_tokens_name="max_completion_tokens",
+        max_thinking_tokens=500,
+        temperature=None,
+        seed=1,
+        extra_body={"reasoning_effort": "low"},
+    )
+    assert judge.judge(["q"], ["r"], ["c"]) == [1]
+    [body] = server.bodies
+    assert body.pop("messages")[0] == {"role": "system", "content": "Judge."}
+    assert body == {
+        "model": "m",
+        "max_completion_tokens": 508,
+        "seed": 1,
+        "reasoning_effort": "low",
+    }
+    assert judge.fingerprint != llm(server).fingerprint
+    plain = serve(lambda *_: completion(" no"))
+    assert llm(plain, prompt_form="plain").judge(["q"], ["r"], ["c"]) == [0]
+    assert plain.requests[0][0] == "/v1/completions"
+    with pytest.raises(UserError, match="temperature comes from the judge's own settings"):
+        llm(server, extra_body={"temperature": 1})
 
 
 def test_judgements_are_kept_unclear_ones_too(serve, fresh_cache):

@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import Field
 
-from ravqa.clients.openai import Client, NoAnswerError, ServerConfig
+from ravqa.clients.openai import ChatServerConfig, Client, NoAnswerError
 from ravqa.clients.replies import Reply
 from ravqa.core.errors import UserError
+from ravqa.core.marks import is_no_answer, split_thinking, without_tokens
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Text, fingerprint
-from ravqa.core.texts import is_wordless
 from ravqa.metrics.judges.base import Judge
 
 PROMPT = """\
@@ -34,18 +34,28 @@ Reply with one word: yes or no.
 """
 
 _WHY = "the judge llm"
-_VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_CONNECTION = {"url", "model", "workers", "timeout", "retries", "api_key_env"}
+_VERDICTS = (  # the first one that is found counts
+    re.compile(r"\W*(yes|no)\b", re.IGNORECASE),
+    re.compile(
+        r"\b(?:answer|verdict|judge?ment|conclusion)\b[*_\s]*(?:is\b|would be\b|:)\W*(yes|no)\b"
+        r"(?=\s*(?:[^\w\s]|\n|\Z|because\b|since\b))",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?:\*\*|\\boxed\{(?:\\text\{)?|<\|begin_of_box\|>)\W*(yes|no)\b", re.IGNORECASE),
+    re.compile(r"(?:^|\n)\W*(yes|no)\W*\Z", re.IGNORECASE),
+)
 
 
 class LLMJudge(Judge):
     """Asks one question per triple, several at a time."""
 
-    class Config(ServerConfig):
-        """Options.
+    class Config(ChatServerConfig):
+        """Options, beyond those of how a server is asked.
 
         Attributes:
             prompt: text with {question}, {reference} and {candidate}.
-            max_tokens: longest reply.
+            max_tokens: longest reply, thinking apart.
         """
 
         prompt: Text = PROMPT
@@ -67,11 +77,14 @@ class LLMJudge(Judge):
                 f"{_WHY}: prompt: only {{question}}, {{reference}} and {{candidate}} can be filled "
                 f"in ({e})"
             ) from None
+        config.refuse_own(_WHY)
         self.config = config
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
         # Without the address: the same model elsewhere is the same judge.
-        self.fingerprint = fingerprint("llm/2", config.model, config.prompt, config.max_tokens)
+        parts: list[Any] = ["llm/3", config.model, config.prompt, config.max_tokens]
+        asking = config.model_dump(include=set(ChatServerConfig.model_fields) - _CONNECTION)
+        self.fingerprint = fingerprint(*parts, asking)
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
@@ -94,19 +107,21 @@ class LLMJudge(Judge):
         return self.client.each(self._ask, prompts)
 
     def _ask(self, prompt: str, stop: threading.Event) -> float:
-        body = {
-            "model": self.config.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": self.config.max_tokens,
-        }
+        body = self.config.request(self.config.max_tokens) | self.config.extra_body
+        if self.config.prompt_form == "plain":
+            return self.client.complete({**body, "prompt": prompt}, self._verdict, stop)
+        body["messages"] = self.config.messages(prompt)
         return self.client.chat(body, self._verdict, stop)
 
     def _verdict(self, reply: Mapping[str, Any]) -> float:
-        read = Reply("chat", self.config.max_tokens, "max_tokens")
-        text = read.whole(reply)
+        longest = self.config.max_tokens + self.config.max_thinking_tokens
+        read = Reply(self.config.prompt_form, longest, "max_tokens or max_thinking_tokens")
+        text = split_thinking(read.whole(reply)).answer
         read.check()
-        if is_wordless(text):
+        if is_no_answer(text):
             raise NoAnswerError("the model ended before the first word")
-        found = _VERDICT.match(text)
+        text = without_tokens(text)
+        found = _VERDICTS[0].match(text) or next(
+            filter(None, (verdict.search(text) for verdict in _VERDICTS[1:])), None
+        )
         return float(found.group(1).lower() == "yes") if found else math.nan
