@@ -158,6 +158,7 @@ class Draft:
         score: the value that the decision rule compared, if it compares.
         prior: probability of the passage before reading, p(z | x), if the rule weighs passages.
         posterior: the same after the chosen answer y was read, p(z | x, y), if the rule has it.
+        thinking: what the reader's model thought before it answered; blank if it did not.
     """
 
     text: str
@@ -169,6 +170,7 @@ class Draft:
     score: float | None = None
     prior: float | None = None
     posterior: float | None = None
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,9 @@ class Draft(TypedDict):
     """The short answer extracted from `raw`."""
     raw: str
     """What the reader generated, up to 300 characters."""
+    thinking: NotRequired[str]
+    """What the reader's model thought before it answered, up to 300 characters; blank if it did
+    not."""
     log_prob: Log | None
     """Sum of the generated tokens' log-probabilities; null where the reader gives none."""
     tokens: Count

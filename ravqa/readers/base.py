@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ravqa.core.contracts import check_count
 from ravqa.core.errors import UserError
+from ravqa.core.marks import is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure
 
 if TYPE_CHECKING:
@@ -37,16 +38,52 @@ class Generation:
     """A reader's output for one prompt.
 
     Attributes:
-        text: the generated text without the end mark. If it has no word, it may be a draft but
-            never an answer.
-        log_prob: sum of the log-probabilities (natural log) of the generated tokens, the end mark
+        text: the answer's text, without thinking before it and without the end mark.
+        log_prob: sum of the log-probabilities (natural log) of the answer's tokens, the end mark
             included; None if the reader does not know them.
         tokens: number of tokens in that sum.
+        thinking: what the model thought before it answered; blank if it did not.
     """
 
     text: str
     log_prob: float | None = None
     tokens: int = 0
+    thinking: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Wordless(Failure):
+    """A generation that ended before its first word.
+
+    It is no answer. Decision rules may still weigh it as a draft against others.
+
+    Attributes:
+        generation: what was generated.
+    """
+
+    generation: Generation = Generation("")
+
+
+def settled(generation: Generation, setting: str = "reader.max_new_tokens") -> Generation | Failure:
+    """Return a generation with its thinking set apart, or why it is no answer.
+
+    Every reader's generations pass through here: what shows no word is never an answer.
+
+    Args:
+        setting: the reader's setting that limits thinking, for the message.
+    """
+    answer, thinking, cut, _ = split_thinking(generation.text)
+    if thinking or cut or answer != generation.text:
+        both = "\n".join(filter(None, (generation.thinking, thinking)))
+        generation = replace(generation, text=answer, thinking=both)
+    if not is_no_answer(answer):
+        return generation
+    if cut or generation.thinking:
+        return Failure(
+            "the model's generation is reasoning without an answer: raise "
+            f"{setting}{'' if cut else ' if it was cut short'}"
+        )
+    return Wordless("the model ended its answer before the first word", generation=generation)
 
 
 class Reader(ABC):
@@ -62,7 +99,8 @@ class Reader(ABC):
         deterministic: whether the same prompt always gives the same generation; only then are
             generations cached.
         context: most tokens that prompt and generation may have together; None if unknown.
-        max_new_tokens: longest generation, in tokens.
+        max_new_tokens: longest answer, in tokens.
+        max_thinking_tokens: most tokens that the model may think before its answer.
         ends: tokens that end a generation.
         workers: number of prompts processed concurrently.
         supports_images: whether it looks at the prompts' images.
@@ -79,6 +117,7 @@ class Reader(ABC):
     deterministic: bool = False
     context: int | None = None
     max_new_tokens: int = 0
+    max_thinking_tokens: int = 0
     ends: frozenset[int] = frozenset()
     workers: int = 1
     supports_images: bool = False
@@ -90,7 +129,7 @@ class Reader(ABC):
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
-        """Return one generation per prompt, in order."""
+        """Return one generation per prompt, in order; without a word it is `Wordless`."""
 
     def generate_each(
         self, prompts: Sequence[Prompt]

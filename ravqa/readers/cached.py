@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,9 +21,8 @@ from ravqa.core.contracts import check_each, number_problem
 from ravqa.core.errors import UserError, broken
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
-from ravqa.core.texts import is_wordless
 from ravqa.images.decode import image_bytes
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Generation, Prompt, Reader, Wordless, settled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,7 @@ class CachedReader(Reader):
         self.deterministic = inner.deterministic
         self.context = inner.context
         self.max_new_tokens = inner.max_new_tokens
+        self.max_thinking_tokens = inner.max_thinking_tokens
         self.ends = inner.ends
         self.workers = inner.workers
         self.supports_images = inner.supports_images
@@ -99,10 +100,11 @@ class CachedReader(Reader):
             asked = [prompts[i] for i in rows]
             made = self.inner.generate_each(asked)
             for place, value in self._checked("generate", made, len(asked), _generation_problem):
-                self.generated += not isinstance(value, Failure)
-                yield place, value
+                outcome = settled(value) if isinstance(value, Generation) else value
+                self.generated += isinstance(outcome, Generation | Wordless)
+                yield place, outcome
 
-        return self._recall(self.keys(prompts), make, _generation_out, _generation_in)
+        return self._recall(self.keys(prompts), make, asdict, _generation_in)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
         """Return the log-probability of each answer after its prompt, end mark included."""
@@ -293,13 +295,7 @@ def _row_problem(value: Any) -> str:
     return f"a log-probability that is not a number{_OVERFLOW}" if np.isnan(value).any() else ""
 
 
-def _generation_out(value: Generation) -> dict[str, Any] | None:
-    if is_wordless(value.text):
-        return None
-    return {"text": value.text, "log_prob": value.log_prob, "tokens": value.tokens}
-
-
 def _generation_in(value: Mapping[str, Any]) -> Generation | None:
-    if is_wordless(value["text"]):
-        return None
-    return Generation(value["text"], value["log_prob"], value["tokens"])
+    """Return a cached generation; None for one that an earlier version kept as an answer."""
+    made = settled(Generation(**value))
+    return None if isinstance(made, Failure) else made

@@ -7,31 +7,38 @@ them: the settings do, and a reply that lacks what they promise is a failure.
 from __future__ import annotations
 
 import base64
+import itertools
 import math
+import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from ravqa.clients.openai import Client, NoAnswerError, ServerConfig, UnusableReplyError
+from ravqa.clients.openai import (
+    ChatServerConfig,
+    Client,
+    ForbiddenError,
+    NoAnswerError,
+    UnusableReplyError,
+)
 from ravqa.clients.replies import Reply, choice_of
 from ravqa.core.checkpoints import load_tokenizer, loading
 from ravqa.core.errors import PromptError, UserError
+from ravqa.core.marks import may_open_thinking, split_thinking
 from ravqa.core.model_files import resolve
 from ravqa.core.outcomes import Failure
-from ravqa.core.settings import ModelName, Options, Text, fingerprint
+from ravqa.core.settings import ModelName, fingerprint
 from ravqa.images.decode import sendable
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Generation, Prompt, Reader, settled
+
+R = TypeVar("R")
 
 _WHY = "the reader openai"
-_OWN = (
-    "model messages prompt stop max_tokens max_completion_tokens temperature seed n stream"
-    " logprobs top_logprobs echo prompt_logprobs"
-)
-
+_LIMITS = "max_new_tokens or max_thinking_tokens"
 _ECHO_TOLERANCE = 0.5  # half-precision kernels differ by a tenth of it
 
 
@@ -44,49 +51,32 @@ class OpenAIReader(Reader):
 
     streams = True
 
-    class Config(ServerConfig):
-        """Options.
+    class Config(ChatServerConfig):
+        """Options, beyond those of how a server is asked.
 
         Attributes:
-            revision: any text; change it when the server has new weights under the same name, so
-                that older answers are not taken from the cache.
-            prompt_form: "chat" uses /chat/completions; "plain" has /completions complete the text.
             images: whether to send the question's image (chat form only, where it is the default).
             image_size: most pixels of an image's longer side; larger images are scaled down.
-            system: system message of the chat form; omitted if empty.
-            max_new_tokens: longest generation.
-            max_tokens_name: the server's name for that limit; OpenAI's newer models expect
-                max_completion_tokens.
+            max_new_tokens: longest answer.
             stop_at_newline: whether a line break ends the answer; by default in the plain form
                 only.
-            temperature: 0 takes the most likely token each time, and answers are cached; with other
-                values, and null (the server's own), the server is asked again each time.
-            seed: seed of sampling, if the server takes one.
             log_probs: whether the server returns the log-probabilities of what it generated.
             scoring: how given answers are scored: "echo" (plain form) or "prompt_logprobs" (chat
                 form); vLLM supports both.
             context: most tokens that prompt and generation may have together.
             tokenizer: folder or hub name of the model's tokenizer, for counting tokens.
             image_tokens: tokens per image, for counting.
-            extra_body: further keys of the request, passed as they are.
         """
 
-        revision: Text = ""
-        prompt_form: Literal["chat", "plain"] = "chat"
         images: bool | None = None
         image_size: int | None = Field(default=2048, ge=28)
-        system: Text = ""
         max_new_tokens: int = Field(default=32, ge=1)
-        max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
         stop_at_newline: bool | None = None
-        temperature: float | None = Field(default=0.0, ge=0)
-        seed: int | None = None
         log_probs: bool = False
         scoring: Literal["none", "echo", "prompt_logprobs"] = "none"
         context: int | None = Field(default=None, ge=1)
         tokenizer: ModelName | None = None
         image_tokens: int = Field(default=0, ge=0)
-        extra_body: Options = Field(default_factory=dict)
 
     def __init__(self, config: Config):
         """Store the settings; the server is first contacted by the first prompt.
@@ -112,12 +102,15 @@ class OpenAIReader(Reader):
         self.weights = config.model
         self.context = config.context
         self.max_new_tokens = config.max_new_tokens
+        self.max_thinking_tokens = config.max_thinking_tokens
         self.workers = config.workers
         if config.tokenizer is not None:
             _ = self._tokenizer  # a mistake should show before the work
         # Leave out connection settings, which change no answer.
         apart = {"workers", "timeout", "retries", "api_key_env"}
         apart |= {"context", "tokenizer", "image_tokens", "scoring"}
+        if not config.max_thinking_tokens:  # not a setting when answers were first cached
+            apart.add("max_thinking_tokens")
         meant = {"url": self.client.url, "images": self._sees, "stop_at_newline": self._stops}
         self.fingerprint = fingerprint("openai/2", config.model_dump(exclude=apart) | meant)
 
@@ -143,12 +136,12 @@ class OpenAIReader(Reader):
         images = _Images(self.config.image_size)
 
         def ask(prompt: Prompt, stop: threading.Event) -> Generation:
-            body = self._request(prompt, images)
-            chat = self.config.prompt_form == "chat"
-            send = self.client.chat if chat else self.client.complete
-            return send(body, self._generation, stop)
+            return self._send(self._request(prompt, images), self._generation, stop)
 
-        return self.client.each(ask, prompts)
+        for position, outcome in self.client.each(ask, prompts):
+            if isinstance(outcome, Generation):
+                outcome = settled(outcome, _LIMITS)
+            yield position, outcome
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """Yield the generation in pieces, as the server sends them.
@@ -156,26 +149,33 @@ class OpenAIReader(Reader):
         Raises:
             PromptError, ServerError: as failures in `generate`.
         """
-        body = self._request(prompt, _Images(self.config.image_size))
-        for name in ("logprobs", "top_logprobs"):
-            body.pop(name, None)
+        body = _without_log_probs(self._request(prompt, _Images(self.config.image_size)))
         reply = self._reply()
         masked = self.client.pieces()
-        text = ""
+        text = given = ""
         try:
             for event in self.client.stream(body, chat=self.config.prompt_form == "chat"):
-                piece = masked.next(reply.event(event))
-                text += piece
-                whole = self._ended(text)
-                if new := whole[len(text) - len(piece) :]:
+                text += masked.next(reply.event(event))
+                if may_open_thinking(text):
+                    continue
+                answer = split_thinking(text).answer
+                new = self._ended(answer).removeprefix(given)
+                given += new
+                if new:
                     yield new
-                if self._stops and "\n" in text:
-                    return
-            reply.check()
+                if self._stops and "\n" in answer:
+                    break
+            else:
+                reply.check()
+                text += masked.rest()
         except (NoAnswerError, UnusableReplyError) as e:
             raise self.client.no_answer(e) from None
-        if rest := masked.rest():
-            yield self._ended(text + rest)[len(text) :]
+        answer = self._ended(split_thinking(text).answer)
+        outcome = settled(Generation(answer), _LIMITS)
+        if isinstance(outcome, Failure):
+            raise self.client.no_answer(outcome.reason)
+        if new := answer.removeprefix(given):
+            yield new
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
         """Return the log-probability of each answer after its prompt; prompts fail as in
@@ -237,11 +237,7 @@ class OpenAIReader(Reader):
     def _body(self) -> dict[str, Any]:
         """Return a request without its prompt."""
         config = self.config
-        body: dict[str, Any] = {"model": config.model, config.max_tokens_name: self.max_new_tokens}
-        if config.temperature is not None:
-            body["temperature"] = config.temperature
-        if config.seed is not None:
-            body["seed"] = config.seed
+        body = config.request(self.max_new_tokens)
         if self._stops:
             body["stop"] = ["\n"]
         if config.log_probs and config.prompt_form == "plain":
@@ -262,11 +258,39 @@ class OpenAIReader(Reader):
                 {"type": "image_url", "image_url": {"url": images.uri(prompt.image)}},
                 {"type": "text", "text": prompt.text},
             ]
-        system = [{"role": "system", "content": self.config.system}] if self.config.system else []
-        return [*system, {"role": "user", "content": content}]
+        return self.config.messages(content)
+
+    def _send(
+        self,
+        body: Mapping[str, Any],
+        read: Callable[[Any], R],
+        stop: threading.Event | None,
+        setting: str = "log_probs",
+    ) -> R:
+        """Send a request.
+
+        Args:
+            setting: the setting that asks for log-probabilities.
+
+        Raises:
+            UserError: the server forbids the request, but not the same one without
+                log-probabilities.
+        """
+        chat = self.config.prompt_form == "chat"
+        send = self.client.chat if chat else self.client.complete
+        try:
+            return send(body, read, stop)
+        except ForbiddenError as e:
+            less = _without_log_probs(body)
+            if less == body:
+                raise
+            if not re.search(r"log[ _-]?prob", str(e), re.IGNORECASE):
+                send(less, lambda reply: None, stop)
+        raise _unable("forbids log-probabilities (HTTP 403)", setting)
 
     def _reply(self) -> Reply:
-        return Reply(self.config.prompt_form, self.max_new_tokens, "max_new_tokens")
+        longest = self.max_new_tokens + self.max_thinking_tokens
+        return Reply(self.config.prompt_form, longest, _LIMITS)
 
     def _ended(self, text: str) -> str:
         """Cut text at the line break if that ends an answer: some servers keep it."""
@@ -277,14 +301,18 @@ class OpenAIReader(Reader):
 
     def _generation(self, reply: Mapping[str, Any]) -> Generation:
         read = self._reply()
-        text = self._ended(read.whole(reply))
+        whole = read.whole(reply)
         read.check()
+        answer, thinking, cut, _ = split_thinking(whole)
+        text = whole if cut else self._ended(answer)
+        thinking = "\n".join(filter(None, (read.thinking.strip(), thinking)))
         if not self.config.log_probs:
-            return Generation(text)
-        values = _log_probs(choice_of(reply), "log_probs")
+            return Generation(text, thinking=thinking)
+        pairs = _log_probs(choice_of(reply), "log_probs")
+        values = _of_answer(pairs, text, whole, thought=bool(thinking))
         if not values:  # only the end mark, which not every server lists
-            return Generation(text)
-        return Generation(text, math.fsum(values), len(values))
+            return Generation(text, thinking=thinking)
+        return Generation(text, math.fsum(values), len(values), thinking)
 
     def _score_plain(self, prompt: Prompt, answer: str, stop: threading.Event) -> float:
         with self._echo_lock:  # once, before all other requests
@@ -296,9 +324,8 @@ class OpenAIReader(Reader):
     def _echo(self, text: str, start: int, stop: threading.Event) -> float:
         """Return the log-probability of a text from character `start` on, given those before."""
         body = self._scoring_body() | {"prompt": text, "echo": True, "logprobs": 1}
-        return self.client.complete(
-            body, lambda reply: _echoed(choice_of(reply), start, len(text)), stop
-        )
+        read = partial(_echoed, start=start, end=len(text))
+        return self._send(body, lambda reply: read(choice_of(reply)), stop, "scoring")
 
     def _check_echo(self, prompt: Prompt, stop: threading.Event) -> None:
         """Check that the log-probability of a generated token is the same when echoed.
@@ -306,11 +333,11 @@ class OpenAIReader(Reader):
         llama-cpp-python 0.3.36 gives each echoed token the value of the next position.
         """
         body = self._scoring_body() | {"prompt": prompt.text, "logprobs": 1}
-        made = self.client.complete(body, choice_of, stop)
+        made = self._send(body, choice_of, stop, "scoring")
         token, values = made.get("text"), _log_probs(made, "scoring")
         if not isinstance(token, str) or not token.strip() or not values:
             return  # an end mark cannot be echoed; the next prompt may be checked
-        value = values[0]
+        _, value = values[0]
         echoed = self._echo(prompt.text + token, len(prompt.text), stop)
         if abs(echoed - value) > _ECHO_TOLERANCE:
             raise UserError(
@@ -322,7 +349,8 @@ class OpenAIReader(Reader):
     def _scoring_body(self) -> dict[str, Any]:
         config = self.config
         # Not all servers take a limit of 0 tokens.
-        return {**config.extra_body, "model": config.model, "max_tokens": 1, "temperature": 0}
+        own = {"model": config.model, config.max_tokens_name: 1, "temperature": 0}
+        return {**config.extra_body, **own}
 
     def _score_chat(
         self,
@@ -338,11 +366,15 @@ class OpenAIReader(Reader):
         body = self._scoring_body() | {"prompt_logprobs": 0}
         ended = {"add_generation_prompt": False, "continue_final_message": False}
         open_ended = {"add_generation_prompt": False, "continue_final_message": True}
+
+        def ask(request: Mapping[str, Any]) -> list[tuple[str, float]]:
+            return self._send(request, _prompt_tokens, stop, "scoring")
+
         if prompt not in heads:  # many answers may be scored after one prompt
-            heads[prompt] = self.client.chat({**body, "messages": asked}, _prompt_tokens, stop)
+            heads[prompt] = ask({**body, "messages": asked})
         before = heads[prompt]
-        within = self.client.chat({**body, **open_ended, "messages": full}, _prompt_tokens, stop)
-        after = self.client.chat({**body, **ended, "messages": full}, _prompt_tokens, stop)
+        within = ask({**body, **open_ended, "messages": full})
+        after = ask({**body, **ended, "messages": full})
         if not _begins(within, before) or not _begins(after, within) or len(after) == len(within):
             raise PromptError(
                 f"{_WHY}: answers cannot be scored: the model's chat template writes an answer "
@@ -378,26 +410,69 @@ def _check(config: OpenAIReader.Config) -> None:
             f"{_WHY}: scoring {config.scoring} is for the {wanted} form: this is the "
             f"{config.prompt_form} form"
         )
-    own = sorted(set(_OWN.split()) & set(config.extra_body))
-    if own:
-        raise UserError(f"{_WHY}: extra_body: {own[0]} comes from the reader's own settings")
+    config.refuse_own(_WHY)
 
 
 def _in_order(pairs: Iterator[tuple[int, Any]]) -> list[Any]:
     return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
 
 
-def _log_probs(choice: Mapping[str, Any], setting: str) -> list[float]:
-    """Return the generated tokens' log-probabilities from either of the servers' formats."""
+def _without_log_probs(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request that asks for no log-probabilities."""
+    asking = {"logprobs", "top_logprobs", "prompt_logprobs", "echo"}
+    return {key: value for key, value in body.items() if key not in asking}
+
+
+def _of_answer(
+    tokens: Sequence[tuple[bytes, float]], answer: str, whole: str, *, thought: bool
+) -> list[float]:
+    """Return the log-probabilities of the answer's own tokens and of the end mark after them.
+
+    Servers list what they generated: thinking before the answer, text after a line break that ends
+    it. Returns nothing if the answer is not found among the tokens.
+    """
+    values = [value for _, value in tokens]
+    if answer == whole and not thought:
+        return values
+    written = b"".join(token for token, _ in tokens)
+    wanted = answer.encode()
+    start = written.rfind(wanted) if thought else written.find(wanted)
+    if start < 0 or not wanted:
+        return []
+    ends = list(itertools.accumulate(len(token) for token, _ in tokens))
+    first = next(i for i, end in enumerate(ends) if end > start)
+    last = next(i for i, end in enumerate(ends) if end >= start + len(wanted))
+    ended = ends[last] == start + len(wanted)  # else the last token has more than the answer
+    return values[first : last + 1 + ended]
+
+
+def _log_probs(choice: Mapping[str, Any], setting: str) -> list[tuple[bytes, float]]:
+    """Return the generated tokens with their log-probabilities, from either of the formats."""
     found = choice.get("logprobs")
     if not isinstance(found, dict):
         raise _unable("gives no log-probabilities", setting)
-    tokens = found.get("content")
-    if isinstance(tokens, list):
-        values = [t.get("logprob") if isinstance(t, dict) else None for t in tokens]
+    listed = found.get("content")
+    if isinstance(listed, list):
+        entries = [t if isinstance(t, dict) else {} for t in listed]
+        values = [t.get("logprob") for t in entries]
+        texts = [_bytes(t) for t in entries]
     else:
         values = found.get("token_logprobs") or []
-    return [_finite(value) for value in values]
+        if not isinstance(values, list):
+            raise UnusableReplyError("log-probabilities that are no list")
+        names = found.get("tokens")
+        names = (
+            names if isinstance(names, list) and len(names) == len(values) else [""] * len(values)
+        )
+        texts = [_bytes({"token": name}) for name in names]
+    return [(text, _finite(value)) for text, value in zip(texts, values, strict=True)]
+
+
+def _bytes(token: Mapping[str, Any]) -> bytes:
+    found = token.get("bytes")
+    if isinstance(found, list) and all(isinstance(b, int) and 0 <= b < 256 for b in found):
+        return bytes(found)
+    return str(token.get("token") or "").encode("utf-8", "replace")
 
 
 def _unable(what: str, setting: str) -> UserError:
@@ -406,7 +481,8 @@ def _unable(what: str, setting: str) -> UserError:
 
 
 def _finite(value: Any) -> float:
-    if isinstance(value, int | float) and math.isfinite(value):
+    # vLLM gives -9999 to tokens without a probability.
+    if not isinstance(value, bool) and isinstance(value, int | float) and -9999 < value < math.inf:
         return float(value)
     raise UnusableReplyError("a log-probability that is no number")
 

@@ -293,6 +293,7 @@ class Runner:
             {
                 "text": draft.text,
                 "raw": draft.raw[:_MAX_RAW],
+                "thinking": draft.thinking[:_MAX_RAW],
                 "log_prob": draft.log_prob,
                 "tokens": draft.tokens,
                 "passage_ids": list(draft.passage_ids),

@@ -20,7 +20,7 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Part
 from ravqa.images.decode import sendable
 from ravqa.readers import READERS
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Generation, Prompt, Reader, Wordless
 from ravqa.readers.cached import CachedReader
 
 QUESTION = Prompt("What is it?")
@@ -244,10 +244,138 @@ def test_log_probabilities_are_summed_over_what_is_listed(serve):
     assert [body["logprobs"] for body in server.bodies] == [True, 1]
 
 
+def listed(*tokens):
+    return {"content": [{"token": token, "logprob": value} for token, value in tokens]}
+
+
+THOUGHT = {"role": "assistant", "content": "koala", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "log_prob", "tokens"),
+    [
+        # A server that writes on after the line break, which is the end mark.
+        (
+            chat("koala\nQ: x", logprobs=listed(("koala", -1), ("\n", -2), ("Q", -9), (": x", -9))),
+            -3,
+            2,
+        ),
+        (chat("koala\nQ", logprobs=listed(("ko", -1), ("ala\nQ", -2))), -3, 2),
+        # Thinking, apart or between marks.
+        (
+            chat("", message=THOUGHT, logprobs=listed(("hm", -9), ("</think>", -9), ("koala", -1))),
+            -1,
+            1,
+        ),
+        (
+            chat(
+                "<think>koala?</think>\n\nkoala",
+                logprobs=listed(
+                    *(("<think>", -9), ("koala", -9), ("?</think>", -9), ("\n\n", -9)),
+                    *(("ko", -1), ("ala", -2), ("<eos>", -4)),
+                ),
+            ),
+            -7,
+            3,
+        ),
+        (
+            chat(
+                "\u6797\nQ",
+                logprobs={
+                    "content": [
+                        {"token": "?", "bytes": [0xE6, 0x9E], "logprob": -1},
+                        {"token": "?", "bytes": [0x97], "logprob": -2},
+                        {"token": "\n", "logprob": -4},
+                        {"token": "Q", "logprob": -9},
+                    ]
+                },
+            ),
+            -7,
+            3,
+        ),
+        # Tokens in which the answer is not found: nothing is known.
+        (chat("koala\nQ", logprobs=listed(("", -1), ("?", -9))), None, 0),
+    ],
+)
+def test_log_probabilities_are_those_of_the_answers_own_tokens(serve, reply, log_prob, tokens):
+    tested = reader(serve(lambda *_: reply), log_probs=True, stop_at_newline=True)
+    [made] = tested.generate([QUESTION])
+    assert (made.log_prob, made.tokens) == (log_prob, tokens)
+    assert made.text in ("koala", "\u6797")
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a bear?</think>\n\nkoala",
+        "[THINK]a bear?[/THINK] koala",
+        "\n<seed:think>a\nbear?</seed:think>koala",
+        "\u25c1think\u25b7a bear?\u25c1/think\u25b7koala",
+    ],
+)
+def test_thinking_is_kept_apart_from_the_answer(serve, fresh_cache, text, size):
+    for stops in (False, True):
+        tested = CachedReader(reader(serve(lambda *_: chat(text)), stop_at_newline=stops))
+        for _ in range(2):  # also from the cache
+            [made] = tested.generate([QUESTION])
+            assert made.text == "koala"
+            assert " ".join(made.thinking.split()) == "a bear?"
+        pieces = [text[i : i + size] for i in range(0, len(text), size)]
+        streamer = reader(serve(lambda *_, p=pieces: streamed(*p)), stop_at_newline=stops)
+        assert "".join(streamer.stream(QUESTION)) == "koala"
+
+
+def test_the_budget_of_thinking_is_apart_from_the_answers(serve):
+    server = serve(lambda *_: chat("<think>a bear", finish_reason="length"))
+    tested = reader(server, max_thinking_tokens=1000)
+    [failure] = tested.generate([QUESTION])
+    assert "spent all 1032 tokens on thinking: raise max_new_tokens or max_th" in failure.reason
+    assert server.bodies[0]["max_tokens"] == 1032
+    assert (tested.max_new_tokens, tested.max_thinking_tokens) == (32, 1000)
+    assert tested.fingerprint != reader(server).fingerprint
+
+
+@pytest.mark.parametrize("text", ["</s>", "<|im_start|>assistant\n", "<s><|im_end|>", "\u200b"])
+def test_marks_alone_are_no_answer(serve, text):
+    assert isinstance(reader(serve(lambda *_: chat(text))).generate([QUESTION])[0], Wordless)
+    with pytest.raises(PromptError, match="ended its answer before the first word"):
+        list(reader(serve(lambda *_: streamed(text))).stream(QUESTION))
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        ({"log_probs": True}, "log_probs to false"),
+        ({"log_probs": True, "prompt_form": "plain"}, "log_probs to false"),
+        ({"scoring": "prompt_logprobs"}, "scoring to none"),
+        ({"scoring": "echo", "prompt_form": "plain"}, "scoring to none"),
+    ],
+)
+def test_a_server_that_forbids_log_probabilities_has_not_refused_the_key(serve, options, setting):
+    def reply(_, body):
+        asked = {"logprobs", "prompt_logprobs"} & body.keys()
+        return (403, "not with this model") if asked else GOOD[options.get("prompt_form", "chat")]
+
+    tested = reader(serve(reply), **options)
+    call = tested.score if "scoring" in options else lambda asked, _: tested.generate(asked)
+    with pytest.raises(UserError, match=f"forbids log-prob.*: set {setting}"):
+        call([QUESTION], ["koala"])
+    # One that forbids everything has refused the key.
+    [failure] = reader(serve(lambda *_: (403, "no")), log_probs=True).generate([QUESTION])
+    assert "no key was sent" in failure.reason
+    assert failure.fatal
+
+
+GOOD = {"chat": chat("koala"), "plain": completion("koala")}
+
+
 def test_of_an_answer_without_listed_tokens_nothing_is_known(serve):
     # The end mark alone, which this server does not list: not a certain answer.
     server = serve(lambda *_: chat("", logprobs={"content": []}))
-    assert reader(server, log_probs=True).generate([QUESTION]) == [Generation("", None, 0)]
+    [silence] = reader(server, log_probs=True).generate([QUESTION])
+    assert silence.generation == Generation("", None, 0)
+    assert isinstance(silence, Failure)
 
 
 @pytest.mark.parametrize("value", [None, "x", math.nan, -math.inf])
@@ -281,9 +409,21 @@ def test_the_answer_ends_at_the_line_break(serve, text, kept):
         reader(serve(lambda *_: completion(text)), prompt_form="plain"),
         reader(serve(lambda *_: chat(text)), stop_at_newline=True),
     ):
-        assert tested.generate([QUESTION])[0].text == kept
+        assert generation(tested).text == kept
     server = serve(lambda *_: chat(text))
-    assert reader(server).generate([QUESTION])[0].text == text
+    assert generation(reader(server)).text == text
+
+
+def generation(tested):
+    """What a reader generates; one without a word is a failure that keeps it."""
+    [outcome] = tested.generate([QUESTION])
+    if isinstance(outcome, Failure):
+        assert isinstance(outcome, Wordless)
+        assert outcome.generation.text.strip() == ""
+        assert outcome.reason == "the model ended its answer before the first word"
+        return outcome.generation
+    assert outcome.text.strip()
+    return outcome
 
 
 # --- streaming
@@ -315,7 +455,11 @@ def test_joined_the_pieces_are_the_answer(serve, text, size):
         whole = reader(serve(lambda *_: chat(text)), stop_at_newline=newline)
         tested = reader(serve(lambda *_: streamed(*pieces)), stop_at_newline=newline)
         [wanted] = whole.generate([QUESTION])
-        assert "".join(tested.stream(QUESTION)) == wanted.text
+        if isinstance(wanted, Wordless):
+            with pytest.raises(PromptError, match=wanted.reason):
+                list(tested.stream(QUESTION))
+        else:
+            assert "".join(tested.stream(QUESTION)) == wanted.text
 
 
 def test_a_server_need_not_say_that_it_is_done(serve):
@@ -349,6 +493,9 @@ def broken_off(handler):
         (streamed(delta={"refusal": "No."}), r"refused to answer \(No\.\)"),
         (streamed(delta={"content": [{"type": "audio"}]}), "the unknown type 'audio'"),
         (streamed("", finish_reason=None), "without text and without finish_reason"),
+        (streamed("<think>hm", finish_reason="length"), "on thinking: raise max_new_tokens"),
+        (streamed("<thi", "nk>hm</think>"), "reasoned but gave no answer"),
+        (streamed("A", finish_reason="content_filter: SPII"), "content filter withheld"),
         (chat("A koala"), "not sent as events"),
         (broken_off, "it was cut off"),
         ((400, '{"error": {"message": "no streams here"}}'), "no streams here"),
@@ -425,6 +572,25 @@ USED_UP = r"spent all 32 tokens on thinking: raise max_new_tokens"
         (chat("", message=message("", reasoning_content="x")), "reasoned but gave no answer"),
         (chat([{"type": "image_url"}]), "a part of the unknown type 'image_url'"),
         (chat("A", error={"code": 403, "message": "flagged"}), "the server reports: flagged"),
+        (chat("A koa", finish_reason="content_filter: PROHIBITED_CONTENT"), "filter withheld"),
+        (chat("A koa", native_finish_reason="SAFETY"), "filter withheld"),
+        (chat("A koa", finish_reason="guardrail_intervened"), "filter withheld"),
+        (chat("", message=message("", refusal={"reason": "no"})), "the model refused to answer"),
+        (chat("", finish_reason="max_output_tokens"), USED_UP),
+        (chat("<think>It is", finish_reason="length"), USED_UP),
+        (chat("[THINK]It is", finish_reason="length"), USED_UP),
+        (chat("<think>It is"), "reasoned but gave no answer"),
+        (chat("<think>It is</think>\n"), "reasoned but gave no answer"),
+        (
+            (
+                200,
+                chat("")[1][:-1]
+                + ', "usage": {"completion_tokens": 9, "completion_tokens_details": '
+                '{"reasoning_tokens": 9}}}',
+            ),
+            "reasoned but gave no answer",
+        ),
+        ((500, '{"error": {"message": "image input is not supported - mmproj"}}'), "HTTP 500"),
     ],
 )
 def test_replies_without_an_answer_say_why_and_are_not_asked_for_again(
@@ -485,7 +651,9 @@ def test_an_error_inside_a_choice_is_asked_for_again(serve, waits, form, reply, 
 )
 def test_the_texts_of_a_content_in_parts_are_the_answer(serve, parts):
     server = serve(lambda *_: chat(parts))
-    assert reader(server).generate([QUESTION]) == [Generation("a koala")]
+    [made] = reader(server).generate([QUESTION])
+    assert made == Generation("a koala")
+    assert made.thinking == ("hm" if len(parts) > 1 and "hm" in str(parts) else "")
     server = serve(lambda *_: streamed(*([part] for part in parts)))
     assert "".join(reader(server).stream(QUESTION)) == "a koala"
 

@@ -18,7 +18,7 @@ from ravqa.core.marks import is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft, Question
 from ravqa.core.texts import is_wordless
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Generation, Prompt, Reader, Wordless
 from ravqa.readers.cached import CachedReader
 
 
@@ -110,7 +110,8 @@ class DecisionRule(ABC):
         made = iter(reader.generate([p for case in cases for p in case.prompts]))
         out: list[list[Draft] | Failure] = []
         for case in cases:
-            generations = [next(made) for _ in case.prompts]
+            outcomes = [next(made) for _ in case.prompts]
+            generations = [o.generation if isinstance(o, Wordless) else o for o in outcomes]
             drafts = [
                 self.draft(case, i, generation)
                 for i, generation in enumerate(generations)
@@ -141,6 +142,7 @@ class DecisionRule(ABC):
             raw=generation.text,
             log_prob=generation.log_prob,
             tokens=generation.tokens,
+            thinking=generation.thinking,
             passage_ids=case.passage_ids[i],
             prompt_hash=case.keys[i],
         )
