@@ -17,8 +17,9 @@ from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.answering.rules import answering_config
 from ravqa.core.cache import Use, measured
-from ravqa.core.errors import PromptError, UserError, broken
+from ravqa.core.errors import UserError, broken
 from ravqa.core.factory import Session, build_part, part_config
+from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure, or_empty, succeeded
 from ravqa.core.progress import Progress
 from ravqa.core.records import RETRIEVED, Answer, Hit, Passage, Question
@@ -30,7 +31,7 @@ from ravqa.describers.cached import CachedDescriber
 from ravqa.images.decode import as_source
 from ravqa.readers import READERS
 from ravqa.readers.base import Reader
-from ravqa.rerankers.base import Candidates, Reranker, checked_rankings
+from ravqa.rerankers.base import Reranker, checked_rankings
 from ravqa.rerankers.build import build_rerankers, check_rerankers
 from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Retriever, checked_hits
@@ -218,13 +219,12 @@ class Pipeline:
         If the retriever fails on a question, its place holds a failure; others are not affected.
         """
         used = retriever or self.retriever
-        try:
-            found = used.retrieve(questions, self.top_k)
-        except PromptError as e:
-            if len(questions) == 1:
-                return [Failure.of(e)]
-            return [hits for question in questions for hits in self.retrieve([question], used)]
-        return list(checked_hits(used, found, len(questions), self.top_k))
+
+        def find(rows: Sequence[int]) -> list[list[Hit]]:
+            found = used.retrieve([questions[i] for i in rows], self.top_k)
+            return checked_hits(used, found, len(rows), self.top_k)
+
+        return by_halves(range(len(questions)), find, f"the retriever {type(used).__name__}")
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Ranked]) -> list[Stage]:
         """Return each reranker's stage, in order; the last one's hits are to be read.
@@ -241,28 +241,22 @@ class Pipeline:
             stages.append(Stage(name, hits, use))
         return stages
 
-    def _rerank_with(
-        self, reranker: Reranker, questions: Sequence[Question], candidates: Sequence[Candidates]
-    ) -> list[list[Hit] | Failure]:
-        try:
-            return reranker.rerank(questions, candidates)
-        except PromptError as e:  # as when a template fails on one question's values
-            if len(questions) == 1:
-                return [Failure.of(e)]
-        return [
-            hits
-            for question, found in zip(questions, candidates, strict=True)
-            for hits in self._rerank_with(reranker, [question], [found])
-        ]
-
     def _reranked(
         self, reranker: Reranker, questions: Sequence[Question], hits: Sequence[Ranked]
     ) -> list[Ranked]:
         rows = [i for i, found in enumerate(hits) if not isinstance(found, Failure)]
         candidates = [self.passages(or_empty(hits[i])) for i in rows]
-        new = self._rerank_with(reranker, [questions[i] for i in rows], candidates)
+        asked = [questions[i] for i in rows]
+
+        def rerank(part: Sequence[int]) -> list[list[Hit] | Failure]:
+            given = [candidates[i] for i in part]
+            return checked_rankings(
+                reranker, reranker.rerank([asked[i] for i in part], given), given
+            )
+
+        new = by_halves(range(len(rows)), rerank, f"the reranker {type(reranker).__name__}")
         out: list[Ranked] = list(hits)
-        for i, found in zip(rows, checked_rankings(reranker, new, candidates), strict=True):
+        for i, found in zip(rows, new, strict=True):
             out[i] = found
         return out
 

@@ -18,6 +18,7 @@ from ravqa.answering.rules.base import Case
 from ravqa.answering.streaming import AnswerStream
 from ravqa.core.contracts import check_each
 from ravqa.core.errors import PromptError, UserError
+from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Question
 from ravqa.core.settings import fingerprint
@@ -96,15 +97,13 @@ class Answerer:
             for case in cases
             for key, prompt in zip(case.keys, case.prompts, strict=True)
         }
-        answers: list[Answer | Failure] = check_each(
-            "decision rule",
-            self.rule,
-            "answer",
-            self.rule.answer(cases, self.cached),
-            len(cases),
-            lambda a: "" if isinstance(a, Answer) else f"{type(a).__name__} instead of an Answer",
-        )
-        answered = iter(zip(answers, good, strict=True))
+
+        def decide(rows: Sequence[int]) -> list[Answer | Failure]:
+            found = self.rule.answer([cases[i] for i in rows], self.cached)
+            return check_each("decision rule", self.rule, "answer", found, len(rows), _problem)
+
+        why = f"answering.decision {self.config.decision}"
+        answered = iter(zip(by_halves(range(len(cases)), decide, why), good, strict=True))
         return [case if isinstance(case, Failure) else _cut(*next(answered)) for case in made]
 
     def _made(
@@ -190,6 +189,10 @@ class Answerer:
         best = [group[0][0] if group else None for group in groups]
         scores = [None if hit is None else (hit.score, hit.as_retrieved) for hit in best]
         return tuple(self.rule.log_priors(scores))
+
+
+def _problem(answer: object) -> str:
+    return "" if isinstance(answer, Answer) else f"{type(answer).__name__} instead of an Answer"
 
 
 def _cut(answer: Answer | Failure, case: tuple[Case, int]) -> Answer | Failure:

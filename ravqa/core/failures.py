@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -83,3 +83,35 @@ def by_halves(
     return [
         outcome for part in (items[:half], items[half:]) for outcome in by_halves(part, run, why)
     ]
+
+
+def one_by_one(
+    items: Sequence[int], ask: Callable[[list[int]], Iterable[tuple[int, T]]], why: str
+) -> Iterator[tuple[int, T | Failure]]:
+    """Yield positions and results of a batch as they are made; an error costs only one item.
+
+    Args:
+        items: the batch.
+        ask: yields, for each of some items, its position among them and its result. If it raises,
+            the items that it has not answered are asked again, in halves if there were none.
+        why: who is asked, for messages.
+
+    Raises:
+        UserError: a failure that is not one item's fault; see `failure`.
+    """
+    waiting = dict.fromkeys(range(len(items)))
+    try:
+        with failures(why):
+            for position, result in ask(list(items)):
+                waiting.pop(position, None)
+                yield position, result
+            return
+    except PromptError as e:
+        if len(items) == 1:
+            yield from ((position, Failure.of(e)) for position in waiting)
+            return
+    left = list(waiting)
+    half = len(left) // 2 if len(left) == len(items) else len(left)
+    for part in filter(None, (left[:half], left[half:])):
+        for position, outcome in one_by_one([items[i] for i in part], ask, why):
+            yield part[position], outcome

@@ -90,8 +90,9 @@ class Reader(ABC):
     """A language model that completes prompts; only `generate` is required.
 
     A prompt that fails does not affect the others: its place in the result holds a `Failure`. If a
-    server is gone, the failures of unanswered prompts are fatal. An exception means that the call
-    itself is wrong: bad settings, an image that cannot be read, a broken device.
+    server is gone, the failures of unanswered prompts are fatal. A `UserError` means that the call
+    itself is wrong: bad settings, an image that cannot be read, a broken device. After any other
+    exception, callers ask again in smaller parts, to find the prompt at fault.
 
     Attributes:
         fingerprint: changes with the weights and with every setting that can change an answer.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ravqa.core.cache import Store
 from ravqa.core.contracts import check_each, number_problem
 from ravqa.core.errors import UserError, broken
+from ravqa.core.failures import one_by_one
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.images.decode import image_bytes
@@ -71,6 +72,7 @@ class CachedReader(Reader):
         self.gives_next_token_logprobs = inner.gives_next_token_logprobs
         self.counts_tokens = inner.counts_tokens
         self.streams = inner.streams
+        self._why = f"the reader {type(inner).__name__}"
         self.generated = 0
         self.scored = 0
         self.decoded = 0
@@ -96,10 +98,12 @@ class CachedReader(Reader):
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """Return one generation per prompt, in order."""
 
+        def ask(rows: list[int]) -> Iterator[tuple[int, Generation | Failure]]:
+            made = self.inner.generate_each([prompts[i] for i in rows])
+            return self._checked("generate", made, len(rows), _generation_problem)
+
         def make(rows: list[int]) -> Iterator[tuple[int, Generation | Failure]]:
-            asked = [prompts[i] for i in rows]
-            made = self.inner.generate_each(asked)
-            for place, value in self._checked("generate", made, len(asked), _generation_problem):
+            for place, value in one_by_one(rows, ask, self._why):
                 outcome = settled(value) if isinstance(value, Generation) else value
                 self.generated += isinstance(outcome, Generation | Wordless)
                 yield place, outcome
@@ -109,10 +113,12 @@ class CachedReader(Reader):
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
         """Return the log-probability of each answer after its prompt, end mark included."""
 
+        def ask(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
+            made = self.inner.score_each([prompts[i] for i in rows], [answers[i] for i in rows])
+            return self._checked("score", made, len(rows), _score_problem)
+
         def make(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
-            asked, given = [prompts[i] for i in rows], [answers[i] for i in rows]
-            made = self.inner.score_each(asked, given)
-            for place, value in self._checked("score", made, len(asked), _score_problem):
+            for place, value in one_by_one(rows, ask, self._why):
                 self.scored += not isinstance(value, Failure)
                 yield place, value
 

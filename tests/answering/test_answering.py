@@ -542,10 +542,16 @@ def test_the_cache_can_be_switched_off(prompt_file, fresh_cache):
 
 def test_a_reader_that_fails_leaves_nothing_in_the_cache(prompt_file):
     def fail(text):
-        raise RuntimeError("out of memory")
+        raise RuntimeError("no such layer")
 
-    with pytest.raises(RuntimeError):
-        answerer(Scripted(fail), prompt_file).answer([PLAIN], [[]])
+    [failure] = answerer(Scripted(fail), prompt_file).answer([PLAIN], [[]])
+    assert failure == Failure("the reader Scripted: no such layer")
+
+    def give_up(text):
+        raise MemoryError
+
+    with pytest.raises(UserError, match="the reader Scripted: the memory is used up"):
+        answerer(Scripted(give_up), prompt_file).answer([PLAIN], [[]])
     reader = Scripted()
     answerer(reader, prompt_file).answer([PLAIN], [[]])
     assert reader.calls == 1

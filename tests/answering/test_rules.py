@@ -14,6 +14,7 @@ from ravqa.answering.rules import answering_config, rule_class
 from ravqa.answering.rules.base import DecisionRule
 from ravqa.core import registry
 from ravqa.core.errors import ContractError, UserError
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.registry import Entry
 from ravqa.readers.base import Generation, Reader
@@ -165,6 +166,28 @@ class Wordy(Short):
 
     def answer(self, cases, reader):
         return ["koala" for _ in cases]
+
+
+class Picky(Short):
+    """Raises for one question."""
+
+    def decide(self, case, drafts):
+        if case.question.question == "Where?":
+            raise LookupError("nothing is agreed\nat all")
+        return super().decide(case, drafts)
+
+    def answer(self, cases, reader):
+        return DecisionRule.answer(self, cases, reader)
+
+
+def test_an_error_of_a_rule_costs_the_question_alone(monkeypatch, fresh_cache):
+    monkeypatch.setitem(RULES._entries, "odd", Entry(f"{__name__}:Picky", "for tests"))
+    questions = [Question(i, text) for i, text in enumerate(["What?", "Where?", "Who?"])]
+    tested = Answerer(AnsweringConfig(decision="odd", passages=2), Echo())
+    one, failed, other = tested.answer(questions, [found("a", "b")] * 3)
+    assert failed == Failure("answering.decision odd: nothing is agreed")
+    assert one.text
+    assert other.text
 
 
 class Lacking(DecisionRule):

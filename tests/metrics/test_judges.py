@@ -249,6 +249,26 @@ def test_llm_is_asked_as_the_settings_say(serve):
         llm(server, extra_body={"temperature": 1})
 
 
+class Raising(Judge):
+    name = fingerprint = "raising"
+    bad = frozenset({"c", "f"})
+
+    def judge(self, questions, references, candidates):
+        if found := self.bad & set(candidates):
+            raise RuntimeError(f"no idea of {min(found)}\nand more")
+        return [1.0 for _ in candidates]
+
+
+def test_an_error_about_one_answer_costs_no_other(fresh_cache):
+    judge = CachedJudge(Raising())
+    asked = (["q"] * 8, ["r"] * 8, list("abcdefgh"))
+    found = judge.judge(*asked)
+    assert [i for i, value in enumerate(found) if value == 1] == [0, 1, 3, 4, 6, 7]
+    assert found[2] == Failure("the judge raising: no idea of c")
+    judge._inner.bad = frozenset("abdegh")  # what was judged is kept
+    assert CachedJudge(judge._inner).judge(*asked) == [1] * 8
+
+
 def test_judgements_are_kept_unclear_ones_too(serve, fresh_cache):
     def reply(_, body):
         prompt = body["messages"][0]["content"]

@@ -342,3 +342,50 @@ def test_what_a_contract_allows_passes(fresh_cache):
     assert reader.score(prompts("a", "b"), ["x", "y"]) == [-1.5, -math.inf]
     reader = CachedReader(returning("next_token_logprobs", [ROW, Failure("too long")]))
     assert reader.next_token_logprobs(prompts("a", "b"), [(), ()])[1] == Failure("too long")
+
+
+class Raising(Counting):
+    """Raises for some prompts, before or after it has answered others."""
+
+    def __init__(self, *bad, each=False):
+        super().__init__()
+        self.bad = bad
+        if each:
+            self.generate_each = self._each
+
+    def generate(self, prompts):
+        if found := [p.text for p in prompts if p.text in self.bad]:
+            raise KeyError(found[0])
+        return super().generate(prompts)
+
+    def score(self, prompts, answers):
+        self.generate(prompts)
+        return [-1.0 for _ in prompts]
+
+    def _each(self, prompts):
+        for i, prompt in enumerate(prompts):
+            yield i, self.generate([prompt])[0]
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_an_error_for_one_prompt_costs_no_other(each, fresh_cache):
+    inner = Raising("c", "f", each=each)
+    reader = CachedReader(inner)
+    asked = prompts(*"abcdefgh")
+    made = reader.generate(asked)
+    failed = [i for i, outcome in enumerate(made) if isinstance(outcome, Failure)]
+    assert [asked[i].text for i in failed] == ["c", "f"]
+    assert [made[i].reason for i in failed] == [
+        "the reader Raising: 'c'",
+        "the reader Raising: 'f'",
+    ]
+    for outcome, prompt in zip(made, asked, strict=True):
+        assert isinstance(outcome, Failure) or outcome.text[0] == prompt.text
+    assert reader.generated == 6
+    assert [isinstance(s, Failure) for s in reader.score(asked, ["x"] * 8)] == [
+        prompt.text in "cf" for prompt in asked
+    ]
+    inner.bad = ()
+    inner.asked = []
+    assert not any(isinstance(outcome, Failure) for outcome in CachedReader(inner).generate(asked))
+    assert inner.asked == ["c", "f"]  # the others were kept

@@ -80,6 +80,21 @@ def test_a_question_that_failed_goes_through_no_later_reranker():
     assert pipeline(Made(count)).rerank(QUESTIONS, before)[0].hits == before
 
 
+def test_an_error_about_one_question_costs_no_other():
+    def pick(hits):
+        if len(hits) > 1:  # found out question by question
+            raise RuntimeError("a broken table\nof ranks")
+        return [hits[0][:1]]
+
+    def refuse(hits):
+        raise RuntimeError("a broken table\nof ranks")
+
+    kept = [[Hit("a", 2.0, 1)]] * 2
+    assert pipeline(Made(pick)).rerank(QUESTIONS, HITS)[0].hits == kept
+    reason = Failure("the reranker Made: a broken table")
+    assert pipeline(Made(refuse)).rerank(QUESTIONS, HITS)[0].hits == [reason] * 2
+
+
 class Stingy(Reader):
     """Answers the first prompt alone."""
 

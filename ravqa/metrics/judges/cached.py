@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ravqa.core.cache import Memo
 from ravqa.core.errors import broken
+from ravqa.core.failures import one_by_one
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.metrics.judges.base import Judge
@@ -65,6 +66,14 @@ class CachedJudge(Judge):
         return out
 
     def _judged(
+        self, triples: Sequence[tuple[str, str, str]]
+    ) -> Iterator[tuple[int, float | Failure]]:
+        def ask(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
+            return self._checked([triples[i] for i in rows])
+
+        return one_by_one(range(len(triples)), ask, f"the judge {self.name}")
+
+    def _checked(
         self, triples: Sequence[tuple[str, str, str]]
     ) -> Iterator[tuple[int, float | Failure]]:
         if not triples:
