@@ -193,7 +193,7 @@ def build_model(auto: Any, config: Any, **options: Any) -> Any:
 def check_weights(
     model: Any, info: Mapping[str, Any], unused: Collection[str] = frozenset()
 ) -> None:
-    """Refuse a model unless all its weights come from the checkpoint.
+    """Refuse a model unless all its weights come from the checkpoint and are numbers.
 
     transformers' report omits tied weights and those that the library expects to be missing.
 
@@ -203,7 +203,7 @@ def check_weights(
         unused: names of weights that have no effect and may be missing.
 
     Raises:
-        WeightsError: weights are missing or have other sizes.
+        WeightsError: weights are missing, have other sizes, or are infinite or not numbers.
     """
     if info["mismatched_keys"]:
         key, found, wanted = min(info["mismatched_keys"])
@@ -215,7 +215,7 @@ def check_weights(
         )
     missing = frozenset(info["missing_keys"]).difference(unused)
     if not missing:
-        return
+        return check_finite(model)
     names = {name for name, _ in model.named_parameters()}.difference(unused)
     if names <= missing:
         raise WeightsError(
@@ -224,6 +224,28 @@ def check_weights(
             missing,
         )
     raise WeightsError(_missing(missing, f"the model's {len(names)}"), missing)
+
+
+def check_finite(model: Any) -> None:
+    """Refuse a model with weights that are infinite or not numbers.
+
+    Raises:
+        WeightsError: there are some; they are named.
+    """
+    import torch
+
+    broken = []
+    for name, weight in model.named_parameters():
+        plain = weight.is_floating_point() and weight.element_size() > 1  # not quantised
+        if plain and weight.numel() and not weight.is_meta:
+            ends = torch.stack(torch.aminmax(weight.detach()))
+            if not torch.isfinite(ends).all():
+                broken.append(name)
+    if broken:
+        raise WeightsError(
+            f"{len(broken)} of its weights have values that are infinite or not numbers "
+            f"({_named(broken)}): download or copy it again; if its dtype is set, set float32"
+        )
 
 
 def _missing(names: Collection[str], of: str) -> str:

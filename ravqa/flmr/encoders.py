@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ravqa.core.checkpoints import build_model
+from ravqa.core.checkpoints import build_model, check_finite
 from ravqa.core.errors import UserError
 from ravqa.flmr.checkpoints import canonical_names, read_checkpoint
 from ravqa.flmr.configuration import (
@@ -136,6 +136,7 @@ class FLMRPreTrainedModel(PreTrainedModel):
                 f"{', ...' if len(missing) > 3 else ''}): a checkpoint of another architecture, or "
                 "not whole; allow_missing=True starts them at random"
             )
+        check_finite(model)
         return (model, info) if wants_info else model
 
     @classmethod

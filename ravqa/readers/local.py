@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, out_of_memory
 from ravqa.core.outcomes import Failure
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Generation, Prompt, Reader, settled
 from ravqa.readers.chat import ChatConfig
 from ravqa.readers.loading import (
     LocalConfig,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+V = TypeVar("V")
 F = TypeVar("F", bound=Callable[..., Any])
 Key = tuple[Prompt, tuple[int, ...]]
 
@@ -154,6 +156,14 @@ class LocalReader(Reader):
     def _language_model(self, model: Any) -> Any:
         return model
 
+    def _checked(self, value: V, *numbers: float) -> V | Failure:
+        """Return a result, or a failure if one of its numbers is not a number."""
+        if not any(map(math.isnan, numbers)):
+            return value
+        dtype = str(self._decoder.dtype).removeprefix("torch.")
+        mend = "its weights are broken" if dtype == "float32" else "set dtype to float32"
+        return Failure(f"{self._why}: a log-probability is not a number (dtype {dtype}): {mend}")
+
     @abstractmethod
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Return the padded model inputs of a batch."""
@@ -250,11 +260,12 @@ class LocalReader(Reader):
             place: lengths[prompt] + longest[prompt] + 1 for place, prompt in enumerate(asked)
         }
 
-        def run(places: list[int]) -> list[float]:
+        def run(places: list[int]) -> list[float | Failure]:
             read = list(dict.fromkeys(asked[place] for place in places))
             state = self._prefill(read)
             state.select([read.index(asked[place]) for place in places])
-            return self._score(state, [tails[order[place]] for place in places])
+            values = self._score(state, [tails[order[place]] for place in places])
+            return [self._checked(value, value) for value in values]
 
         for place, value in self._in_batches(asked, needed, run):
             yield order[place], value
@@ -300,7 +311,10 @@ class LocalReader(Reader):
                     self._states.append(found)
                     rows.update(_log_probs(found))
         self._last = {key: rows[key] for key in unique if key in rows}
-        return [failed[key] if key in failed else rows[key] for key in keys]
+        return [
+            failed[key] if key in failed else self._checked(rows[key], float(rows[key].max()))
+            for key in keys
+        ]
 
     @_alone
     def decode(self, tokens: Sequence[int]) -> str:
@@ -485,7 +499,7 @@ class LocalReader(Reader):
         with torch.inference_mode():
             return self._generator(inputs).generate(**inputs, **options)
 
-    def _generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
+    def _generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         result = self._run(self._inputs(prompts))
         beams = getattr(result, "beam_indices", None)
         steps = len(result.logits) if beams is None else int((beams >= 0).sum(-1).max())
@@ -497,11 +511,12 @@ class LocalReader(Reader):
                 logits = logits[beams[:, step].clamp(min=0)]
             chosen = logits.gather(-1, tokens[:, step : step + 1]).squeeze(-1)
             values.append((chosen - logits.logsumexp(-1)).tolist())
-        out = []
+        out: list[Generation | Failure] = []
         for row, written in enumerate(tokens.tolist()):
             length = next((i + 1 for i, t in enumerate(written) if t in self.ends), steps)
             log_prob = float(sum(values[step][row] for step in range(length)))
-            out.append(Generation(self.decode(written[:length]), log_prob, length))
+            made = Generation(self.decode(written[:length]), log_prob, length)
+            out.append(self._checked(settled(made), log_prob))
         return out
 
     def _prefill(self, prompts: Sequence[Prompt]) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -105,6 +106,8 @@ class CrossEncoderReranker(Reranker):
             model_fingerprint(path),
             commit_of(path),
         )
+        mend = "its weights are broken" if config.dtype == "float32" else "set dtype to float32"
+        self._overflow = Failure(f"{_WHY}: a score is not a number (dtype {config.dtype}): {mend}")
         self.fingerprint = fingerprint(self._scores, self._template.source, config.depth)
 
     def counts(self) -> dict[str, int]:
@@ -202,9 +205,11 @@ class CrossEncoderReranker(Reranker):
         )
         return rescored_each(candidates, self.config.depth, scores)
 
-    def _score(self, pairs: Sequence[tuple[str, str]], owners: Sequence[Question]) -> list[float]:
+    def _score(
+        self, pairs: Sequence[tuple[str, str]], owners: Sequence[Question]
+    ) -> list[float | Failure]:
         long = self._count_long(pairs)
-        found = [0.0] * len(pairs)
+        found: list[float | Failure] = [0.0] * len(pairs)
         # A batch has an image in all of its queries or in none.
         seen = [self.supports_images and question.image is not None for question in owners]
         for with_image in (False, True):
@@ -219,7 +224,7 @@ class CrossEncoderReranker(Reranker):
                     show_progress_bar=False,
                 )
                 for i, value in zip(part, values.tolist(), strict=True):
-                    found[i] = value
+                    found[i] = self._overflow if math.isnan(value) else value
         self.truncated += long
         return found
 

@@ -41,6 +41,19 @@ def test_missing_weights_are_refused_by_name(copied, kind, what):
     assert sum(name.split(".", 2)[-1] in line for name in taken) == min(3, len(taken))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_weights_that_are_no_numbers_are_refused_by_name(copied, kind, value):
+    folder = copied(kind)
+    weights = load_file(folder / "model.safetensors")
+    name = next(n for n in sorted(weights) if PARTS[kind][3] in n and weights[n].dim())
+    weights[name].flatten()[-1] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    line = refused(kind, folder)
+    assert "1 of its weights have values that are infinite or not numbers" in line
+    assert name.split(".", 2)[-1] in line
+
+
 @pytest.mark.parametrize("kind", ["llm", "seq2seq", "bem", "token-bert", "flmr", "dense"])
 def test_weights_missing_from_a_bin_file_are_refused(copied, kind):
     folder = copied(kind)

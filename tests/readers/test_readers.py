@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import re
+import shutil
 import sys
 import warnings
 from dataclasses import replace
@@ -28,6 +29,7 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.core.settings import validate
 from ravqa.readers.base import Generation, Prompt
+from ravqa.readers.cached import CachedReader
 from ravqa.readers.families import FAMILIES
 from ravqa.readers.loading import Placement, model_context, stop_ids
 from ravqa.readers.transformers_llm import TransformersLLM
@@ -902,6 +904,28 @@ def test_the_fingerprint_follows_weights_and_settings(folder, tiny, tmp_path):
     transformers.AutoTokenizer.from_pretrained(folder("llama")).save_pretrained(tmp_path)
     others.append(load(str(tmp_path), "llama").fingerprint)
     assert len({base, *others}) == 6
+
+
+def test_overflow_is_a_failure_that_names_the_dtype(folder, tmp_path, fresh_cache):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama"))
+    with torch.no_grad():
+        for layer in model.model.layers:  # products of gates leave float16
+            layer.mlp.gate_proj.weight.mul_(3e5).clamp_(-6e4, 6e4)
+            layer.mlp.up_proj.weight.mul_(3e5).clamp_(-6e4, 6e4)
+    shutil.copytree(folder("llama"), tmp_path / "hot")
+    model.save_pretrained(tmp_path / "hot")
+    asked = [Prompt("What is it?"), Prompt("Who?")]
+    options = {"dtype": "float16", "batch_size": 1}
+    reader = CachedReader(load(str(tmp_path / "hot"), "llama", **options))
+    message = "a log-probability is not a number (dtype float16): set dtype to float32"
+    for outcomes in (
+        reader.generate(asked),
+        reader.generate(asked),
+        reader.score(asked, ["a", "b"]),
+        reader.next_token_logprobs(asked, [(), ()]),
+    ):
+        assert [message in outcome.reason for outcome in outcomes] == [True, True]
+    assert reader.generated == reader.scored == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "llava", "blip2_t5"])

@@ -125,6 +125,28 @@ def test_long_pairs_are_cut_as_the_model_does_and_counted(fresh_cache, model):
     assert score == pytest.approx(by_hand(model, PLAIN.question, long.content), abs=1e-6)
 
 
+def test_a_score_that_is_no_number_is_that_questions_failure(fresh_cache, model, monkeypatch):
+    tested = reranker(model)
+    predict = tested._model.predict
+
+    def overflow(pairs, **options):
+        values = predict(pairs, **options)
+        values[[i for i, (query, _) in enumerate(pairs) if "lion" in query]] = np.nan
+        return values
+
+    monkeypatch.setattr(tested._model, "predict", overflow)
+    asked = [Question(1, "what does this lion eat?"), Question(2, "what does this koala eat?")]
+    found = [[(Hit("a", 1.0, 1), Passage("a", "koala leaves"))]] * 2
+    for _ in range(2):  # it is not kept
+        failure, hits = tested.rerank(asked, found)
+        assert failure.reason.endswith(
+            "a score is not a number (dtype float32): its weights are broken"
+        )
+        assert [hit.passage_id for hit in hits] == ["a"]
+    monkeypatch.undo()
+    assert len(reranker(model).rerank(asked, found)[0]) == 1
+
+
 def test_a_shorter_limit_changes_the_score(fresh_cache, model):
     tested = reranker(model, activation="identity", max_length=10)
     tested.rerank([PLAIN], [PAIRS])

@@ -14,6 +14,7 @@ was trained.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,12 @@ from ravqa.core.checkpoints import WeightsError, load_config, load_model, load_t
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
+from ravqa.core.outcomes import Failure
 from ravqa.core.settings import ModelName, Strict, Text, fingerprint
 from ravqa.metrics.judges.base import Judge
 
 _WHY = "the judge bem"
+_BROKEN = f"{_WHY}: the model's output is not a number"
 
 
 class BEMJudge(Judge):
@@ -86,7 +89,7 @@ class BEMJudge(Judge):
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
-    ) -> list[float]:
+    ) -> list[float | Failure]:
         """Return one probability per triple, in order.
 
         An input with more tokens than the model has positions is cut at the end of its longest
@@ -96,7 +99,7 @@ class BEMJudge(Judge):
 
         rows = [self._input(parts) for parts in zip(candidates, references, questions, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-        out = [0.0] * len(rows)
+        out: list[float | Failure] = [0.0] * len(rows)
         for start in range(0, len(order), self.config.batch_size):
             part = order[start : start + self.config.batch_size]
             batch = self._tokenizer.pad(
@@ -109,7 +112,7 @@ class BEMJudge(Judge):
             with torch.inference_mode():
                 logits = self._model(**batch.to(self._device)).logits.float()
             for i, probability in zip(part, logits.softmax(-1)[:, 1].tolist(), strict=True):
-                out[i] = probability
+                out[i] = Failure(_BROKEN) if math.isnan(probability) else probability
         return out
 
     def _input(self, parts: Sequence[str]) -> tuple[list[int], list[int]]:
