@@ -235,7 +235,8 @@ def check_finite(model: Any) -> None:
     import torch
 
     broken = []
-    for name, weight in model.named_parameters():
+    weights = model.named_parameters() if isinstance(model, torch.nn.Module) else ()
+    for name, weight in weights:
         plain = weight.is_floating_point() and weight.element_size() > 1  # not quantised
         if plain and weight.numel() and not weight.is_meta:
             ends = torch.stack(torch.aminmax(weight.detach()))

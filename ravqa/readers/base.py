@@ -59,9 +59,25 @@ class Wordless(Failure):
 
     Attributes:
         generation: what was generated.
+        text, log_prob, tokens: those of the generation.
     """
 
     generation: Generation = Generation("")
+
+    @property
+    def text(self) -> str:
+        """The generation's text."""
+        return self.generation.text
+
+    @property
+    def log_prob(self) -> float | None:
+        """The generation's log-probability."""
+        return self.generation.log_prob
+
+    @property
+    def tokens(self) -> int:
+        """The generation's number of tokens."""
+        return self.generation.tokens
 
 
 def settled(generation: Generation, setting: str = "reader.max_new_tokens") -> Generation | Failure:
