@@ -19,6 +19,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -49,6 +50,19 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with written_beside(path) as temporary:
         temporary.write_bytes(data)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path leads to a regular file: reading a pipe or a device may never end.
+
+    Raises:
+        OSError: there is no such file, or it is a folder, a pipe, a device or a socket.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 @contextmanager
@@ -194,6 +208,7 @@ def lock(
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     values = {"pid": os.getpid(), "host": platform.node(), "since": since}
     try:
+        owner.unlink(missing_ok=True)  # it may be anything, such as a pipe
         owner.write_text(json.dumps(values), encoding="utf-8")
         yield
     finally:
@@ -244,11 +259,13 @@ def _owner_file(path: Path) -> Path:
 
 def _owner(path: Path) -> str:
     """Return which process holds the lock, as far as is known."""
+    owner = _owner_file(path)
     try:
-        values = json.loads(_owner_file(path).read_text(encoding="utf-8"))
+        check_regular(owner)
+        values = json.loads(owner.read_text(encoding="utf-8"))
         pid, host, since = int(values["pid"]), str(values["host"]), str(values["since"])
         since = datetime.fromisoformat(since).isoformat(" ", timespec="seconds")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
     where = "" if host == platform.node() else f" on {host!r}"
     return f"process {pid}{where} since {since}"

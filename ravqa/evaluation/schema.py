@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypeVar, cast
@@ -27,6 +27,7 @@ from pydantic import (
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ravqa.core.errors import DataError
+from ravqa.core.files import check_regular
 from ravqa.metrics.prrecall import Rule
 
 T = TypeVar("T")
@@ -932,6 +933,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     unpack = gzip.open if path.name.lower().endswith(".gz") else open
     try:
+        check_regular(path)
         with unpack(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
@@ -971,6 +973,7 @@ def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
             raise DataError(
                 f"{where}: not a sample of a run ('seconds' and 'cached' have different stages)"
             )
+        check_ranks(sample, where)
         if sample["question_id"] in seen:
             raise DataError(
                 f"{where}: question {sample['question_id']} stands in line "
@@ -978,6 +981,26 @@ def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
             )
         seen[sample["question_id"]] = number
         yield number, sample
+
+
+def check_ranks(sample: Predicted, where: str) -> None:
+    """Check that every rank of a sample is a place in its ranking, each once and in order.
+
+    Raises:
+        DataError: one is not, so that the retrieval scores would be wrong.
+    """
+    for ranking in (sample, *(sample.get("stages") or ()), sample.get("read")):
+        if ranking is None:
+            continue
+        answers: Mapping[str, Any] = ranking["answer_ranks"] or {}
+        lists = {f"answer_ranks.{rule}": ranks for rule, ranks in answers.items()}
+        lists |= {"id_ranks": ranking["id_ranks"], "article_ranks": ranking["article_ranks"]}
+        for key, ranks in lists.items():
+            if ranks and (ranks != sorted(set(ranks)) or ranks[-1] > len(ranking["hits"])):
+                raise DataError(
+                    f"{where}: not a sample of a run (key {key!r}: {ranks[:5]} are not the ranks "
+                    f"of different passages among {len(ranking['hits'])} hits)"
+                )
 
 
 @cache

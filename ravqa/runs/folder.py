@@ -90,6 +90,10 @@ class OutputFolder:
         """Return whether an entry of a folder without `marker` was left by a killed process."""
         raise NotImplementedError
 
+    def is_own(self, entry: Path) -> bool:
+        """Return whether an entry has the name of a file that is written here."""
+        return entry.name == self.marker
+
     def look(self) -> None:
         """Check the folder, when it is opened and once more when it is locked.
 
@@ -97,6 +101,9 @@ class OutputFolder:
             UserError: as the constructor.
         """
         path, exists = self.path, self.exists
+        for entry in path.iterdir() if path.is_dir() else ():
+            if self.is_own(entry) and entry.exists() and not entry.is_file():
+                raise UserError(f"{entry} is not a regular file: move it away")
         if path.is_dir() and not exists and not all(map(self.is_leftover, path.iterdir())):
             raise UserError(f"{path} holds files but no {self.what}: choose another --output")
         if self.resume and not exists:
@@ -145,6 +152,10 @@ class RunDir(OutputFolder):
         """Return whether a file belongs to a lock, or was left by a `write` that was killed."""
         return _temporary(entry)
 
+    def is_own(self, entry: Path) -> bool:
+        """Return whether an entry has the name of a run's file."""
+        return is_own_name(entry.name)
+
     def begin(self, config: RunConfig) -> None:
         """Create the folder, without the old run, and write `config.yaml`; or resume a run.
 
@@ -168,7 +179,7 @@ class RunDir(OutputFolder):
     def _clear(self) -> None:
         # Only files of a run are deleted; the user's own stay.
         for file in self.path.iterdir():
-            ours = file.name in _OURS or _NAMED.fullmatch(file.name) or _temporary(file)
+            ours = is_own_name(file.name) or _temporary(file)
             if file.is_file() and ours and file.name not in LOCK_FILES:
                 file.unlink()
 
@@ -227,8 +238,7 @@ def check_output(path: Path, *, overwrite: bool, own: str = "") -> None:
     """
     if path.exists() and not overwrite:
         raise UserError(f"the output file {path} exists: --overwrite replaces it")
-    ours = path.name in _OURS or _NAMED.fullmatch(path.name)
-    if ours and path.name != own and (path.parent / "config.yaml").is_file():
+    if is_own_name(path.name) and path.name != own and (path.parent / "config.yaml").is_file():
         raise UserError(f"{path} is a file of a run: choose another --output")
 
 
@@ -245,6 +255,11 @@ def check_version(results: Mapping[str, Any], folder: Path) -> None:
             f"{SCHEMA_VERSION}: run it again, or score its answers with "
             f"`ravqa score {folder / 'samples.jsonl'}`"
         )
+
+
+def is_own_name(name: str) -> bool:
+    """Return whether a run writes a file of this name."""
+    return name in _OURS or _NAMED.fullmatch(name) is not None
 
 
 def samples_name(condition: str) -> str:
@@ -276,7 +291,7 @@ def _temporary(path: Path) -> bool:
     if path.name in LOCK_FILES:
         return True
     whole = final_name(path.name)
-    return whole is not None and (whole in _OURS or bool(_NAMED.fullmatch(whole)))
+    return whole is not None and is_own_name(whole)
 
 
 def first_difference(before: Any, now: Any, path: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
-from ravqa.core.files import atomic_write
+from ravqa.core.files import atomic_write, check_regular
 from ravqa.core.locations import file_digest
 from ravqa.core.settings import Part, apply_override, validate
 from ravqa.corpora.tables import read_json, read_jsonl
@@ -18,7 +18,13 @@ from ravqa.datasets import DATASETS
 from ravqa.datasets.base import Dataset, DatasetRequest
 from ravqa.evaluation.answers import answer_section
 from ravqa.evaluation.retrieval import rankings, retrieval_ks, retrieval_section
-from ravqa.evaluation.schema import SCHEMA_VERSION, Predicted, ScoreResults, validated
+from ravqa.evaluation.schema import (
+    SCHEMA_VERSION,
+    Predicted,
+    ScoreResults,
+    check_ranks,
+    validated,
+)
 from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
@@ -170,12 +176,13 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     their strings are. Of several predictions for a question, the last one counts.
 
     Raises:
-        DataError: a broken file, or a record without id or answer (its place is named).
+        DataError: a broken file; a record without id or answer, or with two different ones; a
+            sample of a run that is not complete (its place is named).
     """
     records = list(_records(path))
     if not records:
         raise DataError(f"{path} holds no predictions")
-    retrieved = all("hits" in record for _, record in records)
+    retrieved = any("hits" in record for _, record in records)
     # Samples of a run with --retrieval-only have no answers.
     answered = not retrieved or any(key in r for _, r in records for key in _ANSWER_KEYS)
     ids = {str(q.question_id): q.question_id for q in dataset.questions}
@@ -184,7 +191,10 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     unknown: dict[str, None] = {}
     for where, record in records:
         name = str(_value(record, _ID_KEYS, int | str, where))
-        sample = validated(Predicted, record, where) if retrieved else _NOTHING
+        sample = _NOTHING
+        if retrieved:  # then all of them are samples
+            sample = validated(Predicted, record, where)
+            check_ranks(sample, where)
         # A question that the reader could not answer has an error instead.
         given = answered and not sample.get("error")
         answer = _value(record, _ANSWER_KEYS, str, where) if given else None
@@ -208,6 +218,7 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield records and their places, from a JSON list or from JSON lines."""
     try:
+        check_regular(path)
         with path.open(encoding="utf-8-sig") as file:
             start = next((line.lstrip()[:1] for line in file if line.strip()), "")
     except FileNotFoundError:
@@ -229,6 +240,8 @@ def _value(record: Mapping[str, Any], keys: Sequence[str], kind: Any, where: str
     if not found:
         raise DataError(f"{where}: no {' or '.join(map(repr, keys))}")
     value = record[found[0]]
+    if any(record[key] != value for key in found):
+        raise DataError(f"{where}: {found[0]!r} and {found[1]!r} differ: which one is meant?")
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f"{where}: {found[0]!r} is {value!r}: a string is expected")
     return value

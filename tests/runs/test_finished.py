@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -85,6 +86,12 @@ SAMPLES = [
     (("answer_ranks",), {"flmr": [1]}),
     (("answer_ranks", "flmr"), ["1"]),
     (("answer_ranks", "flmr"), [0]),
+    (("answer_ranks", "flmr"), [2, 1]),
+    (("answer_ranks", "ravqa"), [1, 1]),
+    (("answer_ranks", "word"), [10**30]),
+    (("hits",), []),
+    (("read", "hits"), []),
+    (("stages", 0, "hits"), []),
     (("answer_ranks", "word"), [1.5]),
     (("id_ranks",), "1"),
     (("article_ranks",), [-1]),
@@ -173,6 +180,9 @@ def test_a_file_that_is_cut_off_is_named(run):
         refused(run, "samples.jsonl: ", "and results.json has 12: is it cut off?")
     path.unlink()
     refused(run, "has no samples.jsonl")
+    os.mkfifo(path)
+    refused(run, "has no samples.jsonl")
+    path.unlink()
     path.mkdir()
     refused(run, "has no samples.jsonl")
 

@@ -1,6 +1,7 @@
 """The run folder: nothing is lost, nothing is overwritten unasked."""
 
 import json
+import os
 
 import pytest
 from sample_files import sample
@@ -53,6 +54,21 @@ def test_an_existing_folder_is_left_alone_unless_told(tmp_path):
     assert fresh.read_samples(MAIN) == {}
     assert (folder / "notes.txt").read_text() == "mine"
     assert not (folder / "samples.none.jsonl").exists()
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+@pytest.mark.parametrize(
+    "name", ["samples.jsonl", "samples.none.jsonl", "results.json", "prompts.jsonl.gz", "run.trec"]
+)
+def test_what_is_no_regular_file_is_neither_read_nor_written(tmp_path, name, how):
+    folder = tmp_path / "r"
+    open_run(folder, CONFIG)
+    for make in (os.mkfifo, os.mkdir):
+        make(folder / name)
+        with pytest.raises(UserError, match=f"{name} is not a regular file: move it away"):
+            RunDir(folder, **{how: True})
+        assert (folder / "config.yaml").exists()
+        (folder / name).unlink() if make is os.mkfifo else (folder / name).rmdir()
 
 
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path):

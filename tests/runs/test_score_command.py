@@ -1,6 +1,7 @@
 """`ravqa score`: the three forms of predictions, and what is wrong with a file of them."""
 
 import json
+import os
 
 import pytest
 
@@ -213,6 +214,20 @@ def test_ids_may_be_strings(score, predictions, tmp_path):
         ('{"question_id": 1, "answer": "x"', "line 1: not JSON"),
         ('[{"question_id": 1, "answer"', "not JSON"),
         (
+            '{"question_id": 1, "answer": "x", "prediction": "y"}',
+            "'answer' and 'prediction' differ",
+        ),
+        ('{"question_id": 1, "data_id": "2", "answer": "x"}', "'question_id' and 'data_id' differ"),
+        (
+            '{"question_id": 1, "answer": "x"}\n{"question_id": 2, "answer": "y", "hits": []}',
+            "line 1: not a sample of a run (key 'answer_ranks' is missing)",
+        ),
+        (
+            '{"question_id": 1, "answer": "x", "hits": [["p", 1.0]], "answer_ranks": null, '
+            '"id_ranks": [2], "article_ranks": null}',
+            "line 1: not a sample of a run (key 'id_ranks': [2] are not the ranks of",
+        ),
+        (
             '{"question_id": 1, "answer": "x", "hits": 3, "answer_ranks": null, "id_ranks": null, '
             '"article_ranks": null}',
             "line 1: not a sample of a run (key 'hits'",
@@ -226,6 +241,14 @@ def test_broken_files_are_named_with_their_place(score, tmp_path, text, message)
     assert (code, results) == (2, None)
     assert message in err
     assert "broken.file" in err
+
+
+def test_a_pipe_is_not_waited_for(score, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    code, _, _, err = score(tmp_path / "pipe.jsonl")
+    assert code == 2
+    assert "pipe.jsonl cannot be read: " in err
+    assert "not a regular file" in err
 
 
 @pytest.mark.parametrize(
