@@ -1,6 +1,7 @@
 """Fixtures for every test: a cache folder of the session's own, and models loaded once."""
 
 import gc
+import logging
 import os
 import tempfile
 from importlib.util import find_spec
@@ -50,6 +51,36 @@ def pytest_collection_finish():
     # What was imported stays: the garbage collector need not go through it again and again.
     gc.collect()
     gc.freeze()
+
+
+class Logged(logging.Handler):
+    """What was logged from warnings on."""
+
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+    @property
+    def text(self):
+        return "\n".join(record.getMessage() for record in self.records)
+
+    def clear(self):
+        self.records.clear()
+
+
+@pytest.fixture
+def caplog():
+    """The records of the test, in place of pytest's own plugin for them.
+
+    That one visits every logger of every imported library six times a test.
+    """
+    handler = Logged()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_a_file_system_without_locks_is_told_once(tmp_path, monkeypatch, caplog,
     assert (folder / "config.yaml").is_file()
     RunDir(folder, resume=True)
     [record] = caplog.records
-    assert "cannot be locked" in record.message
+    assert "cannot be locked" in record.getMessage()
 
 
 def test_a_lock_that_cannot_be_written_is_a_line(tmp_path, monkeypatch):
