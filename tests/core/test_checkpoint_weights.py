@@ -230,6 +230,16 @@ def test_a_gguf_file_without_an_output_layer_has_it_tied(tmp_path, fresh_cache):
     assert inner.get_output_embeddings().weight.equal(inner.get_input_embeddings().weight)
 
 
+def test_a_gguf_file_is_read_once(tmp_path, fresh_cache, monkeypatch):
+    library = pytest.importorskip("gguf", reason="GGUF files need gguf")
+    read, opened = library.GGUFReader, []
+    monkeypatch.setattr(library, "GGUFReader", lambda path: opened.append(path) or read(path))
+    own = library.GGUFReader
+    build("llm", gguf_file(tmp_path))
+    assert len(opened) == 1
+    assert library.GGUFReader is own  # others read files as before
+
+
 # --- what is no checkpoint of transformers
 
 
