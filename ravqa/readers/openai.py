@@ -39,6 +39,7 @@ R = TypeVar("R")
 
 _WHY = "the reader openai"
 _LIMITS = "max_new_tokens or max_thinking_tokens"
+_ROUNDING = 0.01  # in half precision, certain tokens have slightly more than 0
 _ECHO_TOLERANCE = 0.5  # half-precision kernels differ by a tenth of it
 
 
@@ -457,13 +458,14 @@ def _log_probs(choice: Mapping[str, Any], setting: str) -> list[tuple[bytes, flo
         values = [t.get("logprob") for t in entries]
         texts = [_bytes(t) for t in entries]
     else:
-        values = found.get("token_logprobs") or []
+        given, names = found.get("token_logprobs"), found.get("tokens")
+        values = [] if given is None else given
         if not isinstance(values, list):
-            raise UnusableReplyError("log-probabilities that are no list")
-        names = found.get("tokens")
-        names = (
-            names if isinstance(names, list) and len(names) == len(values) else [""] * len(values)
-        )
+            raise UnusableReplyError("log-probabilities that are not a list")
+        if not isinstance(names, list):
+            names = [""] * len(values)
+        if len(names) != len(values):
+            raise UnusableReplyError(f"{len(values)} log-probabilities for {len(names)} tokens")
         texts = [_bytes({"token": name}) for name in names]
     return [(text, _finite(value)) for text, value in zip(texts, values, strict=True)]
 
@@ -481,10 +483,13 @@ def _unable(what: str, setting: str) -> UserError:
 
 
 def _finite(value: Any) -> float:
-    # vLLM gives -9999 to tokens without a probability.
-    if not isinstance(value, bool) and isinstance(value, int | float) and -9999 < value < math.inf:
-        return float(value)
-    raise UnusableReplyError("a log-probability that is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnusableReplyError("a log-probability that is not a number")
+    if value > _ROUNDING:
+        raise UnusableReplyError("a log-probability above 0")
+    if not value > -9999:  # NaN, -inf; vLLM gives -9999 to tokens without a probability
+        raise UnusableReplyError("a log-probability that is not a number")
+    return float(value)
 
 
 def _begins(tokens: Sequence[tuple[str, float]], head: Sequence[tuple[str, float]]) -> bool:
@@ -503,6 +508,8 @@ def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
     offsets, values = found.get("text_offset"), found.get("token_logprobs")
     if not isinstance(offsets, list) or not isinstance(values, list) or len(offsets) != len(values):
         raise UnusableReplyError("log-probabilities without the places of their tokens")
+    if not all(type(offset) is int for offset in offsets):
+        raise UnusableReplyError("places of tokens that are no numbers")
     ends = [*offsets[1:], math.inf]
     inside = [
         value

@@ -378,12 +378,46 @@ def test_of_an_answer_without_listed_tokens_nothing_is_known(serve):
     assert isinstance(silence, Failure)
 
 
-@pytest.mark.parametrize("value", [None, "x", math.nan, -math.inf])
+@pytest.mark.parametrize(
+    "value", [None, "x", True, [], math.nan, -math.inf, 0.5, math.inf, 10**400, -(10**400)]
+)
 def test_a_log_probability_that_is_no_number_is_asked_for_again(serve, waits, value):
     bad = chat("a", logprobs={"content": [{"token": "a", "logprob": value}]})
     good = chat("a", logprobs={"content": [{"token": "a", "logprob": -1}]})
     server = serve(lambda n, _: bad if n == 1 else good)
     assert reader(server, log_probs=True).generate([QUESTION]) == [Generation("a", -1, 1)]
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"token_logprobs": 7},
+        {"token_logprobs": "-1"},
+        {"token_logprobs": {"a": -1}},
+        {"token_logprobs": [-1], "tokens": ["a", "b"]},
+        {"content": [None]},
+        {"content": [[-1]]},
+    ],
+)
+def test_log_probabilities_of_another_form_fail_in_one_line(serve, logprobs):
+    tested = reader(
+        serve(lambda *_: completion("a", logprobs=logprobs)),
+        log_probs=True,
+        prompt_form="plain",
+        retries=0,
+    )
+    [failure] = tested.generate([QUESTION])
+    assert "log-probabilit" in failure.reason
+
+
+@pytest.mark.parametrize("offsets", [["0", "1"], [None, 1], [[], []], [0.5, True]])
+def test_places_of_tokens_that_are_no_numbers_fail_in_one_line(serve, offsets):
+    found = {"text_offset": offsets, "token_logprobs": [None, -1]}
+    server = serve(lambda *_: completion("ab", logprobs=found))
+    tested = reader(server, scoring="echo", prompt_form="plain", retries=0)
+    tested._echo_checked = True
+    [failure] = tested.score([Prompt("a")], ["b"])
+    assert "places of tokens that are no numbers" in failure.reason
 
 
 def test_a_server_that_gives_none_is_said_so(serve):
