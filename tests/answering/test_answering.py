@@ -406,7 +406,7 @@ def test_votes_are_counted_and_the_better_passage_breaks_a_tie(prompt_file):
     for silence in (" ", "\u200b", "\u2060\ufeff", "\u3164", "</s>", "<s> </s>"):
         assert vote("", silence) == Failure("the model ended its answer before the first word")
     thought = "<think>hm</think>\u200b"
-    assert vote(thought, thought).reason.startswith("the model's output is reas")
+    assert vote(thought, thought).reason.startswith("the model's generation is reasoning")
     assert vote("", " ") == Failure("the model ended its answer before the first word")
 
 
@@ -550,7 +550,7 @@ def test_a_reader_that_fails_leaves_nothing_in_the_cache(prompt_file):
     def give_up(text):
         raise MemoryError
 
-    with pytest.raises(UserError, match="the reader Scripted: the memory is used up"):
+    with pytest.raises(UserError, match="the reader Scripted: out of memory"):
         answerer(Scripted(give_up), prompt_file).answer([PLAIN], [[]])
     reader = Scripted()
     answerer(reader, prompt_file).answer([PLAIN], [[]])

@@ -212,7 +212,7 @@ def test_llm_reads_the_verdict_and_not_the_thinking(serve, reply, verdict):
     [
         (chat("", finish_reason="length"), "spent all 8 tokens on thinking: raise max_tokens"),
         (chat("<think>yes", finish_reason="length"), "on thinking: raise max_tokens"),
-        (chat("<think>yes</think>"), "thought and gave no answer"),
+        (chat("<think>yes</think>"), "reasoned but gave no answer"),
         (chat("</s>"), "ended before the first word"),
     ],
 )
