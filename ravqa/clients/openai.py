@@ -21,14 +21,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
-from ravqa.core.http import retry_after
+from ravqa.core.http import TimeLeft, causes, retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Address, Options, SecretVariable, Strict, Text
@@ -41,12 +41,17 @@ _log = logging.getLogger(__name__)
 PASSING = frozenset({408, 409, 425, 429})  # and 5xx: worth another try
 _UNAUTHORISED = frozenset({401, 403})
 _LOOK_S = 5.0  # for a check whether the server responds
-_LARGEST = 2**26  # bytes of a reply
+_LARGEST = 2**24  # bytes of a reply
+_LARGEST_LIST = 2**22  # bytes of a list of models
+_LARGEST_ERROR = 2**16  # bytes that are read of an error; the rest is left out
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})  # others can expand beyond all limits
 _LONG_S = 10.0  # a wait long enough to be reported, and the least time between reports
 _LONGEST_WAIT_S = 600.0  # if a server asks for more, give up
 _LONGEST_BACKOFF_S = 60.0
 _HOPELESS = 3  # requests in a row that failed for good: the server is gone
 _SHOWN = 300  # characters of a server's message
+_MOST_NAMES = 2000  # of its models
+DEEPEST = 100  # levels of lists and objects in a reply; no server needs more than ten
 _HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 # Errors that llama.cpp reports with status 500, of a model without its projector of images.
 _LASTING = re.compile(r"image input is not supported|\bmmproj\b", re.IGNORECASE)
@@ -65,7 +70,8 @@ class ServerConfig(Strict):
             end in ?api-version=..., which has the key sent as Azure expects it.
         model: the model's name on the server.
         workers: number of concurrent requests.
-        timeout: seconds without an answer after which a request is abandoned.
+        timeout: seconds within which a reply must be complete, streamed or not; then the request is
+            abandoned.
         retries: retries of a request after a busy server, a broken connection or an unreadable
             reply. Waits double from one second, unless the server says how long.
         api_key_env: environment variable with the key; if it is not set, no key is sent.
@@ -74,7 +80,7 @@ class ServerConfig(Strict):
     url: Address
     model: Text = Field(min_length=1)
     workers: int = Field(default=8, ge=1)
-    timeout: float = Field(default=120, gt=0)
+    timeout: float = Field(default=120, gt=0, le=10**6)
     retries: int = Field(default=6, ge=0)
     api_key_env: SecretVariable = "OPENAI_API_KEY"
 
@@ -186,6 +192,23 @@ class NoAnswerError(Exception):
     """The reply has no answer, and a retry would not help; the message says why."""
 
 
+class _StatusError(Exception):
+    """A reply with a status that means that the request failed.
+
+    Attributes:
+        status: the HTTP status; `phrase` describes it.
+        headers: the reply's headers.
+        body: the beginning of its body.
+    """
+
+    def __init__(self, status: int, phrase: str, headers: Mapping[str, str], body: bytes):
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.phrase = phrase
+        self.headers = headers
+        self.body = body
+
+
 class _Failure(NamedTuple):
     """A failed try: the reason, and how to proceed."""
 
@@ -193,6 +216,7 @@ class _Failure(NamedTuple):
     wait: float | None = None  # seconds that the server asked for
     unreachable: bool = False  # nobody listens at the address
     misplaced: bool = False  # some other kind of server answers there
+    unconnected: bool = False  # there is no reply at all, though there was time for one
 
 
 class Client:
@@ -227,7 +251,10 @@ class Client:
         unwanted = ([] if self._secret else ["api-key"]) + (
             [] if self._secret and version is None else ["Authorization"]
         )
-        hooks = {"request": [partial(_without, unwanted)]} if unwanted else {}
+        hooks = {
+            "request": [_with_deadline, partial(_without, unwanted)],
+            "response": [_check_status],
+        }
         make = (
             openai.OpenAI if version is None else partial(openai.AzureOpenAI, api_version=version)
         )
@@ -236,7 +263,12 @@ class Client:
             api_key=self._secret or "none",
             max_retries=0,
             timeout=config.timeout,
-            http_client=openai.DefaultHttpxClient(timeout=config.timeout, event_hooks=hooks),
+            http_client=openai.DefaultHttpxClient(
+                timeout=config.timeout,
+                event_hooks=hooks,
+                follow_redirects=False,
+                headers={"Accept-Encoding": "gzip, deflate"},
+            ),
         )
         weakref.finalize(self, self._openai.close)
         self._lock = threading.Lock()
@@ -248,18 +280,13 @@ class Client:
 
     def problem(self) -> str:
         """Return why no request can succeed now, judging from /models; empty if none is known."""
-        try:
-            self._openai.with_options(timeout=_LOOK_S).models.list()
-        except self._errors.APIStatusError as e:
+        found = self._models(_LOOK_S)
+        if isinstance(found, _StatusError):
             # Not every server lists its models.
-            refused = e.status_code in _UNAUTHORISED
-            return self._message(self._refusal()) if refused else ""
-        except self._errors.APITimeoutError:
-            return ""  # it exists, but is busy
-        except self._errors.APIConnectionError as e:
-            return self._message(self._unconnected(e).reason)
-        except Exception:  # it lists models in a nonstandard way
-            return ""
+            return self._message(self._refusal()) if found.status in _UNAUTHORISED else ""
+        # A server that is busy, or lists its models in a nonstandard way, is there.
+        if isinstance(found, _Failure) and found.unconnected:
+            return self._message(found.reason)
         return ""
 
     def chat(
@@ -473,80 +500,122 @@ class Client:
         Raises:
             PromptError, ServerError: the failure is permanent.
         """
-        try:
-            with resource.with_streaming_response.create(**_arguments(body)) as response:
-                data = self._body(response)
-        except self._errors.APIStatusError as e:
-            refused = e  # raised outside this block: the package's error may show the key
-        except self._errors.APIConnectionError as e:
-            return self._unconnected(e)
-        else:
-            return data if isinstance(data, _Failure) else self._parsed(data)
-        return self._refused(path, refused)
+        with ExitStack() as opened:
+            found = self._begun(
+                lambda: resource.with_streaming_response.create(**_arguments(body)), opened
+            )
+            if not isinstance(found, _StatusError | _Failure):
+                found = self._body(found, _LARGEST)
+        if isinstance(found, _StatusError):
+            return self._refused(path, found)
+        return found if isinstance(found, _Failure) else self._parsed(found)
 
     def _open(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
         """Return the objects of a streamed reply, once it has begun; or the failure, as `_send`."""
         opened = ExitStack()
+        found = self._begun(
+            lambda: resource.with_streaming_response.create(**_arguments(body)), opened
+        )
+        if isinstance(found, _StatusError):
+            return self._refused(path, found)
+        return found if isinstance(found, _Failure) else self._events(found, opened)
+
+    def _models(self, timeout: float) -> list[str] | _Failure | _StatusError:
+        """Return the names of the server's models, or why there are none."""
+        with ExitStack() as opened:
+            models = self._openai.with_options(timeout=timeout).models
+            found = self._begun(models.with_streaming_response.list, opened)
+            if not isinstance(found, _StatusError | _Failure):
+                found = self._body(found, _LARGEST_LIST)
+        if not isinstance(found, _StatusError | _Failure):
+            found = self._parsed(found)
+        if isinstance(found, _StatusError | _Failure):
+            return found
+        listed = found.get("data")
+        entries = listed if isinstance(listed, list) else []
+        names = [entry.get("id") for entry in entries if isinstance(entry, dict)]
+        return [one_line(name) for name in names if isinstance(name, str)]
+
+    def _begun(self, request: Callable[[], AbstractContextManager[Any]], opened: ExitStack) -> Any:
+        """Return a response whose body is still to be read, or why there is none.
+
+        Nothing is raised here: the exceptions of the package may show the key.
+
+        Raises:
+            PromptError: the request cannot be written.
+        """
         try:
-            response = opened.enter_context(
-                resource.with_streaming_response.create(**_arguments(body))
-            )
-        except self._errors.APIStatusError as e:
-            refused = e
+            return opened.enter_context(request())
+        except _StatusError as e:
+            return e
         except self._errors.APIConnectionError as e:
-            return self._unconnected(e)
-        else:
-            return self._events(response, opened)
-        return self._refused(path, refused)
+            # Former versions of the package wrap what a hook raises.
+            wrapped = [cause for cause in causes(e) if isinstance(cause, _StatusError)]
+            return wrapped[0] if wrapped else self._unconnected(e)
+        except UnicodeEncodeError:
+            pass  # raised below: the exception holds the whole request
+        raise PromptError(self._message("the request holds text that UTF-8 cannot encode"))
 
     def _events(self, response: Any, opened: ExitStack) -> Iterator[dict[str, Any]]:
         """Yield server-sent events up to the final marker, which not every server sends."""
         with opened:
-            lines = response.iter_lines()
-            ended = finished = False
-            while not ended:
-                try:
-                    line = next(lines, None)
-                except Exception as e:  # connection errors of whichever library is used
-                    late = "timeout" in type(e).__name__.lower()
-                    failure = self._late() if late else _Failure(f"it was cut off ({_first(e)})")
-                    raise self._broken_off(failure) from None
-                if line is None and finished:
-                    return
-                if line is None:
-                    raise self._broken_off(_Failure("it did not end"))
-                kind, _, text = line.partition(":")
-                if kind != "data":  # comments, event names, blank lines
-                    if line.startswith("{"):
+            finished = False
+            for line in self._lines(response):
+                kind, _, text = line.partition(b":")
+                if kind != b"data":  # comments, event names, blank lines
+                    if line.startswith(b"{"):
                         raise self._broken_off(_Failure("it was not sent as events"))
                     continue
-                ended = text.strip() == "[DONE]"
-                if not ended:
-                    event = self._parsed(text.encode())
-                    if isinstance(event, _Failure):
-                        raise self._broken_off(event)
-                    finished = finished or _finishes(event)
-                    yield event
+                if text.strip() == b"[DONE]":
+                    return
+                event = self._parsed(text)
+                if isinstance(event, _Failure):
+                    raise self._broken_off(event)
+                finished = finished or _finishes(event)
+                yield event
+            if not finished:
+                raise self._broken_off(_Failure("it did not end"))
+
+    def _lines(self, response: Any) -> Iterator[bytes]:
+        """Yield the lines of a streamed reply, within the limits of size and time.
+
+        Raises:
+            PromptError: the reply is cut, late or too long.
+        """
+        parts = response.iter_bytes()
+        rest, read = b"", 0
+        while True:
+            try:
+                part = next(parts, None)
+            except Exception as e:  # connection errors of whichever library is used
+                raise self._broken_off(self._cut(e, "it was cut off")) from None
+            if part is None:
+                break
+            read += len(part)
+            if read > _LARGEST:
+                raise self._broken_off(_Failure(_too_large(_LARGEST)))
+            *lines, rest = (rest + part).split(b"\n")
+            yield from lines
+        yield rest
 
     def _broken_off(self, failure: _Failure) -> PromptError:
         return PromptError(self._message(f"a streamed reply failed: {failure.reason}"))
 
-    def _body(self, response: Any) -> bytes | _Failure:
+    def _body(self, response: Any, limit: int) -> bytes | _Failure:
         """Read the reply's bytes, within the limits of size and time."""
         data = bytearray()
-        until = time.monotonic() + self.config.timeout
         try:
             for part in response.iter_bytes():
                 data += part
-                if len(data) > _LARGEST:
-                    return _Failure(f"the reply is larger than {_LARGEST // 2**20} MB")
-                if time.monotonic() > until:
-                    return self._late()
+                if len(data) > limit:
+                    return _Failure(_too_large(limit))
         except Exception as e:  # connection errors of whichever library is used
-            if "timeout" in type(e).__name__.lower():
-                return self._late()
-            return _Failure(f"the connection was cut in the middle of a reply ({_first(e)})")
+            return self._cut(e, "the connection was cut in the middle of a reply")
         return bytes(data)
+
+    def _cut(self, error: Exception, what: str) -> _Failure:
+        late = "timeout" in type(error).__name__.lower()
+        return self._late() if late else _Failure(f"{what} ({_first(error)})")
 
     def _late(self) -> _Failure:
         return _Failure(f"no answer within {self.config.timeout:g} s")
@@ -554,13 +623,17 @@ class Client:
     def _parsed(self, data: bytes) -> Any:
         try:
             reply = json.loads(data.decode("utf-8"))
-            masked = self._mask.value(reply)
-        except (ValueError, RecursionError):
+            if is_deep(reply):
+                return _Failure(f"the reply is nested more than {DEEPEST} levels deep")
+        except ValueError:
             return _Failure(
                 "the reply is not JSON", misplaced=bool(_HTML.match(data)) and not self._answered
             )
+        except RecursionError:
+            return _Failure(f"the reply is nested more than {DEEPEST} levels deep")
         if not isinstance(reply, dict):
             return _Failure("the reply is not a JSON object")
+        masked = self._mask.value(reply)
         if masked != reply:
             self._tell_echo()
         reply = masked
@@ -571,35 +644,40 @@ class Client:
     def _unconnected(self, error: Exception) -> _Failure:
         if isinstance(error, self._errors.APITimeoutError):
             return self._late()
-        chain = [error]
-        while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-            chain.append(cause)  # type: ignore[arg-type]
+        chain = list(causes(error))
         if any(type(e).__name__ == "ConnectError" for e in chain):
-            return _Failure(f"cannot be reached ({_first(chain[-1])})", unreachable=True)
-        return _Failure(f"the connection was cut ({_first(chain[-1])})")
+            reason, unreachable = f"cannot be reached ({_first(chain[-1])})", True
+        else:
+            reason, unreachable = f"the connection was cut ({_first(chain[-1])})", False
+        return _Failure(reason, unreachable=unreachable, unconnected=True)
 
-    def _refused(self, path: str, error: Any) -> _Failure:
+    def _refused(self, path: str, error: _StatusError) -> _Failure:
         """Interpret an HTTP error status: return a transient failure, or raise.
 
         Raises:
             PromptError: the server refuses this prompt.
             ServerError: the server would refuse any prompt.
         """
-        status = int(error.status_code)
-        said = self._shown(_json(error.response))
-        what = f"HTTP {status} {error.response.reason_phrase}".strip()
+        status = error.status
+        if 300 <= status < 400:
+            target = one_line(error.headers.get("location", "another address"))
+            raise self._error(f"HTTP {status}: the server redirects to {target}: set url to it")
+        read = _json(error.body)
+        said = self._shown(read)
+        codes = _codes(read)
+        what = f"HTTP {status} {error.phrase}".strip()
         reason = f"{what} ({said})" if said else what
         if status in _UNAUTHORISED:
             refused = ForbiddenError if status == 403 else ServerError
             raise refused(self._message(f"{reason}: {self._refusal()}"))
         if status == 404:
             raise self._missing(path, reason)
-        if status == 429 and "insufficient_quota" in f"{error.code} {error.type}":
+        if status == 429 and "insufficient_quota" in codes:
             raise self._error(reason)
         self._answered = True
         if (status in PASSING or status >= 500) and not _LASTING.search(said):
-            return _Failure(reason, retry_after(error.response.headers))
-        if _TOO_LONG.search(f"{error.code} {said}"):
+            return _Failure(reason, retry_after(error.headers))
+        if _TOO_LONG.search(f"{codes} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
         self._hopeless = 0
         raise PromptError(self._message(reason))
@@ -612,14 +690,12 @@ class Client:
 
     def _missing(self, path: str, reason: str) -> ServerError:
         """Return the error for status 404: an unknown model, or a wrong address."""
-        try:
-            names = [model.id for model in self._openai.models.list()]
-        except Exception:  # only meant to explain another error
-            return self._error(f"{reason}: {_place(path)}")
+        names = self._models(self.config.timeout)
         model = self.config.model
-        if model in names:
+        if not isinstance(names, list) or not names or model in names:
             return self._error(f"{reason}: {_place(path)}")
-        return self._error(f"the server has no model {model!r}: {near_matches(model, names)}")
+        near = one_line(near_matches(model, names[:_MOST_NAMES]))
+        return self._error(f"the server has no model {model!r}: {near}")
 
     def _shown(self, reply: Any) -> str:
         """Return a server's error message as one short line without the key."""
@@ -709,9 +785,68 @@ def _first(error: BaseException) -> str:
     return str(reason).splitlines()[0]
 
 
-def _json(response: Any) -> Any:
+def _with_deadline(request: Any) -> None:
+    """Turn the request's timeout into a deadline for the whole reply."""
+    seconds = request.extensions.get("timeout", {}).get("read")
+    if isinstance(seconds, int | float):
+        TimeLeft(seconds).apply(request)
+
+
+def _check_status(response: Any) -> None:
+    """Raise _StatusError for a reply that is not a success; read only the beginning of its body."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        what = f"an answer in the encoding {one_line(encoding)}, which was not asked for"
+        raise _StatusError(response.status_code, what, response.headers, b"")
+    if 200 <= response.status_code < 300:
+        return
+    body = bytearray()
+    try:
+        for part in response.iter_bytes():
+            body += part
+            if len(body) >= _LARGEST_ERROR:
+                break
+    except Exception:  # the status is worth more than the rest of the text
+        _log.debug("a reply with an error was cut", exc_info=True)
+    raise _StatusError(
+        int(response.status_code),
+        str(response.reason_phrase),
+        response.headers,
+        bytes(body[:_LARGEST_ERROR]),
+    )
+
+
+def _too_large(limit: int) -> str:
+    return f"the reply is larger than {limit // 2**20} MB"
+
+
+def _json(body: bytes) -> Any:
     """Return an error's body: JSON, or text that is not a web page."""
     try:
-        return response.json()
-    except ValueError:
-        return "" if _HTML.match(response.content) else response.text
+        read = json.loads(body)
+        if not is_deep(read):
+            return read
+    except (ValueError, RecursionError):
+        pass
+    return "" if _HTML.match(body) else body.decode("utf-8", "replace")
+
+
+def _codes(body: Any) -> str:
+    """Return the names that a server gives to its error."""
+    error = body.get("error", body) if isinstance(body, dict) else {}
+    return f"{error.get('code')} {error.get('type')}" if isinstance(error, dict) else ""
+
+
+def is_deep(value: Any) -> bool:
+    """Return whether a JSON value is nested more than `DEEPEST` levels deep."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True

@@ -294,7 +294,7 @@ def _failure(error: httpx.TransportError) -> FetchError:
         return _PassingError(f"no answer within {_TIMEOUT_S:g} s")
     if isinstance(error, httpx.UnsupportedProtocol):
         return FetchError(f"not an address ({error})")
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return FetchError(f"the certificate is not trusted ({cause.verify_message})")
         if isinstance(cause, OSError) and cause.strerror:
@@ -302,7 +302,8 @@ def _failure(error: httpx.TransportError) -> FetchError:
     return _PassingError(str(error) or type(error).__name__)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, then its cause, the cause of that, and so on."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
