@@ -18,7 +18,9 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_NEXT_EXAMPLE = re.compile(r"\n\s*(?:question|passage|knowledge|q|问题)\s*[:\uff1a]", re.IGNORECASE)
+_NEXT_EXAMPLE = re.compile(
+    r"\n\s*+(?:question|passage|knowledge|q|问题)\s*+[:\uff1a]", re.IGNORECASE
+)
 
 _KIND = r"(?:(?:final|short|correct|best|direct|likely)\s+)*"
 _ENCLOSED = (
@@ -56,8 +58,8 @@ _LONGEST = 4000  # characters at each end of a longer text; some patterns take q
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]+?)(?<![\s:\uff1a])\*\*")
 
 _MARKDOWN = (
-    (re.compile(r"^\s*```.*$", re.MULTILINE), ""),
-    (re.compile(r"^\s*(?:#{1,6}|[-*•>])\s+", re.MULTILINE), ""),
+    (re.compile(r"^\s*+```.*$", re.MULTILINE), ""),
+    (re.compile(r"^\s*+(?:#{1,6}|[-*•>])\s+", re.MULTILINE), ""),
     (re.compile(r"\A\s*1[.)]\s+(?=[^\n]*\n\s*2[.)])"), ""),
     (re.compile(r"\[([^\]\n]+)\]\([^)\s]*\)"), r"\1"),
     (re.compile(r"(\*\*|__|`)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
@@ -138,7 +140,7 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     >>> short_answer("The koala mainly eats leaves.", Extraction(), "What does the koala eat?")
     'leaves'
     """
-    text = (split_thinking(raw).answer if rules.reasoning else raw).strip()
+    text = _said(raw, rules)
     if len(text) > 2 * _LONGEST:
         text = f"{text[:_LONGEST]}\n{text[-_LONGEST:]}"
     if rules.next_example:
@@ -160,6 +162,15 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
             _ZERO_WIDTH + " \t\r\n\"'`\u2018\u2019“”「」『』《》.,;:!。\uff0c、\uff1b\uff1a\uff01"
         )
     return text.lower() if rules.lower else text
+
+
+def is_shortened(raw: str, rules: Extraction) -> bool:
+    """Return whether `short_answer` leaves out the middle of a generation."""
+    return len(raw) > 2 * _LONGEST and len(_said(raw, rules)) > 2 * _LONGEST
+
+
+def _said(raw: str, rules: Extraction) -> str:
+    return (split_thinking(raw).answer if rules.reasoning else raw).strip()
 
 
 def _marked(text: str, within: int = 0) -> str:

@@ -33,7 +33,7 @@ NAMED = (
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}+={0,2}\s*")
 
 _LONGEST_NAME = 4096  # bytes of a path
 

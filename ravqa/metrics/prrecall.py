@@ -26,6 +26,7 @@ from ravqa.metrics.ranking import DEFAULT_KS, checked
 Rule = Literal["ravqa", "flmr", "word"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 DEFAULT_RULE: Rule = "flmr"
+_LONG = 1000  # characters of an answer
 
 
 def answer_ranks(
@@ -135,8 +136,9 @@ def precision_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, f
 
 @lru_cache(maxsize=4096)
 def _anywhere(answer: str) -> re.Pattern[str]:
-    # The lookahead also finds overlapping matches.
-    return re.compile(rf"(?=({re.escape(answer)}))")
+    # The lookahead also finds overlapping matches; of a long answer, these would take too long.
+    overlapping = len(answer) <= _LONG
+    return re.compile(rf"(?=({re.escape(answer)}))" if overlapping else f"({re.escape(answer)})")
 
 
 @lru_cache(maxsize=4096)

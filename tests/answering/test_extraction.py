@@ -2,9 +2,15 @@
 
 # ruff: noqa: RUF001 (Chinese punctuation)
 
+import time
+
 import pytest
 
 from ravqa.answering.extract import Extraction, short_answer
+from ravqa.answering.rules import answering_config, rule_class
+from ravqa.answering.rules.base import Case
+from ravqa.core.records import Question
+from ravqa.readers.base import Generation
 
 EAT = "What does the koala mainly eat?"
 GROW = "Which country are these flowers mainly grown in?"
@@ -220,3 +226,21 @@ def test_without_rules_the_generation_is_the_answer():
 def test_what_models_write_when_they_go_wrong_ends_no_run(raw, expected):
     found = short_answer(raw, Extraction())
     assert expected is None or found == expected
+
+
+@pytest.mark.parametrize("text", ["\n", "\r\n", "\n ", "\u2028\n", "```\n", "- ", "[](", "\x1b["])
+def test_long_texts_of_every_mark_take_no_time(text):
+    began = time.process_time()
+    short_answer(f"a{text * (200_000 // len(text))}z", Extraction())
+    assert time.process_time() - began < 5  # of hours without a limit
+
+
+def test_what_is_left_out_of_a_long_answer_is_said_once(caplog):
+    rule = rule_class("top1")(answering_config({}))
+    case = Case(Question(1, "What?"), (), ("k",), ((),), (0.0,))
+    rule.draft(case, 0, Generation("<think>" + "a " * 9000 + "</think>b"))
+    assert not caplog.records  # thinking is not shortened
+    for _ in range(2):
+        assert rule.draft(case, 0, Generation("a " * 9000)).raw == "a " * 9000
+    [record] = caplog.records
+    assert "a generation has 18000 characters: only the beginning and the end" in record.getMessage()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from xml.etree import ElementTree
 
 import pytest
@@ -201,6 +202,14 @@ def test_answers_are_marked_where_the_rule_finds_them(passage, answers, rule):
     assert all(a < b for a, b in spans)
     assert ends == sorted(ends)
     assert ends[-1] <= len(passage)
+
+
+def test_long_answers_that_repeat_themselves_take_no_time():
+    began = time.process_time()
+    for rule in RULES:
+        found = answer_spans("a" * 200_000, ["a" * 100_000], rule)
+        assert found == ([] if rule == "word" else [(0, 200_000)])
+    assert time.process_time() - began < 5  # of minutes for every place
 
 
 def test_answer_spans_are_those_places():

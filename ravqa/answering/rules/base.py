@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from ravqa.answering.config import AnsweringConfig
-from ravqa.answering.extract import short_answer
+from ravqa.answering.extract import is_shortened, short_answer
 from ravqa.answering.fitting import Pair
 from ravqa.answering.priors import Prior, log_priors
 from ravqa.core.errors import PromptError
@@ -20,6 +21,8 @@ from ravqa.core.records import Answer, Draft, Question
 from ravqa.core.texts import is_wordless
 from ravqa.readers.base import Generation, Prompt, Reader, Wordless
 from ravqa.readers.cached import CachedReader
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class DecisionRule(ABC):
         """Options: those of answering; a rule may add its own."""
 
     config: Config
+    _told = False  # that a generation was shortened
 
     def __init__(self, config: Config):
         """Store the rule's validated options."""
@@ -137,6 +141,13 @@ class DecisionRule(ABC):
 
     def draft(self, case: Case, i: int, generation: Generation) -> Draft:
         """Return the generation for a question's prompt `i`, with the short answer extracted."""
+        if not self._told and is_shortened(generation.text, self.config.extract):
+            self._told = True
+            _log.warning(
+                "a generation has %d characters: only the beginning and the end of so long a one "
+                "are searched for the answer",
+                len(generation.text),
+            )
         return Draft(
             text=short_answer(generation.text, self.config.extract, case.question.question),
             raw=generation.text,
