@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 import typer
@@ -40,6 +41,12 @@ app.command()(collection.search)
 app.command()(collection.ask)
 moved.add_to(app, collection.app)
 
+_run_alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_run_alone.command(epilog=run.EXAMPLES)(run.run)
+
+# Made of the functions' signatures once, however often a program calls `main`.
+_command = cache(typer.main.get_command)
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ravqa`: a user's mistake is one line on stderr and exit code 2."""
@@ -48,14 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_main(arguments: list[str] | None = None) -> None:
     """Entry point of `run_vqa.py`: `ravqa run` without the word run."""
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command(epilog=run.EXAMPLES)(run.run)
-    _guarded(single, arguments, "run_vqa.py")
+    _guarded(_run_alone, arguments, "run_vqa.py")
 
 
 def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -> None:
     try:
-        code = application(args=arguments, prog_name=name, standalone_mode=False)
+        code = _command(application)(args=arguments, prog_name=name, standalone_mode=False)
         if code == _INTERRUPTED:  # newer releases of typer turn the exception into the code
             _interrupted()
     except getattr(_usage, "NoArgsIsHelpError", ()) as e:

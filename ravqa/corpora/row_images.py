@@ -115,6 +115,8 @@ def is_there(path: Path) -> bool:
 
 
 def _holds(value: Any) -> bool:
+    if isinstance(value, str):  # of the other kinds there are few
+        return False
     if isinstance(value, list) and len(value) == 1:
         return _holds(value[0])
     if isinstance(value, dict):

@@ -218,7 +218,11 @@ def _row_passage(row: Row, images: ImageFolder) -> Passage:
     names, row = list(row), dict(row)
 
     def take(*columns: str) -> str | None:
-        return next((t for c in columns if (t := text_of(row.pop(c, None), c)) is not None), None)
+        for column in columns:
+            value = row.pop(column, None)
+            if value is not None and (text := text_of(value, column)) is not None:
+                return text
+        return None
 
     def needed(what: str, value: int | str | None, columns: Sequence[str]) -> str:
         if value is None:

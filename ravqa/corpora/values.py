@@ -58,11 +58,11 @@ def text_of(value: Any, column: str) -> str | None:
     Raises:
         DataError: it is neither text nor a number with only one way to write it.
     """
+    if isinstance(value, str):
+        return str(value) if value.strip() else None
     value = _plain(value)
     if is_blank(value):
         return None
-    if isinstance(value, str):
-        return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float | Decimal):

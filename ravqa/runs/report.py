@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -218,12 +219,15 @@ def now() -> str:
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of ravqa, Python and those of the packages that are installed."""
     found = {"ravqa": ravqa.__version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | {p: version for p in packages if (version := _installed(p)) is not None}
+
+
+@cache
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _device() -> str:

@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -144,16 +145,12 @@ def parse(command):
     Raises:
         Exception: whatever the command line would refuse.
     """
-    import typer
-
-    from ravqa.cli.app import app
-
     arguments = list(command.arguments)
     if command.program == ("python", "run_vqa.py"):
         arguments.insert(0, "run")
     if "--help" in arguments:
         return (), {}
-    node, path = typer.main.get_command(app), []
+    node, path = _commands(), []
     while hasattr(node, "commands"):
         name = arguments.pop(0)
         assert name in node.commands, f"no command {' '.join([*path, name])}"
@@ -162,6 +159,15 @@ def parse(command):
     context = node.make_context(" ".join(path), arguments)
     _check_settings(tuple(path), context.params)
     return tuple(path), context.params
+
+
+@cache
+def _commands():
+    import typer
+
+    from ravqa.cli.app import app
+
+    return typer.main.get_command(app)
 
 
 def _check_settings(path, params):
