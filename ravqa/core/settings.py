@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
@@ -253,7 +254,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: missing, unreadable, not YAML (line named), or not a mapping.
     """
     try:
-        data = load_yaml(path.read_text(encoding="utf-8"))
+        data = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as e:
@@ -267,6 +268,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: a mapping is expected, got {type(data).__name__}")
     return data
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> Any:
+    # The variants of a study read the same pipeline, and a report the same run, again and again.
+    return load_yaml(text)
 
 
 def apply_override(settings: dict[str, Any], override: str) -> None:

@@ -134,7 +134,10 @@ def test_results_say_what_they_are(finished):
 
 
 def test_a_second_run_uses_the_caches_and_gives_the_same(finished, small_corpus, tmp_path):
-    run(["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path / "r"])
+    run(
+        ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path / "r"]
+        + ["--no-report"]
+    )
     results = json.loads((tmp_path / "r" / "results.json").read_text(encoding="utf-8"))
     assert results["timing"]["prompts_generated"] == 0
 
@@ -148,7 +151,10 @@ def test_a_second_run_uses_the_caches_and_gives_the_same(finished, small_corpus,
 
 
 def test_infoseek_is_scored_by_its_own_rule(small_corpus, tmp_path):
-    run(["--dataset", "infoseek", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path])
+    run(
+        ["--dataset", "infoseek", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path]
+        + ["--no-report"]
+    )
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     references = [
         json.loads(line)
@@ -164,7 +170,7 @@ def test_infoseek_is_scored_by_its_own_rule(small_corpus, tmp_path):
 def test_retrieval_only_loads_no_reader(small_corpus, tmp_path):
     run(
         ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 4, "--output", tmp_path]
-        + ["--retrieval-only", "--set", "reader.model=/nowhere/at/all"]
+        + ["--retrieval-only", "--set", "reader.model=/nowhere/at/all", "--no-report"]
     )
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["answers"] is None
@@ -174,7 +180,7 @@ def test_retrieval_only_loads_no_reader(small_corpus, tmp_path):
 def test_predict_only_scores_nothing(small_corpus, tmp_path):
     run(
         ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 4, "--output", tmp_path]
-        + ["--predict-only"]
+        + ["--predict-only", "--no-report"]
     )
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["answers"] is None
