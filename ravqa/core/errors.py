@@ -16,6 +16,13 @@ class DataError(UserError):
     """A broken record in a data file; the message names the file and the line or the record."""
 
 
+class DamagedError(UserError):
+    """A file that this project wrote is missing, cut off or changed; the message names it.
+
+    What is in a cache is then made again; what users own is not.
+    """
+
+
 class PromptError(UserError):
     """One prompt, question or image cannot be processed (too long, refused); others can."""
 

@@ -20,7 +20,15 @@ from ravqa.encoders.base import Vectors
 from ravqa.indexes.base import Array, checked_query
 from ravqa.indexes.compressed.codec import blocks
 from ravqa.indexes.maxsim import device_of, maxsim
-from ravqa.indexes.segmented.index import Passages, Segment, SegmentedIndex, State, top, write_ids
+from ravqa.indexes.segmented.index import (
+    Passages,
+    Segment,
+    SegmentedIndex,
+    State,
+    Stored,
+    top,
+    write_ids,
+)
 from ravqa.indexes.segmented.store import SPOOL, Manifest, SegmentEntry, Writer
 
 if TYPE_CHECKING:
@@ -60,8 +68,10 @@ class ExactIndex(SegmentedIndex):
         return {"storage": config.storage}
 
     @classmethod
-    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
-        return ("vectors", "scales") if manifest.settings["storage"] == "int8" else ("vectors",)
+    def _arrays(cls, manifest: Manifest) -> Mapping[str, Stored]:
+        storage = manifest.settings["storage"]
+        arrays = {"vectors": Stored(_DTYPES[storage], "vectors", manifest.dim)}
+        return arrays | ({"scales": Stored(np.float32, "vectors")} if storage == "int8" else {})
 
     @classmethod
     def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ravqa.core.stored import as_type, read_json
 from ravqa.indexes.base import Array
 
 _SAMPLE = 40
@@ -278,14 +279,25 @@ class Codec:
         (folder / "codec.json").write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Codec:
-        """Read what `save` wrote."""
-        values = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
-        centers = np.load(folder / "centers.npy").astype(np.float32)
-        rotation, spread, feedback = (
-            np.load(folder / f"{name}.npy") for name in ("rotation", "spread", "feedback")
-        )
-        return cls(rotation, centers, spread, feedback, **values)
+    def load(cls, folder: Path, dim: int) -> Codec:
+        """Read what `save` wrote, for vectors of this length.
+
+        Raises:
+            OSError, ValueError: a file is missing, or its content does not fit.
+        """
+        values = as_type(dict[str, float], read_json(folder / "codec.json"))
+        centers = np.load(folder / "centers.npy")
+        shapes = {"rotation": (dim, dim), "spread": (len(centers),), "feedback": (dim, dim)}
+        arrays = {name: np.load(folder / f"{name}.npy") for name in shapes}
+        if (
+            centers.dtype != np.float16
+            or centers.shape != (min(max(1, len(centers)), 2**16), dim)
+            or any(arrays[n].dtype != np.float32 or arrays[n].shape != shapes[n] for n in shapes)
+            or values.keys() != {"fit", "trained_on"}
+        ):
+            raise ValueError("its arrays are not those of a codec")
+        fit, trained_on = values["fit"], int(values["trained_on"])
+        return cls(centers=centers.astype(np.float32), fit=fit, trained_on=trained_on, **arrays)
 
 
 def _feedback(rotated: Array) -> Array:

@@ -41,7 +41,15 @@ from ravqa.core.settings import Strict, Text, validate
 from ravqa.indexes.base import Array
 from ravqa.indexes.compressed.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
 from ravqa.indexes.maxsim import device_of, maxsim
-from ravqa.indexes.segmented.index import Passages, Segment, SegmentedIndex, State, top, write_ids
+from ravqa.indexes.segmented.index import (
+    Passages,
+    Segment,
+    SegmentedIndex,
+    State,
+    Stored,
+    top,
+    write_ids,
+)
 from ravqa.indexes.segmented.store import SPOOL, Manifest, SegmentEntry, Writer
 
 if TYPE_CHECKING:
@@ -69,6 +77,7 @@ _BAG = 4096  # passages in one call of embedding_bag
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
 _DRIFT = 0.05  # a segment with a mean fit lower by this is strange to the centroids
 _STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
+_BITS = {"9bit": 9, "4bit": 4, "float16": 8}  # of the residuals' components, by storage
 _SEARCH = ("effort", "candidates")  # what a single search may set
 _EFFORTS = {"fast": (0.5, 1.0), "default": (1.0, 3.0), "careful": (3.0, 5.0)}
 """For each effort: candidates, relative to the default, and standard deviations of slack in 4."""
@@ -105,7 +114,6 @@ def default_candidates(passages: int, vectors: int) -> int:
 
     40 x the root of the corpus if a sample of the vectors is used, else 11 x; measured at 10,000
     and 100,000 passages (`benchmarks/search.py`).
-    10,000 and 100,000 passages (`benchmarks/search.py`).
     """
     share = 40 if _sampled(vectors) < vectors else 11
     return int(share * np.sqrt(passages) * _growth(passages))
@@ -193,10 +201,20 @@ class CompressedIndex(SegmentedIndex):
         return {"storage": config.storage, "centroids": config.centroids, "seed": config.seed}
 
     @classmethod
-    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
-        names = ("centroids", "run_offsets", "run_starts", "residuals", "scales")
-        more = {"9bit": ("fine",), "4bit": ("fine",), "float16": ("vectors",)}
-        return names + more.get(manifest.settings["storage"], ())
+    def _arrays(cls, manifest: Manifest) -> Mapping[str, Stored]:
+        dim, storage = manifest.dim, manifest.settings["storage"]
+        bits = _BITS[storage]
+        packed = Stored(np.uint8, "vectors", dim // 2)
+        arrays = {
+            "run_offsets": Stored(np.int64, "bounds", small=True),
+            "centroids": Stored(np.uint16, "runs", small=True),
+            "run_starts": Stored(np.uint16, "runs", small=True),
+            "residuals": packed if bits == 4 else Stored(np.int8, "vectors", dim),
+            "scales": Stored(np.uint16, "vectors"),
+        }
+        if storage == "float16":
+            return arrays | {"vectors": Stored(np.float16, "vectors", dim)}
+        return arrays | {"fine": Stored(np.uint8, "vectors", fine_width(dim, bits))}
 
     @classmethod
     def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
@@ -243,7 +261,23 @@ class CompressedIndex(SegmentedIndex):
 
     @classmethod
     def _open_shared(cls, path: Path, manifest: Manifest) -> Codec:
-        return Codec.load(path / manifest.settings["shared"])
+        return Codec.load(path / manifest.settings["shared"], manifest.dim)
+
+    def _check_segment(self, segment: Segment, shared: Codec) -> None:
+        # The kernels check no bounds: places beyond an array would be read from anywhere.
+        bounds, lengths = segment.arrays["run_offsets"], segment.arrays["lengths"]
+        runs = np.diff(bounds)
+        if bounds[0] != 0 or np.any(runs < 0) or np.any((runs == 0) != (lengths == 0)):
+            raise ValueError("run_offsets.npy does not give every passage its runs")
+        if segment.arrays["centroids"].max(initial=0) >= len(shared.centers):
+            raise ValueError(f"centroids.npy names more than {len(shared.centers)} centroids")
+        for first, last in blocks(runs):
+            starts = segment.arrays["run_starts"][bounds[first] : bounds[last]].astype(np.int64)
+            places = np.repeat(segment.offsets[first:last], runs[first:last]) + starts
+            first_runs = (bounds[first:last] - bounds[first])[runs[first:last] > 0]
+            ends = np.append(places[1:], segment.offsets[last])
+            if np.any(starts[first_runs] != 0) or np.any(ends <= places):
+                raise ValueError("run_starts.npy does not divide the passages' vectors")
 
     # -- searching ----------------------------------------------------------------------------
 
@@ -593,7 +627,7 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
     if not spool.ids:
         return None
     storage = writer.manifest.settings["storage"]
-    bits = {"9bit": 9, "4bit": 4, "float16": 8}[storage]
+    bits = _BITS[storage]
     dim = writer.manifest.dim
     count = len(spool.vectors)
     name = writer.new_folder("segment")

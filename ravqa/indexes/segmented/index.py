@@ -6,15 +6,18 @@ import json
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
-from ravqa.core.errors import UserError
+from ravqa.core.errors import UserError, first_line
 from ravqa.core.settings import fingerprint as fingerprint_of
+from ravqa.core.settings import validate
+from ravqa.core.stored import as_type, read_json
 from ravqa.encoders.base import Vectors
 from ravqa.indexes.base import (
     Array,
@@ -28,6 +31,28 @@ from ravqa.indexes.segmented import store
 from ravqa.indexes.segmented.store import Manifest, SegmentEntry, Writer
 
 Passages = Iterator[tuple[str, Array]]
+
+
+class Stored(NamedTuple):
+    """How one array of a segment is stored.
+
+    Attributes:
+        dtype: type of its values.
+        rows: what it has a row for: each passage, vector, or run of vectors; or (bounds) where
+            each passage begins, and where the last one ends.
+        width: length of a row; None for single values.
+        small: whether its content is checked when the index is opened, and not only by `verify`.
+    """
+
+    dtype: type
+    rows: Literal["passages", "vectors", "runs", "bounds"]
+    width: int | None = None
+    small: bool = False
+    mapped: Literal["r"] | None = "r"
+
+
+_LENGTHS = Stored(np.int64, "passages", small=True, mapped=None)
+_GONE = Stored(np.uint8, "passages", small=True, mapped=None)  # eight passages a row
 
 
 @dataclass(frozen=True)
@@ -118,6 +143,7 @@ class SegmentedIndex(StoredIndex):
                 else.
         """
         super().__init__(path, config or self.Config(), fingerprint=fingerprint)
+        self._sound: set[tuple[str, str]] = set()  # files that were checked: names, checksums
         self._mutex = threading.Lock()
         self._state = self._read()
 
@@ -163,8 +189,8 @@ class SegmentedIndex(StoredIndex):
 
     @classmethod
     @abstractmethod
-    def _arrays(cls, manifest: Manifest) -> tuple[str, ...]:
-        """Return the names of a segment's arrays besides `lengths`."""
+    def _arrays(cls, manifest: Manifest) -> Mapping[str, Stored]:
+        """Return a segment's arrays besides `lengths`, in the order in which they are opened."""
 
     @classmethod
     @abstractmethod
@@ -409,29 +435,99 @@ class SegmentedIndex(StoredIndex):
         return state
 
     def _opened(self, manifest: Manifest) -> State:
+        """Open all files of a state; those that say where vectors are must be as written.
+
+        Raises:
+            DamagedError: a file is missing, cut off or changed, or does not fit the others.
+        """
         store.check_files(self.path, manifest)
-        segments, first = [], 0
-        try:
-            for entry in manifest.segments:
-                folder = self.path / entry.name
-                ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
-                arrays = {
-                    name: np.load(folder / f"{name}.npy", mmap_mode="r")
-                    for name in self._arrays(manifest)
-                }
-                arrays["lengths"] = np.load(folder / "lengths.npy")
-                alive = np.ones(len(ids), bool)
-                if entry.gone:
-                    gone = np.unpackbits(np.load(self.path / entry.gone), count=len(ids))
-                    alive = ~gone.astype(bool)
-                segments.append(Segment(entry, first, ids, arrays, alive))
-                first += len(ids)
+        own = dict(manifest.settings)
+        name = str(own.pop("shared", ""))
+        with self._reading(store.MANIFEST):
+            if self.fixed(validate(self.Config, own, "its settings")) != own:
+                raise ValueError("its settings are incomplete")
+            layout = self._arrays(manifest)
+        for file in manifest.files:
+            if name and file.startswith(f"{name}/"):
+                self._check_content(manifest, file)
+        with self._reading(name or store.MANIFEST):
             shared = self._open_shared(self.path, manifest)
-        except (OSError, UserError):
-            raise
-        except Exception as e:  # files of the right size with wrong content fail in many ways
-            raise store.damaged(self.path, str(e).partition("\n")[0]) from None
+        segments, first = [], 0
+        for entry in manifest.segments:
+            segments.append(self._open_segment(manifest, entry, first, layout, shared))
+            first += entry.passages
         return State(manifest, tuple(segments), shared)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Turn any exception raised inside into one line that names a file or folder."""
+        try:
+            yield
+        except PermissionError as e:
+            raise UserError(f"{self.path / name} cannot be read: {e.strerror}") from None
+        except Exception as e:  # files of the right size with wrong content fail in many ways
+            raise store.damaged(self.path, f"{name} cannot be read ({first_line(e)})") from None
+
+    def _check_content(self, manifest: Manifest, name: str) -> bool:
+        """Check a file's content; return False if this object did so before."""
+        mark = name, manifest.files.get(name, (0, ""))[1]
+        if mark in self._sound:
+            return False
+        if fault := store.content_fault(self.path, manifest, name):
+            raise store.damaged(self.path, fault)
+        self._sound.add(mark)
+        return True
+
+    def _open_segment(
+        self,
+        manifest: Manifest,
+        entry: SegmentEntry,
+        first: int,
+        layout: Mapping[str, Stored],
+        shared: Any,
+    ) -> Segment:
+        new = []
+
+        def array(name: str, stored: Stored, rows: int) -> Array:
+            if stored.small:
+                new.append(self._check_content(manifest, name))
+            with self._reading(name):
+                found: Array = np.load(self.path / name, mmap_mode=stored.mapped)
+                shape = (rows, *([] if stored.width is None else [stored.width]))
+                if (found.dtype, found.shape) != (stored.dtype, shape) or found.flags.fnc:
+                    raise ValueError(f"{found.dtype} {found.shape} instead of {shape}")
+            return found
+
+        file = f"{entry.name}/ids.json"
+        new.append(self._check_content(manifest, file))
+        with self._reading(file):
+            ids = as_type(list[str], read_json(self.path / file))
+            if len(ids) != entry.passages or len(set(ids)) != len(ids):
+                raise ValueError(f"it has not {entry.passages} different ids")
+        lengths = array(f"{entry.name}/lengths.npy", _LENGTHS, len(ids))
+        alive = np.ones(len(ids), bool)
+        if entry.gone:
+            gone = np.unpackbits(array(entry.gone, _GONE, -(-len(ids) // 8)), count=len(ids))
+            alive = ~gone.astype(bool)
+        with self._reading(entry.name):
+            if lengths.min(initial=0) < 0 or lengths.sum() != entry.vectors:
+                raise ValueError(f"its lengths do not make {entry.vectors} vectors")
+            if len(ids) - alive.sum() != entry.deleted:
+                raise ValueError(f"{entry.deleted} deleted passages are expected")
+        counts = {"vectors": entry.vectors, "bounds": len(ids) + 1}
+        arrays: dict[str, Array] = {"lengths": lengths}
+        for name, stored in layout.items():
+            if stored.rows == "runs":
+                counts["runs"] = int(arrays["run_offsets"][-1])
+            arrays[name] = array(f"{entry.name}/{name}.npy", stored, counts[stored.rows])
+        segment = Segment(entry, first, ids, arrays, alive)
+        if any(new):
+            with self._reading(entry.name):
+                self._check_segment(segment, shared)
+        return segment
+
+    def _check_segment(self, segment: Segment, shared: Any) -> None:
+        """Raise ValueError if what the kind's arrays say of places does not fit together."""
 
 
 def write_ids(folder: Path, ids: Sequence[str], lengths: Array) -> None:

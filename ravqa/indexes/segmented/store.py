@@ -23,23 +23,30 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from stat import S_ISREG
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
-from ravqa.core.errors import UserError
+from ravqa.core.errors import DamagedError, UserError
 from ravqa.core.files import atomic_write, lock, remove_leftovers
 from ravqa.core.locations import flush_to_disk
+from ravqa.core.stored import as_type, read_json
 from ravqa.indexes.base import Array
 
 FORMAT = 5
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _LOCK = "lock"
 SPOOL = "spool.new"
 """A writer's scratch file; the next writer removes one left by a killed writer."""
 _BLOCK = 2**22
 _OWN_FOLDER = re.compile(r"(segment|shared)-\d{6}")
 _OWN_FILE = re.compile(rf"{_OWN_FOLDER.pattern}/[\w-]+\.\w+")
+
+
+_Count = Annotated[int, Field(ge=0)]
+_CHECKED = ConfigDict(extra="forbid")  # of what `as_type` reads back
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,13 @@ class SegmentEntry:
         fit: how well the shared data fits this segment's vectors, for kinds that measure it.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _CHECKED
+
     name: str
-    passages: int
-    vectors: int
+    passages: _Count
+    vectors: _Count
     gone: str | None = None
-    deleted: int = 0
+    deleted: _Count = 0
     fit: float | None = None
 
 
@@ -72,14 +81,16 @@ class Manifest:
         attached: data that the index's owner commits with it; never read here.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _CHECKED
+
     kind: str
-    dim: int
+    dim: _Count
     fingerprint: str = ""
-    generation: int = 0
+    generation: _Count = 0
     settings: dict[str, Any] = field(default_factory=dict)
     segments: tuple[SegmentEntry, ...] = ()
-    files: dict[str, tuple[int, str]] = field(default_factory=dict)
-    numbers: int = 0
+    files: dict[str, tuple[_Count, str]] = field(default_factory=dict)
+    numbers: _Count = 0
     attached: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,48 +104,54 @@ class Manifest:
         return sum(s.vectors for s in self.segments)
 
 
-def damaged(path: Path, what: str) -> UserError:
+def damaged(path: Path, what: str) -> DamagedError:
     """Return the error for an index that cannot be used."""
-    return UserError(
+    return DamagedError(
         f"the index in {path} is damaged: {what}; delete the folder and build it again"
     )
 
 
 def exists(path: Path) -> bool:
     """Return whether `path` holds a complete index."""
-    return (path / _MANIFEST).is_file()
+    return (path / MANIFEST).is_file()
 
 
 def read_manifest(path: Path) -> Manifest:
     """Return the current state of the index in `path`.
 
     Raises:
-        UserError: no index exists, it has another format, or a file is missing or truncated.
+        UserError: no index exists, or it has another format.
+        DamagedError: the manifest cannot be read or was changed.
     """
     try:
-        text = (path / _MANIFEST).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"no index in {path}") from None
-    except UnicodeDecodeError:
-        raise damaged(path, "its manifest cannot be read") from None
-    try:
-        values = json.loads(text)
-        if values["format"] != FORMAT:
-            raise UserError(
-                f"the index in {path} is of format {values['format']}, this version reads {FORMAT}:"
-                " build it again"
-            )
+        values = read_json(path / MANIFEST)
+        check_format(values["format"], FORMAT, f"the index in {path}")
         body = values["index"]
         if values["checksum"] != _checksum(body):
-            raise damaged(path, "its manifest was changed")
-        body["segments"] = tuple(SegmentEntry(**s) for s in body["segments"])
-        body["files"] = {name: (size, digest) for name, (size, digest) in body["files"].items()}
-        manifest = Manifest(**body)
-        if other := next(_outside(manifest), None):
-            raise damaged(path, f"its manifest refers to {other!r}")
-        return manifest
-    except (ValueError, KeyError, TypeError):
-        raise damaged(path, "its manifest cannot be read") from None
+            raise damaged(path, f"{MANIFEST} was changed")
+        manifest = as_type(Manifest, body)
+    except FileNotFoundError:
+        raise UserError(f"no index in {path}") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise damaged(path, f"{MANIFEST} cannot be read ({e})") from None
+    if other := next(_outside(manifest), None):
+        raise damaged(path, f"{MANIFEST} refers to {other!r}")
+    return manifest
+
+
+def check_format(found: Any, readable: int, what: str) -> None:
+    """Check the format of what is read back.
+
+    Raises:
+        UserError: it is another number.
+        TypeError: it is not a number.
+    """
+    if type(found) is not int:
+        raise TypeError(f"format {found!r:.40}")
+    if found != readable:
+        raise UserError(
+            f"{what} is of format {found}, this version reads {readable}: build it again"
+        )
 
 
 def _outside(manifest: Manifest) -> Iterator[str]:
@@ -142,34 +159,44 @@ def _outside(manifest: Manifest) -> Iterator[str]:
     folders = [s.name for s in manifest.segments]
     if "shared" in manifest.settings:
         folders.append(manifest.settings["shared"])
-    yield from (name for name in folders if not _OWN_FOLDER.fullmatch(name))
+    yield from (str(name) for name in folders if not _OWN_FOLDER.fullmatch(str(name)))
     yield from (name for name in manifest.files if not _OWN_FILE.fullmatch(name))
     yield from (s.gone for s in manifest.segments if s.gone and s.gone not in manifest.files)
 
 
 def check_files(path: Path, manifest: Manifest) -> None:
-    """Raise UserError if a file is missing or has another size."""
+    """Raise DamagedError if a file is missing or has another size."""
     for name, (size, _) in manifest.files.items():
-        try:
-            found = (path / name).stat().st_size
-        except OSError:
-            raise damaged(path, f"{name} is missing") from None
-        if found != size:
-            raise damaged(path, f"{name} has {found} bytes instead of {size}")
+        if fault := _size_fault(path, name, size):
+            raise damaged(path, fault)
+
+
+def content_fault(path: Path, manifest: Manifest, name: str) -> str | None:
+    """Return what is wrong with a file's content, which is read whole; None if nothing is."""
+    if name not in manifest.files:
+        return f"{MANIFEST} does not name {name}"
+    size, digest = manifest.files[name]
+    if fault := _size_fault(path, name, size):
+        return fault
+    changed = file_checksum(path / name) != digest
+    return f"{name} was changed: its checksum is wrong" if changed else None
+
+
+def _size_fault(path: Path, name: str, size: int) -> str | None:
+    """Return what is wrong with a file, as far as can be told without reading it."""
+    try:
+        found = (path / name).stat()
+    except OSError:
+        return f"{name} is missing"
+    if not S_ISREG(found.st_mode):
+        return f"{name} is not a regular file"
+    return None if found.st_size == size else f"{name} has {found.st_size} bytes instead of {size}"
 
 
 def faults(path: Path, manifest: Manifest) -> list[str]:
     """Return the result of `verify`: a line for each file that is missing or was changed."""
-    found = []
-    for name, (size, digest) in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            found.append(f"{name} is missing")
-        elif file.stat().st_size != size:
-            found.append(f"{name} has {file.stat().st_size} bytes instead of {size}")
-        elif file_checksum(file) != digest:
-            found.append(f"{name} was changed: its checksum is wrong")
-    return found
+    found = (content_fault(path, manifest, name) for name in manifest.files)
+    return [fault for fault in found if fault is not None]
 
 
 class Writer:
@@ -226,7 +253,7 @@ class Writer:
         new = replace(new, files=files)
         body = asdict(new)
         text = json.dumps({"format": FORMAT, "checksum": _checksum(body), "index": body})
-        atomic_write(self.path / _MANIFEST, text)
+        atomic_write(self.path / MANIFEST, text)
         self.manifest = new
         _sweep(self.path, new)
         return new
@@ -274,9 +301,9 @@ def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
 
 def _sweep(path: Path, manifest: Manifest) -> None:
     """Remove what the manifest does not name: leftovers of interrupted writers."""
-    for name in (f"{_MANIFEST}.new", SPOOL):  # older versions wrote the first
+    for name in (f"{MANIFEST}.new", SPOOL):  # older versions wrote the first
         (path / name).unlink(missing_ok=True)
-    remove_leftovers(path / _MANIFEST)
+    remove_leftovers(path / MANIFEST)
     for entry in path.iterdir():
         if not _OWN_FOLDER.fullmatch(entry.name):  # not created by an index
             continue
