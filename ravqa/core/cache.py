@@ -1,12 +1,16 @@
 """An on-disk cache of results by content key: SQLite in WAL mode, safe across processes.
 
-Caches are disposable: damaged entries are removed with a warning and recomputed.
+Caches are disposable: damaged entries are removed with a warning and recomputed. A value is kept as
+one line of JSON and, in the next line, a checksum of key and value; older versions wrote no second
+line.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -19,13 +23,15 @@ from typing import Any, Generic, TypeVar
 from ravqa.core.errors import UserError
 from ravqa.core.locations import cache_dir
 from ravqa.core.outcomes import Failure
+from ravqa.core.stored import parsed_json
 
 T = TypeVar("T")
 V = TypeVar("V")
 
 _log = logging.getLogger(__name__)
 
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# SQLITE_ERROR: the file has tables other than ours.
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 _VARIABLES = 500  # keys in one query, below SQLite's limit
 _WAIT_S = 60.0
 _LOOK_AGAIN_S = 0.02
@@ -103,12 +109,13 @@ class Store:
         """Run `action` in one transaction; a damaged file is replaced by an empty one."""
         try:
             return self._once(action)
-        except sqlite3.DatabaseError as e:
-            if e.sqlite_errorcode & 0xFF not in _DAMAGED:
+        except (sqlite3.Error, OSError) as e:
+            code = getattr(
+                e, "sqlite_errorcode", sqlite3.SQLITE_OK
+            )  # not all of its errors have it
+            if code & 0xFF not in _DAMAGED:
                 raise self._unusable(e) from None
             _log.warning("the cache %s is damaged (%s): a new one is made", self.path, e)
-        except sqlite3.Error as e:
-            raise self._unusable(e) from None
         try:
             for end in ("", "-wal", "-shm"):
                 Path(f"{self.path}{end}").unlink(missing_ok=True)
@@ -117,10 +124,13 @@ class Store:
             raise self._unusable(e) from None
 
     def _once(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        if not self.path.exists():  # SQLite would keep the group from writing, whatever the umask
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666))
         # One short connection per call: nothing is held open across forks and threads.
         with closing(sqlite3.connect(self.path, timeout=_WAIT_S)) as connection, connection:
             # A killed process loses nothing; a power cut only the last entries.
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.text_factory = bytes  # a damaged text may be no UTF-8
             if not (self._ready and self.path.is_file() and self.path.stat().st_size):
                 _use_wal(connection)
                 connection.execute(
@@ -141,8 +151,8 @@ class Store:
         damaged: list[str] = []
         unique = list(dict.fromkeys(keys))
 
-        def look(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-            rows: list[tuple[str, str]] = []
+        def look(connection: sqlite3.Connection) -> list[tuple[bytes, bytes]]:
+            rows: list[tuple[bytes, bytes]] = []
             for start in range(0, len(unique), _VARIABLES):
                 part = unique[start : start + _VARIABLES]
                 marks = ",".join("?" * len(part))
@@ -151,10 +161,11 @@ class Store:
                 )
             return rows
 
-        for key, value in self._do(look):
+        for raw, text in self._do(look):
+            key = raw.decode()  # equal to one of `unique`
             try:
-                found[key] = json.loads(value)
-            except (ValueError, TypeError):
+                found[key] = _value(key, text)
+            except ValueError:
                 damaged.append(key)
         self.drop_damaged(damaged)
         with self._counting:
@@ -164,7 +175,7 @@ class Store:
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Store values; a key that is already known keeps its value."""
-        rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
+        rows = [(key, _text(key, value)) for key, value in values.items()]
         self._do(lambda c: c.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows))
 
     def drop(self, keys: Iterable[str]) -> None:
@@ -179,6 +190,27 @@ class Store:
                 "%d values in the cache %s are damaged: they are made again", len(keys), self.path
             )
             self.drop(keys)
+
+
+def _text(key: str, value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # half characters, not UTF-8
+        text = json.dumps(value)
+    return f"{text}\n{_checksum(key, text)}"
+
+
+def _value(key: str, data: bytes) -> Any:
+    """Return what `_text` wrote; ValueError if it was changed."""
+    if not isinstance(data, bytes):
+        raise ValueError("not a text")
+    text, line_break, checksum = data.decode().partition("\n")
+    if line_break and checksum != _checksum(key, text):
+        raise ValueError("its checksum is wrong")
+    return parsed_json(text.encode())
+
+
+def _checksum(key: str, text: str) -> str:
+    return hashlib.blake2b(f"{key}\n{text}".encode(), digest_size=8).hexdigest()
 
 
 class Memo(Generic[V]):

@@ -1,5 +1,6 @@
 """What is kept on disk, how its use is measured, and what is built only once."""
 
+import os
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,13 @@ def test_a_damaged_file_is_made_again_with_a_warning(fresh_cache, caplog):
         assert make(Store("things"), ["a", "b"]) == 0
 
 
+def rows(store, sql):
+    with sqlite3.connect(store.path) as connection:
+        found = connection.execute(sql).fetchall()
+    connection.close()
+    return found
+
+
 def change(store, sql, *values):
     with sqlite3.connect(store.path) as connection:
         connection.execute(sql, values)
@@ -149,6 +157,60 @@ def test_a_damaged_value_is_made_again_with_a_warning(fresh_cache, caplog):
     assert caplog.text.count("1 values in the cache") == 2
     assert memo.made == 2
     assert store.get(["a", "b", "c"]) == {"a": 0, "b": 1, "c": 3}
+
+
+def test_no_changed_byte_of_a_value_gives_another_value(fresh_cache, caplog):
+    store = Store("things")
+    store.put({"a": {"text": "koala 7", "score": 12.5}, "b": 2})
+    [(data,)] = rows(store, "SELECT value FROM kept WHERE key = 'a'")
+    for place in range(len(data.encode())):
+        changed = bytearray(data.encode())
+        changed[place] ^= 1 << place % 8
+        change(store, "UPDATE kept SET value = CAST(? AS TEXT) WHERE key = 'a'", bytes(changed))
+        caplog.clear()
+        assert store.get(["a", "b"]) == {"b": 2}
+        assert caplog.text.count("1 values in the cache") == 1
+        store.put({"a": {"text": "koala 7", "score": 12.5}})
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", None, "", "[" * 100_000, "1\n", "NaN}"])
+def test_a_value_of_another_kind_is_made_again(fresh_cache, value):
+    store = Store("things")
+    store.put({"a": 1})
+    change(store, "UPDATE kept SET value = ? WHERE key = 'a'", value)
+    assert store.get(["a"]) == {}
+    store.put({"a": 1})
+    assert store.get(["a"]) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "sql", ["DROP TABLE kept", "ALTER TABLE kept RENAME COLUMN value TO other"]
+)
+def test_a_file_with_other_tables_is_made_again(fresh_cache, caplog, sql):
+    store = Store("things")
+    store.put({"a": 1})
+    change(store, sql)
+    assert store.get(["a"]) == {}
+    assert "is damaged" in caplog.text
+    store.put({"a": 2})
+    assert store.get(["a"]) == {"a": 2}
+
+
+def test_half_characters_are_kept(fresh_cache):
+    store = Store("things")
+    store.put({"a": "caf\udce9 \U0001f428"})
+    assert store.get(["a"]) == {"a": "caf\udce9 \U0001f428"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0, 0o666)])
+def test_files_have_the_permissions_that_the_umask_leaves(fresh_cache, umask, mode):
+    before = os.umask(umask)
+    try:
+        store = Store("things")
+        store.put({"a": 1})
+    finally:
+        os.umask(before)
+    assert store.path.stat().st_mode & 0o777 == mode
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_and_stays(fresh_cache):
