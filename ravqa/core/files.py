@@ -27,7 +27,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ravqa.core.errors import UserError
+from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import flush_to_disk
 
 _log = logging.getLogger(__name__)
@@ -39,6 +39,30 @@ LOCK_FILES = frozenset({_LOCK, f"{_LOCK}.owner"})
 _WAIT_S = 2.0  # another process may be checking the lock, or about to exit
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
+
+
+def irregular(path: Path) -> str:
+    """Return what a path leads to if it is not a file; "" for a file, and for nothing at all.
+
+    Opening a pipe would wait for its other end, and a device may never end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ""  # whoever opens it reports this
+    if stat.S_ISREG(mode):
+        return ""
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a path to something that is not a file.
+
+    Raises:
+        DataError: it is a folder, pipe, socket or device.
+    """
+    if kind := irregular(path):
+        raise DataError(f"{path} is {kind}, where a file is expected")
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -20,22 +20,29 @@ from typing import Any
 
 from ravqa.core.errors import DataError
 from ravqa.corpora.values import is_blank, kind_of, list_of, text_of
-from ravqa.images.decode import is_image, kept_image
+from ravqa.images.decode import SUFFIXES, is_image, kept_image
 from ravqa.images.folder import ImageFolder
 
 HELD = ("image", "images", "img", "imgs", "image_bytes", "img_bytes", "picture", "photo")
 """Columns that hold or name an image, in any form."""
 NAMED = (
     *("img_path", "image_path", "img_file", "image_file", "img_file_name", "image_file_name"),
-    *("image_filename", "image_name", "image_url", "img_url", "coco_url"),
+    *("image_filename", "image_name", "image_url", "img_url", "coco_url", "image_file_path"),
+    *("img_file_path", "image_uri", "image_link", "photo_path", "photo_url", "picture_path"),
 )
-"""Columns that name an image."""
+"""Columns that name an image; case, "_", "-" and spaces in their names do not count."""
 
+_SEPARATORS = re.compile(r"[\s_-]+")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}+={0,2}\s*")
 
+_NONE = "which is blank for a question without an image"
+_PRINTED_IMAGE = re.compile(
+    r"""\[?(?:\{'(?:bytes|path)': .{0,4096}?)?b['"](?:\\x89PNG|\\xff\\xd8|RIFF|GIF8)"""
+)
 _LONGEST_NAME = 4096  # bytes of a path
+_IMAGE_NAME = re.compile(rf"[^\n]+(?:{'|'.join(map(re.escape, SUFFIXES))})\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +90,7 @@ def image_of(
     Raises:
         DataError: a name leaves the folder, or matches several files.
     """
-    names = {name.lower(): name for name in reversed(list(row))}  # in any case
-    columns = [names[c] for c in columns if c in names]
+    columns = named_columns(row, columns)
     columns += held_columns(row, columns)
     first: RowImage | None = None
     for column in columns:
@@ -98,7 +104,30 @@ def image_of(
         if found.held or (found.path and not found.missing and is_there(found.path)):
             return found
         first = first or found
-    return first or RowImage(empty=any(c.lower() in HELD for c in columns))
+    return first or RowImage(empty=bool(named_columns(row, HELD)))
+
+
+def named_columns(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the columns with these names, whatever their case and separators, in that order."""
+    found = {_SEPARATORS.sub("", column).lower(): column for column in reversed(list(row))}
+    plain = (_SEPARATORS.sub("", name).lower() for name in names)
+    return list(dict.fromkeys(found[name] for name in plain if name in found))
+
+
+def unread_image(row: Mapping[str, Any], known: Collection[str]) -> str:
+    """Return why a row without a column for images seems to have one nevertheless; "" if not.
+
+    Args:
+        known: columns that hold something else.
+    """
+    if named_columns(row, (*HELD, *NAMED)):
+        return ""
+    for column, value in row.items():
+        if column not in known and _seems_image(value):
+            return f"{column!r} seems to hold an image: call that column 'image' ({_NONE})"
+    if not is_blank(image_id := row.get("image_id")):
+        return f"the image {image_id!r} is not named in a column 'image' ({_NONE})"
+    return ""
 
 
 def held_columns(row: Mapping[str, Any], others: Collection[str] = ()) -> list[str]:
@@ -124,6 +153,15 @@ def _holds(value: Any) -> bool:
     return isinstance(value, bytes) and is_image(value)
 
 
+def _seems_image(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return any(map(_seems_image, value.values() if isinstance(value, dict) else value))
+    if not isinstance(value, str):
+        return False
+    named = len(value) <= _LONGEST_NAME and _IMAGE_NAME.fullmatch(value)
+    return bool(named or _DATA_URI.match(value) or _PRINTED_IMAGE.match(value))
+
+
 def _is_empty(value: Any) -> bool:
     """Return whether a value is blank, empty bytes, an empty list, or lacks both bytes and path."""
     if isinstance(value, list | tuple):
@@ -138,6 +176,8 @@ def _read(value: Any, column: str, images: ImageFolder, by_stem: bool) -> RowIma
         value = value.tolist()
     if isinstance(value, list | tuple):
         value = [item for item in value if not _is_empty(item)]
+        if not value:
+            return RowImage(empty=True)
         if len(value) != 1:
             kinds = {type(item) for item in value}
             if kinds <= {int, float, list}:

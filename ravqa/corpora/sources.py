@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.files import check_regular
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
@@ -95,6 +96,7 @@ class _File:
         self._remarks = remarks
         if not path.exists():
             raise DataError(f"no such file: {path}")
+        check_regular(path)
         packed = path.suffix.lower() in {".gz", ".zip", PARQUET}
         self.size = path.stat().st_size * (_UNPACKED if packed else 1)
 
@@ -242,7 +244,7 @@ def _row_passage(row: Row, images: ImageFolder) -> Passage:
             raise DataError(f"no image {image.name!r} below {images.root}")
         if not is_image_file(image.path):
             raise DataError(f"{image.path} is not an image")
-    for column in (*_IMAGES, *row_images.held_columns(row)):
+    for column in (*row_images.named_columns(row, _IMAGES), *row_images.held_columns(row)):
         row.pop(column, None)
     title, article = take("title"), take("article")
     if title and text.startswith(f"title: {title}"):

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ravqa.core.errors import DataError, first_line, import_extra
+from ravqa.core.files import check_regular
+from ravqa.corpora.values import cell
 
 Row = dict[str, Any]
 
@@ -61,7 +63,7 @@ def read_rows(
             yield f"{path}, line {number}", row
     elif suffix in TABLES:
         for number, row in read_table(path, quotes):
-            yield f"{path}, line {number}", row
+            yield f"{path}, line {number}", {name: cell(value) for name, value in row.items()}
     elif suffix == PARQUET:
         for number, row in read_parquet(path, columns):
             yield f"{path}, row {number}", row
@@ -75,6 +77,7 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: missing, unreadable, or not JSON (the line is named).
     """
+    check_regular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         document = json.loads(text)
@@ -96,6 +99,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     Raises:
         DataError: missing or unreadable, on opening or while reading.
     """
+    check_regular(path)
     try:
         if path.name.lower().endswith(".gz"):
             with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as lines:
@@ -271,6 +275,7 @@ def parquet_columns(path: Path) -> list[str]:
 def _parquet(path: Path) -> Iterator[Any]:
     parquet: Any = import_extra("pyarrow.parquet", "datasets", why=f"reading {path.name}")
     arrow: Any = import_extra("pyarrow", "datasets", why=f"reading {path.name}")
+    check_regular(path)
     try:
         with parquet.ParquetFile(path) as file:
             yield file

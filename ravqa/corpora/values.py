@@ -6,6 +6,9 @@
     number with a fraction            as Python writes it: 3.5 is "3.5"
     anything else                     rejected: it is never turned into text
 
+Printed bytes ("b'...'") are rejected as bytes are. A cell of a table has no type: one that looks
+like a number with .0, or like a printed list or object, is rejected as these are.
+
 A number such as 1998.0 is rejected too. pandas writes whole numbers this way if a column has gaps,
 and then "1998" is meant; in a column of measurements "1998.0" is. Nothing in the file tells which.
 """
@@ -30,8 +33,23 @@ _HINT = (
 # among other texts, brackets that contain a quoted text or further brackets.
 _BRACKETS = re.compile(r"\s*(?:\[.*\]|\{.*\})\s*", re.DOTALL)
 _PRINTED = re.compile(
-    r"""\s*(?:array\(.*\)|[\[{]\s*['"\[{].*[\]}]|\(\s*['"].*['"]\s*,?\s*\))\s*""", re.DOTALL
+    r"""\s*(?:array\(.*\)|[\[{]\s*(?:['"\[{]|np\.|b['"]|None\b|nan\b).*[\]}]
+    |\(\s*['"].*['"]\s*(?:,\s*)?\))\s*""",
+    re.DOTALL | re.VERBOSE,
 )
+_PRINTED_BYTES = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_WHOLE_FLOAT = re.compile(r"\s*-?\d+\.0+\s*")
+
+
+class Cell(str):
+    """A table's cell whose text may be the printed form of something else."""
+
+    __slots__ = ()
+
+
+def cell(value: str) -> str:
+    """Return a table's cell, as a `Cell` if it may be a printed number, list or object."""
+    return Cell(value) if _WHOLE_FLOAT.fullmatch(value) or _PRINTED.fullmatch(value) else value
 
 
 def is_blank(value: Any) -> bool:
@@ -58,11 +76,15 @@ def text_of(value: Any, column: str) -> str | None:
     Raises:
         DataError: it is neither text nor a number with only one way to write it.
     """
-    if isinstance(value, str):
-        return str(value) if value.strip() else None
     value = _plain(value)
     if is_blank(value):
         return None
+    if isinstance(value, str):
+        if _PRINTED_BYTES.fullmatch(value):
+            raise DataError(f"{column!r}: text is expected, not printed bytes: {_short(value)}")
+        if isinstance(value, Cell):
+            _check_cell(value, column)
+        return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float | Decimal):
@@ -101,7 +123,7 @@ def list_of(value: Any, column: str) -> list[Any] | dict[Any, Any]:
 
 def cell_items(value: Any) -> Any:
     """Split a table's `one|two` into a list; return other values and JSON lists unchanged."""
-    bars = isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
+    bars = isinstance(value, str) and "|" in value and not value.lstrip().startswith(("[", "{"))
     return value.split("|") if bars else value
 
 
@@ -212,9 +234,21 @@ def _field(record: dict[Any, Any], column: str, field: str | None) -> Any:
     return record[field]
 
 
+def _check_cell(value: Cell, column: str) -> None:
+    if _WHOLE_FLOAT.fullmatch(value):
+        raise DataError(
+            f"{column!r} is the number {value.strip()}, which may mean another: write a whole "
+            'number (pandas: astype("Int64") before writing), or keep it as text in a .jsonl file'
+        )
+    raise _written(value, column)
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 40 else f"{value[:40]}...")
+
+
 def _written(value: str, column: str) -> DataError:
-    shown = value if len(value) <= 40 else f"{value[:40]}..."
     return DataError(
-        f"{column!r}: {shown!r} is the text of a list or object: write a list (in tables one|two, "
-        'or a JSON list such as ["one", "two"])'
+        f"{column!r}: {_short(value)} is the text of a list or object: write a list (in tables "
+        'one|two, or a JSON list such as ["one", "two"])'
     )

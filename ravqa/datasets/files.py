@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.files import check_regular
 from ravqa.core.records import Question
 from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
@@ -128,6 +129,7 @@ def _question_file(data: Path, suffixes: Sequence[str]) -> Path:
             if (data / f"questions{suffix}").is_file():
                 return data / f"questions{suffix}"
         raise UserError(f"no questions{suffixes[0]} in {data}")
+    check_regular(data)
     if not data.is_file():
         raise UserError(f"no such file or folder: {data}")
     if suffix_of(data) not in suffixes:
@@ -210,7 +212,10 @@ class _Questions:
         )
         if self.answered and (reason := self._metric.problem(question)):
             raise DataError(reason)
-        return question, found.missing
+        missing = found.missing
+        if found.path is None and not missing:
+            missing = row_images.unread_image(row, _KNOWN)
+        return question, missing
 
     def _list(self, row: Row, column: str) -> tuple[str, ...]:
         return texts_of(self._items(row, column), column)

@@ -263,9 +263,9 @@ def _question(
     entity = [text(row, "entity_id"), text(row, "entity_text")]
     extra = {"gold_answer": text(row, "gold_answer")}
     extra |= dict(zip(("entity_id", "entity"), entity, strict=True))
-    numbered = subset == "OKVQA" and question_id.isdecimal()  # the official ids are numbers
     question = Question(
-        question_id=int(question_id) if numbered else question_id,
+        # The official ids of OK-VQA are numbers.
+        question_id=processed.as_number(question_id) if subset == "OKVQA" else question_id,
         question=asked or "",
         image=found.path or (images.root / f"<image of {question_id}>" if missing else BLACK),
         image_id=processed.image_id_of(row) if found.path else None,

@@ -448,8 +448,8 @@ class _Questions:
         if asked is None or not answers:
             raise DataError("no question_id, question or answers")
         image_id = processed.image_id_of(row)
-        if isinstance(image_id, str) and image_id.isdecimal():
-            image_id = int(image_id)  # like question ids
+        if isinstance(image_id, str) and image_id.isascii() and image_id.isdecimal():
+            image_id = int(image_id)  # like question ids; files write them with zeros before
         found = row_images.image_of(row, self._images, by_stem=True)
         image, missing = found.path, found.missing
         if isinstance(image_id, int) and (image is None or missing):
@@ -466,7 +466,7 @@ class _Questions:
             image_id = found.name if number is None else number
         question = Question(
             # Official ids are numbers; the copies hold them as strings.
-            question_id=int(question_id) if question_id.isdecimal() else question_id,
+            question_id=processed.as_number(question_id),
             question=asked,
             image=image,
             image_id=image_id,

@@ -36,6 +36,12 @@ def question_id_of(row: Row) -> str:
     return str(question_id)
 
 
+def as_number(value: str) -> int | str:
+    """Return an id as a number if its digits are one way to write it: "7", but not "007"."""
+    plain = value.isascii() and value.isdecimal() and (value == "0" or value[0] != "0")
+    return int(value) if plain else value
+
+
 def image_id_of(row: Row) -> int | str | None:
     """Return the image's id, as a number if the row has one.
 

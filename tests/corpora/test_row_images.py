@@ -252,6 +252,53 @@ def test_a_row_that_says_something_else_is_reported(tmp_path, changes, reason):
         okvqa.load(DatasetRequest(data=folder))
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"file_name": "a.png"},
+        {"query_photo": "below/a.JPG "},
+        {"picture1": {"path": "a.webp"}},
+        {"shots": ["a.tiff"]},
+        {"jpg": repr(PNG)},
+        {"png": repr({"bytes": PNG, "path": None})},
+        {"scan": "data:image/png;base64,iVBOR"},
+        {"image_id": 42},
+    ],
+)
+def test_a_question_is_never_asked_without_its_image(tmp_path, row):
+    """A column that is not known as one of images is named, not passed over."""
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"id": 1, "question": "q", "answers": ["a"], **row}))
+    with pytest.raises(DataError, match=r"line 1: .* column 'image'"):
+        files.load_jsonl(DatasetRequest(data=path))
+    blank = {"id": 1, "question": "q", "answers": ["a"], "image": None, **row}
+    path.write_text(json.dumps(blank))
+    [question] = files.load_jsonl(DatasetRequest(data=path)).questions
+    assert question.image is None
+
+
+@pytest.mark.parametrize("name", ["imageUrl", "Image URL", "image-path", "IMG_FILE_PATH"])
+def test_names_of_columns_are_known_whatever_their_case_and_separators(tmp_path, name):
+    write_image(tmp_path / "a.png")
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"id": 1, "question": "q", "answers": ["a"], name: "a.png"}))
+    [question] = files.load_jsonl(DatasetRequest(data=path)).questions
+    assert question.image == tmp_path / "a.png"
+
+
+def test_a_cell_with_an_empty_list_of_images_is_blank(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("id,question,answers,images\n1,q,a,[]\n")
+    [question] = files.load_csv(DatasetRequest(data=path)).questions
+    assert question.image is None
+
+
+def test_ids_of_okvqa_are_numbers_where_digits_are_one_way_to_write_them(tmp_path):
+    rows = [{"question_id": i, "image": PNG} for i in ("7", "007", "\u0667")]
+    dataset = okvqa.load(DatasetRequest(data=okvqa_table(tmp_path, *rows)))
+    assert [q.question_id for q in dataset.questions] == [7, "007", "\u0667"]
+
+
 @pytest.mark.parametrize("form", HELD)
 def test_passages_have_their_images(tmp_path, form):
     path = tmp_path / "p.parquet"

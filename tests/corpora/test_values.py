@@ -1,8 +1,10 @@
 """Values of records: what is text stays, what is missing is blank, all else is refused."""
 
+import csv
 import datetime
 import json
 import math
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -144,6 +146,18 @@ def test_a_printed_list_or_object_is_refused_with_a_hint(cell):
         values.texts_of(cell, "c")
 
 
+@pytest.mark.parametrize("value", ["b'koala'", 'b"it\'s"', r"b'\x89PNG\r\n'", "b''"])
+def test_printed_bytes_are_no_text(value):
+    for read in (values.text_of, values.id_of, values.texts_of):
+        with pytest.raises(DataError, match="'c': text is expected, not printed bytes"):
+            read(value, "c")
+
+
+@pytest.mark.parametrize("value", ["b'a' or b'b'", "b 'a'", "b'a", "The b'a'", "B'a'"])
+def test_other_texts_with_a_b_and_quotes_are_texts(value):
+    assert values.text_of(value, "c") == value
+
+
 def test_a_field_of_objects_is_taken_in_both_their_forms():
     rows = [{"answer": "a", "answer_id": 1}, {"answer": None}, "b", {"answer": 5}]
     assert values.texts_of(rows, "c", "answer") == ("a", "b", "5")
@@ -235,6 +249,67 @@ def test_lists_in_cells_are_lists_or_refused(tmp_path):
     path.write_text("id,question,answers\n1,q,\"['koala', 'a bear']\"\n")
     with pytest.raises(DataError, match=r"line 2: 'answers': .* write a list \(in tables one\|two"):
         files.load_csv(DatasetRequest(data=path))
+
+
+CELLS = {
+    "1.0": "is the number 1.0, which may mean another",
+    " -3.00": "is the number -3.00, which may mean another",
+    "['a', 'b']": "is the text of a list or object",
+    "{'a': 1}": "is the text of a list or object",
+    "[np.str_('a')]": "is the text of a list or object",
+    "[None]": "is the text of a list or object",
+    "('a',)": "is the text of a list or object",
+    "array(['a'])": "is the text of a list or object",
+    "b'a'": "printed bytes",
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("column", ["id", "title", "text"])
+@pytest.mark.parametrize("value", CELLS)
+def test_a_cell_that_is_the_printed_form_of_something_else_is_refused(
+    tmp_path, column, value, suffix
+):
+    """A table has no types: what pandas makes of floats, lists and bytes looks like text."""
+    path = tmp_path / f"p{suffix}"
+    row = {"id": "p", "title": "t", "text": "x"} | {column: value}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, row, delimiter="," if suffix == ".csv" else "\t")
+        writer.writeheader()
+        writer.writerow(row)
+    with pytest.raises(DataError, match=rf"line 2: '{column}'.* {re.escape(CELLS[value])}"):
+        Corpus.read(path)
+
+
+def test_texts_of_that_form_are_texts_where_a_file_has_types(tmp_path):
+    path = lines(tmp_path / "p.jsonl", {"id": "1.0", "title": "['a']", "text": "2.0"})
+    [passage] = Corpus.read(path).values()
+    assert (passage.passage_id, passage.title, passage.text) == ("1.0", "['a']", "2.0")
+
+
+@pytest.mark.parametrize("value", ["1.5", "v1.0", "1.0.0", "[sic] a]", "(1998)", "[a]", "1.0 km"])
+def test_other_cells_are_texts(tmp_path, value):
+    path = tmp_path / "p.csv"
+    path.write_text(f"id,text\n{value},{value}\n")
+    [passage] = Corpus.read(path).values()
+    assert (passage.passage_id, passage.text) == (value, value)
+
+
+def test_ids_of_tables_are_whole(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("id,question,answers,pos_item_ids\n1.0,q,a,p\n")
+    with pytest.raises(DataError, match=r"line 2: no question id: 'id' is the number 1\.0"):
+        files.load_csv(DatasetRequest(data=path))
+    path.write_text("id,question,answers,pos_item_ids\n1,q,a,3.0\n")
+    with pytest.raises(DataError, match=r"line 2: 'pos_item_ids' is the number 3\.0"):
+        files.load_csv(DatasetRequest(data=path))
+
+
+@pytest.mark.parametrize("ids", [(7, "7"), ("7", 7), (7, 7)])
+def test_a_number_and_its_digits_are_one_question_id(tmp_path, ids):
+    rows = [{"id": i, "question": "q", "answers": ["a"]} for i in ids]
+    with pytest.raises(DataError, match=f"line 2: duplicate question id {ids[1]!r}"):
+        files.load_jsonl(DatasetRequest(data=lines(tmp_path / "q.jsonl", *rows)))
 
 
 def test_numbers_are_answers_as_they_are_written(tmp_path):
