@@ -234,7 +234,7 @@ class Pages:
                 if not path.resolve().is_relative_to(real):
                     self.remarks.links.append(self._name(path))
                 elif not path.is_file():
-                    continue
+                    self.remarks.others["pipe, device or broken link"] += 1
                 elif not os.access(path, os.R_OK):
                     self.remarks.break_off(self._name(path), "cannot be read: no permission")
                 elif name in _METADATA or path.suffix.lower() in PAGES or is_image_file(path):

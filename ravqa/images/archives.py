@@ -16,10 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ravqa.core.errors import DataError
+from ravqa.core.files import check_regular
 
 ARCHIVES = (".zip", ".tar")
 MAX_BYTES = 2**28
 """Larger files in archives are refused: a small archive may unpack to more than the memory."""
+
+
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError)
 
 
 class ArchiveError(DataError):
@@ -59,12 +63,13 @@ class Archive:
         self.path = path
         self.members: dict[str, tuple[int, ...]] = {}
         try:
+            check_regular(path)
             entries = _zip_entries(path) if path.suffix.lower() == ".zip" else _tar_entries(path)
             for name, place in entries:
                 clean = PurePosixPath(name.replace("\\", "/"))
                 if not clean.is_absolute() and ".." not in clean.parts:
                     self.members.setdefault(clean.as_posix(), place)
-        except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as e:
+        except (*_BROKEN, DataError, OSError, EOFError, ValueError) as e:
             raise ArchiveError(f"{path} is no archive that can be read in place: {e}") from None
 
     def read(self, name: str) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import atomic_write
+from ravqa.core.files import atomic_write, check_regular, irregular
 from ravqa.core.locations import cache_dir
 from ravqa.core.settings import fingerprint
 from ravqa.images.archives import archive, archive_of
@@ -316,7 +316,11 @@ def _eight_bit(image: Image) -> Image:
 def _opened(source: Path | bytes) -> Path | io.BytesIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    return io.BytesIO(image_bytes(source)) if archive_of(source) else source
+    if archive_of(source):
+        return io.BytesIO(image_bytes(source))
+    if kind := irregular(source):
+        raise DataError(f"{source}: broken image ({kind}, where a file is expected)")
+    return source
 
 
 def image_bytes(source: Path | bytes) -> bytes:
@@ -330,6 +334,7 @@ def image_bytes(source: Path | bytes) -> bytes:
     found = archive_of(source)
     if found is not None:
         return archive(found).read(source.relative_to(found).as_posix())
+    check_regular(source)
     try:
         return source.read_bytes()
     except OSError as e:

@@ -434,3 +434,21 @@ def test_two_sources_with_the_same_name(tmp_path):
     with pytest.raises(DataError, match=r"'x\.txt#0' occurs twice"):
         Corpus.read(tmp_path / "a", tmp_path / "b")
     assert list(Corpus.read(tmp_path)) == ["a/x.txt#0", "b/x.txt#0"]
+
+
+def test_pipes_and_broken_links_are_counted(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    os.mkfifo(tmp_path / "b.txt")
+    (tmp_path / "c.txt").symlink_to(tmp_path / "gone.txt")
+    remarks = Remarks()
+    assert [p.passage_id for p in Pages(tmp_path, remarks=remarks).passages()] == ["a.txt#0"]
+    assert dict(remarks.others) == {"pipe, device or broken link": 2}
+
+
+@pytest.mark.parametrize(
+    "name", ["p.jsonl", "p.csv", "p.parquet", "p.json", "p.zip", "p.txt", "p.md", "p.pdf", "p.png"]
+)
+def test_a_pipe_is_no_corpus(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="a pipe, socket or device, where a file is expected"):
+        Corpus.read(tmp_path / name, remarks=Remarks())

@@ -167,6 +167,20 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         assert ImageFolder(tmp_path).find(name) is None
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "below/a.jpg", "a.zip", "below/a.tar"])
+def test_pipes_with_the_names_of_images_and_archives_are_not_waited_for(tmp_path, name):
+    put(tmp_path / "more" / "b.jpg")
+    (tmp_path / "below").mkdir()
+    os.mkfifo(tmp_path / name)
+    assert ImageFolder(tmp_path).find("b") == tmp_path / "more" / "b.jpg"
+    path, missing = ImageFolder(tmp_path).look("a.jpg")
+    reason = missing or broken_images([path])[path]
+    assert reason.endswith(("a pipe, socket or device, where a file is expected", "expected)"))
+    for read in (open_image, image_size, image_bytes, sendable):
+        with pytest.raises(DataError, match="a pipe, socket or device, where a file is expected"):
+            read(tmp_path / name)
+
+
 # Nothing leaves the folder
 
 
