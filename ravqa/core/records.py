@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ravqa.core.errors import DataError
+
 RETRIEVED, READ = "retrieved", "read"
 """Names in results for the passages before reranking, and for those in the prompts."""
+
+
+def _check_texts(what: str, texts: Iterable[Any]) -> None:
+    """Raise DataError if a text holds half a character: nothing can encode, hash or write it."""
+    for text in texts:
+        if isinstance(text, str) and not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as e:
+                raise DataError(
+                    f"{what}: the text {text[max(e.start - 20, 0) : e.end]!r} is not UTF-8 at "
+                    f"character {e.start + 1} (a name or argument in another encoding, or a text "
+                    "that is cut inside a character)"
+                ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,9 @@ class Question:
         pos_item_ids: ids of passages known to be relevant, where a dataset has them.
         pos_articles: names of the articles known to be relevant: URL, entity or title, whichever
             the dataset has (see `Passage.article_names`).
+
+    Raises:
+        DataError: a text holds half a character.
     """
 
     question_id: int | str
@@ -88,6 +107,11 @@ class Question:
     extra: Mapping[str, Any] = field(default_factory=dict)
     pos_articles: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse texts that cannot be encoded."""
+        texts = (self.question_id, self.question, self.image_id, self.instruction, *self.answers)
+        _check_texts("question", texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -98,6 +122,9 @@ class Passage:
         entity: the subject of the article: a Wikidata id ("Q42") or a name.
         section: heading of the section that the passage comes from.
         article: id of the article that the passage comes from.
+
+    Raises:
+        DataError: a text holds half a character.
     """
 
     passage_id: str
@@ -109,6 +136,11 @@ class Passage:
     extra: Mapping[str, Any] = field(default_factory=dict)
     section: str | None = None
     article: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse texts that cannot be encoded."""
+        names = (self.title, self.section, self.article, self.entity, self.url)
+        _check_texts("passage", (self.passage_id, self.text, *names))
 
     @property
     def content(self) -> str:

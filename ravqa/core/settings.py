@@ -356,7 +356,10 @@ def fingerprint(*parts: Any) -> str:
         data = (
             part
             if isinstance(part, bytes)
-            else json.dumps(part, sort_keys=True, ensure_ascii=False, default=str).encode()
+            # Names of files may hold half characters.
+            else json.dumps(part, sort_keys=True, ensure_ascii=False, default=str).encode(
+                errors="surrogatepass"
+            )
         )
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)

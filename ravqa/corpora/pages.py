@@ -39,6 +39,7 @@ from ravqa.corpora.kb import cut
 from ravqa.corpora.tables import lines_of, read_rows
 from ravqa.corpora.values import is_blank, text_of
 from ravqa.images.decode import SUFFIXES, broken_images, is_image_file
+from ravqa.images.folder import composed
 
 PAGE_WORDS = 150
 """Words per passage (about 200 tokens, below the 256 of the default encoder)."""
@@ -58,9 +59,12 @@ _PICTURE_BYTES = 500  # rough size of a picture's passage
 
 def is_pages(path: Path) -> bool:
     """Return whether a path is a folder, or a single page or picture."""
-    if path.is_dir():
-        return True
-    return path.is_file() and (path.suffix.lower() in PAGES or is_image_file(path))
+    try:
+        if path.is_dir():
+            return True
+        return path.is_file() and (path.suffix.lower() in PAGES or is_image_file(path))
+    except OSError:  # a name that no file system allows, or a folder without access
+        return False
 
 
 def is_collection(folder: Path) -> bool:
@@ -196,8 +200,11 @@ class Pages:
             DataError: a file cannot be read, unless such files are skipped.
             MissingExtraError: there are PDF files, but pypdf is not installed.
         """
-        metadata = self._metadata()
-        captions = {p.with_suffix(".txt") for p in self._files if _is_image(p)}
+        written = {_letters(p): p for p in self._files}  # the files by composed names
+        metadata = self._metadata(written)
+        captions = {
+            written.get(_letters(p.with_suffix(".txt"))) for p in self._files if _is_image(p)
+        }
         broken = broken_images([path for path in self._files if _is_image(path)])
         seen: dict[str, str] = {}
         for path in self._files:
@@ -212,7 +219,9 @@ class Pages:
                 if path in broken:
                     raise DataError(broken[path])
                 if _is_image(path):
-                    yield from self._picture(path, metadata.get(path, {}))
+                    beside = path.with_suffix(".txt")
+                    beside = written.get(_letters(beside), beside)
+                    yield from self._picture(path, beside, metadata.get(path, {}))
                 else:
                     yield from self._cut(path)
             except DataError as e:
@@ -258,7 +267,7 @@ class Pages:
 
     # -- pictures -----------------------------------------------------------------------------
 
-    def _metadata(self) -> dict[Path, Mapping[str, Any]]:
+    def _metadata(self, written: Mapping[str, Path]) -> dict[Path, Mapping[str, Any]]:
         """Return the metadata that metadata files give for images."""
         found: dict[Path, Mapping[str, Any]] = {}
         for path in self._files:
@@ -268,17 +277,17 @@ class Pages:
                 name = row.pop("file_name", None)
                 if not isinstance(name, str) or not name:
                     raise DataError(f"{where}: no 'file_name'")
-                found[path.parent / name] = row
-                if not (path.parent / name).is_file():
-                    self.remarks.absent.append(self._name(path.parent / name))
+                named = path.parent / name
+                found[written.get(_letters(named), named)] = row
+                if _letters(named) not in written and not named.is_file():
+                    self.remarks.absent.append(self._name(named))
         return found
 
-    def _picture(self, path: Path, metadata: Mapping[str, Any]) -> Iterator[Passage]:
+    def _picture(self, path: Path, beside: Path, metadata: Mapping[str, Any]) -> Iterator[Passage]:
         name = self._name(path)
         extra = dict(metadata)
         captions = [text_of(extra.pop(c, None), c) for c in _CAPTIONS]
         text = next(filter(None, captions), "").strip()
-        beside = path.with_suffix(".txt")
         if not text and beside.is_file():
             text = _text(beside).strip()
         if text or self._uncaptioned:
@@ -345,6 +354,10 @@ def _read(path: Path) -> _Document:
     if suffix in MARKDOWN:
         return _markdown(path)
     return _Document(_title(path), [_Section("", _text(path))])
+
+
+def _letters(path: Path) -> str:
+    return composed(str(path))
 
 
 def _title(path: Path) -> str:

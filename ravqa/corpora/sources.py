@@ -94,7 +94,11 @@ class _File:
         self._path = path
         self._sections = sections
         self._remarks = remarks
-        if not path.exists():
+        try:
+            there = path.exists()
+        except OSError as e:
+            raise DataError(f"{path} cannot be read: {e.strerror}") from None
+        if not there:
             raise DataError(f"no such file: {path}")
         check_regular(path)
         packed = path.suffix.lower() in {".gz", ".zip", PARQUET}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -34,7 +35,8 @@ class ImageFolder:
     """Finds images below a folder by the names that a dataset has for them.
 
     A name is looked for as it stands, then with other suffixes, then in the folders and archives
-    below. Links that lead out of the folder are refused.
+    below, where it does not count how its accents are written. Links that lead out of the folder
+    are refused.
     """
 
     def __init__(self, root: Path):
@@ -89,8 +91,8 @@ class ImageFolder:
             with contextlib.suppress(OSError, ValueError):  # a name that no file system allows
                 if path.is_file() and is_image_file(self._checked(path)):
                     return path
-        wanted = (*relative.parts[:-1], stem)
-        found = self._index.get(stem, [])
+        wanted = tuple(map(composed, (*relative.parts[:-1], stem)))
+        found = self._index.get(wanted[-1], [])
         if not by_stem:
             found = [entry for entry in found if _same_image(wanted, entry)]
         # Suffixes of images come before content.
@@ -101,12 +103,14 @@ class ImageFolder:
             if self._unread:
                 raise ArchiveError(f"no image {name!r} below {self.root}: {self._unread[0]}")
             return None
-        # The longest common path, a plain file before one in an archive, the suffix that was named.
+        # The longest common path, the very letters, a plain file before one in an archive, the
+        # suffix that was named.
         order = [suffix, *SUFFIXES, ""] if suffix else [*SUFFIXES, ""]
         ranks = {
             entry: (
                 -_common_end(wanted, _parts(entry)),
-                _inarchive(entry),
+                _split(PurePosixPath(entry).name)[0] != stem,
+                _in_archive(entry),
                 order.index(_split(entry)[1]),
             )
             for entry in found
@@ -146,8 +150,14 @@ class ImageFolder:
                     else:
                         entries = [f"{before}{name}/{member}" for member in members]
                 for entry in entries:
-                    index.setdefault(_split(entry.rpartition("/")[2])[0], []).append(entry)
+                    stem = composed(_split(entry.rpartition("/")[2])[0])
+                    index.setdefault(stem, []).append(entry)
         return index
+
+
+def composed(name: str) -> str:
+    """A name with composed letters: some systems write "é" as "e" and an accent (NFC, NFD)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -157,13 +167,13 @@ def _split(name: str) -> tuple[str, str]:
     return (stem, suffix) if dot and stem and suffix in SUFFIXES else (name, "")
 
 
-def _inarchive(entry: str) -> bool:
+def _in_archive(entry: str) -> bool:
     return any(p.suffix.lower() in ARCHIVES for p in PurePosixPath(entry).parents)
 
 
 def _parts(entry: str) -> tuple[str, ...]:
     """Folders and stem; an archive counts as a folder of its name."""
-    path = PurePosixPath(entry)
+    path = PurePosixPath(composed(entry))
     folders = (PurePosixPath(part) for part in path.parts[:-1])
     return (
         *(f.stem if f.suffix.lower() in ARCHIVES else f.name for f in folders),

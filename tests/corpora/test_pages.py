@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -452,3 +453,36 @@ def test_a_pipe_is_no_corpus(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match="a pipe, socket or device, where a file is expected"):
         Corpus.read(tmp_path / name, remarks=Remarks())
+
+
+def test_captions_are_found_however_accents_are_written(tmp_path):
+    short, long = "caf\u00e9", "cafe\u0301"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder in ("a", "b"):
+        (tmp_path / folder / f"{long}.jpg").write_bytes(KOALA.read_bytes() + folder.encode())
+    (tmp_path / "a" / f"{short}.txt").write_text("beside")
+    row = {"file_name": f"{short}.jpg", "text": "listed"}
+    (tmp_path / "b" / "metadata.jsonl").write_text(json.dumps(row))
+    remarks = Remarks()
+    found = [p.text for p in Pages(tmp_path, remarks=remarks).passages()]
+    assert (found, remarks.lines()) == (["beside", "listed"], [])
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.txt", b"caf\xe9.md", b"d\xe9/a.txt", b"caf\xe9.jpg"])
+def test_names_that_are_not_utf8_are_reported_or_left_out(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(KOALA.read_bytes() if name.endswith(b"jpg") else b"text")
+    path.with_suffix(".txt").write_text("text")
+    (tmp_path / "other.txt").write_text("another text")
+    with pytest.raises(DataError, match=r"\.(txt|md|jpg): passage: the text .* is not UTF-8"):
+        list(Pages(tmp_path).passages())
+    remarks = Remarks("skip")
+    assert [p.passage_id for p in Pages(tmp_path, remarks=remarks).passages()] == ["other.txt#0"]
+    assert remarks.broken
+
+
+def test_a_name_that_no_file_system_allows_is_one_line():
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        Corpus.read(Path("x" * 5000 + ".jsonl"))

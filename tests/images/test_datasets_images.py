@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +166,30 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "below" / "b")
     for name in ("a", "b"):
         assert ImageFolder(tmp_path).find(name) is None
+
+
+@pytest.mark.parametrize(("asked", "written"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_are_found_however_they_are_written(tmp_path, asked, written):
+    """Some systems write an accented letter as two characters."""
+    names = ("caf\u00e9", "caf\u00e9/a", "\u00fc/\u00e9")
+    for number, name in enumerate(names):
+        root, there = tmp_path / str(number), unicodedata.normalize(written, name)
+        wanted = unicodedata.normalize(asked, name)
+        put(root / "plain" / f"{there}.png")
+        assert ImageFolder(root / "plain").find(wanted) == root / "plain" / f"{there}.png"
+        (root / "packed").mkdir()
+        with zipfile.ZipFile(root / "packed" / "x.zip", "w") as archive:
+            archive.writestr(f"below/{there}.png", photo())
+        assert image_bytes(ImageFolder(root / "packed").find(wanted)) == photo()
+
+
+def test_of_two_names_the_one_with_the_very_letters_counts(tmp_path):
+    for number, form in enumerate(("NFC", "NFD")):
+        name = unicodedata.normalize(form, "caf\u00e9.jpg")
+        put(tmp_path / "below" / name, photo((number, 0, 0)))
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "caf\u00e9")
+        assert ImageFolder(tmp_path).find(name).stem == name
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "below/a.jpg", "a.zip", "below/a.tar"])
