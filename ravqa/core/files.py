@@ -36,6 +36,7 @@ _LOCK = ".lock"
 LOCK_FILES = frozenset({_LOCK, f"{_LOCK}.owner"})
 """Files that a lock leaves in its folder."""
 
+_LFS_POINTER = b"version https://git-lfs."
 _WAIT_S = 2.0  # another process may be checking the lock, or about to exit
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
@@ -55,14 +56,17 @@ def irregular(path: Path) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
 
 
-def check_regular(path: Path) -> None:
-    """Refuse a path to something that is not a file.
+def check_file(path: Path) -> None:
+    """Refuse a path to something that is not a file, or to one that stands for another.
 
     Raises:
-        DataError: it is a folder, pipe, socket or device.
+        DataError: it is a folder, pipe, socket or device, or a pointer that Git LFS has left.
     """
     if kind := irregular(path):
         raise DataError(f"{path} is {kind}, where a file is expected")
+    with suppress(OSError, ValueError), path.open("rb") as file:  # whoever opens it reports these
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise DataError(f"{path} is a Git LFS pointer: `git lfs pull` fetches the file")
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

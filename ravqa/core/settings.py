@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ravqa.core.errors import UserError, near_matches
-from ravqa.core.files import check_regular
+from ravqa.core.files import check_file
 from ravqa.core.locations import PIPELINES, packaged
 from ravqa.core.yaml_loader import load_yaml
 
@@ -254,7 +254,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: missing, unreadable, not YAML (line named), or not a mapping.
     """
-    check_regular(path)
+    check_file(path)
     try:
         data = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -26,7 +26,7 @@ from typing import IO, Any
 from pydantic import Field
 
 from ravqa.core.errors import DataError, first_line, import_extra
-from ravqa.core.files import check_regular
+from ravqa.core.files import check_file
 from ravqa.core.records import Passage
 from ravqa.core.settings import Strict
 from ravqa.corpora.tables import lines_of, open_text, read_rows, suffix_of
@@ -301,7 +301,7 @@ def _stream(path: Path, function: str, *arguments: str) -> Iterator[Any]:
 
 @contextmanager
 def _open_json(path: Path) -> Iterator[IO[bytes]]:
-    check_regular(path)
+    check_file(path)
     try:
         if path.suffix.lower() == ".gz":
             with gzip.open(path) as file:

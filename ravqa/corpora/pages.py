@@ -30,6 +30,7 @@ from typing import Any, Literal
 import yaml
 
 from ravqa.core.errors import DataError
+from ravqa.core.files import check_file
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
@@ -38,7 +39,7 @@ from ravqa.corpora import pdf
 from ravqa.corpora.kb import cut
 from ravqa.corpora.tables import lines_of, read_rows
 from ravqa.corpora.values import is_blank, text_of
-from ravqa.images.decode import SUFFIXES, broken_images, is_image_file
+from ravqa.images.decode import SUFFIXES, broken_images, is_image, is_image_file
 from ravqa.images.folder import composed
 
 PAGE_WORDS = 150
@@ -205,6 +206,7 @@ class Pages:
         captions = {
             written.get(_letters(p.with_suffix(".txt"))) for p in self._files if _is_image(p)
         }
+        captions -= {p for p in captions if p is not None and _is_image(p)}
         broken = broken_images([path for path in self._files if _is_image(path)])
         seen: dict[str, str] = {}
         for path in self._files:
@@ -288,7 +290,7 @@ class Pages:
         extra = dict(metadata)
         captions = [text_of(extra.pop(c, None), c) for c in _CAPTIONS]
         text = next(filter(None, captions), "").strip()
-        if not text and beside.is_file():
+        if not text and beside != path and beside.is_file():
             text = _text(beside).strip()
         if text or self._uncaptioned:
             title = text_of(extra.pop("title", None), "title")
@@ -372,6 +374,7 @@ def _digest(path: Path) -> str:
 
 
 def _text(path: Path) -> str:
+    check_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
@@ -381,7 +384,14 @@ def _text(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() not in (".txt", *MARKDOWN, ".pdf") and is_image_file(path)
+    if path.suffix.lower() not in (".txt", *MARKDOWN, ".pdf"):
+        return is_image_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError:
+        return False
+    return is_image(head) and b"\0" in head  # "GIF89a" may be the first word of a text
 
 
 # -- Markdown ---------------------------------------------------------------------------------

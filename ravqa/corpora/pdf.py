@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import DataError, import_extra
+from ravqa.core.files import check_file
 
 
 def pages(path: Path) -> Iterator[tuple[int, str]]:
@@ -24,6 +25,7 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
     errors: Any = import_extra("pypdf.errors", "pdf", why=f"reading {path.name}")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about every untidy file
     number = 0
+    check_file(path)
     try:
         with path.open("rb") as file:
             reader = library.PdfReader(file)

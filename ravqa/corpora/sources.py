@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ravqa.core.errors import DataError, UserError
-from ravqa.core.files import check_regular
+from ravqa.core.files import check_file
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
@@ -33,7 +33,7 @@ from ravqa.corpora import hub, kb, row_images
 from ravqa.corpora.pages import Pages, Remarks, is_collection, is_pages
 from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
 from ravqa.corpora.values import id_of, is_blank, text_of
-from ravqa.images.decode import broken_images, is_image_file
+from ravqa.images.decode import broken_images, image_size, is_image_file
 from ravqa.images.folder import ImageFolder
 
 ID_COLUMNS = ("passage_id", "id", "_id", "kid")
@@ -100,7 +100,7 @@ class _File:
             raise DataError(f"{path} cannot be read: {e.strerror}") from None
         if not there:
             raise DataError(f"no such file: {path}")
-        check_regular(path)
+        check_file(path)
         packed = path.suffix.lower() in {".gz", ".zip", PARQUET}
         self.size = path.stat().st_size * (_UNPACKED if packed else 1)
 
@@ -247,7 +247,7 @@ def _row_passage(row: Row, images: ImageFolder) -> Passage:
         if not row_images.is_there(image.path):
             raise DataError(f"no image {image.name!r} below {images.root}")
         if not is_image_file(image.path):
-            raise DataError(f"{image.path} is not an image")
+            image_size(image.path)  # raises if it is no image of a rarer kind either
     for column in (*row_images.named_columns(row, _IMAGES), *row_images.held_columns(row)):
         row.pop(column, None)
     title, article = take("title"), take("article")

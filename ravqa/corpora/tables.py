@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ravqa.core.errors import DataError, first_line, import_extra
-from ravqa.core.files import check_regular
+from ravqa.core.files import check_file
 from ravqa.corpora.values import cell
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: missing, unreadable, or not JSON (the line is named).
     """
-    check_regular(path)
+    check_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         document = json.loads(text)
@@ -99,7 +99,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     Raises:
         DataError: missing or unreadable, on opening or while reading.
     """
-    check_regular(path)
+    check_file(path)
     try:
         if path.name.lower().endswith(".gz"):
             with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as lines:
@@ -275,7 +275,7 @@ def parquet_columns(path: Path) -> list[str]:
 def _parquet(path: Path) -> Iterator[Any]:
     parquet: Any = import_extra("pyarrow.parquet", "datasets", why=f"reading {path.name}")
     arrow: Any = import_extra("pyarrow", "datasets", why=f"reading {path.name}")
-    check_regular(path)
+    check_file(path)
     try:
         with parquet.ParquetFile(path) as file:
             yield file

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import DataError, UserError
-from ravqa.core.files import check_regular
+from ravqa.core.files import check_file
 from ravqa.core.records import Question
 from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
@@ -129,7 +129,7 @@ def _question_file(data: Path, suffixes: Sequence[str]) -> Path:
             if (data / f"questions{suffix}").is_file():
                 return data / f"questions{suffix}"
         raise UserError(f"no questions{suffixes[0]} in {data}")
-    check_regular(data)
+    check_file(data)
     if not data.is_file():
         raise UserError(f"no such file or folder: {data}")
     if suffix_of(data) not in suffixes:

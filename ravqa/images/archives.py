@@ -7,6 +7,7 @@ compressed tar file cannot be, because nothing can be read from its middle.
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 import zipfile
 import zlib
@@ -16,13 +17,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import check_regular
+from ravqa.core.files import check_file
 
 ARCHIVES = (".zip", ".tar")
 MAX_BYTES = 2**28
 """Larger files in archives are refused: a small archive may unpack to more than the memory."""
 
 
+_HEAD = 512  # bytes: a tar file's first header
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
+_MOST_LINKS = 8  # of links that lead to links
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
+"""Suffixes of archives that have to be unpacked."""
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError)
 
 
@@ -63,8 +69,8 @@ class Archive:
         self.path = path
         self.members: dict[str, tuple[int, ...]] = {}
         try:
-            check_regular(path)
-            entries = _zip_entries(path) if path.suffix.lower() == ".zip" else _tar_entries(path)
+            check_file(path)
+            entries = _zip_entries(path) if _is_zip(path) else _tar_entries(path)
             for name, place in entries:
                 clean = PurePosixPath(name.replace("\\", "/"))
                 if not clean.is_absolute() and ".." not in clean.parts:
@@ -89,12 +95,44 @@ class Archive:
             raise DataError(f"{where}: broken image ({e})") from None
 
 
+def _is_zip(path: Path) -> bool:
+    """Return whether an archive is a zip file: by its first bytes, then by its suffix.
+
+    Raises:
+        ValueError: it is compressed as a whole.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(_COMPRESSED):
+        raise ValueError("it is compressed as a whole: unpack it")
+    if head.startswith(b"PK") or head[257:262] == b"ustar":
+        return head.startswith(b"PK")
+    return path.suffix.lower() == ".zip"
+
+
 def _tar_entries(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and places; links lead to files of the same archive, or nowhere."""
+    places: dict[str, tuple[int, ...]] = {}
+    links: dict[str, str] = {}
     with tarfile.open(path, "r:") as archive:
         for member in archive:
+            name = posixpath.normpath(member.name)
             if member.isreg():
                 yield member.name, (member.offset_data, member.size)
+                places[name] = (member.offset_data, member.size)
+            elif member.islnk():  # its name begins at the top of the archive
+                links[name] = posixpath.normpath(member.linkname.lstrip("/"))
+            elif member.issym():
+                folder = posixpath.dirname(name)
+                links[name] = posixpath.normpath(posixpath.join(folder, member.linkname))
             archive.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+    for name in links:
+        target = name
+        for _ in range(_MOST_LINKS):
+            if target in links and target not in places:
+                target = links[target]
+        if name not in places and target in places:
+            yield name, places[target]
 
 
 def _zip_entries(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import atomic_write, check_regular, irregular
+from ravqa.core.files import atomic_write, check_file, irregular
 from ravqa.core.locations import cache_dir
 from ravqa.core.settings import fingerprint
 from ravqa.images.archives import archive, archive_of
@@ -334,7 +334,7 @@ def image_bytes(source: Path | bytes) -> bytes:
     found = archive_of(source)
     if found is not None:
         return archive(found).read(source.relative_to(found).as_posix())
-    check_regular(source)
+    check_file(source)
     try:
         return source.read_bytes()
     except OSError as e:

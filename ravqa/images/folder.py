@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ravqa.core.errors import DataError
-from ravqa.images.archives import ARCHIVES, ArchiveError, archive
+from ravqa.images.archives import ARCHIVES, COMPRESSED, ArchiveError, archive
 from ravqa.images.decode import SUFFIXES, is_image_file
 
 
@@ -142,6 +142,8 @@ class ImageFolder:
             before = "" if below == "." else below + "/"
             for name in sorted(names):
                 entries = [before + name]
+                if name.lower().endswith(COMPRESSED):
+                    self._unread.append(f"{Path(folder, name)} is compressed: unpack it")
                 if name.lower().endswith(ARCHIVES):
                     try:
                         members = archive(Path(folder, name)).members

@@ -486,3 +486,30 @@ def test_names_that_are_not_utf8_are_reported_or_left_out(tmp_path, name):
 def test_a_name_that_no_file_system_allows_is_one_line():
     with pytest.raises(DataError, match="cannot be read: File name too long"):
         Corpus.read(Path("x" * 5000 + ".jsonl"))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["p.jsonl", "p.csv", "p.parquet", "p.json", "p.zip", "p.txt", "p.md", "p.pdf", "p.png"]
+)
+def test_a_pointer_of_git_lfs_is_no_corpus(tmp_path, name):
+    (tmp_path / name).write_bytes(LFS)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "p.png", "text": "caption"}')
+    with pytest.raises(DataError, match="Git LFS pointer: `git lfs pull` fetches the"):
+        Corpus.read(tmp_path / name, remarks=Remarks())
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".pdf"])
+def test_pictures_with_the_suffix_of_a_text_are_pictures(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(KOALA.read_bytes())
+    (tmp_path / "b.txt").write_text("GIF89a is the first word of this text.")
+    (tmp_path / "metadata.jsonl").write_text(
+        json.dumps({"file_name": f"a{suffix}", "text": "listed"})
+    )
+    found = {p.passage_id: (p.text, p.image) for p in Pages(tmp_path).passages()}
+    assert found == {
+        f"a{suffix}": ("listed", tmp_path / f"a{suffix}"),
+        "b.txt#0": ("GIF89a is the first word of this text.", None),
+    }

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import tarfile
 import unicodedata
@@ -190,6 +191,57 @@ def test_of_two_names_the_one_with_the_very_letters_counts(tmp_path):
     for form in ("NFC", "NFD"):
         name = unicodedata.normalize(form, "caf\u00e9")
         assert ImageFolder(tmp_path).find(name).stem == name
+
+
+def test_links_in_a_tar_file_lead_to_its_own_files(tmp_path):
+    links = {
+        "hard.jpg": (tarfile.LNKTYPE, "d/a.jpg"),
+        "d/soft.jpg": (tarfile.SYMTYPE, "a.jpg"),
+        "d/dotted.jpg": (tarfile.LNKTYPE, "./d/a.jpg"),
+        "twice.jpg": (tarfile.LNKTYPE, "hard.jpg"),
+        "up.jpg": (tarfile.SYMTYPE, "../../etc/passwd"),
+        "gone.jpg": (tarfile.LNKTYPE, "gone/b.jpg"),
+        "self.jpg": (tarfile.SYMTYPE, "self.jpg"),
+        "round1.jpg": (tarfile.SYMTYPE, "round2.jpg"),
+        "round2.jpg": (tarfile.SYMTYPE, "round1.jpg"),
+        "pipe.jpg": (tarfile.FIFOTYPE, ""),
+    }
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, (kind, target) in links.items():
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+        held = tarfile.TarInfo("d/a.jpg")
+        held.size = len(photo())
+        archive.addfile(held, io.BytesIO(photo()))
+    folder = ImageFolder(tmp_path)
+    there = {name for name in links if folder.find(name) is not None}
+    assert there == {"hard.jpg", "d/soft.jpg", "d/dotted.jpg", "twice.jpg"}
+    assert {image_bytes(folder.find(name)) for name in there} == {photo()}
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_archives_are_known_by_their_content(tmp_path, suffix):
+    packed = io.BytesIO()
+    if suffix == ".tar":  # a zip file by another name
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("a.jpg", photo())
+    else:
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            held = tarfile.TarInfo("a.jpg")
+            held.size = len(photo())
+            archive.addfile(held, io.BytesIO(photo()))
+    put(tmp_path / f"x{suffix}", packed.getvalue())
+    assert image_bytes(ImageFolder(tmp_path).find("a.jpg")) == photo()
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.tar.gz", "x.TAR.BZ2", "x.7z"])
+def test_a_compressed_archive_is_named_where_an_image_is_missing(tmp_path, name):
+    put(tmp_path / "more" / "b.jpg")
+    put(tmp_path / name, b"\x1f\x8b" + bytes(600))
+    assert ImageFolder(tmp_path).look("b.jpg") == (tmp_path / "more" / "b.jpg", "")
+    _, missing = ImageFolder(tmp_path).look("a.jpg")
+    assert re.search(rf"no image 'a\.jpg'.*{name}.* is compressed.*: unpack it", missing)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "below/a.jpg", "a.zip", "below/a.tar"])
