@@ -30,7 +30,7 @@ def fit(
     prompts = [render(i, group) for i, group in enumerate(kept)]
     room = None
     if reader.counts_tokens and reader.context is not None:
-        room = reader.context - reader.max_new_tokens
+        room = reader.context - reader.max_new_tokens - reader.max_thinking_tokens
     rows = [i for i, group in enumerate(kept) if group]
     while room is not None and rows:
         counts = reader.count_tokens([prompts[i] for i in rows])

@@ -26,7 +26,9 @@ class LocalConfig(Strict):
 
     Attributes:
         model: folder, hub name, or "package:MODULE/path".
-        max_new_tokens: longest generation.
+        max_new_tokens: longest answer.
+        max_thinking_tokens: most tokens that a model may think before its answer, if it does; 0
+            closes its thinking at once.
         beams: beam width; 1 for greedy generation.
         batch_size: most prompts per batch.
         batch_tokens: most padded tokens per batch, those to be generated included. A batch that
@@ -46,6 +48,7 @@ class LocalConfig(Strict):
 
     model: ModelName
     max_new_tokens: int = Field(default=12, ge=1)
+    max_thinking_tokens: int = Field(default=1024, ge=0)
     beams: int = Field(default=1, ge=1)
     batch_size: int = Field(default=16, ge=1)
     batch_tokens: int = Field(default=16384, ge=1)
@@ -165,13 +168,17 @@ class Placement:
             return adapted.merge_and_unload()
         return adapted.get_base_model()
 
-    def fingerprint(self, kind: str) -> str:
-        """Return a hash of weights, adapter and every setting that can change an answer."""
+    def fingerprint(self, kind: str, *, thinks: bool = False) -> str:
+        """Return a hash of weights, adapter and every setting that can change an answer.
+
+        Args:
+            thinks: the model may think, so that the budget of its thinking is among them.
+        """
         adapter = None
         if self._adapter is not None:
             commit = commit_of(self._adapter, "adapter_config.json")
             adapter = [model_fingerprint(self._adapter), commit]
-        left_out = set(_NO_SETTING)
+        left_out = set(_NO_SETTING) | (set() if thinks else {"max_thinking_tokens"})
         if not self._config.trust_remote_code:  # else other code may answer
             left_out.add("trust_remote_code")
         return fingerprint(

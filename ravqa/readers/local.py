@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import threading
 from abc import abstractmethod
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, out_of_memory
-from ravqa.core.outcomes import Failure
+from ravqa.core.marks import open_thinking
+from ravqa.core.outcomes import Failure, succeeded
 from ravqa.readers.base import Generation, Prompt, Reader, settled
 from ravqa.readers.chat import ChatConfig
 from ravqa.readers.loading import (
@@ -31,7 +33,8 @@ from ravqa.readers.loading import (
     model_context,
     stop_ids,
 )
-from ravqa.readers.streaming import greedy
+from ravqa.readers.streaming import greedy, whole_words
+from ravqa.readers.thinking import Thought, closed_thinking, may_think
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +44,12 @@ T = TypeVar("T")
 V = TypeVar("V")
 F = TypeVar("F", bound=Callable[..., Any])
 Key = tuple[Prompt, tuple[int, ...]]
+
+
+class _Closed(Prompt):
+    """A prompt whose thinking is closed: an empty one stands before the answer."""
+
+    __slots__ = ()
 
 
 @dataclass(eq=False)
@@ -103,6 +112,7 @@ class LocalReader(Reader):
     gives_log_probs = True
     counts_tokens = True
     _first_position = 0
+    _template: str | None = None
 
     def __init__(
         self, config: LocalConfig, placement: Placement, model: Any, tokenizer: Any, why: str
@@ -126,13 +136,23 @@ class LocalReader(Reader):
         self.max_new_tokens = config.max_new_tokens
         limit, self._strict = model_context(self._decoder.config, tokenizer, config.max_new_tokens)
         self.context = config.context or limit
-        self._stops = stop_ids(
-            tokenizer,
-            self._decoder.generation_config,
-            newline=isinstance(config, ChatConfig) and config.stop_at_newline,
-            why=why,
-        )
+        chat = config if isinstance(config, ChatConfig) else None
+        own = self._decoder.generation_config
+        newline = chat is not None and chat.stop_at_newline
+        self._stops = stop_ids(tokenizer, own, newline=newline, why=why)
+        self._own_stops = stop_ids(tokenizer, own, newline=False, why=why)
         self.ends = frozenset(self._stops)
+        self._may_think = chat is not None and may_think(tokenizer, self._template)
+        self._opening = ""  # the mark of thinking that the model writes itself
+        self._thinking_budget = config.max_thinking_tokens
+        if self.context is not None:  # half of what there is, at the most
+            half = max(0, self.context - self.max_new_tokens) // 2
+            self._thinking_budget = min(self._thinking_budget, half)
+        self._boxes = [
+            token
+            for mark, token in tokenizer.get_added_vocab().items()
+            if mark in ("<|begin_of_box|>", "<|end_of_box|>")
+        ]
         self._pad = tokenizer.pad_token_id
         if self._pad is None:
             self._pad = self._stops[0]
@@ -191,9 +211,11 @@ class LocalReader(Reader):
             UserError: the template fails.
         """
         try:
-            self._text(prompt)
+            text = self._text(prompt)
         except PromptError as e:
             raise UserError(str(e)) from None
+        if self._may_think and open_thinking(text):
+            self.max_thinking_tokens = self._thinking_budget
 
     # --- the reader's calls
 
@@ -210,9 +232,12 @@ class LocalReader(Reader):
         self, prompts: Sequence[Prompt]
     ) -> Iterator[tuple[int, Generation | Failure]]:
         """Yield prompts' positions and generations, batch by batch, shortest first."""
+        if not self._thinking_budget:
+            prompts = self._closed(prompts)
         lengths, failed = _apart(self._counted(prompts))
         yield from failed.items()
-        needed = {row: n + self.max_new_tokens for row, n in lengths.items()}
+        longest = self.max_new_tokens + self.max_thinking_tokens
+        needed = {row: n + longest for row, n in lengths.items()}
         yield from self._in_batches(
             prompts, needed, lambda rows: self._generate([prompts[i] for i in rows])
         )
@@ -233,6 +258,7 @@ class LocalReader(Reader):
         """Yield prompts' positions and their answers' log-probabilities, batch by batch."""
         if not self.scores_answers:
             raise self._unable("score answers")
+        prompts = self._closed(prompts)
         tails, failed = _apart(
             self._halving(
                 list(range(len(prompts))),
@@ -270,7 +296,6 @@ class LocalReader(Reader):
         for place, value in self._in_batches(asked, needed, run):
             yield order[place], value
 
-    @_alone
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32] | Failure]:
@@ -288,6 +313,12 @@ class LocalReader(Reader):
         """
         if not self.gives_next_token_logprobs:
             raise self._unable("give next-token probabilities")
+        return self._next(self._closed(prompts), prefixes)
+
+    @_alone
+    def _next(
+        self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float32] | Failure]:
         keys: list[Key] = [(p, tuple(t)) for p, t in zip(prompts, prefixes, strict=True)]
         unique = list(dict.fromkeys(keys))
         rows: dict[Key, Any] = {key: self._last[key] for key in unique if key in self._last}
@@ -320,8 +351,12 @@ class LocalReader(Reader):
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens without end marks and other special tokens."""
         kept = [token for token in tokens if token not in self.ends]
-        text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
-        return text
+        decode = self._tokenizer.decode
+        if not any(box in kept for box in self._boxes):
+            return str(decode(kept, skip_special_tokens=True))
+        # What encloses an answer is no end mark: it stays.
+        parts = itertools.groupby(kept, key=self._boxes.__contains__)
+        return "".join(decode(list(own), skip_special_tokens=not box) for box, own in parts)
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
         """Return the number of tokens of each prompt as given to the model, image included.
@@ -339,7 +374,23 @@ class LocalReader(Reader):
         """
         if not self.streams:
             raise self._unable("stream")
-        return greedy(self, prompt)
+        thoughts = self._thoughts([prompt])
+        return self._thinking_stream(prompt, thoughts[0]) if thoughts else greedy(self, prompt)
+
+    def _thinking_stream(self, prompt: Prompt, thought: Thought) -> Iterator[str]:
+        given = ""
+        while not thought.done:
+            [row] = self._next([prompt], [thought.tokens])
+            thought.feed(int(succeeded(row).argmax()))
+            if thought.start is not None:
+                words = whole_words(self.decode(thought.answer))
+                if len(words) > len(given):
+                    yield words[len(given) :]
+                    given = words
+        if thought.cut:
+            raise self._cut_off(thought).error
+        if rest := self.decode(thought.answer)[len(given) :]:
+            yield rest
 
     def _unable(self, what: str) -> UserError:
         return UserError(f"{self._why}: {self.weights} cannot {what}")
@@ -500,7 +551,12 @@ class LocalReader(Reader):
             return self._generator(inputs).generate(**inputs, **options)
 
     def _generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
-        result = self._run(self._inputs(prompts))
+        inputs = self._inputs(prompts)
+        thoughts = self._thoughts(prompts)
+        options: dict[str, Any] = {}
+        if thoughts:
+            options = self._thinking_options(thoughts, inputs["attention_mask"].shape[1])
+        result = self._run(inputs, **options)
         beams = getattr(result, "beam_indices", None)
         steps = len(result.logits) if beams is None else int((beams >= 0).sum(-1).max())
         tokens = result.sequences[:, -steps:]
@@ -513,11 +569,101 @@ class LocalReader(Reader):
             values.append((chosen - logits.logsumexp(-1)).tolist())
         out: list[Generation | Failure] = []
         for row, written in enumerate(tokens.tolist()):
-            length = next((i + 1 for i, t in enumerate(written) if t in self.ends), steps)
-            log_prob = float(sum(values[step][row] for step in range(length)))
-            made = Generation(self.decode(written[:length]), log_prob, length)
+            start, thinking = 0, ""
+            if thoughts:
+                thought = self._followed(written, prompts[row])
+                if thought.cut:
+                    out.append(self._cut_off(thought))
+                    continue
+                start, thinking = thought.start or 0, thought.text
+                length = len(thought.tokens)
+            else:
+                length = next((i + 1 for i, t in enumerate(written) if t in self.ends), steps)
+            log_prob = float(sum(values[step][row] for step in range(start, length)))
+            text = self.decode(written[start:length])
+            made = Generation(text, log_prob, length - start, thinking)
             out.append(self._checked(settled(made), log_prob))
         return out
+
+    # --- thinking
+
+    def _thoughts(self, prompts: Sequence[Prompt]) -> list[Thought]:
+        """Return what follows each prompt's thinking; nothing if the model cannot think."""
+        if not self._may_think:
+            return []
+        return [self._thought(bool(open_thinking(self._text(prompt)))) for prompt in prompts]
+
+    def _thought(self, opened: bool) -> Thought:
+        return Thought(
+            functools.partial(self._tokenizer.decode, skip_special_tokens=False),
+            opened=opened,
+            budget=self._thinking_budget,
+            longest=self.max_new_tokens,
+            ends=frozenset(self._own_stops),
+            stops=self.ends,
+        )
+
+    def _followed(self, tokens: Sequence[int], prompt: Prompt) -> Thought:
+        [thought] = self._thoughts([prompt])
+        for token in tokens:
+            thought.feed(token)
+        return thought
+
+    def _thinking_options(self, thoughts: Sequence[Thought], width: int) -> dict[str, Any]:
+        """Return options of `generate` for prompts that may be answered after thinking.
+
+        Args:
+            width: tokens of the longest prompt.
+        """
+        import torch
+        from transformers import StoppingCriteriaList
+
+        def ended(ids: Any, scores: Any, **_: Any) -> Any:
+            for thought, token in zip(thoughts, ids[:, -1].tolist(), strict=True):
+                thought.feed(token)
+            return torch.tensor([thought.done for thought in thoughts], device=ids.device)
+
+        longest = self.max_new_tokens + self._thinking_budget
+        if self.context is not None and self._strict:
+            longest = max(1, min(longest, self.context - width))
+        options: dict[str, Any] = {"max_new_tokens": longest, "eos_token_id": self._own_stops}
+        if self._options.beams == 1:
+            options["stopping_criteria"] = StoppingCriteriaList([ended])
+        return options
+
+    def _cut_off(self, thought: Thought) -> Failure:
+        budget = self._thinking_budget
+        if len(thought.tokens) < budget:
+            return Failure(f"{self._why}: the model's generation is reasoning without an answer")
+        return Failure(
+            f"{self._why}: the model spent all {budget} tokens on thinking: raise "
+            "max_thinking_tokens"
+        )
+
+    def _find_opening(self, prompt: Prompt) -> None:
+        """Find out whether the model itself opens a mark of thinking, as its first tokens."""
+        if not self._may_think or not self.gives_next_token_logprobs or self.max_thinking_tokens:
+            return
+        thought = self._thought(opened=False)
+        while not thought.done and thought.start is None and not thought.thinks:
+            [row] = self._next([prompt], [thought.tokens])
+            thought.feed(int(succeeded(row).argmax()))
+        if thought.thinks:
+            decoded = self._tokenizer.decode(thought.tokens, skip_special_tokens=False)
+            self._opening = decoded.strip()
+            self.max_thinking_tokens = self._thinking_budget
+
+    def _shown(self, prompt: Prompt, text: str) -> str:
+        """Return a prompt's text as the model is given it; without thinking, if it is `_Closed`."""
+        if not isinstance(prompt, _Closed):
+            return text
+        return closed_thinking(text, self._opening)
+
+    def _closed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Return prompts after which the answer follows at once, without thinking."""
+        if not self._may_think:
+            return list(prompts)
+        return [_Closed(prompt.text, prompt.image) for prompt in prompts]
 
     def _prefill(self, prompts: Sequence[Prompt]) -> State:
         """Run prompts through the model's own `generate`, for one token that is discarded."""

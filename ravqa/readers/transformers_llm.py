@@ -57,12 +57,14 @@ class TransformersLLM(LocalReader):
         self._last_ids: list[int] = []
         # A beam search would need the shared beginning once per beam.
         self._shares = config.beams == 1 and _attends_everywhere(model)
-        self.fingerprint = placement.fingerprint("transformers-llm/2")
+        self._find_opening(Prompt("What is it?"))
+        self.fingerprint = placement.fingerprint("transformers-llm/2", thinks=self._may_think)
 
     def _text(self, prompt: Prompt) -> str:
-        if self._template is None:
-            return prompt.text
-        return chat_text(self.config, self._tokenizer, self._template, prompt.text)
+        text = prompt.text
+        if self._template is not None:
+            text = chat_text(self.config, self._tokenizer, self._template, text)
+        return self._shown(prompt, text)
 
     def _ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         if not prompts:

@@ -99,9 +99,10 @@ class TransformersVLM(LocalReader):
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
         self._marks = image_marks(tokenizer, self._processor, model.config)
         self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
-        self.fingerprint = placement.fingerprint("transformers-vlm/2")
+        self.fingerprint = placement.fingerprint("transformers-vlm/2", thinks=self._may_think)
         self._check_template(Prompt("What is it?"))
         self._check_template(Prompt("What is it?", b""))  # the image is not opened
+        self._find_opening(Prompt("What is it?"))
 
     def _load_processor(self, placement: Placement) -> Any:
         trusted = self.config.trust_remote_code
@@ -139,14 +140,14 @@ class TransformersVLM(LocalReader):
             text = text.replace(mark, " ")
         if self._template is None:
             if prompt.image is None:
-                return text
+                return self._shown(prompt, text)
             # Not all processors have an image token, but those that need one here do.
             token = str(getattr(self._processor, "image_token", ""))
-            return self._family.image.format(token=token) + text
+            return self._shown(prompt, self._family.image.format(token=token) + text)
         content = [{"type": "text", "text": text}]
         if prompt.image is not None:
             content.insert(0, {"type": "image"})
-        return chat_text(self.config, self._processor, self._template, content)
+        return self._shown(prompt, chat_text(self.config, self._processor, self._template, content))
 
     def _special(self, text: str) -> dict[str, bool]:
         """Return tokenizer options: a template may have written the beginning mark itself."""

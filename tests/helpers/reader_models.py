@@ -4,6 +4,7 @@ They prove plumbing (padding, images, caches, log-probabilities), not answers.
 """
 
 import functools
+import itertools
 
 import torch
 import transformers
@@ -99,6 +100,38 @@ def llama(folder):
     tok = tokenizer(chat_template=CHAT)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**text_config(tok)))
     return save(folder, model, tok)
+
+
+def chained(folder, tokens, *, special=(), chat=CHAT, build=None):
+    """A model whose next token follows from the last one alone: a test knows what it writes.
+
+    Args:
+        tokens: texts of one token each, all different; each is followed by the next one, the last
+            one by the end mark.
+        special: special tokens of the vocabulary.
+        chat: the chat template.
+        build: makes another model from the configuration.
+    """
+    tok = tokenizer(*special, chat_template=chat)
+    config = transformers.LlamaConfig(**text_config(tok, hidden_size=512, head_dim=16))
+    model = (build or transformers.LlamaForCausalLM)(config)
+    ids = [tok.encode(text, add_special_tokens=False) for text in tokens]
+    assert all(len(own) == 1 for own in ids), list(zip(tokens, ids, strict=True))
+    chain = [own[0] for own in ids] + [tok.eos_token_id]
+    assert len(set(chain)) == len(chain)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "o_proj" in name or "down_proj" in name:
+                p.zero_()  # the layers add nothing
+        embeddings = model.get_input_embeddings().weight
+        embeddings.copy_(torch.eye(len(tok), 512))
+        output = model.get_output_embeddings().weight
+        output.zero_()
+        for token, following in itertools.pairwise(chain):
+            output[following, token] = 1
+    model.save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
 
 
 @seeded
