@@ -156,7 +156,7 @@ class Maybe(SmallReader):
         (Backwards(), "it generates the same whatever is asked with a prompt"),
         (Short(), "it returned 1 results from generate for 2 items"),
         (Fails(), "completes the suite's prompts"),
-        (Raises(), "Raises raises KeyError: 'model'"),
+        (Raises(), "completes the suite's prompts, got Failure.*the reader Raises: 'model'"),
         (Unnormalised(), "exponentials sum to 1"),
         (Double(), "returns float32"),
         (Endless(), "sets `max_new_tokens` and `ends`"),
