@@ -56,9 +56,9 @@ class TransformersLLM(LocalReader):
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         self._last_ids: list[int] = []
         # A beam search would need the shared beginning once per beam.
-        self._shares = config.beams == 1 and _attends_everywhere(model)
+        self._shares = config.beams == 1 and _keeps_everything(model)
         self._find_opening(Prompt("What is it?"))
-        self.fingerprint = placement.fingerprint("transformers-llm/2", thinks=self._may_think)
+        self.fingerprint = placement.fingerprint("transformers-llm/3", thinks=self._may_think)
 
     def _text(self, prompt: Prompt) -> str:
         text = prompt.text
@@ -90,24 +90,26 @@ class TransformersLLM(LocalReader):
             before = [self._last_ids] if len(ids) == 1 and self._last_ids else []
             shared = _common_prefix(ids + before) if len(ids) + len(before) > 1 else 0
             self._last_ids = ids[-1]
-        past = None
-        if shared >= _MIN_SHARED:
-            past = self._past(ids[0][:shared], len(ids))
-        else:
-            shared = 0
         width = max(len(row) for row in ids)
-        padded = [row[:shared] + [self._pad] * (width - len(row)) + row[shared:] for row in ids]
-        mask = [[1] * shared + [0] * (width - len(row)) + [1] * (len(row) - shared) for row in ids]
+        pads = [width - len(row) for row in ids]
+        padded = [[self._pad] * n + row for n, row in zip(pads, ids, strict=True)]
+        mask = [[0] * n + [1] * len(row) for n, row in zip(pads, ids, strict=True)]
         inputs: dict[str, Any] = {
             "input_ids": torch.tensor(padded, device=self._device),
             "attention_mask": torch.tensor(mask, device=self._device),
         }
-        if past is not None:
-            inputs["past_key_values"] = past
+        if shared >= _MIN_SHARED:
+            inputs["past_key_values"] = self._past(ids[0][:shared], pads)
         return inputs
 
-    def _past(self, prefix: Sequence[int], rows: int) -> Any:
-        """Return keys and values of `prefix`, repeated for `rows`; the last prefix's are kept."""
+    def _past(self, prefix: Sequence[int], pads: Sequence[int]) -> Any:
+        """Return keys and values of `prefix` for rows that begin with so many padding tokens.
+
+        Each row is cut to the length of `prefix`, its padding included, so that the end of the
+        prefix is read again after it. Padding between prefix and rest would be wrong in models that
+        count distances by place (ALiBi, local attention). The last prefix's keys and values are
+        kept.
+        """
         import torch
         from transformers import DynamicCache
 
@@ -122,14 +124,19 @@ class TransformersLLM(LocalReader):
                 )
             self._shared = (tuple(prefix), cache)
         past = copy.deepcopy(self._shared[1])  # generation extends the cache it is given
-        past.batch_repeat_interleave(rows)
+        past.batch_repeat_interleave(len(pads))
+        for layer in past.layers:
+            for kept in (layer.keys, layer.values):
+                for row, pad in zip(kept, pads, strict=True):
+                    # What moves from the end to the beginning stands for padding and is masked.
+                    row.copy_(row.roll(pad, dims=-2))
         return past
 
 
-def _attends_everywhere(model: Any) -> bool:
-    """Return whether padding after a shared beginning is invisible to the model.
+def _keeps_everything(model: Any) -> bool:
+    """Return whether keys and values of all earlier tokens are kept, so that they can be moved.
 
-    It would use up space in a sliding window, and recurrent layers would process it.
+    A sliding window keeps only the last ones; recurrent layers keep a state instead.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer

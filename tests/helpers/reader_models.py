@@ -152,6 +152,27 @@ def mistral(folder):
 
 
 @seeded
+def mpt(folder):
+    """Knows distances between tokens (ALiBi), no positions."""
+    tok = tokenizer()
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 512}
+    config = transformers.MptConfig(vocab_size=len(tok), **sizes)
+    return save(folder, transformers.MptForCausalLM(config), tok)
+
+
+@seeded
+def gpt_neo(folder):
+    """One layer attends to the last 8 tokens only, which its cache does not show."""
+    tok = tokenizer()
+    layers = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 8}
+    sizes = {"hidden_size": 32, "num_heads": 4, "max_position_embeddings": 512}
+    config = transformers.GPTNeoConfig(
+        vocab_size=len(tok), **sizes, **layers, eos_token_id=1, bos_token_id=2
+    )
+    return save(folder, transformers.GPTNeoForCausalLM(config), tok)
+
+
+@seeded
 def lfm2(folder):
     """One layer of convolutions, one of attention."""
     tok = tokenizer()

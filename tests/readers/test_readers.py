@@ -42,6 +42,7 @@ VIDEO = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl", "llava_one
 SEEING = ["llava", "llava_next", "blip2_t5", "blip2_opt", "instructblip", "paligemma", "idefics3"]
 SEEING += ["gemma3", "florence2", *VIDEO]
 ALL = [*TEXT, *SEEING]
+TEXT |= dict.fromkeys(["mpt", "gpt_neo"], TransformersLLM)
 PLAIN = {"blip2_t5", "blip2_opt", "instructblip", "paligemma", "florence2"}
 IMAGE_TOKEN = dict.fromkeys(SEEING, "<image>") | {
     "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
@@ -278,15 +279,20 @@ BEGINNING = (
 )
 
 
-@pytest.mark.parametrize(("name", "shares"), [("llama", True), ("mistral", False), ("lfm2", False)])
-def test_a_shared_beginning_is_run_once_where_padding_behind_it_does_no_harm(
+SHARING = dict.fromkeys(["llama", "mpt", "gpt_neo"], True) | dict.fromkeys(
+    ["mistral", "lfm2"], False
+)
+
+
+@pytest.mark.parametrize(("name", "shares"), SHARING.items())
+def test_a_shared_beginning_is_run_once_where_its_keys_and_values_are_kept_whole(
     folder, plain, monkeypatch, name, shares
 ):
     reader = load(folder(name), name)
     runs = []
     past = reader._past
     monkeypatch.setattr(
-        reader, "_past", lambda prefix, rows: (runs.append(len(prefix)), past(prefix, rows))[1]
+        reader, "_past", lambda prefix, pads: (runs.append(len(prefix)), past(prefix, pads))[1]
     )
     ends = ["Q: who?", "Question: what is the capital of France? Answer:", "x y z 1 2 3 4"]
     prompts = [Prompt(BEGINNING + end) for end in ends]
@@ -306,7 +312,7 @@ def test_prompts_one_at_a_time_share_what_the_last_one_began_with(folder, monkey
     prompts = [Prompt(BEGINNING + end) for end in ("Q: who?", "Q: when was it?", "x y z 1 2 3")]
     tokens = []
     monkeypatch.setattr(
-        reader, "_past", lambda prefix, rows: (tokens.append(prefix), other._past(prefix, rows))[1]
+        reader, "_past", lambda prefix, pads: (tokens.append(prefix), other._past(prefix, pads))[1]
     )
     same([reader.generate([p])[0] for p in prompts], other.generate(prompts))
     assert len(tokens) == 2  # the first prompt has none before it
