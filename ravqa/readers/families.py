@@ -17,8 +17,6 @@ class Family:
         image: what precedes a plain prompt as a placeholder of its image; {token} is the image
             token. Empty if the processor inserts it itself.
         ending: what the processor appends to a prompt about an image.
-        language_model: attribute of the language model that the model's `generate` delegates to, if
-            it has no `generate` of its own.
         first_position: number of the first token's position.
         limits: model inputs that are cut, and to how many tokens; key and value are paths
             ("qformer_config.max_position_embeddings") into the model's configuration.
@@ -26,7 +24,6 @@ class Family:
 
     image: str = "{token}\n"
     ending: str = ""
-    language_model: str | None = None
     first_position: int = 0
     limits: dict[str, str] = field(default_factory=dict)
 
@@ -34,11 +31,10 @@ class Family:
 _QFORMER = "qformer_config.max_position_embeddings"
 
 FAMILIES: dict[str, Family] = {
-    "blip-2": Family(image="", language_model="language_model"),
+    "blip-2": Family(image=""),
     # The Q-Former reads the prompt too, but has learned positions for its beginning only.
     "instructblip": Family(
         image="",
-        language_model="language_model",
         limits={"qformer_input_ids": _QFORMER, "qformer_attention_mask": _QFORMER},
     ),
     "paligemma": Family(image="{token}", ending="\n", first_position=1),

@@ -123,8 +123,13 @@ class TransformersVLM(LocalReader):
         return processor
 
     def _language_model(self, model: Any) -> Any:
-        inner = self._family.language_model
-        return model if inner is None else attrgetter(inner)(model)
+        # Some families have a `generate` that prepares the image for that of an inner model.
+        from transformers import GenerationMixin
+
+        if type(model).generate is GenerationMixin.generate:
+            return model
+        inner = [m for m in model.modules() if isinstance(m, GenerationMixin) and m is not model]
+        return inner[0] if len(inner) == 1 else model
 
     def _kind(self, prompt: Prompt) -> object:
         return prompt.image is None
@@ -174,7 +179,8 @@ class TransformersVLM(LocalReader):
             text = self._given(Prompt("a", b""))
             special = self._special(text)
             image = Image.new("RGB", size)
-            with_image = self._processor(text=[text], images=[[image]], **special)["input_ids"][0]
+            options = {"return_tensors": "pt", **special}
+            with_image = self._processor(text=[text], images=[[image]], **options)["input_ids"][0]
             self._added[size] = len(with_image) - len(self._tokenizer(text, **special)["input_ids"])
         return self._added[size]
 
@@ -185,7 +191,11 @@ class TransformersVLM(LocalReader):
         sources = [prompt.image for prompt in prompts if prompt.image is not None]
         if not sources:
             encoded = self._tokenizer(texts, **options).to(self._device)
-            return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            blind = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            # Without it, some models mask a prompt in one way alone and in another with padding.
+            if "token_type_ids" in self._processor.model_input_names:
+                blind["token_type_ids"] = blind["input_ids"].new_zeros(blind["input_ids"].shape)
+            return blind
         images = {source: open_image(source) for source in dict.fromkeys(sources)}
         inputs = self._processor(text=texts, images=[[images[s]] for s in sources], **options)
         inputs = dict(inputs.to(self._device, dtype=self._model.dtype))
