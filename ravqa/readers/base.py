@@ -8,9 +8,10 @@ not declared here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ravqa.core.contracts import check_count
@@ -127,6 +128,9 @@ class Reader(ABC):
             `max_new_tokens` and `decode`.
         counts_tokens: whether `count_tokens` works.
         streams: whether `stream` works.
+        switched_off: what is not done because a check of the model found it to be wrong, each with
+            the reason: `batches`, `sharing` (reading a common beginning once), `score` or
+            `next_token_logprobs`.
     """
 
     fingerprint: str
@@ -143,6 +147,7 @@ class Reader(ABC):
     gives_next_token_logprobs: bool = False
     counts_tokens: bool = False
     streams: bool = False
+    switched_off: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:

@@ -72,6 +72,7 @@ class CachedReader(Reader):
         self.gives_next_token_logprobs = inner.gives_next_token_logprobs
         self.counts_tokens = inner.counts_tokens
         self.streams = inner.streams
+        self.switched_off = inner.switched_off
         self._why = f"the reader {type(inner).__name__}"
         self.generated = 0
         self.scored = 0

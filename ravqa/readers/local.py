@@ -24,8 +24,10 @@ from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, out_of_memory
 from ravqa.core.marks import open_thinking
 from ravqa.core.outcomes import Failure, succeeded
+from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
 from ravqa.readers.chat import ChatConfig
+from ravqa.readers.checks import check_model
 from ravqa.readers.loading import (
     LocalConfig,
     Placement,
@@ -113,6 +115,7 @@ class LocalReader(Reader):
     counts_tokens = True
     _first_position = 0
     _template: str | None = None
+    _shares = False  # whether the beginning of several prompts is read once
 
     def __init__(
         self, config: LocalConfig, placement: Placement, model: Any, tokenizer: Any, why: str
@@ -170,6 +173,26 @@ class LocalReader(Reader):
         self._states: list[State] = []
         self._last: dict[Key, Any] = {}  # states of the last call
         self.weights = placement.weights
+
+    def _check_model(self) -> None:
+        """Check the model's abilities, and switch off those that it does not have.
+
+        Subclasses call it when everything is loaded.
+
+        Raises:
+            UserError: the model cannot read an ordinary prompt.
+        """
+        self.switched_off = off = check_model(self)
+        if "batches" in off:
+            self._options = self._options.model_copy(update={"batch_size": 1})
+        if "sharing" in off:
+            self._shares = False
+        if "next_token_logprobs" in off:
+            self.gives_next_token_logprobs = self.streams = self.scores_answers = False
+        if "score" in off:
+            self.scores_answers = False
+        if off:
+            self.fingerprint = fingerprint(self.fingerprint, sorted(off))
 
     # --- for subclasses to override
 
@@ -393,7 +416,9 @@ class LocalReader(Reader):
             yield rest
 
     def _unable(self, what: str) -> UserError:
-        return UserError(f"{self._why}: {self.weights} cannot {what}")
+        off = self.switched_off
+        why = off.get("next_token_logprobs") or (what == "score answers" and off.get("score"))
+        return UserError(f"{self._why}: {self.weights} cannot {what}" + (f": {why}" if why else ""))
 
     # --- batches
 

@@ -59,6 +59,7 @@ class TransformersLLM(LocalReader):
         self._shares = config.beams == 1 and _keeps_everything(model)
         self._find_opening(Prompt("What is it?"))
         self.fingerprint = placement.fingerprint("transformers-llm/3", thinks=self._may_think)
+        self._check_model()
 
     def _text(self, prompt: Prompt) -> str:
         text = prompt.text

@@ -38,6 +38,7 @@ class TransformersSeq2Seq(LocalReader):
         tokenizer.padding_side = "right"
         super().__init__(config, placement, model, tokenizer, _WHY)
         self.fingerprint = placement.fingerprint("transformers-seq2seq/1")
+        self._check_model()
 
     def _text(self, prompt: Prompt) -> str:
         return prompt.text

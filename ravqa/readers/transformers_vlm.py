@@ -103,6 +103,7 @@ class TransformersVLM(LocalReader):
         self._check_template(Prompt("What is it?"))
         self._check_template(Prompt("What is it?", b""))  # the image is not opened
         self._find_opening(Prompt("What is it?"))
+        self._check_model()
 
     def _load_processor(self, placement: Placement) -> Any:
         trusted = self.config.trust_remote_code
