@@ -608,3 +608,46 @@ def florence2(folder):
     model.generation_config.forced_bos_token_id = 2
     model.generation_config.no_repeat_ngram_size = 3
     return save(folder, model, transformers.Florence2Processor(images, tok))
+
+
+@seeded
+def mllama(folder):
+    """Llama 3.2 Vision: the text attends to an image across, behind a mask of its own."""
+    tok = tokenizer("<|image|>", names={"image_token": "<|image|>"})
+    tiles = {"image_size": 28, "max_num_tiles": 4, "vision_output_dim": 64}
+    config = transformers.MllamaConfig(
+        vision_config={
+            **{k: v for k, v in VISION.items() if k != "num_attention_heads"},
+            **tiles,
+            "attention_heads": 4,
+            "num_global_layers": 1,
+            "intermediate_layers_indices": [0],
+        },
+        text_config=text_config(tok, num_hidden_layers=3, cross_attention_layers=[1]),
+        image_token_index=tok.convert_tokens_to_ids("<|image|>"),
+    )
+    processor = transformers.MllamaProcessor(
+        transformers.MllamaImageProcessor(size=SQUARE, max_image_tiles=4),
+        tok,
+        chat_template=CHAT.replace("IMAGE", "<|image|>"),
+    )
+    model = transformers.MllamaForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        if "gate" in name:
+            torch.nn.init.constant_(parameter, 1.0)  # else no image is seen
+    return save(folder, model, processor)
+
+
+@seeded
+def kosmos2(folder):
+    """Its `generate` hands over to an inner model."""
+    tok = tokenizer("<unk>", unk_token="<unk>")
+    processor = transformers.Kosmos2Processor(clip_images(), tok, num_patch_index_tokens=4)
+    sizes = {"embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 4}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    config = transformers.Kosmos2Config(
+        text_config={"vocab_size": len(tok), "max_position_embeddings": 512, **sizes, **ids},
+        vision_config=VISION,
+        latent_query_num=64,
+    )
+    return save(folder, transformers.Kosmos2ForConditionalGeneration(config), processor)

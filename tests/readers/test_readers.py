@@ -198,6 +198,11 @@ def test_a_batch_equals_single_prompts(tiny, name):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_a_right_model_is_not_accused(tiny, name):
+    assert tiny(name).switched_off == {}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_generations_are_greedy_and_their_log_probabilities_those_of_a_forward_pass(
     tiny, plain, name
 ):

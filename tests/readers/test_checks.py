@@ -1,0 +1,169 @@
+"""What local readers find out about their models: right ones are not accused, wrong ones caught."""
+
+import functools
+import logging
+
+import numpy as np
+import pytest
+import reader_models
+import torch
+from transformers.models.llama import modeling_llama
+
+from ravqa.core.errors import UserError
+from ravqa.core.settings import validate
+from ravqa.readers import checks
+from ravqa.readers.base import Prompt
+from ravqa.readers.cached import CachedReader
+from ravqa.readers.transformers_llm import TransformersLLM
+from ravqa.readers.transformers_vlm import TransformersVLM
+
+PROMPTS = [Prompt("Q: who?"), Prompt("Passage: koalas eat leaves. Question: what do they eat?")]
+SHARING = [Prompt(f"USER: the quick brown fox jumps over the lazy dog. {p.text}") for p in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder of a tiny model, by name, made once."""
+    return functools.cache(
+        lambda name: str(getattr(reader_models, name)(tmp_path_factory.mktemp(name)))
+    )
+
+
+def load(path, kind=TransformersLLM, **options):
+    options = {"model": path, "device": "cpu", "max_new_tokens": 4, **options}
+    return kind(validate(kind.Config, options, "reader"))
+
+
+@pytest.fixture
+def wrong(monkeypatch):
+    """Makes Llama wrong: takes a change of the arguments of its forward pass."""
+    forward = modeling_llama.LlamaForCausalLM.forward
+
+    def make(change):
+        @functools.wraps(forward)
+        def changed(self, input_ids=None, **options):
+            return forward(self, input_ids, **change(input_ids, options))
+
+        monkeypatch.setattr(modeling_llama.LlamaForCausalLM, "forward", changed)
+
+    return make
+
+
+def seen(options):
+    past = options.get("past_key_values")
+    return past.get_seq_length() if past is not None else 0
+
+
+def unmasked(_, options):
+    return options | {"attention_mask": None}
+
+
+def restarting(least, most):
+    """Positions begin again where so many tokens are read after others."""
+
+    def change(input_ids, options):
+        width = input_ids.shape[1]
+        if seen(options) and least <= width <= most:
+            options["position_ids"] = torch.arange(width)[None]
+        return options
+
+    return change
+
+
+def test_a_model_that_sees_padding_reads_one_prompt_at_a_time(folder, wrong, caplog, monkeypatch):
+    monkeypatch.setattr(checks._log, "level", logging.INFO)
+    right = load(folder("llama"))
+    expected, scores = right.generate(PROMPTS), right.score(PROMPTS, ["a"] * 2)
+    wrong(unmasked)
+    caplog.clear()
+    reader = load(folder("llama"))
+    assert list(reader.switched_off) == ["batches"]
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.startswith(f"the reader transformers-llm: {folder('llama')}: generating in a ")
+    assert warning.endswith(": it reads one prompt at a time")
+    assert any("the check of" in record.getMessage() for record in caplog.records)
+    alone = [reader.generate([prompt])[0] for prompt in PROMPTS]
+    assert reader.generate(PROMPTS) == alone
+    assert [made.text for made in alone] == [made.text for made in expected]
+    assert reader.score(PROMPTS, ["a"] * 2) == pytest.approx(scores, 1e-3)
+    assert reader.fingerprint != right.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "off"),
+    [(1, 1, "next_token_logprobs"), (2, 4, "score"), (5, 99, "sharing")],
+)
+def test_what_a_model_gets_wrong_after_kept_tokens_is_not_done(folder, wrong, least, most, off):
+    right = load(folder("llama"))
+    scores = right.score(SHARING, ["a"] * 2)
+    rows = right.next_token_logprobs(PROMPTS, [[5], [6]])
+    wrong(restarting(least, most))
+    reader = load(folder("llama"))
+    assert list(reader.switched_off) == [off]
+    assert CachedReader(reader, keep=False).switched_off == reader.switched_off
+    assert reader.gives_next_token_logprobs == reader.streams == (off != "next_token_logprobs")
+    assert reader.scores_answers == (off == "sharing")
+    if off == "sharing":
+        assert reader.score(SHARING, ["a"] * 2) == pytest.approx(scores, 1e-3)
+        return
+    with pytest.raises(UserError, match=r"cannot score answers: .*ing .* log-probabilities by"):
+        reader.score(PROMPTS, ["a"] * 2)
+    if off == "score":
+        found = reader.next_token_logprobs(PROMPTS, [[5], [6]])
+        np.testing.assert_allclose(found, rows, atol=1e-3)
+
+
+def test_a_mask_of_images_that_is_lost_after_the_prompt_is_noticed(folder):
+    reader = load(folder("mllama"), TransformersVLM)
+    assert list(reader.switched_off) == ["next_token_logprobs"]
+    assert not reader.scores_answers
+
+
+def test_a_model_that_hands_over_to_an_inner_one_generates_alone(folder):
+    reader = load(folder("kosmos2"), TransformersVLM)
+    assert set(reader.switched_off) == {"batches", "next_token_logprobs"}
+    assert reader.generate(PROMPTS) == [reader.generate([prompt])[0] for prompt in PROMPTS]
+
+
+def test_a_model_whose_generation_cannot_be_understood_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(
+        modeling_llama.LlamaForCausalLM, "generate", lambda self, **_: torch.tensor([[1]])
+    )
+    with pytest.raises(UserError, match=r"llama0 cannot read an ordinary prompt: .* no logits$"):
+        load(folder("llama"))
+
+
+def test_a_model_that_fails_on_every_image_is_refused(folder, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("no images today\nreally")
+
+    monkeypatch.setattr("transformers.LlavaProcessor.__call__", fails)
+    with pytest.raises(UserError, match=r"llava0 cannot read an ordinary image: no images today$"):
+        load(folder("llava"), TransformersVLM)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_measured_by_what_moving_a_prompt_changes(folder, wrong, dtype):
+    assert load(folder("llama"), dtype=dtype).switched_off == {}
+    wrong(unmasked)
+    assert list(load(folder("llama"), dtype=dtype).switched_off) == ["batches"]
+
+
+def test_a_context_too_short_for_the_check_is_not_checked(folder, wrong):
+    wrong(unmasked)
+    assert load(folder("llama"), context=20).switched_off == {}
+
+
+def test_a_slow_check_is_made_once(folder, fresh_cache, monkeypatch):
+    runs = []
+    run = checks._Check.run
+    monkeypatch.setattr(checks._Check, "run", lambda self, **o: (runs.append(1), run(self, **o))[1])
+    load(folder("llama"))
+    load(folder("llama"))
+    assert len(runs) == 2  # quick ones are not kept
+    monkeypatch.setattr(checks, "_WORTH_KEEPING_S", 0)
+    load(folder("llama"))
+    load(folder("llama"), batch_size=2)
+    assert len(runs) == 3
+    load(folder("llama"), dtype="bfloat16")
+    assert len(runs) == 4
