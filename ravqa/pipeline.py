@@ -388,6 +388,11 @@ class Pipeline:
         return {part: name for part, name in parts.items() if name}
 
     @property
+    def switched_off(self) -> dict[str, str]:
+        """Return what the reader does not do because its model gets it wrong, with reasons."""
+        return dict(self.answerer.reader.switched_off) if self.answerer else {}
+
+    @property
     def fingerprints(self) -> dict[str, str]:
         """Return a hash per part: of weights and every setting that can change results."""
         parts = {

@@ -77,7 +77,7 @@ def _results(executed: Executed) -> RunResults:
         retrieval = retrieval_section(dataset, samples, ks, seed=request.seed)
         if passages := _encoded(pipeline, "passages"):
             retrieval["passages"] = passages
-    return {
+    results: RunResults = {
         "schema_version": SCHEMA_VERSION,
         "dataset": {
             **dataset_section(dataset),
@@ -111,6 +111,9 @@ def _results(executed: Executed) -> RunResults:
         },
         "timing": _timing(executed),
     }
+    if off := pipeline.switched_off:
+        results["provenance"]["switched_off"] = off
+    return results
 
 
 def _corpus(corpus: Corpus) -> CorpusSource:

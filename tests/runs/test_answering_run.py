@@ -123,6 +123,14 @@ def test_extracted_answer_and_raw_generation_are_both_scored(run):
     assert len(samples[0]["drafts"][0]["raw"]) == 300
 
 
+def test_results_say_what_the_reader_switched_off(run, monkeypatch):
+    results, *_ = run("one", "answering.decision=top1")
+    assert "switched_off" not in results["provenance"]
+    monkeypatch.setattr(Script, "switched_off", {"batches": "it sees padding"})
+    results, *_ = run("two", "answering.decision=top1")
+    assert results["provenance"]["switched_off"] == {"batches": "it sees padding"}
+
+
 def test_raw_scores_are_not_shown_where_they_are_the_same(run):
     results, samples, out, _ = run("one", "answering.decision=top1", reader="first-words")
     scores = results["answers"]["conditions"]["main"]
