@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
+import warnings
 from functools import cache
 from typing import Any
 
 import typer
 
 from ravqa.cli import collection, files, inventory, moved, run, study
+from ravqa.cli.shared import say
 from ravqa.core.errors import UserError
+from ravqa.core.texts import printable
 
 # Newer releases of typer contain a copy of click, older ones use click itself: catch the errors of
 # the module that typer raises them from.
+_formatted_warning = warnings.formatwarning
 _usage: Any = sys.modules[typer.BadParameter.__module__]
 _INTERRUPTED = 130
+_LONGEST = 10_000  # characters of an error message; foreign text in it can be of any length
 
 app = typer.Typer(
     name="ravqa",
@@ -59,6 +66,7 @@ def run_main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -> None:
+    _show_all_safely()
     try:
         code = _command(application)(args=arguments, prog_name=name, standalone_mode=False)
         if code == _INTERRUPTED:  # newer releases of typer turn the exception into the code
@@ -82,9 +90,30 @@ def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _show_all_safely() -> None:
+    """Make messages of other libraries printable, and print what the terminal cannot encode."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.setLogRecordFactory(_PrintableRecord)
+    warnings.formatwarning = _printable_warning
+
+
+class _PrintableRecord(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802 (overrides logging's)
+        """Return the message with its arguments, as it may be shown."""
+        return printable(super().getMessage())
+
+
+def _printable_warning(*arguments: Any, **options: Any) -> str:
+    return printable(_formatted_warning(*arguments, **options))
+
+
 def _fail(message: str) -> int:
     line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST - 1000]} ... {line[-900:]}"
+    say(f"error: {line}", error=True)
     return 2
 
 

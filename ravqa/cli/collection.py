@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ravqa.cli.options import from_request
-from ravqa.cli.shared import Json, opened_console
+from ravqa.cli.shared import Json, opened_console, say
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.options import Option
+from ravqa.core.texts import printable
 
 if TYPE_CHECKING:
     from ravqa.collections import Changes, Collection
@@ -175,10 +176,10 @@ def verify(folder: Folder) -> None:
         with console.status("reading"):
             faults = _open(folder).verify()
         for fault in faults:
-            print(fault)
+            say(fault)
         if faults:
             raise UserError(f"the collection in {folder} is damaged: build it again")
-        print("no file is missing or damaged")
+        say("no file is missing or damaged")
 
 
 @app.command()
@@ -198,7 +199,7 @@ def pack(
         collection = _open(folder)
         size = collection.pack(file, progress=console.progress)
         console.close()
-        print(f"{len(collection):,} passages, {size:,} bytes: {file}")
+        say(f"{len(collection):,} passages, {size:,} bytes: {file}")
         if collection.local_models:
             console.note(
                 f"the encoder is a folder on this machine ({', '.join(collection.local_models)}): "
@@ -226,7 +227,7 @@ def unpack(
             file, folder, trust_settings=trust_settings, progress=console.progress
         )
         console.close()
-        print(f"{len(collection):,} passages: {folder}")
+        say(f"{len(collection):,} passages: {folder}")
         reader = collection.config.reader
         model = " ".join(str(v) for k in ("model", "url") if (v := reader.options.get(k)))
         console.note(
@@ -256,7 +257,7 @@ def search(
                 request.question, request.image, k=k, where=_where(request.where)
             )
         if request.as_json:
-            print(json.dumps([_hit(*pair) for pair in found], ensure_ascii=False, indent=1))
+            say(json.dumps([_hit(*pair) for pair in found], ensure_ascii=False, indent=1))
         else:
             _print_hits(console, found)
 
@@ -280,7 +281,7 @@ def ask(request: AskRequest) -> None:
         if request.as_json:
             passages = [_hit(*pair) for pair in found]
             values = {"answer": answer.text, "decision": answer.decision, "passages": passages}
-            print(json.dumps(values, ensure_ascii=False, indent=1))
+            say(json.dumps(values, ensure_ascii=False, indent=1))
         else:
             console.out.print(answer.text, markup=False, soft_wrap=True, style="bold")
             _print_hits(console, found)
@@ -340,7 +341,7 @@ def _report(console: Console, changes: Changes, remarks: list[str]) -> None:
     console.close()
     names = ("added", "changed", "relabelled", "deleted", "unchanged")
     counts = [f"{n:,} {name}" for name in names if (n := getattr(changes, name))]
-    print(", ".join(counts) or "nothing to change")
+    say(", ".join(counts) or "nothing to change")
     if changes.truncated:
         console.note(
             f"{changes.truncated:,} passages are longer than the encoder's limit and were cut: "
@@ -418,17 +419,19 @@ def _print_hits(console: Console, found: list[tuple[Hit, Passage]]) -> None:
     table.add_column("score", justify="right")
     table.add_column("passage", overflow="fold")
     for hit, passage in found:
-        head = Text(passage.passage_id, style="bold")
+        head = Text(printable(passage.passage_id), style="bold")
         if passage.image is not None:
-            head.append(f"  {passage.image}", style="dim")
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", head + Text(f"\n{passage.content}"))
+            head.append(printable(f"  {passage.image}"), style="dim")
+        table.add_row(
+            str(hit.rank), f"{hit.score:.3f}", head + Text(printable(f"\n{passage.content}"))
+        )
     console.out.print(table)
 
 
 def _print_passage(console: Console, passage: Passage, as_json: bool) -> None:
     values = _values(passage)
     if as_json:
-        print(json.dumps(values, ensure_ascii=False, default=str))
+        say(json.dumps(values, ensure_ascii=False, default=str))
         return
     for name, value in values.items():
         console.out.print(f"{name}: {value}", markup=False, soft_wrap=True)
@@ -439,7 +442,7 @@ def _print_stats(console: Console, stats: dict[str, Any], as_json: bool) -> None
     from rich.table import Table
 
     if as_json:
-        print(json.dumps(stats, default=str))
+        say(json.dumps(stats, default=str))
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in stats.items():

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ravqa.cli.options import from_request
-from ravqa.cli.shared import opened_console
+from ravqa.cli.shared import opened_console, say
 from ravqa.runs.options import EncodeRequest, ScoreRequest
 
 
@@ -67,7 +67,7 @@ def passages(
     sections = validate(Sections, options, "ravqa passages")
     with Console().status(f"reading {', '.join(path.name for path in sources)}"):
         written, articles = write_passages(sources, output, sections, overwrite=overwrite)
-    print(f"{written:,} passages of {articles:,} articles: {output}")
+    say(f"{written:,} passages of {articles:,} articles: {output}")
 
 
 @from_request(ScoreRequest)
@@ -105,6 +105,6 @@ def convert(
     from ravqa.flmr import convert as convert_checkpoint
 
     unexpected = convert_checkpoint(source, target, vision=vision)
-    print(f"written: {target}")
+    say(f"written: {target}")
     for name in unexpected:
-        print(f"skipped unknown name: {name}")
+        say(f"skipped unknown name: {name}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ravqa.cli.shared import Json, Overrides
+from ravqa.cli.shared import Json, Overrides, say
 
 
 class Kind(StrEnum):
@@ -33,12 +33,12 @@ def ls(
     kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
 ) -> None:
     """List the available datasets, pipelines, prompts, readers, retrievers, and so on."""
-    from rich.console import Console
     from rich.table import Table
 
     from ravqa.core.locations import PIPELINES, PROMPTS, STUDIES
     from ravqa.core.registry import table
     from ravqa.core.settings import read_yaml
+    from ravqa.core.terminal import Terminal
 
     folders = {Kind.pipelines: PIPELINES, Kind.studies: STUDIES}
     if kind in folders:
@@ -55,7 +55,7 @@ def ls(
     listed = Table(show_header=False, box=None, pad_edge=False)
     for row in rows:
         listed.add_row(*row)
-    Console(markup=False, emoji=False).print(listed)
+    Terminal().print(listed)
 
 
 def doctor(
@@ -78,7 +78,7 @@ def doctor(
 
     report = examination.examine(pipeline, overrides or ())
     if as_json:
-        print(examination.as_json(report))
+        say(examination.as_json(report))
     else:
         console = Console().out
         for title, rows in examination.lines(report):

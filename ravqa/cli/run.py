@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ravqa.cli.options import from_request
-from ravqa.cli.shared import opened_console
+from ravqa.cli.shared import opened_console, say
 from ravqa.runs.options import RunRequest
 
 EXAMPLES = """
@@ -135,4 +135,4 @@ def report(
             note=console.note,
             trust_settings=trust_settings,
         )
-    print(f"report: {path}")
+    say(f"report: {path}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ravqa.core.texts import printable
 
 if TYPE_CHECKING:
     from ravqa.runs.console import Console
@@ -20,6 +23,11 @@ Overrides = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print a line, or JSON, that may contain foreign text."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ravqa.cli.options import from_request
-from ravqa.cli.shared import quiet_libraries
+from ravqa.cli.shared import quiet_libraries, say
 from ravqa.studies.options import CompareRequest, PowerRequest, StudyRequest
 
 EXAMPLES = """
@@ -42,7 +42,7 @@ def study(request: StudyRequest) -> None:
     finally:
         console.close()
     for name, reason in outcome.failures.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        say(f"failed: {name}: {reason}", error=True)
     if outcome.failures:
         raise typer.Exit(1)
 

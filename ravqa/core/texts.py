@@ -1,13 +1,32 @@
-"""What counts as text."""
+"""Properties of texts: whether they show anything, and how to show them safely."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Control and format characters (zero-width ones among them), separators, marks without a letter.
 _INVISIBLE = frozenset({"Cc", "Cf", "Mn", "Zl", "Zp", "Zs"})
 # Hangul fillers and the blank Braille pattern: letters and symbols that show nothing.
 _FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
+
+
+# Control characters other than tab and line feed, marks that reorder text, halves of characters.
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Return a text that may be shown: what a terminal would obey is written as an escape.
+
+    Whatever comes from data, models or servers passes through here before it is shown. Inside JSON
+    the escapes are valid, with the same meaning.
+
+    >>> print(printable("a\x1b[31m\u202eb"))
+    a\u001b[31m\u202eb
+    """
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def is_wordless(text: str) -> bool:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ravqa.core.records import READ
+from ravqa.core.terminal import Terminal
 from ravqa.evaluation.sections import RECALLS
 from ravqa.runs.folder import MAIN
 
@@ -254,8 +255,7 @@ class Console:
 
 
 def _rich(*, stderr: bool) -> RichConsole:
-    # Brackets and colons in names of files and in questions are not markup.
-    console = RichConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = Terminal(stderr=stderr)
     if not console.is_terminal:
         console.width = _PLAIN_WIDTH
     return console
