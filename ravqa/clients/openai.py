@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
-from ravqa.core.http import TimeLeft, causes, retry_after
+from ravqa.core.http import TimeLeft, causes, proxy_for, retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Address, Options, SecretVariable, Strict, Text
@@ -479,7 +480,11 @@ class Client:
             return self._error(f"{failure.reason}: {_place(path)}")
         often = f", after {tries} tries" if tries > 1 else ""
         if failure.unreachable:
-            return self._error(f"{failure.reason}{often}: is the server running?")
+            look = "is the server running?"
+            if proxy_for(self.url):
+                host = urlsplit(self.url).hostname
+                look = f"is the proxy running? NO_PROXY={host} reaches the server without it"
+            return self._error(f"{failure.reason}{often}: {look}")
         with self._lock:
             self._hopeless += 1
             hopeless = self._hopeless >= _HOPELESS
@@ -645,8 +650,10 @@ class Client:
         if isinstance(error, self._errors.APITimeoutError):
             return self._late()
         chain = list(causes(error))
-        if any(type(e).__name__ == "ConnectError" for e in chain):
-            reason, unreachable = f"cannot be reached ({_first(chain[-1])})", True
+        if any(type(e).__name__ in {"ConnectError", "ProxyError"} for e in chain):
+            proxy = proxy_for(self.url)
+            through = f" through the proxy {proxy}" if proxy else ""
+            reason, unreachable = f"cannot be reached{through} ({_first(chain[-1])})", True
         else:
             reason, unreachable = f"the connection was cut ({_first(chain[-1])})", False
         return _Failure(reason, unreachable=unreachable, unconnected=True)

@@ -330,6 +330,27 @@ def test_an_address_where_nobody_listens_is_said_at_once(serve, waits):
         ask("http://no.such.host.invalid/v1")
 
 
+def test_a_proxy_that_is_in_the_way_is_named(serve, waits, monkeypatch):
+    server = serve(lambda *_: chat("hi"))
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ServerError) as error:
+        ask(server)
+    message = str(error.value)
+    assert "cannot be reached through the proxy 127.0.0.1:9 (" in message
+    assert message.endswith("NO_PROXY=127.0.0.1 reaches the server without it")
+    assert "secret" not in message
+    assert "through the proxy 127.0.0.1:9" in client(server).problem()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert ask(server) == "hi"
+    server.stop()
+    with pytest.raises(ServerError, match=r"cannot be reached \(.*is the server running\?$"):
+        ask(server)
+
+
 def test_a_look_tells_whether_the_server_is_there(serve, monkeypatch):
     server = serve(lambda *_: chat("hi"))
     asker = client(server)
