@@ -10,6 +10,7 @@ from typing import cast
 from ravqa.core.errors import DataError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
+from ravqa.core.texts import is_wordless
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.schema import (
     AnswerSection,
@@ -156,6 +157,7 @@ def answer_section(
                 for q in questions
                 if (reason := samples[q.question_id].get("error"))
             ],
+            "empty": sum(r.answer is not None and is_wordless(r.answer) for r in records),
             "exact_match": _exact_match(metric, questions, samples, exact[name]),
             "hits": _hit_tables(metric, questions, samples),
             "groups": _groups(dataset, questions, scores[name], seed),

@@ -333,6 +333,8 @@ class AnswerScores(Means):
     """Passages that did not fit into prompts."""
     unanswered: list[Unanswered]
     """The questions without an answer."""
+    empty: NotRequired[Count]
+    """Answers without a word, such as those of which extraction left nothing."""
     exact_match: AtK
     """Percent of answers that are a reference; by n, of the n best different drafts."""
     hits: HitTables | None

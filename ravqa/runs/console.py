@@ -151,20 +151,27 @@ class Console:
                 Text(f"{len(skipped)} questions were skipped (listed in results.json)"),
                 style="yellow",
             )
-        conditions = results["answers"]["conditions"] if results["answers"] else {}
-        unanswered = sum(len(scores["unanswered"]) for scores in conditions.values())
-        if unanswered:
-            self.out.print(
-                Text(
-                    f"the reader had no answer {unanswered} times, which counts as wrong (listed "
-                    "in results.json)"
-                ),
-                style="yellow",
-            )
+        self.unanswered(results, "results.json")
         self.unjudged(results)
         for part, what in results["provenance"]["stand_ins"].items():
             self.out.print(Text(f"stand-in {part}: {what}", style="dim"), soft_wrap=True)
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
+
+    def unanswered(self, results: RunResults | ScoreResults, listed: str) -> None:
+        """Print how many questions got no answer, and how many an empty one.
+
+        Args:
+            listed: the file that lists the questions without an answer; blank for none.
+        """
+        conditions = results["answers"]["conditions"].values() if results["answers"] else ()
+        failed = sum(len(scores["unanswered"]) for scores in conditions)
+        empty = sum(scores.get("empty", 0) for scores in conditions)
+        if failed:
+            line = f"the reader had no answer {failed} times, which counts as wrong"
+            where = f" (listed in {listed})" if listed else ""
+            self.out.print(Text(line + where), style="yellow")
+        if empty:
+            self.out.print(Text(f"empty answers: {empty}"), style="yellow")
 
     def unjudged(self, results: RunResults | ScoreResults) -> None:
         """Print how many answers got no verdict from the judge, and why."""

@@ -144,6 +144,7 @@ def _report(loaded: ScoreLoaded, console: Console) -> ScoreResults:
     results, output = _results(loaded), loaded.plan.request.output
     console.close()
     console.tables(results)
+    console.unanswered(results, "" if output is None else str(output))
     console.unjudged(results)
     if output is not None:
         try:

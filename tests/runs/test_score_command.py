@@ -89,6 +89,30 @@ def test_normalization_always_is_named(score, predictions, given, answers):
     assert score_by_hand > official["answers"]["conditions"]["main"]["score"]
 
 
+def test_empty_and_failed_answers_are_counted(score, predictions, given, tmp_path):
+    rows = [{"question_id": q, "answer": answer} for q, answer in given.items()]
+    code, results, out, err = score(predictions)
+    assert results["answers"]["conditions"]["main"]["empty"] == 0
+    assert "empty answers" not in out
+    rows[0]["answer"], rows[1]["answer"], rows[2]["answer"] = "", " \n", "\u200b"
+    code, results, out, err = score(write_lines(tmp_path / "p.jsonl", rows))
+    assert code == 0, err
+    assert results["answers"]["conditions"]["main"]["empty"] == 3
+    assert "empty answers: 3" in out
+    for row in rows:
+        row |= {"hits": [], "answer_ranks": None, "id_ranks": None, "article_ranks": None}
+    rows[1] = {**rows[1], "error": "the server was gone"}
+    del rows[1]["answer"]
+    code, results, out, err = score(write_lines(tmp_path / "p.jsonl", rows))
+    assert code == 0, err
+    main_condition = results["answers"]["conditions"]["main"]
+    assert main_condition["empty"] == 2
+    assert [u["reason"] for u in main_condition["unanswered"]] == ["the server was gone"]
+    assert "empty answers: 2" in out
+    said = "the reader had no answer 1 times, which counts as wrong (listed in"
+    assert said in " ".join(out.split())
+
+
 def test_infoseek_predictions_are_scored_by_the_official_rule(score, tmp_path):
     references = lines(SAMPLE / "infoseek_val.jsonl")
     types = lines(SAMPLE / "infoseek_val_qtype.jsonl")
