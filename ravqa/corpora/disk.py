@@ -80,7 +80,7 @@ class _Lines:
         self,
         file: IO[bytes],
         offsets: Sequence[int],
-        damage: str = "a file of the cache folder was cut off: run again",
+        damage: str = "a file in the cache folder was cut off: run again",
     ):
         """Take over an open file; `offsets` are the starts of the lines, and the end of the last.
 

@@ -92,7 +92,7 @@ def read_names(path: Path) -> frozenset[str]:
             names.update(name.split("|") if column == "wikipedia_url" else [name])
     names.discard("")
     if not names:
-        raise DataError(f"{path}: it names no article")
+        raise DataError(f"{path}: no article is listed")
     return frozenset(names)
 
 
@@ -310,7 +310,7 @@ def _open_json(path: Path) -> Iterator[IO[bytes]]:
             with zipfile.ZipFile(path) as archive:
                 names = [n for n in archive.namelist() if n.lower().endswith(".json")]
                 if len(names) != 1:
-                    raise DataError(f"{path}: one .json file is expected in it, not {len(names)}")
+                    raise DataError(f"{path}: it must contain one .json file, not {len(names)}")
                 with archive.open(names[0]) as file:
                     yield io.BufferedReader(file)  # type: ignore[type-var]
         else:

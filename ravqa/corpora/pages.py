@@ -132,7 +132,7 @@ class Remarks:
         if self.broken:
             raise DataError(
                 f"{self.broken[0]}; pruning would delete its passages from the "
-                "collection: mend it, or leave --prune out"
+                "collection: fix it, or leave out --prune"
             )
 
     def lines(self) -> list[str]:
@@ -141,10 +141,10 @@ class Remarks:
             ("cannot be read, left out", self.broken),
             ("without text", self.blank),
             ("a copy of another file, left out", self.copies),
-            ("a link out of the folder, left out", self.links),
+            ("a link that leads out of the folder, left out", self.links),
             ("a collection, left out", self.collections),
-            ("named in a metadata file, but not there", self.absent),
-            ("of a kind that is not read", [f"{n} {s}" for s, n in self.others.most_common()]),
+            ("listed in a metadata file, but missing", self.absent),
+            ("of an unsupported kind", [f"{n} {s}" for s, n in self.others.most_common()]),
         )
         return [f"{what}: {_some(found)}" for what, found in kinds if found]
 
@@ -498,14 +498,14 @@ def _front_matter(text: str) -> dict[str, Any] | None:
         return None
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise DataError("aliases (*NAME) in the part between --- at its beginning are not read")
+            raise DataError("aliases (*NAME) in the part between --- at its start are refused")
         found = yaml.load(text, _FrontMatter)
         written = yaml.load(text, yaml.BaseLoader)
     except DuplicateKeyError as e:
         raise DataError(f"{e.problem} in the part between --- at its beginning") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         if _UNCLOSED.search(text):
-            raise DataError("the part between --- at its beginning is not YAML") from None
+            raise DataError("the part between --- at its start is not YAML") from None
         return None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         return None

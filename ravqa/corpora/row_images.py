@@ -215,12 +215,12 @@ def _named(name: str, column: str, images: ImageFolder, by_stem: bool) -> RowIma
         if data and (uri or is_image(data)):
             return _kept(data)
         if uri or len(name) > _LONGEST_NAME:
-            raise _MissingError(f"{column!r} is no image in base64: {name[:40]!r}...")
+            raise _MissingError(f"{column!r} is not an image in base64: {name[:40]!r}...")
     if name[:5].lower() == "data:":
         raise _MissingError(f"{column!r} is a data URI that is not in base64: {name[:40]!r}")
     if _ADDRESS.match(name):
         raise _MissingError(
-            f"the image {name!r} is an address, and none is fetched: download it and give the "
+            f"the image {name!r} is an address, which is not fetched: download it and give the "
             "name of the file"
         )
     path, missing = images.look(name, by_stem=by_stem)

@@ -283,7 +283,7 @@ def write_passages(
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists: --overwrite replaces it")
     if suffix_of(target) != ".jsonl":
-        raise UserError(f"{target}: a name that ends in .jsonl is expected")
+        raise UserError(f"{target}: the name must end in .jsonl")
     part = target.with_name(f".{target.name}.part")
     passages = articles = 0
     last: str | None = None
@@ -297,7 +297,7 @@ def write_passages(
                 articles += passage.article is None or passage.article != last
                 last = passage.article
         if not passages:
-            raise DataError(f"{', '.join(map(str, paths))}: no article that is wanted")
+            raise DataError(f"{', '.join(map(str, paths))}: none of the wanted articles")
         part.replace(target)
     except OSError as e:
         raise UserError(f"{target} cannot be written: {e.strerror or e}") from None

@@ -207,8 +207,8 @@ def _has_quotes(path: Path) -> bool:
     raise DataError(
         f"{path}, line {first}: a field begins with a quote, and the file can be read in two ways: "
         "with quotes around fields, as pandas writes them, or with quotes as part of the text, as "
-        "in ColBERT's files. Which one it is says the option quotes=true or quotes=false of "
-        "--dataset csv; of passages, --quotes or --no-quotes of `ravqa passages`"
+        "in ColBERT's files. Choose with the option quotes=true or quotes=false of "
+        "--dataset csv; for passages, with --quotes or --no-quotes of `ravqa passages`"
     )
 
 
@@ -285,7 +285,7 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} cannot be read: {first_line(e)}") from None
 
 
-_HALF = 'text that is cut inside a character (a lone "\\ud83d" or the like)'
+_HALF = 'text that was cut inside a character (a lone "\\ud83d" or the like)'
 
 
 def _has_half_character(text: str, value: Any) -> bool:

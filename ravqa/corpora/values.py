@@ -26,8 +26,8 @@ from typing import Any
 from ravqa.core.errors import DataError
 
 _HINT = (
-    "write it as text or as a whole number (pandas makes floats of whole numbers in a column with "
-    'gaps: astype("Int64") before writing keeps them)'
+    "write it as text or as a whole number (pandas turns whole numbers in a column with gaps "
+    'into floats: astype("Int64") before writing prevents this)'
 )
 # The text of a list or object, as Python, JSON and NumPy print it: a whole value in brackets, or,
 # among other texts, brackets that contain a quoted text or further brackets.
@@ -102,7 +102,7 @@ def id_of(value: Any, column: str) -> int | str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float | Decimal) and not is_blank(value):
-        raise DataError(f"{column!r} is the number {value}, and ids are whole: {_HINT}")
+        raise DataError(f"{column!r} is the number {value}, but ids are whole: {_HINT}")
     return text_of(value, column)
 
 
@@ -212,7 +212,7 @@ def _number(value: float | Decimal, column: str) -> str:
     if not math.isfinite(value):
         raise DataError(f"{column!r}: text is expected, not the number {written}")
     if value == int(value) or "e" in written.lower():
-        raise DataError(f"{column!r} is the number {written}, which may mean another: {_HINT}")
+        raise DataError(f"{column!r} is the number {written}, which may not be as written: {_HINT}")
     if isinstance(value, float) and len(written) > 10:
         # 3.4 in single precision is 3.4000000953674316 in double precision.
         try:
@@ -221,7 +221,7 @@ def _number(value: float | Decimal, column: str) -> str:
             single = False
         if single:
             raise DataError(
-                f"{column!r} is the number {written}, of single precision: write it as text"
+                f"{column!r} is the number {written}, in single precision: write it as text"
             )
     return written
 

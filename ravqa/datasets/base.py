@@ -70,7 +70,7 @@ class Problems:
             if others:
                 listed = "; ".join(str(p) for p in others[: _LISTED - 1])
                 more = f"; and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-                count = f" ({len(missing)} questions lack their image, also: {listed}{more})"
+                count = f" ({len(missing)} questions have no usable image, also: {listed}{more})"
             raise DataError(f"{first}{count} (--on-error skip leaves such questions out)")
         self.found += missing
 
@@ -210,7 +210,7 @@ class Dataset:
         if self.metric is not None:
             self.answer_metric  # noqa: B018 (its options are checked)
         elif self.metric_options:
-            raise UserError(f"dataset {self.name}: it has no metric that could take options")
+            raise UserError(f"dataset {self.name}: it has no metric to take options")
 
     @property
     def answer_metric(self) -> AnswerMetric:
@@ -286,11 +286,11 @@ def pick_split(
         if default in present or not present:
             return default, []
         if len(present) == 1:
-            return present[0], [f"{where} holds the split {found} only: taking it"]
-        raise UserError(f"{where} holds the splits {found}: choose one with --split")
+            return present[0], [f"{where} has only the split {found}, which is used"]
+        raise UserError(f"{where} has the splits {found}: choose one with --split")
     if wanted not in aliases:
         raise UserError(f"no split {wanted!r}: {near_matches(wanted, aliases)}")
     split = aliases[wanted]
     if split not in present:
-        raise UserError(f"{where} has no files of split {split}; it holds: {found or 'no split'}")
+        raise UserError(f"{where} has no files of split {split}; it has: {found or 'no split'}")
     return split, []

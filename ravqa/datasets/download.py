@@ -56,7 +56,7 @@ def download(
         raise UserError(
             f"--download: the dataset {dataset} has no download source (those with one: "
             f"{', '.join(name for name, _ in DOWNLOADS)}): put its files into {folder} by hand, or "
-            "read a dataset of the hub with --data hf:OWNER/NAME"
+            "read a dataset from the hub with --data hf:OWNER/NAME"
         )
     remote = DOWNLOADS.get(dataset)
     progress = console_progress or (lambda what, done, total: None)
@@ -147,12 +147,12 @@ def _explained(url: str, source: Source, target: Path) -> Iterator[None]:
         yield
     except FetchError as e:
         raise UserError(
-            f"{url} could not be downloaded: {e}; the same command goes on where it stopped, "
+            f"{url} could not be downloaded: {e}; the same command continues where it stopped, "
             f"{source.variable} can name a mirror, or put the file at {target} by hand"
         ) from None
     except OSError as e:
         raise UserError(
-            f"{url} could not be stored as {target}: {e.strerror or e}; the same command goes on "
+            f"{url} could not be stored as {target}: {e.strerror or e}; the same command continues "
             "where it stopped"
         ) from None
 
@@ -172,16 +172,16 @@ def _unpack(archive: IO[bytes], member: str, out: IO[bytes]) -> None:
             names = packed.namelist()
             if member not in names:
                 held = ", ".join(repr(name) for name in names[:3]) or "nothing"
-                raise FetchError(f"the zip does not hold {member} (it holds {held})")
+                raise FetchError(f"the zip does not contain {member} (it contains {held})")
             info = packed.getinfo(member)
             if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-                raise FetchError("the zip is packed by an unusual method")
+                raise FetchError("the zip is compressed by an unsupported method")
             if info.file_size > _MAX_JSON:
                 raise FetchError(f"{member} would unpack to {info.file_size} bytes")
             with packed.open(info) as source:
                 shutil.copyfileobj(source, out)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as e:
-        raise FetchError(f"what came is no usable zip ({e})") from None
+        raise FetchError(f"the download is not a usable zip ({e})") from None
 
 
 def _check(out: IO[bytes], what: str, magic: bytes) -> None:
@@ -190,4 +190,4 @@ def _check(out: IO[bytes], what: str, magic: bytes) -> None:
     # Whitespace may precede JSON, but not an image.
     if not (start.lstrip() if magic.isascii() else start).startswith(magic):
         begins = f"it begins with {start[:16]!r}" if start else "it is empty"
-        raise FetchError(f"what came is no {what}: {begins}")
+        raise FetchError(f"the download is not a {what}: {begins}")

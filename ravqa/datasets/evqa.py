@@ -47,15 +47,15 @@ _COLUMNS = ("question", "answer", "dataset_image_ids", "dataset_name", "question
 _NAMES = ("id2name", "train", "val", "train_mini")
 
 LAYOUT = (
-    "expected are the files of github.com/google-research/google-research (encyclopedic_vqa): "
+    "needed: the files of github.com/google-research/google-research (encyclopedic_vqa): "
     "test.csv (val.csv, train.csv), and the images of iNaturalist 2021 and Google Landmarks v2"
 )
 
 
 def _remark(folder: Path) -> str:
     return (
-        "Encyclopedic-VQA's images are iNaturalist 2021's and Google Landmarks v2's: only the "
-        f"csv file is downloaded; put the images, or their zip and tar archives, into {folder} "
+        "Encyclopedic-VQA's images come from iNaturalist 2021 and Google Landmarks v2: only "
+        f"the csv file is downloaded; put the images, or their zip and tar archives, into {folder} "
         "(github.com/google-research/google-research, encyclopedic_vqa)"
     )
 
@@ -133,7 +133,7 @@ def _questions(
             continue
         question_type = row["question_type"]
         if question_type not in TYPES:
-            problems.report(where, f"question_type {question_type!r} is none of {TYPES}", name)
+            problems.report(where, f"question_type {question_type!r} is not one of {TYPES}", name)
             continue
         if options.single_hop and question_type not in TYPES[:2]:
             continue

@@ -46,7 +46,7 @@ RETRIEVAL_METRICS = (
 )
 
 LAYOUT = (
-    "expected are the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
+    "needed: the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
     "infoseek_val_qtype.jsonl (and infoseek_val_withkb.jsonl), and OVEN's images as "
     "images/oven_00000001.jpg"
 )
@@ -57,8 +57,8 @@ def _remark(folder: Path) -> str:
     if images.is_dir():
         return ""
     return (
-        "InfoSeek's images are OVEN's, packed in large archives, and cannot be fetched one by "
-        "one: only the jsonl files are downloaded; unpack the images into "
+        "InfoSeek's images are OVEN's, which come in large archives and not one by one: "
+        "only the jsonl files are downloaded; unpack the images into "
         f"{images} (github.com/open-vision-language/oven, image_downloads)"
     )
 

@@ -198,7 +198,7 @@ def _load(request: DatasetRequest, name: str) -> Dataset:
         request.split, "test", {s: s for s in published.splits}, present, data / config
     )
     if subset == "OKVQA" and split == "valid":
-        notes.append("M2KR's OKVQA valid is its test file: nothing may be chosen on it")
+        notes.append("M2KR's OKVQA split valid is its test file: choose no settings on it")
     table = hub.Table(data, config, split)
     questions, digest = gather(
         _questions(table, subset, split, hub.image_folder(data, options.images), request),
@@ -209,9 +209,7 @@ def _load(request: DatasetRequest, name: str) -> Dataset:
     corpus = _corpus(data, subset, split, remarks)
     notes += remarks.lines()
     if corpus.repeated:
-        notes.append(
-            f"{corpus.repeated} passages were left out: their id had been there before them"
-        )
+        notes.append(f"{corpus.repeated} passages were left out: earlier ones have the same id")
     return Dataset(
         name=name,
         label=f"{benchmark.label} {subset}",
@@ -258,7 +256,7 @@ def _question(
     missing = found.missing
     published = "img_path" in row and not found.empty  # as is the black image for rows without one
     if found.path is None and not published and subset not in TEXT_ONLY:
-        missing = "no image: it is expected in a column such as img_path, image, images"
+        missing = "no image in a column such as img_path, image, images"
     positives = texts(row, "pos_item_ids")
     entity = [text(row, "entity_id"), text(row, "entity_text")]
     extra = {"gold_answer": text(row, "gold_answer")}

@@ -61,7 +61,7 @@ ALIASES = {
     REST: "train2014",
 }
 _RAW = (
-    "scored with 'raw_answer', where the official code scores 'answer': not comparable with "
+    "scored with 'raw_answer', but the official code scores 'answer': not comparable with "
     "published scores"
 )
 RETRIEVAL_METRICS = (RetrievalMetric("pseudo_recall_at_k", 5),)
@@ -69,7 +69,7 @@ RETRIEVAL_METRICS = (RetrievalMetric("pseudo_recall_at_k", 5),)
 _IMAGES = ("image", "images", "img_path")  # columns, for a message
 
 LAYOUT = (
-    "expected are the files of okvqa.allenai.org (Download): "
+    "needed: the files of okvqa.allenai.org (Download): "
     "OpenEnded_mscoco_val2014_questions.json, mscoco_val2014_annotations.json, and the COCO 2014 "
     "images (cocodataset.org) as val2014/COCO_val2014_000000000042.jpg; the same for train2014"
 )
@@ -332,8 +332,8 @@ def _with_captions(
         yield question if caption is None else with_caption(question, caption)
     if others and not known:
         raise DataError(
-            f"{path}: none of its captions is of an image of these questions: their image_id is, "
-            f"for example, {question.image_id!r}, and the file has {next(iter(captions), None)!r}"
+            f"{path}: no caption belongs to an image of these questions: their image_id is, "
+            f"for example, {question.image_id!r}, but the file has {next(iter(captions), None)!r}"
         )
 
 
@@ -366,7 +366,7 @@ def _captions(path: Path) -> dict[Any, str]:
 
 def _number(image_id: Any) -> int:
     if isinstance(image_id, bool | float):
-        raise TypeError(f"{image_id!r} is no image_id")
+        raise TypeError(f"{image_id!r} is not an image_id")
     return int(image_id)
 
 
@@ -383,7 +383,7 @@ def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
     split, notes = pick_split(request.split, test, aliases, present, data)
     part = request.split if request.split in {DEV, REST} else split
     if split == "valid":
-        notes.append("RA-VQA's split valid holds val2014's questions: nothing may be chosen on it")
+        notes.append("RA-VQA's split valid has val2014's questions: choose no settings on it")
     table = hub.Table(data, None, split)
     stream = _Questions(table, split, hub.image_folder(data, options.images), options, request)
     questions, digest = gather(
@@ -458,7 +458,7 @@ class _Questions:
             if image is None or row_images.is_there(official):
                 image, missing = official, unread
         elif image is None:
-            missing = f"no image: it is expected in a column such as {', '.join(_IMAGES)}"
+            missing = f"no image in a column such as {', '.join(_IMAGES)}"
             image = self._images.root / f"<image of question {question_id}>"
         elif image_id is None:
             # Many images may share other names inside rows ("image.jpg").

@@ -106,12 +106,12 @@ def _region(roi: str) -> Region:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no string")
+        raise TypeError(f"{value!r} is not a string")
     return value
 
 
 def _box(values: Sequence[Any]) -> tuple[float, float, float, float]:
     xmin, ymin, xmax, ymax = (float(value) for value in values)
     if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
-        raise ValueError(f"the box {[xmin, ymin, xmax, ymax]} has no finite corners")
+        raise ValueError(f"the box {[xmin, ymin, xmax, ymax]} has corners that are not finite")
     return xmin, ymin, xmax, ymax

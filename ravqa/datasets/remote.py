@@ -39,7 +39,7 @@ class Source:
         except ValueError:
             usable = False
         if not usable:
-            raise UserError(f"{self.variable}: {base!r} is no http:// or https:// address")
+            raise UserError(f"{self.variable}: {base!r} is not an http:// or https:// address")
         if "@" in parts.netloc:
             raise UserError(f"{self.variable}: an address with a user name is not supported")
         return f"{base}/{path}"

@@ -31,7 +31,7 @@ ENCODERS: Registry[type[Encoder]] = Registry(
         ),
         "dense": (
             "ravqa.encoders.sentence_transformers:DenseSTEncoder",
-            "sentence-transformers' models of one vector a text",
+            "sentence-transformers' models with one vector per text",
         ),
     },
     contract="ravqa.encoders.base:Encoder",

@@ -224,7 +224,7 @@ class Encoder(ABC):
 
     def _without_labels(self) -> UserError:
         return UserError(
-            f"the encoder {type(self).__name__} cannot say which words its vectors are of"
+            f"the encoder {type(self).__name__} cannot say which words its vectors are for"
         )
 
 

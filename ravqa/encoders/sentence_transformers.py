@@ -235,7 +235,7 @@ class MultiVectorSTEncoder(_STEncoder):
             or not (settings or config)  # no files: loading reports that
         ):
             raise UserError(
-                f"{self._why}: {path} is no model of many vectors a text but a "
+                f"{self._why}: {path} is not a multi-vector model but a "
                 f"{kind or config.get('model_type')}: use the encoder dense, token-bert or flmr"
             )
 
@@ -252,7 +252,7 @@ class DenseSTEncoder(_STEncoder):
         if compares != "cosine" and type(self._model[-1]).__name__ != "Normalize":
             raise UserError(
                 f"{self._why}: {self.config.model} compares vectors of any length by {compares}, "
-                "and indexes hold unit vectors: choose a model for cosine similarity"
+                "but indexes hold unit vectors: choose a model for cosine similarity"
             )
 
 

@@ -47,7 +47,7 @@ def convert(
         folder = target if (target / "config.json").is_file() else source.parent
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"{source} says nothing of the model's shape: put the config.json, query_tokenizer/ "
+            f"{source} says nothing about the model's shape: put the config.json, query_tokenizer/ "
             f"and context_tokenizer/ of a model of the same shape into {target}"
         )
     config = FLMRModelForRetrieval.config_class.from_pretrained(str(folder))

@@ -219,7 +219,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             if not FLMRModelForRetrieval._warned_of_instructions and _any_false(has_any):
                 FLMRModelForRetrieval._warned_of_instructions = True
                 logger.warning(
-                    "a query has no %r: nothing of it is taken for an instruction and left out",
+                    "a query has no %r: none of it is taken as an instruction and left out",
                     self.config.mask_instruction_token,
                 )
             last = torch.where(has_any, found.int().argmax(1), 1)

@@ -76,7 +76,7 @@ class Archive:
                 if not clean.is_absolute() and ".." not in clean.parts:
                     self.members.setdefault(clean.as_posix(), place)
         except (*_BROKEN, DataError, OSError, EOFError, ValueError) as e:
-            raise ArchiveError(f"{path} is no archive that can be read in place: {e}") from None
+            raise ArchiveError(f"{path} is not an archive that can be read in place: {e}") from None
 
     def read(self, name: str) -> bytes:
         """The bytes of a member.
@@ -159,7 +159,7 @@ def _read_tar(file: Any, place: tuple[int, ...]) -> bytes:
 def _read_zip(file: Any, place: tuple[int, ...]) -> bytes:
     offset, size, packed_size, method, check = place
     if method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise ValueError("encrypted" if method == -1 else "packed by an unusual method")
+        raise ValueError("encrypted" if method == -1 else "compressed by an unsupported method")
     header = _piece(file, offset, 30)  # a local header; its name and extra field have own lengths
     if header[:4] != b"PK\x03\x04":
         raise ValueError("no zip header where one should be")

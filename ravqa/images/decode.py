@@ -220,7 +220,7 @@ def _other_kind(source: Path | bytes) -> str:
     """What is said of a file that Pillow does not know."""
     head = image_bytes(source)[:_HEAD]
     if head[4:8] == b"ftyp":
-        return "not an image in a form that is read (HEIC or the like): save it as JPEG or PNG"
+        return "not an image in a supported format (perhaps HEIC): save it as JPEG or PNG"
     if head.startswith(b"version https://git-lfs"):
         return "not an image, but a Git LFS pointer: `git lfs pull` fetches the image"
     return "not an image"

@@ -24,7 +24,7 @@ def inside(root: Path, name: str) -> Path:
     if relative.is_absolute():
         raise DataError(
             f"image path {name!r} is absolute and leaves the image folder {root}: "
-            "--dataset-option images=DIR names the folder that images are in"
+            "set --dataset-option images=DIR to the folder of the images"
         )
     if ".." in relative.parts or ":" in "".join(relative.parts[:1]):
         raise DataError(f"image path {name!r} leaves the image folder {root}")
@@ -120,7 +120,7 @@ class ImageFolder:
         if others:
             raise DataError(
                 f"{len(others) + 1} files below {self.root} could be the image {name!r}: {first}, "
-                f"{others[0]}: name the right folder with --dataset-option images=DIR"
+                f"{others[0]}: set the right folder with --dataset-option images=DIR"
             )
         return self._checked(self.root / first)
 

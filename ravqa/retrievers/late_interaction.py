@@ -332,7 +332,7 @@ class LateInteractionRetriever(Retriever):
         """
         if not self.encoder.labels:
             raise UserError(
-                f"the encoder {self.config.encoder.name} cannot say which words its vectors are of"
+                f"the encoder {self.config.encoder.name} cannot say which words its vectors are for"
             )
         plan = self._plan(question)
         vectors = iter(self._vectors([plan]))

@@ -435,7 +435,7 @@ def test_an_empty_data_folder_is_named_with_what_it_lacks(refused, tmp_path, dat
     (tmp_path / "empty").mkdir()
     line = refused(*dataset, "--data", tmp_path / "empty")
     assert str(tmp_path / "empty") in line
-    assert "expected are the files of" in line
+    assert "needed: the files of" in line
 
 
 def test_a_line_break_in_a_name_does_not_break_the_line_of_error(refused):
@@ -694,7 +694,7 @@ def test_a_decompression_bomb_is_refused_without_decoding_it(refused, data, monk
         ("c.csv", "id,text\n", "{path}: the corpus is empty"),
         ("c.jsonl", '{"id": 1, "text": "a"}\n\n{"id": 2, "te\n', "{path}, line 3: not JSON"),
         ("c.jsonl", '{"id": 1, "text": "a"}\n[2]\n', "{path}, line 2: an object is expected"),
-        ("c.jsonl", '{"id": 1, "text": "\\ud83d"}\n', "{path}, line 1: text that is cut inside"),
+        ("c.jsonl", '{"id": 1, "text": "\\ud83d"}\n', "{path}, line 1: text that was cut inside"),
         ("c.jsonl", '{"id": ' + "9" * 5000 + "}\n", "{path}, line 1"),
         ("c.jsonl", '{"id": 1, "text": "a"}\n' * 2, "passage id '1' occurs twice"),
         ("c.csv", "id,text\n1,a\n1,b\n", "passage id '1' occurs twice"),

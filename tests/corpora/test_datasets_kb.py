@@ -129,7 +129,7 @@ def test_only_the_wanted_articles_are_kept(tmp_path):
     with pytest.raises(DataError, match="the corpus is empty"):
         Corpus.read(path, sections=kb.Sections(keep=names))
     names.write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match="names no article"):
+    with pytest.raises(DataError, match="no article is listed"):
         Corpus.read(path, sections=kb.Sections(keep=names))
 
 
@@ -369,14 +369,14 @@ def test_passages_written_once_are_the_same_corpus(tmp_path, capsys):
     assert {p.title for p in Corpus.read(target).values()} == {"Koala"}
     keep.write_text("Nobody\n")
     assert run(source, *arguments) == 2
-    assert "no article that is wanted" in capsys.readouterr().err
+    assert "none of the wanted articles" in capsys.readouterr().err
     assert len(Corpus.read(target)) > 3  # the old file stays
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kb.zip", "keep.txt", "passages.jsonl"]
 
 
 def test_passages_are_written_into_a_jsonl_file_only(tmp_path):
     source = write_kb(tmp_path / "kb.json")
-    with pytest.raises(UserError, match=r"ends in \.jsonl"):
+    with pytest.raises(UserError, match=r"must end in \.jsonl"):
         write_passages([source], source, kb.Sections(), overwrite=True)
     assert json.loads(source.read_text(encoding="utf-8")) == PAGES
 

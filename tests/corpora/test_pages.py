@@ -295,7 +295,7 @@ def test_files_and_folders_without_access_are_named_or_skipped(tmp_path, monkeyp
     remarks = Remarks("skip")
     assert list(Corpus.read(tmp_path, remarks=remarks)) == ["a.txt#0"]
     assert sorted(line.partition(":")[0] for line in remarks.broken) == ["b.txt", "c.txt", "closed"]
-    with pytest.raises(DataError, match="leave --prune out"):
+    with pytest.raises(DataError, match="leave out --prune"):
         remarks.check_prune()
 
 
@@ -397,7 +397,7 @@ def test_a_caption_of_no_file_is_told(tmp_path):
     (tmp_path / "metadata.csv").write_text(rows)
     remarks = Remarks()
     assert list(Corpus.read(tmp_path, remarks=remarks)) == ["koala.jpg"]
-    assert remarks.lines() == ["named in a metadata file, but not there: kaola.jpg"]
+    assert remarks.lines() == ["listed in a metadata file, but missing: kaola.jpg"]
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.csv"])

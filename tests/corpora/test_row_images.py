@@ -62,7 +62,7 @@ PATHS = {
     "another name": {"image": "val2014/gone.png", "image_path": "val2014/a.png"},
 }
 MISSING = {
-    "address": ({"image": "https://x.org/a.png"}, "is an address, and none is fetched"),
+    "address": ({"image": "https://x.org/a.png"}, "is an address, which is not fetched"),
     "url column": ({"image_url": "http://x.org/a.png"}, "is an address"),
     "bucket": ({"image": "s3://x/a.png"}, "is an address"),
     "path": ({"image": "val2014/gone.png"}, "no such image: .*gone.png"),
@@ -70,7 +70,7 @@ MISSING = {
     "pixels": ({"image": [[[0, 0, 0], [1, 1, 1]]]}, "'image' holds numbers"),
     "object": ({"image": {"src": "x", "height": 5}}, r"'image' holds an object \(src, height\)"),
     "no image": ({"image": b"hello"}, "not an image"),
-    "broken base64": ({"image": "data:image/png;base64,iVB!"}, "is no image in base64"),
+    "broken base64": ({"image": "data:image/png;base64,iVB!"}, "is not an image in base64"),
     "printed list": ({"image": "['val2014/a.png']"}, "'image': .* is the text of a list"),
     "truth": ({"image": True}, "'image': text is expected, not the truth value"),
     "null": ({"image": None}, "no image"),
@@ -184,7 +184,7 @@ def test_the_id_of_the_row_is_kept_and_captions_match(tmp_path):
     assert (one.image_id, one.description.caption) == (42, "a cat")
     assert (two.image_id, two.description.caption) == (43, "a dog")
     captions.write_text('{"image_id": 7, "caption": "a cat"}\n')
-    with pytest.raises(DataError, match=r"c\.jsonl: none of its captions .* 43, .* has 7"):
+    with pytest.raises(DataError, match=r"c\.jsonl: no caption belongs .* 43, .* has 7"):
         okvqa.load(DatasetRequest(data=folder, options={"captions": captions}))
 
 
@@ -243,7 +243,7 @@ def test_answers_as_objects_give_the_field_that_is_asked_for(tmp_path):
         ({"question": None}, "no question_id, question or answers"),
         ({"answers": "['a', 'b']"}, "'answers': .* is the text of a list"),
         ({"question": b"q"}, "'question': text is expected, not bytes"),
-        ({"image_id": 42.0}, "'image_id' is the number 42.0, and ids are whole"),
+        ({"image_id": 42.0}, "'image_id' is the number 42.0, but ids are whole"),
     ],
 )
 def test_a_row_that_says_something_else_is_reported(tmp_path, changes, reason):

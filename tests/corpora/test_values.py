@@ -104,7 +104,7 @@ def test_texts_and_plain_numbers_are_taken_as_they_are(value, text):
 def test_ids_are_whole_or_text():
     assert values.id_of(7, "c") == values.id_of(np.int32(7), "c") == 7
     assert values.id_of("07", "c") == "07"
-    with pytest.raises(DataError, match=r"'c' is the number 1\.5, and ids are whole"):
+    with pytest.raises(DataError, match=r"'c' is the number 1\.5, but ids are whole"):
         values.id_of(1.5, "c")
 
 

@@ -178,7 +178,7 @@ def test_the_dev_split_holds_whole_images_of_train_and_the_rest_holds_the_others
 
 def test_okvqa_has_no_dev_split_without_train(tmp_path):
     folder = okvqa_folder(tmp_path / "okvqa")
-    with pytest.raises(UserError, match="no files of split train2014; it holds: val2014"):
+    with pytest.raises(UserError, match="no files of split train2014; it has: val2014"):
         okvqa.load(DatasetRequest(data=folder, split="dev"))
 
 
@@ -211,7 +211,7 @@ def test_missing_images_are_counted_and_listed_before_anything_else(tmp_path):
         okvqa.load(DatasetRequest(data=folder))
     message = str(error.value)
     assert message.startswith("question 425: no such image: ")
-    assert "16 questions lack their image" in message
+    assert "16 questions have no usable image" in message
     assert message.count("no such image") == 10
     assert "and 6 more" in message
     problems = Problems("skip")
@@ -242,13 +242,15 @@ def test_half_an_archive_stops_only_questions_that_may_need_it(tmp_path):
     (folder / "train2014.zip").write_bytes(b"PK\x03\x04 half a download")
     assert len(okvqa.load(DatasetRequest(data=folder)).questions) == 3
     (folder / "val2014" / "COCO_val2014_000000000043.jpg").unlink()
-    with pytest.raises(DataError, match=r"no image .*000043\.jpg.*train2014\.zip is no archive"):
+    with pytest.raises(
+        DataError, match=r"no image .*000043\.jpg.*train2014\.zip is not an archive"
+    ):
         okvqa.load(DatasetRequest(data=folder))
     problems = Problems("skip")
     dataset = okvqa.load(DatasetRequest(data=folder, problems=problems))
     assert [q.question_id for q in dataset.questions] == [425, 426]
     [problem] = problems.found
-    assert "train2014.zip is no archive" in problem.reason
+    assert "train2014.zip is not an archive" in problem.reason
     unseen = okvqa.load(DatasetRequest(data=folder, need_images=False))
     assert len(unseen.questions) == 3
 
@@ -399,12 +401,12 @@ def test_okvqa_takes_the_only_split_that_is_there_and_says_so(tmp_path):
     assert dataset.split == "train2014"
     assert dataset.questions[0].image.name == "COCO_train2014_000000000042.jpg"
     [note] = dataset.notes
-    assert "train2014 only" in note
+    assert "only the split train2014" in note
     for name in ("train", "train2014"):
         asked = okvqa.load(DatasetRequest(data=folder, split=name))
         assert asked.questions == dataset.questions
         assert list(asked.notes) == []
-    with pytest.raises(UserError, match="no files of split val2014; it holds: train2014"):
+    with pytest.raises(UserError, match="no files of split val2014; it has: train2014"):
         okvqa.load(DatasetRequest(data=folder, split="val"))
 
 
@@ -442,7 +444,7 @@ def test_the_slice_of_real_okvqa_loads():
     dataset = okvqa.load(DatasetRequest(data=OKVQA_SLICE))
     assert len(dataset.questions) == 653
     assert dataset.split == "train2014"
-    assert any("train2014 only" in note for note in dataset.notes)
+    assert any("only the split train2014" in note for note in dataset.notes)
     assert all(len(q.answers) == 10 for q in dataset.questions)
     assert all(type(q.question_id) is int for q in dataset.questions)
     assert len({q.question_id for q in dataset.questions}) == 653
@@ -594,7 +596,7 @@ def test_infoseek_images_stand_in_the_shards_and_archives_of_oven(tmp_path):
 def test_infoseek_train_has_no_type_file_and_needs_none(tmp_path):
     dataset = infoseek.load(DatasetRequest(data=infoseek_folder(tmp_path / "infoseek", "train")))
     assert dataset.split == "train"
-    assert any("train only" in note for note in dataset.notes)
+    assert any("only the split train" in note for note in dataset.notes)
     assert dataset.metric == "infoseek"
     types = {q.question_id: q.question_type for q in dataset.questions}
     assert types["infoseek_val_00000002"] == "Numerical"  # from the range in answer_eval

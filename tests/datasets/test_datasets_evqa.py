@@ -220,7 +220,7 @@ def test_missing_images_are_counted(tmp_path):
     folder = folder_of(tmp_path / "evqa", "id2name")
     (folder / "inaturalist" / NAMES["1205613"]).unlink()
     (folder / "landmarks/train/a/e/6/ae67170774ef5750.jpg").unlink()
-    with pytest.raises(DataError, match=r"evqa_test_0000000.*3 questions lack their image"):
+    with pytest.raises(DataError, match=r"evqa_test_0000000.*3 questions have no usable image"):
         evqa.load(DatasetRequest(data=folder))
 
 
@@ -231,7 +231,7 @@ def test_missing_images_are_counted(tmp_path):
         ({"answer": ""}, "no 'answer'"),
         ({"dataset_image_ids": ""}, "no 'dataset_image_ids'"),
         ({"dataset_name": "imagenet"}, "dataset_name 'imagenet' is neither"),
-        ({"question_type": "three_hop"}, "question_type 'three_hop' is none of"),
+        ({"question_type": "three_hop"}, "question_type 'three_hop' is not one of"),
         (
             {"dataset_name": "landmarks", "dataset_image_ids": "../../x"},
             ".* leaves the image folder",
@@ -253,8 +253,8 @@ def test_splits_are_their_files(tmp_path):
     write_csv(tmp_path / "val.csv")
     dataset = evqa.load(DatasetRequest(data=tmp_path, need_images=False))
     assert dataset.split == "val"
-    assert "val only" in dataset.notes[0]
-    with pytest.raises(UserError, match="no files of split test; it holds: val"):
+    assert "only the split val" in dataset.notes[0]
+    with pytest.raises(UserError, match="no files of split test; it has: val"):
         evqa.load(DatasetRequest(data=tmp_path, split="test"))
     for data in (None, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=r"encyclopedic_vqa.*test\.csv"):

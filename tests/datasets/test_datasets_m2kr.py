@@ -259,7 +259,7 @@ def test_what_is_not_there_is_named(tmp_path):
         load(folder, "EVQA")
     with pytest.raises(UserError, match="no split 'valid'"):
         load(m2kr_folder(tmp_path, "IGLUE"), "IGLUE", split="valid")
-    with pytest.raises(UserError, match="no files of split train; it holds: test"):
+    with pytest.raises(UserError, match="no files of split train; it has: test"):
         load(folder, "OKVQA", split="train")
     (folder / "OKVQA_passages" / "test_passages-00000-of-00001.parquet").unlink()
     with pytest.raises(UserError, match=r"no files .*OKVQA_passages/test_passages-\*\.parquet"):
@@ -318,13 +318,15 @@ def test_missing_images_are_counted(tmp_path):
     folder = m2kr_folder(tmp_path, "OVEN", rows)
     for i in (1, 2):
         (folder / f"{i}.jpg").unlink()
-    with pytest.raises(DataError, match=r"question q1: no such image.*2 questions lack their"):
+    with pytest.raises(
+        DataError, match=r"question q1: no such image.*2 questions have no usable image"
+    ):
         load(folder, "OVEN")
 
 
 def test_the_valid_split_of_okvqa_carries_a_warning(tmp_path):
     dataset = load(m2kr_folder(tmp_path, "OKVQA", split="valid"), "OKVQA", split="valid")
-    assert any("nothing may be chosen on it" in note for note in dataset.notes)
+    assert any("choose no settings on it" in note for note in dataset.notes)
 
 
 def test_the_chinese_twin_is_scored_by_retrieval_only(tmp_path):

@@ -323,7 +323,7 @@ def test_a_server_that_fails_three_times_is_a_one_line_error(server, tmp_path):
     assert "\n" not in message
     assert f"{server.address}{path}" in message
     assert "HTTP 500 Internal Server Error" in message
-    assert "the same command goes on" in message
+    assert "the same command continues" in message
     assert "RAVQA_COCO_URL" in message
     assert str(tmp_path / image_name(2)) in message
     assert server.requests.count(path) == 3
@@ -372,7 +372,7 @@ def test_a_zip_with_another_member_is_refused_and_nothing_is_unpacked(server, tm
     serve_okvqa(server, [1])
     folder = tmp_path / "data"
     server.files[f"/okvqa/{QUESTIONS}.zip"] = zipped(f"../{QUESTIONS}", "{}")
-    with pytest.raises(UserError, match=r"does not hold OpenEnded.*it holds '../OpenEnded"):
+    with pytest.raises(UserError, match=r"does not contain OpenEnded.*it contains '../OpenEnded"):
         get(folder)
     assert server.requests.count(f"/okvqa/{QUESTIONS}.zip") == 1
     assert files_in(tmp_path) == []
@@ -381,10 +381,10 @@ def test_a_zip_with_another_member_is_refused_and_nothing_is_unpacked(server, tm
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"<html>log in</html>", "no usable zip"),
-        (b"", "no usable zip"),
-        (zipped(QUESTIONS, "<html>"), "no JSON file: it begins with b'<html>'"),
-        (zipped(QUESTIONS, ""), "no JSON file: it is empty"),
+        (b"<html>log in</html>", "not a usable zip"),
+        (b"", "not a usable zip"),
+        (zipped(QUESTIONS, "<html>"), "not a JSON file: it begins with b'<html>'"),
+        (zipped(QUESTIONS, ""), "not a JSON file: it is empty"),
     ],
 )
 def test_what_is_no_zip_with_json_is_refused(server, tmp_path, body, reason):
@@ -399,7 +399,7 @@ def test_a_zip_with_a_flipped_byte_is_refused(server, tmp_path):
     middle = 30 + len(QUESTIONS) + 50  # inside the packed data
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     server.files[f"/okvqa/{QUESTIONS}.zip"] = flipped
-    with pytest.raises(UserError, match="no usable zip"):
+    with pytest.raises(UserError, match="not a usable zip"):
         get(tmp_path)
     assert files_in(tmp_path) == []
 
@@ -417,7 +417,7 @@ def test_a_page_instead_of_an_image_is_refused(server, tmp_path, body):
     serve_okvqa(server, [1])
     path = f"/coco/{image_name(1)}"
     server.files[path] = body
-    with pytest.raises(UserError, match=r"no JPEG image: it (begins with|is empty)"):
+    with pytest.raises(UserError, match=r"not a JPEG image: it (begins with|is empty)"):
         get(tmp_path)
     assert server.requests.count(path) == 1
     assert files_in(tmp_path) == [QUESTIONS, ANNOTATIONS]
@@ -516,7 +516,7 @@ def test_a_killed_download_leaves_no_half_file_under_a_final_name(server, tmp_pa
 )
 def test_an_address_that_is_not_http_is_refused(server, tmp_path, monkeypatch, base):
     monkeypatch.setenv("RAVQA_OKVQA_URL", base)
-    with pytest.raises(UserError, match=r"RAVQA_OKVQA_URL: .*no http:// or https:// address"):
+    with pytest.raises(UserError, match=r"RAVQA_OKVQA_URL: .*not an http:// or https:// address"):
         get(tmp_path)
 
 
@@ -539,7 +539,7 @@ def test_redirections_are_followed_to_http_only(server, tmp_path):
     local.write_bytes(server.files[path])
     for place in (local.as_uri(), f"ftp://127.0.0.1:{server.server_port}/moved.zip", "data:,{}"):
         server.scripts[path] = [state(302, ("Location", place))]
-        with pytest.raises(UserError, match="HTTP 302 Foundto an address that is refused"):
+        with pytest.raises(UserError, match="HTTP 302 Found to an address that is refused"):
             get(tmp_path / "refused")
         assert not (tmp_path / "refused" / QUESTIONS).exists()
 
@@ -582,7 +582,7 @@ def test_certificates_are_verified_and_https_does_not_lead_to_http(
 
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     secure.scripts[path] = [state(302, ("Location", f"{server.address}{path}"))]
-    with pytest.raises(UserError, match="HTTP 302 Foundto an address that is refused"):
+    with pytest.raises(UserError, match="HTTP 302 Found to an address that is refused"):
         get(tmp_path / "data")
     assert server.requests == []
     get(tmp_path / "data")
@@ -609,7 +609,7 @@ def test_infoseek_fetches_the_files_that_its_split_has(server, tmp_path, split, 
 
 def test_an_infoseek_file_that_is_a_page_is_refused(server, tmp_path):
     server.files["/infoseek/infoseek_val.jsonl"] = b"<html></html>"
-    with pytest.raises(UserError, match="no JSON file"):
+    with pytest.raises(UserError, match="not a JSON file"):
         get(tmp_path, "infoseek")
     assert files_in(tmp_path) == []
 
@@ -634,7 +634,7 @@ def test_infoseek_runs_on_the_download_and_says_once_that_images_are_not_fetched
         cli.run_main([*arguments, "--set", "describer=null"])
     error = capsys.readouterr().err
     assert end.value.code == 0, error
-    assert error.count("cannot be fetched one by one") == 1
+    assert error.count("come in large archives and not one by one") == 1
     assert str(data / "images") in error
     [question] = infoseek.load(DatasetRequest(data=data, need_images=False)).questions
     assert question.extra == {"entity": "thing"}

@@ -203,7 +203,7 @@ def test_fingerprints_tell_prompts_and_models_apart(colbert, colbert_encoder, tm
 
 def test_models_that_would_get_a_random_projection_are_refused(bert, minilm_folder):
     for folder, kind in ((bert[0], "bert"), (minilm_folder, "bert"), (PREFLMR, "flmr")):
-        with pytest.raises(UserError, match=f"no model of many vectors a text but a {kind}"):
+        with pytest.raises(UserError, match=f"not a multi-vector model but a {kind}"):
             MultiVectorSTEncoder(MultiVectorSTEncoder.Config(model=str(folder)))
 
 

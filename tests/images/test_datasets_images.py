@@ -415,7 +415,7 @@ def test_a_damaged_member_is_named(tmp_path):
 
 def test_a_packing_that_cannot_be_read_is_named(tmp_path):
     zipped(tmp_path / "x.zip", {"a.jpg": photo()}, zipfile.ZIP_LZMA)
-    with pytest.raises(DataError, match="packed by an unusual method"):
+    with pytest.raises(DataError, match="compressed by an unsupported method"):
         image_bytes(ImageFolder(tmp_path).find("a.jpg"))
 
 
@@ -439,7 +439,7 @@ def test_a_member_that_lies_about_its_size_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["x.zip", "x.tar"])
 def test_what_is_no_archive_is_named(tmp_path, name):
     put(tmp_path / name, b"not an archive" * 100)
-    with pytest.raises(DataError, match=rf"{name} is no archive that can be read in place"):
+    with pytest.raises(DataError, match=rf"{name} is not an archive that can be read in place"):
         ImageFolder(tmp_path).find("a.jpg")
 
 
@@ -454,19 +454,19 @@ def test_an_archive_that_is_broken_does_not_hide_what_is_there(tmp_path):
     where, missing = folder.look("c.jpg")
     assert where == tmp_path / "c.jpg"
     assert "no image 'c.jpg'" in missing
-    assert "x.zip is no archive" in missing
+    assert "x.zip is not an archive" in missing
 
 
 def test_a_compressed_tar_file_is_no_archive_to_read_in_place(tmp_path):
     tarred(tmp_path / "x.tar", {"a.jpg": photo()}, "w:gz")
-    with pytest.raises(DataError, match="is no archive that can be read in place"):
+    with pytest.raises(DataError, match="is not an archive that can be read in place"):
         ImageFolder(tmp_path).find("a.jpg")
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"HEIC or the like\): save it as JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"\(perhaps HEIC\): save it as JPEG or PNG"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<html>", "not an image$"),
     ],
@@ -501,7 +501,9 @@ def test_all_questions_about_a_broken_image_are_left_out(tmp_path):
     kept = check_images(questions, DatasetRequest(problems=problems))
     assert [q.question_id for q in kept] == [0, 3, 5, 6]
     assert [p.question_id for p in problems.found] == [1, 2, 4]
-    with pytest.raises(DataError, match=r"question 1: .*bad.jpg: not an image \(3 questions lack"):
+    with pytest.raises(
+        DataError, match=r"question 1: .*bad.jpg: not an image \(3 questions have no usable"
+    ):
         check_images(questions, DatasetRequest())
 
 

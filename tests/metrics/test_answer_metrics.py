@@ -195,7 +195,7 @@ def test_options_that_the_metric_does_not_have_are_refused():
         Dataset(
             "mine", "Mine", "all", (), "vqa_accuracy", "", metric_options={"normalisation": "x"}
         )
-    with pytest.raises(UserError, match="no metric that could take options"):
+    with pytest.raises(UserError, match="no metric to take options"):
         Dataset("mine", "Mine", "test", (), None, "", metric_options={"normalization": "always"})
     with pytest.raises(UserError, match="the split test has no answers to score with"):
         _ = Dataset("mine", "Mine", "test", (), None, "").answer_metric

@@ -321,7 +321,7 @@ def test_images_are_counted_before_work_where_a_part_sees_them(tmp_path, seeing,
         wanted = ("--subset", "LLaVA", "--set", change, "--output", output, "--overwrite")
         assert evaluate(data, *wanted) == 2
         error = capsys.readouterr().err
-        assert "3 questions lack their image" in error
+        assert "3 questions have no usable image" in error
         assert not output.exists()
     assert evaluate(data, *wanted, "--on-error", "skip") == 0
     results = read_json(output / "results.json")
@@ -342,7 +342,7 @@ def test_images_are_counted_for_a_reader_that_sees_them(folder, tmp_path, monkey
     arguments = ["run", "--dataset", "m2kr", "--data", folder, "--subset", "OKVQA"]
     arguments += ["--pipeline", "bm25-retrieval", "--output", tmp_path / "run"]
     assert call(*arguments, "--reader", "seeing") == 2
-    assert "3 questions lack their image" in capsys.readouterr().err
+    assert "3 questions have no usable image" in capsys.readouterr().err
     assert call(*arguments, "--reader", "seeing", "--retrieval-only") == 0
     assert call(*arguments, "--overwrite") == 0
 

@@ -225,7 +225,7 @@ class Blind(Words):
         (Zeros(), "no vector of zeros"),
         (Shuffled(), "whatever is encoded with it, in order"),
         (Few(), "a label for each vector"),
-        (Unlabelled(), "cannot say which words its vectors are of"),
+        (Unlabelled(), "cannot say which words its vectors are for"),
         (Blind(), "it sees images and does not define `encode_question`"),
     ],
     ids=lambda value: type(value).__name__,
