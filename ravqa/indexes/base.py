@@ -197,9 +197,7 @@ class Index(ABC):
         """
         check_k(k)
         if params:
-            raise ValueError(
-                f"the index {self.kind} has no settings of a search: {', '.join(params)}"
-            )
+            raise ValueError(f"the index {self.kind} takes no search settings: {', '.join(params)}")
         ids = self.ids
         allowed = None if allowed_ids is None else set(allowed_ids)
         found = []
@@ -353,7 +351,7 @@ def checked_index(index: Any, kind: type[Index]) -> Index:
         ContractError: it is not an index, or lacks `dim` or `ids`.
     """
     if not isinstance(index, Index):
-        what = f"`open` gives a {type(index).__name__} and not an index"
+        what = f"`open` returns a {type(index).__name__}, not an index"
         raise ContractError(
             f"the index {kind.__module__}.{kind.__qualname__} breaks its contract: {what}"
         )
@@ -440,7 +438,7 @@ def checked_passages(
             what = "arrays" if passage_id is None else "ids"
             raise ValueError(f"ids and embeddings differ in number: more {what} after {len(seen)}")
         if passage_id in seen:
-            raise ValueError(f"passage id {passage_id!r} is there twice: ids must be unique")
+            raise ValueError(f"passage id {passage_id!r} occurs twice: ids must be unique")
         seen.add(passage_id)
         array = np.asarray(vectors)
         if array.ndim != 2 or array.shape[1] != dim:

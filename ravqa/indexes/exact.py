@@ -100,7 +100,7 @@ class ExactIndex(SegmentedIndex):
         self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
     ) -> tuple[Array, Array]:
         if params:
-            raise ValueError(f"an exact search has no settings: {', '.join(params)}")
+            raise ValueError(f"an exact search takes no settings: {', '.join(params)}")
         few = np.flatnonzero(allowed)
         if 4 * len(few) < len(allowed):
             scores = self._score(state, query, few)

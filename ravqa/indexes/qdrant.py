@@ -234,7 +234,7 @@ class QdrantIndex(StoredIndex):
             contextlib.closing(_engine(path, config)) as engine,
         ):
             if cls.built(path):
-                raise UserError(f"{path} holds an index already")
+                raise UserError(f"{path} already has an index")
             if not _already(engine, fingerprint):
                 meta = {
                     "format": _FORMAT,
@@ -268,13 +268,13 @@ class QdrantIndex(StoredIndex):
             raise UserError(f"no index in {self.path}: there is no {where}; build it")
         meta = self._engine.payloads([_META]).get(_META)
         if meta is None or not meta["whole"]:
-            raise UserError(f"{where} holds no whole index: its build did not end; build it again")
+            raise UserError(f"{where} has an index whose build did not end: build it again")
         if meta["format"] != _FORMAT:
             raise UserError(
-                f"{where} is of format {meta['format']}, this version reads {_FORMAT}: "
+                f"{where} has format {meta['format']}, but this version reads {_FORMAT}: "
                 "build it again"
             )
-        self._check_source(meta["fingerprint"], where, "build it again, or name another collection")
+        self._check_source(meta["fingerprint"], where, "build it again, or use another collection")
         return meta
 
     @property
@@ -315,7 +315,7 @@ class QdrantIndex(StoredIndex):
         """
         check_k(k)
         if params.keys() - {"prefetch"}:
-            raise ValueError(f"a search has the setting prefetch only, got {', '.join(params)}")
+            raise ValueError(f"a search takes the setting prefetch only, got {', '.join(params)}")
         config = validate(self.Config, self.config.model_dump() | params, "search")
         allowed = (
             None if allowed_ids is None else [_point_id(i) for i in dict.fromkeys(allowed_ids)]
@@ -384,7 +384,7 @@ class QdrantIndex(StoredIndex):
         """
         ids = list(ids)
         if known := self._known(ids):
-            raise ValueError(f"passage {min(known)!r} is in the index already: update it")
+            raise ValueError(f"passage {min(known)!r} is already in the index: update it")
         self._put(ids, embeddings)
 
     def update(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
@@ -472,14 +472,14 @@ def _already(engine: _Engine, fingerprint: str) -> bool:
         return False
     meta = engine.payloads([_META]).get(_META)
     if meta is None and len(engine):
-        raise UserError(f"{engine.where} is there already, and no index of ravqa: name another one")
+        raise UserError(f"{engine.where} already exists and is no index of ravqa: use another")
     if meta is None or not meta["whole"]:
         return False
     if fingerprint and (meta["format"], meta["fingerprint"]) == (_FORMAT, fingerprint):
         return True
     raise UserError(
-        f"{engine.where} holds an index already, of another corpus or by another encoder: name "
-        "another one, or delete it"
+        f"{engine.where} already has an index, of another corpus or by another encoder: "
+        "use another collection, or delete this one"
     )
 
 

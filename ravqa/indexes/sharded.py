@@ -183,9 +183,9 @@ class ShardedIndex(StoredIndex):
         if cls.built(path):
             if fingerprint and _read(path)["fingerprint"] == fingerprint:
                 return cls(path, config)
-            raise UserError(f"{path} holds an index already")
+            raise UserError(f"{path} already has an index")
         if config.workers == "accelerate" and not fingerprint and processes().num_processes > 1:
-            raise UserError("several processes can build an index together if it has a fingerprint")
+            raise UserError("several processes can only build an index that has a fingerprint")
         path.mkdir(parents=True, exist_ok=True)
         number = max(1, min(config.shards or _parallel(config), len(ids)))
         manifest = {
@@ -291,7 +291,7 @@ class ShardedIndex(StoredIndex):
         """
         new = dict(checked_passages(ids, embeddings, self.dim))
         if known := self._owners(new):
-            raise ValueError(f"passage {min(known)!r} is in the index already: update it")
+            raise ValueError(f"passage {min(known)!r} is already in the index: update it")
         if new:
             self._workers.run(lambda shard: shard.add(new, new.values()), only=[self._smallest()])
 
@@ -358,7 +358,7 @@ def _check_unique(ids: Iterable[str]) -> None:
     seen: set[str] = set()
     for passage_id in ids:
         if passage_id in seen:
-            raise ValueError(f"passage id {passage_id!r} is there twice: ids must be unique")
+            raise ValueError(f"passage id {passage_id!r} occurs twice: ids must be unique")
         seen.add(passage_id)
 
 
@@ -379,7 +379,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file} is damaged: delete the folder and build the index again") from None
     raise UserError(
-        f"the index in {path} is of format {values['format']}, this version reads {_FORMAT}: "
+        f"the index in {path} has format {values['format']}, but this version reads {_FORMAT}: "
         "build it again"
     )
 
@@ -572,7 +572,7 @@ class _Ray:
                 failures.append(e.cause)
             except self._ray.exceptions.RayError as e:
                 lost = str(e).partition("\n")[0]
-                failures.append(UserError(f"a worker of the Ray cluster is lost: {lost}"))
+                failures.append(UserError(f"a worker of the Ray cluster was lost: {lost}"))
         if failures:
             raise failures[0] from None
         return found

@@ -115,7 +115,7 @@ def evqa_score(
 
 
 def certain(score: float | Failure) -> float:
-    """Return a score; 0 where the judge came to no verdict.
+    """Return a score; 0 where the judge gave no verdict.
 
     Raises:
         PromptError, ServerError: the judge failed.
@@ -159,7 +159,7 @@ def evqa_scores(
             if isinstance(probability, Failure):
                 failed.setdefault(row, []).append(probability)
             elif math.isnan(probability):
-                failed.setdefault(row, []).append(NoVerdict("the judge came to no verdict"))
+                failed.setdefault(row, []).append(NoVerdict("the judge gave no verdict"))
             elif probability >= ACCEPTED:
                 scores[row] = 1.0
     return [
@@ -184,7 +184,7 @@ class EVQAScore(AnswerMetric):
     name = "evqa_score"
     label = "E-VQA accuracy"
     rule = (
-        "1 if a reference matches exactly, or the judge says with at least 0.5 that the answer is "
+        "1 if a reference matches exactly, or the judge gives at least 0.5 that the answer is "
         "equivalent to one, else 0 (google-research, encyclopedic_vqa)"
     )
     uses_judge = True

@@ -107,7 +107,7 @@ def infoseek_scores(
     by_id = {record["data_id"]: record for record in references}
     untyped = by_id.keys() - types.keys()
     if untyped:
-        raise ValueError(f"{len(untyped)} references have no question type, as {min(untyped)}")
+        raise ValueError(f"{len(untyped)} references have no question type, such as {min(untyped)}")
     rows: list[tuple[str, str, float]] = []
     seen: set[str] = set()
     for record in predictions:

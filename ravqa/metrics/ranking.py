@@ -95,7 +95,7 @@ def checked(ks: Sequence[int]) -> Sequence[int]:
         ValueError: a K below 1.
     """
     if any(k < 1 for k in ks):
-        raise ValueError("K counts passages: at least 1")
+        raise ValueError("K is a number of passages, at least 1")
     return ks
 
 

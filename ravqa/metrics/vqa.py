@@ -170,7 +170,7 @@ def exact_match_at_n(
     if len(candidates) != len(scores):
         raise ValueError("one score per candidate is expected")
     if any(n < 1 for n in ns):
-        raise ValueError("n counts candidates: at least 1")
+        raise ValueError("n is a number of candidates, at least 1")
     order = sorted(range(len(candidates)), key=lambda i: -scores[i])
     ranked = list(dict.fromkeys(normalise(candidates[i]) for i in order))
     right = {normalise(answer) for answer in answers}

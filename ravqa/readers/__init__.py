@@ -34,11 +34,11 @@ READERS: Registry[type[Reader]] = Registry(
         ),
         "best-span": (
             "ravqa.readers.controls:BestSpan",
-            "control: no model; answers with the words of a passage nearest to the question's",
+            "control: no model; answers with the words nearest to the question's in a passage",
         ),
         "majority": (
             "ravqa.readers.controls:Majority",
-            "control: no model; answers everything with the commonest training answer",
+            "control: no model; always answers with the most common training answer",
         ),
     },
     contract="ravqa.readers.base:Reader",

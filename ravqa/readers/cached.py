@@ -298,7 +298,7 @@ def _row_problem(value: Any) -> str:
     import numpy as np
 
     if not (isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"):
-        return "something else than one row of log-probabilities per prompt"
+        return "something other than one row of log-probabilities per prompt"
     return f"a log-probability that is not a number{_OVERFLOW}" if np.isnan(value).any() else ""
 
 

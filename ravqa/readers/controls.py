@@ -132,7 +132,7 @@ def _commonest(name: str | None) -> str:
     try:
         counts = Counter(a for answer in _answers(path) if (a := answer.strip().lower()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as e:
-        raise DataError(f"{path}: no training answers in a known form ({e!r})") from None
+        raise DataError(f"{path}: no training answers in a known format ({e!r})") from None
     if not counts:
         raise DataError(f"{path} has no answers")
     return counts.most_common(1)[0][0]

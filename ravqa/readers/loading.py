@@ -158,7 +158,7 @@ class Placement:
         adapted = load_adapter(model, self._adapter)
         if adapted.active_peft_config.is_prompt_learning:
             raise UserError(
-                f"{self._why}: {self._config.adapter} is no LoRA adapter, but "
+                f"{self._why}: {self._config.adapter} is not a LoRA adapter but "
                 f"{adapted.active_peft_config.peft_type}, which is not supported"
             )
         # Merged weights cost nothing at run time. Quantised ones would be rounded once more, and

@@ -433,8 +433,8 @@ class LocalReader(Reader):
             return {}
         return {
             row: Failure(
-                f"{self._why}: a prompt of {tokens} tokens, those to be written included, is "
-                f"longer than the context of {self.context}: read fewer or shorter passages"
+                f"{self._why}: a prompt of {tokens} tokens, including those to be written, is "
+                f"longer than the context of {self.context}: use fewer or shorter passages"
             )
             for row, tokens in needed.items()
             if tokens > self.context

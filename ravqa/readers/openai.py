@@ -378,8 +378,8 @@ class OpenAIReader(Reader):
         after = ask({**body, **ended, "messages": full})
         if not _begins(within, before) or not _begins(after, within) or len(after) == len(within):
             raise PromptError(
-                f"{_WHY}: answers cannot be scored: the model's chat template writes an answer "
-                "otherwise than after its prompt"
+                f"{_WHY}: answers cannot be scored: the model's chat template does not put an "
+                "answer directly after its prompt"
             )
         return math.fsum(value for _, value in after[len(before) : len(within) + 1])
 
@@ -404,12 +404,12 @@ def _check(config: OpenAIReader.Config) -> None:
     """Reject settings that do not go together."""
     chat = config.prompt_form == "chat"
     if config.images and not chat:
-        raise UserError(f"{_WHY}: images: the plain form takes none: set prompt_form to chat")
+        raise UserError(f"{_WHY}: images: the plain form takes no images: set prompt_form to chat")
     wanted = {"echo": "plain", "prompt_logprobs": "chat"}.get(config.scoring, config.prompt_form)
     if wanted != config.prompt_form:
         raise UserError(
-            f"{_WHY}: scoring {config.scoring} is for the {wanted} form: this is the "
-            f"{config.prompt_form} form"
+            f"{_WHY}: scoring {config.scoring} needs the {wanted} form, but prompt_form is "
+            f"{config.prompt_form}"
         )
     config.refuse_own(_WHY)
 
@@ -507,9 +507,9 @@ def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
         raise _unable("does not score what it echoes", "scoring")
     offsets, values = found.get("text_offset"), found.get("token_logprobs")
     if not isinstance(offsets, list) or not isinstance(values, list) or len(offsets) != len(values):
-        raise UnusableReplyError("log-probabilities without the places of their tokens")
+        raise UnusableReplyError("log-probabilities without the positions of their tokens")
     if not all(type(offset) is int for offset in offsets):
-        raise UnusableReplyError("places of tokens that are no numbers")
+        raise UnusableReplyError("positions of tokens that are not numbers")
     ends = [*offsets[1:], math.inf]
     inside = [
         value

@@ -74,7 +74,7 @@ class TransformersLLM(LocalReader):
         texts = [self._text(prompt) for prompt in prompts]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=plain)["input_ids"]
         if not all(ids):
-            raise PromptError(f"{_WHY}: a prompt without a token")
+            raise PromptError(f"{_WHY}: a prompt without tokens")
         return ids
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:

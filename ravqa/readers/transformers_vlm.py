@@ -258,6 +258,6 @@ def _loader(settings: Any) -> Any:
         if loader is not None and type(settings) in loader._model_mapping:
             return loader
     raise UserError(
-        f"{_WHY}: models of the type {settings.model_type!r} are not multimodal ones that "
-        f"transformers {transformers.__version__} generates text with"
+        f"{_WHY}: transformers {transformers.__version__} has no multimodal model of the type "
+        f"{settings.model_type!r} that generates text"
     )

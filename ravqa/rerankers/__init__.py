@@ -22,11 +22,11 @@ RERANKERS: Registry[type[Reranker]] = Registry(
         ),
         "threshold": (
             "ravqa.rerankers.threshold:Threshold",
-            "passage filter by score, or by a number of passages",
+            "filters passages by score, or keeps a number of them",
         ),
         "gate": (
             "ravqa.rerankers.gate:Gate",
-            "asks without passages where those found are no good, or none are needed",
+            "asks without passages if those found are unsuitable, or none are needed",
         ),
     },
     contract="ravqa.rerankers.base:Reranker",

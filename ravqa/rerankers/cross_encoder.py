@@ -151,8 +151,8 @@ class CrossEncoderReranker(Reranker):
         if name is not None and not str(name).startswith("torch."):
             raise UserError(
                 f"{_WHY}: {self.config.model} names code for the activation of its scores "
-                f"({name}), which runs only if you trust it and set trust_remote_code: true; or "
-                "set activation to identity or sigmoid"
+                f"({name}): if you trust it, set trust_remote_code: true; otherwise set "
+                "activation to identity or sigmoid"
             )
 
     def _check_model(self, loaded: Any) -> None:
@@ -162,7 +162,7 @@ class CrossEncoderReranker(Reranker):
         if made.endswith("ForSequenceClassification") and saved and made not in saved:
             # The library would initialise the scoring head at random.
             raise UserError(
-                f"{_WHY}: {self.config.model} is no cross-encoder but a {saved[0]}, without "
+                f"{_WHY}: {self.config.model} is not a cross-encoder but a {saved[0]}, without "
                 "weights for a score"
             )
         if loaded.num_labels != 1:

@@ -59,7 +59,7 @@ class YesNoConfig(RerankerConfig):
         if not all(word.strip() for word in (*self.positive, *self.negative)):
             raise ValueError("positive, negative: a blank word")
         if {_plain(word) for word in self.positive} & {_plain(word) for word in self.negative}:
-            raise ValueError("positive, negative: a word stands on both sides")
+            raise ValueError("positive, negative: a word is in both")
         return self
 
 
@@ -87,8 +87,8 @@ class YesNo:
         able = [way for way, works in ways.items() if works]
         if not able:
             raise UserError(
-                f"{why} asks a reader for probabilities, which this reader does not give: name "
-                "another one as its reader"
+                f"{why} asks a reader for probabilities, which this reader does not give: "
+                "choose another reader for it"
             )
         if config.way is not None and config.way not in able:
             raise UserError(f"{why}: this reader has no way {config.way}: {near_matches('', able)}")

@@ -26,12 +26,12 @@ RETRIEVERS: Registry[type[Retriever]] = Registry(
         ),
         "llama-index": (
             "ravqa.integrations.llama_index.adapter:FactoryRetriever",
-            "a LlamaIndex retriever that a function of yours makes",
+            "a LlamaIndex retriever made by a function of yours",
         ),
         "none": ("ravqa.retrievers.controls:NoRetriever", "control: no passages"),
         "oracle": (
             "ravqa.retrievers.controls:OracleRetriever",
-            "control: passages that hold a reference answer",
+            "control: passages that contain a reference answer",
         ),
         "random": (
             "ravqa.retrievers.controls:RandomRetriever",

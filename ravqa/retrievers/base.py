@@ -148,7 +148,7 @@ def checked_hits(
         if len(hits) > k:
             raise broken(retriever, "retriever", f"at most {k} hits are expected, got {len(hits)}")
         if not all(isinstance(hit, Hit) for hit in hits):
-            raise broken(retriever, "retriever", "what it found are not hits (`to_hits`)")
+            raise broken(retriever, "retriever", "what it found is not hits (`to_hits`)")
         if any(hit.score != hit.score for hit in hits):
             raise broken(retriever, "retriever", "a score is not a number (nan)")
         if [hit.rank for hit in hits] != list(range(1, len(hits) + 1)):
@@ -156,5 +156,5 @@ def checked_hits(
         names = [hit.passage_id for hit in hits]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise broken(retriever, "retriever", f"passage {twice!r} is found twice")
+            raise broken(retriever, "retriever", f"passage {twice!r} occurs twice")
     return [list(hits) for hits in found]

@@ -101,7 +101,7 @@ def read_run(path: Path) -> dict[str, Ranking]:
         ranking = rankings.setdefault(question_id, Ranking())
         for passage_id, score in pairs:
             if not math.isfinite(score):
-                raise DataError(f"{where}: the score {score} is no number")
+                raise DataError(f"{where}: the score {score} is not a number")
             ranking.add(known.setdefault(passage_id, passage_id), score)
     if not rankings:
         raise DataError(f"{path}: there are no rankings")
@@ -149,7 +149,7 @@ def _score(value: object, where: str) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise DataError(f"{where}: the score {value!r} is no number") from None
+        raise DataError(f"{where}: the score {value!r} is not a number") from None
 
 
 def write_trec(path: Path, rankings: Iterable[tuple[int | str, Sequence[Hit]]]) -> None:

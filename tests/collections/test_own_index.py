@@ -140,7 +140,7 @@ def test_in_a_pipeline(run, kind):
         ("retriever.index={name: nan}", "Nan breaks its contract: a score is not a number (nan)"),
         ("retriever.index={name: few}", "Few breaks its contract: scores [3, 40] are expected"),
         ("retriever.index={name: without}", "it defines neither `scores` nor `search` and `score`"),
-        ("retriever.index={name: nothing}", "`open` gives a NoneType and not an index"),
+        ("retriever.index={name: nothing}", "`open` returns a NoneType, not an index"),
         ("retriever.index={name: reversed}", "a ranking does not begin with its best passage"),
         ("retriever.encoder={name: wide}", "Wide breaks its contract: arrays [vectors, 16] are"),
         ("retriever.encoder={name: fewer}", "Fewer breaks its contract: 40 arrays are expected"),

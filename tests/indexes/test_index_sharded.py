@@ -142,7 +142,7 @@ def test_refused_changes_change_nothing(tmp_path):
     passages = corpus(9)
     index = build(tmp_path / "ix", passages, config())
     one = rows(np.random.default_rng(0), 2)
-    with pytest.raises(ValueError, match="'p8' is in the index already"):
+    with pytest.raises(ValueError, match="'p8' is already in the index"):
         index.add(["new", "p8"], [one, one])
     with pytest.raises(ValueError, match="'p0' has a vector of length 2"):
         index.update(["p8", "p0"], [one, one * 2])
@@ -186,7 +186,7 @@ def test_ids_and_arrays_must_be_as_many(tmp_path, count):
 
 
 def test_an_id_of_two_shards_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'a' is there twice"):
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         ShardedIndex.build("abca", [], tmp_path / "ix", dim=DIM, config=config(2))
 
 
@@ -207,7 +207,7 @@ def test_an_index_of_something_else_is_refused(tmp_path):
     assert ShardedIndex.open(path, fingerprint="corpus and encoder").config.shard == EXACT
     with pytest.raises(UserError, match="another corpus or with another encoder"):
         ShardedIndex.open(path, fingerprint="others")
-    with pytest.raises(UserError, match="holds an index already"):
+    with pytest.raises(UserError, match="already has an index"):
         build(path, corpus(6), config(2), fingerprint="others")
     with pytest.raises(UserError, match="of kind 'exact', not 'compressed'"):
         ShardedIndex.open(path, config(shard=Part(name="compressed")))

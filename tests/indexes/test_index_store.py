@@ -251,7 +251,7 @@ def test_an_index_of_another_format_kind_or_origin_is_refused(tmp_path, rng, kin
     whole = json.loads(text)
     (path / "manifest.json").write_text(json.dumps(whole | {"format": 99}), encoding="utf-8")
     for opening in (index, other, kind_of("auto").open):
-        with pytest.raises(UserError, match=r"of format 99.*build it again") as caught:
+        with pytest.raises(UserError, match=r"format 99.*build it again") as caught:
             opening(path)
         one_line(caught, path)
     (path / "manifest.json").write_text(text, encoding="utf-8")
@@ -528,7 +528,7 @@ def test_a_handle_sees_its_own_changes_and_others_after_refresh(tmp_path, rng, k
     reader.add(["q"], [units(rng, 2, DIM)])
     assert "p5" not in reader
     assert reader.ids == [*writer.ids, "q"]
-    with pytest.raises(ValueError, match="'q' is in the index already"):
+    with pytest.raises(ValueError, match="'q' is already in the index"):
         writer.add(["q"], [units(rng, 2, DIM)])
 
 

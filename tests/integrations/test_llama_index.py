@@ -506,7 +506,7 @@ def test_a_picture_without_text_is_found_by_what_is_seen_in_it(tmp_path, minilm_
     [best, *_] = tested.retrieve("Where is there a koala?")
     assert best.node_id == "photo"
     assert "koala" in best.text
-    with pytest.raises(DataError, match="node photo has no text: name a persist_dir"):
+    with pytest.raises(DataError, match="node photo has no text: give a persist_dir"):
         PreFLMRRetriever.from_documents(nodes[::2], overrides=PREFLMR)
 
 

@@ -654,7 +654,7 @@ def test_parts_of_passages_count_for_them_and_unknown_nodes_are_named(corpus):
 
     tested = LlamaIndexRetriever(Fixed([(TextNode(id_="stranger", text="x"), 1.0)]))
     tested.prepare(corpus)
-    with pytest.raises(DataError, match=r"'stranger' is no passage.*nodes_of"):
+    with pytest.raises(DataError, match=r"'stranger' is not a passage.*nodes_of"):
         tested.retrieve([SEEN], 4)
     with pytest.raises(UserError, match="--corpus"):
         tested.prepare(None)

@@ -367,7 +367,7 @@ def test_an_answer_is_unjudged_only_if_its_score_hangs_on_the_verdict():
     ]
     verdicts["x"] = 0.0
     found = evqa_scores(["x"] * 5, references, ["q"] * 5, ["templated"] * 5, Scripted())
-    assert found == [1.0, failure, NoVerdict("the judge came to no verdict"), 1.0, fatal]
+    assert found == [1.0, failure, NoVerdict("the judge gave no verdict"), 1.0, fatal]
     with pytest.raises(PromptError, match="lost"):
         evqa_score("x", ["no", "lost"], judge=Scripted())
     assert evqa_score("x", ["unclear"], judge=Scripted()) == 0
@@ -417,7 +417,7 @@ def test_ravqa_score_asks_the_judge_and_names_it(serve, tmp_path, monkeypatch, c
     assert section["rule"]["judge"] == "llm (m)"
     main_condition = section["conditions"]["main"]
     assert (main_condition["score"], main_condition["single_hop"]) == (66.6667, 50)
-    reason = "the judge came to no verdict"
+    reason = "the judge gave no verdict"
     assert main_condition["unjudged"] == [{"question_id": "evqa_test_0000002", "reason": reason}]
     assert len(server.requests) == 2  # the list matches exactly
     with pytest.raises(SystemExit) as end:

@@ -319,7 +319,7 @@ NAN = np.array([np.nan, 0.0], np.float32)
         ("score", [-1.0, math.nan], "a log-probability that is not a number"),
         ("score", [-1.0, None], "a log-probability of type NoneType, not a number"),
         ("next_token_logprobs", [ROW], "returned 1 results from next_token_logprobs for 2"),
-        ("next_token_logprobs", [ROW, [0.0]], "something else than one row of log-prob"),
+        ("next_token_logprobs", [ROW, [0.0]], "something other than one row of log-prob"),
         ("next_token_logprobs", [NAN, NAN], "a log-probability that is not a number"),
         ("count_tokens", [3], "returned 1 results from count_tokens for 2 items"),
         ("count_tokens", ["3", "3"], "a count of tokens of type str, not a number"),

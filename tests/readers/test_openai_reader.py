@@ -875,7 +875,7 @@ def test_a_template_that_writes_answers_otherwise_is_said_so(serve):
 
     server = serve(Thinking().prompt_logprobs)
     [failure] = reader(server, scoring="prompt_logprobs").score([QUESTION], ["x"])
-    assert "chat template writes an answer otherwise" in failure.reason
+    assert "chat template does not put an answer directly" in failure.reason
 
 
 def test_a_server_that_cannot_score_is_said_so(serve):
@@ -939,11 +939,11 @@ def test_what_is_not_among_its_abilities_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": True, "prompt_form": "plain"}, "the plain form takes none"),
-        ({"scoring": "echo"}, "scoring echo is for the plain form: this is the chat form"),
+        ({"images": True, "prompt_form": "plain"}, "the plain form takes no images"),
+        ({"scoring": "echo"}, "scoring echo needs the plain form, but prompt_form is chat"),
         (
             {"scoring": "prompt_logprobs", "prompt_form": "plain"},
-            "scoring prompt_logprobs is for the chat form",
+            "scoring prompt_logprobs needs the chat form",
         ),
         ({"extra_body": {"temperature": 1}}, "extra_body: temperature comes from the reader's own"),
         ({"tokenizer": "./nowhere"}, "no such model file or folder: ./nowhere"),

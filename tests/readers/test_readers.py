@@ -1126,7 +1126,9 @@ def test_a_processor_that_wants_torchvision_names_the_extra(tmp_path):
 
 
 def test_models_of_another_kind_are_refused(folder, tmp_path):
-    with pytest.raises(UserError, match=r"transformers-vlm: .*'llama' are not multimodal"):
+    with pytest.raises(
+        UserError, match=r"transformers-vlm: .*no multimodal model of the type 'llama'"
+    ):
         load(folder("llama"), "llava")
     with pytest.raises(UserError, match=r"transformers-seq2seq: .* cannot be loaded"):
         load(folder("llama"), "t5")

@@ -218,7 +218,7 @@ def test_a_model_that_reads_text_alone_looks_at_no_image(model):
 def test_an_encoder_is_no_cross_encoder(tmp_path):
     torch.manual_seed(0)
     folder = save(tmp_path / "bert", transformers.BertModel(config()))
-    with pytest.raises(UserError, match="no cross-encoder but a BertModel, without weights"):
+    with pytest.raises(UserError, match="not a cross-encoder but a BertModel, without weights"):
         reranker(folder)
 
 

@@ -465,7 +465,7 @@ def test_without_a_reader_of_its_own_a_run_for_retrieval_loads_the_pipelines(fre
         ({"name": "vlm", "positive": []}, "test: reranking.0: key 'positive': tuple should have"),
         (
             {"name": "vlm", "positive": ["yes", "No"]},
-            "test: reranking.0: positive, negative: a word stands on both sides",
+            "test: reranking.0: positive, negative: a word is in both",
         ),
         ({"name": "vlm", "positive": [" "]}, "test: reranking.0: positive, negative: a blank word"),
         (

@@ -161,8 +161,8 @@ def test_a_trec_run_agrees_with_ir_measures(tmp_path):
     ("text", "reason"),
     [
         ("1 Q0 a 1 0.5\n", "line 1: six columns are expected"),
-        ("1 Q0 a 1 x run\n", "line 1: the score 'x' is no number"),
-        ("1 Q0 a 1 nan run\n", "line 1: the score nan is no number"),
+        ("1 Q0 a 1 x run\n", "line 1: the score 'x' is not a number"),
+        ("1 Q0 a 1 nan run\n", "line 1: the score nan is not a number"),
         ("", "there are no rankings"),
         ("1 Q0 a 1 1 x\n1 Q0 a 2 0.5 x\n", "a passage occurs twice for question 1"),
     ],

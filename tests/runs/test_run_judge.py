@@ -106,7 +106,7 @@ def test_the_judge_of_the_settings_scores_evqa(run, tmp_path):
     assert "judge: tower (a)" in out
     assert "1 of 4 answers got no verdict from the judge and count as wrong" in err
     [unjudged] = section["conditions"]["main"]["unjudged"]
-    assert unjudged["reason"] == "the judge came to no verdict"
+    assert unjudged["reason"] == "the judge gave no verdict"
     assert json.loads(samples[3])["unjudged"] == unjudged["reason"]
     assert TowerJudge.seen == 3  # once each, though scored for the samples and for the results
 
@@ -145,7 +145,7 @@ def test_with_skip_an_answer_without_a_verdict_is_wrong_and_listed(run, tmp_path
     assert condition["score"] == 50.0
     assert condition["unjudged"] == [
         {"question_id": "evqa_test_0000001", "reason": "the judge was lost"},
-        {"question_id": "evqa_test_0000003", "reason": "the judge came to no verdict"},
+        {"question_id": "evqa_test_0000003", "reason": "the judge gave no verdict"},
     ]
     assert "2 of 4 answers got no verdict from the judge and count as wrong" in err
     assert "question evqa_test_0000001: the judge was lost" in err

@@ -321,7 +321,7 @@ class Unnamed(Listed):
     ("retriever", "sentence"),
     [
         (Everything(), "at most 1 hits are expected, got 2"),
-        (Twice(), "passage 'p1' is found twice"),
+        (Twice(), "passage 'p1' occurs twice"),
         (Unknown(), r"finds \['p7', 'p7', 'p7'\], which the corpus does not have"),
         (Nan(), r"a score is not a number \(nan\)"),
         (Pairs(), "not hits"),

@@ -288,9 +288,7 @@ class CompressedIndex(SegmentedIndex):
         if params:
             for name in params:
                 if name not in _SEARCH:
-                    raise UserError(
-                        f"search: no setting {name!r} of a search: {near_matches(name, _SEARCH)}"
-                    )
+                    raise UserError(f"search: no setting {name!r}: {near_matches(name, _SEARCH)}")
             config = validate(self.Config, config.model_dump() | dict(params), "search")
         factor, slack = _EFFORTS[config.effort]
         usual = factor * default_candidates(len(state.alive), len(query))

@@ -390,7 +390,7 @@ class SegmentedIndex(StoredIndex):
             gone = {state.rows[i] for i in delete}
             for passage_id in ids:
                 if passage_id in state.rows and state.rows[passage_id] not in gone:
-                    raise ValueError(f"passage {passage_id!r} is in the index already: update it")
+                    raise ValueError(f"passage {passage_id!r} is already in the index: update it")
             segments = []
             rows = np.array(sorted(gone), dtype=np.int64)
             touched = {s.entry.name: local for s, _, local in state.by_segment(rows)}

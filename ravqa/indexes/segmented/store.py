@@ -286,7 +286,7 @@ def writing(path: Path, start: Manifest | None = None) -> Iterator[Writer]:
         if start is None:
             manifest = read_manifest(path)
         elif exists(path):
-            raise UserError(f"{path} holds an index already")
+            raise UserError(f"{path} already has an index")
         else:
             manifest = start
         _sweep(path, manifest)

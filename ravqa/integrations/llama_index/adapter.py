@@ -128,8 +128,8 @@ class LlamaIndexRetriever(Retriever):
             if isinstance(name, str) and name in corpus:
                 return name
         raise DataError(
-            f"{_WHY}: node {node.node_id!r} is no passage of the corpus {corpus.source}: make the "
-            "nodes with nodes_of(corpus), or put passage_id into their metadata"
+            f"{_WHY}: node {node.node_id!r} is not a passage of the corpus {corpus.source}: make "
+            "the nodes with nodes_of(corpus), or put passage_id into their metadata"
         )
 
 

@@ -199,7 +199,7 @@ class RAVQAQueryEngine(RetrieverQueryEngine):
         """
         if pipeline is None:
             if not isinstance(retriever, PreFLMRRetriever):
-                raise UserError("name the pipeline that answers: RAVQAQueryEngine.from_args")
+                raise UserError("no pipeline was given to answer: use RAVQAQueryEngine.from_args")
             pipeline = retriever.answering()
         synthesizer = RAVQASynthesizer(pipeline, callback_manager=callback_manager, **options)
         super().__init__(retriever, synthesizer, node_postprocessors, callback_manager)

@@ -83,7 +83,7 @@ def _holds(metadata: Mapping[str, Any], test: MetadataFilter) -> bool:
     except TypeError:
         raise UserError(
             f"filter {test.key} {test.operator.value} {test.value!r}: passage "
-            f"{metadata.get('passage_id')!r} has {found!r} there, which cannot be compared with it"
+            f"{metadata.get('passage_id')!r} has {found!r}, which cannot be compared with it"
         ) from None
 
 

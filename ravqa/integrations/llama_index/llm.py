@@ -158,7 +158,7 @@ class ReaderLLM(CustomLLM):
         assert self.messages_to_prompt is not None
         blocks = [b for m in messages for b in m.blocks if isinstance(b, ImageBlock)]
         if len(blocks) > 1:
-            raise UserError(f"{len(blocks)} images in a chat: readers look at one")
+            raise UserError(f"{len(blocks)} images in a chat: readers take one")
         if blocks and not self._reader.supports_images:
             raise UserError(f"an image in a chat, but {self._reader.weights} does not see images")
         image = self._image(blocks[0]) if blocks else None

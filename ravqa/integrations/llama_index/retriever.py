@@ -121,12 +121,12 @@ class PreFLMRRetriever(BaseRetriever):
             blank = next((p.passage_id for p in passages if not p.text.strip()), None)
             if blank is not None:
                 raise DataError(
-                    f"node {blank} has no text: name a persist_dir and a pipeline with a "
-                    "describer, and what is seen in its picture will be its text"
+                    f"node {blank} has no text: give a persist_dir and a pipeline with a "
+                    "describer, and the description of its picture will be its text"
                 )
             if corpus is None:
                 raise UserError(
-                    "no documents: name a persist_dir to begin with an empty collection"
+                    "no documents: give a persist_dir to begin with an empty collection"
                 )
             return cls.from_defaults(corpus, pipeline, overrides, **options)
         collection = Collection.create(persist_dir, pipeline, *overrides)
@@ -206,7 +206,7 @@ class PreFLMRRetriever(BaseRetriever):
     def _collection(self) -> Collection:
         if self.collection is None:
             raise UserError(
-                "this retriever searches no collection that could change: make one with "
+                "this retriever has no collection that can change: make a retriever with "
                 "from_documents(..., persist_dir=FOLDER)"
             )
         return self.collection
