@@ -417,7 +417,7 @@ def test_places_of_tokens_that_are_no_numbers_fail_in_one_line(serve, offsets):
     tested = reader(server, scoring="echo", prompt_form="plain", retries=0)
     tested._echo_checked = True
     [failure] = tested.score([Prompt("a")], ["b"])
-    assert "places of tokens that are no numbers" in failure.reason
+    assert "positions of tokens that are not numbers" in failure.reason
 
 
 def test_a_server_that_gives_none_is_said_so(serve):
