@@ -115,14 +115,14 @@ def test_evaluate_takes_what_is_already_loaded(data, tmp_path):
     assert made.results["answers"] is None
     assert made.results["dataset"]["questions"] == 3
     for wrong, message in (
-        ({"dataset": dataset, "limit": 3}, "limit: the dataset is loaded already"),
-        ({"pipeline": pipeline, "reader": "openai"}, "reader: the pipeline is built already"),
+        ({"dataset": dataset, "limit": 3}, "limit: the dataset is already loaded"),
+        ({"pipeline": pipeline, "reader": "openai"}, "reader: the pipeline is already built"),
         ({"pipeline": pipeline, "retrieval_only": True}, "retrieval_only differs"),
         ({"pipeline": ravqa.Pipeline(pipeline.retriever)}, "has no settings"),
     ):
         with pytest.raises(UserError, match=message):
             ravqa.evaluate(**{"dataset": "okvqa", "output": tmp_path / "d"} | wrong)
-    with pytest.raises(UserError, match="overrides: the pipeline is built already"):
+    with pytest.raises(UserError, match="overrides: the pipeline is already built"):
         ravqa.evaluate(dataset, pipeline, "top_k=3")
     assert not (tmp_path / "d").exists()
 

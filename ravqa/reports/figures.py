@@ -73,7 +73,7 @@ def recall_curve(run: Run) -> Figure | None:
     ]
     return curves(
         "PRRecall@K",
-        "Questions with a passage among the first K that holds a reference answer "
+        "Questions with a passage among the first K that contains a reference answer "
         f"(rule {run.rule}), with 95 % intervals.",
         ks,
         series,
@@ -140,7 +140,7 @@ def accuracy_by_rank(run: Run) -> Figure | None:
     ]
     return columns(
         f"{metric_name(run)} by rank of the first passage with an answer",
-        f"Where the passage stands that first holds a reference answer (rule {run.rule}); "
+        f"By the rank of the first passage with a reference answer (rule {run.rule}); "
         "whiskers are 95 % intervals.",
         [label for label, _ in places],
         series,
@@ -197,11 +197,11 @@ def retrieval_scores(run: Run) -> Figure | None:
         for holds in (True, False)
     }
     labels = [f"{edge:g}" for edge in edges[:-1]]
-    names = {True: "it holds an answer", False: "it does not"}
+    names = {True: "it contains an answer", False: "it does not"}
     return columns(
         "Score of the first passage",
-        "Questions by the retrieval score of their first passage: where both kinds lie apart, the "
-        "score tells whether retrieval has found something. Labels are the bins' lower ends.",
+        "Questions by the retrieval score of their first passage: where the two kinds lie apart, "
+        "the score tells whether retrieval found an answer. Labels are the bins' lower ends.",
         labels,
         [
             Series(names[holds], 2 if holds else 4, _counts(r, len(labels)))
@@ -227,8 +227,8 @@ def times(run: Run) -> Figure | None:
     whole = run.results["timing"]["seconds"]
     return shares(
         "Where the time goes",
-        "Mean seconds per question in this run; little for what came from the cache. This run took "
-        f"{whole:,.0f} s, with loading and scoring.",
+        "Mean seconds per question in this run; little for what came from the cache. The run took "
+        f"{whole:,.0f} s, including loading and scoring.",
         [condition_name(run, condition) for condition in spent],
         [
             Series(

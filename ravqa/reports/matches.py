@@ -59,9 +59,9 @@ def matches(
     """
     _check_own(run)
     if run.corpus is None:
-        raise UserError("--matches needs the run's passages: name them with --corpus")
+        raise UserError("--matches needs the run's passages: give them with --corpus")
     if not _asked(run, shown):
-        raise UserError("--matches needs the run's questions: name their folder with --data")
+        raise UserError("--matches needs the run's questions: give their folder with --data")
     if not _explainable(_config(run).retriever):
         raise UserError("--matches: only a late-interaction retriever has matches to show")
     return _matches(run, _asked(run, shown)[:count], progress, session)
@@ -96,7 +96,7 @@ def _check_own(run: Run) -> None:
     built = ("pipeline.describer", "pipeline.retriever")
     if withheld := [s for s in run.withheld if s.path.startswith(built)]:
         raise UserError(
-            f"the run was made elsewhere, and names {listed(withheld)}: --trust-settings follows it"
+            f"the run was made elsewhere, and names {listed(withheld)}: --trust-settings allows it"
         )
 
 

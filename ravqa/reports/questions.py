@@ -105,8 +105,8 @@ class QuestionTables:
             row["match"] = number
         if 0 < len(matched) < len(questions):
             content.notes.append(
-                f"What matched in retrieval is shown of {len(matched):,} questions, the first ones "
-                "(ravqa report --matches N: of more)."
+                f"What matched in retrieval is shown for the first {len(matched):,} questions "
+                "(ravqa report --matches N shows more)."
             )
         details = [self._detail(question, depth, passages) for question in questions]
         for chosen in (True, False):  # prompts of the answers first, the others if there is room
@@ -167,8 +167,8 @@ class QuestionTables:
         deepest = max((len(self._run.main[q]["hits"]) for q in questions), default=0)
         if depth < deepest:
             content.notes.append(
-                f"Texts are shown of the first {depth} of {deepest} passages of a question, and of "
-                "those that were read, to keep this file small."
+                f"Texts are shown for the first {depth} of {deepest} passages of a question, and "
+                "for those that were read, to keep this file small."
             )
 
     def _passage(self, passage: Passage) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def choose(run: Run, asked: int | Sequence[str] = QUESTIONS) -> Choice:
     shown = [q for q in ids if q in wanted]
     left_out = len(ids) - len(shown)
     note = (
-        f"{len(shown):,} of {len(ids):,} questions are shown one by one: {how}. {left_out:,} are "
-        "left out (ravqa report --questions shows others); all numbers and figures are of all."
+        f"{len(shown):,} of {len(ids):,} questions are shown individually: {how}. {left_out:,} are "
+        "left out (ravqa report --questions shows others); all numbers and figures cover all."
     )
     return Choice(shown, note if left_out else "")
 

@@ -23,8 +23,8 @@ from ravqa.runs.finished import RunFiles
 from ravqa.runs.folder import MAIN
 
 _WHY = (
-    "the run was made elsewhere, and what its settings name is not read: ravqa report --data and "
-    "--corpus say where they are, --trust-settings reads what is named"
+    "the run was made elsewhere, so what its settings name is not read: give it with ravqa report "
+    "--data and --corpus, or read it with --trust-settings"
 )
 
 Samples = Mapping[int | str, Sample]

@@ -16,7 +16,7 @@ SAME = "same for every question"
 """Shown for a difference to which no question contributes: an interval of 0 to 0 says nothing."""
 _CAPTION = (
     "Paired on the same questions. The 95 % intervals are not corrected for the number of variants "
-    "(p in the table is); one that holds 0 does not show that there is no difference."
+    "(p in the table is); one that contains 0 does not show that there is no difference."
 )
 
 

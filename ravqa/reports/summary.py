@@ -50,7 +50,7 @@ def notes(run: Run) -> list[str]:
     dataset, provenance = run.results["dataset"], run.results["provenance"]
     found = []
     if dataset["sample"]:
-        found.append("This is the bundled sample: its scores are no benchmark scores.")
+        found.append("This is the bundled sample: its scores are not benchmark scores.")
     if dataset["limit"]:
         found.append(f"Only the first {dataset['limit']:,} questions were run.")
     found += [f"Stand-in {part}: {what}." for part, what in provenance["stand_ins"].items()]
@@ -96,7 +96,7 @@ def tiles(run: Run) -> list[Tile]:
         found.append(Tile(f"{gain['difference']:+.1f}", name, note))
         turned = [run.turned(question) for question in run.main]
         counts = f"{turned.count(1):,} / {turned.count(-1):,}"
-        note = "answers that became right / wrong, against no retrieval"
+        note = "answers that became right / wrong, compared with no retrieval"
         found.append(Tile(counts, "questions helped / hurt", note))
     recall = retrieval["conditions"].get(MAIN) if retrieval else None
     if recall:
@@ -174,7 +174,7 @@ def _answers(run: Run, section: AnswerSection) -> Titled:
     caption = f"{section['questions']:,} questions."
     if compared:
         caption += (
-            " Intervals resample images; p-values are of a paired permutation test over images."
+            " Intervals resample images; p-values come from a paired permutation test over images."
         )
     if section["rule"].get("judge"):
         caption += f" Judge: {section['rule']['judge']}."
@@ -211,7 +211,7 @@ def _stages(run: Run, condition: str, stages: Sequence[StageScores]) -> Titled:
     return Titled(
         f"Stages of retrieval, {condition_name(run, condition)}",
         (header, rows),
-        "From what was retrieved, through every reranker, to what stood in prompts.",
+        "From what was retrieved, through every reranker, to what was in the prompts.",
     )
 
 

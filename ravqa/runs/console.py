@@ -221,7 +221,7 @@ class Console:
                 f"{_row(results, name)} {'-' if raw is None else f'{raw:.1f}'}"
                 for name, raw in raws.items()
             )
-            line = f"raw generations, no answer extracted from them: {', '.join(shown)}"
+            line = f"raw generations, without extracting an answer: {', '.join(shown)}"
             self.out.print(Text(line, style="dim"), soft_wrap=True)
 
     def benchmark(
@@ -255,7 +255,7 @@ class Console:
             table.add_row(model, mark, *(row.get(column, "-") for column in filled))
         table.caption = (
             "R: recall by passage ids. PR: pseudo recall (PRRecall).\n"
-            "published: not measured by this run; the table's files name the sources."
+            "published: not measured by this run; the table's files give the sources."
             + ("\n*: not all of the published test questions." if fewer else "")
         )
         self.out.print(table)

@@ -76,13 +76,13 @@ def evaluate(
         corpus=corpus if isinstance(corpus, Corpus) else None,
     )
     if given.dataset is not None:
-        _refuse(options, _OF_FILES, "the dataset is loaded already: give it to load_dataset")
+        _refuse(options, _OF_FILES, "the dataset is already loaded: give it to load_dataset")
     if isinstance(pipeline, Pipeline):
         settings = options | ({"overrides": overrides} if overrides else {})
         _refuse(
             settings,
             (*_OF_SETTINGS, "overrides"),
-            "the pipeline is built already: give it to Pipeline.load",
+            "the pipeline is already built: give it to Pipeline.load",
         )
         overrides = tuple(pipeline.overrides)
         if options.setdefault("retrieval_only", pipeline.answerer is None) != (

@@ -119,7 +119,7 @@ class Runner:
             self.console.progress(what, finished, total)
             if error:
                 raise UserError(
-                    f"{error} ({what}: {finished} of {total} are answered and kept: go on with "
+                    f"{error} ({what}: {finished} of {total} are answered and kept: continue with "
                     f"--resume --output {self.run_dir.path})"
                 )
         return {q.question_id: done[q.question_id] for q in questions}

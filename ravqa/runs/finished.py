@@ -411,7 +411,7 @@ def common_questions(runs: Mapping[str, FinishedRun], *, intersect: bool) -> dic
             if (mine.question, mine.answers) != (theirs.question, theirs.answers):
                 what = "words" if mine.question != theirs.question else "references"
                 raise UserError(
-                    f"question {question} has other {what} in {name} than in {first_name}: they "
+                    f"question {question} has different {what} in {name} and in {first_name}: they "
                     "are not about the same data"
                 )
     if not common:

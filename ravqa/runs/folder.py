@@ -110,12 +110,11 @@ class OutputFolder:
             raise UserError(f"--resume: there is no {self.what} in {path}")
         if exists and not (self.resume or self.overwrite or self._dry_run):
             raise UserError(
-                f"the output folder {path} exists: --resume goes on with it, --overwrite "
-                "replaces it"
+                f"the output folder {path} exists: --resume continues it, --overwrite replaces it"
             )
         parent = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"the output folder {path} cannot be written: look at {parent}")
+            raise UserError(f"the output folder {path} cannot be written: check {parent}")
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -338,7 +338,7 @@ def _download(request: RunRequest, console: Console) -> None:
     from ravqa.datasets.download import download, remarks
 
     if request.data is None:
-        raise UserError("--download needs --data: the folder to fetch the official files into")
+        raise UserError("--download needs --data: the folder to download the official files into")
     for remark in remarks(request.dataset, request.data):
         console.note(remark)
     download(

@@ -46,7 +46,7 @@ class RunRequest:
         ),
     ] = ()
     split: Annotated[
-        str | None, Option("Split of the dataset. Default: the one that is reported.", "NAME")
+        str | None, Option("Split of the dataset. Default: the one usually reported.", "NAME")
     ] = None
     pipeline: Annotated[str, _PIPELINE] = "sample"
     retriever: Annotated[

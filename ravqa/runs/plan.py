@@ -148,7 +148,7 @@ def _check(request: RunRequest) -> None:
 def check_seed(seed: int) -> None:
     """Raise UserError if a seed is negative."""
     if seed < 0:
-        raise UserError(f"--seed {seed}: a number from 0 on is needed")
+        raise UserError(f"--seed {seed}: 0 or more is needed")
 
 
 def _settings(request: RunRequest) -> tuple[dict[str, Any], str]:

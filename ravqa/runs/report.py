@@ -163,13 +163,13 @@ def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
         if stats.truncated:
             yield (
                 f"{stats.truncated:,} of {stats.items:,} {what} were longer than the encoder "
-                "takes, and were cut"
+                "accepts and were cut"
             )
     for name, count in results["timing"].get("reranking", {}).items():
         if count.get("truncated"):
             yield (
                 f"{count['truncated']:,} pairs of question and passage were longer than the "
-                f"reranker {name} takes, and were cut"
+                f"reranker {name} accepts and were cut"
             )
     if results["answers"]:
         cut = results["answers"]["conditions"][MAIN]["cut"]

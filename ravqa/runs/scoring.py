@@ -119,7 +119,7 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
     if plan.judge is not None:
         if not dataset.answer_metric.uses_judge:
             raise UserError(
-                f"--judge: the scores of {dataset.name} ask no judge (metric {dataset.metric})"
+                f"--judge: the scores of {dataset.name} use no judge (metric {dataset.metric})"
             )
         judge = CachedJudge(
             build_part(JUDGES, plan.judge, "--judge"),

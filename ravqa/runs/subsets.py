@@ -115,7 +115,7 @@ def _check(request: RunRequest) -> None:
             f"hf:{hub_name} to read it from the hub"
         )
     if request.corpus:
-        raise UserError("--corpus with subset=all: every subset brings its own passages")
+        raise UserError("--corpus with subset=all: every subset has its own passages")
 
 
 def _present(request: RunRequest, split: str, console: Console) -> list[str]:
@@ -123,7 +123,7 @@ def _present(request: RunRequest, split: str, console: Console) -> list[str]:
     present: list[str] = []
     absent: list[str] = []
     data = request.data or Path()
-    reason = f"{data} holds no subset of {request.dataset} with a split {split}"
+    reason = f"{data} has no subset of {request.dataset} with a split {split}"
     for subset, published in m2kr.SUBSETS.items():
         if split not in published.splits or not published.retrieval_metrics:
             continue
@@ -135,7 +135,7 @@ def _present(request: RunRequest, split: str, console: Console) -> list[str]:
     if not present:
         raise UserError(reason)
     if absent:
-        console.note(f"subsets that are not there: {', '.join(absent)}")
+        console.note(f"missing subsets: {', '.join(absent)}")
     return present
 
 
@@ -145,7 +145,7 @@ def _check_output(root: Path, request: RunRequest) -> None:
         raise UserError(f"--resume: there is no run of a subset in {root}")
     if runs and not request.resume and not request.overwrite:
         raise UserError(
-            f"the output folder {root} has runs of subsets: --resume goes on with them, "
+            f"the output folder {root} has runs of subsets: --resume continues them, "
             "--overwrite replaces them"
         )
 

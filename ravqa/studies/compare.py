@@ -169,7 +169,7 @@ def _check_output(request: CompareRequest) -> None:
         raise UserError(f"--output {output}: a folder is expected")
     there = [name for name in _FILES if (output / name).exists()]
     if there and not request.overwrite:
-        raise UserError(f"{output} has {there[0]} already: --overwrite replaces it")
+        raise UserError(f"{output} already has {there[0]}: --overwrite replaces it")
 
 
 def open_runs(names: Sequence[str]) -> dict[str, FinishedRun]:

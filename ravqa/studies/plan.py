@@ -185,7 +185,7 @@ def load_plan(request: StudyRequest) -> Plan:
         reference = config.reference if config.reference is not None else next(iter(variants))
         if reference not in variants:
             raise UserError(
-                f"no variant {reference!r} to refer to: {near_matches(reference, variants)}"
+                f"no reference variant {reference!r}: {near_matches(reference, variants)}"
             )
         measures = [Measure.parse(metric) for metric in config.metrics]
         _check_measures(measures, runs, config)
@@ -243,7 +243,7 @@ def _variants(config: StudyConfig) -> Iterator[tuple[str, dict[str, Any], dict[s
     for name, changes in config.variants.items():
         yield _checked(name, seen), {**config.set, **changes}, {}
     if not seen:
-        raise UserError("nothing is varied: axes or variants are needed")
+        raise UserError("nothing to vary: axes or variants are needed")
 
 
 def _checked(name: str, seen: set[str]) -> str:

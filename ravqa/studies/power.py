@@ -169,8 +169,8 @@ def _spread(
         raise UserError(f"{name} and {first} have questions about one image only") from None
     if not found.variance:
         raise UserError(
-            f"{name} and {first} do not differ in {measure.key} from question to question: there "
-            "is no spread to go by"
+            f"{name} and {first} differ by the same {measure.key} on every question, so "
+            "the spread is unknown"
         )
     return found
 
@@ -181,13 +181,13 @@ def _printed(request: PowerRequest, title: str, pairs: Sequence[tuple[str, Sprea
     if request.comparisons > 1:
         chance += f" / {request.comparisons}"
     notes = [
-        "Needed: questions, with as many a picture as now, for a paired test over images to see",
+        "Needed: questions, with as many per image as now, for a paired test over images to detect",
         f"the difference with {chance}. Seen now: the smallest difference that the",
-        "questions at hand show with that power. By image: how many times more questions it takes",
-        "because those about one image are alike.",
+        "present questions can detect with that power. By image: how many times more questions",
+        "are needed because those about one image are alike.",
     ]
     if any(found.clusters < _FEW for _, found in pairs):
-        notes.append(f"Fewer than {_FEW} images: the numbers are rough.")
+        notes.append(f"Fewer than {_FEW} images: the numbers are rough estimates.")
     table = RichTable(
         title=f"Differences in {title}",
         caption="\n".join(notes),

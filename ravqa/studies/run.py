@@ -108,7 +108,7 @@ def _output(request: StudyRequest, plan: Plan) -> Path:
     if request.output is not None:
         return request.output
     if request.resume:
-        raise UserError("--resume needs --output: the folder of the study to go on with")
+        raise UserError("--resume needs --output: the folder of the study to resume")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"study-{plan.title}-{stamp}"
 
@@ -238,9 +238,9 @@ def _dry(
     """Return a table of what would run, stage by stage."""
     table = RichTable(
         title=f"{plan.title}: {len(plan.variants)} variants, {len(plan.runs)} runs",
-        caption="cached: as far as settings tell. shared: an earlier run of the study has it.\n"
-        "in part: a run with the same reader, prompt and passages comes before, or is cached: "
-        "only new prompts are answered.",
+        caption="cached: as far as can be told from settings. shared: an earlier run of the study "
+        "computes it.\nin part: an earlier or cached run has the same reader, prompt and "
+        "passages: only new prompts are answered.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )

@@ -196,7 +196,7 @@ def _notes(
     }
     if fewer:
         asked = ", ".join(f"{name} asked {number:,}" for name, number in fewer.items())
-        notes.append(f"All numbers are over the {len(ids):,} questions of all runs ({asked}).")
+        notes.append(f"Numbers are over the {len(ids):,} questions common to all runs ({asked}).")
     for name, run in runs.items():
         failed = sum(run.questions[q].failed for q in ids)
         if failed:
@@ -204,7 +204,7 @@ def _notes(
     tests = [c for row in rows for c in row.cells.values() if c.difference is not None]
     if tests:
         notes.append(
-            f"Intervals are of 95 %, over images. Differences are to {reference!r}; p is of a "
+            f"Intervals are 95 %, over images. Differences are from {reference!r}; p is from a "
             "paired permutation test over images, corrected by Holm's method for the runs "
             "compared. Intervals are not corrected."
         )
@@ -212,12 +212,12 @@ def _notes(
         notes.append(f"There is no run {reference!r}: nothing is compared.")
     if any(cell.cached for row in rows for cell in row.cells.values()):
         notes.append(
-            f"{CACHED} A stage came from the cache, wholly or in part, which took less time than "
-            "it would alone."
+            f"{CACHED} A stage came from the cache, wholly or in part, and so took less time than "
+            "without it."
         )
     if SECONDS in titles:
         notes.append(
-            "Seconds are without the time to load models and to encode passages; their intervals "
+            "Seconds exclude the time to load models and to encode passages; their intervals "
             "are over the batches that were timed."
         )
     return [*notes, *_stand_ins(runs)]

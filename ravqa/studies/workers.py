@@ -193,7 +193,7 @@ class _Worker:
 
 def _ended(code: int | None) -> str:
     return (
-        f"signal {-code}: is the memory enough?"
+        f"signal {-code}: is there enough memory?"
         if code is not None and code < 0
         else f"code {code}"
     )

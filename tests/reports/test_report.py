@@ -277,7 +277,7 @@ def test_what_matched_is_shown_of_the_first_questions_unasked(data, tmp_path, mo
     shown = [(p["id"], p["score"]) for p in tables["matches"][3]["passages"]]
     assert [i for i, _ in shown] == [i for i, _ in sample["hits"][:3]]
     assert [s for _, s in shown] == pytest.approx([s for _, s in sample["hits"][:3]], rel=2e-2)
-    assert "What matched in retrieval is shown of 10 questions, the first ones" in page
+    assert "What matched in retrieval is shown for the first 10 questions" in page
     assert "matches" not in embedded(text_of(write_report(folder, match=0)))[1]
     assert len(embedded(text_of(write_report(folder, match=12)))[1]["matches"]) == 12
     # Not more than there is room for; and weights that have gone cost the report nothing.
@@ -312,7 +312,7 @@ def test_stand_ins_and_samples_are_said(run):
     path = write_report(run)
     page = text_of(path)
     assert "Stand-in reader: a &lt;small&gt; model stands in." in page
-    assert "its scores are no benchmark scores" in page
+    assert "its scores are not benchmark scores" in page
     assert "Only the first 12 questions were run." in page
 
 
@@ -362,7 +362,7 @@ def test_of_many_questions_those_are_shown_that_retrieval_changed(run):
     assert found == sorted(found)  # in the run's order
     assert found == shown(write_report(run, questions=5))  # the same sample again
     said = (
-        "5 of 12 questions are shown one by one: 2 that retrieval helped or hurt, and a random "
+        "5 of 12 questions are shown individually: 2 that retrieval helped or hurt, and a random "
         "sample of 3 others (seed 0). 7 are left out"
     )
     assert said in notes[0]
@@ -383,7 +383,8 @@ def test_questions_are_chosen_by_number_or_id(run, capsys):
     assert command(run, "--questions", "7,2,2") == 0
     assert shown(run / "report.html") == [2, 7]
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 of 12 questions are shown one by one: those that were asked for. 10 are left" in said
+    note = "2 of 12 questions are shown individually: those that were asked for. 10 are left"
+    assert note in said
     assert command(run, "--questions", "7,") == 0
     assert shown(run / "report.html") == [7]
     assert command(run, "--questions", "7") == 0
@@ -400,7 +401,7 @@ def test_what_does_not_fit_is_left_out_and_said(run):
     path = write_report(run, bounds=Bounds(passages=600, prompts=500))
     page = text_of(path)
     _, tables = embedded(page)
-    assert re.search(r"Texts are shown of the first \d of 8 passages", page)
+    assert re.search(r"Texts are shown for the first \d of 8 passages", page)
     assert re.search(r"[\d,]+ prompts are left out", page)
     for detail in tables["questions"]:
         read = {rank - 1 for rank in detail["read"]}

@@ -255,7 +255,7 @@ def test_search_and_order(opened, report, samples):
     assert asked(page)[0] == found[:25]
     assert 0 < len(found) < QUESTIONS
     page.get_by_role("searchbox").fill("nothing like it")
-    assert page.get_by_text("No question fits.").is_visible()
+    assert page.get_by_text("No question matches.").is_visible()
     page.get_by_role("searchbox").fill("")
     rows = list(samples.values())
     for order, key in {

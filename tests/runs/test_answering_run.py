@@ -116,7 +116,7 @@ def test_extracted_answer_and_raw_generation_are_both_scored(run):
     assert [s["raw_score"] for s in samples] == [0, 0, 0]
     assert scores["score"] == pytest.approx(100 / 3, abs=0.01)
     assert scores["raw"] == {"score": 0.0, "interval_95": [0.0, 0.0], "unjudged": []}
-    assert "raw generations, no answer extracted from them: with retrieval 0.0" in out
+    assert "raw generations, without extracting an answer: with retrieval 0.0" in out
     # The answer's own generation is kept whole, those of drafts up to a limit.
     assert len(samples[0]["raw"]) > 2000
     assert samples[0]["raw"].endswith("**Answer:** Tall as towers.")
@@ -152,7 +152,7 @@ def test_ravqa_score_scores_the_raw_generations_too(run, tmp_path, capsys):
         scored["answers"]["conditions"]["main"]["raw"]
         == results["answers"]["conditions"]["main"]["raw"]
     )
-    assert "raw generations, no answer extracted from them: predictions 0.0" in printed.out
+    assert "raw generations, without extracting an answer: predictions 0.0" in printed.out
 
 
 def test_passages_that_did_not_fit_are_counted(run):

@@ -129,7 +129,7 @@ def test_all_subsets_stand_in_one_table_beside_the_published_scores(folder, tmp_
     models = {s.model for s in published_scores("m2kr")}
     assert sum(" published " in line and "PreFLMR" in line for line in shown) == len(models)
     assert "not all of the published test questions" in printed.out
-    assert "subsets that are not there: WIT, IGLUE, KVQA, OVEN, EVQA, Infoseek" in printed.err
+    assert "missing subsets: WIT, IGLUE, KVQA, OVEN, EVQA, Infoseek" in printed.err
 
     with (tmp_path / "runs" / "table.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -157,7 +157,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(folder, tmp_path, monkeypatch,
 
     # Nothing is replaced unasked.
     assert evaluate(folder, "--subset", "all", "--output", output) == 2
-    assert "--resume goes on with them" in capsys.readouterr().err
+    assert "--resume continues them" in capsys.readouterr().err
 
     def counted(self, questions, k):
         asked.extend(questions)
@@ -235,8 +235,8 @@ def test_another_split_stands_alone(tmp_path):
     ("arguments", "message"),
     [
         (("--subset", "OKQVA"), "did you mean OKVQA"),
-        (("--subset", "all", "--split", "train"), "holds no subset of m2kr with a split train"),
-        (("--subset", "all", "--corpus", "x.jsonl"), "every subset brings its own passages"),
+        (("--subset", "all", "--split", "train"), "has no subset of m2kr with a split train"),
+        (("--subset", "all", "--corpus", "x.jsonl"), "every subset has its own passages"),
         (("--subset", "all", "--resume"), "--resume needs --output"),
         (("--subset", "all", "--resume", "--output", "none"), "no run of a subset in none"),
         (("--subset", "all", "--dataset-option", "subset=OKVQA"), "'subset' is given twice"),

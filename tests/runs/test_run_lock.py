@@ -280,5 +280,5 @@ def test_a_run_that_came_first_is_not_replaced(tmp_path):
     first = RunDir(tmp_path / "out")
     with first.held():
         first.begin({"pipeline": {}})
-    with pytest.raises(UserError, match="exists: --resume goes on with it"), late.held():
+    with pytest.raises(UserError, match="exists: --resume continues it"), late.held():
         pass

@@ -278,9 +278,9 @@ def test_a_pipe_is_not_waited_for(score, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--judge", "bem", "--set", "judge.model=x"], "the scores of okvqa ask no judge"),
+        (["--judge", "bem", "--set", "judge.model=x"], "the scores of okvqa use no judge"),
         (["--set", "judge.model=x"], "judge.KEY=VALUE is expected, with --judge"),
-        (["--seed", "-1"], "a number from 0 on"),
+        (["--seed", "-1"], "0 or more is needed"),
         (["--dataset", "okvq"], "did you mean okvqa"),
         (["--split", "nowhere"], "no split 'nowhere'"),
         (["--output", "/nowhere/at/all.json"], "cannot be written"),

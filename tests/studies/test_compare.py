@@ -121,7 +121,7 @@ def test_other_questions_are_refused_or_intersected(runs, capsys):
     code, out, _ = call(capsys, "compare", runs / "a", runs / "c", "--common")
     assert code == 0
     assert "10 questions" in out
-    assert "over the 10 questions of all runs (a asked 24)" in " ".join(out.split())
+    assert "over the 10 questions common to all runs (a asked 24)" in " ".join(out.split())
     assert "same for every question" in out  # the same answers to the same questions
     assert "1.0000" not in out
 
@@ -132,7 +132,7 @@ def test_the_same_ids_with_other_references_are_other_data(runs, tmp_path, capsy
     (changed / "samples.jsonl").write_text(text.replace('"leaves"', '"bark"'))
     code, _, err = call(capsys, "compare", runs / "a", changed, "--common")
     assert code == 2
-    assert "question 0 has other references in b2 than in a" in err
+    assert "question 0 has different references in b2 and in a" in err
 
 
 def test_retrieval_alone_is_compared_too(runs, capsys):

@@ -130,7 +130,7 @@ def test_the_command_says_what_the_runs_give(runs, capsys):
         (["a", "b", "--power", "0.01"], "not above --alpha"),
         (["a", "b", "--comparisons", "0"], "--comparisons 0"),
         (["a", "b", "--metric", "seconds"], "metrics in percent"),
-        (["a", "a2"], "do not differ in score"),
+        (["a", "a2"], "differ by the same score"),
     ],
 )
 def test_mistakes_are_one_line(runs, capsys, monkeypatch, arguments, message):

@@ -145,7 +145,7 @@ def test_the_command_line_changes_the_base_and_the_data(folder, tmp_path):
             {"axes": {"x": {"a": 3}}},
             r"axes\.x\.a: a mapping from keys to values is expected, got 3",
         ),
-        ({"axes": {}}, r"nothing is varied"),
+        ({"axes": {}}, r"nothing to vary"),
         ({"axes": {"reader.words": [1, 1]}}, r"two values would be called 'words=1'"),
         (
             {"axes": {"prompt": {"a": {"top_k": 1}}, "top_k": [2]}},
@@ -153,7 +153,7 @@ def test_the_command_line_changes_the_base_and_the_data(folder, tmp_path):
         ),
         ({"axes": {"a": {"x": {}, "y": {}}}}, r"the variants 'x' and 'y' have the same settings"),
         ({"variants": {"words=1": {}}}, r"two variants are called 'words=1'"),
-        ({"reference": "words=3"}, r"no variant 'words=3' to refer to: did you mean words="),
+        ({"reference": "words=3"}, r"no reference variant 'words=3': did you mean words="),
         ({"exclude": [{"reader.word": 1}]}, r"no axis 'reader\.word': did you mean reader\.words"),
         ({"exclude": [{"reader.words": 7}]}, r"has no level 7: .*words=1"),
         (

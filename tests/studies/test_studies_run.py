@@ -420,7 +420,7 @@ def test_a_folder_is_left_alone_unless_told(folder, tmp_path, capsys):
     assert call(capsys, "study", study, "--output", output)[0] == 0
     code, _, err = call(capsys, "study", study, "--output", output)
     assert code == 2
-    assert "--resume goes on with it" in err
+    assert "--resume continues it" in err
     before = (output / "runs" / "words=1" / "results.json").stat().st_mtime_ns
     assert call(capsys, "study", study, "--output", output, "--resume")[0] == 0
     assert (output / "runs" / "words=1" / "results.json").stat().st_mtime_ns == before

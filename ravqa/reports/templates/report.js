@@ -174,7 +174,7 @@
       data.scored && "Right: a score of 1; wrong: 0.",
       data.compared && "Helped, hurt: against no retrieval the answer became right, became wrong"
         + (data.moved ? ` (right here: ${data.right}); score up, down: any change.` : "."),
-      data.retrieved && `Answer found: a passage holds a reference answer (rule ${data.rule}).`,
+      data.retrieved && `Answer found: a passage contains a reference answer (rule ${data.rule}).`,
     ].filter(Boolean);
     const chips = filters.flatMap(({ chips: own }, group) =>
       Object.entries(own).map(([name, test], i) => chip(name, test, group > 0 && i === 0)));
@@ -241,7 +241,7 @@
     [top, bottom] = pagers;
     const page = shown.slice(state.page * PAGE, (state.page + 1) * PAGE);
     list.replaceChildren(
-      ...(page.length ? page.map(card) : [el("p", { class: "empty" }, "No question fits.")]),
+      ...(page.length ? page.map(card) : [el("p", { class: "empty" }, "No question matches.")]),
     );
     bottom.hidden = shown.length <= PAGE;
   }
@@ -417,7 +417,7 @@
           known?.url ? el("a", { href: known.url, rel: "noreferrer noopener" }, id) : el("span", {}, id),
           el("span", {}, `score ${Number(score).toPrecision(4)}`),
           before !== undefined && before !== i + 1 ? el("span", {}, `was ${before || "not there"}`) : null,
-          holds ? badge("found", "holds an answer") : null,
+          holds ? badge("found", "contains an answer") : null,
           read.has(i + 1) ? badge("", "read") : null,
         ),
         known ? marked(known, marks) : null,
