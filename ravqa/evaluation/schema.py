@@ -40,12 +40,12 @@ TABLE_VERSION = 1
 
 def _log(value: float) -> float:
     if math.isnan(value) or value == math.inf:
-        raise ValueError(f"{value} is no logarithm of a probability")
+        raise ValueError(f"{value} is not the logarithm of a probability")
     return value
 
 
 Count = Annotated[int, Field(ge=0)]
-"""A whole number from 0."""
+"""A whole number, 0 or more."""
 Rank = Annotated[int, Field(ge=1)]
 """A place in a ranking; the first is 1."""
 # Sums of rounded numbers may pass the bounds by a little.
@@ -58,14 +58,14 @@ Points = Annotated[float, Field(ge=-100 - 1e-9, le=100 + 1e-9)]
 Seconds = Annotated[float, Field(ge=0)]
 """A time in seconds."""
 Log = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_log)]
-"""A score that rules of decision compare, or a natural logarithm of a probability; `-Infinity` for
-that of 0."""
+"""A score that decision rules compare, or the natural logarithm of a probability; `-Infinity` for a
+probability of 0."""
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 """The two ends of a 95 % interval."""
 AtK = dict[str, Percent]
 """A percentage for each K; the keys are numbers as text."""
 Scored = Annotated[tuple[str, float], Strict(False)]
-"""A list of two: an id or a name, and its score."""
+"""A pair as a list: an id or a name, and its score."""
 
 # Of types that are read by themselves; those inside of them follow. Datasets and metrics may add
 # keys of their own.
@@ -76,29 +76,29 @@ _read_strictly = with_config(ConfigDict(strict=True, allow_inf_nan=False, extra=
 
 
 class AnswerRanks(TypedDict):
-    """Ranks of passages that hold a reference answer, under each rule of PRRecall."""
+    """Ranks of passages that contain a reference answer, under each rule of PRRecall."""
 
     flmr: list[Rank]
-    """The answer, stripped, is in the text; letter case aside."""
+    """The text contains the answer, stripped; letter case is ignored."""
     ravqa: list[Rank]
-    """The same without stripping."""
+    """The same, without stripping the answer."""
     word: list[Rank]
-    """The answer stands in the text as whole words."""
+    """The text contains the answer as whole words."""
 
 
 class Marks(TypedDict):
-    """Where relevant passages stand in a ranking."""
+    """The ranks of relevant passages."""
 
     answer_ranks: AnswerRanks | None
-    """Where passages hold a reference answer; null without references."""
+    """Ranks of passages that contain a reference answer; null without references."""
     id_ranks: list[Rank] | None
-    """Ranks of the passages known to be relevant; null where none is known."""
+    """Ranks of the passages known to be relevant; null if none is known."""
     article_ranks: list[Rank] | None
-    """Ranks of relevant articles, each article counted once; null where none is known."""
+    """Ranks of relevant articles, each article counted once; null if none is known."""
 
 
 class Ranking(Marks):
-    """Passages of one question, best first."""
+    """The passages found for one question, best first."""
 
     hits: list[Scored]
     """Each passage's id and score."""
@@ -122,21 +122,21 @@ class Draft(TypedDict):
     """What the reader's model thought before it answered, up to 300 characters; blank if it did
     not."""
     log_prob: Log | None
-    """Sum of the generated tokens' log-probabilities; null where the reader gives none."""
+    """Sum of the generated tokens' log-probabilities; null if the reader gives none."""
     tokens: Count
-    """Generated tokens that `log_prob` sums over."""
+    """Number of generated tokens that `log_prob` sums over."""
     passage_ids: list[str]
     """The passages in the prompt."""
     prompt_hash: str
-    """Hash of the prompt, by which `prompts.jsonl.gz` has it."""
+    """Hash of the prompt, its key in `prompts.jsonl.gz`."""
     score: Log | None
-    """What the decision rule compared; null if it compares nothing."""
+    """The value that the decision rule compared; null if it compares nothing."""
     prior: Share | None
     """Probability of the passage before reading, p(z | x); null if the rule has none."""
     posterior: Share | None
-    """The same after the chosen answer was read, p(z | x, y); null if the rule has none."""
+    """Its probability given the chosen answer, p(z | x, y); null if the rule has none."""
     in_passages: bool
-    """Whether one of the passages in the prompt holds the text."""
+    """Whether one of the passages in the prompt contains the text."""
 
 
 class Cached(TypedDict):
@@ -148,24 +148,24 @@ class Cached(TypedDict):
 
 @_read_strictly
 class Retrieved(TypedDict):
-    """What a ranking is read from (`--retriever static:FILE`)."""
+    """What `--retriever static:FILE` reads of a sample."""
 
     question_id: int | str
-    """As the dataset has it."""
+    """The id in the dataset."""
     hits: list[Scored]
     """Each passage's id and score, best first."""
 
 
 @_read_strictly
 class Predicted(Ranking):
-    """What `ravqa score` reads of a sample, beside its id."""
+    """What `ravqa score` reads of a sample, apart from its id."""
 
     answer: NotRequired[str | None]
-    """The answer; null where the reader gave none, absent where none was asked for."""
+    """The answer; null if the reader gave none, absent if none was asked for."""
     stages: NotRequired[list[StageRanking] | None]
     """The ranking as retrieved and after each reranker; absent without reranking."""
     read: NotRequired[Ranking | None]
-    """The passages that stood in a prompt, in the order of the hits."""
+    """The passages that were in a prompt, in the order of the hits."""
     raw: NotRequired[str | None]
     """The whole generation of the chosen answer; null for a question without an answer."""
     cut: NotRequired[Count]
@@ -176,9 +176,9 @@ class Predicted(Ranking):
     """The decision rule's name; null for a question without an answer."""
     joint: NotRequired[bool]
     """Whether the answer was decoded from several prompts together, so that it belongs to no single
-    passage; absent else."""
+    passage; otherwise absent."""
     error: NotRequired[str]
-    """Why the question has no answer, or could not be retrieved for; absent else."""
+    """Why the question has no answer, or no retrieval; otherwise absent."""
 
 
 @_read_strictly
@@ -186,15 +186,15 @@ class Sample(Predicted):
     """A line of `samples.jsonl` (the run) or `samples.CONTROL.jsonl` (one of its controls)."""
 
     question_id: int | str
-    """As the dataset has it; once per file."""
+    """The id in the dataset; once per file."""
     question: str
-    """The question's words."""
+    """The question as asked."""
     question_type: str | None
-    """The name of its type, by which results are grouped."""
+    """Its type, by which results are grouped."""
     image_id: int | str | None
-    """The image, which intervals and tests resample; null for a question without an image."""
+    """Id of the image, which intervals and tests resample; null for a question without an image."""
     split: str | None
-    """The part of the dataset that the question is from, where the metric tells parts apart."""
+    """The part of the dataset that the question is from, if the metric distinguishes parts."""
     answers: list[str]
     """Reference answers."""
     tags: list[Scored]
@@ -202,35 +202,35 @@ class Sample(Predicted):
     caption: str
     """The describer's caption; blank without one."""
     ocr: list[str]
-    """Text that was read in the image."""
+    """Texts that were recognised in the image."""
     log_prob: NotRequired[Log | None]
     """Log-probability of the answer under the decision rule; null if it has none."""
     seconds: dict[str, Seconds]
-    """Per stage, what one question took in this run."""
+    """By stage, the time that one question took in this run."""
     cached: dict[str, Cached]
-    """Per stage, how much came from the cache."""
+    """By stage, how much came from the cache."""
     score: NotRequired[Share]
-    """The answer's score by the dataset's metric; absent where nothing is scored."""
+    """The answer's score by the dataset's metric; absent if nothing is scored."""
     raw_score: NotRequired[Share]
     """The score of the whole generation, as if no answer had been extracted from it."""
     unjudged: NotRequired[str]
-    """Why the judge gave no verdict on the answer, which counts as wrong; absent else."""
+    """Why the judge gave no verdict on the answer, which counts as wrong; otherwise absent."""
     raw_unjudged: NotRequired[str]
-    """The same of the whole generation."""
+    """The same for the whole generation."""
     exact_match: NotRequired[bool]
     """Whether the answer is a reference, after the metric's own clean-up."""
     right: NotRequired[bool]
-    """Whether the answer counts as right, where retrieval is said to have helped or hurt."""
+    """Whether the answer counts as right when counting what retrieval helped or hurt."""
 
 
 # -- prompts.jsonl.gz ------------------------------------------------------------------------------
 
 
 class Prompt(TypedDict):
-    """A line of `prompts.jsonl.gz`: a prompt as the reader was asked, once."""
+    """A line of `prompts.jsonl.gz`: a prompt that the reader was given; each occurs once."""
 
     prompt_hash: str
-    """Its hash, by which drafts name it."""
+    """Its hash, which drafts refer to."""
     prompt: str
     """Its text, without images."""
 
@@ -246,7 +246,7 @@ class PairedTest(TypedDict):
     interval_95: Bounds
     """Its bootstrap interval."""
     p_value: Share
-    """Two-sided."""
+    """Two-sided p-value."""
     wins: Count
     """Questions on which the first scores higher."""
     losses: Count
@@ -265,10 +265,10 @@ class Comparison(PairedTest):
 
 
 class Unjudged(TypedDict):
-    """An answer whose score hangs on a verdict that the judge did not give; it counts as wrong."""
+    """An answer that counts as wrong because the judge gave no verdict on it."""
 
     question_id: int | str
-    """As the dataset has it."""
+    """The id in the dataset."""
     reason: str
     """Why there is no verdict."""
 
@@ -277,13 +277,13 @@ class Means(TypedDict):
     """Scores of one kind of answer. A metric may add keys of its own."""
 
     score: Percent | None
-    """The metric's score over all questions; null where it has none."""
+    """The metric's score over all questions; null if it has none."""
     mean: NotRequired[Percent]
-    """Of a metric whose score is not the mean: the mean, which the interval is of."""
+    """The mean, if the metric's score is something else; the interval is then that of the mean."""
     interval_95: Bounds
-    """Of the score, or of `mean` where there is one."""
+    """Interval of the score, or of `mean` if present."""
     unjudged: list[Unjudged]
-    """Those that got no verdict from the judge; empty where none was asked."""
+    """Answers that got no verdict from the judge; empty if no judge was asked."""
 
 
 class Group(TypedDict):
@@ -294,7 +294,7 @@ class Group(TypedDict):
     questions: Count
     """Questions of this type."""
     interval_95: Bounds
-    """Of the mean."""
+    """Interval of the mean."""
 
 
 class Cut(TypedDict):
@@ -310,13 +310,13 @@ class Unanswered(TypedDict):
     """A question that the reader could not answer; it counts as wrong."""
 
     question_id: int | str
-    """As the dataset has it."""
+    """The id in the dataset."""
     reason: str
     """Why there is no answer."""
 
 
 class HitTables(TypedDict):
-    """RA-VQA's hit table: percent of drafts that are right or not, and in the passage or not."""
+    """RA-VQA's hit table: percentages of drafts by whether they are right and in the passage."""
 
     documents: dict[str, Percent]
     """Over all drafts."""
@@ -328,7 +328,7 @@ class AnswerScores(Means):
     """Answer quality of the run or of one control."""
 
     raw: Means | None
-    """The scores of whole generations, no answer extracted; null where they are not known."""
+    """Scores of whole generations, without extracting an answer; null if unknown."""
     cut: Cut
     """Passages that did not fit into prompts."""
     unanswered: list[Unanswered]
@@ -336,7 +336,7 @@ class AnswerScores(Means):
     empty: NotRequired[Count]
     """Answers without a word, such as those of which extraction left nothing."""
     exact_match: AtK
-    """Percent of answers that are a reference; by n, of the n best different drafts."""
+    """By n, percentage of questions with a reference among the n best different drafts."""
     hits: HitTables | None
     """Null unless every answer was read from a single passage."""
     groups: dict[str, Group]
@@ -349,30 +349,30 @@ class AnswerSection(TypedDict):
     metric: str
     """The metric's registered name."""
     label: str
-    """What tables call the metric."""
+    """The metric's name in tables."""
     right: str
     """When an answer counts as right."""
     rule: dict[str, Any]
     """How the metric was applied: its options, its judge."""
     questions: Count
-    """Questions that all conditions have."""
+    """Number of questions common to all conditions."""
     conditions: dict[str, AnswerScores]
     """`main` is the run itself, the others are its controls."""
     comparisons: dict[str, Comparison]
-    """By `main - CONTROL`."""
+    """Key: `main - CONTROL`."""
 
 
 class RetrievalScores(TypedDict):
     """PRRecall of the run or of one control."""
 
     PRRecall: AtK
-    """Questions with a reference answer in one of the first K passages."""
+    """Percentage of questions with a reference answer in one of the first K passages."""
     interval_95: dict[str, Bounds]
-    """Of PRRecall at each K."""
+    """Interval of PRRecall at each K."""
     PRPrecision: AtK
-    """Share of the first K passages that hold a reference answer."""
+    """Percentage of the first K passages that contain a reference answer."""
     PRRecall_by_rule: dict[str, AtK]
-    """PRRecall under each rule of what holding an answer means."""
+    """PRRecall under each rule for what containing an answer means."""
     groups: dict[str, AtK]
     """PRRecall by question type."""
 
@@ -381,11 +381,11 @@ class IdScores(TypedDict):
     """Retrieval scored by the ids of passages known to be relevant."""
 
     Recall: AtK
-    """Questions with a relevant passage among the first K."""
+    """Percentage of questions with a relevant passage among the first K."""
     interval_95: dict[str, Bounds]
-    """Of the recall at each K."""
+    """Interval of the recall at each K."""
     Precision: AtK
-    """Share of the first K passages that are relevant."""
+    """Percentage of the first K passages that are relevant."""
     nDCG: AtK
     """Normalised discounted cumulative gain."""
     MRR: Percent
@@ -400,16 +400,16 @@ class IdSection(TypedDict):
     questions: Count
     """Questions with passages known to be relevant."""
     conditions: dict[str, IdScores]
-    """Those that retrieved."""
+    """The conditions that retrieved."""
 
 
 class ArticleScores(TypedDict):
     """Retrieval scored by articles, K counting articles."""
 
     Recall: AtK
-    """Questions with a relevant article among the first K."""
+    """Percentage of questions with a relevant article among the first K."""
     interval_95: dict[str, Bounds]
-    """Of the recall at each K."""
+    """Interval of the recall at each K."""
 
 
 class ArticleSection(TypedDict):
@@ -420,11 +420,11 @@ class ArticleSection(TypedDict):
     questions: Count
     """Questions with articles known to be relevant."""
     conditions: dict[str, ArticleScores]
-    """Those that retrieved."""
+    """The conditions that retrieved."""
 
 
 class StageScores(TypedDict):
-    """Recall after one stage: retrieval, a reranker, or what stood in prompts."""
+    """Recall after one stage: after retrieval, after a reranker, or of what was in the prompts."""
 
     stage: str
     """`retrieved`, the reranker's name, or `read`."""
@@ -435,22 +435,22 @@ class StageScores(TypedDict):
     PRRecall: NotRequired[AtK]
     """PRRecall at each K, and over `all` passages."""
     Recall: NotRequired[AtK]
-    """The same by passage ids."""
+    """Recall by passage ids."""
     ArticleRecall: NotRequired[AtK]
-    """The same by articles."""
+    """Recall by articles."""
     gain: NotRequired[dict[str, dict[str, PairedTest]]]
-    """Of a reranker: by recall and K, the difference to what was retrieved."""
+    """For a reranker: by kind of recall and K, the difference from what was retrieved."""
 
 
 class Reported(TypedDict):
-    """A number that the benchmark's own tables give."""
+    """A number as the benchmark's own tables give it."""
 
     metric: str
     """`pseudo_recall_at_k`, `recall_at_k` or `article_recall_at_k`."""
     k: Rank
     """How many passages, or articles, count."""
     questions: Count
-    """Questions that it is over."""
+    """Number of questions that it is over."""
     conditions: dict[str, Percent]
     """By condition."""
     intervals_95: dict[str, Bounds]
@@ -458,16 +458,16 @@ class Reported(TypedDict):
 
 
 class EncodingCounts(TypedDict):
-    """What an encoder was given and gave."""
+    """What went into an encoder and what came out."""
 
     items: Count
     """Texts encoded."""
     truncated: Count
     """Texts longer than the encoder's limit, which were cut."""
     tokens: Count
-    """Tokens that the model was given, without padding."""
+    """Tokens that the model read, without padding."""
     vectors: Count
-    """Vectors that came out."""
+    """Vectors that it returned."""
 
 
 class RetrievalSection(TypedDict):
@@ -476,7 +476,7 @@ class RetrievalSection(TypedDict):
     metric: str
     """`PRRecall`."""
     rule: Rule
-    """The rule of what holding an answer means."""
+    """The rule for what containing an answer means."""
     searched_text: str
     """The text of a passage that is searched for answers."""
     answers: str
@@ -486,24 +486,24 @@ class RetrievalSection(TypedDict):
     questions: Count
     """Questions with reference answers."""
     conditions: dict[str, RetrievalScores]
-    """Those that retrieved."""
+    """The conditions that retrieved."""
     stages: dict[str, list[StageScores]]
     """By condition, the stages of retrieval in order."""
     by_ids: IdSection | None
-    """Null where no relevant passage is known by its id."""
+    """Null if no relevant passage is known by its id."""
     by_articles: ArticleSection | None
-    """Null where no relevant article is known."""
+    """Null if no relevant article is known."""
     reported: list[Reported]
     """The numbers of the benchmark's own tables."""
     passages: NotRequired[EncodingCounts]
-    """The encoding of the passages, where it is known."""
+    """Counts from encoding the passages, if known."""
 
 
 class Skipped(TypedDict):
     """A broken record of the dataset (`--on-error skip`)."""
 
     question_id: int | str | None
-    """As the dataset has it; null where it could not be read."""
+    """The id in the dataset; null if it could not be read."""
     where: str
     """File and line."""
     reason: str
@@ -516,15 +516,15 @@ class ScoredDataset(TypedDict):
     name: str
     """The registered name."""
     label: str
-    """The name for people."""
+    """The display name."""
     sample: bool
-    """Whether it is the bundled sample, whose scores are no benchmark scores."""
+    """Whether it is the bundled sample, whose scores are not benchmark scores."""
     split: str | None
     """The split."""
     questions: Count
     """Questions that were asked."""
     images: Count
-    """Their images."""
+    """Number of different images."""
 
 
 class RunDataset(ScoredDataset):
@@ -542,7 +542,7 @@ class LeftOut(TypedDict):
     records: Count
     """How many there are."""
     first: list[str]
-    """Places of the first ones, and why they cannot be used; 20 at most."""
+    """Where the first are, and why they cannot be used; at most 20."""
 
 
 class CorpusSource(TypedDict):
@@ -562,11 +562,11 @@ class RunProvenance(TypedDict):
     pipeline: str
     """The pipeline's name or file."""
     retriever: str
-    """The name of the retriever that ran, by which tables name the run."""
+    """The name of the retriever that ran; tables call the run by it."""
     chosen_on: str | None
     """Which questions its settings were chosen on, as its file says."""
     overrides: list[str]
-    """What the command line changed of the pipeline's file."""
+    """What the command line changed in the pipeline's file."""
     stand_ins: dict[str, str]
     """By part, what it stands in for."""
     weights: dict[str, str]
@@ -591,7 +591,7 @@ class RunProvenance(TypedDict):
 
 
 class Described(TypedDict):
-    """What describing one image took."""
+    """What describing images cost."""
 
     seconds: Seconds
     """In this run."""
@@ -603,13 +603,13 @@ class Timing(TypedDict):
     """What the run took."""
 
     seconds: Seconds
-    """The whole run, with loading and scoring."""
+    """The whole run, including loading and scoring."""
     prompts_generated: Count
-    """Prompts that the reader answered, the cache apart."""
+    """Prompts that the reader answered, not counting the cache."""
     answers_scored: Count
-    """Answers that the reader scored, the cache apart."""
+    """Answers that the reader scored, not counting the cache."""
     mixtures_decoded: Count
-    """Answers that the reader decoded over a mixture of passages, the cache apart."""
+    """Answers that the reader decoded over a mixture of passages, not counting the cache."""
     describe: Described
     """Per question."""
     peak_memory_mb: Count
@@ -617,9 +617,9 @@ class Timing(TypedDict):
     stages: dict[str, Seconds]
     """By stage, mean seconds per question, without controls."""
     queries: NotRequired[EncodingCounts]
-    """The encoding of the queries, where this run encoded any."""
+    """Counts from encoding the queries, if this run encoded any."""
     reranking: NotRequired[dict[str, dict[str, Count]]]
-    """By reranker, pairs of question and passage that it scored, and that it cut."""
+    """By reranker, how many pairs of question and passage it scored, and how many it cut."""
 
 
 @_read_strictly
@@ -648,11 +648,11 @@ class PredictionsFile(TypedDict):
     sha256: str
     """Hash of its bytes."""
     given: Count
-    """Its records."""
+    """Number of its records."""
     missing: list[int | str]
     """Questions without a prediction, which count as wrong."""
     duplicates: list[int | str]
-    """Questions with several, of which the last counts."""
+    """Questions with several predictions, of which the last counts."""
     unknown: list[str]
     """Ids that the dataset does not have."""
 
@@ -681,9 +681,9 @@ class ScoreResults(TypedDict):
     predictions: PredictionsFile
     """What was scored."""
     answers: AnswerSection | None
-    """Null where the file has no answers; the only condition is `main`."""
+    """Null if the file has no answers; the only condition is `main`."""
     retrieval: RetrievalSection | None
-    """Null where the file has no rankings."""
+    """Null if the file has no rankings."""
     provenance: ScoreProvenance
     """Where the numbers come from."""
 
@@ -697,7 +697,7 @@ class ConfigDataset(TypedDict):
     name: str
     """The registered name."""
     label: str
-    """The name for people."""
+    """The display name."""
     data: str | None
     """`--data`."""
     split: str | None
@@ -713,7 +713,7 @@ class ConfigDataset(TypedDict):
     fingerprint: str
     """Hash of the questions and their references."""
     images: str | None
-    """Hash of the images, for a pipeline that looks at them."""
+    """Hash of the images; null for a pipeline without image input."""
 
 
 class ConfigCorpus(TypedDict):
@@ -728,7 +728,7 @@ class ConfigCorpus(TypedDict):
 
 
 class ConfigRun(TypedDict):
-    """How the run was asked for."""
+    """The options of the run."""
 
     retrieval_only: bool
     """`--retrieval-only`."""
@@ -741,10 +741,10 @@ class ConfigRun(TypedDict):
 
 
 class PipelineSettings(TypedDict):
-    """The settings of a pipeline, as its file has them; more keys than those that are listed."""
+    """The settings of a pipeline, as in its file; it has more keys than those listed."""
 
     description: NotRequired[str]
-    """What the pipeline is, before the command line changed it."""
+    """What the pipeline is, apart from changes on the command line."""
     top_k: NotRequired[Rank]
     """Passages that are retrieved and scored; 20 if absent."""
 
@@ -754,7 +754,7 @@ class RunConfig(TypedDict):
     """`config.yaml` of a run: all that its samples depend on; a resumed run must match it."""
 
     schema_version: int
-    """As in `results.json`."""
+    """The same as in `results.json`."""
     ravqa: str
     """Version of ravqa."""
     dataset: ConfigDataset
@@ -762,7 +762,7 @@ class RunConfig(TypedDict):
     corpus: ConfigCorpus
     """The passages."""
     run: ConfigRun
-    """How the run was asked for."""
+    """The options of the run."""
     pipeline: PipelineSettings
     """The pipeline's settings, with what the command line changed."""
     fingerprints: dict[str, str]
@@ -778,13 +778,13 @@ class TableDifference(TypedDict):
     value: float
     """The difference."""
     interval_95: list[float | None]
-    """Its two ends, not corrected for the number of runs."""
+    """The two ends of its interval, not corrected for the number of runs."""
     p_value: Share | None
-    """Of a paired permutation test over images."""
+    """From a paired permutation test over images."""
     p_holm: Share | None
     """The same, corrected by Holm's method for the runs compared."""
     questions: Count
-    """Questions that both runs have the measure of."""
+    """Number of questions for which both runs have the measure."""
 
 
 class TableCell(TypedDict):
@@ -793,11 +793,11 @@ class TableCell(TypedDict):
     value: float
     """The estimate: percent, or seconds."""
     interval_95: list[float | None]
-    """Its two ends."""
+    """The two ends of its interval."""
     questions: Count
-    """Questions that it is over."""
+    """Number of questions that it is over."""
     cached: NotRequired[Share]
-    """Of seconds: the largest share of a stage that came from the cache; absent for none."""
+    """For seconds: the largest share of a stage that came from the cache; absent if none did."""
     difference: NotRequired[TableDifference]
     """Absent for the reference, and for seconds."""
 
@@ -810,9 +810,9 @@ class TableRow(TypedDict):
     reference: bool
     """Whether the others are compared with it."""
     levels: dict[str, str]
-    """Of a study: the run's level of each axis."""
+    """For a study: the run's level on each axis."""
     folder: str | None
-    """Its folder, relative to that of the file; null for a run that failed."""
+    """Its folder, relative to this file's; null for a run that failed."""
     error: str | None
     """Why the run failed."""
     measures: dict[str, TableCell]
@@ -825,11 +825,11 @@ class RunsTable(TypedDict):
     title: str
     """Dataset and split."""
     questions: Count
-    """Questions that all runs have."""
+    """Number of questions common to all runs."""
     images: Count
-    """Their images."""
+    """Number of different images."""
     measures: dict[str, str]
-    """The columns: the measures' names, with what tables call them."""
+    """The columns: each measure's name, and its heading in tables."""
     rows: list[TableRow]
     """The runs."""
     notes: list[str]
@@ -847,7 +847,7 @@ class StudyTables(TypedDict):
     study: str
     """The study's title."""
     description: str
-    """In the words of its file."""
+    """The description in the study's file."""
     reference: str
     """The run that the others are compared with."""
     seconds: Seconds
@@ -857,12 +857,12 @@ class StudyTables(TypedDict):
 
 
 class OutcomeCounts(TypedDict):
-    """Numbers of questions by what two runs made of them."""
+    """Numbers of questions by which of two runs answered them right."""
 
     helped: Count
-    """Right in the second run alone."""
+    """Right only in the second run."""
     hurt: Count
-    """Right in the first run alone."""
+    """Right only in the first run."""
     both_right: Count
     """Right in both."""
     both_wrong: Count
@@ -870,7 +870,7 @@ class OutcomeCounts(TypedDict):
 
 
 class BreakdownTable(TypedDict):
-    """On which questions one run helps or hurts."""
+    """On which questions one run helps or hurts, compared with another."""
 
     first: str
     """The run that is compared with."""
@@ -887,7 +887,7 @@ class ComparisonTables(TypedDict):
     schema_version: int
     """The version of the format: 1."""
     runs: list[str]
-    """As the command named them."""
+    """The runs as given on the command line."""
     seed: Count
     """`--seed`."""
     tables: list[RunsTable]
@@ -981,8 +981,8 @@ def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
         check_ranks(sample, where)
         if sample["question_id"] in seen:
             raise DataError(
-                f"{where}: question {sample['question_id']} stands in line "
-                f"{seen[sample['question_id']]} already"
+                f"{where}: question {sample['question_id']} is already in line "
+                f"{seen[sample['question_id']]}"
             )
         seen[sample["question_id"]] = number
         yield number, sample

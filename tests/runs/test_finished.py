@@ -169,7 +169,7 @@ def test_a_line_that_is_no_sample_is_named(run, line):
     path.write_bytes(b"".join([first, line + b"\n", *rest]))
     refused(run, "samples.jsonl, line 2: not a sample of a run (")
     path.write_bytes(b"".join([first, second, first, *rest[1:]]))
-    refused(run, "samples.jsonl, line 3: question 0 stands in line 1 already")
+    refused(run, "samples.jsonl, line 3: question 0 is already in line 1")
 
 
 def test_a_file_that_is_cut_off_is_named(run):
