@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ravqa.runs.console import Console
 
 app = typer.Typer(
-    help="Make and change a collection: your passages, settings and search structure in a folder.",
+    help="Create and change a collection: passages, settings and search structure in one folder.",
     no_args_is_help=True,
 )
 
@@ -111,7 +111,7 @@ class AskRequest:
 @app.command()
 @from_request(BuildRequest)
 def build(request: BuildRequest) -> None:
-    """Make a collection of passages, pages and images. If interrupted, repeat the command."""
+    """Create a collection of passages, pages and images. If interrupted, repeat the command."""
     with opened_console() as console:
         from ravqa.collections import Collection
 
@@ -159,7 +159,7 @@ def delete(request: ChooseRequest) -> None:
 @app.command()
 @from_request(ChooseRequest)
 def info(request: ChooseRequest, as_json: Json = False) -> None:
-    """Show numbers about the collection or, with ids or --where, its passages."""
+    """Show statistics of the collection or, with ids or --where, its passages."""
     with opened_console() as console:
         collection = _open(request.folder)
         if not request.ids and not request.where:
@@ -214,7 +214,7 @@ def unpack(
     folder: Annotated[Path, typer.Argument(metavar="COLLECTION", help="The new folder.")],
     trust_settings: Annotated[bool, typer.Option("--trust-settings", help=_TRUST.help)] = False,
 ) -> None:
-    """Make a collection from a packed file, after comparing every byte with its checksum.
+    """Create a collection from a packed file, after comparing every byte with its checksum.
 
     Settings in the file that name servers, paths, environment variables or code are listed and not
     used, unless --trust-settings is given.

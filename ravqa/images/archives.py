@@ -171,7 +171,7 @@ def _read_zip(file: Any, place: tuple[int, ...]) -> bytes:
             raise ValueError(f"{size} bytes, more than the limit of {MAX_BYTES}")
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     if len(data) != size or zlib.crc32(data) != check:
-        raise ValueError("its check sum is wrong")
+        raise ValueError("its checksum is wrong")
     return data
 
 

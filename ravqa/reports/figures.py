@@ -168,7 +168,7 @@ def score_histogram(run: Run) -> Figure | None:
         labels = [f"{i / _BINS:g}\u2013{(i + 1) / _BINS:g}" for i in range(_BINS)]
         rows = {c: [min(int(v * _BINS), _BINS - 1) for v in vs] for c, vs in scores.items()}
     return columns(
-        "How questions are scored",
+        "Scores of the answers",
         f"Share of the questions by the score of their answer ({metric_name(run)}, 0 to 1).",
         labels,
         [

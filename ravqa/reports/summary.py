@@ -207,7 +207,7 @@ def _stages(run: Run, condition: str, stages: Sequence[StageScores]) -> Titled:
         shares = stage.get(metric, {})
         name = "in prompts" if stage["stage"] == READ else stage["stage"]
         rows.append([name, f"{stage['passages']:.1f}", *(_percent(shares.get(k)) for k in ks)])
-    header = ["", "passages a question", *(f"{metric}@{k} %" for k in ks)]
+    header = ["", "passages per question", *(f"{metric}@{k} %" for k in ks)]
     return Titled(
         f"Stages of retrieval, {condition_name(run, condition)}",
         (header, rows),

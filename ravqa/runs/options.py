@@ -72,7 +72,7 @@ class RunRequest:
     resume: Annotated[bool, Option("Continue the interrupted run in --output.")] = False
     overwrite: Annotated[bool, Option("Replace the run in --output.")] = False
     retrieval_only: Annotated[bool, Option("Score retrieval only; load no reader.")] = False
-    predict_only: Annotated[bool, Option("Write predictions; score nothing.")] = False
+    predict_only: Annotated[bool, Option("Write predictions without scoring them.")] = False
     controls: Annotated[
         Sequence[str],
         Option(
@@ -144,7 +144,7 @@ class ScoreRequest:
         bool,
         Option(
             "Count missing predictions as wrong, use the last of several for one question, ignore "
-            "unknown ids, and print the numbers of each."
+            "unknown ids, and print how many of each."
         ),
     ] = False
     metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()

@@ -23,7 +23,7 @@ class StudyRequest:
     overrides: Annotated[
         Sequence[str],
         Option(
-            "Change one key of all variants; a variant's own changes come after. Repeatable.",
+            "Change one key of all variants; a variant's own changes override it. Repeatable.",
             "KEY.PATH=VALUE",
             "--set",
         ),

@@ -408,7 +408,7 @@ def test_a_damaged_member_is_named(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole.replace(data, data[:-20] + b"x" * 20))
     image = tmp_path / "x.zip" / "a.png"
-    with pytest.raises(DataError, match=r"a\.png: broken image \(its check sum is wrong\)"):
+    with pytest.raises(DataError, match=r"a\.png: broken image \(its checksum is wrong\)"):
         image_bytes(image)
     assert list(broken_images([image])) == [image]
 
@@ -432,7 +432,7 @@ def test_a_member_that_lies_about_its_size_is_refused(tmp_path):
     path = zipped(tmp_path / "x.zip", {"a.jpg": bytes(50_000)})
     size = (50_000).to_bytes(4, "little")
     path.write_bytes(path.read_bytes().replace(size, (10).to_bytes(4, "little")))
-    with pytest.raises(DataError, match="check sum"):
+    with pytest.raises(DataError, match="checksum"):
         image_bytes(ImageFolder(tmp_path).find("a.jpg"))
 
 

@@ -143,7 +143,7 @@ def test_figures_show_the_numbers_of_the_results(finished):
         "PRRecall@K",
         "question type",
         "rank of the first passage with an answer",
-        "How questions are scored",
+        "Scores of the answers",
         "Score of the first passage",
         "Where the time goes",
     ]
@@ -181,7 +181,7 @@ def test_figures_of_ranks_and_scores_count_every_question(finished):
     assert shown["1"][1] == str(len(first))
     assert shown["1"][2].startswith(f"{100 * sum(first) / len(first):.1f} [")
     assert shown["none"][1] == str(ranks.count(0))
-    scores = figures["How questions are scored"]
+    scores = figures["Scores of the answers"]
     right = sum(s["score"] for s in run.main.values()) / len(ranks)
     assert [row[1] for row in scores.rows] == [f"{100 - 100 * right:.1f}", f"{100 * right:.1f}"]
     tops = figures["Score of the first passage"]
