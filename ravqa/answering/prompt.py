@@ -15,12 +15,12 @@ from typing import TypedDict
 
 from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ravqa.core.errors import UserError, near_matches
+from ravqa.core.errors import PromptError, UserError, near_matches
 from ravqa.core.failures import failures
 from ravqa.core.locations import PROMPTS, packaged
 from ravqa.core.records import Passage, Question, Region
+from ravqa.core.templates import LimitedEnvironment, compiled
 
 _MIN_ATTRIBUTE = 0.05  # RA-VQA's prompts name an object's attributes with higher scores, ...
 _MAX_ATTRIBUTES = 3  # ... and no more than three of them
@@ -89,13 +89,14 @@ class Example:
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: str) -> tuple[Template, frozenset[str]]:
+def _compiled(source: str) -> tuple[LimitedEnvironment, Template, frozenset[str]]:
     """Return a template and its variables; cached, because studies load one repeatedly."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = LimitedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
+    template = compiled(environment, source)
     used = meta.find_undeclared_variables(environment.parse(source))
-    return environment.from_string(source), frozenset(used)
+    return environment, template, frozenset(used)
 
 
 class PromptTemplate:
@@ -113,7 +114,7 @@ class PromptTemplate:
             UserError: bad syntax (the line is named), an unknown variable or key.
         """
         try:
-            self._template, used = _compiled(source)
+            self._environment, self._template, used = _compiled(source)
         except TemplateError as e:
             line = getattr(e, "lineno", None)
             where = f"{name}, line {line}" if line else name
@@ -175,7 +176,13 @@ class PromptTemplate:
             **_seen(question),
         }
         with failures(f"prompt {self.name}"):  # a template is a program: it may raise anything
-            text = self._template.render(values)
+            text = self._environment.render(self._template, values)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise PromptError(
+                f"prompt {self.name}: half a character (a surrogate) is in its text"
+            ) from None
         # A space after "Answer:" would be a separate token and spoil the next one.
         return text.rstrip()
 
@@ -193,7 +200,7 @@ class PromptTemplate:
             **seen,
         }
         try:
-            self._template.render(values)
+            self._environment.render(self._template, values)
         except SecurityError as e:
             raise UserError(f"prompt {self.name}: {e.message}") from None
         except UndefinedError as e:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ravqa.core.errors import PromptError, UserError, first_line
 from ravqa.core.settings import Options, Text
+from ravqa.core.templates import apply_chat_template
 from ravqa.readers.loading import LocalConfig
 
 
@@ -55,13 +56,18 @@ def chat_text(config: ChatConfig, renderer: Any, template: str, content: Any) ->
             told = [{"type": "text", "text": told}]
         messages.insert(0, {"role": "system", "content": told})
     try:
-        text: str = renderer.apply_chat_template(
+        text = apply_chat_template(
+            renderer,
             messages,
             chat_template=template,
-            tokenize=False,
             add_generation_prompt=True,
             **config.chat_options,
         )
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(
+            f"the chat template of {config.model} fails: it writes half a character (a surrogate)"
+        ) from None
     except Exception as e:  # a template is a program from the checkpoint
         raise PromptError(f"the chat template of {config.model} fails: {first_line(e)}") from None
     return text

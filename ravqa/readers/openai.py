@@ -28,10 +28,12 @@ from ravqa.clients.openai import (
 from ravqa.clients.replies import Reply, choice_of
 from ravqa.core.checkpoints import load_tokenizer, loading
 from ravqa.core.errors import PromptError, UserError
+from ravqa.core.failures import failures
 from ravqa.core.marks import may_open_thinking, split_thinking
 from ravqa.core.model_files import resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import ModelName, fingerprint
+from ravqa.core.templates import apply_chat_template
 from ravqa.images.decode import sendable
 from ravqa.readers.base import Generation, Prompt, Reader, settled
 
@@ -220,9 +222,10 @@ class OpenAIReader(Reader):
         seen = self.config.image_tokens if self._sees and prompt.image is not None else 0
         if self.config.prompt_form == "plain":
             return len(self._tokenizer(prompt.text)["input_ids"])
-        text = self._tokenizer.apply_chat_template(
-            self._messages(Prompt(prompt.text)), tokenize=False, add_generation_prompt=True
-        )
+        with failures(f"the chat template of {self.config.tokenizer}"):
+            text = apply_chat_template(
+                self._tokenizer, self._messages(Prompt(prompt.text)), add_generation_prompt=True
+            )
         return seen + len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @cached_property

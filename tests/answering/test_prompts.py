@@ -154,6 +154,32 @@ def test_bad_syntax_is_named_with_its_line():
         PromptTemplate("one\n{{ question | nosuchfilter }}", name="x")
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{ question.ljust(10**9) }}", "prompt p: it builds more than 4194304 characters"),
+        ("{% if 1 %}" * 3000 + "{% endif %}" * 3000, "prompt p: it is nested too deeply"),
+        ("\ud83d {{ question }}", "prompt p: it contains half a character"),
+    ],
+)
+def test_a_template_without_measure_is_one_line_that_names_it(source, message):
+    with pytest.raises(UserError, match=message):
+        PromptTemplate(source, name="p")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{ 'x' * (10 ** question|length) }}", "prompt p: it builds more than"),
+        ("{{ '\\ud83d' if question|length > 1 }}", "prompt p: half a character"),
+    ],
+)
+def test_what_goes_beyond_a_limit_for_one_question_costs_that_question(source, message):
+    template = PromptTemplate(source, name="p")
+    with pytest.raises(PromptError, match=message):
+        template.render(Question(1, "What is shown?"), [])
+
+
 def test_templates_are_loaded_by_name_or_file(tmp_path):
     assert PromptTemplate.load("short-answer").source == (PROMPTS / "short-answer.jinja").read_text(
         encoding="utf-8"
