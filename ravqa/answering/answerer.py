@@ -104,12 +104,12 @@ class Answerer:
 
         why = f"answering.decision {self.config.decision}"
         answered = iter(zip(by_halves(range(len(cases)), decide, why), good, strict=True))
-        return [case if isinstance(case, Failure) else _cut(*next(answered)) for case in made]
+        return [case if isinstance(case, Failure) else _joined(*next(answered)) for case in made]
 
     def _made(
         self, given: Sequence[tuple[Question, Sequence[Pair]]], examples: Sequence[Example]
-    ) -> list[tuple[Case, int] | Failure]:
-        """Return the rule's input and the number of dropped passages per question, or a failure."""
+    ) -> list[tuple[Case, tuple[int, int]] | Failure]:
+        """Return the rule's input and its numbers per question (see `_cases`), or a failure."""
         questions, passages = [q for q, _ in given], [found for _, found in given]
         try:
             return list(zip(*self._cases(questions, passages, examples), strict=True))
@@ -137,10 +137,10 @@ class Answerer:
             UserError: see `check_streams`.
         """
         self.check_streams()
-        [case], [cut] = self._cases([question], [passages], examples)
+        [case], [counts] = self._cases([question], [passages], examples)
 
         def extract(text: str) -> Answer:
-            return replace(self.rule.single(case, Generation(text)), cut=cut)
+            return _counted(self.rule.single(case, Generation(text)), counts)
 
         return AnswerStream(self.cached.stream(case.prompts[0]), extract)
 
@@ -149,20 +149,25 @@ class Answerer:
         questions: Sequence[Question],
         passages: Sequence[Sequence[Pair]],
         examples: Sequence[Example],
-    ) -> tuple[list[Case], list[int]]:
-        """Return the rule's inputs, and how many of each question's passages did not fit."""
+    ) -> tuple[list[Case], list[tuple[int, int]]]:
+        """Return the rule's inputs, and two numbers for each.
+
+        They are the passages that did not fit, and the control tokens that became plain text.
+        """
         wanted: list[list[list[Pair]]] = [
             self.rule.groups(found[: self.config.passages]) if found else [[]] for found in passages
         ]
         owners = [i for i, groups in enumerate(wanted) for _ in groups]
 
+        neutralised: dict[Prompt, int] = {}
+
         def render(place: int, group: Sequence[Pair]) -> Prompt:
-            question = questions[owners[place]]
-            image = question.image if self.reader.supports_images else None
-            text = self.template.render(
-                question, [passage for _, passage in group], examples, image=image is not None
+            passages = [passage for _, passage in group]
+            prompt, count = self.template.prompt(
+                questions[owners[place]], passages, examples, reader=self.reader
             )
-            return Prompt(text, image)
+            neutralised[prompt] = count
+            return prompt
 
         fitted = iter(fit([group for groups in wanted for group in groups], render, self.cached))
         asked, cut = [], []
@@ -183,7 +188,8 @@ class Answerer:
             )
             for question, own in zip(questions, asked, strict=True)
         ]
-        return cases, cut
+        counts = [sum(neutralised[prompt] for prompt in case.prompts) for case in cases]
+        return cases, list(zip(cut, counts, strict=True))
 
     def _log_priors(self, groups: Sequence[Sequence[Pair]]) -> tuple[float, ...]:
         best = [group[0][0] if group else None for group in groups]
@@ -195,8 +201,13 @@ def _problem(answer: object) -> str:
     return "" if isinstance(answer, Answer) else f"{type(answer).__name__} instead of an Answer"
 
 
-def _cut(answer: Answer | Failure, case: tuple[Case, int]) -> Answer | Failure:
-    return answer if isinstance(answer, Failure) else replace(answer, cut=case[1])
+def _joined(answer: Answer | Failure, case: tuple[Case, tuple[int, int]]) -> Answer | Failure:
+    return answer if isinstance(answer, Failure) else _counted(answer, case[1])
+
+
+def _counted(answer: Answer, counts: tuple[int, int]) -> Answer:
+    cut, neutralised = counts
+    return replace(answer, cut=cut, neutralised=neutralised)
 
 
 def load_template(config: AnsweringConfig) -> PromptTemplate:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
-from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
 
 from ravqa.core.errors import PromptError, UserError, near_matches
@@ -21,6 +21,7 @@ from ravqa.core.failures import failures
 from ravqa.core.locations import PROMPTS, packaged
 from ravqa.core.records import Passage, Question, Region
 from ravqa.core.templates import LimitedEnvironment, compiled
+from ravqa.readers.base import Prompt, Reader
 
 _MIN_ATTRIBUTE = 0.05  # RA-VQA's prompts name an object's attributes with higher scores, ...
 _MAX_ATTRIBUTES = 3  # ... and no more than three of them
@@ -89,14 +90,16 @@ class Example:
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: str) -> tuple[LimitedEnvironment, Template, frozenset[str]]:
-    """Return a template and its variables; cached, because studies load one repeatedly."""
+def _compiled(source: str) -> tuple[LimitedEnvironment, Template, frozenset[str], str]:
+    """Return a template, its variables and its literal text; studies load one repeatedly."""
     environment = LimitedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
     template = compiled(environment, source)
-    used = meta.find_undeclared_variables(environment.parse(source))
-    return environment, template, frozenset(used)
+    parsed = environment.parse(source)
+    used = meta.find_undeclared_variables(parsed)
+    literal = "".join(node.data for node in parsed.find_all(nodes.TemplateData))
+    return environment, template, frozenset(used), literal
 
 
 class PromptTemplate:
@@ -114,7 +117,7 @@ class PromptTemplate:
             UserError: bad syntax (the line is named), an unknown variable or key.
         """
         try:
-            self._environment, self._template, used = _compiled(source)
+            self._environment, self._template, used, self._literal = _compiled(source)
         except TemplateError as e:
             line = getattr(e, "lineno", None)
             where = f"{name}, line {line}" if line else name
@@ -151,6 +154,38 @@ class PromptTemplate:
             raise UserError(f"prompt {path} cannot be read: {e}") from None
         return cls(source, name=path.name)
 
+    def prompt(
+        self,
+        question: Question,
+        passages: Sequence[Passage],
+        examples: Sequence[Example] = (),
+        *,
+        reader: Reader,
+    ) -> tuple[Prompt, int]:
+        """Return the prompt for a reader, and how many control tokens became plain text in it.
+
+        Those that the template itself writes stay what they are.
+
+        Raises:
+            PromptError: as `render`.
+        """
+        image = question.image if reader.supports_images else None
+        tokens = reader.control_tokens
+
+        def neutral(value: Any) -> Any:
+            if isinstance(value, str):
+                return tokens.neutral(value)[0]
+            if isinstance(value, dict):
+                return {key: neutral(own) for key, own in value.items()}
+            return [neutral(own) for own in value] if isinstance(value, list) else value
+
+        values = self._values(question, passages, examples, image=image is not None)
+        harmless = neutral(values)
+        text, count = self._rendered(harmless), 0
+        if harmless != values:  # those that are there, but for the template's own
+            count = tokens.neutral(self._rendered(values))[1] - tokens.neutral(text)[1]
+        return Prompt(text, image, tokens.found(self._literal)), count
+
     def render(
         self,
         question: Question,
@@ -167,6 +202,16 @@ class PromptTemplate:
         Raises:
             PromptError: the template fails on these values, or does what the sandbox forbids.
         """
+        return self._rendered(self._values(question, passages, examples, image=image))
+
+    def _values(
+        self,
+        question: Question,
+        passages: Sequence[Passage],
+        examples: Sequence[Example],
+        *,
+        image: bool,
+    ) -> Variables:
         values: Variables = {
             "question": question.question,
             "image": image,
@@ -175,6 +220,10 @@ class PromptTemplate:
             "instruction": question.instruction or "",
             **_seen(question),
         }
+        # What a template does not use is not to be counted.
+        return cast(Variables, {name: v for name, v in values.items() if name in self.uses})
+
+    def _rendered(self, values: Variables) -> str:
         with failures(f"prompt {self.name}"):  # a template is a program: it may raise anything
             text = self._environment.render(self._template, values)
         try:

@@ -216,6 +216,7 @@ class Answer:
         raw: the reader's unmodified output for the chosen answer.
         log_prob: log-probability (natural log) of the answer under the rule, if it has one.
         cut: number of passages that did not fit into the reader's context and were omitted.
+        neutralised: number of control tokens in question and passages that became plain text.
         joint: whether the answer was decoded from several prompts together: it then belongs to no
             single one, and the drafts are copies of it.
     """
@@ -226,6 +227,7 @@ class Answer:
     raw: str = ""
     log_prob: float | None = None
     cut: int = 0
+    neutralised: int = 0
     joint: bool = False
 
     @property

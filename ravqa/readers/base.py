@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ravqa.core.contracts import check_count
+from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
 from ravqa.core.marks import is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure
@@ -28,10 +29,16 @@ _PART = 64  # prompts per call to a reader that does not return results one by o
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Input of a reader: the text, and an image for readers that support images."""
+    """Input of a reader: the text, and an image for readers that support images.
+
+    Attributes:
+        text: the text. Control tokens of the model are plain text in it, unless they are its own.
+        own: control tokens that reach the model as such: its template writes them itself.
+    """
 
     text: str
     image: Path | bytes | None = None
+    own: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ class Reader(ABC):
         max_thinking_tokens: most tokens that the model may think before its answer.
         ends: tokens that end a generation.
         workers: number of prompts processed concurrently.
+        control_tokens: the texts that the model would read as control tokens or images.
         supports_images: whether it looks at the prompts' images.
         gives_log_probs: whether generations have log-probabilities.
         scores_answers: whether `score` works.
@@ -141,6 +149,7 @@ class Reader(ABC):
     max_thinking_tokens: int = 0
     ends: frozenset[int] = frozenset()
     workers: int = 1
+    control_tokens: ControlTokens = ControlTokens()
     supports_images: bool = False
     gives_log_probs: bool = False
     scores_answers: bool = False

@@ -66,6 +66,7 @@ class CachedReader(Reader):
         self.max_thinking_tokens = inner.max_thinking_tokens
         self.ends = inner.ends
         self.workers = inner.workers
+        self.control_tokens = inner.control_tokens
         self.supports_images = inner.supports_images
         self.gives_log_probs = inner.gives_log_probs
         self.scores_answers = inner.scores_answers
@@ -92,7 +93,12 @@ class CachedReader(Reader):
             if self.supports_images and image is not None and image not in read:
                 read[image] = image_bytes(image)
         return [
-            fingerprint(self.fingerprint, p.text, read[p.image if self.supports_images else None])
+            fingerprint(
+                self.fingerprint,
+                p.text,
+                read[p.image if self.supports_images else None],
+                *sorted(p.own),
+            )
             for p in prompts
         ]
 

@@ -219,6 +219,10 @@ class LocalReader(Reader):
     def _text(self, prompt: Prompt) -> str:
         """Return the text that answers continue."""
 
+    def _neutral(self, prompt: Prompt) -> str:
+        """Return a prompt's text with foreign control tokens as plain text."""
+        return self.control_tokens.neutral(prompt.text, prompt.own)[0]
+
     def _kind(self, prompt: Prompt) -> object:
         """Return the prompt's kind; only prompts of one kind share a batch."""
         return None
@@ -688,7 +692,7 @@ class LocalReader(Reader):
         """Return prompts after which the answer follows at once, without thinking."""
         if not self._may_think:
             return list(prompts)
-        return [_Closed(prompt.text, prompt.image) for prompt in prompts]
+        return [_Closed(prompt.text, prompt.image, prompt.own) for prompt in prompts]
 
     def _prefill(self, prompts: Sequence[Prompt]) -> State:
         """Run prompts through the model's own `generate`, for one token that is discarded."""

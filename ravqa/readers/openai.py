@@ -12,6 +12,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,6 +28,7 @@ from ravqa.clients.openai import (
 )
 from ravqa.clients.replies import Reply, choice_of
 from ravqa.core.checkpoints import load_tokenizer, loading
+from ravqa.core.control_tokens import COMMON, control_tokens
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failures
 from ravqa.core.marks import may_open_thinking, split_thinking
@@ -107,8 +109,10 @@ class OpenAIReader(Reader):
         self.max_new_tokens = config.max_new_tokens
         self.max_thinking_tokens = config.max_thinking_tokens
         self.workers = config.workers
-        if config.tokenizer is not None:
-            _ = self._tokenizer  # a mistake should show before the work
+        self.control_tokens = COMMON
+        if config.tokenizer is not None:  # a mistake in it should show before the work
+            known = self._tokenizer
+            self.control_tokens = control_tokens(known, known.chat_template)
         # Leave out connection settings, which change no answer.
         apart = {"workers", "timeout", "retries", "api_key_env"}
         apart |= {"context", "tokenizer", "image_tokens", "scoring"}
@@ -221,10 +225,12 @@ class OpenAIReader(Reader):
     def _count(self, prompt: Prompt) -> int:
         seen = self.config.image_tokens if self._sees and prompt.image is not None else 0
         if self.config.prompt_form == "plain":
-            return len(self._tokenizer(prompt.text)["input_ids"])
+            return len(self._tokenizer(self._said(prompt))["input_ids"])
         with failures(f"the chat template of {self.config.tokenizer}"):
             text = apply_chat_template(
-                self._tokenizer, self._messages(Prompt(prompt.text)), add_generation_prompt=True
+                self._tokenizer,
+                self._messages(replace(prompt, image=None)),
+                add_generation_prompt=True,
             )
         return seen + len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -253,14 +259,18 @@ class OpenAIReader(Reader):
     def _request(self, prompt: Prompt, images: _Images) -> dict[str, Any]:
         if self.config.prompt_form == "chat":
             return {**self._body(), "messages": self._messages(prompt, images)}
-        return {**self._body(), "prompt": prompt.text}
+        return {**self._body(), "prompt": self._said(prompt)}
+
+    def _said(self, prompt: Prompt) -> str:
+        """Return a prompt's text with foreign control tokens as plain text."""
+        return self.control_tokens.neutral(prompt.text, prompt.own)[0]
 
     def _messages(self, prompt: Prompt, images: _Images | None = None) -> list[dict[str, Any]]:
-        content: Any = prompt.text
+        content: Any = self._said(prompt)
         if self._sees and prompt.image is not None and images is not None:
             content = [
                 {"type": "image_url", "image_url": {"url": images.uri(prompt.image)}},
-                {"type": "text", "text": prompt.text},
+                {"type": "text", "text": content},
             ]
         return self.config.messages(content)
 
@@ -322,8 +332,9 @@ class OpenAIReader(Reader):
         with self._echo_lock:  # once, before all other requests
             if not self._echo_checked:
                 self._check_echo(prompt, stop)
-        text = f"{prompt.text} {answer.strip()}" + ("\n" if self._stops else "")
-        return self._echo(text, len(prompt.text), stop)
+        said = self._said(prompt)
+        text = f"{said} {answer.strip()}" + ("\n" if self._stops else "")
+        return self._echo(text, len(said), stop)
 
     def _echo(self, text: str, start: int, stop: threading.Event) -> float:
         """Return the log-probability of a text from character `start` on, given those before."""
@@ -336,13 +347,14 @@ class OpenAIReader(Reader):
 
         llama-cpp-python 0.3.36 gives each echoed token the value of the next position.
         """
-        body = self._scoring_body() | {"prompt": prompt.text, "logprobs": 1}
+        said = self._said(prompt)
+        body = self._scoring_body() | {"prompt": said, "logprobs": 1}
         made = self._send(body, choice_of, stop, "scoring")
         token, values = made.get("text"), _log_probs(made, "scoring")
         if not isinstance(token, str) or not token.strip() or not values:
             return  # an end mark cannot be echoed; the next prompt may be checked
         _, value = values[0]
-        echoed = self._echo(prompt.text + token, len(prompt.text), stop)
+        echoed = self._echo(said + token, len(said), stop)
         if abs(echoed - value) > _ECHO_TOLERANCE:
             raise UserError(
                 f"{_WHY}: the server gives {token!r} the log-probability {value:.2f} when it "

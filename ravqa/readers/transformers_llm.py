@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ravqa.core.checkpoints import load_tokenizer
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import PromptError
 from ravqa.readers.base import Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
@@ -52,6 +53,7 @@ class TransformersLLM(LocalReader):
             model = placement.load(transformers.AutoModelForCausalLM, path)
         self._template = config.template(tokenizer.chat_template, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
+        self.control_tokens = control_tokens(tokenizer, self._template)
         self._check_template(Prompt("What is it?"))
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         self._last_ids: list[int] = []
@@ -62,7 +64,7 @@ class TransformersLLM(LocalReader):
         self._check_model()
 
     def _text(self, prompt: Prompt) -> str:
-        text = prompt.text
+        text = self._neutral(prompt)
         if self._template is not None:
             text = chat_text(self.config, self._tokenizer, self._template, text)
         return self._shown(prompt, text)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ravqa.core.checkpoints import load_tokenizer
+from ravqa.core.control_tokens import control_tokens
 from ravqa.readers.base import Prompt
 from ravqa.readers.loading import LocalConfig, Placement
 from ravqa.readers.local import LocalReader
@@ -37,20 +38,21 @@ class TransformersSeq2Seq(LocalReader):
             model = placement.load(transformers.AutoModelForSeq2SeqLM)
         tokenizer.padding_side = "right"
         super().__init__(config, placement, model, tokenizer, _WHY)
+        self.control_tokens = control_tokens(tokenizer, None)
         self.fingerprint = placement.fingerprint("transformers-seq2seq/1")
         self._check_model()
 
     def _text(self, prompt: Prompt) -> str:
-        return prompt.text
+        return self._neutral(prompt)
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         if not prompts:
             return []
-        ids = self._tokenizer([prompt.text for prompt in prompts])["input_ids"]
+        ids = self._tokenizer([self._text(prompt) for prompt in prompts])["input_ids"]
         return [len(row) for row in ids]
 
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         encoded = self._tokenizer(
-            [prompt.text for prompt in prompts], padding=True, return_tensors="pt"
+            [self._text(prompt) for prompt in prompts], padding=True, return_tensors="pt"
         ).to(self._device)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}

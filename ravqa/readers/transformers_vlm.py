@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from ravqa.core.checkpoints import load_config, load_processor
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import MissingExtraError, UserError
 from ravqa.core.settings import Names
 from ravqa.images.decode import image_size, open_image
@@ -98,6 +99,7 @@ class TransformersVLM(LocalReader):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
         self._marks = image_marks(tokenizer, self._processor, model.config)
+        self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
         self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
         self.fingerprint = placement.fingerprint("transformers-vlm/2", thinks=self._may_think)
         self._check_template(Prompt("What is it?"))
@@ -141,9 +143,8 @@ class TransformersVLM(LocalReader):
 
     def _given(self, prompt: Prompt) -> str:
         """Return the text given to the processor."""
-        text = prompt.text
-        for mark in self._marks:  # in a passage, one would stand for a missing image
-            text = text.replace(mark, " ")
+        # A mark of an image would stand for a missing one, even in the prompt's own template.
+        text, _ = self.control_tokens.neutral(prompt.text, prompt.own.difference(self._marks))
         if self._template is None:
             if prompt.image is None:
                 return self._shown(prompt, text)

@@ -15,7 +15,7 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Part, TemplateName, fingerprint
 from ravqa.readers import READERS
-from ravqa.readers.base import Prompt, Reader
+from ravqa.readers.base import Reader
 from ravqa.rerankers.base import PassageFilter
 from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability
 
@@ -84,6 +84,7 @@ class Gate(PassageFilter):
         """
         self.config = config
         self._ask: YesNo | None = None
+        self._reader = reader
         parts = [config.model_dump(include={"rule", "at_least", "against"})]
         if config.asks_reader:
             if reader is None:
@@ -109,11 +110,11 @@ class Gate(PassageFilter):
             DataError: an image cannot be decoded.
         """
         values: list[float | Failure]
-        if self._ask is None:
+        if self._ask is None or self._reader is None:
             values = [self._value([hit.score for hit in hits]) for hits in rankings]
         else:
             prompts = [
-                Prompt(self._template.render(q, []), q.image if self.supports_images else None)
+                self._template.prompt(q, [], reader=self._reader)[0]
                 for q, hits in zip(questions, rankings, strict=True)
                 if hits
             ]

@@ -15,7 +15,7 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, TemplateName, fingerprint
 from ravqa.readers import READERS
-from ravqa.readers.base import Prompt, Reader
+from ravqa.readers.base import Reader
 from ravqa.rerankers.base import Candidates, Reranker, rescored_each
 from ravqa.rerankers.yes_no import YesNo, YesNoConfig, probability
 
@@ -80,6 +80,7 @@ class VLMReranker(Reranker):
         """
         self.config = config
         self._template = PromptTemplate.load(config.prompt)
+        self._reader = reader
         self._ask = YesNo(config, reader, _WHY)
         self.supports_images = reader.supports_images
         self.stores = self._ask.stores
@@ -107,10 +108,7 @@ class VLMReranker(Reranker):
             DataError: an image cannot be decoded.
         """
         prompts = [
-            Prompt(
-                self._template.render(question, [self._cut(passage)]),
-                question.image if self.supports_images else None,
-            )
+            self._template.prompt(question, [self._cut(passage)], reader=self._reader)[0]
             for question, found in zip(questions, candidates, strict=True)
             for _, passage in found[: self.config.depth]
         ]

@@ -121,7 +121,7 @@ class YesNo:
         """
         images = image_prints([prompt.image for prompt in prompts])
         keys = [
-            fingerprint(self.fingerprint, prompt.text, image)
+            fingerprint(self.fingerprint, prompt.text, image, *sorted(prompt.own))
             for prompt, image in zip(prompts, images, strict=True)
         ]
         return self._kept.get(keys, lambda rows: enumerate(self._ask([prompts[i] for i in rows])))

@@ -1,0 +1,105 @@
+"""Control tokens in texts of others: in a prompt they are text, and never speak as the system.
+
+A passage or question may contain what a model reads as a control token: the end of a turn, the
+beginning of another, the place of an image. A space after its first character makes it plain text,
+for every tokenizer, processor and server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+# The control tokens and image marks of common families, for servers whose tokenizer is not known.
+_COMMON = "|".join(
+    (
+        r"<\|[^|<>\n]{1,60}\|>",  # ChatML, Llama 3 and 4, Phi, GLM, Qwen, gpt-oss
+        r"<\uff5c[^\uff5c<>\n]{1,60}\uff5c>",  # DeepSeek
+        r"\u25c1/?\w{1,60}\u25b7",  # Kimi
+        r"<\|?/?(?:turn|channel|tool|tool_call|tool_response|image|audio|video|think)\|?>",
+        r"</?s>|<(?:bos|eos|pad|unk|mask|cls|sep)>|<<?/?SYS>>?",
+        r"</?(?:start|end)_of_(?:turn|image|audio|utterance)>|<end_of_utterance>",
+        r"</?(?:image|img|img_context|video|audio|vision|boi|eoi|boa|eoa|global-img)>",
+        r"<(?:image_soft_token|audio_soft_token|image_pad|fake_token_around_image|grounding)>",
+        r"<(?:row_\d+_col_\d+|extra_id_\d+|unused_?\d+|loc_?\d+|seg\d+|im_patch|im_start|im_end)>",
+        r"</?(?:[\w.-]{1,20}:)?(?:think|thinking|thought|tool_call|tool_response|tool_calls)>",
+        r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|IMG|IMG_BREAK"
+        r"|IMG_END|PREFIX|SUFFIX|MIDDLE|ARGS|CALL_ID|gMASK|sMASK)\]",
+    )
+)
+# How the literal text of a chat template writes marks that are no tokens of the vocabulary.
+_LIKE_A_MARK = re.compile(r"\[/?[A-Z_]{3,30}\]|<\|[\w ]{1,60}\|>|<</?SYS>>|</?[a-z]+_of_[a-z]+>")
+
+
+class ControlTokens:
+    """The texts that a model reads as control tokens or as places of images.
+
+    Their letter case is ignored: some tokenizers ignore it too.
+    """
+
+    def __init__(self, tokens: Iterable[str] = (), *, common: bool = False):
+        """Collect the tokens.
+
+        Args:
+            tokens: of a model's vocabulary.
+            common: those of common families too.
+        """
+        # Added words and white space are ordinary text.
+        own = {token.strip() for token in tokens if not token.strip().isalnum()} - {""}
+        longest_first = sorted(own, key=lambda token: (-len(token), token))
+        patterns = [*map(re.escape, longest_first), *([_COMMON] if common else [])]
+        self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
+
+    def found(self, text: str) -> frozenset[str]:
+        """Return the control tokens in a text."""
+        if self._pattern is None:
+            return frozenset()
+        return frozenset(match.group() for match in self._pattern.finditer(text))
+
+    def neutral(self, text: str, own: Collection[str] = ()) -> tuple[str, int]:
+        """Return a text whose control tokens are plain text, and how many those were.
+
+        Args:
+            own: tokens that stay: a prompt's template has them.
+
+        >>> ControlTokens(["<|im_end|>"]).neutral("a<|im_end|>b")
+        ('a< |im_end|>b', 1)
+        """
+        if self._pattern is None:
+            return text, 0
+        count = 0
+
+        def broken(match: re.Match[str]) -> str:
+            nonlocal count
+            found = match.group()
+            if found in own:
+                return found
+            count += 1
+            return f"{found[0]} {found[1:]}" if len(found) > 1 else " "
+
+        for _ in range(8):  # what is left and right of a token may be another one
+            before = count
+            text = self._pattern.sub(broken, text)
+            if count == before:
+                break
+        return text, count
+
+
+COMMON = ControlTokens(common=True)
+"""The control tokens of common families of models."""
+
+
+def control_tokens(
+    tokenizer: Any, template: str | None, marks: Iterable[str] = ()
+) -> ControlTokens:
+    """Return the control tokens of a model.
+
+    Args:
+        tokenizer: all tokens that were added to its vocabulary count, special ones or not.
+        template: the chat template, which may write marks that are no tokens.
+        marks: texts that stand for images, video or sound.
+    """
+    special = [token for token in tokenizer.all_special_tokens if isinstance(token, str)]
+    written = _LIKE_A_MARK.findall(template or "")
+    return ControlTokens([*tokenizer.get_added_vocab(), *special, *written, *marks])

@@ -1,0 +1,60 @@
+"""Control tokens in texts of others become plain text."""
+
+import pytest
+
+from ravqa.core.control_tokens import COMMON, ControlTokens
+
+KNOWN = (
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>"),
+    *("<|begin_of_text|>", "<|vision_start|>", "<|image_pad|>", "<|image|>", "<|image_1|>"),
+    *("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image_soft_token>", "<bos>"),
+    *("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[IMG]", "[TOOL_CALLS]"),
+    *("<image>", "<img>", "</img>", "<IMG_CONTEXT>", "<end_of_utterance>", "<row_1_col_2>"),
+    *("<fake_token_around_image>", "<global-img>", "<think>", "</think>", "<tool_call>"),
+    *("<\uff5cUser\uff5c>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "\u25c1think\u25b7"),
+    *("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<extra_id_0>", "<unk>", "<pad>"),
+)
+
+
+@pytest.mark.parametrize("token", KNOWN)
+def test_common_ones_are_known(token):
+    for text in (token, f"a {token} b", token * 2, token[:1] + token, token.upper()):
+        neutral, count = COMMON.neutral(text)
+        assert count
+        assert token.lower() not in neutral.lower()
+        assert neutral.replace(" ", "") == text.replace(" ", "")  # nothing else is changed
+        assert COMMON.neutral(neutral) == (neutral, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "a < b and c > d",
+            "x <- y",
+            "[1] Paris",
+            "[sic]",
+            "<b>bold</b>",
+            "<p class='x'>",
+            "1 | 2",
+        ),
+        *(
+            "if (a<b || c>d)",
+            "<https://example.org>",
+            "[A]",
+            "<3",
+            "e = mc^2 <|> f",
+            "\u25c1 \u25b7",
+        ),
+    ],
+)
+def test_ordinary_text_stays(text):
+    assert COMMON.neutral(text) == (text, 0)
+
+
+def test_a_models_own_tokens_and_those_that_a_template_writes():
+    tokens = ControlTokens(["<|end|>", "\n\n", "koala", "[X]", "~"])
+    assert tokens.neutral("koala<|end|>\n\n[X] ~") == ("koala< |end|>\n\n[ X]  ", 3)
+    assert tokens.neutral("<|end|>[X]", {"<|end|>"}) == ("<|end|>[ X]", 1)
+    assert tokens.found("a <|END|> b") == {"<|END|>"}
+    assert ControlTokens().neutral("<|end|>") == ("<|end|>", 0)
