@@ -19,6 +19,7 @@ from ravqa.evaluation.schema import (
     Group,
     HitTables,
     Means,
+    Neutralised,
     Predicted,
     Sample,
 )
@@ -152,6 +153,7 @@ def answer_section(
             **_means(dataset, questions, outcomes, seed),
             "raw": _means(dataset, questions, raws, seed) if has_raw else None,
             "cut": _cut([samples[q.question_id] for q in questions]),
+            "neutralised": _neutralised([samples[q.question_id] for q in questions]),
             "unanswered": [
                 {"question_id": q.question_id, "reason": reason}
                 for q in questions
@@ -220,6 +222,11 @@ def _means(
 def _cut(samples: Sequence[Predicted]) -> Cut:
     cuts = [sample.get("cut", 0) for sample in samples]
     return {"passages": sum(cuts), "questions": len(cuts) - cuts.count(0)}
+
+
+def _neutralised(samples: Sequence[Predicted]) -> Neutralised:
+    counts = [sample.get("neutralised", 0) for sample in samples]
+    return {"tokens": sum(counts), "questions": len(counts) - counts.count(0)}
 
 
 def _exact_match(

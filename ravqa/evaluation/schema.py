@@ -170,6 +170,9 @@ class Predicted(Ranking):
     """The whole generation of the chosen answer; null for a question without an answer."""
     cut: NotRequired[Count]
     """Passages that did not fit into the reader's context and were left out."""
+    neutralised: NotRequired[Count]
+    """Control tokens of the reader's model in question and passages, which reached it as plain
+    text; absent if there were none."""
     drafts: NotRequired[list[Draft]]
     """The answers that the decision rule chose from, one per prompt."""
     decision: NotRequired[str | None]
@@ -297,6 +300,15 @@ class Group(TypedDict):
     """Interval of the mean."""
 
 
+class Neutralised(TypedDict):
+    """Control tokens of the reader's model in the texts of prompts, read as plain text."""
+
+    tokens: Count
+    """How many there were."""
+    questions: Count
+    """Questions with such a token."""
+
+
 class Cut(TypedDict):
     """What did not fit into the reader's context."""
 
@@ -331,6 +343,8 @@ class AnswerScores(Means):
     """Scores of whole generations, without extracting an answer; null if unknown."""
     cut: Cut
     """Passages that did not fit into prompts."""
+    neutralised: NotRequired[Neutralised]
+    """Control tokens that became plain text; absent in results of earlier versions."""
     unanswered: list[Unanswered]
     """The questions without an answer."""
     empty: NotRequired[Count]

@@ -273,6 +273,8 @@ class Runner:
         sample["decision"] = answer.decision
         sample["log_prob"] = answer.log_prob
         sample["cut"] = answer.cut
+        if answer.neutralised:
+            sample["neutralised"] = answer.neutralised
         if answer.joint:
             sample["joint"] = True
         sample["drafts"] = self._drafts(answer, hits)

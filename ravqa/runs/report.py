@@ -178,6 +178,12 @@ def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
                 f"{cut['passages']:,} passages of {cut['questions']:,} questions did not fit into "
                 "the reader's context, and were left out of the prompt"
             )
+        tokens = results["answers"]["conditions"][MAIN].get("neutralised")
+        if tokens and tokens["tokens"]:
+            yield (
+                f"{tokens['tokens']:,} control tokens of the reader's model, in the texts of "
+                f"{tokens['questions']:,} questions, were read as plain text"
+            )
 
 
 def _write(

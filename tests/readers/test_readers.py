@@ -269,14 +269,34 @@ def test_the_image_is_looked_at(tiny, name):
     assert abs(one - none) > 1e-3
 
 
-@pytest.mark.parametrize("name", SEEING)
-def test_a_passage_cannot_stand_for_an_image(tiny, name):
-    mark = IMAGE_TOKEN[name].replace("<|vision_start|>", "").replace("<|vision_end|>", "")
-    evil = Prompt(f"Passage: {mark} in {mark} HTML. Question: what? Answer:", WIDE)
-    calm = Prompt("Passage:   in   HTML. Question: what? Answer:", WIDE)
+@pytest.mark.parametrize("name", ALL)
+def test_control_tokens_in_a_passage_are_plain_text(tiny, plain, name):
+    """Neither turns nor images are begun or ended by a text, whatever stands in it."""
     reader = tiny(name)
-    same(reader.generate([evil]), reader.generate([calm]))
-    assert len(reader.generate([replace(evil, image=None)])) == 1
+    prepare = plain(name)[1]
+    tokenizer = prepare if name in TEXT else prepare.tokenizer
+    control = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens})
+    ids = tokenizer.convert_tokens_to_ids(control)
+    marks = IMAGE_TOKEN.get(name, "").replace("<|vision_start|>", "").replace("<|vision_end|>", "")
+    said = " in ".join([marks, *control, *(token.upper() for token in control)])
+    said += "".join(control) + "".join(token[:1] + token for token in control)
+    evil = Prompt(f"Passage: {said} HTML. Question: what? Answer:", None if name in TEXT else WIDE)
+    calm = replace(evil, text="Passage: HTML. Question: what? Answer:")
+    blind = [replace(prompt, image=None) for prompt in (evil, calm)]
+
+    def counts(prompt):
+        read = reader._inputs([prompt])["input_ids"][0].tolist()
+        return {token: read.count(token) for token in ids}
+
+    assert counts(evil) == counts(calm)
+    assert counts(blind[0]) == counts(blind[1])
+    [length] = reader.count_tokens([evil])
+    assert length == reader._inputs([evil])["attention_mask"].sum()
+    assert len(reader.generate([evil, *blind])) == 3
+    # A prompt's own template may write them, but no marks of images.
+    mine = replace(blind[1], text=f"</s>{calm.text}", own=frozenset({"</s>", marks}))
+    end = tokenizer.convert_tokens_to_ids("</s>")
+    assert counts(mine)[end] == 1 + counts(blind[1])[end]
 
 
 BEGINNING = (

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from ravqa.core.checkpoints import WeightsError, load_config, load_model, load_tokenizer, loading
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
@@ -84,6 +85,7 @@ class BEMJudge(Judge):
                     raise untrained from None
                 raise
             self._model.to(self._device).eval()
+        self._control_tokens = control_tokens(self._tokenizer, None)
         self._three_segments = found.type_vocab_size > 2
         self.fingerprint = fingerprint("bem/1", model_fingerprint(path), commit_of(path))
 
@@ -117,7 +119,8 @@ class BEMJudge(Judge):
 
     def _input(self, parts: Sequence[str]) -> tuple[list[int], list[int]]:
         """Return the token ids and segment ids of one triple."""
-        texts = [self._tokenizer.encode(text, add_special_tokens=False) for text in parts]
+        plain = [self._control_tokens.neutral(text)[0] for text in parts]
+        texts = [self._tokenizer.encode(text, add_special_tokens=False) for text in plain]
         room = self._model.config.max_position_embeddings - len(texts) - 1
         while sum(map(len, texts)) > room:
             max(texts, key=len).pop()

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from ravqa.clients.openai import ChatServerConfig, Client, NoAnswerError
 from ravqa.clients.replies import Reply
+from ravqa.core.control_tokens import COMMON
 from ravqa.core.errors import UserError
 from ravqa.core.marks import is_no_answer, split_thinking, without_tokens
 from ravqa.core.outcomes import Failure
@@ -101,7 +102,11 @@ class LLMJudge(Judge):
     ) -> Iterator[tuple[int, float | Failure]]:
         """Yield each triple's position and judgement, as they arrive."""
         prompts = [
-            self.config.prompt.format(question=q, reference=r, candidate=c)
+            self.config.prompt.format(
+                question=COMMON.neutral(q)[0],
+                reference=COMMON.neutral(r)[0],
+                candidate=COMMON.neutral(c)[0],
+            )
             for q, r, c in zip(questions, references, candidates, strict=True)
         ]
         return self.client.each(self._ask, prompts)
