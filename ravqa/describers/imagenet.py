@@ -22,7 +22,7 @@ from ravqa.core.locations import file_digest
 from ravqa.core.records import Description, Tag
 from ravqa.core.settings import Strict, fingerprint
 from ravqa.describers.base import Describer
-from ravqa.images.decode import open_image
+from ravqa.images.decode import open_image, scaled
 
 if TYPE_CHECKING:
     import torch
@@ -126,8 +126,8 @@ def _pixels(image: Image) -> torch.Tensor:
 
     scale = _RESIZE / min(image.size)
     width, height = (max(_SIZE, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
-    left, top = (width - _SIZE) // 2, (height - _SIZE) // 2
+    image = scaled(image, (width, height), (_SIZE, _SIZE), PIL.Image.Resampling.BICUBIC)
+    left, top = (image.width - _SIZE) // 2, (image.height - _SIZE) // 2
     image = image.crop((left, top, left + _SIZE, top + _SIZE))
     array = np.asarray(image, dtype=np.float32)
     return torch.from_numpy((array - 127.0) / 128.0).permute(2, 0, 1)

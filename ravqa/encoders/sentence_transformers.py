@@ -23,7 +23,7 @@ from ravqa.core.records import Question
 from ravqa.core.settings import ModelName, RunsCode, Strict, Text, fingerprint
 from ravqa.encoders.base import Encoded, Encoder, Output, Span, Vectors, without_zero_rows
 from ravqa.encoders.batching import token_batches
-from ravqa.images.decode import open_image
+from ravqa.images.decode import open_for_library
 
 _EXTRA = "sentence-transformers"
 _CHUNK = 256  # texts whose tokens are counted at a time
@@ -264,7 +264,7 @@ def _first(*values: str | None) -> str:
 def _with_image(question: Question) -> dict[str, Any]:
     if question.image is None:
         return {"text": question.question}
-    return {"text": question.question, "image": open_image(question.image)}
+    return {"text": question.question, "image": open_for_library(question.image)}
 
 
 def _token_counts(features: Any) -> list[int]:

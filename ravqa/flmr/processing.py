@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 from ravqa.core.errors import DataError, UserError
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError, FLMRVisionConfig
 from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncoderTokenizer
-from ravqa.images.decode import open_image, quiet, to_rgb
+from ravqa.images.decode import open_image, quiet, scaled, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -155,7 +155,7 @@ class FLMRImageProcessor:
             short, long = min(width, height), max(width, height)
             other = int(self.shortest_edge * long / short)
             sides = (self.shortest_edge, other) if width <= height else (other, self.shortest_edge)
-            image = image.resize(sides, resample=self.resample)
+            image = scaled(image, sides, (self.size[1], self.size[0]), self.resample)
         pixels = np.asarray(image)
         top = (pixels.shape[0] - self.size[0]) // 2
         left = (pixels.shape[1] - self.size[1]) // 2

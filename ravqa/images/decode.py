@@ -29,12 +29,18 @@ _THREADS = 4
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a decompression bomb needs more memory than any real photo."""
 
+MAX_RATIO = 200
+"""No image whose longer side is more than this times the shorter is given to another library."""
+_MARGIN = 4  # pixels, or scaled pixels where these are larger, that a filter reads around a box
+_STRETCH = 16  # scaled sides that are longer than this times what is needed are not made whole
+
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
     *(".jfif", ".jpe", ".jif", ".avif"),
 )
 """Suffixes of images, the likeliest first; upper and lower case are the same."""
-_ORIENTATION = 0x0112  # EXIF
+_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # tags of EXIF and TIFF
+_STRIP = 2**20  # values that are scaled to 8 bits at a time
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt", b"iCCP"))  # PNG chunks: texts, the colour profile
@@ -85,6 +91,49 @@ def open_image(source: Path | bytes) -> Image:
     """
     with quiet():
         return _open(source, to_rgb)
+
+
+def open_for_library(source: Path | bytes) -> Image:
+    """An image as `open_image` gives it, for a library that scales it by its shorter side.
+
+    Raises:
+        DataError: as `open_image`; or it is more than MAX_RATIO times as long as wide, so that
+            scaling could take all memory.
+    """
+    image = open_image(source)
+    if max(image.size) > MAX_RATIO * min(image.size):
+        name = str(source) if isinstance(source, Path) else "image given as bytes"
+        width, height = image.size
+        raise DataError(
+            f"{name}: {width}x{height} pixels: one side is more than {MAX_RATIO} times the other"
+        )
+    return image
+
+
+def scaled(
+    image: Image, sides: tuple[int, int], kept: tuple[int, int], resample: int | None = None
+) -> Image:
+    """An image scaled to `sides`; of a side that gets very long, only the middle is made.
+
+    Args:
+        sides: width and height.
+        kept: pixels of the middle that are needed at least.
+        resample: Pillow's filter.
+    """
+    out, box = list(sides), [0.0, 0.0, *map(float, image.size)]
+    for axis in (0, 1):
+        if sides[axis] > _STRETCH * kept[axis]:
+            ratio = image.size[axis] / sides[axis]
+            first = (sides[axis] - kept[axis]) // 2 * ratio
+            # Cut to whole pixels with a margin for the filter: Pillow's boxes are not precise.
+            start = max(0, math.floor(first - _MARGIN * max(1, ratio)))
+            end = math.ceil(first + kept[axis] * ratio + _MARGIN * max(1, ratio))
+            whole = [0, 0, *image.size]
+            whole[axis], whole[axis + 2] = start, min(end, image.size[axis])
+            image = image.crop((whole[0], whole[1], whole[2], whole[3]))
+            out[axis] = kept[axis]
+            box[axis], box[axis + 2] = first - start, first - start + kept[axis] * ratio
+    return image.resize((out[0], out[1]), resample, box=(box[0], box[1], box[2], box[3]))
 
 
 def image_size(source: Path | bytes) -> tuple[int, int]:
@@ -232,13 +281,10 @@ def _preview(image: Image) -> Image:
 
 
 def _upright_size(image: Image) -> tuple[int, int]:
-    from PIL.ExifTags import Base
-
     width, height = image.size
-    turned = False
-    with contextlib.suppress(Exception):  # broken EXIF data, as in `to_rgb`
-        turned = image.getexif().get(Base.Orientation, 1) in {5, 6, 7, 8}
-    return (height, width) if turned else (width, height)
+    with contextlib.suppress(Exception):  # of a TIFF, Pillow may have turned them already
+        width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # type: ignore[attr-defined]
+    return (height, width) if _orientation(image) in {5, 6, 7, 8} else (width, height)
 
 
 def to_rgb(image: Image) -> Image:
@@ -303,12 +349,16 @@ def _eight_bit(image: Image) -> Image:
     import numpy as np
     import PIL.Image
 
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image)
     top = 65535.0 if image.mode != "F" else (1.0 if values.max(initial=0) <= 1 else 255.0)
     if image.mode == "I" and values.max(initial=0) <= 255:
         top = 255.0  # 8-bit values in a 32-bit image
-    scaled = np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8)
-    grey = PIL.Image.fromarray(scaled)
+    small = np.empty(values.shape, np.uint8)
+    rows = max(1, _STRIP // max(1, values.shape[1]))
+    for start in range(0, len(values), rows):  # in double precision, a few rows at a time
+        strip = values[start : start + rows].astype(np.float64) * (255.0 / top)
+        small[start : start + rows] = np.clip(np.rint(np.nan_to_num(strip)), 0, 255)
+    grey = PIL.Image.fromarray(small)
     grey.info.update(image.info)
     return grey
 

@@ -19,7 +19,7 @@ from ravqa.core.checkpoints import load_config, load_processor
 from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import MissingExtraError, UserError
 from ravqa.core.settings import Names
-from ravqa.images.decode import image_size, open_image
+from ravqa.images.decode import image_size, open_for_library
 from ravqa.readers.base import Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.families import family_of
@@ -198,7 +198,7 @@ class TransformersVLM(LocalReader):
             if "token_type_ids" in self._processor.model_input_names:
                 blind["token_type_ids"] = blind["input_ids"].new_zeros(blind["input_ids"].shape)
             return blind
-        images = {source: open_image(source) for source in dict.fromkeys(sources)}
+        images = {source: open_for_library(source) for source in dict.fromkeys(sources)}
         inputs = self._processor(text=texts, images=[[images[s]] for s in sources], **options)
         inputs = dict(inputs.to(self._device, dtype=self._model.dtype))
         inputs.pop("labels", None)  # of training

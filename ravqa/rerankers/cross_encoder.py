@@ -18,7 +18,7 @@ from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import ModelName, RunsCode, TemplateName, Text, fingerprint
-from ravqa.images.decode import image_prints, open_image
+from ravqa.images.decode import image_prints, open_for_library
 from ravqa.rerankers.base import Candidates, Reranker, RerankerConfig, rescored_each
 
 _WHY = "the reranker cross-encoder"
@@ -234,7 +234,7 @@ class CrossEncoderReranker(Reranker):
         # The library opens text that is an image's path unless it is marked as text.
         given: dict[str, Any] = {"text": query}
         if owner is not None and owner.image is not None:
-            given["image"] = open_image(owner.image)
+            given["image"] = open_for_library(owner.image)
         return given, {"text": passage}
 
     def _count_long(self, pairs: Sequence[tuple[str, str]]) -> int:

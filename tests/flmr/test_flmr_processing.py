@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import time
 
 import flmr_parity as parity
 import numpy as np
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPImageProcessorPil
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.describers import imagenet
 from ravqa.flmr import (
     FLMRContextEncoderTokenizer,
     FLMRInputError,
@@ -288,3 +290,13 @@ def test_documents_with_images_become_the_models_inputs():
     with torch.no_grad():
         mask = model.doc(**inputs).context_mask[:, :, 0]
     assert mask[:, :4].int().tolist() == [[1] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
+def test_a_line_of_pixels_is_cut_before_it_is_scaled(size):
+    """Scaled whole, its longer side would have millions of pixels."""
+    line = Image.new("RGB", size)
+    began = time.process_time()
+    assert FLMRImageProcessor((224, 224), 224)([line]).shape == (1, 3, 224, 224)
+    assert imagenet._pixels(line).shape == (3, 224, 224)
+    assert time.process_time() - began < 2

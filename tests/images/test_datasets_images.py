@@ -31,8 +31,11 @@ from ravqa.images.decode import (
     image_digest,
     image_size,
     kept_image,
+    open_for_library,
     open_image,
+    scaled,
     sendable,
+    to_rgb,
 )
 from ravqa.images.folder import ImageFolder
 
@@ -621,3 +624,66 @@ def test_a_broken_png_with_a_long_text_is_still_broken():
 def test_other_pngs_are_sent_as_they_are():
     data = with_chunks(chunk(b"tEXt", b"note\0short"), chunk(b"zTXt", b"x\0\0no zlib"))
     assert sendable(data) == (data, "image/png")
+
+
+@pytest.mark.parametrize("form", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_of_an_image_is_that_of_the_upright_one(form, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    PIL.Image.new("RGB", (16, 8)).save(out, form, exif=exif)
+    size = (8, 16) if orientation in {5, 6, 7, 8} else (16, 8)
+    assert open_image(out.getvalue()).size == image_size(out.getvalue()) == size
+
+
+@pytest.mark.parametrize("size", [(3, 1000), (1000, 3), (1, 5000), (40, 30), (30, 500)])
+def test_the_middle_of_a_long_thin_image_is_as_of_the_whole_one(size):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = PIL.Image.fromarray(noise)
+    edge, kept = 20, 16
+    sides = tuple(edge * side // min(size) for side in size)
+    whole = image.resize(sides, PIL.Image.Resampling.BICUBIC)
+    made = scaled(image, sides, (kept, kept), PIL.Image.Resampling.BICUBIC)
+
+    def middle(of):
+        left, top = (of.width - kept) // 2, (of.height - kept) // 2
+        return np.asarray(of.crop((left, top, left + kept, top + kept)), int)
+
+    assert np.abs(middle(made) - middle(whole)).max() <= 1
+    assert max(made.size) <= 16 * kept
+    assert (made.size == whole.size) == (max(sides) <= 16 * kept)
+
+
+def test_an_image_that_another_library_could_not_scale_is_refused():
+    def line(width, height):
+        out = io.BytesIO()
+        PIL.Image.new("RGB", (width, height)).save(out, "PNG")
+        return out.getvalue()
+
+    assert open_for_library(line(200, 1)).size == (200, 1)
+    for size in ((201, 1), (1, 10_000), (10_000, 3)):
+        with pytest.raises(DataError, match="one side is more than 200 times the other"):
+            open_for_library(line(*size))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_images_are_scaled_a_few_rows_at_a_time(mode, monkeypatch):
+    values = np.arange(35 * 7).reshape(35, 7) * 260
+    if mode == "F":
+        values = (values / values.max()).astype(np.float32)
+    values = values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
+    image = PIL.Image.fromarray(values)
+    assert image.mode == mode
+    top = 1.0 if mode == "F" else 65535.0
+    expected = np.rint(values.astype(float) * (255 / top))
+    for strip in (1, 50, 10**6):
+        monkeypatch.setattr(module, "_STRIP", strip)
+        assert (np.asarray(to_rgb(image))[..., 0] == expected).all()
+
+
+def test_values_that_are_no_numbers_are_black():
+    values = np.array([[np.nan, 0.5, np.inf, -np.inf]], np.float32)
+    found = np.asarray(to_rgb(PIL.Image.fromarray(values)))[0, :, 0]
+    assert found[0] == 0
+    assert found[3] == 0
