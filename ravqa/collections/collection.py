@@ -237,8 +237,10 @@ class Collection:
         state = self._state
         numbers = {} if state.index is None else state.index.stats()
         numbers.pop("fingerprint", None)
+        left_out = len(state.corpus.left_out)
         return {
             "passages": len(state.corpus),
+            **({"left_out": left_out} if left_out else {}),
             "encoder": state.manifest.encoder["weights"],
         } | numbers
 
@@ -567,6 +569,7 @@ class Collection:
                 self._outgrown(writer)
             elif len(put) or gone:
                 writer.commit(put=put.values() if len(put) else None, delete=gone)
+            writer.note_left_out(incoming.source, incoming.left_out)
         unchanged = len(incoming) - len(put)
         return Changes(len(added), len(changed), len(relabelled), unchanged, len(gone), truncated)
 

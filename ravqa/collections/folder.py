@@ -30,6 +30,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ravqa.collections.filters import Where, matching
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import part_config
@@ -63,6 +65,7 @@ class Manifest:
         index: name of the current folder; None before the first passage.
         words: default length of passages of pages and articles, in words.
         passages: the folders of passages, if the index does not commit them with its state.
+        left_out: by the sources of each change, what of them cannot be used, and why.
     """
 
     settings: dict[str, Any]
@@ -70,6 +73,7 @@ class Manifest:
     index: str | None = None
     words: int | None = None
     passages: list[dict[str, Any]] | None = None
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class CollectionCorpus(Corpus):
@@ -84,7 +88,9 @@ class CollectionCorpus(Corpus):
         index: Index | None,
         kind: str,
         parts: Iterable[PassageFolder],
+        left_out: Sequence[str] = (),
     ):
+        self.left_out = left_out
         self.source = str(path)
         self._encoder = encoder
         self._index = index
@@ -256,7 +262,9 @@ class CollectionFolder:
                     f"version reads {FORMAT}: build it again"
                 )
             found = Manifest(
-                **{name: values[name] for name in _FIELDS}, passages=values.get("passages")
+                **{name: values[name] for name in _FIELDS},
+                passages=values.get("passages"),
+                left_out=_LEFT_OUT.validate_python(values.get("left_out", {})),
             )
             if values["checksum"] != _checksum(found) or not isinstance(found.settings, dict):
                 raise ValueError
@@ -277,6 +285,7 @@ class CollectionFolder:
     def put(self, manifest: Manifest) -> None:
         """Replace collection.json."""
         values = {"format": FORMAT, **_values(manifest), "checksum": _checksum(manifest)}
+        values |= {"left_out": manifest.left_out} if manifest.left_out else {}
         atomic_write(self.manifest_file, json.dumps(values, indent=2, ensure_ascii=False))
 
     def read(self, part: Part) -> State:
@@ -348,7 +357,8 @@ class CollectionFolder:
             )
             for entry in reversed(entries)
         ]
-        corpus = CollectionCorpus(self.path, encoder, index, part.name, parts)
+        left_out = tuple(itertools.chain.from_iterable(manifest.left_out.values()))
+        corpus = CollectionCorpus(self.path, encoder, index, part.name, parts, left_out)
         return State(manifest, index, corpus)
 
     @contextmanager
@@ -484,6 +494,15 @@ class Writer:
             elif entry.name.startswith(".") and entry.suffix == ".part":
                 entry.unlink()
 
+    def note_left_out(self, source: str, lines: Sequence[str]) -> None:
+        """Keep what of a change's sources cannot be used, in place of what was kept of them."""
+        manifest = self.state.manifest
+        kept = {name: value for name, value in manifest.left_out.items() if name != source}
+        kept |= {source: list(lines)} if lines else {}
+        if kept != manifest.left_out:
+            self._folder.put(replace(manifest, left_out=kept))
+            self._settle()
+
     def _settle(self) -> None:
         self.state = self._folder.read(self._part)
         self.sweep()
@@ -553,7 +572,8 @@ def _check_own(name: str) -> str:
     return name
 
 
-_FIELDS = [entry.name for entry in fields(Manifest) if entry.name != "passages"]
+_FIELDS = [e.name for e in fields(Manifest) if e.name not in {"passages", "left_out"}]
+_LEFT_OUT = TypeAdapter(dict[str, list[str]])
 
 
 def _entries(manifest: Manifest, index: Index) -> list[dict[str, Any]]:
@@ -564,6 +584,7 @@ def _entries(manifest: Manifest, index: Index) -> list[dict[str, Any]]:
 
 def _values(manifest: Manifest) -> dict[str, Any]:
     values = asdict(manifest)
+    del values["left_out"]  # a note, which other versions need not know
     return values if manifest.passages is not None else {name: values[name] for name in _FIELDS}
 
 

@@ -1,5 +1,6 @@
 """A collection: passages, index and settings in one folder."""
 
+import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.pages import Remarks
 from ravqa.indexes.segmented.store import sole_writer
 
 KOALA = Passage("koala", "It eats leaves of eucalyptus trees.", title="Koala", extra={"page": 1})
@@ -53,6 +55,32 @@ def test_an_image_may_be_named_by_a_string(collection):
     assert answered.ask("What?", str(PHOTO)).hits == answered.ask("What?", PHOTO).hits
     pipeline = answered.pipeline()
     assert pipeline.ask("What?", str(PHOTO)).hits == pipeline.ask("What?", PHOTO).hits
+
+
+def test_a_collection_knows_what_was_left_out_of_it(tmp_path):
+    """What a run with it reports as left out is not nothing."""
+    collection = Collection.create(tmp_path / "animals", collection_files.pipeline(tmp_path))
+    path = tmp_path / "p.jsonl"
+
+    def put(*texts):
+        rows = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        collection.put(Corpus.read(path, remarks=Remarks("skip")), replacing=True)
+
+    put("a koala", ["no text"], "a bear")
+    collection.add([TULIP])
+    for opened in (collection, Collection.open(collection.path)):
+        [left_out] = opened.corpus.left_out
+        assert left_out.startswith(f"{path}, line 2: 'text': text is expected, not a list")
+        assert opened.stats()["left_out"] == 1
+    collection.compact()
+    packed = tmp_path / "animals.tar"
+    collection.pack(packed)
+    copy = Collection.unpack(packed, tmp_path / "copy")
+    assert copy.corpus.left_out == collection.corpus.left_out != ()
+    put("a koala", "text", "a bear")
+    assert Collection.open(collection.path).corpus.left_out == ()
+    assert "left_out" not in collection.stats()
 
 
 def test_a_folder_of_an_older_version_stays_usable(tmp_path):
