@@ -82,9 +82,11 @@ Options = Annotated[dict[str, Any], Names("options of another program", lambda v
 
 
 class Strict(BaseModel):
-    """Base class of all configuration; unknown keys are errors."""
+    """Base class of all configuration; unknown keys, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Present names of settings by their former ones, for the message about an unknown key."""

@@ -74,6 +74,14 @@ def test_valid_settings_become_a_frozen_model_with_defaults():
             {"name": "x", "inner": {"words": ["a", 5]}},
             "here: key 'inner.words.1': input should be a valid string, got 5",
         ),
+        (
+            {"name": "x", "share": float("nan")},
+            "here: key 'share': input should be a finite number, got nan",
+        ),
+        (
+            {"name": "x", "share": "-inf"},
+            "here: key 'share': input should be a finite number, got '-inf'",
+        ),
     ],
 )
 def test_errors_are_one_line_that_names_the_key(data, message):
