@@ -23,7 +23,7 @@ from typing import IO
 
 from ravqa.collections.folder import IMAGES, CollectionFolder, State
 from ravqa.core.errors import UserError
-from ravqa.core.files import folder_written_beside, written_beside
+from ravqa.core.files import check_regular, folder_written_beside, written_beside
 from ravqa.core.locations import file_digest
 from ravqa.core.progress import Progress
 from ravqa.corpora.disk import PassageFolder
@@ -91,6 +91,7 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
     CollectionFolder(target).check_new()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_regular(source)
         with tarfile.open(source, "r:") as archive:
             listed = _listed(archive, source)
             free = shutil.disk_usage(target.parent).free

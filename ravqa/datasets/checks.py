@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +47,8 @@ def gather(
             digest.update(_encode(_content(question)).encode() + b"\n")
             yield question
 
-    limited = itertools.islice(questions, request.limit)
+    limit = None if request.limit is None else min(request.limit, sys.maxsize)
+    limited = itertools.islice(questions, limit)
     checked = _checked(limited, request) if request.need_images else limited
     kept = keep(fingerprinted(checked))
     if not kept:

@@ -34,7 +34,7 @@ def convert(
             already has a checkpoint.
     """
     source, target = Path(source), Path(target)
-    if not source.exists():
+    if not source.is_dir() and not source.is_file():
         raise UserError(f"no such checkpoint: {source}")
     if (target / SAFE).exists() or (target / SAFE_INDEX).exists():
         raise UserError(f"{target} already has a checkpoint: choose another folder or remove it")

@@ -134,7 +134,7 @@ class Measure:
         """
         if text in _PLAIN:
             return cls(text)
-        found = re.fullmatch(r"([A-Za-z]+)@([1-9]\d*)", text)
+        found = re.fullmatch(r"([A-Za-z]+)@([1-9][0-9]{0,8})", text)
         if found is None or found[1] not in RECALLS:
             known = [*_PLAIN, *(f"{name}@5" for name in RECALLS)]
             raise UserError(f"metrics: no metric {text!r}: {near_matches(text, known)}")

@@ -24,7 +24,7 @@ from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
 from ravqa.runs.finished import Asked, FinishedRun, Id, Measure, common_questions
-from ravqa.runs.plan import CONTROLS
+from ravqa.runs.plan import CONTROLS, check_seed
 from ravqa.studies.formats import (
     as_csv,
     as_json,
@@ -130,6 +130,7 @@ def compare_and_print(request: CompareRequest, console: Console) -> None:
 
 
 def _compared(request: CompareRequest) -> Comparison:
+    check_seed(request.seed)
     measures = [Measure.parse(metric) for metric in request.metrics]
     runs = open_runs(request.runs)
     everything = dict(runs)

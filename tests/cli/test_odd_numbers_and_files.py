@@ -1,0 +1,53 @@
+"""Numbers beyond all bounds and files that are pipes or devices: one line, and nothing hangs."""
+
+import os
+
+import pytest
+from study_files import call, write_data
+
+import ravqa
+from ravqa.core.errors import UserError
+from ravqa.runs.finished import Measure
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["convert", "PIPE", "OUT"],
+        ["collection", "unpack", "PIPE", "OUT"],
+        ["score", "PIPE", "--dataset", "okvqa"],
+        ["report", "PIPE"],
+        ["compare", "PIPE"],
+        ["study", "PIPE"],
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_one_line(pipe, tmp_path, capsys, arguments):
+    names = {"PIPE": pipe, "OUT": tmp_path / "out"}
+    code, _, err = call(capsys, *[names.get(a, a) for a in arguments])
+    assert code == 2
+    [line] = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "pipe" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_below_zero_is_refused_by_compare(tmp_path, capsys):
+    code, _, err = call(capsys, "compare", tmp_path, "--seed", "-1")
+    assert (code, err) == (2, "error: --seed -1: a number from 0 on is needed\n")
+
+
+@pytest.mark.parametrize("k", ["9" * 5000, "0", "\u0665", "1e3", ""])
+def test_a_measure_beyond_all_bounds_is_unknown(k):
+    with pytest.raises(UserError, match="no metric 'PRRecall@"):
+        Measure.parse(f"PRRecall@{k}")
+    assert Measure.parse("PRRecall@999999999").k == 999_999_999
+
+
+def test_a_limit_beyond_all_bounds_is_none(tmp_path):
+    data = write_data(tmp_path / "data")
+    assert len(ravqa.load_dataset("jsonl", data, limit=10**30).questions) == 24
