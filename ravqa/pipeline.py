@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ class Pipeline:
         self.retriever.prepare(corpus, progress)
 
     def describe(
-        self, questions: Sequence[Question], progress: Callable[[int], object] | None = None
+        self, questions: Sequence[Question], progress: Progress | None = None
     ) -> list[Question]:
         """Return questions with the description of their image; each image is described once.
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +19,10 @@ from typing import IO
 from ravqa.core.errors import UserError
 from ravqa.core.files import written_beside
 from ravqa.core.http import Fetcher, FetchError
+from ravqa.core.progress import Progress
 from ravqa.datasets import DOWNLOADS
 from ravqa.datasets.base import pick_split
 from ravqa.datasets.remote import JPEG, Source
-
-Progress = Callable[[str, int, int], object]
-"""A callback: takes the name of the work, the amount done, and the total."""
 
 _THREADS = 8
 _MAX_JSON = 1 << 30  # unpacked; the largest official file has a few dozen MB

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from ravqa.core.cache import Memo
 from ravqa.core.errors import broken
 from ravqa.core.failures import failures
+from ravqa.core.progress import Progress
 from ravqa.core.records import Description
 from ravqa.core.settings import fingerprint
 from ravqa.describers.base import Describer
@@ -30,7 +31,7 @@ class CachedDescriber:
         self._chunk = chunk
 
     def describe(
-        self, images: Sequence[Path | bytes], progress: Callable[[int], object] | None = None
+        self, images: Sequence[Path | bytes], progress: Progress | None = None
     ) -> list[Description]:
         """Return one description per image, in order; each chunk is kept as soon as it is done.
 
@@ -44,7 +45,7 @@ class CachedDescriber:
             keys = [fingerprint(self.fingerprint, image_bytes(image)) for image in part]
             out += self._memo.get(keys, partial(self._made, part))
             if progress:
-                progress(len(part))
+                progress("describing images", len(out), len(images))
         return out
 
     def _made(

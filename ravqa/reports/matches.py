@@ -17,13 +17,13 @@ import numpy as np
 from ravqa.collections.trust import listed
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, part_config
+from ravqa.core.progress import Progress
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Part, PipelineConfig, validate
 from ravqa.encoders.base import Label
 from ravqa.pipeline import Pipeline
 from ravqa.reports.page import utf16
 from ravqa.reports.photos import data_url
-from ravqa.reports.questions import Progress
 from ravqa.reports.run import Run
 from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Retriever

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ravqa.core.errors import DataError
+from ravqa.core.progress import Progress
 from ravqa.images.decode import quiet, small_image
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ _SIZES = ((512, 78), (384, 72), (288, 66), (224, 60), (160, 52), (112, 45))
 def thumbnails(
     sources: Sequence[Path | bytes],
     budget: int,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> list[str | None]:
     """Return images as data URLs of one size: the largest for about `budget` bytes in all.
 
     Args:
         sources: images, each once.
         budget: bytes before base64, which turns three bytes into four.
-        progress: called as progress(done, total).
+        progress: called as progress(what, done, total).
 
     Returns:
         One URL per source, in order; None if there is no image or it cannot be decoded.
@@ -52,7 +53,7 @@ def thumbnails(
         for start in range(0, len(sources), _CHUNK):
             found += pool.map(one, sources[start : start + _CHUNK])
             if progress:
-                progress(len(found), len(sources))
+                progress("photos of the report", len(found), len(sources))
     return found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ravqa.core.progress import Progress
 from ravqa.core.records import Passage
 from ravqa.evaluation.schema import Draft, Ranking, Sample
 from ravqa.metrics.evqa import single_answers
@@ -25,9 +26,6 @@ from ravqa.reports.photos import thumbnails
 from ravqa.reports.run import Run
 from ravqa.runs.folder import MAIN
 from ravqa.runs.prompts import PROMPTS, read_prompts
-
-Progress = Callable[[str, int, int], object]
-"""Called as progress(what, done, total)."""
 
 BLOCKS = {"questions": 40, "passages": 100, "photos": 25, "lines": 500, "matches": 1}
 """Number of items per block, by kind."""
@@ -137,11 +135,7 @@ class QuestionTables:
             if question is not None and question.image is not None:
                 own[name] = numbers.setdefault(question.image, len(numbers))
 
-        def count(done: int, total: int) -> None:
-            if self._progress:
-                self._progress("photos of the report", done, total)
-
-        urls = thumbnails(list(numbers), self._bounds.photos, count)
+        urls = thumbnails(list(numbers), self._bounds.photos, self._progress)
         return {q: n for q, n in own.items() if urls[n] is not None}, urls
 
     def _depth(self, questions: Sequence[int | str]) -> int:

@@ -18,11 +18,12 @@ from rich.text import Text
 
 from ravqa.core.errors import UserError, near_matches
 from ravqa.core.factory import Session
+from ravqa.core.progress import Progress
 from ravqa.core.settings import dump_yaml
 from ravqa.reports.figures import metric_name, run_figures
 from ravqa.reports.matches import default_matches, matches
 from ravqa.reports.page import REPORT, render, safe_json, write_page
-from ravqa.reports.questions import BLOCKS, Bounds, Content, Progress, QuestionTables
+from ravqa.reports.questions import BLOCKS, Bounds, Content, QuestionTables
 from ravqa.reports.run import Run, read_run
 from ravqa.reports.summary import facts, notes, provenance, tables, tiles
 from ravqa.runs.console import Console, pipeline_name

@@ -307,16 +307,8 @@ def _described(data: Data, pipeline: Pipeline, on_error: OnError, console: Conso
     if pipeline.describer is None:
         return data
     questions = data.dataset.questions
-    total = len({q.image for q in questions if q.image is not None})
-    done = 0
-
-    def progress(n: int) -> None:
-        nonlocal done
-        done += n
-        console.progress("describing images", done, total)
-
     try:
-        kept = pipeline.describe(questions, progress)
+        kept = pipeline.describe(questions, console.progress)
         found = Problems(on_error)
     except (DataError, PromptError):
         kept, found = [], Problems(on_error)
