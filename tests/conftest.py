@@ -51,6 +51,7 @@ def pytest_collection_finish():
     # What was imported stays: the garbage collector need not go through it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 class Logged(logging.Handler):

@@ -530,11 +530,11 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, missing):
         build(tmp_path / "ix", corpus(3), QdrantIndex.Config(url=url))
 
 
-def test_the_retriever_uses_it(fresh_cache, config, okvqa_sample, encoder):
+def test_the_retriever_uses_it(fresh_cache, config, okvqa_sample, models_loaded_once):
     from ravqa.core.settings import Part
     from ravqa.retrievers.late_interaction import LateInteractionRetriever as Retriever
 
-    few = Corpus([okvqa_sample.corpus[i] for i in list(okvqa_sample.corpus)[:30]])
+    few = Corpus([okvqa_sample.corpus[i] for i in list(okvqa_sample.corpus)[:15]])
     rankings = []
     for index in (
         Part(name="exact", storage="float32"),

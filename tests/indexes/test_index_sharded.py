@@ -266,10 +266,10 @@ def test_ray_that_is_missing_names_the_extra(tmp_path, monkeypatch):
         build(tmp_path / "ix", corpus(3), config(2, workers="ray"))
 
 
-def test_the_retriever_uses_it(fresh_cache, encoder, okvqa_sample):
+def test_the_retriever_uses_it(fresh_cache, models_loaded_once, okvqa_sample):
     from ravqa.retrievers.late_interaction import LateInteractionRetriever as Retriever
 
-    few = Corpus([okvqa_sample.corpus[i] for i in list(okvqa_sample.corpus)[:30]])
+    few = Corpus([okvqa_sample.corpus[i] for i in list(okvqa_sample.corpus)[:15]])
     rankings = []
     for index in (EXACT, Part(name="sharded", shards=3, shard=EXACT.model_dump())):
         retriever = Retriever(Retriever.Config(index=index, depth=5))
