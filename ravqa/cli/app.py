@@ -13,6 +13,7 @@ import typer
 
 from ravqa.cli import collection, files, inventory, moved, run, study
 from ravqa.cli.shared import say
+from ravqa.core.environment import check_environment
 from ravqa.core.errors import UserError
 from ravqa.core.texts import printable
 
@@ -68,6 +69,7 @@ def run_main(arguments: list[str] | None = None) -> None:
 def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -> None:
     _show_all_safely()
     try:
+        check_environment()
         code = _command(application)(args=arguments, prog_name=name, standalone_mode=False)
         if code == _INTERRUPTED:  # newer releases of typer turn the exception into the code
             _interrupted()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ravqa.core.environment import check_environment
 from ravqa.core.errors import UserError, first_line
 
 
@@ -11,6 +12,10 @@ def processes() -> Any:
     """Return accelerate's `PartialState`: this process's number and device, and barriers.
 
     There is one process, unless torchrun, accelerate or a similar launcher started several.
+
+    Raises:
+        UserError: the environment says that a launcher started several, but they cannot find each
+            other.
     """
     import os
     from datetime import timedelta
@@ -21,7 +26,14 @@ def processes() -> Any:
     # Without GPUs, several processes find each other only if `cpu` is set.
     no_gpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
     # The others may have hours of encoding left.
-    return PartialState(cpu=no_gpus, timeout=timedelta(days=30))
+    check_environment()
+    try:
+        return PartialState(cpu=no_gpus, timeout=timedelta(days=30))
+    except (ValueError, KeyError, RuntimeError) as e:
+        raise UserError(
+            f"the processes of this run cannot be joined ({first_line(e)}): unset LOCAL_RANK, or "
+            "start them with torchrun or accelerate launch"
+        ) from None
 
 
 def own_device(wanted: str, why: str) -> str:
