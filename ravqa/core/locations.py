@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -56,6 +58,15 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with its content, as far as that is allowed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):  # rmtree would wait for a writer of a pipe
+        path.unlink()
 
 
 def flush_to_disk(path: Path) -> None:

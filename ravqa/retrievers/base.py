@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AllowInfNan
 
 from ravqa.core.cache import Store
 from ravqa.core.errors import UserError, broken
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Strict
+from ravqa.core.stored import as_type
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import EncodingStats
 
@@ -125,6 +128,15 @@ class Retriever(ABC):
             DataError: the image cannot be decoded.
         """
         return None
+
+
+def ranking_of(value: Any) -> list[tuple[str, float]]:
+    """Return a ranking that was kept on disk: pairs of id and score.
+
+    Raises:
+        ValueError: it is no ranking.
+    """
+    return as_type(list[tuple[str, Annotated[float, AllowInfNan(False)]]], value)
 
 
 def to_hits(ranking: Sequence[tuple[str, float]]) -> list[Hit]:

@@ -7,15 +7,18 @@ where tf is the count of w in d, df the number of the N passages that contain w,
 words in d and avgdl its mean: Lucene's variant of Robertson et al. (Kamphuis et al. 2020, "Which
 BM25 do you mean?"), which bm25s (Lu 2024, arXiv 2407.03618) computes by default.
 
-Words are runs of at least two letters and digits, in lower case, without English stop words. Texts
-in a script without spaces are not split into words.
+Words are runs of at least two letters and digits, in lower case, without English stop words. In a
+script without spaces between words (Chinese, Japanese, Thai, ...) every two neighbouring letters
+are a word, and so is a letter that stands alone: Lucene's CJKBigramFilter.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+import itertools
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,18 +28,37 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ravqa.core.cache import Memo
-from ravqa.core.errors import DataError, UserError, import_extra
-from ravqa.core.locations import cache_dir
+from ravqa.core.errors import DamagedError, DataError, UserError, first_line, import_extra
+from ravqa.core.files import folder_written_beside
+from ravqa.core.locations import cache_dir, file_digest, remove
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
+from ravqa.core.stored import as_type, read_json
 from ravqa.corpora.corpus import Corpus
-from ravqa.retrievers.base import Retriever, to_hits
+from ravqa.retrievers.base import Retriever, ranking_of, to_hits
 from ravqa.retrievers.query_text import Form, QueryText, forms
+
+_log = logging.getLogger(__name__)
 
 _EXTRA = "bm25"
 _WHY = "the retriever bm25"
 _STEP = 1000  # passages between two progress reports
+_CHECKSUMS = "checksums.json"
+_UNSPACED = (
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59"  # Thai
+    "\u0e80-\u0eff\u0f00\u0f20-\u0f39\u0f40-\u0fbc"  # Lao, Tibetan
+    "\u1000-\u1049\u1050-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f"  # Burmese
+    "\u1780-\u17d3\u17d7\u17dc-\u17e9\u1950-\u19df\u1a20-\u1a9f"  # Khmer, Tai
+    "\u1b00-\u1b59\ua980-\ua9c0\ua9cf-\ua9d9"  # Balinese, Javanese
+    "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b"  # iteration marks and numerals
+    "\u3041-\u3096\u3099\u309a\u309d-\u309f"  # Hiragana
+    "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Katakana
+    "\u3105-\u312f\u31a0-\u31bf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Bopomofo, Han
+    "\ua000-\ua48c\U00020000-\U000323af"  # Yi, more Han
+)
+_RUN = re.compile(f"[{_UNSPACED}]+")
+_WORD = rf"(?u)[{_UNSPACED}]+|\b\w\w+\b"  # bm25s's own pattern, and what `_spaced` made
 
 
 class BM25Retriever(Retriever):
@@ -86,11 +108,11 @@ class BM25Retriever(Retriever):
         if config.stemming:
             stemmers = import_extra("Stemmer", _EXTRA, why=f"{_WHY} with stemming")
             self._stemmer = stemmers.Stemmer("english")
-        self._words_fingerprint = fingerprint("bm25/1", config.k1, config.b, config.stemming)
+        self._words_fingerprint = fingerprint("bm25/2", config.k1, config.b, config.stemming)
         self.fingerprint = fingerprint(self._words_fingerprint, config.query.model_dump())
         self._index: Any = None
         self._corpus = ""
-        self._memo = Memo[Any]("rankings")
+        self._memo = Memo("rankings", back=ranking_of)
         self.stores = self._memo.stores
         self._ids: list[str] = []
 
@@ -104,40 +126,63 @@ class BM25Retriever(Retriever):
         if corpus is None:
             raise UserError(f"{_WHY} needs passages: name a file with --corpus")
         path = cache_dir("bm25") / fingerprint(corpus.fingerprint, self._words_fingerprint)
-        if not path.is_dir():
-            self._build(corpus, path, progress)
         try:
-            self._index = self._library.BM25.load(path, mmap=True)
-        except (OSError, ValueError, KeyError) as e:
-            raise UserError(f"the index {path} is damaged ({e}): delete this folder") from None
+            if path.exists():
+                try:
+                    self._index = self._loaded(path)
+                except DamagedError as e:
+                    _log.warning("%s: it is made again", e)
+                    remove(path)
+            if not path.exists():
+                self._build(corpus, path, progress)
+                self._index = self._loaded(path)
+        except OSError as e:
+            raise UserError(
+                f"the cached index {path} cannot be used ({e.strerror or e}): set RAVQA_CACHE to "
+                "another folder"
+            ) from None
         self._ids = list(corpus)
         self._corpus = corpus.fingerprint
 
+    def _loaded(self, path: Path) -> Any:
+        """Open an index in the cache.
+
+        Raises:
+            DamagedError: its files are not as they were written.
+            PermissionError: another user's files, which this one may not read.
+        """
+        try:
+            wanted = as_type(dict[str, str], read_json(path / _CHECKSUMS))
+            for name in wanted:
+                if not (path / name).is_file() or file_digest(path / name) != wanted[name]:
+                    raise ValueError(f"{name} is missing or was changed")
+            return self._library.BM25.load(path, mmap=True)
+        except PermissionError:
+            raise
+        except Exception as e:  # numpy and json fail in many ways on changed bytes
+            raise DamagedError(f"the cached index {path} is damaged ({first_line(e)})") from None
+
     def _build(self, corpus: Corpus, path: Path, progress: Progress | None) -> None:
         """Write the index beside `path` and rename it; if several build it, the first one wins."""
-        words = self._library.tokenize(
-            _texts(corpus, progress),
-            stopwords="en",
-            stemmer=self._stemmer,
-            show_progress=False,
-        )
+        words = self._tokenized(_texts(corpus, progress))
         if not words.vocab:
             raise DataError(f"{corpus.source}: no passage has a word that {_WHY} could find")
         index = self._library.BM25(k1=self.config.k1, b=self.config.b, method="lucene")
         index.index(words, create_empty_token=False, show_progress=False)
-        try:
-            made = Path(tempfile.mkdtemp(prefix=".bm25-", dir=path.parent))
-        except OSError as e:
-            raise UserError(f"the cache folder {path.parent} cannot be written: {e}") from None
-        try:
+        with folder_written_beside(path, first_wins=True) as made:
             index.save(made)
-            try:
-                made.rename(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+            digests = {file.name: file_digest(file) for file in sorted(made.iterdir())}
+            (made / _CHECKSUMS).write_text(json.dumps(digests), encoding="utf-8")
+
+    def _tokenized(self, texts: Iterable[str], **options: Any) -> Any:
+        return self._library.tokenize(
+            map(_spaced, texts),
+            token_pattern=_WORD,
+            stopwords="en",
+            stemmer=self._stemmer,
+            show_progress=False,
+            **options,
+        )
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """Return at most k passages per question, best first; ties in corpus order."""
@@ -149,7 +194,23 @@ class BM25Retriever(Retriever):
         found = self._memo.get(
             keys, lambda rows: enumerate([self._best(self._scores(plans[i]), k) for i in rows])
         )
+        empty = [
+            i for i, ranking in enumerate(found) if not ranking and not self._has_word(plans[i])
+        ]
+        if empty:
+            _log.warning(
+                "%s finds nothing for %d questions, such as %r: nothing is left of them without "
+                "stop words, single letters and punctuation",
+                _WHY,
+                len(empty),
+                questions[empty[0]].question,
+            )
         return [to_hits(ranking) for ranking in found]
+
+    def _has_word(self, plan: Sequence[Form]) -> bool:
+        """Return whether there is any word to search for, in a passage or not."""
+        spans = [span.text for form in plan for spans in form.alternatives for span in spans]
+        return any(self._tokenized(spans, return_ids=False))
 
     def _scores(self, plan: Sequence[Form]) -> npt.NDArray[np.float64]:
         """Return the score of every passage."""
@@ -168,9 +229,7 @@ class BM25Retriever(Retriever):
 
     def _words(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the numbers of each text's words, without those that no passage contains."""
-        found = self._library.tokenize(
-            texts, stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False
-        )
+        found = self._tokenized(texts, return_ids=False)
         return [self._index.get_tokens_ids(words) for words in found]
 
     def _best(self, scores: npt.NDArray[np.float64], k: int) -> list[tuple[str, float]]:
@@ -180,6 +239,17 @@ class BM25Retriever(Retriever):
             found = found[scores[found] >= least]
         best = found[np.argsort(-scores[found], kind="stable")][:k]
         return [(self._ids[i], float(scores[i])) for i in best]
+
+
+def _spaced(text: str) -> str:
+    """Return the text with each run of a script without spaces split into pairs of letters."""
+    if text.isascii():
+        return text
+    return _RUN.sub(lambda found: f" {' '.join(_pairs(found.group()))} ", text)
+
+
+def _pairs(letters: str) -> Iterable[str]:
+    return map("".join, itertools.pairwise(letters)) if len(letters) > 1 else letters
 
 
 def _texts(corpus: Corpus, progress: Progress | None) -> Iterator[str]:

@@ -2,7 +2,10 @@
 
 import itertools
 import math
+import os
 import re
+import shutil
+import sqlite3
 import sys
 from collections import Counter
 from pathlib import Path
@@ -208,20 +211,111 @@ def test_an_index_is_built_once_per_corpus_and_setting_and_memory_mapped(fresh_c
     assert not any(p.name.startswith(".") for p in (fresh_cache / "bm25").iterdir())
 
 
-def test_a_failed_build_leaves_nothing_and_a_damaged_index_is_named(fresh_cache, monkeypatch):
-    corpus = corpus_of("tower bridge", "a boat")
+def test_a_failed_build_leaves_nothing(fresh_cache, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bm25s.BM25, "save", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            retriever(corpus)
+            retriever(corpus_of("tower bridge", "a boat"))
     assert list((fresh_cache / "bm25").iterdir()) == []
+
+
+def test_a_damaged_index_in_the_cache_is_made_again_with_a_note(fresh_cache, caplog):
+    corpus = corpus_of("tower bridge", "a boat", "the bridge of boats")
+    found = ranking(retriever(corpus), ask("bridge"))
+    [folder] = (fresh_cache / "bm25").iterdir()
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        middle = len(data) // 2
+        changed = data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+        for bad in (changed, b"[" * 100_000 if file.suffix == ".json" else data[:-1]):
+            (fresh_cache / "rankings.sqlite").unlink(missing_ok=True)
+            file.write_bytes(bad)
+            caplog.clear()
+            assert ranking(retriever(corpus), ask("bridge")) == found
+            [record] = [r for r in caplog.records if r.name.startswith("ravqa")]
+            assert f"{folder} is damaged" in record.getMessage()
+            assert "\n" not in record.getMessage()
+        assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize("instead", ["file", "pipe", "empty folder"])
+def test_what_is_no_index_in_the_cache_is_replaced(fresh_cache, instead):
+    corpus = corpus_of("tower bridge", "a boat")
     retriever(corpus)
     [folder] = (fresh_cache / "bm25").iterdir()
-    data = folder / "data.csc.index.npy"
-    data.write_bytes(data.read_bytes()[:-2])
-    with pytest.raises(UserError, match="is damaged") as caught:
-        retriever(corpus)
-    assert str(folder) in str(caught.value)
+    shutil.rmtree(folder)
+    {"file": Path.touch, "pipe": os.mkfifo, "empty folder": Path.mkdir}[instead](folder)
+    assert len(ranking(retriever(corpus), ask("boat"))) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["null", "7", "[]", '[["p0"]]', "[[1, 2]]", '[["p0", "x"]]', "{}"]
+)
+def test_a_kept_ranking_of_another_kind_is_made_again(fresh_cache, value):
+    corpus = corpus_of("tower bridge", "a boat")
+    found = ranking(retriever(corpus), ask("bridge"))
+    with sqlite3.connect(fresh_cache / "rankings.sqlite") as connection:
+        connection.execute("UPDATE kept SET value = ?", [value])
+    connection.close()
+    again = ranking(retriever(corpus), ask("bridge"))
+    assert again == ([] if value == "[]" else found)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o002, 0o775), (0, 0o777)])
+def test_the_cache_has_the_permissions_that_the_umask_leaves(fresh_cache, umask, mode):
+    before = os.umask(umask)
+    try:
+        retriever(corpus_of("tower bridge", "a boat"))
+    finally:
+        os.umask(before)
+    [folder] = (fresh_cache / "bm25").iterdir()
+    assert folder.stat().st_mode & 0o777 == mode
+    assert {f.stat().st_mode & 0o777 for f in folder.iterdir()} == {mode & 0o666}
+
+
+# --- scripts without spaces
+
+
+@pytest.mark.parametrize(
+    ("texts", "query", "found"),
+    [
+        (["考拉吃桉树叶。", "铁塔在巴黎。"], "考拉吃什么", ["p0"]),  # Chinese
+        (["コアラはユーカリの葉を食べます。", "塔は鉄でできている。"], "コアラの食べ物", ["p0"]),
+        (["กินใบยูคาลิปตัส", "หอคอยเหล็ก"], "หอคอย", ["p1"]),  # Thai, with vowel signs
+        (["သစ်ရွက်", "သံမျှော်စင်"], "မျှော်စင်", ["p1"]),  # Burmese
+        (["ស៊ីស្លឹក", "ប៉មដែក"], "ប៉ម", ["p1"]),  # Khmer
+        (["The 考拉 eats leaves", "A tower"], "考拉", ["p0"]),
+        (["考拉", "塔"], "塔", ["p1"]),  # a letter that stands alone
+        (["iPhone手机", "tower塔"], "iphone", ["p0"]),  # Latin letters beside others
+        (["𠮷野家", "铁塔"], "𠮷野", ["p0"]),  # beyond 16 bits
+        (["코알라는 잎을 먹는다", "철탑"], "코알라는", ["p0"]),  # Korean has spaces
+        (["café au lait", "Tee"], "CAFÉ", ["p0"]),
+    ],
+)
+def test_texts_without_spaces_are_found_by_pairs_of_letters(fresh_cache, texts, query, found):
+    assert [i for i, _ in ranking(retriever(corpus_of(*texts)), ask(query))] == found
+
+
+def test_pairs_are_scored_as_words_are(fresh_cache):
+    chinese = ranking(retriever(corpus_of("考拉吃叶", "铁塔")), ask("考拉"))
+    spelt = ranking(retriever(corpus_of("kaola lachi chiye", "tieta")), ask("kaola"))
+    assert chinese == spelt
+
+
+@pytest.mark.parametrize("query", ["the of a", "? !", "a b c", "", "\U0001f428", "·、。"])
+def test_a_question_of_which_nothing_is_left_is_reported(fresh_cache, caplog, query):
+    tested = retriever(corpus_of("考拉 eats leaves", "a boat"))
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        assert ranking(tested, ask(query)) == []
+        [record] = [r for r in caplog.records if r.levelname == "WARNING"]
+        assert "finds nothing for 1 questions" in record.getMessage()
+        assert repr(query) in record.getMessage()
+
+
+def test_a_question_with_words_that_no_passage_has_is_not_reported(fresh_cache, caplog):
+    assert ranking(retriever(corpus_of("a boat")), ask("zebra 斑马")) == []
+    assert "finds nothing" not in caplog.text
 
 
 def test_the_fingerprint_holds_every_setting():
