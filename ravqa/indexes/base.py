@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from ravqa.core.errors import ContractError, UserError, broken
+from ravqa.core.errors import ContractError, DamagedError, UserError, broken
 from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
 
@@ -81,7 +81,9 @@ class Index(ABC):
             fingerprint: what the index must have been built from; None accepts any.
 
         Raises:
-            UserError: the folder holds no complete index, or one built from something else.
+            UserError: the folder holds no complete index.
+            DamagedError: its files cannot be used, or it was built from something else; an index
+                in the cache is then built again.
         """
 
     @classmethod
@@ -331,14 +333,14 @@ class StoredIndex(Index):
         return cls(path, config, fingerprint=fingerprint)
 
     def _check_source(self, found: str, what: str = "", mend: str = "build it again") -> None:
-        """Raise UserError if the index was built from something other than what is wanted.
+        """Raise DamagedError if the index was built from something other than what is wanted.
 
         Args:
             found: the fingerprint that it was built from.
             what, mend: parts of the message; by default they name the index's folder.
         """
         if self._wanted is not None and self._wanted != found:
-            raise UserError(
+            raise DamagedError(
                 f"{what or f'the index in {self.path}'} was built from another corpus or with "
                 f"another encoder: {mend}"
             )

@@ -28,11 +28,11 @@ small corpora. `QdrantClient(path=...)` is not offered, because it reads pickles
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -41,10 +41,11 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field, field_validator
 
-from ravqa.core.errors import UserError, import_extra
+from ravqa.core.errors import DamagedError, UserError, import_extra
 from ravqa.core.files import atomic_write, lock
 from ravqa.core.masking import Mask
 from ravqa.core.settings import Address, Strict, Text, validate
+from ravqa.core.stored import as_type, read_json
 from ravqa.encoders.base import Vectors
 from ravqa.indexes.base import (
     Array,
@@ -54,6 +55,7 @@ from ravqa.indexes.base import (
     checked_passages,
     checked_query,
 )
+from ravqa.indexes.segmented.store import check_format
 
 _FORMAT = 1
 _POINTER = "qdrant.json"
@@ -236,21 +238,12 @@ class QdrantIndex(StoredIndex):
             if cls.built(path):
                 raise UserError(f"{path} already has an index")
             if not _already(engine, fingerprint):
-                meta = {
-                    "format": _FORMAT,
-                    "dim": dim,
-                    "fingerprint": fingerprint,
-                    "storage": config.storage,
-                    "whole": False,
-                    "passages": 0,
-                    "next": 0,
-                }
+                meta = _Description(_FORMAT, dim, fingerprint, config.storage)
                 engine.create(dim, config.storage)
-                engine.put([(_META, {}, meta)])
+                engine.put([meta.point])
                 done = _upload(engine, checked_passages(ids, embeddings, dim), 0)
                 engine.optimize()
-                meta |= {"whole": True, "passages": done, "next": done}
-                engine.put([(_META, {}, meta)])
+                engine.put([replace(meta, whole=True, passages=done, next=done).point])
                 engine.flush()
             atomic_write(path / _POINTER, config.model_dump_json())
         return cls(path, config)
@@ -261,7 +254,7 @@ class QdrantIndex(StoredIndex):
 
     # -- reading ------------------------------------------------------------------------------
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> _Description:
         """Return the description that the collection holds of itself."""
         where = self._engine.where
         if not self._engine.exists():
@@ -280,12 +273,12 @@ class QdrantIndex(StoredIndex):
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self._meta["dim"])
+        return self._meta.dim
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint that was passed to `build`."""
-        return str(self._meta["fingerprint"])
+        return str(self._meta.fingerprint)
 
     def __len__(self) -> int:
         return len(self._engine) - 1  # without the descriptive point
@@ -355,7 +348,7 @@ class QdrantIndex(StoredIndex):
             "passages": len(self),
             "where": self._engine.where,
             "fingerprint": self.fingerprint,
-            "storage": self._meta["storage"],
+            "storage": self._meta.storage,
         }
 
     def verify(self) -> list[str]:
@@ -366,8 +359,8 @@ class QdrantIndex(StoredIndex):
         """
         self.refresh()
         faults = self._engine.faults()
-        if len(self) != self._meta["passages"]:
-            faults.append(f"{len(self)} passages instead of {self._meta['passages']}")
+        if len(self) != self._meta.passages:
+            faults.append(f"{len(self)} passages instead of {self._meta.passages}")
         return faults
 
     def refresh(self) -> None:
@@ -410,14 +403,16 @@ class QdrantIndex(StoredIndex):
 
     def _put(self, ids: Iterable[str], embeddings: Iterable[Vectors]) -> None:
         self.refresh()
-        first = self._meta["next"]
+        first = self._meta.next
         added = _upload(self._engine, checked_passages(ids, embeddings, self.dim), first)
-        self._settle(next=first + added)
+        self._settle(first + added)
 
-    def _settle(self, **changes: int) -> None:
-        """Record that a change has ended."""
-        self._meta = self._read() | changes | {"passages": len(self)}
-        self._engine.put([(_META, {}, self._meta)])
+    def _settle(self, following: int | None = None) -> None:
+        """Record that a change has ended, and the number of the next passage if it changed."""
+        found = self._read()
+        number = found.next if following is None else following
+        self._meta = replace(found, passages=len(self), next=number)
+        self._engine.put([self._meta.point])
         self._engine.flush()
 
     def _known(self, ids: Iterable[str]) -> set[str]:
@@ -462,6 +457,36 @@ def _upload(engine: _Engine, passages: Iterable[tuple[str, Array]], first: int) 
     return done
 
 
+@dataclass(frozen=True)
+class _Description:
+    """The payload of the point that describes a collection; see `QdrantIndex`."""
+
+    format: int
+    dim: int
+    fingerprint: str
+    storage: str
+    whole: bool = False
+    passages: int = 0
+    next: int = 0
+
+    @property
+    def point(self) -> Point:
+        return _META, {}, asdict(self)
+
+
+def _description(engine: _Engine) -> _Description | None:
+    """Return what the collection says of itself; None if it says nothing.
+
+    Raises:
+        UserError: it is not what an index writes.
+    """
+    found = engine.payloads([_META]).get(_META)
+    try:
+        return None if found is None else as_type(_Description, found)
+    except ValueError as e:
+        raise UserError(f"{engine.where} is no index of ravqa, or is damaged ({e})") from None
+
+
 def _already(engine: _Engine, fingerprint: str) -> bool:
     """Return whether a complete collection exists; False if it may be built or rebuilt.
 
@@ -470,12 +495,12 @@ def _already(engine: _Engine, fingerprint: str) -> bool:
     """
     if not engine.exists():
         return False
-    meta = engine.payloads([_META]).get(_META)
+    meta = _description(engine)
     if meta is None and len(engine):
         raise UserError(f"{engine.where} already exists and is no index of ravqa: use another")
     if meta is None or not meta["whole"]:
         return False
-    if fingerprint and (meta["format"], meta["fingerprint"]) == (_FORMAT, fingerprint):
+    if fingerprint and (meta.format, meta.fingerprint) == (_FORMAT, fingerprint):
         return True
     raise UserError(
         f"{engine.where} already has an index, of another corpus or by another encoder: "
@@ -492,12 +517,11 @@ def _engine(path: Path, config: QdrantIndex.Config) -> _Engine:
 def _pointed_at(path: Path) -> QdrantIndex.Config:
     """Return the configuration that the folder's index was built with."""
     try:
-        text = (path / _POINTER).read_text(encoding="utf-8")
-        return validate(QdrantIndex.Config, json.loads(text), str(path / _POINTER))
-    except (FileNotFoundError, NotADirectoryError):
+        return validate(QdrantIndex.Config, read_json(path / _POINTER), str(path / _POINTER))
+    except FileNotFoundError:
         raise UserError(f"no index in {path}") from None
     except ValueError:
-        raise UserError(
+        raise DamagedError(
             f"{path / _POINTER} is damaged: delete the folder and build again"
         ) from None
 

@@ -20,22 +20,25 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from ravqa.core.devices import processes
-from ravqa.core.errors import UserError, import_extra
+from ravqa.core.errors import DamagedError, UserError, import_extra
 from ravqa.core.factory import part_config
 from ravqa.core.files import LockedError, atomic_write, lock
 from ravqa.core.settings import Options, Part, Strict
 from ravqa.core.settings import fingerprint as fingerprint_of
+from ravqa.core.stored import as_type, read_json
 from ravqa.encoders.base import Vectors
 from ravqa.indexes import INDEXES
 from ravqa.indexes.base import Array, Index, Ranking, StoredIndex, checked_passages
+from ravqa.indexes.segmented.store import check_format
 
 T = TypeVar("T")
 
@@ -96,10 +99,14 @@ class ShardedIndex(StoredIndex):
         """
         super().__init__(path, config, fingerprint=fingerprint)
         self._manifest = _read(self.path)
-        self.config = config or self.Config(shard=Part(**self._manifest["shard"]))
+        self.config = config or self.Config(shard=Part(**self._manifest.shard))
         self._check_source(self.fingerprint)
         self._workers = _workers(self.path, self.config, self._manifest)
         self._workers.open()
+        if any(dim != self.dim for dim in self._workers.run(lambda shard: shard.dim)):
+            raise DamagedError(
+                f"the shards in {self.path} are not those of one index: build it again"
+            )
 
     @classmethod
     def fixed(cls, config: Config) -> dict[str, Any]:
@@ -181,25 +188,19 @@ class ShardedIndex(StoredIndex):
         ids = list(ids)
         _check_unique(ids)
         if cls.built(path):
-            if fingerprint and _read(path)["fingerprint"] == fingerprint:
+            if fingerprint and _read(path).fingerprint == fingerprint:
                 return cls(path, config)
             raise UserError(f"{path} already has an index")
         if config.workers == "accelerate" and not fingerprint and processes().num_processes > 1:
             raise UserError("several processes can only build an index that has a fingerprint")
         path.mkdir(parents=True, exist_ok=True)
         number = max(1, min(config.shards or _parallel(config), len(ids)))
-        manifest = {
-            "format": _FORMAT,
-            "dim": dim,
-            "fingerprint": fingerprint,
-            "shards": number,
-            "shard": config.shard.model_dump(),
-        }
+        manifest = _Manifest(dim, fingerprint, number, config.shard.model_dump())
         bounds = [len(ids) * i // number for i in range(number + 1)]
         workers = _workers(path, config, manifest)
         workers.build([(ids[a:b], embed, a, b, dim) for a, b in pairwise(bounds)])
         del workers  # Ray's release their resources before new ones start
-        atomic_write(path / _MANIFEST, json.dumps(manifest))
+        atomic_write(path / _MANIFEST, json.dumps({"format": _FORMAT, **asdict(manifest)}))
         return cls(path, config)
 
     # -- reading ------------------------------------------------------------------------------
@@ -207,12 +208,12 @@ class ShardedIndex(StoredIndex):
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return int(self._manifest["dim"])
+        return self._manifest.dim
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint that was passed to `build`."""
-        return str(self._manifest["fingerprint"])
+        return self._manifest.fingerprint
 
     def __len__(self) -> int:
         return sum(self._workers.run(len))
@@ -362,19 +363,30 @@ def _check_unique(ids: Iterable[str]) -> None:
         seen.add(passage_id)
 
 
-def _read(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Manifest:
+    """Content of `sharded.json`: also the number of shards, and their kind with its options."""
+
+    dim: int
+    fingerprint: str
+    shards: Annotated[int, Field(ge=1)]
+    shard: dict[str, Any]
+
+
+def _read(path: Path) -> _Manifest:
     """Return the contents of `sharded.json`.
 
     Raises:
-        UserError: the file does not exist, is damaged, or has another format.
+        UserError: the file does not exist.
+        DamagedError: it is damaged, or has another format.
     """
     file = path / _MANIFEST
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if values["format"] == _FORMAT:
-            Part(**values["shard"])
-            return {key: values[key] for key in ("dim", "fingerprint", "shards", "shard")}
-    except (FileNotFoundError, NotADirectoryError):
+        values = read_json(file)
+        check_format(values["format"], _FORMAT, f"the index in {path}")
+        found = as_type(_Manifest, values)
+        Part(**found.shard)
+    except FileNotFoundError:
         raise UserError(f"no index in {path}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file} is damaged: delete the folder and build the index again") from None
@@ -456,11 +468,13 @@ class _Shard:
     def _whole(self) -> bool:
         if self._fingerprint is None:
             return False
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError):  # it is then built
             self.open()
         return self._index is not None
 
     def open(self) -> None:
+        if not self._kind.built(self._folder):
+            raise DamagedError(f"{self._folder} is missing: build the index again")
         self._index = self._kind.open(self._folder, self._config, fingerprint=self._fingerprint)
 
     def apply(self, task: Callable[[Index], T]) -> T:
@@ -489,11 +503,11 @@ class _Workers(Protocol):
         ...
 
 
-def _workers(path: Path, config: ShardedIndex.Config, manifest: dict[str, Any]) -> _Workers:
-    number, whole = manifest["shards"], manifest["fingerprint"]
+def _workers(path: Path, config: ShardedIndex.Config, manifest: _Manifest) -> _Workers:
+    number, whole = manifest.shards, manifest.fingerprint
     shards = []
     for i in range(number):
-        own = fingerprint_of(whole, manifest["shard"], i, number) if whole else None
+        own = fingerprint_of(whole, manifest.shard, i, number) if whole else None
         shards.append((path.resolve() / _name(i), config.shard, own))
     if config.workers == "ray":
         return _Ray(shards, config.ray)

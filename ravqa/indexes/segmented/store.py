@@ -120,8 +120,8 @@ def read_manifest(path: Path) -> Manifest:
     """Return the current state of the index in `path`.
 
     Raises:
-        UserError: no index exists, or it has another format.
-        DamagedError: the manifest cannot be read or was changed.
+        UserError: no index exists.
+        DamagedError: the manifest cannot be read, was changed, or has another format.
     """
     try:
         values = read_json(path / MANIFEST)
@@ -143,13 +143,13 @@ def check_format(found: Any, readable: int, what: str) -> None:
     """Check the format of what is read back.
 
     Raises:
-        UserError: it is another number.
+        DamagedError: it is another number.
         TypeError: it is not a number.
     """
     if type(found) is not int:
         raise TypeError(f"format {found!r:.40}")
     if found != readable:
-        raise UserError(
+        raise DamagedError(
             f"{what} is of format {found}, this version reads {readable}: build it again"
         )
 
