@@ -17,9 +17,9 @@ class DataError(UserError):
 
 
 class DamagedError(UserError):
-    """A file that this project wrote is missing, cut off or changed; the message names it.
+    """A file of this project's is missing, cut off, changed, or of something else.
 
-    What is in a cache is then made again; what users own is not.
+    The message names it. What is in a cache is then made again; what users own is not.
     """
 
 

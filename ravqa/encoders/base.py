@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from ravqa.core.errors import UserError, broken
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Strict
+from ravqa.core.stored import as_type
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,6 +53,18 @@ class EncodingStats:
     truncated: int = 0
     tokens: int = 0
     vectors: int = 0
+
+    @classmethod
+    def read(cls, value: Any) -> EncodingStats:
+        """Return statistics that were kept on disk, as `asdict` writes them.
+
+        Raises:
+            ValueError: they are something else.
+        """
+        found = as_type(dict[str, Annotated[int, Field(ge=0)]], value)
+        if found.keys() != {field.name for field in fields(cls)}:
+            raise ValueError("not the statistics of an encoding")
+        return cls(**found)
 
     def __add__(self, other: EncodingStats) -> EncodingStats:
         return EncodingStats(

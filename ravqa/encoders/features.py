@@ -8,13 +8,14 @@ made again.
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ravqa.core.errors import first_line
 from ravqa.core.files import written_beside
 from ravqa.core.locations import cache_dir
 from ravqa.core.settings import fingerprint
@@ -23,6 +24,8 @@ from ravqa.images.decode import image_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 Features = tuple["Tensor", "Tensor"]
 """An image's global feature [width] and patch features [patches, width], float32."""
@@ -85,10 +88,13 @@ def tower_fingerprint(tower: Any) -> str:
 def _read(file: Path) -> Features | None:
     import torch
 
+    if not file.is_file():
+        return None
     try:
         # The archive has checksums.
         with file.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
             pooled, patches = (torch.from_numpy(arrays[key]) for key in ("pooled", "patches"))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    except Exception as e:  # zipfile and numpy fail in many ways on changed bytes
+        _log.warning("%s is damaged (%s): it is made again", file, first_line(e))
         return None
     return pooled.float(), patches.float()

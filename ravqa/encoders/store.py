@@ -1,27 +1,31 @@
 """A corpus's vectors on disk while they are computed, in chunks, so that a killed run can resume.
 
 The folder has `meta.json`, and one file per chunk of passages with `vectors` [all vectors, dim],
-`lengths` [passages] and `stats`. Each file is written beside its final name, flushed to disk and
-renamed, so a file with that name is complete. Several processes (torchrun, accelerate) share the
-chunks.
+`lengths` [passages] and `stats`, and their checksum. Each file is written beside its final name,
+flushed to disk and renamed, so a file with that name is complete. Several processes (torchrun,
+accelerate) share the chunks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from ravqa.core.devices import processes
-from ravqa.core.errors import UserError
+from ravqa.core.errors import DamagedError, UserError, first_line
 from ravqa.core.files import atomic_write, lock, written_beside
 from ravqa.core.records import Passage
+from ravqa.core.stored import as_type, read_json
 from ravqa.encoders.base import (
     Encoded,
     Encoder,
@@ -30,10 +34,27 @@ from ravqa.encoders.base import (
     checked_vectors,
 )
 
+_log = logging.getLogger(__name__)
+
 _FORMAT = 1
 _CHUNK = 2048  # passages in a file of a large corpus
 _MIN_CHUNK = 256  # fewer do not fill batches of one length
 _CHUNKS = 64  # files of other corpora: a kill costs little, every process gets a share
+
+
+_ARRAYS = ("vectors", "lengths", "stats")
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """Content of `meta.json`; see `EmbeddingStore`."""
+
+    format: int
+    encoder: str
+    corpus: str
+    passages: int
+    dim: int
+    chunk: Annotated[int, Field(ge=1)]
 
 
 class Passages(Protocol):
@@ -63,30 +84,28 @@ class EmbeddingStore:
 
         Raises:
             UserError: the folder holds vectors by another encoder or of another corpus.
+            DamagedError: its meta.json cannot be read.
         """
         self.path = path
         self.dim = dim
         self._passages = passages
-        meta = {
-            "format": _FORMAT,
-            "encoder": encoder,
-            "corpus": corpus,
-            "passages": passages,
-            "dim": dim,
-        }
+        meta = _Meta(_FORMAT, encoder, corpus, passages, dim, chunk)
         file = path / "meta.json"
         if not file.exists():
             path.mkdir(parents=True, exist_ok=True)
-            atomic_write(file, json.dumps({**meta, "chunk": chunk}))
+            atomic_write(file, json.dumps(asdict(meta)))
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            self.chunk = int(found["chunk"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{file} is damaged: delete the folder and encode again") from None
-        for key, value in meta.items():
-            if found.get(key) != value:
+            found = as_type(_Meta, read_json(file))
+        except (OSError, ValueError) as e:
+            raise DamagedError(
+                f"{file} is damaged ({e}): delete the folder and encode again"
+            ) from None
+        self.chunk = found.chunk
+        wanted = asdict(replace(meta, chunk=found.chunk))
+        for key, value in asdict(found).items():
+            if wanted[key] != value:
                 raise UserError(
-                    f"the vectors in {path} are of another {key} ({found.get(key)}, not {value}): "
+                    f"the vectors in {path} are of another {key} ({value}, not {wanted[key]}): "
                     "delete the folder, or choose another"
                 )
 
@@ -100,7 +119,7 @@ class EmbeddingStore:
 
     def missing(self) -> list[int]:
         """Return the numbers of the chunks still to be encoded, including damaged ones."""
-        return [i for i in self._numbers() if self._read_stats(i) is None]
+        return [i for i in self._numbers() if not self._whole(i)]
 
     def write(self, number: int, encoded: Encoded) -> None:
         """Store a chunk: one array [vectors, dim] for each of its passages.
@@ -119,7 +138,7 @@ class EmbeddingStore:
             "stats": np.array(astuple(encoded.stats), dtype=np.int64),
         }
         with written_beside(self._file(number)) as temporary:
-            save_file(arrays, temporary)
+            save_file({**arrays, "checksum": _checksum(arrays)}, temporary)
 
     def __iter__(self) -> Iterator[Vectors]:
         """Yield every passage's array, in the order of the corpus, with one file open at a time.
@@ -157,6 +176,29 @@ class EmbeddingStore:
     def _file(self, number: int) -> Path:
         return self.path / f"{number:06}.safetensors"
 
+    def _whole(self, number: int) -> bool:
+        """Return whether a chunk is there and as it was written; a damaged one is reported."""
+        from safetensors import safe_open
+
+        file = self._file(number)
+        if not file.is_file():
+            return False
+        try:
+            with safe_open(file, framework="np") as tensors:
+                named = "checksum" in tensors.keys()  # noqa: SIM118 (it is no mapping)
+                wanted = tensors.get_tensor("checksum") if named else None
+                arrays = {name: tensors.get_tensor(name) for name in _ARRAYS}
+            lengths, shape = arrays["lengths"], arrays["vectors"].shape
+            fits = len(lengths) == len(self.rows(number)) and shape == (lengths.sum(), self.dim)
+            # Older versions wrote no checksum.
+            if fits and (wanted is None or np.array_equal(wanted, _checksum(arrays))):
+                return True
+            problem = "its content was changed"
+        except Exception as e:  # changed bytes fail in many ways
+            problem = first_line(e)
+        _log.warning("%s is damaged (%s): it is made again", file, problem)
+        return False
+
     def _read_stats(self, number: int) -> EncodingStats | None:
         from safetensors import SafetensorError, safe_open
 
@@ -165,6 +207,13 @@ class EmbeddingStore:
                 return EncodingStats(*tensors.get_tensor("stats").tolist())
         except (OSError, SafetensorError, TypeError):
             return None
+
+
+def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in _ARRAYS:
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def corpus_embeddings(
@@ -187,6 +236,7 @@ def corpus_embeddings(
 
     Raises:
         UserError: the folder holds vectors by another encoder or of another corpus.
+        DamagedError: its meta.json cannot be read.
     """
     state = processes()
     ids = list(corpus)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,11 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ravqa.core.cache import Memo, Store
-from ravqa.core.errors import UserError
+from ravqa.core.devices import processes
+from ravqa.core.errors import DamagedError, UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import failures
-from ravqa.core.locations import cache_dir
+from ravqa.core.locations import cache_dir, remove
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict, fingerprint
@@ -43,12 +44,14 @@ from ravqa.indexes.base import (
     checked_scores,
 )
 from ravqa.indexes.segmented.store import FORMAT
-from ravqa.retrievers.base import Retriever, to_hits
+from ravqa.retrievers.base import Retriever, ranking_of, to_hits
 from ravqa.retrievers.explain import Explanation, QueryPart
 from ravqa.retrievers.query_text import Form, QueryText, forms
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_log = logging.getLogger(__name__)
 
 _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
@@ -111,7 +114,7 @@ class LateInteractionRetriever(Retriever):
         self._index: Index | None = None
         self._corpus = ""
         self._passages: Corpus | None = None
-        self._memo = Memo[Any]("rankings")
+        self._memo = Memo("rankings", back=ranking_of)
         self.stores = self._memo.stores
         self._statistics = Store("encodings")
         self._encoded = {"queries": EncodingStats()}
@@ -171,24 +174,20 @@ class LateInteractionRetriever(Retriever):
             return
         key, path = self._place(corpus)
         vectors = self._vectors_of(corpus)
-        if not self._index_class.built(path):
+        self._index = self._cached(path, key)
+        if self._index is None:
             with one_at_a_time(vectors) as state:
-                if not self._index_class.built(path):
-                    store = self._embeddings(corpus, vectors, progress)
-                    if self._index_class.built_together(self._index_config):
-                        self._build(corpus, store, path, key)
-                    elif state.is_main_process:
-                        shutil.rmtree(path, ignore_errors=True)
-                        self._build(corpus, store, path, key)
-                    state.wait_for_everyone()
-                    if state.is_main_process:
-                        self._statistics.put({store.path.name: asdict(store.stats)})
-                        store.remove()
-        self._index = self._opened(path, key)
+                self._index = self._cached(path, key, warn=False)
+                if self._index is None:
+                    self._make(corpus, vectors, path, key, state, progress)
+            self._index = self._index or self._opened(path, key)
         self._corpus = corpus.fingerprint
         self._passages = corpus
-        for stats in self._statistics.get([vectors.name]).values():
-            self._encoded["passages"] = EncodingStats(**stats)
+        for name, stats in self._statistics.get([vectors.name]).items():
+            try:
+                self._encoded["passages"] = EncodingStats.read(stats)
+            except ValueError:
+                self._statistics.drop_damaged([name])
 
     def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
         """Encode what is missing of the corpus, for `prepare` to index; None if it is indexed.
@@ -216,6 +215,39 @@ class LateInteractionRetriever(Retriever):
         with one_at_a_time(vectors):
             store = self._embeddings(corpus, vectors, progress)
             yield store
+            store.remove()
+
+    def _cached(self, path: Path, key: str, *, warn: bool = True) -> Index | None:
+        """Return the index in the cache; None if there is none that can be used."""
+        if not self._index_class.built(path):
+            return None
+        try:
+            return self._opened(path, key)
+        except DamagedError as e:
+            if warn:
+                _log.warning("%s (in the cache: it is made again)", e)
+            return None
+
+    def _make(
+        self,
+        corpus: Corpus,
+        vectors: Path,
+        path: Path,
+        key: str,
+        state: Any,
+        progress: Progress | None,
+    ) -> None:
+        """Encode the corpus and build the index in the cache."""
+        together = self._index_class.built_together(self._index_config)
+        # Shards that a killed process finished are kept; nothing else that lies there is.
+        if state.is_main_process and (not together or self._index_class.built(path)):
+            remove(path)
+        store = self._embeddings(corpus, vectors, progress)
+        if together or state.is_main_process:
+            self._build(corpus, store, path, key)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            self._statistics.put({store.path.name: asdict(store.stats)})
             store.remove()
 
     def _opened(self, path: Path, key: str) -> Index:
@@ -252,7 +284,15 @@ class LateInteractionRetriever(Retriever):
             if progress:
                 progress("encoding passages", done, total)
 
-        return corpus_embeddings(self.encoder, corpus, folder, count)
+        try:
+            return corpus_embeddings(self.encoder, corpus, folder, count)
+        except DamagedError as e:  # in all cooperating processes
+            state = processes()
+            if state.is_main_process:
+                _log.warning("%s (in the cache: they are made again)", e)
+                remove(folder)
+            state.wait_for_everyone()
+            return corpus_embeddings(self.encoder, corpus, folder, count)
 
     def _build(self, corpus: Corpus, store: EmbeddingStore, path: Path, key: str) -> None:
         self._index_class.build(
@@ -304,6 +344,14 @@ class LateInteractionRetriever(Retriever):
         found = self._memo.get(
             keys, lambda rows: enumerate(self._search(index, [plans[i] for i in rows], depth))
         )
+        empty = [i for i, ranking in enumerate(found) if not ranking] if len(index) else []
+        if empty:
+            _log.warning(
+                "the retriever late-interaction finds nothing for %d questions, such as %r: the "
+                "encoder has no vector for any of their words",
+                len(empty),
+                questions[empty[0]].question,
+            )
         return [to_hits(ranking[:k]) for ranking in found]
 
     def explain(self, question: Question, passage_ids: Sequence[str]) -> list[Explanation]:

@@ -217,6 +217,35 @@ def test_a_damaged_chunk_is_encoded_again(tmp_path):
     assert_same(again, expected)
 
 
+def test_no_changed_byte_of_a_chunk_is_taken_for_vectors(tmp_path, caplog):
+    store = corpus_embeddings(Words(), corpus(300), tmp_path / "store")
+    for file in (tmp_path / "store").glob("*.safetensors"):
+        data = file.read_bytes()
+        number = int(file.stem)
+        for place in [*range(0, len(data), len(data) // 40), *range(len(data) - 20, len(data))]:
+            file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            caplog.clear()
+            assert store.missing() == [number]
+            assert f"{file} is damaged" in caplog.text
+        file.write_bytes(data)
+    assert store.missing() == []
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, 0, 1.5, True, [], "missing"])
+def test_every_value_of_meta_json_has_its_type(tmp_path, value):
+    path = tmp_path / "store"
+    corpus_embeddings(Words(), corpus(20), path)
+    whole = json.loads((path / "meta.json").read_text())
+    for key in whole:
+        bad = {k: v for k, v in whole.items() if k != key}
+        if value != "missing":
+            bad[key] = value
+        (path / "meta.json").write_text(json.dumps(bad))
+        with pytest.raises(UserError, match=r"meta\.json is damaged|are of another") as caught:
+            corpus_embeddings(Words(), corpus(20), path)
+        assert "\n" not in str(caught.value)
+
+
 def test_vectors_of_something_else_are_refused_in_one_line(tmp_path):
     corpus_embeddings(Words(), corpus(), tmp_path / "store")
 
