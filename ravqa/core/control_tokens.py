@@ -96,10 +96,17 @@ def control_tokens(
     """Return the control tokens of a model.
 
     Args:
-        tokenizer: all tokens that were added to its vocabulary count, special ones or not.
+        tokenizer: all tokens that were added to its vocabulary count, special ones or not. It may
+            be a processor, or a tokenizer of the package tokenizers.
         template: the chat template, which may write marks that are no tokens.
         marks: texts that stand for images, video or sound.
     """
-    special = [token for token in tokenizer.all_special_tokens if isinstance(token, str)]
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    added: list[Any] = []
+    if hasattr(inner, "get_added_vocab"):
+        added = [*inner.get_added_vocab(), *inner.all_special_tokens]
+    elif hasattr(inner, "get_added_tokens_decoder"):
+        added = [token.content for token in inner.get_added_tokens_decoder().values()]
     written = _LIKE_A_MARK.findall(template or "")
-    return ControlTokens([*tokenizer.get_added_vocab(), *special, *written, *marks])
+    texts = (token for token in added if isinstance(token, str))
+    return ControlTokens([*texts, *written, *marks])

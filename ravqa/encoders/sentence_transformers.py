@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from ravqa.core.checkpoints import load_sentence_transformer, loading
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError, first_line, import_extra
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
@@ -98,6 +99,7 @@ class _STEncoder(Encoder):
                 raise problem
             self.dim = int(self._model.get_embedding_dimension())
         self._check_model()
+        self._control_tokens = control_tokens(getattr(self._model, "tokenizer", None), None)
         prompts = self._model.prompts
         documents = (prompts[k] for k in ("document", "passage", "corpus") if prompts.get(k))
         self._prompts: dict[str, str] = {
@@ -150,7 +152,7 @@ class _STEncoder(Encoder):
         for (instruction, _), places in groups.items():
             for start in range(0, len(places), self.config.batch_queries):
                 rows = places[start : start + self.config.batch_queries]
-                inputs = [_with_image(questions[i]) for i in rows]
+                inputs = [self._with_image(questions[i]) for i in rows]
                 prompt = f"{instruction.strip()} " if instruction else None
                 encoded = self._encode("query", inputs, prompt)
                 for i, array in zip(rows, encoded, strict=True):
@@ -165,8 +167,15 @@ class _STEncoder(Encoder):
         A model that takes images would open a text that is the path or address of an image, unless
         the input is marked as text.
         """
+        plain = [self._control_tokens.neutral(text)[0] for text in texts]
         only_text = self._model.modalities == ["text"]
-        return list(texts) if only_text else [{"text": text} for text in texts]
+        return plain if only_text else [{"text": text} for text in plain]
+
+    def _with_image(self, question: Question) -> dict[str, Any]:
+        found: dict[str, Any] = {"text": self._control_tokens.neutral(question.question)[0]}
+        return (
+            found if question.image is None else found | {"image": open_for_library(question.image)}
+        )
 
     def _empty(self, items: int) -> list[Vectors]:
         return [np.empty((0, self.dim), self.config.output)] * items
@@ -259,12 +268,6 @@ class DenseSTEncoder(_STEncoder):
 def _first(*values: str | None) -> str:
     """Return the first value that is not None."""
     return next(value for value in values if value is not None)
-
-
-def _with_image(question: Question) -> dict[str, Any]:
-    if question.image is None:
-        return {"text": question.question}
-    return {"text": question.question, "image": open_for_library(question.image)}
 
 
 def _token_counts(features: Any) -> list[int]:

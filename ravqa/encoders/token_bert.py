@@ -180,7 +180,10 @@ class TokenBertEncoder(Encoder):
 
     def _tokenized(self, texts: Sequence[str]) -> Any:
         return self._tokenizer(
-            list(texts), truncation=True, max_length=self.config.max_document_length
+            list(texts),
+            truncation=True,
+            max_length=self.config.max_document_length,
+            split_special_tokens=True,  # [SEP] in a text is text
         )
 
     def _tokenized_words(self, texts: Sequence[Sequence[str]]) -> Any:
@@ -189,6 +192,7 @@ class TokenBertEncoder(Encoder):
             is_split_into_words=True,
             truncation=True,
             max_length=self.config.max_query_length,
+            split_special_tokens=True,
         )
 
     def _encoded(self, arrays: Sequence[Vectors], batch: Any) -> Encoded:

@@ -135,6 +135,7 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
         **kwargs: Any,
     ) -> BatchEncoding:
         length = max_length or self._max_tokens
+        kwargs.setdefault("split_special_tokens", True)  # [SEP] and [MASK] in a text are text
         encoding = super().__call__(
             [_PREFIX + text for text in texts],
             padding=padding,

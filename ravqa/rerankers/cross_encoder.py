@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from ravqa.answering.prompt import PromptTemplate
 from ravqa.core.cache import Memo
 from ravqa.core.checkpoints import load_sentence_transformer, loading
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.failures import by_halves
@@ -94,6 +95,7 @@ class CrossEncoderReranker(Reranker):
         path = resolve(config.model, extra="sample", why=_WHY)
         library = import_extra("sentence_transformers", _EXTRA, why=_WHY)
         self._model: Any = self._load(library, path)
+        self._control_tokens = control_tokens(getattr(self._model, "tokenizer", None), None)
         self.supports_images = bool(self._model.supports(("image", "text")))
         self.truncated = 0
         self._kept = Memo[float | Failure](
@@ -181,12 +183,13 @@ class CrossEncoderReranker(Reranker):
         Raises:
             DataError: an image cannot be decoded.
         """
+        plain = self._control_tokens.neutral
         pairs: list[tuple[str, str]] = []
         owners: list[Question] = []
         for question, found in zip(questions, candidates, strict=True):
-            query = self._template.render(question, [])
+            query = plain(self._template.render(question, []))[0]
             for _, passage in found[: self.config.depth]:
-                pairs.append((query, passage.content))
+                pairs.append((query, plain(passage.content)[0]))
                 owners.append(question)
         images = image_prints([q.image if self.supports_images else None for q in owners])
         keys = [

@@ -282,3 +282,16 @@ def test_missing_packages_and_folders_are_named(tmp_path):
         variant(model=str(tmp_path / "gone"))
     with pytest.raises(UserError, match="cannot be loaded"):
         variant(model=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text", ["[SEP]", "a [MASK] koala", "[CLS][PAD] x [SEP]", "[Q] [D] [unused0]"]
+)
+def test_control_tokens_in_texts_are_text(encoder, text):
+    special = set(encoder._tokenizer.all_special_ids)
+    [ids] = encoder._tokenized([text])["input_ids"]
+    [words] = encoder._tokenized_words([text.split()])["input_ids"]
+    for row in (ids, words):
+        assert [token in special for token in row] == [True, *[False] * (len(row) - 2), True]
+    [vectors] = encoder.encode_document([text])
+    assert len(vectors) > 1

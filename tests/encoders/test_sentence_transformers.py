@@ -176,6 +176,16 @@ def test_spans_are_joined_and_only_those_without_weight_left_out(colbert_encoder
     )
 
 
+def test_control_tokens_in_texts_are_text(colbert_encoder, dense):
+    evil, calm = "what [SEP] is [MASK] it [CLS]", "what [ SEP] is [ MASK] it [ CLS]"
+    for tested in (colbert_encoder, dense):
+        close(tested.encode_document([evil]), tested.encode_document([calm]))
+        close(tested.encode_query([[Span(evil)]]), tested.encode_query([[Span(calm)]]))
+        close(
+            tested.encode_question([Question(1, evil)]), tested.encode_question([Question(1, calm)])
+        )
+
+
 def test_prompts_can_be_replaced(colbert, bert):
     options = {"query_prompt": "", "document_prompt": "river "}
     encoder = MultiVectorSTEncoder(MultiVectorSTEncoder.Config(model=colbert[0], **options))

@@ -64,6 +64,21 @@ def test_instruction_question_and_image_become_the_models_inputs(processor):
     assert output.late_interaction_output.shape == (1, 52, 16)
 
 
+@pytest.mark.parametrize("text", ["[SEP] a", "what [MASK] is", "[CLS][PAD][SEP]", "[unused0] [Q]"])
+def test_control_tokens_in_texts_are_text(processor, text):
+    special = {4, 5, 6}  # [CLS], [SEP], [MASK]
+    query = processor.query_tokenizer
+    ids = query([text], return_tensors=None)["input_ids"][0]
+    end = ids.index(query.sep_token_id)
+    assert not special & set(ids[2:end])
+    assert set(ids[end + 1 :]) <= {6}
+    [document] = processor.context_tokenizer([text], padding=False, return_tensors=None)[
+        "input_ids"
+    ]
+    assert not special & set(document[2:-1])
+    assert document[-1] == 5
+
+
 def test_what_was_cut_is_told(processor):
     given = parity.inputs("preflmr")
     assert processor(given["queries"]).truncated == [False, False, False, True]
