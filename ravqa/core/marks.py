@@ -133,14 +133,8 @@ def open_thinking(prompt: str) -> str:
     mark = next(iter(deque(_MARK.finditer(prompt), maxlen=1)), None)
     if mark is None or prompt[mark.end() :].strip():
         return ""
-    return closing_mark(mark.group())
-
-
-def closing_mark(opening: str) -> str:
-    """Return the mark that closes thinking that another mark opens; blank if it opens none."""
-    mark = _MARK.match(opening.strip())
-    side, _, pair = str(mark.lastgroup if mark else "").partition("_")
-    if mark is None or side == "close":
+    side, _, pair = str(mark.lastgroup).partition("_")
+    if side == "close":
         return ""
     return mark.group().replace("<", "</", 1) if pair == "tag" else _PAIRS[pair][3]
 

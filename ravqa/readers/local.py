@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, out_of_memory
-from ravqa.core.marks import open_thinking
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
@@ -36,7 +35,7 @@ from ravqa.readers.loading import (
     stop_ids,
 )
 from ravqa.readers.streaming import greedy, whole_words
-from ravqa.readers.thinking import Thought, closed_thinking, may_think
+from ravqa.readers.thinking import Marks, Thought
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +144,8 @@ class LocalReader(Reader):
         self._stops = stop_ids(tokenizer, own, newline=newline, why=why)
         self._own_stops = stop_ids(tokenizer, own, newline=False, why=why)
         self.ends = frozenset(self._stops)
-        self._may_think = chat is not None and may_think(tokenizer, self._template)
+        self._marks_of_thinking = Marks(tokenizer, self._template)
+        self._may_think = chat is not None and self._marks_of_thinking.some
         self._opening = ""  # the mark of thinking that the model writes itself
         self._thinking_budget = config.max_thinking_tokens
         if self.context is not None:  # half of what there is, at the most
@@ -241,7 +241,7 @@ class LocalReader(Reader):
             text = self._text(prompt)
         except PromptError as e:
             raise UserError(str(e)) from None
-        if self._may_think and open_thinking(text):
+        if self._may_think and self._marks_of_thinking.closing(text):
             self.max_thinking_tokens = self._thinking_budget
 
     # --- the reader's calls
@@ -620,11 +620,12 @@ class LocalReader(Reader):
         """Return what follows each prompt's thinking; nothing if the model cannot think."""
         if not self._may_think:
             return []
-        return [self._thought(bool(open_thinking(self._text(prompt)))) for prompt in prompts]
+        opened = [self._marks_of_thinking.closing(self._text(prompt)) for prompt in prompts]
+        return [self._thought(bool(mark)) for mark in opened]
 
     def _thought(self, opened: bool) -> Thought:
         return Thought(
-            functools.partial(self._tokenizer.decode, skip_special_tokens=False),
+            self._marks_of_thinking.decode,
             opened=opened,
             budget=self._thinking_budget,
             longest=self.max_new_tokens,
@@ -686,7 +687,7 @@ class LocalReader(Reader):
         """Return a prompt's text as the model is given it; without thinking, if it is `_Closed`."""
         if not isinstance(prompt, _Closed):
             return text
-        return closed_thinking(text, self._opening)
+        return self._marks_of_thinking.closed(text, self._opening)
 
     def _closed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Return prompts after which the answer follows at once, without thinking."""

@@ -7,16 +7,10 @@ the answer, nor of its log-probability.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ravqa.core.marks import (
-    closing_mark,
-    has_thinking_mark,
-    may_open_thinking,
-    open_thinking,
-    split_thinking,
-)
+from ravqa.core.marks import has_thinking_mark, may_open_thinking, open_thinking, split_thinking
 
 _TAIL = 24  # tokens that surely hold a whole closing mark
 _HEAD = 16  # tokens within which a model that thinks begins to
@@ -117,21 +111,61 @@ class Thought:
         return split_thinking(whole, opened=self._opened).thinking
 
 
-def may_think(tokenizer: Any, template: str | None) -> bool:
-    """Return whether a model may think: its vocabulary or its chat template has a mark for it."""
-    texts = [template or "", *tokenizer.get_added_vocab()]
-    return any(map(has_thinking_mark, texts))
+class Marks:
+    """The marks of thinking that a model uses: the known ones, and those that it declares.
 
-
-def closed_thinking(text: str, opening: str = "") -> str:
-    """Return a prompt after which the answer follows at once: with its thinking closed, and empty.
-
-    Args:
-        text: the prompt as it is given to the model.
-        opening: the mark that the model would write itself.
+    A tokenizer declares them for the parsing of its responses (transformers' `parse_response`), in
+    the fields "thinking", "reasoning" or "reasoning_content" of its `response_template`.
     """
-    if closing := open_thinking(text):
-        return f"{text}\n{closing}\n\n" if text.endswith("\n") else f"{text}{closing}"
-    if opening:
-        return f"{text}{opening}\n\n{closing_mark(opening)}\n\n"
-    return text
+
+    def __init__(self, tokenizer: Any, template: str | None):
+        """Collect them.
+
+        Args:
+            tokenizer: the tokenizer.
+            template: the chat template, if the model has one.
+        """
+        self._tokenizer = tokenizer
+        self._declared = list(_declared(tokenizer))
+        texts = [template or "", *tokenizer.get_added_vocab()]
+        self.some = bool(self._declared) or any(map(has_thinking_mark, texts))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included, with declared marks as <think>."""
+        text = str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
+        for opening, closing in self._declared:
+            text = text.replace(opening, "<think>").replace(closing, "</think>")
+        return text
+
+    def closing(self, text: str) -> str:
+        """Return the mark that closes the thinking within which a text ends; blank if none does."""
+        for opening, closing in self._declared:
+            if text.rstrip().endswith(opening.rstrip()):
+                return closing
+        return open_thinking(text)
+
+    def closed(self, text: str, opening: str = "") -> str:
+        """Return a prompt with closed, empty thinking: the answer follows at once.
+
+        Args:
+            text: the prompt as it is given to the model.
+            opening: the mark that the model would write itself.
+        """
+        if closing := self.closing(text):
+            return f"{text}\n{closing}\n\n" if text.endswith("\n") else f"{text}{closing}"
+        return f"{text}{opening}\n\n{self.closing(opening)}\n\n" if opening else text
+
+
+def _declared(tokenizer: Any) -> Iterator[tuple[str, str]]:
+    template = getattr(tokenizer, "response_template", None)
+    fields = template.get("fields") if isinstance(template, dict) else None
+    for name in ("thinking", "reasoning", "reasoning_content"):
+        field = fields.get(name) if isinstance(fields, dict) else None
+        if not isinstance(field, dict):
+            continue
+        openings, closings = (
+            [value] if isinstance(value, str) else list(value or ())
+            for value in (field.get("open"), field.get("close"))
+        )
+        if closings:
+            yield from ((opening, closings[0]) for opening in openings)

@@ -1,5 +1,7 @@
 """Local models that think before they answer; the tests know what the tiny models write."""
 
+import json
+
 import numpy as np
 import pytest
 import reader_models
@@ -69,6 +71,27 @@ def test_thinking_that_the_model_opens_is_no_answer(tmp_path, opening, closing):
     [made, _] = tested.generate(ASKED)
     assert (made.text, made.thinking, made.tokens) == ("Ko", "hm", 3)
     assert "".join(tested.stream(ASKED[0])) == "Ko"
+
+
+def test_marks_that_a_tokenizer_declares_are_known(tmp_path):
+    marks = ("<~cot~>", "<~/cot~>")
+    fields = {"thinking": {"open": marks[0], "close": marks[1]}, "content": {}}
+    for folder, chat, chain in (
+        (tmp_path / "template", opening_template(marks[0]), []),
+        (tmp_path / "model", CHAT, [":"]),
+    ):
+        reader_models.chained(
+            folder, [*chain, marks[0], "h", "m", marks[1], "\n", "K", "o"], special=marks, chat=chat
+        )
+        file = folder / "tokenizer_config.json"
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps(settings | {"response_template": {"fields": fields}}))
+        tested = load(folder)
+        [made, _] = tested.generate(ASKED)
+        assert (made.text, made.thinking, made.tokens) == ("Ko", "hm", 3)
+        assert "".join(tested.stream(ASKED[0])) == "Ko"
+        [row] = tested.next_token_logprobs(ASKED[:1], [()])
+        assert tested.decode([int(row.argmax())]).strip() in ("K", "")
 
 
 def test_the_budgets_are_apart(tmp_path):
