@@ -255,7 +255,7 @@ def static_entries(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}, question {number}", entry
 
 
-def static_passage(entry: Any, seen: set[int | str]) -> Passage | None:
+def static_passage(entry: Any, seen: set[str]) -> Passage | None:
     """Return the passage of an entry; FLMR's marks are cut off.
 
     Args:
@@ -267,11 +267,11 @@ def static_passage(entry: Any, seen: set[int | str]) -> Passage | None:
     if not isinstance(entry, dict) or "passage_id" not in entry:
         raise DataError(f"{_RANKING!r} with 'passage_id' is expected")
     passage_id, content = identity(entry, "passage_id"), entry.get("content")
-    if passage_id in seen:
+    if str(passage_id) in seen:
         return None
     if passage_id is None or not isinstance(content, str):
         raise DataError(f"passage {passage_id!r} has no id or no 'content'")
-    seen.add(passage_id)
+    seen.add(str(passage_id))
     return Passage(str(passage_id), content.removeprefix("<BOK>").removesuffix("<EOK>").strip())
 
 

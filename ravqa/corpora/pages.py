@@ -93,6 +93,7 @@ class Remarks:
         links: links that lead out of the folder.
         collections: folders that are collections.
         absent: files that have a caption but do not exist.
+        second: files with a caption of an image that has another in a metadata file.
         others: number of files with suffixes that are not read.
     """
 
@@ -103,6 +104,7 @@ class Remarks:
     links: list[str] = field(default_factory=list)
     collections: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
+    second: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
     def break_off(self, where: str, reason: str) -> None:
@@ -144,6 +146,7 @@ class Remarks:
             ("a link that leads out of the folder, left out", self.links),
             ("a collection, left out", self.collections),
             ("listed in a metadata file, but missing", self.absent),
+            ("a second caption beside one in a metadata file, left out", self.second),
             ("of an unsupported kind", [f"{n} {s}" for s, n in self.others.most_common()]),
         )
         return [f"{what}: {_some(found)}" for what, found in kinds if found]
@@ -276,22 +279,29 @@ class Pages:
             if path.name not in _METADATA:
                 continue
             for where, row in read_rows(path):
-                name = row.pop("file_name", None)
-                if not isinstance(name, str) or not name:
-                    raise DataError(f"{where}: no 'file_name'")
-                named = path.parent / name
-                found[written.get(_letters(named), named)] = row
-                if _letters(named) not in written and not named.is_file():
-                    self.remarks.absent.append(self._name(named))
+                with self.remarks.may_be_left_out(where):
+                    name = row.pop("file_name", None)
+                    if not isinstance(name, str) or not name:
+                        raise DataError("no 'file_name'")
+                    named = path.parent / name
+                    below = path.parent.resolve() in named.resolve().parents
+                    if _letters(named) not in written and not (below and named.is_file()):
+                        self.remarks.absent.append(self._name(named) if below else name)
+                    image = written.get(_letters(named), named)
+                    if found.setdefault(image, row) != row:
+                        raise DataError(f"{name!r} has another row already")
         return found
 
     def _picture(self, path: Path, beside: Path, metadata: Mapping[str, Any]) -> Iterator[Passage]:
         name = self._name(path)
-        extra = dict(metadata)
-        captions = [text_of(extra.pop(c, None), c) for c in _CAPTIONS]
-        text = next(filter(None, captions), "").strip()
-        if not text and beside != path and beside.is_file():
-            text = _text(beside).strip()
+        extra = {k: v for k, v in metadata.items() if not is_blank(v) and not isinstance(v, bytes)}
+        column = next((c for c in _CAPTIONS if c in extra), "")
+        text = (text_of(extra.pop(column, None), column) or "").strip()
+        if beside != path and beside.is_file():
+            caption = _text(beside).strip()
+            if text and caption not in {text, ""}:
+                self.remarks.second.append(self._name(beside))
+            text = text or caption
         if text or self._uncaptioned:
             title = text_of(extra.pop("title", None), "title")
             yield Passage(name, text, title, path, article=name, extra=extra)

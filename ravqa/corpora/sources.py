@@ -181,7 +181,7 @@ def read_passages(
 
     if suffix in {".json", ".zip"}:
         if kb.is_static(path):
-            seen: set[int | str] = set()
+            seen: set[str] = set()
             for where, entry in kb.static_entries(path):
                 with _may_be_left_out(where, remarks):
                     if passage := kb.static_passage(entry, seen):

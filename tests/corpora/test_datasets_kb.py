@@ -515,3 +515,10 @@ def test_passages_are_not_written_over_a_file_of_a_run(tmp_path, capsys):
     assert end.value.code == 2
     assert "is a file of a run: choose another --output" in capsys.readouterr().err
     assert (run / "samples.jsonl").read_text() == "of the run"
+
+
+def test_a_number_and_its_digits_are_one_id_in_static_results(tmp_path):
+    entries = [{"passage_id": i, "content": "text"} for i in (1, "1", 2)]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"output": [{"question_id": 1, "top_ranking_passages": entries}]}))
+    assert list(Corpus.read(path)) == ["1", "2"]

@@ -513,3 +513,42 @@ def test_pictures_with_the_suffix_of_a_text_are_pictures(tmp_path, suffix):
         f"a{suffix}": ("listed", tmp_path / f"a{suffix}"),
         "b.txt#0": ("GIF89a is the first word of this text.", None),
     }
+
+
+def metadata_of(folder, *rows):
+    (folder / "a.jpg").write_bytes(KOALA.read_bytes())
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    remarks = Remarks("skip")
+    return [p.text for p in Corpus.read(folder, remarks=remarks).values()], remarks
+
+
+def test_of_two_captions_none_is_dropped_in_silence(tmp_path):
+    one, two = ({"file_name": "a.jpg", "text": text} for text in ("one", "two"))
+    (tmp_path / "a.txt").write_text("beside")
+    found, remarks = metadata_of(tmp_path, one, two, one)
+    assert found == ["one"]
+    assert [line.partition("metadata.jsonl, ")[2] for line in remarks.broken] == [
+        "line 2: 'a.jpg' has another row already"
+    ]
+    assert remarks.lines()[-1] == "a second caption beside one in a metadata file, left out: a.txt"
+    (tmp_path / "a.txt").write_text("one")
+    assert metadata_of(tmp_path, one)[1].lines() == []
+
+
+@pytest.mark.parametrize("name", [None, 5, ["a.jpg"], ""])
+def test_a_row_without_a_file_name_can_be_left_out(tmp_path, name):
+    found, remarks = metadata_of(
+        tmp_path, {"file_name": name, "text": "x"}, {"file_name": "a.jpg", "text": "caption"}
+    )
+    assert found == ["caption"]
+    [line] = remarks.broken
+    assert line.endswith("metadata.jsonl, line 1: no 'file_name'")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../b.jpg", "gone.jpg"])
+def test_names_of_metadata_that_are_not_there_are_listed(tmp_path, name):
+    row = {"file_name": "a.jpg", "text": None, "caption": "seen", "year": float("nan"), "n": 5}
+    found, remarks = metadata_of(tmp_path, row, {"file_name": name, "text": "x"})
+    assert (found, remarks.absent) == (["seen"], [name])
+    [passage] = Corpus.read(tmp_path, remarks=Remarks()).values()
+    assert passage.extra == {"n": 5}
