@@ -156,7 +156,8 @@ def _questions(
 
 def _question(row: Row, question_id: str, image: Path, image_id: str, split: str) -> Question:
     urls = _items(row, "wikipedia_url")
-    sections = _items(row, "evidence_section_id")
+    # pandas writes 3 as 3.0 where other rows have none.
+    sections = [s.removesuffix(".0") for s in _items(row, "evidence_section_id")]
     evidence = [f"{u}#{s}" for u, s in zip(urls, sections, strict=False) if s.isdecimal()]
     kept = ("wikipedia_title", "evidence", "question_original", "wikipedia_url_used_in_train")
     return Question(

@@ -40,6 +40,8 @@ from ravqa.images.folder import ImageFolder
 from ravqa.metrics.infoseek import question_type_of, range_problem
 
 SPLITS = ("val", "train", "test")
+TYPES = ("string", "time", "numerical")
+"""Types of questions, which decide how an answer is scored; case does not count."""
 RETRIEVAL_METRICS = (
     RetrievalMetric("article_recall_at_k", 1),
     RetrievalMetric("pseudo_recall_at_k", 5),
@@ -201,6 +203,8 @@ def _question(
         raise DataError("no 'answer_eval'")
     if split == "val" and data_id not in types:
         raise DataError(f"{data_id!r} has no question type")
+    if question_type.lower() not in TYPES:
+        raise DataError(f"its question type {question_type!r} is none of String, Time, Numerical")
     if reason := range_problem(question_type, answer_eval):
         raise DataError(reason)
     image, missing = None, ""

@@ -485,3 +485,15 @@ def test_passages_beside_questions_may_be_left_out_too(tmp_path):
     [note] = found.notes
     assert "left out" in note
     assert "line 2: 'id'" in note
+
+
+@pytest.mark.parametrize("kind", ["", "Foo", 5, None])
+def test_a_type_of_infoseek_that_scores_nothing_is_reported(tmp_path, kind):
+    """Scored as a string, its number would be of no rule of InfoSeek's."""
+    lines(
+        tmp_path / "infoseek_val.jsonl",
+        {"data_id": "i", "image_id": "o", "question": "q", "answer": ["a"], "answer_eval": ["a"]},
+    )
+    lines(tmp_path / "infoseek_val_qtype.jsonl", {"data_id": "i", "question_type": kind})
+    with pytest.raises(DataError, match=r"line 1: its question type .* is none of String, Time"):
+        infoseek.load(DatasetRequest(data=tmp_path))
