@@ -279,7 +279,7 @@ def test_the_csv_is_downloaded_and_the_images_are_not(tmp_path, monkeypatch):
     content = (tmp_path / "there" / "test.csv").read_bytes()
     asked = []
 
-    def opened(_fetcher, url):
+    def opened(_fetcher, url, _left):
         asked.append(url)
         return httpx.Response(200, stream=httpx.ByteStream(content))
 
