@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ravqa.cli.options import from_request
-from ravqa.cli.shared import Json, opened_console, say
+from ravqa.cli.shared import Json, opened_console, say, say_json
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.options import Option
 from ravqa.core.texts import printable
@@ -257,7 +256,7 @@ def search(
                 request.question, request.image, k=k, where=_where(request.where)
             )
         if request.as_json:
-            say(json.dumps([_hit(*pair) for pair in found], ensure_ascii=False, indent=1))
+            say_json([_hit(*pair) for pair in found], indent=1)
         else:
             _print_hits(console, found)
 
@@ -281,7 +280,7 @@ def ask(request: AskRequest) -> None:
         if request.as_json:
             passages = [_hit(*pair) for pair in found]
             values = {"answer": answer.text, "decision": answer.decision, "passages": passages}
-            say(json.dumps(values, ensure_ascii=False, indent=1))
+            say_json(values, indent=1)
         else:
             console.out.print(answer.text, markup=False, soft_wrap=True, style="bold")
             _print_hits(console, found)
@@ -431,7 +430,7 @@ def _print_hits(console: Console, found: list[tuple[Hit, Passage]]) -> None:
 def _print_passage(console: Console, passage: Passage, as_json: bool) -> None:
     values = _values(passage)
     if as_json:
-        say(json.dumps(values, ensure_ascii=False, default=str))
+        say_json(values)
         return
     for name, value in values.items():
         console.out.print(f"{name}: {value}", markup=False, soft_wrap=True)
@@ -442,7 +441,7 @@ def _print_stats(console: Console, stats: dict[str, Any], as_json: bool) -> None
     from rich.table import Table
 
     if as_json:
-        say(json.dumps(stats, default=str))
+        say_json(stats)
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in stats.items():

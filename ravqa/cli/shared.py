@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,8 +27,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print a line, or JSON, that may contain foreign text."""
+    """Print a line that may contain foreign text."""
     print(printable(text), file=sys.stderr if error else sys.stdout)
+
+
+def say_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON, with escapes where a character cannot be shown or encoded."""
+    text = printable(json.dumps(value, ensure_ascii=False, indent=indent, default=str))
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # what Python would write for "\U0001f428" is not JSON
+        text = json.dumps(value, indent=indent, default=str)
+    print(text)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from ravqa.cli import app, main
+from ravqa.cli import app, main, shared
 from ravqa.core.terminal import Terminal
 from ravqa.core.texts import printable
 from ravqa.runs.console import Console
@@ -114,3 +114,16 @@ def test_what_the_terminal_cannot_encode_is_escaped(monkeypatch):
     app.say("koala \u2192 日本\udc80")
     sys.stdout.flush()
     assert rb"koala \u2192 \u65e5\u672c\udc80" in raw.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_for_scripts_is_json_on_every_terminal(monkeypatch, encoding):
+    value = {"text": "a koala \U0001f428 eats\u2026 caf\u00e9 \x1b[31m\u202e", "n": [1, None]}
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", out)
+    shared.say_json(value, indent=1)
+    out.flush()
+    written = out.buffer.getvalue().decode(encoding)
+    assert json.loads(written) == value
+    assert "\x1b" not in written
+    assert ("\U0001f428" in written) == (encoding == "utf-8")
