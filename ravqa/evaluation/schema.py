@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypeVar, cast
+from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -993,6 +993,8 @@ def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
                 f"{where}: not a sample of a run ('seconds' and 'cached' have different stages)"
             )
         check_ranks(sample, where)
+        if bool(sample["answers"]) != (sample["answer_ranks"] is not None):
+            raise DataError(f"{where}: not a sample of a run ('answer_ranks' without 'answers')")
         if sample["question_id"] in seen:
             raise DataError(
                 f"{where}: question {sample['question_id']} is already in line "
@@ -1002,15 +1004,26 @@ def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
         yield number, sample
 
 
+_RANKS: tuple[Literal["answer_ranks"], Literal["id_ranks"], Literal["article_ranks"]]
+_RANKS = ("answer_ranks", "id_ranks", "article_ranks")
+
+
 def check_ranks(sample: Predicted, where: str) -> None:
     """Check that every rank of a sample is a place in its ranking, each once and in order.
+
+    All stages of a sample have the same kinds of ranks.
 
     Raises:
         DataError: one is not, so that the retrieval scores would be wrong.
     """
+    known = [sample[key] is not None for key in _RANKS]
     for ranking in (sample, *(sample.get("stages") or ()), sample.get("read")):
         if ranking is None:
             continue
+        if [ranking[key] is not None for key in _RANKS] != known:
+            raise DataError(
+                f"{where}: not a sample of a run (stages with different kinds of ranks)"
+            )
         answers: Mapping[str, Any] = ranking["answer_ranks"] or {}
         lists = {f"answer_ranks.{rule}": ranks for rule, ranks in answers.items()}
         lists |= {"id_ranks": ranking["id_ranks"], "article_ranks": ranking["article_ranks"]}

@@ -50,7 +50,8 @@ class Predictions:
         missing, duplicates, unknown: ids of questions without a prediction, with several, and of
             predictions without a question.
         answered: whether the records have answers.
-        retrieved: whether the records are samples of a run, with rankings.
+        retrieved: whether the records are samples of a run, with rankings that can be scored.
+        unmarked: whether the run had no references, so that its rankings cannot be scored.
     """
 
     samples: Mapping[int | str, Predicted]
@@ -60,6 +61,7 @@ class Predictions:
     unknown: Sequence[str]
     answered: bool
     retrieved: bool
+    unmarked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
     found = [f"{len(ids)} ids {what} ({_named(ids)})" for what, ids in problems.items() if ids]
     if found and not request.allow_partial:
         raise UserError(f"{request.predictions}: {'; '.join(found)}: see --allow-partial")
+    if predictions.unmarked:
+        found.append("retrieval is not scored: the run had no references to look for in passages")
     for problem in found:
         console.note(problem)
     return ScoreLoaded(plan, dataset, judge, predictions)
@@ -187,6 +191,8 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     # Samples of a run with --retrieval-only have no answers.
     answered = not retrieved or any(key in r for _, r in records for key in _ANSWER_KEYS)
     ids = {str(q.question_id): q.question_id for q in dataset.questions}
+    referenced = {q.question_id for q in dataset.questions if q.answers}
+    unmarked: dict[bool, str] = {}  # where, by whether the run knew the references
     samples: dict[int | str, Predicted] = {}
     duplicates: dict[int | str, None] = {}
     unknown: dict[str, None] = {}
@@ -205,6 +211,10 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
         if ids[name] in samples:
             duplicates[ids[name]] = None
         samples[ids[name]] = {**sample, "answer": answer}
+        if retrieved and ids[name] in referenced:
+            unmarked[sample["answer_ranks"] is not None] = where
+    if len(unmarked) == 2:
+        raise DataError(f"{unmarked[False]}: not a sample of a run ('answer_ranks' is null)")
     return Predictions(
         samples={q: samples.get(q, _NOTHING) for q in ids.values()},
         given=len(records),
@@ -212,7 +222,8 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
         duplicates=list(duplicates),
         unknown=list(unknown),
         answered=answered,
-        retrieved=retrieved,
+        retrieved=retrieved and False not in unmarked,
+        unmarked=False in unmarked,
     )
 
 

@@ -111,6 +111,13 @@ def test_empty_and_failed_answers_are_counted(score, predictions, given, tmp_pat
     assert "empty answers: 2" in out
     said = "the reader had no answer 1 times, which counts as wrong (listed in"
     assert said in " ".join(out.split())
+    # The run knew no references, so its rankings cannot be scored by them.
+    assert results["retrieval"] is None
+    assert "retrieval is not scored: the run had no references" in err
+    rows[4]["answer_ranks"] = {"flmr": [], "ravqa": [], "word": []}
+    code, _, _, err = score(write_lines(tmp_path / "p.jsonl", rows))
+    assert code == 2
+    assert "not a sample of a run ('answer_ranks' is null)" in err
 
 
 def test_infoseek_predictions_are_scored_by_the_official_rule(score, tmp_path):
