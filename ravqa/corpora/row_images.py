@@ -125,8 +125,6 @@ def unread_image(row: Mapping[str, Any], known: Collection[str]) -> str:
     for column, value in row.items():
         if column not in known and _seems_image(value):
             return f"{column!r} seems to hold an image: call that column 'image' ({_NONE})"
-    if not is_blank(image_id := row.get("image_id")):
-        return f"the image {image_id!r} is not named in a column 'image' ({_NONE})"
     return ""
 
 

@@ -262,7 +262,6 @@ def test_a_row_that_says_something_else_is_reported(tmp_path, changes, reason):
         {"jpg": repr(PNG)},
         {"png": repr({"bytes": PNG, "path": None})},
         {"scan": "data:image/png;base64,iVBOR"},
-        {"image_id": 42},
     ],
 )
 def test_a_question_is_never_asked_without_its_image(tmp_path, row):
@@ -275,6 +274,10 @@ def test_a_question_is_never_asked_without_its_image(tmp_path, row):
     path.write_text(json.dumps(blank))
     [question] = files.load_jsonl(DatasetRequest(data=path)).questions
     assert question.image is None
+    # An id alone groups questions, as those about pictures that are not given.
+    path.write_text(json.dumps({"id": 1, "question": "q", "answers": ["a"], "image_id": 42}))
+    [question] = files.load_jsonl(DatasetRequest(data=path)).questions
+    assert (question.image, question.image_id) == (None, 42)
 
 
 @pytest.mark.parametrize("name", ["imageUrl", "Image URL", "image-path", "IMG_FILE_PATH"])
