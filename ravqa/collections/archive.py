@@ -23,7 +23,7 @@ from typing import IO
 
 from ravqa.collections.folder import IMAGES, CollectionFolder, State
 from ravqa.core.errors import UserError
-from ravqa.core.files import check_regular, folder_written_beside, written_beside
+from ravqa.core.files import check_file, folder_written_beside, written_beside
 from ravqa.core.locations import file_digest
 from ravqa.core.progress import Progress
 from ravqa.corpora.disk import PassageFolder
@@ -89,9 +89,9 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
             is larger than the free disk space; the folder exists.
     """
     CollectionFolder(target).check_new()
+    check_file(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        check_regular(source)
         with tarfile.open(source, "r:") as archive:
             listed = _listed(archive, source)
             free = shutil.disk_usage(target.parent).free

@@ -80,19 +80,6 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(data)
 
 
-def check_regular(path: Path) -> None:
-    """Check that a path leads to a regular file: reading a pipe or a device may never end.
-
-    Raises:
-        OSError: there is no such file, or it is a folder, a pipe, a device or a socket.
-    """
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """Yield a new, empty file to write; at the end, flush it to disk and rename it to `path`.
@@ -289,7 +276,8 @@ def _owner(path: Path) -> str:
     """Return which process holds the lock, as far as is known."""
     owner = _owner_file(path)
     try:
-        check_regular(owner)
+        if irregular(owner):
+            return "another process"
         values = json.loads(owner.read_text(encoding="utf-8"))
         pid, host, since = int(values["pid"]), str(values["host"]), str(values["since"])
         since = datetime.fromisoformat(since).isoformat(" ", timespec="seconds")

@@ -27,7 +27,7 @@ from pydantic import (
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import check_regular
+from ravqa.core.files import check_file
 from ravqa.metrics.prrecall import Rule
 
 T = TypeVar("T")
@@ -950,9 +950,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         DataError: the file is missing or cannot be read.
     """
+    check_file(path)
     unpack = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        check_regular(path)
         with unpack(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():

@@ -10,7 +10,7 @@ from typing import Any
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
-from ravqa.core.files import atomic_write, check_regular
+from ravqa.core.files import atomic_write, check_file
 from ravqa.core.locations import file_digest
 from ravqa.core.settings import Part, apply_override, validate
 from ravqa.corpora.tables import read_json, read_jsonl
@@ -229,8 +229,8 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield records and their places, from a JSON list or from JSON lines."""
+    check_file(path)
     try:
-        check_regular(path)
         with path.open(encoding="utf-8-sig") as file:
             start = next((line.lstrip()[:1] for line in file if line.strip()), "")
     except FileNotFoundError:

@@ -38,7 +38,7 @@ def test_a_pipe_in_place_of_a_file_is_one_line(pipe, tmp_path, capsys, arguments
 
 def test_a_seed_below_zero_is_refused_by_compare(tmp_path, capsys):
     code, _, err = call(capsys, "compare", tmp_path, "--seed", "-1")
-    assert (code, err) == (2, "error: --seed -1: a number from 0 on is needed\n")
+    assert (code, err) == (2, "error: --seed -1: 0 or more is needed\n")
 
 
 @pytest.mark.parametrize("k", ["9" * 5000, "0", "\u0665", "1e3", ""])

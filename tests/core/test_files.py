@@ -11,7 +11,6 @@ import pytest
 from ravqa.core.files import (
     LockedError,
     atomic_write,
-    check_regular,
     final_name,
     folder_written_beside,
     lock,
@@ -138,18 +137,3 @@ def test_a_pipe_in_place_of_a_locks_owner_is_not_waited_for(tmp_path):
             lock(tmp_path, "it", wait=0),
         ):
             pass
-
-
-def test_only_regular_files_are_regular(tmp_path):
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to("file")
-    check_regular(tmp_path / "file")
-    check_regular(tmp_path / "link")
-    os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "/dev/zero"):
-        with pytest.raises(OSError, match="not a regular file"):
-            check_regular(tmp_path / name)
-    with pytest.raises(IsADirectoryError):
-        check_regular(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        check_regular(tmp_path / "nothing")
