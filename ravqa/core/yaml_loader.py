@@ -11,6 +11,9 @@ import yaml
 _REPEATED = 100_000
 """Characters that aliases may repeat in all; a few lines of them could expand to gigabytes."""
 
+_BITS = 14_000
+"""Of the largest whole number: Python writes no number of more than 4,300 digits."""
+
 
 class DuplicateKeyError(yaml.MarkedYAMLError):
     """A mapping has two values for one key."""
@@ -61,6 +64,18 @@ class StrictLoader(yaml.SafeLoader):
                     keys.add(key.value)
         self._sizes[id(node)] = size
         return node
+
+
+def _whole(loader: StrictLoader, node: yaml.ScalarNode) -> int:
+    value: int = loader.construct_yaml_int(node)
+    if abs(value).bit_length() > _BITS:
+        raise yaml.MarkedYAMLError(
+            problem="a number has too many digits", problem_mark=node.start_mark
+        )
+    return value
+
+
+StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
 def load_yaml(text: str) -> Any:

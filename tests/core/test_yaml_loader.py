@@ -55,6 +55,14 @@ def test_aliases_that_multiply_are_refused(text):
         load_yaml(text)
 
 
+@pytest.mark.parametrize("text", ["0x" + "f" * 5000, "1:" * 3000 + "1", "0b" + "1" * 20_000])
+def test_a_number_that_cannot_be_written_again_is_refused(text, tmp_path):
+    (tmp_path / "p.yaml").write_text(f"a: 1\nb: {text}\n")
+    with pytest.raises(UserError, match=r"p\.yaml, line 2: not YAML: a number has too many digits"):
+        read_yaml(tmp_path / "p.yaml")
+    assert load_yaml("[0xff, 0o7, -12, 1_000]") == yaml.safe_load("[0xff, 0o7, -12, 1_000]")
+
+
 def test_options_on_the_command_line_are_read_strictly_too():
     with pytest.raises(UserError, match="not YAML"):
         apply_override({}, "reader.extra={a: 1, a: 2}")
