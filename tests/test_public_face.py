@@ -134,9 +134,9 @@ def test_wrong_arguments_are_named(data, tmp_path):
         ravqa.evaluate("okvqaa", "bm25-retrieval")
     with pytest.raises(UserError, match="no dataset 'okvqaa'"):
         ravqa.load_dataset("okvqaa")
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no run"):
         ravqa.compare(tmp_path)
-    with pytest.raises(UserError, match="name at least one run"):
+    with pytest.raises(UserError, match="give at least one run"):
         ravqa.compare()
     with pytest.raises(UserError, match=r"no kind of part 'reader': .*readers"):
         ravqa.register("reader", "mine", "a:B", "")

@@ -525,7 +525,7 @@ def _front_matter(text: str) -> dict[str, Any] | None:
         json.dumps(found)
     except TypeError:  # a set or bytes, by an explicit tag
         raise DataError(
-            "a value in the part between --- at its beginning is neither text nor a number"
+            "a value in the part between --- at its start is neither text nor a number"
         ) from None
     found = {key: value for key, value in found.items() if not is_blank(value)}
     if "title" in found:  # 1.10 is a title as written

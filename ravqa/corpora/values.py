@@ -237,7 +237,7 @@ def _field(record: dict[Any, Any], column: str, field: str | None) -> Any:
 def _check_cell(value: Cell, column: str) -> None:
     if _WHOLE_FLOAT.fullmatch(value):
         raise DataError(
-            f"{column!r} is the number {value.strip()}, which may mean another: write a whole "
+            f"{column!r} is the number {value.strip()}, which may not be as written: write a whole "
             'number (pandas: astype("Int64") before writing), or keep it as text in a .jsonl file'
         )
     raise _written(value, column)

@@ -55,7 +55,7 @@ def convert(
     tower = "context_vision_encoder."
     if state is not None and config.use_vision_encoder and not any(tower in k for k in state):
         if vision is None:
-            raise UserError(f"{source} does not hold the vision tower: name its folder too")
+            raise UserError(f"{source} does not contain the vision tower: give its folder too")
         encoder = FLMRVisionModel.from_pretrained(str(vision), config=config.vision_config)
         state |= {tower + k: v for k, v in encoder.state_dict().items()}
     model, info = FLMRModelForRetrieval.from_pretrained(

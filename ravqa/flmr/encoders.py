@@ -134,7 +134,7 @@ class FLMRPreTrainedModel(PreTrainedModel):
             raise UserError(
                 f"{place} lacks {len(missing)} of the model's parameters ({', '.join(missing[:3])}"
                 f"{', ...' if len(missing) > 3 else ''}): a checkpoint of another architecture, or "
-                "not whole; allow_missing=True starts them at random"
+                "incomplete; allow_missing=True starts them at random"
             )
         check_finite(model)
         return (model, info) if wants_info else model

@@ -406,7 +406,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         if patches is None:
             raise FLMRInputError(
-                "the mapping network needs image_patch_features beside image_features (both are "
+                "the mapping network needs image_patch_features and image_features (both are "
                 "what encode_images gives)"
             )
         if patches.shape[0] != text.shape[0]:

@@ -128,7 +128,7 @@ class ImageFolder:
         if not path.resolve().is_relative_to(self._real):
             raise DataError(
                 f"image path {str(path)!r} leaves the image folder {self.root} through a link: "
-                "name the folder that it leads to with --dataset-option images=DIR"
+                "give the folder that it leads to with --dataset-option images=DIR"
             )
         return path
 

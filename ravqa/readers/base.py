@@ -104,7 +104,7 @@ def settled(generation: Generation, setting: str = "reader.max_new_tokens") -> G
         return generation
     if cut or generation.thinking:
         return Failure(
-            "the model's generation is reasoning without an answer: raise "
+            "the model's output is reasoning without an answer: raise "
             f"{setting}{'' if cut else ' if it was cut short'}"
         )
     return Wordless("the model ended its answer before the first word", generation=generation)

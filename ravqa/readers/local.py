@@ -664,7 +664,7 @@ class LocalReader(Reader):
     def _cut_off(self, thought: Thought) -> Failure:
         budget = self._thinking_budget
         if len(thought.tokens) < budget:
-            return Failure(f"{self._why}: the model's generation is reasoning without an answer")
+            return Failure(f"{self._why}: the model's output is reasoning without an answer")
         return Failure(
             f"{self._why}: the model spent all {budget} tokens on thinking: raise "
             "max_thinking_tokens"

@@ -124,7 +124,7 @@ class BM25Retriever(Retriever):
             DataError: no passage contains a word.
         """
         if corpus is None:
-            raise UserError(f"{_WHY} needs passages: name a file with --corpus")
+            raise UserError(f"{_WHY} needs passages: give a file with --corpus")
         path = cache_dir("bm25") / fingerprint(corpus.fingerprint, self._words_fingerprint)
         try:
             if path.exists():

@@ -24,7 +24,7 @@ from ravqa.retrievers.base import Retriever
 
 def _needed(corpus: Corpus | None, name: str) -> Corpus:
     if corpus is None:
-        raise UserError(f"the retriever {name} needs passages: name a file with --corpus")
+        raise UserError(f"the retriever {name} needs passages: give a file with --corpus")
     return corpus
 
 

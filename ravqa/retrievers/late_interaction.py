@@ -165,7 +165,7 @@ class LateInteractionRetriever(Retriever):
         """
         if corpus is None:
             raise UserError(
-                "the retriever late-interaction needs passages: name a file with --corpus, "
+                "the retriever late-interaction needs passages: give a file with --corpus, "
                 "or choose --retriever none"
             )
         ready = self._ready(corpus)

@@ -73,7 +73,7 @@ class RunFiles:
             DataError: a file is broken (file and key are named).
         """
         if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} holds no run: there is no {RESULTS}")
+            raise UserError(f"{folder} contains no run: there is no {RESULTS}")
         path = folder / RESULTS
         if not path.is_file():
             raise UserError(

@@ -105,7 +105,7 @@ class OutputFolder:
             if self.is_own(entry) and entry.exists() and not entry.is_file():
                 raise UserError(f"{entry} is not a regular file: move it away")
         if path.is_dir() and not exists and not all(map(self.is_leftover, path.iterdir())):
-            raise UserError(f"{path} holds files but no {self.what}: choose another --output")
+            raise UserError(f"{path} contains files but no {self.what}: choose another --output")
         if self.resume and not exists:
             raise UserError(f"--resume: there is no {self.what} in {path}")
         if exists and not (self.resume or self.overwrite or self._dry_run):
@@ -250,7 +250,7 @@ def check_version(results: Mapping[str, Any], folder: Path) -> None:
     version = results.get("schema_version")
     if version != SCHEMA_VERSION:
         raise UserError(
-            f"{folder}: results of format {version}, and this version reads format "
+            f"{folder}: results of format {version}, but this version reads format "
             f"{SCHEMA_VERSION}: run it again, or score its answers with "
             f"`ravqa score {folder / 'samples.jsonl'}`"
         )

@@ -82,7 +82,7 @@ def _refuse_old(path: Path) -> None:
     old = path.with_name(OLD_PROMPTS)
     if not path.exists() and old.exists():
         raise UserError(
-            f"{old} was written by an earlier version, and this one keeps prompts in {PROMPTS}: "
+            f"{old} was written by an earlier version, but this one keeps prompts in {PROMPTS}: "
             "run again, or delete the file to do without these prompts"
         )
 

@@ -186,7 +186,7 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     """
     records = list(_records(path))
     if not records:
-        raise DataError(f"{path} holds no predictions")
+        raise DataError(f"{path} contains no predictions")
     retrieved = any("hits" in record for _, record in records)
     # Samples of a run with --retrieval-only have no answers.
     answered = not retrieved or any(key in r for _, r in records for key in _ANSWER_KEYS)

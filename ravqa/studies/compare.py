@@ -107,7 +107,7 @@ def compare(
         UserError: runs that do not exist, are not finished, or differ in their questions.
     """
     if not runs:
-        raise UserError("compare: name at least one run")
+        raise UserError("compare: give at least one run")
     named = [str(run) for run in runs]
     without = None if control is None else str(control)
     return _compared(CompareRequest(named, without, metrics, common, seed=seed))
@@ -144,7 +144,7 @@ def _compared(request: CompareRequest) -> Comparison:
     }
     if len(runs) == 1 and not controls:
         raise UserError(
-            f"{first} has no control to compare with: name another run, or --control RUN (a run "
+            f"{first} has no control to compare with: give another run, or --control RUN (a run "
             "with --controls none has it)"
         )
     table = build_table(runs, first, measures, ids=ids, seed=request.seed)

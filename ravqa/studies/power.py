@@ -124,7 +124,7 @@ def power_of(request: PowerRequest, console: Console) -> list[tuple[str, Spread]
         [(name, run)] = runs.items()
         if not run.has_control:
             raise UserError(
-                f"{name} has no control without retrieval: name two runs, or run it with "
+                f"{name} has no control without retrieval: give two runs, or run it with "
                 "--controls none"
             )
         runs = {f"{name}:none": FinishedRun(run.folder, "none"), name: run}

@@ -406,7 +406,7 @@ def test_votes_are_counted_and_the_better_passage_breaks_a_tie(prompt_file):
     for silence in (" ", "\u200b", "\u2060\ufeff", "\u3164", "</s>", "<s> </s>"):
         assert vote("", silence) == Failure("the model ended its answer before the first word")
     thought = "<think>hm</think>\u200b"
-    assert vote(thought, thought).reason.startswith("the model's generation is reasoning")
+    assert vote(thought, thought).reason.startswith("the model's output is reasoning")
     assert vote("", " ") == Failure("the model ended its answer before the first word")
 
 

@@ -252,8 +252,8 @@ def test_lists_in_cells_are_lists_or_refused(tmp_path):
 
 
 CELLS = {
-    "1.0": "is the number 1.0, which may mean another",
-    " -3.00": "is the number -3.00, which may mean another",
+    "1.0": "is the number 1.0, which may not be as written",
+    " -3.00": "is the number -3.00, which may not be as written",
     "['a', 'b']": "is the text of a list or object",
     "{'a': 1}": "is the text of a list or object",
     "[np.str_('a')]": "is the text of a list or object",

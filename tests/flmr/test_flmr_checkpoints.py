@@ -246,7 +246,7 @@ def test_a_lightning_checkpoint_without_its_vision_tower_takes_one_from_elsewher
     folder = copied("flmr", tmp_path / "research")
     (folder / "model.safetensors").unlink()
     torch.save(content, folder / "model.ckpt")
-    with pytest.raises(UserError, match="does not hold the vision tower"):
+    with pytest.raises(UserError, match="does not contain the vision tower"):
         convert(folder / "model.ckpt", tmp_path / "out")
     clip = tmp_path / "clip"
     clip.mkdir()

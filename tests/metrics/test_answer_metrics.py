@@ -211,7 +211,7 @@ def test_results_of_another_format_are_refused_by_their_version(tmp_path, capsys
         for command in (("report", run), ("compare", run, run)):
             code, _, err = call(capsys, *command)
             assert code == 2
-            assert f"results of format {version}, and this version reads format 2" in err
+            assert f"results of format {version}, but this version reads format 2" in err
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_reranking_enters_the_fingerprints(folder):
     without = Pipeline.load(str(folder / "pipeline.yaml"), "reranking=[]")
     assert pipeline.fingerprints["reranking"] != other.fingerprints["reranking"]
     assert "reranking" not in without.fingerprints
-    with pytest.raises(UserError, match=r"there is no 'reranking\.2'"):
+    with pytest.raises(UserError, match=r"there is no key 'reranking\.2'"):
         Pipeline.load(str(folder / "pipeline.yaml"), "reranking.2.max_kept=1")
 
 

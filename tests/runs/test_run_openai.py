@@ -153,7 +153,7 @@ def test_a_prompt_that_fails_ends_the_run_and_loses_no_other(run, serve, waits, 
     [line] = [line for line in err.splitlines() if line.startswith("error:")]
     assert "HTTP 500 Internal Server Error (out of memory), after 2 tries" in line
     assert "--on-error skip counts such questions as wrong" in line
-    assert "questions: 5 of 6 are answered and kept: go on with --resume --output" in line
+    assert "questions: 5 of 6 are answered and kept: continue with --resume --output" in line
     assert len(samples) == 5
     assert len(asked) == 7
 

@@ -234,8 +234,8 @@ def test_ids_may_be_strings(score, predictions, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no predictions"),
-        ("[]", "holds no predictions"),
+        ("", "contains no predictions"),
+        ("[]", "contains no predictions"),
         ("[1]", "record 1: an object is expected"),
         ('[{"question_id": 1}]', "record 1: no 'answer' or 'prediction'"),
         ('{"answer": "x"}', "line 1: no 'question_id' or 'data_id'"),

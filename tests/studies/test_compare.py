@@ -146,7 +146,7 @@ def test_retrieval_alone_is_compared_too(runs, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a", "nowhere"], "nowhere holds no run"),
+        (["a", "nowhere"], "nowhere contains no run"),
         (["a", "a"], "is named twice"),
         (["a", "b", "--metrics", "scor"], "no metric 'scor': did you mean score"),
         (["a", "b:oracle"], "has no samples.oracle.jsonl"),

@@ -414,7 +414,7 @@ def test_a_folder_is_left_alone_unless_told(folder, tmp_path, capsys):
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     code, _, err = call(capsys, "study", study, "--output", tmp_path / "mine", "--overwrite")
     assert code == 2
-    assert "holds files but no study" in err
+    assert "contains files but no study" in err
     output = tmp_path / "out"
     assert call(capsys, "study", study, "--output", tmp_path / "out", "--resume")[0] == 2
     assert call(capsys, "study", study, "--output", output)[0] == 0

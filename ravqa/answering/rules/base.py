@@ -144,8 +144,8 @@ class DecisionRule(ABC):
         if not self._told and is_shortened(generation.text, self.config.extract):
             self._told = True
             _log.warning(
-                "a generation has %d characters: only the beginning and the end of so long a one "
-                "are searched for the answer",
+                "a generation has %d characters: only its beginning and end are searched for the "
+                "answer",
                 len(generation.text),
             )
         return Draft(

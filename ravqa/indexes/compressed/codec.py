@@ -295,7 +295,7 @@ class Codec:
             or any(arrays[n].dtype != np.float32 or arrays[n].shape != shapes[n] for n in shapes)
             or values.keys() != {"fit", "trained_on"}
         ):
-            raise ValueError("its arrays are not those of a codec")
+            raise ValueError("it does not contain the arrays of a codec")
         fit, trained_on = values["fit"], int(values["trained_on"])
         return cls(centers=centers.astype(np.float32), fit=fit, trained_on=trained_on, **arrays)
 

@@ -150,7 +150,7 @@ def check_format(found: Any, readable: int, what: str) -> None:
         raise TypeError(f"format {found!r:.40}")
     if found != readable:
         raise DamagedError(
-            f"{what} is of format {found}, this version reads {readable}: build it again"
+            f"{what} has format {found}, but this version reads {readable}: build it again"
         )
 
 
@@ -174,7 +174,7 @@ def check_files(path: Path, manifest: Manifest) -> None:
 def content_fault(path: Path, manifest: Manifest, name: str) -> str | None:
     """Return what is wrong with a file's content, which is read whole; None if nothing is."""
     if name not in manifest.files:
-        return f"{MANIFEST} does not name {name}"
+        return f"{MANIFEST} does not list {name}"
     size, digest = manifest.files[name]
     if fault := _size_fault(path, name, size):
         return fault

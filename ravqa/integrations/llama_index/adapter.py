@@ -189,7 +189,7 @@ class FactoryRetriever(LlamaIndexRetriever):
 
 def _needed(corpus: Corpus | None) -> Corpus:
     if corpus is None:
-        raise UserError(f"{_WHY} needs passages: name a file with --corpus")
+        raise UserError(f"{_WHY} needs passages: give a file with --corpus")
     return corpus
 
 
