@@ -301,10 +301,10 @@ class Group(TypedDict):
 
 
 class Neutralised(TypedDict):
-    """Control tokens of the reader's model in the texts of prompts, read as plain text."""
+    """Control tokens of the reader's model found in texts of prompts, and read as plain text."""
 
     tokens: Count
-    """How many there were."""
+    """Their number."""
     questions: Count
     """Questions with such a token."""
 
@@ -348,7 +348,7 @@ class AnswerScores(Means):
     unanswered: list[Unanswered]
     """The questions without an answer."""
     empty: NotRequired[Count]
-    """Answers without a word, such as those of which extraction left nothing."""
+    """Answers without any word, for instance because extraction left nothing."""
     exact_match: AtK
     """By n, percentage of questions with a reference among the n best different drafts."""
     hits: HitTables | None

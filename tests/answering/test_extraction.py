@@ -243,4 +243,4 @@ def test_what_is_left_out_of_a_long_answer_is_said_once(caplog):
     for _ in range(2):
         assert rule.draft(case, 0, Generation("a " * 9000)).raw == "a " * 9000
     [record] = caplog.records
-    assert "a generation has 18000 characters: only the beginning and" in record.getMessage()
+    assert "a generation has 18000 characters: only its beginning and" in record.getMessage()
