@@ -259,15 +259,11 @@ class QdrantIndex(StoredIndex):
         where = self._engine.where
         if not self._engine.exists():
             raise UserError(f"no index in {self.path}: there is no {where}; build it")
-        meta = self._engine.payloads([_META]).get(_META)
-        if meta is None or not meta["whole"]:
+        meta = _description(self._engine)
+        if meta is None or not meta.whole:
             raise UserError(f"{where} has an index whose build did not end: build it again")
-        if meta["format"] != _FORMAT:
-            raise UserError(
-                f"{where} has format {meta['format']}, but this version reads {_FORMAT}: "
-                "build it again"
-            )
-        self._check_source(meta["fingerprint"], where, "build it again, or use another collection")
+        check_format(meta.format, _FORMAT, where)
+        self._check_source(meta.fingerprint, where, "build it again, or use another collection")
         return meta
 
     @property
@@ -498,7 +494,7 @@ def _already(engine: _Engine, fingerprint: str) -> bool:
     meta = _description(engine)
     if meta is None and len(engine):
         raise UserError(f"{engine.where} already exists and is no index of ravqa: use another")
-    if meta is None or not meta["whole"]:
+    if meta is None or not meta.whole:
         return False
     if fingerprint and (meta.format, meta.fingerprint) == (_FORMAT, fingerprint):
         return True

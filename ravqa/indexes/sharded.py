@@ -389,11 +389,10 @@ def _read(path: Path) -> _Manifest:
     except FileNotFoundError:
         raise UserError(f"no index in {path}") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{file} is damaged: delete the folder and build the index again") from None
-    raise UserError(
-        f"the index in {path} has format {values['format']}, but this version reads {_FORMAT}: "
-        "build it again"
-    )
+        raise DamagedError(
+            f"{file} is damaged: delete the folder and build the index again"
+        ) from None
+    return found
 
 
 def _name(shard: int) -> str:
@@ -474,7 +473,7 @@ class _Shard:
 
     def open(self) -> None:
         if not self._kind.built(self._folder):
-            raise DamagedError(f"{self._folder} is missing: build the index again")
+            raise DamagedError(f"no index in {self._folder}: build the whole index again")
         self._index = self._kind.open(self._folder, self._config, fingerprint=self._fingerprint)
 
     def apply(self, task: Callable[[Index], T]) -> T:
