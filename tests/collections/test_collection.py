@@ -47,6 +47,23 @@ def test_search_finds_by_text_and_by_image(collection):
     assert ids(collection.search("What does this animal eat?", PHOTO, k=1)) == ["koala"]
 
 
+def test_what_killed_writers_left_is_removed_and_nothing_else(collection):
+    own = {entry.name for entry in collection.path.iterdir()}
+    for name in ("index-000099", "passages-000099"):
+        (collection.path / name).mkdir()
+        (collection.path / name / "ids.npy").write_bytes(b"half")
+    (collection.path / ".ravqa.json.part").write_bytes(b"half")
+    foreign = ["notes.part", ".notes", "index-99", "index-000099.txt", "my-index-000099"]
+    for name in foreign:
+        (collection.path / name).write_bytes(b"mine")
+    collection.add([Passage("fern", "Ferns have no flowers.")])
+    found = {entry.name for entry in collection.path.iterdir()}
+    assert own <= found
+    assert {name for name in found - own if not name.startswith("passages-")} == set(foreign)
+    assert "passages-000099" not in found
+    assert collection.verify() == []
+
+
 def test_an_image_may_be_named_by_a_string(collection):
     expected = collection.search("What does this animal eat?", PHOTO)
     assert collection.search("What does this animal eat?", str(PHOTO)) == expected

@@ -536,6 +536,9 @@ def test_grey_images_of_sixteen_bits_are_scaled_down_not_cut_to_white(tmp_path):
     path = tmp_path / "grey.png"
     PIL.Image.fromarray(np.full((8, 8), 25_700, dtype=np.uint16)).save(path)
     assert module.open_image(path).getpixel((3, 3)) == (100, 100, 100)
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    PIL.Image.fromarray(levels * 257).save(path)  # 0xNN is 0xNNNN
+    assert (np.asarray(module.open_image(path)) == levels[..., None]).all()
 
 
 @pytest.mark.parametrize("orientation", [None, *range(1, 10)])

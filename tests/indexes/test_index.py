@@ -29,6 +29,7 @@ from ravqa.indexes.auto import AutoIndex
 from ravqa.indexes.base import checked_passages
 from ravqa.indexes.compressed.index import CompressedIndex
 from ravqa.indexes.exact import ExactIndex
+from ravqa.indexes.maxsim import maxsim as kernel
 
 
 @pytest.fixture(autouse=True)
@@ -629,3 +630,19 @@ def test_a_device_that_is_not_there_is_the_users_error(tmp_path, kind, storage):
     index = kind_of(kind)(tmp_path / "index", kind_of(kind).Config(device="no such device"))
     with pytest.raises(UserError, match="no such device"):
         index.search([np.eye(4)], 1)
+
+
+# --- the kernel
+
+
+@pytest.mark.parametrize(
+    "lengths", [[0, 3, 0, 0, 1, 5, 0], [0], [], [0, 0, 2], [2, 0], [4, 4, 4], [1, 9000, 0, 2]]
+)
+def test_passages_without_vectors_have_no_score_and_move_no_other(lengths):
+    rng = np.random.default_rng(len(lengths))
+    parts = [rng.normal(size=(n, 8)).astype(np.float32) for n in lengths]
+    query = rng.normal(size=(5, 8)).astype(np.float32)
+    whole = np.concatenate([np.zeros((0, 8), np.float32), *parts])
+    found = kernel(torch.from_numpy(query), torch.from_numpy(whole), np.array(lengths, np.int64))
+    expected = [(query @ p.T).max(1).sum() if len(p) else -np.inf for p in parts]
+    np.testing.assert_allclose(found, np.array(expected, np.float32), rtol=1e-5)

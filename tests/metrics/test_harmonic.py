@@ -73,9 +73,11 @@ def test_the_interval_is_that_of_resampled_images():
     assert (found.low, found.high) == pytest.approx((low, high), abs=2)
 
 
-def test_the_p_value_is_that_of_all_swaps_of_images():
-    first, second, groups, clusters = data(2, images=9)
-    found = harmonic_paired_test(first, second, groups, clusters, resamples=40_000)
+# By all swaps .23, 1, .19, .54 and .06, for differences of both signs.
+@pytest.mark.parametrize("seed", [0, 2, 9, 13, 15])
+def test_the_p_value_is_that_of_all_swaps_of_images(seed):
+    first, second, groups, clusters = data(seed, images=9)
+    found = harmonic_paired_test(first, second, groups, clusters, resamples=20_000)
     observed = harmonic(first, groups) - harmonic(second, groups)
     assert found.difference.mean == pytest.approx(observed)
     extreme = 0
@@ -83,8 +85,16 @@ def test_the_p_value_is_that_of_all_swaps_of_images():
         one = {q: (second if swaps[clusters[q]] else first)[q] for q in first}
         other = {q: (first if swaps[clusters[q]] else second)[q] for q in first}
         extreme += abs(harmonic(one, groups) - harmonic(other, groups)) >= abs(observed) - 1e-9
-    assert found.p_value == pytest.approx(extreme / 2**9, abs=0.01)
-    assert found.wins + found.losses + found.ties == 27
+    assert found.p_value == pytest.approx(extreme / 2**9, abs=0.011)
+
+
+def test_wins_losses_and_ties_are_counted_apart():
+    first = {1: 100.0, 2: 100.0, 3: 100.0, 4: 0.0, 5: 100.0, 6: 0.0}
+    second = {1: 0.0, 2: 0.0, 3: 0.0, 4: 100.0, 5: 100.0, 6: 0.0}
+    found = harmonic_paired_test(first, second, dict.fromkeys(first, "all"), {q: q for q in first})
+    assert (found.wins, found.losses, found.ties) == (3, 1, 2)
+    turned = harmonic_paired_test(second, first, dict.fromkeys(first, "all"), {q: q for q in first})
+    assert (turned.wins, turned.losses, turned.ties) == (1, 3, 2)
 
 
 def test_one_group_is_the_mean():

@@ -222,6 +222,19 @@ def test_answer_spans_are_those_places():
     assert [text[a:b] for a, b in answer_spans(text, ["koala"], "word")] == ["KOALA", "koala"]
     assert [text[a:b] for a, b in answer_spans(text, ["koala "], "ravqa")] == ["KOALA "]
     assert answer_spans("banana", ["ana", "nan"]) == [(1, 6)]
+    assert answer_spans("ab ab", ["ab"]) == [(0, 2), (3, 5)]
     assert answer_spans("banana", [" "]) == []
     with pytest.raises(ValueError, match="unknown rule"):
         answer_spans("a", ["a"], "other")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_letters_that_grow_in_lower_case_move_no_answer(rule):
+    """In lower case, the capital I with a dot is two letters long."""
+    text = "\u0130 \u0130: a Koala of \u0130zm\u0130r"
+    assert len(text.lower()) == len(text) + 4
+    assert [text[a:b] for a, b in answer_spans(text, ["koala"], rule)] == ["Koala"]
+    assert [text[a:b] for a, b in answer_spans(text, ["\u0130zm\u0130r"], rule)] == [
+        "\u0130zm\u0130r"
+    ]
+    assert answer_spans(text, ["a", "koala"], "word") == [(5, 6), (7, 12)]

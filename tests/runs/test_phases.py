@@ -1,8 +1,10 @@
 """The four phases of a run, each by itself: what it takes, what it gives, what it writes."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import yaml
 from study_files import write_data
 
 from ravqa.core.errors import UserError
@@ -98,3 +100,29 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(data, tmp_path):
             Console(),
         )
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_was_asked_of_what_is_written_down(data, tmp_path):
+    """The dataset's folder, the corpus's files and what came of them, with and without each."""
+    out, passages = tmp_path / "out", data / "passages.jsonl"
+    found = run(asked(data, out), Console())
+    corpus = results(found)["provenance"]["corpus"]
+    assert corpus == {
+        "source": str(passages),
+        "passages": 40,
+        "left_out": {"records": 0, "first": []},
+    }
+    config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    assert config["dataset"]["data"] == str(data)
+    assert config["corpus"]["files"] == [str(passages)]
+    assert config["corpus"]["passages"] == 40
+    digest = results(found)["provenance"]["fingerprints"]["corpus"]
+    assert config["corpus"]["fingerprint"] == digest
+
+    reader = ("reader={name: first-words}",)
+    bare = {"corpus": (), "retriever": "none", "controls": (), "overrides": reader}
+    request = asked(data, tmp_path / "bare", **bare)
+    found = run(replace(request, data=None, dataset="okvqa", limit=3), Console())
+    config = yaml.safe_load((found / "config.yaml").read_text(encoding="utf-8"))
+    assert config["dataset"]["data"] is None
+    assert config["corpus"]["files"] == []

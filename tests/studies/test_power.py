@@ -120,6 +120,31 @@ def test_the_command_says_what_the_runs_give(runs, capsys):
     assert "a - a:none" in out
 
 
+def test_only_questions_of_both_runs_count(runs, capsys):
+    """c asks 10 of a's 24 questions: their spread is that of the 10."""
+    for order in (("a", "c"), ("c", "a")):
+        folders = [runs / name for name in order]
+        code, _, err = call(capsys, "power", *folders)
+        assert code == 2
+        assert "10 are common" in err
+        code, _, err = call(capsys, "power", *folders, "--common")
+        assert code == 2
+        assert "the spread is unknown" in err  # c is a's first questions
+    code, out, err = call(capsys, "power", runs / "b", runs / "c", "--common")
+    assert code == 0, err
+    b, c = samples(runs / "b"), samples(runs / "c")
+    assert len(c) == 10
+    found = spread(
+        {q: 100 * (c[q]["score"] - b[q]["score"]) for q in c},
+        {q: sample["image_id"] for q, sample in c.items()},
+    )
+    [line] = [line for line in out.splitlines() if line.strip().startswith("c - b")]
+    numbers = line.replace(",", "").split()[3:]
+    assert numbers[:2] == ["10", "4"]
+    assert float(numbers[2]) == pytest.approx(found.mean, abs=0.06)
+    assert float(numbers[3]) == pytest.approx(math.sqrt(found.variance), abs=0.06)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
