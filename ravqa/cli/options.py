@@ -11,6 +11,7 @@ import typer
 
 from ravqa.core.errors import UserError
 from ravqa.core.options import Option
+from ravqa.core.settings import LARGEST_INTEGER
 
 R = TypeVar("R")
 
@@ -28,6 +29,8 @@ def from_request(request: type[R]) -> Callable[[Callable[..., None]], Any]:
 
         def command(**values: Any) -> None:
             asked = {name: _value(values.pop(name), types[name]) for name in made}
+            for name, value in {**asked, **values}.items():
+                _check_size(name, value)
             body(request(**asked), **values)
 
         keywords = (p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)
@@ -64,6 +67,12 @@ def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
         default=default,
         annotation=Annotated[kind, found],
     )
+
+
+def _check_size(name: str, value: Any) -> None:
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(number, int) and abs(number) > LARGEST_INTEGER:
+            raise UserError(f"--{name.replace('_', '-')}: a number beyond {LARGEST_INTEGER}")
 
 
 def _value(value: Any, annotation: Any) -> Any:

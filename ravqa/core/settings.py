@@ -27,6 +27,9 @@ from ravqa.core.yaml_loader import load_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
+LARGEST_INTEGER = 2**63 - 1
+"""Largest absolute value of a number in settings: what arrays, databases and counters can hold."""
+
 _MAY_HOLD_KEYS = frozenset({"url", "api_key_env"})  # by mistake, so never quoted
 _PARTS = ("describer", "retriever", "reader", "judge")
 
@@ -167,6 +170,8 @@ def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
     Raises:
         UserError: unknown key (similar names are listed), wrong type, missing or bad value.
     """
+    if path := _too_large(data):
+        raise UserError(f"{where}: key {path!r}: a number beyond {LARGEST_INTEGER}")
     try:
         return model.model_validate(data)
     except ValidationError as e:
@@ -194,6 +199,21 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             # Constraints between several keys have the model's own messages.
             messages.append(value if path else reason.removeprefix("value error, "))
     return "; ".join(messages)
+
+
+def _too_large(data: Any) -> str | None:
+    """Return the path of the first number in `data` that is too large, if any."""
+    waiting: list[tuple[str, Any]] = [("", data)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            return path
+        prefix = f"{path}." if path else ""
+        if isinstance(value, Mapping):
+            waiting += [(f"{prefix}{key}", inner) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{prefix}{i}", inner) for i, inner in enumerate(value)]
+    return None
 
 
 def _short(value: Any) -> str:

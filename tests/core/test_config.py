@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
+from ravqa.cli import main
 from ravqa.core import registry
 from ravqa.core.errors import ContractError, UserError, near_matches
 from ravqa.core.factory import build_part, part_config
@@ -459,3 +460,18 @@ def test_parts_are_built_from_their_options():
     assert part_config(INDEXES, Part(name="exact"), "index").storage == "float16"
     with pytest.raises(UserError, match=r"reader: unknown key 'word': did you mean words\?"):
         build_part(READERS, Part(name="first-words", word=5), "reader")
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63), 10**30])
+@pytest.mark.parametrize("key", ["top_k", "reader.words", "reranking.0.options.deep"])
+def test_numbers_that_no_counter_can_hold_are_refused(key, value):
+    settings = {
+        "retriever": {"name": "none"},
+        "reader": {"name": "x"},
+        "reranking": [{"name": "y"}],
+    }
+    apply_override(settings, f"{key}={value}")
+    with pytest.raises(UserError, match=f"a file: key '{key}': a number beyond {2**63 - 1}"):
+        validate(PipelineConfig, settings, "a file")
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "--dataset", "okvqa", "--limit", str(value)])
