@@ -26,6 +26,7 @@ from huggingface_hub import constants
 import ravqa
 from ravqa.core.errors import UserError
 from ravqa.core.factory import parts_of
+from ravqa.core.files import leftovers
 from ravqa.core.locations import cache_dir
 from ravqa.core.model_files import resolve
 from ravqa.core.settings import Strict, load_pipeline
@@ -264,7 +265,11 @@ def _parts_of(root: Path) -> list[Cache]:
         if not entry.name.startswith("."):
             name = entry.name.partition(".sqlite")[0]
             found[name] = found.get(name, 0) + _bytes(entry)
-    return [Cache(name, str(root / name), size) for name, size in found.items()]
+    listed = [Cache(name, str(root / name), size) for name, size in found.items()]
+    if left := list(leftovers(root)):
+        name = f"left by {len(left)} killed writers"
+        listed.append(Cache(name, str(root), sum(map(_bytes, left))))
+    return listed
 
 
 def _bytes(path: Path) -> int:

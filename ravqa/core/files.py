@@ -28,7 +28,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ravqa.core.errors import DataError, UserError
-from ravqa.core.locations import flush_to_disk
+from ravqa.core.locations import flush_to_disk, is_cached
 
 _log = logging.getLogger(__name__)
 
@@ -152,22 +152,49 @@ def _claimed(path: Path, *, folder: bool) -> tuple[Path, int]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left behind when writing `path`."""
+    """Remove what killed processes left behind when writing `path`.
+
+    In the cache folder, what they left behind of other files beside it is removed too.
+    """
+    every = is_cached(path)
     for name in os.listdir(path.parent):
-        if final_name(name) != path.name:
+        final = final_name(name)
+        if final is None or (final != path.name and not every):
             continue
         entry = path.with_name(name)
-        with suppress(OSError):
-            handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                if not _marked(handle):  # in use, or unknown
-                    continue
-                if entry.is_dir():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink()
-            finally:
-                os.close(handle)
+        with suppress(OSError), _left_behind(entry) as left:
+            if left and entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif left:
+                entry.unlink()
+
+
+def leftovers(root: Path) -> Iterator[Path]:
+    """Yield the files and folders below `root` that killed processes left behind."""
+    for folder, folders, names in os.walk(root):
+        for name in [*folders, *names]:
+            if final_name(name) is None:
+                continue
+            entry = Path(folder, name)
+            with _left_behind(entry) as left:
+                if left:
+                    yield entry
+        folders[:] = [name for name in folders if final_name(name) is None]
+
+
+@contextmanager
+def _left_behind(entry: Path) -> Iterator[bool]:
+    """Yield whether the writer of a temporary file is gone; until the end, nobody else asks."""
+    try:
+        # Opening a pipe or device of such a name does not wait.
+        handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _marked(handle) is True  # False: in use; None: unknown
+    finally:
+        os.close(handle)
 
 
 def _marked(handle: int) -> bool | None:

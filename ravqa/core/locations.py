@@ -42,8 +42,7 @@ def cache_dir(*parts: str) -> Path:
     Raises:
         UserError: it cannot be created.
     """
-    root = os.environ.get("RAVQA_CACHE") or user_cache_dir("ravqa", appauthor=False)
-    path = Path(root, *parts)
+    path = Path(_cache_root(), *parts)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -52,6 +51,15 @@ def cache_dir(*parts: str) -> Path:
             "another"
         ) from None
     return path
+
+
+def is_cached(path: Path) -> bool:
+    """Return whether a path lies below the cache root, where nothing is a user's own file."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(_cache_root()))
+
+
+def _cache_root() -> str:
+    return os.environ.get("RAVQA_CACHE") or user_cache_dir("ravqa", appauthor=False)
 
 
 def file_digest(path: Path) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ravqa.core.errors import DataError, UserError
-from ravqa.core.files import check_file
+from ravqa.core.files import check_file, written_beside
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
@@ -284,11 +284,10 @@ def write_passages(
         raise UserError(f"{target} exists: --overwrite replaces it")
     if suffix_of(target) != ".jsonl":
         raise UserError(f"{target}: the name must end in .jsonl")
-    part = target.with_name(f".{target.name}.part")
     passages = articles = 0
     last: str | None = None
     try:
-        with part.open("w", encoding="utf-8") as out:
+        with written_beside(target) as part, part.open("w", encoding="utf-8") as out:
             for passage in (p for path in paths for p in read_passages(path, sections)):
                 values = {name: getattr(passage, name) for name in _COLUMNS}
                 row = {**passage.extra, **{k: v for k, v in values.items() if v is not None}}
@@ -296,11 +295,8 @@ def write_passages(
                 passages += 1
                 articles += passage.article is None or passage.article != last
                 last = passage.article
-        if not passages:
-            raise DataError(f"{', '.join(map(str, paths))}: none of the wanted articles")
-        part.replace(target)
+            if not passages:
+                raise DataError(f"{', '.join(map(str, paths))}: none of the wanted articles")
     except OSError as e:
         raise UserError(f"{target} cannot be written: {e.strerror or e}") from None
-    finally:
-        part.unlink(missing_ok=True)
     return passages, articles

@@ -223,6 +223,10 @@ def test_caches_are_counted(fresh_cache, hub):
     (hub / "blobs" / "b").write_bytes(b"12345")
     sizes = {cache.name: cache.bytes for cache in doctor.caches()}
     assert sizes == {"indexes": 4, "rankings": 3, "Hugging Face hub": 5}
+    (fresh_cache / "indexes" / ".b.0123abcd.part").mkdir()
+    (fresh_cache / "indexes" / ".b.0123abcd.part" / "x").write_bytes(b"123456")
+    (fresh_cache / "indexes" / ".c.part").write_bytes(b"someone else's")
+    assert {cache.name: cache.bytes for cache in doctor.caches()}["left by 1 killed writers"] == 6
 
 
 def test_the_command(capsys, hub):

@@ -13,6 +13,7 @@ from ravqa.core.files import (
     atomic_write,
     final_name,
     folder_written_beside,
+    leftovers,
     lock,
     written_beside,
 )
@@ -88,6 +89,25 @@ def test_a_killed_writers_leftover_goes_with_the_next_write_and_a_living_ones_st
         living.communicate(b"")
         assert living.returncode == 0
     assert sorted(os.listdir(tmp_path)) == ["other", "target"]
+
+
+def test_in_the_cache_every_leftover_beside_a_file_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAVQA_CACHE", str(tmp_path))
+    with (
+        begun("folder_written_beside", tmp_path / "a") as killed,
+        begun("written_beside", tmp_path / "b") as living,
+    ):
+        assert list(leftovers(tmp_path)) == []
+        killed.kill()
+        killed.communicate()
+        [left] = leftovers(tmp_path.parent)
+        assert final_name(left.name) == "a"
+        os.mkfifo(tmp_path / ".c.01234567.part")  # is not waited for
+        atomic_write(tmp_path / "other", "")
+        assert list(leftovers(tmp_path)) == []
+        living.communicate(b"")
+        assert living.returncode == 0
+    assert {"b", "other"} <= set(os.listdir(tmp_path))
 
 
 def test_of_two_makers_of_a_folder_the_first_wins_only_if_that_is_meant(tmp_path):
