@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 # SQLITE_ERROR: the file has tables other than ours.
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 _VARIABLES = 500  # keys in one query, below SQLite's limit
+_STORED_AFTER_S = 0.05  # longest wait of a value that was made
 _WAIT_S = 60.0
 _LOOK_AGAIN_S = 0.02
 
@@ -178,6 +180,51 @@ class Store:
         rows = [(key, _text(key, value)) for key, value in values.items()]
         self._do(lambda c: c.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?)", rows))
 
+    @contextmanager
+    def writing(self, most: float = math.inf) -> Iterator[Callable[[str, Any], None]]:
+        """Yield a function that takes keys and values as they are made.
+
+        They are stored shortly after, and all of them at the end, whatever happens: if the process
+        is killed, values that were expensive or paid for are not made again.
+
+        Args:
+            most: number of values that may wait to be stored.
+        """
+        waiting: dict[str, Any] = {}
+        lock = threading.Lock()
+        timer: threading.Timer | None = None
+
+        def store() -> None:
+            nonlocal timer
+            with lock:
+                timer = None
+                if waiting:
+                    self.put(waiting)
+                    waiting.clear()
+
+        def store_later() -> None:
+            with suppress(Exception):  # raised at the end, where they are stored again
+                store()
+
+        def keep(key: str, value: Any) -> None:
+            nonlocal timer
+            with lock:
+                waiting[key] = value
+                full = len(waiting) >= most
+                if timer is None and not full:
+                    timer = threading.Timer(_STORED_AFTER_S, store_later)
+                    timer.daemon = True
+                    timer.start()
+            if full:
+                store()
+
+        try:
+            yield keep
+        finally:
+            if timer is not None:
+                timer.cancel()
+            store()
+
     def drop(self, keys: Iterable[str]) -> None:
         """Delete the values of these keys."""
         rows = [(key,) for key in keys]
@@ -270,21 +317,19 @@ class Memo(Generic[V]):
         chunk = self._chunk or max(1, len(rows))
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
-            made: dict[str, V] = {}
-            try:
+            count = 0
+            with nullcontext() if self._store is None else self._store.writing() as keep:
                 for place, value in make(part):
-                    made[keys[part[place]]] = value
-            finally:
-                known.update(made)
-                good = {key: v for key, v in made.items() if not isinstance(v, Failure)}
-                self.made += len(good)
-                if self._store is not None and good:
-                    out = self._out
-                    self._store.put(
-                        {key: value if out is None else out(value) for key, value in good.items()}
-                    )
-            if len(made) != len(part):
-                raise ValueError(f"{len(part)} values are expected, but {len(made)} were made")
+                    key = keys[part[place]]
+                    count += key not in known
+                    known[key] = value
+                    if isinstance(value, Failure):
+                        continue
+                    self.made += 1
+                    if keep is not None:
+                        keep(key, value if self._out is None else self._out(value))
+            if count != len(part):
+                raise ValueError(f"{len(part)} values are expected, but {count} were made")
             if progress:
                 progress(start + len(part), len(rows))
         return [known[key] for key in keys]

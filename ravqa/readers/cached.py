@@ -10,8 +10,8 @@ version kept is made again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
-_PENDING = 16  # most results that wait to be written
-_PENDING_S = 1.0  # longest wait before the next result writes them
+_WAITING = 16  # most results that wait to be stored
 _OVERFLOW = ": set its dtype to float32, if it has one"  # some models overflow in half precision
 
 
@@ -257,26 +256,15 @@ class CachedReader(Reader):
         known: dict[str, V | Failure],
     ) -> None:
         """Make the results of `rows`; store them in `known` and on disk."""
-        pending: dict[str, Any] = {}
-        written = time.monotonic()
-        try:
+        with nullcontext() if self._store is None else self._store.writing(_WAITING) as keep:
             for position, value in make(rows):
                 key = keys[rows[position]]
                 known[key] = value
-                if self._store is None or isinstance(value, Failure):
+                if keep is None or isinstance(value, Failure):
                     continue
                 kept = out(value)
                 if kept is not None:
-                    pending[key] = kept
-                if len(pending) >= _PENDING or time.monotonic() - written > _PENDING_S:
-                    self._write(pending)
-                    pending, written = {}, time.monotonic()
-        finally:
-            self._write(pending)
-
-    def _write(self, values: Mapping[str, Any]) -> None:
-        if self._store is not None and values:
-            self._store.put(values)
+                    keep(key, kept)
 
 
 def _each(pieces: Iterable[str]) -> Generator[str, None, None]:

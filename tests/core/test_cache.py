@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import pytest
 from ravqa.core.cache import Memo, Store, measured
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, shared_keys
+from ravqa.core.outcomes import Failure
 from ravqa.core.registry import Entry, Registry
 from ravqa.core.settings import Part, PipelineConfig, Strict
 from ravqa.readers import READERS
@@ -344,3 +346,47 @@ def test_a_session_makes_a_thing_once():
     assert len(made) == 3
     session.get("dataset", "a", read)
     assert len(made) == 4
+
+
+def test_values_are_stored_while_others_are_still_made(fresh_cache):
+    def make(rows):
+        yield 0, "paid for"
+        until = time.monotonic() + 10
+        while not Store("slow").get(["a"]) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert Store("slow").get(["a"]) == {"a": "paid for"}
+        yield 1, Failure("no answer")
+        yield 2, "next"
+        raise UserError("the end")
+
+    with pytest.raises(UserError, match="the end"):
+        Memo("slow").get(["a", "b", "c"], make)
+    assert Store("slow").get(["a", "b", "c"]) == {"a": "paid for", "c": "next"}
+
+
+def test_values_that_cannot_be_stored_in_time_are_stored_at_the_end(fresh_cache, monkeypatch):
+    store = Store("late")
+    tried = threading.Event()
+
+    def refuse(values):
+        tried.set()
+        raise UserError("full")
+
+    monkeypatch.setattr(store, "put", refuse)
+    with store.writing() as keep:
+        keep("a", 1)
+        assert tried.wait(10)
+        monkeypatch.delattr(store, "put")
+    assert store.get(["a"]) == {"a": 1}
+    monkeypatch.setattr(store, "put", refuse)
+    with pytest.raises(UserError, match="full"), store.writing() as keep:
+        keep("b", 2)
+
+
+def test_no_more_values_wait_than_may(fresh_cache, monkeypatch):
+    monkeypatch.setattr("ravqa.core.cache._STORED_AFTER_S", 60)
+    store = Store("many")
+    with store.writing(3) as keep:
+        for i in range(8):
+            keep(str(i), i)
+            assert i - len(store.get([str(n) for n in range(8)])) < 3
