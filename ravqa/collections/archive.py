@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import IO
 
 from ravqa.collections.folder import IMAGES, CollectionFolder, State
-from ravqa.core.errors import UserError
+from ravqa.core.errors import UserError, first_line
 from ravqa.core.files import check_file, folder_written_beside, written_beside
 from ravqa.core.locations import file_digest
 from ravqa.core.progress import Progress
+from ravqa.core.stored import as_type, parsed_json
 from ravqa.corpora.disk import PassageFolder
+from ravqa.indexes.auto import AutoIndex
 from ravqa.indexes.segmented.index import SegmentedIndex
 
 LIST = "ravqa-collection.json"
@@ -100,7 +102,7 @@ def unpack(source: Path, target: Path, progress: Progress | None) -> None:
                 raise UserError(f"{source}: {needed:,} bytes are needed, {free:,} are free")
             with folder_written_beside(target) as made:
                 _extract(archive, listed, made, source, progress)
-                _check_images(made, source)
+                _check_content(made, source)
     except FileNotFoundError:
         raise UserError(f"no such file: {source}") from None
     except (tarfile.TarError, EOFError) as e:
@@ -133,14 +135,12 @@ def _listed(archive: tarfile.TarFile, source: Path) -> dict[str, tuple[int, str]
     if first is None or first.name not in _LISTS or not first.isreg() or first.size > _MAX_LIST:
         raise UserError(f"{source} is not a packed collection: {LIST} must come first")
     try:
-        values = json.loads(_opened(archive, first).read())
-        if values["format"] != FORMAT:
-            raise UserError(
-                f"{source} has format {values['format']}, but this version reads {FORMAT}"
-            )
-        listed = {str(n): (int(size), str(sha)) for n, (size, sha) in values["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{source}: {first.name} is damaged") from None
+        values = parsed_json(_opened(archive, first).read())
+        if (found := as_type(int, values["format"])) != FORMAT:
+            raise UserError(f"{source} has format {found}, but this version reads {FORMAT}")
+        listed = as_type(dict[str, tuple[int, str]], values["files"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{source}: {first.name} is damaged ({e})") from None
     for name, (size, _) in listed.items():
         if not _NAME.fullmatch(name) or size < 0:
             raise UserError(f"{source}: unexpected file {name!r} in a packed collection")
@@ -179,15 +179,22 @@ def _extract(
         raise UserError(f"{source} is cut off: {sorted(left)[0]} is missing")
 
 
-def _check_images(folder: Path, source: Path) -> None:
-    """Reject passages that name files outside: they would be shown and packed."""
-    for entry in sorted(folder.glob("passages-*")):
-        try:
+def _check_content(folder: Path, source: Path) -> None:
+    """Reject what is no collection, and passages that name files outside, to be shown and packed.
+
+    Whoever packs an archive can give any bytes their right checksums.
+    """
+    try:
+        manifest = CollectionFolder(folder).manifest()
+        if manifest.index is not None:
+            encoder = manifest.encoder["fingerprint"]
+            AutoIndex.open(folder / manifest.index, fingerprint=encoder).close()
+        for entry in sorted(folder.glob("passages-*")):
             PassageFolder(entry, images=folder, mend="pack the collection again").check_images()
-        except UserError as e:
-            raise UserError(f"{source}: {str(e).removeprefix(f'{folder}/')}") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{source} is damaged: {entry.name} cannot be read") from None
+    except UserError as e:
+        raise UserError(f"{source}: {str(e).replace(f'{folder}/', '')}") from None
+    except Exception as e:  # files that are missing or hold something else fail in many ways
+        raise UserError(f"{source} is damaged: {first_line(e)}") from None
 
 
 def _opened(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

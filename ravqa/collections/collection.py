@@ -10,6 +10,7 @@ from collections import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -217,14 +218,14 @@ class Collection:
         return len(self._state.corpus)
 
     def __contains__(self, passage_id: object) -> bool:
-        return passage_id in self._state.corpus
+        return _is_id(passage_id) and str(passage_id) in self._state.corpus
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over ids, in the order in which their vectors were added."""
         return iter(self._state.corpus)
 
-    def __getitem__(self, passage_id: str) -> Passage:
-        return self._state.corpus[passage_id]
+    def __getitem__(self, passage_id: str | int) -> Passage:
+        return self._state.corpus[own_id(passage_id)]
 
     def refresh(self) -> None:
         """Load what other processes have changed."""
@@ -371,6 +372,8 @@ class Collection:
     def _allowed(
         state: State, where: Where | None, allowed_ids: abc.Collection[str] | None
     ) -> abc.Collection[str] | None:
+        if allowed_ids is not None:
+            allowed_ids = frozenset(map(own_id, allowed_ids))
         if where is None:
             return allowed_ids
         found = state.matching(where)
@@ -439,7 +442,7 @@ class Collection:
         Raises:
             UserError: an id does not exist, or another process is writing.
         """
-        ids = list(dict.fromkeys(ids))
+        ids = list(dict.fromkeys(map(own_id, ids)))
         with self._changing() as writer:
             for passage_id in ids:
                 if passage_id not in writer.state.corpus:
@@ -532,7 +535,11 @@ class Collection:
         Raises:
             DataError, UserError: as `add`.
         """
-        incoming = passages if isinstance(passages, Corpus) else Corpus(passages)
+        if not isinstance(passages, Corpus):
+            passages = Corpus(replace(p, passage_id=own_id(p.passage_id)) for p in passages)
+        incoming = passages
+        for passage_id in incoming:
+            own_id(passage_id, texts_only=True)
         pipeline = self._pipeline()
         late = _late(pipeline)
         with self._changing() as writer:
@@ -667,6 +674,21 @@ class _StateRetriever(Retriever):
             return [[] for _ in questions]
         allowed = self._allowed if allowed_ids is None else allowed_ids
         return self._late.rank(questions, k, index, self._state.content, allowed)
+
+
+def own_id(value: object, *, texts_only: bool = False) -> str:
+    """Return a passage's id as text: a number is the id of its digits.
+
+    Raises:
+        UserError: it is neither a text nor a whole number.
+    """
+    if not isinstance(value, str) if texts_only else not _is_id(value):
+        raise UserError(f"{value!r:.60} is not an id of a passage: a text is expected")
+    return str(value)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str | Integral) and not isinstance(value, bool)
 
 
 def _trust(settings: Mapping[str, Any]) -> None:

@@ -22,23 +22,23 @@ import itertools
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field
 
 from ravqa.collections.filters import Where, matching
-from ravqa.core.errors import DataError, UserError
+from ravqa.core.errors import DataError, UserError, first_line
 from ravqa.core.factory import part_config
 from ravqa.core.files import atomic_write
-from ravqa.core.locations import flush_to_disk
+from ravqa.core.locations import flush_to_disk, remove
 from ravqa.core.records import Passage
 from ravqa.core.settings import Part, fingerprint
+from ravqa.core.stored import as_type, read_json
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.disk import DamageError, Digest, PassageFolder
 from ravqa.corpora.pages import MANIFESTS
@@ -47,12 +47,13 @@ from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
 from ravqa.indexes import INDEXES
 from ravqa.indexes.base import Index, checked_index
 from ravqa.indexes.exact import ExactIndex
-from ravqa.indexes.segmented.store import file_checksum, sole_writer
+from ravqa.indexes.segmented.store import check_format, file_checksum, sole_writer
 
 FORMAT = 1
 IMAGES = "images"
 _REMEMBERED = 16
 _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
+_TABLE = re.compile(r"\w+\.(npy|json)")  # beside the texts, which are left to `verify`
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Manifest:
     settings: dict[str, Any]
     encoder: dict[str, Any]
     index: str | None = None
-    words: int | None = None
+    words: Annotated[int, Field(ge=1)] | None = None
     passages: list[dict[str, Any]] | None = None
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -112,6 +113,10 @@ class CollectionCorpus(Corpus):
                 passage = part.get(passage_id)
                 if passage is not None:
                     return passage
+            raise DamageError(
+                f"{self.source}: the text of passage {passage_id!r} is missing or was changed: "
+                f"ravqa collection verify {self.source} lists what is wrong"
+            )
         raise KeyError(passage_id)
 
     def __contains__(self, passage_id: object) -> bool:
@@ -202,6 +207,7 @@ class CollectionFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._sound: set[tuple[str, str]] = set()  # files that were checked, which never change
 
     @property
     def manifest_file(self) -> Path:
@@ -255,30 +261,25 @@ class CollectionFolder:
         """
         file = self.manifest_file
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            if values["format"] != FORMAT:
-                raise UserError(
-                    f"the collection in {self.path} has format {values['format']}, but this "
-                    f"version reads {FORMAT}: build it again"
-                )
-            found = Manifest(
-                **{name: values[name] for name in _FIELDS},
-                passages=values.get("passages"),
-                left_out=_LEFT_OUT.validate_python(values.get("left_out", {})),
-            )
-            if values["checksum"] != _checksum(found) or not isinstance(found.settings, dict):
-                raise ValueError
+            values = read_json(file)
+            check_format(values["format"], FORMAT, f"the collection in {self.path}")
+            given = {name: values[name] for name in _FIELDS}
+            more = {name: values[name] for name in ("passages", "left_out") if name in values}
+            found = as_type(Manifest, given | more)
+            as_type(_Encoder, found.encoder)
+            if values["checksum"] != _checksum(found):
+                raise ValueError("its checksum is wrong")
             if found.index is not None:
                 _check_own(found.index)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise UserError(
                 f"no collection in {self.path}: ravqa collection build {self.path} SOURCE makes one"
             ) from None
         except OSError as e:
             raise UserError(f"{file} cannot be read: {e.strerror or e}") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError) as e:
             raise UserError(
-                f"{file} is damaged: delete {self.path} and build the collection again"
+                f"{file} is damaged: delete {self.path} and build the collection again ({e})"
             ) from None
         return found
 
@@ -319,14 +320,12 @@ class CollectionFolder:
             UserError: there is such a link.
         """
         root = self.path.resolve()
-        for folder, *names in os.walk(self.path):
-            for name in itertools.chain.from_iterable(names):
-                path = Path(folder, name)
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
-                    raise UserError(
-                        f"{path} is a link to a place outside the collection: replace it "
-                        "with the file itself"
-                    )
+        for path in _links(self.path):
+            if not path.resolve().is_relative_to(root):
+                raise UserError(
+                    f"{path} is a link to a place outside the collection: replace it "
+                    "with the file itself"
+                )
 
     def _present(self, part: Part) -> tuple[Manifest, int | None]:
         """Return what changes with every state: collection.json, and the index's generation."""
@@ -349,17 +348,35 @@ class CollectionFolder:
             fingerprint=encoder,
         )
         entries = _entries(manifest, checked_index(index, kind))
-        parts = [
-            PassageFolder(
-                self.path / _check_own(entry["name"]),
-                images=self.path,
-                mend=f"ravqa collection verify {self.path} lists what is wrong",
-            )
-            for entry in reversed(entries)
-        ]
+        parts = [self._passages(entry) for entry in reversed(entries)]
         left_out = tuple(itertools.chain.from_iterable(manifest.left_out.values()))
         corpus = CollectionCorpus(self.path, encoder, index, part.name, parts, left_out)
         return State(manifest, index, corpus)
+
+    def _passages(self, entry: Mapping[str, Any]) -> PassageFolder:
+        """Open a folder of passages, whose tables must be as they were written.
+
+        Raises:
+            ValueError: one is missing or was changed.
+        """
+        folder = self.path / _check_own(entry["name"])
+        for name, (_, checksum) in entry["files"].items():
+            mark = f"{entry['name']}/{name}", checksum
+            if not _TABLE.fullmatch(name) or mark in self._sound:
+                continue
+            if not (folder / name).is_file() or file_checksum(folder / name) != checksum:
+                raise ValueError(f"{entry['name']}/{name} is missing or was changed")
+            self._sound.add(mark)
+        try:
+            return PassageFolder(
+                folder,
+                images=self.path,
+                mend=f"ravqa collection verify {self.path} lists what is wrong",
+            )
+        except (UserError, PermissionError):
+            raise
+        except Exception as e:  # files that are missing from the list of checksums
+            raise ValueError(f"{entry['name']}: {first_line(e)}") from None
 
     @contextmanager
     def writing(self, part: Part) -> Iterator[Writer]:
@@ -490,9 +507,11 @@ class Writer:
             kept |= {entry["name"] for entry in self.state.passages}
         for entry in self._path.iterdir():
             if _OWN_FOLDER.fullmatch(entry.name) and entry.name not in kept:
-                shutil.rmtree(entry)
-            elif entry.name.startswith(".") and entry.suffix == ".part":
-                entry.unlink()
+                remove(entry)
+        for folder in (self._path, *(self._path / IMAGES).glob("*/")):
+            for entry in folder.iterdir():
+                if entry.name.startswith(".") and entry.suffix == ".part":
+                    remove(entry)
 
     def note_left_out(self, source: str, lines: Sequence[str]) -> None:
         """Keep what of a change's sources cannot be used, in place of what was kept of them."""
@@ -573,13 +592,44 @@ def _check_own(name: str) -> str:
 
 
 _FIELDS = [e.name for e in fields(Manifest) if e.name not in {"passages", "left_out"}]
-_LEFT_OUT = TypeAdapter(dict[str, list[str]])
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """What collection.json says of the encoder."""
+
+    fingerprint: str
+    weights: str
+    dim: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A folder of passages: its name, and size and checksum of its files."""
+
+    name: str
+    files: dict[str, tuple[int, str]]
 
 
 def _entries(manifest: Manifest, index: Index) -> list[dict[str, Any]]:
-    """Return name and files of each folder of passages, oldest first."""
+    """Return name and files of each folder of passages, oldest first.
+
+    Raises:
+        KeyError, ValueError: they are something else.
+    """
     found = index.attached["passages"] if manifest.passages is None else manifest.passages
+    as_type(list[_Entry], found)
     return list(found)
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """Yield the symbolic links below a folder, without asking for each file's state."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                yield Path(entry)
+            elif entry.is_dir():
+                yield from _links(Path(entry))
 
 
 def _values(manifest: Manifest) -> dict[str, Any]:

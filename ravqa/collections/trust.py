@@ -160,7 +160,7 @@ def _of_field(
     owner: type[BaseModel], key: str, field: FieldInfo, value: Any, path: str
 ) -> Iterator[Setting]:
     inner = _models(field.annotation)
-    if owner is PipelineConfig and key == "answering":
+    if owner is PipelineConfig and key == "answering" and isinstance(value, Mapping):
         options, value = rule_settings(value, key)  # a setting without effect names nothing
         inner = [options]
     if not inner:

@@ -253,7 +253,7 @@ def _value(key: str, data: bytes) -> Any:
     text, line_break, checksum = data.decode().partition("\n")
     if line_break and checksum != _checksum(key, text):
         raise ValueError("its checksum is wrong")
-    return parsed_json(text.encode())
+    return parsed_json(text)
 
 
 def _checksum(key: str, text: str) -> str:

@@ -31,17 +31,17 @@ def read_json(file: Path) -> Any:
         regular = False
     if not regular:
         raise FileNotFoundError(f"{file} is not a regular file")
-    return parsed_json(file.read_bytes())
+    return parsed_json(file.read_text(encoding="utf-8"))
 
 
-def parsed_json(data: bytes) -> Any:
+def parsed_json(data: bytes | str) -> Any:
     """Return the value of JSON text.
 
     Raises:
         ValueError: it is not JSON in UTF-8, or is nested too deeply.
     """
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode() if isinstance(data, bytes) else data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

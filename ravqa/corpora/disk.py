@@ -22,7 +22,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal, overload
@@ -273,7 +273,10 @@ class PassageFolder:
         try:
             passage_id, text, title, image, *others = json.loads(line)
             path = None if image is None else Path(image)
-        except (ValueError, TypeError):
+            passage = Passage(passage_id, text, title, path, *others)
+            if not (isinstance(passage_id, str) and isinstance(text, str)):
+                raise TypeError
+        except (ValueError, TypeError, RecursionError):
             raise DamageError(self._damage) from None
         if path is not None and self._images is not None:
             try:
@@ -283,7 +286,7 @@ class PassageFolder:
                     f"{self._file}: the image {image!r} of {passage_id!r} is outside of the "
                     "collection"
                 ) from None
-        return Passage(passage_id, text, title, path, *others)
+        return replace(passage, image=path) if path is not passage.image else passage
 
 
 def _hash(passage_id: str) -> int:
