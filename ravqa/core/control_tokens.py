@@ -48,7 +48,9 @@ class ControlTokens:
         # Added words and white space are ordinary text.
         own = {token.strip() for token in tokens if not token.strip().isalnum()} - {""}
         longest_first = sorted(own, key=lambda token: (-len(token), token))
-        patterns = [*map(re.escape, longest_first), *([_COMMON] if common else [])]
+        # <unused0> to <unused6241> are one pattern: thousands would be slow.
+        numbered = (re.sub(r"\d+", r"\\d+", re.escape(token)) for token in longest_first)
+        patterns = [*dict.fromkeys(numbered), *([_COMMON] if common else [])]
         self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def found(self, text: str) -> frozenset[str]:

@@ -248,7 +248,7 @@ class OpenAIReader(Reader):
         """Return a request without its prompt."""
         config = self.config
         body = config.request(self.max_new_tokens)
-        if self._stops:
+        if self._stops and not config.max_thinking_tokens:  # thinking may have several lines
             body["stop"] = ["\n"]
         if config.log_probs and config.prompt_form == "plain":
             body["logprobs"] = 1

@@ -1,5 +1,7 @@
 """Control tokens in texts of others become plain text."""
 
+import time
+
 import pytest
 
 from ravqa.core.control_tokens import COMMON, ControlTokens
@@ -50,6 +52,16 @@ def test_common_ones_are_known(token):
 )
 def test_ordinary_text_stays(text):
     assert COMMON.neutral(text) == (text, 0)
+
+
+def test_thousands_of_tokens_take_no_time():
+    tokens = ControlTokens([f"<unused{i}>" for i in range(6000)] + ["<|end|>"])
+    began = time.process_time()
+    for text in ("<" * 50_000, "<unused5999>" * 5000, "<|" + "a" * 50_000, "<unused" * 5000):
+        assert not COMMON.found(tokens.neutral(text)[0]) - {"<unused>"}
+        COMMON.neutral(text)
+    assert time.process_time() - began < 2
+    assert tokens.neutral("<unused5999>")[1] == 1
 
 
 def test_a_models_own_tokens_and_those_that_a_template_writes():
