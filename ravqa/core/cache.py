@@ -37,6 +37,7 @@ _VARIABLES = 500  # keys in one query, below SQLite's limit
 _STORED_AFTER_S = 0.05  # longest wait of a value that was made
 _WAIT_S = 60.0
 _LOOK_AGAIN_S = 0.02
+_PENDING = 16  # most values that wait to be stored
 
 
 @dataclass(slots=True)
@@ -228,7 +229,8 @@ class Store:
     def drop(self, keys: Iterable[str]) -> None:
         """Delete the values of these keys."""
         rows = [(key,) for key in keys]
-        self._do(lambda c: c.executemany("DELETE FROM kept WHERE key = ?", rows))
+        if rows:
+            self._do(lambda c: c.executemany("DELETE FROM kept WHERE key = ?", rows))
 
     def drop_damaged(self, keys: Sequence[str]) -> None:
         """Delete values that cannot be read, with a warning."""
@@ -263,7 +265,8 @@ def _checksum(key: str, text: str) -> str:
 class Memo(Generic[V]):
     """Memoized values by content key: known ones come from a `Store`, others are made and stored.
 
-    A `Failure` is returned, but neither stored nor counted.
+    A `Failure` is returned, but neither stored nor counted. Values are stored as they are made, so
+    that few are lost if the process is killed.
 
     Attributes:
         made: how many values were made.
@@ -272,22 +275,23 @@ class Memo(Generic[V]):
 
     def __init__(
         self,
-        store: str | None,
+        store: str | Store | None,
         *,
         chunk: int | None = None,
         out: Callable[[V], Any] | None = None,
-        back: Callable[[Any], V] | None = None,
+        back: Callable[[Any], V | None] | None = None,
     ):
         """Open the store.
 
         Args:
-            store: its name; None keeps nothing on disk. In both cases, equal keys in one call are
-                made once.
-            chunk: how many values are made before they are stored; None for all of a call.
-            out, back: convert a value to JSON-able data and back. `back` raises ValueError,
-                TypeError or KeyError on damaged data; the value is then made again.
+            store: a store, or the name of one; None keeps nothing on disk. In both cases, equal
+                keys in one call are made once.
+            chunk: how many values are made in one go; None for all of a call.
+            out, back: convert a value to JSON-able data and back. `out` returns None for a value
+                that must not be stored, and `back` for one that must be made again. `back` raises
+                ValueError, TypeError or KeyError on damaged data; the value is then made again.
         """
-        self._store = None if store is None else Store(store)
+        self._store = Store(store) if isinstance(store, str) else store
         self.stores: Sequence[Store] = () if self._store is None else (self._store,)
         self._chunk = chunk
         self._out = out
@@ -311,14 +315,14 @@ class Memo(Generic[V]):
         Raises:
             ValueError: not every value was made.
         """
-        known = self._known(keys)
+        known = self.known(keys)
         new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
         rows = sorted(new.values())
         chunk = self._chunk or max(1, len(rows))
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
             count = 0
-            with nullcontext() if self._store is None else self._store.writing() as keep:
+            with nullcontext() if self._store is None else self._store.writing(_PENDING) as keep:
                 for place, value in make(part):
                     key = keys[part[place]]
                     count += key not in known
@@ -326,28 +330,36 @@ class Memo(Generic[V]):
                     if isinstance(value, Failure):
                         continue
                     self.made += 1
-                    if keep is not None:
-                        keep(key, value if self._out is None else self._out(value))
+                    kept = value if self._out is None else self._out(value)
+                    if keep is not None and kept is not None:
+                        keep(key, kept)
             if count != len(part):
                 raise ValueError(f"{len(part)} values are expected, but {count} were made")
             if progress:
                 progress(start + len(part), len(rows))
         return [known[key] for key in keys]
 
-    def _known(self, keys: Sequence[str]) -> dict[str, V]:
+    def known(self, keys: Sequence[str]) -> dict[str, V]:
+        """Return the stored values of these keys; damaged ones, and those to be made again, go."""
         if self._store is None:
             return {}
         found = self._store.get(keys)
         if self._back is None:
             return found
         known: dict[str, V] = {}
-        damaged: list[str] = []
-        for key, value in found.items():
+        damaged, refused = [], []
+        for key, data in found.items():
             try:
-                known[key] = self._back(value)
+                value = self._back(data)
             except (ValueError, TypeError, KeyError):
                 damaged.append(key)
+                continue
+            if value is None:
+                refused.append(key)
+            else:
+                known[key] = value
         self._store.drop_damaged(damaged)
+        self._store.drop(refused)
         return known
 
 

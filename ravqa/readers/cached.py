@@ -10,13 +10,12 @@ version kept is made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ravqa.core.cache import Store
+from ravqa.core.cache import Memo, Store
 from ravqa.core.contracts import check_each, number_problem
 from ravqa.core.errors import UserError, broken
 from ravqa.core.failures import one_by_one
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
-_WAITING = 16  # most results that wait to be stored
 _OVERFLOW = ": set its dtype to float32, if it has one"  # some models overflow in half precision
 
 
@@ -79,6 +77,10 @@ class CachedReader(Reader):
         self.decoded = 0
         self._store = Store("generations") if keep and inner.deterministic else None
         self.stores: Sequence[Store] = (self._store,) if self._store else ()
+        self._generations = Memo[Generation | Failure](
+            self._store, out=_generation_out, back=_generation_in
+        )
+        self._scores = Memo[float | Failure](self._store, back=float)
 
     def keys(self, prompts: Sequence[Prompt]) -> list[str]:
         """Return the key of each prompt's generation: a hash of the reader and its whole input.
@@ -114,7 +116,7 @@ class CachedReader(Reader):
                 self.generated += isinstance(outcome, Generation | Wordless)
                 yield place, outcome
 
-        return self._recall(self.keys(prompts), make, asdict, _generation_in)
+        return self._generations.get(self.keys(prompts), make)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
         """Return the log-probability of each answer after its prompt, end mark included."""
@@ -130,7 +132,7 @@ class CachedReader(Reader):
 
         pairs = zip(self.keys(prompts), answers, strict=True)
         keys = [fingerprint("score", key, answer) for key, answer in pairs]
-        return self._recall(keys, make, float, float)
+        return self._scores.get(keys, make)
 
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
@@ -159,9 +161,9 @@ class CachedReader(Reader):
             UserError: the reader does not stream.
         """
         key = self.keys([prompt])[0]
-        known = self._known([key], _generation_in)
-        if known:
-            return _each([known[key].text])
+        known = self._generations.known([key]).get(key)
+        if isinstance(known, Generation):
+            return _each([known.text])
         if not self.streams:
             raise UserError(f"the reader {self.weights} does not stream")
         return _each(self.inner.stream(prompt))
@@ -192,7 +194,8 @@ class CachedReader(Reader):
                 self.decoded += not isinstance(value, Failure)
                 yield place, value
 
-        return self._recall(keys, counted, out, back)
+        memo = Memo[V | Failure](self._store, out=cast(Callable[[Any], Any], out), back=back)
+        return memo.get(keys, counted)
 
     def _check(self, call: str, found: Any, expected: int, problem: Callable[[Any], str]) -> None:
         check_each("reader", self.inner, call, found, expected, problem)
@@ -222,49 +225,6 @@ class CachedReader(Reader):
             count = expected - len(missing)
             what = f"it returned {count} results from {call} for {expected} items"
             raise broken(self.inner, "reader", what)
-
-    def _recall(
-        self,
-        keys: Sequence[str],
-        make: Callable[[list[int]], Iterable[tuple[int, V | Failure]]],
-        out: Callable[[V], Any],
-        back: Callable[[Any], V | None],
-    ) -> list[V | Failure]:
-        known: dict[str, V | Failure] = {**self._known(keys, back)}
-        positions = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
-        rows = sorted(positions.values())
-        if rows:
-            self._make(keys, rows, make, out, known)
-        return [known[key] for key in keys]
-
-    def _known(self, keys: Sequence[str], back: Callable[[Any], V | None]) -> dict[str, V]:
-        """Return what is on disk; remove from there what must be made again."""
-        if self._store is None:
-            return {}
-        found = {key: back(value) for key, value in self._store.get(keys).items()}
-        known = {key: value for key, value in found.items() if value is not None}
-        if len(known) < len(found):
-            self._store.drop(found.keys() - known.keys())
-        return known
-
-    def _make(
-        self,
-        keys: Sequence[str],
-        rows: list[int],
-        make: Callable[[list[int]], Iterable[tuple[int, V | Failure]]],
-        out: Callable[[V], Any],
-        known: dict[str, V | Failure],
-    ) -> None:
-        """Make the results of `rows`; store them in `known` and on disk."""
-        with nullcontext() if self._store is None else self._store.writing(_WAITING) as keep:
-            for position, value in make(rows):
-                key = keys[rows[position]]
-                known[key] = value
-                if keep is None or isinstance(value, Failure):
-                    continue
-                kept = out(value)
-                if kept is not None:
-                    keep(key, kept)
 
 
 def _each(pieces: Iterable[str]) -> Generator[str, None, None]:
@@ -296,7 +256,18 @@ def _row_problem(value: Any) -> str:
     return f"a log-probability that is not a number{_OVERFLOW}" if np.isnan(value).any() else ""
 
 
-def _generation_in(value: Mapping[str, Any]) -> Generation | None:
-    """Return a cached generation; None for one that an earlier version kept as an answer."""
-    made = settled(Generation(**value))
-    return None if isinstance(made, Failure) else made
+def _generation_out(value: Generation | Failure) -> dict[str, Any]:
+    return asdict(value)
+
+
+def _generation_in(value: Any) -> Generation | None:
+    """Return a cached generation; None for one that an earlier version kept as an answer.
+
+    Raises:
+        TypeError: the value is damaged.
+    """
+    made = Generation(**value)
+    if problem := _generation_problem(made):
+        raise TypeError(problem)
+    outcome = settled(made)
+    return None if isinstance(outcome, Failure) else outcome

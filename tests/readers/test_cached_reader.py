@@ -389,3 +389,16 @@ def test_an_error_for_one_prompt_costs_no_other(each, fresh_cache):
     inner.asked = []
     assert not any(isinstance(outcome, Failure) for outcome in CachedReader(inner).generate(asked))
     assert inner.asked == ["c", "f"]  # the others were kept
+
+
+@pytest.mark.parametrize(
+    "damaged", [[], "x", 5, {"text": 5}, {"txt": "a"}, {"text": "a", "tokens": "b"}, None]
+)
+def test_a_damaged_entry_is_made_again(damaged, fresh_cache, caplog):
+    inner = Counting()
+    reader = CachedReader(inner)
+    [key] = reader.keys(prompts("a"))
+    Store("generations").put({key: damaged})
+    assert reader.generate(prompts("a"))[0].text.startswith("a!")
+    assert CachedReader(inner).generate(prompts("a"))[0].text.startswith("a!")
+    assert inner.calls == 1
