@@ -53,24 +53,16 @@ class CachedReader(Reader):
         Args:
             inner: the reader.
             keep: use the cache on disk.
+
+        Raises:
+            ContractError: the reader lacks an attribute.
         """
         self.inner = inner
-        self.fingerprint = inner.fingerprint
-        self.weights = inner.weights
-        self.deterministic = inner.deterministic
-        self.context = inner.context
-        self.max_new_tokens = inner.max_new_tokens
-        self.max_thinking_tokens = inner.max_thinking_tokens
-        self.ends = inner.ends
-        self.workers = inner.workers
-        self.control_tokens = inner.control_tokens
-        self.supports_images = inner.supports_images
-        self.gives_log_probs = inner.gives_log_probs
-        self.scores_answers = inner.scores_answers
-        self.gives_next_token_logprobs = inner.gives_next_token_logprobs
-        self.counts_tokens = inner.counts_tokens
-        self.streams = inner.streams
-        self.switched_off = inner.switched_off
+        for name in Reader.__annotations__:  # whatever a reader declares of itself
+            try:
+                setattr(self, name, getattr(inner, name))
+            except AttributeError:
+                raise broken(inner, "reader", f"it does not set `{name}`") from None
         self._why = f"the reader {type(inner).__name__}"
         self.generated = 0
         self.scored = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure
 from ravqa.readers.base import Generation, Prompt, Reader
@@ -92,6 +93,10 @@ def _check_attributes(reader: Reader) -> None:
     for flag in _FLAGS:
         value = getattr(reader, flag)
         require(isinstance(value, bool), f"{name}.{flag} is True or False, got {value!r}")
+    require(
+        isinstance(reader.control_tokens, ControlTokens),
+        f"{name}.control_tokens are ControlTokens (none, or `COMMON`, or those of a tokenizer)",
+    )
     limits = {"context": reader.context, "workers": reader.workers}
     for attribute, limit in limits.items():
         allowed = limit is None and attribute == "context"

@@ -337,6 +337,15 @@ def test_a_reader_that_breaks_its_contract_is_named_in_one_line(call, value, mes
     assert "\n" not in str(raised.value)
 
 
+def test_a_reader_without_a_fingerprint_is_named(fresh_cache):
+    class Nameless(Counting):
+        def __init__(self):
+            self.weights = "none"
+
+    with pytest.raises(ContractError, match=r"Nameless breaks .* it does not set `fingerprint`"):
+        CachedReader(Nameless())
+
+
 def test_what_a_contract_allows_passes(fresh_cache):
     reader = CachedReader(returning("score", (np.float32(-1.5), -math.inf)))
     assert reader.score(prompts("a", "b"), ["x", "y"]) == [-1.5, -math.inf]

@@ -143,6 +143,10 @@ class Unnamed(SmallReader):
     fingerprint = ""
 
 
+class Listed(SmallReader):
+    control_tokens = ("<|im_end|>",)
+
+
 class Maybe(SmallReader):
     deterministic = None
 
@@ -166,6 +170,7 @@ class Maybe(SmallReader):
         (Counts(), "more of a longer text"),
         (Blind(), "generate raises DataError for one that cannot be decoded"),
         (Unnamed(), "Unnamed.fingerprint is a text that is not blank"),
+        (Listed(), "control_tokens are ControlTokens"),
         (Maybe(), "Maybe.deterministic is True or False, got None"),
         (object(), "object is a subclass of"),
     ],
