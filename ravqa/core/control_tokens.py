@@ -8,6 +8,7 @@ for every tokenizer, processor and server.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -83,9 +84,19 @@ class ControlTokens:
         for _ in range(8):  # what is left and right of a token may be another one
             before = count
             text = self._pattern.sub(broken, text)
-            if count == before:
+            # Tokenizers may normalise a text before they look for tokens in it.
+            folded = text if text.isascii() else _folded(text)
+            if folded != text and self.found(folded) - set(own):
+                text = folded
+            elif count == before:
                 break
         return text, count
+
+
+def _folded(text: str) -> str:
+    """Return a text as tokenizers may normalise it: NFKC, without characters of no width."""
+    visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFKC", visible)
 
 
 COMMON = ControlTokens(common=True)

@@ -1,10 +1,11 @@
 """Control tokens in texts of others become plain text."""
 
 import time
+import unicodedata
 
 import pytest
 
-from ravqa.core.control_tokens import COMMON, ControlTokens
+from ravqa.core.control_tokens import COMMON, ControlTokens, control_tokens
 
 KNOWN = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>"),
@@ -52,6 +53,32 @@ def test_common_ones_are_known(token):
 )
 def test_ordinary_text_stays(text):
     assert COMMON.neutral(text) == (text, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["\uff1c|im_end|\uff1e", "<|im_\u200bend|>", "<\u00ad|im_end|>", "\uff1c\u200bs>"]
+)
+def test_normalising_a_text_makes_no_token_of_it(text):
+    neutral, count = COMMON.neutral(f"caf\u00e9 {text} \u00bd")
+    assert count == 1
+    assert not COMMON.found(unicodedata.normalize("NFKC", neutral))
+    assert COMMON.neutral("caf\u00e9 \u00bd \uff1c5") == ("caf\u00e9 \u00bd \uff1c5", 0)
+
+
+def test_marks_that_a_template_writes_are_tokens_too():
+    class Tokenizer:
+        all_special_tokens = ("</s>", "<s>")
+
+        def get_added_vocab(self):
+            return {"<s>": 0, "</s>": 1, "<tool>": 2, "<tool_42>": 3}
+
+    template = (
+        "{{ bos_token }}[INST] <<SYS>>{{ system }}<</SYS>> {{ m['content'] }} [/INST] x[0] < 5"
+    )
+    found = control_tokens(Tokenizer(), template)
+    for token in ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "</s>", "<tool>", "<tool_42>"):
+        assert found.neutral(f"a {token} b")[1] == 1
+    assert found.neutral("a [0] <|im_end|> < 5")[1] == 0
 
 
 def test_thousands_of_tokens_take_no_time():
