@@ -51,6 +51,19 @@ def out_of_memory(error: Exception) -> bool:
     return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
+def not_a_number(why: str, what: str, dtype: object) -> Failure:
+    """Return the failure of an item for which a model computed NaN.
+
+    Args:
+        why: who asked the model, for the message.
+        what: the value ("a score").
+        dtype: the type that the model computes in.
+    """
+    name = str(dtype).removeprefix("torch.")
+    mend = "its weights are broken" if name == "float32" else "set dtype to float32"
+    return Failure(f"{why}: {what} is not a number (dtype {name}): {mend}")
+
+
 @contextmanager
 def failures(why: str) -> Iterator[None]:
     """Turn any exception raised inside into a one-line error; see `failure`."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.errors import PromptError, UserError
-from ravqa.core.failures import failure, out_of_memory
+from ravqa.core.failures import failure, not_a_number, out_of_memory
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
@@ -201,11 +201,10 @@ class LocalReader(Reader):
 
     def _checked(self, value: V, *numbers: float) -> V | Failure:
         """Return a result, or a failure if one of its numbers is not a number."""
-        if not any(map(math.isnan, numbers)):
-            return value
-        dtype = str(self._decoder.dtype).removeprefix("torch.")
-        mend = "its weights are broken" if dtype == "float32" else "set dtype to float32"
-        return Failure(f"{self._why}: a log-probability is not a number (dtype {dtype}): {mend}")
+        broken = any(map(math.isnan, numbers))
+        return (
+            not_a_number(self._why, "a log-probability", self._decoder.dtype) if broken else value
+        )
 
     @abstractmethod
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ravqa.core.checkpoints import load_sentence_transformer, loading
 from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError, import_extra
-from ravqa.core.failures import by_halves
+from ravqa.core.failures import by_halves, not_a_number
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
@@ -108,8 +108,7 @@ class CrossEncoderReranker(Reranker):
             model_fingerprint(path),
             commit_of(path),
         )
-        mend = "its weights are broken" if config.dtype == "float32" else "set dtype to float32"
-        self._overflow = Failure(f"{_WHY}: a score is not a number (dtype {config.dtype}): {mend}")
+        self._overflow = not_a_number(_WHY, "a score", config.dtype)
         self.fingerprint = fingerprint(self._scores, self._template.source, config.depth)
 
     def counts(self) -> dict[str, int]:

@@ -24,13 +24,14 @@ from ravqa.core.checkpoints import WeightsError, load_config, load_model, load_t
 from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError
+from ravqa.core.failures import not_a_number
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import ModelName, Strict, Text, fingerprint
 from ravqa.metrics.judges.base import Judge
 
 _WHY = "the judge bem"
-_BROKEN = f"{_WHY}: the model's output is not a number"
+_BROKEN = not_a_number(_WHY, "a probability", "float32")
 
 
 class BEMJudge(Judge):
@@ -114,7 +115,7 @@ class BEMJudge(Judge):
             with torch.inference_mode():
                 logits = self._model(**batch.to(self._device)).logits.float()
             for i, probability in zip(part, logits.softmax(-1)[:, 1].tolist(), strict=True):
-                out[i] = Failure(_BROKEN) if math.isnan(probability) else probability
+                out[i] = _BROKEN if math.isnan(probability) else probability
         return out
 
     def _input(self, parts: Sequence[str]) -> tuple[list[int], list[int]]:
