@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
@@ -170,7 +170,11 @@ class PromptTemplate:
             PromptError: as `render`.
         """
         image = question.image if reader.supports_images else None
+        text = self.render(question, passages, examples, image=image is not None)
         tokens = reader.control_tokens
+        count = tokens.neutral(text)[1]
+        if not count:
+            return Prompt(text, image), 0
 
         def neutral(value: Any) -> Any:
             if isinstance(value, str):
@@ -180,11 +184,9 @@ class PromptTemplate:
             return [neutral(own) for own in value] if isinstance(value, list) else value
 
         values = self._values(question, passages, examples, image=image is not None)
-        harmless = neutral(values)
-        text, count = self._rendered(harmless), 0
-        if harmless != values:  # those that are there, but for the template's own
-            count = tokens.neutral(self._rendered(values))[1] - tokens.neutral(text)[1]
-        return Prompt(text, image, tokens.found(self._literal)), count
+        harmless = self._rendered(neutral(values))  # but for the template's own
+        count -= tokens.neutral(harmless)[1]
+        return Prompt(harmless, image, tokens.found(self._literal)), count
 
     def render(
         self,
@@ -212,7 +214,7 @@ class PromptTemplate:
         *,
         image: bool,
     ) -> Variables:
-        values: Variables = {
+        return {
             "question": question.question,
             "image": image,
             "passages": _passages(passages),
@@ -220,8 +222,6 @@ class PromptTemplate:
             "instruction": question.instruction or "",
             **_seen(question),
         }
-        # What a template does not use is not to be counted.
-        return cast(Variables, {name: v for name, v in values.items() if name in self.uses})
 
     def _rendered(self, values: Variables) -> str:
         with failures(f"prompt {self.name}"):  # a template is a program: it may raise anything
