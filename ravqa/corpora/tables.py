@@ -25,6 +25,7 @@ TABLES = (".csv", ".tsv")
 PARQUET = ".parquet"
 _QUOTE = re.compile(r'(?:^|\t)"')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*[^"\t](?:"")+(?:[^"\t]|"")*"(?=[\t\r\n]|$)')
+_KEY = re.compile(r'"\s*:')  # the end of a key, or a part of a text that looks like one
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -80,7 +81,7 @@ def read_json(path: Path) -> Any:
     check_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_unique)
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except json.JSONDecodeError as e:
@@ -113,6 +114,19 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise DataError(f"{path} cannot be read: {e}") from None
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's content; json alone would take the last of two values.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {times.most_common(1)[0][0]!r} occurs twice")
+    return found
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield line numbers and objects of a JSON-lines file; blank lines are skipped.
 
@@ -125,10 +139,14 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 continue
             try:
                 record = json.loads(line)
+                if len(_KEY.findall(line)) > len(record):  # a nested or a duplicate key, perhaps
+                    json.loads(line, object_pairs_hook=_unique)
             except json.JSONDecodeError as e:
                 raise DataError(f"{path}, line {number}: not JSON ({e.msg})") from None
             except (ValueError, RecursionError) as e:
                 raise DataError(f"{path}, line {number} cannot be read: {e}") from None
+            except TypeError:  # a number or the like has no length
+                record = None
             if not isinstance(record, dict):
                 raise DataError(f"{path}, line {number}: an object is expected")
             if _has_half_character(line, record):

@@ -204,6 +204,8 @@ def _plain(value: Any) -> Any:
     """Convert NumPy scalars and arrays, and tuples, to plain Python values."""
     if not isinstance(value, str) and hasattr(value, "tolist"):
         value = value.tolist()
+    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:
+        return int(value)  # databases write whole numbers like this
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ravqa.core.errors import DataError
-from ravqa.corpora import corpus, kb, pages, values
+from ravqa.corpora import corpus, kb, pages, tables, values
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.pages import Remarks
 from ravqa.datasets import evqa, files, infoseek, m2kr, okvqa
@@ -497,3 +497,30 @@ def test_a_type_of_infoseek_that_scores_nothing_is_reported(tmp_path, kind):
     lines(tmp_path / "infoseek_val_qtype.jsonl", {"data_id": "i", "question_type": kind})
     with pytest.raises(DataError, match=r"line 1: its question type .* is none of String, Time"):
         infoseek.load(DatasetRequest(data=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ('{"id": 1, "text": "a", "text": "b"}', "text"),
+        ('{"id": 1, "id" : 2, "text": "a"}', "id"),
+        ('{"id": 1, "text": "a", "x": {"k": 1, "k": 2}}', "k"),
+        ('{"id": 1, "text": "\\": \\":", "text": "b"}', "text"),
+    ],
+)
+def test_a_json_key_that_occurs_twice_is_refused(tmp_path, row, key):
+    """Of two texts for one passage, the last would win in silence."""
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{{"id": 0, "text": "colons in a text: \\"a\\": b"}}\n{row}\n')
+    with pytest.raises(DataError, match=f"line 2 cannot be read: the key '{key}' occurs twice"):
+        Corpus.read(path)
+    path.write_text(row)
+    with pytest.raises(DataError, match=f"cannot be read: the key '{key}' occurs twice"):
+        tables.read_json(path)
+
+
+def test_a_decimal_that_is_whole_is_a_whole_number():
+    assert values.id_of(Decimal(7), "c") == 7
+    assert values.text_of(Decimal("-12"), "c") == "-12"
+    with pytest.raises(DataError, match="'c'"):
+        values.id_of(Decimal("7.0"), "c")
