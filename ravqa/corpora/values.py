@@ -33,8 +33,13 @@ _HINT = (
 # among other texts, brackets that contain a quoted text or further brackets.
 _BRACKETS = re.compile(r"\s*(?:\[.*\]|\{.*\})\s*", re.DOTALL)
 _PRINTED = re.compile(
-    r"""\s*(?:array\(.*\)|[\[{]\s*(?:['"\[{]|np\.|b['"]|None\b|nan\b).*[\]}]
-    |\(\s*['"].*['"]\s*(?:,\s*)?\))\s*""",
+    r"""\s*(?:array\(.*\)|[\[{]\s*['"\[{].*[\]}]|\(\s*['"].*['"]\s*(?:,\s*)?\))\s*""", re.DOTALL
+)
+# How a list or object begins that is a whole cell: [[Koala]] and ["Koala" is ...] are wiki markup
+# and a quotation, so that a quoted text must end where the next item may begin.
+_PRINTED_CELL = re.compile(
+    r"""\s*(?:array\(|[\[{]+\s*(?:b?(['"]).*?\1\s*[]},:'"]|(?:None|nan)\s*[]},]|np\.\w+\()
+    |\(\s*(?:'[^']*'|"[^"]*")(?:\s*,\s*(?:'[^']*'|"[^"]*"))*\s*(?:,\s*)?\)\s*\Z)""",
     re.DOTALL | re.VERBOSE,
 )
 _PRINTED_BYTES = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -49,7 +54,8 @@ class Cell(str):
 
 def cell(value: str) -> str:
     """Return a table's cell, as a `Cell` if it may be a printed number, list or object."""
-    return Cell(value) if _WHOLE_FLOAT.fullmatch(value) or _PRINTED.fullmatch(value) else value
+    printed = value.rstrip().endswith(("]", "}", ")")) and _PRINTED_CELL.match(value)
+    return Cell(value) if printed or _WHOLE_FLOAT.fullmatch(value) else value
 
 
 def is_blank(value: Any) -> bool:

@@ -257,6 +257,11 @@ CELLS = {
     "['a', 'b']": "is the text of a list or object",
     "{'a': 1}": "is the text of a list or object",
     "[np.str_('a')]": "is the text of a list or object",
+    "[['a', 'b'], ['c']]": "is the text of a list or object",
+    "['a' 'b']": "is the text of a list or object",
+    '{"a": [1]}': "is the text of a list or object",
+    "[b'a']": "is the text of a list or object",
+    "('a', 'b')": "is the text of a list or object",
     "[None]": "is the text of a list or object",
     "('a',)": "is the text of a list or object",
     "array(['a'])": "is the text of a list or object",
@@ -287,10 +292,23 @@ def test_texts_of_that_form_are_texts_where_a_file_has_types(tmp_path):
     assert (passage.passage_id, passage.title, passage.text) == ("1.0", "['a']", "2.0")
 
 
-@pytest.mark.parametrize("value", ["1.5", "v1.0", "1.0.0", "[sic] a]", "(1998)", "[a]", "1.0 km"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("1.5", "v1.0", "1.0.0", "[sic] a]", "(1998)", "[a]", "1.0 km", "[1998]", "(a, b)"),
+        "[[Koala]] is a [[marsupial]]",
+        "{{Infobox|name=Koala}} and {{cite}}",
+        "[None of the above]",
+        "['Tis the season] (a song)",
+        '["Hello" he said]',
+        "('Hello' is a greeting)",
+        "{'quoted' and more}",
+    ],
+)
 def test_other_cells_are_texts(tmp_path, value):
     path = tmp_path / "p.csv"
-    path.write_text(f"id,text\n{value},{value}\n")
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], [value, value]])
     [passage] = Corpus.read(path).values()
     assert (passage.passage_id, passage.text) == (value, value)
 
