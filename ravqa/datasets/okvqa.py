@@ -34,7 +34,7 @@ from ravqa.core.records import Description, Question
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.tables import JSON_LINES, Row, read_json, read_jsonl, suffix_of
-from ravqa.corpora.values import identity, text, text_of, texts
+from ravqa.corpora.values import id_of, identity, is_blank, text, text_of, texts
 from ravqa.datasets import processed
 from ravqa.datasets.base import (
     Dataset,
@@ -322,18 +322,18 @@ def _captioned(path: Path | None, questions: Iterator[Question]) -> Iterator[Que
 
 
 def _with_captions(
-    path: Path, captions: Mapping[Any, str], questions: Iterator[Question]
+    path: Path, captions: Mapping[str, str], questions: Iterator[Question]
 ) -> Iterator[Question]:
     others = known = 0
     for question in questions:
-        caption = captions.get(question.image_id)
+        caption = captions.get(_image_key(question.image_id) or "")
         known += caption is not None
         others += caption is None
         yield question if caption is None else with_caption(question, caption)
     if others and not known:
         raise DataError(
             f"{path}: no caption belongs to an image of these questions: their image_id is, "
-            f"for example, {question.image_id!r}, but the file has {next(iter(captions), None)!r}"
+            f"for example, {question.image_id!r}, but the file has {next(iter(captions), 'none')}"
         )
 
 
@@ -343,20 +343,31 @@ def with_caption(question: Question, caption: str) -> Question:
     return replace(question, description=replace(seen, caption=caption))
 
 
-def _captions(path: Path) -> dict[Any, str]:
-    captions: dict[Any, str] = {}
+def _captions(path: Path) -> dict[str, str]:
+    """Return captions by `_image_key`."""
+    captions: dict[str, str] = {}
+
+    def add(where: str, image_id: Any, caption: Any) -> None:
+        try:
+            key = _image_key(id_of(image_id, "image_id"))
+            text = text_of(caption, "caption")
+            if key is None or text is None:
+                raise DataError(f"no {'caption' if key else 'image_id'!r}")
+            if captions.setdefault(key, text) != text:
+                raise DataError(f"the image {image_id!r} has another caption already")
+        except DataError as e:
+            raise DataError(f"{where}: {e}") from None
+
     try:
         if suffix_of(path) in JSON_LINES:
             for number, row in read_jsonl(path):
-                if not isinstance(row.get("caption"), str):
-                    raise DataError(f"{path}, line {number}: no 'caption'")
-                captions[_number(row["image_id"])] = row["caption"]
+                add(f"{path}, line {number}", row["image_id"], row.get("caption"))
         else:
             for image, found in read_json(path).items():
-                caption = text_of(found[0]["caption"], "caption")
-                if caption is not None:
-                    captions[int(str(image).rpartition("_")[2])] = caption
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+                if not is_blank(found[0]["caption"]):
+                    tail = image.rpartition("_")[2]
+                    add(str(path), tail if tail.isdecimal() else image, found[0]["caption"])
+    except (AttributeError, IndexError, KeyError, TypeError):
         raise DataError(
             f"{path}: JSON lines with image_id and caption, or an object "
             "{image: [{caption, conf}]}, are expected"
@@ -364,10 +375,13 @@ def _captions(path: Path) -> dict[Any, str]:
     return captions
 
 
-def _number(image_id: Any) -> int:
-    if isinstance(image_id, bool | float):
-        raise TypeError(f"{image_id!r} is not an image_id")
-    return int(image_id)
+def _image_key(image_id: int | str | None) -> str | None:
+    """Return one text for all forms of an image's id: 42, "042", "COCO_val2014_000000000042"."""
+    if image_id is None:
+        return None
+    name = str(image_id)
+    number = int(name) if name.isascii() and name.isdecimal() else _coco_number(name)
+    return name if number is None else str(number)
 
 
 # Hub copies

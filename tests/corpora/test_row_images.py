@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from pathlib import Path
 
 import PIL.Image
@@ -300,6 +301,44 @@ def test_ids_of_okvqa_are_numbers_where_digits_are_one_way_to_write_them(tmp_pat
     rows = [{"question_id": i, "image": PNG} for i in ("7", "007", "\u0667")]
     dataset = okvqa.load(DatasetRequest(data=okvqa_table(tmp_path, *rows)))
     assert [q.question_id for q in dataset.questions] == [7, "007", "\u0667"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("42", 42),
+        ("42", "000000000042"),
+        ("42", "COCO_val2014_000000000042"),
+        ("COCO_val2014_000000000042", 42),
+        ("COCO_val2014_000000000042.jpg", "42"),
+        ("a1b2", "a1b2"),
+    ],
+)
+def test_captions_find_their_image_whatever_form_its_id_has(tmp_path, asked, written):
+    folder = okvqa_table(tmp_path, {"image_id": asked, "image": PNG})
+    captions = tmp_path / "c.jsonl"
+    captions.write_text(json.dumps({"image_id": written, "caption": "a cat"}))
+    [question] = okvqa.load(DatasetRequest(data=folder, options={"captions": captions})).questions
+    assert question.description.caption == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"image_id": 42, "caption": "another"}, "the image 42 has another caption already"),
+        ({"image_id": 43, "caption": None}, "no 'caption'"),
+        ({"image_id": None, "caption": "x"}, "no 'image_id'"),
+        ({"image_id": 43.0, "caption": "x"}, "'image_id' is the number 43.0"),
+        ({"image_id": 43, "caption": ["x"]}, "'caption': text is expected, not a list"),
+    ],
+)
+def test_a_caption_that_cannot_be_used_is_named_with_its_line(tmp_path, row, reason):
+    folder = okvqa_table(tmp_path, {"image_id": "42", "image": PNG})
+    captions = tmp_path / "c.jsonl"
+    first = {"image_id": 42, "caption": "a cat"}
+    captions.write_text(json.dumps(first) + "\n" + json.dumps(row))
+    with pytest.raises(DataError, match=f"line 2: {re.escape(reason)}"):
+        okvqa.load(DatasetRequest(data=folder, options={"captions": captions}))
 
 
 @pytest.mark.parametrize("form", HELD)
