@@ -30,7 +30,7 @@ from typing import Any, Literal
 import yaml
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import check_file
+from ravqa.core.files import check_file, real_path
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
@@ -233,7 +233,7 @@ class Pages:
                 self.remarks.break_off(name, str(e).removeprefix(f"{path}: "))
 
     def _found(self) -> list[Path]:
-        real = self._root.resolve()
+        real = real_path(self._root)
         found = []
         for folder, folders, names in os.walk(self._root, onerror=self._unreadable):
             if Path(folder) != self._root and is_collection(Path(folder)):
@@ -245,7 +245,7 @@ class Pages:
                 path = Path(folder, name)
                 if name.startswith("."):
                     continue
-                if not path.resolve().is_relative_to(real):
+                if not real_path(path).is_relative_to(real):
                     self.remarks.links.append(self._name(path))
                 elif not path.is_file():
                     self.remarks.others["pipe, device or broken link"] += 1
@@ -258,7 +258,7 @@ class Pages:
             self.remarks.links += [
                 self._name(Path(folder, name))
                 for name in folders
-                if not Path(folder, name).resolve().is_relative_to(real)
+                if not real_path(Path(folder, name)).is_relative_to(real)
             ]
         return found
 
@@ -284,7 +284,7 @@ class Pages:
                     if not isinstance(name, str) or not name:
                         raise DataError("no 'file_name'")
                     named = path.parent / name
-                    below = path.parent.resolve() in named.resolve().parents
+                    below = real_path(path.parent) in real_path(named).parents
                     if _letters(named) not in written and not (below and named.is_file()):
                         self.remarks.absent.append(self._name(named) if below else name)
                     image = written.get(_letters(named), named)

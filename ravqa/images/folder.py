@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ravqa.core.errors import DataError
+from ravqa.core.files import real_path
 from ravqa.images.archives import ARCHIVES, COMPRESSED, ArchiveError, archive
 from ravqa.images.decode import SUFFIXES, is_image_file
 
@@ -20,7 +22,8 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         DataError: an absolute path, or one that climbs out with "..".
     """
-    relative = PurePosixPath(name.replace("\\", "/"))
+    # "a/../b" stays inside, as "b".
+    relative = PurePosixPath(posixpath.normpath(name.replace("\\", "/")))
     if relative.is_absolute():
         raise DataError(
             f"image path {name!r} is absolute and leaves the image folder {root}: "
@@ -41,7 +44,7 @@ class ImageFolder:
 
     def __init__(self, root: Path):
         self.root = root
-        self._real = root.resolve()
+        self._real = real_path(root)
         self._unread: list[str] = []  # archives that cannot be read, and why
 
     def _relative(self, name: str) -> Path:
@@ -125,7 +128,7 @@ class ImageFolder:
         return self._checked(self.root / first)
 
     def _checked(self, path: Path) -> Path:
-        if not path.resolve().is_relative_to(self._real):
+        if not real_path(path).is_relative_to(self._real):
             raise DataError(
                 f"image path {str(path)!r} leaves the image folder {self.root} through a link: "
                 "give the folder that it leads to with --dataset-option images=DIR"

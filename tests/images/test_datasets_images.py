@@ -247,6 +247,21 @@ def test_a_compressed_archive_is_named_where_an_image_is_missing(tmp_path, name)
     assert re.search(rf"no image 'a\.jpg'.*{name}.* is compressed.*: unpack it", missing)
 
 
+def test_links_in_a_circle_are_broken_images(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("b.jpg")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    (tmp_path / "self").symlink_to(".")
+    put(tmp_path / "below" / "c.jpg")
+    folder = ImageFolder(tmp_path)
+    assert folder.find("c.jpg") == tmp_path / "below" / "c.jpg"
+    assert "broken image" in broken_images([folder.path("a.jpg")])[tmp_path / "a.jpg"]
+
+
+def test_a_name_may_climb_within_the_folder(tmp_path):
+    put(tmp_path / "a.jpg")
+    assert ImageFolder(tmp_path).find("gone/../a.jpg") == tmp_path / "a.jpg"
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "below/a.jpg", "a.zip", "below/a.tar"])
 def test_pipes_with_the_names_of_images_and_archives_are_not_waited_for(tmp_path, name):
     put(tmp_path / "more" / "b.jpg")
