@@ -437,14 +437,17 @@ def _markdown(path: Path) -> _Document:
             sections.append(_Section(place, "\n".join(lines[start:line]), heading))
 
     places = {"top"}
+    tried: Counter[str] = Counter()  # the last number tried after each slug
     above: list[tuple[int, str]] = []  # the headings above the current one
     start, place, heading = 0, "top", None
     for level, words, first, last in _headings(text):
         end(first, level)
         above = [entry for entry in above if entry[0] < level]
         slug = _slug(words)
-        numbered = (f"{slug}-{n}" for n in itertools.count(1))
-        place = next(p for p in itertools.chain([slug], numbered) if p not in places)
+        place = slug
+        while place in places:
+            tried[slug] += 1
+            place = f"{slug}-{tried[slug]}"
         places.add(place)
         start = last
         if level == 1 and not title:  # every passage contains the document's title already
