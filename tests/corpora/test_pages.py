@@ -557,9 +557,9 @@ def test_names_of_metadata_that_are_not_there_are_listed(tmp_path, name):
 
 
 def test_many_headings_of_one_name_take_linear_time(tmp_path):
-    (tmp_path / "a.md").write_text("# T\n\n" + "## Fixed\n\nx\n\n" * 20_000 + "## Fixed-2\n\ny\n")
+    (tmp_path / "a.md").write_text("# T\n\n" + "## Fixed\n\nx\n\n" * 12_000 + "## Fixed-2\n\ny\n")
     began = time.process_time()
     found = [p.passage_id for p in Pages(tmp_path).passages()]
-    assert time.process_time() - began < 8  # half a minute if each looked at all before it
+    assert time.process_time() - began < 4  # ten seconds if each looked at all before it
     assert found[:3] == ["a.md#fixed", "a.md#fixed-1", "a.md#fixed-2"]
-    assert found[-2:] == ["a.md#fixed-19999", "a.md#fixed-2-1"]
+    assert found[-2:] == ["a.md#fixed-11999", "a.md#fixed-2-1"]
