@@ -139,6 +139,7 @@ class CountedReader(Reader):
     class Config(Strict):
         word: int = 0
         fail: bool = False
+        bug: bool = False
 
     gives_log_probs = True
     deterministic = True
@@ -149,6 +150,8 @@ class CountedReader(Reader):
 
     def __init__(self, config):
         Counted.add("readers", 1)
+        if config.bug:
+            raise RuntimeError("the reader has a bug\nand this is why")
         self.config = config
         self.fingerprint = fingerprint("counted", config.word)
 

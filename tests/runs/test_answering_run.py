@@ -48,7 +48,7 @@ class Script(Reader):
         self.count("generate", len(prompts))
         long = "x" * 2000
         return [
-            Generation(f"<think>{long}</think>\n\n**Answer:** {self.says(p)}.", -1.0, 3)
+            Generation(f"<think>{long}</think>{long}\n\n**Answer:** {self.says(p)}.", -1.0, 3)
             for p in prompts
         ]
 
@@ -121,6 +121,9 @@ def test_extracted_answer_and_raw_generation_are_both_scored(run):
     assert len(samples[0]["raw"]) > 2000
     assert samples[0]["raw"].endswith("**Answer:** Tall as towers.")
     assert len(samples[0]["drafts"][0]["raw"]) == 300
+    # What was thought before it is kept apart.
+    assert "think" not in samples[0]["raw"]
+    assert samples[0]["drafts"][0]["thinking"] == "x" * 300
 
 
 def test_results_say_what_the_reader_switched_off(run, monkeypatch):

@@ -350,6 +350,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_go_on(counted, folder, 
         "good": {"reader": {"name": "counted"}},
         "broken": {"reader": {"name": "counted", "fail": True}, "answering.cache": False},
         "unable": {"answering.decision": "joint_max", "answering.passages": 2},
+        "buggy": {"reader": {"name": "counted", "bug": True}},
         "better": {"reader": {"name": "counted", "word": 1}},
     }
     study = write_study(
@@ -360,28 +361,31 @@ def test_a_variant_that_fails_is_reported_and_the_others_go_on(counted, folder, 
     output = tmp_path / "out"
     code, out, err = call(capsys, "study", study, "--output", output)
     assert code == 1
-    assert "failed: 'broken' on animals: RuntimeError: the reader broke" in err
+    assert "failed: 'broken' on animals: question 0: the reader " in err
+    assert ": the reader broke; --on-error skip" in err
+    assert "failed: 'buggy' on animals: RuntimeError: the reader has a bug" in err
     assert "failed: 'unable' on animals: answering.decision joint_max" in err
     assert "the reader broke" in out
     rows = {row["run"]: row for row in read_table(output)["tables"][0]["rows"]}
-    assert [name for name, row in rows.items() if row["error"]] == ["broken", "unable"]
+    assert [name for name, row in rows.items() if row["error"]] == ["broken", "unable", "buggy"]
     assert rows["better"]["measures"]["score"]["difference"]
     # A bug leaves its traceback; a mistake of the user's is a line.
-    assert "Traceback" in (output / "errors" / "broken.txt").read_text()
-    assert [p.name for p in (output / "errors").iterdir()] == ["broken.txt"]
-    assert "broken: failed, RuntimeError" in (output / "table.md").read_text()
+    assert "Traceback" in (output / "errors" / "buggy.txt").read_text()
+    assert [p.name for p in (output / "errors").iterdir()] == ["buggy.txt"]
+    assert "buggy: failed, RuntimeError" in (output / "table.md").read_text()
 
     # Mended under the same name: it had answered nothing. A finished run is another matter.
     readers["broken"] = {"reader": {"name": "counted", "word": 2}}
     del readers["unable"]
+    readers["buggy"] = {"reader": {"name": "counted", "word": 4}}
     options = {"set": {"reader": {"name": "first-words"}, "top_k": 5, "answering.decision": "top1"}}
     study = write_study(folder / "study.yaml", axes={"reader": readers}, **options)
     before = dict(counted)
     code, out, err = call(capsys, "study", study, "--output", output, "--resume")
     assert code == 0, err
-    assert "2 of 3 runs are finished" in err
-    assert counted["prompts"] == before["prompts"] + 24
-    assert len(read_table(output)["tables"][0]["rows"]) == 3
+    assert "2 of 4 runs are finished" in err
+    assert counted["prompts"] == before["prompts"] + 48
+    assert len(read_table(output)["tables"][0]["rows"]) == 4
     assert not list((output / "errors").iterdir())
     readers["broken"] = {"reader": {"name": "counted", "word": 3}}
     study = write_study(folder / "study.yaml", axes={"reader": readers}, **options)
