@@ -8,8 +8,8 @@ prompt alone. No model is known by name.
 In float32, log-probabilities may differ by 1e-3. In half precision and with quantised weights,
 those of tokens with a probability of at least 1e-4 may differ by five times as much as they change
 when the same prompt is read beside another one of the same length, before or after it: this changes
-the order of sums, but nothing is padded. Where it changes nothing, as on most CPUs, the rounding of
-the largest logit takes its place.
+the order of sums, but nothing is padded. That change counts as at least the rounding of the largest
+logit (on most CPUs it is nothing) and at most four times that (a larger one is an error).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
 from ravqa.core.cache import Store
-from ravqa.core.errors import UserError
+from ravqa.core.errors import PromptError, UserError, first_line
 from ravqa.core.failures import failure, out_of_memory
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Prompt
@@ -151,6 +151,7 @@ class _Check:
         self.found = found
         self.asked = [self.short, self.long]
         self.most, self.least = _FLOAT32, -math.inf
+        self.problem = ""
 
     def run(self, *, even: bool) -> None:
         """Check everything that the reader would do.
@@ -188,7 +189,10 @@ class _Check:
             self.check("score", "reading several tokens at once", self.read_on(3))
 
     def note(self, ability: Ability, what: str, off: float) -> None:
-        self.found.setdefault(ability, f"{what} changes its log-probabilities by up to {off:.2g}")
+        said = (
+            f" changes its log-probabilities by up to {off:.2g}" if off < math.inf else self.problem
+        )
+        self.found.setdefault(ability, what + said)
 
     def check(self, ability: Ability, what: str, read: _Reading) -> None:
         """Read both prompts in a batch; if that is wrong, read each alone to see what fails."""
@@ -202,9 +206,19 @@ class _Check:
             self.note("batches", f"{what} in a batch", together)
 
     def gap(self, read: _Reading, rows: Sequence[int]) -> float:
-        """Return how far off log-probabilities are if these prompts are read in one batch."""
+        """Return how far off log-probabilities are if these prompts are read in one batch.
+
+        It is infinite if the model fails or computes no numbers.
+        """
         alone = [self.alone[row] for row in rows]
-        given = read([self.asked[row] for row in rows], alone).rows()
+        try:
+            given = read([self.asked[row] for row in rows], alone).rows()
+        except Exception as e:
+            problem = failure(e, "it")
+            if not isinstance(problem, PromptError):  # of the machine, not of the model
+                raise
+            self.problem = f" fails: {first_line(e)}"
+            return math.inf
         return max(map(self.difference, given, cycle(alone)))
 
     def difference(self, given: _Written, alone: _Written) -> float:
@@ -216,7 +230,10 @@ class _Check:
         here, there = here[:steps], there[:steps]
         differences = (here - there).abs()
         differences[(here == there) | (there < self.least)] = 0  # also two infinities
-        return math.inf if differences.isnan().any() else float(differences.max())
+        if differences.isnan().any():
+            self.problem = " gives log-probabilities that are no numbers"
+            return math.inf
+        return float(differences.max())
 
     def tolerate(self, other: Prompt) -> None:
         """Set the tolerance.
@@ -228,17 +245,19 @@ class _Check:
 
         model = self.reader._model
         numbers = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        if getattr(model, "hf_quantizer", None) is not None:
+            numbers.append(torch.bfloat16)  # about as coarse as quantised weights
         coarsest = max(torch.finfo(dtype).eps for dtype in numbers)
-        quantised = getattr(model, "hf_quantizer", None) is not None
-        if coarsest <= torch.finfo(torch.float32).eps and not quantised:
+        if coarsest <= torch.finfo(torch.float32).eps:
             return
         self.least = _LIKELY
         alone = self.alone[0]
         first = self.written([self.short, other]).rows()[0]
         second = self.written([other, self.short]).rows()[1]
         moved = max(self.difference(first, alone), self.difference(second, alone))
+        # Of the largest logit. A much larger change is none of rounding, but an error.
         rounding = coarsest / 2 * float(alone.logits.abs().max())
-        self.most = _TIMES * max(rounding, moved)
+        self.most = _TIMES * min(max(rounding, moved), 4 * rounding)
 
     def generated(self, prompts: Sequence[Prompt], _: Sequence[_Written]) -> _Written:
         return self.written(prompts)

@@ -58,7 +58,7 @@ class TransformersLLM(LocalReader):
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         self._last_ids: list[int] = []
         # A beam search would need the shared beginning once per beam.
-        self._shares = config.beams == 1 and _keeps_everything(model)
+        self._shares = self.streams and _keeps_everything(model)
         self._find_opening(Prompt("What is it?"))
         self.fingerprint = placement.fingerprint("transformers-llm/3", thinks=self._may_think)
         self._check_model()

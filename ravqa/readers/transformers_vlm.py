@@ -104,6 +104,11 @@ class TransformersVLM(LocalReader):
         self.fingerprint = placement.fingerprint("transformers-vlm/2", thinks=self._may_think)
         self._check_template(Prompt("What is it?"))
         self._check_template(Prompt("What is it?", b""))  # the image is not opened
+        if self._template and self._given(Prompt("x", b"")) == self._given(Prompt("x")):
+            raise UserError(
+                f"{_WHY}: the chat template of {config.model} never shows the image: set "
+                "prompt_form to plain, or replace the template"
+            )
         self._find_opening(Prompt("What is it?"))
         self._check_model()
 

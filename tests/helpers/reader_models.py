@@ -79,7 +79,8 @@ def save(folder, model, *parts):
                 p.normal_(std=0.2)
         tok = getattr(parts[0], "tokenizer", parts[0])
         marks = [i for i in range(3, 20) if tok.convert_ids_to_tokens(i) in tok.all_special_tokens]
-        model.get_output_embeddings().weight[marks] = 0  # none is ever the likeliest
+        if (head := model.get_output_embeddings()) is not None:
+            head.weight[marks] = 0  # none is ever the likeliest
     model.save_pretrained(folder)
     for part in parts:
         part.save_pretrained(folder)

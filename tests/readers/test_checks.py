@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -167,3 +168,25 @@ def test_a_slow_check_is_made_once(folder, fresh_cache, monkeypatch):
     assert len(runs) == 3
     load(folder("llama"), dtype="bfloat16")
     assert len(runs) == 4
+
+
+def test_a_way_to_read_that_fails_is_not_used(folder, wrong):
+    def change(input_ids, options):
+        if seen(options) and 1 < input_ids.shape[1] < 5:
+            raise ValueError("one token at a time\nplease")
+        return options
+
+    wrong(change)
+    reader = load(folder("llama"))
+    assert reader.switched_off == {
+        "score": "reading several tokens at once fails: one token at a time"
+    }
+
+
+def test_a_template_that_never_shows_the_image_is_refused(folder, tmp_path):
+    path = shutil.copytree(folder("llava"), tmp_path / "blind")
+    template = "USER: {{ messages[0].content[-1].text }} ASSISTANT:"
+    (path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(UserError, match=r"blind never shows the image: set prompt_form to plain"):
+        load(str(path), TransformersVLM)
+    assert load(str(path), TransformersVLM, prompt_form="plain").switched_off == {}

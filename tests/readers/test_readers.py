@@ -30,6 +30,7 @@ from ravqa.core.records import Question
 from ravqa.core.settings import validate
 from ravqa.readers.base import Generation, Prompt
 from ravqa.readers.cached import CachedReader
+from ravqa.readers.checks import check_model
 from ravqa.readers.families import FAMILIES
 from ravqa.readers.loading import Placement, model_context, stop_ids
 from ravqa.readers.transformers_llm import TransformersLLM
@@ -87,6 +88,22 @@ def load(path, name, **options):
     kind = TEXT.get(name, TransformersVLM)
     options.setdefault("max_new_tokens", TOKENS)
     return kind(validate(kind.Config, {"model": path, "device": "cpu", **options}, "reader"))
+
+
+CHECKED = {}
+
+
+@pytest.fixture(autouse=True)
+def checked_once(monkeypatch):
+    """Every model is checked when it is first loaded, which is the same each time."""
+
+    def check(reader):
+        key = (reader.weights, reader._model.dtype)
+        if key not in CHECKED:
+            CHECKED[key] = check_model(reader)
+        return CHECKED[key]
+
+    monkeypatch.setattr("ravqa.readers.local.check_model", check)
 
 
 @pytest.fixture(scope="session")
