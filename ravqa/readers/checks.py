@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ravqa.core.cache import Store
 from ravqa.core.errors import PromptError, UserError, first_line
-from ravqa.core.failures import failure, out_of_memory
+from ravqa.core.failures import failure
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Prompt
 
@@ -39,7 +39,7 @@ _FLOAT32 = 1e-3  # largest difference of log-probabilities
 _TIMES = 5.0  # the same in half precision, as a multiple of what moving a prompt changes
 _LIKELY = math.log(1e-4)  # of tokens that are compared in half precision
 _TOKENS = 4  # written after each prompt alone; the first two are compared with other generations
-_WORTH_KEEPING_S = 0.5  # what a slower check found is kept in the cache
+_LARGE = 10_000_000  # parameters of a model from which on a check is slow, and kept in the cache
 _BEGINNING = "The koala eats the leaves of one tree and sleeps in it for most of the day.\n"
 _SHORT = f"{_BEGINNING}Question: What is it? Answer:"
 _OTHER = f"{_BEGINNING}Question: Who is it? Answer:"  # as long, in most vocabularies
@@ -75,17 +75,20 @@ _Reading = Callable[[Sequence[Prompt], Sequence[_Written]], _Written]
 def check_model(reader: LocalReader) -> dict[str, str]:
     """Return the abilities that the reader does not have with its model, each with the reason.
 
+    What is found for a large model is kept in the cache.
+
     Raises:
         UserError: the model cannot read an ordinary prompt or image, or its `generate` does not
             return log-probabilities.
     """
     started = time.perf_counter()
-    store, key = Store("checks"), _key(reader)
-    found: dict[str, str] | None = store.get([key]).get(key)
-    how = "looked up" if found is not None else "took"
+    large = sum(parameter.numel() for parameter in reader._model.parameters()) >= _LARGE
+    store, key = Store("checks") if large else None, _key(reader)
+    found: dict[str, str] | None = store.get([key]).get(key) if store else None
+    how = "took" if found is None else "looked up"
     if found is None:
         found = _checked(reader)
-        if time.perf_counter() - started > _WORTH_KEEPING_S:
+        if store:
             store.put({key: found})
     for ability, reason in found.items():
         _log.warning("%s: %s: %s: %s", reader._why, reader.weights, reason, WITHOUT[ability])
@@ -115,10 +118,8 @@ def _checked(reader: LocalReader) -> dict[str, str]:
             if reader.context is None or max(lengths) + _TOKENS <= reader.context:
                 _Check(reader, prompts, found).run(even=lengths[0] == lengths[1])
         except Exception as e:
-            if not out_of_memory(e):
-                problem = failure(e, f"{reader.weights} cannot read {what}")
-                raise UserError(f"{reader._why}: {problem}") from None
-            _log.warning("%s: %s is not checked: too little memory", reader._why, reader.weights)
+            problem = failure(e, f"{reader.weights} cannot read {what}")
+            raise UserError(f"{reader._why}: {problem}") from None
     return found
 
 

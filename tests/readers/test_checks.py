@@ -155,14 +155,14 @@ def test_a_context_too_short_for_the_check_is_not_checked(folder, wrong):
     assert load(folder("llama"), context=20).switched_off == {}
 
 
-def test_a_slow_check_is_made_once(folder, fresh_cache, monkeypatch):
+def test_a_large_model_is_checked_once(folder, fresh_cache, monkeypatch):
     runs = []
     run = checks._Check.run
     monkeypatch.setattr(checks._Check, "run", lambda self, **o: (runs.append(1), run(self, **o))[1])
     load(folder("llama"))
     load(folder("llama"))
-    assert len(runs) == 2  # quick ones are not kept
-    monkeypatch.setattr(checks, "_WORTH_KEEPING_S", 0)
+    assert len(runs) == 2  # checks of small ones are not kept
+    monkeypatch.setattr(checks, "_LARGE", 0)
     load(folder("llama"))
     load(folder("llama"), batch_size=2)
     assert len(runs) == 3
