@@ -383,14 +383,14 @@ def test_matches_are_shown_over_words_and_patches(opened, encoder, tmp_path, req
         said = match.locator(".said").inner_text()
         assert float(re.search(r"add up to ([\d.]+\d)", said)[1]) == pytest.approx(score, rel=1e-3)
     match.locator(".heat").first.locator(".w").first.click()
-    assert "brings" in match.locator(".said").inner_text()
+    assert "contributes" in match.locator(".said").inner_text()
     match.locator(".heat").last.locator(".w").first.click()
     assert "is the best match of" in match.locator(".said").inner_text()
     patches = match.locator("rect")
     assert patches.count() == (16 if encoder == "flmr" else 0)
     if encoder == "flmr":
         patches.nth(5).click()
-        assert match.locator(".said").inner_text().startswith("“patch 2, 2” brings")
+        assert match.locator(".said").inner_text().startswith("“patch 2, 2” contributes")
         assert patches.nth(5).get_attribute("aria-pressed") == "true"
     page.locator(".head").nth(3).click()
     assert page.locator(".match").count() == 1  # of the first two questions only

@@ -172,7 +172,7 @@
     ));
     const meanings = [
       data.scored && "Right: a score of 1; wrong: 0.",
-      data.compared && "Helped, hurt: against no retrieval the answer became right, became wrong"
+      data.compared && "Helped, hurt: compared with no retrieval, the answer became right, became wrong"
         + (data.moved ? ` (right here: ${data.right}); score up, down: any change.` : "."),
       data.retrieved && `Answer found: a passage contains a reference answer (rule ${data.rule}).`,
     ].filter(Boolean);
@@ -640,7 +640,7 @@
           + "Choose a word" + (patches.length ? " or a patch" : "") + " to see what it is like.";
       } else if (ours.includes(unit)) {
         shade(theirs, (one) => like(unit, one));
-        said.textContent = `\u201c${unit.text}\u201d brings ${unit.total.toPrecision(3)}; `
+        said.textContent = `\u201c${unit.text}\u201d contributes ${unit.total.toPrecision(3)}; `
           + `it is most like \u201c${unit.found.text}\u201d.`;
       } else {
         shade(words, (one) => like(one, unit));
@@ -649,7 +649,7 @@
         said.textContent = finders.length
           ? `\u201c${unit.text}\u201d is the best match of ${finders.slice(0, 6).map((one) =>
             `${one.text} (${one.total.toPrecision(2)})`).join(", ")}${finders.length > 6 ? ", \u2026" : ""}.`
-          : `\u201c${unit.text}\u201d is the best match of nothing.`;
+          : `\u201c${unit.text}\u201d is the best match of no word.`;
       }
     }
 
