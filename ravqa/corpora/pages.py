@@ -146,7 +146,7 @@ class Remarks:
             ("a link that leads out of the folder, left out", self.links),
             ("a collection, left out", self.collections),
             ("listed in a metadata file, but missing", self.absent),
-            ("a second caption beside one in a metadata file, left out", self.second),
+            ("a caption besides one in a metadata file, left out", self.second),
             ("of an unsupported kind", [f"{n} {s}" for s, n in self.others.most_common()]),
         )
         return [f"{what}: {_some(found)}" for what, found in kinds if found]
@@ -289,7 +289,7 @@ class Pages:
                         self.remarks.absent.append(self._name(named) if below else name)
                     image = written.get(_letters(named), named)
                     if found.setdefault(image, row) != row:
-                        raise DataError(f"{name!r} has another row already")
+                        raise DataError(f"{name!r} already has another row")
         return found
 
     def _picture(self, path: Path, beside: Path, metadata: Mapping[str, Any]) -> Iterator[Passage]:

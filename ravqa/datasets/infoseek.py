@@ -204,7 +204,7 @@ def _question(
     if split == "val" and data_id not in types:
         raise DataError(f"{data_id!r} has no question type")
     if question_type.lower() not in TYPES:
-        raise DataError(f"its question type {question_type!r} is none of String, Time, Numerical")
+        raise DataError(f"question type {question_type!r} is not one of String, Time, Numerical")
     if reason := range_problem(question_type, answer_eval):
         raise DataError(reason)
     image, missing = None, ""

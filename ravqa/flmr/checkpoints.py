@@ -158,7 +158,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise UserError(f"{path} does not contain named tensors")
+        raise UserError(f"{path} contains no named tensors")
     return {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
 
 

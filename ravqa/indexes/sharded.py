@@ -105,7 +105,7 @@ class ShardedIndex(StoredIndex):
         self._workers.open()
         if any(dim != self.dim for dim in self._workers.run(lambda shard: shard.dim)):
             raise DamagedError(
-                f"the shards in {self.path} are not those of one index: build it again"
+                f"the shards in {self.path} do not belong to one index: build it again"
             )
 
     @classmethod

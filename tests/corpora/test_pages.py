@@ -530,9 +530,9 @@ def test_of_two_captions_none_is_dropped_in_silence(tmp_path):
     found, remarks = metadata_of(tmp_path, one, two, one)
     assert found == ["one"]
     assert [line.partition("metadata.jsonl, ")[2] for line in remarks.broken] == [
-        "line 2: 'a.jpg' has another row already"
+        "line 2: 'a.jpg' already has another row"
     ]
-    assert remarks.lines()[-1] == "a second caption beside one in a metadata file, left out: a.txt"
+    assert remarks.lines()[-1] == "a caption besides one in a metadata file, left out: a.txt"
     (tmp_path / "a.txt").write_text("one")
     assert metadata_of(tmp_path, one)[1].lines() == []
 

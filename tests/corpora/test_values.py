@@ -513,7 +513,7 @@ def test_a_type_of_infoseek_that_scores_nothing_is_reported(tmp_path, kind):
         {"data_id": "i", "image_id": "o", "question": "q", "answer": ["a"], "answer_eval": ["a"]},
     )
     lines(tmp_path / "infoseek_val_qtype.jsonl", {"data_id": "i", "question_type": kind})
-    with pytest.raises(DataError, match=r"line 1: its question type .* is none of String, Time"):
+    with pytest.raises(DataError, match=r"line 1: question type .* is not one of String, Time"):
         infoseek.load(DatasetRequest(data=tmp_path))
 
 
