@@ -1,41 +1,20 @@
-"""The E-VQA score against its definition, and through the pipeline's sections."""
+"""The E-VQA score against its definition."""
 
 import json
 import re
 import string
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from table_judge import ByTable
 
-from ravqa.core.errors import DataError
-from ravqa.core.records import Question
-from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import answer_section, score_answers
 from ravqa.metrics import evqa, evqa_score, evqa_scores
-from ravqa.metrics.base import AnswerRecord
 
 DATA = Path(__file__).parents[1] / "data"
 TABLES = json.loads((DATA / "vqa_normalization_tables.json").read_text(encoding="utf-8"))
 OFFICIAL = json.loads((DATA / "evqa_exact_match.json").read_text(encoding="utf-8"))["cases"]
-
-
-class ByTable:
-    """A judge that knows its verdicts, and what it was asked."""
-
-    name = "table"
-    fingerprint = "0" * 32
-
-    def __init__(self, verdicts=()):
-        self.verdicts = dict(verdicts)
-        self.asked = []
-
-    def judge(self, questions, references, candidates):
-        triples = list(zip(questions, references, candidates, strict=True))
-        self.asked.append(triples)
-        return [self.verdicts.get((r, c), 0.0) for _, r, c in triples]
 
 
 def by_definition(text):
@@ -152,41 +131,3 @@ def test_what_cannot_be_scored_is_refused():
         evqa_score("a", [])
     with pytest.raises(ValueError, match="empty after"):
         evqa_score("a", [" && "], question_type="multi_answer")
-
-
-@pytest.fixture
-def dataset():
-    rows = [("oak", "templated"), ("elm", "automatic"), ("fir&&ash", "multi_answer")]
-    questions = tuple(
-        Question(i, f"q{i}", image_id=i, answers=(answer,), question_type=kind)
-        for i, (answer, kind) in enumerate(rows)
-    )
-    return Dataset(
-        name="evqa",
-        label="E-VQA",
-        split="test",
-        questions=questions,
-        metric="evqa_score",
-        fingerprint="",
-    )
-
-
-def test_results_name_the_judge_and_both_columns(dataset):
-    samples = {i: {"answer": a} for i, a in enumerate(["The oak", "tree", "fir, ash"])}
-    judge = ByTable({("elm", "tree"): 0.9})
-    with_judge = answer_section(dataset, {"main": samples}, seed=0, judge=judge)
-    assert with_judge["rule"] == {"judge": "table", "judge_fingerprint": "0" * 32}
-    main = with_judge["conditions"]["main"]
-    assert (main["score"], main["single_hop"], main["exact_match"]["1"]) == (100, 100, 66.6667)
-    without = answer_section(dataset, {"main": samples}, seed=0)
-    assert without["rule"]["judge"] == "none (exact match only)"
-    main = without["conditions"]["main"]
-    assert (main["score"], main["single_hop"]) == (66.6667, 50)
-    records = [AnswerRecord(answer) for answer in ("oak", None, None)]
-    assert score_answers(dataset, dataset.questions, records) == [1, 0, 0]
-
-
-def test_a_reference_that_cannot_be_matched_is_the_datas_error(dataset):
-    broken = [replace(dataset.questions[0], answers=("the",))]
-    with pytest.raises(DataError, match="E-VQA: the reference 'the' is empty after the clean-up"):
-        score_answers(dataset, broken, [AnswerRecord("oak")])

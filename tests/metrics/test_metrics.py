@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,6 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravqa.core.records import Question
-from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import answer_section
 from ravqa.metrics import (
     diagnostics,
     exact_match_at_n,
@@ -402,74 +398,3 @@ def test_interval_of_as_many_questions_as_infoseek_has():
         2 * 1.96 * math.sqrt(2 / 9 / 73_620), rel=0.05
     )
     assert interval == intervals.bootstrap(scores)
-
-
-# in the results
-
-
-def sample(answer, *drafts):
-    return {
-        "answer": answer,
-        "drafts": [
-            {"text": text, "score": score, "passage_ids": ["p"], "in_passages": inside}
-            for text, score, inside in drafts
-        ],
-    }
-
-
-def test_results_hold_exact_match_success_ratios_and_hit_tables():
-    answers = {1: ["cat"] * 10, 2: ["dog"] * 10, 3: ["cow"] * 10, 4: ["hen"] * 10}
-    dataset = Dataset(
-        name="okvqa",
-        label="d",
-        split="test",
-        questions=tuple(Question(i, "q", image_id=i, answers=tuple(a)) for i, a in answers.items()),
-        metric="vqa_accuracy",
-        fingerprint="",
-    )
-    conditions = {
-        "main": {
-            1: sample("cat", ("cat", -1.0, True), ("dog", -2.0, False)),
-            2: sample("The dog", ("The dog", -1.0, False), ("dog", -2.0, True)),
-            3: sample("hen", ("cow", -3.0, True), ("hen", -2.0, True)),
-            4: sample("cow", ("cow", -1.0, False), ("pig", -2.0, False)),
-        },
-        "none": {
-            1: sample("dog"),
-            2: sample("dog"),
-            3: sample("cow"),
-            4: {"answer": None, "drafts": []},
-        },
-    }
-    section = answer_section(dataset, conditions, seed=0)
-    main = section["conditions"]["main"]
-    assert main["score"] == 25  # "The dog" is not cleaned up: ten equal answers
-    assert main["exact_match"] == {"1": 50, "2": 75, "3": 75, "4": 75, "5": 75}
-    assert main["hits"]["documents"] == {
-        "successful_hit": 37.5,
-        "successful_no_hit": 12.5,
-        "failed_hit": 12.5,
-        "failed_no_hit": 37.5,
-    }
-    assert main["hits"]["selected"] == {
-        "successful_hit": 25,
-        "successful_no_hit": 25,
-        "failed_hit": 25,
-        "failed_no_hit": 25,
-    }
-    for one in conditions["main"].values():  # no answer belongs to a single passage
-        one["joint"] = True
-    assert answer_section(dataset, conditions, seed=0)["conditions"]["main"]["hits"] is None
-    none = section["conditions"]["none"]
-    assert none["score"] == 50
-    assert none["exact_match"] == {"1": 50}
-    assert none["hits"] is None
-    test = section["comparisons"]["main - none"]
-    assert (test["hit_success_ratio"], test["free_success_ratio"]) == (25, 25)
-    cleaned = replace(dataset, metric_options={"normalization": "always"})
-    always = answer_section(cleaned, conditions, seed=0)
-    assert (always["rule"], section["rule"]) == (
-        {"normalization": "always"},
-        {"normalization": "official"},
-    )
-    assert always["conditions"]["main"]["score"] == 50
