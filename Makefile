@@ -3,6 +3,8 @@
 # make test-slow  only the slow tests: kill loops, servers, browsers, built wheels
 # make test-all   both
 # make check      lint, format and types
+# make mutate     change what differs from main at random, and list what the tests miss;
+#                 make mutate MUTATE="--sample 100 ravqa/metrics" says what
 # make clean      remove the environment
 
 # The first of these that exists; or make PYTHON=...
@@ -19,7 +21,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all check clean
+.PHONY: run test test-slow test-all check mutate clean
 
 # torch first and alone, in the version of constraints.txt: nothing installed later may replace it.
 $(VENV)/.installed: pyproject.toml constraints.txt requirements-sample.txt
@@ -45,6 +47,10 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ravqa
+
+MUTATE ?=
+mutate: $(VENV)/.installed
+	$(BIN)/python tests/mutate.py $(MUTATE)
 
 clean:
 	rm -rf $(VENV)
