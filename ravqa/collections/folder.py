@@ -35,7 +35,7 @@ from ravqa.collections.filters import Where, matching
 from ravqa.core.errors import DataError, UserError, first_line
 from ravqa.core.factory import part_config
 from ravqa.core.files import atomic_write
-from ravqa.core.locations import flush_to_disk, remove
+from ravqa.core.locations import flush_to_disk, real_path, remove
 from ravqa.core.records import Passage
 from ravqa.core.settings import Part, fingerprint
 from ravqa.core.stored import as_type, read_json
@@ -319,9 +319,9 @@ class CollectionFolder:
         Raises:
             UserError: there is such a link.
         """
-        root = self.path.resolve()
+        root = real_path(self.path)
         for path in _links(self.path):
-            if not path.resolve().is_relative_to(root):
+            if not real_path(path).is_relative_to(root):
                 raise UserError(
                     f"{path} is a link to a place outside the collection: replace it "
                     "with the file itself"

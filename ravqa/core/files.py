@@ -56,11 +56,6 @@ def irregular(path: Path) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
 
 
-def real_path(path: Path) -> Path:
-    """Return the absolute path with all links followed; links in a circle stay as they are."""
-    return Path(os.path.realpath(path))
-
-
 def check_file(path: Path) -> None:
     """Refuse a path to something that is not a file, or to one that stands for another.
 

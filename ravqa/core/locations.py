@@ -53,6 +53,14 @@ def cache_dir(*parts: str) -> Path:
     return path
 
 
+def real_path(path: Path) -> Path:
+    """Return the absolute path without symbolic links; where they form a circle, they are kept.
+
+    `Path.resolve` raises RuntimeError there.
+    """
+    return Path(os.path.realpath(path))
+
+
 def is_cached(path: Path) -> bool:
     """Return whether a path lies below the cache root, where nothing is a user's own file."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(_cache_root()))

@@ -30,8 +30,8 @@ from typing import Any, Literal
 import yaml
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import check_file, real_path
-from ravqa.core.locations import file_digest
+from ravqa.core.files import check_file
+from ravqa.core.locations import file_digest, real_path
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
 from ravqa.core.yaml_loader import DuplicateKeyError, StrictLoader

@@ -30,6 +30,7 @@ from typing import Any
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.files import check_file
+from ravqa.core.locations import real_path
 from ravqa.core.records import Question
 from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
@@ -111,7 +112,7 @@ def _load(request: DatasetRequest, name: str, suffixes: Sequence[str]) -> Datase
         corpus = next(found, None)
     return Dataset(
         name=name,
-        label=path.stem if path.stem != "questions" else folder.resolve().name,
+        label=path.stem if path.stem != "questions" else real_path(folder).name,
         split=request.split or _ALL,
         questions=questions,
         metric=options.metric if stream.answered else None,

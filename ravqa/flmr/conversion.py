@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import UserError
+from ravqa.core.locations import real_path
 from ravqa.flmr.checkpoints import SAFE, SAFE_INDEX, from_lightning, read_tensors
 from ravqa.flmr.encoders import FLMRVisionModel
 from ravqa.flmr.modeling import FLMRModelForRetrieval
@@ -69,7 +70,7 @@ def convert(
 
 
 def _copy_beside(source: Path, target: Path) -> None:
-    if source.resolve() == target.resolve():
+    if real_path(source) == real_path(target):
         return
     if source.is_dir():
         shutil.copytree(source, target, dirs_exist_ok=True)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import real_path
+from ravqa.core.locations import real_path
 from ravqa.images.archives import ARCHIVES, COMPRESSED, ArchiveError, archive
 from ravqa.images.decode import SUFFIXES, is_image_file
 

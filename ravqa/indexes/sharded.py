@@ -32,6 +32,7 @@ from ravqa.core.devices import processes
 from ravqa.core.errors import DamagedError, UserError, import_extra
 from ravqa.core.factory import part_config
 from ravqa.core.files import LockedError, atomic_write, lock
+from ravqa.core.locations import real_path
 from ravqa.core.settings import Options, Part, Strict
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.core.stored import as_type, read_json
@@ -507,7 +508,7 @@ def _workers(path: Path, config: ShardedIndex.Config, manifest: _Manifest) -> _W
     shards = []
     for i in range(number):
         own = fingerprint_of(whole, manifest.shard, i, number) if whole else None
-        shards.append((path.resolve() / _name(i), config.shard, own))
+        shards.append((real_path(path) / _name(i), config.shard, own))
     if config.workers == "ray":
         return _Ray(shards, config.ray)
     return _Local(shards, processes().process_index if config.workers == "accelerate" else 0)

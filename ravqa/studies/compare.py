@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ravqa.core.errors import UserError
 from ravqa.core.files import atomic_write
+from ravqa.core.locations import real_path
 from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
@@ -195,7 +196,7 @@ def _open(name: str) -> FinishedRun:
 
 
 def _short(run: FinishedRun) -> str:
-    name = run.folder.resolve().name
+    name = real_path(run.folder).name
     return name if run.is_main else f"{name}:{run.condition}"
 
 

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import DataRow, Line, TableFormat, tabulate
 
+from ravqa.core.locations import real_path
 from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
 from ravqa.runs.finished import SECONDS
@@ -275,6 +276,6 @@ def _plain(cell: Cell) -> TableCell:
 
 def _relative(path: Path, root: Path) -> str:
     try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
+        return real_path(path).relative_to(real_path(root)).as_posix()
     except ValueError:
         return str(path)

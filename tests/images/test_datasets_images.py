@@ -705,3 +705,12 @@ def test_values_that_are_no_numbers_are_black():
     found = np.asarray(to_rgb(PIL.Image.fromarray(values)))[0, :, 0]
     assert found[0] == 0
     assert found[3] == 0
+
+
+def test_links_in_a_circle_are_missing_images(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("b.jpg")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    (tmp_path / "photos").symlink_to("photos")
+    images = ImageFolder(tmp_path)
+    for name in ("a.jpg", "photos/c.jpg"):
+        assert images.path(name) == tmp_path / name  # which is not there
