@@ -1112,7 +1112,7 @@ def test_an_adapter_that_is_no_lora_is_refused(folder, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama"))
     config = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
     _adapted(peft, model, config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is no LoRA adapter"):
+    with pytest.raises(UserError, match="is not a LoRA adapter"):
         load(folder("llama"), "llama", adapter=str(tmp_path))
 
 
