@@ -99,6 +99,7 @@ def _compiled(source: str) -> tuple[LimitedEnvironment, Template, frozenset[str]
     parsed = environment.parse(source)
     used = meta.find_undeclared_variables(parsed)
     literal = "".join(node.data for node in parsed.find_all(nodes.TemplateData))
+    literal += "".join(str(node.value) for node in parsed.find_all(nodes.Const))
     return environment, template, frozenset(used), literal
 
 

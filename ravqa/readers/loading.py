@@ -27,8 +27,8 @@ class LocalConfig(Strict):
     Attributes:
         model: folder, hub name, or "package:MODULE/path".
         max_new_tokens: longest answer.
-        max_thinking_tokens: most tokens that a model may think before its answer, if it does; 0
-            closes its thinking at once.
+        max_thinking_tokens: most tokens that a model may think before its answer, if it does, but
+            no more than half of the context; 0 closes its thinking at once.
         beams: beam width; 1 for greedy generation.
         batch_size: most prompts per batch.
         batch_tokens: most padded tokens per batch, those to be generated included. A batch that

@@ -380,6 +380,9 @@ def test_control_tokens_in_values_become_plain_text_and_are_counted():
     assert prompt.own == {"<x>"}
     assert prompt.image == b"x"
     assert Marked.control_tokens.neutral(prompt.text, prompt.own) == (prompt.text, 0)
+    constant = PromptTemplate("{{ '<|end|>' }}{{ question }}")
+    prompt, count = constant.prompt(question, [], reader=Marked())
+    assert (prompt.text, prompt.own, count) == ("<|end|>< |end|>?", {"<|end|>"}, 1)
     # What the template does not use counts for nothing.
     bare = PromptTemplate("{{ question }}")
     assert bare.prompt(question, passages, examples, reader=Marked())[1] == 1
