@@ -29,6 +29,8 @@ _THREADS = 4
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a decompression bomb needs more memory than any real photo."""
 
+MAX_FILE = 2**30
+"""Larger files, in bytes, are not read as images."""
 MAX_RATIO = 200
 """No image whose longer side is more than this times the shorter is given to another library."""
 _MARGIN = 4  # pixels, or scaled pixels where these are larger, that a filter reads around a box
@@ -370,6 +372,7 @@ def _opened(source: Path | bytes) -> Path | io.BytesIO:
         return io.BytesIO(image_bytes(source))
     if kind := irregular(source):
         raise DataError(f"{source}: broken image ({kind}, where a file is expected)")
+    _check_size(source)
     return source
 
 
@@ -377,7 +380,7 @@ def image_bytes(source: Path | bytes) -> bytes:
     """The encoded bytes, for content hashes.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is larger than MAX_FILE.
     """
     if isinstance(source, bytes):
         return source
@@ -385,10 +388,17 @@ def image_bytes(source: Path | bytes) -> bytes:
     if found is not None:
         return archive(found).read(source.relative_to(found).as_posix())
     check_file(source)
+    _check_size(source)
     try:
         return source.read_bytes()
     except OSError as e:
         raise DataError(f"{source} cannot be read: {e}") from None
+
+
+def _check_size(path: Path) -> None:
+    with contextlib.suppress(OSError):  # whoever opens it reports this
+        if path.stat().st_size > MAX_FILE:
+            raise DataError(f"{path}: more than the limit of {MAX_FILE} bytes for an image")
 
 
 def image_prints(images: Sequence[Path | bytes | None]) -> list[str]:

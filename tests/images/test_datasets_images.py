@@ -714,3 +714,13 @@ def test_links_in_a_circle_are_missing_images(tmp_path):
     images = ImageFolder(tmp_path)
     for name in ("a.jpg", "photos/c.jpg"):
         assert images.path(name) == tmp_path / name  # which is not there
+
+
+def test_a_file_of_gigabytes_is_not_read_as_an_image(tmp_path):
+    path = tmp_path / "film.jpg"
+    with path.open("wb") as file:
+        file.truncate(2**30 + 1)  # takes no room on disk
+    for read in (open_image, image_size, image_bytes, sendable):
+        with pytest.raises(DataError, match=r"film\.jpg: more than the limit of 1073741824 bytes"):
+            read(path)
+    assert "more than the limit" in broken_images([path])[path]
