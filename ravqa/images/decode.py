@@ -269,7 +269,11 @@ def _text_size(kind: bytes, content: bytes, longest: int) -> float:
 
 def _other_kind(source: Path | bytes) -> str:
     """What is said of a file that Pillow does not know."""
-    head = image_bytes(source)[:_HEAD]
+    if isinstance(source, Path) and archive_of(source) is None:
+        with source.open("rb") as file:
+            head = file.read(_HEAD)
+    else:
+        head = image_bytes(source)[:_HEAD]
     if head[4:8] == b"ftyp":
         return "not an image in a supported format (perhaps HEIC): save it as JPEG or PNG"
     if head.startswith(b"version https://git-lfs"):
