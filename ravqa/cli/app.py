@@ -78,7 +78,8 @@ def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -
         code = 2
     except _usage.ClickException as e:
         command = e.ctx.command_path if getattr(e, "ctx", None) else name
-        code = _fail(f"{e.format_message()} ({command} --help lists the options)")
+        said = e.format_message().replace(": Value error, ", ": ")
+        code = _fail(f"{said} ({command} --help lists the options)")
     except UserError as e:
         code = _fail(str(e))
     except (typer.Abort, KeyboardInterrupt):

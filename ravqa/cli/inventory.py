@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ravqa.cli.shared import Json, Overrides, say
 
-
-class Kind(StrEnum):
-    """What `ravqa ls` lists."""
-
-    datasets = "datasets"
-    pipelines = "pipelines"
-    studies = "studies"
-    prompts = "prompts"
-    describers = "describers"
-    encoders = "encoders"
-    indexes = "indexes"
-    retrievers = "retrievers"
-    rerankers = "rerankers"
-    readers = "readers"
-    rules = "rules"
-    metrics = "metrics"
-    judges = "judges"
+Kind = Literal[
+    "datasets", "pipelines", "studies", "prompts", "describers", "encoders", "indexes",
+    "retrievers", "rerankers", "readers", "rules", "metrics", "judges",
+]  # fmt: skip
 
 
 def ls(
@@ -40,17 +26,17 @@ def ls(
     from ravqa.core.settings import read_yaml
     from ravqa.core.terminal import Terminal
 
-    folders = {Kind.pipelines: PIPELINES, Kind.studies: STUDIES}
+    folders = {"pipelines": PIPELINES, "studies": STUDIES}
     if kind in folders:
         rows = [
             (path.stem, str(read_yaml(path).get("description", "")))
             for path in sorted(folders[kind].glob("*.yaml"))
         ]
-    elif kind is Kind.prompts:
+    elif kind == "prompts":
         rows = [(path.stem, _first_sentence(path)) for path in sorted(PROMPTS.glob("*.jinja"))]
     else:
         rows = list(table(kind))
-        if kind is Kind.metrics:
+        if kind == "metrics":
             rows += table("retrieval metrics")
     listed = Table(show_header=False, box=None, pad_edge=False)
     for row in rows:

@@ -9,7 +9,6 @@ both right are the hit and free success ratios of RA-VQA (Lin and Byrne 2022).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +18,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ravqa.core.errors import UserError
-from ravqa.core.files import atomic_write
 from ravqa.core.locations import real_path
 from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
 from ravqa.runs.finished import Asked, FinishedRun, Id, Measure, common_questions
 from ravqa.runs.plan import CONTROLS, check_seed
-from ravqa.studies.formats import (
-    as_csv,
-    as_json,
-    as_latex,
-    as_markdown,
-    heading,
-    printed,
-)
+from ravqa.studies.formats import as_json, heading, printed, write_tables
 from ravqa.studies.options import CompareRequest
 from ravqa.studies.tables import Table, build_table, variants
 
@@ -336,10 +327,7 @@ def _write(request: CompareRequest, comparison: Comparison) -> None:
     }
     try:
         root.mkdir(parents=True, exist_ok=True)
-        atomic_write(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-        atomic_write(root / "table.csv", as_csv([table]))
-        atomic_write(root / "table.md", as_markdown([table]))
-        atomic_write(root / "table.tex", as_latex([table]))
+        write_tables(root, document, [table])
         write_study_report(
             root,
             "Comparison of runs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from tabulate import DataRow, Line, TableFormat, tabulate
 
+from ravqa.core.files import atomic_write
 from ravqa.core.locations import real_path
 from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
@@ -252,6 +254,23 @@ def as_json(table: Table, root: Path, levels: Levels | None = None) -> RunsTable
         ],
         "notes": list(table.notes),
     }
+
+
+def write_tables(
+    root: Path,
+    document: Mapping[str, Any],
+    tables: Sequence[Table],
+    levels: Levels | None = None,
+) -> None:
+    """Write table.json with the document, and the tables in the other formats.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    atomic_write(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    atomic_write(root / "table.csv", as_csv(tables, levels))
+    atomic_write(root / "table.md", as_markdown(tables))
+    atomic_write(root / "table.tex", as_latex(tables))
 
 
 def _plain(cell: Cell) -> TableCell:

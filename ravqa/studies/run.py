@@ -12,7 +12,6 @@ are kept by content (`core.cache`), and within a process models are loaded once 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -40,7 +39,7 @@ from ravqa.runs.load import keys_of, read_data
 from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked
 from ravqa.studies.compare import against_reference
-from ravqa.studies.formats import as_csv, as_json, as_latex, as_markdown, heading, printed
+from ravqa.studies.formats import as_json, heading, printed, write_tables
 from ravqa.studies.options import StudyRequest
 from ravqa.studies.plan import Plan, PlannedRun, load_plan
 from ravqa.studies.quiet import StudyConsole, run_quietly
@@ -396,10 +395,7 @@ def _write(
         "seconds": seconds,
         "tables": [as_json(table, root, plan.variants) for table in tables],
     }
-    atomic_write(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-    atomic_write(root / "table.csv", as_csv(tables, plan.variants))
-    atomic_write(root / "table.md", as_markdown(tables))
-    atomic_write(root / "table.tex", as_latex(tables))
+    write_tables(root, document, tables, plan.variants)
     rows = [
         replace(row, name=f"{table.title}: {row.name}") if len(tables) > 1 else row
         for table in tables

@@ -51,3 +51,19 @@ def test_a_measure_beyond_all_bounds_is_unknown(k):
 def test_a_limit_beyond_all_bounds_is_none(tmp_path):
     data = write_data(tmp_path / "data")
     assert len(ravqa.load_dataset("jsonl", data, limit=10**30).questions) == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ls", "nope"], "error: Invalid value for 'KIND': 'nope' is not one of 'datasets', "),
+        (
+            ["score", "p", "--dataset", "okvqa", "--normalization", "x"],
+            "error: Invalid value for '--normalization': 'x' is not one of 'official', 'always'",
+        ),
+    ],
+)
+def test_an_unknown_choice_is_answered_with_the_known_ones(capsys, arguments, message):
+    code, _, err = call(capsys, *arguments)
+    assert (code, err[: len(message)]) == (2, message)
+    assert len(err.splitlines()) == 1
