@@ -43,7 +43,8 @@ _LARGE = 10_000_000  # parameters of a model from which on a check is slow, and 
 _BEGINNING = "The koala eats the leaves of one tree and sleeps in it for most of the day.\n"
 _SHORT = f"{_BEGINNING}Question: What is it? Answer:"
 _OTHER = f"{_BEGINNING}Question: Who is it? Answer:"  # as long, in most vocabularies
-_LONG = f"{_BEGINNING}Question: Which animal is it, where is it and what does it eat? Answer:"
+# The others get more padding beside it than they have tokens: some errors need as much.
+_LONG = f"{_BEGINNING * 3}Question: Which animal is it, where is it, what does it eat? Answer:"
 _SIZES = ((224, 168), (168, 336))  # of images, in pixels
 
 Ability = Literal["batches", "sharing", "score", "next_token_logprobs"]
@@ -107,7 +108,7 @@ def _key(reader: LocalReader) -> str:
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
     versions = [torch.__version__, transformers.__version__]
-    return fingerprint("check/1", reader.fingerprint, versions, device.type, machine)
+    return fingerprint("check/2", reader.fingerprint, versions, device.type, machine)
 
 
 def _checked(reader: LocalReader) -> dict[str, str]:

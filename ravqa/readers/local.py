@@ -65,6 +65,8 @@ class State:
         shifts: int64 [rows, 1], offsets of positions, for models whose images take fewer positions
             than tokens.
         encoded: last hidden states of the encoder, if any.
+        across: int64 [rows, 1, images, tiles], 1 where the next token sees a part of an image, for
+            models that attend to images across.
         keys: prompt and prefix that each row has read.
     """
 
@@ -73,6 +75,7 @@ class State:
     logits: Any
     shifts: Any = None
     encoded: Any = None
+    across: Any = None
     keys: list[Key] = field(default_factory=list)
 
     def select(self, rows: Sequence[int]) -> None:
@@ -83,7 +86,7 @@ class State:
             return
         index = torch.tensor(rows, device=self.mask.device)
         self.past.reorder_cache(index)
-        for name in ("mask", "logits", "shifts", "encoded"):
+        for name in ("mask", "logits", "shifts", "encoded", "across"):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, index.to(value.device)))
@@ -701,12 +704,14 @@ class LocalReader(Reader):
             inputs, max_new_tokens=1, num_beams=1, output_hidden_states=self._encodes
         )
         shifts = getattr(self._shifted, "rope_deltas", None)
+        across = inputs.get("cross_attention_mask")
         return State(
             past=result.past_key_values,
             mask=inputs["attention_mask"],
             logits=result.logits[0],
             shifts=None if shifts is None else shifts.reshape(len(prompts), 1),
             encoded=result.encoder_hidden_states[-1] if self._encodes else None,
+            across=None if across is None else across[:, -1:],
         )
 
     def _extend(self, state: State, tokens: Any) -> Any:
@@ -734,6 +739,8 @@ class LocalReader(Reader):
                 positions = state.mask.cumsum(-1)[:, -tokens.shape[1] :] - 1 + self._first_position
                 inputs["position_ids"] = positions + (0 if state.shifts is None else state.shifts)
         inputs["attention_mask"] = state.mask
+        if state.across is not None:
+            inputs["cross_attention_mask"] = state.across.expand(-1, tokens.shape[1], -1, -1)
         with torch.inference_mode():
             logits = self._decoder(**inputs).logits.float()
         state.logits = logits[:, -1]

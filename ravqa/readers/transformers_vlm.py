@@ -101,7 +101,7 @@ class TransformersVLM(LocalReader):
         self._marks = image_marks(tokenizer, self._processor, model.config)
         self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
         self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
-        self.fingerprint = placement.fingerprint("transformers-vlm/2", thinks=self._may_think)
+        self.fingerprint = placement.fingerprint("transformers-vlm/3", thinks=self._may_think)
         self._check_template(Prompt("What is it?"))
         self._check_template(Prompt("What is it?", b""))  # the image is not opened
         if self._template and self._given(Prompt("x", b"")) == self._given(Prompt("x")):

@@ -495,7 +495,6 @@ OFF = {
     "Rwkv": {"batches"},
     "RecurrentGemma": {"batches", "next_token_logprobs"},
     "SwitchTransformers": {"next_token_logprobs"},
-    "mllama": {"next_token_logprobs"},
     "kosmos2": {"batches", "next_token_logprobs"},
     "blip": {"batches", "next_token_logprobs"},
 }

@@ -3,12 +3,15 @@
 import functools
 import logging
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import reader_models
 import torch
 from transformers.models.llama import modeling_llama
+from transformers.models.llava import modeling_llava
+from transformers.models.t5.modeling_t5 import T5Stack
 
 from ravqa.core.errors import UserError
 from ravqa.core.settings import validate
@@ -16,6 +19,7 @@ from ravqa.readers import checks
 from ravqa.readers.base import Prompt
 from ravqa.readers.cached import CachedReader
 from ravqa.readers.transformers_llm import TransformersLLM
+from ravqa.readers.transformers_seq2seq import TransformersSeq2Seq
 from ravqa.readers.transformers_vlm import TransformersVLM
 
 PROMPTS = [Prompt("Q: who?"), Prompt("Passage: koalas eat leaves. Question: what do they eat?")]
@@ -92,7 +96,7 @@ def test_a_model_that_sees_padding_reads_one_prompt_at_a_time(folder, wrong, cap
 
 @pytest.mark.parametrize(
     ("least", "most", "off"),
-    [(1, 1, "next_token_logprobs"), (2, 4, "score"), (5, 99, "sharing")],
+    [(1, 1, "next_token_logprobs"), (2, 4, "score"), (5, 999, "sharing")],
 )
 def test_what_a_model_gets_wrong_after_kept_tokens_is_not_done(folder, wrong, least, most, off):
     right = load(folder("llama"))
@@ -114,10 +118,37 @@ def test_what_a_model_gets_wrong_after_kept_tokens_is_not_done(folder, wrong, le
         np.testing.assert_allclose(found, rows, atol=1e-3)
 
 
-def test_a_mask_of_images_that_is_lost_after_the_prompt_is_noticed(folder):
+def test_a_mask_of_images_that_is_lost_after_the_prompt_is_noticed(folder, monkeypatch):
+    assert load(folder("mllama"), TransformersVLM).switched_off == {}
+    prefill = TransformersVLM._prefill
+    lost = {"across": None}
+    monkeypatch.setattr(
+        TransformersVLM, "_prefill", lambda self, prompts: replace(prefill(self, prompts), **lost)
+    )
     reader = load(folder("mllama"), TransformersVLM)
     assert list(reader.switched_off) == ["next_token_logprobs"]
     assert not reader.scores_answers
+
+
+def test_padding_that_an_encoder_sees_is_noticed(folder, monkeypatch):
+    forward = T5Stack.forward
+
+    def unmasked_encoder(self, attention_mask=None, **options):
+        return forward(self, attention_mask=attention_mask if self.is_decoder else None, **options)
+
+    monkeypatch.setattr(T5Stack, "forward", unmasked_encoder)
+    assert list(load(folder("t5"), TransformersSeq2Seq).switched_off) == ["batches"]
+
+
+def test_what_is_wrong_with_an_image_alone_is_noticed(folder, monkeypatch):
+    forward = modeling_llava.LlavaForConditionalGeneration.forward
+
+    def unmasked(self, pixel_values=None, attention_mask=None, **options):
+        mask = attention_mask if pixel_values is None else None
+        return forward(self, pixel_values=pixel_values, attention_mask=mask, **options)
+
+    monkeypatch.setattr(modeling_llava.LlavaForConditionalGeneration, "forward", unmasked)
+    assert list(load(folder("llava"), TransformersVLM).switched_off) == ["batches"]
 
 
 def test_a_model_that_hands_over_to_an_inner_one_generates_alone(folder):

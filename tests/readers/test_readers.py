@@ -52,6 +52,7 @@ IMAGE_TOKEN = dict.fromkeys(SEEING, "<image>") | {
     "internvl": "<IMG_CONTEXT>",
     "gemma3": "<start_of_image>",
     "mistral3": "[IMG]",
+    "mllama": "<|image|>",
 }
 TOKENS = 6
 
@@ -180,6 +181,10 @@ def reference(name, plain, prompt, tokens):
             inputs["token_type_ids"] = torch.cat(
                 [torch.zeros_like(inputs["input_ids"][:, : -len(tokens) or None]), ones], dim=1
             )
+        if name == "mllama" and prompt.image is not None:
+            across = inputs["cross_attention_mask"]
+            more = across[:, -1:].expand(-1, len(tokens), -1, -1)
+            inputs["cross_attention_mask"] = torch.cat([across, more], dim=1)
         for key in ("mm_token_type_ids", "token_type_ids"):
             if key in inputs and name != "paligemma":
                 inputs[key] = torch.cat([inputs[key], 0 * ones], dim=1)
@@ -236,7 +241,7 @@ def test_generations_are_greedy_and_their_log_probabilities_those_of_a_forward_p
         assert made.log_prob == pytest.approx(total, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, "mllama"])
 def test_scores_equal_teacher_forcing(tiny, plain, name):
     reader, prompts = tiny(name), prompts_of(name)
     answers = ["Paris", "large brown fox", "the"]
@@ -252,7 +257,7 @@ def test_scores_equal_teacher_forcing(tiny, plain, name):
     assert reader.score(prompts, answers) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, "mllama"])
 def test_next_tokens_equal_a_forward_pass_step_by_step(tiny, plain, name):
     reader, prompts = tiny(name), prompts_of(name)
     prefixes = [[], [], []]
