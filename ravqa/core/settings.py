@@ -170,8 +170,8 @@ def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
     Raises:
         UserError: unknown key (similar names are listed), wrong type, missing or bad value.
     """
-    if path := _too_large(data):
-        raise UserError(f"{where}: key {path!r}: a number beyond {LARGEST_INTEGER}")
+    if problem := _unfit(data):
+        raise UserError(f"{where}: {problem}")
     try:
         return model.model_validate(data)
     except ValidationError as e:
@@ -201,19 +201,33 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(messages)
 
 
-def _too_large(data: Any) -> str | None:
-    """Return the path of the first number in `data` that is too large, if any."""
+def _unfit(data: Any) -> str:
+    """Return what is wrong with the first value that no setting can have: a huge number, or text
+    that UTF-8 cannot encode (half a character, a surrogate); blank if there is none.
+    """
     waiting: list[tuple[str, Any]] = [("", data)]
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
-            return path
+            return f"key {path!r}: a number beyond {LARGEST_INTEGER}"
+        if isinstance(value, str) and not _is_encodable(value):
+            return f"key {path!r}: half a character (a surrogate) in {_short(value)}"
         prefix = f"{path}." if path else ""
         if isinstance(value, Mapping):
             waiting += [(f"{prefix}{key}", inner) for key, inner in value.items()]
+            if bad := [key for key in value if isinstance(key, str) and not _is_encodable(key)]:
+                return f"half a character (a surrogate) in the key {bad[0]!r}"
         elif isinstance(value, list | tuple):
             waiting += [(f"{prefix}{i}", inner) for i, inner in enumerate(value)]
-    return None
+    return ""
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(value: Any) -> str:

@@ -475,3 +475,18 @@ def test_numbers_that_no_counter_can_hold_are_refused(key, value):
         validate(PipelineConfig, settings, "a file")
     with pytest.raises(SystemExit, match="2"):
         main(["run", "--dataset", "okvqa", "--limit", str(value)])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"description": "a\ud800"}, r"key 'description': half a character .* in 'a.ud800'"),
+        ({"chosen_on": "\udce9"}, "key 'chosen_on': half a character"),
+        ({"reader": {"name": "x", "body": {"a": ["\ud83d"]}}}, "key 'reader.body.a.0': half"),
+        ({"reader": {"name": "x", "k\udc80": 1}}, "in the key 'k.udc80'"),
+    ],
+)
+def test_text_that_cannot_be_written_is_refused(values, message):
+    settings = {"retriever": {"name": "none"}, "reader": {"name": "x"}, **values}
+    with pytest.raises(UserError, match=f"a file: .*{message}"):
+        validate(PipelineConfig, settings, "a file")
