@@ -157,3 +157,21 @@ def test_a_pipe_in_place_of_a_locks_owner_is_not_waited_for(tmp_path):
             lock(tmp_path, "it", wait=0),
         ):
             pass
+
+
+def test_in_the_cache_what_any_killed_writer_left_goes_with_the_next_write(fresh_cache, tmp_path):
+    folder = fresh_cache / "bm25"
+    folder.mkdir(parents=True)
+    for place in (folder, tmp_path):
+        (place / ".one.0123abcd.part").write_text("half a file")
+        (place / ".two.0123abcd.part").mkdir()
+        (place / ".two.0123abcd.part" / "file").touch()
+        os.mkfifo(place / ".pipe.0123abcd.part")
+        (place / "kept.part").touch()
+    with written_beside(folder / "living") as living:
+        atomic_write(folder / "three", "")
+        assert living.is_file()  # in use, if by this process
+    atomic_write(tmp_path / "three", "")
+    assert {p.name for p in folder.iterdir()} == {"living", "three", "kept.part"}
+    assert (tmp_path / ".one.0123abcd.part").is_file()  # that folder is not ours
+    assert (tmp_path / ".two.0123abcd.part").is_dir()
