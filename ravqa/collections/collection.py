@@ -19,7 +19,7 @@ from ravqa.collections.filters import Where
 from ravqa.collections.folder import CollectionFolder, State, Writer
 from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.trust import Setting
-from ravqa.core.errors import DataError, UserError, check_number
+from ravqa.core.errors import DataError, UserError, check_number, check_text
 from ravqa.core.factory import Session, part_config
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
@@ -289,7 +289,7 @@ class Collection:
                 model.
         """
         check_number("k", k)
-        record = Question(0, question, as_source(image), instruction=instruction)
+        record = _asked(question, image, instruction)
         found = self._ask(record, k, where, allowed_ids, answering=False)
         return list(zip(found.hits[:k], found.passages[:k], strict=True))
 
@@ -307,7 +307,7 @@ class Collection:
         Raises:
             DataError, UserError: as `search`.
         """
-        record = Question(0, question, as_source(image), instruction=instruction)
+        record = _asked(question, image, instruction)
         return self._ask(record, 1, where, allowed_ids, answering=True)
 
     def retrieve(
@@ -674,6 +674,13 @@ class _StateRetriever(Retriever):
             return [[] for _ in questions]
         allowed = self._allowed if allowed_ids is None else allowed_ids
         return self._late.rank(questions, k, index, self._state.content, allowed)
+
+
+def _asked(question: Any, image: Any, instruction: str | None) -> Question:
+    check_text("the question", question)
+    if not (image is None or isinstance(image, str | Path | bytes)):
+        raise UserError(f"an image as {type(image).__name__}: a path or encoded bytes are expected")
+    return Question(0, question, as_source(image), instruction=instruction)
 
 
 def own_id(value: object, *, texts_only: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable
+from numbers import Integral
 from types import ModuleType
 
 
@@ -53,8 +54,16 @@ class MissingExtraError(UserError):
     """An optional package is not installed; the message names the extra that installs it."""
 
 
-def check_number(name: str, value: int) -> None:
-    """Raise UserError if a count is less than one."""
+def check_text(name: str, value: object) -> None:
+    """Raise UserError if what should be a text is something else."""
+    if not isinstance(value, str):
+        raise UserError(f"{name}: a text is expected, got {type(value).__name__}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise UserError if a count is not a whole number, or less than one."""
+    if type(value) is bool or not isinstance(value, Integral):
+        raise UserError(f"{name}: a whole number is expected, got {value!r:.60}")
     if value < 1:
         raise UserError(f"{name}: 1 or more is expected, got {value}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ravqa.answering.streaming import AnswerStream
-from ravqa.core.errors import UserError
+from ravqa.core.errors import UserError, check_text
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.records import Answer, Hit, Passage, Question
 from ravqa.integrations.threads import Batcher
@@ -45,11 +45,14 @@ class Asker:
         Raises:
             DataError: the image cannot be decoded.
             PromptError, ServerError: the reader fails on the question.
+            UserError: the question is no text.
         """
+        check_text("the question", question.question)
         return succeeded(self._batcher.call((question, passages)))
 
     async def aask(self, question: Question, passages: Sequence[Pair]) -> Answer:
         """Async version of `ask`."""
+        check_text("the question", question.question)
         return succeeded(await self._batcher.acall((question, passages)))
 
     def stream(self, question: Question, passages: Sequence[Pair]) -> AnswerStream:

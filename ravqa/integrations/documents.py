@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage
+from ravqa.images.decode import kept_image
+from ravqa.integrations.query_images import query_image
+
+D = TypeVar("D")
 
 _FIELDS = ("title", "section", "entity", "url")
 
@@ -16,6 +21,39 @@ def metadata_of(passage: Passage) -> dict[str, Any]:
     """Return `Passage.extra` with title, section, entity and url under their names."""
     fields = {name: getattr(passage, name) for name in _FIELDS}
     return {**passage.extra, **{k: v for k, v in fields.items() if v is not None}}
+
+
+def checked(documents: Any, kind: type[D]) -> list[D]:
+    """Return documents as a list.
+
+    Raises:
+        UserError: they are something else, or one of them is.
+    """
+    found = list(documents) if isinstance(documents, Iterable) else [documents]
+    for document in found:
+        if not isinstance(document, kind):
+            raise UserError(
+                f"a list of documents ({kind.__name__}) is expected, with "
+                f"{type(document).__name__} in it"
+            )
+    return found
+
+
+def picture_of(name: str, image: Any) -> Path | None:
+    """Return a document's picture: a path as it is, encoded bytes as a file of the cache folder.
+
+    Args:
+        name: the document's id, for messages.
+        image: a path, a file:// URL, a data: URI or encoded bytes; None or "" for no picture.
+
+    Raises:
+        DataError: it is something else; web addresses are not fetched.
+    """
+    try:
+        found = query_image(image)
+    except UserError as e:
+        raise DataError(f"document {name}: {e}") from None
+    return kept_image(found) if isinstance(found, bytes) else found
 
 
 def passage_of(

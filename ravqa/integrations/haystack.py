@@ -56,7 +56,7 @@ def passage_of(document: Document) -> Passage:
         document.id,
         document.content or "",
         meta,
-        image=None if image is None else Path(image),
+        image=plain.picture_of(document.id, image),
     )
 
 
@@ -221,7 +221,7 @@ class RAVQAAnswerer:
         question = _question(query, image, self.instruction, self.allow_http)
         pairs = [
             (Hit(document.id, document.score or 0.0, rank), passage_of(document))
-            for rank, document in enumerate(documents, 1)
+            for rank, document in enumerate(plain.checked(documents, Document), 1)
         ]
         return question, pairs
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ravqa.core.errors import import_extra
+from ravqa.core.errors import DataError, UserError, import_extra
 
 import_extra("langchain_core", "langchain", why=__name__)
 
@@ -56,14 +56,9 @@ def passage_of(document: Document, name: str) -> Passage:
         name: id if it has none.
     """
     metadata = {k: v for k, v in document.metadata.items() if k != "score"}
-    image = metadata.pop("image", None)
-    named = isinstance(image, str | Path) and str(image) != ""
-    return plain.passage_of(
-        document.id or name,
-        document.page_content,
-        metadata,
-        image=Path(image) if named else None,
-    )
+    name = document.id or name
+    image = plain.picture_of(name, metadata.pop("image", None))
+    return plain.passage_of(name, document.page_content, metadata, image=image)
 
 
 class PreFLMRRetriever(BaseRetriever):
@@ -121,10 +116,18 @@ class PreFLMRRetriever(BaseRetriever):
             overrides: "key.path=value".
 
         Raises:
-            DataError: an id occurs twice, or there are no documents.
+            DataError: an id occurs twice, there are no documents, or one has neither text nor
+                picture.
             UserError: the folder is not empty; the pipeline cannot be built.
         """
-        passages = [passage_of(document, str(i)) for i, document in enumerate(documents)]
+        found = plain.checked(documents, Document)
+        passages = [passage_of(document, str(i)) for i, document in enumerate(found)]
+        for passage in passages:
+            if passage.image is None and not passage.text.strip():
+                raise DataError(
+                    f"document {passage.passage_id} has neither text nor a picture: nothing can "
+                    "find it"
+                )
         corpus = Corpus(passages, source="documents")
         collection = Collection.create(persist_dir, pipeline, *overrides)
         collection.add(corpus)
@@ -216,10 +219,13 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
         return (await self._asker.aask(*await in_thread(self._asked, asked))).text
 
     def _asked(self, asked: Mapping[str, Any]) -> tuple[Question, list[Pair]]:
+        if not isinstance(asked, Mapping) or "question" not in asked:
+            raise UserError('{"question": ..., "image": ..., "documents": [...]} is expected')
         image = query_image(asked.get("image"), allow_http=self._allow_http)
         question = Question(0, asked["question"], image=image, instruction=self._instruction)
-        passages = [passage_of(d, str(i)) for i, d in enumerate(asked.get("documents", ()))]
-        scores = [_score(d.metadata.get("score")) for d in asked.get("documents", ())]
+        documents = plain.checked(asked.get("documents", ()), Document)
+        passages = [passage_of(d, str(i)) for i, d in enumerate(documents)]
+        scores = [_score(d.metadata.get("score")) for d in documents]
         pairs = [
             (Hit(passage.passage_id, score, rank), passage)
             for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), 1)

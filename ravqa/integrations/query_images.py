@@ -29,11 +29,16 @@ def query_image(source: Source | None, *, allow_http: bool = False) -> Path | by
         allow_http: fetch http(s) addresses.
 
     Raises:
-        UserError: an address that may not be fetched or is of an unknown kind.
+        UserError: an address that may not be fetched or is of an unknown kind, or another type.
         DataError: a broken data URI, or an address that cannot be fetched.
     """
     if isinstance(source, bytes):
         return source or None
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise UserError(
+            f"an image as {type(source).__name__}: a path, encoded bytes, a file:// URL, a data: "
+            "URI or a web address is expected"
+        )
     text = "" if source is None else os.fspath(source)
     if not text:
         return None
@@ -66,10 +71,19 @@ def _decoded(uri: str) -> bytes:
         raise DataError("a data URI without a comma: data:image/png;base64,... is expected")
     if not head.lower().endswith(";base64"):
         return unquote_to_bytes(body)
+    return from_base64(unquote(body))
+
+
+def from_base64(text: str) -> bytes:
+    """Return the bytes of base64 text, which may have line breaks.
+
+    Raises:
+        DataError: it is not base64.
+    """
     try:
-        return base64.b64decode("".join(unquote(body).split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as e:
-        raise DataError(f"a data URI with broken base64 data: {e}") from None
+        raise DataError(f"broken base64 data: {e}") from None
 
 
 def _local(url: str) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ravqa.collections import Collection
-from ravqa.core.errors import UserError, check_number
+from ravqa.core.errors import UserError, check_number, check_text
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.corpora.corpus import Corpus
@@ -45,14 +45,14 @@ class Searcher:
 
         Raises:
             DataError: the image cannot be decoded.
-            UserError: k is below 1.
+            UserError: the question is no text, or k no number of at least 1.
         """
-        check_number("the number of passages", k)
+        _check_asked(question, k)
         return succeeded(self._batcher.call((question, k)))
 
     async def asearch(self, question: Question, k: int) -> Found:
         """Async version of `search`."""
-        check_number("the number of passages", k)
+        _check_asked(question, k)
         return succeeded(await self._batcher.acall((question, k)))
 
     def pipeline(self, *, answering: bool = False) -> Pipeline:
@@ -93,6 +93,11 @@ class Searcher:
             passages = corpus.stream()
             self._allowed = (corpus, frozenset(p.passage_id for p in passages if where(p)))
         return self._allowed[1]
+
+
+def _check_asked(question: Question, k: int) -> None:
+    check_text("the question", question.question)
+    check_number("the number of passages", k)
 
 
 def _check(pipeline: Pipeline, filtered: bool) -> None:

@@ -26,11 +26,12 @@ from llama_index.core.schema import (
     TransformComponent,
 )
 
-from ravqa.core.errors import DataError
+from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage
 from ravqa.corpora.corpus import Corpus
 from ravqa.images.decode import image_bytes, kept_image
 from ravqa.integrations import documents as plain
+from ravqa.integrations.query_images import from_base64, query_image
 
 CHUNK_TOKENS = 200
 """Default size of a document's parts: all encoders take them uncut, with a title."""
@@ -125,13 +126,19 @@ def _picture(path: Path) -> dict[str, str]:
 def _image_of(node: BaseNode) -> Path | None:
     data: bytes | str | None = None
     path: Path | str | None = None
+    url: object = None
     if isinstance(node, ImageNode):
-        data, path = node.image, node.image_path
+        data, path, url = node.image, node.image_path, node.image_url
     elif isinstance(node, Node) and node.image_resource is not None:
-        data, path = node.image_resource.data, node.image_resource.path
-    if data:
-        try:
-            return kept_image(base64.b64decode(data, validate=True))
-        except ValueError as e:
-            raise DataError(f"node {node.node_id} has broken image data: {e}") from None
-    return Path(path) if path else None
+        resource = node.image_resource
+        data, path, url = resource.data, resource.path, resource.url
+    if not data and not path and str(url or "").lower().startswith("data:"):
+        data = str(url)
+    if not data:
+        return Path(path) if path else None
+    text = data.decode("latin-1") if isinstance(data, bytes) else data
+    try:
+        found = query_image(text) if text.lower().startswith("data:") else from_base64(text)
+    except UserError as e:
+        raise DataError(f"node {node.node_id} has broken image data: {e}") from None
+    return kept_image(found) if isinstance(found, bytes) else None
