@@ -8,7 +8,7 @@ import pytest
 from scripted_server import chat, completion
 
 from ravqa.cli import main
-from ravqa.core.errors import PromptError, UserError
+from ravqa.core.errors import ContractError, PromptError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.outcomes import Failure
 from ravqa.core.registry import Entry
@@ -114,6 +114,29 @@ def test_bem_refuses_other_models(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="cannot be loaded"):
         bem(tmp_path / "empty")
+
+
+def test_bem_runs_no_code_of_a_checkpoint(tmp_path, monkeypatch):
+    from ravqa.metrics.judges import bem as module
+
+    allowed = {}
+
+    def watched(name):
+        load = getattr(module, name)
+
+        def loads(*args, trust_remote_code, **options):
+            allowed[name] = trust_remote_code
+            return load(*args, trust_remote_code=trust_remote_code, **options)
+
+        monkeypatch.setattr(module, name, loads)
+
+    loaders = ["load_config", "load_tokenizer", "load_model"]
+    for name in loaders:
+        watched(name)
+    judge = bem(make_bert(tmp_path / "bert"))
+    assert allowed == dict.fromkeys(loaders, False)
+    with pytest.raises(ValueError, match="is longer than"):
+        judge.judge(["q"], ["r"], [])
 
 
 def test_bem_refuses_an_encoder_without_classifier(tmp_path):
@@ -277,6 +300,18 @@ def test_an_error_about_one_answer_costs_no_other(fresh_cache):
     assert found[2] == Failure("the judge raising: no idea of c")
     judge._inner.bad = frozenset("abdegh")  # what was judged is kept
     assert CachedJudge(judge._inner).judge(*asked) == [1] * 8
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, math.inf])
+def test_a_judgement_is_a_probability(fresh_cache, value):
+    class Sure(Judge):
+        name = fingerprint = "sure"
+
+        def judge(self, questions, references, candidates):
+            return [value for _ in candidates]
+
+    with pytest.raises(ContractError, match=f"breaks its contract: {value} is not a probability"):
+        CachedJudge(Sure()).judge(["q"], ["r"], ["c"])
 
 
 def test_judgements_are_kept_unclear_ones_too(serve, fresh_cache):
