@@ -8,8 +8,10 @@ import pytest
 from study_files import call
 from test_compare import runs, samples
 
+from ravqa.core.errors import UserError
 from ravqa.metrics.statistics.intervals import paired_test
-from ravqa.studies.power import detectable, questions_needed, spread
+from ravqa.runs.finished import Measure
+from ravqa.studies.power import _spread, detectable, questions_needed, spread
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -143,6 +145,32 @@ def test_only_questions_of_both_runs_count(runs, capsys):
     assert numbers[:2] == ["10", "4"]
     assert float(numbers[2]) == pytest.approx(found.mean, abs=0.06)
     assert float(numbers[3]) == pytest.approx(math.sqrt(found.variance), abs=0.06)
+
+
+class Known:
+    """A run of which only these values are known, each of another image."""
+
+    def __init__(self, values, image=None):
+        self._values, self._image = values, image
+
+    def values(self, measure):
+        return self._values
+
+    def images(self, ids):
+        return {q: self._image or q for q in ids}
+
+
+def test_only_questions_that_both_runs_have_a_value_of_count():
+    ids = dict.fromkeys(range(1, 6))
+    run, reference = Known({1: 10.0, 2: 30.0, 3: 90.0}), Known({1: 0.0, 2: 10.0, 4: 50.0})
+    found = _spread(Measure("score"), run, reference, ids, "run", "reference")
+    assert (found.questions, found.mean) == (2, 15)
+    without = dict.fromkeys([3, 4, 5])
+    with pytest.raises(UserError, match="run and reference"):
+        _spread(Measure("score"), run, reference, without, "run", "reference")
+    one = Known({1: 10.0, 2: 30.0}, image="photo")
+    with pytest.raises(UserError, match="one image"):
+        _spread(Measure("score"), one, reference, ids, "run", "reference")
 
 
 @pytest.mark.parametrize(
