@@ -36,14 +36,17 @@ _LIKE_A_MARK = re.compile(r"\[/?[A-Z_]{3,30}\]|<\|[\w ]{1,60}\|>|<</?SYS>>|</?[a
 class ControlTokens:
     """The texts that a model reads as control tokens or as places of images.
 
-    Their letter case is ignored: some tokenizers ignore it too.
+    Letter case is ignored, as some tokenizers ignore it, but for words.
     """
 
-    def __init__(self, tokens: Iterable[str] = (), *, common: bool = False):
+    def __init__(
+        self, tokens: Iterable[str] = (), *, words: Iterable[str] = (), common: bool = False
+    ):
         """Collect the tokens.
 
         Args:
-            tokens: of a model's vocabulary.
+            tokens: of a model's vocabulary; those that are words or white space are left out.
+            words: control tokens that are words, such as Aya Vision's TILE.
             common: those of common families too.
         """
         # Added words and white space are ordinary text.
@@ -51,7 +54,8 @@ class ControlTokens:
         longest_first = sorted(own, key=lambda token: (-len(token), token))
         # <unused0> to <unused6241> are one pattern: thousands would be slow.
         numbered = (re.sub(r"\d+", r"\\d+", re.escape(token)) for token in longest_first)
-        patterns = [*dict.fromkeys(numbered), *([_COMMON] if common else [])]
+        exact = sorted({f"(?-i:{re.escape(word)})" for word in words}, key=len, reverse=True)
+        patterns = [*dict.fromkeys(numbered), *exact, *([_COMMON] if common else [])]
         self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def found(self, text: str) -> frozenset[str]:
@@ -116,10 +120,13 @@ def control_tokens(
     """
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     added: list[Any] = []
+    special: list[Any] = []
     if hasattr(inner, "get_added_vocab"):
-        added = [*inner.get_added_vocab(), *inner.all_special_tokens]
+        added, special = [*inner.get_added_vocab()], [*inner.all_special_tokens]
     elif hasattr(inner, "get_added_tokens_decoder"):
-        added = [token.content for token in inner.get_added_tokens_decoder().values()]
+        tokens = inner.get_added_tokens_decoder().values()
+        added, special = [t.content for t in tokens], [t.content for t in tokens if t.special]
     written = _LIKE_A_MARK.findall(template or "")
-    texts = (token for token in added if isinstance(token, str))
-    return ControlTokens([*texts, *written, *marks])
+    texts = [token for token in (*added, *special) if isinstance(token, str)]
+    words = [token for token in special if isinstance(token, str) and token.isalnum()]
+    return ControlTokens([*texts, *written, *marks], words=words)

@@ -70,12 +70,14 @@ def test_marks_that_a_template_writes_are_tokens_too():
         all_special_tokens = ("</s>", "<s>")
 
         def get_added_vocab(self):
-            return {"<s>": 0, "</s>": 1, "<tool>": 2, "<tool_42>": 3}
+            return {"<s>": 0, "</s>": 1, "<tool>": 2, "<tool_42>": 3, "TILE": 4, "token": 5}
 
     template = (
         "{{ bos_token }}[INST] <<SYS>>{{ system }}<</SYS>> {{ m['content'] }} [/INST] x[0] < 5"
     )
+    Tokenizer.all_special_tokens += ("TILE",)
     found = control_tokens(Tokenizer(), template)
+    assert found.neutral("a tile, a TILE, a token") == ("a tile, a T ILE, a token", 1)
     for token in ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "</s>", "<tool>", "<tool_42>"):
         assert found.neutral(f"a {token} b")[1] == 1
     assert found.neutral("a [0] <|im_end|> < 5")[1] == 0

@@ -10,11 +10,13 @@ weights show how a family masks, counts positions and keeps keys and values, not
 """
 
 import argparse
+import io
 import logging
 import sys
 import tempfile
 from pathlib import Path
 
+import PIL.Image
 import torch
 import transformers
 
@@ -24,6 +26,7 @@ import reader_models
 from reader_models import CHAT, MROPE, SIZES, SQUARE, VISION, save, seeded, text_config, tokenizer
 
 from ravqa.core.settings import validate
+from ravqa.readers.base import Prompt
 from ravqa.readers.transformers_llm import TransformersLLM
 from ravqa.readers.transformers_seq2seq import TransformersSeq2Seq
 from ravqa.readers.transformers_vlm import TransformersVLM
@@ -500,8 +503,34 @@ OFF = {
 }
 
 
+def passing(reader):
+    """Control tokens that reach the model from a prompt's text, with and without an image."""
+    control = sorted({*reader._tokenizer.get_added_vocab(), *reader._tokenizer.all_special_tokens})
+    ids = dict(zip(control, reader._tokenizer.convert_tokens_to_ids(control), strict=True))
+    evil = f"What is it? {' in '.join([*control, *reader_marks(reader)])} {''.join(control)}"
+    image = io.BytesIO()
+    PIL.Image.new("RGB", (60, 40), (9, 99, 199)).save(image, "PNG")
+    found = set()
+    for seen in (None, image.getvalue()) if reader.supports_images else (None,):
+        counts = []
+        for text in (evil, "What is it?"):
+            read = reader._inputs([Prompt(text, seen)])["input_ids"][0].tolist()
+            counts.append({token: read.count(i) for token, i in ids.items()})
+        found |= {token for token in control if counts[0][token] != counts[1][token]}
+    return found
+
+
+def reader_marks(reader):
+    """The texts that stand for images."""
+    return reader._marks if reader.supports_images else []
+
+
 def switched_off(name, dtype):
-    """What the reader of a family's tiny model switched off, with the reasons."""
+    """What the reader of a family's tiny model switched off, with the reasons.
+
+    Raises:
+        AssertionError: a control token in a text reaches the model as one.
+    """
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / name.partition(" ")[0]
@@ -512,7 +541,9 @@ def switched_off(name, dtype):
             kind = TransformersLLM if name in CAUSAL else TransformersSeq2Seq
             (causal if name in CAUSAL else encoding)(name, folder)
         options = {"model": str(folder), "device": "cpu", "dtype": dtype}
-        return kind(validate(kind.Config, options, "reader")).switched_off
+        reader = kind(validate(kind.Config, options, "reader"))
+        assert not (found := passing(reader)), f"control tokens pass: {sorted(found)}"
+        return reader.switched_off
 
 
 def main():
