@@ -15,6 +15,7 @@ import binascii
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,14 @@ def image_of(
 
 def named_columns(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """Return the columns with these names, whatever their case and separators, in that order."""
-    found = {_SEPARATORS.sub("", column).lower(): column for column in reversed(list(row))}
+    return list(_columns_named(tuple(row), tuple(names)))
+
+
+@lru_cache(maxsize=256)  # the rows of a table have the same columns
+def _columns_named(columns: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    found = {_SEPARATORS.sub("", column).lower(): column for column in reversed(columns)}
     plain = (_SEPARATORS.sub("", name).lower() for name in names)
-    return list(dict.fromkeys(found[name] for name in plain if name in found))
+    return tuple(dict.fromkeys(found[name] for name in plain if name in found))
 
 
 def unread_image(row: Mapping[str, Any], known: Collection[str]) -> str:
