@@ -8,6 +8,9 @@
     rows.npy         the line of each
     meta.json        written last
 
+Collections consist of such folders, and may come from strangers: lines of JSON hold no program,
+while a database file has views and triggers; and one changed byte damages one passage.
+
 `DiskQuestions` is a sequence of questions in an unnamed temporary file of the cache.
 """
 
