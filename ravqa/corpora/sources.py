@@ -116,19 +116,7 @@ class _File:
 
     def passages(self) -> Iterator[Passage]:
         found = read_passages(self._path, self._sections, self._remarks)
-        return found if self._remarks is None else self._whole(found, self._remarks)
-
-    def _whole(self, passages: Iterable[Passage], remarks: Remarks) -> Iterator[Passage]:
-        """Yield the passages except those whose image is broken."""
-        left = iter(passages)
-        while several := list(itertools.islice(left, _CHECKED)):
-            broken = broken_images([p.image for p in several if p.image is not None])
-            for passage in several:
-                reason = broken.get(passage.image) if passage.image else None
-                if reason is None:
-                    yield passage
-                else:
-                    remarks.break_off(f"{self._path}, passage {passage.passage_id!r}", reason)
+        return found if self._remarks is None else whole(found, self._path, self._remarks)
 
 
 class _Hub:
@@ -149,9 +137,30 @@ class _Hub:
         return self._table.key
 
     def passages(self) -> Iterator[Passage]:
+        found = self._found()
+        return found if self._remarks is None else whole(found, self._table.where, self._remarks)
+
+    def _found(self) -> Iterator[Passage]:
         for where, row in self._table.read():
             with _may_be_left_out(where, self._remarks):
                 yield _row_passage(row, self._images)
+
+
+def whole(passages: Iterable[Passage], where: Path | str, remarks: Remarks) -> Iterator[Passage]:
+    """Yield the passages except those whose image is missing or broken, which are reported.
+
+    Args:
+        where: where they come from, for messages.
+    """
+    left = iter(passages)
+    while several := list(itertools.islice(left, _CHECKED)):
+        broken = broken_images([p.image for p in several if p.image is not None])
+        for passage in several:
+            reason = broken.get(passage.image) if passage.image else None
+            if reason is None:
+                yield passage
+            else:
+                remarks.break_off(f"{where}, passage {passage.passage_id!r}", reason)
 
 
 def read_passages(

@@ -29,7 +29,7 @@ from ravqa.core.records import Passage, Question
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.pages import Remarks
-from ravqa.corpora.sources import PASSAGE_BYTES
+from ravqa.corpora.sources import PASSAGE_BYTES, whole
 from ravqa.corpora.tables import Row
 from ravqa.corpora.values import is_blank, list_of, text, text_of, texts, texts_of
 from ravqa.datasets import processed
@@ -330,7 +330,7 @@ def _corpus(data: Path, subset: str, split: str, remarks: Remarks) -> Corpus:
 
     skips = " skip" if remarks.on_error == "skip" else ""
     return Corpus.build(
-        passages(),
+        whole(passages(), table.where, remarks),
         source=table.where,
         size=table.rows * PASSAGE_BYTES,
         key=lambda: f"m2kr/2 {subset} {table.key}{skips}",

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
@@ -339,6 +340,16 @@ def test_a_caption_that_cannot_be_used_is_named_with_its_line(tmp_path, row, rea
     captions.write_text(json.dumps(first) + "\n" + json.dumps(row))
     with pytest.raises(DataError, match=f"line 2: {re.escape(reason)}"):
         okvqa.load(DatasetRequest(data=folder, options={"captions": captions}))
+
+
+@pytest.mark.parametrize("image", ["gone.png", b"no image", {"bytes": PNG[:50], "path": None}])
+def test_an_image_of_a_passage_of_m2kr_that_cannot_be_used_is_reported(tmp_path, image):
+    request = m2kr_table(tmp_path, {"image": PNG}, passage={"image": image})
+    reason = r"EVQA_passages.*, passage 'x': .*(no such image|not an image|broken image)"
+    with pytest.raises(DataError, match=reason):
+        m2kr.load(replace(request, problems=Problems()))
+    with pytest.raises(DataError, match="the corpus is empty"):  # it was the only one
+        m2kr.load(request)
 
 
 @pytest.mark.parametrize("form", HELD)
