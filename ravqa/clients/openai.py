@@ -33,6 +33,7 @@ from ravqa.core.http import TimeLeft, causes, proxy_for, retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Address, Options, SecretVariable, Strict, Text
+from ravqa.core.texts import encodable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -733,11 +734,6 @@ def one_line(text: object) -> str:
 
 def _as_it_is(reply: R) -> R:
     return reply
-
-
-def encodable(text: str) -> str:
-    """Return text that UTF-8 can encode: lone surrogates, which JSON allows, become "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _address(url: str, why: str) -> None:

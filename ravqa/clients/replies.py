@@ -16,11 +16,11 @@ from ravqa.clients.openai import (
     PASSING,
     NoAnswerError,
     UnusableReplyError,
-    encodable,
     message_in,
     one_line,
 )
 from ravqa.core.marks import is_no_answer, split_thinking
+from ravqa.core.texts import encodable
 
 # Values of finish_reason, in lower case.
 _FAILED = frozenset(

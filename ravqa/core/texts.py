@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def encodable(text: str) -> str:
+    """Return text that UTF-8 can encode: lone surrogates, which JSON allows, become "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def is_wordless(text: str) -> bool:
     """Whether a text shows nothing: it is empty, or white space and invisible characters alone.
 

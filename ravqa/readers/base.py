@@ -19,6 +19,7 @@ from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
 from ravqa.core.marks import is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure
+from ravqa.core.texts import encodable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,16 @@ class Generation:
     log_prob: float | None = None
     tokens: int = 0
     thinking: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        """Replace halves of characters, as of an emoji that was cut in two: no file can hold them.
+
+        This is done before the text is scored, so that a score is of what was written down.
+        """
+        for name in ("text", "thinking"):
+            text = getattr(self, name)
+            if isinstance(text, str) and not text.isascii():  # else a contract is broken elsewhere
+                object.__setattr__(self, name, encodable(text))
 
 
 @dataclass(frozen=True, slots=True)

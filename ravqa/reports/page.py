@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 import ravqa
 from ravqa.core.files import atomic_write
+from ravqa.core.texts import encodable
 from ravqa.reports.charts import mark_svg
 
 REPORT = "report.html"
@@ -59,7 +60,7 @@ def safe_json(value: Any) -> Markup:
 
 def write_page(path: Path, page: str) -> None:
     """Write a page to a temporary file, then rename it; lone surrogates become "?"."""
-    atomic_write(path, page.encode("utf-8", "replace").decode("utf-8"))
+    atomic_write(path, encodable(page))
 
 
 def utf16(text: str) -> int:

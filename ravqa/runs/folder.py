@@ -31,6 +31,7 @@ from ravqa.collections import trust
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.files import LOCK_FILES, atomic_write, check_free, final_name, lock
 from ravqa.core.settings import dump_yaml, read_yaml
+from ravqa.core.texts import encodable
 from ravqa.evaluation.schema import SCHEMA_VERSION, RunConfig, Sample, read_samples
 from ravqa.runs.prompts import OLD_PROMPTS, PROMPTS, PromptLog
 
@@ -192,8 +193,8 @@ class RunDir(OutputFolder):
             )
 
     def write(self, name: str, text: str) -> None:
-        """Write a file atomically."""
-        atomic_write(self.path / name, text)
+        """Write a file atomically; lone surrogates become "?"."""
+        atomic_write(self.path / name, encodable(text))
 
     def samples_path(self, condition: str) -> Path:
         """Return the samples file of the run itself or of one of its controls."""
@@ -217,10 +218,10 @@ class RunDir(OutputFolder):
         return PromptLog(self.path / PROMPTS)
 
     def append_samples(self, condition: str, samples: Iterable[Sample]) -> None:
-        """Append lines and flush them to disk."""
+        """Append lines and flush them to disk; lone surrogates become "?"."""
         text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         with self.samples_path(condition).open("a", encoding="utf-8") as out:
-            out.write(text)
+            out.write(encodable(text))
             out.flush()
             os.fsync(out.fileno())
 

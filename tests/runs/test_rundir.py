@@ -7,6 +7,7 @@ import pytest
 from sample_files import sample
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.readers.base import Generation
 from ravqa.runs.folder import MAIN, RunDir
 
 CONFIG = {"pipeline": {"top_k": 20, "reader": {"name": "a"}}, "run": {"seed": 0}}
@@ -29,6 +30,18 @@ def test_samples_come_back_and_a_torn_last_line_is_cut_off(tmp_path):
         assert path.read_bytes() == whole  # what follows is appended to a whole line
     run.append_samples(MAIN, [sample(2)])
     assert list(run.read_samples(MAIN)) == [1, "x", 2]
+
+
+def test_halves_of_characters_never_stop_a_run(tmp_path):
+    run = open_run(tmp_path / "r", CONFIG)
+    run.append_samples(MAIN, [sample(1, caption="an emoji cut in two: \ud83d")])
+    assert run.read_samples(MAIN)[1]["caption"] == "an emoji cut in two: ?"
+    run.write("results.json", '"\ud83d \U0001f600"')
+    assert (tmp_path / "r" / "results.json").read_text(encoding="utf-8") == '"? \U0001f600"'
+    # A generation is scored as it is written down.
+    made = Generation("koala \ud83d", thinking="\udc00 hm")
+    assert (made.text, made.thinking) == ("koala ?", "? hm")
+    assert Generation("Grüße \U0001f600").text == "Grüße \U0001f600"
 
 
 def test_a_broken_line_elsewhere_is_named(tmp_path):
