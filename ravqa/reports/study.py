@@ -140,7 +140,8 @@ def _link(folder: Path, run: Path | None) -> str | None:
     """Return a relative link to a run's report, if there is one."""
     if run is None or not (run / REPORT).is_file():
         return None
-    return quote(Path(os.path.relpath(run / REPORT, folder)).as_posix())
+    path = Path(os.path.relpath(run / REPORT, folder))
+    return quote(path.as_posix(), errors="surrogateescape")
 
 
 def _figures(variants: Sequence[Variant]) -> list[Figure]:

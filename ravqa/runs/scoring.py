@@ -13,6 +13,7 @@ from ravqa.core.factory import build_part
 from ravqa.core.files import atomic_write, check_file
 from ravqa.core.locations import file_digest
 from ravqa.core.settings import Part, apply_override, validate
+from ravqa.core.texts import encodable
 from ravqa.corpora.tables import read_json, read_jsonl
 from ravqa.datasets import DATASETS
 from ravqa.datasets.base import Dataset, DatasetRequest
@@ -152,7 +153,8 @@ def _report(loaded: ScoreLoaded, console: Console) -> ScoreResults:
     console.unjudged(results)
     if output is not None:
         try:
-            atomic_write(output, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+            text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
+            atomic_write(output, encodable(text))
         except OSError as e:
             raise UserError(
                 f"the output file {output} cannot be written: {e.strerror or e}"

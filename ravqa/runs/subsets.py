@@ -19,6 +19,7 @@ from typing import Literal
 
 from ravqa.core.errors import UserError
 from ravqa.core.files import atomic_write
+from ravqa.core.texts import encodable
 from ravqa.corpora import hub
 from ravqa.datasets import m2kr
 from ravqa.datasets.base import parse_options
@@ -203,9 +204,10 @@ def _write(root: Path, request: RunRequest, split: str, scores: Sequence[Score])
         "limit": request.limit,
         "scores": [asdict(score) for score in scores],
     }
-    atomic_write(root / "table.json", json.dumps(table, ensure_ascii=False, indent=1) + "\n")
+    document = json.dumps(table, ensure_ascii=False, indent=1) + "\n"
+    atomic_write(root / "table.json", encodable(document))
     text = io.StringIO()
     writer = csv.DictWriter(text, [f.name for f in fields(Score)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(score) for score in scores)
-    atomic_write(root / "table.csv", text.getvalue())
+    atomic_write(root / "table.csv", encodable(text.getvalue()))

@@ -17,6 +17,7 @@ from tabulate import DataRow, Line, TableFormat, tabulate
 
 from ravqa.core.files import atomic_write
 from ravqa.core.locations import real_path
+from ravqa.core.texts import encodable
 from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
 from ravqa.runs.finished import SECONDS
@@ -264,13 +265,19 @@ def write_tables(
 ) -> None:
     """Write table.json with the document, and the tables in the other formats.
 
+    Lone surrogates, as in names of folders that are not UTF-8, become "?".
+
     Raises:
         OSError: a file cannot be written.
     """
-    atomic_write(root / "table.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
-    atomic_write(root / "table.csv", as_csv(tables, levels))
-    atomic_write(root / "table.md", as_markdown(tables))
-    atomic_write(root / "table.tex", as_latex(tables))
+    texts = {
+        "table.json": json.dumps(document, ensure_ascii=False, indent=1) + "\n",
+        "table.csv": as_csv(tables, levels),
+        "table.md": as_markdown(tables),
+        "table.tex": as_latex(tables),
+    }
+    for name, text in texts.items():
+        atomic_write(root / name, encodable(text))
 
 
 def _plain(cell: Cell) -> TableCell:

@@ -29,6 +29,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.factory import Key, Session
 from ravqa.core.files import LOCK_FILES, atomic_write
 from ravqa.core.settings import dump_yaml, read_yaml
+from ravqa.core.texts import encodable
 from ravqa.evaluation.schema import TABLE_VERSION, StudyTables
 from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
@@ -181,7 +182,7 @@ class StudyFolder(OutputFolder):
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(exist_ok=True)
-        atomic_write(path, failure.details)
+        atomic_write(path, encodable(failure.details))
 
     def _check(self) -> None:
         """Check that data, controls and seed are unchanged; variants may come and go."""

@@ -1,6 +1,8 @@
 """Numbers beyond all bounds and files that are pipes or devices: one line, and nothing hangs."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from study_files import call, write_data
@@ -34,6 +36,28 @@ def test_a_pipe_in_place_of_a_file_is_one_line(pipe, tmp_path, capsys, arguments
     [line] = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "pipe" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_folders_whose_names_are_not_utf8_are_read_and_written(tmp_path, capsys):
+    here = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9"))
+    data = write_data(here / "data")
+    asked = ["run", "--dataset", "jsonl", "--data", data, "--corpus", data / "passages.jsonl"]
+    asked += ["--pipeline", "bm25-retrieval", "--set", "reader.words=1", "--controls", "none"]
+    for command in (
+        [*asked, "--output", here / "run"],
+        [*asked, "--output", here / "run", "--resume"],
+        ["report", here / "run"],
+        ["compare", here / "run", "--output", tmp_path / "tables"],
+        ["score", here / "run" / "samples.jsonl", "--dataset", "jsonl", "--data", data]
+        + ["--output", here / "scores.json"],
+    ):
+        code, _, err = call(capsys, *command)
+        assert code == 0, err
+    assert json.loads((tmp_path / "tables" / "table.json").read_bytes())["runs"] == [
+        f"{tmp_path}/?/run"
+    ]
+    scores = json.loads((here / "scores.json").read_bytes())
+    assert scores["predictions"]["file"] == f"{tmp_path}/?/run/samples.jsonl"
 
 
 def test_a_seed_below_zero_is_refused_by_compare(tmp_path, capsys):
