@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ravqa.core.errors import DataError
+from ravqa.core.errors import DataError, PromptError
 from ravqa.core.files import atomic_write, check_file, irregular
 from ravqa.core.locations import cache_dir
 from ravqa.core.settings import fingerprint
@@ -99,14 +99,15 @@ def open_for_library(source: Path | bytes) -> Image:
     """An image as `open_image` gives it, for a library that scales it by its shorter side.
 
     Raises:
-        DataError: as `open_image`; or it is more than MAX_RATIO times as long as wide, so that
-            scaling could take all memory.
+        DataError: as `open_image`.
+        PromptError: it is more than MAX_RATIO times as long as wide, so that scaling could take all
+            memory; other images can be used.
     """
     image = open_image(source)
     if max(image.size) > MAX_RATIO * min(image.size):
         name = str(source) if isinstance(source, Path) else "image given as bytes"
         width, height = image.size
-        raise DataError(
+        raise PromptError(
             f"{name}: {width}x{height} pixels: one side is more than {MAX_RATIO} times the other"
         )
     return image

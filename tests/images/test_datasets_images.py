@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravqa.core.errors import DataError
+from ravqa.core.errors import DataError, PromptError
 from ravqa.core.records import Question
 from ravqa.datasets.base import DatasetRequest, Problems
 from ravqa.datasets.checks import check_images
@@ -681,7 +681,7 @@ def test_an_image_that_another_library_could_not_scale_is_refused():
 
     assert open_for_library(line(200, 1)).size == (200, 1)
     for size in ((201, 1), (1, 10_000), (10_000, 3)):
-        with pytest.raises(DataError, match="one side is more than 200 times the other"):
+        with pytest.raises(PromptError, match="one side is more than 200 times the other"):
             open_for_library(line(*size))
 
 

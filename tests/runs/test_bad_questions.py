@@ -154,6 +154,14 @@ def test_an_image_that_the_processor_refuses(folder, capsys, monkeypatch):
     check(folder, capsys, message, reader=reader, retriever="{name: random}")
 
 
+def test_an_image_that_is_too_thin_for_any_processor(folder, capsys):
+    Image.new("RGB", (900, 3)).save(folder / f"{BAD}.png")
+    model = reader_models.llava(folder / "llava")
+    message = f"{folder}/{BAD}.png: 900x3 pixels: one side is more than 200 times the other"
+    reader = f"{{name: transformers-vlm, model: {model}, device: cpu, max_new_tokens: 3}}"
+    check(folder, capsys, message, reader=reader, retriever="{name: random}")
+
+
 def test_a_question_that_the_encoder_refuses(folder, capsys):
     retriever = "{name: late-interaction, encoder: {name: refusing}, query: {question: 1.0}}"
     message = "the encoder refusing: 'no such word'"
