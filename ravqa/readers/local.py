@@ -233,16 +233,27 @@ class LocalReader(Reader):
         """Return the model whose `generate` takes the inputs."""
         return self._model
 
-    def _check_template(self, prompt: Prompt) -> None:
-        """Reject a chat template that fails for every prompt, before a run begins.
+    def _check_template(self, prompt: Prompt, other: Prompt) -> None:
+        """Reject a chat template that fails for every prompt or hides a part of it.
+
+        Args:
+            prompt: an ordinary prompt.
+            other: one with another text, or without its image.
 
         Raises:
-            UserError: the template fails.
+            UserError: the template fails, or renders both alike.
         """
         try:
             text = self._text(prompt)
+            alike = text == self._text(other)
         except PromptError as e:
             raise UserError(str(e)) from None
+        if alike and self._template is not None:
+            hidden = "question" if prompt.image is None else "image"
+            raise UserError(
+                f"{self._why}: the chat template of {self.weights} never shows the {hidden}: set "
+                "prompt_form to plain, or replace the template"
+            )
         if self._may_think and self._marks_of_thinking.closing(text):
             self.max_thinking_tokens = self._thinking_budget
 

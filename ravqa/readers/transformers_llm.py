@@ -54,7 +54,7 @@ class TransformersLLM(LocalReader):
         self._template = config.template(tokenizer.chat_template, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
         self.control_tokens = control_tokens(tokenizer, self._template)
-        self._check_template(Prompt("What is it?"))
+        self._check_template(Prompt("What is it?"), Prompt("Who is it?"))
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         self._last_ids: list[int] = []
         # A beam search would need the shared beginning once per beam.

@@ -102,13 +102,9 @@ class TransformersVLM(LocalReader):
         self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
         self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
         self.fingerprint = placement.fingerprint("transformers-vlm/3", thinks=self._may_think)
-        self._check_template(Prompt("What is it?"))
-        self._check_template(Prompt("What is it?", b""))  # the image is not opened
-        if self._template and self._given(Prompt("x", b"")) == self._given(Prompt("x")):
-            raise UserError(
-                f"{_WHY}: the chat template of {config.model} never shows the image: set "
-                "prompt_form to plain, or replace the template"
-            )
+        asked = Prompt("What is it?")
+        self._check_template(asked, Prompt("Who is it?"))
+        self._check_template(Prompt(asked.text, b""), asked)  # the image is not opened
         self._find_opening(Prompt("What is it?"))
         self._check_model()
 

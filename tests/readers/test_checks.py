@@ -214,6 +214,13 @@ def test_a_way_to_read_that_fails_is_not_used(folder, wrong):
     }
 
 
+def test_a_template_that_never_shows_the_question_is_refused(folder, tmp_path):
+    path = shutil.copytree(folder("llama"), tmp_path / "deaf")
+    (path / "chat_template.jinja").write_text("USER: hello ASSISTANT:", encoding="utf-8")
+    with pytest.raises(UserError, match=r"deaf never shows the question: set prompt_form to plain"):
+        load(str(path), prompt_form="chat")
+
+
 def test_a_template_that_never_shows_the_image_is_refused(folder, tmp_path):
     path = shutil.copytree(folder("llava"), tmp_path / "blind")
     template = "USER: {{ messages[0].content[-1].text }} ASSISTANT:"
