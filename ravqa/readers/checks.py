@@ -41,10 +41,10 @@ _LIKELY = math.log(1e-4)  # of tokens that are compared in half precision
 _TOKENS = 4  # written after each prompt alone; the first two are compared with other generations
 _LARGE = 10_000_000  # parameters of a model from which on a check is slow, and kept in the cache
 _BEGINNING = "The koala eats the leaves of one tree and sleeps in it for most of the day.\n"
-_SHORT = f"{_BEGINNING}Question: What is it? Answer:"
-_OTHER = f"{_BEGINNING}Question: Who is it? Answer:"  # as long, in most vocabularies
+_SHORT = f"{_BEGINNING}What is it?"
+_OTHER = f"{_BEGINNING}Who is it?"  # as long, in most vocabularies
 # The others get more padding beside it than they have tokens: some errors need as much.
-_LONG = f"{_BEGINNING * 3}Question: Which animal is it, where is it, what does it eat? Answer:"
+_LONG = f"{_BEGINNING * 2}Question: Which animal is it, where is it, what does it eat? Answer:"
 _SIZES = ((224, 168), (168, 336))  # of images, in pixels
 
 Ability = Literal["batches", "sharing", "score", "next_token_logprobs"]
@@ -108,7 +108,7 @@ def _key(reader: LocalReader) -> str:
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
     versions = [torch.__version__, transformers.__version__]
-    return fingerprint("check/2", reader.fingerprint, versions, device.type, machine)
+    return fingerprint("check/3", reader.fingerprint, versions, device.type, machine)
 
 
 def _checked(reader: LocalReader) -> dict[str, str]:
