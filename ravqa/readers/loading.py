@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -227,14 +228,31 @@ def model_context(config: Any, tokenizer: Any, max_new_tokens: int) -> tuple[int
     return (min(known) + max_new_tokens if known else None), bool(limit)
 
 
-def stop_ids(tokenizer: Any, generation_config: Any, *, newline: bool, why: str) -> list[int]:
+def vocabulary(model: Any) -> int:
+    """Return how many tokens a model knows: the rows of its embeddings, some of them unused."""
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", 0)
+    return max(int(rows), int(getattr(model.config.get_text_config(), "vocab_size", 0)))
+
+
+def stop_ids(
+    tokenizer: Any, generation_config: Any, *, newline: bool, why: str, known: int | None = None
+) -> list[int]:
     """Return the end tokens: the model's, else the tokenizer's; and line breaks if `newline`.
 
+    Args:
+        known: number of tokens that the model knows; end tokens beyond them are left out.
+
     Raises:
-        UserError: there is no end token.
+        UserError: there is no end token, or the model can write none of them.
     """
     ends = generation_config.eos_token_id
-    stops = [ends] if isinstance(ends, int) else [end for end in ends or [] if end is not None]
+    given = ends if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+    stops = [end for end in given if isinstance(end, int) and 0 <= end < (known or math.inf)]
+    if not stops and any(end is not None for end in given):
+        raise UserError(
+            f"{why}: generation never ends: the end token {ends!r} of its generation configuration "
+            f"is not one of the model's {known} tokens"
+        )
     if not stops and tokenizer.eos_token_id is not None:
         stops = [tokenizer.eos_token_id]
     if newline:

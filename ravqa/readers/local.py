@@ -33,6 +33,7 @@ from ravqa.readers.loading import (
     input_device,
     model_context,
     stop_ids,
+    vocabulary,
 )
 from ravqa.readers.streaming import greedy, whole_words
 from ravqa.readers.thinking import Marks, Thought
@@ -144,8 +145,10 @@ class LocalReader(Reader):
         chat = config if isinstance(config, ChatConfig) else None
         own = self._decoder.generation_config
         newline = chat is not None and chat.stop_at_newline
-        self._stops = stop_ids(tokenizer, own, newline=newline, why=why)
-        self._own_stops = stop_ids(tokenizer, own, newline=False, why=why)
+        self._known = vocabulary(self._decoder)
+        find = functools.partial(stop_ids, tokenizer, own, why=why, known=self._known)
+        self._stops = find(newline=newline)
+        self._own_stops = find(newline=False)
         self.ends = frozenset(self._stops)
         self._marks_of_thinking = Marks(tokenizer, self._template)
         self._may_think = chat is not None and self._marks_of_thinking.some
@@ -176,6 +179,22 @@ class LocalReader(Reader):
         self._states: list[State] = []
         self._last: dict[Key, Any] = {}  # states of the last call
         self.weights = placement.weights
+
+    def _check_ids(self, ids: Sequence[Sequence[int]]) -> None:
+        """Refuse a tokenizer's numbers that the model does not know.
+
+        An accelerator would fail as a whole on them.
+
+        Raises:
+            PromptError: there is one; other prompts may have none.
+        """
+        for row in ids:
+            if row and max(row) >= self._known:
+                token = self._tokenizer.convert_ids_to_tokens(max(row))
+                raise PromptError(
+                    f"{self._why}: the tokenizer gives {token!r} the number {max(row)}, but the "
+                    f"model has only {self._known} tokens"
+                )
 
     def _check_model(self) -> None:
         """Check the model's abilities, and switch off those that it does not have.

@@ -77,6 +77,7 @@ class TransformersLLM(LocalReader):
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=plain)["input_ids"]
         if not all(ids):
             raise PromptError(f"{_WHY}: a prompt without tokens")
+        self._check_ids(ids)
         return ids
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:

@@ -49,6 +49,7 @@ class TransformersSeq2Seq(LocalReader):
         if not prompts:
             return []
         ids = self._tokenizer([self._text(prompt) for prompt in prompts])["input_ids"]
+        self._check_ids(ids)
         return [len(row) for row in ids]
 
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import sys
+import types
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
@@ -490,6 +491,31 @@ class BreakingTokenizer:
     def __call__(self, text, add_special_tokens):
         known = {"\n": [5, 7], "\n\n": [8], "\r\n": [6, 7]}
         return {"input_ids": known.get(text, [5, 6, 7])}
+
+
+@pytest.mark.parametrize("ends", [9, -1, 2**70, "</s>", [9, 2**70], ["a", None]])
+def test_end_tokens_that_a_model_cannot_write_are_refused(ends):
+    own = types.SimpleNamespace(eos_token_id=ends)
+    with pytest.raises(UserError, match=r"x: generation never ends: .* one of the model's 9 tok"):
+        stop_ids(BreakingTokenizer(), own, newline=False, why="x", known=9)
+    own.eos_token_id = [8, ends]
+    assert stop_ids(BreakingTokenizer(), own, newline=False, why="x", known=9) == [8]
+
+
+def test_tokens_that_a_model_does_not_know_fail_their_prompt(folder, tmp_path):
+    copied = tmp_path / "model"
+    shutil.copytree(folder("llama"), copied)
+    file = copied / "tokenizer.json"
+    values = json.loads(file.read_text())
+    mark = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = {"id": 9000, "content": "okapi", "special": False, **mark}
+    values["added_tokens"].append(added)
+    file.write_text(json.dumps(values))
+    config = TransformersLLM.Config(model=str(copied), prompt_form="plain")
+    tested = TransformersLLM(config)
+    good, bad = tested.generate([Prompt("What is it?"), Prompt("Is it an okapi?")])
+    assert isinstance(good, Generation)
+    assert re.search("the tokenizer gives 'okapi' the number .* the model has only", bad.reason)
 
 
 def test_tokens_of_several_line_breaks_end_an_answer_too():
