@@ -18,9 +18,10 @@ from jinja2.exceptions import SecurityError
 
 from ravqa.core.errors import PromptError, UserError, near_matches
 from ravqa.core.failures import failures
+from ravqa.core.files import check_file
 from ravqa.core.locations import PROMPTS, packaged
 from ravqa.core.records import Passage, Question, Region
-from ravqa.core.templates import LimitedEnvironment, compiled
+from ravqa.core.templates import LARGEST_SOURCE, LimitedEnvironment, compiled
 from ravqa.readers.base import Prompt, Reader
 
 _MIN_ATTRIBUTE = 0.05  # RA-VQA's prompts name an object's attributes with higher scores, ...
@@ -149,8 +150,10 @@ class PromptTemplate:
                 known = [p.stem for p in PROMPTS.glob("*.jinja")]
                 raise UserError(f"no prompt {name!r}: {near_matches(name, known)}")
             path = found
+        check_file(path)
         try:
-            source = path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8") as file:
+                source = file.read(LARGEST_SOURCE + 1)
         except (OSError, UnicodeDecodeError) as e:
             raise UserError(f"prompt {path} cannot be read: {e}") from None
         return cls(source, name=path.name)

@@ -25,7 +25,9 @@ from jinja2.visitor import NodeTransformer
 LARGEST = 2**22
 """Most characters of a rendered text, and of each value in between."""
 
-_LARGEST_SOURCE = 2**20  # characters of a template
+LARGEST_SOURCE = 2**20
+"""Most characters of a template."""
+
 _MADE = 2**28  # characters of all values of one rendering together
 _STEPS = 300_000  # rounds of loops, calls, filters and operators
 _SECONDS = 10.0  # of processor time: comparing large values is one step too
@@ -296,8 +298,8 @@ def compiled(environment: LimitedEnvironment, source: str) -> Template:
     Raises:
         TemplateError: bad syntax, or a template that is too long or nested too deeply.
     """
-    if len(source) > _LARGEST_SOURCE:
-        raise TemplateError(f"it is longer than {_LARGEST_SOURCE} characters")
+    if len(source) > LARGEST_SOURCE:
+        raise TemplateError(f"it is longer than {LARGEST_SOURCE} characters")
     try:
         source.encode()
         return environment.from_string(source)

@@ -2,6 +2,8 @@
 
 # ruff: noqa: RUF001 (Chinese punctuation)
 
+import os
+
 import pytest
 
 from ravqa.answering.answerer import Answerer
@@ -169,6 +171,16 @@ def test_bad_syntax_is_named_with_its_line():
 def test_a_template_without_measure_is_one_line_that_names_it(source, message):
     with pytest.raises(UserError, match=message):
         PromptTemplate(source, name="p")
+
+
+def test_a_pipe_or_a_huge_file_in_place_of_a_template_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jinja")
+    with pytest.raises(UserError, match=r"pipe.jinja is a pipe, socket or device"):
+        PromptTemplate.load(str(tmp_path / "pipe.jinja"))
+    with (tmp_path / "huge.jinja").open("wb") as file:
+        file.truncate(2**34)  # takes no room on the disk
+    with pytest.raises(UserError, match=r"prompt huge.jinja: it is longer than 1048576 characters"):
+        PromptTemplate.load(str(tmp_path / "huge.jinja"))
 
 
 @pytest.mark.parametrize(
