@@ -25,6 +25,7 @@ from ravqa.core.files import written_beside
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.corpora import kb
 from ravqa.corpora.tables import JSON_LINES, open_text, suffix_of
+from ravqa.corpora.values import identity
 from ravqa.evaluation.schema import Retrieved, numbered_lines, parsed
 
 _WHITE = re.compile(r"\s")
@@ -139,16 +140,26 @@ def _static_rows(path: Path) -> _Rows:
     for number, item in enumerate(kb.static_items(path), 1):
         where = f"{path}, question {number}"
         entries = kb.top_passages(item, where)
-        if "question_id" not in item:
-            raise DataError(f"{where}: no 'question_id'")
-        pairs = [(str(e["passage_id"]), _score(e.get("score"), where)) for e in entries]
-        yield where, str(item["question_id"]), pairs
+        pairs = [(_id(e, "passage_id", where), _score(e.get("score"), where)) for e in entries]
+        yield where, _id(item, "question_id", where), pairs
+
+
+def _id(row: Mapping[str, object], key: str, where: str) -> str:
+    try:
+        found = identity(row, key)
+    except DataError as e:
+        raise DataError(f"{where}: {e}") from None
+    if found is None:
+        raise DataError(f"{where}: no {key!r}")
+    return str(found)
 
 
 def _score(value: object, where: str) -> float:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: the score {value!r} is not a number") from None
 
 

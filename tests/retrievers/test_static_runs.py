@@ -97,7 +97,21 @@ def test_a_static_file_of_another_form_is_named(tmp_path, document, reason):
         read_run(path)
 
 
-@pytest.mark.parametrize("score", [None, "high", float("nan")])
+@pytest.mark.parametrize("value", [None, "", [], {}, ["a"], True, 1.5, 1.0])
+@pytest.mark.parametrize("key", ["question_id", "passage_id"])
+def test_an_id_that_is_none_is_named_and_not_made_a_word(tmp_path, key, value):
+    pytest.importorskip("ijson")
+    entry = {"passage_id": "a", "content": "x", "score": 1.0}
+    item = {"question_id": "1", "top_ranking_passages": [entry]}
+    (entry if key == "passage_id" else item)[key] = value
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"output": [item]}))
+    with pytest.raises(DataError, match=rf"r\.json, question 1: .*'{key}'") as caught:
+        read_run(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("score", [None, "high", float("nan"), True, [], {}])
 def test_a_score_that_is_no_number_is_named(tmp_path, score):
     pytest.importorskip("ijson")
     entries = [{"passage_id": "a", "content": "x", "score": score}]
