@@ -128,16 +128,8 @@ class Corpus(Mapping[str, Passage]):
         skips = remarks is not None and remarks.on_error == "skip"
         broken = remarks.broken if remarks is not None else []
 
-        def passages() -> Iterator[Passage]:
-            empty = True
-            for passage in itertools.chain.from_iterable(s.passages() for s in sources):
-                empty = False
-                yield passage
-            if empty and broken:
-                raise DataError(f"no passage can be used: {broken[0]}")
-
         return cls.build(
-            passages(),
+            itertools.chain.from_iterable(s.passages() for s in sources),
             source=", ".join(str(p) for p in paths),
             size=sum(source.size for source in sources),
             key=lambda: fingerprint([*(["skip"] if skips else []), *(s.key() for s in sources)]),
@@ -166,14 +158,23 @@ class Corpus(Mapping[str, Passage]):
                 on disk adds what was left out when it was made.
 
         Raises:
-            DataError: an id occurs twice, or there are no passages.
+            DataError: an id occurs twice, or there are no passages, or none that can be used.
         """
         broken = [] if broken is None else broken
+
+        def some() -> Iterator[Passage]:
+            empty = True
+            for passage in passages:
+                empty = False
+                yield passage
+            if empty and broken:
+                raise DataError(f"no passage can be used: {broken[0]}")
+
         if size <= IN_MEMORY:
-            corpus = cls(passages, source=source, repeats=repeats)
+            corpus = cls(some(), source=source, repeats=repeats)
         else:
             name = fingerprint("corpus/2", repeats, key())
-            corpus = DiskCorpus(name, passages, source=source, repeats=repeats, broken=broken)
+            corpus = DiskCorpus(name, some(), source=source, repeats=repeats, broken=broken)
         corpus.left_out = tuple(broken)
         return corpus
 
