@@ -975,7 +975,7 @@ def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
     Raises:
         DataError: the file cannot be read, or a line is not a sample (its number is named).
     """
-    seen: dict[int | str, int] = {}
+    seen: dict[str, int] = {}  # 1 and "1" are one id
     for number, line in numbered_lines(path):
         if not line.endswith(b"\n"):
             return
@@ -995,12 +995,10 @@ def read_samples(path: Path) -> Iterator[tuple[int, Sample]]:
         check_ranks(sample, where)
         if bool(sample["answers"]) != (sample["answer_ranks"] is not None):
             raise DataError(f"{where}: not a sample of a run ('answer_ranks' without 'answers')")
-        if sample["question_id"] in seen:
-            raise DataError(
-                f"{where}: question {sample['question_id']} is already in line "
-                f"{seen[sample['question_id']]}"
-            )
-        seen[sample["question_id"]] = number
+        name = str(sample["question_id"])
+        if name in seen:
+            raise DataError(f"{where}: question {name} is already in line {seen[name]}")
+        seen[name] = number
         yield number, sample
 
 
@@ -1011,7 +1009,7 @@ _RANKS = ("answer_ranks", "id_ranks", "article_ranks")
 def check_ranks(sample: Predicted, where: str) -> None:
     """Check that every rank of a sample is a place in its ranking, each once and in order.
 
-    All stages of a sample have the same kinds of ranks.
+    No passage occurs twice in a ranking, and all stages of a sample have the same kinds of ranks.
 
     Raises:
         DataError: one is not, so that the retrieval scores would be wrong.
@@ -1024,6 +1022,8 @@ def check_ranks(sample: Predicted, where: str) -> None:
             raise DataError(
                 f"{where}: not a sample of a run (stages with different kinds of ranks)"
             )
+        if len({passage for passage, _ in ranking["hits"]}) < len(ranking["hits"]):
+            raise DataError(f"{where}: not a sample of a run (a passage occurs twice in 'hits')")
         answers: Mapping[str, Any] = ranking["answer_ranks"] or {}
         lists = {f"answer_ranks.{rule}": ranks for rule, ranks in answers.items()}
         lists |= {"id_ranks": ranking["id_ranks"], "article_ranks": ranking["article_ranks"]}

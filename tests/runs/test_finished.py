@@ -90,6 +90,7 @@ SAMPLES = [
     (("answer_ranks", "ravqa"), [1, 1]),
     (("answer_ranks", "word"), [10**30]),
     (("hits",), []),
+    (("stages", 0, "hits"), [["p1", 2.0 - i / 8] for i in range(9)]),
     (("answers",), []),
     (("answer_ranks",), None),
     (("read", "answer_ranks"), None),
@@ -173,8 +174,11 @@ def test_a_line_that_is_no_sample_is_named(run, line):
     first, second, *rest = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([first, line + b"\n", *rest]))
     refused(run, "samples.jsonl, line 2: not a sample of a run (")
-    path.write_bytes(b"".join([first, second, first, *rest[1:]]))
-    refused(run, "samples.jsonl, line 3: question 0 is already in line 1")
+    twin = first.replace(b'"question_id": 0,', b'"question_id": "0",')
+    assert twin != first
+    for again in (first, twin):
+        path.write_bytes(b"".join([first, second, again, *rest[1:]]))
+        refused(run, "samples.jsonl, line 3: question 0 is already in line 1")
 
 
 def test_a_file_that_is_cut_off_is_named(run):
