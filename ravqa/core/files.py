@@ -81,12 +81,15 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
+def written_beside(path: Path, *, others: bool = True) -> Iterator[Path]:
     """Yield a new, empty file to write; at the end, flush it to disk and rename it to `path`.
 
     Its permissions follow the umask. After an exception it is removed.
+
+    Args:
+        others: see `remove_leftovers`.
     """
-    remove_leftovers(path)
+    remove_leftovers(path, others=others)
     temporary, handle = _claimed(path, folder=False)
     try:
         yield temporary
@@ -151,12 +154,16 @@ def _claimed(path: Path, *, folder: bool) -> tuple[Path, int]:
         os.close(handle)  # mistaken for a leftover between the two calls
 
 
-def remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path, *, others: bool = True) -> None:
     """Remove what killed processes left behind when writing `path`.
 
     In the cache folder, what they left behind of other files beside it is removed too.
+
+    Args:
+        others: False leaves other files alone: where several processes write by a library that
+            replaces the file it is given, these no longer carry the mark of being in use.
     """
-    every = is_cached(path)
+    every = others and is_cached(path)
     for name in os.listdir(path.parent):
         final = final_name(name)
         if final is None or (final != path.name and not every):

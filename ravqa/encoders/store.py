@@ -137,7 +137,7 @@ class EmbeddingStore:
             "lengths": np.array([len(array) for array in encoded], dtype=np.int64),
             "stats": np.array(astuple(encoded.stats), dtype=np.int64),
         }
-        with written_beside(self._file(number)) as temporary:
+        with written_beside(self._file(number), others=False) as temporary:
             save_file({**arrays, "checksum": _checksum(arrays)}, temporary)
 
     def __iter__(self) -> Iterator[Vectors]:

@@ -217,6 +217,28 @@ def test_a_damaged_chunk_is_encoded_again(tmp_path):
     assert_same(again, expected)
 
 
+def test_a_chunk_that_another_process_writes_is_left_alone_and_ones_own_leftover_is_not(
+    fresh_cache,
+):
+    path = fresh_cache / "embeddings" / "key"
+    path.mkdir(parents=True)
+    mine, theirs = (
+        path / ".000000.safetensors.0123abcd.part",
+        path / ".000001.safetensors.4567abcd.part",
+    )
+    mine.touch()
+    theirs.touch()  # without a mark: safetensors replaces the file that it is given
+    corpus_embeddings(Words(), corpus(300), path, None)
+    assert (path / "000000.safetensors").is_file()
+    assert not mine.exists()
+    assert not theirs.exists()  # once that chunk was written here
+    theirs = path / ".000009.safetensors.4567abcd.part"
+    theirs.touch()
+    (path / "000000.safetensors").unlink()
+    corpus_embeddings(Words(), corpus(300), path, None)
+    assert theirs.exists()
+
+
 def test_no_changed_byte_of_a_chunk_is_taken_for_vectors(tmp_path, caplog):
     store = corpus_embeddings(Words(), corpus(300), tmp_path / "store")
     for file in (tmp_path / "store").glob("*.safetensors"):
