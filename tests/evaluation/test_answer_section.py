@@ -6,10 +6,13 @@ import pytest
 from table_judge import ByTable
 
 from ravqa.core.errors import DataError
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import answer_section, score_answers
+from ravqa.evaluation.answers import answer_section, points, score_answers, score_raw
+from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.base import AnswerRecord
+from ravqa.metrics.statistics.intervals import bootstrap, paired_test
 
 
 def sample(answer, *drafts):
@@ -116,3 +119,149 @@ def test_a_reference_that_cannot_be_matched_is_the_datas_error(dataset):
     broken = [replace(dataset.questions[0], answers=("the",))]
     with pytest.raises(DataError, match="E-VQA: the reference 'the' is empty after the clean-up"):
         score_answers(dataset, broken, [AnswerRecord("oak")])
+
+
+# --- the whole section, key by key
+
+
+def rounded(interval):
+    return [round(interval.low, 4), round(interval.high, 4)]
+
+
+@pytest.fixture
+def whole():
+    """Four questions about three images, of two types and one without; a run and a control."""
+    types = {1: "one", 2: "one", 3: "two", 4: None}
+    dataset = Dataset(
+        name="okvqa",
+        label="d",
+        split="test",
+        questions=tuple(
+            Question(i, "q", image_id=i // 2, answers=("cat",) * 10, question_type=kind)
+            for i, kind in types.items()
+        ),
+        metric="vqa_accuracy",
+        fingerprint="",
+        question_types={"one": "Animals"},
+        info={"version": "1.1"},
+        sample=True,
+    )
+    run = {
+        1: {"answer": "cat", "raw": "cat", "cut": 2, "neutralised": 1},
+        2: {"answer": "cat", "raw": "a cat!", "neutralised": 3},
+        3: {"answer": None, "raw": "cat", "error": "the reader has no idea"},
+        4: {"answer": " ", "raw": "", "cut": 1},
+    }
+    none = {1: {"answer": "cat"}, 2: {"answer": "dog"}, 3: {"answer": "dog"}, 4: {"answer": "cat"}}
+    return dataset, {"main": run, "none": none}
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_every_key_of_the_section_of_answers(whole, seed):
+    dataset, conditions = whole
+    section = answer_section(dataset, conditions, seed=seed)
+    images = {i: i // 2 for i in range(1, 5)}
+    main = {1: 100.0, 2: 100.0, 3: 0.0, 4: 0.0}
+    raw = {1: 100.0, 2: 0.0, 3: 100.0, 4: 0.0}  # the same ten answers are not cleaned up
+    none = {1: 100.0, 2: 0.0, 3: 0.0, 4: 100.0}
+
+    def means(scores):
+        return {
+            "score": sum(scores.values()) / len(scores),
+            "interval_95": rounded(
+                bootstrap(list(scores.values()), [images[q] for q in scores], seed=seed)
+            ),
+            "unjudged": [],
+        }
+
+    def group(scores, *ids):
+        found = means({q: scores[q] for q in ids})
+        return {
+            "mean": found["score"],
+            "questions": len(ids),
+            "interval_95": found["interval_95"],
+        }
+
+    test = paired_test(main, none, images, seed=seed)
+    assert section == {
+        "metric": "vqa_accuracy",
+        "label": "VQA accuracy",
+        "right": "one of the references",
+        "rule": {"normalization": "official"},
+        "questions": 4,
+        "conditions": {
+            "main": {
+                **means(main),
+                "raw": means(raw),
+                "cut": {"passages": 3, "questions": 2},
+                "neutralised": {"tokens": 4, "questions": 2},
+                "unanswered": [{"question_id": 3, "reason": "the reader has no idea"}],
+                "empty": 1,
+                "exact_match": {"1": 50},
+                "hits": None,
+                "groups": {"Animals": group(main, 1, 2), "two": group(main, 3)},
+            },
+            "none": {
+                **means(none),
+                "raw": None,
+                "cut": {"passages": 0, "questions": 0},
+                "neutralised": {"tokens": 0, "questions": 0},
+                "unanswered": [],
+                "empty": 0,
+                "exact_match": {"1": 50},
+                "hits": None,
+                "groups": {"Animals": group(none, 1, 2), "two": group(none, 3)},
+            },
+        },
+        "comparisons": {
+            "main - none": {
+                "difference": round(test.difference.mean, 4),
+                "interval_95": rounded(test.difference),
+                "p_value": round(test.p_value, 5),
+                "wins": 1,
+                "losses": 1,
+                "ties": 2,
+                "hit_success_ratio": 25,
+                "free_success_ratio": 25,
+            }
+        },
+    }
+
+
+def test_scores_that_stand_are_taken_with_their_reasons(whole):
+    dataset, conditions = whole
+    known = {
+        1: {"score": 1.0, "raw_score": 0.5},
+        2: {"unjudged": "no verdict", "score": 0.0, "raw_score": 0.25},
+        3: {"score": 0.25, "raw_unjudged": "no idea", "raw_score": 0.0},
+        4: {"score": 0.0, "raw_score": 0.0},
+    }
+    run = {q: sample | known[q] for q, sample in conditions["main"].items()}
+    found = answer_section(dataset, {"main": run}, seed=0, scored=True)["conditions"]["main"]
+    assert (found["score"], found["raw"]["score"]) == (31.25, 18.75)
+    assert found["unjudged"] == [{"question_id": 2, "reason": "no verdict"}]
+    assert found["raw"]["unjudged"] == [{"question_id": 3, "reason": "no idea"}]
+
+
+def test_the_dataset_in_the_results(whole):
+    dataset, _ = whole
+    assert dataset_section(dataset) == {
+        "name": "okvqa",
+        "label": "d",
+        "sample": True,
+        "split": "test",
+        "questions": 4,
+        "images": 3,
+        "version": "1.1",
+    }
+
+
+def test_raw_generations_are_judged_too(dataset):
+    samples = {i: {"answer": "x", "raw": "tree"} for i in range(3)}
+    judge = ByTable({("elm", "tree"): 0.9})
+    found = answer_section(dataset, {"main": samples}, seed=0, judge=judge)["conditions"]["main"]
+    assert (found["score"], found["raw"]["score"]) == (0, 33.3333)
+    assert points(Failure("no verdict")) == 0
+    assert points(0.3) == 0.3
+    with pytest.raises(ValueError, match="zip"):
+        score_raw(dataset, dataset.questions, [AnswerRecord("a")], [1.0])
