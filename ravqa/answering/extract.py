@@ -68,9 +68,10 @@ _MARKDOWN = (
 
 # Phrases such as "Sure!", which say nothing; "Hello, Dolly!" and "OK, USA" may be answers.
 _COURTESY = re.compile(
-    r"\A\s*(?:[*_]*(?:sure(?:\s+thing)?|certainly|of\s+course|absolutely|definitely|okay|alright"
-    r"|(?:great|good)\s+question)[*_]*\s*[,.!:\u2013\u2014-]+[*_]*\s+"
-    r"|[*_]*(?:当然(?:可以)?|好的)[*_]*[\uff01!\uff0c,。][*_]*\s*)+(?=\W*\w)",
+    r"\A(?:[\W_]*(?:sure(?:\s+thing)?|certainly|of\s+course|absolutely|definitely|okay|alright|gladly"
+    r"|(?:great|good)\s+question|no\s+problem|happy\s+to\s+help|with\s+pleasure)"
+    r"[*_`]*\s*[,.!:\u2013\u2014-]+(?:[*_`\"']*\s+|(?<=!)(?=\w))"
+    r"|[\W_]*(?:当然(?:可以)?|好的)[*_]*[\uff01!\uff0c,。][*_]*\s*)+(?=\W*\w)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[^\W_]{2})[.!?](?=\s+[\"'“(]?[A-Z])|[。\uff01\uff1f](?=.)")

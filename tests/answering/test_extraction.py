@@ -163,6 +163,20 @@ def test_extraction_with_all_rules(raw, expected):
         ("**Sure!**\n\n- Koala", "What animal is it?", "koala"),
         ("**Of course!** <answer>koala</answer>", "What animal is it?", "koala"),
         ("**Sure!**", "Is it?", "sure"),
+        *(
+            (text, "What animal is it?", "koala")
+            for text in (
+                *(
+                    "`Sure!` It is a koala.",
+                    "> Sure! It is a koala.",
+                    "### Sure!\n\nIt is a koala.",
+                ),
+                *("\u200bSure! It is a koala.", "Sure!It is a koala", "No problem! It's a koala."),
+                *("Sure! Of course, it is a koala.", '"Certainly!" It is a koala.'),
+            )
+        ),
+        ("sure-footed", "How does it walk?", "sure-footed"),
+        ("Of course-correction", "What is it?", "of course-correction"),
         ("**Absolutely Fabulous**", "Which series?", "absolutely fabulous"),
         ("It's located in Rome, Italy.", "Where is this?", "rome, italy"),
         ("They are used for music", "What are these used for?", "music"),
