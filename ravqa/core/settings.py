@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ravqa.core.errors import UserError, near_matches
 from ravqa.core.files import check_file
 from ravqa.core.locations import PIPELINES, packaged
-from ravqa.core.yaml_loader import load_yaml
+from ravqa.core.yaml_loader import load_yaml, reason_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -355,8 +355,8 @@ def split_override(override: str) -> tuple[str, Any]:
         raise UserError(f"--set {override!r}: key.path=value is expected")
     try:
         return key, load_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is not a date
-        raise UserError(f"--set {override!r}: the value is not YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # 2020-13-45 is not a date
+        raise UserError(f"--set {override!r}: the value is not YAML{reason_of(e)}") from None
 
 
 def as_override(key: str, value: Any) -> str:

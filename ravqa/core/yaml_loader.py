@@ -78,6 +78,12 @@ def _whole(loader: StrictLoader, node: yaml.ScalarNode) -> int:
 StrictLoader.add_constructor("tag:yaml.org,2002:int", _whole)
 
 
+def reason_of(error: Exception) -> str:
+    """Return what is wrong with a YAML value, in brackets after a space; "" if it is not said."""
+    problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
+    return f" ({problem})" if problem else ""
+
+
 def load_yaml(text: str) -> Any:
     """Return the plain values of a YAML document.
 

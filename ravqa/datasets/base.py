@@ -12,7 +12,7 @@ import yaml
 from ravqa.core.errors import ContractError, DataError, UserError, near_matches
 from ravqa.core.records import Question
 from ravqa.core.settings import Strict, validate
-from ravqa.core.yaml_loader import load_yaml
+from ravqa.core.yaml_loader import load_yaml, reason_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets import DATASETS
 from ravqa.metrics import METRICS
@@ -142,8 +142,8 @@ def parse_options(texts: Sequence[str], option: str = "--dataset-option") -> dic
             raise UserError(f"{option}: {key!r} is given twice")
         try:
             options[key] = load_yaml(value)
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2020-13-45 is not a date
-            raise UserError(f"{option} {text!r}: the value is not YAML") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as e:  # 2020-13-45 is not a date
+            raise UserError(f"{option} {text!r}: the value is not YAML{reason_of(e)}") from None
     return options
 
 

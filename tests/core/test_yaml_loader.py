@@ -64,7 +64,7 @@ def test_a_number_that_cannot_be_written_again_is_refused(text, tmp_path):
 
 
 def test_options_on_the_command_line_are_read_strictly_too():
-    with pytest.raises(UserError, match="not YAML"):
+    with pytest.raises(UserError, match=r"not YAML \(the key 'a' occurs twice\)"):
         apply_override({}, "reader.extra={a: 1, a: 2}")
-    with pytest.raises(UserError, match="not YAML"):
+    with pytest.raises(UserError, match=r"not YAML \(the key 'a' occurs twice\)"):
         parse_options(["x={a: 1, a: 2}"])
