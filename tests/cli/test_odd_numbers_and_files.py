@@ -21,7 +21,6 @@ def pipe(tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["convert", "PIPE", "OUT"],
         ["collection", "unpack", "PIPE", "OUT"],
         ["score", "PIPE", "--dataset", "okvqa"],
         ["report", "PIPE"],

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pickle
 import shutil
 
@@ -278,6 +279,9 @@ def test_a_ckpt_without_a_configuration_says_what_to_do(tmp_path):
         convert(tmp_path / "model.ckpt", tmp_path / "out")
     with pytest.raises(UserError, match="no such checkpoint"):
         convert(tmp_path / "none.ckpt", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe.ckpt")  # it is not waited for
+    with pytest.raises(UserError, match="no such checkpoint"):
+        convert(tmp_path / "pipe.ckpt", tmp_path / "new")
 
 
 class Bomb:
