@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from table_judge import ByTable
 
@@ -9,7 +10,7 @@ from ravqa.core.errors import DataError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import answer_section, points, score_answers, score_raw
+from ravqa.evaluation.answers import answer_section, points, record_of, score_answers, score_raw
 from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.base import AnswerRecord
 from ravqa.metrics.statistics.intervals import bootstrap, paired_test
@@ -265,3 +266,43 @@ def test_raw_generations_are_judged_too(dataset):
     assert points(0.3) == 0.3
     with pytest.raises(ValueError, match="zip"):
         score_raw(dataset, dataset.questions, [AnswerRecord("a")], [1.0])
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_intervals_resample_images_by_the_seed_and_are_rounded_to_four_decimals(seed):
+    rng = np.random.default_rng(1)
+    ids = range(60)
+    dataset = Dataset(
+        name="okvqa",
+        label="d",
+        split="test",
+        questions=tuple(Question(i, "q", image_id=i // 3, answers=("cat",) * 10) for i in ids),
+        metric="vqa_accuracy",
+        fingerprint="",
+    )
+    said = {kind: rng.choice(["cat", "dog"], 60).tolist() for kind in ("answer", "raw", "none")}
+    right = {kind: [100.0 * (text == "cat") for text in texts] for kind, texts in said.items()}
+    images = [i // 3 for i in ids]
+    samples = {i: {"answer": said["answer"][i], "raw": said["raw"][i]} for i in ids}
+    control = {i: {"answer": said["none"][i]} for i in ids}
+    section = answer_section(dataset, {"main": samples, "none": control}, seed=seed)
+    found = section["conditions"]["main"]
+    assert found["interval_95"] == rounded(bootstrap(right["answer"], images, seed=seed))
+    assert found["raw"]["interval_95"] == rounded(bootstrap(right["raw"], images, seed=seed))
+    test = paired_test(
+        dict(enumerate(right["answer"])),
+        dict(enumerate(right["none"])),
+        dict(enumerate(images)),
+        seed=seed,
+    )
+    compared = section["comparisons"]["main - none"]
+    assert compared["difference"] == round(test.difference.mean, 4)
+    assert compared["interval_95"] == rounded(test.difference)
+    assert compared["p_value"] == round(test.p_value, 5)
+    assert (compared["wins"], compared["losses"]) == (test.wins, test.losses)
+
+
+def test_a_rule_reads_the_answer_the_generation_and_the_sample():
+    sample = {"answer": "cat", "raw": "a cat", "drafts": []}
+    assert record_of(sample) == AnswerRecord("cat", "a cat", sample)
+    assert record_of({"answer": None}) == AnswerRecord(None, None, {"answer": None})
