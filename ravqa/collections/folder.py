@@ -53,7 +53,7 @@ FORMAT = 1
 IMAGES = "images"
 _REMEMBERED = 16
 _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
-_TABLE = re.compile(r"\w+\.(npy|json)")  # beside the texts, which are left to `verify`
+_OWN_FILE = re.compile(r"\w+\.(npy|jsonl?)")
 
 
 @dataclass(frozen=True)
@@ -362,9 +362,12 @@ class CollectionFolder:
         folder = self.path / _check_own(entry["name"])
         for name, (_, checksum) in entry["files"].items():
             mark = f"{entry['name']}/{name}", checksum
-            if not _TABLE.fullmatch(name) or mark in self._sound:
+            if not _OWN_FILE.fullmatch(name) or mark in self._sound:
                 continue
-            if not (folder / name).is_file() or file_checksum(folder / name) != checksum:
+            there = (folder / name).is_file()
+            if name.endswith(".jsonl") and there:  # the texts themselves are left to `verify`
+                continue
+            if not there or file_checksum(folder / name) != checksum:
                 raise ValueError(f"{entry['name']}/{name} is missing or was changed")
             self._sound.add(mark)
         try:

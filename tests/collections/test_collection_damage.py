@@ -115,12 +115,20 @@ def test_no_changed_table_beside_the_texts_is_followed(path):
             line = said(path)
             assert str(file.relative_to(path)) in line
             assert "build it again" in line
-        file.unlink()
-        os.mkfifo(file)
-        assert str(file.relative_to(path)) in said(path)
-        file.unlink()
         file.write_bytes(data)
     assert [(h.passage_id, p.text) for h, p in Collection.open(path).search(QUESTION)] == good
+
+
+@pytest.mark.parametrize("instead", ["nothing", "pipe", "folder"])
+def test_a_file_of_passages_that_is_none_is_named_and_not_waited_for(path, instead):
+    for file in path.glob("passages-*/*"):
+        kept = file.rename(path / "kept")
+        {"nothing": lambda file: None, "pipe": os.mkfifo, "folder": os.mkdir}[instead](file)
+        assert str(file.relative_to(path)) in said(path)
+        if instead == "folder":
+            file.rmdir()
+        kept.replace(file)
+    assert said(path) == ""
 
 
 @pytest.mark.parametrize(
