@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -97,21 +98,16 @@ class RAVQASynthesizer(BaseSynthesizer):
         Raises:
             UserError, DataError: an image that may not be fetched, or cannot be read.
         """
-        bundle = QueryBundle(query) if isinstance(query, str) else query
-        _dispatcher.event(SynthesizeStartEvent(query=query))
-        with self._event(bundle) as event:
+        sources = [*nodes, *(additional_source_nodes or ())]
+        with self._synthesis(query) as (bundle, made):
             asked = self._asked(bundle, nodes)
-            sources = [*nodes, *(additional_source_nodes or ())]
-            response: RESPONSE_TYPE
             if self._streaming:
                 metadata = _metadata(sources)
                 words = _words(self._asker.stream(*asked), metadata)
-                response = StreamingResponse(words, sources, metadata)
+                made.append(StreamingResponse(words, sources, metadata))
             else:
-                response = _response(self._asker.ask(*asked), sources)
-            event.on_end(payload={EventPayload.RESPONSE: response})
-        _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
-        return response
+                made.append(_response(self._asker.ask(*asked), sources))
+        return made[0]
 
     async def asynthesize(
         self,
@@ -125,21 +121,16 @@ class RAVQASynthesizer(BaseSynthesizer):
         Raises:
             UserError, DataError: as `synthesize`.
         """
-        bundle = QueryBundle(query) if isinstance(query, str) else query
-        _dispatcher.event(SynthesizeStartEvent(query=query))
-        with self._event(bundle) as event:
+        sources = [*nodes, *(additional_source_nodes or ())]
+        with self._synthesis(query) as (bundle, made):
             asked = await in_thread(self._asked, bundle, nodes)
-            sources = [*nodes, *(additional_source_nodes or ())]
-            response: RESPONSE_TYPE
             if self._streaming:
                 metadata = _metadata(sources)
                 words = _words(await in_thread(self._asker.stream, *asked), metadata)
-                response = AsyncStreamingResponse(iterated(words), sources, metadata)
+                made.append(AsyncStreamingResponse(iterated(words), sources, metadata))
             else:
-                response = _response(await self._asker.aask(*asked), sources)
-            event.on_end(payload={EventPayload.RESPONSE: response})
-        _dispatcher.event(SynthesizeEndEvent(query=query, response=response))
-        return response
+                made.append(_response(await self._asker.aask(*asked), sources))
+        return made[0]
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **_options: Any) -> str:
         """Answer a question without an image."""
@@ -152,10 +143,17 @@ class RAVQASynthesizer(BaseSynthesizer):
         asked = self._asked(QueryBundle(query_str), _nodes(text_chunks))
         return (await self._asker.aask(*asked)).text
 
-    def _event(self, query: QueryBundle) -> Any:
-        return self._callback_manager.event(
-            CBEventType.SYNTHESIZE, payload={EventPayload.QUERY_STR: query.query_str}
-        )
+    @contextmanager
+    def _synthesis(self, query: QueryType) -> Iterator[tuple[QueryBundle, list[RESPONSE_TYPE]]]:
+        """Yield the query and a list for the response; report begin and end to LlamaIndex."""
+        bundle = QueryBundle(query) if isinstance(query, str) else query
+        made: list[RESPONSE_TYPE] = []
+        _dispatcher.event(SynthesizeStartEvent(query=query))
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: bundle.query_str}
+        with self._callback_manager.event(CBEventType.SYNTHESIZE, payload=payload) as event:
+            yield bundle, made
+            event.on_end(payload={EventPayload.RESPONSE: made[0]})
+        _dispatcher.event(SynthesizeEndEvent(query=query, response=made[0]))
 
     def _asked(
         self, query: QueryBundle, nodes: Sequence[NodeWithScore]
