@@ -92,22 +92,24 @@ def test_a_killed_writers_leftover_goes_with_the_next_write_and_a_living_ones_st
 
 
 def test_in_the_cache_every_leftover_beside_a_file_goes(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAVQA_CACHE", str(tmp_path))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("RAVQA_CACHE", str(cache))
     with (
-        begun("folder_written_beside", tmp_path / "a") as killed,
-        begun("written_beside", tmp_path / "b") as living,
+        begun("folder_written_beside", cache / "a") as killed,
+        begun("written_beside", cache / "b") as living,
     ):
-        assert list(leftovers(tmp_path)) == []
+        assert list(leftovers(cache)) == []
         killed.kill()
         killed.communicate()
-        [left] = leftovers(tmp_path.parent)
+        [left] = leftovers(tmp_path)
         assert final_name(left.name) == "a"
-        os.mkfifo(tmp_path / ".c.01234567.part")  # is not waited for
-        atomic_write(tmp_path / "other", "")
-        assert list(leftovers(tmp_path)) == []
+        os.mkfifo(cache / ".c.01234567.part")  # is not waited for
+        atomic_write(cache / "other", "")
+        assert list(leftovers(cache)) == []
         living.communicate(b"")
         assert living.returncode == 0
-    assert {"b", "other"} <= set(os.listdir(tmp_path))
+    assert {"b", "other"} <= set(os.listdir(cache))
 
 
 def test_of_two_makers_of_a_folder_the_first_wins_only_if_that_is_meant(tmp_path):
