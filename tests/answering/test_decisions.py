@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from spelling import Spelling, all_sequences, chance, prompts
 
 from ravqa.answering.answerer import Answerer
+from ravqa.answering.merging import merge_key
 from ravqa.answering.rules import answering_config
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Hit, Passage, Question
@@ -110,3 +111,17 @@ def test_a_generation_without_log_probability_costs_its_own_question_alone(bare,
     failed, answered = pipeline.answer([Question(1, "Q"), Question(2, "Q")], hits)
     assert failed == Failure("the reader returned a generation without its log-probability")
     assert isinstance(answered, Answer)
+
+
+@pytest.mark.parametrize(
+    ("merge", "equal"),
+    [
+        ("vqa", {"A Golden-Retriever", "golden retriever", "Golden  Retriever"}),
+        ("lower", {"golden retriever", "Golden  Retriever"}),
+        ("exact", {"golden retriever"}),
+    ],
+)
+def test_answers_are_one_by_the_rule_that_is_set(merge, equal):
+    said = ["A Golden-Retriever", "golden retriever", "Golden  Retriever", "poodle"]
+    key = merge_key("golden retriever", merge)
+    assert {answer for answer in said if merge_key(answer, merge) == key} == equal

@@ -190,6 +190,9 @@ def test_a_second_run_asks_the_reader_nothing(answerer):
     assert not second.rows
     answerer(other, prune=0.9).answer(questions, retrieved)  # another mixture
     assert other.rows
+    weighed = Spelling(seed=6)  # the same prompts, weighed otherwise
+    answerer(weighed).answer(questions, [found(("x", 2.0), ("y", 0.0))] * 3)
+    assert weighed.rows
 
 
 def test_a_prompt_that_fails_costs_no_other_question(answerer):
