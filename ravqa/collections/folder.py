@@ -39,6 +39,7 @@ from ravqa.core.locations import flush_to_disk, real_path, remove
 from ravqa.core.records import Passage
 from ravqa.core.settings import Part, fingerprint
 from ravqa.core.stored import as_type, read_json
+from ravqa.core.texts import printable
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.disk import DamageError, Digest, PassageFolder
 from ravqa.corpora.pages import MANIFESTS
@@ -519,6 +520,7 @@ class Writer:
     def note_left_out(self, source: str, lines: Sequence[str]) -> None:
         """Keep what of a change's sources cannot be used, in place of what was kept of them."""
         manifest = self.state.manifest
+        source, *lines = map(printable, (source, *lines))  # names may be in another encoding
         kept = {name: value for name, value in manifest.left_out.items() if name != source}
         kept |= {source: list(lines)} if lines else {}
         if kept != manifest.left_out:

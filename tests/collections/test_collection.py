@@ -100,6 +100,19 @@ def test_a_collection_knows_what_was_left_out_of_it(tmp_path):
     assert "left_out" not in collection.stats()
 
 
+def test_what_is_left_out_may_have_a_name_in_another_encoding(tmp_path):
+    pages = tmp_path / "pages\udce9"
+    pages.mkdir()
+    (pages / "caf\udce9.txt").write_text("The koala eats leaves.")
+    (pages / "panda.txt").write_text("The panda eats bamboo.")
+    corpus = Corpus.read(pages, remarks=Remarks("skip"))
+    assert len(corpus) == 1
+    collection = Collection.create(tmp_path / "animals", collection_files.pipeline(tmp_path))
+    collection.put(corpus)
+    [left_out] = Collection.open(collection.path).corpus.left_out
+    assert left_out.startswith("caf\\udce9.txt: ")
+
+
 def test_a_folder_of_an_older_version_stays_usable(tmp_path):
     path = tmp_path / "animals"
     collection = Collection.create(path, collection_files.pipeline(tmp_path))
