@@ -31,7 +31,12 @@ from ravqa.core.checkpoints import load_tokenizer, loading
 from ravqa.core.control_tokens import COMMON, control_tokens
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failures
-from ravqa.core.marks import may_open_thinking, split_thinking
+from ravqa.core.marks import (
+    has_thinking_mark,
+    is_no_answer,
+    may_open_thinking,
+    split_thinking,
+)
 from ravqa.core.model_files import resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import ModelName, fingerprint
@@ -44,6 +49,11 @@ R = TypeVar("R")
 _WHY = "the reader openai"
 _LIMITS = "max_new_tokens or max_thinking_tokens"
 _ROUNDING = 0.01  # in half precision, certain tokens have slightly more than 0
+# Texts of tokens that are not the text they stand for: as in the vocabulary, numbers, bytes.
+_UNREADABLE = re.compile(
+    r"[\ufffd\udc80-\udcff\u2581\u0120\u010a]|bytes:\\x|token_id:\d|<0x[0-9A-F]{2}>"
+)
+_MOST_PLACES = 64
 _ECHO_TOLERANCE = 0.5  # half-precision kernels differ by a tenth of it
 
 
@@ -444,22 +454,54 @@ def _of_answer(
 ) -> list[float]:
     """Return the log-probabilities of the answer's own tokens and of the end mark after them.
 
-    Servers list what they generated: thinking before the answer, text after a line break that ends
-    it. Returns nothing if the answer is not found among the tokens.
+    Servers list what they generated: thinking before the answer, even thinking that they do not
+    send, and text after a line break that ends it. Returns nothing if the answer is not found among
+    the tokens.
+
+    Args:
+        whole: the text that the server sent.
+        thought: the server sent thinking too.
     """
     values = [value for _, value in tokens]
-    if answer == whole and not thought:
+    text = b"".join(token for token, _ in tokens).decode("utf-8", "surrogateescape")
+    complete = answer == whole and not thought
+    unreadable = not (text and answer.strip()) or _UNREADABLE.search(text)
+    if complete and unreadable and not has_thinking_mark(text):
         return values
-    written = b"".join(token for token, _ in tokens)
-    wanted = answer.encode()
-    start = written.rfind(wanted) if thought else written.find(wanted)
-    if start < 0 or not wanted:
+    if not answer:
+        return []
+    begin = split_thinking(text).start
+    # Only special tokens and white space may come before the answer, and after it unless it is cut.
+    # An answer may be letters of a special token: "end" of <|im_end|>.
+    own = [i for i in _places(text, answer, begin) if is_no_answer(text[begin:i])]
+    if thought and not own:  # thinking without marks
+        own = list(_places(text, answer, begin, last=True))
+    rests = ((i, text[i + len(answer) :]) for i in own)
+    start = next((i for i, rest in rests if is_no_answer(rest) or rest.lstrip(" ")[:1] == "\n"), -1)
+    if start < 0:
         return []
     ends = list(itertools.accumulate(len(token) for token, _ in tokens))
-    first = next(i for i, end in enumerate(ends) if end > start)
-    last = next(i for i, end in enumerate(ends) if end >= start + len(wanted))
-    ended = ends[last] == start + len(wanted)  # else the last token has more than the answer
+    at, over = (len(part.encode("utf-8", "surrogateescape")) for part in (text[:start], answer))
+    first = next(i for i, end in enumerate(ends) if end > at)
+    if complete:
+        return values[first:]
+    last = next(i for i, end in enumerate(ends) if end >= at + over)
+    ended = ends[last] == at + over  # else the last token has more than the answer
     return values[first : last + 1 + ended]
+
+
+def _places(text: str, part: str, begin: int, *, last: bool = False) -> Iterator[int]:
+    """Yield the first positions of a part in a text from `begin` on, or its last ones, last first.
+
+    A few are enough, and bound the time that a long text takes.
+    """
+    end = len(text)
+    for _ in range(_MOST_PLACES):
+        found = text.rfind(part, begin, end) if last else text.find(part, begin)
+        if found < 0:
+            return
+        yield found
+        begin, end = (begin, found + len(part) - 1) if last else (found + 1, end)
 
 
 def _log_probs(choice: Mapping[str, Any], setting: str) -> list[tuple[bytes, float]]:

@@ -310,8 +310,24 @@ THOUGHT = {"role": "assistant", "content": "koala", "reasoning_content": "hm"}
             -7,
             3,
         ),
+        # Thinking that the server does not send.
+        (
+            chat(
+                "koala",
+                logprobs=listed(("<think>", -9), ("koala?", -9), ("</think>", -9), ("koala", -1)),
+            ),
+            -1,
+            1,
+        ),
+        (chat("koala", logprobs=listed((" koala", -1), ("<|im_end|>", -2))), -3, 2),
+        # Tokens as in the vocabulary.
+        (chat("koala", logprobs=listed(("\u2581ko", -1), ("ala", -2))), -3, 2),
+        (chat("koala", logprobs=listed(("token_id:7", -1), ("token_id:9", -2))), -3, 2),
         # Tokens in which the answer is not found: nothing is known.
         (chat("koala\nQ", logprobs=listed(("", -1), ("?", -9))), None, 0),
+        (chat("koala", logprobs=listed(("hm", -9), ("koala", -1))), None, 0),
+        (chat("koala", logprobs=listed(("a", -1), (" bear", -2))), None, 0),
+        (chat("koala", logprobs=listed(("ko", -1))), None, 0),
     ],
 )
 def test_log_probabilities_are_those_of_the_answers_own_tokens(serve, reply, log_prob, tokens):
@@ -319,6 +335,20 @@ def test_log_probabilities_are_those_of_the_answers_own_tokens(serve, reply, log
     [made] = tested.generate([QUESTION])
     assert (made.log_prob, made.tokens) == (log_prob, tokens)
     assert made.text in ("koala", "\u6797")
+
+
+def test_an_answers_tokens_are_not_letters_of_a_special_token(serve):
+    """Such as "end" in <|im_end|>, with thinking before it."""
+    thought = {"role": "assistant", "content": "end", "reasoning_content": "hm"}
+    for mark in ("</think>", " "):
+        tokens = listed(("hm", -9), (mark, -9), ("end", -1), ("<|im_end|>", -2))
+        server = serve(lambda *_, tokens=tokens: chat("", message=thought, logprobs=tokens))
+        [made] = reader(server, log_probs=True).generate([QUESTION])
+        assert (made.text, made.log_prob, made.tokens) == ("end", -3, 2)
+    tokens = listed(("<s>", -9), ("s", -1), ("\n", -2), ("Q", -9))
+    server = serve(lambda *_: chat("s\nQ", logprobs=tokens))
+    [made] = reader(server, log_probs=True, stop_at_newline=True).generate([QUESTION])
+    assert (made.text, made.log_prob, made.tokens) == ("s", -3, 2)
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
