@@ -565,10 +565,11 @@ class Client:
     def _events(self, response: Any, opened: ExitStack) -> Iterator[dict[str, Any]]:
         """Yield server-sent events up to the final marker, which not every server sends."""
         with opened:
-            finished = False
+            finished = failed = False
             for line in self._lines(response):
                 kind, _, text = line.partition(b":")
                 if kind != b"data":  # comments, event names, blank lines
+                    failed = text.strip() == b"error" if kind == b"event" else failed
                     if line.startswith(b"{"):
                         raise self._broken_off(_Failure("it was not sent as events"))
                     continue
@@ -577,6 +578,8 @@ class Client:
                 event = self._parsed(text)
                 if isinstance(event, _Failure):
                     raise self._broken_off(event)
+                if failed:
+                    raise self._broken_off(self._reported(event))
                 finished = finished or _finishes(event)
                 yield event
             if not finished:
@@ -643,9 +646,13 @@ class Client:
         if masked != reply:
             self._tell_echo()
         reply = masked
-        if reply.get("error"):  # some servers report errors with status 200
-            return _Failure(f"the server reports: {self._shown(reply)}")
+        if _is_error(reply):  # some servers report errors with status 200
+            return self._reported(reply)
         return reply
+
+    def _reported(self, reply: Any) -> _Failure:
+        said = self._shown(reply)
+        return _Failure(f"the server reports{f': {said}' if said else ' an error'}")
 
     def _unconnected(self, error: Exception) -> _Failure:
         if isinstance(error, self._errors.APITimeoutError):
@@ -714,6 +721,13 @@ def _finishes(event: Mapping[str, Any]) -> bool:
     choices = event.get("choices")
     found = choices[0] if isinstance(choices, list) and choices else None
     return isinstance(found, dict) and bool(found.get("finish_reason"))
+
+
+def _is_error(reply: Mapping[str, Any]) -> bool:
+    """Return whether a reply or an event of one is an error, in the form of any known server."""
+    if reply.get("error") or reply.get("object") == "error":
+        return True
+    return "choices" not in reply and bool(reply.get("message") or reply.get("detail"))
 
 
 def message_in(reply: Any) -> str:

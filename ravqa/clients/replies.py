@@ -1,8 +1,9 @@
 """Parsing of replies from servers with OpenAI's interface: an answer, or why there is none.
 
-Whole and streamed replies follow one rule: an error, a refusal, a content filter and a reply
-without text are not answers, whatever text came before. Hosted models signal these differently; the
-names below are those of OpenAI, vLLM, SGLang, Mistral, DeepSeek, Zhipu, Gemini and OpenRouter.
+Whole and streamed replies follow one rule: an error, a refusal, a call of a tool, a content filter
+and a reply without text are not answers, whatever text came before. Hosted models signal these
+differently; the names below are those of OpenAI, vLLM, SGLang, Mistral, DeepSeek, Zhipu, Gemini and
+OpenRouter.
 """
 
 from __future__ import annotations
@@ -190,6 +191,11 @@ class Reply:
         if self._refusal or self._finish in _REFUSED:
             said = one_line(self._refusal)
             raise NoAnswerError(f"the model refused to answer{f' ({said})' if said else ''}")
+        if self._called or self._finish in _CALLED:  # text beside the call announces it
+            finish = one_line(self._finish)
+            raise NoAnswerError(
+                f"the model called a tool instead of answering (finish_reason {finish!r})"
+            )
         answer, thinking, cut, _ = split_thinking(self.text)
         if not is_no_answer(answer):
             return
@@ -200,8 +206,6 @@ class Reply:
             raise NoAnswerError(
                 f"the model spent all {self.limit} tokens on {on}: raise {self.setting}"
             )
-        if self._called or self._finish in _CALLED:
-            raise NoAnswerError(f"the model called a tool instead of answering ({finish})")
         if self._thought:
             raise NoAnswerError(f"the model reasoned but gave no answer ({finish})")
         if not self._finish:

@@ -563,6 +563,15 @@ def broken_off(handler):
     [
         (streamed("A", end="", finish_reason=None), "it did not end"),
         (streamed("A", end='data: {"error": {"message": "out of memory"}}\n\n'), "out of memory"),
+        (
+            streamed("A", end='data: {"object": "error", "message": "out of memory"}\n\n'),
+            "reports: out of memory",
+        ),
+        (streamed("A", end='data: {"detail": "out of memory"}\n\n'), "reports: out of memory"),
+        (
+            streamed("A", end='event: error\ndata: {"code": 7}\n\ndata: [DONE]\n\n'),
+            "the server reports an error",
+        ),
         (streamed("A", end="data: {not JSON\n\n"), "not JSON"),
         (streamed("A", finish_reason="content_filter"), "content filter withheld"),
         (streamed(finish_reason="length"), "on thinking: raise max_new_tokens"),
@@ -650,6 +659,8 @@ USED_UP = r"spent all 32 tokens on thinking: raise max_new_tokens"
         (chat([{"type": "refusal", "refusal": "No."}]), r"refused to answer \(No\.\)"),
         (chat(None, finish_reason="refusal"), "the model refused to answer"),
         (chat(None, message=message(None, tool_calls=[{}])), "called a tool instead"),
+        (chat("", message=message("I will look.", tool_calls=[{}])), "called a tool instead"),
+        (chat("I will look.", finish_reason="tool_calls"), "called a tool instead"),
         (chat("", message=message("", reasoning_content="x")), "reasoned but gave no answer"),
         (chat([{"type": "image_url"}]), "a part of the unknown type 'image_url'"),
         (chat("A", error={"code": 403, "message": "flagged"}), "the server reports: flagged"),
@@ -701,18 +712,23 @@ def test_replies_without_an_answer_say_why_and_are_not_asked_for_again(
         (chat("A koa", error="gone"), "the server reports: gone"),
         (chat("A koa", finish_reason="error"), r"broke off \(finish_reason 'error'\)"),
         (chat("A koa", finish_reason="abort"), r"broke off \(finish_reason 'abort'\)"),
+        # The form of older vLLM.
+        (
+            (200, '{"object": "error", "message": "At most 1 image", "code": 400}'),
+            "At most 1 image",
+        ),
         (chat("", finish_reason=None), "without text and without finish_reason"),
         (chat(None, finish_reason=None), "without text and without finish_reason"),
     ],
 )
 @pytest.mark.parametrize("form", ["chat", "plain"])
 def test_an_error_inside_a_choice_is_asked_for_again(serve, waits, form, reply, reason):
-    if form == "plain":
-        [choice] = json.loads(reply[1])["choices"]
+    choices = json.loads(reply[1]).get("choices")
+    if form == "plain" and choices:
+        [choice] = choices
         text = choice.pop("message")["content"] or ""
-        reply, good = completion(text, **choice), completion("koala")
-    else:
-        good = chat("koala")
+        reply = completion(text, **choice)
+    good = chat("koala") if form == "chat" else completion("koala")
     server = serve(lambda n, _: reply if n < 3 else good)
     assert reader(server, prompt_form=form).generate([QUESTION])[0].text == "koala"
     [failure] = reader(serve(lambda *_: reply), prompt_form=form, retries=2).generate([QUESTION])
