@@ -223,6 +223,12 @@ def test_llm_problems_are_one_line(serve, waits):
         ("The answer is no longer valid", None),
         ("There is no way to tell", None),
         ("not sure", None),
+        ("Yes or no? No.", 0),
+        ("yes/no: Yes", 1),
+        ("Yes or no?", None),
+        ("Yes and no.", None),
+        ("No problem! Here it is.", None),
+        ("No doubt about it", None),
     ],
 )
 def test_llm_reads_the_verdict_and_not_the_thinking(serve, reply, verdict):

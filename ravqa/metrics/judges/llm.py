@@ -37,7 +37,10 @@ Reply with one word: yes or no.
 _WHY = "the judge llm"
 _CONNECTION = {"url", "model", "workers", "timeout", "retries", "api_key_env"}
 _VERDICTS = (  # the first one that is found counts
-    re.compile(r"\W*(yes|no)\b", re.IGNORECASE),
+    re.compile(
+        r"\W*(yes|no)\b(?!\s+and\s+(?:yes|no)\b|\s+(?:problem|doubt|worries|idea|one)\b)",
+        re.IGNORECASE,
+    ),
     re.compile(
         r"\b(?:answer|verdict|judge?ment|conclusion)\b[*_\s]*(?:is\b|would be\b|:)\W*(yes|no)\b"
         r"(?=\s*(?:[^\w\s]|\n|\Z|because\b|since\b))",
@@ -46,6 +49,7 @@ _VERDICTS = (  # the first one that is found counts
     re.compile(r"(?:\*\*|\\boxed\{(?:\\text\{)?|<\|begin_of_box\|>)\W*(yes|no)\b", re.IGNORECASE),
     re.compile(r"(?:^|\n)\W*(yes|no)\W*\Z", re.IGNORECASE),
 )
+_CHOICE = re.compile(r"\A\W*yes\s*(?:or\b|[/|])\s*no\b\W*", re.IGNORECASE)  # "Yes or no? No."
 
 
 class LLMJudge(Judge):
@@ -83,7 +87,7 @@ class LLMJudge(Judge):
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
         # Without the address: the same model elsewhere is the same judge.
-        parts: list[Any] = ["llm/3", config.model, config.prompt, config.max_tokens]
+        parts: list[Any] = ["llm/4", config.model, config.prompt, config.max_tokens]
         asking = config.model_dump(include=set(ChatServerConfig.model_fields) - _CONNECTION)
         self.fingerprint = fingerprint(*parts, asking)
 
@@ -125,7 +129,7 @@ class LLMJudge(Judge):
         read.check()
         if is_no_answer(text):
             raise NoAnswerError("the model ended before the first word")
-        text = without_tokens(text)
+        text = _CHOICE.sub("", without_tokens(text))
         found = _VERDICTS[0].match(text) or next(
             filter(None, (verdict.search(text) for verdict in _VERDICTS[1:])), None
         )
