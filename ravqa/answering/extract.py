@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from ravqa.core.marks import split_thinking, without_tokens
+from ravqa.core.marks import is_no_answer, split_thinking, without_tokens
 from ravqa.core.settings import Strict
 
 
@@ -150,7 +150,7 @@ def short_answer(raw: str, rules: Extraction, question: str = "") -> str:
     if rules.sentence:
         text = _COURTESY.sub("", text)
     if rules.marked:
-        text = _marked(text)
+        text = "" if is_no_answer(text) else _marked(text)
     if rules.markdown:
         for pattern, kept in _MARKDOWN:
             text = pattern.sub(kept, text).strip()

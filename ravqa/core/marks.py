@@ -60,6 +60,8 @@ _BEGIN = re.compile(
     rf"\A(?:\s*{_TOKEN}(?:(?:assistant|model)(?=\s*\n|\s*{_TOKEN}|\s*\Z))?)+\s*", re.IGNORECASE
 )
 _END = re.compile(_TOKEN, re.IGNORECASE)
+# Marks around an answer; between them there may be none.
+_EMPTY = re.compile(r"<\|(?:begin|end)_of_box\|>|</?answer>|\\boxed\{\s*\}", re.IGNORECASE)
 
 
 class Thinking(NamedTuple):
@@ -161,5 +163,5 @@ def without_tokens(text: str) -> str:
 
 
 def is_no_answer(text: str) -> bool:
-    """Return whether a text without its thinking says nothing: it is blank, or special tokens."""
-    return is_wordless(without_tokens(text))
+    """Return whether a text without its thinking says nothing: it is blank, or has marks alone."""
+    return is_wordless(without_tokens(_EMPTY.sub("", text)))

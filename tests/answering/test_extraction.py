@@ -77,6 +77,8 @@ CASES = {
         ("model<end_of_turn>", "model"),
         ("<think>Rome?</think>The answer is Paris.<|im_end|>", "paris"),
         ("The answer is <|begin_of_box|>Paris<|end_of_box|>.", "paris"),
+        ("<|begin_of_box|><|end_of_box|>", ""),
+        ("<answer> </answer>", ""),
         ("a <b> c", "a <b> c"),
         ("Short answer: Paris\n\nExplanation: the answer is based on the tower.", "paris"),
         ("<answer> Paris </answer>", "paris"),

@@ -94,6 +94,15 @@ def test_special_tokens_are_no_part_of_an_answer(text, kept):
     assert is_no_answer(text) == (kept == "")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["<|begin_of_box|> <|end_of_box|>", "<answer></answer>", r"\boxed{ }", "<answer>\n</s>"],
+)
+def test_marks_around_no_answer_are_none(text):
+    assert is_no_answer(text)
+    assert not is_no_answer(f"7 {text}")
+
+
 @pytest.mark.parametrize("text", ["<think>", "</think>", "[THINK", "<|channel", "<" * 9, "<a:"])
 def test_endless_marks_take_no_time(text):
     began = time.process_time()
