@@ -253,11 +253,12 @@ def _value(record: Mapping[str, Any], keys: Sequence[str], kind: Any, where: str
     found = [key for key in keys if key in record]
     if not found:
         raise DataError(f"{where}: no {' or '.join(map(repr, keys))}")
+    for key in found:
+        if not isinstance(record[key], kind) or isinstance(record[key], bool):
+            raise DataError(f"{where}: {key!r} is {record[key]!r}: a string is expected")
     value = record[found[0]]
     if any(record[key] != value for key in found):
         raise DataError(f"{where}: {found[0]!r} and {found[1]!r} differ: which one is meant?")
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f"{where}: {found[0]!r} is {value!r}: a string is expected")
     return value
 
 

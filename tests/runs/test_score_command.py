@@ -241,6 +241,8 @@ def test_ids_may_be_strings(score, predictions, tmp_path):
         ('{"answer": "x"}', "line 1: no 'question_id' or 'data_id'"),
         ('{"question_id": 1, "answer": null}', "line 1: 'answer' is None"),
         ('{"question_id": 1, "answer": 5}', "a string is expected"),
+        ('{"question_id": 1, "answer": NaN}', "'answer' is nan: a string is expected"),
+        ('{"question_id": 1, "data_id": true, "answer": "x"}', "'data_id' is True"),
         ('{"question_id": true, "answer": "x"}', "'question_id' is True"),
         ('{"question_id": 1, "answer": "x"', "line 1: not JSON"),
         ('[{"question_id": 1, "answer"', "not JSON"),
