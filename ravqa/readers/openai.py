@@ -25,6 +25,7 @@ from ravqa.clients.openai import (
     ForbiddenError,
     NoAnswerError,
     UnusableReplyError,
+    one_line,
 )
 from ravqa.clients.replies import Reply, choice_of
 from ravqa.core.checkpoints import load_tokenizer, loading
@@ -349,7 +350,7 @@ class OpenAIReader(Reader):
     def _echo(self, text: str, start: int, stop: threading.Event) -> float:
         """Return the log-probability of a text from character `start` on, given those before."""
         body = self._scoring_body() | {"prompt": text, "echo": True, "logprobs": 1}
-        read = partial(_echoed, start=start, end=len(text))
+        read = partial(_echoed, text=text, start=start)
         return self._send(body, lambda reply: read(choice_of(reply)), stop, "scoring")
 
     def _check_echo(self, prompt: Prompt, stop: threading.Event) -> None:
@@ -553,8 +554,8 @@ def _begins(tokens: Sequence[tuple[str, float]], head: Sequence[tuple[str, float
     return [token for token, _ in tokens[: len(head)]] == [token for token, _ in head]
 
 
-def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
-    """Return the summed log-probability of the echoed text's characters `start` to `end`.
+def _echoed(choice: Mapping[str, Any], text: str, start: int) -> float:
+    """Return the summed log-probability of an echoed text's characters from `start` on.
 
     A token that begins before `start` and ends after it belongs to the answer; so does one at
     `start` that has no whole character: the first bytes of one that the next token completes.
@@ -567,15 +568,25 @@ def _echoed(choice: Mapping[str, Any], start: int, end: int) -> float:
         raise UnusableReplyError("log-probabilities without the positions of their tokens")
     if not all(type(offset) is int for offset in offsets):
         raise UnusableReplyError("positions of tokens that are not numbers")
+    names = found.get("tokens")
+    if not isinstance(names, list) or len(names) != len(values):
+        names = [""] * len(values)
     ends = [*offsets[1:], math.inf]
     inside = [
-        value
-        for first, last, value in zip(offsets, ends, values, strict=True)
-        if (last > start or first >= start) and first < end
+        (first, str(name), value)
+        for first, last, name, value in zip(offsets, ends, names, values, strict=True)
+        if (last > start or first >= start) and first < len(text)
     ]
     if not inside:
         raise UnusableReplyError("no log-probabilities of the answer")
-    return math.fsum(_finite(value) for value in inside)
+    for first, name, _ in inside:
+        begun = first + text[first : first + 1].isspace()  # some servers leave out the space
+        if _UNREADABLE.search(name) or text.startswith(name, first) or text.startswith(name, begun):
+            continue
+        # Counted in bytes, for instance: the values are of other tokens.
+        where = f"the token {one_line(name)!r} is not at its position in the text"
+        raise NoAnswerError(f"{where}: answers cannot be scored")
+    return math.fsum(_finite(value) for _, _, value in inside)
 
 
 def _prompt_tokens(reply: Any) -> list[tuple[str, float]]:

@@ -889,6 +889,22 @@ def test_given_answers_are_scored_by_echo(serve, fresh_cache):
     assert len(server.requests) == before + 3
 
 
+def test_positions_of_tokens_that_are_counted_in_bytes_are_found_out(serve):
+    class InBytes(Toy):
+        def echo(self, n, body):
+            status, text = super().echo(n, body)
+            reply = json.loads(text)
+            logprobs, prompt = reply["choices"][0]["logprobs"], body["prompt"]
+            places = logprobs["text_offset"]
+            logprobs["text_offset"] = [len(prompt[:place].encode()) for place in places]
+            return status, json.dumps(reply)
+
+    tested = reader(serve(InBytes().echo), prompt_form="plain", scoring="echo", retries=0)
+    right, failure = tested.score([Prompt("Where? In"), Prompt("O\u00f9? Dans")], ["Rome"] * 2)
+    assert right == tested.score([Prompt("Where? In")], ["Rome"])[0] < 0
+    assert "is not at its position in the text" in failure.reason
+
+
 def test_bytes_that_have_no_character_of_their_own_count_for_the_answer(serve):
     # The answer's character is three tokens: the text appears with the last one.
     found = {"text_offset": [0, 4, 4, 4], "token_logprobs": [None, -1.0, -2.0, -4.0]}
