@@ -27,6 +27,10 @@ _COMMON = "|".join(
         r"</?(?:[\w.-]{1,20}:)?(?:think|thinking|thought|tool_call|tool_response|tool_calls)>",
         r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|IMG|IMG_BREAK"
         r"|IMG_END|PREFIX|SUFFIX|MIDDLE|ARGS|CALL_ID|gMASK|sMASK)\]",
+        r"\[\|/?\w{1,30}\|\]|\]~!?b[\[\]]|\[e~\[|</?role>",  # EXAONE, MiniMax, Ling
+        r"<seed:[\w/]{1,30}>|<longcat_\w{1,30}>|<reserved_(?:token_)?\d+>|<SPECIAL_\d+>|<[es]o[adhp]>",
+        r"<(?:image|img|video)_(?:start|end|newline|placeholder|\d+)>|<(?:ImageHere|video_soft_token)>",
+        r"<__media__>|\[img-\d+\]",  # llama.cpp, Ollama
     )
 )
 # How the literal text of a chat template writes marks that are no tokens of the vocabulary.

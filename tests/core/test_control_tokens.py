@@ -15,6 +15,9 @@ KNOWN = (
     *("<image>", "<img>", "</img>", "<IMG_CONTEXT>", "<end_of_utterance>", "<row_1_col_2>"),
     *("<fake_token_around_image>", "<global-img>", "<think>", "</think>", "<tool_call>"),
     *("<\uff5cUser\uff5c>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "\u25c1think\u25b7"),
+    *("[|user|]", "[|endofturn|]", "]~b]", "]~!b[", "[e~[", "<role>", "</role>", "<seed:eos>"),
+    *("<longcat_user>", "<reserved_106>", "<SPECIAL_12>", "<eoh>", "<sop>", "<image_start>"),
+    *("<image_placeholder>", "<image_1>", "<ImageHere>", "<__media__>", "[img-0]"),
     *("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<extra_id_0>", "<unk>", "<pad>"),
 )
 
@@ -48,6 +51,9 @@ def test_common_ones_are_known(token):
             "<3",
             "e = mc^2 <|> f",
             "\u25c1 \u25b7",
+            "[|] a|b]",
+            "[img-]",
+            "<ref>Smith 1999</ref>",
         ),
     ],
 )
