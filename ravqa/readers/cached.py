@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
+_ROUNDING = 0.1  # sums of half-precision numbers may be slightly above 0
 _OVERFLOW = ": set its dtype to float32, if it has one"  # some models overflow in half precision
 
 
@@ -72,7 +73,7 @@ class CachedReader(Reader):
         self._generations = Memo[Generation | Failure](
             self._store, out=_generation_out, back=_generation_in
         )
-        self._scores = Memo[float | Failure](self._store, back=float)
+        self._scores = Memo[float | Failure](self._store, out=_score_out, back=float)
 
     def keys(self, prompts: Sequence[Prompt]) -> list[str]:
         """Return the key of each prompt's generation: a hash of the reader and its whole input.
@@ -232,12 +233,15 @@ def _generation_problem(value: Any) -> str:
         return f"a Generation whose text is {type(text).__name__}"
     if value.log_prob is not None and (problem := _score_problem(value.log_prob)):
         return problem
-    return number_problem(value.tokens, "a number of tokens")
+    if problem := number_problem(value.tokens, "a number of tokens"):
+        return problem
+    return "a negative number of tokens" if value.tokens < 0 else ""
 
 
 def _score_problem(value: Any) -> str:
-    problem = number_problem(value, "a log-probability")
-    return f"{problem}{_OVERFLOW}" if problem else ""
+    if problem := number_problem(value, "a log-probability"):
+        return f"{problem}{_OVERFLOW}"
+    return "a log-probability above 0" if value > _ROUNDING else ""
 
 
 def _row_problem(value: Any) -> str:
@@ -245,11 +249,19 @@ def _row_problem(value: Any) -> str:
 
     if not (isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"):
         return "something other than one row of log-probabilities per prompt"
-    return f"a log-probability that is not a number{_OVERFLOW}" if np.isnan(value).any() else ""
+    most = value.max(initial=-np.inf)  # NaN, if there is one
+    return _score_problem(float("nan") if most == -np.inf else float(most))
+
+
+def _score_out(value: float | Failure) -> float:
+    return float(cast(float, value))
 
 
 def _generation_out(value: Generation | Failure) -> dict[str, Any]:
-    return asdict(value)
+    kept = asdict(value)
+    if kept["log_prob"] is not None:
+        kept["log_prob"] = float(kept["log_prob"])  # NumPy's numbers are not JSON's
+    return kept | {"tokens": int(kept["tokens"])}
 
 
 def _generation_in(value: Any) -> Generation | None:

@@ -317,6 +317,11 @@ NAN = np.array([np.nan, 0.0], np.float32)
         ("generate_each", [(2, Generation("a"))], "a result from generate for no prompt"),
         ("score", [-1.0], "returned 1 results from score for 2 items"),
         ("score", [-1.0, math.nan], "a log-probability that is not a number"),
+        ("score", [-1.0, 3.0], "a log-probability above 0"),
+        ("generate", [Generation("a", 3.0, 1)] * 2, "a log-probability above 0"),
+        ("generate", [Generation("a", -1.0, -1)] * 2, "a negative number of tokens"),
+        ("next_token_logprobs", [ROW, ROW + 3], "a log-probability above 0"),
+        ("next_token_logprobs", [ROW, ROW - np.inf], "a log-probability that is not a number"),
         ("score", [-1.0, None], "a log-probability of type NoneType, not a number"),
         ("next_token_logprobs", [ROW], "returned 1 results from next_token_logprobs for 2"),
         ("next_token_logprobs", [ROW, [0.0]], "something other than one row of log-prob"),
@@ -351,6 +356,19 @@ def test_what_a_contract_allows_passes(fresh_cache):
     assert reader.score(prompts("a", "b"), ["x", "y"]) == [-1.5, -math.inf]
     reader = CachedReader(returning("next_token_logprobs", [ROW, Failure("too long")]))
     assert reader.next_token_logprobs(prompts("a", "b"), [(), ()])[1] == Failure("too long")
+
+
+def test_numbers_of_numpy_are_kept(fresh_cache):
+    made = Generation("a", np.float32(-1.5), np.int64(2))
+    for call, value in (("generate", [made]), ("score", [np.float32(-1.5)])):
+        for _ in range(2):
+            odd = returning(call, value)
+            odd.deterministic = True
+            reader = CachedReader(odd)
+            asked = prompts("a")
+            found = reader.generate(asked) if call == "generate" else reader.score(asked, ["x"])
+            assert found == value
+        assert (reader.generated, reader.scored) == (0, 0)
 
 
 class Raising(Counting):

@@ -154,7 +154,7 @@ class Maybe(SmallReader):
 @pytest.mark.parametrize(
     ("reader", "sentence"),
     [
-        (Positive(), "a generation has a log-probability of at most 0"),
+        (Positive(), "a log-probability above 0"),
         (Silent(), "a generation has a log-probability of at most 0"),
         (Drifts(), "it generates the same whatever is asked with a prompt"),
         (Backwards(), "it generates the same whatever is asked with a prompt"),
