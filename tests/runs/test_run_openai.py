@@ -257,7 +257,7 @@ def test_other_answering_over_the_same_prompts_asks_nobody(run, serve):
 
 def test_passages_are_compared_by_the_servers_log_probabilities(run, serve):
     def reply(n, body):
-        tokens = [{"token": "x", "logprob": -(0.1 * len(said(body)) % 1) - 0.01}]
+        tokens = [{"token": f"answer {n}", "logprob": -(0.1 * len(said(body)) % 1) - 0.01}]
         return chat(f"answer {n}", logprobs={"content": tokens})
 
     more = {"answering.decision": "joint_max", "answering.passages": 3}
