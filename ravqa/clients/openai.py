@@ -727,7 +727,8 @@ def _is_error(reply: Mapping[str, Any]) -> bool:
     """Return whether a reply or an event of one is an error, in the form of any known server."""
     if reply.get("error") or reply.get("object") == "error":
         return True
-    return "choices" not in reply and bool(reply.get("message") or reply.get("detail"))
+    said = reply.get("message") or reply.get("detail")  # FastAPI's may be a list
+    return "choices" not in reply and isinstance(said, str | list) and bool(said)
 
 
 def message_in(reply: Any) -> str:

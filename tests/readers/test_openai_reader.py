@@ -717,6 +717,7 @@ def test_replies_without_an_answer_say_why_and_are_not_asked_for_again(
             (200, '{"object": "error", "message": "At most 1 image", "code": 400}'),
             "At most 1 image",
         ),
+        ((200, '{"message": {"role": "assistant", "content": "A"}}'), "a reply without choices"),
         (chat("", finish_reason=None), "without text and without finish_reason"),
         (chat(None, finish_reason=None), "without text and without finish_reason"),
     ],
