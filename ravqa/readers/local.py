@@ -17,11 +17,12 @@ import math
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, not_a_number, out_of_memory
+from ravqa.core.marks import split_thinking
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
@@ -643,6 +644,8 @@ class LocalReader(Reader):
             log_prob = float(sum(values[step][row] for step in range(start, length)))
             text = self.decode(written[start:length])
             made = Generation(text, log_prob, length - start, thinking)
+            if split_thinking(text).answer != text:  # its tokens are not known apart
+                made = replace(made, log_prob=None, tokens=0)
             out.append(self._checked(settled(made), log_prob))
         return out
 

@@ -94,6 +94,17 @@ def test_marks_that_a_tokenizer_declares_are_known(tmp_path):
         assert tested.decode([int(row.argmax())]).strip() in ("K", "")
 
 
+def test_thinking_without_tokens_of_its_own_leaves_no_log_probability(tmp_path, monkeypatch):
+    """The sum would be of the thinking's tokens too."""
+    reader_models.chained(tmp_path, ["K", "o"])
+    tested = load(tmp_path)
+    for text, wanted in (("Ko", True), ("<think>hm</think>Ko", False), ("hm</think>Ko", False)):
+        monkeypatch.setattr(tested, "decode", lambda tokens, text=text: text)
+        [made] = tested.generate(ASKED[:1])
+        assert made.text == "Ko"
+        assert (made.log_prob is not None) == (made.tokens > 0) == wanted
+
+
 def test_the_budgets_are_apart(tmp_path):
     marks = ("<think>", "</think>")
     texts = ["<think>", *"abcdefghij", "</think>", *"KLMNOPQR"]
