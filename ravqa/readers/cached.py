@@ -116,7 +116,7 @@ class CachedReader(Reader):
 
         def ask(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
             made = self.inner.score_each([prompts[i] for i in rows], [answers[i] for i in rows])
-            return self._checked("score", made, len(rows), _score_problem)
+            return self._checked("score", made, len(rows), _number_problem)
 
         def make(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
             for place, value in one_by_one(rows, ask, self._why):
@@ -231,16 +231,22 @@ def _generation_problem(value: Any) -> str:
     text: Any = value.text
     if not isinstance(text, str):
         return f"a Generation whose text is {type(text).__name__}"
-    if value.log_prob is not None and (problem := _score_problem(value.log_prob)):
+    if value.log_prob is not None and (problem := _log_prob_problem(value.log_prob)):
         return problem
     if problem := number_problem(value.tokens, "a number of tokens"):
         return problem
     return "a negative number of tokens" if value.tokens < 0 else ""
 
 
-def _score_problem(value: Any) -> str:
-    if problem := number_problem(value, "a log-probability"):
-        return f"{problem}{_OVERFLOW}"
+def _number_problem(value: Any) -> str:
+    # Scores may be above 0: a reader that is a rule may weigh answers by any numbers.
+    problem = number_problem(value, "a log-probability")
+    return f"{problem}{_OVERFLOW}" if problem else ""
+
+
+def _log_prob_problem(value: Any) -> str:
+    if problem := _number_problem(value):
+        return problem
     return "a log-probability above 0" if value > _ROUNDING else ""
 
 
@@ -250,7 +256,7 @@ def _row_problem(value: Any) -> str:
     if not (isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f"):
         return "something other than one row of log-probabilities per prompt"
     most = value.max(initial=-np.inf)  # NaN, if there is one
-    return _score_problem(float("nan") if most == -np.inf else float(most))
+    return _log_prob_problem(float("nan") if most == -np.inf else float(most))
 
 
 def _score_out(value: float | Failure) -> float:

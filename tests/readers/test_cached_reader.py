@@ -317,7 +317,6 @@ NAN = np.array([np.nan, 0.0], np.float32)
         ("generate_each", [(2, Generation("a"))], "a result from generate for no prompt"),
         ("score", [-1.0], "returned 1 results from score for 2 items"),
         ("score", [-1.0, math.nan], "a log-probability that is not a number"),
-        ("score", [-1.0, 3.0], "a log-probability above 0"),
         ("generate", [Generation("a", 3.0, 1)] * 2, "a log-probability above 0"),
         ("generate", [Generation("a", -1.0, -1)] * 2, "a negative number of tokens"),
         ("next_token_logprobs", [ROW, ROW + 3], "a log-probability above 0"),
