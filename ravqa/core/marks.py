@@ -63,6 +63,11 @@ _END = re.compile(_TOKEN, re.IGNORECASE)
 # Marks around an answer; between them there may be none.
 _EMPTY = re.compile(r"<\|(?:begin|end)_of_box\|>|</?answer>|\\boxed\{\s*\}", re.IGNORECASE)
 
+# Calls of tools that a server has not taken out of the text.
+_CALL = re.compile(
+    r"<(tool_call|function_call)>.*?(?:</\1>|\Z)|\[TOOL_CALLS\].*\Z", re.IGNORECASE | re.DOTALL
+)
+
 
 class Thinking(NamedTuple):
     """A generation, split into answer and thinking.
@@ -163,5 +168,8 @@ def without_tokens(text: str) -> str:
 
 
 def is_no_answer(text: str) -> bool:
-    """Return whether a text without its thinking says nothing: it is blank, or has marks alone."""
-    return is_wordless(without_tokens(_EMPTY.sub("", text)))
+    """Return whether a text without its thinking says nothing.
+
+    It is blank, or holds only marks and calls of tools.
+    """
+    return is_wordless(without_tokens(_EMPTY.sub("", _CALL.sub("", text))))

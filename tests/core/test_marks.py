@@ -96,16 +96,24 @@ def test_special_tokens_are_no_part_of_an_answer(text, kept):
 
 @pytest.mark.parametrize(
     "text",
-    ["<|begin_of_box|> <|end_of_box|>", "<answer></answer>", r"\boxed{ }", "<answer>\n</s>"],
+    [
+        *("<|begin_of_box|> <|end_of_box|>", "<answer></answer>", r"\boxed{ }", "<answer>\n</s>"),
+        '<tool_call>\n{"name": "search"}\n</tool_call>',
+        '<tool_call>{"name": "a"}</tool_call> <tool_call>{"name": "b"',
+        '[TOOL_CALLS] [{"name": "search"}]</s>',
+    ],
 )
 def test_marks_around_no_answer_are_none(text):
     assert is_no_answer(text)
     assert not is_no_answer(f"7 {text}")
 
 
-@pytest.mark.parametrize("text", ["<think>", "</think>", "[THINK", "<|channel", "<" * 9, "<a:"])
+@pytest.mark.parametrize(
+    "text", ["<think>", "</think>", "[THINK", "<|channel", "<" * 9, "<a:", "<tool_call>"]
+)
 def test_endless_marks_take_no_time(text):
     began = time.process_time()
     split_thinking(text * 30_000)
+    is_no_answer(text * 30_000)
     open_thinking(text * 30_000)
     assert time.process_time() - began < 2
