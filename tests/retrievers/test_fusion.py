@@ -53,7 +53,12 @@ class EncodingRetriever(ListRetriever):
         {"passages": EncodingStats(3, 1, 30, 20), "queries": EncodingStats(1)}
     )
 
+    @classmethod
+    def explains(cls, config):
+        return bool(config.ranking)
+
     def encode(self, corpus, progress=None):
+        PREPARED.append(corpus)
         return self.encoded["passages"] if self.config.ranking else None
 
 
@@ -188,7 +193,12 @@ def test_what_parts_say_of_themselves_is_passed_on():
     assert fusion(A, B).encoded == {}
     encoding = fusion(A, B, kind="encoding")
     assert encoding.encoded["passages"] == EncodingStats(6, 2, 60, 40)
-    assert encoding.encode(None) == EncodingStats(6, 2, 60, 40)
+    PREPARED.clear()
+    corpus = Corpus([Passage("a", "A koala.")])
+    assert encoding.encode(corpus) == EncodingStats(6, 2, 60, 40)
+    assert [corpus, corpus] == PREPARED
+    assert FusionRetriever.explains(encoding.config)  # decided by each part's own options
+    assert not FusionRetriever.explains(fusion([], kind="encoding").config)
     assert fusion([], kind="encoding").encode(None) is None
     with pytest.raises(UserError, match="no retriever of the fusion encodes"):
         fusion(A).encode(None)
