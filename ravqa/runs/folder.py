@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -50,7 +51,7 @@ _OURS = {
 _NAMED = re.compile(r"samples(\..+)?\.jsonl|predictions\.\w+|report-\d+\.html")
 
 
-class OutputFolder:
+class OutputFolder(ABC):
     """An output folder that is made, resumed or overwritten as the user said.
 
     Attributes:
@@ -87,9 +88,9 @@ class OutputFolder:
         """Whether the folder already holds a run or study."""
         return (self.path / self.marker).is_file()
 
+    @abstractmethod
     def is_leftover(self, entry: Path) -> bool:
         """Return whether an entry of a folder without `marker` was left by a killed process."""
-        raise NotImplementedError
 
     def is_own(self, entry: Path) -> bool:
         """Return whether an entry has the name of a file that is written here."""

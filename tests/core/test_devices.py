@@ -4,6 +4,7 @@ import pytest
 from checkpoint_files import PARTS, build
 
 from ravqa.cli import run_main
+from ravqa.core.devices import usable_device
 from ravqa.core.errors import UserError
 from ravqa.indexes.maxsim import device_of
 
@@ -19,6 +20,30 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path, kind, device):
         build(kind, tmp_path, device=device)
     assert f"the device {device!r} cannot be used: " in str(e.value)
     assert "\n" not in str(e.value)
+
+
+# Of each kind that torch knows: it raises RuntimeError, AssertionError or ImportError, by the kind.
+KINDS = (
+    "cpu cuda ipu xpu mkldnn opengl opencl ideep hip ve fpga maia xla lazy vulkan mps meta hpu mtia"
+    " privateuseone"
+).split()
+
+
+def problem(device):
+    try:
+        usable_device(device, "the reader")
+    except UserError as e:
+        return str(e)
+    return ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_device_is_usable_or_one_line(kind):
+    for device in (kind, f"{kind}:99"):
+        line = problem(device)
+        begins = f"the reader: the device {device!r} cannot be used: "
+        assert not line or (line.startswith(begins) and "\n" not in line)
+    assert bool(problem(f"{kind}:99")) == (kind not in ("cpu", "meta"))  # these are not counted
 
 
 @pytest.mark.parametrize("device", UNUSABLE[:3])
