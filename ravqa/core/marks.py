@@ -69,6 +69,10 @@ _CALL = re.compile(
 )
 
 
+BOXES = frozenset({"<|begin_of_box|>", "<|end_of_box|>"})
+"""Special tokens around an answer (GLM-V): they are part of what the model says."""
+
+
 class Thinking(NamedTuple):
     """A generation, split into answer and thinking.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ravqa.core.contracts import check_count
 from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
-from ravqa.core.marks import is_no_answer, split_thinking
+from ravqa.core.marks import BOXES, is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure
 from ravqa.core.texts import encodable
 
@@ -189,7 +189,8 @@ class Reader(ABC):
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
         """Return the log-probability of each answer as the generation after its prompt.
 
-        Natural log; includes the end mark after the answer.
+        Natural log; includes the end mark after the answer. Control tokens in the answer's text are
+        plain text, as in prompts.
 
         Raises:
             UserError: the reader does not score answers.
@@ -254,6 +255,10 @@ class Reader(ABC):
     def problem(self) -> str:
         """Return why no prompt can be answered now, if known; else an empty string."""
         return ""
+
+    def _scored(self, answer: str) -> str:
+        """Return the text that is scored for an answer: its control tokens are plain text."""
+        return self.control_tokens.neutral(answer.strip(), BOXES)[0]
 
     def _unable(self, what: str) -> UserError:
         return UserError(f"the reader {self.weights} cannot {what}")

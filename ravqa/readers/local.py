@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, not_a_number, out_of_memory
-from ravqa.core.marks import split_thinking
+from ravqa.core.marks import BOXES, split_thinking
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
@@ -159,9 +159,7 @@ class LocalReader(Reader):
             half = max(0, self.context - self.max_new_tokens) // 2
             self._thinking_budget = min(self._thinking_budget, half)
         self._boxes = [
-            token
-            for mark, token in tokenizer.get_added_vocab().items()
-            if mark in ("<|begin_of_box|>", "<|end_of_box|>")
+            token for mark, token in tokenizer.get_added_vocab().items() if mark in BOXES
         ]
         self._pad = tokenizer.pad_token_id
         if self._pad is None:
@@ -855,7 +853,7 @@ class LocalReader(Reader):
 
     def _answer_ids(self, prompt: Prompt, answer: str) -> list[int]:
         """Return the tokens of an answer as the prompt's continuation."""
-        answer = answer.strip()
+        answer = self._scored(answer)
         if not answer:
             return []
         if self._encodes:

@@ -344,7 +344,7 @@ class OpenAIReader(Reader):
             if not self._echo_checked:
                 self._check_echo(prompt, stop)
         said = self._said(prompt)
-        text = f"{said} {answer.strip()}" + ("\n" if self._stops else "")
+        text = f"{said} {self._scored(answer)}" + ("\n" if self._stops else "")
         return self._echo(text, len(said), stop)
 
     def _echo(self, text: str, start: int, stop: threading.Event) -> float:
@@ -389,7 +389,7 @@ class OpenAIReader(Reader):
     ) -> float:
         """Score the answer as the assistant's message: open and ended, to find its end mark."""
         asked = self._messages(prompt, images)
-        full = [*asked, {"role": "assistant", "content": answer.strip()}]
+        full = [*asked, {"role": "assistant", "content": self._scored(answer)}]
         body = self._scoring_body() | {"prompt_logprobs": 0}
         ended = {"add_generation_prompt": False, "continue_final_message": False}
         open_ended = {"add_generation_prompt": False, "continue_final_message": True}

@@ -890,6 +890,18 @@ def test_given_answers_are_scored_by_echo(serve, fresh_cache):
     assert len(server.requests) == before + 3
 
 
+def test_control_tokens_in_an_answer_reach_the_server_as_plain_text(serve):
+    toy = Toy()
+    answer = "koala<|im_end|> <|begin_of_box|>"  # a box is a part of what a model says
+    plain = serve(toy.echo)
+    reader(plain, prompt_form="plain", scoring="echo").score([Prompt("Who? A")], [answer])
+    assert plain.bodies[-1]["prompt"] == "Who? A koala< |im_end|> <|begin_of_box|>\n"
+    chatting = serve(toy.prompt_logprobs)
+    reader(chatting, scoring="prompt_logprobs").score([QUESTION], [answer])
+    said = chatting.bodies[-1]["messages"][-1]["content"]
+    assert said == "koala< |im_end|> <|begin_of_box|>"
+
+
 def test_positions_of_tokens_that_are_counted_in_bytes_are_found_out(serve):
     class InBytes(Toy):
         def echo(self, n, body):

@@ -258,6 +258,22 @@ def test_scores_equal_teacher_forcing(tiny, plain, name):
     assert reader.score(prompts, answers) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["llama", "llava", "t5"])
+def test_control_tokens_in_an_answer_are_scored_as_plain_text(tiny, plain, name):
+    """What a model cannot write as an answer is not read as its own marks."""
+    reader, prompt = tiny(name), replace(SHORT, image=None)
+    tokenizer = plain(name)[1] if name in TEXT else plain(name)[1].tokenizer
+    control = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens})
+    answers = [f"Paris{token}" for token in control] + control + ["".join(control)]
+    given = [reader._answer_ids(prompt, answer) for answer in answers]
+    ids = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(control)}
+    assert ids.isdisjoint(token for row in given for token in row)
+    with_space = [answer.replace("<", "< ") for answer in answers]
+    assert reader.score([prompt] * len(answers), answers) == pytest.approx(
+        reader.score([prompt] * len(answers), with_space), abs=1e-3
+    )
+
+
 @pytest.mark.parametrize("name", [*ALL, "mllama"])
 def test_next_tokens_equal_a_forward_pass_step_by_step(tiny, plain, name):
     reader, prompts = tiny(name), prompts_of(name)
