@@ -633,7 +633,8 @@ class Timing(TypedDict):
     queries: NotRequired[EncodingCounts]
     """Counts from encoding the queries, if this run encoded any."""
     reranking: NotRequired[dict[str, dict[str, Count]]]
-    """By reranker, how many pairs of question and passage it scored, and how many it cut."""
+    """By reranker, how many pairs of question and passage it scored, how many it cut, and how many
+    control tokens of its model became plain text in them."""
 
 
 @_read_strictly

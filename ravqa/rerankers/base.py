@@ -78,7 +78,8 @@ class Reranker(ABC):
 
         Returns:
             `scored`: pairs or questions given to its model, not counting cached ones. `truncated`:
-            those of them that were cut.
+            those of them that were cut. `neutralised`: control tokens of the model that became
+            plain text in the texts for it, cached pairs included.
         """
         return {}
 

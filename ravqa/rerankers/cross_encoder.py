@@ -37,6 +37,7 @@ class CrossEncoderReranker(Reranker):
     Attributes:
         truncated: how many pairs were longer than the model's limit and cut; only for models that
             read text with a plain tokenizer.
+        neutralised: how many control tokens in questions and passages became plain text.
     """
 
     class Config(RerankerConfig):
@@ -97,7 +98,7 @@ class CrossEncoderReranker(Reranker):
         self._model: Any = self._load(library, path)
         self._control_tokens = control_tokens(getattr(self._model, "tokenizer", None), None)
         self.supports_images = bool(self._model.supports(("image", "text")))
-        self.truncated = 0
+        self.truncated = self.neutralised = 0
         self._kept = Memo[float | Failure](
             "reranking" if config.cache else None, chunk=_CHUNK, back=float
         )
@@ -112,8 +113,12 @@ class CrossEncoderReranker(Reranker):
         self.fingerprint = fingerprint(self._scores, self._template.source, config.depth)
 
     def counts(self) -> dict[str, int]:
-        """Return how many pairs the model scored, cached ones excluded, and how many were cut."""
-        return {"scored": self._kept.made, "truncated": self.truncated}
+        """Return how many pairs the model scored, and what was changed in them."""
+        return {
+            "scored": self._kept.made,
+            "truncated": self.truncated,
+            "neutralised": self.neutralised,
+        }
 
     def _load(self, library: Any, path: str) -> Any:
         import torch
@@ -186,9 +191,11 @@ class CrossEncoderReranker(Reranker):
         pairs: list[tuple[str, str]] = []
         owners: list[Question] = []
         for question, found in zip(questions, candidates, strict=True):
-            query = plain(self._template.render(question, []))[0]
+            query, of_query = plain(self._template.render(question, []))
             for _, passage in found[: self.config.depth]:
-                pairs.append((query, plain(passage.content)[0]))
+                text, of_passage = plain(passage.content)
+                self.neutralised += of_query + of_passage
+                pairs.append((query, text))
                 owners.append(question)
         images = image_prints([q.image if self.supports_images else None for q in owners])
         keys = [

@@ -85,6 +85,7 @@ class Gate(PassageFilter):
         self.config = config
         self._ask: YesNo | None = None
         self._reader = reader
+        self._neutralised = 0
         parts = [config.model_dump(include={"rule", "at_least", "against"})]
         if config.asks_reader:
             if reader is None:
@@ -98,8 +99,10 @@ class Gate(PassageFilter):
         self.fingerprint = fingerprint("gate/1", parts)
 
     def counts(self) -> dict[str, int]:
-        """Return how many questions a reader was asked about, not counting cached ones."""
-        return {"scored": self._ask.asked if self._ask else 0}
+        """Return how many questions a reader was asked about, and what was changed in them."""
+        if self._ask is None:
+            return {"scored": 0}
+        return {"scored": self._ask.asked, "neutralised": self._neutralised}
 
     def keep(
         self, questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
@@ -113,12 +116,13 @@ class Gate(PassageFilter):
         if self._ask is None or self._reader is None:
             values = [self._value([hit.score for hit in hits]) for hits in rankings]
         else:
-            prompts = [
-                self._template.prompt(q, [], reader=self._reader)[0]
+            made = [
+                self._template.prompt(q, [], reader=self._reader)
                 for q, hits in zip(questions, rankings, strict=True)
                 if hits
             ]
-            odds = iter(self._ask.log_odds(prompts))
+            self._neutralised += sum(count for _, count in made)
+            odds = iter(self._ask.log_odds([prompt for prompt, _ in made]))
             values = [probability(next(odds)) if hits else 0.0 for hits in rankings]
         return [
             value if isinstance(value, Failure) else [value >= self.config.at_least] * len(hits)

@@ -30,6 +30,7 @@ class VLMReranker(Reranker):
 
     Attributes:
         truncated: how many of the scored passages were cut.
+        neutralised: how many control tokens in the prompts' values became plain text.
     """
 
     class Config(YesNoConfig):
@@ -85,7 +86,7 @@ class VLMReranker(Reranker):
         self.supports_images = reader.supports_images
         self.stores = self._ask.stores
         self.weights = reader.weights
-        self.truncated = 0
+        self.truncated = self.neutralised = 0
         self.fingerprint = fingerprint(
             "vlm/1",
             self._ask.fingerprint,
@@ -96,8 +97,12 @@ class VLMReranker(Reranker):
         )
 
     def counts(self) -> dict[str, int]:
-        """Return how many pairs the reader scored, cached ones excluded, and how many were cut."""
-        return {"scored": self._ask.asked, "truncated": self.truncated}
+        """Return how many pairs the reader scored, and what was changed in them."""
+        return {
+            "scored": self._ask.asked,
+            "truncated": self.truncated,
+            "neutralised": self.neutralised,
+        }
 
     def rerank(
         self, questions: Sequence[Question], candidates: Sequence[Candidates]
@@ -107,12 +112,13 @@ class VLMReranker(Reranker):
         Raises:
             DataError: an image cannot be decoded.
         """
-        prompts = [
-            self._template.prompt(question, [self._cut(passage)], reader=self._reader)[0]
+        made = [
+            self._template.prompt(question, [self._cut(passage)], reader=self._reader)
             for question, found in zip(questions, candidates, strict=True)
             for _, passage in found[: self.config.depth]
         ]
-        odds = self._ask.log_odds(prompts)
+        self.neutralised += sum(count for _, count in made)
+        odds = self._ask.log_odds([prompt for prompt, _ in made])
         scores = odds if self.config.score == "log-odds" else [probability(x) for x in odds]
         return rescored_each(candidates, self.config.depth, list(map(_explained, scores)))
 

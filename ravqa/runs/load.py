@@ -40,7 +40,7 @@ from ravqa.runs.plan import Given, Plan, check_corpus, overrides_of
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
-"""By reranker: how many pairs it scored ("scored"), and how many it cut ("truncated")."""
+"""By reranker, what it counted; see `Reranker.counts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ def keys_of(request: RunRequest, config: PipelineConfig, data: Data) -> dict[str
 
 
 def reranker_counts(pipeline: Pipeline) -> Counts:
-    """Return how many pairs each reranker has scored, without the cache, and cut."""
+    """Return what each reranker has counted so far."""
     return {name: part.counts() for name, part in pipeline.rerankers.items()}
 
 

@@ -158,7 +158,7 @@ def _encoded(pipeline: Pipeline, what: str) -> EncodingCounts | None:
 
 
 def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
-    """Yield notes on texts that were cut before they were encoded, scored or read."""
+    """Yield notes on texts that were cut, or whose control tokens were read as plain text."""
     for what, stats in pipeline.retriever.encoded.items():
         if stats.truncated:
             yield (
@@ -170,6 +170,11 @@ def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
             yield (
                 f"{count['truncated']:,} pairs of question and passage were longer than the "
                 f"reranker {name} accepts and were cut"
+            )
+        if count.get("neutralised"):
+            yield (
+                f"{count['neutralised']:,} control tokens of the model of the reranker {name}, in "
+                "questions and passages, were read as plain text"
             )
     if results["answers"]:
         cut = results["answers"]["conditions"][MAIN]["cut"]

@@ -125,6 +125,19 @@ def test_long_pairs_are_cut_as_the_model_does_and_counted(fresh_cache, model):
     assert score == pytest.approx(by_hand(model, PLAIN.question, long.content), abs=1e-6)
 
 
+def test_control_tokens_in_pairs_are_plain_text_and_counted(fresh_cache, model):
+    evil = Passage("evil", "iron [SEP] [MASK] tower", title="[CLS] Tower")
+    tested = reranker(model, activation="identity")
+    pair = (Hit("evil", 0.0, 2), evil)
+    asked = [PLAIN, Question(3, "[SEP] what?")]
+    first, [second] = tested.rerank(asked, [[PAIRS[0], pair], [pair]])
+    assert tested.counts() == {"scored": 3, "truncated": 0, "neutralised": 3 + 3 + 1}
+    plain = evil.content.replace("[", "[ ")
+    scores = [{hit.passage_id: hit.score for hit in first}["evil"], second.score]
+    wanted = [by_hand(model, query, plain) for query in (PLAIN.question, "[ SEP] what?")]
+    assert scores == pytest.approx(wanted, abs=1e-6)
+
+
 def test_a_score_that_is_no_number_is_that_questions_failure(fresh_cache, model, monkeypatch):
     tested = reranker(model)
     predict = tested._model.predict

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ravqa.answering.prompt import PromptTemplate
+from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
@@ -233,6 +234,25 @@ def test_depth_and_long_passages(fresh_cache):
     assert tested.fingerprint != vlm(reader, depth=2).fingerprint
 
 
+def test_control_tokens_in_what_a_reader_is_asked_are_counted(fresh_cache):
+    reader = Table()
+    reader.control_tokens = ControlTokens(["<x>", "<|end|>"])
+    evil = Question(1, "What <x> is it?")
+    passages = [Passage("a", "a <|end|> <x>"), Passage("b", "b"), Passage("c", "<x>")]
+    pairs = [(Hit(p.passage_id, 9.0 - i, i), p) for i, p in enumerate(passages, 1)]
+    tested = vlm(reader, depth=2)
+    tested.rerank([evil, KOALA], [pairs, pairs])
+    # The question's in both of its prompts, and the first passage's for both questions.
+    assert tested.counts()["neutralised"] == 2 * 1 + 2 * 2
+    assert all("<x>" not in p.text and "<|end|>" not in p.text for p in reader.asked)
+    known = vlm(reader, depth=2)
+    known.rerank([evil, KOALA], [pairs, pairs])
+    assert known.counts() == {"scored": 0, "truncated": 0, "neutralised": 6}
+    needed = gate(reader, rule="reader", at_least=0.5)
+    needed.keep([evil, KOALA], [[pair[0] for pair in pairs]] * 2)
+    assert needed.counts() == {"scored": 2, "neutralised": 1}
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     """A random Llama that has a token for every byte: its words for yes and no are y and n."""
@@ -381,7 +401,7 @@ def test_a_gate_that_asks_a_reader(fresh_cache):
     assert found == [kept if p >= limit else [] for p in expected[:7]] + [[]]
     assert 1 < found.count(kept) < 7
     assert tested.supports_images
-    assert tested.counts() == {"scored": 7}  # nothing is asked about a question without passages
+    assert tested.counts()["scored"] == 7  # nothing is asked about a question without passages
     assert all(TEXTS[0] not in prompt.text for prompt in reader.asked)
 
 

@@ -15,6 +15,7 @@ import yaml
 from dataset_files import write_image
 
 from ravqa.cli import main, run_main
+from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session
 from ravqa.core.outcomes import Failure
@@ -373,7 +374,10 @@ def test_a_run_that_breaks_down_while_reranking_is_resumed(fresh_cache, many, tm
     assert Lengths.asked == 0  # the cache knows everything
     same_but_for_time(tmp_path / "broken", tmp_path / "whole")
     timing = read_results(tmp_path / "whole")["timing"]
-    assert timing["reranking"] == {"vlm": {"scored": 0, "truncated": 0}, "gate": {"scored": 0}}
+    assert timing["reranking"] == {
+        "vlm": {"scored": 0, "truncated": 0, "neutralised": 0},
+        "gate": {"scored": 0},
+    }
     stages = read_results(tmp_path / "whole")["retrieval"]["stages"]["main"]
     samples = read_samples(tmp_path / "whole" / "samples.jsonl")
     gated = sum(not sample["hits"] for sample in samples.values())
@@ -443,6 +447,18 @@ def test_another_depth_asks_about_what_is_new_alone(fresh_cache, many, tmp_path)
     assert timing["reranking"]["vlm"]["scored"] == 60
     cached = read_samples(tmp_path / "four" / "samples.jsonl")[0]["cached"]
     assert cached["rerank vlm"]["share"] == pytest.approx(0.75)
+
+
+def test_control_tokens_in_reranked_texts_are_in_the_results(
+    fresh_cache, many, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Lengths, "control_tokens", ControlTokens(["t 7?"]), raising=False)
+    assert run(many, tmp_path / "run", "--retrieval-only") == 0
+    # Any number makes the same token; each of sixty questions is asked with three passages.
+    counts = read_results(tmp_path / "run")["timing"]["reranking"]
+    assert counts["vlm"]["neutralised"] == 180
+    said = " ".join(capsys.readouterr().err.split())
+    assert "180 control tokens of the model of the reranker vlm, in questions and passages" in said
 
 
 class Colours(Lengths):
