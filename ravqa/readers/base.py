@@ -149,7 +149,7 @@ class Reader(ABC):
         streams: whether `stream` works.
         switched_off: what is not done because a check of the model found it to be wrong, each with
             the reason: `batches`, `sharing` (reading a common beginning once), `score` or
-            `next_token_logprobs`.
+            `next_token_logprobs`. `unchecked` is a check that could not be made.
     """
 
     fingerprint: str

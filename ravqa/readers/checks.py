@@ -48,13 +48,15 @@ _LONG = f"{_BEGINNING * 2}Question: Which animal is it, where is it, what does i
 _SIZES = ((224, 168), (168, 336))  # of images, in pixels
 
 Ability = Literal["batches", "sharing", "score", "next_token_logprobs"]
+UNCHECKED = "unchecked"
 WITHOUT: Mapping[str, str] = {
     "batches": "it reads one prompt at a time",
     "sharing": "it reads every prompt from its beginning",
     "score": "it scores no answers",
     "next_token_logprobs": "it gives no next-token probabilities and scores no answers",
+    UNCHECKED: "it was not checked that neither batches nor kept keys and values change an answer",
 }
-"""What a reader does without an ability that failed its check."""
+"""What a reader does without an ability that failed its check, or without the check."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ _Reading = Callable[[Sequence[Prompt], Sequence[_Written]], _Written]
 def check_model(reader: LocalReader) -> dict[str, str]:
     """Return the abilities that the reader does not have with its model, each with the reason.
 
-    What is found for a large model is kept in the cache.
+    A check for which the model's context is too short is `UNCHECKED`. What is found for a large
+    model is kept in the cache.
 
     Raises:
         UserError: the model cannot read an ordinary prompt or image, or its `generate` does not
@@ -108,7 +111,7 @@ def _key(reader: LocalReader) -> str:
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
     versions = [torch.__version__, transformers.__version__]
-    return fingerprint("check/3", reader.fingerprint, versions, device.type, machine)
+    return fingerprint("check/4", reader.fingerprint, versions, device.type, machine)
 
 
 def _checked(reader: LocalReader) -> dict[str, str]:
@@ -116,8 +119,15 @@ def _checked(reader: LocalReader) -> dict[str, str]:
     for what, prompts in _prompts(reader):
         try:
             lengths = reader._lengths(prompts)
-            if reader.context is None or max(lengths) + _TOKENS <= reader.context:
+            needed = max(lengths) + _TOKENS
+            if reader.limit is None or needed <= reader.limit:
                 _Check(reader, prompts, found).run(even=lengths[0] == lengths[1])
+            else:
+                found.setdefault(
+                    UNCHECKED,
+                    f"its context of {reader.limit} tokens is too short for a check with {what}, "
+                    f"which needs {needed}",
+                )
         except Exception as e:
             problem = failure(e, f"{reader.weights} cannot read {what}")
             raise UserError(f"{reader._why}: {problem}") from None

@@ -27,7 +27,7 @@ from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
 from ravqa.readers.chat import ChatConfig
-from ravqa.readers.checks import check_model
+from ravqa.readers.checks import UNCHECKED, check_model
 from ravqa.readers.loading import (
     LocalConfig,
     Placement,
@@ -143,6 +143,7 @@ class LocalReader(Reader):
         self.max_new_tokens = config.max_new_tokens
         limit, self._strict = model_context(self._decoder.config, tokenizer, config.max_new_tokens)
         self.context = config.context or limit
+        self.limit = limit if self._strict else None  # of the model itself
         chat = config if isinstance(config, ChatConfig) else None
         own = self._decoder.generation_config
         newline = chat is not None and chat.stop_at_newline
@@ -212,8 +213,8 @@ class LocalReader(Reader):
             self.gives_next_token_logprobs = self.streams = self.scores_answers = False
         if "score" in off:
             self.scores_answers = False
-        if off:
-            self.fingerprint = fingerprint(self.fingerprint, sorted(off))
+        if changed := sorted(off.keys() - {UNCHECKED}):
+            self.fingerprint = fingerprint(self.fingerprint, changed)
 
     # --- for subclasses to override
 

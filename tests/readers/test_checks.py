@@ -1,6 +1,7 @@
 """What local readers find out about their models: right ones are not accused, wrong ones caught."""
 
 import functools
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -184,9 +185,23 @@ def test_half_precision_is_measured_by_what_moving_a_prompt_changes(folder, wron
     assert list(load(folder("llama"), dtype=dtype).switched_off) == ["batches"]
 
 
-def test_a_context_too_short_for_the_check_is_not_checked(folder, wrong):
+def test_a_model_with_a_context_too_short_for_the_check_says_so(folder, tmp_path, wrong, caplog):
     wrong(unmasked)
-    assert load(folder("llama"), context=20).switched_off == {}
+    # A shorter context by choice is none of the model.
+    assert list(load(folder("llama"), context=20).switched_off) == ["batches"]
+    path = shutil.copytree(folder("llama"), tmp_path / "short")
+    settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    settings["max_position_embeddings"] = 20
+    (path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    caplog.clear()
+    reader = load(str(path))
+    [(ability, reason)] = reader.switched_off.items()
+    assert ability == "unchecked"
+    assert reason.startswith("its context of 20 tokens is too short for a check with an ordinary ")
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.endswith("neither batches nor kept keys and values change an answer")
+    assert reader.scores_answers
+    assert reader.streams
 
 
 def test_a_large_model_is_checked_once(folder, fresh_cache, monkeypatch):
