@@ -389,8 +389,16 @@ class Pipeline:
 
     @property
     def switched_off(self) -> dict[str, str]:
-        """Return what the reader does not do because its model gets it wrong, with reasons."""
-        return dict(self.answerer.reader.switched_off) if self.answerer else {}
+        """Return what readers do not do because their models get it wrong, with reasons.
+
+        What a reranker's reader does not do has the reranker's name before it ("vlm: batches"),
+        unless it is the pipeline's own reader.
+        """
+        found = dict(self.answerer.reader.switched_off) if self.answerer else {}
+        for name, part in self.rerankers.items():
+            other = not self.answerer or part.switched_off is not self.answerer.reader.switched_off
+            found |= {f"{name}: {what}": why for what, why in part.switched_off.items() if other}
+        return found
 
     @property
     def fingerprints(self) -> dict[str, str]:

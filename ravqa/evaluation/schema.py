@@ -588,7 +588,8 @@ class RunProvenance(TypedDict):
     switched_off: NotRequired[dict[str, str]]
     """What the reader did not do because a check of its model found it to be wrong, each with the
     reason: `batches`, `sharing`, `score` or `next_token_logprobs`, and `unchecked` if the model's
-    context was too short for the check; absent where nothing was."""
+    context was too short for the check; absent where nothing was. For the reader of a reranker, the
+    reranker's name stands before it (`vlm: batches`)."""
     answering: dict[str, Any] | None
     """The decision rule's settings, prompt and examples; null with `--retrieval-only`."""
     corpus: CorpusSource | None

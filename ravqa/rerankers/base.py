@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from ravqa.core.cache import Store
 from ravqa.core.contracts import check_each, number_problem
@@ -51,6 +52,7 @@ class Reranker(ABC):
         weights: human-readable names of the weights; blank without weights.
         supports_images: whether it looks at questions' images.
         stores: where scores are kept; empty if they are not. Runs measure what came from there.
+        switched_off: what a reader that it asks does not do; see `ravqa.readers.base.Reader`.
     """
 
     class Config(RerankerConfig):
@@ -60,6 +62,7 @@ class Reranker(ABC):
     weights: str = ""
     supports_images: bool = False
     stores: Sequence[Store] = ()
+    switched_off: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def rerank(

@@ -95,6 +95,7 @@ class Gate(PassageFilter):
             self.supports_images = reader.supports_images
             self.stores = self._ask.stores
             self.weights = reader.weights
+            self.switched_off = reader.switched_off
             parts += [{"asked": self._ask.fingerprint, "prompt": self._template.source}]
         self.fingerprint = fingerprint("gate/1", parts)
 

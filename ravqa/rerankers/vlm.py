@@ -86,6 +86,7 @@ class VLMReranker(Reranker):
         self.supports_images = reader.supports_images
         self.stores = self._ask.stores
         self.weights = reader.weights
+        self.switched_off = reader.switched_off
         self.truncated = self.neutralised = 0
         self.fingerprint = fingerprint(
             "vlm/1",

@@ -426,11 +426,25 @@ def tables(monkeypatch):
         def __init__(self, config):
             super().__init__()
             made.append(self)
+            self.switched_off = {"sharing": f"it is reader {len(made)}"}
 
     monkeypatch.setitem(READERS._entries, "table", Entry("a:b", "x"))
     get = READERS.get
     monkeypatch.setattr(READERS, "get", lambda name: Built if name == "table" else get(name))
     return made
+
+
+def test_what_readers_of_rerankers_do_not_do_is_told(fresh_cache, tables):
+    asking = {"name": "gate", "rule": "reader", "at_least": 0.5}
+    other = {"name": "table", "batch_size": 3}
+    settings = {**FILE, "reranking": [{"name": "vlm"}, {**asking, "reader": other}]}
+    # The vlm asks the pipeline's own reader.
+    assert Pipeline.from_config(settings).switched_off == {
+        "sharing": "it is reader 1",
+        "gate: sharing": "it is reader 2",
+    }
+    found = Pipeline.from_config(settings, retrieval_only=True).switched_off
+    assert list(found) == ["vlm: sharing", "gate: sharing"]
 
 
 def test_rerankers_share_the_pipelines_reader(fresh_cache, tables):
