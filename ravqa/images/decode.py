@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ravqa.core.errors import DataError, PromptError
+from ravqa.core.errors import DataError, PromptError, first_line
 from ravqa.core.files import atomic_write, check_file, irregular
 from ravqa.core.locations import cache_dir
 from ravqa.core.settings import fingerprint
@@ -217,7 +217,7 @@ def _open(source: Path | bytes, read: Callable[[Image], T]) -> T:
     except PIL.UnidentifiedImageError:
         raise DataError(f"{name}: {_other_kind(source)}") from None
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
-        raise DataError(f"{name}: broken image ({e or type(e).__name__})") from None
+        raise DataError(f"{name}: broken image ({first_line(e)})") from None
 
 
 def _decoded(file: Path | io.BytesIO, name: str, read: Callable[[Image], T]) -> T:
