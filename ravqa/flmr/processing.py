@@ -185,7 +185,7 @@ def read_image(image: Any) -> Image:
                 raise TypeError("neither a Pillow image nor a path, bytes or an array")
             return to_rgb(image)
     except Exception as e:  # Pillow's decoders raise errors of many kinds on broken bytes
-        raise DataError(f"{name}: not a readable image ({e or type(e).__name__})") from None
+        raise DataError(f"{name}: not a readable image ({str(e) or type(e).__name__})") from None
 
 
 class FLMRProcessor:
