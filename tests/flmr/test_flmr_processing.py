@@ -15,7 +15,6 @@ from PIL.PngImagePlugin import PngInfo
 from transformers import CLIPImageProcessorPil
 
 from ravqa.core.errors import DataError, UserError
-from ravqa.describers import imagenet
 from ravqa.flmr import (
     FLMRContextEncoderTokenizer,
     FLMRInputError,
@@ -24,6 +23,7 @@ from ravqa.flmr import (
     FLMRVisionConfig,
 )
 from ravqa.flmr.processing import FLMRImageProcessor, read_image, with_instruction
+from ravqa.images.efficientnet import pixels_of
 
 
 @pytest.fixture(scope="module")
@@ -313,5 +313,5 @@ def test_a_line_of_pixels_is_cut_before_it_is_scaled(size):
     line = Image.new("RGB", size)
     began = time.process_time()
     assert FLMRImageProcessor((224, 224), 224)([line]).shape == (1, 3, 224, 224)
-    assert imagenet._pixels(line).shape == (3, 224, 224)
+    assert pixels_of(line).shape == (3, 224, 224)
     assert time.process_time() - began < 2
