@@ -1,0 +1,29 @@
+"""`ravqa train`: train parts of a pipeline."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ravqa.cli.shared import opened_console, say
+from ravqa.training.options import TrainRequest
+
+if TYPE_CHECKING:
+    from ravqa.runs.console import Console
+
+app = typer.Typer(help="Train parts of a pipeline from a settings file.", no_args_is_help=True)
+
+
+def run_training(request: TrainRequest, train: Callable[[TrainRequest, Console], Path]) -> None:
+    """Run a training with a console, and print where its results are."""
+    with opened_console() as console:
+        try:
+            folder = train(request, console)
+        except KeyboardInterrupt:
+            print("--resume --output DIR resumes this training", file=sys.stderr)
+            raise
+    say(f"training folder: {folder}")

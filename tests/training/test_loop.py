@@ -1,0 +1,246 @@
+"""The loop: exact steps, validation, early stopping, and resuming as if nothing had happened."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ravqa.core.errors import DamagedError, UserError
+from ravqa.core.settings import validate
+from ravqa.training.folder import TrainingFolder
+from ravqa.training.loop import train
+from ravqa.training.sampling import batches
+from ravqa.training.settings import LoopConfig
+from ravqa.training.task import Task
+
+
+class Line(Task):
+    """Fits y = 2x + 1 with a random linear model and dropout; its data are 20 points."""
+
+    kind = "line"
+    metric = "error"
+    higher_is_better = False
+
+    def __init__(self, stop_at=None, frozen=False, scores=None):
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(1, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1)
+        )
+        self.model.requires_grad_(not frozen)
+        self.xs = torch.linspace(-1, 1, 20)[:, None]
+        self.sizes, self.ratios, self.facts = [20], [1.0], {}
+        self.stop_at, self.scores, self.seen = stop_at, scores, []
+
+    @property
+    def identity(self):
+        return {"data": "twenty points"}
+
+    def loss(self, batch):
+        self.seen += [i for _, i in batch]
+        x = self.xs[[i for _, i in self.share(batch)]]
+        return {"loss": (self.model(x) - 2 * x - 1).square().mean()}
+
+    def before_step(self, step, progress):
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+
+    def evaluate(self, progress):
+        if self.scores is not None:
+            return {"error": self.scores.pop(0)} if self.scores else {}
+        return {"error": float((self.model(self.xs) - 2 * self.xs - 1).square().mean())}
+
+    def save(self, folder):
+        torch.save(self.model.state_dict(), folder / "weights.pt")
+
+
+def config(**values):
+    given = {"steps": 12, "batch_size": 4, "learning_rate": 0.05, "save_every": 3, **values}
+    return validate(LoopConfig, given, "test")
+
+
+def run(folder, task, settings, **options):
+    notes = []
+    made = TrainingFolder(folder, **options)
+    with made.held():
+        found = train(task, settings, made, progress=lambda *_: None, note=notes.append)
+    return found, notes
+
+
+def figures(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_a_step_is_the_mean_gradient_of_its_batches(tmp_path):
+    task = Line()
+    task.model[1].p = 0.0
+    weights = {n: p.detach().clone() for n, p in task.model.named_parameters()}
+    settings = config(steps=1, accumulation=3, max_grad_norm=None, schedule="constant")
+    run(tmp_path / "run", task, settings)
+    again = Line()
+    again.model[1].p = 0.0
+    again.model.load_state_dict({**again.model.state_dict(), **weights})
+    optimizer = torch.optim.AdamW(again.model.parameters(), lr=0.05, weight_decay=0.0)
+    draws = batches([20], [1.0], 4, 0)
+    chosen = [i for _ in range(3) for _, i in next(draws)]
+    x = again.xs[chosen]
+    loss = (again.model(x) - 2 * x - 1).square().mean()
+    loss.backward()
+    optimizer.step()
+    [line] = [f for f in figures(tmp_path / "run") if "loss" in f]
+    assert math.isclose(line["loss"], float(loss.detach()), rel_tol=1e-6)
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in again.model.parameters()))
+    assert math.isclose(line["gradient"], norm, rel_tol=1e-5)
+    for mine, theirs in zip(task.model.parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 11])
+def test_a_resumed_training_has_the_same_losses_and_weights(tmp_path, stop):
+    settings = config(validate_every=4, schedule="cosine", warmup=2, accumulation=2)
+    whole = Line()
+    run(tmp_path / "whole", whole, settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", Line(stop_at=stop), settings)
+    resumed = Line()
+    _, notes = run(tmp_path / "parts", resumed, settings, resume=True)
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    saved = stop - stop % 3 if stop < 4 else max(stop - stop % 3, stop - stop % 4)
+    assert notes == ([f"resumed after step {saved} of 12"] if saved else [])
+    results = [json.loads((tmp_path / r / "results.json").read_text()) for r in ("whole", "parts")]
+    assert results[0] == results[1]
+    for name in ("best", "last"):
+        one, two = (
+            torch.load(tmp_path / r / name / "weights.pt", weights_only=True)
+            for r in ("whole", "parts")
+        )
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_lines_after_the_last_checkpoint_are_written_again(tmp_path):
+    settings = config()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Line(stop_at=5), settings)
+    assert [f["step"] for f in figures(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 6, "lo')  # a kill inside a write
+    run(tmp_path / "run", Line(), settings, resume=True)
+    steps = [f["step"] for f in figures(tmp_path / "run") if "loss" in f]
+    assert steps == list(range(1, 13))
+
+
+def test_training_stops_after_so_many_validations_without_a_better_one(tmp_path):
+    scores = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 1.0]
+    settings = config(steps=100, validate_every=2, patience=2)
+    found, _ = run(tmp_path / "run", Line(scores=scores), settings)
+    assert found["stopped_early"]
+    assert found["steps"] == 10  # validations at 0, 2, 4, 6, 8 and 10; the best is that at 6
+    assert found["best"] == {"step": 6, "figures": {"error": 3.0}}
+    again, _ = run(tmp_path / "run", Line(scores=[0.0]), settings, resume=True)
+    assert again == found
+
+
+def test_without_validation_the_last_checkpoint_is_the_best(tmp_path):
+    task = Line(scores=[])
+    found, _ = run(tmp_path / "run", task, config())
+    best = torch.load(tmp_path / "run" / "best" / "weights.pt", weights_only=True)
+    assert found["best"] is None
+    assert all(torch.equal(best[key], value) for key, value in task.model.state_dict().items())
+
+
+def test_an_interrupted_exchange_of_checkpoints_is_finished_or_undone(tmp_path):
+    settings = config()
+    run(tmp_path / "run", Line(), settings)
+    folder = tmp_path / "run"
+    (folder / "last").rename(folder / "last.old")  # a kill between the two renames
+    run(folder, Line(), settings, resume=True)
+    assert (folder / "last" / "training.pt").is_file()
+    assert not (folder / "last.old").exists()
+
+
+def test_another_training_is_not_resumed(tmp_path):
+    run(tmp_path / "run", Line(), config())
+    with pytest.raises(UserError, match=r"loop.learning_rate: 0.05 then, 0.1 now"):
+        run(tmp_path / "run", Line(), config(learning_rate=0.1), resume=True)
+    with pytest.raises(UserError, match="--resume continues it, --overwrite replaces it"):
+        run(tmp_path / "run", Line(), config())
+    run(tmp_path / "run", Line(), config(steps=3), overwrite=True)
+    assert len(figures(tmp_path / "run")) == 4  # three steps and a validation
+    other = Line()
+    other.kind = "circle"
+    with pytest.raises(UserError, match="holds no training of a circle"):
+        run(tmp_path / "run", other, config(), overwrite=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(tmp_path / "run", Line(), config())
+    (tmp_path / "run" / "last" / "training.pt").write_bytes(b"half")
+    with pytest.raises(DamagedError, match=r"last/training\.pt is damaged"):
+        run(tmp_path / "run", Line(), config(), resume=True)
+
+
+def test_mistakes_are_one_line_each(tmp_path):
+    with pytest.raises(UserError, match="no parameter is trained"):
+        run(tmp_path / "a", Line(frozen=True), config())
+    with pytest.raises(UserError, match="set either steps or epochs"):
+        config(epochs=1)
+    with pytest.raises(UserError, match="unknown key 'stepps': did you mean steps"):
+        config(stepps=1)
+    with pytest.raises(UserError, match="patience counts validations"):
+        config(patience=1)
+    with pytest.raises(UserError, match=r"'0\.wait' matches no parameter"):
+        run(tmp_path / "b", Line(), config(learning_rates={"0.wait": 0.1}))
+    broken = Line()
+    broken.xs = broken.xs * math.inf
+    with pytest.raises(UserError, match=r"step 1: the loss is nan: a lower loop\.learning_rate"):
+        run(tmp_path / "c", broken, config())
+
+
+def test_parts_have_their_own_learning_rates_and_biases_no_decay(tmp_path):
+    task = Line()
+    task.parts = {"first": ("0.*",)}
+    before = {n: p.detach().clone() for n, p in task.model.named_parameters()}
+    task.loss = lambda batch: {"loss": 0 * sum(p.sum() for p in task.model.parameters())}
+    rates = {"first": 0.5, "0.bias": 0.25}
+    settings = config(steps=1, weight_decay=0.1, schedule="constant", learning_rates=rates)
+    run(tmp_path / "run", task, settings)
+    after = dict(task.model.named_parameters())
+    torch.testing.assert_close(after["0.weight"].data, before["0.weight"] * (1 - 0.5 * 0.1))
+    torch.testing.assert_close(after["2.weight"].data, before["2.weight"] * (1 - 0.05 * 0.1))
+    assert torch.equal(after["0.bias"].data, before["0.bias"])
+
+
+def test_epochs_count_examples(tmp_path):
+    found, _ = run(tmp_path / "run", Line(), config(steps=None, epochs=1.5, accumulation=2))
+    assert found["planned_steps"] == 4  # 30 examples, 8 an update
+
+
+def test_every_example_is_seen_once_before_any_twice():
+    draws = batches([7], [1.0], 7, seed=3)
+    assert all(sorted(i for _, i in next(draws)) == list(range(7)) for _ in range(5))
+
+
+def test_datasets_are_drawn_by_their_ratios():
+    draws = batches([50, 3], [3.0, 1.0], 100, seed=0)
+    drawn = [d for _ in range(200) for d, _ in next(draws)]
+    share = np.mean(drawn)  # of the second; its standard error is .003
+    assert abs(share - 0.25) < 0.015
+    first, second = (next(batches([50, 3], [3.0, 1.0], 100, seed=s)) for s in (1, 2))
+    assert first != second
+    assert first == next(batches([50, 3], [3.0, 1.0], 100, seed=1))
+
+
+def test_the_folder_tells_the_whole_story(tmp_path):
+    run(tmp_path / "run", Line(), config(validate_every=4, learning_rate=1e-3))
+    page = (tmp_path / "run" / "report.html").read_text()
+    for text in ("Training of a line", "Training loss", "Validation", "learning_rate: 0.001"):
+        assert text in page
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["training"] == "line"
+    assert settings["data"] == "twenty points"
+    assert settings["loop"]["steps"] == 12
