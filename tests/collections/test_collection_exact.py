@@ -1,0 +1,509 @@
+"""What a collection says of itself and of mistakes, word by word, with an encoder of hashes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import collection_files
+import pytest
+import yaml
+
+from ravqa.collections import Changes, Collection
+from ravqa.collections.collection import own_id
+from ravqa.collections.folder import CollectionFolder, Manifest
+from ravqa.collections.settings import checked, own_settings, refusal
+from ravqa.collections.trust import Setting
+from ravqa.core.errors import DataError, UserError
+from ravqa.core.locations import SAMPLE, file_digest
+from ravqa.core.records import Passage, Question
+from ravqa.core.settings import fingerprint, load_pipeline
+from ravqa.corpora.pages import Remarks
+from ravqa.encoders.base import Encoded
+
+PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
+KOALA = Passage("koala", "koalas eat leaves", title="Koala", extra={"page": 1})
+BRIDGE = Passage("bridge", "a bridge of iron", extra={"page": 2})
+TULIP = Passage("tulip", "tulips grow from bulbs", extra={"page": 2})
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    return collection_files.pipeline(tmp_path)
+
+
+@pytest.fixture
+def collection(tmp_path, pipeline):
+    made = Collection.create(tmp_path / "index", pipeline, words=7)
+    made.add([KOALA, BRIDGE, TULIP])
+    return made
+
+
+def said(error, call, *arguments, **options):
+    with pytest.raises(error) as raised:
+        call(*arguments, **options)
+    return str(raised.value)
+
+
+# What is in the folder
+
+
+def test_the_file_of_a_collection_holds_its_settings_encoder_and_state(collection, pipeline):
+    values = json.loads((collection.path / "collection.json").read_text(encoding="utf-8"))
+    settings, _ = load_pipeline(pipeline)
+    stated = {
+        "settings": settings,
+        "encoder": {"fingerprint": "hashes/0", "weights": "hashes of seed 0", "dim": 16},
+        "index": "index-000001",
+        "words": 7,
+    }
+    assert values == {"format": 1, **stated, "checksum": fingerprint(stated)}
+    assert CollectionFolder(collection.path).manifest() == Manifest(
+        settings, stated["encoder"], "index-000001", 7
+    )
+    names = sorted(entry.name for entry in collection.path.iterdir())
+    assert names == ["collection.json", "index-000001", "lock", "passages-000001"]
+    [entry] = collection._state.passages
+    assert entry["name"] == "passages-000001"
+    files = sorted((collection.path / entry["name"]).iterdir())
+    assert sorted(entry["files"]) == [file.name for file in files]
+    assert all(entry["files"][file.name][0] == file.stat().st_size for file in files)
+
+
+def test_each_change_writes_one_more_folder(collection):
+    collection.update([replace(KOALA, text="koalas sleep")])
+    collection.update([replace(BRIDGE, extra={"page": 3})])
+    names = [entry.name for entry in sorted(collection.path.glob("passages-*"))]
+    assert names == ["passages-000001", "passages-000002", "passages-000003"]
+    assert collection["koala"].text == "koalas sleep"
+    assert collection["bridge"].extra == {"page": 3}
+    # The newest record of each passage comes out, once, newest folder first.
+    assert [p.passage_id for p in collection.corpus.stream()] == ["bridge", "koala", "tulip"]
+    assert {p.passage_id: p for p in collection.corpus.stream()} == dict(collection.corpus)
+    assert list(collection) == ["bridge", "tulip", "koala"]  # the koala was encoded again
+
+
+def test_images_are_kept_by_their_bytes(collection, tmp_path):
+    digest = file_digest(PHOTO)
+    for name, suffix in (("a.JPG", ".jpg"), ("b.dat", ""), ("c", "")):
+        source = tmp_path / name
+        source.write_bytes(PHOTO.read_bytes())
+        collection.put([Passage(name, f"photo {name}", image=source)])
+        kept = collection[name].image
+        assert kept == collection.path / "images" / digest[:2] / f"{digest}{suffix}"
+        assert kept.read_bytes() == PHOTO.read_bytes()
+        source.unlink()
+    collection.delete(["b.dat", "c"])
+    collection.compact()
+    files = [file.name for file in (collection.path / "images").rglob("*") if file.is_file()]
+    assert files == [f"{digest}.jpg"]
+
+
+# What it says of itself
+
+
+def test_what_a_collection_says_of_itself(collection, tmp_path):
+    assert collection.path == tmp_path / "index"
+    assert collection.words == 7
+    assert (len(collection), list(collection)) == (3, ["koala", "bridge", "tulip"])
+    assert dict(collection.corpus) == {"koala": KOALA, "bridge": BRIDGE, "tulip": TULIP}
+    assert collection.corpus.source == str(tmp_path / "index")
+    assert collection.corpus.repeated == 0
+    assert tuple(collection.corpus.left_out) == ()
+    stats = collection.stats()
+    assert (stats["passages"], stats["encoder"]) == (3, "hashes of seed 0")
+    assert (stats["kind"], stats["segments"]) == ("exact", 1)
+    assert "fingerprint" not in stats
+    assert "left_out" not in stats
+    assert collection.verify() == []
+    assert collection.local_models == []
+    assert Collection.exists(collection.path)
+    assert not Collection.exists(tmp_path)
+    assert collection.withheld == ()
+
+
+def test_an_empty_collection_says_so(tmp_path, pipeline):
+    collection = Collection.create(tmp_path / "index", pipeline)
+    assert (len(collection), list(collection), list(collection.corpus)) == (0, [], [])
+    assert collection.stats() == {"passages": 0, "encoder": "hashes of seed 0"}
+    assert collection.verify() == []
+    assert "koala" not in collection
+    assert said(KeyError, collection.__getitem__, "koala") == "'koala'"
+    assert collection.search("leaves") == []
+    assert collection.retrieve([Question(1, "a"), Question(2, "b")], 3) == [[], []]
+    assert collection.words is None
+    collection.compact()
+    assert collection.delete([]) == Changes()
+
+
+def test_models_in_local_folders_are_named(tmp_path, minilm_folder, models_loaded_once):
+    model = f"retriever.encoder.model={minilm_folder}"
+    collection = Collection.create(tmp_path / "index", "minilm-retrieval", model)
+    assert collection.local_models == [str(minilm_folder)]
+    collection = Collection.create(tmp_path / "other", "minilm-retrieval")
+    assert collection.local_models == []
+
+
+def test_its_index_is_for_its_encoder_and_kind_alone(collection):
+    corpus, state = collection.corpus, collection._state
+    for kind in ("auto", "exact"):
+        assert corpus.index_for("hashes/0", kind) is state.index
+    assert corpus.index_for("hashes/1", "exact") is None
+    assert corpus.index_for("hashes/0", "compressed") is None
+
+
+# Searching
+
+
+def test_search_finds_the_words(collection):
+    [(hit, passage)] = collection.search("tulips bulbs", k=1)
+    assert (hit.passage_id, hit.rank, passage) == ("tulip", 1, TULIP)
+    assert collection.search("iron", k=1)[0][1] == BRIDGE
+    assert len(collection.search("iron", k=2)) == 2
+    [hits] = collection.retrieve([Question(1, "iron bridge")], 2)
+    assert [hit.rank for hit in hits] == [1, 2]
+    assert hits[0].passage_id == "bridge"
+
+
+def test_what_may_be_found_can_be_limited_in_two_ways_at_once(collection):
+    def found(**limits):
+        hits = [hit.passage_id for hit, _ in collection.search("koalas", **limits)]
+        [same] = collection.retrieve([Question(0, "koalas")], 5, **limits)
+        assert [hit.passage_id for hit in same] == hits
+        pipeline = collection.pipeline(**limits)
+        [same] = pipeline.retriever.retrieve([Question(0, "koalas")], 5)
+        assert [hit.passage_id for hit in same] == hits
+        return set(hits)
+
+    assert found() == {"koala", "bridge", "tulip"}
+    assert found(where={"page": 2}) == {"bridge", "tulip"}
+    assert found(allowed_ids=["koala", "tulip"]) == {"koala", "tulip"}
+    assert found(where={"page": 2}, allowed_ids=["koala", "tulip"]) == {"tulip"}
+    assert found(where={"page": 2}, allowed_ids=["koala"]) == set()
+    assert collection.matching({"page": [2, 1]}) == ["koala", "bridge", "tulip"]
+    assert collection.matching(lambda p: "r" in p.text) == ["bridge", "tulip"]
+    answered = collection.ask("koalas", where={"page": 2}, allowed_ids=["tulip"])
+    assert [passage.passage_id for passage in answered.passages] == ["tulip"]
+
+
+def test_the_retriever_of_a_state_is_the_one_of_the_pipeline(collection):
+    retriever = collection.pipeline().retriever
+    late = collection._pipeline().retriever
+    assert retriever.fingerprint == late.fingerprint
+    assert retriever.weights == late.weights == "hashes of seed 0"
+    assert retriever.stores is late.stores
+    assert retriever.supports_images is False
+    assert retriever.prepare(None) is None
+    [hits] = retriever.retrieve([Question(0, "koalas")], 5, ["bridge"])
+    assert [hit.passage_id for hit in hits] == ["bridge"]
+
+
+def test_the_instruction_is_part_of_the_question(collection, monkeypatch):
+    asked = []
+    late = type(collection._pipeline().retriever)
+    rank = late.rank
+    monkeypatch.setattr(
+        late, "rank", lambda self, q, *rest: (asked.extend(q), rank(self, q, *rest))[1]
+    )
+    collection.search("koalas", PHOTO, instruction="Look at the image.")
+    collection.ask("koalas", PHOTO.read_bytes(), instruction="Look.")
+    assert [q.instruction for q in asked] == ["Look at the image.", "Look."]
+    assert [q.image for q in asked] == [PHOTO, PHOTO.read_bytes()]
+    assert [(q.question_id, q.question) for q in asked] == [(0, "koalas")] * 2
+
+
+def test_what_is_no_question_and_no_image_is_named(collection):
+    for ask in (collection.search, collection.ask):
+        assert said(UserError, ask, 7) == "the question: a text is expected, got int"
+        expected = "an image as list: a path or encoded bytes are expected"
+        assert said(UserError, ask, "koalas", [1]) == expected
+    expected = "k: 1 or more is expected, got 0"
+    assert said(UserError, collection.search, "koalas", k=0) == expected
+    assert said(UserError, collection.retrieve, [Question(0, "x")], 0) == expected
+
+
+# Changing
+
+
+def test_changes_are_counted(collection):
+    titled = replace(KOALA, title="The koala")
+    labelled = replace(BRIDGE, extra={"page": 9})
+    new = [Passage("new1", "one"), Passage("new2", "two")]
+    done = collection.put([titled, labelled, *new], replacing=True, prune=True)
+    assert done == Changes(added=2, changed=1, relabelled=1, unchanged=0, deleted=1)
+    assert sorted(collection) == ["bridge", "koala", "new1", "new2"]
+    done = collection.put([titled, labelled, *new], replacing=True, prune=True)
+    assert done == Changes(unchanged=4)
+    assert collection.put(new, prune=True) == Changes(unchanged=2, deleted=2)
+    assert collection.delete(iter(["new1", "new1"])) == Changes(deleted=1)
+    assert collection.put([new[1]]) == Changes(unchanged=1)
+
+
+def test_passages_that_were_cut_are_counted(collection, monkeypatch):
+    encode = collection_files.HashEncoder.encode_document
+
+    def cut(self, texts, progress=None):
+        found = encode(self, texts, progress)
+        return Encoded(found, truncated=sum(len(text.split()) > 3 for text in texts))
+
+    monkeypatch.setattr(collection_files.HashEncoder, "encode_document", cut)
+    done = collection.add([Passage("long", "one two three four"), Passage("short", "one")])
+    assert done == Changes(added=2, truncated=1)
+
+
+def test_a_passage_with_other_content_is_refused_and_nothing_is_added(collection):
+    other = replace(KOALA, text="koalas sleep")
+    expected = (
+        f"{collection.path} already has another passage 'koala': update it, or give the new one "
+        "another id"
+    )
+    new = Passage("new", "text")
+    assert said(DataError, collection.add, [new, other]) == expected
+    other = replace(KOALA, extra={"page": 7})
+    assert said(DataError, collection.put, [other, new]) == expected
+    assert "new" not in collection
+    assert collection["koala"] == KOALA
+
+
+def test_ids_that_no_passage_has_are_named_with_those_like_them(collection):
+    where = f"in {collection.path}"
+    expected = f"no passage 'koalla' {where}: did you mean koala?"
+    assert said(UserError, collection.delete, ["bridge", "koalla"]) == expected
+    assert said(UserError, collection.delete, ["xyz"]) == f"no passage 'xyz' {where}"
+    assert len(collection) == 3
+    two = [Passage("item-1", "a"), Passage("item-2", "b")]
+    collection.add(two)
+    assert str(collection.unknown("item-3")).endswith(": did you mean item-2 or item-1?")
+
+
+def test_similar_ids_are_not_looked_for_among_very_many(collection, monkeypatch):
+    for most, hint in ((3, ": did you mean koala?"), (2, "")):
+        monkeypatch.setattr("ravqa.collections.collection._NEAR", most)
+        expected = f"no passage 'koalla' in {collection.path}{hint}"
+        assert str(collection.unknown("koalla")) == expected
+
+
+@pytest.mark.parametrize("value", [None, 1.0, True, b"p0"])
+def test_an_id_is_a_text_or_a_whole_number(value):
+    assert (own_id("7"), own_id(7)) == ("7", "7")
+    expected = f"{value!r} is not an id of a passage: a text is expected"
+    assert said(UserError, own_id, value) == expected
+    assert own_id("7", texts_only=True) == "7"
+    expected = "7 is not an id of a passage: a text is expected"
+    assert said(UserError, own_id, 7, texts_only=True) == expected
+
+
+def test_progress_of_a_change_is_passed_on(collection, tmp_path):
+    for number, change in enumerate((collection.add, collection.update, collection.put)):
+        seen = []
+        change([Passage(f"x{number}", "x")], progress=lambda *step, seen=seen: seen.append(step))
+        assert seen[-1] == ("encoding passages", 1, 1)
+    (tmp_path / "p.txt").write_text("one text")
+    seen = []
+    collection.add_files(tmp_path / "p.txt", progress=lambda *step: seen.append(step))
+    assert seen[-1] == ("encoding passages", 1, 1)
+
+
+def test_files_are_cut_as_asked_or_as_the_collection_is(collection, tmp_path):
+    (tmp_path / "a.txt").write_text("one two three four five\nsix seven eight nine ten")
+    assert collection.add_files(tmp_path / "a.txt", words=5) == Changes(added=2)
+    (tmp_path / "b.txt").write_text("1 2 3 4 5 6 7\n8 9 10 11 12 13 14")
+    assert collection.add_files(str(tmp_path / "b.txt")) == Changes(added=2)
+    remarks = Remarks("skip")
+    (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00bad\xff")
+    (tmp_path / "d.txt").write_text("good")
+    done = collection.add_files(tmp_path / "d.txt", remarks=remarks, prune=True)
+    assert done == Changes(added=1, deleted=7)
+
+
+def test_the_image_of_a_passage_needs_a_text_here(collection):
+    expected = (
+        "memory: the image 'photo' has no caption: write one, or choose a pipeline with a describer"
+    )
+    blank = Passage("photo", " ", image=PHOTO)
+    assert said(DataError, collection.add, [blank]) == expected
+    assert said(DataError, collection.add, [Passage("x", "text", image=PHOTO), blank]) == expected
+    assert collection.add([replace(blank, text="a photo")]) == Changes(added=1)
+
+
+# Folders that cannot be used
+
+
+def test_a_folder_that_is_not_new_is_refused(collection, tmp_path, pipeline):
+    expected = (
+        f"{collection.path} already holds a collection: add to it with ravqa collection add "
+        f"{collection.path}, or choose a new folder"
+    )
+    assert said(UserError, Collection.check_new, collection.path) == expected
+    assert said(UserError, Collection.create, collection.path, pipeline) == expected
+    for name in ("full", "file"):
+        path = tmp_path / name
+        if name == "full":
+            path.mkdir()
+            (path / "x").touch()
+        else:
+            path.touch()
+        expected = f"{path} already exists and is not empty: choose a new folder"
+        assert said(UserError, Collection.check_new, path) == expected
+        assert said(UserError, Collection.create, path, pipeline) == expected
+    (tmp_path / "empty").mkdir()
+    Collection.check_new(tmp_path / "empty")
+    Collection.check_new(tmp_path / "gone")
+    begun = tmp_path / "begun"
+    Collection.create(begun, pipeline)
+    Collection.check_new(begun)
+    with pytest.raises(UserError, match="already holds a collection"):
+        CollectionFolder(begun).check_new()
+
+
+def test_a_collection_that_is_not_there_or_of_another_format_is_named(collection, tmp_path):
+    gone = tmp_path / "gone"
+    expected = f"no collection in {gone}: ravqa collection build {gone} SOURCE makes one"
+    assert said(UserError, Collection.open, gone) == expected
+    assert not gone.exists()
+    with pytest.raises(UserError, match="no collection in"), CollectionFolder(gone).writing(None):
+        pass
+    assert not gone.exists()
+    file = collection.path / "collection.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "words": 8}))
+    expected = (
+        f"{file} is damaged: delete {collection.path} and build the collection again "
+        "(its checksum is wrong)"
+    )
+    assert said(UserError, Collection.open, collection.path) == expected
+    file.write_text(json.dumps({**values, "format": 2}))
+    message = said(UserError, Collection.open, collection.path)
+    assert message.startswith(f"the collection in {collection.path} ")
+    values["index"] = "../index-000001"
+    del values["format"], values["checksum"]
+    values = {"format": 1, **values, "checksum": fingerprint(values)}
+    file.write_text(json.dumps(values))
+    message = said(UserError, Collection.open, collection.path)
+    assert message.endswith("(it refers to the folder '../index-000001')")
+
+
+def test_faults_are_listed_file_by_file(collection):
+    collection.add([Passage("photo", "a photo", image=PHOTO)])
+    image = collection["photo"].image
+    data = image.read_bytes()
+    name = image.relative_to(collection.path).as_posix()
+    line = f"{name}, image of 'photo', is missing or was changed"
+    image.write_bytes(data[:-1] + b"x")
+    assert collection.verify() == [line]
+    image.unlink()
+    assert collection.verify() == [line]
+    image.write_bytes(data)
+    assert collection.verify() == []
+    texts = collection.path / "passages-000001" / "passages.jsonl"
+    written = texts.read_bytes()
+    texts.write_bytes(written.replace(b"leaves", b"LEAVES"))
+    assert collection.verify() == ["passages-000001/passages.jsonl is missing or was changed"]
+    texts.write_bytes(written + b"\n")
+    assert collection.verify() == ["passages-000001/passages.jsonl is missing or was changed"]
+    texts.unlink()
+    assert said(UserError, collection.verify) == (
+        f"the collection in {collection.path} is damaged (passages-000001/passages.jsonl is "
+        "missing or was changed): build it again"
+    )
+    texts.write_bytes(written)
+    vectors = next((collection.path / "index-000001").rglob("vectors.npy"))
+    vectors.write_bytes(vectors.read_bytes()[:-1] + b"\xff")
+    [fault] = collection.verify()
+    assert fault.startswith("index-000001/")
+    assert "vectors.npy" in fault
+
+
+def test_a_passage_without_a_text_is_a_fault(collection):
+    """Its id is in the index, and in no folder of passages."""
+    folder = CollectionFolder(collection.path)
+    with folder.writing(collection._index) as writer:
+        entries = [writer._write([KOALA, TULIP])]
+        writer.state.index.change(attached={"passages": entries})
+    opened = Collection.open(collection.path)
+    assert opened.verify() == ["passage 'bridge' is in the index but has no text"]
+    expected = (
+        f"{collection.path}: the text of passage 'bridge' is missing or was changed: "
+        f"ravqa collection verify {collection.path} lists what is wrong"
+    )
+    assert said(DataError, opened.__getitem__, "bridge") == expected
+    assert opened["tulip"] == TULIP
+
+
+def test_links_that_lead_out_are_named(collection, tmp_path):
+    (collection.path / "images").mkdir()
+    link = collection.path / "images" / "out"
+    link.symlink_to(tmp_path)
+    expected = (
+        f"{link} is a link to a place outside the collection: replace it with the file itself"
+    )
+    assert said(UserError, Collection.open, collection.path) == expected
+    link.unlink()
+    (collection.path / "inside").symlink_to(collection.path / "images")
+    assert len(Collection.open(collection.path)) == 3
+
+
+# Settings
+
+
+def test_settings_that_no_collection_can_have_are_named(tmp_path, pipeline, collection):
+    settings, _ = load_pipeline("bm25-retrieval")
+    expected = "here: a collection needs the retriever late-interaction, not bm25"
+    assert said(UserError, checked, settings, "here") == expected
+    settings, _ = load_pipeline(pipeline, ["retriever.index={name: qdrant, url: 'http://x'}"])
+    assert said(UserError, checked, settings, "here") == (
+        "here: key 'retriever.index.name': a collection is one folder, and the index 'qdrant' is "
+        "not kept in one: choose auto, exact or compressed"
+    )
+    message = said(UserError, Collection.open, collection.path, None, "retriever.encoder.seed=1")
+    assert message == (
+        f"the collection in {collection.path} was encoded by hashes of seed 0, not by hashes of "
+        f"seed 1 as in {collection.path}, or with other options: open it with its own settings, "
+        "or build another"
+    )
+
+
+def test_settings_from_elsewhere_are_withheld_unless_they_are_given_again(monkeypatch):
+    own = {"reader": {"name": "openai", "url": "http://x/v1", "model": "m", "api_key_env": "KEY"}}
+
+    def withheld(*overrides):
+        settings, found = own_settings(own, overrides)
+        return settings["reader"], [setting.path for setting in found]
+
+    assert withheld() == (own["reader"], ["reader.url", "reader.api_key_env"])
+    changed, found = withheld("reader.url=http://y/v1")
+    assert (changed["url"], found) == ("http://y/v1", ["reader.api_key_env"])
+    assert own["reader"]["url"] == "http://x/v1"  # nothing of the caller's is changed
+    assert withheld("reader={name: openai, url: 'http://z/v1', model: m}")[1] == []
+    assert withheld("reader.urls=http://y/v1")[1][:2] == ["reader.url", "reader.api_key_env"]
+    monkeypatch.setattr("ravqa.collections.trust.is_mine", lambda settings: settings == own)
+    assert withheld("reader.url=http://y/v1")[1] == []
+
+
+@pytest.mark.parametrize(("value", "shown"), [("http://x", "VALUE"), (True, "true"), (1, "VALUE")])
+def test_a_refusal_says_how_to_confirm(value, shown):
+    first = Setting("reader.url", value, "a server")
+    second = Setting("reader.api_key_env", "KEY", "an environment variable")
+    assert str(refusal([first, second], "here")) == (
+        "here: its settings come from elsewhere and name something outside it: "
+        f"reader.url = {value!r} (a server), reader.api_key_env = 'KEY' (an environment variable): "
+        f"if you trust them, confirm one with --set reader.url={shown}, or all with "
+        "--trust-settings"
+    )
+
+
+def test_a_setting_is_shown_up_to_a_length():
+    for length, shown in ((198, repr("x" * 198)), (199, "'" + "x" * 199 + "...")):
+        assert str(Setting("a.b", "x" * length, "a server")) == f"a.b = {shown}"
+
+
+def test_settings_of_another_pipeline_take_the_place_of_its_own(collection, tmp_path):
+    file = tmp_path / "hashed.yaml"
+    settings = yaml.safe_load(file.read_text())
+    settings["retriever"]["depth"] = 2
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(settings))
+    opened = Collection.open(collection.path, str(other), "retriever.query.tags=1")
+    assert opened.config.retriever.options["depth"] == 2
+    assert opened.config.retriever.options["query"]["tags"] == 1
+    assert opened.search("iron") == collection.search("iron")
+    assert isinstance(opened.path, Path)
