@@ -2,12 +2,13 @@
 
 # ruff: noqa: RUF001 (Chinese punctuation)
 
+import hashlib
 import os
 
 import pytest
 
 from ravqa.answering.answerer import Answerer
-from ravqa.answering.prompt import Example, PromptTemplate
+from ravqa.answering.prompt import VARIABLES, Example, PromptTemplate
 from ravqa.answering.rules import answering_config
 from ravqa.cli import main
 from ravqa.core.control_tokens import ControlTokens
@@ -137,6 +138,87 @@ def test_an_unknown_variable_is_found_when_the_template_is_loaded():
 def test_a_wrong_key_is_found_when_the_template_is_loaded(source, message):
     with pytest.raises(UserError, match=rf"prompt x: .*{message}"):
         PromptTemplate(source, name="x")
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_wrong_key_is_found_wherever_a_variable_is_filled(name):
+    """When a template is tried, every variable has a value, and every list two items at least."""
+    with pytest.raises(UserError, match=r"prompt x: .*has no attribute 'txt'"):
+        PromptTemplate(f"{{% if {name} %}}{{{{ question.txt }}}}{{% endif %}}", name="x")
+    if name in ("passages", "examples"):
+        second = f"{{% if {name}[1] %}}{{{{ question.txt }}}}{{% endif %}}"
+        with pytest.raises(UserError, match="has no attribute 'txt'"):
+            PromptTemplate(second)
+
+
+SEEN_KEYS = ("tags", "caption", "objects", "ocr")
+PASSAGE_KEYS = ("text", "title", "content")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(f"passages[1].{key}" for key in PASSAGE_KEYS),
+        *(f"examples[1].{key}" for key in ("question", "answer", "passages", *SEEN_KEYS)),
+        *(f"examples[1].passages[1].{key}" for key in PASSAGE_KEYS),
+    ],
+)
+def test_every_documented_key_may_be_used_and_no_other(place):
+    # Used further, a value that is missing or of another type is found at once.
+    PromptTemplate(f"{{{{ {place}[0] }}}}{{% if not {place} %}}{{{{ question.txt }}}}{{% endif %}}")
+    with pytest.raises(UserError, match=r"has no attribute '[a-z]+x'"):
+        PromptTemplate(f"{{{{ {place}x }}}}")
+
+
+def test_the_texts_of_what_is_seen_are_texts_when_a_template_is_tried():
+    for value in ("tags[0]", "objects[0]", "ocr[0]", "caption", "instruction", "question"):
+        PromptTemplate(f"{{% if {value} is not string %}}{{{{ question.txt }}}}{{% endif %}}")
+    PromptTemplate("{% if image is not true %}{{ question.txt }}{% endif %}")
+
+
+def test_a_template_has_the_hash_of_its_source():
+    source = "{{ question }} \u00e9"
+    expected = hashlib.sha256(source.encode()).hexdigest()
+    template = PromptTemplate(source)
+    assert (template.sha256, template.name) == (expected, "template")
+    assert PromptTemplate(source + " ").sha256 != expected
+
+
+@pytest.mark.parametrize(
+    ("score", "shown"), [(0.05, "bear"), (0.0501, "big bear"), (0.0499, "bear"), (1.0, "big bear")]
+)
+def test_an_object_has_the_attributes_that_are_probable(score, shown):
+    region = Region("bear", (0, 0, 9, 9), (("big", score),))
+    question = Question(1, "q", description=Description(objects=(region,)))
+    assert PromptTemplate("{{ objects[0] }}").render(question, []) == shown
+    words = tuple((word, 0.9) for word in ("a", "b", "c", "d"))
+    region = Region("bear", (0, 0, 9, 9), (("no", 0.0), *words))
+    question = Question(1, "q", description=Description(objects=(region,)))
+    assert PromptTemplate("{{ objects[0] }}").render(question, []) == "a b c bear"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ pasages }}", "prompt x: unknown variable 'pasages': did you mean passages "),
+        ("{{ b }}{{ a }}", "prompt x: unknown variable 'a': "),
+        ("{% if %}", "prompt x, line 1: Expected an expression, got 'end of statement block'"),
+        ("{{ question.txt }}", "prompt x: 'str object' has no attribute 'txt'"),
+        ("{{ question.__class__ }}", "prompt x: access to attribute '__class__' of 'str' object"),
+    ],
+)
+def test_what_is_wrong_with_a_template_is_said_with_its_name(source, said):
+    with pytest.raises(UserError) as error:
+        PromptTemplate(source, name="x")
+    assert str(error.value).startswith(said)
+
+
+def test_a_surrogate_in_a_prompt_is_its_questions_error():
+    template = PromptTemplate("{{ '\\ud83d' if passages|length > 2 }}{{ question }}", name="p")
+    assert template.render(PLAIN, [KOALA]) == PLAIN.question
+    with pytest.raises(PromptError) as error:
+        template.render(PLAIN, [KOALA] * 3)
+    assert str(error.value) == "prompt p: half a character (a surrogate) is in its text"
 
 
 def test_what_fails_on_some_values_alone_may_be_loaded():
