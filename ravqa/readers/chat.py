@@ -32,8 +32,13 @@ class ChatConfig(LocalConfig):
         """Return the template to use for a model whose own is `own`; None for the plain form.
 
         Raises:
-            UserError: the chat form is set, but the model has no template.
+            UserError: the chat form is set, but the model has no template; its template is empty.
         """
+        if own == "" and self.prompt_form != "plain":
+            raise UserError(
+                f"{why}: the chat template of {self.model} is empty, as after half a download: "
+                "copy it again, or set prompt_form to plain"
+            )
         if self.prompt_form == "chat" and not own:
             raise UserError(f"{why}: {self.model} has no chat template: set prompt_form to plain")
         return own if self.prompt_form != "plain" and own else None

@@ -92,7 +92,8 @@ class TransformersVLM(LocalReader):
             self._processor = self._load_processor(placement)
             model = placement.load(auto)
         tokenizer = self._processor.tokenizer
-        own = getattr(self._processor, "chat_template", None) or tokenizer.chat_template
+        others = getattr(self._processor, "chat_template", None)
+        own = others or (others if tokenizer.chat_template is None else tokenizer.chat_template)
         self._template = config.template(own, _WHY)
         super().__init__(config, placement, model, tokenizer, _WHY)
         tokenizer.padding_side = "right" if self._encodes else "left"

@@ -239,6 +239,30 @@ def test_a_template_that_never_shows_the_question_is_refused(folder, tmp_path):
         load(str(path), prompt_form="chat")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "file"),
+    [
+        ("llama", TransformersLLM, "chat_template.jinja"),
+        ("llava", TransformersVLM, "chat_template.jinja"),
+        ("llava", TransformersVLM, "processor_config.json"),
+    ],
+)
+def test_an_empty_template_is_refused_before_the_plain_form_is_taken(
+    folder, tmp_path, name, kind, file
+):
+    path = shutil.copytree(folder(name), tmp_path / "empty")
+    if file == "processor_config.json":
+        (path / "chat_template.jinja").unlink()
+        settings = json.loads((path / file).read_text(encoding="utf-8"))
+        (path / file).write_text(json.dumps(settings | {"chat_template": ""}), encoding="utf-8")
+    else:
+        (path / file).write_text("", encoding="utf-8")
+    for form in ("auto", "chat"):
+        with pytest.raises(UserError, match=r"the chat template of .*empty is empty, as after half"):
+            load(str(path), kind, prompt_form=form)
+    assert load(str(path), kind, prompt_form="plain").switched_off == {}
+
+
 def test_a_template_that_never_shows_the_image_is_refused(folder, tmp_path):
     path = shutil.copytree(folder("llava"), tmp_path / "blind")
     template = "USER: {{ messages[0].content[-1].text }} ASSISTANT:"
