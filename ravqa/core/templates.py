@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, cast
 
@@ -27,6 +28,10 @@ LARGEST = 2**22
 
 LARGEST_SOURCE = 2**20
 """Most characters of a template."""
+
+TODAY = datetime(2024, 7, 26)
+"""What chat templates print as today's date: prompts, and cached answers to them, are the same on
+every day. Templates of Llama 3 write this one where no clock is offered to them."""
 
 _MADE = 2**28  # characters of all values of one rendering together
 _STEPS = 300_000  # rounds of loops, calls, filters and operators
@@ -319,6 +324,7 @@ class _ChatTemplate:
             extensions=[type(extension) for extension in own.extensions.values()],
         )
         self.environment.globals |= {k: v for k, v in own.globals.items() if k != "lipsum"}
+        self.environment.globals["strftime_now"] = strftime_now
         self.environment.filters |= own.filters
         self.environment.tests |= own.tests
         self.environment.limit()
@@ -326,6 +332,11 @@ class _ChatTemplate:
 
     def render(self, **values: Any) -> str:
         return self.environment.render(self._template, values)
+
+
+def strftime_now(form: str) -> str:
+    """Return `TODAY` in a form, for a chat template."""
+    return TODAY.strftime(form)
 
 
 _one_at_a_time = threading.RLock()

@@ -15,6 +15,7 @@ from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.settings import ModelName, Names, RunsCode, Strict, Text, fingerprint
+from ravqa.core.templates import TODAY
 
 # transformers also takes a hub repository here and runs the kernels in it.
 Attention = Annotated[
@@ -169,11 +170,12 @@ class Placement:
             return adapted.merge_and_unload()
         return adapted.get_base_model()
 
-    def fingerprint(self, kind: str, *, thinks: bool = False) -> str:
+    def fingerprint(self, kind: str, *, thinks: bool = False, template: str | None = None) -> str:
         """Return a hash of weights, adapter and every setting that can change an answer.
 
         Args:
             thinks: the model may think, so that the budget of its thinking is among them.
+            template: the chat template, if one is used; it may print a date.
         """
         adapter = None
         if self._adapter is not None:
@@ -182,6 +184,7 @@ class Placement:
         left_out = set(_NO_SETTING) | (set() if thinks else {"max_thinking_tokens"})
         if not self._config.trust_remote_code:  # else other code may answer
             left_out.add("trust_remote_code")
+        today = [str(TODAY)] if "strftime_now" in (template or "") else []
         return fingerprint(
             kind,
             self._config.model_dump(exclude=left_out),
@@ -189,6 +192,7 @@ class Placement:
             self._content,
             commit_of(self.path),
             adapter,
+            *today,
         )
 
 

@@ -60,7 +60,9 @@ class TransformersLLM(LocalReader):
         # A beam search would need the shared beginning once per beam.
         self._shares = self.streams and _keeps_everything(model)
         self._find_opening(Prompt("What is it?"))
-        self.fingerprint = placement.fingerprint("transformers-llm/3", thinks=self._may_think)
+        self.fingerprint = placement.fingerprint(
+            "transformers-llm/3", thinks=self._may_think, template=self._template
+        )
         self._check_model()
 
     def _text(self, prompt: Prompt) -> str:

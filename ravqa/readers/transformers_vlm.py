@@ -102,7 +102,9 @@ class TransformersVLM(LocalReader):
         self._marks = image_marks(tokenizer, self._processor, model.config)
         self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
         self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
-        self.fingerprint = placement.fingerprint("transformers-vlm/3", thinks=self._may_think)
+        self.fingerprint = placement.fingerprint(
+            "transformers-vlm/3", thinks=self._may_think, template=self._template
+        )
         asked = Prompt("What is it?")
         self._check_template(asked, Prompt("Who is it?"))
         self._check_template(Prompt(asked.text, b""), asked)  # the image is not opened

@@ -179,6 +179,21 @@ def test_chat_templates_have_limits(name):
         apply_chat_template(Tokenizer(), MESSAGES, chat_template=ENDLESS[name])
 
 
+def test_a_chat_template_prints_the_same_date_on_every_day():
+    llama3 = (
+        "{% if not date_string is defined %}{% if strftime_now is defined %}"
+        "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{% endif %}"
+        "Today Date: {{ date_string }}"
+    )
+    shown = apply_chat_template(Tokenizer(), MESSAGES, chat_template=llama3)
+    assert shown == "Today Date: 26 Jul 2024"
+    options = {"chat_template": llama3, "date_string": "30 Nov 2026"}
+    assert apply_chat_template(Tokenizer(), MESSAGES, **options) == "Today Date: 30 Nov 2026"
+    clock = "{{ strftime_now('%Y-%m-%d %H:%M:%S') }}"
+    shown = apply_chat_template(Tokenizer(), MESSAGES, chat_template=clock)
+    assert shown == "2024-07-26 00:00:00"
+
+
 def test_what_a_chat_template_raises_is_passed_on():
     source = "{{ raise_exception('no system message') }}"
     with pytest.raises(TemplateError, match="no system message"):

@@ -16,7 +16,7 @@ from transformers.models.t5.modeling_t5 import T5Stack
 
 from ravqa.core.errors import UserError
 from ravqa.core.settings import validate
-from ravqa.readers import checks
+from ravqa.readers import checks, loading
 from ravqa.readers.base import Prompt
 from ravqa.readers.cached import CachedReader
 from ravqa.readers.transformers_llm import TransformersLLM
@@ -258,9 +258,24 @@ def test_an_empty_template_is_refused_before_the_plain_form_is_taken(
     else:
         (path / file).write_text("", encoding="utf-8")
     for form in ("auto", "chat"):
-        with pytest.raises(UserError, match=r"the chat template of .*empty is empty, as after half"):
+        with pytest.raises(
+            UserError, match=r"the chat template of .*empty is empty, as after half"
+        ):
             load(str(path), kind, prompt_form=form)
     assert load(str(path), kind, prompt_form="plain").switched_off == {}
+
+
+def test_what_was_answered_with_another_date_is_not_used(folder, tmp_path, monkeypatch):
+    plain = load(folder("llama"), prompt_form="chat")
+    path = shutil.copytree(folder("llama"), tmp_path / "dated")
+    template = path / "chat_template.jinja"
+    dated = "{{ strftime_now('%d %b %Y') }}" + template.read_text(encoding="utf-8")
+    template.write_text(dated, encoding="utf-8")
+    reader = load(str(path), prompt_form="chat")
+    assert reader._text(PROMPTS[0]).startswith("26 Jul 2024USER: ")
+    monkeypatch.setattr(loading, "TODAY", loading.TODAY.replace(year=2026))
+    assert load(str(path), prompt_form="chat").fingerprint != reader.fingerprint
+    assert load(folder("llama"), prompt_form="chat").fingerprint == plain.fingerprint
 
 
 def test_a_template_that_never_shows_the_image_is_refused(folder, tmp_path):
