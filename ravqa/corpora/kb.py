@@ -29,6 +29,7 @@ from ravqa.core.errors import DataError, first_line, import_extra
 from ravqa.core.files import check_file
 from ravqa.core.records import Passage
 from ravqa.core.settings import Strict
+from ravqa.corpora.nesting import Shallow
 from ravqa.corpora.tables import lines_of, open_text, read_rows, suffix_of
 from ravqa.corpora.values import identity, text, text_of
 
@@ -294,7 +295,8 @@ def _stream(path: Path, function: str, *arguments: str) -> Iterator[Any]:
     with _open_json(path) as file:
         try:
             # use_float: decimals are slow, and nothing here needs them.
-            yield from getattr(ijson, function)(file, *arguments, use_float=True)
+            shallow = Shallow(file, str(path))
+            yield from getattr(ijson, function)(shallow, *arguments, use_float=True)
         except ijson.JSONError as e:
             raise DataError(f"{path}: not JSON ({first_line(e)}); is it cut off?") from None
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from ravqa.core.errors import DataError, UserError, import_extra
 from ravqa.core.records import Question
+from ravqa.corpora.nesting import Shallow
 from ravqa.corpora.tables import Row, read_json, read_table
 from ravqa.corpora.values import cell_items, text, text_of, texts_of
 from ravqa.datasets.base import (
@@ -242,7 +243,7 @@ def _annotated(path: Path) -> Iterator[tuple[str, str]]:
     ijson: Any = import_extra("ijson", "datasets", why=f"reading {path.name} as a stream")
     try:
         with path.open("rb") as file:
-            for image in ijson.items(file, "images.item"):
+            for image in ijson.items(Shallow(file, path.name), "images.item"):
                 image_id, name = text(image, "id"), text(image, "file_name")
                 if image_id is not None and name is not None:
                     yield image_id, name
