@@ -21,15 +21,13 @@ from typing import Any, Literal
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Question
-from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.row_images import is_there
 from ravqa.corpora.tables import Row, read_rows
 from ravqa.corpora.values import text
-from ravqa.datasets import m2kr
+from ravqa.datasets import bundled, m2kr
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
-    ImageOptions,
     RetrievalMetric,
     options_of,
     pick_split,
@@ -77,7 +75,7 @@ REMOTE = Remote(
 )
 
 
-class Options(ImageOptions):
+class Options(bundled.SampleOptions):
     """Options of InfoSeek.
 
     Attributes:
@@ -91,14 +89,13 @@ def load(request: DatasetRequest) -> Dataset:
     """Load a split; without a data folder, one of the bundled sample.
 
     Raises:
-        UserError: the folder or split does not exist.
+        UserError: the folder or split does not exist, or an edition is given with a data folder.
         DataError: a broken file, or a broken record unless those are skipped.
     """
     options = options_of(Options, request)
+    folder, edition = bundled.source_of(options, request)
     if options.setting == "m2kr":
         return _m2kr(request, options)
-    sample = request.data is None
-    folder = request.data if request.data is not None else SAMPLE
     if not folder.is_dir():
         raise UserError(f"no data folder {folder}: {LAYOUT}")
     present = [s for s in SPLITS if (folder / f"infoseek_{s}.jsonl").is_file()]
@@ -110,23 +107,24 @@ def load(request: DatasetRequest) -> Dataset:
         raise UserError(f"{folder}/infoseek_val_qtype.jsonl is missing: {LAYOUT}")
     entities = _by_id(folder / f"infoseek_{split}_withkb.jsonl", "entity_text", "entity_id")
     # The sample's photos are stored once, under OK-VQA's names.
-    images = options.images or (folder / "val2014" if sample else folder / "images")
+    images = options.images or (SAMPLE / "val2014" if edition else folder / "images")
 
     path = folder / f"infoseek_{split}.jsonl"
     stream = _questions(path, split, types, entities, ImageFolder(images), request)
     questions, digest = gather(stream, request, path)
     return Dataset(
         name="infoseek",
-        label="bundled sample (InfoSeek's form, not InfoSeek)" if sample else "InfoSeek",
+        label="bundled sample (InfoSeek's form, not InfoSeek)" if edition else "InfoSeek",
         split=split,
         questions=questions,
         metric=None if split == "test" else "infoseek",
         submission="infoseek",
         fingerprint=digest,
-        sample=sample,
-        corpus=Corpus.read(SAMPLE / "passages.jsonl") if sample else None,
+        sample=edition is not None,
+        corpus=edition.passages() if edition else None,
         info={
-            "setting": "sample" if sample else f"official {split} file",
+            "setting": "sample" if edition else f"official {split} file",
+            **({"edition": edition.number} if edition else {}),
             "entities": "known" if entities else "unknown",
         },
         notes=notes,

@@ -32,14 +32,12 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Description, Question
 from ravqa.corpora import hub, row_images
-from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.tables import JSON_LINES, Row, read_json, read_jsonl, suffix_of
 from ravqa.corpora.values import id_of, identity, is_blank, text, text_of, texts
-from ravqa.datasets import processed
+from ravqa.datasets import bundled, processed
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
-    ImageOptions,
     Problems,
     RetrievalMetric,
     options_of,
@@ -75,7 +73,7 @@ LAYOUT = (
 )
 
 
-class Options(ImageOptions):
+class Options(bundled.SampleOptions):
     """Options of OK-VQA.
 
     Attributes:
@@ -136,24 +134,28 @@ def load(request: DatasetRequest) -> Dataset:
     """Load a split; without a data folder, one of the bundled sample.
 
     Raises:
-        UserError: the folder or split does not exist.
+        UserError: the folder or split does not exist, or an edition is given with a data folder.
         DataError: a broken file, or a broken record unless those are skipped.
     """
     options = options_of(Options, request)
-    folder = request.data if request.data is not None else SAMPLE
+    folder, edition = bundled.source_of(options, request)
     if hub.hub_name(folder) is None:
         if not folder.is_dir():
             raise UserError(f"no data folder {folder}: {LAYOUT}")
         present = [s for s in SPLITS if (folder / question_file(s)).is_file()]
         if present:
-            return _official(request, options, folder, present)
+            return _official(request, options, folder, present, edition)
         if not hub.has_table(folder, None):
             raise UserError(f"no OK-VQA questions in {folder}: {LAYOUT}")
     return _table(request, options, folder)
 
 
 def _official(
-    request: DatasetRequest, options: Options, folder: Path, present: Sequence[str]
+    request: DatasetRequest,
+    options: Options,
+    folder: Path,
+    present: Sequence[str],
+    edition: bundled.Edition | None,
 ) -> Dataset:
     split, notes = pick_split(request.split, SPLITS[0], ALIASES, present, folder)
     part = request.split if request.split in {DEV, REST} else split
@@ -166,7 +168,7 @@ def _official(
         request.problems,
         options.answer_field,
     )
-    images = ImageFolder(options.images or folder)
+    images = ImageFolder(options.images or (SAMPLE if edition else folder))
     stream = _questions(document["questions"], answers, path, images, split, request)
     questions, digest = gather(
         _part(part, options, _captioned(options.captions, stream)), request, path
@@ -179,19 +181,19 @@ def _official(
         )
     if options.answer_field != "answer":
         notes.append(_RAW)
-    sample = request.data is None
     return Dataset(
         name="okvqa",
-        label="bundled sample (OK-VQA's form, not OK-VQA)" if sample else "OK-VQA",
+        label="bundled sample (OK-VQA's form, not OK-VQA)" if edition else "OK-VQA",
         split=part,
         questions=questions,
         metric="vqa_accuracy",
         fingerprint=digest,
-        sample=sample,
-        corpus=Corpus.read(SAMPLE / "passages.jsonl") if sample else None,
+        sample=edition is not None,
+        corpus=edition.passages() if edition else None,
         info={
             "version": version,
             "answer_field": options.answer_field,
+            **({"edition": edition.number} if edition else {}),
             **_dev_info(part, options),
         },
         notes=notes,

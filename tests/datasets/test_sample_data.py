@@ -1,5 +1,6 @@
 """The bundled sample keeps its promises: read from its files, with plain code of the tests' own."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -11,7 +12,10 @@ import PIL.Image
 import pytest
 import torch
 
+from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
+from ravqa.datasets import infoseek, okvqa
+from ravqa.datasets.base import DatasetRequest
 from ravqa.metrics.prrecall import first_hit
 
 LICENCES = {"Public Domain", "CC0-1.0"}
@@ -340,17 +344,57 @@ def test_the_files_say_that_they_are_no_okvqa(split, edition):
         assert document["data_subtype"] == split
 
 
-def test_the_loaders_read_the_sample_whole(okvqa_sample, okvqa_sample_train, infoseek_sample):
-    assert [q.question_id for q in okvqa_sample.questions] == [
-        q["question_id"] for q in EDITIONS[1].val
-    ]
-    assert [q.question_id for q in okvqa_sample_train.questions] == [
-        q["question_id"] for q in EDITIONS[1].train
-    ]
-    assert [q.question_id for q in infoseek_sample.questions] == [
-        q["data_id"] for q in EDITIONS[1].infoseek
-    ]
-    assert list(okvqa_sample.corpus) == [p["passage_id"] for p in EDITIONS[1].passages]
-    for dataset in (okvqa_sample, okvqa_sample_train, infoseek_sample):
+def loaded(number):
+    """OK-VQA's two splits and InfoSeek's validation split of an edition."""
+    options = {"edition": number}
+    return (
+        okvqa.load(DatasetRequest(options=options)),
+        okvqa.load(DatasetRequest(split="train2014", options=options)),
+        infoseek.load(DatasetRequest(options=options)),
+    )
+
+
+@pytest.mark.parametrize("number", EDITIONS)
+def test_the_loaders_read_an_edition_whole(number):
+    edition, datasets = EDITIONS[number], loaded(number)
+    for dataset, questions in zip(
+        datasets, (edition.val, edition.train, edition.infoseek), strict=True
+    ):
+        ids = [q.get("question_id", q.get("data_id")) for q in questions]
+        assert [q.question_id for q in dataset.questions] == ids
+        for question, raw in zip(dataset.questions, questions, strict=True):
+            photo = PHOTO_OF.get(raw["image_id"]) or PHOTO_NAMED[raw["image_id"]]
+            assert question.image == SAMPLE / photo["file"]
+        assert list(dataset.corpus) == [p["passage_id"] for p in edition.passages]
         assert dataset.sample
         assert "sample" in dataset.label
+        assert dataset.info["edition"] == number
+
+
+def test_passages_of_the_second_edition_differ_from_the_first_only_in_photos():
+    first, second = (loaded(number)[0].corpus for number in (1, 2))
+    kinds = {p["passage_id"]: p["kind"] for p in read_lines("passages.jsonl")}
+    for passage_id, passage in second.items():
+        assert dataclasses.replace(passage, image=None) == first[passage_id]
+        if kinds[passage_id] == "monument":
+            assert passage.image == SAMPLE / LANDMARKS["photos"][passage.entity]
+        else:
+            assert passage.image is None
+
+
+def test_the_first_edition_stays_as_it_was_when_its_figures_were_measured():
+    *datasets, corpus = (*loaded(1), loaded(1)[0].corpus)
+    assert [d.fingerprint for d in (*datasets, corpus)] == [
+        "1be7cf0f9c0c587f6d5cd08db20edbef",
+        "9f8a733ffcaf485faed19f53c0b944b5",
+        "8e299457b8e75a4a6d0deb8bb5686e65",
+        "80291eeb6f7766ca0d3a99e1f0304f89",
+    ]
+
+
+def test_an_edition_is_refused_with_data_of_ones_own():
+    for load in (okvqa.load, infoseek.load):
+        with pytest.raises(UserError, match="only the bundled sample has editions"):
+            load(DatasetRequest(data=SAMPLE, options={"edition": 1}))
+        with pytest.raises(UserError, match="edition"):
+            load(DatasetRequest(options={"edition": 3}))
