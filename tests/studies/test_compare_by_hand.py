@@ -1,0 +1,288 @@
+"""Comparisons of runs that were written by hand: groups, names, words, files."""
+
+import io
+import json
+import os
+
+import pytest
+from hand_runs import answered, write
+from rich.console import Console as RichConsole
+
+from ravqa.core.errors import UserError
+from ravqa.metrics.statistics.intervals import paired_test
+from ravqa.runs.console import Console
+from ravqa.runs.finished import FinishedRun
+from ravqa.studies import compare as module
+from ravqa.studies.compare import (
+    Breakdown,
+    Outcomes,
+    against_reference,
+    breakdown,
+    compare,
+    compare_and_print,
+    open_runs,
+)
+from ravqa.studies.options import CompareRequest
+
+READ, HELD, NOWHERE = (
+    "an answer in the passages read",
+    "only in passages not read",
+    "in no passage retrieved",
+)
+
+
+def samples(rights, kinds=None, places=None):
+    """Questions 0, 1, ...: right or wrong, with a type, an answer that is r(ead), h(eld), n(ot)."""
+    found = []
+    for i, right in enumerate(rights):
+        place = (places or "n" * len(rights))[i]
+        ranks = {"r": (1, 3), "h": (3,), "n": (), "-": ()}[place]
+        read = {"r": (1,), "h": (), "n": (), "-": None}[place]
+        kind = None if kinds is None else {"-": None}.get(kinds[i], kinds[i])
+        found.append(answered(i, float(right == "1"), ranks=ranks, read=read, question_type=kind))
+    return found
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Five questions; b is right where a is wrong, but for the first and the last."""
+    write(tmp_path / "a", samples("11000", "xy-xy", "rhn-r"), {"none": samples("10100")})
+    write(tmp_path / "b", samples("10110", "xy-xy", "nrhnr"))
+    write(tmp_path / "scored-not", [dict(row) for row in samples("11000")], answers=False)
+    return tmp_path
+
+
+def counts(helped=0, hurt=0, both_right=0, both_wrong=0):
+    return Outcomes(helped, hurt, both_right, both_wrong)
+
+
+def test_questions_are_counted_by_who_is_right(runs):
+    a, b = FinishedRun(runs / "a"), FinishedRun(runs / "b")
+    ids = dict.fromkeys(range(5))
+    found = breakdown("first", a, "second", b, ids)
+    # a 11000, b 10110; types xy-xy; in b's passages nrhnr
+    assert found == Breakdown(
+        "first",
+        "second",
+        {
+            "all": {"all questions": counts(2, 1, 1, 1)},
+            "question type": {"x": counts(helped=1, both_right=1), "y": counts(0, 1, 0, 1)},
+            "answer strings": {
+                READ: counts(hurt=1, both_wrong=1),
+                HELD: counts(helped=1),
+                NOWHERE: counts(helped=1, both_right=1),
+            },
+        },
+    )
+    assert list(found.groups["answer strings"]) == [READ, HELD, NOWHERE]
+    assert found.groups["all"]["all questions"].questions == 5
+    back = breakdown("b", b, "a", a, ids)  # in a's passages rhn-r: nothing was read for 3
+    assert back.groups["all"] == {"all questions": counts(1, 2, 1, 1)}
+    assert back.groups["answer strings"] == {
+        READ: counts(both_right=1, both_wrong=1),
+        HELD: counts(helped=1),
+        NOWHERE: counts(hurt=1),
+    }
+    some = breakdown("a", a, "b", b, {0: None, 3: None, 9: None})
+    # One type and one place only: these tell nothing that "all" does not.
+    assert some.groups == {"all": {"all questions": counts(helped=1, both_right=1)}}
+    assert breakdown("a", a, "b", b, {}).groups == {}
+
+
+def test_runs_that_were_not_scored_have_no_breakdown(runs, tmp_path):
+    rows = samples("11000")
+    for row in rows:
+        for key in ("score", "raw_score", "exact_match", "right"):
+            del row[key]
+    unscored = FinishedRun(write(tmp_path / "u", rows, answers=False))
+    scored = FinishedRun(runs / "a")
+    ids = dict.fromkeys(range(5))
+    assert breakdown("u", unscored, "a", scored, ids) is None
+    assert breakdown("a", scored, "u", unscored, ids) is None
+    assert against_reference({"a": scored, "u": unscored}, "a") == {}
+    found = compare(runs / "a", tmp_path / "u")
+    assert [(b.first, b.second) for b in found.breakdowns] == [("without retrieval", "a")]
+
+
+def test_each_run_is_compared_with_its_control_then_with_the_first(runs):
+    found = compare(runs / "a", runs / "b", metrics=["score", "PRRecall@5"], seed=3)
+    assert [(b.first, b.second) for b in found.breakdowns] == [
+        ("without retrieval", "a"),
+        ("a", "b"),
+    ]
+    assert found.breakdowns[0].groups["all"] == {"all questions": counts(1, 1, 1, 2)}
+    assert [(row.name, row.reference) for row in found.table.rows] == [("a", True), ("b", False)]
+    assert list(found.table.titles) == ["score", "PRRecall@5"]
+    a, b = ({i: 100.0 * (x == "1") for i, x in enumerate(rights)} for rights in ("11000", "10110"))
+    test = paired_test(b, a, {i: i for i in a}, seed=3)
+    difference = found.table.rows[1].cells["score"].difference
+    assert (difference.estimate.value, difference.p_value) == (test.difference.mean, test.p_value)
+    named = compare(runs / "b", control=f"{runs / 'a'}:none")
+    assert [(b.first, b.second) for b in named.breakdowns] == [("without retrieval", "b")]
+    assert named.breakdowns[0].groups["all"] == {"all questions": counts(1, 0, 2, 2)}
+    retrieving = compare(runs / "b", control=runs / "a")
+    assert [(b.first, b.second) for b in retrieving.breakdowns] == [("a", "b")]
+    # A control that is named is used for every run, in place of their own.
+    both = compare(runs / "a", runs / "b", control=runs / "b")
+    assert [(b.first, b.second) for b in both.breakdowns] == [("b", "a"), ("b", "b"), ("a", "b")]
+
+
+def test_common_questions_include_the_controls(runs, tmp_path):
+    few = write(tmp_path / "few", samples("101"), retriever="none")
+    with pytest.raises(UserError, match="few asked other questions than a: 3 are common"):
+        compare(runs / "a", control=few)
+    found = compare(runs / "a", control=few, common=True)
+    assert found.table.questions == 3
+    assert found.breakdowns[0].groups["all"] == {"all questions": counts(1, 1, 1, 0)}
+    assert found.breakdowns[0].first == "without retrieval"
+    twin = write(tmp_path / "other" / "a", samples("1"))
+    with pytest.raises(UserError, match="control a asked other questions than a"):
+        compare(runs / "a", control=twin)
+
+
+def test_what_cannot_be_compared_is_refused_with_the_reason(runs):
+    def said(*given, **options):
+        with pytest.raises(UserError) as error:
+            compare(*given, **options)
+        return str(error.value)
+
+    assert said() == "compare: give at least one run"
+    assert said(runs / "b") == (
+        "b has no control to compare with: give another run, or --control RUN (a run with "
+        "--controls none has it)"
+    )
+    assert said(runs / "a", runs / "a") == f"the run {runs / 'a'} is named twice"
+    assert said(runs / "a", seed=-1) == "--seed -1: 0 or more is needed"
+    assert "no metric 'x'" in said(runs / "a", metrics=["x"])
+
+
+def test_runs_are_named_by_their_folders(runs, tmp_path, monkeypatch):
+    twin = write(tmp_path / "more" / "b", samples("11111"), {"none": samples("00000")})
+    odd = write(tmp_path / "odd:none", samples("00011"))
+    found = open_runs(list(map(str, (runs / "a", f"{runs / 'a'}:none", odd, runs / "b"))))
+    assert list(found) == ["a", "a:none", "odd:none", "b"]
+    assert [run.condition for run in found.values()] == ["main", "none", "main", "main"]
+    assert found["odd:none"].folder == odd
+    names = [str(runs / "b"), str(twin), f"{twin}:none", str(runs / "a")]
+    assert list(open_runs(names)) == [str(runs / "b"), str(twin), "b:none", "a"]
+    monkeypatch.chdir(runs / "a")
+    os.symlink(runs / "b", tmp_path / "link")
+    assert list(open_runs([".", str(tmp_path / "link")])) == ["a", "b"]
+    with pytest.raises(UserError, match="contains no run"):
+        open_runs([f"{runs / 'a'}:nothing"])
+    with pytest.raises(UserError, match=r"has no samples\.oracle\.jsonl"):
+        open_runs([f"{runs / 'a'}:oracle"])
+    same = [f"{twin}:none", f"{runs / 'more' / 'b'}:none"]
+    with pytest.raises(UserError) as error:
+        open_runs(same)
+    assert str(error.value) == f"the run {twin}:none is named twice"
+
+
+HEADER = ("", "questions", "helped", "hurt", "both right", "both wrong")
+
+
+def test_against_the_reference_in_a_report(runs):
+    a, b = FinishedRun(runs / "a"), FinishedRun(runs / "b")
+    row = ["b", "5", "2 (40.0 %)", "1 (20.0 %)", "1 (20.0 %)", "1 (20.0 %)"]
+    expected = {"Right answers, against a": (HEADER, [row])}
+    assert against_reference({"a": a, "b": b}, "a") == expected
+    back = against_reference({"a": a, "b": b}, "b")
+    assert back["Right answers, against b"][1] == [
+        ["a", "5", "1 (20.0 %)", "2 (40.0 %)", "1 (20.0 %)", "1 (20.0 %)"]
+    ]
+    assert against_reference({"a": a}, "a") == against_reference({"a": a, "b": b}, "c") == {}
+
+
+def request(runs, **options):
+    return CompareRequest([str(runs / "a"), str(runs / "b")], **options)
+
+
+def printed(asked):
+    out = io.StringIO()
+    compare_and_print(asked, Console(out=RichConsole(file=out, width=120)))
+    return out.getvalue()
+
+
+def test_tables_are_printed(runs):
+    shown = printed(request(runs))
+    lines = [line.split() for line in shown.splitlines()]
+    assert "b against a: right answers" in shown
+    assert "a against without retrieval: right answers" in shown
+    assert shown.index("without retrieval: right") < shown.index("b against a: right")
+    assert [line for line in lines if line[:2] == ["all", "questions"]] == [
+        "all questions 5 1 (20.0 %) 1 (20.0 %) 1 (20.0 %) 2 (40.0 %)".split(),
+        "all questions 5 2 (40.0 %) 1 (20.0 %) 1 (20.0 %) 1 (20.0 %)".split(),
+    ]
+    assert ["question", "type:", "x", "2"] in [line[:4] for line in lines]
+    assert "only in passages not read" in shown
+    assert "answer strings:" not in shown
+    assert [line for line in lines if line[:2] == ["questions", "helped"]] == [
+        "questions helped hurt both right both wrong".split()
+    ] * 2
+
+
+def test_files_hold_what_was_printed(runs, tmp_path):
+    output = tmp_path / "deep" / "out"
+    shown = printed(request(runs, output=output, seed=5))
+    assert f"written: {output}" in " ".join(shown.split())
+    document = json.loads((output / "table.json").read_text(encoding="utf-8"))
+    assert (document["schema_version"], document["seed"]) == (1, 5)
+    assert document["runs"] == [str(runs / "a"), str(runs / "b")]
+    [table] = document["tables"]
+    assert [row["run"] for row in table["rows"]] == ["a", "b"]
+    folders = [(output / row["folder"]).resolve() for row in table["rows"]]
+    assert folders == [runs / "a", runs / "b"]
+    first, second = document["breakdowns"]
+    assert (first["first"], first["second"]) == ("without retrieval", "a")
+    assert (second["first"], second["second"]) == ("a", "b")
+    assert second["groups"]["all"] == {
+        "all questions": {"helped": 2, "hurt": 1, "both_right": 1, "both_wrong": 1}
+    }
+    assert second["groups"]["question type"]["x"] == {
+        "helped": 1, "hurt": 0, "both_right": 1, "both_wrong": 0,
+    }  # fmt: skip
+    report = (output / "report.html").read_text(encoding="utf-8")
+    for part in (
+        "<title>Comparison of runs", "Own, split test: 5 questions, 5 images",
+        "b against a: right answers", "both wrong", "1 (20.0 %)", "Intervals are 95 %",
+    ):  # fmt: skip
+        assert part in report
+    assert {p.name for p in output.iterdir()} >= {
+        "table.csv", "table.md", "table.tex", "table.json", "report.html",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["table.csv", "table.md", "table.tex", "table.json", "report.html"]
+)
+def test_no_file_is_replaced_unless_told(runs, tmp_path, name):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / name).write_text("mine")
+    with pytest.raises(UserError) as error:
+        printed(request(runs, output=output))
+    assert str(error.value) == f"{output} already has {name}: --overwrite replaces it"
+    assert (output / name).read_text() == "mine"
+    if name == "report.html":
+        printed(request(runs, output=output, overwrite=True))
+        assert (output / name).read_text(encoding="utf-8") != "mine"
+
+
+def test_an_output_that_is_no_folder_or_cannot_be_written_is_refused(runs, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(UserError) as error:
+        printed(request(runs, output=file))
+    assert str(error.value) == f"--output {file}: a folder is expected"
+    inside = file / "out"
+    with pytest.raises(UserError) as error:
+        printed(request(runs, output=inside))
+    assert str(error.value) == f"the output folder {inside} cannot be written: Not a directory"
+
+    def fail(*_, **__):
+        raise OSError("no room")
+
+    monkeypatch.setattr(module, "write_tables", fail)
+    with pytest.raises(UserError) as error:
+        printed(request(runs, output=tmp_path / "out"))
+    assert str(error.value) == f"the output folder {tmp_path / 'out'} cannot be written: no room"
