@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_VERIFIED = 2**28  # bytes of an index in the cache that is read whole before it is used
 _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
 _Queries = list[list[Vectors]]
@@ -218,11 +219,19 @@ class LateInteractionRetriever(Retriever):
             store.remove()
 
     def _cached(self, path: Path, key: str, *, warn: bool = True) -> Index | None:
-        """Return the index in the cache; None if there is none that can be used."""
+        """Return the index in the cache; None if there is none that can be used.
+
+        All files of an index of up to 256 MiB are compared with their checksums. Of a larger one,
+        the small files are (`Index.open`), and the sizes of the others.
+        """
         if not self._index_class.built(path):
             return None
         try:
-            return self._opened(path, key)
+            index = self._opened(path, key)
+            if _bytes_of(path) <= _VERIFIED and (faults := index.verify()):
+                index.close()
+                raise DamagedError(f"the index in {path} is damaged: {faults[0]}")
+            return index
         except DamagedError as e:
             if warn:
                 _log.warning("%s (in the cache: it is made again)", e)
@@ -561,6 +570,11 @@ def _float32(labels: Sequence[Label], vectors: Vectors) -> npt.NDArray[np.float3
             f"the encoder's labels do not fit its vectors: {len(labels)} and {len(vectors)}"
         )
     return vectors.astype(np.float32, copy=False)
+
+
+def _bytes_of(folder: Path) -> int:
+    """Return the size of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _unit(vectors: Vectors) -> Vectors:

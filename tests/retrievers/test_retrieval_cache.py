@@ -10,6 +10,7 @@ import pytest
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import validate
 from ravqa.corpora.corpus import Corpus
+from ravqa.retrievers import late_interaction
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 collection_files.register()
@@ -62,6 +63,32 @@ def test_a_damaged_index_is_made_again(fresh_cache, caplog, kind):
                 file = next(folder.rglob(name))
     caplog.clear()
     assert found(index=kind) == good
+    assert notes(caplog) == []
+
+
+@pytest.mark.parametrize("kind", ["exact", "compressed", "sharded"])
+def test_one_changed_bit_anywhere_in_an_index_is_noticed(fresh_cache, caplog, monkeypatch, kind):
+    good = found(index=kind)
+    [folder] = (fresh_cache / "indexes").iterdir()
+    names = [file.relative_to(folder) for file in folder.rglob("*") if file.suffix == ".npy"]
+    assert any(name.name in {"vectors.npy", "residuals.npy"} for name in names)
+    for name in names:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 64]))
+        forget(fresh_cache)
+        caplog.clear()
+        assert found(index=kind) == good
+        [line] = notes(caplog)
+        assert f"{name.name} was changed: its checksum is wrong" in line
+        assert line.endswith("(in the cache: it is made again)")
+    # A large one is not read whole.
+    name = next(name for name in names if name.name in {"vectors.npy", "residuals.npy"})
+    monkeypatch.setattr(late_interaction, "_VERIFIED", 1000)
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 64]))
+    forget(fresh_cache)
+    caplog.clear()
+    found(index=kind)
     assert notes(caplog) == []
 
 
