@@ -43,7 +43,7 @@ from ravqa.indexes.base import (
     checked_rankings,
     checked_scores,
 )
-from ravqa.indexes.segmented.store import FORMAT
+from ravqa.indexes.segmented.store import FORMAT, remove_half_built
 from ravqa.retrievers.base import Retriever, ranking_of, to_hits
 from ravqa.retrievers.explain import Explanation, QueryPart
 from ravqa.retrievers.query_text import Form, QueryText, forms
@@ -251,6 +251,8 @@ class LateInteractionRetriever(Retriever):
         # Shards that a killed process finished are kept; nothing else that lies there is.
         if state.is_main_process and (not together or self._index_class.built(path)):
             remove(path)
+        if state.is_main_process:
+            remove_half_built(path.parent)
         store = self._embeddings(corpus, vectors, progress)
         if together or state.is_main_process:
             self._build(corpus, store, path, key)

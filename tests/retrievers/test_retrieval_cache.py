@@ -1,8 +1,10 @@
 """What late interaction keeps in the cache: damaged, it is made again with a note."""
 
 import json
+import os
 import shutil
 import sqlite3
+import time
 
 import collection_files
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import validate
 from ravqa.corpora.corpus import Corpus
+from ravqa.indexes.segmented.store import sole_writer
 from ravqa.retrievers import late_interaction
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
@@ -90,6 +93,42 @@ def test_one_changed_bit_anywhere_in_an_index_is_noticed(fresh_cache, caplog, mo
     caplog.clear()
     found(index=kind)
     assert notes(caplog) == []
+
+
+def aged(folder, hours):
+    then = time.time() - hours * 3600
+    for entry in [*folder.rglob("*"), folder]:
+        os.utime(entry, (then, then))
+
+
+def test_what_killed_processes_began_to_build_is_removed_after_a_day(fresh_cache):
+    found(index="exact")
+    indexes = fresh_cache / "indexes"
+    [whole] = indexes.iterdir()
+
+    def begun(name, hours, *more):
+        folder = shutil.copytree(whole, indexes / name)
+        (folder / "manifest.json").unlink()
+        (folder / "spool.new").write_bytes(b"vectors")
+        for other in more:
+            (folder / other).write_bytes(b"x")
+        aged(folder, hours)
+        return folder
+
+    gone = [begun("old", 25), begun("older", 999, ".manifest.json.0123abcd.part", "lock.owner")]
+    kept = [whole, begun("new", 23), begun("foreign", 25, "notes.txt"), begun("held", 25)]
+    aged(whole, 999)
+    (indexes / "empty").mkdir()
+    (indexes / "file").write_bytes(b"x")
+    with sole_writer(indexes / "held"):
+        aged(indexes / "held", 25)
+        found(corpus("bamboo"), index="exact")
+    assert [folder for folder in gone if folder.exists()] == []
+    assert [folder for folder in kept if not folder.exists()] == []
+    assert (indexes / "file").exists()
+    aged(indexes / "held", 25)
+    found(corpus("bamboo", "reed"), index="exact")  # as the next index is built
+    assert not (indexes / "held").exists()
 
 
 @pytest.mark.parametrize("kind", ["exact", "sharded"])

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +32,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from ravqa.core.errors import DamagedError, UserError
-from ravqa.core.files import atomic_write, lock, remove_leftovers
+from ravqa.core.files import LockedError, atomic_write, lock, remove_leftovers
 from ravqa.core.locations import flush_to_disk
 from ravqa.core.stored import as_type, read_json
 from ravqa.indexes.base import Array
@@ -41,6 +43,7 @@ _LOCK = "lock"
 SPOOL = "spool.new"
 """A writer's scratch file; the next writer removes one left by a killed writer."""
 _BLOCK = 2**22
+_DAY_S = 24 * 60 * 60.0
 _OWN_FOLDER = re.compile(r"(segment|shared)-\d{6}")
 _OWN_FILE = re.compile(rf"{_OWN_FOLDER.pattern}/[\w-]+\.\w+")
 
@@ -314,6 +317,31 @@ def _sweep(path: Path, manifest: Manifest) -> None:
         for file in entry.iterdir():
             if f"{entry.name}/{file.name}" not in kept:
                 file.unlink()
+
+
+def remove_half_built(folder: Path) -> None:
+    """Remove the indexes in a folder that killed processes began to build, a day or more ago.
+
+    Nothing is removed that a process is writing, or that has a file of another kind.
+    """
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError, LockedError):
+            if exists(path) or not _is_old(path):
+                continue
+            with sole_writer(path):
+                if not exists(path):
+                    shutil.rmtree(path)
+
+
+def _is_old(path: Path) -> bool:
+    """Return whether a folder holds files of an index alone, all of them a day old or older."""
+    own = (_OWN_FOLDER.pattern, re.escape(_LOCK), re.escape(f"{_LOCK}.owner"), re.escape(SPOOL))
+    names = re.compile("|".join((*own, rf"\.{re.escape(MANIFEST)}\.[0-9a-f]{{8}}\.part")))
+    entries = [*path.iterdir()]
+    if not entries or not all(names.fullmatch(entry.name) for entry in entries):
+        return False
+    every = itertools.chain([path], path.rglob("*"))
+    return max(entry.lstat().st_mtime for entry in every) < time.time() - _DAY_S
 
 
 def _checksum(body: dict[str, Any]) -> str:
