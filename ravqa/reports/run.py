@@ -20,7 +20,7 @@ from ravqa.datasets.base import Dataset, DatasetRequest, Problems, load_dataset,
 from ravqa.evaluation.schema import RunConfig, RunResults, Sample
 from ravqa.metrics.prrecall import DEFAULT_RULE, Rule
 from ravqa.runs.finished import RunFiles
-from ravqa.runs.folder import MAIN
+from ravqa.runs.folder import MAIN, samples_name
 
 _WHY = (
     "the run was made elsewhere, so what its settings name is not read: give it with ravqa report "
@@ -102,7 +102,10 @@ def read_run(
         name: {sample["question_id"]: sample for sample in files.samples(name)}
         for name in files.conditions
     }
-    notes: list[str] = []
+    notes = [
+        f"{samples_name(name)} is missing, so the answers of the control {name} are not shown."
+        for name in files.missing
+    ]
     if trust_settings:
         trust.remember(config)
     withheld = () if trust.is_mine(config) else tuple(trust.outside_of_run(config))

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from ravqa.metrics.statistics.intervals import Estimate, PairedTest
 from ravqa.runs.console import CONDITIONS, condition_name
 from ravqa.runs.folder import CONFIG, MAIN, RESULTS, check_version, samples_name
 
+_log = logging.getLogger(__name__)
+
 Id = int | str
 
 _TOP_K: int = PipelineConfig.model_fields["top_k"].default
@@ -57,12 +60,14 @@ class RunFiles:
 
     Attributes:
         conditions: the run itself (`main`) and its controls, in the order in which they are shown.
+        missing: controls in the results whose samples are not there; reading says so.
     """
 
     folder: Path
     config: RunConfig
     results: RunResults
     conditions: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -86,12 +91,19 @@ class RunFiles:
         check_version(found, folder)
         names = {name.name.split(".")[1] for name in folder.glob("samples.*.jsonl")}
         known = [name for name in CONDITIONS if name in names]
-        return cls(
-            folder,
-            validated(RunConfig, read_yaml(folder / CONFIG), str(folder / CONFIG)),
-            validated(RunResults, found, str(path)),
-            (MAIN, *known, *sorted(names - set(known))),
-        )
+        config = validated(RunConfig, read_yaml(folder / CONFIG), str(folder / CONFIG))
+        results = validated(RunResults, found, str(path))
+        asked = {
+            name: None
+            for section in (results["answers"], results["retrieval"])
+            for name in (section or {"conditions": {}})["conditions"]
+        }
+        missing = tuple(name for name in asked if name not in names | {MAIN})
+        for name in missing:
+            _log.warning(
+                "%s is missing: the control %s is left out", folder / samples_name(name), name
+            )
+        return cls(folder, config, results, (MAIN, *known, *sorted(names - set(known))), missing)
 
     def samples(self, condition: str = MAIN) -> Iterator[Sample]:
         """Yield the samples of the run, or of one of its controls.

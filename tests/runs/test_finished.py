@@ -196,6 +196,23 @@ def test_a_file_that_is_cut_off_is_named(run):
     refused(run, "has no samples.jsonl")
 
 
+def test_samples_of_a_control_that_are_missing_are_told_of(run, caplog):
+    before = FinishedRun(run)
+    assert [r.getMessage() for r in caplog.records] == []
+    assert before.has_control
+    assert read_run(run).notes == []
+    (run / "samples.none.jsonl").unlink()
+    caplog.clear()
+    after = FinishedRun(run)
+    said = f"{run / 'samples.none.jsonl'} is missing: the control none is left out"
+    assert [r.getMessage() for r in caplog.records] == [said]
+    assert not after.has_control
+    assert after.questions == before.questions
+    page = read_run(run)
+    assert page.notes[0].startswith("samples.none.jsonl is missing, so the answers of the control")
+    assert sorted(page.samples) == ["main", "oracle"]
+
+
 RESULTS = [
     (("schema_version",), "2"),
     (("schema_version",), 2.5),
