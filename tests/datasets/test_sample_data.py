@@ -1,5 +1,6 @@
 """The bundled sample keeps its promises: read from its files, with plain code of the tests' own."""
 
+import csv
 import dataclasses
 import hashlib
 import itertools
@@ -38,6 +39,8 @@ PHOTOS = read_json("photos.json")
 PHOTO_OF = {p["image_id"]: p for p in PHOTOS if "image_id" in p}
 PHOTO_NAMED = {stem(p): p for p in PHOTOS}
 LANDMARKS = read_json("edition2/landmarks.json")
+with (SAMPLE / "edition2" / "FACTS.tsv").open(encoding="utf-8", newline="") as _file:
+    FACTS = list(csv.DictReader(_file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 class Edition:
@@ -334,6 +337,32 @@ def test_the_readme_states_the_real_counts():
         assert cell in readme
     for kind, counts in (("with", LANDMARKS["photos"]), ("without", LANDMARKS["left_out"])):
         assert f"{len(counts)} {kind} a free photo" in readme
+
+
+def test_every_fact_that_the_second_edition_asks_for_was_looked_up():
+    entities = {p["passage_id"]: p["entity"] for p in EDITIONS[2].passages}
+    facts = defaultdict(dict)
+    for fact in FACTS:
+        assert fact["supported"] in {"yes", "partly", "unknown"}
+        assert bool(fact["source"]) == (fact["supported"] != "unknown")
+        facts[entities[fact["passage_id"]]][fact["answer"]] = fact["supported"]
+    train = {q["question_id"] for q in EDITIONS[2].train}
+    for question_id, text, photo, answers in EDITIONS[2].asked():
+        known = facts[photo["entity"]]
+        found = {known[a.lower()] for a in answers if a.lower() in known}
+        if isinstance(question_id, int):
+            assert found, text
+        if question_id not in train:
+            assert found <= {"yes", "partly"}, text
+
+
+def test_the_readme_counts_the_facts():
+    readme = " ".join((SAMPLE / "README.md").read_text(encoding="utf-8").split())
+    counts = Counter(fact["supported"] for fact in FACTS)
+    assert f"the {len(FACTS)} facts" in readme
+    for state, row in re.findall(r"\| `(yes|partly|unknown)` \| ([^|]+ \| \d+) \|", readme):
+        assert row.endswith(f"| {counts.pop(state)}")
+    assert not counts
 
 
 @pytest.mark.parametrize("split", ["val2014", "train2014"])
