@@ -22,6 +22,7 @@ SHARED = {
     "query_text_encoder_linear": "context_text_encoder_linear",
     "query_vision_encoder": "context_vision_encoder",
     "query_vision_projection": "context_vision_projection",
+    "query_photo_projection": "context_photo_projection",
 }
 """Parts that queries and documents may share, with the single name they then have."""
 

@@ -232,6 +232,10 @@ class FLMRConfig(PretrainedConfig):
         text_config, vision_config: configurations of the encoders.
         dim: length of an embedding.
         mapping_network_prefix_length: number of vectors made from an image's global feature.
+        vision_projection_hidden_size: width of the hidden layer between them; None for the
+            original's, half of the output's.
+        photo_token_rank: rank of a linear map from the global feature to one more vector, the
+            photo token; None for models without it, such as the original's.
         use_vision_encoder: False builds no vision tower; image features can still be given.
         use_transformer_mapping_network: PreFLMR's mapping of patches, with cross-attention to the
             text.
@@ -263,6 +267,8 @@ class FLMRConfig(PretrainedConfig):
         *,
         dim: int = 128,
         mapping_network_prefix_length: int = 32,
+        vision_projection_hidden_size: int | None = None,
+        photo_token_rank: int | None = None,
         use_vision_encoder: bool = True,
         use_transformer_mapping_network: bool = False,
         transformer_mapping_config_base: str | None = None,
@@ -287,6 +293,8 @@ class FLMRConfig(PretrainedConfig):
         self.vision_config = _sub_config(vision_config, FLMRVisionConfig)
         self.dim = dim
         self.mapping_network_prefix_length = mapping_network_prefix_length
+        self.vision_projection_hidden_size = vision_projection_hidden_size
+        self.photo_token_rank = photo_token_rank
         self.use_vision_encoder = use_vision_encoder
         self.use_transformer_mapping_network = use_transformer_mapping_network
         self.transformer_mapping_config_base = transformer_mapping_config_base
@@ -335,6 +343,17 @@ class FLMRConfig(PretrainedConfig):
                 f"config.json says model_type {found!r}, not {cls.model_type!r}"
             )
         return values, rest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for config.json."""
+        return _without_unset(
+            super().to_dict(), "vision_projection_hidden_size", "photo_token_rank"
+        )
+
+    @property
+    def global_vectors(self) -> int:
+        """The number of vectors made from an image's global feature, the photo token included."""
+        return int(self.mapping_network_prefix_length) + (self.photo_token_rank is not None)
 
     def settle(self, near: str = "") -> None:
         """Fill in the configurations that the checkpoint in folder `near` gives only by name.

@@ -45,12 +45,24 @@ MASKED_SCORE = -9999.0
 class _Projection(nn.Module):
     """A projection of an image's global feature to several embeddings."""
 
-    def __init__(self, width: int, dim: int, count: int):
+    def __init__(self, width: int, dim: int, count: int, inner: int | None):
         super().__init__()
-        inner = dim * count // 2
+        inner = inner or dim * count // 2
         self.model = nn.Sequential(
             nn.Linear(width, inner), nn.Tanh(), nn.Linear(inner, dim * count)
         )
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.model(features)
+        return out
+
+
+class _PhotoProjection(nn.Module):
+    """A linear map of low rank from an image's global feature to one embedding."""
+
+    def __init__(self, width: int, dim: int, rank: int):
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(width, rank), nn.Linear(rank, dim, bias=False))
 
     def forward(self, features: Tensor) -> Tensor:
         out: Tensor = self.model(features)
@@ -96,16 +108,14 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             self.query_text_encoder = FLMRTextModel(config.text_config)
             self.query_text_encoder_linear = nn.Linear(text_width, config.dim, bias=False)
 
-        prefix = config.mapping_network_prefix_length
-        if config.use_vision_encoder:
-            self.context_vision_encoder = FLMRVisionModel(config.vision_config)
-        if self.uses_images:
-            self.context_vision_projection = _Projection(vision_width, config.dim, prefix)
+        sides = ["context"]
         if config.separate_query_and_context_vision_encoder:
+            sides.append("query")
+        for side in sides:
             if config.use_vision_encoder:
-                self.query_vision_encoder = FLMRVisionModel(config.vision_config)
+                setattr(self, f"{side}_vision_encoder", FLMRVisionModel(config.vision_config))
             if self.uses_images:
-                self.query_vision_projection = _Projection(vision_width, config.dim, prefix)
+                self._add_projections(side, vision_width)
 
         if config.use_transformer_mapping_network:
             mapping = config.mapping_config()
@@ -118,6 +128,22 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         self._separator_id = self._find_separator()
         self._document_skip_ids = self._find_punctuation()
         self.post_init()
+
+    def _add_projections(self, side: str, width: int) -> None:
+        config = self.config
+        setattr(
+            self,
+            f"{side}_vision_projection",
+            _Projection(
+                width,
+                config.dim,
+                config.mapping_network_prefix_length,
+                config.vision_projection_hidden_size,
+            ),
+        )
+        if config.photo_token_rank is not None:
+            photo = _PhotoProjection(width, config.dim, config.photo_token_rank)
+            setattr(self, f"{side}_photo_projection", photo)
 
     # -- parts that queries and documents may share ------------------------------------------
 
@@ -253,7 +279,10 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         output_attentions: bool,
         output_hidden_states: bool,
     ) -> tuple[Tensor, Tensor | None, Any]:
-        """Return global vectors [rows, regions x prefix, dim], patch states, the tower's output."""
+        """Return global vectors [rows, vectors, dim], patch states, the tower's output.
+
+        The vectors are those of each region, then the regions' photo tokens, if the model has them.
+        """
         output = None
         if isinstance(image_features, ImageFeatures):
             patch_features = image_features.patches
@@ -292,6 +321,9 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             )
         vectors = getattr(self, f"{side}_vision_projection")(pooled)
         vectors = vectors.reshape(pooled.shape[0], -1, self.config.dim)
+        if self.config.photo_token_rank is not None:
+            photo = getattr(self, f"{side}_photo_projection")(pooled)
+            vectors = torch.cat([vectors, photo], 1)
         return vectors, patch_features, output
 
     def _text_states(

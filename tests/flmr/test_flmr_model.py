@@ -539,3 +539,76 @@ def test_negatives_of_two_processes_give_the_loss_and_gradients_of_one(ends, tmp
     assert found[0]["grads"].keys() == expected.keys()
     for (name, grad), other in itertools.product(expected.items(), found):
         torch.testing.assert_close(other["grads"][name], grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+# --- the projection's width, and the photo token
+
+
+def mini_model(**options):
+    torch.manual_seed(0)
+    config = parity.tiny_config(
+        vision_projection_hidden_size=10,
+        photo_token_rank=3,
+        use_vision_encoder=False,
+        context_concat_output_from_vision_encoder=True,
+        **options,
+    )
+    return FLMRModelForRetrieval(config).eval()
+
+
+def inputs_of(rows):
+    ids = torch.arange(5, 5 + 4 * rows).reshape(rows, 4)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_the_photo_token_is_the_last_image_vector_of_queries_and_documents():
+    model = mini_model()
+    features = torch.randn(2, 24)
+    first, hidden, last = (model.context_vision_projection.model[i] for i in range(3))
+    names = last(hidden(first(features))).reshape(2, 4, 16)
+    down, up = model.context_photo_projection.model
+    photo = (features @ down.weight.T + down.bias) @ up.weight.T
+    expected = functional.normalize(torch.cat([names, photo[:, None]], 1), dim=-1)
+    assert first.weight.shape == (10, 24)
+    assert up.weight.shape == (16, 3)
+    assert up.bias is None
+    with torch.no_grad():
+        query = model.query(**inputs_of(2), image_features=features).late_interaction_output
+        doc = model.doc(**inputs_of(2), image_features=features)
+    torch.testing.assert_close(query[:, 4:], expected)
+    torch.testing.assert_close(doc.late_interaction_output[:, :5], expected)
+    assert model.config.global_vectors == 5
+
+
+def test_the_photo_tokens_of_regions_follow_all_their_other_vectors():
+    model = mini_model()
+    features = torch.randn(1, 2, 24)
+    options = {"concat_output_from_text_encoder": False}
+    with torch.no_grad():
+        both = model.query(image_features=features, **options).late_interaction_output[0]
+        each = [
+            model.query(image_features=features[:, i], **options).late_interaction_output[0]
+            for i in range(2)
+        ]
+    expected = torch.cat([each[0][:4], each[1][:4], each[0][4:], each[1][4:]])
+    torch.testing.assert_close(both, expected)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_model_with_a_photo_token_is_loaded_as_it_was_saved(separate, tmp_path):
+    model = mini_model(separate_query_and_context_vision_encoder=separate, mask_punctuation=False)
+    model.save_pretrained(tmp_path)
+    again = FLMRModelForRetrieval.from_pretrained(str(tmp_path))
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert ("query_photo_projection.model.0.weight" in model.state_dict()) == separate
+
+
+def test_models_of_the_original_have_no_word_of_the_photo_token():
+    values = parity.tiny_config().to_dict()
+    assert not {"photo_token_rank", "vision_projection_hidden_size"} & values.keys()
+    model = FLMRModelForRetrieval(parity.tiny_config())
+    assert not any("photo" in name for name in model.state_dict())
+    assert model.context_vision_projection.model[0].weight.shape == (32, 24)
+    assert model.config.global_vectors == 4
