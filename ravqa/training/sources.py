@@ -1,0 +1,56 @@
+"""Settings of training data: a registered dataset, or a file of examples."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ravqa.core.settings import LocalPath, Options, Strict, Text
+
+Positives = Literal["auto", "known", "pseudo"]
+
+
+class SourceConfig(Strict):
+    """Where questions with relevant passages come from: `dataset` or `file`.
+
+    Attributes:
+        dataset: name of a registered dataset (`ravqa ls datasets`).
+        data: its folder, as `--data`; null for the bundled sample.
+        split, limit: as for `ravqa run`; null for the dataset's default split, and all questions.
+        options: the dataset's own options.
+        file: a JSON-lines file of examples (docs/training.md describes it).
+        corpus: files of passages; empty for those that come with the dataset or file.
+        positives: which passages are relevant: known ones ("known"), those that hold an answer
+            ("pseudo"), or for each question the known ones if it has some ("auto").
+        negatives: hard negatives: what `ravqa mine` wrote, or the folder of a run.
+        instruction: put before questions without their own; null for none.
+        ratio: share of the examples drawn from this source, up to a common factor; null for its
+            number of examples.
+    """
+
+    dataset: Text | None = None
+    data: LocalPath | None = None
+    split: Text | None = None
+    limit: int | None = Field(default=None, ge=1)
+    options: Options = Field(default_factory=dict)
+    file: LocalPath | None = None
+    corpus: tuple[LocalPath, ...] = ()
+    positives: Positives = "auto"
+    negatives: LocalPath | None = None
+    instruction: Text | None = None
+    ratio: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.dataset is None) == (self.file is None):
+            raise ValueError("a source needs either dataset or file")
+        given = [k for k in ("data", "split", "options") if getattr(self, k)]
+        if self.file is not None and given:
+            raise ValueError(f"{given[0]} belongs to a dataset, not to a file")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How messages and results call it."""
+        return self.dataset or str(self.file)
