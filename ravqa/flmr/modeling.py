@@ -668,7 +668,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         each = d.shape[0] // q.shape[0]
         first, weight = 0, 1.0
         if everywhere and torch.distributed.is_initialized():
-            d, mask, first, weight = _gather_documents(d, mask, q.shape[0])
+            d, mask, first, weight = gather_documents(d, mask, q.shape[0])
         mask = mask.reshape(d.shape[0], -1).bool()
         # One query at a time: the products of all at once would not fit in memory.
         scores = torch.stack([_max_sim(one[None], d, mask) for one in q])
@@ -754,7 +754,7 @@ def _max_sim(q: Tensor, d: Tensor, mask: Tensor) -> Tensor:
     return products.amax(-2).sum(-1)
 
 
-def _gather_documents(d: Tensor, mask: Tensor, queries: int) -> tuple[Tensor, Tensor, int, float]:
+def gather_documents(d: Tensor, mask: Tensor, queries: int) -> tuple[Tensor, Tensor, int, float]:
     """Return all processes' documents, this one's offset, and its loss's weight in the mean.
 
     The documents' gradients flow back to the processes that they came from.
