@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from ravqa.cli import collection, files, inventory, moved, run, study
+from ravqa.cli import collection, files, inventory, moved, run, study, train
 from ravqa.cli.shared import say
 from ravqa.core.environment import check_environment
 from ravqa.core.errors import UserError
@@ -41,6 +41,7 @@ app.command()(files.score)
 app.command(epilog=study.EXAMPLES)(study.study)
 app.command()(study.compare)
 app.command()(study.power)
+app.add_typer(train.app, name="train")
 app.command()(inventory.ls)
 app.command()(files.convert)
 app.command()(inventory.doctor)

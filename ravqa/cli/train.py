@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ravqa.cli.options import from_request
 from ravqa.cli.shared import opened_console, say
 from ravqa.training.options import TrainRequest
 
@@ -27,3 +28,16 @@ def run_training(request: TrainRequest, train: Callable[[TrainRequest, Console],
             print("--resume --output DIR resumes this training", file=sys.stderr)
             raise
     say(f"training folder: {folder}")
+
+
+@app.command()
+@from_request(TrainRequest)
+def retriever(request: TrainRequest) -> None:
+    """Train a FLMR-family retriever on questions with relevant passages."""
+
+    def train(request: TrainRequest, console: Console) -> Path:
+        from ravqa.training.retriever import train_retriever
+
+        return train_retriever(request, console)
+
+    run_training(request, train)

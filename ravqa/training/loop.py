@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,7 +21,7 @@ from ravqa.core.errors import DamagedError, UserError, first_line
 from ravqa.core.progress import Progress
 from ravqa.training.folder import BEST, LAST, RESULTS, TrainingFolder
 from ravqa.training.report import write_report
-from ravqa.training.sampling import batches, step_seed
+from ravqa.training.sampling import Drawn, batches, step_seed
 from ravqa.training.settings import LoopConfig
 from ravqa.training.task import Task
 from ravqa.training.tracking import open_trackers
@@ -84,7 +84,7 @@ class _Training:
                 "it must be a multiple"
             )
         task.rank, task.world = self.state.process_index, world
-        task.autocast = self._autocast
+        task.autocast, task.upcoming = self._autocast, self._upcoming
         self.steps = config.steps or self._steps_of_epochs()
         self.named = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
         if not self.named:
@@ -108,6 +108,17 @@ class _Training:
         examples = self.config.epochs * sum(self.task.sizes)
         return max(1, math.ceil(examples / (self.config.batch_size * self.config.accumulation)))
 
+    def _batches(self, step: int) -> Iterator[list[Drawn]]:
+        """Return the batches from a step on."""
+        config = self.config
+        each = batches(self.task.sizes, self.task.ratios, config.batch_size, config.seed)
+        return itertools.islice(each, step * config.accumulation, None)
+
+    def _upcoming(self, step: int, steps: int) -> frozenset[Drawn]:
+        steps = min(steps, self.steps - step)
+        several = itertools.islice(self._batches(step), steps * self.config.accumulation)
+        return frozenset(itertools.chain.from_iterable(several))
+
     # -- the run -----------------------------------------------------------------------------
 
     def run(self) -> Mapping[str, Any]:
@@ -117,8 +128,7 @@ class _Training:
             trackers = stack.enter_context(
                 open_trackers(config.trackers if self.main else (), self.folder.path, task.identity)
             )
-            each = batches(task.sizes, task.ratios, config.batch_size, config.seed)
-            each = itertools.islice(each, self.step * config.accumulation, None)
+            each = self._batches(self.step)
             if self.step == 0 and config.validate_every is not None:
                 self._validate(trackers)
             while self.step < self.steps and not self.stopped:
@@ -165,12 +175,11 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for part in range(config.accumulation):
-            seed = step_seed(config.seed, self.step, part, task.rank)
+            seed = step_seed(config.seed, self.step, part)
             losses = task.backward(next(each), 1 / config.accumulation, seed)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value / config.accumulation
-        gradients = [p.grad for p in self._with_gradients()]
-        self._average(gradients)
+        self._average_gradients()
         sums = self._mean_of_all(sums)
         if not math.isfinite(sums["loss"]):
             raise UserError(
@@ -184,28 +193,25 @@ class _Training:
         self.scheduler.step()
         return {**sums, "learning_rate": rate, "gradient": float(norm)}
 
-    def _with_gradients(self) -> list[Any]:
-        """Return the trained parameters; in several processes, all get a gradient to average."""
-        import torch
-
-        if self.task.world > 1:
-            for parameter in self.named.values():
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-        return [p for p in self.named.values() if p.grad is not None]
-
-    def _average(self, gradients: list[Any]) -> None:
+    def _average_gradients(self) -> None:
+        """Average the gradients over all processes; parameters that none uses get none."""
         if self.task.world == 1:
             return
         import torch
         from accelerate.utils import reduce
 
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        flat = reduce(flat, reduction="mean")
+        parameters = list(self.named.values())
+        used = torch.tensor([float(p.grad is not None) for p in parameters])
+        used = reduce(used.to(parameters[0].device), reduction="sum")
+        parameters = [p for p, count in zip(parameters, used.tolist(), strict=True) if count]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = reduce(torch.cat([p.grad.reshape(-1) for p in parameters]), reduction="mean")
         place = 0
-        for gradient in gradients:
-            size = gradient.numel()
-            gradient.copy_(flat[place : place + size].view_as(gradient))
+        for parameter in parameters:
+            size = parameter.numel()
+            parameter.grad.copy_(flat[place : place + size].view_as(parameter))
             place += size
 
     def _mean_of_all(self, figures: dict[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ravqa.core.progress import Progress
-from ravqa.training.sampling import Drawn
+from ravqa.training.sampling import Drawn, step_seed
 
 
 class Task(ABC):
@@ -28,6 +28,7 @@ class Task(ABC):
         facts: what results should tell about data and model: JSON values.
         autocast: the context of forward passes in mixed precision; set by the loop.
         rank, world: number of this process, and of all; set by the loop.
+        upcoming: returns the examples of so many steps from a step on; set by the loop.
     """
 
     kind: ClassVar[str]
@@ -42,6 +43,7 @@ class Task(ABC):
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     rank: int = 0
     world: int = 1
+    upcoming: Callable[[int, int], frozenset[Drawn]]
 
     @property
     @abstractmethod
@@ -51,14 +53,16 @@ class Task(ABC):
         Settings and fingerprints of model and data; a resumed run must have the same.
         """
 
-    @abstractmethod
     def loss(self, batch: Sequence[Drawn]) -> Mapping[str, Any]:
         """Return losses of a batch as scalar tensors; "loss" is minimised, others are recorded.
+
+        A task that computes its gradients in other ways overrides `backward` instead.
 
         Args:
             batch: the batch of all processes, in the same order everywhere. `share` returns a
                 process's own part. The mean over the processes is the loss of the batch.
         """
+        raise NotImplementedError
 
     def backward(self, batch: Sequence[Drawn], weight: float, seed: int) -> dict[str, float]:
         """Add the gradients of `weight` times the batch's loss; return the losses.
@@ -66,11 +70,12 @@ class Task(ABC):
         Args:
             batch: as for `loss`.
             weight: factor of the loss.
-            seed: what torch's generators are set to.
+            seed: for all that is drawn at random, the same in every process; torch's generators
+                are set by it and the process's number.
         """
         import torch
 
-        torch.manual_seed(seed)
+        torch.manual_seed(step_seed(seed, self.rank))
         with self.autocast():
             losses = self.loss(batch)
         (losses["loss"] * weight).backward()
