@@ -7,6 +7,7 @@ from pathlib import Path
 import collection_files
 import pytest
 import yaml
+from messages import said
 
 from ravqa.collections import Changes, Collection
 from ravqa.collections.collection import own_id
@@ -36,12 +37,6 @@ def collection(tmp_path, pipeline):
     made = Collection.create(tmp_path / "index", pipeline, words=7)
     made.add([KOALA, BRIDGE, TULIP])
     return made
-
-
-def said(error, call, *arguments, **options):
-    with pytest.raises(error) as raised:
-        call(*arguments, **options)
-    return str(raised.value)
 
 
 # What is in the folder

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+from messages import said
 
 from ravqa.core.errors import ContractError, DataError, UserError
 from ravqa.core.records import Description, Question, Tag
@@ -29,12 +30,6 @@ from ravqa.datasets.published import PublishedScore, published_scores
 from ravqa.datasets.remote import Source
 
 SKIP = "(--on-error skip leaves such questions out)"
-
-
-def said(error, call, *arguments, **options):
-    with pytest.raises(error) as raised:
-        call(*arguments, **options)
-    return str(raised.value)
 
 
 # Problems

@@ -8,6 +8,7 @@ from dataclasses import fields
 import PIL.Image
 import pytest
 from dataset_files import write_image, write_parquet
+from messages import said
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Description, Passage, Question, Region
@@ -26,12 +27,6 @@ def facts(dataset):
     left_out = {"questions", "fingerprint", "corpus"}
     found = {f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in left_out}
     return {name: value for name, value in found.items() if value or name == "metric"}
-
-
-def said(error, call, *arguments, **options):
-    with pytest.raises(error) as raised:
-        call(*arguments, **options)
-    return str(raised.value)
 
 
 def write_json(path, value):
