@@ -36,6 +36,12 @@ _LOCK = ".lock"
 LOCK_FILES = frozenset({_LOCK, f"{_LOCK}.owner"})
 """Files that a lock leaves in its folder."""
 
+LONGEST_LINE = 2**26
+"""Most characters of a line, and bytes of a page, that are read.
+
+Without a limit, a file without line ends would fill the memory.
+"""
+
 _LFS_POINTER = b"version https://git-lfs."
 _WAIT_S = 2.0  # another process may be checking the lock, or about to exit
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import yaml
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import check_file
+from ravqa.core.files import LONGEST_LINE, check_file
 from ravqa.core.locations import file_digest, real_path
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
@@ -386,6 +386,8 @@ def _digest(path: Path) -> str:
 def _text(path: Path) -> str:
     check_file(path)
     try:
+        if path.stat().st_size > LONGEST_LINE:
+            raise DataError(f"a page of more than {LONGEST_LINE:,} bytes: split it")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise DataError(f"not a text in UTF-8 (byte {e.start})") from None

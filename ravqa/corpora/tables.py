@@ -11,11 +11,12 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from ravqa.core.errors import DataError, first_line, import_extra
-from ravqa.core.files import check_file
+from ravqa.core.files import LONGEST_LINE, check_file
 from ravqa.corpora.values import cell
 
 Row = dict[str, Any]
@@ -94,24 +95,32 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a UTF-8 text file, with or without a byte order mark; decompress it if it ends in .gz.
+def open_text(path: Path) -> Iterator[Iterator[str]]:
+    """Open a UTF-8 text file for its lines, with or without a byte order mark; unpack a .gz.
 
     Raises:
-        DataError: missing or unreadable, on opening or while reading.
+        DataError: missing or unreadable, on opening or while reading; a line is longer than
+            `LONGEST_LINE`.
     """
     check_file(path)
     try:
         if path.name.lower().endswith(".gz"):
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as lines:
-                yield lines
+            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+                yield _lines(file, path)
         else:
-            with path.open(encoding="utf-8-sig", newline="") as lines:
-                yield lines
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                yield _lines(file, path)
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         raise DataError(f"{path} cannot be read: {e}") from None
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), ""), 1):
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE:,} characters")
+        yield line
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def read_table(path: Path, quotes: bool | None = None) -> Iterator[tuple[int, Ro
         DataError: missing or unreadable; a row whose number of fields differs from the header's; a
             duplicate column; a TSV file that can be read in both ways, with different texts.
     """
-    csv.field_size_limit(2**31 - 1)  # passages can be longer than csv's 128 KiB
+    csv.field_size_limit(LONGEST_LINE)  # passages can be longer than csv's 128 KiB
     if suffix_of(path) == ".tsv":
         form = _quoted if (_has_quotes(path) if quotes is None else quotes) else _unquoted
     else:

@@ -11,7 +11,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
 
@@ -27,7 +27,7 @@ from pydantic import (
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from ravqa.core.errors import DataError
-from ravqa.core.files import check_file
+from ravqa.core.files import LONGEST_LINE, check_file
 from ravqa.metrics.prrecall import Rule
 
 T = TypeVar("T")
@@ -951,13 +951,16 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Only "\n" ends a line, and a line keeps it. Blank lines are passed over.
 
     Raises:
-        DataError: the file is missing or cannot be read.
+        DataError: the file is missing or cannot be read, or a line is longer than `LONGEST_LINE`.
     """
     check_file(path)
     unpack = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with unpack(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
+            parts = iter(partial(lines.readline, LONGEST_LINE + 1), b"")
+            for number, line in enumerate(parts, 1):
+                if len(line) > LONGEST_LINE:
+                    raise DataError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes")
                 if line.strip():
                     yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except FileNotFoundError:
