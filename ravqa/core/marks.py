@@ -171,6 +171,16 @@ def without_tokens(text: str) -> str:
     return _END.split(_BEGIN.sub("", text), maxsplit=1)[0]
 
 
+def bare(text: str) -> str:
+    """Return what a text says: without thinking, special tokens, boxes, and calls of tools.
+
+    >>> bare("<think>a bear?</think> a koala</s>")
+    'a koala'
+    """
+    said = without_tokens(_CALL.sub("", split_thinking(text).answer))
+    return re.sub("|".join(map(re.escape, BOXES)), "", said).strip()
+
+
 def is_no_answer(text: str) -> bool:
     """Return whether a text without its thinking says nothing.
 

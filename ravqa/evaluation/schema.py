@@ -672,6 +672,11 @@ class PredictionsFile(TypedDict):
     """Questions with several predictions, of which the last counts."""
     unknown: list[str]
     """Ids that the dataset does not have."""
+    marked: Count
+    """Answers with thinking, special tokens or calls of tools, such as `koala</s>`."""
+    marks_removed: bool
+    """Whether these were taken off before the answers were scored (`--strip-marks`), which no
+    official rule does."""
 
 
 class ScoreProvenance(TypedDict):

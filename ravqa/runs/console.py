@@ -289,6 +289,9 @@ def _answer_table(results: RunResults | ScoreResults, section: AnswerSection) ->
         table.caption = f"judge: {section['rule']['judge']}"
     elif section["rule"].get("normalization") == "always":
         table.caption = "normalization: always (not the official rule)"
+    if section["rule"].get("marks") == "removed":
+        said = f"{table.caption}\n" if table.caption else ""
+        table.caption = f"{said}without marks of thinking (not the official rule)"
     table.add_column("")
     table.add_column(f"{section['label']} %", justify="right")
     has_mean = "mean" in section["conditions"][MAIN]

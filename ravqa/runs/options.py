@@ -147,6 +147,13 @@ class ScoreRequest:
             "unknown ids, and print how many of each."
         ),
     ] = False
+    strip_marks: Annotated[
+        bool,
+        Option(
+            "Take thinking, special tokens and calls of tools off the predictions; no official "
+            "rule does so."
+        ),
+    ] = False
     metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
     judge: Annotated[
         str | None, Option("Judge for E-VQA: bem or llm. Default: exact match only.", "NAME")

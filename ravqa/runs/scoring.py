@@ -12,6 +12,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.files import atomic_write, check_file
 from ravqa.core.locations import file_digest
+from ravqa.core.marks import bare
 from ravqa.core.settings import Part, apply_override, validate
 from ravqa.core.texts import encodable
 from ravqa.corpora.tables import read_json, read_jsonl
@@ -52,6 +53,7 @@ class Predictions:
             predictions without a question.
         answered: whether the records have answers.
         retrieved: whether the records are samples of a run, with rankings that can be scored.
+        marked: how many of the answers have thinking, special tokens or calls of tools.
         unmarked: whether the run had no references, so that its rankings cannot be scored.
     """
 
@@ -62,6 +64,7 @@ class Predictions:
     unknown: Sequence[str]
     answered: bool
     retrieved: bool
+    marked: int = 0
     unmarked: bool = False
 
 
@@ -128,7 +131,7 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
             build_part(JUDGES, plan.judge, "--judge"),
             lambda done, total: console.progress("judging", done, total),
         )
-    predictions = read_predictions(request.predictions, dataset)
+    predictions = read_predictions(request.predictions, dataset, strip_marks=request.strip_marks)
     problems = {
         "are missing": predictions.missing,
         "are predicted more than once": predictions.duplicates,
@@ -139,6 +142,14 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
         raise UserError(f"{request.predictions}: {'; '.join(found)}: see --allow-partial")
     if predictions.unmarked:
         found.append("retrieval is not scored: the run had no references to look for in passages")
+    if predictions.marked:
+        what = f"{predictions.marked} predictions have thinking or special tokens in their text"
+        found.append(
+            f"{what}: they were taken off, as no official rule does"
+            if request.strip_marks
+            else f"{what}, and are scored with them, as the official rules do: --strip-marks takes "
+            "them off"
+        )
     for problem in found:
         console.note(problem)
     return ScoreLoaded(plan, dataset, judge, predictions)
@@ -176,11 +187,14 @@ _NOTHING: Predicted = {
 }
 
 
-def read_predictions(path: Path, dataset: Dataset) -> Predictions:
+def read_predictions(path: Path, dataset: Dataset, *, strip_marks: bool = False) -> Predictions:
     """Read a JSON list (VQA's results) or JSON lines (InfoSeek's, or a run's samples.jsonl).
 
     A record has "question_id" or "data_id", and "answer" or "prediction". Ids are the same if
     their strings are. Of several predictions for a question, the last one counts.
+
+    Args:
+        strip_marks: take thinking, special tokens and calls of tools off the answers.
 
     Raises:
         DataError: a broken file; a record without id or answer, or with two different ones; a
@@ -198,6 +212,7 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
     samples: dict[int | str, Predicted] = {}
     duplicates: dict[int | str, None] = {}
     unknown: dict[str, None] = {}
+    marked: dict[int | str, bool] = {}
     for where, record in records:
         name = str(_value(record, _ID_KEYS, int | str, where))
         sample = _NOTHING
@@ -212,6 +227,10 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
             continue
         if ids[name] in samples:
             duplicates[ids[name]] = None
+        said = None if answer is None else bare(answer)
+        marked[ids[name]] = answer is not None and said != answer.strip()
+        if strip_marks and marked[ids[name]]:
+            answer = said
         samples[ids[name]] = {**sample, "answer": answer}
         if retrieved and ids[name] in referenced:
             unmarked[sample["answer_ranks"] is not None] = where
@@ -225,6 +244,7 @@ def read_predictions(path: Path, dataset: Dataset) -> Predictions:
         unknown=list(unknown),
         answered=answered,
         retrieved=retrieved and False not in unmarked,
+        marked=sum(marked.values()),
         unmarked=False in unmarked,
     )
 
@@ -276,6 +296,8 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
     answers = retrieval = None
     if predictions.answered and dataset.metric is not None:
         answers = answer_section(dataset, conditions, seed=request.seed, judge=loaded.judge)
+        if request.strip_marks:
+            answers["rule"] = {**answers["rule"], "marks": "removed"}
     if predictions.retrieved and depth:
         ks = retrieval_ks(dataset, depth)
         retrieval = retrieval_section(dataset, conditions, ks, seed=request.seed)
@@ -291,6 +313,8 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
             "missing": list(predictions.missing),
             "duplicates": list(predictions.duplicates),
             "unknown": list(predictions.unknown),
+            "marked": predictions.marked,
+            "marks_removed": request.strip_marks,
         },
         "answers": answers,
         "retrieval": retrieval,

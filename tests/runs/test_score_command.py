@@ -120,6 +120,48 @@ def test_empty_and_failed_answers_are_counted(score, predictions, given, tmp_pat
     assert "not a sample of a run ('answer_ranks' is null)" in err
 
 
+def test_marks_in_predictions_are_counted_and_taken_off_on_request(
+    score, predictions, given, answers, tmp_path
+):
+    rows = [{"question_id": q, "answer": found[0]} for q, found in answers.items()]
+    _, clean, out, err = score(write_lines(tmp_path / "clean.jsonl", rows))
+    assert clean["predictions"]["marked"] == 0
+    assert "--strip-marks" not in err
+    right = clean["answers"]["conditions"]["main"]["score"]
+    written = ["{}</s>", "<think>a bear?</think> {}", "<|begin_of_box|>{}<|end_of_box|>"]
+    for row, form in zip(rows, written, strict=False):
+        row["answer"] = form.format(row["answer"])
+    rows[3]["answer"] = "<think>it may be a"
+    rows[4]["answer"] = "<tool_call>{}</tool_call>"
+    rows[5]["answer"] = f" {rows[5]['answer']} "  # no mark
+    path = write_lines(tmp_path / "marked.jsonl", rows)
+    plain = [row["answer"] for row in rows]
+    values = vqa_accuracies(plain, list(answers.values()))
+    code, results, out, err = score(path)
+    assert code == 0
+    # The official rule, to the letter.
+    as_written = results["answers"]["conditions"]["main"]["score"]
+    assert as_written == round(100 * sum(values) / len(values), 4) < right
+    assert results["predictions"]["marked"] == 5
+    assert results["predictions"]["marks_removed"] is False
+    said = " ".join(err.split())
+    assert (
+        "5 predictions have thinking or special tokens in their text, and are scored with" in said
+    )
+    assert "--strip-marks takes them off" in said
+    code, results, out, err = score(path, "--strip-marks")
+    assert code == 0
+    main_condition = results["answers"]["conditions"]["main"]
+    lost = [vqa_accuracy(found[0], found) for found in list(answers.values())[3:5]]
+    assert main_condition["score"] == pytest.approx(right - 100 * sum(lost) / len(rows), abs=1e-3)
+    assert main_condition["empty"] == 2  # what was cut off and what calls a tool says nothing
+    assert results["predictions"]["marked"] == 5
+    assert results["predictions"]["marks_removed"] is True
+    assert results["answers"]["rule"] == {"normalization": "official", "marks": "removed"}
+    assert "they were taken off, as no official rule does" in " ".join(err.split())
+    assert "without marks of thinking (not the official rule)" in out
+
+
 def test_infoseek_predictions_are_scored_by_the_official_rule(score, tmp_path):
     references = lines(SAMPLE / "infoseek_val.jsonl")
     types = lines(SAMPLE / "infoseek_val_qtype.jsonl")

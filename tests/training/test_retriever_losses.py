@@ -76,9 +76,7 @@ def test_the_contrastive_loss_is_the_one_of_its_definition():
     expected = 0.0
     for row, label, left_out in zip(table, labels, out, strict=True):
         kept = [j for j in range(5) if j == label or j not in left_out]
-        expected -= math.log(
-            math.exp(row[label] / t) / sum(math.exp(row[j] / t) for j in kept)
-        )
+        expected -= math.log(math.exp(row[label] / t) / sum(math.exp(row[j] / t) for j in kept))
     excluded = torch.tensor([[j in left_out for j in range(5)] for left_out in out])
     loss = contrastive(scores, torch.tensor(labels), excluded, t)
     assert math.isclose(float(loss), expected / 3, rel_tol=1e-5)
