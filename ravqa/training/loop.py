@@ -186,6 +186,11 @@ class _Training:
                 f"step {self.step + 1}: the loss is {sums['loss']}: a lower loop.learning_rate, a "
                 "longer loop.warmup, or loop.precision: float32 may help"
             )
+        if all(p.grad is None for p in self.named.values()):
+            raise UserError(
+                f"step {self.step + 1}: no parameter that trains takes part in the loss (does what "
+                "trains see images, and the examples have none?)"
+            )
         limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
         norm = torch.nn.utils.clip_grad_norm_(list(self.named.values()), limit)
         rate = self.scheduler.get_last_lr()[0]

@@ -163,7 +163,8 @@ class RetrieverTask(Task):
             torch.manual_seed(seeds[0])
             q, d, mask = self._encoded(own)
             losses = self._losses(everyone, q, d, mask)
-            (losses["loss"] * weight).backward()
+            if losses["loss"].requires_grad:
+                (losses["loss"] * weight).backward()
             return _numbers(losses)
         # First without gradients: the loss needs all vectors, but not how they were made.
         made = []
@@ -180,8 +181,8 @@ class RetrieverTask(Task):
             torch.manual_seed(chunk_seed)  # the same dropout as before
             again_q, again_d, _ = self._encoded(chunk)
             pairs = [(again_q, q.grad), (again_d, d.grad)]
-            wanted = [(x, g) for x, g in pairs if x.requires_grad]
-            torch.autograd.backward([x for x, _ in wanted], [g for _, g in wanted])
+            if wanted := [(x, g) for x, g in pairs if x.requires_grad]:
+                torch.autograd.backward([x for x, _ in wanted], [g for _, g in wanted])
         return _numbers(losses)
 
     def chosen(self, batch: Sequence[Drawn], seed: int) -> list[_Chosen]:

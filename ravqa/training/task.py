@@ -78,7 +78,8 @@ class Task(ABC):
         torch.manual_seed(step_seed(seed, self.rank))
         with self.autocast():
             losses = self.loss(batch)
-        (losses["loss"] * weight).backward()
+        if losses["loss"].requires_grad:  # the loop reports if nothing ever trains
+            (losses["loss"] * weight).backward()
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def share(self, batch: Sequence[Drawn]) -> Sequence[Drawn]:

@@ -1,8 +1,16 @@
 """Examples for training tiny models: coloured squares and texts about them."""
 
 import json
+from pathlib import Path
 
+import pytest
+import yaml
 from PIL import Image
+
+MODEL = str(
+    Path(__file__).parents[1] / "data" / "flmr-parity" / "preflmr" / "checkpoint_context_names"
+)
+"""A tiny random checkpoint: it proves the plumbing, no quality."""
 
 COLOURS = {
     "red": (200, 20, 20),
@@ -24,8 +32,8 @@ def rows(images=True, negatives=0, answers=True):
     names = list(COLOURS)
     out = []
     for i, colour in enumerate(names):
-        row = {"id": f"q-{colour}", "question": f"which colour is square {i} ?"}
-        row["instruction"] = "find the colour :"
+        row = {"id": f"q-{colour}", "question": f"{i} {i} {i} ?"}
+        row["instruction"] = "find :"
         row["positive"] = passage(colour)
         if images:
             row["image"] = f"{colour}.png"
@@ -48,3 +56,63 @@ def write_examples(folder, **options):
 
 def write_rows(path, lines):
     path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+
+
+def settings(file, **changes):
+    """Settings of a short training on a file of examples; None leaves a key out."""
+    values = {
+        "model": MODEL,
+        "train": [{"file": str(file)}],
+        "loop": {"steps": 4, "batch_size": 4, "learning_rate": 0.001, **changes.pop("loop", {})},
+        **changes,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def task(file, **changes):
+    """The task of such a training."""
+    from ravqa.core.settings import validate
+    from ravqa.training.retriever import RetrieverTask
+    from ravqa.training.retriever_settings import RetrieverTraining
+
+    return RetrieverTask(validate(RetrieverTraining, settings(file, **changes), "test"))
+
+
+def write_settings(folder, file, **changes):
+    """Write `config.yaml`; return its path."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(file, **changes)), encoding="utf-8")
+    return path
+
+
+def command(*arguments):
+    """The exit code of `ravqa train retriever`."""
+    from ravqa.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["train", "retriever", *map(str, arguments)])
+    return end.value.code
+
+
+def figures(folder):
+    """The lines of metrics.jsonl, without what differs from run to run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def encoder_scores(folder, lines):
+    """The encoder's MaxSim scores of each line's question with each line's positive passage."""
+    import numpy as np
+
+    from ravqa.core.records import Passage, Question
+    from ravqa.encoders.flmr import FLMREncoder
+
+    encoder = FLMREncoder(FLMREncoder.Config(model=MODEL))
+    given = [row["positive"] for row in lines]
+    documents = encoder.encode_passages([Passage(p["id"], p["text"]) for p in given])
+    asked = [
+        Question(r["id"], r["question"], image=folder / r["image"], instruction=r["instruction"])
+        for r in lines
+    ]
+    queries = encoder.encode_question(asked)
+    return np.array([[(q @ d.T).max(1).sum() for d in documents] for q in queries])

@@ -6,28 +6,18 @@ import math
 import flmr_parity as parity
 import pytest
 import torch
+import training_files
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from hypothesis import given
 from hypothesis import strategies as st
 from training_files import write_examples, write_rows
 
-from ravqa.core.settings import validate
 from ravqa.training.losses import contrastive, distilled, interaction
-from ravqa.training.retriever import RetrieverTask
-from ravqa.training.retriever_settings import RetrieverTraining
-
-MODEL = str(parity.checkpoint("preflmr"))
 
 
-def task(folder, file=None, **settings):
-    values = {
-        "model": MODEL,
-        "train": [{"file": str(file or write_examples(folder, images=False))}],
-        "loop": {"steps": 1},
-        "keep_text_mib": 0,
-        **settings,
-    }
-    made = RetrieverTask(validate(RetrieverTraining, values, "test"))
+def task(folder, file=None, **changes):
+    file = file or write_examples(folder, images=False)
+    made = training_files.task(file, keep_text_mib=0, **changes)
     made.model.eval()  # without dropout
     return made
 
