@@ -1,4 +1,4 @@
-"""`ravqa train`: train parts of a pipeline."""
+"""`ravqa train`, and `ravqa mine` for its hard negatives."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from ravqa.cli.options import from_request
-from ravqa.cli.shared import opened_console, say
-from ravqa.training.options import TrainRequest
+from ravqa.cli.shared import opened_console, quiet_libraries, say
+from ravqa.training.options import MineRequest, TrainRequest
 
 if TYPE_CHECKING:
     from ravqa.runs.console import Console
@@ -41,3 +41,19 @@ def retriever(request: TrainRequest) -> None:
         return train_retriever(request, console)
 
     run_training(request, train)
+
+
+@from_request(MineRequest)
+def mine(request: MineRequest) -> None:
+    """Write the passages that a run found and that are not relevant, as hard negatives.
+
+    A passage that is known to be relevant, or holds an answer, is never one.
+    """
+    quiet_libraries()
+    from ravqa.training.mine import mine as mine_run
+
+    found = mine_run(request)
+    say(
+        f"{found.negatives:,} negatives for {found.with_negatives:,} of {found.questions:,} "
+        f"questions: {request.output}"
+    )
