@@ -20,12 +20,14 @@ class Family:
         first_position: number of the first token's position.
         limits: model inputs that are cut, and to how many tokens; key and value are paths
             ("qformer_config.max_position_embeddings") into the model's configuration.
+        answer_type: `token_type_ids` of an answer's tokens.
     """
 
     image: str = "{token}\n"
     ending: str = ""
     first_position: int = 0
     limits: dict[str, str] = field(default_factory=dict)
+    answer_type: int = 0
 
 
 _QFORMER = "qformer_config.max_position_embeddings"
@@ -37,7 +39,7 @@ FAMILIES: dict[str, Family] = {
         image="",
         limits={"qformer_input_ids": _QFORMER, "qformer_attention_mask": _QFORMER},
     ),
-    "paligemma": Family(image="{token}", ending="\n", first_position=1),
+    "paligemma": Family(image="{token}", ending="\n", first_position=1, answer_type=1),
     "florence2": Family(image=""),
 }
 

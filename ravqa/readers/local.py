@@ -18,6 +18,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.errors import PromptError, UserError
@@ -28,6 +29,7 @@ from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
 from ravqa.readers.chat import ChatConfig
 from ravqa.readers.checks import UNCHECKED, check_model
+from ravqa.readers.families import Family
 from ravqa.readers.loading import (
     LocalConfig,
     Placement,
@@ -117,7 +119,7 @@ class LocalReader(Reader):
     deterministic = True
     gives_log_probs = True
     counts_tokens = True
-    _first_position = 0
+    _family = Family()
     _template: str | None = None
     _shares = False  # whether the beginning of several prompts is read once
 
@@ -145,7 +147,7 @@ class LocalReader(Reader):
         self.context = config.context or limit
         self.limit = limit if self._strict else None  # of the model itself
         chat = config if isinstance(config, ChatConfig) else None
-        own = self._decoder.generation_config
+        self._own_generation = own = self._decoder.generation_config
         newline = chat is not None and chat.stop_at_newline
         self._known = vocabulary(self._decoder)
         find = functools.partial(stop_ids, tokenizer, own, why=why, known=self._known)
@@ -450,6 +452,46 @@ class LocalReader(Reader):
             raise self._cut_off(thought).error
         if rest := self.decode(thought.answer)[len(given) :]:
             yield rest
+
+    # --- training (see `ravqa.readers.training`)
+
+    @_alone
+    def forget(self) -> None:
+        """Drop all that was computed with the present weights, because they change."""
+        self._states.clear()
+        self._last.clear()
+
+    @property
+    def settings(self) -> LocalConfig:
+        """The reader's options."""
+        return self._options
+
+    @property
+    def network(self) -> Any:
+        """The torch module whose weights train; the reader answers with whatever they are."""
+        return self._model
+
+    @property
+    def language(self) -> Any:
+        """The part of it that reads and writes text; the whole, if it sees nothing else."""
+        if self._decoder is not self._model or not self.supports_images:
+            return self._decoder
+        return self._model.get_decoder()
+
+    @_alone
+    def save(self, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
+        """Write model and tokenizer in transformers' format, as `model` can name them.
+
+        Args:
+            weights: tensors by name, in place of the model's own.
+        """
+        plain = self._decoder.generation_config
+        self._decoder.generation_config = self._own_generation
+        try:
+            self._model.save_pretrained(folder, state_dict=weights)
+        finally:
+            self._decoder.generation_config = plain
+        self._tokenizer.save_pretrained(folder)
 
     def _unable(self, what: str) -> UserError:
         off = self.switched_off
@@ -768,7 +810,9 @@ class LocalReader(Reader):
             ones = state.mask.new_ones(tokens.shape)
             state.mask = torch.cat([state.mask, ones], dim=-1)
             if self._takes_positions:
-                positions = state.mask.cumsum(-1)[:, -tokens.shape[1] :] - 1 + self._first_position
+                positions = (
+                    state.mask.cumsum(-1)[:, -tokens.shape[1] :] - 1 + self._family.first_position
+                )
                 inputs["position_ids"] = positions + (0 if state.shifts is None else state.shifts)
         inputs["attention_mask"] = state.mask
         if state.across is not None:

@@ -65,6 +65,11 @@ class TransformersLLM(LocalReader):
         )
         self._check_model()
 
+    def forget(self) -> None:
+        """Drop all that was computed with the present weights, because they change."""
+        super().forget()
+        self._shared = ((), None)
+
     def _text(self, prompt: Prompt) -> str:
         text = self._neutral(prompt)
         if self._template is not None:

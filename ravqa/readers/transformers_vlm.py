@@ -8,9 +8,10 @@ The image precedes the text. A prompt without an image is read by the language m
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from operator import attrgetter
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -88,7 +89,6 @@ class TransformersVLM(LocalReader):
             settings = load_config(placement.path, trust_remote_code=trusted)
             auto = _loader(settings)
             self._family = family_of(settings.model_type)
-            self._first_position = self._family.first_position
             self._processor = self._load_processor(placement)
             model = placement.load(auto)
         tokenizer = self._processor.tokenizer
@@ -110,6 +110,11 @@ class TransformersVLM(LocalReader):
         self._check_template(Prompt(asked.text, b""), asked)  # the image is not opened
         self._find_opening(Prompt("What is it?"))
         self._check_model()
+
+    def save(self, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
+        """Write model and processor in transformers' format, as `model` can name them."""
+        super().save(folder, weights)
+        self._processor.save_pretrained(folder)
 
     def _load_processor(self, placement: Placement) -> Any:
         trusted = self.config.trust_remote_code
