@@ -1,6 +1,8 @@
 """TokenBertEncoder with the real MiniLM weights against a plain forward pass, text by text."""
 
 import itertools
+import json
+import shutil
 import string
 
 import numpy as np
@@ -271,6 +273,19 @@ def test_the_fingerprint_changes_with_what_changes_vectors_only(encoder):
     assert len({encoder.fingerprint, *others}) == 5
     assert variant(max_query_length=32).passages_fingerprint == encoder.passages_fingerprint
     assert variant(max_document_length=128).passages_fingerprint != encoder.passages_fingerprint
+
+
+def test_code_that_comes_with_a_model_is_never_run(minilm_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(minilm_folder, folder)
+    code = f"open({str(tmp_path / 'trace')!r}, 'w')\nclass Own:\n    pass\n"
+    (folder / "own.py").write_text(code, encoding="utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    made = variant(model=str(folder))  # with transformers' own tokenizer for its kind
+    assert type(made._tokenizer).__module__.startswith("transformers.")
+    assert not (tmp_path / "trace").exists()
 
 
 def test_missing_packages_and_folders_are_named(tmp_path):

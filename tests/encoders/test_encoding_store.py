@@ -126,6 +126,124 @@ def test_chunks_of_a_large_corpus_hold_more_passages(tmp_path):
     assert sum(len(array) for array in store) == 30_000
 
 
+@pytest.mark.parametrize(
+    ("passages", "chunk", "rows"),
+    [(1, 2, [(0, 1)]), (6, 2, [(0, 2), (2, 4), (4, 6)]), (10, 3, None), (90, 5, None)],
+)
+def test_chunks_hold_a_share_of_the_corpus_within_bounds(
+    tmp_path, monkeypatch, passages, chunk, rows
+):
+    for name, value in {"_CHUNK": 5, "_MIN_CHUNK": 2, "_CHUNKS": 3}.items():
+        monkeypatch.setattr(f"ravqa.encoders.store.{name}", value)
+    seen = []
+    store = corpus_embeddings(
+        Words(batch=1), corpus(passages), tmp_path / "s", lambda *step: seen.append(step)
+    )
+    assert (store.chunk, len(store)) == (chunk, passages)
+    assert seen == [*((i, passages) for i in range(passages + 1)), (passages, passages)]
+    files = sorted(file.name for file in store.path.glob("*.safetensors"))
+    assert files == [f"{i:06}.safetensors" for i in range(-(-passages // chunk))]
+    if rows is not None:
+        assert [(r.start, r.stop) for r in map(store.rows, range(len(files)))] == rows
+
+
+class Process:
+    """The second of three processes, as accelerate describes it."""
+
+    process_index, num_processes, is_main_process = 1, 3, False
+
+    def __init__(self):
+        self.waits = []
+
+    def wait_for_everyone(self):
+        self.waits.append(len(Words.encoded))
+
+
+def test_each_process_encodes_its_share_of_the_missing_chunks(tmp_path, monkeypatch):
+    for name, value in {"_CHUNK": 2, "_MIN_CHUNK": 2}.items():
+        monkeypatch.setattr(f"ravqa.encoders.store.{name}", value)
+    state = Process()
+    monkeypatch.setattr("ravqa.encoders.store.processes", lambda: state)
+    passages, seen = corpus(15), []
+    store = EmbeddingStore(
+        tmp_path, encoder="words", corpus=passages.fingerprint, passages=15, dim=6, chunk=2
+    )
+    store.write(0, Words().encode_document(texts_of(passages)[:2]))
+    Words.encoded.clear()
+    corpus_embeddings(Words(), passages, tmp_path, lambda *step: seen.append(step))
+    # Chunks 1 to 7 are missing: the second process has 2 and 5, and waits before and after.
+    assert Words.encoded == texts_of(passages)[4:6] + texts_of(passages)[10:12]
+    assert store.missing() == [1, 3, 4, 6, 7]
+    assert state.waits == [0, 4]
+    # The others are assumed to have done as much.
+    assert seen == [(2, 15), (8, 15), (14, 15), (15, 15)]
+    assert store.stats.items == 6
+
+
+def test_only_the_main_process_holds_the_lock(tmp_path, monkeypatch):
+    state = Process()
+    monkeypatch.setattr("ravqa.encoders.store.processes", lambda: state)
+    with one_at_a_time(tmp_path / "key") as found:
+        assert found is state
+        assert len(state.waits) == 1
+        assert not (tmp_path / "key.lock").exists()
+    assert len(state.waits) == 2
+    state.is_main_process = True
+    with one_at_a_time(tmp_path / "key"):
+        assert (tmp_path / "key.lock").exists()
+
+
+def test_a_chunk_has_its_arrays_and_their_checksum_or_none_by_an_older_version(tmp_path, caplog):
+    from safetensors.numpy import load_file, save_file
+
+    options = {"encoder": "e", "corpus": "c", "passages": 3, "dim": 3, "chunk": 2}
+    store = EmbeddingStore(tmp_path, **options)
+    first = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)]
+    store.write(0, Encoded(first, truncated=1, tokens=7))
+    store.write(1, Encoded(first[:1], tokens=5))
+    arrays = load_file(tmp_path / "000000.safetensors")
+    assert arrays["vectors"].tolist() == [[0, 1, 2], [3, 4, 5], [1, 1, 1]]
+    assert arrays["lengths"].tolist() == [2, 1]
+    assert arrays["stats"].tolist() == [2, 1, 7, 3]
+    content = b"".join(arrays[name].tobytes() for name in ("vectors", "lengths", "stats"))
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    assert arrays["checksum"].tobytes() == digest
+    assert store.stats == EncodingStats(3, 1, 12, 5)
+    older = {name: array for name, array in arrays.items() if name != "checksum"}
+    save_file(older, tmp_path / "000000.safetensors")
+    assert store.missing() == []
+    for name, spoilt in (
+        ("lengths", np.array([2, 0])),
+        ("lengths", np.array([1, 1, 1])),
+        ("vectors", np.ones((3, 2), np.float32)),
+    ):
+        save_file({**older, name: spoilt}, tmp_path / "000000.safetensors")
+        assert store.missing() == [0]
+        assert "is damaged (its content was changed): it is made again" in caplog.text
+        caplog.clear()
+    save_file({"stats": np.arange(5)}, tmp_path / "000001.safetensors")
+    assert store.missing() == [0, 1]
+    assert store.stats == EncodingStats(2, 1, 7, 3)  # what the second says is no statistics
+    (tmp_path / "000001.safetensors").unlink()
+    assert store.stats == EncodingStats(2, 1, 7, 3)
+    store.remove()
+    assert not tmp_path.exists()
+    store.remove()
+
+
+def test_a_folder_keeps_the_chunks_that_it_has(tmp_path):
+    options = {"encoder": "e", "corpus": "c", "passages": 5, "dim": 3}
+    assert EmbeddingStore(tmp_path / "a" / "b", chunk=2, **options).chunk == 2
+    again = EmbeddingStore(tmp_path / "a" / "b", chunk=4, **options)
+    assert (again.chunk, again.dim, again.missing()) == (2, 3, [0, 1, 2])
+    with pytest.raises(UserError) as caught:
+        EmbeddingStore(tmp_path / "a" / "b", chunk=2, **options | {"passages": 6})
+    assert str(caught.value) == (
+        f"the vectors in {tmp_path / 'a' / 'b'} are of another passages (5, not 6): delete the "
+        "folder, or choose another"
+    )
+
+
 def test_passages_without_vectors_are_kept(tmp_path):
     arrays = [np.zeros((n, 3), np.float16) for n in (0, 0, 2, 0, 0)]
     store = EmbeddingStore(tmp_path / "s", encoder="e", corpus="c", passages=5, dim=3, chunk=2)
