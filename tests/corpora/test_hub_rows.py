@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,8 +202,12 @@ def test_an_image_is_found_by_its_name(images, row, name, path):
 def test_an_absolute_name_is_told_as_one_below_the_folder(images):
     found = image_of({"image": str(images.root / "sub" / "b.png")}, images)
     assert found == RowImage(images.root / "sub" / "b.png", "sub/b.png")
-    found = image_of({"image": "other/b.png"}, images, by_stem=True)
-    assert found == RowImage(images.root / "sub" / "b.png", "other/b.png")
+    expected = RowImage(images.root / "sub" / "b.png", "other/b.png")
+    for value in ("other/b.png", ["other/b.png"], '["other/b.png"]'):
+        assert image_of({"image": value}, images, by_stem=True) == expected
+        assert image_of({"image": value}, images).path == images.root / "other" / "b.png"
+    found = image_of({"image": {"path": "other/b.png"}}, images, by_stem=True)
+    assert found == replace(expected, source="other/b.png")
 
 
 @pytest.mark.parametrize(
@@ -224,6 +229,9 @@ def test_a_row_without_an_image(images, row, empty):
     ("value", "reason"),
     [
         ([png(), png(1)], "'image' holds 2 images: one is expected"),
+        ('["a", "b"]', "'image' holds 2 images: one is expected"),
+        ([["a", "b"]], "'image' holds 2 images: one is expected"),
+        ({"path": ["a", "b"]}, "'image' holds 2 images: one is expected"),
         ([1, 2.0, [3]], "'image' holds numbers: an encoded image or a path is expected"),
         (np.zeros((2, 2)), "'image' holds numbers: an encoded image or a path is expected"),
         (
