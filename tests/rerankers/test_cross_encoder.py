@@ -9,11 +9,13 @@ import torch
 import transformers
 from cross_encoder_files import LIMIT, config, save
 
+from ravqa.answering.prompt import PromptTemplate
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
 from ravqa.core.locations import SAMPLE
+from ravqa.core.model_files import commit_of, model_fingerprint
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
-from ravqa.core.settings import Part
+from ravqa.core.settings import Part, fingerprint
 from ravqa.images.decode import open_image
 from ravqa.rerankers import RERANKERS
 
@@ -267,3 +269,110 @@ def test_broken_files_are_one_line(model, tmp_path):
     with pytest.raises(UserError, match="broken cannot be loaded: ") as e:
         reranker(str(folder))
     assert "\n" not in str(e.value)
+
+
+# What it is asked, and what it says
+
+
+def test_its_fingerprint_is_made_of_model_template_and_settings(fresh_cache, model):
+    tested = reranker(model, depth=3, max_length=10, activation="identity")
+    settings = {"activation": "identity", "max_length": 10, "dtype": "float32"}
+    scores = fingerprint("cross-encoder/1", settings, model_fingerprint(model), commit_of(model))
+    source = PromptTemplate.load("rerank-query").source
+    assert tested.fingerprint == fingerprint(scores, source, 3)
+    assert tested.weights == model
+    assert tested.config.scored_hits == 3
+    assert tested.config.packages() == [("sentence_transformers", "sentence-transformers")]
+    assert tested.counts() == {"scored": 0, "truncated": 0, "neutralised": 0}
+    assert tested.stores == tested._kept.stores != ()
+    assert reranker(model, cache=False).stores == ()
+
+
+def test_texts_are_given_many_at_once_and_images_a_batch(fresh_cache, model, monkeypatch):
+    monkeypatch.setattr("ravqa.rerankers.cross_encoder._CHUNK", 3)
+    made = library.CrossEncoder(modules=[Looking()], device="cpu")
+    monkeypatch.setattr(library, "CrossEncoder", lambda *args, **options: made)
+    tested = reranker(model, batch_size=2)
+    asked = []
+
+    def predict(inputs, **options):
+        assert options == {"batch_size": 2, "show_progress_bar": False}
+        assert all(passage == {"text": "p"} for _, passage in inputs)
+        asked.append(["image" in query for query, _ in inputs])
+        return np.array([10.0 * len(asked) + int(query["text"]) for query, _ in inputs])
+
+    monkeypatch.setattr(made, "predict", predict)
+    photo = min((SAMPLE / "val2014").glob("*.jpg"))
+    owners = [Question(1, "?", image=photo if i in (0, 2, 3) else None) for i in range(7)]
+    scores = tested._score([(str(i), "p") for i in range(7)], owners)
+    assert asked == [[False] * 3, [False], [True] * 2, [True]]
+    assert scores == [30.0, 11.0, 32.0, 43.0, 14.0, 15.0, 26.0]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"sentence_transformers": {"activation_fn": "custom.Act"}},
+        {"sbert_ce_default_activation_function": "custom.Act"},
+    ],
+)
+def test_an_activation_that_is_code_is_run_with_consent_alone(model, tmp_path, named):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | named))
+    with pytest.raises(UserError) as error:
+        reranker(str(folder))
+    assert str(error.value) == (
+        f"the reranker cross-encoder: {folder} names code for the activation of its scores "
+        "(custom.Act): if you trust it, set trust_remote_code: true; otherwise set activation to "
+        "identity or sigmoid"
+    )
+    assert reranker(str(folder), activation="identity").weights == str(folder)
+    text = json.dumps(settings | named).replace("custom.Act", "torch.nn.modules.linear.Identity")
+    (folder / "config.json").write_text(text)
+    assert reranker(str(folder)).weights == str(folder)
+
+
+def test_what_is_no_cross_encoder_is_said_in_whole(tmp_path):
+    torch.manual_seed(0)
+    made = transformers.BertForSequenceClassification(config(num_labels=3))
+    for folder, network, reason in (
+        ("nli", made, "gives 3 scores for a pair: one is expected"),
+        (
+            "bert",
+            transformers.BertModel(config()),
+            "is not a cross-encoder but a BertModel, without weights for a score",
+        ),
+    ):
+        path = save(tmp_path / folder, network)
+        with pytest.raises(UserError) as error:
+            reranker(path)
+        assert str(error.value) == f"the reranker cross-encoder: {path} {reason}"
+
+
+def test_pairs_are_cut_only_where_they_are_longer_than_the_limit(fresh_cache, model):
+    tested = reranker(model)
+    exact, long = " ".join(["tree"] * (LIMIT - 4)), " ".join(["tree"] * (LIMIT - 3))
+    assert tested._count_long([("koala", exact), ("koala", long), ("koala", long)]) == 2
+    tested._score([("koala", long)], [PLAIN])
+    tested._score([("koala", exact), ("koala", long)], [PLAIN] * 2)
+    assert tested.counts()["truncated"] == 2
+
+
+def test_a_pair_that_the_library_cannot_take_is_that_questions_failure(
+    fresh_cache, model, monkeypatch
+):
+    tested = reranker(model)
+    predict = tested._model.predict
+
+    def failing(pairs, **options):
+        if any("lion" in query for query, _ in pairs):
+            raise RuntimeError("too odd\nfor words")
+        return predict(pairs, **options)
+
+    monkeypatch.setattr(tested._model, "predict", failing)
+    asked = [Question(1, "what does this lion eat?"), PLAIN]
+    found = tested.rerank(asked, [PAIRS[:2], PAIRS[:2]])
+    assert found[0].reason == "the reranker cross-encoder: too odd"
+    assert [hit.rank for hit in found[1]] == [1, 2]
