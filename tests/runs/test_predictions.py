@@ -205,6 +205,8 @@ def test_results_of_a_file_of_predictions(call, tmp_path):
         "missing": [],
         "duplicates": [],
         "unknown": [],
+        "marked": 0,
+        "marks_removed": False,
     }
     assert results["retrieval"] is None
     assert results["answers"]["conditions"]["main"]["score"] == 50
