@@ -253,9 +253,8 @@ def mean(values):
     return round(sum(values) / len(values), 4)
 
 
-@pytest.mark.parametrize("seed", [0, 4])
-def test_every_key_of_the_section_of_retrieval(seed):
-    drawn = Drawn()
+def test_every_key_of_the_section_of_retrieval():
+    drawn, seed = Drawn(), 4
     metrics = ["recall_at_k", "article_recall_at_k", "pseudo_recall_at_k"]
     dataset = Dataset(
         name="d",
