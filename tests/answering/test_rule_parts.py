@@ -511,3 +511,49 @@ def test_images_that_cannot_be_read_are_the_same_as_none(own, tmp_path):
     tested = pool(own)
     asked = [Question(9, "q", image=tmp_path / "gone.jpg"), Question(10, "q", image=b"")]
     assert [q.question_id for q in tested.choose(asked)] == [2, 3]
+
+
+# --- defaults, which decide results where nothing is set
+
+RULES_OF_EXTRACTION = (
+    "reasoning next_example marked markdown first_line sentence strip_end lower".split()
+)
+SHARED = {
+    "prompt": "short-answer",
+    "passages": 1,
+    "examples": None,
+    "extract": dict.fromkeys(RULES_OF_EXTRACTION, True),
+    "cache": True,
+}
+WEIGHED = {"empty_passage": False, "prior": "scores", "temperature": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("none", {}),
+        ("top1", {}),
+        ("concat", {}),
+        ("joint_max", WEIGHED),
+        ("marginal", {**WEIGHED, "marginal": "fast", "merge": "vqa"}),
+        ("vote", {"empty_passage": False, "merge": "vqa"}),
+        ("mixture", {**WEIGHED, "prune": None, "batch_size": 16}),
+    ],
+)
+def test_the_defaults_of_each_rule(name, own):
+    found = answering_config({"decision": name}).model_dump()
+    assert found == {**SHARED, "decision": name, **own}
+    assert answering_config({}).decision == "joint_max"
+
+
+def test_the_defaults_of_examples():
+    assert ExamplesConfig().model_dump() == {
+        "dataset": "okvqa",
+        "data": None,
+        "split": "train",
+        "options": {},
+        "count": 4,
+        "choose": "random",
+        "seed": 0,
+        "passages": 1,
+    }
