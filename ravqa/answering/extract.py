@@ -24,14 +24,19 @@ _NEXT_EXAMPLE = re.compile(
 
 _KIND = r"(?:(?:final|short|correct|best|direct|likely)\s+)*"
 _ENCLOSED = (
-    re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE),
-    re.compile(r"<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL),
-    re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}?"),
     re.compile(
-        r"[\"'](?:short[_ ]|final[_ ])?answer[\"']\s*:\s*"
-        r"(\"(?:[^\"\\]|\\.)*\"?|\[[^\]]*\]?|'[^'\n]*'?|[^,}\n]+)",
+        r"<(answer|final_answer|final|conclusion|response|output)>(?P<said>.*?)(?:</\1>|\Z)",
+        re.DOTALL | re.IGNORECASE,
+    ),
+    re.compile(r"\A(?P<said>.*?)</(?:final_)?answer>", re.DOTALL | re.IGNORECASE),
+    re.compile(r"<\|begin_of_box\|>(?P<said>.*?)(?:<\|end_of_box\|>|\Z)", re.DOTALL),
+    re.compile(r"\\boxed\{(?P<said>(?:[^{}]|\{[^{}]*\})*)\}?"),
+    re.compile(
+        r"[\"'](?:(?:short[_ ]|final[_ ])?answer|response|prediction)[\"']\s*:\s*"
+        r"(?P<said>\"(?:[^\"\\]|\\.)*\"?|\[[^\]]*\]?|'[^'\n]*'?|[^,}\n]+)",
         re.IGNORECASE,
     ),
+    re.compile(r"\A\s*(?P<said>\[\s*\"[^\[\]{}]*\"\s*\])\s*\Z"),
 )
 _LEADING = (
     # "Answer:", "**Final answer**: ", "[ANSWER]", "### Answer" at the beginning of a line
@@ -40,6 +45,9 @@ _LEADING = (
         r"[*_\s]*(?:is\b|would be\b|[:\uff1a\]]|\s[-\u2013\u2014]\s|(?<=[*_])\s*$)"
         r"(?:[*_\]]*\s*[:\uff1a])?[*_\]]*"
         r"|^#+\s*(?:final\s+|short\s+)?answer\s*$"
+        r"|^(?:final|short)\s+answer\s*$|\Aanswer\s*$"
+        r"|(?<=\.)[ \t]+(?:final[ \t]+)?answer:"
+        r"|\A\W*(?:assistant|response)[*_]*\s*(?::|\n)"
         r"|\Aa\s*:"
         r"|^[^\w\n]*(?:最终|正确|简短)?(?:答案|答)\s*[*_]*[:\uff1a][*_]*",
         re.MULTILINE | re.IGNORECASE,
@@ -106,8 +114,9 @@ class Extraction(Strict):
             `<|im_end|>`; those before the answer are dropped too), or a line that begins another
             example ("Question:", "Passage:"), as plain language models write.
         marked: keep what the generation marks as its answer. These marks are tried in order, and
-            the last one of a kind counts: `<answer>`, `<|begin_of_box|>`, `\\boxed{}`, a JSON key
-            "answer", "Answer:" at the beginning of a line, "the answer is", the only bold words.
+            the last one of a kind counts: `<answer>` (or `<conclusion>`, `<output>`, ...),
+            `<|begin_of_box|>`, `\\boxed{}`, a JSON key "answer", "Answer:" at the beginning of a
+            line or sentence, "Assistant:" at the beginning, "the answer is", the only bold words.
         markdown: drop emphasis, code marks, headings and bullets.
         first_line: keep the first line that is not blank.
         sentence: reduce a sentence to its answer. Drop phrases such as "Sure!" before it. Keep the
@@ -183,7 +192,7 @@ def _marked(text: str, within: int = 0) -> str:
     if within > _MOST_MARKS:
         return text
     for pattern in _ENCLOSED:
-        found = [m.group(1).strip() for m in pattern.finditer(text)]
+        found = [m["said"].strip() for m in pattern.finditer(text)]
         if any(found):
             return _first_marked(_unquoted([f for f in found if f][-1]), within)
     for pattern in _LEADING:

@@ -13,11 +13,13 @@ from typing import NamedTuple
 from ravqa.core.texts import is_wordless
 
 _WORDS = "think|thinking|thought|thoughts|reason|reasoning"
+# Of models that answer in named parts (LLaVA-CoT), or are asked to.
+_PARTS = "summary|caption|analysis|scratchpad|reflection|rationale"
 # Of each family of models: how opening and closing mark are found, and how they are written. Tags
 # may have a prefix: <seed:think>, <mm:think>.
-_TAG = rf"(?:[\w.-]{{1,20}}:)?(?:{_WORDS})"
+_TAG = rf"(?:[\w.-]{{1,20}}:)?(?:{_WORDS}|{_PARTS})"
 _PAIRS = {
-    "tag": (rf"<{_TAG}>", rf"</{_TAG}>", "<think>", "</think>"),
+    "tag": (rf"<{_TAG}\s{{0,3}}>", rf"</{_TAG}\s{{0,3}}>", "<think>", "</think>"),
     "magistral": (r"\[THINK\]", r"\[/THINK\]", "[THINK]", "[/THINK]"),
     "kimi": (
         *("\u25c1think\u25b7", "\u25c1/think\u25b7"),
@@ -53,19 +55,34 @@ _MARK = re.compile(
 # Special tokens of chat templates, which a server with a wrong template leaves in its text. Those
 # of a box enclose an answer.
 _TOKEN = (
-    r"(?:</?s>|<(?:bos|eos|pad|(?:start|end)_of_turn|end_of_utterance|\|turn|turn\|)>|\[/?INST\]"
+    r"(?:</?s>|<(?:[be]os|pad|unk|(?:start|end)_of_turn|end_of_utterance|\|turn|turn\|)>|\[/?INST\]"
+    r"|<(?:extra_id_\d+|[be]os_token|0x0A)>|(?-i:\[(?:BOS|EOS|PAD|CLS|SEP|UNK)\])|\[end of text\]"
+    r"|\[\|/?\w{1,30}\|\]"
     r"|<\|(?!begin_of_box|end_of_box)[\w ]{1,40}\|>|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>)"
 )
 _BEGIN = re.compile(
     rf"\A(?:\s*{_TOKEN}(?:(?:assistant|model)(?=\s*\n|\s*{_TOKEN}|\s*\Z))?)+\s*", re.IGNORECASE
 )
 _END = re.compile(_TOKEN, re.IGNORECASE)
+# The beginning of a token at the end of a text, where a limit of tokens has cut it in two.
+_TORN = re.compile(r"<(?:\|[\w ]{0,40}\|?|/s?|end_of_\w{0,20})?\s*\Z", re.IGNORECASE)
 # Marks around an answer; between them there may be none.
 _EMPTY = re.compile(r"<\|(?:begin|end)_of_box\|>|</?answer>|\\boxed\{\s*\}", re.IGNORECASE)
 
-# Calls of tools that a server has not taken out of the text.
+# Calls of tools that a server has not taken out of the text: Hermes, Qwen and MiniMax; Llama 3 and
+# Phi; FunctionGemma; Kimi; InternLM; DeepSeek; Gemma; Mistral, Granite; gpt-oss.
 _CALL = re.compile(
-    r"<(tool_call|function_call)>.*?(?:</\1>|\Z)|\[TOOL_CALLS\].*\Z", re.IGNORECASE | re.DOTALL
+    r"<((?:[\w.-]{1,20}:)?(?:tool_calls?|function_calls?|tool_use|tool_code|invoke))"
+    r"(?:\s[^<>\n]{0,200})?>.*?(?:</\1>|\Z)"
+    r"|<function=[\w.-]{1,60}>.*?(?:</function>|\Z)"
+    r"|<start_function_call>.*?(?:<end_function_call>|\Z)"
+    r"|<\|tool_calls_section_begin\|>.*?(?:<\|tool_calls_section_end\|>|\Z)"
+    r"|<\|action_start\|>.*?(?:<\|action_end\|>|\Z)"
+    r"|<\uff5ctool\u2581calls\u2581begin\uff5c>.*?(?:<\uff5ctool\u2581calls\u2581end\uff5c>|\Z)"
+    r"|```tool_code\b.*?(?:```|\Z)"
+    r"|(?:\[TOOL_CALLS\]|<\|python_tag\|>|<\|tool_call(?:_begin)?\|>).*\Z"
+    r"|(?:<\|channel\|>)?commentary to=.*\Z",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -162,13 +179,17 @@ def may_open_thinking(text: str) -> bool:
     (True, False)
     """
     begun = text.lstrip().lower()
-    tags = re.fullmatch(r"<(?:[\w.-]{1,20}(?::\w*)?)?", begun)
+    tags = re.fullmatch(r"<(?:[\w.-]{1,20}(?::\w*)?\s{0,3})?", begun)
     return tags is not None or any(p[2].lower().startswith(begun) for p in _PAIRS.values())
 
 
 def without_tokens(text: str) -> str:
-    """Return a text up to the first special token after its beginning, without those before it."""
-    return _END.split(_BEGIN.sub("", text), maxsplit=1)[0]
+    """Return a text up to the first special token after its beginning, without those before it.
+
+    Calls of tools are left out.
+    """
+    text = _BEGIN.sub("", _CALL.sub("", text))
+    return _TORN.sub("", _END.split(text, maxsplit=1)[0])
 
 
 def bare(text: str) -> str:
@@ -177,7 +198,7 @@ def bare(text: str) -> str:
     >>> bare("<think>a bear?</think> a koala</s>")
     'a koala'
     """
-    said = without_tokens(_CALL.sub("", split_thinking(text).answer))
+    said = without_tokens(split_thinking(text).answer)
     return re.sub("|".join(map(re.escape, BOXES)), "", said).strip()
 
 
@@ -186,4 +207,4 @@ def is_no_answer(text: str) -> bool:
 
     It is blank, or holds only marks and calls of tools.
     """
-    return is_wordless(without_tokens(_EMPTY.sub("", _CALL.sub("", text))))
+    return is_wordless(without_tokens(_EMPTY.sub("", text)))

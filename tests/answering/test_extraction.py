@@ -80,6 +80,21 @@ CASES = {
         ("<|begin_of_box|><|end_of_box|>", ""),
         ("<answer> </answer>", ""),
         ("a <b> c", "a <b> c"),
+        ("assistant\n\nParis", "paris"),
+        ("Assistant: Paris", "paris"),
+        ("### Response:\nParis", "paris"),
+        ("Assistant professor", "assistant professor"),
+        ("assistant", "assistant"),
+        ("model\nRome", "model"),  # may be an answer
+        ("Answer\nParis", "paris"),
+        ("Final answer\n\nParis", "paris"),
+        ("Reasoning: it is of iron. Answer: Paris", "paris"),
+        ("<final_answer>Paris</final_answer>", "paris"),
+        ("The tower. <conclusion>Paris", "paris"),
+        ("<output>Paris</output>", "paris"),
+        ("Paris</answer>", "paris"),
+        ("Paris<|im_e", "paris"),
+        ('Paris<tool_call>{"name": "look"}</tool_call>', "paris"),
         ("Short answer: Paris\n\nExplanation: the answer is based on the tower.", "paris"),
         ("<answer> Paris </answer>", "paris"),
         ("<answer>Rome</answer> No: <answer>Paris", "paris"),
@@ -92,6 +107,13 @@ CASES = {
         ("<think>Perhaps Rome. Answer: Rome</think>\n\nParis", "paris"),
         ("It is perhaps Rome. Answer: Rome</think>Paris", "paris"),  # opened by the chat template
         ("<think>\n\n</think>\n\nParis", "paris"),
+        (
+            "<SUMMARY>A tower.</SUMMARY>\n\n<CAPTION>It is of iron.</CAPTION>\n\n<REASONING>Rome?"
+            "</REASONING>\n\n<CONCLUSION>Paris</CONCLUSION>",
+            "paris",
+        ),
+        ("<SUMMARY>A tower.</SUMMARY>\n\n<CAPTION>It is of", ""),
+        ("<analysis>Rome?</analysis>Paris", "paris"),
         ("[THINK]Rome?[/THINK]Paris", "paris"),
         ("<think>The tower is in", ""),  # cut short: no answer
         ("\u25c1think\u25b7Rome?\u25c1/think\u25b7Paris", "paris"),
@@ -126,6 +148,9 @@ CASES = {
         ('{"answer": ["red", "blue"]}', "red, blue"),
         ('{"answer": 5, "unit": "m"}', "5"),
         ('{"answer": "Par', "par"),  # cut short
+        ('{"response": "Paris"}', "paris"),
+        ('["red", "blue"]', "red, blue"),
+        ("[sic]", "[sic]"),
     ],
     "Chinese": [
         ("答案：巴黎。", "巴黎"),

@@ -17,6 +17,9 @@ FAMILIES = {
     "<THINK>": "</THINK>",
     "<thinking>": "</thinking>",
     "<thought>": "</thought>",
+    "<think >": "</think >",
+    "<scratchpad>": "</scratchpad>",
+    "<CAPTION>": "</CAPTION>",
     "<reasoning>": "</reasoning>",
     "<seed:think>": "</seed:think>",
     "<mm:think>": "</mm:think>",
@@ -87,6 +90,24 @@ def test_what_is_answer_and_what_is_thinking(text, answer, thinking, cut):
         ("</s>", ""),
         ("koala</s>", "koala"),
         ("<\uff5cend\u2581of\u2581sentence\uff5c>", ""),
+        ("<pad><extra_id_0> koala<extra_id_1> b", "koala"),
+        ("koala[|endofturn|]", "koala"),
+        ("koala[PAD][PAD]", "koala"),
+        ("koala [end of text]", "koala "),
+        ("koala<unk>", "koala"),
+        ("koala<0x0A>", "koala"),
+        ("[pad] thai", "[pad] thai"),
+        # what a limit has cut in two
+        ("koala<", "koala"),
+        ("koala<|im_e", "koala"),
+        ("koala<|im_end|", "koala"),
+        ("koala</s", "koala"),
+        ("koala<end_of_t", "koala"),
+        ("<|im_st", ""),
+        ("a < b", "a < b"),
+        ("koala <b", "koala <b"),
+        # calls of tools beside an answer
+        ('koala<tool_call>{"name": "search"}</tool_call>', "koala"),
     ],
 )
 def test_special_tokens_are_no_part_of_an_answer(text, kept):
@@ -101,6 +122,19 @@ def test_special_tokens_are_no_part_of_an_answer(text, kept):
         '<tool_call>\n{"name": "search"}\n</tool_call>',
         '<tool_call>{"name": "a"}</tool_call> <tool_call>{"name": "b"',
         '[TOOL_CALLS] [{"name": "search"}]</s>',
+        '<minimax:tool_call><invoke name="s"><parameter name="q">x</parameter></invoke>',
+        '<function_calls>\n<invoke name="search">\n</invoke>\n</function_calls>',
+        '<invoke name="search"><parameter>a',
+        '<function=search>{"q": "koala"}</function>',
+        "<start_function_call>call:search{q:koala}<end_function_call>",
+        '<|python_tag|>search(query="koala")',
+        '<|tool_call|>[{"name": "search"}]',
+        '<|action_start|><|plugin|>{"name": "search"}<|action_end|>',
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.s:0<|tool_call_argument_begin|>{}",
+        "<\uff5ctool\u2581calls\u2581begin\uff5c><\uff5ctool\u2581call\u2581begin\uff5c>function<\uff5c",
+        "```tool_code\nsearch('koala')\n```",
+        '<|channel|>commentary to=functions.search <|constrain|>json<|message|>{"q": 1}<|call|>',
+        'commentary to=functions.search json{"q": "koala"}',
     ],
 )
 def test_marks_around_no_answer_are_none(text):
@@ -109,7 +143,20 @@ def test_marks_around_no_answer_are_none(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["<think>", "</think>", "[THINK", "<|channel", "<" * 9, "<a:", "<tool_call>"]
+    "text",
+    [
+        *("<think>", "</think>", "[THINK", "<|channel", "<" * 9, "<a:", "<tool_call>"),
+        *(
+            "<invoke a",
+            "<function=",
+            "<|action_start|>",
+            "```tool_code ",
+            "< ",
+            "<|",
+            "<think ",
+            "[|a",
+        ),
+    ],
 )
 def test_endless_marks_take_no_time(text):
     began = time.process_time()
