@@ -6,8 +6,9 @@
     number with a fraction            as Python writes it: 3.5 is "3.5"
     anything else                     rejected: it is never turned into text
 
-Printed bytes ("b'...'") are rejected as bytes are. A cell of a table has no type: one that looks
-like a number with .0, or like a printed list or object, is rejected as these are.
+Printed bytes ("b'...'") and Python objects ("tensor(5)", "<NA>") are rejected as these are. A cell
+of a table has no type: one that looks like a number with .0, or like a printed list or object, is
+rejected too.
 
 A number such as 1998.0 is rejected too. pandas writes whole numbers this way if a column has gaps,
 and then "1998" is meant; in a column of measurements "1998.0" is. Nothing in the file tells which.
@@ -43,6 +44,14 @@ _PRINTED_CELL = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _PRINTED_BYTES = re.compile(r"""b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+# Objects of Python and its libraries, as `str` writes them into tables, or json with default=str;
+# and what pandas prints for a missing value.
+_PRINTED_OBJECT = re.compile(
+    r"""\s*(?:<[A-Za-z_][^<>]{0,200}\ at\ 0x[0-9A-Fa-f]{4,16}>|<class\ '[\w.]+'>|<NA>|NaT
+    |(?:tensor|(?:np|numpy|datetime)\.\w+|Timestamp|Decimal|OrderedDict|defaultdict|frozenset
+    |dict_(?:keys|values|items)|bytearray)\(.*\))\s*""",
+    re.DOTALL | re.VERBOSE,
+)
 _WHOLE_FLOAT = re.compile(r"\s*-?\d+\.0+\s*")
 
 
@@ -88,6 +97,8 @@ def text_of(value: Any, column: str) -> str | None:
     if isinstance(value, str):
         if _PRINTED_BYTES.fullmatch(value):
             raise DataError(f"{column!r}: text is expected, not printed bytes: {_short(value)}")
+        if _PRINTED_OBJECT.fullmatch(value):
+            raise DataError(f"{column!r}: text is expected, not a printed object: {_short(value)}")
         if isinstance(value, Cell):
             _check_cell(value, column)
         return str(value)

@@ -1,5 +1,6 @@
 """Values of records: what is text stays, what is missing is blank, all else is refused."""
 
+import collections
 import csv
 import datetime
 import json
@@ -9,6 +10,8 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from ravqa.core.errors import DataError
 from ravqa.corpora import corpus, kb, pages, tables, values
@@ -151,6 +154,34 @@ def test_printed_bytes_are_no_text(value):
     for read in (values.text_of, values.id_of, values.texts_of):
         with pytest.raises(DataError, match="'c': text is expected, not printed bytes"):
             read(value, "c")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(str(torch.tensor(5)), str(torch.tensor([1, 2])), repr(np.str_("koala")), "<NA>", "NaT"),
+        *(str(Image.new("L", (2, 2))), str(object()), str(int), repr(Decimal("5.0"))),
+        *(repr(datetime.date(2020, 1, 2)), str({}.keys()), str(collections.OrderedDict(a=1))),
+        *(str(collections.defaultdict(list)), str(frozenset("a")), str(bytearray(b"x"))),
+        " Timestamp('2020-01-01 00:00:00')\n",
+    ],
+    ids=range(16),
+)
+def test_printed_objects_are_no_text(value):
+    for read in (values.text_of, values.id_of, values.texts_of):
+        with pytest.raises(DataError, match="'c': text is expected, not a printed object"):
+            read(value, "c")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("tensor (5)", "The tensor(5)", "tensor(5) of ranks", "NATO", "nat", "NA", "<b>NA</b>"),
+        *("<a at 0x>", "dict_keys", "np.float64", "Counter(a)", "<NA> or NaT", "datetime.now"),
+    ],
+)
+def test_texts_that_only_resemble_printed_objects_are_texts(text):
+    assert values.text_of(text, "c") == text
 
 
 @pytest.mark.parametrize("value", ["b'a' or b'b'", "b 'a'", "b'a", "The b'a'", "B'a'"])
