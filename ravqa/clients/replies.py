@@ -27,7 +27,8 @@ from ravqa.core.texts import encodable
 _FAILED = frozenset(
     (
         *("error", "abort", "aborted", "cancelled", "canceled", "failed", "timeout"),
-        *("network_error", "server_error", "insufficient_system_resource"),
+        *("network_error", "server_error", "insufficient_system_resource", "malformed_response"),
+        *("other", "language"),  # Gemini's, for unknown causes and languages
     )
 )
 _FILTERED = frozenset(
@@ -45,7 +46,12 @@ _CUT = frozenset(
         "model_context_window_exceeded",
     )
 )
-_CALLED = frozenset(("tool_calls", "function_call"))
+_CALLED = frozenset(
+    (
+        *("tool_calls", "function_call", "tool_use", "malformed_function_call"),
+        *("unexpected_tool_call", "too_many_tool_calls"),
+    )
+)
 
 # Types of parts in a content that is a list.
 _TEXTS = frozenset(("text", "output_text"))

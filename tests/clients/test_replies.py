@@ -85,7 +85,7 @@ def test_an_error_may_be_a_text():
 
 FAILED = (
     "error abort aborted cancelled canceled failed timeout network_error server_error "
-    "insufficient_system_resource"
+    "insufficient_system_resource malformed_response other language"
 ).split()
 WITHHELD = (
     "content_filter content_filtered sensitive safety recitation blocklist prohibited_content spii "
@@ -215,7 +215,8 @@ def test_a_call_of_a_tool_is_no_answer_whatever_was_written(call):
             NoAnswerError,
             said,
         )
-    for finish in ("tool_calls", "function_call"):
+    called = "tool_calls function_call tool_use malformed_function_call unexpected_tool_call"
+    for finish in called.split():
         said = f"the model called a tool instead of answering (finish_reason {finish!r})"
         assert refused(read, chat("a", finish)) == (NoAnswerError, said)
 
