@@ -31,24 +31,37 @@ class Inputs:
     folder, in float32, so that a resumed training reads the same numbers.
     """
 
-    def __init__(self, model: Any, processor: Any):
+    def __init__(self, model: Any, processor: Any, *, image_only: bool = False):
+        """Prepare inputs for a model.
+
+        Args:
+            processor: the checkpoint's own (`FLMRProcessor`).
+            image_only: leave the text's vectors out of queries.
+        """
         self._model = model
         self._processor = processor
+        self._image_only = image_only
         self._stored: dict[Path, np.ndarray] = {}
 
     def queries(self, questions: Sequence[Question]) -> dict[str, Any]:
         """Return keyword arguments of `query`.
 
         Raises:
-            DataError: an image or its features cannot be read.
+            DataError: an image or its features cannot be read; a query without text has none.
         """
         asked = [q.instruction or "" for q in questions]
         text = self._processor([q.question for q in questions], None, asked)
         used = self._model.config.query_concat_output_from_vision_encoder
-        return {
-            **text.to(self._model.device),
-            **self._images(questions, "query", used),
-        }
+        inputs = {**text.to(self._model.device), **self._images(questions, "query", used)}
+        if self._image_only:
+            for question in questions:
+                if question.image is None and FEATURES not in question.extra:
+                    raise DataError(
+                        f"question {question.question_id}: it has no image, and image_only_queries "
+                        "leaves its text out"
+                    )
+            inputs["concat_output_from_text_encoder"] = False
+        return inputs
 
     def documents(self, passages: Sequence[Passage]) -> dict[str, Any]:
         """Return keyword arguments of `doc`.
@@ -58,10 +71,7 @@ class Inputs:
         """
         text = self._processor.documents([p.content for p in passages])
         used = self._model.config.context_concat_output_from_vision_encoder
-        return {
-            **text.to(self._model.device),
-            **self._images(passages, "context", used),
-        }
+        return {**text.to(self._model.device), **self._images(passages, "context", used)}
 
     # -- images ------------------------------------------------------------------------------
 

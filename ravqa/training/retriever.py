@@ -89,7 +89,7 @@ class RetrieverTask(Task):
             None if config.validation is None else load_examples(config.validation, "validation")
         )
         self._load()
-        self.inputs = Inputs(self.model, self.processor)
+        self.inputs = Inputs(self.model, self.processor, image_only=config.image_only_queries)
         self._mined: dict[Drawn, tuple[str, ...]] = {}
         self.metric = self._metric()
         self.facts = self._facts()

@@ -74,6 +74,8 @@ class RetrieverTraining(Strict):
         freeze: what does not train: parts (text_encoders, vision_encoder, vision_projection,
             mapping_network), or names or patterns of parameters.
         train_only: if set, everything else is frozen.
+        image_only_queries: leave the text's vectors out of queries, so that the mapping of images
+            must do without them.
         doc_maxlen: tokens after which passages are cut; null for the checkpoint's own limit.
         keep_text_mib: memory for the states of frozen text encoders, so that each text is encoded
             once.
@@ -87,5 +89,6 @@ class RetrieverTraining(Strict):
     mining: MiningConfig | None = None
     freeze: tuple[Text, ...] = ("vision_encoder",)
     train_only: tuple[Text, ...] = ()
+    image_only_queries: bool = False
     doc_maxlen: int | None = Field(default=None, ge=4)
     keep_text_mib: int = Field(default=2048, ge=0)

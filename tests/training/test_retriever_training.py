@@ -19,7 +19,7 @@ from training_files import (
     write_settings,
 )
 
-from ravqa.core.errors import UserError
+from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Question
 from ravqa.encoders.flmr import FLMREncoder
 from ravqa.flmr import FLMRModelForRetrieval
@@ -89,6 +89,21 @@ def test_the_examples_own_instruction_comes_before_the_sources(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         made.backward([(0, 0), (0, 1)], 1.0, 0)
     assert [q.instruction for q in seen] == ["name it :", "find :"]
+
+
+def test_queries_of_images_alone_leave_the_text_out(examples, texts):
+    made = task(examples, image_only_queries=True)
+    made.model.eval()
+    given = made.sources[0].examples[0].question
+    with torch.no_grad():
+        both, alone = (
+            m.model.eval().query(**m.inputs.queries([given])).late_interaction_output
+            for m in (task(examples), made)
+        )
+    length = made.processor.query_tokenizer.max_tokens
+    torch.testing.assert_close(alone, both[:, length:], rtol=1e-4, atol=1e-5)
+    with pytest.raises(DataError, match="question q-red: it has no image, and image_only"):
+        task(texts, image_only_queries=True).backward([(0, 0)], 1.0, 0)
 
 
 def test_stored_features_train_as_the_images_do(examples, tmp_path):
