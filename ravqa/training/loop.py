@@ -24,7 +24,7 @@ from ravqa.training.report import write_report
 from ravqa.training.sampling import Drawn, batches, step_seed
 from ravqa.training.settings import LoopConfig
 from ravqa.training.task import Task
-from ravqa.training.tracking import open_trackers
+from ravqa.training.tracking import check_trackers, open_trackers
 
 _STATE = "training.pt"
 _NOTE = Callable[[str], object]
@@ -73,6 +73,7 @@ class _Training:
         progress: Progress,
         note: _NOTE,
     ):
+        check_trackers(config.trackers)
         self.task, self.config, self.folder = task, config, folder
         self.progress, self.note = progress, note
         self.state = processes()

@@ -25,6 +25,12 @@ class Trackers:
             tracker.log(dict(figures), step=step)
 
 
+def check_trackers(names: Sequence[Tracker]) -> None:
+    """Raise MissingExtraError if a tracker's package is not installed."""
+    for name in names:
+        import_extra(name, "trackers", why=f"the tracker {name}")
+
+
 @contextmanager
 def open_trackers(
     names: Sequence[Tracker], folder: Path, settings: Mapping[str, Any]
@@ -34,13 +40,9 @@ def open_trackers(
     Args:
         folder: of the run; TensorBoard's files go into `trackers` in it.
         settings: what Weights & Biases shows as the run's configuration.
-
-    Raises:
-        MissingExtraError: a tracker's package is not installed.
     """
     made = []
     for name in names:
-        import_extra(name, "trackers", why=f"the tracker {name}")
         from accelerate import tracking
 
         kind = getattr(tracking, _CLASSES[name])

@@ -2,13 +2,15 @@
 
 import json
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from ravqa.core.errors import DamagedError, UserError
+from ravqa.core.errors import DamagedError, MissingExtraError, UserError
 from ravqa.core.settings import validate
 from ravqa.training.folder import TrainingFolder
 from ravqa.training.loop import train
@@ -244,3 +246,49 @@ def test_the_folder_tells_the_whole_story(tmp_path):
     assert settings["training"] == "line"
     assert settings["data"] == "twenty points"
     assert settings["loop"]["steps"] == 12
+
+
+class Recorder:
+    """Takes the place of accelerate's tracker for TensorBoard."""
+
+    made = ()
+
+    def __init__(self, name, **options):
+        Recorder.made = (*Recorder.made, self)
+        self.name, self.options, self.lines, self.ended = name, options, [], False
+
+    def log(self, figures, step):
+        self.lines.append((step, figures))
+
+    def finish(self):
+        self.ended = True
+
+
+def test_trackers_get_the_figures_and_are_finished(tmp_path, monkeypatch):
+    from accelerate import tracking
+
+    monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
+    monkeypatch.setattr(tracking, "TensorBoardTracker", Recorder)
+    monkeypatch.setattr(Recorder, "made", ())
+    settings = config(steps=2, validate_every=1, trackers=["tensorboard"])
+    run(tmp_path / "run", Line(), settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", Line(stop_at=1), settings)
+    whole, stopped = Recorder.made
+    assert whole.ended
+    assert stopped.ended
+    assert whole.options == {"logging_dir": tmp_path / "run" / "trackers"}
+    assert [step for step, _ in whole.lines] == [0, 1, 1, 2, 2]
+    expected = [f["loss"] for f in figures(tmp_path / "run") if "loss" in f]
+    assert [f["loss"] for _, f in whole.lines if "loss" in f] == expected
+    assert "validation/error" in whole.lines[0][1]
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_an_old_run_is_lost(tmp_path, monkeypatch):
+    run(tmp_path / "run", Line(), config(steps=1))
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    settings = config(steps=1, trackers=["tensorboard"])
+    with pytest.raises(MissingExtraError, match=r"pip install 'ravqa\[trackers\]'"):
+        run(tmp_path / "run", Line(), settings, overwrite=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
