@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -358,6 +359,9 @@ def test_pairs_are_cut_only_where_they_are_longer_than_the_limit(fresh_cache, mo
     tested._score([("koala", long)], [PLAIN])
     tested._score([("koala", exact), ("koala", long)], [PLAIN] * 2)
     assert tested.counts()["truncated"] == 2
+    for modalities, limit in ((["text", "image"], 1), (["text"], None)):  # what is cut is not known
+        tested._model = SimpleNamespace(modalities=modalities, max_seq_length=limit)
+        assert tested._count_long([("koala", long)]) == 0
 
 
 def test_a_pair_that_the_library_cannot_take_is_that_questions_failure(

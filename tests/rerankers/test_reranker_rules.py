@@ -328,7 +328,7 @@ def test_a_gate_with_a_reader_says_what_it_asks():
     tested = gate(reader, rule="reader", at_least=0.5)
     assert (tested.supports_images, tested.weights) == (True, "a table")
     assert tested.switched_off == {"x": "y"}
-    assert tested.stores == tested._ask.stores != ()
+    assert tested.stores == tested._ask.stores == tested._ask._kept.stores != ()
     source = PromptTemplate.load("gate-needs-knowledge").source
     settings = {"rule": "reader", "at_least": 0.5, "against": 2}
     asked = {"asked": tested._ask.fingerprint, "prompt": source}
