@@ -151,12 +151,13 @@ def test_links_are_relative_to_their_folder_and_hard_links_to_the_top(tmp_path):
     targets = {
         "d/e/up.jpg": (tarfile.SYMTYPE, "../a.jpg"),
         "d/top.jpg": (tarfile.LNKTYPE, "/d/a.jpg"),
+        "X.jpg": (tarfile.LNKTYPE, "X/a.jpg"),
         "d/wrong.jpg": (tarfile.LNKTYPE, "a.jpg"),
         "d/absolute.jpg": (tarfile.SYMTYPE, "/d/a.jpg"),
         "d/a.jpg": (tarfile.SYMTYPE, "other.jpg"),  # a file of this name is there: it counts
     }
     with tarfile.open(tmp_path / "x.tar", "w") as made:
-        for name, data in (("d/a.jpg", b"a"), ("d/other.jpg", b"other")):
+        for name, data in (("d/a.jpg", b"a"), ("d/other.jpg", b"other"), ("X/a.jpg", b"x")):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             made.addfile(entry, io.BytesIO(data))
@@ -170,6 +171,8 @@ def test_links_are_relative_to_their_folder_and_hard_links_to_the_top(tmp_path):
         "d/other.jpg": b"other",
         "d/e/up.jpg": b"a",
         "d/top.jpg": b"a",
+        "X/a.jpg": b"x",
+        "X.jpg": b"x",
     }
 
 

@@ -1,5 +1,6 @@
 """Which of several files an image's name means, and what is said where none or many could be."""
 
+import hashlib
 import io
 import struct
 import zipfile
@@ -11,7 +12,8 @@ import PIL.PngImagePlugin
 import pytest
 from messages import said
 
-from ravqa.core.errors import DataError
+from ravqa.core.errors import DataError, PromptError
+from ravqa.core.settings import fingerprint
 from ravqa.images import decode
 from ravqa.images.archives import ArchiveError
 from ravqa.images.decode import as_source, image_bytes, is_image, is_image_file, open_image
@@ -237,6 +239,38 @@ def test_files_that_are_not_there_or_too_large(tmp_path, monkeypatch):
         assert said(DataError, read, path) == expected
     folder = said(DataError, open_image, tmp_path)
     assert folder.startswith(f"{tmp_path}: broken image (a folder, where a file is expected)")
+
+
+def test_images_are_known_by_a_hash_of_their_bytes_and_read_once(tmp_path, monkeypatch):
+    path, copy = tmp_path / "a.png", tmp_path / "b.png"
+    for name in (path, copy):
+        name.write_bytes(png())
+    read = []
+    monkeypatch.setattr(decode, "image_bytes", lambda i: (read.append(i), image_bytes(i))[1])
+    expected = fingerprint(png())
+    found = decode.image_prints([path, None, copy, path, png(), b"other", None])
+    assert found == [expected, "", expected, expected, expected, fingerprint(b"other"), ""]
+    assert read == [path, copy, png(), b"other"]
+    assert decode.image_digest(path) == hashlib.sha256(png()).hexdigest()
+    assert decode.image_digest(tmp_path / "gone.png") is None
+
+
+def test_kept_bytes_are_named_by_their_hash(fresh_cache):
+    name = hashlib.sha256(b"abc").hexdigest()[:32]
+    assert decode.kept_image(b"abc") == fresh_cache / "images" / name[:2] / name
+
+
+def test_an_image_that_is_too_long_for_other_libraries(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_RATIO", 4)
+    path = tmp_path / "a.png"
+    for size in ((9, 2), (2, 9)):
+        PIL.Image.new("RGB", size).save(path)
+        reason = f"{size[0]}x{size[1]} pixels: one side is more than 4 times the other"
+        for source, name in ((path, path), (path.read_bytes(), "image given as bytes")):
+            assert said(PromptError, decode.open_for_library, source) == f"{name}: {reason}"
+    for size in ((8, 2), (2, 8)):
+        PIL.Image.new("RGB", size).save(path)
+        assert decode.open_for_library(path).size == size
 
 
 # Texts in a PNG
