@@ -221,6 +221,13 @@ def test_tables_are_printed(runs):
     ] * 2
 
 
+def test_names_stand_left_and_numbers_right(runs):
+    found = compare(runs / "a", runs / "b").breakdowns[1]
+    columns = module._printed(found).columns
+    assert [column.header for column in columns] == list(HEADER)
+    assert [column.justify for column in columns] == ["left", *["right"] * 5]
+
+
 def test_files_hold_what_was_printed(runs, tmp_path):
     output = tmp_path / "deep" / "out"
     shown = printed(request(runs, output=output, seed=5))
