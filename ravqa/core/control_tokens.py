@@ -26,7 +26,11 @@ _COMMON = "|".join(
         r"<(?:row_\d+_col_\d+|extra_id_\d+|unused_?\d+|loc_?\d+|seg\d+|im_patch|im_start|im_end)>",
         r"</?(?:[\w.-]{1,20}:)?(?:think|thinking|thought|tool_call|tool_response|tool_calls)>",
         r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|IMG|IMG_BREAK"
-        r"|IMG_END|PREFIX|SUFFIX|MIDDLE|ARGS|CALL_ID|gMASK|sMASK)\]",
+        r"|IMG_END|PREFIX|SUFFIX|MIDDLE|ARGS|CALL_ID|MODEL_SETTINGS|TOOL_CONTENT|(?:BEGIN_)?AUDIO"
+        r"|gMASK|sMASK|UNUSED_TOKEN_\d+)\]",
+        r"<(?:BOS|EOS|PAD|UNK|MASK|CLS|SEP)_TOKEN>|<eo[mt]>|<\[[^\[\]<>\n]{1,60}\]>",  # Seed
+        r"<(?:start|end)_function_(?:call|response|declaration)>|</?(?:TOOLCALL|AVAILABLE_TOOLS)>",
+        r"<reserved\d+>|\|(?:SPEAKER|NEWLINE)\||<\u7528\u6237>|<AI>",  # Chameleon, Fuyu, MiniCPM
         r"\[\|/?\w{1,30}\|\]|\]~!?b[\[\]]|\[e~\[|</?role>",  # EXAONE, MiniMax, Ling
         r"<seed:[\w/]{1,30}>|<longcat_\w{1,30}>|<reserved_(?:token_)?\d+>|<SPECIAL_\d+>|<[es]o[adhp]>",
         r"<(?:image|img|video)_(?:start|end|newline|placeholder|\d+)>|<(?:ImageHere|video_soft_token)>",

@@ -18,7 +18,19 @@ KNOWN = (
     *("[|user|]", "[|endofturn|]", "]~b]", "]~!b[", "[e~[", "<role>", "</role>", "<seed:eos>"),
     *("<longcat_user>", "<reserved_106>", "<SPECIAL_12>", "<eoh>", "<sop>", "<image_start>"),
     *("<image_placeholder>", "<image_1>", "<ImageHere>", "<__media__>", "[img-0]"),
-    *("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<extra_id_0>", "<unk>", "<pad>"),
+    *("[UNUSED_TOKEN_145]", "[MODEL_SETTINGS]", "[BEGIN_AUDIO]", "<EOS_TOKEN>", "<reserved08706>"),
+    *("<[BOS_never_used_51bce0c785]>", "<start_function_call>", "<TOOLCALL>", "|SPEAKER|", "<eom>"),
+    *(
+        "<\u7528\u6237>",
+        "<AI>",
+        "<|turn>",
+        "<turn|>",
+        "<|channel>",
+        "<channel|>",
+        "<extra_id_0>",
+        "<unk>",
+        "<pad>",
+    ),
 )
 
 
@@ -53,6 +65,9 @@ def test_common_ones_are_known(token):
             "\u25c1 \u25b7",
             "[|] a|b]",
             "[img-]",
+            "a<[b]",
+            "|speakers|",
+            "<AIR>",
             "<ref>Smith 1999</ref>",
         ),
     ],
