@@ -28,20 +28,36 @@ class ChatConfig(LocalConfig):
     chat_options: Options = Field(default_factory=dict)
     stop_at_newline: bool = False
 
-    def template(self, own: str | None, why: str) -> str | None:
+    def template(self, own: Any, why: str) -> str | None:
         """Return the template to use for a model whose own is `own`; None for the plain form.
 
+        Args:
+            own: as transformers reads it: a text, or several by their names, of which "default" is
+                taken; None without one.
+
         Raises:
-            UserError: the chat form is set, but the model has no template; its template is empty.
+            UserError: the chat form is set, but the model has no template; its template is empty,
+                or several have names without "default".
         """
-        if own == "" and self.prompt_form != "plain":
+        if self.prompt_form == "plain":
+            return None
+        if isinstance(own, dict):
+            if own and "default" not in own:
+                raise UserError(
+                    f"{why}: {self.model} has no default chat template, but those for "
+                    f"{', '.join(map(str, own))}: set prompt_form to plain, or name one default"
+                )
+            own = own.get("default")
+        if own is not None and not isinstance(own, str):
+            raise UserError(f"{why}: the chat template of {self.model} is no text, but {own!r:.60}")
+        if own == "":
             raise UserError(
                 f"{why}: the chat template of {self.model} is empty, as after half a download: "
                 "copy it again, or set prompt_form to plain"
             )
         if self.prompt_form == "chat" and not own:
             raise UserError(f"{why}: {self.model} has no chat template: set prompt_form to plain")
-        return own if self.prompt_form != "plain" and own else None
+        return own or None
 
 
 def chat_text(config: ChatConfig, renderer: Any, template: str, content: Any) -> str:

@@ -255,25 +255,32 @@ class LocalReader(Reader):
         return self._model
 
     def _check_template(self, prompt: Prompt, other: Prompt) -> None:
-        """Reject a chat template that fails for every prompt or hides a part of it.
+        """Reject a chat template that fails for every prompt, hides a part of it or changes it.
 
         Args:
             prompt: an ordinary prompt.
             other: one with another text, or without its image.
 
         Raises:
-            UserError: the template fails, or renders both alike.
+            UserError: the template fails, renders both alike, does not show the question's words,
+                or writes another text each time.
         """
         try:
-            text = self._text(prompt)
-            alike = text == self._text(other)
+            text, again, different = map(self._text, (prompt, prompt, other))
         except PromptError as e:
             raise UserError(str(e)) from None
-        if alike and self._template is not None:
+        problem = ""
+        if text == different:
             hidden = "question" if prompt.image is None else "image"
+            problem = f"never shows the {hidden}"
+        elif prompt.text not in text:
+            problem = "does not show the question as it is"
+        elif text != again:
+            problem = "writes another text each time"
+        if problem and self._template is not None:
             raise UserError(
-                f"{self._why}: the chat template of {self.weights} never shows the {hidden}: set "
-                "prompt_form to plain, or replace the template"
+                f"{self._why}: the chat template of {self.weights} {problem}: set prompt_form to "
+                "plain, or replace the template"
             )
         if self._may_think and self._marks_of_thinking.closing(text):
             self.max_thinking_tokens = self._thinking_budget

@@ -265,6 +265,51 @@ def test_an_empty_template_is_refused_before_the_plain_form_is_taken(
     assert load(str(path), kind, prompt_form="plain").switched_off == {}
 
 
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{{ messages[0].content[:3] }} ASSISTANT:", "does not show the question as it is"),
+        ("{{ messages[0].content | upper }} ASSISTANT:", "does not show the question as it is"),
+        ("{{ messages[0].content }} {{ range(99999) | random }}", "writes another text each time"),
+    ],
+)
+def test_a_template_that_changes_the_question_or_itself_is_refused(
+    folder, tmp_path, template, problem
+):
+    path = shutil.copytree(folder("llama"), tmp_path / "changing")
+    (path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with pytest.raises(UserError, match=f"the chat template of .*changing {problem}: set prompt_"):
+        load(str(path), prompt_form="chat")
+
+
+# transformers leaves these files open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("name", "kind"), [("llama", TransformersLLM), ("llava", TransformersVLM)])
+def test_of_several_templates_the_default_one_is_taken(folder, tmp_path, name, kind):
+    expected = load(folder(name), kind, prompt_form="chat")
+    path = shutil.copytree(folder(name), tmp_path / "several")
+    (path / "additional_chat_templates").mkdir()
+    (path / "additional_chat_templates" / "rag.jinja").write_text("RAG", encoding="utf-8")
+    reader = load(str(path), kind, prompt_form="chat")
+    assert reader.generate(PROMPTS) == expected.generate(PROMPTS)
+    (path / "chat_template.jinja").unlink()
+    message = "several has no default chat template, but those for rag: set prompt_form to plain"
+    with pytest.raises(UserError, match=message):
+        load(str(path), kind, prompt_form="auto")
+    assert load(str(path), kind, prompt_form="plain").switched_off == {}
+
+
+def test_a_template_that_is_no_text_is_refused(folder, tmp_path):
+    path = shutil.copytree(folder("llama"), tmp_path / "odd")
+    (path / "chat_template.jinja").unlink()
+    settings = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for value, said in ((5, "is no text, but 5"), ([{"name": "rag", "template": "x"}], "rag")):
+        text = json.dumps(settings | {"chat_template": value})
+        (path / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=said):
+            load(str(path), prompt_form="chat")
+
+
 def test_what_was_answered_with_another_date_is_not_used(folder, tmp_path, monkeypatch):
     plain = load(folder("llama"), prompt_form="chat")
     path = shutil.copytree(folder("llama"), tmp_path / "dated")
