@@ -248,6 +248,8 @@ class FLMRConfig(PretrainedConfig):
             all text.
         mask_punctuation: leave a document's punctuation out.
         query_mask_input_ids_skip_list: token ids left out of queries.
+        context_mask_input_ids_skip_list: token ids left out of documents, beside punctuation; the
+            original has none.
         separate_query_and_context_text_encoder, separate_query_and_context_vision_encoder: two
             encoders, or one shared.
         query_concat_output_from_text_encoder, query_concat_output_from_vision_encoder,
@@ -278,6 +280,7 @@ class FLMRConfig(PretrainedConfig):
         mask_instruction_token: str | None = None,
         mask_punctuation: bool = True,
         query_mask_input_ids_skip_list: list[int] | None = None,
+        context_mask_input_ids_skip_list: list[int] | None = None,
         separate_query_and_context_text_encoder: bool = False,
         separate_query_and_context_vision_encoder: bool = False,
         query_concat_output_from_text_encoder: bool = True,
@@ -304,6 +307,7 @@ class FLMRConfig(PretrainedConfig):
         self.mask_instruction_token = mask_instruction_token
         self.mask_punctuation = mask_punctuation
         self.query_mask_input_ids_skip_list = list(query_mask_input_ids_skip_list or [])
+        self.context_mask_input_ids_skip_list = context_mask_input_ids_skip_list
         self.separate_query_and_context_text_encoder = separate_query_and_context_text_encoder
         self.separate_query_and_context_vision_encoder = separate_query_and_context_vision_encoder
         self.query_concat_output_from_text_encoder = query_concat_output_from_text_encoder
@@ -346,9 +350,8 @@ class FLMRConfig(PretrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for config.json."""
-        return _without_unset(
-            super().to_dict(), "vision_projection_hidden_size", "photo_token_rank"
-        )
+        ours = "vision_projection_hidden_size", "photo_token_rank"
+        return _without_unset(super().to_dict(), *ours, "context_mask_input_ids_skip_list")
 
     @property
     def global_vectors(self) -> int:

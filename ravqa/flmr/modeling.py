@@ -126,7 +126,7 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         self.query_tokenizer = query_tokenizer
         self.context_tokenizer = context_tokenizer
         self._separator_id = self._find_separator()
-        self._document_skip_ids = self._find_punctuation()
+        self._document_skip_ids = self._find_skipped()
         self.post_init()
 
     def _add_projections(self, side: str, width: int) -> None:
@@ -222,14 +222,16 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
             return _first_token_id(self.query_tokenizer, token)
         return _BERT_PUNCTUATION.get(token) if self._bert_vocabulary() else None
 
-    def _find_punctuation(self) -> tuple[int, ...]:
+    def _find_skipped(self) -> tuple[int, ...]:
+        skipped = self.config.context_mask_input_ids_skip_list or ()
+        return tuple(sorted({0, *skipped, *self._find_punctuation()}))
+
+    def _find_punctuation(self) -> Sequence[int]:
         if not self.config.mask_punctuation:
-            return (0,)
+            return ()
         if self.context_tokenizer is not None:
-            marks = [_first_token_id(self.context_tokenizer, c) for c in string.punctuation]
-        else:
-            marks = list(_BERT_PUNCTUATION.values()) if self._bert_vocabulary() else []
-        return tuple(sorted({0, *marks}))
+            return [_first_token_id(self.context_tokenizer, c) for c in string.punctuation]
+        return list(_BERT_PUNCTUATION.values()) if self._bert_vocabulary() else ()
 
     def query_mask(self, input_ids: Tensor) -> Tensor:
         """Return which query tokens count, bool [queries, tokens].
@@ -254,7 +256,10 @@ class FLMRModelForRetrieval(FLMRPretrainedModelForRetrieval):
         return keep
 
     def doc_mask(self, input_ids: Tensor) -> Tensor:
-        """Return which document tokens count, bool [documents, tokens]: no punctuation or id 0."""
+        """Return which document tokens count, bool [documents, tokens].
+
+        All count except punctuation, the ids to skip and id 0.
+        """
         skipped = torch.tensor(self._document_skip_ids, device=input_ids.device)
         return ~torch.isin(input_ids, skipped)
 
