@@ -1,7 +1,7 @@
 """Image tags: the ImageNet classes that EfficientNet-Lite0 predicts.
 
-Class names and more general words are WordNet's (`imagenet_classes.tsv`, WORDNET-LICENSE.txt); the
-network is described in `ravqa/images/efficientnet.py`.
+Class names, more general words and glosses are WordNet's (`imagenet_classes.tsv`,
+WORDNET-LICENSE.txt); the network is described in `ravqa/images/efficientnet.py`.
 """
 
 from __future__ import annotations
@@ -91,6 +91,22 @@ class ImageNetTagger(Describer):
 @cache
 def class_names() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     """Return per ImageNet-1k class, by index, its names and more general words, nearest first."""
+    return tuple(
+        (tuple(names.split(", ")), tuple(kinds.split(", "))) for _, names, kinds, _ in _rows()
+    )
+
+
+def class_ids() -> list[str]:
+    """Return the WordNet id of each ImageNet-1k class, by index."""
+    return [wnid for wnid, *_ in _rows()]
+
+
+def class_glosses() -> list[str]:
+    """Return WordNet's definition of each ImageNet-1k class, by index."""
+    return [gloss for *_, gloss in _rows()]
+
+
+@cache
+def _rows() -> tuple[list[str], ...]:
     text = files("ravqa.describers").joinpath("imagenet_classes.tsv").read_text(encoding="utf-8")
-    rows = (line.split("\t") for line in text.splitlines())
-    return tuple((tuple(names.split(", ")), tuple(kinds.split(", "))) for _, names, kinds in rows)
+    return tuple(line.split("\t") for line in text.splitlines())
