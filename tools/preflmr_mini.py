@@ -1,0 +1,220 @@
+"""Makes ravqa/flmr/preflmr_mini.safetensors: PreFLMR-mini's projections (docs/preflmr-mini.md).
+
+python tools/preflmr_mini.py set-up FEATURES.npz   # names from ImageNet's classes; photo token
+python tools/preflmr_mini.py save FOLDER           # the whole model, for ravqa train retriever
+python tools/preflmr_mini.py take CHECKPOINT       # the trained name tokens
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ravqa.core.locations import SAMPLE
+from ravqa.describers.imagenet import class_glosses, class_ids, class_names
+from ravqa.flmr import FLMRModelForRetrieval, mini
+from ravqa.flmr.checkpoints import read_tensors
+
+LAST = "context_vision_projection.model.2."
+PHOTO = "context_photo_projection.model."
+_SOURCES = {"weavly"}  # of the features: photos that the sample has
+
+
+def main() -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("set-up").add_argument("features", type=Path)
+    commands.add_parser("save").add_argument("folder", type=Path)
+    commands.add_parser("take").add_argument("checkpoint", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "set-up":
+        set_up(arguments.features)
+    elif arguments.command == "save":
+        model, processor, _ = mini.shipped("the checkpoint")
+        model.save_pretrained(arguments.folder)
+        processor.save_pretrained(arguments.folder)
+    else:
+        take(arguments.checkpoint)
+
+
+def set_up(features: Path) -> None:
+    """Write the file with untrained name tokens."""
+    torch.manual_seed(0)
+    model, processor = mini.without_projections("the checkpoint")
+    tokenizer = processor.context_tokenizer
+    texts = Texts(model, tokenizer)
+    table = class_table(texts)  # [8, 1000, dim]
+    weight = (table / 2).transpose(1, 2).reshape(-1, mini.CLASSES)  # [8 x dim, 1000]
+    name = f"{LAST}weight"
+    state = mini.packed({name: weight}, rows=frozenset({name}))
+    # The rounded weights, so that an image without any class has no name.
+    state[f"{LAST}bias"] = mini.unpacked(state)[name].sum(1)
+    directions, share = quiet_directions(texts)
+    print(f"energy of texts in the photo's directions: {share:.3f}")
+    mean, whitening = whitened(photos(features))
+    photo = {
+        f"{PHOTO}0.weight": whitening,
+        f"{PHOTO}0.bias": -whitening @ mean,
+        f"{PHOTO}1.weight": directions,
+    }
+    write({**state, **mini.packed(photo, rows=frozenset())})
+
+
+def take(checkpoint: Path) -> None:
+    """Put a trained checkpoint's name tokens into the file."""
+    trained = FLMRModelForRetrieval.from_pretrained(str(checkpoint)).state_dict()
+    state = read_tensors(mini.FILE)
+    name = f"{LAST}weight"
+    new = {key: trained[key] for key in (name, f"{LAST}bias")}
+    write({**state, **mini.packed(new, rows=frozenset({name}))})
+
+
+def write(state: dict[str, Tensor]) -> None:
+    """Write the file."""
+    save_file(state, str(mini.FILE))
+    mini.FILE.chmod(0o644)
+    print(f"{mini.FILE}: {mini.FILE.stat().st_size / 1e6:.2f} MB")
+
+
+class Texts:
+    """Vectors of texts by the model's text encoder."""
+
+    def __init__(self, model: Any, tokenizer: Any):
+        self.model, self.tokenizer = model, tokenizer
+
+    def states(self, texts: Sequence[str]) -> list[tuple[Tensor, Any]]:
+        """Return states [tokens, dim] and encoding of each text; places are shifted by `. `."""
+        out: list[Any] = [None] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), 64):
+            rows = order[start : start + 64]
+            batch = self.tokenizer([texts[i] for i in rows], padding="longest")
+            with torch.inference_mode():
+                states = self.model.context_text_encoder(
+                    batch["input_ids"], batch["attention_mask"]
+                ).last_hidden_state
+            for row, i in enumerate(rows):
+                count = int(batch["attention_mask"][row].sum())
+                out[i] = states[row, :count].clone(), batch.encodings[row]
+        return out
+
+    def means(self, texts: Sequence[str]) -> Tensor:
+        """Return the mean vector of each text's words, of unit length; [texts, dim]."""
+        return normalize(torch.stack([s[2:-1].mean(0) for s, _ in self.states(texts)]), dim=-1)
+
+    def pieces(self, before: str, names: Sequence[str], after: Sequence[str], at: int) -> Tensor:
+        """Return the vector of a name's word-piece number `at` in its text; [names, dim]."""
+        shift = self.tokenizer.prefix_length + len(before)
+        texts = [before + name + rest for name, rest in zip(names, after, strict=True)]
+        found = []
+        for name, (states, encoding) in zip(names, self.states(texts), strict=True):
+            inside = [
+                i
+                for i, (begin, end) in enumerate(encoding.offsets[: len(states)])
+                if shift <= begin < end <= shift + len(name)
+            ]
+            found.append(states[inside[at]])
+        return normalize(torch.stack(found), dim=-1)
+
+
+def class_table(texts: Texts) -> Tensor:
+    """Return eight text vectors of each ImageNet class; [8, 1000, dim]."""
+    lemmas = [names for names, _ in class_names()]
+    first = [names[0] for names in lemmas]
+    glosses = class_glosses()
+    defined = [f"{name}: {gloss}" for name, gloss in zip(first, glosses, strict=True)]
+    return torch.stack(
+        [
+            texts.means(first),
+            texts.pieces("The ", first, [""] * len(first), 0),
+            texts.pieces("", first, [f": {gloss}" for gloss in glosses], -1),
+            *(texts.means([n[min(i, len(n) - 1)] for n in lemmas]) for i in (1, 2)),
+            texts.means([kinds[0] for _, kinds in class_names()]),
+            texts.means(glosses),
+            texts.means(defined),
+        ]
+    )
+
+
+def quiet_directions(texts: Texts) -> tuple[Tensor, float]:
+    """Return the directions [dim, rank] in which words have least energy, and its share."""
+    words = [
+        f"{names[0]}: {gloss}"
+        for (names, _), gloss in zip(class_names(), class_glosses(), strict=True)
+    ]
+    rows = normalize(torch.cat([states[2:-1] for states, _ in texts.states(words)]), dim=-1)
+    values, vectors = torch.linalg.eigh(rows.double().T @ rows.double())
+    share = values[: mini.PHOTO_RANK].sum() / values.sum()
+    return vectors[:, : mini.PHOTO_RANK].float(), float(share)
+
+
+def photos(path: Path) -> np.ndarray:
+    """Return features [photos, 1280] without those of the sample's photos and entities.
+
+    Beside the file NAME.npz with the array `pooled` is NAME.json: a list with the `source`, `label`
+    and `file` of each row.
+    """
+    rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    pooled = np.load(path)["pooled"].astype(np.float64)
+    entities = sample_entities()
+    classes = {
+        wnid
+        for wnid, (names, _) in zip(class_ids(), class_names(), strict=True)
+        if any(plain(name) in entities for name in names)
+    }
+    long = [name for name in entities if len(name) > 3]
+
+    def kept(row: dict[str, str]) -> bool:
+        if row["source"] in _SOURCES or row["label"] in classes:
+            return False
+        text = plain(row["label"]), plain(row["file"])
+        return not any(name in part for name in long for part in text)
+
+    keep = np.array([kept(row) for row in rows])
+    print(f"features of {keep.sum()} photos; {len(keep) - keep.sum()} left out by name")
+    return pooled[keep]
+
+
+def sample_entities() -> set[str]:
+    """Return the names of what the sample has photos of, in either edition."""
+    found = set()
+    for path in SAMPLE.rglob("photos.json"):
+        for photo in json.loads(path.read_text(encoding="utf-8")):
+            found |= {plain(name) for name in (photo["entity"], *photo.get("other_names", ()))}
+    landmarks = json.loads((SAMPLE / "edition2" / "landmarks.json").read_text(encoding="utf-8"))
+    return (found | {plain(name) for name in landmarks["photos"]}) - {""}
+
+
+def plain(text: str) -> str:
+    """Return a name's letters and digits alone, in lower case."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def whitened(features: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return the mean [1280] and the map [rank, 1280] to whitened principal components."""
+    mean = features.mean(0)
+    centred = features - mean
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(features))
+    best = np.argsort(-values)[: mini.PHOTO_RANK]
+    share = values[best].sum() / values.sum()
+    print(f"variance of features in {mini.PHOTO_RANK} components: {share:.3f}")
+    components = vectors[:, best]
+    components *= np.sign(components[np.abs(components).argmax(0), np.arange(len(best))])
+    return torch.tensor(mean).float(), torch.tensor((components / np.sqrt(values[best])).T).float()
+
+
+if __name__ == "__main__":
+    main()
