@@ -25,6 +25,10 @@ ENCODERS: Registry[type[Encoder]] = Registry(
             "ravqa.encoders.flmr:FLMREncoder",
             "FLMR, PreFLMR and PreFLMR-ENCN checkpoints: question and image together",
         ),
+        "preflmr-mini": (
+            "ravqa.encoders.preflmr_mini:PreFLMRMiniEncoder",
+            "PreFLMR-mini, the small checkpoint that comes with ravqa: question and image together",
+        ),
         "multi-vector": (
             "ravqa.encoders.sentence_transformers:MultiVectorSTEncoder",
             "sentence-transformers' MultiVectorEncoder models: ColBERT, PyLate and others",

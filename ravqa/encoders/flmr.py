@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ravqa.core.checkpoints import loading
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 INSTRUCTION = "Using the provided image, obtain documents that address the subsequent question"
-_WHY = "the encoder flmr"
 _WHOLE_IMAGE = Label("global", "the whole image")
 
 
@@ -46,6 +46,9 @@ class FLMREncoder(Encoder):
     """
 
     labels: ClassVar[bool] = True
+    _why: ClassVar[str] = "the encoder flmr"
+    _query_only: ClassVar[frozenset[str]] = frozenset({"instruction", "image_tokens"})
+    """Options that change no passage's vectors."""
 
     class Config(Strict):
         """Options.
@@ -92,43 +95,49 @@ class FLMREncoder(Encoder):
         Raises:
             UserError: the checkpoint cannot be loaded.
         """
-        import torch
-
-        from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor
-
         self.config = config
-        path = resolve(config.model, extra="cpu", why=_WHY)
-        self._device = own_device(config.device, _WHY)
-        lengths = {} if config.doc_maxlen is None else {"doc_maxlen": config.doc_maxlen}
-        with loading(_WHY, config.model, path):
-            self._model: Any = FLMRModelForRetrieval.from_pretrained(
-                path, dtype=getattr(torch, config.dtype)
-            )
-            self._processor = FLMRProcessor.from_pretrained(path, **lengths)
-            self._model.to(self._device).eval()
+        self._device = own_device(config.device, self._why)
+        self._model, self._processor, *model = self._loaded()
+        self._model.to(self._device).eval()
         self.dim = int(self._model.config.dim)
-        self.weights = config.model
         left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}
-        model = ("flmr/2", model_fingerprint(path), commit_of(path))
         self.fingerprint = fingerprint(
             *model,
             config.model_dump(exclude=left_out),
             config.cache_images == "float16",  # features in float32 are as good as new ones
         )
-        left_out |= {"instruction", "image_tokens"}
+        left_out |= self._query_only
         self._of_passages = fingerprint(*model, config.model_dump(exclude=left_out))
         mapping = self._model.config.use_transformer_mapping_network
         if config.image_tokens == "patches" and not mapping:
             raise UserError(
-                f"{_WHY}: image_tokens: patches, but {config.model} makes no vectors of patches"
+                f"{self._why}: image_tokens: patches, but {self.weights} makes no vectors of "
+                "patches"
             )
-        self._features: FeatureCache | None = None
+        self._features = None if config.cache_images == "off" else self._feature_cache()
+
+    def _loaded(self) -> tuple[Any, ...]:
+        """Load the model; return it, its processor, and what identifies its weights."""
+        import torch
+
+        from ravqa.flmr import FLMRModelForRetrieval, FLMRProcessor
+
+        config = self.config
+        path = resolve(config.model, extra="cpu", why=self._why)
+        lengths = {} if config.doc_maxlen is None else {"doc_maxlen": config.doc_maxlen}
+        with loading(self._why, config.model, path):
+            model = FLMRModelForRetrieval.from_pretrained(path, dtype=getattr(torch, config.dtype))
+            processor = FLMRProcessor.from_pretrained(path, **lengths)
+        self.weights = config.model
+        return model, processor, "flmr/2", model_fingerprint(path), commit_of(path)
+
+    def _feature_cache(self) -> FeatureCache | None:
         images = self._processor.image_processor
-        if config.cache_images != "off" and images is not None:
-            tower = tower_fingerprint(self._model.query_vision_encoder)
-            self._features = FeatureCache(
-                fingerprint(tower, images.values(), config.autocast), config.cache_images
-            )
+        if images is None:
+            return None
+        tower = tower_fingerprint(self._model.query_vision_encoder)
+        settings = fingerprint(tower, images.values(), self.config.autocast)
+        return FeatureCache(settings, self.config.cache_images)
 
     @property
     def passages_fingerprint(self) -> str:
@@ -229,10 +238,10 @@ class FLMREncoder(Encoder):
             images = [q.image if self._sees else None for q in batch]
             with torch.inference_mode(), self._precision():
                 result = self._model.query(**inputs.to(self._device), **self._image_inputs(images))
-            left_out = self._left_out(inputs["input_ids"].shape[1])
+            text = inputs["input_ids"].shape[1]
             for array in result.late_interaction_output.float().cpu().numpy():
-                array[left_out] = 0
-                out.append(without_zero_rows(array, self.config.output))
+                array[self._left_out(text, len(array))] = 0
+                out.append(without_zero_rows(self._weighted(array, text), self.config.output))
         return Encoded(out, truncated=truncated, tokens=tokens)
 
     def label_passage(self, passage: Passage) -> Labelled:
@@ -246,7 +255,7 @@ class FLMREncoder(Encoder):
         kept = self._model.doc_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
         config = self._model.config
         sees = config.context_concat_output_from_vision_encoder and passage.image is not None
-        found = [_WHOLE_IMAGE] * (config.mapping_network_prefix_length if sees else 0)
+        found = self._global_labels() if sees else []
         found += [label for label, keep in zip(labels, kept.tolist(), strict=True) if keep]
         if self._model.padding_counts and len(labels) < tokenizer.max_tokens:
             found.append(Label("mark", str(tokenizer.pad_token)))
@@ -270,18 +279,17 @@ class FLMREncoder(Encoder):
         kept = self._model.query_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
         keep = kept.tolist()
         if question.image is not None and self._sees:
-            whole = int(self._model.config.mapping_network_prefix_length)
             rows, columns = self.grid or (0, 0)
-            labels += [_WHOLE_IMAGE] * whole
+            labels += self._global_labels()
             labels += [
                 Label("patch", f"patch {row + 1}, {column + 1}", place=(row, column))
                 for row in range(rows)
                 for column in range(columns)
             ]
             keep += [True] * (len(labels) - len(keep))
-            left_out = self._left_out(len(tokens["input_ids"][0]))
-            keep[left_out] = [False] * len(keep[left_out])
-        return Labelled(text, [label for label, kept in zip(labels, keep, strict=True) if kept])
+        left_out = self._left_out(len(tokens["input_ids"][0]), len(labels)).tolist()
+        rows_of = zip(labels, keep, left_out, strict=True)
+        return Labelled(text, [label for label, kept, out in rows_of if kept and not out])
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -308,7 +316,7 @@ class FLMREncoder(Encoder):
     def _image_processor(self) -> Any:
         prepare = self._processor.image_processor
         if prepare is None:
-            raise UserError(f"{_WHY}: {self.weights} has no vision tower to see images with")
+            raise UserError(f"{self._why}: {self.weights} has no vision tower to see images with")
         return prepare
 
     @property
@@ -332,13 +340,25 @@ class FLMREncoder(Encoder):
                 labels.append(word_label(text, token, (max(0, begin), end), (first, last)))
         return labels
 
-    def _left_out(self, text: int) -> slice:
-        """Return the unwanted rows of a query: text comes first, then global ones, then patches."""
-        patches = text + int(self._model.config.mapping_network_prefix_length)
+    def _global_labels(self) -> list[Label]:
+        """Return a label for each vector of an image's global feature."""
+        return [_WHOLE_IMAGE] * int(self._model.config.global_vectors)
+
+    def _left_out(self, text: int, rows: int) -> npt.NDArray[np.bool_]:
+        """Return which rows of a query are unwanted, bool [rows].
+
+        Text comes first, in `text` rows, then global vectors, then patches.
+        """
+        patches = text + int(self._model.config.global_vectors)
         wanted = self.config.image_tokens
+        row = np.arange(rows)
         if wanted == "global":
-            return slice(patches, None)
-        return slice(text, patches) if wanted == "patches" else slice(0)
+            return row >= patches
+        return (text <= row) & (row < patches) & (wanted == "patches")
+
+    def _weighted(self, vectors: Vectors, text: int) -> Vectors:
+        """Return a query's vectors with the lengths by which they count; `text` as above."""
+        return vectors
 
     def _image_inputs(
         self, images: Sequence[Path | bytes | None], side: Literal["query", "context"] = "query"
@@ -369,23 +389,25 @@ class FLMREncoder(Encoder):
         self, images: Sequence[Path | bytes], side: Literal["query", "context"]
     ) -> dict[Path | bytes, Features]:
         """Return the vision tower's features of each image, from the cache if possible."""
-        tower: Any = getattr(self._model, f"{side}_vision_encoder", None)
         # The cache belongs to the tower that sees questions, usually the only one.
-        cache = self._features if tower is self._model.query_vision_encoder else None
+        tower: Any = getattr(self._model, f"{side}_vision_encoder", None)
+        own = tower is getattr(self._model, "query_vision_encoder", None)
+        cache = self._features if own else None
         found = {} if cache is None else cache.get(images)
         new = [image for image in images if image not in found]
-        if new and tower is None:
-            raise UserError(f"{_WHY}: {self.weights} has no vision tower to see images with")
         for start in range(0, len(new), self.config.batch_queries):
             batch = new[start : start + self.config.batch_queries]
-            pixels = self._image_processor([open_image(image) for image in batch])
-            made = tower.features(pixels.to(self._device, dtype=self._model.dtype))
-            pairs = zip(made.pooled.float().cpu(), made.patches.float().cpu(), strict=True)
-            fresh: dict[Path | bytes, Features] = dict(zip(batch, pairs, strict=True))
+            fresh = dict(zip(batch, self._new_features(batch, tower), strict=True))
             if cache is not None:
                 cache.put(fresh)
             found |= fresh
         return found
+
+    def _new_features(self, images: Sequence[Path | bytes], tower: Any) -> Iterable[Features]:
+        """Return the features that a vision tower makes of images."""
+        pixels = self._image_processor([open_image(image) for image in images])
+        made = tower.features(pixels.to(self._device, dtype=self._model.dtype))
+        return zip(made.pooled.float().cpu(), made.patches.float().cpu(), strict=True)
 
     def _precision(self) -> AbstractContextManager[Any]:
         import torch
