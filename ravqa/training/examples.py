@@ -21,7 +21,7 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import DatasetRequest, Problems, load_dataset
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import answer_ranks
-from ravqa.training.example_file import read_examples
+from ravqa.training.example_file import FEATURES, StoredFeatures, read_examples
 from ravqa.training.negatives import read_negatives
 from ravqa.training.sources import Positives, SourceConfig
 
@@ -59,8 +59,10 @@ class Relevance:
         """
         if passage_id in positives or passage_id in question.pos_item_ids:
             return True
-        names = self._corpus[passage_id].article_names
-        return not set(names).isdisjoint(question.pos_articles) or self.holds(question, passage_id)
+        articles = question.pos_articles
+        if articles and not set(articles).isdisjoint(self._corpus[passage_id].article_names):
+            return True
+        return self.holds(question, passage_id)
 
     def holds(self, question: Question, passage_id: str) -> bool:
         """Return whether a passage holds an answer to a question."""
@@ -249,7 +251,10 @@ def _of_file(config: SourceConfig, where: str) -> tuple[Mapping[str, Passage], l
         raise UserError(f"{where}: {config.file} holds no examples")
     examples = [Example(r.question, r.positives, r.negatives, r.scores) for r in rows]
     print_ = corpus.fingerprint if corpus is not None else ""
-    return passages, examples, fingerprint(file_digest(config.file), print_, _of(config))
+    extras = [r.question.extra for r in rows] + [p.extra for p in passages.values()]
+    files = {e[FEATURES].file for e in extras if isinstance(e.get(FEATURES), StoredFeatures)}
+    digests = [file_digest(file) for file in sorted({config.file, *files})]
+    return passages, examples, fingerprint(digests, print_, _of(config))
 
 
 def _of(config: SourceConfig) -> dict[str, Any]:

@@ -21,26 +21,35 @@ from ravqa.images.decode import open_image
 from ravqa.training.example_file import FEATURES, StoredFeatures
 
 Side = Literal["query", "context"]
+CacheImages = Literal["none", "float32", "float16"]
 _TOWER_BATCH = 8  # images
 
 
 class Inputs:
     """Prepares what `query` and `doc` of one model receive, on its device.
 
-    An image without gradients is seen by the vision tower once: its features are kept in the cache
-    folder, in float32, so that a resumed training reads the same numbers.
+    The features that a frozen vision tower makes of images may be kept in the cache folder.
     """
 
-    def __init__(self, model: Any, processor: Any, *, image_only: bool = False):
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        image_only: bool = False,
+        cache_images: CacheImages = "none",
+    ):
         """Prepare inputs for a model.
 
         Args:
             processor: the checkpoint's own (`FLMRProcessor`).
             image_only: leave the text's vectors out of queries.
+            cache_images: type of the features that are kept, if any.
         """
         self._model = model
         self._processor = processor
         self._image_only = image_only
+        self._cached = cache_images
         self._stored: dict[Path, np.ndarray] = {}
 
     def queries(self, questions: Sequence[Question]) -> dict[str, Any]:
@@ -137,7 +146,7 @@ class Inputs:
                 "the examples have images and the model no vision encoder: give it stored features"
             )
         cache = self._cache(side)
-        found = cache.get(images)
+        found = {} if cache is None else cache.get(images)
         new = [image for image in images if image not in found]
         training = tower.training
         tower.eval()
@@ -146,28 +155,30 @@ class Inputs:
             with torch.no_grad(), torch.autocast(self._model.device.type, enabled=False):
                 made = tower.features(self._pixels(batch))
             pairs = zip(made.pooled.float().cpu(), made.patches.float().cpu(), strict=True)
-            cache.put(dict(zip(batch, pairs, strict=True)))
+            fresh: dict[Path | bytes, Features] = dict(zip(batch, pairs, strict=True))
+            if cache is not None:
+                cache.put(fresh)
+                fresh = cache.get(batch)  # rounded, as they will be found again
+            found |= fresh
         tower.train(training)
-        return {**found, **cache.get(new)}
+        return found
 
-    def _cache(self, side: Side) -> FeatureCache:
+    def _cache(self, side: Side) -> FeatureCache | None:
+        if self._cached == "none":
+            return None
         separate = self._model.config.separate_query_and_context_vision_encoder
         return self._caches["query" if separate and side == "query" else "context"]
 
     @cached_property
     def _caches(self) -> dict[str, FeatureCache]:
         values = self._processor.image_processor.values()
-        return {
-            side: FeatureCache(
-                fingerprint(
-                    tower_fingerprint(getattr(self._model, f"{side}_vision_encoder")),
-                    values,
-                    "none",
-                ),
-                "float32",
-            )
-            for side in ("query", "context")
-        }
+        caches = {}
+        for side in ("query", "context"):
+            tower = tower_fingerprint(getattr(self._model, f"{side}_vision_encoder"))
+            name = fingerprint(tower, values, "none")  # without mixed precision, as the encoder's
+            assert self._cached != "none"
+            caches[side] = FeatureCache(name, self._cached)
+        return caches
 
     def _row(self, place: StoredFeatures) -> Features:
         array = self._array(place.file)

@@ -90,6 +90,7 @@ class _Training:
         self.named = {n: p for n, p in task.model.named_parameters() if p.requires_grad}
         if not self.named:
             raise UserError("no parameter is trained: all are frozen")
+        self.device = next(iter(self.named.values())).device
         self.optimizer = _optimizer(self.named, config, task.parts)
         self.scheduler = _scheduler(self.optimizer, config, self.steps)
         self.step = 0
@@ -100,9 +101,8 @@ class _Training:
     def _autocast(self) -> Any:
         import torch
 
-        kind = self.state.device.type
         on = self.config.precision == "bfloat16"
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=on)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on)
 
     def _steps_of_epochs(self) -> int:
         assert self.config.epochs is not None
@@ -208,7 +208,7 @@ class _Training:
 
         parameters = list(self.named.values())
         used = torch.tensor([float(p.grad is not None) for p in parameters])
-        used = reduce(used.to(parameters[0].device), reduction="sum")
+        used = reduce(used.to(self.device), reduction="sum")
         parameters = [p for p, count in zip(parameters, used.tolist(), strict=True) if count]
         for parameter in parameters:
             if parameter.grad is None:
@@ -226,7 +226,7 @@ class _Training:
         import torch
         from accelerate.utils import reduce
 
-        values = torch.tensor(list(figures.values()), device=self.state.device)
+        values = torch.tensor(list(figures.values()), device=self.device)
         return dict(zip(figures, reduce(values, reduction="mean").tolist(), strict=True))
 
     def _log(self, figures: Mapping[str, Any], trackers: Any) -> None:

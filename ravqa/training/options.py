@@ -17,7 +17,9 @@ from ravqa.core.options import Option
 class TrainRequest:
     """The options of every command that trains."""
 
-    config: Annotated[Path, Option("The settings, a YAML file.", "CONFIG", argument=True)]
+    config: Annotated[
+        str, Option("A YAML file, or a name in pipelines/training/.", "SETTINGS", argument=True)
+    ]
     overrides: Annotated[
         Sequence[str],
         Option("Change one setting; repeatable.", "KEY.PATH=VALUE", "--set"),

@@ -89,7 +89,12 @@ class RetrieverTask(Task):
             None if config.validation is None else load_examples(config.validation, "validation")
         )
         self._load()
-        self.inputs = Inputs(self.model, self.processor, image_only=config.image_only_queries)
+        self.inputs = Inputs(
+            self.model,
+            self.processor,
+            image_only=config.image_only_queries,
+            cache_images=config.cache_images,
+        )
         self._mined: dict[Drawn, tuple[str, ...]] = {}
         self.metric = self._metric()
         self.facts = self._facts()
@@ -277,14 +282,13 @@ class RetrieverTask(Task):
 
     def _left_out(self, own: Sequence[_Chosen], everyone: Sequence[_Chosen], each: int) -> Tensor:
         """Return which passages of the batch are relevant to each question, bool [own, all]."""
-        rows = [
-            [
-                self._also_relevant(row, other, passage_id)
-                for other in everyone
-                for passage_id in other.passages
-            ]
+        passages = {(id(other.source), i): (other, i) for other in everyone for i in other.passages}
+        relevant = [
+            {key for key, (other, i) in passages.items() if self._also_relevant(row, other, i)}
             for row in own
         ]
+        columns = [(id(other.source), i) for other in everyone for i in other.passages]
+        rows = [[key in found for key in columns] for found in relevant]
         return torch.tensor(rows).reshape(len(own), len(everyone) * each)
 
     def _also_relevant(self, row: _Chosen, other: _Chosen, passage_id: str) -> bool:

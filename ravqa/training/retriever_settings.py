@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ravqa.core.settings import ModelName, Strict, Text
@@ -77,6 +79,8 @@ class RetrieverTraining(Strict):
         image_only_queries: leave the text's vectors out of queries, so that the mapping of images
             must do without them.
         doc_maxlen: tokens after which passages are cut; null for the checkpoint's own limit.
+        cache_images: keep a frozen vision encoder's features of images in the cache folder, in this
+            type; the encoder `flmr` shares them.
         keep_text_mib: memory for the states of frozen text encoders, so that each text is encoded
             once.
     """
@@ -91,4 +95,5 @@ class RetrieverTraining(Strict):
     train_only: tuple[Text, ...] = ()
     image_only_queries: bool = False
     doc_maxlen: int | None = Field(default=None, ge=4)
+    cache_images: Literal["none", "float32", "float16"] = "none"
     keep_text_mib: int = Field(default=2048, ge=0)

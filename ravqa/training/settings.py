@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from ravqa.core.errors import UserError, near_matches
+from ravqa.core.locations import PIPELINES, packaged
 from ravqa.core.settings import Strict, Text, apply_override, read_yaml, validate
 from ravqa.training.options import TrainRequest
 
 C = TypeVar("C", bound=Strict)
+
+_BUNDLED = PIPELINES / "training"
 
 Tracker = Literal["tensorboard", "wandb"]
 
@@ -76,9 +81,19 @@ def read_settings(request: TrainRequest, model: type[C]) -> C:
     """Return the validated settings of a file, with the command line's changes.
 
     Raises:
-        UserError: it cannot be read; a setting is unknown, missing or bad.
+        UserError: there is no such file or name; it cannot be read; a setting is unknown, missing
+            or bad.
     """
-    settings = read_yaml(request.config)
+    path = Path(request.config)
+    if path.suffix not in {".yaml", ".yml"} and not path.is_file():
+        found = packaged(_BUNDLED, f"{request.config}.yaml")
+        if found is None:
+            known = [file.stem for file in _BUNDLED.glob("*.yaml")]
+            raise UserError(
+                f"no training settings {request.config!r}: {near_matches(request.config, known)}"
+            )
+        path = found
+    settings = read_yaml(path)
     for override in request.overrides:
         apply_override(settings, override)
-    return validate(model, settings, request.config.name)
+    return validate(model, settings, path.name)

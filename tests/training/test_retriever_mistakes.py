@@ -41,6 +41,26 @@ def test_mistakes_in_settings_are_one_line(examples, tmp_path, capsys):
     assert "'recall@7' is none of recall@1, recall@5" in capsys.readouterr().err
 
 
+def test_bundled_settings_have_names(tmp_path, capsys):
+    assert command("preflmr-mappin", "--output", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "no training settings 'preflmr-mappin': did you mean preflmr-mapping" in error
+    assert command("preflmr-all", "--output", tmp_path / "run", "--set", "loop.x=1") == 2
+    assert "preflmr-all.yaml: unknown key 'loop.x'" in capsys.readouterr().err
+    assert command(tmp_path / "no.yaml", "--output", tmp_path / "run") == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_changed_features_are_another_training(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.zeros((8, 24)))
+    lines = [{**row, "features": {"file": "a.npy", "row": 0}} for row in rows(images=False)]
+    file = tmp_path / "examples.jsonl"
+    write_rows(file, lines)
+    before = task(file).identity
+    np.save(tmp_path / "a.npy", np.ones((8, 24)))
+    assert task(file).identity != before
+
+
 def test_a_changed_training_is_not_resumed(examples, tmp_path, capsys):
     config = write_settings(tmp_path, examples, loop={"steps": 1})
     assert command(config, "--output", tmp_path / "run") == 0

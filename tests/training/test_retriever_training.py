@@ -106,12 +106,34 @@ def test_queries_of_images_alone_leave_the_text_out(examples, texts):
         task(texts, image_only_queries=True).backward([(0, 0)], 1.0, 0)
 
 
+def test_a_frozen_tower_sees_each_image_once_if_its_features_are_kept(
+    examples, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAVQA_CACHE", str(tmp_path))
+    batches = [[(0, 2), (0, 5)], [(0, 5), (0, 1)]]
+    found = {}
+    for kept in ("none", "float32", "float16"):
+        made = task(examples, cache_images=kept)
+        made.model.eval()
+        seen = []
+        tower = made.model.query_vision_encoder
+        plain = tower.features
+        monkeypatch.setattr(
+            tower, "features", lambda p, plain=plain, seen=seen: seen.append(len(p)) or plain(p)
+        )
+        losses = [made.backward(batch, 1.0, 3)["loss"] for batch in batches]
+        found[kept] = losses, sum(seen)
+    assert [images for _, images in found.values()] == [4, 3, 3]
+    assert found["float32"][0] == pytest.approx(found["none"][0], rel=1e-5)
+    assert found["float16"][0] == pytest.approx(found["none"][0], rel=1e-2)
+    assert found["float16"][0] != found["none"][0]
+
+
 def test_stored_features_train_as_the_images_do(examples, tmp_path):
     batch = [(0, 2), (0, 5), (0, 1)]
     made = task(examples)
     made.model.eval()
     expected = made.backward(batch, 1.0, 7)
-    made.inputs._caches  # noqa: B018 (made of this model)
     images = [examples.parent / f"{name}.png" for name in COLOURS]
     tower = made.model.query_vision_encoder
     features = tower.features(made.inputs._pixels(images))
