@@ -118,6 +118,20 @@ class Answerer:
                 return [Failure.of(e)]
         return [case for pair in given for case in self._made([pair], examples)]
 
+    def cases(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Pair]],
+        examples: Sequence[Example] = (),
+    ) -> list[Case | Failure]:
+        """Return what the reader is asked about each question, without asking it.
+
+        Arguments as for `answer`. The place of a question whose prompt cannot be made holds a
+        failure.
+        """
+        made = self._made(list(zip(questions, passages, strict=True)), examples)
+        return [case if isinstance(case, Failure) else case[0] for case in made]
+
     def check_streams(self) -> None:
         """Raise UserError unless answers can be streamed."""
         if not self.reader.streams:

@@ -161,17 +161,18 @@ def merged_weights(reader: LocalReader) -> dict[str, Any]:
     Raises:
         UserError: its weights are quantised.
     """
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners import lora
 
     model = reader.network
+    adapted_layer: Any = lora.LoraLayer
     if getattr(model, "hf_quantizer", None) is not None:
         raise UserError("an adapter cannot be merged into quantised weights: set merged to false")
     found = {}
     for name, weight in model.state_dict().items():
         if ".lora_" not in name:
             found[name.replace(".base_layer.", ".")] = weight
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
+    for name, layer in model.named_modules():
+        if isinstance(layer, adapted_layer):
             weight = found[f"{name}.weight"]
-            found[f"{name}.weight"] = weight + module.get_delta_weight("default").to(weight.dtype)
+            found[f"{name}.weight"] = weight + layer.get_delta_weight("default").to(weight.dtype)
     return found
