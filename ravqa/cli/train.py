@@ -43,6 +43,19 @@ def retriever(request: TrainRequest) -> None:
     run_training(request, train)
 
 
+@app.command()
+@from_request(TrainRequest)
+def reader(request: TrainRequest) -> None:
+    """Train the reader of a pipeline: a LoRA adapter, or all of its weights."""
+
+    def train(request: TrainRequest, console: Console) -> Path:
+        from ravqa.training.reader import train_reader
+
+        return train_reader(request, console)
+
+    run_training(request, train)
+
+
 @from_request(MineRequest)
 def mine(request: MineRequest) -> None:
     """Write the passages that a run found and that are not relevant, as hard negatives.
