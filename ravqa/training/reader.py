@@ -26,6 +26,7 @@ from ravqa.core.stored import parsed_json
 from ravqa.evaluation.answers import score_answers
 from ravqa.evaluation.sections import DECIMALS, Id
 from ravqa.metrics.base import AnswerRecord
+from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers import READERS
 from ravqa.readers.adapters import LoraConfig, add_adapter, merged_weights, train_all
@@ -353,7 +354,20 @@ class ReaderTask(Task):
         if figures[self.metric] > self._highest:
             self._highest = figures[self.metric]
             self._kept["best"] = scores
-        self.facts["validation"] = self._validation()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Put the kept scores into the results, and into the notes of the report."""
+        found = self.facts["validation"] = self._validation()
+        self.facts["notes"] = [
+            f"{name}: " + "; ".join(f"{when} {_shown(own)}" for when, own in scores.items())
+            for name, scores in found["conditions"].items()
+        ]
+        if "best" in self._kept:
+            self.facts["notes"].append(
+                "The best checkpoint was chosen on these questions, so that its score is too high "
+                "for others."
+            )
 
     def _validation(self) -> Mapping[str, Any]:
         """Return the kept scores as results: percent, with 95 % intervals that resample images."""
@@ -429,7 +443,16 @@ class ReaderTask(Task):
         }
         if self._kept:
             self._highest = float(state["highest"])
-            self.facts["validation"] = self._validation()
+            self._tell()
+
+
+def _shown(score: Mapping[str, Any]) -> str:
+    """Return a score, and its change, with their intervals: "18.7 [12.7, 25.3]"."""
+    text = Estimate(score["score"], *score["interval_95"]).text()
+    if "change" not in score:
+        return text
+    low, high = score["change_interval_95"]
+    return f"{text}, change {score['change']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def pipeline_settings(config: ReaderTraining) -> tuple[dict[str, Any], str]:

@@ -350,6 +350,9 @@ def test_validation_is_what_the_pipeline_answers(settings, data, tmp_path):
     assert found["best"]["figures"]["retrieved"] == own["score"]
     assert own["change"] == pytest.approx(200 / 3, abs=1e-3)
     assert own["interval_95"] == [0.0, 100.0]  # of three images
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "last 66.7 [0.0, 100.0], change +66.7 [+0.0, +100.0]" in page
+    assert "The best checkpoint was chosen on these questions" in page
 
 
 def test_a_resumed_training_is_the_same(settings, tmp_path):
