@@ -12,7 +12,7 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.tables import read_json
 from ravqa.datasets.base import DatasetRequest, ImageOptions
 
-DEFAULT = 1
+DEFAULT = 2
 """Edition that is used if none is named."""
 
 

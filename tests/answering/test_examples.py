@@ -14,6 +14,7 @@ from ravqa.core.records import Passage, Question
 from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict, validate
 from ravqa.corpora.corpus import Corpus
+from ravqa.datasets.bundled import DEFAULT, Edition
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers import READERS
 from ravqa.readers.base import Generation, Reader
@@ -83,7 +84,7 @@ def test_not_enough_examples_are_one_clear_line(okvqa_sample_train):
 def test_the_pool_is_known_by_its_questions_and_by_how_it_is_drawn_from(tmp_path):
     base = pool().fingerprint
     folder = tmp_path / "copy"
-    shutil.copytree(SAMPLE, folder)
+    shutil.copytree(Edition(DEFAULT).folder, folder)
     assert pool(data=folder).fingerprint == base
     changed = [{"seed": 1}, {"count": 5}, {"choose": "first"}, {"passages": 0}]
     assert len({base, *(pool(**options).fingerprint for options in changed)}) == 5

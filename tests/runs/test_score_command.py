@@ -6,8 +6,10 @@ import os
 import pytest
 
 from ravqa.cli import main
-from ravqa.core.locations import SAMPLE
+from ravqa.datasets.bundled import DEFAULT, Edition
 from ravqa.metrics import infoseek_scores, vqa_accuracies, vqa_accuracy
+
+QUESTIONS = Edition(DEFAULT).folder
 
 
 def lines(path):
@@ -22,7 +24,7 @@ def write_lines(path, rows):
 @pytest.fixture
 def answers():
     """The reference answers of the sample by question id."""
-    path = SAMPLE / "mscoco_val2014_annotations.json"
+    path = QUESTIONS / "mscoco_val2014_annotations.json"
     annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
     return {a["question_id"]: [x["answer"] for x in a["answers"]] for a in annotations}
 
@@ -163,8 +165,8 @@ def test_marks_in_predictions_are_counted_and_taken_off_on_request(
 
 
 def test_infoseek_predictions_are_scored_by_the_official_rule(score, tmp_path):
-    references = lines(SAMPLE / "infoseek_val.jsonl")
-    types = lines(SAMPLE / "infoseek_val_qtype.jsonl")
+    references = lines(QUESTIONS / "infoseek_val.jsonl")
+    types = lines(QUESTIONS / "infoseek_val_qtype.jsonl")
     rows = [
         {"data_id": r["data_id"], "prediction": str(r["answer"][0]) if i % 2 else "no idea"}
         for i, r in enumerate(references)
@@ -200,7 +202,7 @@ def test_samples_of_a_run_give_the_runs_scores_again(score, finished):
     before = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     code, results, out, err = score(finished / "samples.jsonl", "--allow-partial")
     assert code == 0
-    assert "225 ids are missing" in err  # the run had a limit
+    assert f"{results['dataset']['questions'] - 12} ids are missing" in err  # the run had a limit
     share = 12 / results["dataset"]["questions"]
     for section, key, k in (("answers", "score", None), ("retrieval", "PRRecall", "20")):
         old = before[section]["conditions"]["main"][key]
@@ -238,7 +240,7 @@ def test_incomplete_duplicate_and_unknown_predictions_are_named(score, predictio
     assert counted["unknown"] == ["7"]
     code, _, _, err = score(write_lines(tmp_path / "few.jsonl", rest[:5]))
     assert code == 2
-    assert "232 ids are missing" in err
+    assert f"{len(rows) - 5} ids are missing" in err
     assert ", ...)" in err
 
 
@@ -383,7 +385,7 @@ def test_no_image_is_looked_for(score, predictions, tmp_path, monkeypatch):
         tmp_path / "infoseek.jsonl",
         [
             {"data_id": row["data_id"], "prediction": "x"}
-            for row in lines(SAMPLE / "infoseek_val.jsonl")
+            for row in lines(QUESTIONS / "infoseek_val.jsonl")
         ],
     )
     code, _, _, err = score(path, dataset="infoseek")
