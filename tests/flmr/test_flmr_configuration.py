@@ -39,6 +39,9 @@ DEFAULTS = {
     "vision_model_version": None,
     "initializer_range": 0.02,
     "load_cpu_extension": False,
+    # Not of the original.
+    "vision_projection_hidden_size": None,
+    "photo_token_rank": None,
 }
 OTHERS = {
     **{name: not value for name, value in DEFAULTS.items() if isinstance(value, bool)},
@@ -52,6 +55,8 @@ OTHERS = {
     "query_mask_input_ids_skip_list": [4, 9],
     "vision_model_version": "some/tower",
     "initializer_range": 0.5,
+    "vision_projection_hidden_size": 6,
+    "photo_token_rank": 3,
 }
 
 
