@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+# Each change is tried in a process in which no test has run: models and results that tests keep
+# would hide changes of what made them.
 CONFIG = """
 
 [tool.mutmut]
@@ -31,6 +33,7 @@ pytest_add_cli_args = ["-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
 track_dependencies = false
 use_git_change_detection = false
+process_isolation = "forkserver"
 """
 
 
