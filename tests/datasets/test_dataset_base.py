@@ -12,7 +12,18 @@ from messages import said
 from ravqa.core.errors import ContractError, DataError, UserError
 from ravqa.core.records import Description, Question, Tag
 from ravqa.core.registry import Entry
-from ravqa.datasets import DATASETS, DOWNLOADS, base, checks, load_dataset, m2kr
+from ravqa.datasets import (
+    DATASETS,
+    DOWNLOADS,
+    base,
+    checks,
+    evqa,
+    files,
+    infoseek,
+    load_dataset,
+    m2kr,
+    okvqa,
+)
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,
@@ -372,3 +383,95 @@ def test_a_mirror_is_an_address(monkeypatch, mirror):
     monkeypatch.setenv("A_MIRROR", "http://user:secret@mirror")
     message = said(UserError, Source("A_MIRROR", "https://official").address, "a")
     assert message == "A_MIRROR: an address with a user name is not supported"
+
+
+# What holds where nothing is said
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        (okvqa.Options(), {"answer_field": "answer", "captions": None}),
+        (okvqa.Options(), {"dev_share": 0.1, "dev_seed": 0}),
+        (infoseek.Options(), {"setting": "official"}),
+        (evqa.Options(), {"triplets": False, "single_hop": False}),
+        (files.Options(), {"metric": "exact_match", "quotes": None}),
+        (ImageOptions(), {"images": None}),
+    ],
+    ids=lambda value: type(value).__qualname__,
+)
+def test_options_that_are_not_given(options, values):
+    assert {name: getattr(options, name) for name in values} == values
+    assert options.images is None
+
+
+def test_names_of_splits_and_numbers_of_test_queries():
+    assert (okvqa.SPLITS, okvqa.DEV, okvqa.REST) == (
+        ("val2014", "train2014"),
+        "dev",
+        "train-minus-dev",
+    )
+    assert {
+        **dict.fromkeys(("val2014", "val"), "val2014"),
+        **dict.fromkeys(("train2014", "train", "dev", "train-minus-dev"), "train2014"),
+    } == okvqa.ALIASES
+    assert infoseek.SPLITS == ("val", "train", "test")
+    assert infoseek.TYPES == ("string", "time", "numerical")
+    assert evqa.SPLITS == ("test", "val", "train")
+    assert evqa.TYPES == ("templated", "automatic", "multi_answer", "2_hop")
+    assert {name: subset.test for name, subset in m2kr.SUBSETS.items()} == {
+        "WIT": 5120,
+        "IGLUE": 685,
+        "KVQA": 5120,
+        "CC": None,
+        "MSMARCO": 5120,
+        "OVEN": 5120,
+        "LLaVA": 5120,
+        "EVQA": 3750,
+        "OKVQA": 5046,
+        "Infoseek": 4708,
+    }
+    every = ("train", "valid", "test")
+    few = {"IGLUE": ("test",), "CC": ("train",)} | dict.fromkeys(
+        ("LLaVA", "Infoseek"), ("train", "test")
+    )
+    assert {name: s.splits for name, s in m2kr.SUBSETS.items()} == {
+        name: few.get(name, every) for name in m2kr.SUBSETS
+    }
+    assert {name: s.metric for name, s in m2kr.SUBSETS.items() if s.metric} == {
+        "EVQA": "evqa_score",
+        "OKVQA": "vqa_accuracy",
+        "Infoseek": "infoseek",
+    }
+    assert m2kr.TEXT_ONLY == ("MSMARCO",)
+
+
+def test_where_official_files_are():
+    assert okvqa.image_name("val2014", 42) == "val2014/COCO_val2014_000000000042.jpg"
+    assert okvqa.question_file("x") == "OpenEnded_mscoco_x_questions.json"
+    assert okvqa.annotation_file("x") == "mscoco_x_annotations.json"
+    addresses = {
+        name: (remote.source.variable, remote.source.official)
+        for name, remote in (("o", okvqa.REMOTE), ("i", infoseek.REMOTE), ("e", evqa.REMOTE))
+    }
+    storage = "https://storage.googleapis.com"
+    assert addresses == {
+        "o": ("RAVQA_OKVQA_URL", "https://okvqa.allenai.org/static/data"),
+        "i": (
+            "RAVQA_INFOSEEK_URL",
+            f"{storage}/gresearch/open-vision-language/infoseek",
+        ),
+        "e": ("RAVQA_EVQA_URL", f"{storage}/encyclopedic-vqa"),
+    }
+    images = okvqa.REMOTE.images.source
+    assert (images.variable, images.official) == (
+        "RAVQA_COCO_URL",
+        "http://images.cocodataset.org",
+    )
+    assert okvqa.REMOTE.files["val2014"] == [
+        "OpenEnded_mscoco_val2014_questions.json.zip",
+        "mscoco_val2014_annotations.json.zip",
+    ]
+    assert okvqa.REMOTE.remark(Path("any")) == ""
+    assert okvqa.REMOTE.kind == ("JSON file", b"{")
+    assert evqa.REMOTE.kind == ("CSV file of questions", b"question")

@@ -14,7 +14,7 @@ from messages import said
 
 from ravqa.core.errors import DataError, PromptError
 from ravqa.core.settings import fingerprint
-from ravqa.images import decode
+from ravqa.images import archives, decode
 from ravqa.images.archives import ArchiveError
 from ravqa.images.decode import as_source, image_bytes, is_image, is_image_file, open_image
 from ravqa.images.folder import ImageFolder, composed, inside
@@ -313,3 +313,16 @@ def test_texts_are_kept_as_long_as_there_is_room(monkeypatch):
         assert open_image(data).size == (4, 4)
     jpeg = b"\xff\xd8\xff" + data
     assert decode._without_long_texts(jpeg) is jpeg
+
+
+def test_suffixes_and_limits():
+    assert (
+        *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+        *(".jfif", ".jpe", ".jif", ".avif"),
+    ) == decode.SUFFIXES
+    assert archives.ARCHIVES == (".zip", ".tar")
+    assert (
+        *(".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar"),
+    ) == archives.COMPRESSED
+    assert (decode.MAX_PIXELS, decode.MAX_FILE, decode.MAX_RATIO) == (100_000_000, 2**30, 200)
+    assert archives.MAX_BYTES == 2**28
