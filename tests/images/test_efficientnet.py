@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ravqa.core.errors import UserError
 from ravqa.images.efficientnet import EfficientNetLite0, pixels_of, pooled, seen
 
 network_package = pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra sample")
@@ -53,3 +54,20 @@ def test_images_are_scaled_to_256_and_cropped_to_224(photos):
     wide.paste((255, 0, 0), (144, 16, 368, 240))  # what the crop keeps
     assert pixels_of(wide).unique().tolist() == pytest.approx([-127 / 128, 1.0])
     assert (pixels_of(wide)[0] == 1).all()
+
+
+def test_weights_that_cannot_be_used_are_named(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    for data, reason in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
+        (b"broken", "cannot be loaded: "),
+    ):
+        path.write_bytes(data)
+        monkeypatch.setattr(
+            weights_package.EfficientnetLite0ModelFile,
+            "get_model_file_path",
+            staticmethod(lambda: str(path)),
+        )
+        with pytest.raises(UserError, match=f"^the test: {path} cannot be loaded: .*") as error:
+            EfficientNetLite0("the test")
+        assert reason in str(error.value)
