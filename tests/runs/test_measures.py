@@ -193,6 +193,27 @@ def test_conditions_come_in_the_order_in_which_they_are_shown(tmp_path):
     assert [s["question_id"] for s in found.samples("odd")] == [1]
 
 
+def test_controls_whose_samples_are_gone_are_told_of(tmp_path, caplog):
+    rows = [answered(1)]
+    scores = {"score": 0.0, "interval_95": [0.0, 0.0], "unjudged": [], "raw": None}
+    scores |= {"cut": {"passages": 0, "questions": 0}, "unanswered": []}
+    scores |= {"exact_match": {}, "hits": None, "groups": {}}
+    ranked = {"PRRecall": {}, "interval_95": {}, "PRPrecision": {}, "PRRecall_by_rule": {}}
+    ranked |= {"groups": {}}
+    answers = {"conditions": dict.fromkeys(("main", "none", "oracle"), scores)}
+    retrieval = {"conditions": dict.fromkeys(("main", "oracle", "random"), ranked)}
+    folder = write(tmp_path / "r", rows, {"none": rows}, answers=answers, retrieval=retrieval)
+    found = RunFiles.read(folder)
+    assert (found.conditions, found.missing) == (("main", "none"), ("oracle", "random"))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / f'samples.{name}.jsonl'} is missing: the control {name} is left out"
+        for name in ("oracle", "random")
+    ]
+    caplog.clear()
+    whole = RunFiles.read(write(tmp_path / "w", rows, answers=False, retrieval=False))
+    assert (whole.missing, caplog.records) == ((), [])
+
+
 def test_a_folder_that_is_no_finished_run_is_refused_with_the_reason(tmp_path):
     def said(folder, condition="main", kind=UserError):
         with pytest.raises(kind) as error:

@@ -246,6 +246,40 @@ def test_rankings_are_scored_as_deep_as_they_are(call):
     assert results["retrieval"] is None
 
 
+def test_marks_in_answers_are_counted_and_taken_off_if_told(call, tmp_path):
+    rows = given(*range(8))
+    rows[1]["answer"], rows[3]["answer"], rows[5]["answer"] = "a</s>", "<think>b</think>a", " a "
+    counted = "2 predictions have thinking or special tokens in their text"
+    results, told = call(rows)
+    assert (
+        f"{counted}, and are scored with them, as the official rules do: --strip-marks takes them "
+        "off"
+    ) in " ".join(told.split())
+    assert results["predictions"]["marked"] == 2
+    assert results["predictions"]["marks_removed"] is False
+    assert results["answers"]["conditions"]["main"]["score"] == 25
+    results, told = call(rows, strip_marks=True)
+    assert f"{counted}: they were taken off, as no official rule does" in " ".join(told.split())
+    assert results["predictions"]["marked"] == 2
+    assert results["predictions"]["marks_removed"] is True
+    assert results["answers"]["conditions"]["main"]["score"] == 50
+    _, told = call(given(*range(8)))
+    assert "thinking" not in told
+    # Of several predictions the last one counts, here too; one without a question does not.
+    twice = [{"question_id": 0, "answer": "a</s>"}, *given(*range(8))]
+    twice.append({"question_id": "z", "answer": "a</s>"})
+    results, _ = call(twice, allow_partial=True)
+    assert results["predictions"]["marked"] == 0
+
+
+def test_a_run_without_references_is_told_of(call):
+    bare = {**ranking((), 2), "answer_ranks": None}
+    results, told = call([{**row, **bare} for row in given(*range(8))])
+    assert results["retrieval"] is None
+    note = "retrieval is not scored: the run had no references to look for in passages"
+    assert any(line.endswith(note) for line in map(str.strip, told.splitlines()))
+
+
 def test_options_that_do_not_fit_are_refused(call):
     rows = given(*range(8))
 
