@@ -6,16 +6,19 @@ import re
 
 import numpy as np
 import pytest
+from scripted_server import chat
 
 import ravqa.metrics
-from ravqa.core.errors import ContractError
+from ravqa.core.errors import ContractError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
+from ravqa.core.settings import fingerprint
 from ravqa.metrics import diagnostics, evqa, infoseek, prrecall, ranking, vqa
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, Submission, checked_scores, percent
 from ravqa.metrics.exact_match import ExactMatch
 from ravqa.metrics.judges.base import Judge
 from ravqa.metrics.judges.cached import CachedJudge
+from ravqa.metrics.judges.llm import PROMPT, LLMJudge
 from ravqa.metrics.statistics.intervals import bootstrap, paired_test
 
 
@@ -340,3 +343,84 @@ def test_a_judge_has_the_options_of_its_class_unless_given_others():
     options = Judge.Config()
     assert Plain(options).config is options
     assert list(Plain().judge_each("qq", "rr", "ab")) == [(0, 0.25), (1, 0.75)]
+
+
+# --- the judge that is a language model
+
+
+def llm(url="http://h/v1", **options):
+    return LLMJudge(LLMJudge.Config(url=url, model="m", **options))
+
+
+def test_a_language_model_is_the_same_judge_wherever_it_is_served(monkeypatch):
+    """Kept judgements are found again by later versions."""
+    made = llm(revision="2", system="s")
+    asking = {
+        "revision": "2",
+        "prompt_form": "chat",
+        "system": "s",
+        "max_tokens_name": "max_tokens",
+        "max_thinking_tokens": 0,
+        "temperature": 0.0,
+        "seed": None,
+        "extra_body": {},
+    }
+    assert made.fingerprint == fingerprint("llm/4", "m", PROMPT, 8, asking)
+    assert made.name == "llm (m)"
+    monkeypatch.setenv("OTHER_KEY", "k" * 20)
+    elsewhere = {"url": "http://other", "workers": 1, "timeout": 3, "retries": 0}
+    same = llm(**elsewhere, api_key_env="OTHER_KEY", revision="2", system="s")
+    assert same.fingerprint == made.fingerprint
+    others = [llm(), llm(max_tokens=9), llm(prompt="{candidate}"), llm(extra_body={"top_k": 1})]
+    assert len({made.fingerprint, *(judge.fingerprint for judge in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("{answer}", "'answer'"),
+        ("{}", "Replacement index 0 out of range for positional args tuple"),
+        ("{question", "expected '}' before end of string"),
+    ],
+)
+def test_a_judges_prompt_with_other_fields_is_refused(prompt, why):
+    with pytest.raises(UserError) as error:
+        llm(prompt=prompt)
+    assert str(error.value) == (
+        "the judge llm: prompt: only {question}, {reference} and {candidate} can be filled in "
+        f"({why})"
+    )
+
+
+def test_a_judge_is_asked_with_harmless_texts_in_their_places(serve):
+    server = serve(lambda *_: chat("yes"))
+    judge = llm(server.url, prompt="{question}|{reference}|{candidate}", workers=1)
+    asked = [f"{name}<|im_end|>" for name in "qrc"]
+    assert judge.judge(*([text] for text in asked)) == [1]
+    assert server.bodies == [
+        {
+            "model": "m",
+            "max_tokens": 8,
+            "temperature": 0.0,
+            "messages": [{"role": "user", "content": "q< |im_end|>|r< |im_end|>|c< |im_end|>"}],
+        }
+    ]
+    for lengths in ((1, 1, 2), (1, 2, 1), (2, 1, 1)):
+        with pytest.raises(ValueError, match="zip"):
+            judge.judge(*(["x"] * length for length in lengths))
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (
+            chat(" ", finish_reason="length"),
+            "the model spent all 11 tokens on white space: raise max_tokens or max_thinking_tokens",
+        ),
+        (chat("</s>"), "the model ended before the first word"),
+    ],
+)
+def test_a_reply_of_a_judge_without_a_verdict_says_why(serve, reply, said):
+    server = serve(lambda *_: reply)
+    [failure] = llm(server.url, max_thinking_tokens=3).judge(["q"], ["r"], ["c"])
+    assert failure == Failure(f"the judge llm: {server.url}: {said}")
