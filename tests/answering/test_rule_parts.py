@@ -557,3 +557,18 @@ def test_the_defaults_of_examples():
         "seed": 0,
         "passages": 1,
     }
+
+
+def test_each_question_has_its_passages(bare):
+    tested = Answerer(answering_config({"prompt": bare}), Spelling())
+    for questions, passages in ((1, 2), (2, 1)):
+        with pytest.raises(ValueError, match="zip"):
+            tested.answer([Question(i, "Q") for i in range(questions)], [[]] * passages)
+
+
+@pytest.mark.parametrize("counts", [[5], [5, 5, 5]])
+def test_a_reader_counts_every_prompt(counts):
+    reader = Counting(context=100)
+    reader.count_tokens = lambda prompts: counts
+    with pytest.raises(ValueError, match="zip"):
+        fit([["a"], ["b"]], lambda place, group: Prompt("".join(group)), reader)

@@ -424,3 +424,47 @@ def test_a_reply_of_a_judge_without_a_verdict_says_why(serve, reply, said):
     server = serve(lambda *_: reply)
     [failure] = llm(server.url, max_thinking_tokens=3).judge(["q"], ["r"], ["c"])
     assert failure == Failure(f"the judge llm: {server.url}: {said}")
+
+
+# --- lists that belong together
+
+
+def test_lists_of_different_lengths_are_refused(fresh_cache):
+    good = (["a"] * 2, [["b"]] * 2, ["q"] * 2, ["templated"] * 2)
+    assert evqa.evqa_scores(*good) == [0, 0]
+    calls = [
+        lambda i=i: evqa.evqa_scores(*(part[: 2 - (i == n)] for n, part in enumerate(good)))
+        for i in range(4)
+    ]
+    asked = [Question(i, "q", answers=("a",), answer_eval=("a",)) for i in range(2)]
+    for metric in (evqa.EVQAScore(), infoseek.InfoSeek(), ExactMatch()):
+        calls += [
+            lambda m=metric: m.scores(asked, [AnswerRecord("a")]),
+            lambda m=metric: m.scores(asked[:1], [AnswerRecord("a")] * 2),
+        ]
+    for metric in (evqa.EVQAScore(), infoseek.InfoSeek()):
+        calls += [
+            lambda m=metric: m.summary(asked, [1.0]),
+            lambda m=metric: m.summary(asked[:1], [1.0, 1.0]),
+        ]
+    judge = CachedJudge(Scripted([(0, 1.0)]))
+    calls += [
+        lambda: judge.judge(["q"] * 2, ["r"], ["c"]),
+        lambda: judge.judge(["q"], ["r"] * 2, ["c"]),
+        lambda: judge.judge(["q"], ["r"], ["c"] * 2),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="zip"):
+            call()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_judge_gives_one_verdict_per_answer(count):
+    class Few(Judge):
+        name = fingerprint = "few"
+
+        def judge(self, questions, references, candidates):
+            return [0.0] * count
+
+    with pytest.raises(ValueError, match="zip"):
+        evqa.evqa_scores(["a", "b"], [["c"], ["d"]], ["q"] * 2, ["automatic"] * 2, Few())

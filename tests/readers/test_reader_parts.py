@@ -433,3 +433,15 @@ def test_the_defaults_of_readers():
         "tokenizer": None,
         "image_tokens": 0,
     }
+
+
+def test_each_prompt_has_its_answer(fresh_cache):
+    served_reader = build_part(
+        READERS,
+        Part(name="openai", url="http://h", model="m", scoring="echo", prompt_form="plain"),
+        "reader",
+    )
+    for reader in (CachedReader(Plain()), served_reader):
+        for prompts, answers in ((1, 2), (2, 1)):
+            with pytest.raises(ValueError, match="zip"):
+                reader.score([Prompt("1")] * prompts, ["1"] * answers)
