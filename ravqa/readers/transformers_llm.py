@@ -51,9 +51,9 @@ class TransformersLLM(LocalReader):
                 path = str(dequantised(Path(path), placement.content))
             tokenizer = load_tokenizer(path, trust_remote_code=config.trust_remote_code)
             model = placement.load(transformers.AutoModelForCausalLM, path)
-        self._template = config.template(tokenizer.chat_template, _WHY)
-        super().__init__(config, placement, model, tokenizer, _WHY)
-        self.control_tokens = control_tokens(tokenizer, self._template)
+            self._template = config.template(tokenizer.chat_template, _WHY)
+            super().__init__(config, placement, model, tokenizer, _WHY)
+            self.control_tokens = control_tokens(tokenizer, self._template)
         self._check_template(Prompt("What is it?"), Prompt("Who is it?"))
         self._shared: tuple[tuple[int, ...], Any] = ((), None)
         self._last_ids: list[int] = []

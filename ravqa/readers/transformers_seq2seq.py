@@ -36,9 +36,9 @@ class TransformersSeq2Seq(LocalReader):
         with placement.loading():
             tokenizer = load_tokenizer(placement.path, trust_remote_code=config.trust_remote_code)
             model = placement.load(transformers.AutoModelForSeq2SeqLM)
-        tokenizer.padding_side = "right"
-        super().__init__(config, placement, model, tokenizer, _WHY)
-        self.control_tokens = control_tokens(tokenizer, None)
+            tokenizer.padding_side = "right"
+            super().__init__(config, placement, model, tokenizer, _WHY)
+            self.control_tokens = control_tokens(tokenizer, None)
         self.fingerprint = placement.fingerprint("transformers-seq2seq/1")
         self._check_model()
 

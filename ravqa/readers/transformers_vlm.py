@@ -91,16 +91,16 @@ class TransformersVLM(LocalReader):
             self._family = family_of(settings.model_type)
             self._processor = self._load_processor(placement)
             model = placement.load(auto)
-        tokenizer = self._processor.tokenizer
-        others = getattr(self._processor, "chat_template", None)
-        own = others or (others if tokenizer.chat_template is None else tokenizer.chat_template)
-        self._template = config.template(own, _WHY)
-        super().__init__(config, placement, model, tokenizer, _WHY)
-        tokenizer.padding_side = "right" if self._encodes else "left"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
-        self._marks = image_marks(tokenizer, self._processor, model.config)
-        self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
+            tokenizer = self._processor.tokenizer
+            others = getattr(self._processor, "chat_template", None)
+            own = others or (others if tokenizer.chat_template is None else tokenizer.chat_template)
+            self._template = config.template(own, _WHY)
+            super().__init__(config, placement, model, tokenizer, _WHY)
+            tokenizer.padding_side = "right" if self._encodes else "left"
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
+            self._marks = image_marks(tokenizer, self._processor, model.config)
+            self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
         self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
         self.fingerprint = placement.fingerprint(
             "transformers-vlm/3", thinks=self._may_think, template=self._template

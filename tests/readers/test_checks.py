@@ -310,6 +310,15 @@ def test_a_template_that_is_no_text_is_refused(folder, tmp_path):
             load(str(path), prompt_form="chat")
 
 
+def test_a_tokenizer_that_fails_at_its_first_text_is_refused_in_one_line(folder, tmp_path):
+    path = shutil.copytree(folder("llama"), tmp_path / "odd")
+    settings = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    text = json.dumps(settings | {"model_max_length": "x"})
+    (path / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="odd cannot be loaded: '>' not supported between"):
+        load(str(path))
+
+
 def test_what_was_answered_with_another_date_is_not_used(folder, tmp_path, monkeypatch):
     plain = load(folder("llama"), prompt_form="chat")
     path = shutil.copytree(folder("llama"), tmp_path / "dated")
