@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,9 @@ from typing import Any
 
 from ravqa.core.errors import UserError, first_line
 
+_log = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _NAMED = 3  # weights that a message names
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _REPORTING = ("transformers.modeling_utils", "transformers.integrations.peft")
@@ -196,6 +200,7 @@ def check_weights(
     """Refuse a model unless all its weights come from the checkpoint and are numbers.
 
     transformers' report omits tied weights and those that the library expects to be missing.
+    Weights of further layers, as after a change of config.json, are noted in the log.
 
     Args:
         model: the loaded model.
@@ -212,6 +217,12 @@ def check_weights(
         raise WeightsError(
             f"its weights do not have the sizes in its config.json: {key} is {list(found)}, "
             f"{list(wanted)} is expected{more}"
+        )
+    if deeper := _beyond(model, info.get("unexpected_keys") or ()):
+        _log.warning(
+            "%s has weights for more layers than its config.json describes (%s): they are not used",
+            getattr(model, "name_or_path", "") or type(model).__name__,
+            _named(deeper),
         )
     missing = frozenset(info["missing_keys"]).difference(unused)
     if not missing:
@@ -247,6 +258,12 @@ def check_finite(model: Any) -> None:
             f"{len(broken)} of its weights have values that are infinite or not numbers "
             f"({_named(broken)}): download or copy it again; if its dtype is set, set float32"
         )
+
+
+def _beyond(model: Any, unexpected: Collection[str]) -> list[str]:
+    """Return the weights that differ from one of the model's only by a number, as of a layer."""
+    own = {_NUMBER.sub("*", name) for name, _ in model.named_parameters()} if unexpected else set()
+    return [name for name in unexpected if _NUMBER.sub("*", name) in own]
 
 
 def _missing(names: Collection[str], of: str) -> str:

@@ -14,6 +14,7 @@ from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from safetensors.torch import load_file, save_file
 
 from ravqa.cli import run_main
+from ravqa.core.checkpoints import load_model
 from ravqa.core.errors import UserError
 
 
@@ -128,6 +129,22 @@ def test_weights_that_are_of_another_task_are_no_fault(copied, kind):
         metadata={"format": "pt"},
     )
     build(kind, folder)
+
+
+def test_layers_that_the_configuration_leaves_out_are_told_of(tmp_path, caplog):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 9}
+    made = transformers.LlamaForCausalLM(transformers.LlamaConfig(num_hidden_layers=3, **sizes))
+    made.save_pretrained(tmp_path)
+    load_model(transformers.AutoModelForCausalLM, str(tmp_path), trust_remote_code=False)
+    assert [record.getMessage() for record in caplog.records] == []
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    settings["num_hidden_layers"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    load_model(transformers.AutoModelForCausalLM, str(tmp_path), trust_remote_code=False)
+    [said] = [r.getMessage() for r in caplog.records if r.name == "ravqa.core.checkpoints"]
+    assert said.startswith(f"{tmp_path} has weights for more layers than its config.json describes")
+    assert "model.layers.2.input_layernorm.weight" in said
 
 
 def test_tied_weights_are_stored_once(tmp_path):
