@@ -1,0 +1,46 @@
+"""Which passages are relevant, against a search of every passage."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ravqa.core.records import Passage, Question
+from ravqa.metrics.prrecall import answer_ranks
+from ravqa.training.examples import Relevance
+
+# Few letters, so that answers are found; \0 lies between texts inside, "İ" grows in lower case.
+LETTERS = st.text(alphabet="abA \0İ", max_size=6)
+
+
+@given(st.lists(LETTERS, min_size=1, max_size=8), st.lists(LETTERS, max_size=3))
+def test_the_passages_that_hold_an_answer_are_those_of_prrecall(texts, answers):
+    corpus = {str(i): Passage(str(i), text) for i, text in enumerate(texts)}
+    question = Question(1, "?", answers=tuple(answers))
+    relevance = Relevance(corpus)
+    expected = [str(rank - 1) for rank in answer_ranks(texts, answers)]
+    assert relevance.holding(question) == expected
+    assert [i for i in corpus if relevance.holds(question, i)] == expected
+    assert [i for i in corpus if relevance.relevant(question, i)] == expected
+
+
+def test_known_passages_and_those_of_known_articles_are_relevant_too():
+    corpus = {
+        "a": Passage("a", "one", title="Tower"),
+        "b": Passage("b", "two", url="https://example.org/tower"),
+        "c": Passage("c", "three"),
+        "d": Passage("d", "four"),
+    }
+    question = Question(
+        1, "?", pos_item_ids=("c",), pos_articles=("Tower", "https://example.org/tower")
+    )
+    relevance = Relevance(corpus)
+    assert [i for i in corpus if relevance.relevant(question, i)] == ["a", "b", "c"]
+    assert relevance.relevant(question, "d", positives=("d",))
+    assert relevance.holding(question) == []
+
+
+@pytest.mark.parametrize(("kind", "found"), [("multi_answer", ["a", "b"]), (None, [])])
+def test_several_answers_in_one_reference_are_looked_for_one_by_one(kind, found):
+    corpus = {"a": Passage("a", "Oslo."), "b": Passage("b", "in Rome"), "c": Passage("c", "Bonn")}
+    question = Question(1, "?", answers=("oslo && rome",), question_type=kind)
+    assert Relevance(corpus).holding(question) == found
