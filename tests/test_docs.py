@@ -27,6 +27,9 @@ from doc_pages import (
 from ravqa.cli import main, run_main
 
 _LIMIT = "4"  # questions of a run
+# Changes of a training's settings.
+_BRIEFLY = ["loop.steps=1", "loop.validate_every=1", "train.0.limit=4"]
+_BRIEFLY += ["validation.limit=4", "validation.images=[0,1]"]
 _NOT_RUN = {"make", "pip", "git", "cd", "export", "torchrun"}
 
 
@@ -128,8 +131,10 @@ def test_relative_links_lead_somewhere():
 
 
 def limited(arguments):
-    """A run of few questions, in a new folder unless it is named."""
+    """A run of few questions, in a new folder unless it is named; a training of one step."""
     words = list(arguments)
+    if words[:2] == ["train", "reader"]:
+        return words + [word for change in _BRIEFLY for word in ("--set", change)]
     if words[0] == "study" and "--dry-run" not in words:
         words.append("--dry-run")
     if "--limit" in words:

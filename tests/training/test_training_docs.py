@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from training_files import task
 
 from ravqa.core.locations import PIPELINES
 from ravqa.core.settings import read_yaml, validate
+from ravqa.readers.adapters import LoraConfig
+from ravqa.training.reader import ReaderTraining, TrainSource, pipeline_settings
 from ravqa.training.retriever_settings import (
     LossConfig,
     MiningConfig,
@@ -16,6 +19,7 @@ from ravqa.training.retriever_settings import (
     ValidationConfig,
 )
 from ravqa.training.settings import LoopConfig
+from ravqa.training.targets import TargetConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 TABLES = {
@@ -23,6 +27,10 @@ TABLES = {
     "`train`, `validation`": ValidationConfig,
     "`loss`": LossConfig,
     "`mining`": MiningConfig,
+    "`ravqa train reader`": ReaderTraining,
+    "`train`, `validation` of readers": TrainSource,
+    "`targets`": TargetConfig,
+    "`lora`": LoraConfig,
     "`loop`": LoopConfig,
 }
 
@@ -41,7 +49,7 @@ def test_the_tables_list_every_setting_with_its_default(title):
         assert meaning
         field = fields[name.strip("`")]
         made = field.get_default(call_default_factory=True)
-        if field.is_required() or isinstance(made, LossConfig):
+        if field.is_required() or isinstance(made, BaseModel):
             assert default == ""
         elif default == "none":
             assert made is None
@@ -52,10 +60,11 @@ def test_the_tables_list_every_setting_with_its_default(title):
 
 
 def test_the_page_of_settings_and_the_bundled_ones_are_valid():
-    [block] = re.findall(
-        r"<!-- file: settings.yaml -->\n```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S
-    )
-    validate(RetrieverTraining, yaml.safe_load(block), "docs")
+    page = PAGE.read_text(encoding="utf-8")
+    files = dict(re.findall(r"<!-- file: (\w+\.yaml) -->\n```yaml\n(.*?)```", page, re.S))
+    assert files.keys() == {"settings.yaml", "reader.yaml"}
+    validate(RetrieverTraining, yaml.safe_load(files["settings.yaml"]), "docs")
+    pipeline_settings(validate(ReaderTraining, yaml.safe_load(files["reader.yaml"]), "docs"))
     bundled = sorted((PIPELINES / "training").glob("preflmr-*.yaml"))
     assert [path.stem for path in bundled] == ["preflmr-all", "preflmr-mapping"]
     for path in bundled:
