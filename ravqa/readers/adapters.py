@@ -17,7 +17,8 @@ from ravqa.core.settings import Strict, Text
 if TYPE_CHECKING:
     from ravqa.readers.local import LocalReader
 
-_EXTRA = "train"
+EXTRA = "train"
+"""The extra of this project that installs peft for training."""
 
 
 class LoraConfig(Strict):
@@ -39,10 +40,6 @@ class LoraConfig(Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     layers: tuple[Text, ...] | None = None
 
-    def packages(self) -> list[tuple[str, str]]:
-        """Return the package that makes adapters."""
-        return [("peft", _EXTRA)]
-
 
 def add_adapter(reader: LocalReader, config: LoraConfig, *, seed: int) -> Any:
     """Add a new adapter to a reader's model, and train nothing else.
@@ -61,7 +58,7 @@ def add_adapter(reader: LocalReader, config: LoraConfig, *, seed: int) -> Any:
     """
     import torch
 
-    peft: Any = import_extra("peft", _EXTRA, why="training a LoRA adapter")
+    peft: Any = import_extra("peft", EXTRA, why="training a LoRA adapter")
     if reader.settings.adapter is not None:
         raise UserError(
             f"reader.adapter {reader.settings.adapter}: a new adapter would build on it and be of "

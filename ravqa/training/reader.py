@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.answering.answerer import Answerer
-from ravqa.core.errors import UserError
+from ravqa.core.errors import UserError, import_extra
 from ravqa.core.outcomes import Failure
 from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text, fingerprint, load_pipeline
@@ -29,7 +29,7 @@ from ravqa.metrics.base import AnswerRecord
 from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers import READERS
-from ravqa.readers.adapters import LoraConfig, add_adapter, merged_weights, train_all
+from ravqa.readers.adapters import EXTRA, LoraConfig, add_adapter, merged_weights, train_all
 from ravqa.readers.local import LocalReader
 from ravqa.runs.console import Console
 from ravqa.training.command import run_task
@@ -138,6 +138,8 @@ class ReaderTask(Task):
             UserError: any mistake in the settings or the data; nothing to train on.
         """
         self.config = config
+        if config.method == "lora":
+            import_extra("peft", EXTRA, why="training a LoRA adapter")
         settings, name = pipeline_settings(config)
         train = [read_source(own, f"{where}: train.{i}") for i, own in enumerate(config.train)]
         held = None
@@ -260,7 +262,7 @@ class ReaderTask(Task):
     # --- training
 
     def loss(self, batch: Sequence[Drawn]) -> Mapping[str, Any]:
-        """Return the loss of a batch, from one forward pass."""
+        """Return the loss of a batch, read at once; `backward` reads it in parts."""
         return {"loss": self._sum(self._own(batch)) * self._scale(batch)}
 
     def backward(self, batch: Sequence[Drawn], weight: float, seed: int) -> dict[str, float]:
@@ -271,7 +273,9 @@ class ReaderTask(Task):
         scale = self._scale(batch)
         # Parts of similar length have little padding.
         own = sorted(self._own(batch), key=lambda example: len(example.prompt.text))
-        size, total = self.config.batch_size, 0.0
+        # Padding changes what some models compute.
+        size = 1 if "batches" in self.reader.switched_off else self.config.batch_size
+        total = 0.0
         for start in range(0, len(own), size):
             with self.autocast():
                 part = self._sum(own[start : start + size]) * scale

@@ -18,6 +18,7 @@ from ravqa.core.records import Question
 from ravqa.core.settings import validate
 from ravqa.metrics.vqa import vqa_accuracy
 from ravqa.pipeline import Pipeline
+from ravqa.readers.training import training_batches
 from ravqa.training.folder import TrainingFolder
 from ravqa.training.loop import train
 from ravqa.training.reader import ReaderTask, ReaderTraining
@@ -286,6 +287,21 @@ def test_parts_and_processes_change_neither_loss_nor_gradients(settings):
         torch.testing.assert_close(same[name], gradient, atol=1e-5, rtol=1e-4)
         mean = (both[0][1][name] + both[1][1][name]) / 2
         torch.testing.assert_close(mean, gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_padding_changes_reads_one_example_at_a_time(settings, monkeypatch):
+    task = task_of(settings(method="full", batch_size=4))
+    read = []
+
+    def batches_of(reader, prompts, targets):
+        read.append(len(prompts))
+        return training_batches(reader, prompts, targets)
+
+    monkeypatch.setattr("ravqa.readers.training.training_batches", batches_of)
+    task.backward(drawn(task), 1.0, 0)
+    task.reader.switched_off = {"batches": "padding changes its log-probabilities by up to 0.1"}
+    task.backward(drawn(task), 1.0, 0)
+    assert read == [4, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["t5", "llava"])
