@@ -203,3 +203,24 @@ def test_mistakes_are_one_line_each(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ravqa\[train\]'"):
         add_adapter(fresh, LoraConfig(), seed=0)
+
+
+def test_nothing_of_earlier_weights_is_left(folder, tmp_path):
+    reader = load(folder("llama"), "llama")
+    begin = "Passage: koalas eat leaves of the eucalyptus tree in Australia. " * 2
+    prompts = [Prompt(f"{begin}Question: {asked}? Answer:") for asked in ("who", "what is it")]
+    reader.score(prompts, ANSWERS)  # keeps the common beginning
+    reader.next_token_logprobs(prompts, [[], []])
+    with torch.no_grad():
+        for weight in reader.network.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.manual_seed(1)) * 0.05)
+    reader.forget()
+    reader.save(tmp_path)
+    fresh = load(tmp_path, "llama")
+    assert reader.score(prompts, ANSWERS) == pytest.approx(fresh.score(prompts, ANSWERS), abs=1e-4)
+    for mine, theirs in zip(
+        reader.next_token_logprobs(prompts, [[], []]),
+        fresh.next_token_logprobs(prompts, [[], []]),
+        strict=True,
+    ):
+        assert mine == pytest.approx(theirs, abs=1e-4)
