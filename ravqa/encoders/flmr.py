@@ -114,7 +114,7 @@ class FLMREncoder(Encoder):
                 f"{self._why}: image_tokens: patches, but {self.weights} makes no vectors of "
                 "patches"
             )
-        self._features = None if config.cache_images == "off" else self._feature_cache()
+        self._features = self._feature_cache()
 
     def _loaded(self) -> tuple[Any, ...]:
         """Load the model; return it, its processor, and what identifies its weights."""
@@ -132,12 +132,11 @@ class FLMREncoder(Encoder):
         return model, processor, "flmr/2", model_fingerprint(path), commit_of(path)
 
     def _feature_cache(self) -> FeatureCache | None:
-        images = self._processor.image_processor
-        if images is None:
+        images, kept = self._processor.image_processor, self.config.cache_images
+        if images is None or kept == "off":
             return None
         tower = tower_fingerprint(self._model.query_vision_encoder)
-        settings = fingerprint(tower, images.values(), self.config.autocast)
-        return FeatureCache(settings, self.config.cache_images)
+        return FeatureCache(fingerprint(tower, images.values(), self.config.autocast), kept)
 
     @property
     def passages_fingerprint(self) -> str:

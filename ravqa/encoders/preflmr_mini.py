@@ -64,9 +64,9 @@ class PreFLMRMiniEncoder(FLMREncoder):
     def _loaded(self) -> tuple[Any, ...]:
         self._vision = efficientnet.EfficientNetLite0(self._why)
         if self.config.model is not None:
-            model, processor, *weights = super()._loaded()
+            model, processor, *files = super()._loaded()
             self._check_model(model)
-            return model, processor, *weights, self._vision.fingerprint
+            return model, processor, *files, self._vision.fingerprint
         import torch
 
         from ravqa.flmr import mini
@@ -84,11 +84,11 @@ class PreFLMRMiniEncoder(FLMREncoder):
                 f"{efficientnet.NAME}: choose the encoder flmr"
             )
 
-    def _feature_cache(self) -> FeatureCache:
-        tower = f"{efficientnet.NAME}/1 {self._vision.fingerprint}"
-        return FeatureCache(
-            tower, "float32" if self.config.cache_images == "float32" else "float16"
-        )
+    def _feature_cache(self) -> FeatureCache | None:
+        kept = self.config.cache_images
+        if kept == "off":
+            return None
+        return FeatureCache(f"{efficientnet.NAME}/1 {self._vision.fingerprint}", kept)
 
     def _new_features(self, images: Sequence[Path | bytes], tower: Any) -> Iterable[Features]:
         pooled = efficientnet.pooled(self._vision.feature_maps(images))

@@ -497,6 +497,6 @@ def train_reader(request: TrainRequest, console: Console) -> Path:
     pipeline_settings(config)
 
     def make() -> Task:
-        return ReaderTask(config, request.config.name, progress=console.progress)
+        return ReaderTask(config, Path(request.config).name, progress=console.progress)
 
     return run_task(request, config.loop, console, ReaderTask.kind, make)
