@@ -194,7 +194,7 @@ class _Training:
             )
         limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
         norm = torch.nn.utils.clip_grad_norm_(list(self.named.values()), limit)
-        rate = self.scheduler.get_last_lr()[0]
+        rate = max(self.scheduler.get_last_lr())
         self.optimizer.step()
         self.scheduler.step()
         return {**sums, "learning_rate": rate, "gradient": float(norm)}

@@ -64,10 +64,10 @@ def _figures(
         )
         yield _curve(
             "Learning rate",
-            "The highest of all parameters' at its step.",
+            "In millionths; the highest of all parameters' at its step.",
             [steps[g.stop - 1]["step"] for g in places],
-            {"learning rate": [steps[g.stop - 1]["learning_rate"] for g in places]},
-            7,
+            {"millionths": [1e6 * steps[g.stop - 1]["learning_rate"] for g in places]},
+            decimals=3,
         )
     # Step 0, before training, has no place on the axis: it is in the table.
     later = [line for line in validations if line["step"] > 0]

@@ -217,6 +217,24 @@ def test_parts_have_their_own_learning_rates_and_biases_no_decay(tmp_path):
     assert torch.equal(after["0.bias"].data, before["0.bias"])
 
 
+def test_curves_are_the_figures_and_long_ones_their_means(tmp_path):
+    from ravqa.training.report import _figures
+
+    lines = [
+        {"step": i, "loss": float(i), "learning_rate": 1e-6 * i, "gradient": 1.0, "seconds": 0.1}
+        for i in range(1, 1001)
+    ]
+    validations = [{"step": i, "validation": {"error": i / 10}} for i in (0, 500, 1000)]
+    loss, rate, validation = _figures(lines, validations)
+    assert len(loss.rows) == 200
+    assert loss.rows[0] == ["5", "3.0000"]  # the mean of 1 to 5
+    assert loss.rows[-1] == ["1000", "998.0000"]
+    assert rate.rows[-1] == ["1000", "1000.000"]
+    assert validation.rows == [["500", "50.0000"], ["1000", "100.0000"]]
+    short, *_ = _figures(lines[:3], [])
+    assert short.rows == [["1", "1.0000"], ["2", "2.0000"], ["3", "3.0000"]]
+
+
 def test_epochs_count_examples(tmp_path):
     found, _ = run(tmp_path / "run", Line(), config(steps=None, epochs=1.5, accumulation=2))
     assert found["planned_steps"] == 4  # 30 examples, 8 an update
