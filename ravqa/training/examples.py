@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import file_digest
@@ -23,9 +25,10 @@ from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import answer_ranks
 from ravqa.training.example_file import FEATURES, StoredFeatures, read_examples
 from ravqa.training.negatives import read_negatives
-from ravqa.training.sources import Positives, SourceConfig
+from ravqa.training.sources import SourceConfig
 
 _REMEMBERED = 1_000_000  # pairs of answers and passages
+_PSEUDO = 100  # pseudo-positives of a question
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Relevance:
     def __init__(self, corpus: Mapping[str, Passage]):
         self._corpus = corpus
         self._held: dict[tuple[tuple[str, ...], str], bool] = {}
+        self._found: dict[str, Sequence[int]] = {}
 
     def relevant(self, question: Question, passage_id: str, positives: Iterable[str] = ()) -> bool:
         """Return whether a passage is relevant.
@@ -84,11 +88,15 @@ class Relevance:
         texts = [self._corpus[passage_id].content for passage_id in ids]
         return [ids[rank - 1] for rank in answer_ranks(texts, answers)]
 
-    def _places(self, answer: str) -> Iterator[int]:
-        """Yield the numbers of the passages that may hold an answer."""
-        wanted, text = answer.strip().lower(), self._text
-        if not wanted:
-            return
+    def _places(self, answer: str) -> Sequence[int]:
+        """Return the numbers of the passages that may hold an answer."""
+        wanted = answer.strip().lower()
+        if wanted not in self._found:
+            self._found[wanted] = tuple(self._search(wanted)) if wanted else ()
+        return self._found[wanted]
+
+    def _search(self, wanted: str) -> Iterator[int]:
+        text = self._text
         place = text.find(wanted)
         while place >= 0:
             number = bisect.bisect_right(self._starts, place) - 1
@@ -126,6 +134,7 @@ class Examples:
     Attributes:
         name: of the source.
         pseudo: number of examples whose positives hold an answer, but are not known to be relevant.
+        broken: number of questions that were left out because they or their images are broken.
         without: number of questions that were left out because no passage is relevant to them.
         fingerprint: changes with questions, passages and negatives.
     """
@@ -136,6 +145,7 @@ class Examples:
     ratio: float
     instruction: str | None
     pseudo: int
+    broken: int
     without: int
     fingerprint: str
     relevance: Relevance
@@ -148,6 +158,7 @@ class Examples:
             "examples": len(self.examples),
             "passages": len(self.corpus),
             "pseudo_positives": self.pseudo,
+            "left_out_broken": self.broken,
             "left_out_without_positives": self.without,
             "with_hard_negatives": sum(bool(e.negatives) for e in self.examples),
         }
@@ -168,18 +179,21 @@ def load_examples(config: SourceConfig, where: str) -> Examples:
         UserError: no passages; no question has a relevant passage.
         DataError: a broken record (file and line are named).
     """
+    problems = Problems(config.on_error)
     if config.file is not None:
         corpus, examples, print_ = _of_file(config, where)
     else:
-        corpus, examples, print_ = _of_dataset(config, where)
+        corpus, examples, print_ = _of_dataset(config, where, problems)
     relevance = Relevance(corpus)
     kept: list[Example] = []
     pseudo = 0
-    for example in examples:
-        positives = _positives(example, corpus, relevance, config.positives)
+    for number, example in enumerate(examples):
+        positives = tuple(i for i in example.positives if i in corpus)
+        if config.positives == "pseudo" or (config.positives == "auto" and not positives):
+            positives = _some(relevance.holding(example.question), number)
+            pseudo += bool(positives)
         if not positives:
             continue
-        pseudo += positives != example.positives
         negatives = tuple(
             i for i in example.negatives if not relevance.relevant(example.question, i, positives)
         )
@@ -201,6 +215,7 @@ def load_examples(config: SourceConfig, where: str) -> Examples:
         float(len(kept)) if config.ratio is None else config.ratio,
         config.instruction,
         pseudo,
+        len(problems.found),
         len(examples) - len(kept),
         print_,
         relevance,
@@ -213,27 +228,30 @@ def answers_of(question: Question) -> Sequence[str]:
     return single_answers(question.answers, question.question_type)
 
 
-def _positives(
-    example: Example, corpus: Mapping[str, Passage], relevance: Relevance, how: Positives
-) -> tuple[str, ...]:
-    known = tuple(i for i in example.positives if i in corpus)
-    if how == "known" or (how == "auto" and known):
-        return known
-    return tuple(relevance.holding(example.question)) if example.question.answers else ()
+def _some(ids: Sequence[str], seed: int) -> tuple[str, ...]:
+    """Return all ids, or `_PSEUDO` of them at random, in order."""
+    if len(ids) <= _PSEUDO:
+        return tuple(ids)
+    chosen = np.random.default_rng(seed).choice(len(ids), size=_PSEUDO, replace=False)
+    return tuple(ids[int(i)] for i in sorted(chosen))
 
 
 def _of_dataset(
-    config: SourceConfig, where: str
+    config: SourceConfig, where: str, problems: Problems
 ) -> tuple[Mapping[str, Passage], list[Example], str]:
     assert config.dataset is not None
     request = DatasetRequest(
         data=config.data,
         split=config.split,
         limit=config.limit,
-        problems=Problems(),
+        problems=problems,
         options=config.options,
     )
-    dataset = load_dataset(config.dataset, request)
+    try:
+        dataset = load_dataset(config.dataset, request)
+    except UserError as e:  # its messages name the options of `ravqa run`
+        said = str(e).replace("--on-error skip", "on_error: skip")
+        raise type(e)(f"{where}: {said.replace('--dataset-option', 'options')}") from None
     corpus = Corpus.read(*config.corpus) if config.corpus else dataset.corpus
     if corpus is None:
         raise UserError(f"{where}: {config.dataset} comes without passages: set corpus")
@@ -280,14 +298,4 @@ def _with_negatives(found: Examples, path: Path) -> Examples:
         scores = {**example.scores, **{i: s for i, s in rows if s is not None}}
         negatives = tuple(dict.fromkeys([*hard, *example.negatives]))
         examples.append(Example(question, example.positives, negatives, scores))
-    return Examples(
-        found.name,
-        found.corpus,
-        examples,
-        found.ratio,
-        found.instruction,
-        found.pseudo,
-        found.without,
-        fingerprint(found.fingerprint, print_),
-        found.relevance,
-    )
+    return replace(found, examples=examples, fingerprint=fingerprint(found.fingerprint, print_))

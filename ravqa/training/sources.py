@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.core.settings import LocalPath, Options, Strict, Text
+from ravqa.datasets.base import OnError
 
 Positives = Literal["auto", "known", "pseudo"]
 
@@ -20,9 +21,11 @@ class SourceConfig(Strict):
         split, limit: as for `ravqa run`; null for the dataset's default split, and all questions.
         options: the dataset's own options.
         file: a JSON-lines file of examples (docs/training.md describes it).
+        on_error: of a dataset, if a question or its image is broken: stop, or leave it out.
         corpus: files of passages; empty for those that come with the dataset or file.
         positives: which passages are relevant: known ones ("known"), those that hold an answer
-            ("pseudo"), or for each question the known ones if it has some ("auto").
+            ("pseudo"; of more than 100, 100 at random), or for each question the known ones if it
+            has some ("auto").
         negatives: hard negatives: what `ravqa mine` wrote, or the folder of a run.
         instruction: put before questions without their own; null for none.
         ratio: share of the examples drawn from this source, up to a common factor; null for its
@@ -34,6 +37,7 @@ class SourceConfig(Strict):
     split: Text | None = None
     limit: int | None = Field(default=None, ge=1)
     options: Options = Field(default_factory=dict)
+    on_error: OnError = "fail"
     file: LocalPath | None = None
     corpus: tuple[LocalPath, ...] = ()
     positives: Positives = "auto"

@@ -3,10 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from training_files import write_rows
 
 from ravqa.core.records import Passage, Question
+from ravqa.core.settings import validate
 from ravqa.metrics.prrecall import answer_ranks
-from ravqa.training.examples import Relevance
+from ravqa.training.examples import Relevance, load_examples
+from ravqa.training.sources import SourceConfig
 
 # Few letters, so that answers are found; \0 lies between texts inside, "İ" grows in lower case.
 LETTERS = st.text(alphabet="abA \0İ", max_size=6)
@@ -44,3 +47,19 @@ def test_several_answers_in_one_reference_are_looked_for_one_by_one(kind, found)
     corpus = {"a": Passage("a", "Oslo."), "b": Passage("b", "in Rome"), "c": Passage("c", "Bonn")}
     question = Question(1, "?", answers=("oslo && rome",), question_type=kind)
     assert Relevance(corpus).holding(question) == found
+
+
+def test_of_many_pseudo_positives_some_are_taken(tmp_path):
+    passages = [{"passage_id": f"p{i}", "text": "It is red."} for i in range(150)]
+    write_rows(tmp_path / "passages.jsonl", [*passages, {"passage_id": "blue", "text": "Blue."}])
+    asked = [{"question_id": i, "question": "?", "answers": ["red"]} for i in range(2)]
+    write_rows(tmp_path / "questions.jsonl", asked)
+    source = {"dataset": "jsonl", "data": str(tmp_path)}
+    source["corpus"] = [str(tmp_path / "passages.jsonl")]
+    found = load_examples(validate(SourceConfig, source, "test"), "test")
+    one, two = (example.positives for example in found.examples)
+    assert len(set(one)) == len(set(two)) == 100
+    assert one != two
+    assert list(one) == sorted(one, key=lambda name: int(name[1:]))
+    question = found.examples[0].question
+    assert all(found.relevance.relevant(question, p["passage_id"], one) for p in passages)

@@ -61,6 +61,29 @@ def test_changed_features_are_another_training(tmp_path, capsys):
     assert task(file).identity != before
 
 
+def test_broken_questions_of_a_dataset_are_named_or_left_out(tmp_path):
+    write_examples(tmp_path)
+    lines = [
+        {"question_id": i, "question": "which ?", "image": f"{name}.png", "answers": [name]}
+        for i, name in enumerate(("red", "gone", "blue"))
+    ]
+    write_rows(tmp_path / "questions.jsonl", lines)
+    passages = [{"passage_id": f"p-{n}", "text": f"It is {n}."} for n in ("red", "blue", "x")]
+    write_rows(tmp_path / "passages.jsonl", passages)
+    source = {
+        "dataset": "jsonl",
+        "data": str(tmp_path),
+        "corpus": [str(tmp_path / "passages.jsonl")],
+    }
+    with pytest.raises(DataError, match=r"^train\.0: .*gone.*\(on_error: skip leaves such"):
+        task(None, train=[source])
+    with pytest.raises(UserError, match=r"^train\.0: options: unknown key 'x'"):
+        task(None, train=[{**source, "options": {"x": 1}}])
+    [found] = task(None, train=[{**source, "on_error": "skip"}]).sources
+    assert [e.positives for e in found.examples] == [("p-red",), ("p-blue",)]
+    assert found.facts["left_out_broken"] == 1
+
+
 def test_a_changed_training_is_not_resumed(examples, tmp_path, capsys):
     config = write_settings(tmp_path, examples, loop={"steps": 1})
     assert command(config, "--output", tmp_path / "run") == 0
