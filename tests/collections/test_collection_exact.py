@@ -10,14 +10,19 @@ import yaml
 from messages import said
 
 from ravqa.collections import Changes, Collection
-from ravqa.collections.collection import own_id
-from ravqa.collections.folder import CollectionFolder, Manifest
+from ravqa.collections.collection import _NEAR, _PIECES, own_id
+from ravqa.collections.folder import (
+    _REMEMBERED,
+    CollectionCorpus,
+    CollectionFolder,
+    Manifest,
+)
 from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE, file_digest
 from ravqa.core.records import Passage, Question
-from ravqa.core.settings import fingerprint, load_pipeline
+from ravqa.core.settings import Part, fingerprint, load_pipeline
 from ravqa.corpora.pages import Remarks
 from ravqa.encoders.base import Encoded
 
@@ -216,7 +221,76 @@ def test_what_is_no_question_and_no_image_is_named(collection):
     assert said(UserError, collection.retrieve, [Question(0, "x")], 0) == expected
 
 
+def test_the_last_filters_are_remembered_for_one_state(collection, monkeypatch):
+    read = []
+    stream = CollectionCorpus.stream
+    monkeypatch.setattr(CollectionCorpus, "stream", lambda self: (read.append(1), stream(self))[1])
+
+    def times(where):
+        before = len(read)
+        return collection.matching(where), len(read) - before
+
+    assert times({"page": 1, "title": "Koala"}) == (["koala"], 1)
+    assert times({"title": "Koala", "page": 1}) == (["koala"], 0)
+    assert times({"page": 2}) == (["bridge", "tulip"], 1)
+    assert times({"page": "2"}) == (["bridge", "tulip"], 1)
+    assert times(lambda p: p.title) == (["koala"], 1)
+    assert times(lambda p: p.title) == (["koala"], 1)
+    for number in range(_REMEMBERED - 3):
+        times({"page": [1, f"{number}"]})
+    assert times({"page": 2}) == (["bridge", "tulip"], 0)
+    times({"page": [2, 1]})  # one too many: all are forgotten
+    assert times({"page": 2}) == (["bridge", "tulip"], 1)
+    collection.delete(["tulip"])
+    assert times({"page": 2}) == (["bridge"], 1)
+
+
 # Changing
+
+
+def test_a_state_counts_its_pieces_and_knows_what_was_deleted(collection):
+    state = collection._state
+    assert (state.pieces, state.tidy) == (1, True)
+    collection.add([Passage("new", "text")])
+    assert (collection._state.pieces, collection._state.tidy) == (2, False)
+    assert collection._state.content != state.content
+    collection.compact()
+    assert (collection._state.pieces, collection._state.tidy) == (1, True)
+    collection.delete(["new"])
+    assert (collection._state.pieces, collection._state.tidy) == (1, False)
+    collection.compact()
+    assert collection._state.tidy
+    relabelled = replace(KOALA, extra={"page": 8})
+    collection.update([relabelled])  # one more folder of passages, and no more vectors
+    assert (collection._state.pieces, collection._state.tidy) == (2, False)
+    assert (_PIECES, _REMEMBERED, _NEAR) == (32, 16, 10_000)
+
+
+def test_only_what_is_not_tidy_is_compacted_to_be_packed(collection, tmp_path):
+    collection.pack(tmp_path / "a.tar")
+    assert sorted(p.name for p in collection.path.glob("passages-*")) == ["passages-000001"]
+    collection.update([replace(KOALA, extra={"page": 8})])
+    collection.pack(tmp_path / "b.tar")
+    assert sorted(p.name for p in collection.path.glob("passages-*")) == ["passages-000003"]
+
+
+def test_an_index_of_another_kind_is_made_of_the_vectors_that_are_there(collection, monkeypatch):
+    [(hit, _)] = collection.search("tulips bulbs", k=1)
+    monkeypatch.setattr(collection_files.HashEncoder, "encode_document", None)
+    with collection._changing() as writer:
+        writer.convert(Part(name="compressed"))
+        expected = "only an exact index keeps the vectors that another index needs"
+        assert said(ValueError, writer.convert, Part(name="exact")) == expected
+    assert collection.stats()["kind"] == "compressed"
+    assert dict(collection.corpus) == {"koala": KOALA, "bridge": BRIDGE, "tulip": TULIP}
+    [(found, _)] = collection.search("tulips bulbs", k=1)
+    assert found.passage_id == hit.passage_id
+    assert [p.name for p in collection.path.glob("index-*")] == ["index-000002"]
+
+
+def test_an_empty_state_has_no_pieces(tmp_path, pipeline):
+    state = Collection.create(tmp_path / "new", pipeline)._state
+    assert (state.pieces, state.tidy, state.passages, state.content) == (0, True, [], "")
 
 
 def test_changes_are_counted(collection):
