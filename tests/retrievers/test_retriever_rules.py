@@ -115,6 +115,12 @@ def test_progress_of_the_index_of_words_is_reported_now_and_then(monkeypatch):
     assert seen == [("indexing passages", n, 5) for n in (2, 4, 5)]
 
 
+def test_the_library_shows_no_bars_of_its_own(capfd):
+    pytest.importorskip("bm25s")
+    words(corpus_of(*["a tower"] * 5)).retrieve([ask("tower")], 2)
+    assert capfd.readouterr().err == ""
+
+
 def test_rankings_of_words_are_kept_by_query_corpus_and_number(monkeypatch):
     pytest.importorskip("bm25s")
     scored = []
