@@ -206,6 +206,12 @@ def test_a_refusal_is_no_answer_whatever_was_written(content):
     assert found == (NoAnswerError, 'the model refused to answer ({"why": "x"})')
 
 
+CALLED = (
+    "tool_calls function_call tool_use malformed_function_call unexpected_tool_call "
+    "too_many_tool_calls"
+)
+
+
 @pytest.mark.parametrize("call", [{"tool_calls": [{"id": 1}]}, {"function_call": {"name": "f"}}])
 def test_a_call_of_a_tool_is_no_answer_whatever_was_written(call):
     for content, finish in itertools.product(("", "Let me look it up."), ("stop", "Tool_Calls")):

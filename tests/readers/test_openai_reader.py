@@ -647,7 +647,7 @@ USED_UP = r"spent all 32 tokens on thinking: raise max_new_tokens"
         (chat([], finish_reason="MAX_TOKENS"), USED_UP),
         (chat([{"type": "thinking", "thinking": []}], finish_reason="length"), USED_UP),
         (chat("\n ", finish_reason="length"), "spent all 32 tokens on white space: raise max_new"),
-        (chat("", finish_reason="other"), r"the model wrote nothing \(finish_reason 'other'\)"),
+        (chat("", finish_reason="odd"), r"the model wrote nothing \(finish_reason 'odd'\)"),
         (chat(None), r"the model wrote nothing \(finish_reason 'stop'\)"),
         (chat("", message={}), "the model wrote nothing"),
         ((200, chat("")[1][:-1] + ', "usage": {"completion_tokens": 0}}'), "wrote nothing"),
