@@ -304,3 +304,103 @@ def test_pictures_of_the_checks_have_their_sizes():
     seen = kinds["an ordinary image"]
     assert [p.text for p in seen] == [p.text for p in without]
     assert seen[0].image == seen[1].image != seen[2].image
+
+
+class Scripted(checks._Check):
+    """Its ways to read give names; `off` says how far off each is, by name and rows."""
+
+    def __init__(self, off, *, scores=True, shares=False):
+        reader = SimpleNamespace(scores_answers=scores, _shares=shares)
+        super().__init__(reader, [Prompt("short"), Prompt("other"), Prompt("long")], {})
+        self.most = 1.0
+        self.off = off
+        self.asked = [self.short, self.long]
+        self.read = []  # what was read, and whether beginnings were shared
+        self.tolerated = []
+
+    def tolerate(self, other):
+        self.tolerated.append(other.text)
+
+    def written(self, prompts, count=2, **options):
+        if count == checks._TOKENS:
+            return written([1], [[self.off.get("alone", 0.0), 0.0]])
+        assert options in ({}, {"use_cache": False})
+        return ("uncached" if options else "generated", tuple(p.text for p in prompts))
+
+    def read_on(self, *widths):
+        return lambda prompts, alone: (widths, tuple(p.text for p in prompts))
+
+    def gap(self, read, rows):
+        asked = [self.asked[row] for row in rows]
+        name, texts = read(asked, None)
+        assert texts == tuple(prompt.text for prompt in asked)
+        if self.reader._shares:
+            name = f"shared {name}"
+        self.read.append((name, tuple(rows)))
+        return self.off.get((name, tuple(rows)), 0.0)
+
+
+BOTH, FIRST, SECOND = (0, 1), (0,), (1,)
+
+
+def test_a_right_model_is_read_in_as_few_ways_as_will_do():
+    made = Scripted({}, shares=True)
+    made.run(even=True)
+    assert made.found == {}
+    assert made.read == [
+        ("generated", BOTH),
+        ("uncached", FIRST),
+        ((2, 1), BOTH),
+        ("shared generated", BOTH),
+    ]
+    assert made.reader._shares
+    assert made.tolerated == ["other"]
+    uneven = Scripted({}, scores=False)
+    uneven.run(even=False)
+    assert (uneven.tolerated, uneven.read) == (["short"], [("generated", BOTH)])
+
+
+@pytest.mark.parametrize(
+    ("off", "found"),
+    [
+        ({("generated", BOTH): 2.0}, {"batches": "generating in a batch{}"}),
+        ({("generated", BOTH): 2.0, ("generated", FIRST): 2.0}, {"batches": "generating{}"}),
+        ({("generated", BOTH): 2.0, ("generated", SECOND): 2.0}, {"batches": "generating{}"}),
+        ({("generated", BOTH): 1.0}, {}),
+        ({("uncached", FIRST): 2.0}, {"next_token_logprobs": "keeping keys and values{}"}),
+        ({("uncached", FIRST): 1.0}, {}),
+        ({("uncached", FIRST): math.inf}, {}),  # not all models can
+        (
+            {((2, 1), BOTH): 2.0, ((1, 1, 1), BOTH): 2.0, ((1, 1, 1), FIRST): 2.0},
+            {"next_token_logprobs": "reading token by token{}"},
+        ),
+        (
+            {((2, 1), BOTH): 2.0, ((3,), BOTH): 2.0, ((3,), SECOND): 2.0},
+            {"score": "reading several tokens at once{}"},
+        ),
+        (
+            {((2, 1), BOTH): 2.0, ((3,), BOTH): 2.0},
+            {"batches": "reading several tokens at once in a batch{}"},
+        ),
+        ({((2, 1), BOTH): 2.0}, {}),
+        ({("shared generated", BOTH): 2.0}, {"sharing": "reading a shared beginning once{}"}),
+        ({("shared generated", BOTH): 1.0}, {}),
+        ({"alone": math.nan, ("generated", BOTH): 2.0}, {}),  # every prompt will report it
+    ],
+)
+def test_what_a_check_notes(off, found):
+    made = Scripted(off, shares=True)
+    made.run(even=True)
+    said = " changes its log-probabilities by up to 2"
+    assert made.found == {ability: what.format(said) for ability, what in found.items()}
+    assert made.reader._shares
+
+
+def test_without_batches_every_prompt_is_checked_alone():
+    off = {("generated", BOTH): 2.0, ("shared generated", SECOND): 2.0, ((1, 1, 1), SECOND): 3.0}
+    made = Scripted(off, shares=True)
+    made.run(even=True)
+    assert list(made.found) == ["batches", "next_token_logprobs", "sharing"]
+    assert ((2, 1), BOTH) not in made.read
+    assert made.read[-2:] == [("shared generated", FIRST), ("shared generated", SECOND)]
+    assert made.found["next_token_logprobs"].endswith("by up to 3")
