@@ -12,6 +12,7 @@ from ravqa.core.errors import PromptError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Prompt
+from ravqa.readers.families import Family
 from ravqa.readers.loading import LocalConfig, Placement
 from ravqa.readers.local import LocalReader, State, _apart, _Closed, _log_probs
 from ravqa.readers.thinking import Marks
@@ -427,3 +428,119 @@ def test_a_tokenizer_without_padding_is_padded_by_an_end_mark(tmp_path):
     assert bare._tokenizer.pad_token_id is None
     assert bare._pad == bare._stops[0]
     assert bare.generate(prompts) == found
+
+
+def generating(sequences, logits, beams=None):
+    """A reader whose model gave these; token 0 ends, and each token's text is its number."""
+    tested = Modelless()
+    tested._may_think = False
+    tested.ends = frozenset({0})
+    tested._inputs = lambda prompts: {}
+    tested._thoughts = lambda prompts: []
+    tested.decode = lambda tokens: "".join(str(token) for token in tokens if token)
+    result = SimpleNamespace(sequences=torch.tensor(sequences), logits=logits)
+    if beams is not None:
+        result.beam_indices = torch.tensor(beams)
+    tested._run = lambda inputs: result
+    return tested._generate([Prompt(str(i)) for i in range(len(sequences))])
+
+
+def test_a_generations_log_probability_is_that_of_its_tokens_and_end_mark():
+    generator = torch.Generator().manual_seed(1)
+    logits = [torch.randn(3, 5, generator=generator) for _ in range(3)]
+    logs = torch.stack(logits, 1).log_softmax(-1)  # rows, steps, tokens
+    prompt = [9, 9]
+    found = generating([prompt + [2, 0, 4], prompt + [1, 2, 3], prompt + [0, 1, 1]], logits)
+    first, second, silent = found
+    assert (first.text, first.tokens) == ("2", 2)
+    assert first.log_prob == pytest.approx(float(logs[0, 0, 2] + logs[0, 1, 0]), abs=1e-5)
+    assert (second.text, second.tokens) == ("123", 3)
+    expected = float(logs[1, 0, 1] + logs[1, 1, 2] + logs[1, 2, 3])
+    assert second.log_prob == pytest.approx(expected, abs=1e-5)
+    assert silent.reason == "the model ended its answer before the first word"
+    assert (silent.tokens, silent.text) == (1, "")
+    assert silent.log_prob == pytest.approx(float(logs[2, 0, 0]), abs=1e-5)
+    broken = [logits[0], logits[1].clone(), logits[2]]
+    broken[1][1] = math.nan
+    found = generating([prompt + [2, 0, 4], prompt + [1, 2, 3]], [part[:2] for part in broken])
+    assert found[0] == first
+    assert "a log-probability is not a number" in found[1].reason
+
+
+def test_of_a_beam_search_the_chosen_beams_count():
+    generator = torch.Generator().manual_seed(2)
+    logits = [torch.randn(4, 5, generator=generator) for _ in range(4)]  # two rows of two beams
+    logs = torch.stack(logits, 1).log_softmax(-1)
+    beams = [[0, 1, 1, -1], [2, 2, -1, -1]]  # the longest took three steps
+    first, second = generating([[9, 1, 2, 3], [9, 4, 0, 0]], logits, beams)
+    assert (first.text, first.tokens) == ("123", 3)
+    expected = float(logs[0, 0, 1] + logs[1, 1, 2] + logs[1, 2, 3])
+    assert first.log_prob == pytest.approx(expected, abs=1e-5)
+    assert (second.text, second.tokens) == ("4", 2)
+    assert second.log_prob == pytest.approx(float(logs[2, 0, 4] + logs[2, 1, 0]), abs=1e-5)
+
+
+def test_answers_of_different_lengths_are_scored_with_an_end_mark():
+    """Against the sum over tokens that is written out; each step's logits are known."""
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(3, 6, generator=generator)
+    after = torch.randn(3, 2, 6, generator=generator)
+    tested = Modelless()
+    tested._pad, tested._stops = 5, [0, 4]
+    asked = []
+
+    def extend(state, tokens):
+        asked.append(tokens.tolist())
+        return after
+
+    tested._extend = extend
+    state = State(None, torch.ones(3, 1), start)
+    found = tested._score(state, [[1, 2], [3], []])
+    assert asked == [[[1, 2], [3, 5], [5, 5]]]
+    logs = torch.cat([start[:, None], after], 1).log_softmax(-1)
+    ends = logs[..., [0, 4]].logsumexp(-1)  # any end mark will do
+    assert found == pytest.approx(
+        [
+            float(logs[0, 0, 1] + logs[0, 1, 2] + ends[0, 2]),
+            float(logs[1, 0, 3] + ends[1, 1]),
+            float(ends[2, 0]),
+        ],
+        abs=1e-5,
+    )
+    assert tested._score(state, [[], [], []]) == pytest.approx(ends[:, 0].tolist(), abs=1e-5)
+    assert len(asked) == 1  # nothing to read
+
+
+def test_tokens_are_read_after_a_state_at_their_positions():
+    given = []
+
+    def model(takes, first=0):
+        tested = Modelless()
+        tested._encodes, tested._takes_positions = False, takes
+        tested._family = Family(first_position=first)
+
+        def forward(**inputs):
+            given.append(inputs)
+            rows, width = inputs["input_ids"].shape
+            return SimpleNamespace(logits=torch.arange(rows * width * 2.0).reshape(rows, width, 2))
+
+        tested._decoder = forward
+        return tested
+
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    tokens = torch.tensor([[7, 8], [7, 8]])
+    state = State("past", mask, None)
+    logits = model(True)._extend(state, tokens)
+    assert given[-1]["position_ids"].tolist() == [[2, 3], [3, 4]]
+    assert given[-1]["attention_mask"].tolist() == [[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert (given[-1]["past_key_values"], given[-1]["use_cache"]) == ("past", True)
+    assert given[-1]["input_ids"] is tokens
+    assert state.mask is given[-1]["attention_mask"]
+    assert torch.equal(state.logits, logits[:, -1])
+    shifted = State("past", mask, None, shifts=torch.tensor([[10], [20]]))
+    model(True, first=1)._extend(shifted, tokens)
+    assert given[-1]["position_ids"].tolist() == [[13, 14], [24, 25]]
+    across = torch.ones(2, 1, 3, 4)
+    model(False)._extend(State("past", mask, None, across=across), tokens)
+    assert "position_ids" not in given[-1]
+    assert given[-1]["cross_attention_mask"].shape == (2, 2, 3, 4)
