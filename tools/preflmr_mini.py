@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ravqa.core.locations import SAMPLE
+from ravqa.datasets.base import DatasetRequest, Problems, load_dataset
+from ravqa.datasets.bundled import Edition
 from ravqa.describers.imagenet import class_glosses, class_ids, class_names
 from ravqa.flmr import FLMRModelForRetrieval, mini
 from ravqa.flmr.checkpoints import read_tensors
+from ravqa.images.efficientnet import EfficientNetLite0, pooled
 
 LAST = "context_vision_projection.model.2."
 PHOTO = "context_photo_projection.model."
 _SOURCES = {"weavly"}  # of the features: photos that the sample has
+_CLASSES = {"in1", "in2"}  # labelled by ImageNet's classes
+_GROUPED = {"dsc", "hist", "holidays"}  # several photos of one place
 
 
 def main() -> None:
@@ -38,6 +44,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("set-up").add_argument("features", type=Path)
     commands.add_parser("save").add_argument("folder", type=Path)
+    examples = commands.add_parser("examples")
+    examples.add_argument("features", type=Path)
+    examples.add_argument("folder", type=Path)
     commands.add_parser("take").add_argument("checkpoint", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "set-up":
@@ -46,6 +55,8 @@ def main() -> None:
         model, processor, _ = mini.shipped("the checkpoint")
         model.save_pretrained(arguments.folder)
         processor.save_pretrained(arguments.folder)
+    elif arguments.command == "examples":
+        write_examples(arguments.features, arguments.folder)
     else:
         take(arguments.checkpoint)
 
@@ -64,7 +75,7 @@ def set_up(features: Path) -> None:
     state[f"{LAST}bias"] = mini.unpacked(state)[name].sum(1)
     directions, share = quiet_directions(texts)
     print(f"energy of texts in the photo's directions: {share:.3f}")
-    mean, whitening = whitened(photos(features))
+    mean, whitening = whitened(photos(features)[0])
     photo = {
         f"{PHOTO}0.weight": whitening,
         f"{PHOTO}0.bias": -whitening @ mean,
@@ -74,12 +85,10 @@ def set_up(features: Path) -> None:
 
 
 def take(checkpoint: Path) -> None:
-    """Put a trained checkpoint's name tokens into the file."""
+    """Put a trained checkpoint's projections into the file."""
     trained = FLMRModelForRetrieval.from_pretrained(str(checkpoint)).state_dict()
-    state = read_tensors(mini.FILE)
-    name = f"{LAST}weight"
-    new = {key: trained[key] for key in (name, f"{LAST}bias")}
-    write({**state, **mini.packed(new, rows=frozenset({name}))})
+    new = {key: trained[key] for key in mini.unpacked(read_tensors(mini.FILE))}
+    write(mini.packed(new, rows=frozenset({f"{LAST}weight"})))
 
 
 def write(state: dict[str, Tensor]) -> None:
@@ -161,8 +170,8 @@ def quiet_directions(texts: Texts) -> tuple[Tensor, float]:
     return vectors[:, : mini.PHOTO_RANK].float(), float(share)
 
 
-def photos(path: Path) -> np.ndarray:
-    """Return features [photos, 1280] without those of the sample's photos and entities.
+def photos(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
+    """Return features [photos, 1280] and their rows, without the sample's photos and entities.
 
     Beside the file NAME.npz with the array `pooled` is NAME.json: a list with the `source`, `label`
     and `file` of each row.
@@ -183,9 +192,82 @@ def photos(path: Path) -> np.ndarray:
         text = plain(row["label"]), plain(row["file"])
         return not any(name in part for name in long for part in text)
 
-    keep = np.array([kept(row) for row in rows])
-    print(f"features of {keep.sum()} photos; {len(keep) - keep.sum()} left out by name")
-    return pooled[keep]
+    keep = [i for i, row in enumerate(rows) if kept(row)]
+    print(f"features of {len(keep)} photos; {len(rows) - len(keep)} left out by name")
+    return pooled[keep], [rows[i] for i in keep]
+
+
+def write_examples(features: Path, folder: Path) -> None:
+    """Write examples for ravqa train retriever: photos with texts, and photos of the same thing."""
+    found, rows = photos(features)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "features.npy", found.astype(np.float16))
+    defined = {
+        wnid: {"id": wnid, "title": names[0], "text": gloss}
+        for wnid, (names, _), gloss in zip(class_ids(), class_names(), class_glosses(), strict=True)
+    }
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if row["source"] in _GROUPED:
+            groups[row["source"], row["label"]].append(i)
+
+    def stored(i: int) -> dict[str, Any]:
+        return {"file": "features.npy", "row": i}
+
+    named = [
+        {"question": "?", "features": stored(i), "positive": defined[row["label"]]}
+        for i, row in enumerate(rows)
+        if row["source"] in _CLASSES and row["label"] in defined
+    ]
+    write_lines(folder / "named.jsonl", named)
+    paired = []
+    for (source, label), members in groups.items():
+        title = None if source == "holidays" else re.sub(r"[\W_]+", " ", label).strip()
+        for i in members:
+            passages = [
+                {"id": f"photo {j}", "title": title, "text": "A photo.", "features": stored(j)}
+                for j in members
+                if j != i
+            ]
+            if passages:
+                example = {"question": "?", "features": stored(i), "positives": passages}
+                paired.append(example)
+    write_lines(folder / "paired.jsonl", paired)
+    write_validation(folder)
+
+
+def write_validation(folder: Path) -> None:
+    """Write the sample's questions for choosing settings, with the features of their photos."""
+    edition = Edition(2)
+    request = DatasetRequest(split="train2014", options={"edition": 2}, problems=Problems())
+    questions = load_dataset("okvqa", request).questions
+    passages = list(edition.passages().values())
+    images = sorted({str(record.image) for record in (*questions, *passages) if record.image})
+    vision = EfficientNetLite0("the examples")
+    rows = [pooled(vision.feature_maps([Path(image)])).numpy() for image in images]
+    np.save(folder / "validation.npy", np.concatenate(rows))
+
+    def stored(image: Path | None) -> dict[str, Any]:
+        if image is None:
+            return {}
+        return {"features": {"file": "validation.npy", "row": images.index(str(image))}}
+
+    examples: list[dict[str, Any]] = [
+        {"id": q.question_id, "question": q.question, "answers": q.answers, **stored(q.image)}
+        for q in questions
+    ]
+    # Passages come with examples: the first one names all that are searched.
+    examples[0]["negatives"] = [
+        {"id": p.passage_id, "title": p.title, "text": p.text, **stored(p.image)} for p in passages
+    ]
+    write_lines(folder / "validation.jsonl", examples)
+
+
+def write_lines(path: Path, examples: list[dict[str, Any]]) -> None:
+    """Write one example a line."""
+    text = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
+    path.write_text(text, encoding="utf-8")
+    print(f"{path}: {len(examples)} examples")
 
 
 def sample_entities() -> set[str]:

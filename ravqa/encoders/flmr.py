@@ -114,7 +114,9 @@ class FLMREncoder(Encoder):
                 f"{self._why}: image_tokens: patches, but {self.weights} makes no vectors of "
                 "patches"
             )
-        self._features = self._feature_cache()
+        self._features = (
+            None if config.cache_images == "off" else self._feature_cache(config.cache_images)
+        )
 
     def _loaded(self) -> tuple[Any, ...]:
         """Load the model; return it, its processor, and what identifies its weights."""
@@ -131,12 +133,13 @@ class FLMREncoder(Encoder):
         self.weights = config.model
         return model, processor, "flmr/2", model_fingerprint(path), commit_of(path)
 
-    def _feature_cache(self) -> FeatureCache | None:
-        images, kept = self._processor.image_processor, self.config.cache_images
-        if images is None or kept == "off":
+    def _feature_cache(self, output: Output) -> FeatureCache | None:
+        images = self._processor.image_processor
+        if images is None:
             return None
         tower = tower_fingerprint(self._model.query_vision_encoder)
-        return FeatureCache(fingerprint(tower, images.values(), self.config.autocast), kept)
+        settings = fingerprint(tower, images.values(), self.config.autocast)
+        return FeatureCache(settings, output)
 
     @property
     def passages_fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ravqa.core.errors import UserError
 from ravqa.core.settings import ModelName, Text
-from ravqa.encoders.base import Label, Vectors
+from ravqa.encoders.base import Label, Output, Vectors
 from ravqa.encoders.features import FeatureCache, Features
 from ravqa.encoders.flmr import FLMREncoder
 from ravqa.images import efficientnet
@@ -64,16 +64,16 @@ class PreFLMRMiniEncoder(FLMREncoder):
     def _loaded(self) -> tuple[Any, ...]:
         self._vision = efficientnet.EfficientNetLite0(self._why)
         if self.config.model is not None:
-            model, processor, *files = super()._loaded()
+            model, processor, *weights = super()._loaded()
             self._check_model(model)
-            return model, processor, *files, self._vision.fingerprint
+            return model, processor, *weights, self._vision.fingerprint
         import torch
 
         from ravqa.flmr import mini
 
-        model, processor, weights = mini.shipped(self._why, self._vision, self.config.doc_maxlen)
+        model, processor, print_ = mini.shipped(self._why, self._vision, self.config.doc_maxlen)
         self.weights = f"PreFLMR-mini (all-MiniLM-L6-v2, {efficientnet.WEIGHTS})"
-        return model.to(getattr(torch, self.config.dtype)), processor, weights
+        return model.to(getattr(torch, self.config.dtype)), processor, print_
 
     def _check_model(self, model: Any) -> None:
         config = model.config
@@ -84,11 +84,8 @@ class PreFLMRMiniEncoder(FLMREncoder):
                 f"{efficientnet.NAME}: choose the encoder flmr"
             )
 
-    def _feature_cache(self) -> FeatureCache | None:
-        kept = self.config.cache_images
-        if kept == "off":
-            return None
-        return FeatureCache(f"{efficientnet.NAME}/1 {self._vision.fingerprint}", kept)
+    def _feature_cache(self, output: Output) -> FeatureCache:
+        return FeatureCache(f"{efficientnet.NAME}/1 {self._vision.fingerprint}", output)
 
     def _new_features(self, images: Sequence[Path | bytes], tower: Any) -> Iterable[Features]:
         pooled = efficientnet.pooled(self._vision.feature_maps(images))
