@@ -137,6 +137,7 @@ class PipelineConfig(Strict):
     """A pipeline's configuration: the parts that answer a question, in the file's order.
 
     Attributes:
+        description: one sentence about the pipeline, for lists and results.
         describer: describes the image as text; None for no description.
         retriever: finds passages.
         top_k: number of passages that are retrieved and scored (PRRecall needs max K).

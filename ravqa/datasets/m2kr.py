@@ -130,7 +130,11 @@ _SECTION_NUMBER = re.compile(r"_\d+$")
 
 
 class Options(ImageOptions):
-    """Options of M2KR: the subset, by its published name."""
+    """Options of M2KR.
+
+    Attributes:
+        subset: its published name; case and hyphens do not count.
+    """
 
     subset: str
 

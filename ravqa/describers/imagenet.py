@@ -29,7 +29,13 @@ class ImageNetTagger(Describer):
     """A describer that gives each image its most probable ImageNet classes."""
 
     class Config(Strict):
-        """Options: number of tags, minimum probability of a tag after the first, batch size."""
+        """Options.
+
+        Attributes:
+            tags: most tags of an image.
+            min_probability: tags after the first that are less probable are left out.
+            batch_size: images that go through the network together.
+        """
 
         tags: int = Field(default=5, ge=1, le=1000)
         min_probability: float = Field(default=0.02, ge=0, le=1)

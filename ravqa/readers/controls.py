@@ -76,7 +76,11 @@ class FirstWords(Control):
     name = "first-words"
 
     class Config(Strict):
-        """Options: the number of words."""
+        """Options.
+
+        Attributes:
+            words: number of words.
+        """
 
         words: int = Field(default=3, ge=1)
 
@@ -176,7 +180,11 @@ class BestSpan(Control):
     name = "best-span"
 
     class Config(Strict):
-        """Options: the longest answer, in words."""
+        """Options.
+
+        Attributes:
+            words: length of the longest answer, in words.
+        """
 
         words: int = Field(default=3, ge=1)
 

@@ -58,7 +58,12 @@ class OracleRetriever(Retriever):
     """
 
     class Config(Strict):
-        """Options: the retriever whose order is kept (default: late interaction), and `depth`."""
+        """Options.
+
+        Attributes:
+            base: the retriever whose order is kept.
+            depth: number of its best passages that are searched for an answer.
+        """
 
         builds_parts: ClassVar[bool] = True
         base: Part = Part(name="late-interaction")
@@ -146,7 +151,11 @@ class RandomRetriever(Retriever):
     stores: Sequence[Store] = ()
 
     class Config(Strict):
-        """Options: the seed; a question's passages depend only on it and the question's id."""
+        """Options.
+
+        Attributes:
+            seed: a question's passages depend only on it and the question's id.
+        """
 
         seed: int = 0
 

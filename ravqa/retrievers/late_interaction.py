@@ -85,7 +85,15 @@ class LateInteractionRetriever(Retriever):
     """
 
     class Config(Strict):
-        """Options: the encoder, the index, and the content of the query."""
+        """Options.
+
+        Attributes:
+            encoder: turns texts and images into vectors.
+            index: stores the passages' vectors and searches them.
+            query: what goes into the query of an encoder that sees no images.
+            depth: passages that are found for each form of a query, before their scores are
+                combined; more if the pipeline asks for more.
+        """
 
         builds_parts: ClassVar[bool] = True
         encoder: Part = Part(name="token-bert")

@@ -33,10 +33,16 @@ _SUBJECT = re.compile(
 
 
 class QueryText(Strict):
-    """Weights of the forms (0 omits one), and how many tags and names they use.
+    """Weights of the forms, and how many tags and names they use.
 
-    A tag with less than `min_share` of the used tags' probability is left out: it costs as much
-    as the others and can change little.
+    Attributes:
+        question, replaced, appended, captioned: weight of the form: the question alone, with the
+            thing's name in it, with all tags after it, with the caption after it; 0 omits it.
+        tags: most tags that are used.
+        min_share: tags after the first with less than this share of the used tags' probability are
+            left out: they cost as much as the others and can change little.
+        names: most names of a tag that are tried.
+        prefer_kind: of the tags, use those of the kind that the question names, if there are any.
     """
 
     question: float = Field(default=0.0, ge=0)

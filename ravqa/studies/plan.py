@@ -51,10 +51,15 @@ class StudyDataset(Strict):
     """Questions of a study, as options of `ravqa run`.
 
     Attributes:
+        name: name of the dataset.
         label: name in tables; the dataset's name if None.
+        data: its folder or file; None for the bundled sample.
         corpus: passage files.
+        split: its split; None for the dataset's default.
+        limit: only the first so many questions; None for all.
         options: the dataset's own options, as `--dataset-option`.
         metric_options: options of its answer metric, as `--metric-option`.
+        on_error: stop at broken records and images ("fail"), or leave their questions out ("skip").
     """
 
     name: str
@@ -72,6 +77,7 @@ class StudyConfig(Strict):
     """A study's file.
 
     Attributes:
+        description: one sentence about the study, for lists.
         pipeline: the base: a name in `pipelines/`, or a file.
         set: changes to the base in every variant, by key.
         axes: levels per axis: a list of values, for a key of that name; or a mapping from names to
@@ -81,9 +87,11 @@ class StudyConfig(Strict):
         exclude: combinations to leave out, each a level per axis; unnamed axes match any level.
         variants: further variants, as changes by name.
         reference: name of the variant that the others are compared with; the first if None.
+        datasets: the questions of every variant.
         metrics: columns, see `ravqa.runs.finished`; empty for score, PRRecall@5 and seconds.
         controls: run with every variant, as `ravqa run --controls`.
         retrieval_only: whether to run without a reader.
+        seed: of the controls, bootstrap intervals and permutation tests.
     """
 
     description: str = ""

@@ -143,7 +143,9 @@ class FactoryRetriever(LlamaIndexRetriever):
             factory: "package.module:function", called as function(nodes, **options); it is
                 imported and run, so name only what you trust.
             options: options of the factory.
-            tags, caption, supports_images: as for `LlamaIndexRetriever`.
+            tags: number of names of things seen in the image that are appended to the question.
+            caption: whether to append the image's caption too.
+            supports_images: whether the retriever looks at the image.
             weights: names of weights, stored with the results.
         """
 
