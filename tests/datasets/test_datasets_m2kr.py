@@ -1,5 +1,6 @@
 """M2KR's subsets in their published columns, with their passages and reporting rules."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Question
 from ravqa.corpora import corpus as corpus_module
 from ravqa.corpora.corpus import Corpus
-from ravqa.datasets import infoseek, m2kr
+from ravqa.datasets import infoseek, m2kr, processed
 from ravqa.datasets.base import DatasetRequest, Problems, RetrievalMetric
 from ravqa.datasets.published import published_scores
 from ravqa.images.decode import BLACK
@@ -139,6 +140,64 @@ def test_every_subset_is_read_in_its_published_columns(tmp_path, subset):
     assert len(dataset.corpus) == 2
     if row["img_path"]:
         assert question.image == tmp_path / row["img_path"]
+
+
+class Watched(dict):
+    """A row that remembers which of its columns were asked for by name."""
+
+    def __init__(self, row, asked):
+        super().__init__(row)
+        self.asked = asked
+
+    def get(self, key, default=None):
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key):
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key):
+        self.asked.add(key)
+        return super().__contains__(key)
+
+
+def documented(heading):
+    """The columns in a table of the guide, and those of them that it says are not read."""
+    guide = Path(__file__).parents[2] / "docs" / "datasets.md"
+    part = guide.read_text(encoding="utf-8").split(heading)[1].split("\n## ")[0]
+    table = re.search(r"(?:^\|.*\n)+", part, re.MULTILINE)[0]
+    rows = [line.split("|")[1:4] for line in table.splitlines()[2:]]
+    columns = {name: row[2].strip() for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    return set(columns), {name for name, text in columns.items() if text == "not read"}
+
+
+def test_the_guide_lists_the_columns_that_are_read(tmp_path):
+    listed, unread = documented("Columns of `{SUBSET}_data`")
+    images = m2kr.hub.image_folder(tmp_path, None)
+    asked = set()
+    for subset, row in [*ROWS.items(), ("Infoseek", INFOSEEK_STRING)]:
+        for ids in (("img_key", "image_id"), ("img_path",)):  # what is read in their place
+            watched = Watched(row | dict.fromkeys(ids), asked)
+            processed.question_id_of(watched)
+            m2kr._question(watched, "1", subset, "test", images)
+    assert asked == listed - unread
+    assert set().union(*ROWS.values()) <= listed
+    assert set(m2kr.UNREAD) <= unread
+
+
+def test_the_guide_lists_the_columns_of_passages(tmp_path):
+    listed, unread = documented("Columns of `{SUBSET}_passages`")
+    images = m2kr.hub.image_folder(tmp_path, None)
+    row = {"passage_id": "CC_1", "passage_content": "a cat", "language": "en", "title": "Cat"}
+    row |= dict.fromkeys(("original_data_id", "img_id", "img_path"), "GCC_1")
+    assert set(row) == listed
+    assert not unread
+    passage = m2kr._passage(row, "CC", images)
+    assert (passage.passage_id, passage.text, passage.article) == ("CC_1", "a cat", "Cat")
+    kept = {"language", "original_data_id", "img_id", "img_path", "title"}
+    assert set(passage.extra) == kept
+    assert passage.image is None
 
 
 def test_the_reporting_rules_are_the_published_ones():
