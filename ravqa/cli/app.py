@@ -7,10 +7,11 @@ import logging
 import sys
 import warnings
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+import ravqa
 from ravqa.cli import collection, files, inventory, moved, run, study, train
 from ravqa.cli.shared import say
 from ravqa.core.environment import check_environment
@@ -26,11 +27,29 @@ _LONGEST = 10_000  # characters of an error message; foreign text in it can be o
 
 app = typer.Typer(
     name="ravqa",
-    help="Retrieval-augmented generation for knowledge-based visual question answering.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"ravqa {ravqa.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Retrieval-augmented generation for knowledge-based visual question answering."""
+
 
 # In the order of the help.
 app.command(epilog=run.EXAMPLES)(run.run)

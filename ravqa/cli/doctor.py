@@ -434,13 +434,16 @@ def lines(report: Report) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     yield (
         "Extras",
         [
-            (e.name, f"missing: {', '.join(e.missing)}; adds {e.adds}" if e.missing else e.adds)
+            (
+                e.name,
+                f"- missing: {', '.join(e.missing)}; adds {e.adds}" if e.missing else f"✓ {e.adds}",
+            )
             for e in report.extras
         ],
     )
     offline = "HF_HUB_OFFLINE is set: nothing is downloaded" if report.offline else "allowed"
     yield "Devices", [*report.devices.items(), ("hub", offline)]
-    yield "Caches", [(c.name, f"{_size(c.bytes)}  {c.path}") for c in report.caches]
+    yield "Caches", [(c.name, f"{_size(c.bytes):>8}  {c.path}") for c in report.caches]
     found = report.pipeline
     if found is not None:
         rows = []

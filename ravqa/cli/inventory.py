@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -16,32 +16,44 @@ Kind = Literal[
 
 
 def ls(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", metavar="KIND")],
+    kind: Annotated[
+        Kind | None,
+        typer.Argument(help="What to list. Default: everything.", metavar="KIND"),
+    ] = None,
 ) -> None:
     """List the available datasets, pipelines, prompts, readers, retrievers, and so on."""
     from rich.table import Table
+    from rich.text import Text
 
+    from ravqa.core.terminal import Terminal
+
+    terminal = Terminal()
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for one in (kind,) if kind else kinds:
+        if kind is None:
+            terminal.print(Text(one, style="bold"))
+        listed = Table(show_header=False, box=None, pad_edge=False)
+        for name, summary in _listed(one):
+            listed.add_row(name if kind else f"  {name}", summary)
+        terminal.print(listed)
+
+
+def _listed(kind: Kind) -> list[tuple[str, str]]:
+    """Return names and summaries of everything of one kind."""
     from ravqa.core.locations import PIPELINES, PROMPTS, STUDIES
     from ravqa.core.registry import table
     from ravqa.core.settings import read_yaml
-    from ravqa.core.terminal import Terminal
 
     folders = {"pipelines": PIPELINES, "studies": STUDIES}
     if kind in folders:
-        rows = [
+        return [
             (path.stem, str(read_yaml(path).get("description", "")))
             for path in sorted(folders[kind].glob("*.yaml"))
         ]
-    elif kind == "prompts":
-        rows = [(path.stem, _first_sentence(path)) for path in sorted(PROMPTS.glob("*.jinja"))]
-    else:
-        rows = list(table(kind))
-        if kind == "metrics":
-            rows += table("retrieval metrics")
-    listed = Table(show_header=False, box=None, pad_edge=False)
-    for row in rows:
-        listed.add_row(*row)
-    Terminal().print(listed)
+    if kind == "prompts":
+        return [(path.stem, _first_sentence(path)) for path in sorted(PROMPTS.glob("*.jinja"))]
+    rows = list(table(kind))
+    return [*rows, *table("retrieval metrics")] if kind == "metrics" else rows
 
 
 def doctor(
@@ -73,7 +85,7 @@ def doctor(
             table.add_column(no_wrap=True)
             table.add_column(overflow="fold")
             for name, value in rows:
-                style = "red" if name == "stops" or value.startswith("lacks") else ""
+                style = "red" if name == "stops" or value.startswith("- missing") else ""
                 table.add_row(Text(f"  {name}"), Text(value, style=style))
             console.print(table)
     if report.pipeline is not None and report.pipeline.stops:

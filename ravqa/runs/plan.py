@@ -232,9 +232,13 @@ def overrides_of(request: RunRequest) -> list[str]:
 
 
 def default_output(request: RunRequest) -> Path:
-    """Return a new folder in runs/, named after dataset, pipeline and time."""
+    """Return a new folder in runs/, named after dataset, pipeline and time.
+
+    Both the bundled questions and a pipeline are called "sample": the name says which is which.
+    """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{request.dataset}-{Path(request.pipeline).stem}-{stamp}"
+    data = f"{request.dataset}-bundled" if request.data is None else request.dataset
+    name = f"{data}-pipeline-{Path(request.pipeline).stem}-{stamp}"
     path = Path("runs") / name
     number = 1
     while path.exists():
