@@ -44,6 +44,29 @@ def from_request(request: type[R]) -> Callable[[Callable[..., None]], Any]:
     return decorate
 
 
+def arguments_of(request: Any) -> list[str]:
+    """Return the command line's arguments that give a request; defaults are left out."""
+    types = get_type_hints(type(request), include_extras=True)
+    found: list[str] = []
+    for field in fields(request):
+        kind, option = get_args(types[field.name])
+        value = getattr(request, field.name)
+        if value == (() if get_origin(kind) is Sequence and not value else field.default):
+            continue
+        if get_origin(kind) is not Sequence:
+            values = [value]
+        else:
+            values = [",".join(map(str, value))] if option.commas else list(value)
+        flag = [] if option.argument else [_flag(field, option)]
+        for one in values:
+            found += flag if one is True else [*flag, str(one)]
+    return found
+
+
+def _flag(field: Field[Any], option: Option) -> str:
+    return option.flag or f"--{field.name.replace('_', '-')}"
+
+
 def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
     kind, option = get_args(annotation)
     assert isinstance(option, Option)
@@ -55,11 +78,10 @@ def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
         if field.default is not MISSING:
             kind, default = kind | None, None
     metavar = option.metavar or None
-    flag = option.flag or f"--{field.name.replace('_', '-')}"
     found = (
         typer.Argument(metavar=metavar, help=option.help)
         if option.argument
-        else typer.Option(flag, metavar=metavar, help=option.help, min=option.least)
+        else typer.Option(_flag(field, option), metavar=metavar, help=option.help, min=option.least)
     )
     return inspect.Parameter(
         field.name,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ravqa.cli.options import from_request
+from ravqa.cli.options import arguments_of, from_request
 from ravqa.cli.shared import opened_console, say
 from ravqa.runs.options import RunRequest
 
@@ -59,9 +59,13 @@ def run(
     with opened_console() as console:
         from ravqa.core.factory import Session
         from ravqa.reports.report import report_runs
+        from ravqa.runs.plan import default_output
         from ravqa.runs.run import run as run_request
         from ravqa.runs.subsets import asks_for_all, run_subsets
 
+        if request.output is None and not request.resume:
+            request = replace(request, output=default_output(request))
+        begun = _begun(request.output)
         try:
             if asks_for_all(request):
                 folder = run_subsets(request, console)
@@ -74,8 +78,21 @@ def run(
             if not no_report:
                 report_runs(folder, console, match=matches, session=session)
         except KeyboardInterrupt:
-            print("--resume --output DIR resumes this run", file=sys.stderr)
+            # Until the old run is replaced, it is not this one that --resume would continue.
+            if request.overwrite and _begun(request.output) != begun:
+                request = replace(request, overwrite=False)
+            again = replace(request, resume=not request.overwrite)
+            command = shlex.join(["ravqa", "run", *arguments_of(again)])
+            say(f"to continue: {command}", error=True)
             raise
+
+
+def _begun(output: Path | None) -> int | None:
+    """Return when the settings in a run's folder were written, in nanoseconds; None without any."""
+    try:
+        return None if output is None else (output / "config.yaml").stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def report(

@@ -56,6 +56,7 @@ class OutputFolder(ABC):
 
     Attributes:
         what: what it holds, for messages: "run".
+        resume: whether what it holds is continued.
         marker: the file by which it is recognised.
     """
 
@@ -68,15 +69,16 @@ class OutputFolder(ABC):
         """Check the folder; nothing is written or deleted yet.
 
         Args:
+            resume: continue what the folder holds, or begin if it holds nothing yet, so that a job
+                that was killed early can be started again by the same command.
             dry_run: nothing will be written, so an existing folder is accepted.
 
         Raises:
             UserError: it exists and neither `resume` nor `overwrite` is set; it holds files of
-                another kind; there is nothing to resume; it cannot be written; another process is
-                writing there.
+                another kind; it cannot be written; another process is writing there.
         """
         self.path = path
-        self.resume = resume
+        self.resume = self._may_resume = resume
         self.overwrite = overwrite
         self._dry_run = dry_run
         self.look()
@@ -108,8 +110,7 @@ class OutputFolder(ABC):
                 raise UserError(f"{entry} is not a regular file: move it away")
         if path.is_dir() and not exists and not all(map(self.is_leftover, path.iterdir())):
             raise UserError(f"{path} contains files but no {self.what}: choose another --output")
-        if self.resume and not exists:
-            raise UserError(f"--resume: there is no {self.what} in {path}")
+        self.resume = self._may_resume and exists
         if exists and not (self.resume or self.overwrite or self._dry_run):
             raise UserError(
                 f"the output folder {path} exists: --resume continues it, --overwrite replaces it"

@@ -69,7 +69,7 @@ class RunRequest:
     output: Annotated[
         Path | None, Option("Folder of the run. Default: a new one in runs/.", "DIR")
     ] = None
-    resume: Annotated[bool, Option("Continue the interrupted run in --output.")] = False
+    resume: Annotated[bool, Option("Continue the run in --output, or begin it.")] = False
     overwrite: Annotated[bool, Option("Replace the run in --output.")] = False
     retrieval_only: Annotated[bool, Option("Score retrieval only; load no reader.")] = False
     predict_only: Annotated[bool, Option("Write predictions without scoring them.")] = False

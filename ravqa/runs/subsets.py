@@ -89,7 +89,6 @@ def run_subsets(request: RunRequest, console: Console) -> Path:
             request,
             dataset_options=[*options, f"subset={subset}"],
             output=folder,
-            resume=request.resume and (folder / "config.yaml").is_file(),
         )
         try:
             run(asked, console)
@@ -142,8 +141,6 @@ def _present(request: RunRequest, split: str, console: Console) -> list[str]:
 
 def _check_output(root: Path, request: RunRequest) -> None:
     runs = [s for s in m2kr.SUBSETS if (root / s / "config.yaml").is_file()]
-    if request.resume and not runs:
-        raise UserError(f"--resume: there is no run of a subset in {root}")
     if runs and not request.resume and not request.overwrite:
         raise UserError(
             f"the output folder {root} has runs of subsets: --resume continues them, "

@@ -238,7 +238,6 @@ def test_another_split_stands_alone(tmp_path):
         (("--subset", "all", "--split", "train"), "has no subset of m2kr with a split train"),
         (("--subset", "all", "--corpus", "x.jsonl"), "every subset has its own passages"),
         (("--subset", "all", "--resume"), "--resume needs --output"),
-        (("--subset", "all", "--resume", "--output", "none"), "no run of a subset in none"),
         (("--subset", "all", "--dataset-option", "subset=OKVQA"), "'subset' is given twice"),
     ],
 )

@@ -28,7 +28,6 @@ def test_mistakes_in_settings_are_one_line(examples, tmp_path, capsys):
         (["--set", "train.0.dataset=okvqa"], "a source needs either dataset or file"),
         (["--set", "train.0.file=/none.jsonl"], "/none.jsonl"),
         (["--set", "validation={file: x, metric: y}"], "x"),
-        (["--resume"], "there is no training in"),
     ):
         folder = tmp_path / "run"
         assert command(config, "--output", folder, *changes) == 2, message
