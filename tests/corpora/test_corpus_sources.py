@@ -134,6 +134,7 @@ def test_where_a_text_is_cut(text, words, pieces):
 
 
 def test_a_zip_file_holds_one_knowledge_base(tmp_path):
+    pytest.importorskip("ijson")
     path = tmp_path / "kb.zip"
     for names in ([], ["a.json", "b.JSON"]):
         with zipfile.ZipFile(path, "w") as archive:
@@ -158,6 +159,7 @@ def test_a_zip_file_holds_one_knowledge_base(tmp_path):
 
 
 def test_static_results_are_told_from_knowledge_bases(tmp_path):
+    pytest.importorskip("ijson")
     for text, static in (
         ('{"output": []}', True),
         ('{"u:1": {"output": 1}}', False),

@@ -160,6 +160,7 @@ def test_runs_of_letters_without_spaces_become_pairs(text, split):
 
 @pytest.mark.parametrize("module", ["bm25s", "Stemmer"])
 def test_a_package_that_is_missing_is_named_with_what_needs_it(monkeypatch, module):
+    pytest.importorskip("bm25s")
     monkeypatch.setitem(__import__("sys").modules, module, None)
     message = said(MissingExtraError, words, stemming=True)
     stems = " with stemming" if module == "Stemmer" else ""
