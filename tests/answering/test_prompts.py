@@ -482,6 +482,23 @@ def test_control_tokens_in_values_become_plain_text_and_are_counted():
     assert bare.prompt(question, passages, examples, reader=Marked())[1] == 1
 
 
+@pytest.mark.parametrize("text", ["plain", "<x>"])  # rendered once, and once more
+def test_a_template_knows_whether_the_reader_is_given_the_image(text):
+    class Blind(Marked):
+        supports_images = False
+
+    template = PromptTemplate("{{ 'seen' if image else 'unseen' }} {{ question }}")
+    for reader, image, expected in (
+        (Marked(), b"x", "seen"),
+        (Marked(), None, "unseen"),
+        (Blind(), b"x", "unseen"),
+    ):
+        prompt, count = template.prompt(Question(1, text, image=image), [], reader=reader)
+        assert prompt.text == f"{expected} {text.replace('<', '< ')}"
+        assert prompt.image == (image if expected == "seen" else None)
+        assert count == (text == "<x>")
+
+
 def test_answers_say_how_many_control_tokens_their_prompts_had(tmp_path, fresh_cache):
     (tmp_path / "p.jinja").write_text("{{ question }} {{ passages[0].text }}", encoding="utf-8")
     config = answering_config({"prompt": str(tmp_path / "p.jinja"), "decision": "vote"})
