@@ -32,6 +32,10 @@ def interaction(model: Any, q: Tensor, d: Tensor, mask: Tensor) -> Tensor:
     Args:
         q, d, mask: as for the model's `score`.
     """
+    # Most queries and documents end in vectors that count nothing.
+    counting = q.detach().ne(0).any(-1).any(0)
+    kept = mask.reshape(*d.shape[:2]).any(0)
+    q, d, mask = q[:, counting], d[:, kept], mask[:, kept]
     return torch.stack(
         [
             checkpoint(

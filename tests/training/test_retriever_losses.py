@@ -72,6 +72,24 @@ def test_the_contrastive_loss_is_the_one_of_its_definition():
     assert math.isclose(float(loss), expected / 3, rel_tol=1e-5)
 
 
+def test_vectors_that_count_nothing_change_neither_scores_nor_gradients():
+    q, d, mask = vectors()
+    model, _ = parity.load("preflmr")
+    longer_q = torch.cat([q[:, :1], torch.zeros(3, 2, 4), q[:, 1:]], 1).requires_grad_()
+    longer_d = torch.cat([d[:, :2], torch.rand(5, 3, 4), d[:, 2:]], 1).requires_grad_()
+    hidden = torch.cat([mask[:, :2], torch.zeros(5, 3, 1).bool(), mask[:, 2:]], 1)
+    q.requires_grad_()
+    d.requires_grad_()
+    plain, found = interaction(model, q, d, mask), interaction(model, longer_q, longer_d, hidden)
+    torch.testing.assert_close(found, plain)
+    for scores in (plain, found):
+        contrastive(scores, torch.tensor([0, 2, 4])).backward()
+    torch.testing.assert_close(longer_q.grad[:, [0, 3, 4]], q.grad)
+    torch.testing.assert_close(longer_d.grad[:, [0, 1, 5, 6, 7, 8]], d.grad)
+    assert not longer_q.grad[:, 1:3].any()
+    assert not longer_d.grad[:, 2:5].any()
+
+
 @given(st.integers(0, 10_000), st.floats(0.2, 5))
 def test_the_distilled_loss_is_the_divergence_of_those_with_scores(seed, t):
     make = torch.Generator().manual_seed(seed)
