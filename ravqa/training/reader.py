@@ -198,6 +198,8 @@ class ReaderTask(Task):
         seed = self.config.loop.seed
         examples: dict[Any, ReaderExample] = {}  # without passages, several conditions ask the same
         left_out: dict[str, int] = {}
+        if source.broken:
+            left_out["broken questions"] = source.broken
         for which in source.config.passages:
             found = find_passages(pipeline, source, which, seed, progress)
             made, missing = make_examples(found, self._answerer, self.config.targets)

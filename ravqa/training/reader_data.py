@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from ravqa.core.progress import Progress
 from ravqa.core.records import Question
 from ravqa.core.settings import LocalPath, Options, Strict, Text, fingerprint
 from ravqa.corpora.corpus import Corpus
-from ravqa.datasets.base import Dataset, DatasetRequest, load_dataset
+from ravqa.datasets.base import Dataset, DatasetRequest, OnError, Problems, load_dataset
 from ravqa.datasets.checks import gather
 from ravqa.images.decode import image_digest
 from ravqa.pipeline import Pipeline, Ranked
@@ -44,6 +45,7 @@ class SourceConfig(Strict):
         data: its folder or file; null for the bundled sample.
         split: its split; null for all of your own file.
         options: the dataset's own options.
+        on_error: if a question or its image is broken: stop, or leave it out.
         corpus: files of passages; none for those that come with the dataset.
         limit: only the first so many questions.
         images: only questions about a part of the images. Every image has a number from 0 to 1
@@ -56,6 +58,7 @@ class SourceConfig(Strict):
     data: LocalPath | None = None
     split: SplitName | None = "train"
     options: Options = Field(default_factory=dict)
+    on_error: OnError = "fail"
     corpus: tuple[LocalPath, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     images: tuple[float, float] = (0.0, 1.0)
@@ -83,12 +86,14 @@ class Source:
 
     Attributes:
         where: the setting that names them, for messages.
+        broken: number of questions that were left out because they or their images are broken.
     """
 
     where: str
     config: SourceConfig
     dataset: Dataset
     corpus: Corpus | None
+    broken: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -143,33 +148,50 @@ def read_source(config: SourceConfig, where: str) -> Source:
         UserError: no such dataset, split or file; no questions.
         DataError: a broken record.
     """
+    problems = Problems(config.on_error)
     request = DatasetRequest(
         data=config.data,
         split=config.split,
         limit=config.limit,
+        problems=problems,
         need_images=False,
         options=config.options,
     )
-    dataset = load_dataset(config.dataset, request)
+    with _named(where):
+        dataset = load_dataset(config.dataset, request)
+        corpus = Corpus.read(*config.corpus) if config.corpus else dataset.corpus
     first, second = config.images
     questions: Sequence[Question] = dataset.questions
     if (first, second) != (0, 1):
         questions = [q for q in questions if first <= place_of_image(q) < second]
     if not questions:
         raise UserError(f"{where}: {dataset.label} has no questions about these images")
-    corpus = Corpus.read(*config.corpus) if config.corpus else dataset.corpus
-    return Source(where, config, replace(dataset, questions=questions), corpus)
+    chosen = replace(dataset, questions=questions)
+    return Source(where, config, chosen, corpus, len(problems.found))
 
 
 def check_images(source: Source) -> Source:
     """Return a source whose images can all be read; its fingerprint covers them.
 
     Raises:
-        DataError: an image is missing or broken.
+        DataError: an image is missing or broken, unless such questions are left out.
     """
     dataset = source.dataset
-    questions, digest = gather(dataset.questions, DatasetRequest(), dataset.label)
-    return replace(source, dataset=replace(dataset, questions=questions, fingerprint=digest))
+    request = DatasetRequest(problems=Problems(source.config.on_error))
+    with _named(source.where):
+        questions, digest = gather(dataset.questions, request, dataset.label)
+    chosen = replace(dataset, questions=questions, fingerprint=digest)
+    return replace(source, dataset=chosen, broken=source.broken + len(request.problems.found))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Put the setting that names the data before messages, which name options of `ravqa run`."""
+    try:
+        yield
+    except UserError as e:
+        said = str(e).replace("--on-error skip", "on_error: skip")
+        raise type(e)(f"{where}: {said.replace('--dataset-option', 'options')}") from None
 
 
 def check_apart(train: Sequence[Source], validation: Source) -> None:

@@ -468,6 +468,21 @@ def test_mistakes_are_one_line_each(settings, refused, monkeypatch):
     assert "pip install 'ravqa[train]'" in refused(settings())
 
 
+def test_broken_questions_stop_the_training_or_are_left_out(settings, data, refused):
+    lines = (data / "questions.jsonl").read_text().splitlines()
+    (data / "questions.jsonl").write_text(
+        "\n".join([lines[0], '{"question_id": 1, "answers": ["elm"]}', *lines[2:]]) + "\n"
+    )
+    (data / "3.png").write_bytes(b"no picture")
+    line = refused(settings("llava"))
+    assert line.startswith("error: mine.yaml: train.0: ")
+    assert "questions.jsonl, line 2" in line
+    assert "(on_error: skip leaves such questions out)" in line
+    task = task_of(settings("llava", source={"on_error": "skip"}))
+    assert {e.question_id for e in task.examples[0]} == {0, 2, 4}
+    assert task.facts["train"][0]["left_out"]["broken questions"] == 2
+
+
 def test_passages_must_be_there(settings, data, refused):
     (data / "passages.jsonl").unlink()
     assert "mine.yaml: train.0: there are no passages: name a file as corpus" in refused(settings())
