@@ -5,6 +5,7 @@
 # make check      lint, format and types
 # make mutate     change what differs from main at random, and list what the tests miss;
 #                 make mutate MUTATE="--sample 100 ravqa/metrics" says what
+# make docs       build the documentation as a site, into site/
 # make hooks      have git check what is committed (.pre-commit-config.yaml)
 # make clean      remove the environment
 
@@ -22,7 +23,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all check mutate hooks clean
+.PHONY: run test test-slow test-all check mutate docs hooks clean
 
 # torch first and alone, in the version of constraints.txt: nothing installed later may replace it.
 $(VENV)/.installed: pyproject.toml constraints.txt requirements-sample.txt
@@ -52,6 +53,9 @@ check: $(VENV)/.installed
 MUTATE ?=
 mutate: $(VENV)/.installed
 	$(BIN)/python tests/mutate.py $(MUTATE)
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 hooks: $(VENV)/.installed
 	$(BIN)/pre-commit install --install-hooks
