@@ -167,6 +167,23 @@ def test_a_base_model_is_found_beside_a_checkpoint_given_by_a_relative_path(tmp_
     assert base_config("base", ".").hidden_size == 11
 
 
+def test_the_hub_is_asked_only_for_a_checkpoint_from_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options))
+        return "found"
+
+    monkeypatch.setattr("ravqa.flmr.configuration.load_config", load)
+    for near, local in (("", True), (str(tmp_path), True), ("somebody/something", False)):
+        assert base_config("some/base", near) == "found"
+        options = {"trust_remote_code": False, "local_files_only": local}
+        assert asked.pop() == ("some/base", options)
+    base_at(tmp_path / "base", 11)
+    assert base_config("base", str(tmp_path)) == "found"
+    assert asked == [(str(tmp_path / "base"), {"trust_remote_code": False})]
+
+
 def test_types_that_transformers_does_not_know_are_named():
     assert config_from_dict({"model_type": "bert", "hidden_size": 24}).hidden_size == 24
     for values, name in (({"model_type": "nonesuch"}, "nonesuch"), ({}, "")):

@@ -301,6 +301,7 @@ def test_a_converted_checkpoint_has_the_image_preparation_beside_it(tmp_path, fo
     if form == "bin":
         torch.save(read_tensors(source / "model.safetensors"), source / "pytorch_model.bin")
     file = {"folder": "", "safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[form]
+    (tmp_path / "out" / "image_processor").mkdir(parents=True)  # it may be there already
     assert convert(source / file, tmp_path / "out") == []
     made = read_tensors(tmp_path / "out" / "model.safetensors")
     truth = read_tensors(weights("flmr"))

@@ -275,6 +275,22 @@ def test_without_queries_there_are_no_rankings(tmp_path, kind, storage):
     assert index.score([np.eye(3)], [[]]) == [[]]
 
 
+@pytest.mark.parametrize("kind", ["exact", "compressed", "sharded", "qdrant"])
+def test_there_is_a_list_of_passages_for_every_query(tmp_path, kind):
+    if kind == "qdrant":
+        pytest.importorskip("qdrant_edge", reason="pip install 'ravqa[qdrant]'")
+    index = build(tmp_path / "index", [np.eye(3)], kind=kind)
+    for queries, ids in (
+        ([np.eye(3)], []),
+        ([], [["p0"]]),
+        ([np.eye(3)], [["p0"], ["p0"]]),
+        ([np.eye(3)] * 2, [["p0"]]),
+    ):
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            index.score(queries, ids)
+    index.close()
+
+
 def test_without_queries_there_are_no_scores(tmp_path):
     assert build(tmp_path / "index", [np.eye(3)]).scores([]).shape == (0, 1)
 
