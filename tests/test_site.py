@@ -23,6 +23,7 @@ def tool(name):
     [
         ("[a](docs/b.md#c)", "[a](b.md#c)", "[a](b.md#c)"),
         ("[a b](ravqa/c.py)", "[a b](../ravqa/c.py)", "a b"),
+        ("[a](CHANGELOG.md)", "[a](../CHANGELOG.md)", "[a](changelog.md)"),
         ("[a](#b)", "[a](#b)", "[a](#b)"),
         ("[a](https://b.c/d)", "[a](https://b.c/d)", "[a](https://b.c/d)"),
     ],

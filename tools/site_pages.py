@@ -27,7 +27,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Take off the links that lead out of docs/."""
-    return without_links_out(markdown)
+    return markdown if page.file.src_uri.startswith("api/") else without_links_out(markdown)
 
 
 def from_root(markdown: str) -> str:
@@ -42,5 +42,7 @@ def from_root(markdown: str) -> str:
 
 
 def without_links_out(markdown: str) -> str:
-    """Return a page of docs/ with the text of its links to files outside in their place."""
-    return re.sub(r"\[([^\]]+)\]\(\.\./(?!api/)[^)]*\)", r"\1", markdown)
+    """Return a page of docs/ whose links to files outside are their text, or lead to pages."""
+    for name in _OUTSIDE:
+        markdown = markdown.replace(f"](../{name})", f"]({name.lower()})")
+    return re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
