@@ -43,8 +43,9 @@ class PreFLMRMiniEncoder(FLMREncoder):
 
         Attributes:
             model: folder or hub name of a checkpoint; null for the one that comes with ravqa.
-            question_weight, names_weight, photo_weight: weights of a query's parts: its words, its
-                image's name tokens, and its image's photo token; 0 leaves the part out.
+            question_weight: weight of a query's words; 0 leaves them out.
+            names_weight: weight of its image's name tokens; 0 leaves them out.
+            photo_weight: weight of its image's photo token; 0 leaves it out.
         """
 
         model: ModelName | None = None  # type: ignore[assignment]
