@@ -248,13 +248,12 @@ def _without_echo(text: str, question: str) -> str:
         subject = _stem(word) in asked or (word in _PRONOUNS and not subjects)
         if not subject and word not in _FUNCTION | _PRONOUNS:
             break
-        # "The koala eats" where the question has "eat": the sentence's verb.
-        inflected = subject and subjects > 0 and word not in words
         is_short = short in {"s", "re"} and word in _PRONOUNS
-        verbs += word in _VERBS or inflected or is_short
+        verbs += word in _VERBS or is_short
         subjects += subject
         end = found.end()
     rest = text[end:].strip(" ,:")
+    # A second word of the question may be the verb: "The koala eats" where it has "eat".
     if not subjects or not (verbs or subjects > 1) or not _WORD.search(rest):
         return text
     return rest
