@@ -15,7 +15,7 @@ from ravqa.answering.examples import ExamplePool
 from ravqa.answering.extract import Extraction, is_shortened, short_answer
 from ravqa.answering.fitting import fit
 from ravqa.answering.priors import log_priors, log_softmax, log_sum
-from ravqa.answering.rules import answering_config, rule_class
+from ravqa.answering.rules import answering_config, rule_class, rule_settings
 from ravqa.answering.rules import mixture as mixing
 from ravqa.answering.rules.base import Case, DecisionRule, PerPassage, first_best, known, scored
 from ravqa.answering.rules.mixture import Mixed, decode
@@ -572,3 +572,21 @@ def test_a_reader_counts_every_prompt(counts):
     reader.count_tokens = lambda prompts: counts
     with pytest.raises(ValueError, match="zip"):
         fit([["a"], ["b"]], lambda place, group: Prompt("".join(group)), reader)
+
+
+def test_settings_are_named_where_nothing_else_is_said():
+    with pytest.raises(UserError, match=r"^answering\.decision: no decision rule 'x': "):
+        rule_class("x")
+    with pytest.raises(UserError, match=r"^here: no decision rule 'x': "):
+        rule_class("x", "here")
+    for where, named in (("answering", ()), ("here", ("here",))):
+        with pytest.raises(UserError, match=rf"^{where}: key 'decision': no decision rule 'x': "):
+            rule_settings({"decision": "x"}, *named)
+        with pytest.raises(UserError, match=rf"^{where}: key 'temperature': "):
+            rule_settings({"decision": "vote", "temperature": -1}, *named)
+        with pytest.raises(UserError, match=rf"^{where}: key 'passages': "):
+            answering_config({"passages": 0}, *named)
+    config, values = rule_settings({"decision": "vote", "temperature": 2, "merge": "exact"})
+    assert config is rule_class("vote").Config
+    assert values == {"decision": "vote", "merge": "exact"}
+    assert rule_settings({}) == (rule_class("joint_max").Config, {})

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ravqa.clients.openai import NoAnswerError, UnusableReplyError
+from ravqa.clients.openai import ForbiddenError, NoAnswerError, UnusableReplyError
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
 from ravqa.core.settings import Part, fingerprint
@@ -251,3 +251,131 @@ def test_a_served_readers_fingerprint_is_the_same_in_every_version():
     settings = made.config.model_dump(exclude=apart) | meant
     assert made.fingerprint == fingerprint("openai/2", settings)
     assert reader(max_thinking_tokens=5).fingerprint != reader().fingerprint
+
+
+def test_every_request_can_be_stopped(monkeypatch):
+    """A worker that waits for its next try learns that all others have ended."""
+    stop, stops = object(), []
+
+    def each(ask, items):
+        for position, item in enumerate(items):
+            yield position, ask(item, stop)
+
+    def send(reply):
+        def call(body, read, given):
+            stops.append(given)
+            return read(reply(body))
+
+        return call
+
+    def watched(reply, **options):
+        tested = reader(**options)
+        monkeypatch.setattr(tested.client, "each", each)
+        for name in ("chat", "complete"):
+            monkeypatch.setattr(tested.client, name, send(reply))
+        return tested
+
+    asked = [Prompt("a")]
+    assert watched(lambda body: chat("b")).generate(asked)[0].text == "b"
+    assert stops == [stop]
+
+    def echoes(body):
+        listed = {"text_offset": [0, 1], "token_logprobs": [-1.0, -1.0]}
+        return {"choices": [{"text": " b", "logprobs": listed}]}
+
+    plain = watched(echoes, prompt_form="plain", scoring="echo")
+    assert plain.score(asked, ["b"]) == [-1.0]
+    assert stops == [stop] * 4  # what is generated, its echo, the answer's echo
+
+    def tokens(body):
+        count = len(body["messages"]) + body.get("add_generation_prompt", True)
+        count += body.get("continue_final_message") is False
+        return {"prompt_logprobs": [{str(i): {"logprob": -1.0}} for i in range(count)]}
+
+    found = watched(tokens, scoring="prompt_logprobs").score(asked, ["b"])
+    assert found == [-1.0]
+    assert stops == [stop] * 7
+
+
+def plain_server(replies):
+    """A reader of the plain form; the requests that it makes."""
+    tested = reader(prompt_form="plain", scoring="echo")
+    asked = []
+
+    def send(body, read, stop, setting):
+        asked.append((body["prompt"], bool(body.get("echo")), setting))
+        return read(replies(body))
+
+    tested._send = send
+    return tested, asked
+
+
+@pytest.mark.parametrize("token", [None, "", "\n", " "])
+def test_an_end_mark_is_not_echoed(token):
+    listed = {"text_offset": [0, 2], "token_logprobs": [-3.0, -1.0]}
+
+    def reply(body):
+        text = token if not body.get("echo") else "x"
+        return {"choices": [{"text": text, "logprobs": listed}]}
+
+    tested, asked = plain_server(reply)
+    assert tested._score_plain(Prompt("ab"), "c", None) == -1.0
+    assert asked == [("ab", False, "scoring"), ("ab c\n", True, "scoring")]
+    assert not tested._echo_checked  # the next prompt may be checked
+
+
+def test_an_echo_is_checked_once_within_a_tolerance():
+    def reply(body):
+        value = -1.0 - off if body.get("echo") else -1.0
+        listed = {"text_offset": [0, 2], "token_logprobs": [-3.0, value], "tokens": None}
+        if not body.get("echo"):
+            listed = {"token_logprobs": [value]}
+        return {"choices": [{"text": "d", "logprobs": listed}]}
+
+    for off in (0.0, 0.49, -0.49):
+        tested, asked = plain_server(reply)
+        for _ in range(2):
+            assert tested._score_plain(Prompt("ab"), "c", None) == -1.0 - off
+        assert [echo for _, echo, _ in asked] == [False, True, True, True]
+        assert asked[1][0] == "abd"
+    for off in (0.51, -0.51):
+        tested, _ = plain_server(reply)
+        with pytest.raises(UserError) as error:
+            tested._score_plain(Prompt("ab"), "c", None)
+        assert str(error.value) == (
+            "the reader openai: the server gives 'd' the log-probability -1.00 when it generates "
+            f"it and {-1 - off:.2f} when it echoes it: answers cannot be scored"
+        )
+
+
+def test_a_server_that_forbids_log_probabilities_is_told_from_one_that_refuses_the_key():
+    tested = reader(log_probs=True)
+    sent = []
+
+    def forbidding(say, also=()):
+        def chat(body, read, stop):
+            sent.append(body)
+            if "logprobs" in body or also:
+                raise ForbiddenError(say)
+            return read({})
+
+        tested.client.chat = chat
+        sent.clear()
+
+    forbids = "the reader openai: the server forbids log-probabilities (HTTP 403): set {} to {}"
+    forbidding("no LogProbs here")
+    body = {"model": "m", "logprobs": True}
+    assert refused(tested._send, body, dict, None) == (
+        UserError, forbids.format("log_probs", "false"),
+    )  # fmt: skip
+    assert len(sent) == 1
+    said = refused(tested._send, body, dict, None, "scoring")
+    assert said == (UserError, forbids.format("scoring", "none"))
+    forbidding("no")  # without a reason, the request is made once without them
+    assert refused(tested._send, body, dict, None)[1] == forbids.format("log_probs", "false")
+    assert sent == [body, {"model": "m"}]
+    forbidding("no", also=True)
+    assert refused(tested._send, body, dict, None) == (ForbiddenError, "no")
+    forbidding("no", also=True)
+    assert refused(tested._send, {"model": "m"}, dict, None) == (ForbiddenError, "no")
+    assert len(sent) == 1
