@@ -25,7 +25,7 @@ from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import answer_ranks
 from ravqa.training.example_file import FEATURES, StoredFeatures, read_examples
 from ravqa.training.negatives import read_negatives
-from ravqa.training.sources import SourceConfig
+from ravqa.training.sources import SourceConfig, TrainingSource
 
 _REMEMBERED = 1_000_000  # pairs of answers and passages
 _PSEUDO = 100  # pseudo-positives of a question
@@ -212,7 +212,7 @@ def load_examples(config: SourceConfig, where: str) -> Examples:
         config.name,
         corpus,
         kept,
-        float(len(kept)) if config.ratio is None else config.ratio,
+        float(len(kept)),
         config.instruction,
         pseudo,
         len(problems.found),
@@ -220,7 +220,12 @@ def load_examples(config: SourceConfig, where: str) -> Examples:
         print_,
         relevance,
     )
-    return found if config.negatives is None else _with_negatives(found, config.negatives)
+    if isinstance(config, TrainingSource):
+        if config.ratio is not None:
+            found = replace(found, ratio=config.ratio)
+        if config.negatives is not None:
+            found = _with_negatives(found, config.negatives)
+    return found
 
 
 def answers_of(question: Question) -> Sequence[str]:

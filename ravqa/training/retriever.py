@@ -38,6 +38,7 @@ from ravqa.training.task import Task
 _WHY = "the retriever's training"
 _MINED = "mined.jsonl"
 _KS = (1, 5, 10)
+_KEPT_MIB = 2048  # of text states, on a CPU
 
 
 def train_retriever(request: TrainRequest, console: Console) -> Path:
@@ -119,8 +120,11 @@ class RetrieverTask(Task):
                 continue  # this model has no such part
             for name in matching(names, pattern, self.parts, "freeze"):
                 names[name].requires_grad_(False)
-        if config.keep_text_mib:
-            keep_text_states(self.model, config.keep_text_mib)
+        kept = config.keep_text_mib
+        if kept is None:
+            kept = _KEPT_MIB if self.model.device.type == "cpu" else 0
+        if kept:
+            keep_text_states(self.model, kept)
 
     @property
     def identity(self) -> Mapping[str, Any]:

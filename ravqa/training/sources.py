@@ -26,10 +26,7 @@ class SourceConfig(Strict):
         positives: which passages are relevant: known ones ("known"), those that hold an answer
             ("pseudo"; of more than 100, 100 at random), or for each question the known ones if it
             has some ("auto").
-        negatives: hard negatives: what `ravqa mine` wrote, or the folder of a run.
         instruction: put before questions without their own; null for none.
-        ratio: share of the examples drawn from this source, up to a common factor; null for its
-            number of examples.
     """
 
     dataset: Text | None = None
@@ -41,9 +38,7 @@ class SourceConfig(Strict):
     file: LocalPath | None = None
     corpus: tuple[LocalPath, ...] = ()
     positives: Positives = "auto"
-    negatives: LocalPath | None = None
     instruction: Text | None = None
-    ratio: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -58,3 +53,16 @@ class SourceConfig(Strict):
     def name(self) -> str:
         """How messages and results call it."""
         return self.dataset or str(self.file)
+
+
+class TrainingSource(SourceConfig):
+    """A source of training examples.
+
+    Attributes:
+        negatives: hard negatives: what `ravqa mine` wrote, or the folder of a run.
+        ratio: share of the examples drawn from this source, up to a common factor; null for its
+            number of examples.
+    """
+
+    negatives: LocalPath | None = None
+    ratio: float | None = Field(default=None, gt=0)

@@ -9,7 +9,7 @@ from report_files import write_dataset, write_run
 from ravqa.cli import main
 from ravqa.core.settings import validate
 from ravqa.training.examples import load_examples
-from ravqa.training.sources import SourceConfig
+from ravqa.training.sources import TrainingSource
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_file_of_negatives_and_the_run_itself_train_alike(data, run, tmp_path)
         "corpus": [str(data / "passages.jsonl")],
     }
     found = [
-        load_examples(validate(SourceConfig, {**source, "negatives": str(path)}, "test"), "test")
+        load_examples(validate(TrainingSource, {**source, "negatives": str(path)}, "test"), "test")
         for path in (output, run)
     ]
     expected = truth(data, run)
