@@ -1,4 +1,4 @@
-"""What greets contributors: the checklist, hooks and forms are as they say."""
+"""What greets contributors: the checklist, hooks, forms, changelog and citation are as they say."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import ravqa
 from ravqa import testing
 from ravqa.core.registry import TABLES, table
 
@@ -57,3 +58,26 @@ def test_forms_have_what_they_must(form):
         assert field["type"] == "textarea"
         assert field["attributes"].keys() <= {"label", "description", "render"}
         assert field["attributes"]["label"]
+
+
+def test_versions_of_the_changelog_are_dated_and_short():
+    sections = re.split(r"^## ", read("CHANGELOG.md"), flags=re.MULTILINE)[1:]
+    assert sections[0].startswith("[Unreleased]\n")
+    dates = []
+    for section in sections[1:]:
+        heading = re.match(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)\n", section)
+        assert heading, section.partition("\n")[0]
+        dates.append(heading[2])
+        assert section.count("\n") <= 60
+    assert dates == sorted(dates, reverse=True)
+    newest = re.match(r"\[(.*?)\] - (.*)\n", sections[1]).groups()
+    citation = read_yaml("CITATION.cff")
+    assert newest == (citation["version"], str(citation["date-released"]))
+    assert citation["version"] == ravqa.__version__
+
+
+def test_the_citation_is_that_of_the_package():
+    citation, settings = read_yaml("CITATION.cff"), read("pyproject.toml")
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert f'license = "{citation["license"]}"' in settings
+    assert f'name = "{citation["authors"][0]["name"]}"' in settings
