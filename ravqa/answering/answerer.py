@@ -13,7 +13,7 @@ from dataclasses import replace
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.fitting import Pair, fit
 from ravqa.answering.prompt import Example, PromptTemplate
-from ravqa.answering.rules import answering_config, rule_class
+from ravqa.answering.rules import answering_config, reader_problem, rule_class
 from ravqa.answering.rules.base import Case
 from ravqa.answering.streaming import AnswerStream
 from ravqa.core.contracts import check_each
@@ -56,11 +56,8 @@ class Answerer:
         )
         self.template = load_template(config)
         self.rule = rule(self.config)
-        if why := self.rule.problem(reader):
-            raise UserError(
-                f"answering.decision {config.decision} {why}, which this reader does not "
-                "give: choose top1, concat or vote"
-            )
+        if problem := reader_problem(self.config, reader.abilities):
+            raise UserError(problem)
         self.reader = reader
         self.cached = CachedReader(reader, keep=config.cache)
         self.asked: dict[str, str] = {}

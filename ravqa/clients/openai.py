@@ -98,6 +98,14 @@ class ServerConfig(Strict):
         """Return no models: the server loads its own."""
         return ()
 
+    def problems(self) -> Sequence[str]:
+        """Return what is wrong with the key in the environment."""
+        try:
+            _key(self)
+        except UserError as e:
+            return [str(e)]
+        return ()
+
     def refuse_secrets(self, why: str) -> None:
         """Refuse settings that hold a key, an invalid address, or an invalid variable name.
 
@@ -244,7 +252,7 @@ class Client:
         self.why = why
         self.url = config.url.rstrip("/")
         self.config = config
-        self._secret = _key(config, why)
+        self._secret = _key(config, f"{why}: ")
         self._mask = Mask(self._secret)
         openai = import_extra("openai", "openai", why=why)
         self._errors = openai
@@ -768,13 +776,13 @@ def _parts(url: str) -> tuple[str, str | None]:
     return base.rstrip("/"), found.group(1) if found else None
 
 
-def _key(config: ServerConfig, why: str) -> str:
+def _key(config: ServerConfig, before: str = "") -> str:
     name = config.api_key_env
     key = os.environ.get(name, "").strip()
     if not key and "api_key_env" in config.model_fields_set:
-        raise UserError(f"{why}: the environment variable {name} (api_key_env) is not set")
+        raise UserError(f"{before}the environment variable {name} (api_key_env) is not set")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{why}: the environment variable {name} has characters no key can have")
+        raise UserError(f"{before}the environment variable {name} has characters no key can have")
     return key
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 from ravqa.core.environment import check_environment
@@ -66,3 +69,28 @@ def usable_device(name: str, why: str) -> str:
     except (RuntimeError, AssertionError, ImportError) as e:  # by the kind of device
         raise UserError(f"{why}: the device {name!r} cannot be used: {first_line(e)}") from None
     return name
+
+
+def torch_build() -> str:
+    """Return what torch was built for ("CUDA 12.8"), from its version file; "" for CPUs."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    # torch is not imported, since that takes seconds.
+    file = Path(spec.origin).with_name("version.py")
+    version = importlib.util.spec_from_file_location("torch_version_file", file)
+    if version is None or version.loader is None:
+        return ""
+    module = importlib.util.module_from_spec(version)
+    version.loader.exec_module(module)
+    builds = ((name, getattr(module, name, None)) for name in ("cuda", "hip", "xpu"))
+    return next((f"{name.upper()} {build}" for name, build in builds if build), "")
+
+
+def has_accelerator() -> bool:
+    """Return whether torch finds a GPU; it is imported only if it was built for one."""
+    if not torch_build() and sys.platform != "darwin":
+        return False
+    import torch
+
+    return bool(torch.accelerator.is_available())

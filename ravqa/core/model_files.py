@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.locations import file_digest
@@ -34,6 +36,32 @@ def resolve(name: str, *, extra: str, why: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".gguf":
         raise UserError(f"{why}: no such model file or folder: {name}")
     return name
+
+
+def on_this_machine(place: str) -> Path | None:
+    """Return the folder or file from which a model would be loaded now; None if it is not here.
+
+    Args:
+        place: as returned by `resolve`.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if Path(place).exists():
+        return Path(place)
+    try:
+        return Path(huggingface_hub.snapshot_download(place, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def settings_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """Return a JSON file of a model's folder; an empty mapping if it cannot be read."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _package_folder(module: str, *, extra: str, why: str) -> Path:

@@ -116,9 +116,34 @@ class Strict(BaseModel):
         return ()
 
     def models(self) -> Sequence[str]:
-        """Return the names of the models that the part loads, as for `model_files.resolve`."""
+        """Return the names of the models that the part loads, as for `model_files.resolve`.
+
+        By default this is the option `model`, if its type is `ModelName`.
+        """
+        field = type(self).model_fields.get("model")
         model = getattr(self, "model", None)
-        return (model,) if isinstance(model, str) else ()
+        if field is None or not isinstance(model, str):
+            return ()
+        return (model,) if any(map(_is_of_models, (field.annotation, *field.metadata))) else ()
+
+    def devices(self) -> Sequence[str]:
+        """Return the devices that the part's options name, as torch does, without "auto"."""
+        device = getattr(self, "device", "auto")
+        return (device,) if isinstance(device, str) and device != "auto" else ()
+
+    def problems(self) -> Sequence[str]:
+        """Return what else would stop the part on this machine, one line each.
+
+        Files, variables of the environment, packages that no extra installs. Nothing is loaded.
+        """
+        return ()
+
+
+def _is_of_models(kind: Any) -> bool:
+    """Return whether a type, or a marker in one, is that of names of models."""
+    if isinstance(kind, Names):
+        return kind.harmless is _is_model_name
+    return any(map(_is_of_models, get_args(kind)))
 
 
 class Part(BaseModel):

@@ -41,3 +41,17 @@ def is_wordless(text: str) -> bool:
     (True, False)
     """
     return all(unicodedata.category(c) in _INVISIBLE or c in _FILLERS for c in text)
+
+
+def readable_size(count: int | None) -> str:
+    """Return a number of bytes for people.
+
+    >>> readable_size(5), readable_size(1_500), readable_size(123_400_000)
+    ('5 B', '1.5 KB', '123 MB')
+    """
+    size = float(count or 0)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

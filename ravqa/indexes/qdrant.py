@@ -162,6 +162,10 @@ class QdrantIndex(StoredIndex):
             """The client for a server, or the engine for use without one."""
             return [("qdrant_edge" if self.url is None else "qdrant_client", "qdrant")]
 
+        def servers(self) -> Sequence[str]:
+            """Return the address, if there is one."""
+            return [] if self.url is None else [self.url]
+
         @field_validator("url")
         @classmethod
         def _check_url(cls, url: str | None) -> str | None:

@@ -8,11 +8,11 @@ not declared here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ravqa.core.contracts import check_count
 from ravqa.core.control_tokens import ControlTokens
@@ -121,6 +121,35 @@ def settled(generation: Generation, setting: str = "reader.max_new_tokens") -> G
     return Wordless("the model ended its answer before the first word", generation=generation)
 
 
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a reader can do beyond completing prompts, as decision rules and rerankers ask for it.
+
+    Before a reader is built, an ability that only its model shows counts as given.
+
+    Attributes:
+        supports_images, gives_log_probs, scores_answers, gives_next_token_logprobs: as those of
+            `Reader`.
+        ways: by the name of a missing ability, the reader's setting that would give it, such as
+            "log_probs=true".
+    """
+
+    supports_images: bool = True
+    gives_log_probs: bool = True
+    scores_answers: bool = True
+    gives_next_token_logprobs: bool = True
+    ways: Mapping[str, str] = field(default_factory=dict)
+
+    def ways_to(self, suffice: Callable[[Abilities], bool]) -> list[str]:
+        """Return the settings that would each be enough.
+
+        Args:
+            suffice: returns whether abilities are enough.
+        """
+        yes: Any = True  # fields of another type are not abilities
+        return [way for name, way in self.ways.items() if suffice(replace(self, **{name: yes}))]
+
+
 class Reader(ABC):
     """A language model that completes prompts; only `generate` is required.
 
@@ -150,6 +179,7 @@ class Reader(ABC):
         switched_off: what is not done because a check of the model found it to be wrong, each with
             the reason: `batches`, `sharing` (reading a common beginning once), `score` or
             `next_token_logprobs`. `unchecked` is a check that could not be made.
+        ways: see `Abilities`.
     """
 
     fingerprint: str
@@ -168,6 +198,27 @@ class Reader(ABC):
     counts_tokens: bool = False
     streams: bool = False
     switched_off: Mapping[str, str] = MappingProxyType({})
+    ways: Mapping[str, str] = MappingProxyType({})
+
+    @classmethod
+    def declared(cls, config: Any) -> Abilities:
+        """Return what a reader of these options can do, as far as they show it.
+
+        A pipeline whose decision rule or reranker needs more is refused before anything is loaded;
+        whatever a reader does not declare here is checked once it is built.
+        """
+        return Abilities()
+
+    @property
+    def abilities(self) -> Abilities:
+        """What this reader can do."""
+        return Abilities(
+            self.supports_images,
+            self.gives_log_probs,
+            self.scores_answers,
+            self.gives_next_token_logprobs,
+            self.ways,
+        )
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:

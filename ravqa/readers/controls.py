@@ -21,7 +21,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.model_files import resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import PackagedFile, Strict, Text, fingerprint
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Abilities, Generation, Prompt, Reader
 
 
 class Control(Reader):
@@ -30,6 +30,11 @@ class Control(Reader):
     deterministic = True
     weights = "none (a rule)"
     name: str
+
+    @classmethod
+    def declared(cls, config: Any) -> Abilities:
+        """Return no abilities."""
+        return Abilities(False, False, False, False)
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """Return one answer per prompt, in order, without log-probabilities."""

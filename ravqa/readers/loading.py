@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ravqa.core.checkpoints import load_adapter, load_model, loading, refuse_adapter
-from ravqa.core.devices import own_device
+from ravqa.core.devices import has_accelerator, own_device
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.settings import ModelName, Names, RunsCode, Strict, Text, fingerprint
@@ -69,6 +70,20 @@ class LocalConfig(Strict):
         needed += [("peft", "lora")] if self.adapter is not None else []
         needed += [("bitsandbytes", "quantization")] if self.quantization != "none" else []
         return needed
+
+    def problems(self) -> Sequence[str]:
+        """Return what flash attention needs and is not here."""
+        if not re.fullmatch(r"flash_attention_\d", self.attention or ""):
+            return ()
+        if self.device == "cpu" or not has_accelerator():
+            return [f"attention {self.attention} needs a GPU"]
+        # transformers takes the functions from the package kernels too.
+        if find_spec("kernels") is None and find_spec("flash_attn") is None:
+            return [
+                f"attention {self.attention} needs the package 'flash_attn', which is not "
+                "installed: pip install flash-attn"
+            ]
+        return ()
 
     def models(self) -> Sequence[str]:
         """Return model and adapter."""

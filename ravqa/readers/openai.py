@@ -43,7 +43,7 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.settings import ModelName, fingerprint
 from ravqa.core.templates import apply_chat_template
 from ravqa.images.decode import sendable
-from ravqa.readers.base import Generation, Prompt, Reader, settled
+from ravqa.readers.base import Abilities, Generation, Prompt, Reader, settled
 
 R = TypeVar("R")
 
@@ -94,6 +94,14 @@ class OpenAIReader(Reader):
         tokenizer: ModelName | None = None
         image_tokens: int = Field(default=0, ge=0)
 
+        def problems(self) -> Sequence[str]:
+            """Return also which settings do not go together."""
+            try:
+                _check(self)
+            except UserError as e:
+                return [*super().problems(), str(e).removeprefix(f"{_WHY}: ")]
+            return super().problems()
+
     def __init__(self, config: Config):
         """Store the settings; the server is first contacted by the first prompt.
 
@@ -106,11 +114,12 @@ class OpenAIReader(Reader):
         self.config = config
         self.client = Client(config, why=_WHY)
         chat = config.prompt_form == "chat"
-        self._sees = chat if config.images is None else config.images
+        able = self.declared(config)
+        self.supports_images = able.supports_images
+        self.gives_log_probs = able.gives_log_probs
+        self.scores_answers = able.scores_answers
+        self.ways = able.ways
         self._stops = not chat if config.stop_at_newline is None else config.stop_at_newline
-        self.supports_images = self._sees
-        self.gives_log_probs = config.log_probs
-        self.scores_answers = config.scoring != "none"
         self.counts_tokens = config.tokenizer is not None
         self.deterministic = config.temperature == 0
         self._echo_checked = False
@@ -129,8 +138,27 @@ class OpenAIReader(Reader):
         apart |= {"context", "tokenizer", "image_tokens", "scoring"}
         if not config.max_thinking_tokens:  # not a setting when answers were first cached
             apart.add("max_thinking_tokens")
-        meant = {"url": self.client.url, "images": self._sees, "stop_at_newline": self._stops}
+        meant = {
+            "url": self.client.url,
+            "images": self.supports_images,
+            "stop_at_newline": self._stops,
+        }
         self.fingerprint = fingerprint("openai/2", config.model_dump(exclude=apart) | meant)
+
+    @classmethod
+    def declared(cls, config: Config) -> Abilities:
+        """Return what the settings say that the server can do."""
+        chat = config.prompt_form == "chat"
+        return Abilities(
+            supports_images=chat if config.images is None else config.images,
+            gives_log_probs=config.log_probs,
+            scores_answers=config.scoring != "none",
+            gives_next_token_logprobs=False,
+            ways={
+                "gives_log_probs": "log_probs=true",
+                "scores_answers": f"scoring={'prompt_logprobs' if chat else 'echo'}",
+            },
+        )
 
     def problem(self) -> str:
         """Return why no prompt can be answered now, if known; else an empty string."""
@@ -234,7 +262,7 @@ class OpenAIReader(Reader):
         return UserError(f"{_WHY} cannot {what}")
 
     def _count(self, prompt: Prompt) -> int:
-        seen = self.config.image_tokens if self._sees and prompt.image is not None else 0
+        seen = self.config.image_tokens if self.supports_images and prompt.image is not None else 0
         if self.config.prompt_form == "plain":
             return len(self._tokenizer(self._said(prompt))["input_ids"])
         with failures(f"the chat template of {self.config.tokenizer}"):
@@ -278,7 +306,7 @@ class OpenAIReader(Reader):
 
     def _messages(self, prompt: Prompt, images: _Images | None = None) -> list[dict[str, Any]]:
         content: Any = self._said(prompt)
-        if self._sees and prompt.image is not None and images is not None:
+        if self.supports_images and prompt.image is not None and images is not None:
             content = [
                 {"type": "image_url", "image_url": {"url": images.uri(prompt.image)}},
                 {"type": "text", "text": content},

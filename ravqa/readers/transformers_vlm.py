@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from ravqa.core.checkpoints import load_config, load_processor
 from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import MissingExtraError, UserError
+from ravqa.core.model_files import on_this_machine, resolve, settings_of
 from ravqa.core.settings import Names
 from ravqa.images.decode import image_size, open_for_library
 from ravqa.readers.base import Prompt
@@ -33,6 +34,12 @@ _SENSES = "image|img|video|audio|vision"
 _MARK_NAME = re.compile(rf"\w*(?:{_SENSES}|boi|eoi|boa|eoa)\w*_token(?:_id|_index)?$")
 _MARK = re.compile(rf"[<\[].*(?:{_SENSES}).*[>\]]$", re.IGNORECASE | re.DOTALL)
 
+
+# Model types whose processors have a video processor, which needs torchvision.
+_WITH_VIDEOS = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl", "llava_onevision", "gemma4",
+    "smolvlm", "glm4v", "minicpmv", "molmo2",
+)  # fmt: skip
 
 # Others, such as trust_remote_code, can do more than change an image's size.
 _SIZES = frozenset({"size", "crop_size", "min_pixels", "max_pixels", "longest_edge", "patch_size"})
@@ -74,6 +81,11 @@ class TransformersVLM(LocalReader):
             if "trust_remote_code" in value:
                 raise ValueError("trust_remote_code is a setting of the reader itself")
             return value
+
+        def problems(self) -> Sequence[str]:
+            """Return also which packages the model's processor needs and are not here."""
+            missing = [p for p in _wanted_by_processor(self.model) if find_spec(p) is None]
+            return [*super().problems(), *(_not_installed(self.model, p) for p in missing)]
 
     def __init__(self, config: Config):
         """Load processor and model.
@@ -126,10 +138,8 @@ class TransformersVLM(LocalReader):
             missing = _missing(e)
             if missing is None:
                 raise
-            raise MissingExtraError(
-                f"{_WHY}: the processor of {self.config.model} needs the package {missing!r}, "
-                "which is not installed: pip install 'ravqa[vision]'"
-            ) from None
+            said = _not_installed(self.config.model, missing)
+            raise MissingExtraError(f"{_WHY}: {said}") from None
         if getattr(processor, "image_processor", None) is None:
             raise UserError(f"{_WHY}: {self.config.model} has no image processor")
         return processor
@@ -242,6 +252,35 @@ def image_marks(tokenizer: Any, *owners: Any) -> list[str]:
                 # A configuration may have another family's ids, which are ordinary words here.
                 found |= {tokenizer.convert_ids_to_tokens(value)} & added
     return sorted((mark for mark in found if mark.strip()), key=len, reverse=True)
+
+
+def _wanted_by_processor(model: str) -> list[str]:
+    """Return the packages that the processor of a model needs, judging by its files or name."""
+    try:
+        place = resolve(model, extra="sample", why=_WHY)
+    except UserError:  # told by whoever looks for the model
+        return []
+    folder = on_this_machine(place)
+    if folder is None:
+        name = re.sub(r"[\W_]", "", model.lower())
+        known = [kind for kind in _WITH_VIDEOS if kind.replace("_", "") in name]
+        kind = known[0] if known else ""
+    else:
+        kind = str(settings_of(folder).get("model_type", ""))
+        known = [kind] if kind.startswith(_WITH_VIDEOS) else []
+    videos = folder is not None and (
+        (folder / "video_preprocessor_config.json").is_file()
+        or "video_processor" in settings_of(folder, "processor_config.json")
+    )
+    wanted = ["torchvision"] if known or videos else []
+    return ["num2words", *wanted] if kind.startswith("smolvlm") else wanted
+
+
+def _not_installed(model: str, package: str) -> str:
+    return (
+        f"the processor of {model} needs the package {package!r}, which is not installed: "
+        "pip install 'ravqa[vision]'"
+    )
 
 
 def _missing(error: Exception) -> str | None:

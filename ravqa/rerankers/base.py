@@ -20,6 +20,7 @@ from ravqa.core.errors import UserError, broken
 from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict
+from ravqa.readers.base import Abilities
 
 Candidates = Sequence[tuple[Hit, Passage]]
 """One question's hits, best first, each with its passage."""
@@ -42,6 +43,13 @@ class RerankerConfig(Strict):
     def reader_part(self) -> Part | None:
         """Return the reader that it asks; None for the pipeline's own."""
         return None
+
+    def reader_problem(self, reader: Abilities) -> str:
+        """Return why the reader that it asks is of no use to it; blank if it is.
+
+        The text continues the reranker's name: "asks a reader for probabilities, which ...".
+        """
+        return ""
 
 
 class Reranker(ABC):

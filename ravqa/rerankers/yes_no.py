@@ -24,11 +24,11 @@ from pydantic import Field, model_validator
 
 from ravqa.answering.priors import log_sum
 from ravqa.core.cache import Memo
-from ravqa.core.errors import ContractError, UserError, near_matches
+from ravqa.core.errors import ContractError, UserError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.settings import Text, fingerprint
 from ravqa.images.decode import image_prints
-from ravqa.readers.base import Prompt, Reader
+from ravqa.readers.base import Abilities, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 from ravqa.rerankers.base import RerankerConfig
 
@@ -54,6 +54,23 @@ class YesNoConfig(RerankerConfig):
     batch_size: int = Field(default=8, ge=1)
     cache: bool = True
 
+    def reader_problem(self, reader: Abilities) -> str:
+        """Require probabilities, in the way that is set if there is one."""
+        ways = _ways(reader)
+        if self._suffices(reader):
+            return ""
+        if ways:
+            return f"asks in the way {self.way}, which this reader does not know: {ways[0]} works"
+        keep = [f"set {way} of the reader, or " for way in reader.ways_to(self._suffices)]
+        return (
+            "asks a reader for probabilities, which this reader does not give: "
+            f"{''.join(keep)}choose another reader for it"
+        )
+
+    def _suffices(self, reader: Abilities) -> bool:
+        ways = _ways(reader)
+        return bool(ways) and self.way in (None, *ways)
+
     @model_validator(mode="after")
     def _check_words(self) -> Self:
         if not all(word.strip() for word in (*self.positive, *self.negative)):
@@ -61,6 +78,15 @@ class YesNoConfig(RerankerConfig):
         if {_plain(word) for word in self.positive} & {_plain(word) for word in self.negative}:
             raise ValueError("positive, negative: a word is in both")
         return self
+
+
+def _ways(reader: Abilities) -> list[Way]:
+    """Return the ways that a reader knows, the better one first."""
+    known: list[tuple[Way, bool]] = [
+        ("next-token", reader.gives_next_token_logprobs),
+        ("score", reader.scores_answers),
+    ]
+    return [way for way, works in known if works]
 
 
 class YesNo:
@@ -83,16 +109,9 @@ class YesNo:
         self._config = config
         self._reader = CachedReader(reader, keep=False)
         self._why = why
-        ways = {"next-token": reader.gives_next_token_logprobs, "score": reader.scores_answers}
-        able = [way for way, works in ways.items() if works]
-        if not able:
-            raise UserError(
-                f"{why} asks a reader for probabilities, which this reader does not give: "
-                "choose another reader for it"
-            )
-        if config.way is not None and config.way not in able:
-            raise UserError(f"{why}: this reader has no way {config.way}: {near_matches('', able)}")
-        self.way: str = config.way or able[0]
+        if problem := config.reader_problem(reader.abilities):
+            raise UserError(f"{why} {problem}")
+        self.way: str = config.way or _ways(reader.abilities)[0]
         self._tokens: tuple[list[int], list[int]] | None = None
         keep = config.cache and reader.deterministic
         self._kept = Memo[float | Failure](

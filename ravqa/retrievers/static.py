@@ -37,6 +37,10 @@ class StaticRetriever(Retriever):
         file: LocalPath
         missing: Literal["fail", "empty"] = "fail"
 
+        def problems(self) -> Sequence[str]:
+            """Return that the file is not there."""
+            return () if self.file.is_file() else [f"no such file: {self.file}"]
+
     config: Config
 
     def __init__(self, config: Config):

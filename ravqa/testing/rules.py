@@ -111,10 +111,10 @@ def check_rule(rule: DecisionRule) -> None:
         _check_groups(rule, count)
     _check_priors(rule)
     reader = CachedReader(SmallReader(), keep=False)
-    problem = rule.problem(reader)
+    problem = rule.problem(reader.abilities)
     require(problem == "", f"{name} takes a reader that gives all probabilities, got {problem!r}")
     plain = CachedReader(_Plain(), keep=False)
-    problem = rule.problem(plain)
+    problem = rule.problem(plain.abilities)
     require(isinstance(problem, str), f"{name}.problem returns a text, got {problem!r}")
     readers = [reader] if problem else [reader, plain]
     for able in readers:

@@ -254,7 +254,7 @@ def test_what_a_rule_needs_of_the_reader_is_checked(prompt_file, options, messag
     mute = Scripted(lambda text: Generation("x"), abilities=())
     with pytest.raises(UserError, match=message) as caught:
         answerer(mute, prompt_file, passages=2, **options)
-    assert str(caught.value).endswith("choose top1, concat or vote")
+    assert str(caught.value).endswith("choose concat or vote")
     if options["decision"] != "mixture":  # nothing to compare
         [answer] = answerer(mute, prompt_file, **options).answer([PLAIN], [found(("a", 1.0))])
         assert answer.text == "x"

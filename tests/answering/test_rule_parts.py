@@ -363,7 +363,7 @@ def test_an_answerer_is_refused_with_the_reason(bare, tmp_path):
         Answerer(answering_config({"prompt": bare, "passages": 2}), Mute())
     assert str(error.value) == (
         "answering.decision joint_max compares log-probabilities, which this reader does not "
-        "give: choose top1, concat or vote"
+        "give: choose concat, vote or mixture"
     )
     top = Answerer(answering_config({"prompt": bare, "decision": "top1"}), Mute())
     with pytest.raises(UserError) as error:

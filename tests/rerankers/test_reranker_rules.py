@@ -431,7 +431,9 @@ def test_a_word_without_a_token_is_named():
         "the test: the reader has no token for 'never' or 'nay': set other words, or way to score"
     )
     message = said(UserError, YesNo, YesNoConfig(way="score"), Table(), "the test")
-    assert message == "the test: this reader has no way score: known: next-token"
+    assert message == (
+        "the test asks in the way score, which this reader does not know: next-token works"
+    )
 
 
 # The reader as a reranker

@@ -183,7 +183,7 @@ def test_answers_are_kept_by_text_image_words_and_reader(fresh_cache, tmp_path):
 def test_readers_without_probabilities_are_refused(fresh_cache):
     with pytest.raises(UserError, match="the test asks a reader for probabilities, which this"):
         YesNo(YesNoConfig(), Table(abilities=("log_probs",)), "the test")
-    with pytest.raises(UserError, match="test: this reader has no way score: known: next-token"):
+    with pytest.raises(UserError, match="test asks in the way score, which this"):
         YesNo(YesNoConfig(way="score"), Table(), "the test")
     tested = YesNo(YesNoConfig(negative=("never",)), Table(), "the test")
     with pytest.raises(UserError, match="no token for 'never': set other words, or way to score"):

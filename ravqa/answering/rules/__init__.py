@@ -24,8 +24,9 @@ from typing import Any
 from ravqa.answering import RULES
 from ravqa.answering.config import DEFAULT_RULE, AnsweringConfig
 from ravqa.answering.rules.base import DecisionRule
-from ravqa.core.errors import ContractError
+from ravqa.core.errors import ContractError, UserError
 from ravqa.core.settings import validate
+from ravqa.readers.base import Abilities
 
 
 def rule_class(name: str, where: str = "answering.decision") -> type[DecisionRule]:
@@ -87,3 +88,32 @@ def answering_config(settings: Mapping[str, Any], where: str = "answering") -> D
     """
     config, values = rule_settings(settings, where)
     return validate(config, values, where)
+
+
+def reader_problem(config: DecisionRule.Config, reader: Abilities) -> str:
+    """Return why the decision rule cannot use a reader, and what would help; blank if it can.
+
+    Args:
+        config: options of the decision rule that it names.
+        reader: what the reader can do.
+    """
+    rule = rule_class(config.decision)(config)
+    why = rule.problem(reader)
+    if not why:
+        return ""
+    fit = [name for name, _ in RULES if name != "none" and _fits(config, name, reader)]
+    choose = " or ".join(filter(None, (", ".join(fit[:-1]), *fit[-1:])))
+    ways = [f"reader.{way}" for way in reader.ways_to(lambda able: not rule.problem(able))]
+    keep = f"set {' or '.join(ways)} if the server can do that, or " if ways else ""
+    return (
+        f"answering.decision {config.decision} {why}, which this reader does not give: "
+        f"{keep}choose {choose}"
+    )
+
+
+def _fits(config: DecisionRule.Config, name: str, reader: Abilities) -> bool:
+    settings = config.model_dump(exclude_unset=True) | {"decision": name}
+    try:
+        return not rule_class(name)(answering_config(settings)).problem(reader)
+    except UserError:  # one passage alone, for instance, is not what the settings say
+        return False

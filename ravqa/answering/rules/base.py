@@ -19,7 +19,7 @@ from ravqa.core.marks import is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft, Question
 from ravqa.core.texts import is_wordless
-from ravqa.readers.base import Generation, Prompt, Reader, Wordless
+from ravqa.readers.base import Abilities, Generation, Prompt, Wordless
 from ravqa.readers.cached import CachedReader
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class DecisionRule(ABC):
         """Store the rule's validated options."""
         self.config = config
 
-    def problem(self, reader: Reader) -> str:
+    def problem(self, reader: Abilities) -> str:
         """Return what the rule needs and the reader does not give; blank if nothing is missing.
 
         The text continues "answering.decision NAME ...", for instance "compares

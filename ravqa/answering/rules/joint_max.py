@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ravqa.answering.rules.base import Case, WeighsPassages, first_best, known, scored
 from ravqa.core.records import Answer, Draft
-from ravqa.readers.base import Reader
+from ravqa.readers.base import Abilities
 
 
 class JointMax(WeighsPassages):
@@ -18,7 +18,7 @@ class JointMax(WeighsPassages):
     answers are not merged: the rule is a maximum, not a sum.
     """
 
-    def problem(self, reader: Reader) -> str:
+    def problem(self, reader: Abilities) -> str:
         """Require log-probabilities if there can be several prompts."""
         return "compares log-probabilities" if self.chooses and not reader.gives_log_probs else ""
 

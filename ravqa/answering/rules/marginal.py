@@ -13,7 +13,7 @@ from ravqa.answering.rules.base import Case, WeighsPassages, first_best, known, 
 from ravqa.core.errors import PromptError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft
-from ravqa.readers.base import Reader
+from ravqa.readers.base import Abilities
 from ravqa.readers.cached import CachedReader
 
 
@@ -45,7 +45,7 @@ class Marginal(WeighsPassages):
 
     config: Config
 
-    def problem(self, reader: Reader) -> str:
+    def problem(self, reader: Abilities) -> str:
         """Require probabilities of generations (fast) or of any text (thorough)."""
         if not self.chooses:
             return ""

@@ -15,7 +15,7 @@ from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Answer, Draft
 from ravqa.core.settings import fingerprint
 from ravqa.core.texts import is_wordless
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Abilities, Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 
 
@@ -69,7 +69,7 @@ class Mixture(WeighsPassages):
 
     config: Config
 
-    def problem(self, reader: Reader) -> str:
+    def problem(self, reader: Abilities) -> str:
         """Require next-token distributions."""
         return "" if reader.gives_next_token_logprobs else "decodes from next-token distributions"
 
