@@ -14,6 +14,7 @@ from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import DatasetRequest, load_dataset, parse_options
 from ravqa.pipeline import check_settings
 from ravqa.runs.console import Console
+from ravqa.runs.needs import examine
 from ravqa.runs.options import EncodeRequest
 
 
@@ -25,6 +26,7 @@ def encode(request: EncodeRequest, console: Console) -> None:
     """
     settings, where = load_pipeline(request.pipeline, request.overrides)
     config = check_settings(settings, where)
+    examine(config, {"retriever"}).refuse()
     corpus = _corpus(request)
     state = processes()
     with console.status("loading models") if state.is_main_process else nullcontext():

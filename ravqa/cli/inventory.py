@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
-from ravqa.cli.shared import Json, Overrides, say
+from ravqa.cli.options import from_request
+from ravqa.cli.run import Subset, with_subset
+from ravqa.cli.shared import Json, say
+from ravqa.runs.options import RunRequest
 
 Kind = Literal[
     "datasets", "pipelines", "studies", "prompts", "describers", "encoders", "indexes",
@@ -56,17 +60,13 @@ def _listed(kind: Kind) -> list[tuple[str, str]]:
     return [*rows, *table("retrieval metrics")] if kind == "metrics" else rows
 
 
-def doctor(
-    pipeline: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|PATH", help="Also check whether this pipeline can run."),
-    ] = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
+@from_request(RunRequest, optional=("dataset", "pipeline"))
+def doctor(request: RunRequest, subset: Subset = None, as_json: Json = False) -> None:
     """Show installed packages, what each extra would add, devices and caches.
 
-    Exit code 1 means that something stops the pipeline from running.
+    With --pipeline, also what would stop the pipeline from running. With --dataset, what would stop
+    `ravqa run` with the same options; its questions and passages are read. Exit code 1 means that
+    something would.
     """
     from rich.table import Table
     from rich.text import Text
@@ -74,7 +74,9 @@ def doctor(
     from ravqa.cli import doctor as examination
     from ravqa.runs.console import Console
 
-    report = examination.examine(pipeline, overrides or ())
+    asked = bool(request.dataset or request.pipeline)
+    request = with_subset(replace(request, pipeline=request.pipeline or "sample"), subset)
+    report = examination.examine(request if asked else None, Console())
     if as_json:
         say(examination.as_json(report))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -16,15 +16,21 @@ from ravqa.core.settings import LARGEST_INTEGER
 R = TypeVar("R")
 
 
-def from_request(request: type[R]) -> Callable[[Callable[..., None]], Any]:
+def from_request(
+    request: type[R], optional: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Any]:
     """Make a command of a function of a request: its options are the request's fields.
 
     The function's own parameters, after the request, are options too.
+
+    Args:
+        optional: fields whose texts are blank by default.
     """
 
     def decorate(body: Callable[..., None]) -> Any:
         types = get_type_hints(request, include_extras=True)
         made = {f.name: _parameter(f, types[f.name]) for f in fields(request)}  # type: ignore[arg-type]
+        made |= {name: made[name].replace(default="") for name in optional}
         _, *own = inspect.signature(body, eval_str=True).parameters.values()
 
         def command(**values: Any) -> None:

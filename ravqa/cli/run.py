@@ -38,24 +38,32 @@ Matches = Annotated[
 ]
 
 
+Subset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Subset of m2kr; all runs every subset (with --retrieval-only) and prints one "
+        "table with the published scores.",
+    ),
+]
+
+
+def with_subset(request: RunRequest, subset: str | None) -> RunRequest:
+    """Return a request for a subset of the dataset; None is the whole one."""
+    if subset is None:
+        return request
+    return replace(request, dataset_options=(*request.dataset_options, f"subset={subset}"))
+
+
 @from_request(RunRequest)
 def run(
     request: RunRequest,
-    subset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Subset of m2kr; all runs every subset (with --retrieval-only) and prints one "
-            "table with the published scores.",
-        ),
-    ] = None,
+    subset: Subset = None,
     matches: Matches = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
 ) -> None:
     """Run a dataset through a pipeline, and score answers and retrieval."""
-    if subset is not None:
-        options = (*request.dataset_options, f"subset={subset}")
-        request = replace(request, dataset_options=options)
+    request = with_subset(request, subset)
     with opened_console() as console:
         from ravqa.core.factory import Session
         from ravqa.reports.report import report_runs

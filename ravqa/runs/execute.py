@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import ravqa
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure, first_failure, or_empty
@@ -17,9 +16,7 @@ from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import is_exact, points, record_of, score_answers, score_raw
 from ravqa.evaluation.retrieval import Marker
 from ravqa.evaluation.schema import (
-    SCHEMA_VERSION,
     Described,
-    PipelineSettings,
     Ranking,
     RunConfig,
     Sample,
@@ -37,6 +34,7 @@ from ravqa.runs.conditions import wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
 from ravqa.runs.load import Loaded
+from ravqa.runs.plan import known_config
 from ravqa.runs.stages import mark
 
 # The other controls choose the passages for the reader, so no reranker may change them.
@@ -324,39 +322,17 @@ def shared_out(use: Use, questions: int) -> Described:
 
 def _resolved_config(loaded: Loaded) -> RunConfig:
     """Return the content of `config.yaml`: everything that the samples of a run depend on."""
-    request, pipeline = loaded.plan.request, loaded.pipeline
-    dataset, corpus = loaded.data.dataset, loaded.data.corpus
+    pipeline, dataset = loaded.pipeline, loaded.data.dataset
+    known = known_config(loaded.plan.request, loaded.plan.pipeline.settings, loaded.data)
+    images = _images_fingerprint(dataset) if pipeline.supports_images else None
     judge = {"judge": loaded.judge.fingerprint} if loaded.judge else {}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "ravqa": ravqa.__version__,
-        "dataset": {
-            "name": dataset.name,
-            "label": dataset.label,
-            "data": str(request.data) if request.data else None,
-            "split": dataset.split,
-            "options": list(request.dataset_options),
-            "metric_options": list(request.metric_options),
-            "limit": request.limit,
-            "on_error": request.on_error,
-            "fingerprint": dataset.fingerprint,
-            "images": _images_fingerprint(dataset) if pipeline.supports_images else None,
-        },
-        "corpus": {
-            "files": [str(p) for p in request.corpus],
-            "passages": len(corpus) if corpus else 0,
-            "fingerprint": corpus.fingerprint if corpus else None,
-        },
-        "run": {
-            "retrieval_only": request.retrieval_only,
-            "predict_only": request.predict_only,
-            "controls": list(request.controls),
-            "seed": request.seed,
-        },
-        "pipeline": cast(PipelineSettings, dict(loaded.plan.pipeline.settings)),
+    found = {
+        **known,
+        "dataset": {**known["dataset"], "fingerprint": dataset.fingerprint, "images": images},
         # A resumed run must not mix two prompts or models of the same name.
         "fingerprints": {**pipeline.fingerprints, **judge},
     }
+    return cast(RunConfig, found)
 
 
 def _images_fingerprint(dataset: Dataset) -> str:

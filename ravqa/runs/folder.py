@@ -185,8 +185,32 @@ class RunDir(OutputFolder):
             if file.is_file() and ours and file.name not in LOCK_FILES:
                 file.unlink()
 
+    def check_resumed(self, known: Mapping[str, Any]) -> None:
+        """Compare the run to resume, if there is one, with settings that are known already.
+
+        Args:
+            known: sections of `config.yaml`, not all with all of their keys; nothing else is
+                compared.
+
+        Raises:
+            UserError: the run had other settings.
+        """
+        if not self.resume:
+            return
+        now = yaml.safe_load(dump_yaml(known))
+        shared = {
+            name: {key: section.get(key) for key in now[name]}
+            if isinstance(section, dict) and name != "pipeline"
+            else section
+            for name, section in read_yaml(self.path / CONFIG).items()
+            if name in now
+        }
+        self._compare(shared, now)
+
     def _check(self, now: Mapping[str, Any]) -> None:
-        before = read_yaml(self.path / CONFIG)
+        self._compare(read_yaml(self.path / CONFIG), now)
+
+    def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if before != now:
             path = first_difference(before, now)
             raise UserError(

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ravqa.answering.examples import ExamplePool
+from ravqa.answering.rules import answering_config
 from ravqa.collections import Collection
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
@@ -35,26 +37,13 @@ from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import control, wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
+from ravqa.runs.needs import Needs, examine
 from ravqa.runs.options import RunRequest, ScoreRequest
-from ravqa.runs.plan import Given, Plan, check_corpus, overrides_of
+from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config, overrides_of
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
 """By reranker, what it counted; see `Reranker.counts`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The questions and passages of a run.
-
-    Attributes:
-        corpus: None if there are no passages.
-        problems: questions that were left out, and why.
-    """
-
-    dataset: Dataset
-    corpus: Corpus | None
-    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +87,9 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     """
     request, config, given = plan.request, plan.pipeline.config, plan.given
     data = read_data(request, config, session, console, given)
+    plan.run_dir.check_resumed(known_config(request, plan.pipeline.settings, data))
+    if given.pipeline is None:
+        needs_of_data(request, config, data).refuse()
     stages = keys_of(request, config, data)
     console.heading(
         data.dataset, config, overrides_of(plan.request), data.corpus, plan.run_dir.path
@@ -180,10 +172,27 @@ def reader_counts(pipeline: Pipeline) -> ReaderCounts:
     )
 
 
-def _judge(plan: Plan, dataset: Dataset, session: Session) -> Judge | None:
-    request, part = plan.request, plan.pipeline.config.judge
+def needs_of_data(request: RunRequest, config: PipelineConfig, data: Data) -> Needs:
+    """Return what would stop a run that only its data show: of the judge, and of the examples."""
+    needs = examine(config, {"judge"}) if _judges(request, data.dataset) else Needs()
+    examples = answering_config(config.answering, "answering").examples
+    if examples is not None and not request.retrieval_only:
+        try:
+            ExamplePool(examples).choose(data.dataset.questions)
+        except UserError as e:
+            needs.stops.append(str(e))
+    return needs
+
+
+def _judges(request: RunRequest, dataset: Dataset) -> bool:
+    """Return whether answers are scored by a metric that asks the judge, if there is one."""
     unscored = request.retrieval_only or request.predict_only
-    if part is None or unscored or not dataset.answer_metric.uses_judge:
+    return not unscored and dataset.answer_metric.uses_judge
+
+
+def _judge(plan: Plan, dataset: Dataset, session: Session) -> Judge | None:
+    part = plan.pipeline.config.judge
+    if part is None or not _judges(plan.request, dataset):
         return None
     judge: Judge = build_part(JUDGES, part, f"{plan.pipeline.where}: judge", session=session)
     return judge

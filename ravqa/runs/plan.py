@@ -12,16 +12,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import ravqa
 from ravqa.core.errors import UserError, near_matches
 from ravqa.core.registry import Registry, table
 from ravqa.core.settings import PipelineConfig, apply_override, load_pipeline
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets import DATASETS
-from ravqa.datasets.base import Dataset
+from ravqa.datasets.base import Dataset, Problem
+from ravqa.evaluation.schema import SCHEMA_VERSION
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.rerankers.build import asks_own_reader
 from ravqa.retrievers import RETRIEVERS
 from ravqa.runs.folder import RunDir
+from ravqa.runs.needs import Needs, built_parts, examine
 from ravqa.runs.options import RunRequest
 
 CONTROLS = ("none", "oracle", "random", "wrong-image")
@@ -61,6 +64,20 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class Data:
+    """The questions and passages of a run.
+
+    Attributes:
+        corpus: None if there are no passages.
+        problems: questions that were left out, and why.
+    """
+
+    dataset: Dataset
+    corpus: Corpus | None
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A run that can begin.
 
@@ -85,14 +102,77 @@ def plan(request: RunRequest, given: Given | None = None) -> Plan:
     started = time.monotonic()
     given = given or Given()
     pipeline = plan_pipeline(request, given)
+    run_dir = plan_folder(request, pipeline)
+    if given.pipeline is None:
+        needs_of(request, pipeline.config).refuse()
+    return Plan(request, pipeline, run_dir, started, given)
+
+
+def plan_folder(request: RunRequest, pipeline: PipelinePlan) -> RunDir:
+    """Check the folder of a run, and the settings of a run in it that is to be resumed.
+
+    Raises:
+        UserError: as `RunDir`; the run to resume had other settings; passages are missing.
+    """
     run_dir = RunDir(
         request.output or default_output(request),
         resume=request.resume,
         overwrite=request.overwrite,
     )
+    run_dir.check_resumed(known_config(request, pipeline.settings))
     if request.download and request.data is not None:  # --download does not fetch passages
         check_corpus(request, pipeline.config)
-    return Plan(request, pipeline, run_dir, started, given)
+    return run_dir
+
+
+def needs_of(request: RunRequest, config: PipelineConfig) -> Needs:
+    """Return what a run needs of this machine; the judge is left to `load`.
+
+    Whether answers are judged depends on the dataset's metric.
+    """
+    reads = not request.retrieval_only
+    parts = built_parts(config, retrieval_only=request.retrieval_only, scored=False)
+    return examine(config, parts, answers=reads)
+
+
+def known_config(
+    request: RunRequest, settings: Mapping[str, Any], data: Data | None = None
+) -> dict[str, Any]:
+    """Return what is known of a run's `config.yaml` before its parts are built.
+
+    Args:
+        settings: of the pipeline.
+        data: None if they are not read yet.
+    """
+    dataset: dict[str, Any] = {}
+    corpus: dict[str, Any] = {}
+    if data is not None:
+        found, passages = data.dataset, data.corpus
+        dataset = {"name": found.name, "label": found.label, "split": found.split}
+        corpus = {
+            "passages": len(passages) if passages else 0,
+            "fingerprint": passages.fingerprint if passages else None,
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ravqa": ravqa.__version__,
+        "dataset": {
+            **dataset,
+            "data": str(request.data) if request.data else None,
+            "options": list(request.dataset_options),
+            "metric_options": list(request.metric_options),
+            "limit": request.limit,
+            "on_error": request.on_error,
+        },
+        "corpus": {"files": [str(p) for p in request.corpus], **corpus},
+        "run": {
+            "retrieval_only": request.retrieval_only,
+            "predict_only": request.predict_only,
+            "controls": list(request.controls),
+            "seed": request.seed,
+        },
+        "pipeline": dict(settings),
+    }
 
 
 def plan_pipeline(request: RunRequest, given: Given | None = None) -> PipelinePlan:
@@ -104,8 +184,17 @@ def plan_pipeline(request: RunRequest, given: Given | None = None) -> PipelinePl
     given = given or Given()
     if given.dataset is None:
         DATASETS.check(request.dataset)
+    return pipeline_alone(request, given.pipeline)
+
+
+def pipeline_alone(request: RunRequest, built: Pipeline | None = None) -> PipelinePlan:
+    """Do what `plan_pipeline` does, whatever the dataset is.
+
+    Args:
+        built: a pipeline that a Python caller has, instead of the one that the request names.
+    """
     _check(request)
-    settings, where = _settings(request) if given.pipeline is None else _built(given.pipeline)
+    settings, where = _settings(request) if built is None else _built(built)
     config = check_settings(settings, where)
     blind = config.retriever.name == "none" or (
         config.retriever.name in _BLIND and not config.reranking
@@ -115,6 +204,8 @@ def plan_pipeline(request: RunRequest, given: Given | None = None) -> PipelinePl
             f"--controls wrong-image changes nothing with the retriever {config.retriever.name}: "
             "its passages do not depend on the image"
         )
+    if "oracle" in request.controls and config.retriever.name == "none":
+        raise UserError("--controls oracle needs a retriever whose order it keeps")
     return PipelinePlan(settings, where, config)
 
 

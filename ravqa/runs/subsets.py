@@ -75,7 +75,7 @@ def run_subsets(request: RunRequest, console: Console) -> Path:
     Raises:
         UserError: any mistake in what was asked for, or in the data of a subset.
     """
-    _check(request)
+    check_subsets(request)
     split = request.split or "test"
     subsets = _present(request, split, console)
     root = request.output or default_output(request)
@@ -104,7 +104,8 @@ def run_subsets(request: RunRequest, console: Console) -> Path:
     return root
 
 
-def _check(request: RunRequest) -> None:
+def check_subsets(request: RunRequest) -> None:
+    """Raise UserError for a mistake in a request for every subset, before any data are read."""
     plan_pipeline(request)
     if not request.retrieval_only:
         raise UserError("--subset all scores retrieval only: add --retrieval-only")

@@ -15,15 +15,18 @@ from huggingface_hub import constants
 from pydantic import BaseModel
 
 from ravqa.cli import doctor, main
+from ravqa.core import devices
 from ravqa.core.registry import PARTS
 from ravqa.core.settings import Part, Strict
 from ravqa.describers import DESCRIBERS
 from ravqa.encoders import ENCODERS
 from ravqa.indexes import INDEXES
 from ravqa.metrics.judges import JUDGES
+from ravqa.pipeline import check_settings
 from ravqa.readers import READERS
 from ravqa.rerankers import RERANKERS
 from ravqa.retrievers import RETRIEVERS
+from ravqa.runs import needs
 
 ROOT = Path(__file__).parents[2]
 REGISTRIES = [DESCRIBERS, ENCODERS, INDEXES, JUDGES, READERS, RERANKERS, RETRIEVERS]
@@ -33,8 +36,12 @@ def settings(**changes):
     return {"retriever": {"name": "none"}, "reader": {"name": "first-words"}, **changes}
 
 
+def examined(**changes):
+    return needs.examine(check_settings(settings(**changes), "test"))
+
+
 def stops(**changes):
-    return doctor.examine_pipeline(settings(**changes), "test").stops
+    return examined(**changes).stops
 
 
 @pytest.fixture
@@ -69,8 +76,8 @@ def model(folder, **config):
 
 def test_an_address_that_is_none_is_a_stop():
     for url in ("http://localhost:80x/v1", "http://localhost:99999/v1", "http://[::1/v1"):
-        found = stops(reader={"name": "openai", "model": "m", "url": url})
-        assert found == [f"reader: no server answers at {url}"]
+        found = examined(reader={"name": "openai", "model": "m", "url": url})
+        assert found.silent == [f"reader: no server answers at {url}"]
 
 
 def test_a_cache_folder_that_cannot_be_made_is_a_row(tmp_path, monkeypatch):
@@ -135,6 +142,18 @@ def test_extras_lack_what_is_not_installed(monkeypatch):
     assert missing["vision"][-1] == "torchvision"
 
 
+def test_an_extra_made_of_another_lacks_what_that_lacks(monkeypatch):
+    monkeypatch.setattr(
+        doctor.metadata,
+        "requires",
+        lambda name: ["a; extra == 'lora'", "ravqa[lora]; extra == 'train'", "b"],
+    )
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    missing = {extra.name: extra.missing for extra in doctor.extras()}
+    assert missing["lora"] == missing["train"] == ("a",)
+    assert missing["pdf"] == ()
+
+
 def test_missing_packages_stop_a_pipeline(without, tmp_path):
     retriever = {"name": "bm25", "stemming": True}
     assert stops(retriever=retriever) == []
@@ -150,27 +169,26 @@ def test_missing_packages_stop_a_pipeline(without, tmp_path):
 
 
 def test_models_are_looked_for(hub, tmp_path, monkeypatch):
-    def examined(name, **options):
-        part = {"name": "transformers-vlm", "model": str(name), **options}
-        return doctor.examine_pipeline(settings(reader=part), "test")
+    def reader(name, **options):
+        return examined(reader={"name": "transformers-vlm", "model": str(name), **options})
 
     assert stops(reader={"name": "transformers-llm", "model": "./gone"}) == [
         "reader: no such model file or folder: ./gone"
     ]
-    found = examined("owner/name")
+    found = reader("owner/name")
     assert found.notes == ["reader: owner/name will be downloaded from the hub"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE forbids" in examined("owner/name").stops[0]
+    assert "HF_HUB_OFFLINE forbids" in reader("owner/name").stops[0]
     kept = hub / "models--owner--name"
     model(kept / "snapshots" / "abc", model_type="llava", dtype="bfloat16")
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("abc")
-    found = examined("owner/name")
+    found = reader("owner/name")
     assert found.stops == []
     assert (found.models[0].bytes, found.models[0].memory) == (1000, 2000)
     local = model(tmp_path / "local", model_type="llava")
-    assert examined(local).stops == []
-    assert examined(local, adapter="./x").stops == ["reader: no such model file or folder: ./x"]
+    assert reader(local).stops == []
+    assert reader(local, adapter="./x").stops == ["reader: no such model file or folder: ./x"]
 
 
 @pytest.mark.parametrize("how", ["type", "file", "processor"])
@@ -186,7 +204,7 @@ def test_a_processor_that_wants_torchvision(how, tmp_path, without):
 
 
 def test_weights_that_do_not_fit(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_memory", lambda: 1500)
+    monkeypatch.setattr(needs, "total_memory", lambda: 1500)
     folder = model(tmp_path / "m", model_type="llava", torch_dtype="float16")
     [line] = stops(reader={"name": "transformers-vlm", "model": str(folder)})
     assert "weights need about 2.0 KB of memory, this machine has 1.5 KB" in line
@@ -197,7 +215,12 @@ def test_a_server_that_is_not_there():
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         reader = {"name": "openai", "url": url, "model": "m"}
         assert stops(reader=reader) == []
-    assert stops(reader=reader) == [f"reader: no server answers at {url}"]
+    assert examined(reader=reader).silent == [f"reader: no server answers at {url}"]
+    retriever = {"name": "late-interaction", "encoder": {"name": "token-bert"}}
+    index = {"name": "qdrant", "url": url.removesuffix("/v1")}
+    assert stops(retriever=retriever | {"index": index})[-1] == (
+        f"retriever.index: no server answers at {index['url']}"
+    )
 
 
 def test_what_torch_was_built_for(tmp_path, monkeypatch):
@@ -211,7 +234,7 @@ def test_what_torch_was_built_for(tmp_path, monkeypatch):
         ("cuda = None\nhip = '6.4'\n", "HIP 6.4"),
     ):
         (tmp_path / "torch" / "version.py").write_text(f"from typing import Optional\n{text}")
-        assert doctor._torch_build() == expected
+        assert devices.torch_build() == expected
 
 
 def test_caches_are_counted(fresh_cache, hub):
@@ -252,9 +275,11 @@ def test_doctor_imports_neither_torch_nor_transformers():
     code = (
         "import sys\n"
         "from ravqa.cli import doctor\n"
-        "doctor._torch_build = lambda: ''\n"
+        "from ravqa.core import devices\n"
+        "doctor.torch_build = devices.torch_build = lambda: ''\n"
         "sys.platform = 'linux'\n"
-        "doctor.examine('preflmr-l-retrieval')\n"
+        "from ravqa.runs.options import RunRequest\n"
+        "doctor.examine(RunRequest('', pipeline='preflmr-l-retrieval', retrieval_only=True))\n"
         "print('HEAVY', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

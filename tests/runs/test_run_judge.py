@@ -12,6 +12,7 @@ from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.base import Judge
+from ravqa.pipeline import Pipeline
 
 URL = "https://en.wikipedia.org/wiki/Fir"
 # First words of the first passage: "tall as towers".
@@ -191,6 +192,14 @@ def test_a_wrong_judge_is_named_before_anything_is_read(run, data, change, messa
     code, _, _, err = run("--set", change)
     assert code == 2
     assert message in err
+
+
+def test_a_judge_that_cannot_run_here_is_named_before_models_are_loaded(run, monkeypatch):
+    monkeypatch.setattr(Pipeline, "from_config", lambda *_, **__: 1 / 0)
+    judge = "judge={name: bem, model: owner/name, device: 'cuda:77'}"
+    code, _, _, err = run("--set", judge)
+    assert code == 2
+    assert "error: judge: the device 'cuda:77' cannot be used: " in err
 
 
 def test_where_no_judge_is_asked_none_is_built(run, monkeypatch):
