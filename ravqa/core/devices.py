@@ -93,4 +93,4 @@ def has_accelerator() -> bool:
         return False
     import torch
 
-    return bool(torch.accelerator.is_available())
+    return any(kind.is_available() for kind in (torch.cuda, torch.xpu, torch.backends.mps))
