@@ -232,10 +232,11 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     with pytest.raises(SystemExit) as end:
         run_main(list(OKVQA))
     assert end.value.code == 130
-    assert capsys.readouterr().err.splitlines() == [
-        "--resume --output DIR resumes this run",
-        "interrupted",
-    ]
+    hint, last = capsys.readouterr().err.splitlines()
+    assert hint.startswith("to continue: ravqa run --dataset okvqa ")
+    assert hint.endswith(" --resume")
+    assert " --output runs/okvqa-" in hint
+    assert last == "interrupted"
 
 
 def test_other_interrupted_commands_speak_of_no_run(capsys, monkeypatch):

@@ -151,7 +151,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(folder, tmp_path, monkeypatch,
     monkeypatch.setattr(BM25Retriever, "retrieve", stopped)
     assert evaluate(folder, "--subset", "all", "--output", output) == 130
     *_, hint, last = capsys.readouterr().err.strip().splitlines()
-    assert hint == "--resume --output DIR resumes this run"
+    assert hint.startswith("to continue: ravqa run --dataset ")
+    assert f" --output {output} --resume " in hint
+    assert "--dataset-option subset=all" in hint
     assert last == "interrupted"
     assert not (output / "table.json").exists()
 
