@@ -61,6 +61,6 @@ def test_a_run_ends_before_it_begins(checkpoint, capsys, tmp_path, monkeypatch):
     assert end.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "error: the reader transformers-llm: the device 'cuda:99' cannot be used: " in err
+    assert "error: reader: the device 'cuda:99' cannot be used: " in err
     assert "Traceback" not in err
     assert not (tmp_path / "runs").exists()

@@ -60,7 +60,7 @@ def test_a_request_for_all(options, asks):
 )
 def test_what_does_not_go_together_is_refused_with_the_reason(options, said):
     with pytest.raises(UserError) as error:
-        module._check(request(**options))
+        module.check_subsets(request(**options))
     assert str(error.value) == said
 
 
