@@ -544,3 +544,21 @@ def test_tokens_are_read_after_a_state_at_their_positions():
     model(False)._extend(State("past", mask, None, across=across), tokens)
     assert "position_ids" not in given[-1]
     assert given[-1]["cross_attention_mask"].shape == (2, 2, 3, 4)
+
+
+def test_a_shared_beginning_is_moved_behind_each_rows_padding():
+    from transformers import DynamicCache
+
+    from ravqa.readers.transformers_llm import TransformersLLM
+
+    keys = torch.arange(12.0).reshape(1, 2, 3, 2)  # one row, two heads, three tokens of two numbers
+    cache = DynamicCache()
+    cache.update(keys.clone(), keys.clone() + 100, 0)
+    tested = object.__new__(TransformersLLM)
+    tested._shared = ((4, 5, 6), cache)
+    past = tested._past([4, 5, 6], [0, 1, 2])
+    order = [[0, 1, 2], [2, 0, 1], [1, 2, 0]]  # what moves to the beginning stands for padding
+    for row, tokens in enumerate(order):
+        assert torch.equal(past.layers[0].keys[row], keys[0][:, tokens])
+        assert torch.equal(past.layers[0].values[row], keys[0][:, tokens] + 100)
+    assert torch.equal(cache.layers[0].keys, keys)  # as it was
