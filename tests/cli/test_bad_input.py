@@ -1,5 +1,6 @@
 """What users get wrong: each time one line on stderr that names the thing, and exit code 2."""
 
+import importlib
 import json
 import struct
 import sys
@@ -229,6 +230,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
+    importlib.import_module("ravqa.runs.subsets")  # which else would keep the replaced function
     monkeypatch.setattr("ravqa.runs.run.run", interrupted)
     with pytest.raises(SystemExit) as end:
         run_main(list(OKVQA))
