@@ -224,8 +224,12 @@ def test_models_that_see_are_given_the_image(fresh_cache, model, monkeypatch):
     assert tested.counts()["scored"] == 12
 
 
-def test_a_model_that_reads_text_alone_looks_at_no_image(model):
-    assert not reranker(model).supports_images
+def test_a_model_that_reads_text_alone_looks_at_no_image(fresh_cache, model):
+    tested = reranker(model)
+    assert not tested.supports_images
+    for photo in sorted((SAMPLE / "val2014").glob("*.jpg"))[:2]:
+        tested.rerank([Question(1, "tower", image=photo)], [PAIRS])
+    assert tested.counts()["scored"] == len(PAIRS)  # what differs in the image alone is known
 
 
 # What is refused
