@@ -297,6 +297,7 @@ def test_of_a_llama_equal_passages_are_its_own_generation(llama):
         assert mixed.log_prob == pytest.approx(generation.log_prob, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_with_smollm2_the_passage_that_knows_the_answer_gains(reader, fresh_cache):
     question = Question(1, "Where do these animals live?")
     passages = [

@@ -57,6 +57,7 @@ def test_a_larger_page_is_refused_by_itself(tmp_path):
         Corpus.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_endless_line_takes_little_memory(tmp_path):
     path = tmp_path / "endless.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:

@@ -293,6 +293,7 @@ corpus_embeddings(Words(after=after), corpus(), Path({folder!r}))
 
 
 @pytest.mark.parametrize("where", ["encoding", "writing"])
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path, where):
     script = KILLED.format(
         tests=str(Path(__file__).parent), where=where, folder=str(tmp_path / "killed")

@@ -123,6 +123,7 @@ def test_every_vector_has_its_label(encoder):
     assert encoder.seen_image(PHOTOS[0]).size == (224, 224)
 
 
+@pytest.mark.slow
 def test_only_a_querys_weights_leave_passages_as_they_are(encoder):
     other = build(question_weight=1.0, names_weight=0.5, photo_weight=0.5)
     shorter = build(question_weight=1.0, names_weight=0.5, photo_weight=0.25, doc_maxlen=4)
@@ -131,6 +132,7 @@ def test_only_a_querys_weights_leave_passages_as_they_are(encoder):
     assert shorter.passages_fingerprint != encoder.passages_fingerprint
 
 
+@pytest.mark.slow
 def test_the_model_is_saved_and_loaded_like_any_of_the_family(encoder, tmp_path):
     model, processor, _ = mini.shipped("the test")
     model.save_pretrained(tmp_path)

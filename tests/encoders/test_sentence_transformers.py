@@ -389,6 +389,7 @@ def test_models_whose_vector_lengths_count_are_refused(bert, tmp_path, similarit
     DenseSTEncoder(DenseSTEncoder.Config(model=str(tmp_path / "with")))
 
 
+@pytest.mark.slow
 def test_a_dense_model_runs_in_the_pipeline(minilm_folder, tmp_path):
     corpus = tmp_path / "passages.jsonl"
     lines = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8").splitlines()[:60]

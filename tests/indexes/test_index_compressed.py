@@ -412,6 +412,7 @@ def test_centroids_are_not_chosen_anew_if_that_is_not_wanted(tmp_path, sample):
     assert len(index) == 500
 
 
+@pytest.mark.slow
 def test_added_passages_about_other_things_are_found_as_well_as_in_a_fresh_index(tmp_path, sample):
     index = sample.copy(tmp_path / "grown")
     ids = [f"o{i}" for i in range(len(sample.more))]
@@ -556,6 +557,7 @@ def compare(encoder, corpus, **options):
                 )
 
 
+@pytest.mark.slow
 def test_the_retriever_finds_with_it_what_it_finds_with_the_exact_kind(
     fresh_cache, encoder, okvqa_sample
 ):

@@ -159,6 +159,7 @@ both_kinds = pytest.mark.parametrize(
         ("compressed", "9bit", ["grow"]),
     ],
 )
+@pytest.mark.slow
 def test_some_kills(tmp_path, kind, storage, changes):
     how = {"kind": kind, "storage": storage}
     results = kills(__file__, tmp_path, changes, steps=4, times=2, **how)

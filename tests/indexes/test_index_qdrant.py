@@ -206,6 +206,7 @@ def test_a_prefetch_scores_the_passages_whose_means_come_nearest(tmp_path, confi
         assert missed, "the test's data must be such that a prefetch matters"
 
 
+@pytest.mark.slow
 def test_a_real_corpus_keeps_its_ten_best_through_the_prefetch(tmp_path, encoder, okvqa_sample):
     from ravqa.encoders.base import Span
 
@@ -301,6 +302,7 @@ def test_ties_come_in_passage_order(tmp_path, config):
         assert [i for i, _ in index.search([one], 5)[0]] == ["2", "9", "0", "7", "4"]
 
 
+@pytest.mark.slow
 def test_searches_in_threads_equal_serial_ones(tmp_path, config):
     asked = [q for seed in range(8) for q in queries(seed)]
     with closing(build(tmp_path / "ix", corpus(40), config)) as index:
@@ -383,6 +385,7 @@ def _open(path, asked, answers):
             answers.put(str(e))
 
 
+@pytest.mark.slow
 def test_another_process_is_told_that_the_folder_is_in_use(tmp_path):
     context = multiprocessing.get_context("spawn")
     asked, answers = context.Queue(), context.Queue()

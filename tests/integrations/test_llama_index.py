@@ -134,6 +134,7 @@ def test_all_that_names_an_image_is_the_same_image(retriever):
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.slow
 def test_an_address_of_the_web_is_fetched_only_if_told_to(folder):
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
@@ -537,6 +538,7 @@ def test_mistakes_say_what_to_do(tmp_path, folder, passages):
 # --- with trained weights
 
 
+@pytest.mark.slow
 def test_what_is_seen_in_the_image_finds_the_passage(minilm_folder, tagger):
     """Image tags and MiniLM: what the animal is, is in the photo only."""
     corpus = Corpus.read(SAMPLE / "passages.jsonl")

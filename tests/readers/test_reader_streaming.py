@@ -94,6 +94,7 @@ def test_who_stops_reading_stops_the_generation():
     assert reader.steps == 4
 
 
+@pytest.mark.slow
 def test_a_local_reader_streams_what_it_generates(reader):
     prompts = [Prompt("Question: What is a koala?\nAnswer:"), Prompt("The koala is an animal that")]
     longest = 0

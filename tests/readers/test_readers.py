@@ -1225,6 +1225,7 @@ def test_models_of_another_kind_are_refused(folder, tmp_path):
 # --- real weights
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_answers_of_a_real_model(reader, monkeypatch):
     fact = "Passage: The koala eats leaves.\n"
     asked = ["What does the koala eat?", "Where is Rome?", "What is it?"]

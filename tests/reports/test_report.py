@@ -266,6 +266,7 @@ def test_times_name_no_stage_that_took_none(run):
     assert figure.legend == []
 
 
+@pytest.mark.slow
 def test_what_matched_is_shown_of_the_first_questions_unasked(data, tmp_path, monkeypatch):
     options = ["--retriever", "late-interaction", "--retrieval-only", "--controls", ""]
     options += ["--set", f"retriever.encoder={{name: flmr, model: {FLMR}}}"]

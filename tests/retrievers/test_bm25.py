@@ -365,6 +365,7 @@ def test_wrong_options_are_named(options, message):
 
 
 @pytest.mark.parametrize(("captioned", "expected"), [(0, 0.47), (1, 0.54)])
+@pytest.mark.slow
 def test_known_figures_on_real_snippets(captioned, expected):
     if not SNIPPETS.is_dir():
         pytest.skip("no ../shared/data/okvqa-snippets beside the project: not tested")

@@ -152,6 +152,7 @@ def test_a_second_run_uses_the_caches_and_gives_the_same(finished, small_corpus,
     assert comparable(tmp_path / "r" / "samples.jsonl") == comparable(finished / "samples.jsonl")
 
 
+@pytest.mark.slow
 def test_infoseek_is_scored_by_its_own_rule(small_corpus, tmp_path):
     run(
         ["--dataset", "infoseek", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path]

@@ -88,6 +88,7 @@ def simulated(rng, questions, shift, per_image=3):
     return dict(enumerate(values)), {i: i // per_image for i in range(images * per_image)}
 
 
+@pytest.mark.slow
 def test_simulated_questions_are_seen_as_often_as_promised():
     rng = np.random.default_rng(5)
     pilot, clusters = simulated(rng, 6000, shift=3.0)

@@ -41,6 +41,7 @@ def samples(folder, variant):
 # -- what is shared --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_retrieval_for_five_readers_runs_once_and_so_does_a_reader_for_five_rules(
     counted, folder, tmp_path, capsys
 ):

@@ -318,6 +318,7 @@ def test_other_kinds_of_readers_train_too(settings, tmp_path, name):
 # --- validation, checkpoints, resuming
 
 
+@pytest.mark.slow
 def test_validation_is_what_the_pipeline_answers(settings, data, tmp_path):
     pytest.importorskip("peft", reason="adapters need peft")
     rows = [json.loads(line) for line in (data / "questions.jsonl").read_text().splitlines()]

@@ -60,6 +60,7 @@ def test_validation_is_the_recall_of_the_encoder_and_exact_search(examples):
         assert found[f"recall@{k}"] == found[f"pseudo_recall@{k}"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_training_learns_what_it_is_shown(texts, tmp_path):
     config = write_settings(
         tmp_path,
