@@ -404,6 +404,7 @@ PASSAGES = st.lists(
 
 
 @given(PASSAGES, st.text(max_size=8))
+@pytest.mark.slow
 def test_a_corpus_on_disk_is_the_same_mapping_as_one_in_memory(passages, other):
     memory = Corpus(passages)
     disk = DiskCorpus(f"test-{memory.fingerprint}-{hash(str(passages))}", passages, source="test")

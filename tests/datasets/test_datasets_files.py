@@ -292,6 +292,7 @@ ASKED = st.lists(
 
 
 @given(ASKED)
+@pytest.mark.slow
 def test_questions_on_disk_are_the_same_sequence_as_in_memory(questions):
     kept = DiskQuestions(questions)
     assert len(kept) == len(questions)

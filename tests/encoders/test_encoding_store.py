@@ -116,6 +116,7 @@ def test_a_store_gives_every_passage_in_order(tmp_path, output):
     assert store.missing() == []
 
 
+@pytest.mark.slow
 def test_chunks_of_a_large_corpus_hold_more_passages(tmp_path):
     class Constant(Words):
         def rows(self, text):

@@ -99,6 +99,7 @@ OPERATIONS = st.lists(
 
 @given(operations=OPERATIONS, shards=st.integers(1, 4))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
 def test_any_changes_are_those_of_a_dictionary(tmp_path, operations, shards):
     shutil.rmtree(tmp_path / "ix", ignore_errors=True)
     passages = corpus(6)

@@ -91,6 +91,7 @@ TEXTS = st.lists(st.lists(WORDS, min_size=1, max_size=6).map(" ".join), min_size
     b=st.sampled_from([0.0, 0.4, 1.0]),
     k=st.integers(1, 9),
 )
+@pytest.mark.slow
 def test_rankings_equal_the_formula_with_ties_in_corpus_order(texts, query, k1, b, k):
     found = ranking(retriever(corpus_of(*texts), k1=k1, b=b), ask(query), k)
     expected = formula(texts, query, k1, b)

@@ -237,6 +237,7 @@ def test_many_queries_are_scored_in_several_rounds(monkeypatch):
         assert_best(hits, 9, brute_force(passages, question, plain, QueryText()))
 
 
+@pytest.mark.slow
 def test_the_default_encoder_with_the_default_storage(encoder, okvqa_sample):
     some = [
         p

@@ -135,6 +135,7 @@ def test_results_say_what_they_are(finished):
     assert [sorted(p) for p in predictions] == [["answer", "question_id"]] * 12
 
 
+@pytest.mark.slow
 def test_a_second_run_uses_the_caches_and_gives_the_same(finished, small_corpus, tmp_path):
     run(
         ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 12, "--output", tmp_path / "r"]
@@ -180,6 +181,7 @@ def test_retrieval_only_loads_no_reader(small_corpus, tmp_path):
     assert "PRRecall" in results["retrieval"]["conditions"]["main"]
 
 
+@pytest.mark.slow
 def test_predict_only_scores_nothing(small_corpus, tmp_path):
     run(
         ["--dataset", "okvqa", "--corpus", small_corpus, "--limit", 4, "--output", tmp_path]

@@ -90,6 +90,7 @@ def test_photos_reach_the_server(run, serve, okvqa_sample):
         assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).format == "JPEG"
 
 
+@pytest.mark.slow
 def test_so_many_questions_are_read_together_that_workers_seldom_wait(run, serve, monkeypatch):
     sizes = []
     answer = Pipeline.answer
@@ -107,6 +108,7 @@ def test_so_many_questions_are_read_together_that_workers_seldom_wait(run, serve
     assert sizes == [32, 8]
 
 
+@pytest.mark.slow
 def test_faults_on_the_way_change_nothing(run, serve, waits):
     quiet = serve(lambda _, body: chat(answer_to(question(body))))
     code, calm, wanted, _, _ = run(quiet, output="calm")

@@ -96,6 +96,7 @@ def test_another_study_of_the_same_data_finds_everything(counted, folder, tmp_pa
     assert all(first[q][k] == second[q][k] for q in first for k in keys)
 
 
+@pytest.mark.slow
 def test_a_part_that_no_later_variant_needs_is_let_go(counted, folder, tmp_path, capsys):
     # Readers come one after another, whatever the order of the file: one is in memory at a time.
     readers = {f"r{i}": {"reader": {"name": "counted", "word": i}} for i in range(3)}
@@ -346,6 +347,7 @@ def test_options_that_make_no_sense(folder, capsys, arguments, message):
 # -- failures, and going on ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_is_reported_and_the_others_go_on(counted, folder, tmp_path, capsys):
     readers = {
         "good": {"reader": {"name": "counted"}},

@@ -372,6 +372,7 @@ def test_validation_is_what_the_pipeline_answers(settings, data, tmp_path):
     assert "The best checkpoint was chosen on these questions" in page
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_same(settings, tmp_path):
     pytest.importorskip("peft", reason="adapters need peft")
     values = settings(

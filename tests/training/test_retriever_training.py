@@ -27,6 +27,7 @@ from ravqa.flmr import FLMRModelForRetrieval
 # -- the whole way
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_what_the_encoder_loads(examples, tmp_path, capsys):
     config = write_settings(tmp_path, examples, validation={"file": str(examples)})
     assert command(config, "--output", tmp_path / "run", "--set", "loop.validate_every=2") == 0
