@@ -263,10 +263,6 @@ class ReaderTask(Task):
 
     # --- training
 
-    def loss(self, batch: Sequence[Drawn]) -> Mapping[str, Any]:
-        """Return the loss of a batch, read at once; `backward` reads it in parts."""
-        return {"loss": self._sum(self._own(batch)) * self._scale(batch)}
-
     def backward(self, batch: Sequence[Drawn], weight: float, seed: int) -> dict[str, float]:
         """Add the gradients of `weight` times the batch's loss, a part at a time."""
         import torch

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ravqa.core.progress import Progress
-from ravqa.training.sampling import Drawn, step_seed
+from ravqa.training.sampling import Drawn
 
 
 class Task(ABC):
@@ -53,34 +53,19 @@ class Task(ABC):
         Settings and fingerprints of model and data; a resumed run must have the same.
         """
 
-    def loss(self, batch: Sequence[Drawn]) -> Mapping[str, Any]:
-        """Return losses of a batch as scalar tensors; "loss" is minimised, others are recorded.
-
-        A task that computes its gradients in other ways overrides `backward` instead.
-
-        Args:
-            batch: the batch of all processes, in the same order everywhere. `share` returns a
-                process's own part. The mean over the processes is the loss of the batch.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def backward(self, batch: Sequence[Drawn], weight: float, seed: int) -> dict[str, float]:
         """Add the gradients of `weight` times the batch's loss; return the losses.
 
         Args:
-            batch: as for `loss`.
+            batch: the batch of all processes, in the same order everywhere. `share` returns a
+                process's own part. The mean over the processes is the loss of the batch.
             weight: factor of the loss.
-            seed: for all that is drawn at random, the same in every process; torch's generators
-                are set by it and the process's number.
-        """
-        import torch
+            seed: for all that is drawn at random, the same in every process.
 
-        torch.manual_seed(step_seed(seed, self.rank))
-        with self.autocast():
-            losses = self.loss(batch)
-        if losses["loss"].requires_grad:  # the loop reports if nothing ever trains
-            (losses["loss"] * weight).backward()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        Returns:
+            Losses by name: "loss" is what is minimised, without `weight`; others are recorded.
+        """
 
     def share(self, batch: Sequence[Drawn]) -> Sequence[Drawn]:
         """Return this process's part of a batch; the loop makes all parts equally long."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_files import written
 from messages import said
 
 from ravqa.core.errors import DataError
@@ -17,16 +18,6 @@ from ravqa.corpora.disk import DiskQuestions, PassageFolder, keep, same_record
 from ravqa.corpora.pages import Remarks
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
-
-
-def jsonl(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def written(path, text):
-    path.write_bytes(text.encode())
-    return path
 
 
 # Corpora in memory and on disk

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from corpus_files import jsonl, written
 from messages import said
 
 from ravqa.core.errors import DataError, UserError
@@ -15,16 +16,6 @@ from ravqa.corpora.pages import Remarks
 from ravqa.corpora.sources import find_sources, whole, write_passages
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
-
-
-def jsonl(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def written(path, text):
-    path.write_bytes(text.encode())
-    return path
 
 
 # Knowledge bases

@@ -1,28 +1,18 @@
 """Values and tables: each rule at its edge, each message as a whole."""
 
 import gzip
-import json
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_files import written
 from messages import said
 
 from ravqa.core.errors import DataError
 from ravqa.corpora import tables, values
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
-
-
-def jsonl(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def written(path, text):
-    path.write_bytes(text.encode())
-    return path
 
 
 # Values
