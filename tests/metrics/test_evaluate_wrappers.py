@@ -31,19 +31,19 @@ def evaluate(tmp_path_factory):
     them for nothing that is tested here.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", list(sys.path))  # it adds its folder of modules
         with pytest.MonkeyPatch.context() as without:
             without.setitem(sys.modules, "transformers", None)
             library = importlib.import_module("evaluate")
-        patch.setattr(library.config, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        found = library.loading.import_main_class
-
-        def import_main_class(*arguments, **options):
-            importlib.invalidate_caches()  # folders made in one tick of the clock are overlooked
-            return found(*arguments, **options)
-
-        patch.setattr(library.loading, "import_main_class", import_main_class)
+        # Python must not find the modules that were loaded before, here or in the user's folder,
+        # which transformers adds to the path too.
+        modules = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr(library.config, "HF_MODULES_CACHE", modules)
+        patch.setattr(sys, "path", [modules, *sys.path])
+        for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+            patch.delitem(sys.modules, name)
         yield library
+        for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
