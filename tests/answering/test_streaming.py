@@ -1,10 +1,13 @@
 """A streamed answer is the answer that is given at once."""
 
+import pytest
+
 from ravqa.answering.answerer import Answerer
 from ravqa.answering.config import AnsweringConfig
 from ravqa.core.records import Hit, Passage, Question
 
 
+@pytest.mark.slow
 def test_a_streamed_answer_is_the_answer(reader, fresh_cache):
     answerer = Answerer(AnsweringConfig(decision="top1", passages=1), reader)
     question = Question(1, "What does the koala eat?")

@@ -138,6 +138,7 @@ def test_a_reader_that_cannot_says_so(fresh_cache):
         reader.stream(Prompt("?"))
 
 
+@pytest.mark.slow
 def test_threads_wait_for_each_other(reader, monkeypatch):
     inside, most = [], []
     lengths = type(reader)._lengths

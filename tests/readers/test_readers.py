@@ -1241,6 +1241,7 @@ def test_batch_size_does_not_change_answers_of_a_real_model(reader, monkeypatch)
     assert all(batch[i].log_prob >= scores[i] - 3 for i in ended)
 
 
+@pytest.mark.slow
 def test_next_tokens_of_a_real_model_spell_its_generation(reader):
     prompts = [Prompt("The capital of France is"), Prompt("Question: 2 + 2?\nAnswer:")]
     made = reader.generate(prompts)
