@@ -1,5 +1,5 @@
-# make run        set up and run the main job on the bundled sample
-# make test       set up and run the quick tests (offline, minutes)
+# make run        set up what a run needs, and run the main job on the bundled sample
+# make test       set up everything, and run the quick tests (offline, minutes)
 # make test-slow  only the slow tests: kill loops, servers, browsers, built wheels
 # make test-all   both
 # make check      lint, format and types
@@ -9,8 +9,12 @@
 # make hooks      have git check what is committed (.pre-commit-config.yaml)
 # make clean      remove the environment
 
-# The first of these that exists; or make PYTHON=...
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+# The first of these that is one of Python 3.11 to 3.13; or make run PYTHON=...
+PYTHONS := python3.11 python3.12 python3.13 python3
+IN_RANGE := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+PYTHON ?= $(shell for p in $(PYTHONS); do $$p $(IN_RANGE) && echo $$p && break; done)
+NO_PYTHON = ravqa needs Python 3.11 to 3.13, which $(or $(PYTHON),none of $(PYTHONS)) is not: \
+	install one, or name it with PYTHON=
 VENV := .venv
 BIN := $(VENV)/bin
 # Without a CUDA device, set TORCH_INDEX to torch's own index ("https://download.pytorch.org/whl/cpu"):
@@ -25,15 +29,22 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test test-slow test-all check mutate docs hooks clean
 
-# torch first and alone, in the version of constraints.txt: nothing installed later may replace it.
-$(VENV)/.installed: pyproject.toml constraints.txt requirements-sample.txt
+# What a run needs. torch first and alone, in the version of constraints.txt: nothing installed later
+# may replace it.
+$(VENV)/.run: pyproject.toml constraints.txt requirements-sample.txt
+	$(if $(shell $(or $(PYTHON),false) $(IN_RANGE) && echo yes),,$(error $(NO_PYTHON)))
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -c constraints.txt -e '.[cpu,sample,test,dev]'
+	$(PIP) -c constraints.txt -e '.[cpu,sample]'
 	$(PIP) -c constraints.txt --no-deps -r requirements-sample.txt
 	touch $@
 
-run: $(VENV)/.installed
+# And what tests, checks and the documentation need.
+$(VENV)/.installed: $(VENV)/.run
+	$(PIP) -c constraints.txt -e '.[cpu,sample,test,dev]'
+	touch $@
+
+run: $(VENV)/.run
 	HF_HUB_OFFLINE=1 $(BIN)/python run_vqa.py --dataset okvqa --controls none,oracle,wrong-image --on-error skip
 
 test: $(VENV)/.installed
