@@ -40,6 +40,8 @@ class CachedDescriber:
             PromptError: the describer cannot process an image.
         """
         out: list[Description] = []
+        if progress and images:
+            progress("describing images", 0, len(images))
         for start in range(0, len(images), self._chunk):
             part = images[start : start + self._chunk]
             keys = [fingerprint(self.fingerprint, image_bytes(image)) for image in part]

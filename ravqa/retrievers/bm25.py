@@ -31,7 +31,7 @@ from ravqa.core.cache import Memo
 from ravqa.core.errors import DamagedError, DataError, UserError, first_line, import_extra
 from ravqa.core.files import folder_written_beside
 from ravqa.core.locations import cache_dir, file_digest, remove
-from ravqa.core.progress import Progress
+from ravqa.core.progress import Progress, silent
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
 from ravqa.core.stored import as_type, read_json
@@ -164,15 +164,18 @@ class BM25Retriever(Retriever):
 
     def _build(self, corpus: Corpus, path: Path, progress: Progress | None) -> None:
         """Write the index beside `path` and rename it; if several build it, the first one wins."""
+        progress = progress or silent
         words = self._tokenized(_texts(corpus, progress))
         if not words.vocab:
             raise DataError(f"{corpus.source}: no passage has a word that {_WHY} could find")
+        progress("building the index of words", 0, 1)
         index = self._library.BM25(k1=self.config.k1, b=self.config.b, method="lucene")
         index.index(words, create_empty_token=False, show_progress=False)
         with folder_written_beside(path, first_wins=True) as made:
             index.save(made)
             digests = {file.name: file_digest(file) for file in sorted(made.iterdir())}
             (made / _CHECKSUMS).write_text(json.dumps(digests), encoding="utf-8")
+        progress("building the index of words", 1, 1)
 
     def _tokenized(self, texts: Iterable[str], **options: Any) -> Any:
         return self._library.tokenize(
@@ -252,9 +255,9 @@ def _pairs(letters: str) -> Iterable[str]:
     return map("".join, itertools.pairwise(letters)) if len(letters) > 1 else letters
 
 
-def _texts(corpus: Corpus, progress: Progress | None) -> Iterator[str]:
+def _texts(corpus: Corpus, progress: Progress) -> Iterator[str]:
     """Yield the searched text of each passage, in order."""
     for number, passage in enumerate(corpus.values(), 1):
         yield passage.content
-        if progress and (number % _STEP == 0 or number == len(corpus)):
+        if number % _STEP == 0 or number == len(corpus):
             progress("indexing passages", number, len(corpus))

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ravqa.core.progress import ProgressLines
 from ravqa.core.records import READ
 from ravqa.core.terminal import Terminal
 from ravqa.evaluation.sections import RECALLS
@@ -43,7 +44,6 @@ _NAMES = {
 _SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
 _MAX_GROUPS = 6  # more columns of question types do not fit
 _PLAIN_WIDTH = 130  # width of tables in files and pipes
-_STEPS = 4  # progress lines per stage if stderr is not a terminal
 
 
 def condition_name(condition: str, retriever: str) -> str:
@@ -68,14 +68,14 @@ def pipeline_name(description: str, overrides: Sequence[str]) -> str:
 
 
 class Console:
-    """Prints for people: progress bars on a terminal, elsewhere a few plain lines per stage."""
+    """Prints for people: progress bars on a terminal, elsewhere `ProgressLines`."""
 
     def __init__(self, out: RichConsole | None = None, err: RichConsole | None = None):
         self.out = out or _rich(stderr=False)
         self.err = err or _rich(stderr=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._printed: dict[str, int] = {}
+        self._lines = ProgressLines(lambda line: self.err.print(Text(line), soft_wrap=True))
 
     def note(self, text: str) -> None:
         """Print a note for the user."""
@@ -88,16 +88,13 @@ class Console:
             with self.err.status(Text(what)):
                 yield
         else:
-            self.err.print(Text(what), soft_wrap=True)
-            yield
+            with self._lines.during(what):
+                yield
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of a stage are finished."""
         if not self.err.is_terminal:
-            step = _STEPS * done // total if total else _STEPS
-            if step != self._printed.get(what):
-                self._printed[what] = step
-                self.err.print(Text(f"{what}: {done}/{total}"), soft_wrap=True)
+            self._lines(what, done, total)
             return
         if self._bars is None:
             self._bars = Progress(
@@ -111,10 +108,11 @@ class Console:
             self._bars.start()
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done)
+        self._bars.update(self._tasks[what], completed=done, total=total)
 
     def close(self) -> None:
-        """Remove the progress bars."""
+        """Remove the progress bars, and forget unfinished stages."""
+        self._lines.close()
         if self._bars is not None:
             self._bars.stop()
             self._bars = None

@@ -112,7 +112,10 @@ def test_progress_of_the_index_of_words_is_reported_now_and_then(monkeypatch):
     monkeypatch.setattr(bm25, "_STEP", 2)
     seen = []
     words(corpus_of(*["a tower"] * 5), lambda *step: seen.append(step))
-    assert seen == [("indexing passages", n, 5) for n in (2, 4, 5)]
+    assert seen == [
+        *[("indexing passages", n, 5) for n in (2, 4, 5)],
+        *[("building the index of words", n, 1) for n in (0, 1)],
+    ]
 
 
 def test_the_library_shows_no_bars_of_its_own(capfd):
