@@ -195,7 +195,7 @@ class Pages:
     def key(self) -> str:
         """Return a key that changes with everything that the passages depend on."""
         files = [[self._name(path), file_digest(path)] for path in self._files]
-        return fingerprint("pages/2", files, self._words, self._uncaptioned)
+        return fingerprint("pages/3", files, self._words, self._uncaptioned)
 
     def passages(self) -> Iterator[Passage]:
         """Yield every passage, file by file in order of name.
@@ -361,8 +361,9 @@ class _Document:
 def _read(path: Path) -> _Document:
     suffix = path.suffix.lower()
     if suffix == ".pdf":
-        pages = pdf.pages(path)
-        return _Document(_title(path), [_Section(f"page={n}", t, page=n) for n, t in pages])
+        title, pages = pdf.read(path)
+        sections = [_Section(f"page={n}", text, page=n) for n, text in pages]
+        return _Document(title or _title(path), sections)
     if suffix in MARKDOWN:
         return _markdown(path)
     return _Document(_title(path), [_Section("", _text(path))])

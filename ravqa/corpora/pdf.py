@@ -1,38 +1,67 @@
-"""The text of PDF files, page by page (through pypdf)."""
+"""The text of PDF files, page by page (through pypdf).
+
+Ligatures and other compatibility forms are replaced by what they stand for (Unicode's NFKC), except
+superscripts, subscripts and fractions, which would become other numbers (10² would be 102).
+
+A hyphen at the end of a line either breaks a word or belongs to it. It is removed if it is a soft
+one. It is kept before and after digits, where lower case meets upper case ("Franco-Prussian"), and
+in "pre- and post-war". Otherwise the other words of the document decide. If the word occurs there
+with its hyphen, without it, or both, the more frequent form is right. If neither occurs, the hyphen
+is kept in a word that has more of them ("state-of-the-art"), and between two parts of three letters
+or more which are both words of the document; in every other case it is removed.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import DataError, import_extra
-from ravqa.core.files import check_file
+from ravqa.core.files import LONGEST_LINE, check_file
+from ravqa.corpora.titles import real_title
+
+_AS_WRITTEN = "¼-¾²³¹ªº⁰-ⁿ₀-ₜ⅐-↉"
+_OTHERS = re.compile(f"[^{_AS_WRITTEN}]+")
+_SOFT = "\u00ad"
+_BREAK = re.compile(rf"([\w-]*\w)(-| ?[\u2010{_SOFT}])[ \t]*\n[ \t]*(?=(\w+(?:-\w+)*))")
+_WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
+_SHORTEST_PART = 3
 
 
-def pages(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number (from 1) and text of each page; a page without text (a scan) yields "".
+def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:
+    """Return a file's title, and the number (from 1) and text of each page.
 
-    Lines are joined into paragraphs, and words hyphenated at line ends are rejoined.
+    The text of a page without any (a scan) is "". Lines are joined into paragraphs. The title is
+    that of the file's properties; None if it is blank or the name of a file.
 
     Raises:
-        DataError: the file is broken, or needs a password.
+        DataError: the file is broken, or needs a password, or has too much text.
         MissingExtraError: pypdf is not installed.
     """
     library: Any = import_extra("pypdf", "pdf", why=f"reading {path.name}")
     errors: Any = import_extra("pypdf.errors", "pdf", why=f"reading {path.name}")
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about every untidy file
-    number = 0
+    texts: list[str] = []
     check_file(path)
+    if not path.stat().st_size:
+        raise DataError("an empty file")
     try:
         with path.open("rb") as file:
             reader = library.PdfReader(file)
             if reader.is_encrypted and not reader.decrypt(""):
                 raise DataError("encrypted: it needs a password")
-            for number, page in enumerate(reader.pages, 1):
-                yield number, _clean(page.extract_text())
+            size = 0
+            for page in reader.pages:
+                texts.append(_plain(page.extract_text()))
+                size += len(texts[-1])
+                if size > LONGEST_LINE:
+                    raise DataError(f"more than {LONGEST_LINE:,} characters of text: split it")
+            title = reader.metadata and reader.metadata.title
     except DataError:
         raise
     except errors.DependencyError:
@@ -40,13 +69,61 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
     except RecursionError:
         raise DataError("broken: its parts refer to each other in a circle") from None
     except Exception as e:  # pypdf raises errors of many types on broken bytes
-        where = f" after page {number}" if number else ""
+        where = f" after page {len(texts)}" if texts else ""
         reason = str(e).strip().partition("\n")[0] or type(e).__name__
         raise DataError(f"no PDF file that can be read{where} ({reason})") from None
+    words = _words(texts)
+    pages = [(number, _paragraphs(_unbroken(text, words))) for number, text in enumerate(texts, 1)]
+    return real_title(_plain(title) if isinstance(title, str) else None), pages
 
 
-def _clean(text: str) -> str:
+def _plain(text: str) -> str:
+    """Return a text without compatibility forms, and with characters that UTF-8 can encode."""
     text = text.replace("\0", " ").encode("utf-8", "replace").decode()
-    text = re.sub(r"(?<=[a-zà-ÿ])-\n(?=[a-zà-ÿ])", "", text)
+    return _OTHERS.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
+
+
+def _words(texts: Sequence[str]) -> Counter[str]:
+    """Count the words of a document, in lower case, without those that a line's end breaks.
+
+    A word with hyphens counts as a whole, and so does each of its parts.
+    """
+    found: Counter[str] = Counter()
+    for text in texts:
+        whole = re.sub(rf"{_BREAK.pattern}\3", " ", text).replace(_SOFT, "")
+        for word in _WORD.findall(whole.lower().replace("\u2010", "-")):
+            parts = word.split("-")
+            found.update([word, *parts] if len(parts) > 1 else parts)
+    return found
+
+
+def _unbroken(text: str, words: Counter[str]) -> str:
+    """Return a text with the words whole that the ends of its lines break."""
+
+    def joined(match: re.Match[str]) -> str:
+        first, mark, rest = match.groups()
+        return first + ("" if _SOFT in mark else _hyphen(first, rest, words))
+
+    return _BREAK.sub(joined, text).replace(_SOFT, "")
+
+
+def _hyphen(first: str, rest: str, words: Counter[str]) -> str:
+    """Return what stands between two parts of a word that a hyphen at a line's end separates."""
+    lower = first[-1].islower() and rest[0].islower()
+    if not lower and not (first.isupper() and rest.isupper()):
+        return "-"
+    first, rest = first.lower(), rest.lower()
+    last, after = first.rpartition("-")[2], rest.partition("-")[0]
+    compound = words[f"{first}-{rest}"]
+    single = words[f"{first}{rest}"] or words[f"{last}{after}"]
+    if compound or single:
+        return "-" if compound > single else ""
+    if rest in {"and", "or", "und", "oder"}:
+        return "- "
+    both = last in words and after in words and min(len(last), len(after)) >= _SHORTEST_PART
+    return "-" if "-" in first + rest or both else ""
+
+
+def _paragraphs(text: str) -> str:
     paragraphs = re.split(r"\n\s*\n", text)
     return "\n".join(" ".join(paragraph.split()) for paragraph in paragraphs).strip()

@@ -1,6 +1,5 @@
 """Folders of pages and pictures as passages."""
 
-import io
 import json
 import os
 import shutil
@@ -8,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from document_files import pdf
 
 from ravqa.core.errors import DataError
 from ravqa.core.locations import SAMPLE
@@ -41,34 +41,6 @@ Birds
 
 Sleeps.
 """
-
-
-def pdf(*pages, password=None):
-    """A PDF file: a line of text on each page."""
-    pypdf = pytest.importorskip("pypdf")
-    from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
-
-    writer = pypdf.PdfWriter()
-    font = DictionaryObject(
-        {
-            NameObject("/Type"): NameObject("/Font"),
-            NameObject("/Subtype"): NameObject("/Type1"),
-            NameObject("/BaseFont"): NameObject("/Helvetica"),
-        }
-    )
-    for text in pages:
-        page = writer.add_blank_page(300, 300)
-        fonts = DictionaryObject({NameObject("/F1"): font})
-        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
-        stream = DecodedStreamObject()
-        lines = " T* ".join(f"({line}) Tj" for line in text.split("\n"))
-        stream.set_data(f"BT /F1 12 Tf 14 TL 20 200 Td {lines} ET".encode("latin-1"))
-        page[NameObject("/Contents")] = writer._add_object(stream)
-    if password is not None:
-        writer.encrypt(password, algorithm="RC4-128")
-    out = io.BytesIO()
-    writer.write(out)
-    return out.getvalue()
 
 
 def texts(corpus):

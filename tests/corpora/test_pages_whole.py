@@ -262,10 +262,10 @@ def test_the_size_and_key_of_pages(tmp_path):
     pages = Pages(tmp_path, words=9, uncaptioned=True)
     assert pages.size == 570
     files = [[name, file_digest(tmp_path / name)] for name in ("a.txt", "b.png")]
-    assert pages.key() == fingerprint("pages/2", files, 9, True)
-    assert Pages(tmp_path).key() == fingerprint("pages/2", files, 150, False)
+    assert pages.key() == fingerprint("pages/3", files, 9, True)
+    assert Pages(tmp_path).key() == fingerprint("pages/3", files, 150, False)
     [source] = [Pages(tmp_path / "a.txt")]
-    assert source.key() == fingerprint("pages/2", files[:1], 150, False)
+    assert source.key() == fingerprint("pages/3", files[:1], 150, False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""Small documents, made by the libraries that read them."""
+
+import io
+
+import pytest
+
+_GLYPHS = {"ﬀ": (1, "ff"), "ﬁ": (2, "fi"), "ﬂ": (3, "fl"), "\xad": (4, "uni00AD")}
+
+
+def pdf(*pages, password=None, title=None):
+    """A PDF file: a text on each page, its lines under each other."""
+    pypdf = pytest.importorskip("pypdf")
+    from pypdf.generic import ArrayObject as Array
+    from pypdf.generic import DecodedStreamObject, NumberObject
+    from pypdf.generic import DictionaryObject as Dictionary
+    from pypdf.generic import NameObject as Name
+
+    writer = pypdf.PdfWriter()
+    differences = [item for code, glyph in _GLYPHS.values() for item in (code, glyph)]
+    encoding = Dictionary(
+        {
+            Name("/Type"): Name("/Encoding"),
+            Name("/BaseEncoding"): Name("/WinAnsiEncoding"),
+            Name("/Differences"): Array(
+                NumberObject(i) if isinstance(i, int) else Name(f"/{i}") for i in differences
+            ),
+        }
+    )
+    font = Dictionary(
+        {
+            Name("/Type"): Name("/Font"),
+            Name("/Subtype"): Name("/Type1"),
+            Name("/BaseFont"): Name("/Helvetica"),
+            Name("/Encoding"): encoding,
+        }
+    )
+    codes = str.maketrans({letter: chr(code) for letter, (code, _) in _GLYPHS.items()})
+    for text in pages:
+        page = writer.add_blank_page(300, 300)
+        fonts = Dictionary({Name("/F1"): font})
+        page[Name("/Resources")] = Dictionary({Name("/Font"): fonts})
+        stream = DecodedStreamObject()
+        lines = " T* ".join(f"({line}) Tj" for line in text.translate(codes).split("\n"))
+        stream.set_data(f"BT /F1 12 Tf 14 TL 20 200 Td {lines} ET".encode("latin-1"))
+        page[Name("/Contents")] = writer._add_object(stream)
+    if title is not None:
+        writer.add_metadata({"/Title": title})
+    if password is not None:
+        writer.encrypt(password, algorithm="RC4-128")
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
