@@ -6,7 +6,6 @@ ones are stored in the cache folder (`ravqa.corpora.disk`), keyed by the content
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import (
     Callable,
     ItemsView,
@@ -27,8 +26,9 @@ from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
 from ravqa.corpora import kb
 from ravqa.corpora.disk import Digest, PassageFolder, Repeats, twice
+from ravqa.corpora.origins import Origin, folder_prefixes
 from ravqa.corpora.pages import Remarks
-from ravqa.corpora.sources import find_sources
+from ravqa.corpora.sources import find_sources, is_folder
 
 IN_MEMORY = 2**25
 """Files with a total of more bytes than this become a corpus on disk."""
@@ -42,12 +42,15 @@ class Corpus(Mapping[str, Passage]):
         fingerprint: changes with every id, title, section, text and image, and with their order.
         repeated: passages that were left out because their id had been there before.
         left_out: what was left out because it cannot be used: each record's place, and why.
+        origins: the sources, in order, each with the number of its passages, which follow one
+            another; empty if they are not known.
     """
 
     source: str
     fingerprint: str
     repeated: int
     left_out: Sequence[str] = ()
+    origins: Sequence[tuple[Origin, int]] = ()
 
     def __init__(
         self, passages: Iterable[Passage], *, source: str = "memory", repeats: Repeats = "fail"
@@ -106,6 +109,7 @@ class Corpus(Mapping[str, Passage]):
         repeats: Repeats = "fail",
         remarks: Remarks | None = None,
         uncaptioned: bool = False,
+        prefixes: Mapping[Path, str] | None = None,
     ) -> Corpus:
         """Read one corpus from one or more files.
 
@@ -117,25 +121,47 @@ class Corpus(Mapping[str, Passage]):
             remarks: records what was left out, and decides whether unusable pages, rows and
                 articles may be left out; if given, images in tables are checked too.
             uncaptioned: include images without a caption, as passages without text.
+            prefixes: what the ids of a folder's passages begin with; None for its name if there
+                are several folders (`ravqa.corpora.origins`).
 
         Raises:
-            DataError: a missing file, an unknown suffix, a bad line (file and line are named).
+            DataError: a missing file, an unknown suffix, a bad line (file and line are named), a
+                folder that is given twice.
             MissingExtraError: a file format needs a package that is not installed.
             UserError: the hub has no such dataset.
         """
         sections = sections or kb.Sections()
-        sources = find_sources(map(Path, paths), sections, remarks, uncaptioned=uncaptioned)
+        places = [Path(path) for path in paths]
+        if prefixes is None:
+            folders = [place for place in places if is_folder(place)]
+            several = folder_prefixes(folders) if len(folders) > 1 else [""] * len(folders)
+            prefixes = dict(zip(folders, several, strict=True))
+        sources = find_sources(
+            places, sections, remarks, uncaptioned=uncaptioned, prefixes=prefixes
+        )
         skips = remarks is not None and remarks.on_error == "skip"
         broken = remarks.broken if remarks is not None else []
+        counts = [0] * len(sources)
 
-        return cls.build(
-            itertools.chain.from_iterable(s.passages() for s in sources),
+        def passages() -> Iterator[Passage]:
+            for i, source in enumerate(sources):
+                for passage in source.passages():
+                    counts[i] += 1
+                    yield passage
+
+        corpus = cls.build(
+            passages(),
             source=", ".join(str(p) for p in paths),
             size=sum(source.size for source in sources),
             key=lambda: fingerprint([*(["skip"] if skips else []), *(s.key() for s in sources)]),
             repeats=repeats,
             broken=broken,
+            counts=counts,
         )
+        if not corpus.repeated:
+            origins = [Origin(str(place), prefixes.get(place, "")) for place in places]
+            corpus.origins = tuple(zip(origins, counts, strict=True))
+        return corpus
 
     @classmethod
     def build(
@@ -147,6 +173,7 @@ class Corpus(Mapping[str, Passage]):
         key: Callable[[], str],
         repeats: Repeats = "fail",
         broken: list[str] | None = None,
+        counts: list[int] | None = None,
     ) -> Corpus:
         """Build a corpus in memory, or on disk if it is large.
 
@@ -156,6 +183,8 @@ class Corpus(Mapping[str, Passage]):
                 if the corpus is stored on disk.
             broken: what `passages` leaves out because it cannot be used; a corpus that is already
                 on disk adds what was left out when it was made.
+            counts: numbers that change while `passages` is read; those of a corpus that is already
+                on disk become what they were when it was made.
 
         Raises:
             DataError: an id occurs twice, or there are no passages, or none that can be used.
@@ -173,8 +202,10 @@ class Corpus(Mapping[str, Passage]):
         if size <= IN_MEMORY:
             corpus = cls(some(), source=source, repeats=repeats)
         else:
-            name = fingerprint("corpus/2", repeats, key())
-            corpus = DiskCorpus(name, some(), source=source, repeats=repeats, broken=broken)
+            name = fingerprint("corpus/3", repeats, key())
+            corpus = DiskCorpus(
+                name, some(), source=source, repeats=repeats, broken=broken, counts=counts
+            )
         corpus.left_out = tuple(broken)
         return corpus
 
@@ -224,12 +255,13 @@ class DiskCorpus(Corpus):
         source: str,
         repeats: Repeats = "fail",
         broken: list[str] | None = None,
+        counts: list[int] | None = None,
     ):
         """Open the corpus `key` in the cache folder, or build it from `passages`.
 
         Args:
             key: changes with everything that `passages` depends on.
-            broken: as for `Corpus.build`.
+            broken, counts: as for `Corpus.build`.
 
         Raises:
             DataError: as `Corpus`.
@@ -243,7 +275,12 @@ class DiskCorpus(Corpus):
                 # The first of two builders wins.
                 with folder_written_beside(folder, first_wins=True) as made:
                     PassageFolder.write(
-                        made, passages, source=source, repeats=repeats, broken=left_out
+                        made,
+                        passages,
+                        source=source,
+                        repeats=repeats,
+                        broken=left_out,
+                        counts=[] if counts is None else counts,
                     )
             except OSError as e:
                 raise UserError(
@@ -253,6 +290,8 @@ class DiskCorpus(Corpus):
         self._folder = PassageFolder(folder)
         if broken is not None:
             broken += self._folder.broken
+        if counts is not None:
+            counts[:] = self._folder.counts
         self.fingerprint = self._folder.fingerprint
         self.repeated = self._folder.repeated
 

@@ -142,6 +142,7 @@ class PassageFolder:
         fingerprint: same as that of a `Corpus`.
         repeated: number of passages that were left out because their id had occurred before.
         broken: what was left out because it could not be used.
+        counts: see `write`.
     """
 
     def __init__(self, folder: Path, *, images: Path | None = None, mend: str | None = None):
@@ -158,6 +159,7 @@ class PassageFolder:
         self.fingerprint: str = meta["fingerprint"]
         self.repeated: int = meta["repeated"]
         self.broken: list[str] = meta.get("broken", [])
+        self.counts: list[int] = meta.get("counts", [])
         self._images = images
         self._file = folder / "passages.jsonl"
         self._damage = f"{self._file} is damaged: {mend or f'delete {folder} and run again'}"
@@ -183,12 +185,14 @@ class PassageFolder:
         source: str,
         repeats: Repeats = "fail",
         broken: Sequence[str] = (),
+        counts: Sequence[int] = (),
     ) -> None:
         """Write passages into an existing folder.
 
         Args:
             broken: what `passages` leaves out because it cannot be used; a list that grows while
                 they are read.
+            counts: the number of passages of each source; a list that changes while they are read.
 
         Raises:
             DataError: an id occurs twice, or there are no passages.
@@ -232,6 +236,7 @@ class PassageFolder:
         np.save(folder / "rows.npy", rows)
         meta = {"source": source, "fingerprint": digest.value, "repeated": repeated}
         meta |= {"broken": list(broken)} if broken else {}
+        meta |= {"counts": list(counts)} if counts else {}
         (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
     def get(self, passage_id: object) -> Passage | None:

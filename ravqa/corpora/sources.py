@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from ravqa.core.errors import DataError, UserError
@@ -70,6 +72,7 @@ def find_sources(
     remarks: Remarks | None = None,
     *,
     uncaptioned: bool = False,
+    prefixes: Mapping[Path, str] = MappingProxyType({}),
 ) -> list[Source]:
     """Return the sources of a corpus (see `ravqa.corpora.corpus.Corpus.read`)."""
     sources: list[Source] = []
@@ -79,12 +82,35 @@ def find_sources(
         elif is_pages(path):
             if is_collection(path):
                 raise DataError(f"{path} is a collection: it must be the only corpus")
-            sources.append(
-                Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
-            )
+            pages = Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
+            prefix = prefixes.get(path)
+            sources.append(_Prefixed(pages, prefix) if prefix else pages)
         else:
             sources.append(_File(path, sections, remarks))
     return sources
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a source is a folder of pages and pictures."""
+    return not hub.hub_name(path) and is_pages(path) and path.is_dir()
+
+
+class _Prefixed:
+    """A folder whose passages and articles have ids that begin with a prefix."""
+
+    def __init__(self, pages: Pages, prefix: str):
+        self._pages = pages
+        self._prefix = prefix
+        self.size = pages.size
+
+    def key(self) -> str:
+        return fingerprint(self._prefix, self._pages.key())
+
+    def passages(self) -> Iterator[Passage]:
+        for passage in self._pages.passages():
+            article = passage.article and f"{self._prefix}{passage.article}"
+            name = f"{self._prefix}{passage.passage_id}"
+            yield replace(passage, passage_id=name, article=article)
 
 
 class _File:

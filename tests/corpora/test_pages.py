@@ -405,9 +405,11 @@ def test_two_sources_with_the_same_name(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.txt").write_text(name)
+    expected = ["a/x.txt#0", "b/x.txt#0"]
+    assert list(Corpus.read(tmp_path / "a", tmp_path / "b")) == expected
+    assert list(Corpus.read(tmp_path)) == expected
     with pytest.raises(DataError, match=r"'x\.txt#0' occurs twice"):
-        Corpus.read(tmp_path / "a", tmp_path / "b")
-    assert list(Corpus.read(tmp_path)) == ["a/x.txt#0", "b/x.txt#0"]
+        Corpus.read(tmp_path / "a" / "x.txt", tmp_path / "b" / "x.txt")
 
 
 def test_pipes_and_broken_links_are_counted(tmp_path):
