@@ -8,6 +8,7 @@ that set one, and decision rules weight passages by it; the retriever's own stay
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from ravqa.core.cache import Store
-from ravqa.core.contracts import check_each, number_problem
+from ravqa.core.contracts import check_count, check_each, number_problem
 from ravqa.core.errors import UserError, broken
 from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import Hit, Passage, Question
@@ -112,14 +113,22 @@ class PassageFilter(Reranker):
     def rerank(
         self, questions: Sequence[Question], candidates: Sequence[Candidates]
     ) -> list[list[Hit] | Failure]:
-        """Return the hits that are kept."""
+        """Return the hits that are kept.
+
+        Raises:
+            ContractError: `keep` did not return one value per hit, or failure, per question.
+        """
         rankings = [[hit for hit, _ in found] for found in candidates]
-        return [
-            kept
-            if isinstance(kept, Failure)
-            else renumbered(hit for hit, good in zip(hits, kept, strict=True) if good)
-            for hits, kept in zip(rankings, self.keep(questions, rankings), strict=True)
-        ]
+        found = self.keep(questions, rankings)
+        check_count("reranker", self, "keep", found, len(rankings))
+        out: list[list[Hit] | Failure] = []
+        for hits, kept in zip(rankings, found, strict=True):
+            if isinstance(kept, Failure):
+                out.append(kept)
+                continue
+            check_count("reranker", self, "keep", kept, len(hits))
+            out.append(renumbered(itertools.compress(hits, kept)))
+        return out
 
 
 def checked_rankings(

@@ -119,6 +119,21 @@ def test_a_filter_keeps_order_and_scores_and_counts_ranks_anew():
     assert found == [[Hit("p1", 3.0, 1), Hit("p3", 1.0, 2)], Failure("bad"), []]
 
 
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        ([[True], [True]], "2 results from keep for 1 items"),
+        ([[True]], "1 results from keep for 2 items"),
+        ([[True] * 3], "3 results from keep for 2 items"),
+        ([None], "NoneType from keep: a list is expected"),
+    ],
+)
+def test_a_filter_says_of_each_hit_whether_it_stays(found, what, monkeypatch):
+    monkeypatch.setattr(Odd, "keep", lambda *_: found)
+    message = said(ContractError, Odd().rerank, [QUESTION], [pairs_of([A, B])])
+    assert message == f"the reranker {__name__}.Odd breaks its contract: it returned {what}"
+
+
 def test_scores_that_are_no_numbers_are_named():
     expected = (
         "reranking: the score of passage p2 is not a number: set the model's dtype to float32"
@@ -246,6 +261,8 @@ def test_readers_are_given_to_the_stages_that_ask():
     assert asks_own_reader(parts[3:])
     assert not asks_own_reader(parts[1:3])
     assert not asks_own_reader([])
+    message = said(UserError, asks_own_reader, [Part(name="gate", wrong=1)])
+    assert message.startswith("reranking: ")
 
 
 # Filters by score
