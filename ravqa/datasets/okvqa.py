@@ -391,8 +391,8 @@ def _image_key(image_id: int | str | None) -> str | None:
 
 def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
     present = hub.split_names(data, None)
-    train = next((s for s in ("train", "train2014") if s in present), "train2014")
-    test = next((s for s in ("test", "val2014") if s in present), "val2014")
+    train = "train" if "train" in present else "train2014"
+    test = "test" if "test" in present else "val2014"
     aliases = {s: s for s in present}
     aliases |= {"val2014": test, "val": test, "train2014": train, "train": train}
     aliases |= {DEV: train, REST: train}
