@@ -154,6 +154,13 @@ def test_its_index_is_for_its_encoder_and_kind_alone(collection):
 # Searching
 
 
+def test_an_index_is_opened_with_its_options(tmp_path):
+    index = {"name": "exact", "block_mb": 3}
+    made = Collection.create(tmp_path / "made", collection_files.pipeline(tmp_path, index=index))
+    made.add([KOALA])
+    assert Collection.open(made.path)._state.index.config.block_mb == 3
+
+
 def test_search_finds_the_words(collection):
     [(hit, passage)] = collection.search("tulips bulbs", k=1)
     assert (hit.passage_id, hit.rank, passage) == ("tulip", 1, TULIP)
@@ -449,6 +456,18 @@ def test_a_collection_that_is_not_there_or_of_another_format_is_named(collection
     file.write_text(json.dumps(values))
     message = said(UserError, Collection.open, collection.path)
     assert message.endswith("(it refers to the folder '../index-000001')")
+
+
+def test_passages_that_cannot_be_opened_are_named_with_the_reason(collection, monkeypatch):
+    def opened(*_, **__):
+        raise IndexError("no row 3\nof these")
+
+    monkeypatch.setattr("ravqa.collections.folder.PassageFolder", opened)
+    expected = (
+        f"the collection in {collection.path} is damaged (passages-000001: no row 3): "
+        "build it again"
+    )
+    assert said(UserError, Collection.open, collection.path) == expected
 
 
 def test_faults_are_listed_file_by_file(collection):

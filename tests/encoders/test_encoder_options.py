@@ -65,6 +65,23 @@ def test_a_fingerprint_changes_with_what_changes_vectors(loaded_once, fresh_cach
     assert loaded_once[2:] == [(MODEL, {"dtype": dtype}), (MODEL, lengths)]
 
 
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_mixed_precision_is_in_the_type_that_is_named(loaded_once, fresh_cache, name):
+    with made(autocast=name)._precision():
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == getattr(torch, name)
+    with made()._precision():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit_too(loaded_once, fresh_cache, monkeypatch):
+    local = made()
+    monkeypatch.setattr("ravqa.encoders.flmr.commit_of", {MODEL: "one"}.__getitem__)
+    other = made()
+    assert other.fingerprint != local.fingerprint
+    assert other.passages_fingerprint != local.passages_fingerprint
+
+
 def test_kept_features_change_a_fingerprint_only_if_they_are_rounded(loaded_once, fresh_cache):
     plain = made()
     for kept, changed in (("off", False), ("float32", False), ("float16", True)):

@@ -199,7 +199,9 @@ def test_prompts_can_be_replaced(colbert, bert):
     )
 
 
-def test_fingerprints_tell_prompts_and_models_apart(colbert, colbert_encoder, tmp_path):
+def test_fingerprints_tell_prompts_and_models_apart(
+    colbert, colbert_encoder, tmp_path, monkeypatch
+):
     config = MultiVectorSTEncoder.Config
     same = MultiVectorSTEncoder(config(model=colbert[0], batch_tokens=1000))
     other = MultiVectorSTEncoder(config(model=colbert[0], query_prompt="x"))
@@ -209,6 +211,10 @@ def test_fingerprints_tell_prompts_and_models_apart(colbert, colbert_encoder, tm
     model.save(str(tmp_path))
     changed = MultiVectorSTEncoder(config(model=str(tmp_path)))
     assert changed.fingerprint != same.fingerprint
+    commits = {str(tmp_path): "one"}
+    monkeypatch.setattr("ravqa.encoders.sentence_transformers.commit_of", commits.__getitem__)
+    committed = MultiVectorSTEncoder(config(model=str(tmp_path)))
+    assert committed.fingerprint != changed.fingerprint
 
 
 def test_models_that_would_get_a_random_projection_are_refused(bert, minilm_folder):

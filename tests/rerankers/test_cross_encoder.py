@@ -293,6 +293,12 @@ def test_its_fingerprint_is_made_of_model_template_and_settings(fresh_cache, mod
     assert reranker(model, cache=False).stores == ()
 
 
+def test_a_model_of_the_hub_is_known_by_its_commit_too(fresh_cache, model, monkeypatch):
+    local = reranker(model)
+    monkeypatch.setattr("ravqa.rerankers.cross_encoder.commit_of", {model: "one"}.__getitem__)
+    assert reranker(model).fingerprint != local.fingerprint
+
+
 def test_texts_are_given_many_at_once_and_images_a_batch(fresh_cache, model, monkeypatch):
     monkeypatch.setattr("ravqa.rerankers.cross_encoder._CHUNK", 3)
     made = library.CrossEncoder(modules=[Looking()], device="cpu")
