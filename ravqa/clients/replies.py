@@ -80,7 +80,22 @@ def choice_of(reply: Mapping[str, Any]) -> dict[str, Any]:
             raise UnusableReplyError(f"the reply broke off (finish_reason {finish!r})")
         if finish in _FILTERED:
             raise NoAnswerError("the server's content filter withheld the answer")
+    # Azure may say so beside an ordinary finish_reason, as when it filters while it streams.
+    if names := _filtered(choice.get("content_filter_results")):
+        raise NoAnswerError(f"the server's content filter withheld the answer ({names})")
     return choice
+
+
+def _filtered(results: Any) -> str:
+    """Return the names of Azure's filters that withheld a choice; "" if none did."""
+    if not isinstance(results, dict):
+        return ""
+    names = []
+    for name, found in results.items():
+        each = found if isinstance(found, list) else [found]  # lists of blocked words are listed
+        if any(isinstance(one, dict) and one.get("filtered") is True for one in each):
+            names.append(str(name))
+    return one_line(", ".join(names))
 
 
 @dataclass(slots=True)

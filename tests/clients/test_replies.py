@@ -106,6 +106,45 @@ def test_what_broke_off_or_was_withheld_is_no_answer(key, name):
             assert found == (NoAnswerError, FILTERED)
 
 
+SOUND = {"filtered": False, "severity": "safe"}
+
+
+@pytest.mark.parametrize(
+    ("results", "names"),
+    [
+        ({"hate": SOUND, "violence": {"filtered": True, "severity": "high"}}, "violence"),
+        ({"hate": {"filtered": True}, "custom_blocklists": {"filtered": True}}, None),
+        ({"custom_blocklists": [{"filtered": False}, {"filtered": True, "id": "x"}]}, None),
+        ({"protected_material_text": {"filtered": True, "detected": True}}, None),
+        ({"a\nb": {"filtered": True}}, "a b"),
+    ],
+)
+def test_what_azure_filtered_is_no_answer_whatever_the_finish_reason(results, names):
+    names = names or ", ".join(results)
+    choice = {**chat("a koala")["choices"][0], "content_filter_results": results}
+    expected = (NoAnswerError, f"{FILTERED} ({names})")
+    assert refused(read, {"choices": [choice]}) == expected
+    late = {"choices": [{"delta": {}, "content_filter_results": results}]}
+    message = {"content": "a koala"}
+    assert refused(streamed, [*events(message), late]) == expected
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {},
+        None,
+        "none",
+        {"hate": SOUND, "jailbreak": {"filtered": False, "detected": True}},
+        {"error": {"code": "content_filter_error", "message": "not run"}},
+        {"custom_blocklists": [], "hate": None, "violence": {"filtered": "no"}},
+    ],
+)
+def test_a_filter_that_let_the_answer_pass_changes_nothing(results):
+    choice = {**chat("a koala")["choices"][0], "content_filter_results": results}
+    assert read({"choices": [choice]}) == ("a koala", "")
+
+
 # --- answers
 
 
