@@ -80,7 +80,9 @@ def image_of(
 ) -> RowImage:
     """Return the image of a row; an image inside the row is written to the cache folder.
 
-    Of several columns, the first with an existing image counts.
+    Of several columns with these names, the first with an existing image counts. If it is unknown
+    which image is meant, because there is one in a numbered column too ("image2"), or in several
+    columns with other names, the image is unavailable.
 
     Args:
         images: where names are looked up.
@@ -91,21 +93,55 @@ def image_of(
     Raises:
         DataError: a name leaves the folder, or matches several files.
     """
-    columns = named_columns(row, columns)
-    columns += held_columns(row, columns)
+    named = named_columns(row, columns)
+    held = held_columns(row, named)
+    if len(several := _several(row, columns, named, held)) > 1:
+        listed = ", ".join(map(repr, several))
+        return _unavailable(
+            f"{listed} hold {len(several)} images: one is expected, in a column 'image'", images
+        )
     first: RowImage | None = None
-    for column in columns:
+    for column in named + held:
         if _is_empty(row[column]):
             continue
         try:
             found = _read(row[column], column, images, by_stem)
         except _MissingError as e:
-            # The path shows the reason to whoever looks for the image later.
-            found = RowImage(images.root / f"<{str(e)[:100]}>", missing=str(e))
+            found = _unavailable(str(e), images)
         if found.held or (found.path and not found.missing and is_there(found.path)):
             return found
         first = first or found
     return first or RowImage(empty=bool(named_columns(row, HELD)))
+
+
+def _several(
+    row: Mapping[str, Any], names: Sequence[str], named: Sequence[str], held: Sequence[str]
+) -> list[str]:
+    """Return the columns with images of which each may be the row's own."""
+    numbered = [
+        column
+        for column in _columns_numbered(tuple(row), tuple(names))
+        if column in held or _seems_image(row[column])
+    ]
+    given = next((column for column in named if not _is_empty(row[column])), None)
+    if given is not None:
+        return [given, *numbered]
+    return list(dict.fromkeys([*held, *numbered]))
+
+
+@lru_cache(maxsize=256)
+def _columns_numbered(columns: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns with one of the names and a number: "image2", "image_1"."""
+    plain = {_SEPARATORS.sub("", name).lower() for name in names}
+    found = {column: _SEPARATORS.sub("", column).lower() for column in columns}
+    return tuple(
+        c for c, name in found.items() if name not in plain and name.rstrip("0123456789") in plain
+    )
+
+
+def _unavailable(reason: str, images: ImageFolder) -> RowImage:
+    # The path shows the reason to whoever looks for the image later.
+    return RowImage(images.root / f"<{reason[:100]}>", missing=reason)
 
 
 def named_columns(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:

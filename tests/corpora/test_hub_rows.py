@@ -263,6 +263,32 @@ def test_an_image_that_cannot_be_had(images, value, reason):
 
 
 @pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"image": png(), "image2": png()}, ["image", "image2"]),
+        ({"Image": "a.png", "IMG_12": "b.png"}, ["Image", "IMG_12"]),
+        ({"image_path": "a.png", "image path 2": uri(b"abc")}, ["image_path", "image path 2"]),
+        ({"image_1": png(), "image_2": {"bytes": png(), "path": None}}, ["image_1", "image_2"]),
+        ({"image_1": "a.png", "image_2": "b.png"}, ["image_1", "image_2"]),
+        ({"image": None, "left": png(), "right": png()}, ["left", "right"]),
+        ({"image": png(), "mask": png()}, None),
+        ({"image": png(), "img": png(), "image_path": "a.png"}, None),
+        ({"image": png(), "image2": "7", "image_3": None, "image_width2": "a.png"}, None),
+        ({"image_1": png(), "image_2": None, "image 3": {"bytes": None, "path": None}}, None),
+        ({"image": png(), "picture2d": "a.png", "x2": "a.png"}, None),
+    ],
+)
+def test_of_two_images_none_is_taken_for_the_one_that_is_meant(images, row, columns):
+    found = image_of(row, images)
+    if columns is None:
+        assert (found.missing, found.held) == ("", True)
+    else:
+        names = ", ".join(map(repr, columns))
+        expected = f"{names} hold 2 images: one is expected, in a column 'image'"
+        assert found == RowImage(images.root / f"<{expected[:100]}>", missing=expected)
+
+
+@pytest.mark.parametrize(
     ("row", "column"),
     [
         ({"photo of it": "a.png"}, "photo of it"),

@@ -52,6 +52,8 @@ HELD = {
     "short base64": {"image": base64.b64encode(PNG).decode()},
     "base64": {"image": base64.b64encode(NOISE).decode()},
     "broken path beside": {"img_path": "gone.jpg", "image": PNG},
+    "numbered": {"image_1": PNG},
+    "another image beside": {"image": PNG, "mask": NOISE},
 }
 PATHS = {
     "text": {"image": "val2014/a.png"},
@@ -75,6 +77,16 @@ MISSING = {
     "broken base64": ({"image": "data:image/png;base64,iVB!"}, "is not an image in base64"),
     "printed list": ({"image": "['val2014/a.png']"}, "'image': .* is the text of a list"),
     "truth": ({"image": True}, "'image': text is expected, not the truth value"),
+    "second image": ({"image": PNG, "image2": NOISE}, "'image', 'image2' hold 2 images"),
+    "numbered images": (
+        {"image_1": {"bytes": PNG, "path": None}, "image_2": {"bytes": NOISE, "path": None}},
+        "'image_1', 'image_2' hold 2 images: one is expected, in a column 'image'",
+    ),
+    "numbered paths": (
+        {"image_path": "val2014/a.png", "image_path_2": "val2014/b.png"},
+        "'image_path', 'image_path_2' hold 2 images",
+    ),
+    "which of two": ({"left": PNG, "right": NOISE}, "'left', 'right' hold 2 images"),
     "null": ({"image": None}, "no image"),
     "nothing in it": ({"image": {"bytes": None, "path": None}}, "no image"),
     "empty list": ({"images": []}, "no image"),
