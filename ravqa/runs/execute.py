@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -58,10 +58,15 @@ class Executed:
     samples: Mapping[str, Mapping[int | str, Sample]]
 
 
-def execute(loaded: Loaded, console: Console) -> Executed:
+def execute(
+    loaded: Loaded, console: Console, answered: Callable[[Executed], None] | None = None
+) -> Executed:
     """Begin or resume the run's folder, and ask the questions that are not answered there.
 
     The caller holds the folder's lock.
+
+    Args:
+        answered: called with the run's own samples, before the controls are run, if there are any.
 
     Raises:
         UserError: the run to resume had other settings; a question cannot be answered and
@@ -69,7 +74,11 @@ def execute(loaded: Loaded, console: Console) -> Executed:
     """
     loaded.plan.run_dir.begin(_resolved_config(loaded))
     runner = Runner(loaded, console)
-    samples = {name: runner.run(name, found) for name, found in loaded.conditions.items()}
+    samples: dict[str, Mapping[int | str, Sample]] = {}
+    for name, found in loaded.conditions.items():
+        samples[name] = runner.run(name, found)
+        if answered and name == MAIN and len(loaded.conditions) > 1:
+            answered(Executed(loaded, dict(samples)))
     for stage, stores in {"describe": loaded.describing.stores, **runner.stores}.items():
         mark(loaded.stages, stage, stores)
     return Executed(loaded, samples)

@@ -42,6 +42,15 @@ _LISTED = 20  # records left out of the passages that results list
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 
+def show_answered(executed: Executed, console: Console) -> None:
+    """Print the tables of a run whose controls have not been run yet; write nothing."""
+    results = _results(executed)
+    if results["answers"] or results["retrieval"]:
+        console.close()
+        console.tables(results)
+        console.note("these are the results of the run itself; its controls follow")
+
+
 def report(executed: Executed, console: Console) -> Path:
     """Compute results from the samples, write and print them.
 

@@ -13,7 +13,7 @@ from ravqa.runs.execute import execute
 from ravqa.runs.load import load
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import Given, plan
-from ravqa.runs.report import report
+from ravqa.runs.report import report, show_answered
 
 
 def run(
@@ -37,4 +37,5 @@ def run(
     planned = plan(request, given)
     loaded = load(planned, Session() if session is None else session, console)
     with planned.run_dir.held():
-        return report(execute(loaded, console), console)
+        executed = execute(loaded, console, lambda run: show_answered(run, console))
+        return report(executed, console)

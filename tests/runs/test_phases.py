@@ -1,6 +1,7 @@
 """The four phases of a run, each by itself: what it takes, what it gives, what it writes."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,22 @@ def test_each_phase_goes_on_with_what_the_last_one_gave(data, tmp_path):
     assert results(out) == first
     run(asked(data, tmp_path / "whole"), Console())
     assert results(tmp_path / "whole") == first
+
+
+@pytest.mark.parametrize("controls", [("none", "random"), ()])
+def test_the_runs_own_scores_are_printed_before_its_controls_run(data, tmp_path, capsys, controls):
+    folder = run(asked(data, tmp_path / "out", controls=controls), Console())
+    shown = capsys.readouterr()
+    tables = shown.out.split("Answer quality")[1:]
+    assert len(tables) == (2 if controls else 1)
+    score = results(folder)["answers"]["conditions"][MAIN]["score"]
+    assert all(re.search(rf"with retrieval\W+{score:.1f}\b", table) for table in tables)
+    assert "random passages" not in tables[0]
+    lines = shown.err.splitlines()
+    if controls:
+        follow = next(i for i, line in enumerate(lines) if "its controls follow" in line)
+        assert lines[follow - 1].startswith("questions: 24/24")
+        assert lines[follow + 1].startswith("control none: 0/24")
 
 
 def test_runs_of_a_session_read_and_build_once(data, tmp_path):
