@@ -66,7 +66,7 @@ def doctor(request: RunRequest, subset: Subset = None, as_json: Json = False) ->
 
     With --pipeline, also what would stop the pipeline from running. With --dataset, what would stop
     `ravqa run` with the same options; its questions and passages are read. Exit code 1 means that
-    something would.
+    something would stop it.
     """
     from rich.table import Table
     from rich.text import Text

@@ -141,7 +141,7 @@ def report(
         ),
     ] = False,
 ) -> None:
-    """Write the report of a finished run again: one HTML file.
+    """Rebuild the HTML report of a finished run.
 
     The only model that is loaded is the retriever's, for --matches.
     """

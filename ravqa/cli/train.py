@@ -33,7 +33,7 @@ def run_training(request: TrainRequest, train: Callable[[TrainRequest, Console],
 @app.command()
 @from_request(TrainRequest)
 def retriever(request: TrainRequest) -> None:
-    """Train a FLMR-family retriever on questions with relevant passages."""
+    """Train an FLMR-family retriever on questions with relevant passages."""
 
     def train(request: TrainRequest, console: Console) -> Path:
         from ravqa.training.retriever import train_retriever
@@ -60,7 +60,7 @@ def reader(request: TrainRequest) -> None:
 def mine(request: MineRequest) -> None:
     """Write the passages that a run found and that are not relevant, as hard negatives.
 
-    A passage that is known to be relevant, or holds an answer, is never one.
+    A passage that is known to be relevant, or contains an answer, is never written.
     """
     quiet_libraries()
     from ravqa.training.mine import mine as mine_run

@@ -150,8 +150,8 @@ class ScoreRequest:
     strip_marks: Annotated[
         bool,
         Option(
-            "Take thinking, special tokens and calls of tools off the predictions; no official "
-            "rule does so."
+            "Strip thinking, special tokens and tool calls from the predictions; no official rule "
+            "does so."
         ),
     ] = False
     metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
