@@ -1,4 +1,4 @@
-"""Encode a corpus before runs search it, in one process or several together."""
+"""Encode and index a corpus before runs search it, in one process or several together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from ravqa.core.devices import processes
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
+from ravqa.core.progress import duration
 from ravqa.core.registry import table
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus
@@ -19,7 +20,7 @@ from ravqa.runs.options import EncodeRequest
 
 
 def encode(request: EncodeRequest, console: Console) -> None:
-    """Store the vectors of a corpus in the cache, where runs with these settings find them.
+    """Store the index of a corpus in the cache, where runs with these settings find it.
 
     Raises:
         UserError: no passages, or settings without an encoder.
@@ -44,6 +45,8 @@ def encode(request: EncodeRequest, console: Console) -> None:
     began = time.monotonic()
     stats = retriever.encode(corpus, progress)
     seconds = time.monotonic() - began
+    retriever.prepare(corpus, progress)
+    indexing = time.monotonic() - began - seconds
     console.close()
     state.destroy_process_group()
     if not state.is_main_process:
@@ -54,7 +57,8 @@ def encode(request: EncodeRequest, console: Console) -> None:
     new = stats.items - (before or 0)
     console.out.print(
         f"{stats.items:,} passages, {stats.vectors:,} vectors, {stats.truncated:,} truncated; "
-        f"{new:,} encoded now, {new / seconds:,.1f} passages per second"
+        f"{new:,} encoded now, {new / seconds:,.1f} passages per second; "
+        f"indexed in {duration(indexing)}"
     )
 
 

@@ -543,7 +543,7 @@ class Collection:
         pipeline = self._pipeline()
         late = _late(pipeline)
         with self._changing() as writer:
-            own = self._pictures(incoming, writer, pipeline)
+            own = self._pictures(incoming, writer, pipeline, progress)
             every = Selection(incoming, list(incoming), own)
             there = writer.state.corpus
             added: list[str] = []
@@ -572,15 +572,19 @@ class Collection:
             if len(new):
                 with late.embedded(new, progress) as vectors:
                     truncated = vectors.stats.truncated
-                    writer.commit(list(new), vectors, put=put.values(), delete=gone)
-                self._outgrown(writer)
+                    writer.commit(
+                        list(new), vectors, put=put.values(), delete=gone, progress=progress
+                    )
+                self._outgrown(writer, progress)
             elif len(put) or gone:
                 writer.commit(put=put.values() if len(put) else None, delete=gone)
             writer.note_left_out(incoming.source, incoming.left_out)
         unchanged = len(incoming) - len(put)
         return Changes(len(added), len(changed), len(relabelled), unchanged, len(gone), truncated)
 
-    def _pictures(self, incoming: Corpus, writer: Writer, pipeline: Pipeline) -> dict[str, Passage]:
+    def _pictures(
+        self, incoming: Corpus, writer: Writer, pipeline: Pipeline, progress: Progress | None
+    ) -> dict[str, Passage]:
         """Return passages with an image as stored: with a copy of it, and a searchable text."""
         own = {
             p.passage_id: replace(p, image=writer.keep_image(p.image))
@@ -590,7 +594,8 @@ class Collection:
         blank = [p for p in own.values() if not p.text.strip()]
         if blank and pipeline.describer is not None:
             images = [p.image for p in blank if p.image is not None]
-            for passage, seen in zip(blank, pipeline.describer.describe(images), strict=True):
+            described = pipeline.describer.describe(images, progress)
+            for passage, seen in zip(blank, described, strict=True):
                 own[passage.passage_id] = replace(passage, text=as_text(seen))
         elif blank and not _late(pipeline).encoder.supports_passage_images:
             raise DataError(
@@ -599,13 +604,13 @@ class Collection:
             )
         return own
 
-    def _outgrown(self, writer: Writer) -> None:
+    def _outgrown(self, writer: Writer, progress: Progress | None) -> None:
         """Convert the exact index, `auto`'s choice for a small corpus, once the corpus is large."""
         index = writer.state.index
         if self._index.name == "auto" and isinstance(index, ExactIndex):
             above = part_config(INDEXES, self._index, "retriever.index").above
             if len(index) >= above:
-                writer.convert(self._index)
+                writer.convert(self._index, progress)
 
     def _withheld(self, sections: abc.Collection[str]) -> list[Setting]:
         """Return those of `withheld` that belong to these keys of a pipeline."""

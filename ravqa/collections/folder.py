@@ -36,6 +36,7 @@ from ravqa.core.errors import DataError, UserError, first_line
 from ravqa.core.factory import part_config
 from ravqa.core.files import atomic_write
 from ravqa.core.locations import flush_to_disk, real_path, remove
+from ravqa.core.progress import Progress
 from ravqa.core.records import Passage
 from ravqa.core.settings import Part, fingerprint
 from ravqa.core.stored import as_type, read_json
@@ -46,7 +47,7 @@ from ravqa.corpora.pages import MANIFESTS
 from ravqa.encoders.base import Vectors
 from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
 from ravqa.indexes import INDEXES
-from ravqa.indexes.base import Index, checked_index
+from ravqa.indexes.base import Index, build_index, checked_index
 from ravqa.indexes.exact import ExactIndex
 from ravqa.indexes.segmented.store import check_format, file_checksum, sole_writer
 
@@ -455,6 +456,7 @@ class Writer:
         *,
         put: Iterable[Passage] | None = None,
         delete: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> None:
         """Change vectors and passages at once.
 
@@ -462,15 +464,18 @@ class Writer:
             ids, embeddings: passages with new vectors, which replace their old ones.
             put: passages with new text or metadata, including those of `ids`.
             delete: ids to delete.
+            progress: called as progress(what, done, total).
         """
         self.check_growth()
         entries = self.state.passages
         attached = None if put is None else {"passages": [*entries, self._write(put)]}
         if self.state.index is None:
-            self._build(ids, embeddings, self._part, attached)
+            self._build(ids, embeddings, self._part, attached, progress)
         else:
-            old = [i for i in ids if i in self.state.index]
-            self.state.index.change(ids, embeddings, delete=[*old, *delete], attached=attached)
+            index = self.state.index
+            old = [i for i in ids if i in index]
+            watched: dict[str, Any] = {"progress": progress} if index.reports else {}
+            index.change(ids, embeddings, delete=[*old, *delete], attached=attached, **watched)
         self._settle()
 
     def check_growth(self) -> None:
@@ -496,12 +501,12 @@ class Writer:
             if file not in used:
                 file.unlink()
 
-    def convert(self, part: Part) -> None:
+    def convert(self, part: Part, progress: Progress | None = None) -> None:
         """Replace an exact index by one of another kind, from its vectors."""
         index = self.state.index
         if not isinstance(index, ExactIndex):
             raise ValueError("only an exact index keeps the vectors that another index needs")
-        self._build(index.ids, index.embeddings(), part, index.attached)
+        self._build(index.ids, index.embeddings(), part, index.attached, progress)
         self._settle()
 
     def sweep(self) -> None:
@@ -537,6 +542,7 @@ class Writer:
         embeddings: Iterable[Vectors],
         part: Part,
         attached: Mapping[str, Any] | None,
+        progress: Progress | None,
     ) -> None:
         """Build a new index beside the current one, then replace that."""
         manifest = self.state.manifest
@@ -544,13 +550,15 @@ class Writer:
         kind = INDEXES.get(part.name)
         attached = attached or {"passages": []}
         committed: dict[str, Any] = {"attached": attached} if kind.commits else {}
-        kind.build(
+        build_index(
+            kind,
             ids,
             embeddings,
             self._path / name,
             dim=manifest.encoder["dim"],
             config=part_config(INDEXES, part, "retriever.index"),
             fingerprint=manifest.encoder["fingerprint"],
+            progress=progress,
             **committed,
         )
         passages = None if kind.commits else attached["passages"]

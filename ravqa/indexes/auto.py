@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
 from ravqa.indexes.base import Index
@@ -33,6 +34,7 @@ class AutoIndex(Index):
     kind: ClassVar[str] = "auto"
     grows: ClassVar[bool] = True
     commits: ClassVar[bool] = True
+    reports: ClassVar[bool] = True
 
     built = staticmethod(exists)
 
@@ -60,10 +62,17 @@ class AutoIndex(Index):
         config: Config | None = None,
         fingerprint: str = "",
         attached: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> SegmentedIndex:
         """See `SegmentedIndex.build`."""
         config = config or AutoIndex.Config()
         kind = CompressedIndex if len(ids) >= config.above else ExactIndex
         return kind.build(
-            ids, embeddings, path, dim=dim, fingerprint=fingerprint, attached=attached
+            ids,
+            embeddings,
+            path,
+            dim=dim,
+            fingerprint=fingerprint,
+            attached=attached,
+            progress=progress,
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
 from ravqa.core.errors import ContractError, DamagedError, UserError, broken
+from ravqa.core.progress import Progress, silent
 from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
 
@@ -19,6 +20,9 @@ Ranking = list[tuple[str, float]]
 
 Array = np.ndarray[Any, Any]
 
+T = TypeVar("T")
+
+_BUILDING = "building the index"
 _NORM_TOLERANCE = 0.01  # float16 rounding changes the norm of a unit vector by less
 
 
@@ -38,10 +42,14 @@ class Index(ABC):
     `change` and `attached`, and accepts `attached` in `build`: a change of vectors and passages
     then takes effect entirely or not at all.
 
+    An index whose `build` (and `change`, if it defines it) accepts `progress`, to which it reports
+    its stages, sets `reports`. For any other, `build_index` counts the passages that `build` reads.
+
     Attributes:
         kind: the registered name, shown in `stats` and messages.
         grows: whether passages can be added, replaced and deleted after the index is built.
         commits: whether `change` exists, which commits a change together with attached data.
+        reports: whether `build` and `change` accept `progress`.
         dim: length of a vector.
         ids: the passages' ids, in order: first as built, then as added.
     """
@@ -52,6 +60,7 @@ class Index(ABC):
     kind: ClassVar[str] = ""
     grows: ClassVar[bool] = False
     commits: ClassVar[bool] = False
+    reports: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # an index may set these as attributes or define them as properties
 
@@ -294,6 +303,7 @@ class Index(ABC):
         *,
         delete: Iterable[str] | None = (),
         attached: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Delete and add passages in one change, applied entirely or not at all; see `commits`.
 
@@ -302,6 +312,7 @@ class Index(ABC):
             delete: ids to delete; None for those of `ids` that exist.
             attached: data that belongs to the index's new state, committed with it (JSON); None
                 keeps what is attached.
+            progress: called as progress(what, done, total) if the index `reports`.
 
         Raises:
             UserError, KeyError, ValueError: as `add` and `delete`.
@@ -344,6 +355,42 @@ class StoredIndex(Index):
                 f"{what or f'the index in {self.path}'} was built from another corpus or with "
                 f"another encoder: {mend}"
             )
+
+
+def build_index(
+    kind: type[Index],
+    ids: Sequence[str],
+    embeddings: Iterable[Vectors],
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Index:
+    """Build an index as `Index.build` does, and report progress, whether or not the kind does.
+
+    Args:
+        kind: the index's class.
+        ids, embeddings, path, options: as for `build`.
+        progress: called with passages that are read, unless the kind reports its own stages.
+    """
+    if kind.reports:
+        options["progress"] = progress
+        return kind.build(ids, embeddings, path, **options)
+    report = progress or silent
+    total = len(ids)
+    report(_BUILDING, 0, total)
+    # The last passage counts once the index is ready.
+    read = counted(embeddings, lambda n: report(_BUILDING, min(n, total - 1), total))
+    made = kind.build(ids, read, path, **options)
+    report(_BUILDING, total, total)
+    return made
+
+
+def counted(items: Iterable[T], report: Callable[[int], object]) -> Iterator[T]:
+    """Yield the items; after each, report how many there were."""
+    for number, item in enumerate(items, 1):
+        yield item
+        report(number)
 
 
 def checked_index(index: Any, kind: type[Index]) -> Index:

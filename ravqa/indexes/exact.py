@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text
 from ravqa.encoders.base import Vectors
-from ravqa.indexes.base import Array, checked_query
+from ravqa.indexes.base import Array, checked_query, counted
 from ravqa.indexes.compressed.codec import blocks
 from ravqa.indexes.maxsim import device_of, maxsim
 from ravqa.indexes.segmented.index import (
@@ -74,15 +75,17 @@ class ExactIndex(SegmentedIndex):
         return arrays | ({"scales": Stored(np.float32, "vectors")} if storage == "int8" else {})
 
     @classmethod
-    def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
-        segment = _write(writer, passages)
+    def _fill(cls, writer: Writer, passages: Passages, config: Config, progress: Progress) -> None:
+        segment = _write(writer, passages, progress)
         writer.commit(segments=(segment,) if segment else ())
 
-    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
-        return _write(writer, passages)
+    def _append(
+        self, writer: Writer, state: State, passages: Passages, progress: Progress
+    ) -> SegmentEntry | None:
+        return _write(writer, passages, progress)
 
-    def _compact(self, writer: Writer, state: State) -> None:
-        segment = _write(writer, self._passages(state))
+    def _compact(self, writer: Writer, state: State, progress: Progress) -> None:
+        segment = _write(writer, self._passages(state), progress)
         writer.commit(segments=(segment,) if segment else ())
 
     def embeddings(self) -> Iterator[Array]:
@@ -193,7 +196,7 @@ def _decoded(segment: Segment, places: Any) -> Array:
     return vectors
 
 
-def _write(writer: Writer, passages: Passages) -> SegmentEntry | None:
+def _write(writer: Writer, passages: Passages, progress: Progress) -> SegmentEntry | None:
     """Write a new segment; return None if there are no passages."""
     dim, storage = writer.manifest.dim, writer.manifest.settings["storage"]
     raw = np.float16 if storage == "float16" else np.float32
@@ -216,7 +219,7 @@ def _write(writer: Writer, passages: Passages) -> SegmentEntry | None:
             _save_empty(folder, storage, dim)
         else:
             spooled: Array = np.memmap(spool, raw, "r", shape=(sum(counts), dim))
-            _sort_by_length(spooled, folder, lengths, storage)
+            _sort_by_length(spooled, folder, lengths, storage, progress)
         writer.seal(name)
         return SegmentEntry(name, len(ids), sum(counts))
     finally:
@@ -229,7 +232,9 @@ def _save_empty(folder: Path, storage: str, dim: int) -> None:
         np.save(folder / "scales.npy", np.zeros(0, np.float32))
 
 
-def _sort_by_length(spooled: Array, folder: Path, lengths: Array, storage: str) -> None:
+def _sort_by_length(
+    spooled: Array, folder: Path, lengths: Array, storage: str, progress: Progress
+) -> None:
     """Write `vectors.npy` (and `scales.npy`), passages sorted by their number of vectors."""
     vectors = np.lib.format.open_memmap(
         folder / "vectors.npy", mode="w+", dtype=_DTYPES[storage], shape=spooled.shape
@@ -237,7 +242,8 @@ def _sort_by_length(spooled: Array, folder: Path, lengths: Array, storage: str) 
     scales = np.empty(len(spooled), np.float32)
     begins = np.cumsum(lengths) - lengths
     at = 0
-    for i in np.argsort(lengths, kind="stable"):
+    order = np.argsort(lengths, kind="stable")
+    for i in counted(order, lambda n: progress("writing the index", n, len(order))):
         part = spooled[begins[i] : begins[i] + lengths[i]]
         rows = slice(at, at + len(part))
         if storage == "int8":

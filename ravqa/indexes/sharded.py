@@ -33,6 +33,7 @@ from ravqa.core.errors import DamagedError, UserError, import_extra
 from ravqa.core.factory import part_config
 from ravqa.core.files import LockedError, atomic_write, lock
 from ravqa.core.locations import real_path
+from ravqa.core.progress import Progress, silent
 from ravqa.core.settings import Options, Part, Strict
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.core.stored import as_type, read_json
@@ -60,6 +61,7 @@ class ShardedIndex(StoredIndex):
 
     kind: ClassVar[str] = "sharded"
     grows: ClassVar[bool] = True
+    reports: ClassVar[bool] = True
 
     class Config(Strict):
         """Options.
@@ -142,6 +144,7 @@ class ShardedIndex(StoredIndex):
         dim: int,
         config: Config | None = None,
         fingerprint: str = "",
+        progress: Progress | None = None,
     ) -> Self:
         """Build an index of passages and open it; see `SegmentedIndex.build`.
 
@@ -151,6 +154,7 @@ class ShardedIndex(StoredIndex):
                 the workers: a list, or an `EmbeddingStore` in a folder that the workers can read.
             fingerprint: what the vectors depend on; needed to resume a killed build, and for
                 processes to recognise each other's work.
+            progress: called as progress(what, done, total), in shards.
 
         Raises:
             UserError: the folder already holds another index, or there are several processes and
@@ -165,6 +169,7 @@ class ShardedIndex(StoredIndex):
             dim=dim,
             config=config,
             fingerprint=fingerprint,
+            progress=progress,
         )
 
     @classmethod
@@ -177,6 +182,7 @@ class ShardedIndex(StoredIndex):
         dim: int,
         config: Config | None = None,
         fingerprint: str = "",
+        progress: Progress | None = None,
     ) -> Self:
         """Build the index as `build`, but let each worker encode the vectors of its shard.
 
@@ -199,7 +205,10 @@ class ShardedIndex(StoredIndex):
         manifest = _Manifest(dim, fingerprint, number, config.shard.model_dump())
         bounds = [len(ids) * i // number for i in range(number + 1)]
         workers = _workers(path, config, manifest)
-        workers.build([(ids[a:b], embed, a, b, dim) for a, b in pairwise(bounds)])
+        tasks = [(ids[a:b], embed, a, b, dim) for a, b in pairwise(bounds)]
+        report = progress or silent
+        report("building shards", 0, number)
+        workers.build(tasks, lambda done: report("building shards", done, number))
         del workers  # Ray's release their resources before new ones start
         atomic_write(path / _MANIFEST, json.dumps({"format": _FORMAT, **asdict(manifest)}))
         return cls(path, config)
@@ -490,8 +499,8 @@ _Task = tuple[Sequence[str], Embed, int, int, int]
 class _Workers(Protocol):
     """The workers that hold the shards."""
 
-    def build(self, tasks: Sequence[_Task]) -> None:
-        """Build all shards."""
+    def build(self, tasks: Sequence[_Task], report: Callable[[int], object]) -> None:
+        """Build all shards; report how many are built."""
         ...
 
     def open(self) -> None:
@@ -530,11 +539,19 @@ class _Local:
         self._shards = [_Shard(*shard) for shard in shards]
         self._first = first % len(shards)
 
-    def build(self, tasks: Sequence[_Task]) -> None:
+    def build(self, tasks: Sequence[_Task], report: Callable[[int], object]) -> None:
         order = list(range(len(tasks)))
         left = order[self._first :] + order[: self._first]
+        built = 0
         for wait in (False, True):
-            left = [i for i in left if not self._shards[i].build(*tasks[i], wait=wait)]
+            others = []
+            for i in left:
+                if self._shards[i].build(*tasks[i], wait=wait):
+                    built += 1
+                    report(built)
+                else:
+                    others.append(i)
+            left = others
 
     def open(self) -> None:
         for shard in self._shards:
@@ -553,7 +570,7 @@ class _Ray:
         actor = self._ray.remote(_Shard).options(**{"scheduling_strategy": "SPREAD", **options})
         self._actors = [actor.remote(*shard) for shard in shards]
 
-    def build(self, tasks: Sequence[_Task]) -> None:
+    def build(self, tasks: Sequence[_Task], report: Callable[[int], object]) -> None:
         try:
             embed = self._ray.put(tasks[0][1])
         except TypeError:
@@ -565,7 +582,8 @@ class _Ray:
             [
                 actor.build.remote(ids, embed, *rest, wait=True)
                 for actor, (ids, _, *rest) in zip(self._actors, tasks, strict=True)
-            ]
+            ],
+            report,
         )
 
     def open(self) -> None:
@@ -576,12 +594,15 @@ class _Ray:
         shared = self._ray.put(task)
         return self._get([actor.apply.remote(shared) for actor in chosen])
 
-    def _get(self, pending: Sequence[Any]) -> list[Any]:
+    def _get(
+        self, pending: Sequence[Any], report: Callable[[int], object] = lambda done: None
+    ) -> list[Any]:
         found: list[Any] = []
         failures: list[BaseException] = []
         for result in pending:
             try:
                 found.append(self._ray.get(result))
+                report(len(found))
             except self._ray.exceptions.RayTaskError as e:
                 failures.append(e.cause)
             except self._ray.exceptions.RayError as e:

@@ -39,6 +39,7 @@ from ravqa.indexes import INDEXES
 from ravqa.indexes.base import (
     Index,
     Ranking,
+    build_index,
     checked_index,
     checked_rankings,
     checked_scores,
@@ -263,7 +264,7 @@ class LateInteractionRetriever(Retriever):
             remove_half_built(path.parent)
         store = self._embeddings(corpus, vectors, progress)
         if together or state.is_main_process:
-            self._build(corpus, store, path, key)
+            self._build(corpus, store, path, key, progress)
         state.wait_for_everyone()
         if state.is_main_process:
             self._statistics.put({store.path.name: asdict(store.stats)})
@@ -313,14 +314,23 @@ class LateInteractionRetriever(Retriever):
             state.wait_for_everyone()
             return corpus_embeddings(self.encoder, corpus, folder, count)
 
-    def _build(self, corpus: Corpus, store: EmbeddingStore, path: Path, key: str) -> None:
-        self._index_class.build(
+    def _build(
+        self,
+        corpus: Corpus,
+        store: EmbeddingStore,
+        path: Path,
+        key: str,
+        progress: Progress | None,
+    ) -> None:
+        build_index(
+            self._index_class,
             list(corpus),
             store,
             path,
             dim=self.encoder.dim,
             config=self._index_config,
             fingerprint=key,
+            progress=progress,
         )
 
     def retrieve(

@@ -144,7 +144,7 @@ def test_shards_of_another_width_do_not_belong_together(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1, 2, 5])
 def test_a_process_begins_with_its_own_shard_and_waits_for_those_of_others_at_last(first):
-    asked = []
+    asked, reported = [], []
 
     class Shard:
         def __init__(self, number):
@@ -156,7 +156,8 @@ def test_a_process_begins_with_its_own_shard_and_waits_for_those_of_others_at_la
 
     local = object.__new__(sharded._Local)
     local._shards, local._first = [Shard(i) for i in range(3)], first % 3
-    local.build([("task", i) for i in range(3)])
+    local.build([("task", i) for i in range(3)], reported.append)
+    assert reported == [1, 2, 3]
     order = [(first + i) % 3 for i in range(3)]
     expected = [(i, False) for i in order] + [(i, True) for i in order if i != 1]
     assert [(number, wait) for number, wait, _ in asked] == expected

@@ -89,7 +89,9 @@ def test_passages_are_encoded_before_the_index_is_built(fresh_cache):
     assert not (fresh_cache / "indexes").is_dir() or not list((fresh_cache / "indexes").iterdir())
     del seen[:]
     tested.prepare(CORPUS, lambda *step: seen.append(step))
-    assert not [step for step in seen if step[1] < 3]  # nothing is encoded again
+    encoded = [done for what, done, _ in seen if what == "encoding passages"]
+    assert set(encoded) == {3}  # nothing is encoded again
+    assert ("writing the index", 3, 3) in seen
     assert tested.encode(CORPUS) is None
     assert retriever().encode(CORPUS) is None
     assert tested.encoded["passages"] == stats

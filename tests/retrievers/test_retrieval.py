@@ -433,8 +433,11 @@ def test_other_settings_are_not_answered_from_the_cache():
 def test_progress_reaches_the_number_of_passages():
     seen = []
     retriever().prepare(corpus(size=600), lambda *step: seen.append(step))
-    assert seen[-1] == ("encoding passages", 600, 600)
-    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    for stage in ("encoding passages", "reading vectors", "writing the index"):
+        steps = [done for what, done, _ in seen if what == stage]
+        assert steps == sorted(steps)
+        assert steps[-1] == 600
+    assert seen[-1] == ("writing the index", 600, 600)
 
 
 def test_retrieval_without_a_corpus_says_what_to_do():

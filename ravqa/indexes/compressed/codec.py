@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ravqa.core.progress import Progress, silent
 from ravqa.core.stored import as_type, read_json
 from ravqa.indexes.base import Array
 
 _SAMPLE = 40
 """Number of training vectors per centroid."""
 _ROUNDS = 6
+_CHOOSING = "choosing centroids: rounds"
 _NEAR_CELLS = 16
 _LARGE = 2048
 """From this number of centroids on, the nearest is searched only among those of near cells."""
@@ -134,12 +136,19 @@ class Codec:
 
     @classmethod
     def train(
-        cls, sample: Array, vectors: int, centroids: int | None, seed: int, device: Any
+        cls,
+        sample: Array,
+        vectors: int,
+        centroids: int | None,
+        seed: int,
+        device: Any,
+        progress: Progress = silent,
     ) -> Codec:
         """Choose centroids by spherical k-means.
 
         Args:
             sample: float32 [some, dim], drawn from all `vectors`.
+            progress: called as progress(what, done, total) after each round.
         """
         dim = sample.shape[1]
         rng = np.random.default_rng(seed)
@@ -148,7 +157,7 @@ class Codec:
         rotated = sample @ rotation
         directions = np.full((1, dim), dim**-0.5, np.float32)
         if len(sample):
-            directions = kmeans(rotated, count, seed, device)
+            directions = kmeans(rotated, count, seed, device, progress=progress)
         spread = np.full(len(directions), 0.0, np.float32)
         codec = cls(rotation, directions, spread, _feedback(rotated), 1.0, vectors)
         return codec._with_means(rotated, device)
@@ -348,20 +357,31 @@ def _round(
     return out, costs
 
 
-def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROUNDS) -> Array:
+def kmeans(
+    points: Array,
+    count: int,
+    seed: int,
+    device: Any,
+    rounds: int = _ROUNDS,
+    progress: Progress = silent,
+) -> Array:
     """Return centres of `count` clusters of unit vectors, float32 [count, dim], by Lloyd's method.
 
     Uses faiss if installed (on GPUs if it sees any), otherwise torch.
+
+    Args:
+        progress: called as progress(what, done, total) after each round.
     """
+    progress(_CHOOSING, 0, rounds)
     points = np.ascontiguousarray(points, dtype=np.float32)
     try:
         import faiss
     except ModuleNotFoundError:
-        return _kmeans_torch(points, count, seed, device, rounds)
+        return _kmeans_torch(points, count, seed, device, rounds, progress)
     means = faiss.Kmeans(
         points.shape[1],
         count,
-        niter=rounds,
+        niter=1,
         spherical=True,
         seed=seed,
         min_points_per_centroid=1,
@@ -369,21 +389,28 @@ def kmeans(points: Array, count: int, seed: int, device: Any, rounds: int = _ROU
         gpu=getattr(faiss, "get_num_gpus", lambda: 0)() > 0,
     )
     means.train(points)
+    progress(_CHOOSING, 1, rounds)
+    for done in range(2, rounds + 1):  # the same centres as by `niter=rounds`
+        means.train(points, init_centroids=np.array(means.centroids))
+        progress(_CHOOSING, done, rounds)
     return np.array(means.centroids, dtype=np.float32)
 
 
-def _kmeans_torch(points: Array, count: int, seed: int, device: Any, rounds: int) -> Array:
+def _kmeans_torch(
+    points: Array, count: int, seed: int, device: Any, rounds: int, progress: Progress
+) -> Array:
     import torch
 
     rng = np.random.default_rng(seed)
     centers = points[rng.choice(len(points), count, replace=False)]
-    for _ in range(rounds):
+    for done in range(1, rounds + 1):
         owner = _nearest(points, centers, device)
         total = torch.zeros((count, points.shape[1]))
         total.index_add_(0, torch.from_numpy(owner), torch.from_numpy(points))
         empty = np.flatnonzero(np.bincount(owner, minlength=count) == 0)
         total[empty] = torch.from_numpy(points[rng.choice(len(points), len(empty))])
         centers = torch.nn.functional.normalize(total, dim=1).numpy()
+        progress(_CHOOSING, done, rounds)
     return centers
 
 

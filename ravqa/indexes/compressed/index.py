@@ -37,6 +37,7 @@ import numpy as np
 from pydantic import Field
 
 from ravqa.core.errors import UserError, import_extra, near_matches
+from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text, validate
 from ravqa.indexes.base import Array
 from ravqa.indexes.compressed.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
@@ -217,15 +218,17 @@ class CompressedIndex(SegmentedIndex):
         return arrays | {"fine": Stored(np.uint8, "vectors", fine_width(dim, bits))}
 
     @classmethod
-    def _fill(cls, writer: Writer, passages: Passages, config: Config) -> None:
+    def _fill(cls, writer: Writer, passages: Passages, config: Config, progress: Progress) -> None:
         if config.storage == "4bit" and writer.manifest.dim % 2:
             raise ValueError("storage 4bit is for vectors of even length")
         with _Spool(writer, passages) as spool:
-            _train_and_write(writer, spool, device_of(config.device))
+            _train_and_write(writer, spool, device_of(config.device), progress)
 
-    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
+    def _append(
+        self, writer: Writer, state: State, passages: Passages, progress: Progress
+    ) -> SegmentEntry | None:
         with _Spool(writer, passages) as spool:
-            return _write_segment(writer, spool, state.shared, self._device)
+            return _write_segment(writer, spool, state.shared, self._device, progress)
 
     def _wants_compact(self, state: State) -> bool:
         codec: Codec = state.shared
@@ -238,10 +241,10 @@ class CompressedIndex(SegmentedIndex):
         outgrown = state.manifest.vectors > _OUTGROWN * trained or strange > _STRANGE * trained
         return self.config.retrain and outgrown
 
-    def _compact(self, writer: Writer, state: State) -> None:
+    def _compact(self, writer: Writer, state: State, progress: Progress) -> None:
         if self._wants_compact(state) or not state.shared.trained_on:
             with _Spool(writer, self._all(state)) as spool:
-                _train_and_write(writer, spool, self._device)
+                _train_and_write(writer, spool, self._device, progress)
         else:
             segment = _copy_segments(writer, state)
             writer.commit(segments=(segment,) if segment else ())
@@ -604,7 +607,7 @@ class _Spool:
         self._path.unlink(missing_ok=True)
 
 
-def _train_and_write(writer: Writer, spool: _Spool, device: Any) -> None:
+def _train_and_write(writer: Writer, spool: _Spool, device: Any, progress: Progress) -> None:
     """Choose centroids for the spooled passages, write them as the only segment, commit."""
     settings = dict(writer.manifest.settings)
     wanted = settings["centroids"]
@@ -612,15 +615,17 @@ def _train_and_write(writer: Writer, spool: _Spool, device: Any) -> None:
     rng = np.random.default_rng(settings["seed"])
     rows = np.sort(rng.choice(len(spool.vectors), size, replace=False))
     sample = spool.vectors[rows].astype(np.float32)
-    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device)
+    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device, progress)
     settings["shared"] = writer.new_folder("shared")
     codec.save(writer.path / settings["shared"])
     writer.seal(settings["shared"])
-    segment = _write_segment(writer, spool, codec, device)
+    segment = _write_segment(writer, spool, codec, device, progress)
     writer.commit(segments=(segment,) if segment else (), settings=settings)
 
 
-def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> SegmentEntry | None:
+def _write_segment(
+    writer: Writer, spool: _Spool, codec: Codec, device: Any, progress: Progress
+) -> SegmentEntry | None:
     """Encode the spooled passages into a new segment; return None if there are none."""
     if not spool.ids:
         return None
@@ -661,6 +666,7 @@ def _write_segment(writer: Writer, spool: _Spool, codec: Codec, device: Any) -> 
         centroids.append(codes[places])
         starts.append((places - (offsets[first:last] - begin)[owner[places]]).astype(np.uint16))
         runs.append(np.bincount(owner[places], minlength=last - first))
+        progress("compressing vectors", int(end), count)
     np.save(folder / "centroids.npy", np.concatenate(centroids))
     np.save(folder / "run_starts.npy", np.concatenate(starts))
     np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import numpy as np
 
 from ravqa.core.errors import UserError, first_line
+from ravqa.core.progress import Progress, silent
 from ravqa.core.settings import fingerprint as fingerprint_of
 from ravqa.core.settings import validate
 from ravqa.core.stored import as_type, read_json
@@ -26,6 +27,7 @@ from ravqa.indexes.base import (
     check_k,
     checked_passages,
     checked_query,
+    counted,
 )
 from ravqa.indexes.segmented import store
 from ravqa.indexes.segmented.store import Manifest, SegmentEntry, Writer
@@ -131,6 +133,7 @@ class SegmentedIndex(StoredIndex):
 
     grows: ClassVar[bool] = True
     commits: ClassVar[bool] = True
+    reports: ClassVar[bool] = True
 
     def __init__(self, path: Path, config: Any = None, *, fingerprint: str | None = None):
         """Open the index in `path`.
@@ -165,19 +168,22 @@ class SegmentedIndex(StoredIndex):
         config: Any = None,
         fingerprint: str = "",
         attached: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Build an index of passages and open it; see `Index.build`.
 
         Args:
             ids, embeddings, path, dim, config, fingerprint: as there.
             attached: see `change`.
+            progress: called as progress(what, done, total).
         """
         config = config or cls.Config()
+        report = progress or silent
         start = Manifest(
             cls.kind, dim, fingerprint, settings=cls.fixed(config), attached=dict(attached or {})
         )
         with store.writing(Path(path), start) as writer:
-            cls._fill(writer, checked_passages(ids, embeddings, dim), config)
+            cls._fill(writer, _incoming(ids, embeddings, dim, report), config, report)
         return cls(path, config)
 
     # -- defined by each kind -----------------------------------------------------------------
@@ -194,15 +200,17 @@ class SegmentedIndex(StoredIndex):
 
     @classmethod
     @abstractmethod
-    def _fill(cls, writer: Writer, passages: Passages, config: Any) -> None:
+    def _fill(cls, writer: Writer, passages: Passages, config: Any, progress: Progress) -> None:
         """Write and commit the first state."""
 
     @abstractmethod
-    def _append(self, writer: Writer, state: State, passages: Passages) -> SegmentEntry | None:
+    def _append(
+        self, writer: Writer, state: State, passages: Passages, progress: Progress
+    ) -> SegmentEntry | None:
         """Write a new segment; return None if there are no passages."""
 
     @abstractmethod
-    def _compact(self, writer: Writer, state: State) -> None:
+    def _compact(self, writer: Writer, state: State, progress: Progress) -> None:
         """Write and commit a state of one segment without deleted passages."""
 
     def _wants_compact(self, state: State) -> bool:
@@ -366,10 +374,10 @@ class SegmentedIndex(StoredIndex):
     def compact(self) -> None:
         """Rewrite everything into one segment, without the deleted passages."""
         with store.writing(self.path) as writer:
-            self._rewrite(writer)
+            self._rewrite(writer, silent)
 
-    def _rewrite(self, writer: Writer) -> None:
-        self._compact(writer, self._opened(writer.manifest))
+    def _rewrite(self, writer: Writer, progress: Progress) -> None:
+        self._compact(writer, self._opened(writer.manifest), progress)
         self._set(self._opened(writer.manifest))
 
     def change(
@@ -379,8 +387,10 @@ class SegmentedIndex(StoredIndex):
         *,
         delete: Iterable[str] | None = (),
         attached: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Delete and add passages in one change, applied entirely or not at all; see `Index`."""
+        report = progress or silent
         with store.writing(self.path) as writer:
             state = self._opened(writer.manifest)
             self._set(state)
@@ -401,14 +411,15 @@ class SegmentedIndex(StoredIndex):
                     dead[touched[entry.name]] = True
                     entry = writer.mark_deleted(entry, dead)
                 segments.append(entry)
-            added = self._append(writer, state, checked_passages(ids, embeddings, self.dim))
+            incoming = _incoming(ids, embeddings, self.dim, report)
+            added = self._append(writer, state, incoming, report)
             if added is not None:
                 segments.append(added)
             if added is not None or gone or attached is not None:
                 new = {} if attached is None else {"attached": dict(attached)}
                 self._set(self._opened(writer.commit(segments=tuple(segments), **new)))
                 if self._wants_compact(self._state):
-                    self._rewrite(writer)
+                    self._rewrite(writer, report)
 
     def _set(self, state: State) -> None:
         with self._mutex:
@@ -528,6 +539,16 @@ class SegmentedIndex(StoredIndex):
 
     def _check_segment(self, segment: Segment, shared: Any) -> None:
         """Raise ValueError if what the kind's arrays say of places does not fit together."""
+
+
+def _incoming(
+    ids: Iterable[str], embeddings: Iterable[Vectors], dim: int, progress: Progress
+) -> Passages:
+    """Yield checked passages; report how many were read."""
+    ids = list(ids)
+    return counted(
+        checked_passages(ids, embeddings, dim), lambda n: progress("reading vectors", n, len(ids))
+    )
 
 
 def write_ids(folder: Path, ids: Sequence[str], lengths: Array) -> None:
