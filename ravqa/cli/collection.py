@@ -38,6 +38,8 @@ _WORDS = Option(
     "Cut pages and articles into passages of at most N words; build remembers N.", "N", least=1
 )
 _ON_ERROR = Option("If a file cannot be read: stop, or leave it out and list it.")
+_ENCODING = Option("Encoding of tables and texts; recognized if not given.", "NAME")
+_DELIMITER = Option("What separates the fields of a .csv; recognized if not given.", "CHAR|tab")
 _SET = Option("Change one setting; repeatable.", "KEY.PATH=VALUE", "--set")
 _TRUST = Option(
     "Use all settings that came with the collection, even those that name servers, "
@@ -62,6 +64,8 @@ class BuildRequest:
     overrides: Annotated[Sequence[str], _SET] = ()
     words: Annotated[int | None, _WORDS] = None
     on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
+    encoding: Annotated[str | None, _ENCODING] = None
+    delimiter: Annotated[str | None, _DELIMITER] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class PutRequest:
     sources: Annotated[Sequence[Path], _SOURCES]
     words: Annotated[int | None, _WORDS] = None
     on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
+    encoding: Annotated[str | None, _ENCODING] = None
+    delimiter: Annotated[str | None, _DELIMITER] = None
     overrides: Annotated[Sequence[str], _SET] = ()
     trust_settings: Annotated[bool, _TRUST] = False
 
@@ -115,7 +121,7 @@ def build(request: BuildRequest) -> None:
         from ravqa.collections import Collection
 
         Collection.check_new(request.folder)
-        corpus, remarks = _read(request.sources, request.words, request.on_error, console)
+        corpus, remarks = _read(request, request.words, console)
         with console.status("loading models"):
             collection = Collection.create(
                 request.folder, request.pipeline, *request.overrides, words=request.words
@@ -303,21 +309,17 @@ def _open(
 
 
 def _read(
-    sources: Sequence[Path],
-    words: int | None,
-    on_error: Literal["fail", "skip"],
-    console: Console,
+    request: BuildRequest | PutRequest, words: int | None, console: Console
 ) -> tuple[Corpus, Remarks]:
     """Return the passages of the sources, and remarks on what was left out."""
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.kb import Sections
     from ravqa.corpora.pages import Remarks
 
-    remarks = Remarks(on_error)
-    with console.status(f"reading {', '.join(map(str, sources))}"):
-        corpus = Corpus.read(
-            *sources, sections=Sections(words=words), remarks=remarks, uncaptioned=True
-        )
+    remarks = Remarks(request.on_error)
+    sections = Sections(words=words, encoding=request.encoding, delimiter=request.delimiter)
+    with console.status(f"reading {', '.join(map(str, request.sources))}"):
+        corpus = Corpus.read(*request.sources, sections=sections, remarks=remarks, uncaptioned=True)
     return corpus, remarks
 
 
@@ -325,7 +327,7 @@ def _put(request: PutRequest, *, replacing: bool = False, prune: bool = False) -
     with opened_console() as console:
         collection = _open(request.folder, None, request.overrides, request.trust_settings)
         words = request.words or collection.words
-        corpus, remarks = _read(request.sources, words, request.on_error, console)
+        corpus, remarks = _read(request, words, console)
         if prune:
             remarks.check_prune()
         with console.status("loading models"):

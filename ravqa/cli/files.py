@@ -51,6 +51,17 @@ def passages(
             help="Remove quotes around the fields of a .tsv, or keep them as text.",
         ),
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Encoding of a .csv or .tsv; recognized if not given."),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHAR|tab",
+            help="What separates the fields of a .csv; recognized if not given.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file in --output.")
     ] = False,
@@ -63,7 +74,8 @@ def passages(
     from ravqa.runs.folder import check_output
 
     check_output(output, overwrite=overwrite)
-    options = {"keep": keep, "words": words, "quotes": quotes}
+    form = {"quotes": quotes, "encoding": encoding, "delimiter": delimiter}
+    options = {"keep": keep, "words": words, **form}
     sections = validate(Sections, options, "ravqa passages")
     with Console().status(f"reading {', '.join(path.name for path in sources)}"):
         written, articles = write_passages(sources, output, sections, overwrite=overwrite)

@@ -399,6 +399,8 @@ class Collection:
         self,
         *paths: Path | str,
         words: int | None = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
         replacing: bool = False,
         prune: bool = False,
         remarks: Remarks | None = None,
@@ -409,6 +411,8 @@ class Collection:
         Args:
             words: longest passage of a page or article, in words; None for the collection's own
                 choice (`create`).
+            encoding: of tables and texts; None to recognize it.
+            delimiter: between the fields of CSV files, or "tab"; None to recognize it.
             replacing: replace passages whose content differs, as `update` does.
             prune: delete passages that are not in the files, so that the collection equals the
                 files.
@@ -417,7 +421,7 @@ class Collection:
         Raises:
             DataError, UserError: as `add` and `Corpus.read`.
         """
-        sections = Sections(words=words or self.words)
+        sections = Sections(words=words or self.words, encoding=encoding, delimiter=delimiter)
         remarks = remarks or Remarks()
         corpus = Corpus.read(
             *map(Path, paths), sections=sections, remarks=remarks, uncaptioned=True

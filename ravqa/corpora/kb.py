@@ -30,7 +30,7 @@ from ravqa.core.files import check_file
 from ravqa.core.records import Passage
 from ravqa.core.settings import Strict
 from ravqa.corpora.nesting import Shallow
-from ravqa.corpora.tables import lines_of, open_text, read_rows, suffix_of
+from ravqa.corpora.tables import TableForm, lines_of, open_text, read_rows, suffix_of
 from ravqa.corpora.values import identity, text, text_of
 
 WIKI_WORDS = 300
@@ -52,11 +52,24 @@ class Sections(Strict):
             lines with entity_id (InfoSeek's withkb files).
         quotes: whether quotes around a field of a TSV file are part of its syntax; None if it can
             be read in only one way.
+        encoding: of CSV and TSV files and of pages; None to recognize it.
+        delimiter: the character between the fields of a CSV file, or "tab"; None to recognize it.
     """
 
     words: int | None = Field(default=None, ge=1)
     keep: Path | None = None
     quotes: bool | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+
+    @property
+    def form(self) -> TableForm:
+        """How CSV and TSV files are written.
+
+        Raises:
+            UserError: as `TableForm`.
+        """
+        return TableForm(self.quotes, self.encoding, self.delimiter)
 
 
 @dataclass(frozen=True, slots=True)

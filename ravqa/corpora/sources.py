@@ -21,7 +21,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -136,7 +136,7 @@ class _File:
             file_digest(self._path),
             self._path.name,  # its suffix decides how it is read
             self._sections.words,
-            self._sections.quotes,
+            *astuple(self._sections.form),
             file_digest(keep) if keep else None,
         )
 
@@ -227,7 +227,7 @@ def read_passages(
                 yield from of_article(kb.page_article(url, page))
     elif suffix in (*JSON_LINES, *TABLES, PARQUET):
         images = ImageFolder(path.parent)
-        for where, row in read_rows(path, quotes=sections.quotes):
+        for where, row in read_rows(path, form=sections.form):
             with _may_be_left_out(where, remarks):
                 if "wikipedia_title" in row:
                     yield from of_article(kb.article_of(row))

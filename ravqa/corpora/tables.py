@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import json
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
-from ravqa.core.errors import DataError, first_line, import_extra
+from ravqa.core.errors import DataError, UserError, first_line, import_extra
 from ravqa.core.files import LONGEST_LINE, check_file
+from ravqa.corpora.encodings import HINT, checked_encoding, encoding_of
 from ravqa.corpora.values import cell
 
 Row = dict[str, Any]
@@ -24,10 +27,45 @@ Row = dict[str, Any]
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv")
 PARQUET = ".parquet"
+DELIMITERS = (",", ";", "\t", "|")
+"""What may separate the fields of a CSV file; the header shows which it is."""
+
+_UTF8 = "utf-8-sig"
 _QUOTE = re.compile(r'(?:^|\t)"')
 _DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*[^"\t](?:"")+(?:[^"\t]|"")*"(?=[\t\r\n]|$)')
 _KEY = re.compile(r'"\s*:')  # the end of a key, or a part of a text that looks like one
 _LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class TableForm:
+    """How CSV and TSV files are written, where their content does not say so.
+
+    Attributes:
+        quotes: whether quotes around a field of a TSV file are syntax, as pandas writes them, or
+            part of the text, as in ColBERT's and MS MARCO's files; None for the only way in which
+            the file can be read. In CSV files they are always syntax.
+        encoding: any name that Python knows; None to recognize it (`ravqa.corpora.encodings`).
+        delimiter: the character between the fields of a CSV file, or "tab"; None to recognize it.
+
+    Raises:
+        UserError: there is no such encoding, or the delimiter is not one character.
+    """
+
+    quotes: bool | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None:
+            checked_encoding(self.encoding)
+        if self.delimiter is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
+            raise UserError(f"delimiter {self.delimiter!r}: one character is expected, or tab")
+
+    @property
+    def separator(self) -> str:
+        """The delimiter as it stands in the file; blank if it is to be recognized."""
+        return "\t" if self.delimiter == "tab" else self.delimiter or ""
 
 
 def suffix_of(path: Path) -> str:
@@ -47,13 +85,13 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_rows(
-    path: Path, columns: Sequence[str] | None = None, quotes: bool | None = None
+    path: Path, columns: Sequence[str] | None = None, form: TableForm | None = None
 ) -> Iterator[tuple[str, Row]]:
     """Yield locations ("FILE, line 3") and records of a file, read according to its suffix.
 
     Args:
         columns: read only these, if the format allows it (Parquet).
-        quotes: for TSV files, see `read_table`.
+        form: how a CSV or TSV file is written.
 
     Raises:
         DataError: an unknown suffix, a missing file, a broken line (file and line are named).
@@ -64,7 +102,7 @@ def read_rows(
         for number, row in read_jsonl(path):
             yield f"{path}, line {number}", row
     elif suffix in TABLES:
-        for number, row in read_table(path, quotes):
+        for number, row in read_table(path, form):
             yield f"{path}, line {number}", {name: cell(value) for name, value in row.items()}
     elif suffix == PARQUET:
         for number, row in read_parquet(path, columns):
@@ -95,21 +133,31 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[Iterator[str]]:
-    """Open a UTF-8 text file for its lines, with or without a byte order mark; unpack a .gz.
+def open_text(path: Path, encoding: str = _UTF8) -> Iterator[Iterator[str]]:
+    """Open a text file for its lines, in UTF-8 with or without a byte order mark; unpack a .gz.
 
     Raises:
         DataError: missing or unreadable, on opening or while reading; a line is longer than
             `LONGEST_LINE`.
     """
+    with _open_bytes(path) as raw:
+        try:
+            with io.TextIOWrapper(raw, encoding=encoding, newline="") as file:
+                yield _lines(file, path)
+        except UnicodeError as e:
+            if encoding == _UTF8:
+                raise
+            raise DataError(f"{path} is not in {encoding} ({e}): {HINT}") from None
+
+
+@contextmanager
+def _open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file, which is unpacked if it is a .gz; also report errors of the block within."""
     check_file(path)
     try:
-        if path.name.lower().endswith(".gz"):
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-                yield _lines(file, path)
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                yield _lines(file, path)
+        packed = path.name.lower().endswith(".gz")
+        with gzip.open(path) if packed else path.open("rb") as file:
+            yield cast(IO[bytes], file)
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
@@ -163,35 +211,40 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
             yield number, record
 
 
-def read_table(path: Path, quotes: bool | None = None) -> Iterator[tuple[int, Row]]:
+def read_table(path: Path, form: TableForm | None = None) -> Iterator[tuple[int, Row]]:
     """Yield line numbers and rows of a CSV or TSV file (by suffix) with a header.
-
-    Args:
-        quotes: whether quotes around a field of a TSV file are syntax, as pandas writes them, or
-            part of the text, as in ColBERT's and MS MARCO's files; None for the only way in which
-            the file can be read. In CSV files they are always syntax.
 
     Raises:
         DataError: missing or unreadable; a row whose number of fields differs from the header's; a
-            duplicate column; a TSV file that can be read in both ways, with different texts.
+            duplicate column; a file that can be read in several ways, with different texts.
     """
     csv.field_size_limit(LONGEST_LINE)  # passages can be longer than csv's 128 KiB
-    if suffix_of(path) == ".tsv":
-        form = _quoted if (_has_quotes(path) if quotes is None else quotes) else _unquoted
+    form = form or TableForm()
+    if form.encoding is not None:
+        encoding = checked_encoding(form.encoding)
     else:
-        form = _comma_separated
-    with open_text(path) as lines:
-        start, first = next(((n, x) for n, x in enumerate(lines) if x.strip()), (0, ""))
-        reader = form(itertools.chain([first] if first else [], lines))
+        with _open_bytes(path) as file:
+            encoding = encoding_of(file, str(path))
+    opened = partial(open_text, path, encoding)
+    if suffix_of(path) == ".tsv":
+        quotes = _has_quotes(path, opened) if form.quotes is None else form.quotes
+        dialect = partial(_QUOTED, delimiter="\t") if quotes else _UNQUOTED
+    else:
+        dialect = partial(_QUOTED, delimiter=form.separator or _delimiter(path, opened))
+    with opened() as lines:
+        start, first = next(((n, x) for n, x in enumerate(lines, 1) if x.strip()), (1, ""))
+        reader = dialect(itertools.chain([first] if first else [], lines))
         line = start
         try:
             header: list[str] = next(reader, [])
-            line = start + reader.line_num
+            line = start - 1 + reader.line_num
+            if any("\0" in name for name in header):
+                raise DataError(f"{path}: the header has zero bytes, as in UTF-16: {HINT}")
             twice = [name for name, times in Counter(filter(None, header)).items() if times > 1]
             if twice:
                 raise DataError(f"{path}, line {line}: the column {twice[0]!r} occurs twice")
             for fields in reader:
-                line = start + reader.line_num
+                line = start - 1 + reader.line_num
                 if not fields:
                     continue
                 if len(fields) != len(header):
@@ -205,31 +258,59 @@ def read_table(path: Path, quotes: bool | None = None) -> Iterator[tuple[int, Ro
             raise DataError(f"{path}, line {line + 1}: {e}") from None
 
 
-def _comma_separated(lines: Iterable[str]) -> Any:
-    return csv.reader(lines, strict=True)
+_Opened = Callable[[], AbstractContextManager[Iterator[str]]]
+_Dialect = Callable[[Iterable[str]], Any]
+
+_QUOTED = partial(csv.reader, strict=True)
+_UNQUOTED = partial(csv.reader, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _quoted(lines: Iterable[str]) -> Any:
-    return csv.reader(lines, delimiter="\t", strict=True)
+def _delimiter(path: Path, opened: _Opened) -> str:
+    """Return what separates the fields of a CSV file.
+
+    It is the one that the header has; of several, the one with which all rows are as long as the
+    header.
+
+    Raises:
+        DataError: there are several of these.
+    """
+    found = [d for d in DELIMITERS if len(_header(opened, partial(_QUOTED, delimiter=d))) > 1]
+    if len(found) > 1:
+        found = [d for d in found if _is_regular(opened, partial(_QUOTED, delimiter=d))] or found[
+            :1
+        ]
+    if len(found) > 1:
+        raise DataError(
+            f"{path}: the fields can be separated by {' or '.join(map(repr, found))}: --delimiter, "
+            "or the option delimiter of --dataset csv, decides"
+        )
+    return found[0] if found else DELIMITERS[0]
 
 
-def _unquoted(lines: Iterable[str]) -> Any:
-    return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+def _header(opened: _Opened, dialect: _Dialect) -> list[str]:
+    """Return the names of the columns; none if they have quotes or cannot be read."""
+    with opened() as lines:
+        try:
+            names: list[str] = next(filter(None, dialect(lines)), [])
+        except csv.Error:
+            return []
+    return [] if any('"' in name for name in names) else names
 
 
-def _has_quotes(path: Path) -> bool:
+def _has_quotes(path: Path, opened: _Opened) -> bool:
     """Return whether quotes around fields are part of a TSV file's syntax.
 
     Raises:
         DataError: they could equally be part of the text.
     """
-    with open_text(path) as lines:
+    with opened() as lines:
         first = next((n for n, line in enumerate(lines, 1) if _QUOTE.search(line)), None)
     if first is None:
         return False
-    if not _is_regular(path, _quoted):
-        return not _is_regular(path, _unquoted)  # if neither is, reading reports the line
-    if not _is_regular(path, _unquoted) or _is_written_by_csv(path):
+    quoted = partial(_QUOTED, delimiter="\t")
+    if not _is_regular(opened, quoted):
+        return not _is_regular(opened, _UNQUOTED)  # if neither is, reading reports the line
+    if not _is_regular(opened, _UNQUOTED) or _is_written_by_csv(opened):
         return True
     raise DataError(
         f"{path}, line {first}: a field begins with a quote, and the file can be read in two ways: "
@@ -239,10 +320,10 @@ def _has_quotes(path: Path) -> bool:
     )
 
 
-def _is_regular(path: Path, form: Callable[[Iterable[str]], Any]) -> bool:
+def _is_regular(opened: _Opened, dialect: _Dialect) -> bool:
     """Return whether every row has as many fields as the header, and no column name has a quote."""
-    with open_text(path) as lines:
-        reader = form(lines)
+    with opened() as lines:
+        reader = dialect(lines)
         try:
             header: list[str] = next(filter(None, reader), [])
             return not any('"' in name for name in header) and all(
@@ -252,9 +333,9 @@ def _is_regular(path: Path, form: Callable[[Iterable[str]], Any]) -> bool:
             return False
 
 
-def _is_written_by_csv(path: Path) -> bool:
+def _is_written_by_csv(opened: _Opened) -> bool:
     """Return whether a quoted field contains doubled quotes, as csv and pandas write them."""
-    with open_text(path) as lines:
+    with opened() as lines:
         return any(_DOUBLED.search(line) for line in lines)
 
 

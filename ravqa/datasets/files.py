@@ -35,7 +35,7 @@ from ravqa.core.records import Question
 from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.pages import Remarks
-from ravqa.corpora.tables import JSON_LINES, TABLES, Row, read_rows, suffix_of
+from ravqa.corpora.tables import JSON_LINES, TABLES, Row, TableForm, read_rows, suffix_of
 from ravqa.corpora.values import cell_items, identity, text, texts_of
 from ravqa.datasets import m2kr
 from ravqa.datasets.base import (
@@ -68,10 +68,14 @@ class Options(ImageOptions):
         metric: name of the answer metric (`ravqa ls metrics`).
         quotes: whether quotes around a field of a TSV file are syntax or part of the text; None if
             the file can be read in only one way.
+        encoding: of a CSV or TSV file; None to recognize it.
+        delimiter: the character between the fields of a CSV file, or "tab"; None to recognize it.
     """
 
     metric: str = "exact_match"
     quotes: bool | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
 
 
 def load_jsonl(request: DatasetRequest) -> Dataset:
@@ -146,7 +150,7 @@ class _Questions:
     ) -> None:
         self._path = path
         self._images = images
-        self._quotes = options.quotes
+        self._form = TableForm(options.quotes, options.encoding, options.delimiter)
         self._metric: AnswerMetric = METRICS.get(options.metric)()
         self._request = request
         self._table = suffix_of(path) in TABLES
@@ -163,7 +167,7 @@ class _Questions:
 
     def _rows(self) -> Iterator[tuple[str, Row]]:
         split = self._request.split
-        for where, row in read_rows(self._path, quotes=self._quotes):
+        for where, row in read_rows(self._path, form=self._form):
             if split in (None, _ALL) or row.get("split") == split:
                 yield where, row
 

@@ -30,4 +30,5 @@ def test_limits():
     assert (corpus.IN_MEMORY, disk.QUESTIONS_IN_MEMORY) == (2**25, 100_000)
     assert sources.PASSAGE_BYTES == 1000
     sections = kb.Sections()
-    assert sections.model_dump() == {"words": None, "keep": None, "quotes": None}
+    names = ("words", "keep", "quotes", "encoding", "delimiter")
+    assert sections.model_dump() == dict.fromkeys(names)

@@ -248,7 +248,7 @@ def test_rows_of_a_table_have_the_line_on_which_they_end(tmp_path):
 )
 def test_quotes_of_a_tsv_file(tmp_path, text, quotes, rows):
     path = written(tmp_path / "a.tsv", text)
-    assert [row for _, row in tables.read_table(path, quotes)] == rows
+    assert [row for _, row in tables.read_table(path, tables.TableForm(quotes))] == rows
 
 
 def test_a_tsv_file_that_can_be_read_in_two_ways(tmp_path):

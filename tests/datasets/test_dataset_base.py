@@ -395,7 +395,10 @@ def test_a_mirror_is_an_address(monkeypatch, mirror):
         (okvqa.Options(), {"dev_share": 0.1, "dev_seed": 0}),
         (infoseek.Options(), {"setting": "official"}),
         (evqa.Options(), {"triplets": False, "single_hop": False}),
-        (files.Options(), {"metric": "exact_match", "quotes": None}),
+        (
+            files.Options(),
+            {"metric": "exact_match", **dict.fromkeys(("quotes", "encoding", "delimiter"))},
+        ),
         (ImageOptions(), {"images": None}),
     ],
     ids=lambda value: type(value).__qualname__,
