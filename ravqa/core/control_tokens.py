@@ -104,6 +104,10 @@ class ControlTokens:
                 break
         return text, count
 
+    def count(self, texts: Iterable[str]) -> int:
+        """Return how many control tokens are in texts that a tokenizer will read as plain text."""
+        return sum(self.neutral(text)[1] for text in texts)
+
 
 def _folded(text: str) -> str:
     """Return a text as tokenizers may normalise it: NFKC, without characters of no width."""

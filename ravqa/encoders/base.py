@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -47,12 +47,14 @@ class EncodingStats:
         truncated: number of texts that were cut, being longer than the encoder's limit.
         tokens: tokens given to the model, including special ones but not padding.
         vectors: vectors returned.
+        neutralised: control tokens of the model in the texts ("[SEP]"), read as plain text.
     """
 
     items: int = 0
     truncated: int = 0
     tokens: int = 0
     vectors: int = 0
+    neutralised: int = 0
 
     @classmethod
     def read(cls, value: Any) -> EncodingStats:
@@ -62,25 +64,29 @@ class EncodingStats:
             ValueError: they are something else.
         """
         found = as_type(dict[str, Annotated[int, Field(ge=0)]], value)
-        if found.keys() != {field.name for field in fields(cls)}:
+        names = {field.name for field in fields(cls)}
+        if found.keys() | {"neutralised"} != names:  # older versions did not count them
             raise ValueError("not the statistics of an encoding")
         return cls(**found)
 
     def __add__(self, other: EncodingStats) -> EncodingStats:
-        return EncodingStats(
-            self.items + other.items,
-            self.truncated + other.truncated,
-            self.tokens + other.tokens,
-            self.vectors + other.vectors,
-        )
+        return EncodingStats(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class Encoded(list[Vectors]):
     """Arrays [vectors, dim], one per item, without zero rows, and their statistics."""
 
-    def __init__(self, arrays: Iterable[Vectors] = (), *, truncated: int = 0, tokens: int = 0):
+    def __init__(
+        self,
+        arrays: Iterable[Vectors] = (),
+        *,
+        truncated: int = 0,
+        tokens: int = 0,
+        neutralised: int = 0,
+    ):
         super().__init__(arrays)
-        self.stats = EncodingStats(len(self), truncated, tokens, sum(map(len, self)))
+        vectors = sum(map(len, self))
+        self.stats = EncodingStats(len(self), truncated, tokens, vectors, neutralised)
 
     @classmethod
     def of(cls, arrays: Iterable[Vectors]) -> Encoded:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ravqa.core.checkpoints import loading
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
@@ -99,6 +100,7 @@ class FLMREncoder(Encoder):
         self._device = own_device(config.device, self._why)
         self._model, self._processor, *model = self._loaded()
         self._model.to(self._device).eval()
+        self._control_tokens = control_tokens(self._processor.context_tokenizer, None)
         self.dim = int(self._model.config.dim)
         left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}
         self.fingerprint = fingerprint(
@@ -211,7 +213,12 @@ class FLMREncoder(Encoder):
                 out[i] = without_zero_rows(own, self.config.output)
             if progress:
                 progress(len(rows))
-        return Encoded(out, truncated=sum(encoding.truncated), tokens=sum(lengths))
+        return Encoded(
+            out,
+            truncated=sum(encoding.truncated),
+            tokens=sum(lengths),
+            neutralised=self._control_tokens.count(texts),
+        )
 
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """Return one array [vectors, dim] per query, from text alone; weight 0 omits a span."""
@@ -244,7 +251,8 @@ class FLMREncoder(Encoder):
             for array in result.late_interaction_output.float().cpu().numpy():
                 array[self._left_out(text, len(array))] = 0
                 out.append(without_zero_rows(self._weighted(array, text), self.config.output))
-        return Encoded(out, truncated=truncated, tokens=tokens)
+        neutralised = self._control_tokens.count(q.question for q in questions)
+        return Encoded(out, truncated=truncated, tokens=tokens, neutralised=neutralised)
 
     def label_passage(self, passage: Passage) -> Labelled:
         """Return the meaning of each of a passage's vectors; those of its image come first."""

@@ -130,12 +130,13 @@ class _STEncoder(Encoder):
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
     ) -> Encoded:
         """Return one array [vectors, dim] per passage, rows L2-normalised."""
-        return self._encode("document", self._inputs(texts), progress=progress)
+        inputs, neutralised = self._inputs(texts)
+        return self._encode("document", inputs, neutralised, progress=progress)
 
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """Return one array [vectors, dim] per query, rows L2-normalised; weight 0 omits a span."""
         texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
-        return self._encode("query", self._inputs(texts))
+        return self._encode("query", *self._inputs(texts))
 
     def encode_question(self, questions: Sequence[Question]) -> Encoded:
         """Return one array [vectors, dim] per question, from its text and its image, if any.
@@ -148,31 +149,38 @@ class _STEncoder(Encoder):
         for i, question in enumerate(questions):
             groups.setdefault((question.instruction, question.image is not None), []).append(i)
         out = self._empty(len(questions))
-        truncated = tokens = 0
+        truncated = tokens = neutralised = 0
         for (instruction, _), places in groups.items():
             for start in range(0, len(places), self.config.batch_queries):
                 rows = places[start : start + self.config.batch_queries]
-                inputs = [self._with_image(questions[i]) for i in rows]
+                plain = [self._control_tokens.neutral(questions[i].question) for i in rows]
+                inputs = [
+                    self._with_image(text, questions[i])
+                    for i, (text, _) in zip(rows, plain, strict=True)
+                ]
                 prompt = f"{instruction.strip()} " if instruction else None
-                encoded = self._encode("query", inputs, prompt)
+                encoded = self._encode("query", inputs, sum(count for _, count in plain), prompt)
                 for i, array in zip(rows, encoded, strict=True):
                     out[i] = array
                 truncated += encoded.stats.truncated
                 tokens += encoded.stats.tokens
-        return Encoded(out, truncated=truncated, tokens=tokens)
+                neutralised += encoded.stats.neutralised
+        return Encoded(out, truncated=truncated, tokens=tokens, neutralised=neutralised)
 
-    def _inputs(self, texts: Sequence[str]) -> list[Any]:
-        """Return the texts in the form that the model takes.
+    def _inputs(self, texts: Sequence[str]) -> tuple[list[Any], int]:
+        """Return the texts in the form that the model takes, and how many tokens it neutralised.
 
         A model that takes images would open a text that is the path or address of an image, unless
         the input is marked as text.
         """
-        plain = [self._control_tokens.neutral(text)[0] for text in texts]
+        found = [self._control_tokens.neutral(text) for text in texts]
+        plain = [text for text, _ in found]
         only_text = self._model.modalities == ["text"]
-        return plain if only_text else [{"text": text} for text in plain]
+        inputs = plain if only_text else [{"text": text} for text in plain]
+        return inputs, sum(count for _, count in found)
 
-    def _with_image(self, question: Question) -> dict[str, Any]:
-        found: dict[str, Any] = {"text": self._control_tokens.neutral(question.question)[0]}
+    def _with_image(self, text: str, question: Question) -> dict[str, Any]:
+        found: dict[str, Any] = {"text": text}
         return (
             found if question.image is None else found | {"image": open_for_library(question.image)}
         )
@@ -184,6 +192,7 @@ class _STEncoder(Encoder):
         self,
         task: Literal["query", "document"],
         inputs: Sequence[Any],
+        neutralised: int,
         prompt: str | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Encoded:
@@ -212,7 +221,7 @@ class _STEncoder(Encoder):
                 out[i] = without_zero_rows(np.atleast_2d(array), self.config.output)
             if progress:
                 progress(len(rows))
-        return Encoded(out, truncated=truncated, tokens=sum(lengths))
+        return Encoded(out, truncated=truncated, tokens=sum(lengths), neutralised=neutralised)
 
 
 class MultiVectorSTEncoder(_STEncoder):

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from ravqa.core.checkpoints import load_tokenizer, loading
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.records import Passage
@@ -89,6 +90,7 @@ class TokenBertEncoder(Encoder):
             self._tokenizer: Any = load_tokenizer(path, trust_remote_code=False)
             self._model: Any = FLMRTextModel.from_pretrained(path, dtype=torch.float32)
             self._model.to(self._device).eval()
+        self._control_tokens = control_tokens(self._tokenizer, None)
         self.config = config
         self.dim = int(self._model.config.hidden_size)
         self.weights = config.model
@@ -120,7 +122,7 @@ class TokenBertEncoder(Encoder):
             return Encoded()
         batch = self._tokenized(texts)
         arrays = self._encode(batch["input_ids"], progress)
-        return self._encoded(arrays, batch)
+        return self._encoded(arrays, batch, texts)
 
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """Return one array [tokens (+ 1), dim] per query; the spans are encoded together.
@@ -143,7 +145,7 @@ class TokenBertEncoder(Encoder):
             if self.config.global_weight:
                 scale.append(self.config.global_weight * sum(scale))
             out.append(array * np.array(scale, dtype=np.float32)[:, None])
-        return self._encoded(out, batch)
+        return self._encoded(out, batch, [" ".join(word for word, _ in own) for own in words])
 
     def label_passage(self, passage: Passage) -> Labelled:
         """Return the meaning of each of a passage's vectors."""
@@ -195,12 +197,13 @@ class TokenBertEncoder(Encoder):
             split_special_tokens=True,
         )
 
-    def _encoded(self, arrays: Sequence[Vectors], batch: Any) -> Encoded:
+    def _encoded(self, arrays: Sequence[Vectors], batch: Any, texts: Sequence[str]) -> Encoded:
         """Return the arrays in their final form, with the statistics of the tokenizer's batch."""
         return Encoded(
             [without_zero_rows(array, self.config.output) for array in arrays],
             truncated=sum(bool(encoding.overflowing) for encoding in batch.encodings),
             tokens=sum(map(len, batch["input_ids"])),
+            neutralised=self._control_tokens.count(texts),
         )
 
     def _encode(

@@ -482,6 +482,9 @@ class EncodingCounts(TypedDict):
     """Tokens that the model read, without padding."""
     vectors: Count
     """Vectors that it returned."""
+    neutralised: NotRequired[Count]
+    """Control tokens of the model in the texts, which it read as plain text; absent in results of
+    earlier versions."""
 
 
 class RetrievalSection(TypedDict):

@@ -174,6 +174,11 @@ def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
                 f"{stats.truncated:,} of {stats.items:,} {what} were longer than the encoder "
                 "accepts and were cut"
             )
+        if stats.neutralised:
+            yield (
+                f"{stats.neutralised:,} control tokens of the encoder's model, in {what}, were "
+                "read as plain text"
+            )
     for name, count in results["timing"].get("reranking", {}).items():
         if count.get("truncated"):
             yield (

@@ -310,3 +310,10 @@ def test_control_tokens_in_texts_are_text(encoder, text):
         assert [token in special for token in row] == [True, *[False] * (len(row) - 2), True]
     [vectors] = encoder.encode_document([text])
     assert len(vectors) > 1
+
+
+def test_control_tokens_in_texts_are_counted(encoder):
+    texts = ["[SEP]", "a [MASK] koala", "[CLS][PAD] x [SEP]", "[Q] [D] [unused0]"]
+    assert encoder.encode_document(texts).stats.neutralised == 5
+    spans = [[Span("a [MASK]"), Span("[SEP]", 0.5), Span("[CLS]", 0.0)], [Span("koala")]]
+    assert encoder.encode_query(spans).stats.neutralised == 2 + 1

@@ -57,9 +57,9 @@ def test_what_an_encoder_may_not_give_is_said_with_its_name(arrays, message):
 
 
 def test_what_an_encoder_gives_is_kept_with_its_statistics():
-    given = Encoded([ones(2, 3), ones(0, 3)], truncated=1, tokens=9)
+    given = Encoded([ones(2, 3), ones(0, 3)], truncated=1, tokens=9, neutralised=4)
     assert checked_vectors(Three(), given, 2) is given
-    assert given.stats == EncodingStats(items=2, truncated=1, tokens=9, vectors=2)
+    assert given.stats == EncodingStats(2, truncated=1, tokens=9, vectors=2, neutralised=4)
     counted = checked_vectors(Three(), [ones(2, 3), ones(1, 3)], 2)
     assert isinstance(counted, Encoded)
     assert counted.stats == EncodingStats(items=2, truncated=0, tokens=0, vectors=3)
@@ -67,11 +67,13 @@ def test_what_an_encoder_gives_is_kept_with_its_statistics():
 
 
 def test_statistics_are_added_and_read_back():
-    one, other = EncodingStats(1, 2, 3, 4), EncodingStats(10, 20, 30, 40)
-    assert one + other == EncodingStats(11, 22, 33, 44)
+    one, other = EncodingStats(1, 2, 3, 4, 5), EncodingStats(10, 20, 30, 40, 50)
+    assert one + other == EncodingStats(11, 22, 33, 44, 55)
     assert EncodingStats.read(asdict(one)) == one
-    assert EncodingStats.read(asdict(EncodingStats())) == EncodingStats(0, 0, 0, 0)
+    assert EncodingStats.read(asdict(EncodingStats())) == EncodingStats(0, 0, 0, 0, 0)
     whole = asdict(one)
+    assert whole.pop("neutralised") == 5  # older versions did not count them
+    assert EncodingStats.read(whole) == EncodingStats(1, 2, 3, 4)
     spoilt = [{k: v for k, v in whole.items() if k != key} for key in whole]
     spoilt += [whole | {"more": 1}, whole | {"items": -1}, whole | {"items": "x"}, {}, [], None]
     for bad in spoilt:

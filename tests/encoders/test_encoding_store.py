@@ -201,19 +201,21 @@ def test_a_chunk_has_its_arrays_and_their_checksum_or_none_by_an_older_version(t
     options = {"encoder": "e", "corpus": "c", "passages": 3, "dim": 3, "chunk": 2}
     store = EmbeddingStore(tmp_path, **options)
     first = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)]
-    store.write(0, Encoded(first, truncated=1, tokens=7))
+    store.write(0, Encoded(first, truncated=1, tokens=7, neutralised=4))
     store.write(1, Encoded(first[:1], tokens=5))
     arrays = load_file(tmp_path / "000000.safetensors")
     assert arrays["vectors"].tolist() == [[0, 1, 2], [3, 4, 5], [1, 1, 1]]
     assert arrays["lengths"].tolist() == [2, 1]
-    assert arrays["stats"].tolist() == [2, 1, 7, 3]
+    assert arrays["stats"].tolist() == [2, 1, 7, 3, 4]
     content = b"".join(arrays[name].tobytes() for name in ("vectors", "lengths", "stats"))
     digest = hashlib.blake2b(content, digest_size=16).digest()
     assert arrays["checksum"].tobytes() == digest
-    assert store.stats == EncodingStats(3, 1, 12, 5)
+    assert store.stats == EncodingStats(3, 1, 12, 5, 4)
     older = {name: array for name, array in arrays.items() if name != "checksum"}
+    older["stats"] = older["stats"][:4]
     save_file(older, tmp_path / "000000.safetensors")
     assert store.missing() == []
+    assert store.stats == EncodingStats(3, 1, 12, 5)
     for name, spoilt in (
         ("lengths", np.array([2, 0])),
         ("lengths", np.array([1, 1, 1])),
@@ -223,7 +225,7 @@ def test_a_chunk_has_its_arrays_and_their_checksum_or_none_by_an_older_version(t
         assert store.missing() == [0]
         assert "is damaged (its content was changed): it is made again" in caplog.text
         caplog.clear()
-    save_file({"stats": np.arange(5)}, tmp_path / "000001.safetensors")
+    save_file({"stats": np.arange(6)}, tmp_path / "000001.safetensors")
     assert store.missing() == [0, 1]
     assert store.stats == EncodingStats(2, 1, 7, 3)  # what the second says is no statistics
     (tmp_path / "000001.safetensors").unlink()

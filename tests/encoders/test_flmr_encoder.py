@@ -184,6 +184,13 @@ def test_cut_questions_are_counted(encoder):
     assert encoder.encode_question([short]).stats.truncated == 0
 
 
+def test_control_tokens_in_texts_are_counted(encoder):
+    texts = ["a [MASK] koala [SEP]", "[CLS]", "[D] koala"]
+    assert encoder.encode_document(texts).stats.neutralised == 3
+    asked = [Question(i, text) for i, text in enumerate(texts)]
+    assert encoder.encode_question(asked).stats.neutralised == 3
+
+
 def test_nothing_gives_nothing_and_empty_text_gives_its_markers(encoder, parts):
     assert encoder.encode_document([]) == encoder.encode_question([]) == []
     assert encoder.encode_document([]).stats == EncodingStats()

@@ -184,6 +184,10 @@ def test_control_tokens_in_texts_are_text(colbert_encoder, dense):
         close(
             tested.encode_question([Question(1, evil)]), tested.encode_question([Question(1, calm)])
         )
+        assert tested.encode_document([evil, calm]).stats.neutralised == 3
+        assert tested.encode_query([[Span(evil)], [Span(evil, 0)]]).stats.neutralised == 3
+        asked = [Question(1, evil), Question(2, evil, instruction="Look:"), Question(3, calm)]
+        assert tested.encode_question(asked).stats.neutralised == 6
 
 
 def test_prompts_can_be_replaced(colbert, bert):

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,13 +11,14 @@ from study_files import write_data
 
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session
+from ravqa.encoders.base import EncodingStats
 from ravqa.runs.console import Console
 from ravqa.runs.execute import execute
 from ravqa.runs.folder import MAIN
 from ravqa.runs.load import load
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import plan
-from ravqa.runs.report import report
+from ravqa.runs.report import _notes, report
 from ravqa.runs.run import run
 
 
@@ -143,3 +145,15 @@ def test_what_was_asked_of_what_is_written_down(data, tmp_path):
     config = yaml.safe_load((found / "config.yaml").read_text(encoding="utf-8"))
     assert config["dataset"]["data"] is None
     assert config["corpus"]["files"] == []
+
+
+def test_what_an_encoder_changed_in_texts_is_noted():
+    encoded = {
+        "passages": EncodingStats(items=40, truncated=1200, neutralised=3000),
+        "queries": EncodingStats(items=7),
+    }
+    pipeline = SimpleNamespace(retriever=SimpleNamespace(encoded=encoded))
+    assert list(_notes({"timing": {}, "answers": None}, pipeline)) == [
+        "1,200 of 40 passages were longer than the encoder accepts and were cut",
+        "3,000 control tokens of the encoder's model, in passages, were read as plain text",
+    ]
