@@ -774,7 +774,6 @@ def gather_documents(d: Tensor, mask: Tensor, queries: int) -> tuple[Tensor, Ten
     counts, lengths, numbers = torch.stack(sizes).T.tolist()
     padding = (0, 0, 0, max(lengths) - d.shape[1], 0, max(counts) - d.shape[0])
     gathered = all_gather(functional.pad(d, padding).contiguous())
-    masks = [torch.empty(0)] * world
     flat = functional.pad(mask.reshape(*d.shape[:2], 1).to(torch.uint8), padding).contiguous()
     masks = [torch.empty_like(flat) for _ in range(world)]
     torch.distributed.all_gather(masks, flat)

@@ -22,6 +22,7 @@ from ravqa.flmr import (
     ImageFeatures,
 )
 from ravqa.flmr.mapping import MappingNetwork
+from ravqa.flmr.modeling import gather_documents
 
 WITHIN = {"rtol": 0, "atol": 1e-5}
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -459,3 +460,37 @@ def test_the_configuration_says_what_is_returned_unless_the_call_does():
     model.config.return_dict = False
     assert isinstance(model.doc(**given), tuple)
     assert not isinstance(model.doc(**given, return_dict=True), tuple)
+
+
+def test_documents_of_all_processes_come_together_in_their_order(monkeypatch):
+    """Of two processes, the first has one document of four vectors, this one has two of three."""
+    theirs, ours = torch.full((1, 4, 2), 5.0), torch.arange(12.0).reshape(2, 3, 2)
+    of_first = torch.tensor([[[1], [0], [1], [1]], [[0], [0], [0], [0]]], dtype=torch.uint8)
+    sent = [(torch.tensor([1, 4, 5]), torch.tensor([2, 3, 3])), (of_first, None)]
+    distributed = torch.distributed
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+
+    def all_gather(found, own):
+        first, expected = sent.pop(0)
+        assert own.is_contiguous()
+        assert (own.dtype, own.shape) == (first.dtype, first.shape)
+        assert expected is None or own.equal(expected)
+        found[0].copy_(first)
+        found[1].copy_(own)
+
+    def gathered(own):
+        assert own.is_contiguous()
+        return functional.pad(theirs, (0, 0, 0, 0, 0, 1)), own
+
+    monkeypatch.setattr(distributed, "all_gather", all_gather)
+    monkeypatch.setattr("torch.distributed.nn.functional.all_gather", gathered)
+    mask = torch.tensor([[True, True, False], [True, False, False]])[:, :, None]
+    d, kept, offset, weight = gather_documents(ours, mask, 3)
+    assert d.equal(torch.cat([theirs, functional.pad(ours, (0, 0, 0, 1))]))
+    assert kept[:, :, 0].tolist() == [
+        [True, False, True, True],
+        [True, True, False, False],
+        [True, False, False, False],
+    ]
+    assert (kept.dtype, offset, weight) == (torch.bool, 1, 3 * 2 / 8)
