@@ -54,6 +54,15 @@ def pytest_collection_finish():
     gc.set_threshold(10_000, 20, 20)
 
 
+@pytest.fixture
+def any_images(monkeypatch):
+    """Intervals are given for however few images, so that tests can do with few."""
+    from ravqa.metrics.statistics import intervals
+
+    monkeypatch.setattr(intervals, "MIN_CLUSTERS", 1)
+    monkeypatch.setattr(intervals, "MIN_DIFFERING", 0)
+
+
 class Logged(logging.Handler):
     """What was logged from warnings on."""
 

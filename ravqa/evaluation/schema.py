@@ -60,8 +60,8 @@ Seconds = Annotated[float, Field(ge=0)]
 Log = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_log)]
 """A score that decision rules compare, or the natural logarithm of a probability; `-Infinity` for a
 probability of 0."""
-Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
-"""The two ends of a 95 % interval."""
+Bounds = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+"""The two ends of a 95 % interval; both null without one (docs/metrics.md says when)."""
 AtK = dict[str, Percent]
 """A percentage for each K; the keys are numbers as text."""
 Scored = Annotated[tuple[str, float], Strict(False)]

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar, cast
 
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.schema import Comparison, Predicted, ScoredDataset
+from ravqa.evaluation.schema import Bounds, Comparison, Predicted, ScoredDataset
 from ravqa.metrics.statistics import intervals
 
 T = TypeVar("T")
@@ -61,12 +61,11 @@ def images_of(questions: Sequence[Question]) -> dict[Id, Id | None]:
     return {q.question_id: q.image_id for q in questions}
 
 
-def interval_of(
-    scores: Mapping[Id, float], images: Mapping[Id, Id | None], seed: int
-) -> list[float]:
-    """Return the 95 % interval of the mean."""
-    interval = intervals.bootstrap(list(scores.values()), [images[q] for q in scores], seed=seed)
-    return [round(interval.low, DECIMALS), round(interval.high, DECIMALS)]
+def interval_of(scores: Mapping[Id, float], images: Mapping[Id, Id | None], seed: int) -> Bounds:
+    """Return the 95 % interval of the mean, if it means something (`intervals.estimate`)."""
+    clusters = [images[q] for q in scores]
+    found = intervals.bootstrap(list(scores.values()), clusters, seed=seed)
+    return intervals.estimate(found, clusters).bounds(DECIMALS)
 
 
 def tested(
@@ -77,12 +76,10 @@ def tested(
 ) -> Comparison:
     """Compare two conditions' scores, in percent, on the same questions."""
     test = intervals.paired_test(first, second, images, seed=seed)
+    found = intervals.estimate_of_difference(test, first, second, images)
     return {
-        "difference": round(test.difference.mean, DECIMALS),
-        "interval_95": [
-            round(test.difference.low, DECIMALS),
-            round(test.difference.high, DECIMALS),
-        ],
+        "difference": round(found.value, DECIMALS),
+        "interval_95": found.bounds(DECIMALS),
         "p_value": round(test.p_value, 5),
         "wins": test.wins,
         "losses": test.losses,

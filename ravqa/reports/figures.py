@@ -270,7 +270,7 @@ def _mean(run: Run, values: Mapping[int | str, float]) -> Estimate | None:
     images = [run.main[q]["image_id"] for q in values]
     seed = run.results["provenance"]["seed"]
     found = intervals.bootstrap(list(values.values()), images, seed=seed)
-    return Estimate(found.mean, found.low, found.high)
+    return intervals.estimate(found, images)
 
 
 def _counts(places: Iterable[int], size: int) -> list[Estimate | None]:

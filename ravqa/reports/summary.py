@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ravqa.core.records import READ
 from ravqa.evaluation.schema import AnswerSection, StageScores
 from ravqa.evaluation.sections import RECALLS
-from ravqa.metrics.statistics.intervals import Estimate
+from ravqa.metrics.statistics.intervals import NO_INTERVAL, Estimate
 from ravqa.reports.figures import condition_name, metric_name
 from ravqa.reports.page import Table
 from ravqa.reports.run import Run
@@ -86,11 +86,12 @@ def tiles(run: Run) -> list[Tile]:
     if answers:
         own = answers["conditions"][MAIN]
         about = "of the mean " if "mean" in own else ""
-        note = f"95 % interval {about}{_range(own['interval_95'])}"
+        note = _between(own["interval_95"], about)
         found.append(Tile(_percent(own["score"]), f"{metric_name(run)} %", note))
     gain = answers["comparisons"].get(f"{MAIN} - none") if answers else None
     if gain:
-        note = f"{_range(gain['interval_95'])}, p {gain['p_value']:.4f}"
+        between = f"{_range(gain['interval_95'])}, " if gain["interval_95"][0] is not None else ""
+        note = f"{between}p {gain['p_value']:.4f}"
         retrieves = run.results["provenance"]["retriever"] != "none"
         name = "points gained by retrieval" if retrieves else "points above the control"
         found.append(Tile(f"{gain['difference']:+.1f}", name, note))
@@ -101,7 +102,7 @@ def tiles(run: Run) -> list[Tile]:
     recall = retrieval["conditions"].get(MAIN) if retrieval else None
     if recall:
         k = "5" if "5" in recall["PRRecall"] else next(iter(recall["PRRecall"]))
-        note = f"95 % interval {_range(recall['interval_95'][k])}"
+        note = _between(recall["interval_95"][k])
         found.append(Tile(_percent(recall["PRRecall"][k]), f"PRRecall@{k} %", note))
     return found
 
@@ -219,5 +220,10 @@ def _percent(value: float | None) -> str:
     return "\u2013" if value is None else f"{value:.1f}"
 
 
-def _range(interval: Sequence[float]) -> str:
-    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+def _range(interval: Sequence[float | None]) -> str:
+    return Estimate(0, *interval).range()
+
+
+def _between(interval: Sequence[float | None], about: str = "") -> str:
+    """Return the interval in words, for a headline number."""
+    return f"95 % interval {about}{_range(interval)}" if interval[0] is not None else NO_INTERVAL

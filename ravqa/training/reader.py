@@ -26,7 +26,7 @@ from ravqa.core.stored import parsed_json
 from ravqa.evaluation.answers import score_answers
 from ravqa.evaluation.sections import DECIMALS, Id
 from ravqa.metrics.base import AnswerRecord
-from ravqa.metrics.statistics.intervals import Estimate
+from ravqa.metrics.statistics.intervals import Estimate, estimate, estimate_of_difference
 from ravqa.pipeline import Pipeline, check_settings
 from ravqa.readers import READERS
 from ravqa.readers.adapters import EXTRA, LoraConfig, add_adapter, merged_weights, train_all
@@ -385,25 +385,23 @@ class ReaderTask(Task):
             }
             own: dict[str, Any] = {}
             for when, scores in percents.items():
+                clusters = [images[i] for i in scores]
                 interval = dataset.answer_metric.interval(
-                    list(scores.values()),
-                    [splits[i] for i in scores],
-                    [images[i] for i in scores],
-                    seed=seed,
+                    list(scores.values()), [splits[i] for i in scores], clusters, seed=seed
                 )
-                limits = [round(interval.low, DECIMALS), round(interval.high, DECIMALS)]
-                own[when] = {"score": round(interval.mean, DECIMALS), "interval_95": limits}
+                score = estimate(interval, clusters)
+                own[when] = {
+                    "score": round(score.value, DECIMALS),
+                    "interval_95": score.bounds(DECIMALS),
+                }
                 if when != "before" and "before" in percents:
                     test = dataset.answer_metric.paired_test(
                         scores, percents["before"], splits, images, seed=seed
                     )
-                    change = test.difference
+                    change = estimate_of_difference(test, scores, percents["before"], images)
                     own[when] |= {
-                        "change": round(change.mean, DECIMALS),
-                        "change_interval_95": [
-                            round(change.low, DECIMALS),
-                            round(change.high, DECIMALS),
-                        ],
+                        "change": round(change.value, DECIMALS),
+                        "change_interval_95": change.bounds(DECIMALS),
                         "p_value": round(test.p_value, 5),
                     }
             conditions[name] = own
@@ -454,7 +452,8 @@ def _shown(score: Mapping[str, Any]) -> str:
     if "change" not in score:
         return text
     low, high = score["change_interval_95"]
-    return f"{text}, change {score['change']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    between = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"
+    return f"{text}, change {score['change']:+.1f}{between}"
 
 
 def pipeline_settings(config: ReaderTraining) -> tuple[dict[str, Any], str]:

@@ -98,7 +98,7 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.usefixtures("fresh_cache")
+@pytest.mark.usefixtures("fresh_cache", "any_images")
 def test_one_file_adds_a_metric_to_every_command(plugin, tmp_path, capsys):
     option = ("--dataset-option", "metric=token_f1")
     run = write_run(tmp_path / "a", plugin, *option, "--controls", "none")

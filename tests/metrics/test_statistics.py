@@ -7,7 +7,14 @@ import pytest
 
 from ravqa.metrics.statistics import intervals
 from ravqa.metrics.statistics.harmonic import harmonic_bootstrap, harmonic_paired_test
-from ravqa.metrics.statistics.intervals import Estimate, Interval, bootstrap, paired_test
+from ravqa.metrics.statistics.intervals import (
+    Estimate,
+    Interval,
+    bootstrap,
+    estimate,
+    estimate_of_difference,
+    paired_test,
+)
 
 
 def harmonic_interval(scores, clusters, **options):
@@ -143,3 +150,69 @@ def test_estimates_as_they_stand_in_tables():
     assert Estimate(18.666, 12.74, 25.3).text(2) == "18.67 [12.74, 25.30]"
     assert Estimate(18.66).text() == Estimate(18.66, 12.7).text() == "18.7"
     assert Estimate(18.66, high=25.3).text() == "18.7"
+    assert Estimate(18.66, 12.74, 25.3).range() == "[12.7, 25.3]"
+    assert Estimate(18.66).range() == "-"
+
+
+# --- which intervals are shown
+
+
+def of(scores, clusters):
+    return estimate(bootstrap(scores, clusters, resamples=200), clusters)
+
+
+def test_an_interval_needs_ten_images_that_are_not_all_equal():
+    scores = [0.0, 100.0, 50.0] * 10
+    nine, ten = [i // 3 % 9 for i in range(30)], [i // 3 for i in range(30)]
+    assert of(scores, ten).bounds(1) == [None, None]  # each of them has the same mean
+    scores[0] = 100.0
+    assert of(scores, nine).bounds(1) == [None, None]
+    found = of(scores, ten)
+    assert found.low < found.value < found.high
+    assert of([100.0] * 400, range(400)) == Estimate(100.0)
+
+
+def test_the_interval_of_a_difference_needs_six_images_that_differ():
+    def of_wins(images):
+        first = {q: float(q // 2 < images) for q in range(80)}  # two questions an image
+        second, clusters = dict.fromkeys(first, 0.0), {q: q // 2 for q in first}
+        test = paired_test(first, second, clusters)
+        return test.p_value, estimate_of_difference(test, first, second, clusters)
+
+    p, found = of_wins(5)
+    assert p == pytest.approx(2 / 2**5, abs=0.01)  # no fewer are significant
+    assert found == Estimate(2 * 5 / 80)
+    p, found = of_wins(6)
+    assert p == pytest.approx(2 / 2**6, abs=0.01)
+    assert 0 < found.low < found.value < found.high
+    # Nine images are too few, however many of them differ.
+    first, clusters = {q: float(q) for q in range(9)}, {q: q for q in range(9)}
+    second = dict.fromkeys(first, 0.0)
+    test = paired_test(first, second, clusters)
+    assert not estimate_of_difference(test, first, second, clusters).has_interval
+
+
+def test_an_interval_that_is_shown_agrees_with_p():
+    """Computed differently, the two may disagree close to p = .05."""
+    rng = np.random.default_rng(0)
+    agreed = disagreed = 0
+    for _ in range(60):
+        images = int(rng.integers(10, 40))
+        moved = rng.random() * 0.4
+        change = rng.choice([0.0, 100.0, -100.0], size=images, p=[1 - moved, moved, 0])
+        change[:2] = -100
+        first, clusters = dict(enumerate(map(float, change))), {q: q for q in range(images)}
+        second = dict.fromkeys(first, 0.0)
+        test = paired_test(first, second, clusters, resamples=1000)
+        found = estimate_of_difference(test, first, second, clusters)
+        excluded = test.difference.low > 0 or test.difference.high < 0
+        if np.count_nonzero(change) < 6:
+            assert not found.has_interval
+        elif excluded == (test.p_value < 0.05):
+            agreed += 1
+            assert (found.low, found.high) == (test.difference.low, test.difference.high)
+        else:
+            disagreed += 1
+            assert found == Estimate(test.difference.mean)
+    assert agreed > 10
+    assert disagreed > 0

@@ -8,17 +8,34 @@ are scipy.stats.bootstrap (method "percentile") and scipy.stats.permutation_test
 values, so the counts of each value are drawn: from a multinomial for the bootstrap, from binomials
 for the signs. The distribution is the same, but the cost does not grow with the number of
 questions.
+
+Few clusters, or clusters that hardly differ, make a percentile interval far too narrow: `estimate`
+and `estimate_of_difference` say where one means something.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 RESAMPLES = 10_000
+MIN_CLUSTERS = 10
+"""Fewest images (for seconds: timed batches) for which results give an interval."""
+MIN_DIFFERING = 6
+"""Fewest images on which two systems differ for an interval of their difference.
+
+With five, no sign-flip test gives a p below 2 / 2^5 = .0625, and yet a percentile interval may
+exclude 0.
+"""
+NO_INTERVAL = (
+    f"No interval (-): there are fewer than {MIN_CLUSTERS} images, or all are equal; of a "
+    f"difference also: fewer than {MIN_DIFFERING} images differ, or interval and p disagree."
+)
+"""Note below tables in which an interval is left out."""
+_LEVEL = 0.05  # of the test that a 95 % interval belongs to
 _MAX_DRAWS = 4_000_000
 _DECIMALS = 9
 
@@ -36,9 +53,22 @@ class Estimate:
     def text(self, decimals: int = 1) -> str:
         """Return the text shown in tables: "18.7 [12.7, 25.3]"."""
         text = f"{self.value:.{decimals}f}"
+        return f"{text} {self.range(decimals)}" if self.has_interval else text
+
+    def range(self, decimals: int = 1) -> str:
+        """Return the interval as tables show it: "[12.7, 25.3]", or "-" if there is none."""
         if self.low is None or self.high is None:
-            return text
-        return f"{text} [{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
+            return "-"
+        return f"[{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval."""
+        return self.low is not None and self.high is not None
+
+    def bounds(self, decimals: int) -> list[float | None]:
+        """Return the two ends as results keep them, rounded; both None without an interval."""
+        return [None if x is None else round(x, decimals) for x in (self.low, self.high)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +95,44 @@ class PairedTest:
     wins: int
     losses: int
     ties: int
+
+
+def estimate(interval: Interval, clusters: Iterable[Hashable]) -> Estimate:
+    """Return a mean with its interval, if that means something.
+
+    It does if there are `MIN_CLUSTERS` clusters and they are not all equal.
+
+    Args:
+        clusters: cluster of each question that the interval was computed from.
+    """
+    few = len(set(clusters)) < MIN_CLUSTERS
+    if few or interval.high - interval.low < 10**-_DECIMALS:
+        return Estimate(interval.mean)
+    return Estimate(interval.mean, interval.low, interval.high)
+
+
+def estimate_of_difference(
+    test: PairedTest,
+    first: Mapping[Key, float],
+    second: Mapping[Key, float],
+    clusters: Mapping[Key, Hashable],
+) -> Estimate:
+    """Return the difference of two systems with its interval, if that means something.
+
+    As for `estimate`, and the systems must differ in `MIN_DIFFERING` clusters. An interval that
+    disagrees with the test, which happens close to p = .05, is too narrow, and is left out: what is
+    shown excludes 0 if and only if p < .05.
+
+    Args:
+        first, second: the scores that were tested.
+        clusters: cluster of each question.
+    """
+    differing = {clusters[q] for q, score in first.items() if score != second[q]}
+    found = test.difference
+    significant = found.low > 0 or found.high < 0
+    if len(differing) < MIN_DIFFERING or significant != (test.p_value < _LEVEL):
+        return Estimate(found.mean)
+    return estimate(found, (clusters[q] for q in first))
 
 
 def _cluster_sums(
