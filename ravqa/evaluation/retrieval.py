@@ -10,6 +10,7 @@ from ravqa.datasets.base import Dataset
 from ravqa.evaluation.schema import (
     ArticleSection,
     AtK,
+    Bounds,
     IdSection,
     Marks,
     PairedTest,
@@ -87,22 +88,26 @@ def retrieval_ks(dataset: Dataset, depth: int) -> list[int]:
 
 
 def retrieval_section(
-    dataset: Dataset, conditions: Mapping[str, Samples], ks: Sequence[int], *, seed: int
+    dataset: Dataset,
+    conditions: Mapping[str, Samples],
+    ks: Sequence[int],
+    *,
+    seed: int,
+    blind: Collection[str] = (),
 ) -> RetrievalSection:
-    """Return retrieval scores of every condition that retrieved: percent, intervals over images.
+    """Return retrieval scores of every condition that retrieves: percent, intervals over images.
 
     PRRecall over the questions with answer strings (the searched text is title and passage); also
     recall by passage ids and by articles, over the questions where they are known. "reported" is
     what the benchmark's own tables report. All of these score the ranking after all reranking,
     filters and gates included; "stages" has the recall of every earlier ranking, and of the
-    passages in prompts.
+    passages in prompts. A question for which nothing was found has a recall of 0.
+
+    Args:
+        blind: conditions without retrieval, which have no recall.
     """
     present = [q for q in dataset.questions if all(q.question_id in s for s in conditions.values())]
-    retrieved = {
-        name: samples
-        for name, samples in conditions.items()
-        if any(rankings(samples[q.question_id])[0]["hits"] for q in present)
-    }
+    retrieved = {name: s for name, s in conditions.items() if present and name not in blind}
     questions = [q for q in present if q.answers]
     section: RetrievalSection = {
         "metric": "PRRecall",
@@ -343,7 +348,7 @@ def _intervals(
     questions: Sequence[Question],
     ks: Sequence[int],
     seed: int,
-) -> dict[str, list[float]]:
+) -> dict[str, Bounds]:
     images = images_of(questions)
     return {
         str(k): interval_of({q: 100 * value[k] for q, value in values.items()}, images, seed)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
@@ -18,13 +18,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from ravqa.core.progress import ProgressLines
 from ravqa.core.records import READ
-from ravqa.core.terminal import Terminal
+from ravqa.core.terminal import Columns, Terminal
 from ravqa.evaluation.sections import RECALLS
+from ravqa.metrics.statistics.intervals import NO_INTERVAL, Estimate
 from ravqa.runs.folder import MAIN
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ _NAMES = {
     "random": "random passages",
     "wrong-image": "image of another question",
 }
+_SHORT_NAMES = {"wrong-image": "wrong image"}
 _SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
-_MAX_GROUPS = 6  # more columns of question types do not fit
+_MAX_GROUPS = 20  # rows of question types; results.json has all
 _PLAIN_WIDTH = 130  # width of tables in files and pipes
 
 
@@ -57,6 +58,24 @@ def condition_name(condition: str, retriever: str) -> str:
         return run
     name = _NAMES.get(condition, condition)
     return f"{name} (control)" if name == run else name
+
+
+def short_name(condition: str, retriever: str) -> str:
+    """Return `condition_name` in a word or two, for tables: "retrieval", "none", "wrong image"."""
+    run = retriever if retriever in _NAMES else "retrieval"
+    if condition == MAIN:
+        return run
+    name = _SHORT_NAMES.get(condition, condition)
+    return f"{name} (control)" if name == run else name
+
+
+def retrieves(condition: str, retriever: str) -> bool:
+    """Return whether there are passages in the run itself, or in one of its controls.
+
+    Args:
+        retriever: the name of the run's retriever.
+    """
+    return (retriever if condition == MAIN else condition) != "none"
 
 
 def pipeline_name(description: str, overrides: Sequence[str]) -> str:
@@ -195,6 +214,8 @@ class Console:
         answers, retrieval = results["answers"], results["retrieval"]
         if answers:
             self.out.print(_answer_table(results, answers))
+            if groups := _group_table(results, answers):
+                self.out.print(groups)
             self._raw(results, answers)
         if not retrieval:
             return
@@ -220,7 +241,7 @@ class Console:
                 for name, raw in raws.items()
             )
             line = f"raw generations, without extracting an answer: {', '.join(shown)}"
-            self.out.print(Text(line, style="dim"), soft_wrap=True)
+            self.out.print(Text(line, style="dim"))
 
     def benchmark(
         self,
@@ -228,34 +249,46 @@ class Console:
         columns: Sequence[tuple[str, str, int]],
         scores: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Print a benchmark's table: a row per model, in the order of the scores.
+        """Print a benchmark's table: a row per subset and metric, a column per model.
 
         Args:
-            columns: subset, metric and K; columns without scores are left out.
+            columns: subset, metric and K; those without scores are left out.
             scores: see `ravqa.runs.subsets.Score`.
         """
-        rows: dict[tuple[str, str], dict[tuple[str, str, int], str]] = {}
+        cells: dict[tuple[str, str], dict[tuple[str, str, int], str]] = {}
         fewer = False
         for score in scores:
-            column = score["subset"], score["metric"], score["k"]
             part = score["of"] is not None and score["questions"] < score["of"]
             fewer |= part
-            row = rows.setdefault((score["model"], score["status"]), {})
-            row[column] = f"{score['percent']:.1f}{'*' if part else ''}"
-        filled = [c for c in columns if any(c in row for row in rows.values())]
-        table = Table(title=f"Retrieval %\n{title}", box=box.SIMPLE_HEAD)
-        table.add_column("")
-        table.add_column("")
-        for subset, metric, k in filled:
-            table.add_column(f"{subset}\n{_SHORT[metric]}@{k}", justify="right")
-        for (model, status), row in rows.items():
-            mark = "published" if status == "published" else "this run"
-            table.add_row(model, mark, *(row.get(column, "-") for column in filled))
-        table.caption = (
-            "R: recall by passage ids. PR: pseudo recall (PRRecall).\n"
-            "published: not measured by this run; the table's files give the sources."
-            + ("\n*: not all of the published test questions." if fewer else "")
-        )
+            column = cells.setdefault((score["model"], score["status"]), {})
+            key = score["subset"], score["metric"], score["k"]
+            column[key] = f"{score['percent']:.1f}{'*' if part else ''}"
+        published = [model for model, status in cells if status == "published"]
+        # A family's models need its name only once; a single model keeps its own.
+        first, last = min(published, default="").split(), max(published, default="").split()
+        pairs = zip(first[:-1], last[:-1], strict=False) if first != last else ()
+        family = [one for one, other in itertools.takewhile(lambda pair: len({*pair}) == 1, pairs)]
+        table = Columns(f"Retrieval %: {title}")
+        table.names()
+        for model, status in cells:
+            if status == "published":
+                own = model.split()[len(family) :]
+                table.numbers(" ".join(own).replace("(", "").replace(")", ""), width=7)
+            else:
+                table.numbers("this run", width=7)
+                table.notes.append(f"this run: {model}.")
+        for key in columns:
+            row = [column.get(key, "-") for column in cells.values()]
+            if set(row) - {"-"}:
+                table.row(f"{key[0]} {_SHORT[key[1]]}@{key[2]}", *row)
+        if published:
+            name = f" of {' '.join(family)}" if family else ""
+            table.notes.append(
+                f"The other columns are published scores{name}, not measured by this run; the "
+                "table's files give the sources."
+            )
+        table.notes.append("R: recall by passage ids. PR: pseudo recall (PRRecall).")
+        table.notes += ["*: not all of the published test questions."] if fewer else []
         self.out.print(table)
 
 
@@ -266,96 +299,110 @@ def _rich(*, stderr: bool) -> RichConsole:
     return console
 
 
-def _range(interval: list[float]) -> str:
-    return f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+def _interval(bounds: Sequence[float | None]) -> str:
+    return Estimate(0, *bounds).range()
 
 
 def _title(results: RunResults | ScoreResults, what: str, questions: int) -> str:
     dataset = results["dataset"]
-    return f"{what}, {questions} questions\n{dataset['label']}, {dataset['split']}"
+    return f"{what}: {dataset['label']}, {dataset['split']}, {questions:,} questions"
 
 
 def _row(results: RunResults | ScoreResults, condition: str) -> str:
     if "predictions" in results:  # results of `ravqa score`
         return "predictions"
-    return condition_name(condition, results["provenance"]["retriever"])
+    return short_name(condition, results["provenance"]["retriever"])
 
 
-def _answer_table(results: RunResults | ScoreResults, section: AnswerSection) -> Table:
-    table = Table(title=_title(results, "Answer quality", section["questions"]))
+def _answer_table(results: RunResults | ScoreResults, section: AnswerSection) -> Columns:
+    table = Columns(_title(results, f"Answers, {section['label']} %", section["questions"]))
     if section["rule"].get("judge"):
-        table.caption = f"judge: {section['rule']['judge']}"
+        table.notes.append(f"judge: {section['rule']['judge']}")
     elif section["rule"].get("normalization") == "always":
-        table.caption = "normalization: always (not the official rule)"
+        table.notes.append("normalization: always (not the official rule)")
     if section["rule"].get("marks") == "removed":
-        said = f"{table.caption}\n" if table.caption else ""
-        table.caption = f"{said}without marks of thinking (not the official rule)"
-    table.add_column("")
-    table.add_column(f"{section['label']} %", justify="right")
+        table.notes.append("without marks of thinking (not the official rule)")
+    table.names()
+    table.numbers("score")
     has_mean = "mean" in section["conditions"][MAIN]
     if has_mean:  # a score that is not a mean: interval and tests are of the mean
-        table.add_column("mean %", justify="right")
-    table.add_column("95 % interval" + (" of mean" if has_mean else ""))
-    groups = list(section["conditions"][MAIN]["groups"])
-    groups = groups if len(groups) <= _MAX_GROUPS else []
-    for group in groups:
-        table.add_column(group, justify="right")
+        table.numbers("mean")
+    table.numbers("95 % interval" + (" of mean" if has_mean else ""), width=13)
     compared = bool(section["comparisons"])
     if compared:
-        table.add_column("run minus this")
-        table.add_column("p", justify="right")
+        table.numbers(f"{_row(results, MAIN)} minus this")
+        table.numbers("95 % interval", width=13)
+        table.numbers("p")
+    shown: list[Sequence[float | None]] = []
     for condition, scores in section["conditions"].items():
         score = scores["score"]
         row = [_row(results, condition), "-" if score is None else f"{score:.1f}"]
         row += [f"{scores['mean']:.1f}"] if has_mean else []
-        row += [_range(scores["interval_95"])]
-        row += [
-            f"{scores['groups'][g]['mean']:.1f}" if g in scores["groups"] else "-" for g in groups
-        ]
+        row += [_interval(scores["interval_95"])]
+        shown.append(scores["interval_95"])
         if compared:
             test = section["comparisons"].get(f"{MAIN} - {condition}")
-            row += (
-                [
-                    f"{test['difference']:+.1f} {_range(test['interval_95'])}",
-                    f"{test['p_value']:.4f}",
-                ]
-                if test
-                else ["", ""]
-            )
-        table.add_row(*row)
+            if test:
+                row += [f"{test['difference']:+.1f}", _interval(test["interval_95"])]
+                row += [f"{test['p_value']:.4f}"]
+                shown.append(test["interval_95"])
+            else:
+                row += [""] * 3
+        table.row(*row)
+    if any(low is None for low, _ in shown):
+        table.notes.append(NO_INTERVAL)
+    return table
+
+
+def _group_table(results: RunResults | ScoreResults, section: AnswerSection) -> Columns | None:
+    """Return a table of the scores by question type; None if there are not several."""
+    groups = section["conditions"][MAIN]["groups"]
+    if not 1 < len(groups) <= _MAX_GROUPS:
+        return None
+    kind = "mean" if "mean" in section["conditions"][MAIN] else section["label"]
+    table = Columns(f"By question type: {kind} %")
+    table.names()
+    table.numbers("questions")
+    for condition in section["conditions"]:
+        table.numbers(_row(results, condition), width=9)
+    for name, group in groups.items():
+        means = (c["groups"].get(name) for c in section["conditions"].values())
+        shown = ("-" if found is None else f"{found['mean']:.1f}" for found in means)
+        table.row(name, f"{group['questions']:,}", *shown)
     return table
 
 
 def _retrieval_table(
     results: RunResults | ScoreResults, section: Mapping[str, Any], what: str
-) -> Table:
+) -> Columns:
     metric = section["metric"]
-    table = Table(title=_title(results, what, section["questions"]))
-    table.add_column("")
+    table = Columns(_title(results, f"{what}, {metric} %", section["questions"]))
+    table.names()
     ks = list(next(iter(section["conditions"].values()))[metric])
     for k in ks:
-        table.add_column(f"{metric}@{k} %", justify="right")
+        table.numbers(f"@{k}")
     for condition, scores in section["conditions"].items():
         row = _row(results, condition)
-        table.add_row(row, *(f"{scores[metric][k]:.1f}" for k in ks))
+        table.row(row, *(f"{scores[metric][k]:.1f}" for k in ks))
     return table
 
 
 def _stage_table(
     results: RunResults | ScoreResults, condition: str, stages: Sequence[StageScores]
-) -> Table:
+) -> Columns:
     """Return a table of recall before and after every reranker, and of the prompts."""
     metric = next((m for m in RECALLS if m in stages[0]), RECALLS[0])
-    table = Table(title=f"Stages of retrieval, {_row(results, condition)}")
-    table.add_column("")
-    table.add_column("passages", justify="right")
+    which = "" if condition == MAIN else f", {_row(results, condition)}"
+    table = Columns(f"Stages of retrieval{which}: {metric} %")
+    table.names()
+    table.numbers("passages")
     ks = list(stages[0].get(metric, {}))
     for k in ks:
-        table.add_column(f"{metric}@{k} %", justify="right")
+        table.numbers(f"@{k}")
     for stage in stages:
         shares = (stage.get(metric, {}).get(k) for k in ks)
         name = "in prompts" if stage["stage"] == READ else stage["stage"]
-        table.add_row(
+        table.row(
             name,
             f"{stage['passages']:.1f}",
             *("-" if share is None else f"{share:.1f}" for share in shares),

@@ -37,7 +37,7 @@ from ravqa.metrics.base import AnswerMetric
 from ravqa.metrics.prrecall import DEFAULT_RULE
 from ravqa.metrics.statistics import intervals
 from ravqa.metrics.statistics.intervals import Estimate, PairedTest
-from ravqa.runs.console import CONDITIONS, condition_name
+from ravqa.runs.console import CONDITIONS, condition_name, retrieves
 from ravqa.runs.folder import CONFIG, MAIN, RESULTS, check_version, samples_name
 
 _log = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ class FinishedRun:
         self.stand_ins = results["provenance"]["stand_ins"]
         retriever = results["provenance"]["retriever"]
         self.what_ran = condition_name(condition, retriever)
-        self.retrieves = (retriever if self.is_main else condition) != "none"
+        self.retrieves = retrieves(condition, retriever)
         self.top_k = files.config["pipeline"].get("top_k", _TOP_K)
         self._reported = retrieval["reported"] if retrieval else []
         described = results["timing"]["describe"]
@@ -315,7 +315,10 @@ class FinishedRun:
         return right if len(right) == len(self.questions) else None
 
     def values(self, measure: Measure) -> dict[Id, float]:
-        """Return the measure of each question that has it, in percent or seconds."""
+        """Return the measure of each question that has it, in percent or seconds.
+
+        Without retrieval there is no recall.
+        """
         if measure not in self._values:
             values = ((q, self._value(asked, measure)) for q, asked in self.questions.items())
             self._values[measure] = {q: value for q, value in values if value is not None}
@@ -330,8 +333,8 @@ class FinishedRun:
             return None if asked.exact is None else 100.0 * asked.exact
         rank = asked.ranks.get(measure.name)
         assert measure.k is not None
-        # Beyond top_k nothing was retrieved, which would count as a miss.
-        if rank is None or measure.k > self.top_k:
+        # Without retrieval, and beyond top_k, there was nothing that could be relevant.
+        if rank is None or not self.retrieves or measure.k > self.top_k:
             return None
         return 100.0 * (0 < rank <= measure.k)
 
@@ -358,16 +361,21 @@ class FinishedRun:
         if measure.name == "score":
             splits = [question.split for question in asked]
             found = self.answer_metric.interval(scores, splits, images, seed=seed)
-        elif measure.name == SECONDS:  # times were measured per batch
-            found = intervals.bootstrap(scores, [question.batch for question in asked], seed=seed)
         else:
+            if measure.name == SECONDS:  # times were measured per batch
+                images = [question.batch for question in asked]
             found = intervals.bootstrap(scores, images, seed=seed)
-        return Estimate(found.mean, found.low, found.high)
+        return intervals.estimate(found, images)
 
     def against(
         self, other: FinishedRun, measure: Measure, ids: Collection[Id], seed: int
-    ) -> PairedTest | None:
-        """Compare this run with another, over the questions for which both have the measure."""
+    ) -> tuple[Estimate, PairedTest] | None:
+        """Compare this run with another, over the questions for which both have the measure.
+
+        Returns:
+            The difference, with its interval if that means something, and the test; None if no
+            question has the measure in both.
+        """
         mine, theirs = self.values(measure), other.values(measure)
         both = [q for q in mine if q in theirs and q in ids]
         if not both:
@@ -376,8 +384,10 @@ class FinishedRun:
         images = self.images(both)
         if measure.name == "score":
             splits = {q: self.questions[q].split for q in both}
-            return self.answer_metric.paired_test(first, second, splits, images, seed=seed)
-        return intervals.paired_test(first, second, images, seed=seed)
+            test = self.answer_metric.paired_test(first, second, splits, images, seed=seed)
+        else:
+            test = intervals.paired_test(first, second, images, seed=seed)
+        return intervals.estimate_of_difference(test, first, second, images), test
 
     def images(self, ids: Iterable[Id]) -> dict[Id, Hashable]:
         """Return the image of each question, which intervals and tests resample."""
@@ -414,7 +424,8 @@ def common_questions(runs: Mapping[str, FinishedRun], *, intersect: bool) -> dic
             shared = len(first.questions) - len(lacking)
             raise UserError(
                 f"{name} asked other questions than {first_name}: {shared} are common, "
-                f"{len(lacking)} only in {first_name}, {len(extra)} only in {name}"
+                f"{len(lacking)} only in {first_name}, {len(extra)} only in {name}; --common "
+                "compares those that are common"
             )
         for question in lacking:
             common.pop(question, None)

@@ -32,7 +32,7 @@ from ravqa.evaluation.schema import (
 from ravqa.evaluation.sections import dataset_section
 from ravqa.pipeline import Pipeline
 from ravqa.retrievers.runs import trec_lines
-from ravqa.runs.console import Console
+from ravqa.runs.console import Console, condition_name, retrieves
 from ravqa.runs.execute import Executed, shared_out
 from ravqa.runs.folder import MAIN, RunDir
 from ravqa.runs.load import reader_counts, reranker_counts
@@ -83,7 +83,8 @@ def _results(executed: Executed) -> RunResults:
         )
     if scored:
         ks = retrieval_ks(dataset, pipeline.top_k)
-        retrieval = retrieval_section(dataset, samples, ks, seed=request.seed)
+        blind = [name for name in samples if not retrieves(name, config.retriever.name)]
+        retrieval = retrieval_section(dataset, samples, ks, seed=request.seed, blind=blind)
         if passages := _encoded(pipeline, "passages"):
             retrieval["passages"] = passages
     results: RunResults = {
@@ -167,7 +168,17 @@ def _encoded(pipeline: Pipeline, what: str) -> EncodingCounts | None:
 
 
 def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
-    """Yield notes on texts that were cut, or whose control tokens were read as plain text."""
+    """Yield notes on questions for which nothing was found, and on texts that were changed.
+
+    Texts are cut, or their control tokens are read as plain text.
+    """
+    retriever = results["provenance"]["retriever"]
+    for name, stages in results["retrieval"]["stages"].items() if results["retrieval"] else ():
+        lacking = stages[0]["without_passages"]
+        if lacking:
+            which = "" if name == MAIN else f"{condition_name(name, retriever)}: "
+            asked = results["dataset"]["questions"]
+            yield f"{which}no passage found for {lacking:,} of {asked:,} questions"
     for what, stats in pipeline.retriever.encoded.items():
         if stats.truncated:
             yield (

@@ -163,17 +163,16 @@ def _compare(
         tests = {}
         for name, run in runs.items():
             if name != reference and measure.key in cells[name]:
-                test = run.against(runs[reference], measure, ids, seed)
-                if test is not None:
-                    tests[name] = test
-        corrected = holm([test.p_value for test in tests.values()])
-        for (name, test), p in zip(tests.items(), corrected, strict=True):
-            found = test.difference
+                compared = run.against(runs[reference], measure, ids, seed)
+                if compared is not None:
+                    tests[name] = compared
+        corrected = holm([test.p_value for _, test in tests.values()])
+        for (name, (difference, test)), p in zip(tests.items(), corrected, strict=True):
             cells[name][measure.key] = Cell(
                 cells[name][measure.key].estimate,
                 cells[name][measure.key].questions,
                 Difference(
-                    Estimate(found.mean, found.low, found.high),
+                    difference,
                     test.p_value,
                     p,
                     wins=test.wins,

@@ -126,6 +126,8 @@ def test_a_reference_that_cannot_be_matched_is_the_datas_error(dataset):
 
 
 def rounded(interval):
+    if interval.low == interval.high:  # all images are alike
+        return [None, None]
     return [round(interval.low, 4), round(interval.high, 4)]
 
 
@@ -157,6 +159,7 @@ def whole():
     return dataset, {"main": run, "none": none}
 
 
+@pytest.mark.usefixtures("any_images")
 @pytest.mark.parametrize("seed", [0, 4])
 def test_every_key_of_the_section_of_answers(whole, seed):
     dataset, conditions = whole

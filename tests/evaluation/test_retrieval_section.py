@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_items_of_a_multi_answer_reference_count_one_by_one():
     assert ranks("templated") == ranks(None) == {"ravqa": [], "flmr": [], "word": []}
 
 
+@pytest.mark.usefixtures("any_images")
 def test_retrieval_section_by_hand(dataset, samples):
     ks = retrieval_ks(dataset, 3)
     assert ks == [1, 2, 3]
@@ -114,7 +116,7 @@ def test_retrieval_section_by_hand(dataset, samples):
     }
     assert {r["questions"] for r in section["reported"]} == {2}
     assert reported["recall_at_k", 2]["intervals_95"] == {"main": by_ids["interval_95"]["2"]}
-    assert reported["pseudo_recall_at_k", 3]["intervals_95"] == {"main": [100, 100]}
+    assert reported["pseudo_recall_at_k", 3]["intervals_95"] == {"main": [None, None]}
 
 
 def test_every_way_of_scoring_retrieval_is_printed(dataset, samples):
@@ -127,23 +129,41 @@ def test_every_way_of_scoring_retrieval_is_printed(dataset, samples):
         {"dataset": heading, "answers": None, "retrieval": section, "provenance": provenance}
     )
     printed = out.getvalue()
-    for title in ("Retrieval, 2", "Retrieval by passage ids, 2", "Retrieval by articles, 2"):
-        assert f"{title} questions" in printed
-    assert "PRRecall@2 %" in printed
-    assert printed.count(" Recall@2 %") == 2
+    for title in (
+        "Retrieval, PRRecall %",
+        "Retrieval by passage ids, Recall %",
+        "Retrieval by articles, Recall %",
+    ):
+        assert f"{title}: D, test, 2 questions" in printed
+    assert len(re.findall(r"^ +@1 +@2$", printed, re.M)) == 3
 
 
 def test_questions_without_answers_are_scored_by_ids_alone(dataset, samples):
     questions = [replace(q, answers=()) for q in QUESTIONS[:2]]
     section = retrieval_section(
-        replace(dataset, questions=questions), {"main": samples, "none": _nothing()}, [1], seed=0
+        replace(dataset, questions=questions),
+        {"main": samples, "none": _nothing()},
+        [1],
+        seed=0,
+        blind=["none"],
     )
     assert section["conditions"] == {}
-    assert list(section["by_ids"]["conditions"]) == ["main"]  # "none" retrieved nothing
+    assert list(section["by_ids"]["conditions"]) == ["main"]
     plain = [replace(q, pos_item_ids=(), pos_articles=()) for q in QUESTIONS]
     section = retrieval_section(replace(dataset, questions=plain), {"main": samples}, [1], seed=0)
     assert section["by_ids"] is None
     assert section["by_articles"] is None
+
+
+def test_nothing_found_for_any_question_is_a_recall_of_0(dataset):
+    section = retrieval_section(dataset, {"main": _nothing()}, [1, 2], seed=0)
+    assert section["conditions"]["main"]["PRRecall"] == {"1": 0, "2": 0}
+    assert section["by_ids"]["conditions"]["main"]["Recall"] == {"1": 0, "2": 0}
+    assert section["by_articles"]["conditions"]["main"]["Recall"] == {"1": 0, "2": 0}
+    [stage] = section["stages"]["main"]
+    assert (stage["passages"], stage["without_passages"]) == (0, len(dataset.questions))
+    reported = {(r["metric"], r["k"]): r["conditions"] for r in section["reported"]}
+    assert reported == {("recall_at_k", 2): {"main": 0}}  # K of 3 is beyond what was scored
 
 
 def _nothing():
@@ -248,11 +268,20 @@ class Drawn:
         return sum(name in self.relevant(q, kind) for name in names) / k
 
 
+def rounded(interval, p=None):
+    """Nothing if all images are alike, or the interval says otherwise than the test."""
+    low, high = interval.low, interval.high
+    if low == high or (p is not None and (low > 0 or high < 0) != (p < 0.05)):
+        return [None, None]
+    return [round(low, 4), round(high, 4)]
+
+
 def mean(values):
     values = [100.0 * value for value in values]
     return round(sum(values) / len(values), 4)
 
 
+@pytest.mark.usefixtures("any_images")
 def test_every_key_of_the_section_of_retrieval():
     drawn, seed = Drawn(), 4
     metrics = ["recall_at_k", "article_recall_at_k", "pseudo_recall_at_k"]
@@ -273,7 +302,7 @@ def test_every_key_of_the_section_of_retrieval():
         "gated": drawn.gated,
         "none": {q.question_id: _nothing()[1] for q in drawn.questions},
     }
-    section = retrieval_section(dataset, conditions, [1, 2, 6], seed=seed)
+    section = retrieval_section(dataset, conditions, [1, 2, 6], seed=seed, blind=["none"])
     del conditions["none"]
     present = drawn.questions[:-1]
     applying = {kind: [q for q in present if drawn.applies(q, kind)] for kind in KINDS}
@@ -283,7 +312,7 @@ def test_every_key_of_the_section_of_retrieval():
         asked = applying[kind]
         values = [100.0 * drawn.hit(q, samples[q.question_id], kind, k) for q in asked]
         found = bootstrap(values, [q.image_id for q in asked], seed=seed)
-        return [round(found.low, 4), round(found.high, 4)]
+        return rounded(found)
 
     def scores(kind, samples, rule="flmr", asked=None):
         asked = applying[kind] if asked is None else asked
@@ -396,7 +425,7 @@ def test_every_key_of_the_section_of_retrieval():
                 test = paired_test(*values, images, seed=seed)
                 found["gain"][kind][str(k)] = {
                     "difference": round(test.difference.mean, 4),
-                    "interval_95": [round(test.difference.low, 4), round(test.difference.high, 4)],
+                    "interval_95": rounded(test.difference, test.p_value),
                     "p_value": round(test.p_value, 5),
                     "wins": test.wins,
                     "losses": test.losses,

@@ -115,8 +115,8 @@ def test_extracted_answer_and_raw_generation_are_both_scored(run):
     assert [s["score"] for s in samples] == vqa_accuracies(["tall as towers"] * 3, references)
     assert [s["raw_score"] for s in samples] == [0, 0, 0]
     assert scores["score"] == pytest.approx(100 / 3, abs=0.01)
-    assert scores["raw"] == {"score": 0.0, "interval_95": [0.0, 0.0], "unjudged": []}
-    assert "raw generations, without extracting an answer: with retrieval 0.0" in out
+    assert scores["raw"] == {"score": 0.0, "interval_95": [None, None], "unjudged": []}
+    assert "raw generations, without extracting an answer: retrieval 0.0" in out
     # The answer's own generation is kept whole, those of drafts up to a limit.
     assert len(samples[0]["raw"]) > 2000
     assert samples[0]["raw"].endswith("**Answer:** Tall as towers.")

@@ -264,6 +264,7 @@ def plain(rows):
             for row in rows]  # fmt: skip
 
 
+@pytest.mark.usefixtures("any_images")
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("metric", ["exact_match", "infoseek"])
 def test_estimates_and_tests_resample_images(tmp_path, seed, metric):
@@ -284,7 +285,9 @@ def test_estimates_and_tests_resample_images(tmp_path, seed, metric):
             test = intervals.paired_test(mine, theirs, images, seed=seed)
         found = first.estimate(measure, ids, seed)
         assert found == intervals.Estimate(interval.mean, interval.low, interval.high)
-        assert first.against(second, measure, ids, seed) == test
+        change = test.difference
+        difference = intervals.Estimate(change.mean, change.low, change.high)
+        assert first.against(second, measure, ids, seed) == (difference, test)
     seconds = first.values(SECONDS)
     values, batches = [seconds[q] for q in ids], [q // 5 for q in ids]
     interval = intervals.bootstrap(values, batches, seed=seed)  # timed five at a time
@@ -302,7 +305,7 @@ def test_questions_without_the_measure_do_not_count(tmp_path):
     ids = dict.fromkeys(range(12))
     assert first.estimate(recall, {0: None, 2: None}, 0) is None
     assert first.against(second, recall, {1: None}, 0) is None
-    found = first.against(second, recall, ids, 0)
+    _, found = first.against(second, recall, ids, 0)
     assert found.wins + found.losses + found.ties == 5  # 3, 5, 7, 9, 11
     assert first.estimate(Measure("Recall", 5), ids, 0) is None
 
@@ -321,18 +324,21 @@ def test_runs_are_compared_on_questions_that_all_asked(tmp_path):
     with pytest.raises(UserError) as error:
         common_questions(runs, intersect=False)
     assert str(error.value) == (
-        "b asked other questions than a: 2 are common, 2 only in a, 1 only in b"
+        "b asked other questions than a: 2 are common, 2 only in a, 1 only in b; --common compares "
+        "those that are common"
     )
     more = {"a": runs["a"], "c": runs["c"]}
     with pytest.raises(UserError) as error:
         common_questions(more, intersect=False)
     assert str(error.value) == (
-        "c asked other questions than a: 3 are common, 1 only in a, 0 only in c"
+        "c asked other questions than a: 3 are common, 1 only in a, 0 only in c; --common compares "
+        "those that are common"
     )
     with pytest.raises(UserError) as error:
         common_questions({"c": runs["c"], "a": runs["a"]}, intersect=False)
     assert str(error.value) == (
-        "a asked other questions than c: 3 are common, 0 only in c, 1 only in a"
+        "a asked other questions than c: 3 are common, 0 only in c, 1 only in a; --common compares "
+        "those that are common"
     )
     with pytest.raises(UserError) as error:
         common_questions({"c": runs["c"], "d": run("d", [9])}, intersect=True)

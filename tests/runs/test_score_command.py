@@ -209,7 +209,7 @@ def test_samples_of_a_run_give_the_runs_scores_again(score, finished):
         new = results[section]["conditions"]["main"][key]
         old, new = (old[k], new[k]) if k else (old, new)
         assert new == pytest.approx(old * share, abs=0.01)  # the missing count as wrong
-    assert "PRRecall@20" in out
+    assert "Retrieval, PRRecall %" in out
     hits = before["answers"]["conditions"]["main"]["hits"]
     assert sum(hits["documents"].values()) == pytest.approx(100, abs=0.05)
     assert results["answers"]["conditions"]["main"]["hits"] == hits
