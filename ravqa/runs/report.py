@@ -62,7 +62,7 @@ def report(executed: Executed, console: Console) -> Path:
     """
     loaded = executed.loaded
     results = _results(executed)
-    for note in _notes(results, loaded.pipeline):
+    for note in (*_not_found(results), *_notes(results, loaded.pipeline)):
         console.note(note)
     run_dir = loaded.plan.run_dir
     _write(run_dir, loaded.data.dataset, executed.samples[MAIN], results)
@@ -167,11 +167,8 @@ def _encoded(pipeline: Pipeline, what: str) -> EncodingCounts | None:
     return cast(EncodingCounts, asdict(encoded)) if encoded else None
 
 
-def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
-    """Yield notes on questions for which nothing was found, and on texts that were changed.
-
-    Texts are cut, or their control tokens are read as plain text.
-    """
+def _not_found(results: RunResults) -> Iterator[str]:
+    """Yield notes on questions for which nothing was retrieved."""
     retriever = results["provenance"]["retriever"]
     for name, stages in results["retrieval"]["stages"].items() if results["retrieval"] else ():
         lacking = stages[0]["without_passages"]
@@ -179,6 +176,10 @@ def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
             which = "" if name == MAIN else f"{condition_name(name, retriever)}: "
             asked = results["dataset"]["questions"]
             yield f"{which}no passage found for {lacking:,} of {asked:,} questions"
+
+
+def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
+    """Yield notes on texts that were cut, or whose control tokens were read as plain text."""
     for what, stats in pipeline.retriever.encoded.items():
         if stats.truncated:
             yield (

@@ -87,11 +87,11 @@ def test_each_phase_goes_on_with_what_the_last_one_gave(data, tmp_path):
 def test_the_runs_own_scores_are_printed_before_its_controls_run(data, tmp_path, capsys, controls):
     folder = run(asked(data, tmp_path / "out", controls=controls), Console())
     shown = capsys.readouterr()
-    tables = shown.out.split("Answer quality")[1:]
+    tables = shown.out.split("\nAnswers, ")[1:]
     assert len(tables) == (2 if controls else 1)
     score = results(folder)["answers"]["conditions"][MAIN]["score"]
-    assert all(re.search(rf"with retrieval\W+{score:.1f}\b", table) for table in tables)
-    assert "random passages" not in tables[0]
+    assert all(re.search(rf"\nretrieval +{score:.1f} ", table) for table in tables)
+    assert "\nrandom " not in tables[0]
     lines = shown.err.splitlines()
     if controls:
         follow = next(i for i, line in enumerate(lines) if "its controls follow" in line)

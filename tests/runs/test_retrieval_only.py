@@ -389,3 +389,21 @@ def test_the_command_gives_the_known_figure_on_real_snippets(tmp_path):
         "word": 46,
     }
     assert results["provenance"]["corpus"]["passages"] == 15_863
+
+
+def test_a_retriever_that_finds_nothing_is_scored_and_said(tmp_path, capsys, monkeypatch):
+    """BM25 finds nothing for a question without words; as in M2KR's subsets of images alone."""
+    wordless = [("?", *rest) for _, *rest in QUESTIONS["OKVQA"]]
+    monkeypatch.setitem(QUESTIONS, "OKVQA", wordless)
+    for subset in ("MSMARCO", "OKVQA"):
+        write_subset(tmp_path / "data", subset)
+    output = tmp_path / "runs"
+    assert evaluate(tmp_path / "data", "--subset", "all", "--output", output) == 0
+    printed = capsys.readouterr()
+    assert "note: no passage found for 3 of 3 questions" in printed.err
+    assert printed.err.count("no passage found") == 1
+    [shown] = [line.split() for line in printed.out.splitlines() if line.startswith("OKVQA PR")]
+    assert shown[2] == "0.0*"
+    results = read_json(output / "OKVQA" / "results.json")
+    assert results["retrieval"]["conditions"]["main"]["PRRecall"]["5"] == 0
+    assert (output / "OKVQA" / "report.html").is_file()
