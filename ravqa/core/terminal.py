@@ -64,6 +64,7 @@ class Columns:
 
     def __rich__(self) -> RenderableType:
         """Return title, table and notes, after an empty line."""
+        self._table.show_header = any(column.header for column in self._table.columns)
         above = [Text(self.title, style="bold")] if self.title else []
         below = [Text(note, style="dim") for note in self.notes]
         return Group(Text(""), *above, self._table, *below)

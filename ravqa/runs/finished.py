@@ -341,7 +341,7 @@ class FinishedRun:
     def default_measures(self) -> list[Measure]:
         """Return the score, recall as the benchmark reports it (else PRRecall@5), and seconds."""
         measures = [Measure("score")] if self.values(Measure("score")) else []
-        if self._reported:
+        if self._reported and self.retrieves:
             name, k = self._reported[0]["metric"], int(self._reported[0]["k"])
             measures.append(Measure(_REPORTED[name], k))
         elif self.values(Measure("PRRecall", 1)):

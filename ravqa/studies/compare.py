@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from ravqa.core.errors import UserError
 from ravqa.core.locations import real_path
+from ravqa.core.terminal import Columns
 from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
@@ -259,7 +258,8 @@ def _rows(found: Breakdown) -> list[list[str]]:
     rows = []
     for kind, groups in found.groups.items():
         for name, outcomes in groups.items():
-            shown = name if kind in {"all", "answer strings"} else f"{kind}: {name}"
+            about = {"all": "", "answer strings": f"{found.second}: "}.get(kind, f"{kind}: ")
+            shown = about + name
             rows.append([shown, *_shown(outcomes)])
     return rows
 
@@ -287,12 +287,14 @@ def against_reference(
     return {f"Right answers, against {reference}": (_HEADER, rows)} if rows else {}
 
 
-def _printed(found: Breakdown) -> RichTable:
-    table = RichTable(title=_title(found), box=box.SIMPLE_HEAD)
-    for i, name in enumerate(_HEADER):
-        table.add_column(name, justify="right" if i else "left")
-    for row in _rows(found):
-        table.add_row(*map(Text, row))
+def _printed(found: Breakdown) -> Columns:
+    """Return the breakdown for a terminal, shares below counts."""
+    table = Columns(_title(found))
+    table.names()
+    for name in _HEADER[1:]:
+        table.numbers(name)
+    for name, asked, *counts in _rows(found):
+        table.row(name, asked, *(count.replace(" (", "\n(") for count in counts))
     return table
 
 

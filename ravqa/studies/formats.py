@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table as RichTable
+from rich.console import Group, RenderableType
 from rich.text import Text
 from tabulate import DataRow, Line, TableFormat, tabulate
 
 from ravqa.core.files import atomic_write
 from ravqa.core.locations import real_path
+from ravqa.core.terminal import Columns
 from ravqa.core.texts import encodable
 from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
@@ -39,10 +39,14 @@ _BOOKTABS = TableFormat(None, Line(r"\midrule", "", "", ""), None, None, _ROW, _
 
 
 def _value(key: str, cell: Cell) -> str:
-    if key == SECONDS:
-        text = cell.estimate.text(3 if cell.estimate.value < 1 else 2)
-        return f"{text} {CACHED}" if cell.cached else text
-    return cell.estimate.text()
+    text = cell.estimate.text(_decimals(key, cell))
+    return f"{text} {CACHED}" if cell.cached else text
+
+
+def _decimals(key: str, cell: Cell) -> int:
+    if key != SECONDS:
+        return 1
+    return 3 if cell.estimate.value < 1 else 2
 
 
 def _change(difference: Difference) -> str:
@@ -57,33 +61,53 @@ def _p(difference: Difference) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
-def printed(table: Table) -> RichTable:
-    """Return the table for a terminal, with the difference and its p below each estimate."""
-    shown = RichTable(
-        title=heading(table),
-        caption="\n".join(table.notes),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    shown.add_column("")
-    for title in table.titles.values():
-        shown.add_column(title)
+def printed(table: Table) -> RenderableType:
+    """Return the table for a terminal: the runs below each other, for one measure after another.
+
+    So that a row has room for an estimate, its difference to the reference, both intervals and p.
+    """
+    parts: list[RenderableType] = [Text(""), Text(heading(table), style="bold")]
+    parts += [_printed(table, key) for key in table.titles]
+    parts += [
+        Text(f"{row.name} failed: {row.error}", style="red")
+        for row in table.rows
+        if row.error is not None
+    ]
+    found = (cell.difference for row in table.rows for cell in row.cells.values())
+    same = [f"same: {SAME}."] if any(d.same for d in found if d is not None) else []
+    return Group(*parts, *(Text(note, style="dim") for note in (*same, *table.notes)))
+
+
+def _printed(table: Table, key: str) -> Columns:
+    """Return the column of a measure as a table of its own."""
+    found = {row.name: row.cells[key] for row in table.rows if key in row.cells}
+    compared = any(cell.difference for cell in found.values())
+    shown = Columns()
+    shown.names()
+    shown.numbers(table.titles[key], width=14)
+    shown.numbers("95 % interval", width=13)
+    if compared:
+        shown.numbers("difference")
+        shown.numbers("95 % interval", width=13)
+        shown.numbers("p")
     for row in table.rows:
-        name = Text(row.name, style="bold" if row.reference else "")
-        if row.reference:
-            name.append("\nreference", style="dim")
         if row.error is not None:
-            name.append(f"\nfailed: {row.error}", style="red")
-        cells = []
-        for key in table.titles:
-            cell = row.cells.get(key)
-            text = Text(_value(key, cell) if cell else "-")
-            if cell is not None and cell.difference is not None:
-                change = cell.difference
-                said = SAME if change.same else f"{_change(change)} p {_p(change)}"
-                text.append(f"\n{said}", style="dim")
-            cells.append(text)
-        shown.add_row(name, *cells)
+            continue
+        name = Text(row.name, style="bold" if row.reference else "")
+        name.append(" (reference)" if row.reference else "", style="dim")
+        cell = found.get(row.name)
+        texts = ["-", ""]
+        if cell is not None:
+            estimate, decimals = cell.estimate, _decimals(key, cell)
+            mark = f" {CACHED}" if cell.cached else ""
+            texts = [f"{estimate.value:.{decimals}f}{mark}", estimate.range(decimals)]
+        if compared and cell is not None and cell.difference is not None:
+            change = cell.difference
+            difference = [f"{change.estimate.value:+.1f}", change.estimate.range(), _p(change)]
+            texts += ["same", "", ""] if change.same else difference
+        elif compared:
+            texts += [""] * 3
+        shown.row(name, *texts)
     return shown
 
 

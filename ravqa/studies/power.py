@@ -24,11 +24,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from rich import box
-from rich.table import Table as RichTable
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ravqa.core.errors import UserError
+from ravqa.core.terminal import Columns
 from ravqa.runs.console import Console
 from ravqa.runs.finished import FinishedRun, Id, Measure, common_questions
 from ravqa.studies.compare import open_runs
@@ -175,44 +175,38 @@ def _spread(
     return found
 
 
-def _printed(request: PowerRequest, title: str, pairs: Sequence[tuple[str, Spread]]) -> RichTable:
+def _printed(
+    request: PowerRequest, title: str, pairs: Sequence[tuple[str, Spread]]
+) -> RenderableType:
+    """Return a table for each pair: what was measured, and how many questions are needed."""
     alpha = request.alpha / request.comparisons
-    chance = f"power {request.power:g}, two-sided alpha {request.alpha:g}"
+    level = f"two-sided alpha {request.alpha:g}"
     if request.comparisons > 1:
-        chance += f" / {request.comparisons}"
+        level += f" / {request.comparisons}"
     notes = [
-        "Needed: questions, with as many per image as now, for a paired test over images to detect",
-        f"the difference with {chance}. Seen now: the smallest difference that the",
-        "present questions can detect with that power. By image: how many times more questions",
-        "are needed because those about one image are alike.",
+        "by image: how many times more questions are needed because those about one image are "
+        "alike.",
+        f"detectable: the smallest difference that a paired test over images detects with power "
+        f"{request.power:g}, {level}.",
+        "needed for a difference of X: as many questions, with as many per image as now, for the "
+        "same test to detect X.",
     ]
     if any(found.clusters < _FEW for _, found in pairs):
         notes.append(f"Fewer than {_FEW} images: the numbers are rough estimates.")
-    table = RichTable(
-        title=f"Differences in {title}",
-        caption="\n".join(notes),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("")
-    columns = ["questions", "images", "difference", "std. dev.", "by image", "seen now"]
-    columns += [f"needed for {value:g}" for value in request.differences]
-    for column in columns:
-        table.add_column(column, justify="right")
+    tables = []
     for name, found in pairs:
+        table = Columns(f"{title}: {name}")
+        table.names()
+        table.numbers("")
+        table.row("questions", f"{found.questions:,}")
+        table.row("images", f"{found.clusters:,}")
+        table.row("difference", f"{found.mean:+.1f}")
+        table.row("standard deviation", f"{math.sqrt(found.variance):.1f}")
+        table.row("by image", f"{found.design_effect:.2f}")
         seen = detectable(found.questions, found.variance, power=request.power, alpha=alpha)
-        needed = (
-            questions_needed(x, found.variance, power=request.power, alpha=alpha)
-            for x in request.differences
-        )
-        table.add_row(
-            Text(name),
-            f"{found.questions:,}",
-            f"{found.clusters:,}",
-            f"{found.mean:+.1f}",
-            f"{math.sqrt(found.variance):.1f}",
-            f"{found.design_effect:.2f}",
-            f"{seen:.1f}",
-            *(f"{number:,}" for number in needed),
-        )
-    return table
+        table.row("detectable", f"{seen:.1f}")
+        for x in request.differences:
+            number = questions_needed(x, found.variance, power=request.power, alpha=alpha)
+            table.row(f"needed for a difference of {x:g}", f"{number:,}")
+        tables.append(table)
+    return Group(*tables, *(Text(note, style="dim") for note in notes))

@@ -20,8 +20,6 @@ from datetime import datetime
 from pathlib import Path
 
 import yaml
-from rich import box
-from rich.table import Table as RichTable
 from rich.text import Text
 
 import ravqa
@@ -29,6 +27,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.factory import Key, Session
 from ravqa.core.files import LOCK_FILES, atomic_write
 from ravqa.core.settings import dump_yaml, read_yaml
+from ravqa.core.terminal import Columns
 from ravqa.core.texts import encodable
 from ravqa.evaluation.schema import TABLE_VERSION, StudyTables
 from ravqa.reports.page import REPORT
@@ -232,21 +231,21 @@ def _stage_keys(
     return keys
 
 
-def _dry(
-    plan: Plan, folder: StudyFolder, keys: Mapping[PlannedRun, Mapping[str, str]]
-) -> RichTable:
+def _dry(plan: Plan, folder: StudyFolder, keys: Mapping[PlannedRun, Mapping[str, str]]) -> Columns:
     """Return a table of what would run, stage by stage."""
-    table = RichTable(
-        title=f"{plan.title}: {len(plan.variants)} variants, {len(plan.runs)} runs",
-        caption="cached: as far as can be told from settings. shared: an earlier run of the study "
-        "computes it.\nin part: an earlier or cached run has the same reader, prompt and "
-        "passages: only new prompts are answered.",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
+    table = Columns(
+        f"{plan.title}: {len(plan.variants)} variants, {len(plan.runs)} runs",
+        [
+            "cached: as far as can be told from settings. shared: an earlier run of the study "
+            "computes it. in part: an earlier or cached run has the same reader, prompt and "
+            "passages: only new prompts are answered."
+        ],
     )
     several = len(plan.datasets) > 1
-    for header in (*(["dataset"] if several else []), "variant", *STAGES):
-        table.add_column(header)
+    for header in (*(["dataset"] if several else []), "variant"):
+        table.names(header)
+    for header in STAGES:
+        table.numbers(header)
     earlier: dict[str, str] = {}
     for run in _in_order(plan.runs):
         name = run.variant + (" (reference)" if run.variant == plan.reference else "")
@@ -256,7 +255,7 @@ def _dry(
             cached = marked(keys[run])
             cells = [_cell(keys[run], stage, cached, earlier) for stage in STAGES]
         earlier |= dict.fromkeys(keys[run].values(), run.variant)
-        table.add_row(*([run.dataset] if several else []), name, *cells)
+        table.row(*([run.dataset] if several else []), name, *cells)
     return table
 
 

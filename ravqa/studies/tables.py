@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ravqa.metrics.statistics.intervals import Estimate, holm
+from ravqa.metrics.statistics.intervals import NO_INTERVAL, Estimate, holm
 from ravqa.reports.study import Difference, Variant
 from ravqa.runs.finished import SECONDS, FinishedRun, Id, Measure, common_questions
 
@@ -103,7 +103,7 @@ def build_table(
         return Table(title or "", {}, 0, 0, rows, [])
     first = next(iter(runs.values()))
     ids = common_questions(runs, intersect=True) if ids is None else ids
-    measures = list(measures) or first.default_measures()
+    measures = list(measures) or _default_measures(runs)
     cells = {name: _cells(run, measures, ids, seed) for name, run in runs.items()}
     if reference in runs:
         _compare(cells, runs, reference, measures, ids, seed)
@@ -130,6 +130,12 @@ def build_table(
             *_notes(runs, rows, ids, reference, titles),
         ],
     )
+
+
+def _default_measures(runs: Mapping[str, FinishedRun]) -> list[Measure]:
+    """Return those of the first run that retrieves: another one has no recall."""
+    found = [run for run in runs.values() if run.retrieves] or list(runs.values())
+    return found[0].default_measures()
 
 
 def _cells(
@@ -209,6 +215,10 @@ def _notes(
         )
     elif reference not in runs:
         notes.append(f"There is no run {reference!r}: nothing is compared.")
+    estimates = [cell.estimate for row in rows for cell in row.cells.values()]
+    estimates += [c.difference.estimate for c in tests if c.difference and not c.difference.same]
+    if not all(estimate.has_interval for estimate in estimates):
+        notes.append(NO_INTERVAL)
     if any(cell.cached for row in rows for cell in row.cells.values()):
         notes.append(
             f"{CACHED} A stage came from the cache, wholly or in part, and so took less time than "

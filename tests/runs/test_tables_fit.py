@@ -91,7 +91,7 @@ def test_an_interval_that_is_left_out_is_explained_once():
     found["answers"]["conditions"]["none"]["interval_95"] = [None, None]
     lines = shown(found)
     text = " ".join(lines)
-    assert text.count("No interval (-)") == 1
+    assert text.count("An interval is left out") == 1
     assert NO_INTERVAL in " ".join(text.split())
     [none] = [line for line in lines if line.startswith("none") and "-28.3" in line]
     assert none.split() == ["none", "82.4", "-", "-28.3", "-", "0.0001"]

@@ -127,6 +127,17 @@ def test_each_run_is_compared_with_its_control_then_with_the_first(runs):
     assert [(b.first, b.second) for b in both.breakdowns] == [("b", "a"), ("b", "b"), ("a", "b")]
 
 
+def test_a_run_without_retrieval_has_no_recall_to_compare(runs):
+    for order in (("a:none", "a"), ("a", "a:none")):
+        table = compare(*(runs / name for name in order)).table
+        assert list(table.titles) == ["score", "PRRecall@5", "seconds"]
+        without, own = sorted(table.rows, key=lambda row: row.name == "a")
+        assert list(without.cells) == ["score", "seconds"]
+        assert own.cells["PRRecall@5"].difference is None
+    alone = compare(runs / "a:none", control=runs / "a").table
+    assert list(alone.titles) == ["score", "seconds"]
+
+
 def test_common_questions_include_the_controls(runs, tmp_path):
     few = write(tmp_path / "few", samples("101"), retriever="none")
     with pytest.raises(UserError, match="few asked other questions than a: 3 are common"):
@@ -210,11 +221,18 @@ def test_tables_are_printed(runs):
     assert "a against without retrieval: right answers" in shown
     assert shown.index("without retrieval: right") < shown.index("b against a: right")
     assert [line for line in lines if line[:2] == ["all", "questions"]] == [
-        "all questions 5 1 (20.0 %) 1 (20.0 %) 1 (20.0 %) 2 (40.0 %)".split(),
-        "all questions 5 2 (40.0 %) 1 (20.0 %) 1 (20.0 %) 1 (20.0 %)".split(),
+        "all questions 5 1 1 1 2".split(),
+        "all questions 5 2 1 1 1".split(),
+    ]
+    shares = [" ".join(lines[i + 1]) for i, x in enumerate(lines) if x[:2] == ["all", "questions"]]
+    assert shares == [
+        "(20.0 %) (20.0 %) (20.0 %) (40.0 %)",
+        "(40.0 %) (20.0 %) (20.0 %) (20.0 %)",
     ]
     assert ["question", "type:", "x", "2"] in [line[:4] for line in lines]
-    assert "only in passages not read" in shown
+    # Of two runs that retrieve differently, the passages are those of the second.
+    assert "a: only in passages not read" in shown
+    assert "b: in no passage retrieved" in shown
     assert "answer strings:" not in shown
     assert [line for line in lines if line[:2] == ["questions", "helped"]] == [
         "questions helped hurt both right both wrong".split()
@@ -223,7 +241,7 @@ def test_tables_are_printed(runs):
 
 def test_names_stand_left_and_numbers_right(runs):
     found = compare(runs / "a", runs / "b").breakdowns[1]
-    columns = module._printed(found).columns
+    columns = module._printed(found)._table.columns
     assert [column.header for column in columns] == list(HEADER)
     assert [column.justify for column in columns] == ["left", *["right"] * 5]
 

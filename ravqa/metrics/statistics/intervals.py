@@ -31,8 +31,9 @@ With five, no sign-flip test gives a p below 2 / 2^5 = .0625, and yet a percenti
 exclude 0.
 """
 NO_INTERVAL = (
-    f"No interval (-): there are fewer than {MIN_CLUSTERS} images, or all are equal; of a "
-    f"difference also: fewer than {MIN_DIFFERING} images differ, or interval and p disagree."
+    f"An interval is left out where there are fewer than {MIN_CLUSTERS} images (for seconds: timed "
+    "batches), or all are equal; that of a difference also where fewer than "
+    f"{MIN_DIFFERING} images differ, or where it disagrees with p."
 )
 """Note below tables in which an interval is left out."""
 _LEVEL = 0.05  # of the test that a 95 % interval belongs to
