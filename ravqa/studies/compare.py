@@ -251,7 +251,7 @@ _HEADER = ("", "questions", "helped", "hurt", "both right", "both wrong")
 
 
 def _title(found: Breakdown) -> str:
-    return f"{found.second} against {found.first}: right answers"
+    return f"Right answers: {found.first} \u2192 {found.second}"
 
 
 def _rows(found: Breakdown) -> list[list[str]]:
@@ -284,7 +284,7 @@ def against_reference(
             found = breakdown(reference, runs[reference], name, run, ids)
             if found is not None:
                 rows += [[name, *_shown(o)] for o in found.groups["all"].values()]
-    return {f"Right answers, against {reference}": (_HEADER, rows)} if rows else {}
+    return {f"Right answers: {reference} \u2192 each other run": (_HEADER, rows)} if rows else {}
 
 
 def _printed(found: Breakdown) -> Columns:

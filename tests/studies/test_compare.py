@@ -101,7 +101,8 @@ def test_the_table_and_the_breakdowns_equal_counts_by_hand(runs, tmp_path, capsy
     assert counts_shown.split()[2:4] == ["24", str(helped)]
     assert shares.split()[0] == f"({100 * helped / 24:.1f}"
     assert "a: an answer in the passages read" in out
-    assert "a against without retrieval: right answers" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Right answers: without retrieval \u2192 a" in page
     # What the run's own results call the hit success ratio.
     results = json.loads((runs / "a" / "results.json").read_text())
     ratio = results["answers"]["comparisons"]["main - none"]["hit_success_ratio"]
@@ -111,16 +112,16 @@ def test_the_table_and_the_breakdowns_equal_counts_by_hand(runs, tmp_path, capsy
 def test_a_run_alone_is_compared_with_its_control(runs, capsys):
     code, out, _ = call(capsys, "compare", runs / "a")
     assert code == 0
-    assert "a against without retrieval" in out
+    assert "Right answers: without retrieval \u2192 a" in out
     code, _, err = call(capsys, "compare", runs / "b")
     assert code == 2
     assert "no control to compare with" in err
     code, out, _ = call(capsys, "compare", runs / "b", "--control", f"{runs / 'a'}:none")
     assert code == 0
-    assert "b against without retrieval" in out
+    assert "Right answers: without retrieval \u2192 b" in out
     code, out, _ = call(capsys, "compare", f"{runs / 'a'}:none", runs / "b")
     assert code == 0
-    assert "b against a:none" in out
+    assert "Right answers: a:none \u2192 b" in out
 
 
 def test_other_questions_are_refused_or_intersected(runs, capsys):

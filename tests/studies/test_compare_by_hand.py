@@ -195,10 +195,10 @@ HEADER = ("", "questions", "helped", "hurt", "both right", "both wrong")
 def test_against_the_reference_in_a_report(runs):
     a, b = FinishedRun(runs / "a"), FinishedRun(runs / "b")
     row = ["b", "5", "2 (40.0 %)", "1 (20.0 %)", "1 (20.0 %)", "1 (20.0 %)"]
-    expected = {"Right answers, against a": (HEADER, [row])}
+    expected = {"Right answers: a \u2192 each other run": (HEADER, [row])}
     assert against_reference({"a": a, "b": b}, "a") == expected
     back = against_reference({"a": a, "b": b}, "b")
-    assert back["Right answers, against b"][1] == [
+    assert back["Right answers: b \u2192 each other run"][1] == [
         ["a", "5", "1 (20.0 %)", "2 (40.0 %)", "1 (20.0 %)", "1 (20.0 %)"]
     ]
     assert against_reference({"a": a}, "a") == against_reference({"a": a, "b": b}, "c") == {}
@@ -217,9 +217,9 @@ def printed(asked):
 def test_tables_are_printed(runs):
     shown = printed(request(runs))
     lines = [line.split() for line in shown.splitlines()]
-    assert "b against a: right answers" in shown
-    assert "a against without retrieval: right answers" in shown
-    assert shown.index("without retrieval: right") < shown.index("b against a: right")
+    assert "Right answers: a \u2192 b" in shown
+    assert "Right answers: without retrieval \u2192 a" in shown
+    assert shown.index("without retrieval \u2192 a") < shown.index("a \u2192 b")
     assert [line for line in lines if line[:2] == ["all", "questions"]] == [
         "all questions 5 1 1 1 2".split(),
         "all questions 5 2 1 1 1".split(),
@@ -269,7 +269,7 @@ def test_files_hold_what_was_printed(runs, tmp_path):
     report = (output / "report.html").read_text(encoding="utf-8")
     for part in (
         "<title>Comparison of runs", "Own, split test: 5 questions, 5 images",
-        "b against a: right answers", "both wrong", "1 (20.0 %)", "Intervals are 95 %",
+        "Right answers: a \u2192 b", "both wrong", "1 (20.0 %)", "Intervals are 95 %",
     ):  # fmt: skip
         assert part in report
     assert {p.name for p in output.iterdir()} >= {

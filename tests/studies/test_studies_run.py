@@ -227,7 +227,9 @@ def test_the_report_says_what_each_variant_helps_and_hurts(finished):
     [table] = read_table(folder)["tables"]
     runs = {r["run"]: samples(folder, Path(r["folder"]).name) for r in table["rows"]}
     page = (folder / "report.html").read_text()
-    [part] = re.findall(r"<h2>Right answers, against words=1</h2>(.*?)</section>", page, re.S)
+    [part] = re.findall(
+        r"<h2>Right answers: words=1 \u2192 each other run</h2>(.*?)</section>", page, re.S
+    )
     shown = [re.findall(r"<t[hd][^>]*>([^<]*)</t", row) for row in part.split("<tr>")[2:]]
     assert [row[0] for row in shown] == ["words=2", "by lot", "&lt;b&gt;a|b_c &amp; 5 %&lt;/b&gt;"]
     before, after = runs["words=1"], runs["by lot"]
