@@ -2,12 +2,14 @@
 
 Every figure draws a table: labels (or positions on an axis) against series of estimates; the table
 is included for those who cannot see the figure. A series is identified by its colour, by the shape
-of its marks and, in curves, by the dashes of its line, so that no figure needs colour to be read.
+of its marks and, in curves, by the dashes of its line; bars stand in the order of the legend. So no
+figure needs colour to be read.
 """
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -23,6 +25,7 @@ STYLES = 6
 
 _LINE = 15  # height of a line of text
 _MARK = 4.0  # half the width of a mark
+_LETTERS = 54  # in one line of a label: with these, wide fonts stay within the figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Figure:
     Attributes:
         caption: a sentence that says what is shown.
         legend: names and styles of the series; empty if there is only one.
+        bars: whether the series are bars, not marks.
         header, rows: the table, as text.
     """
 
@@ -50,6 +54,7 @@ class Figure:
     legend: Sequence[tuple[str, int]]
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    bars: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ def columns(
                 center = x + width / 2
                 drawing.line(center, down(value.low), center, down(value.high), "whisker")
     drawing.text((left + right) / 2, top + height + lines * _LINE, x_name, "middle", "dim")
-    return drawing.figure(labels, series, x_name, axis.decimals, counts)
+    return drawing.figure(labels, series, x_name, axis.decimals, counts, bars=True)
 
 
 def dots(
@@ -184,29 +189,20 @@ def dots(
         counts: number of questions per label, written after it.
     """
     left, right = 14.0, WIDTH - 14.0
-    row = _LINE + 8 + 11.0 * len(series)
-    bottom = row * len(labels) + 2
-    drawing = _Drawing(title, caption, bottom + 2.5 * _LINE)
     low, high, steps = _range(axis, _ends(series))
 
     def across(value: float) -> float:
         return left + (right - left) * (value - low) / (high - low)
 
-    for step in steps:
-        drawing.line(across(step), 2, across(step), bottom, "zero" if step == 0 else "grid")
-        drawing.text(across(step), bottom + _LINE, _number(step), "middle")
-    drawing.text((left + right) / 2, bottom + 2.1 * _LINE, axis.name, "middle", "dim")
+    rows = _Rows(labels, 8 + 11.0 * len(series), counts)
+    drawing = _Drawing(title, caption, rows.bottom + 2.5 * _LINE)
+    rows.draw(drawing, steps, across, axis)
     for i, label in enumerate(labels):
-        y = row * i + _LINE
-        text = drawing.text(4, y - 1, _cut(label), "start", "label")
-        if counts is not None:
-            count = ElementTree.SubElement(text, "tspan", {"class": "dim", "dx": "6"})
-            count.text = f"n={counts[i]:,}"
         for j, one in enumerate(series):
             value = one.values[i]
             if value is None:
                 continue
-            center = y + 8 + 11.0 * j
+            center = rows.begins[i] + 8 + 11.0 * j
             if value.low is not None and value.high is not None:
                 drawing.line(
                     across(value.low), center, across(value.high), center, _style("span", one)
@@ -227,21 +223,19 @@ def shares(
 ) -> Figure:
     """Draw one horizontal bar per label, stacked from the series' values."""
     left, right = 14.0, WIDTH - 14.0
-    row = _LINE + 34.0
-    bottom = row * len(labels) + 2
-    drawing = _Drawing(title, caption, bottom + 2.5 * _LINE)
     sums = [
         sum(v.value for one in series if (v := one.values[i]) is not None)
         for i in range(len(labels))
     ]
     _, high, steps = _range(axis, sums)
-    for step in steps:
-        x = left + (right - left) * step / high
-        drawing.line(x, 2, x, bottom, "grid")
-        drawing.text(x, bottom + _LINE, _number(step), "middle")
-    drawing.text((left + right) / 2, bottom + 2.1 * _LINE, axis.name, "middle", "dim")
+
+    def across(value: float) -> float:
+        return left + (right - left) * value / high
+
+    rows = _Rows(labels, 34.0)
+    drawing = _Drawing(title, caption, rows.bottom + 2.5 * _LINE)
+    rows.draw(drawing, steps, across, axis)
     for i, label in enumerate(labels):
-        drawing.text(4, row * i + _LINE - 1, _cut(label), "start", "label")
         x = left
         for one in series:
             value = one.values[i]
@@ -249,21 +243,74 @@ def shares(
                 continue
             width = (right - left) * value.value / high
             bar = drawing.add(
-                "rect", _style("bar", one), x=x, y=row * i + _LINE + 5, width=width, height=20.0
+                "rect", _style("bar", one), x=x, y=rows.begins[i] + 5, width=width, height=20.0
             )
             _titled(bar, f"{one.name}, {label}: {value.text(axis.decimals)}")
             x += width
-    return drawing.figure(labels, series, x_name, axis.decimals)
+    return drawing.figure(labels, series, x_name, axis.decimals, bars=True)
 
 
-def mark_svg(style: int) -> Markup:
-    """Return only a series' mark, for a legend; the name beside it is its text."""
+class _Rows:
+    """Rows of a figure: labels, whole, each above a band for its values.
+
+    Attributes:
+        begins: where each row's band begins, from the top of the drawing.
+        bottom: where the last one ends.
+    """
+
+    def __init__(self, labels: Sequence[str], band: float, counts: Sequence[int] | None = None):
+        """Lay out the rows.
+
+        Args:
+            band: height of the band of each row.
+            counts: number of questions per label, written after it.
+        """
+        self._counts = counts
+        wide = _LETTERS if counts is None else _LETTERS - 10
+        self._labels = [textwrap.wrap(_clean(label), wide) or [""] for label in labels]
+        self._band = band
+        self.begins = []
+        self.bottom = 0.0
+        for lines in self._labels:
+            self.begins.append(self.bottom + _LINE * len(lines))
+            self.bottom = self.begins[-1] + band
+        self.bottom += 2
+
+    def draw(
+        self,
+        drawing: _Drawing,
+        steps: Sequence[float],
+        across: Callable[[float], float],
+        axis: Axis,
+    ) -> None:
+        """Draw labels, axis and grid; no line of the grid runs through a label."""
+        for i, lines in enumerate(self._labels):
+            end = self.begins[i] + self._band
+            for step in steps:
+                x = across(step)
+                drawing.line(x, self.begins[i] + 3, x, end, "zero" if step == 0 else "grid")
+            for j, line in enumerate(reversed(lines)):
+                text = drawing.text(4, self.begins[i] - 1 - _LINE * j, line, "start", "label")
+                if j == 0 and self._counts is not None:
+                    count = ElementTree.SubElement(text, "tspan", {"class": "dim", "dx": "6"})
+                    count.text = f"n={self._counts[i]:,}"
+        for step in steps:
+            drawing.text(across(step), self.bottom + _LINE, _tick(step), "middle")
+        middle = across((steps[0] + steps[-1]) / 2)
+        drawing.text(middle, self.bottom + 2.1 * _LINE, axis.name, "middle", "dim")
+
+
+def mark_svg(style: int, bar: bool = False) -> Markup:
+    """Return a series' mark alone, or a piece of its bars, for a legend that names it."""
     root = ElementTree.Element(
         "svg", {"viewBox": "0 0 14 14", "class": "key", "aria-hidden": "true"}
     )
-    ElementTree.SubElement(
-        root, "path", {"class": f"mark s{style % STYLES}", "d": _shape(7, 7, style)}
-    )
+    number = style % STYLES
+    if bar:
+        place = {"x": "1", "y": "1", "width": "12", "height": "12"}
+        ElementTree.SubElement(root, "rect", {"class": f"bar s{number}", **place})
+    else:
+        ElementTree.SubElement(root, "path", {"class": f"mark s{number}", "d": _shape(7, 7, style)})
     return _markup(root)
 
 
@@ -309,6 +356,8 @@ class _Drawing:
         x_name: str,
         decimals: int,
         counts: Sequence[int] | None = None,
+        *,
+        bars: bool = False,
     ) -> Figure:
         header = [x_name, *(["questions"] if counts is not None else [])]
         header += [one.name for one in series]
@@ -320,7 +369,7 @@ class _Drawing:
                 row.append("" if value is None else value.text(decimals))
             rows.append(row)
         legend = [(one.name, one.style) for one in series] if len(series) > 1 else []
-        return Figure(self._title, self._caption, _markup(self._root), legend, header, rows)
+        return Figure(self._title, self._caption, _markup(self._root), legend, header, rows, bars)
 
 
 def _markup(root: ElementTree.Element) -> Markup:
@@ -348,7 +397,7 @@ def _horizontal_grid(
         y = down(step)
         drawing.line(left, y, right, y, "zero" if step == 0 else "grid")
         unit = axis.name if axis.name == "%" else ""
-        drawing.text(left - 5, y + 4, f"{_number(step)}{unit}", "end")
+        drawing.text(left - 5, y + 4, f"{_tick(step)}{unit}", "end")
 
 
 def _shape(x: float, y: float, style: int) -> str:
@@ -399,8 +448,9 @@ def _number(value: float) -> str:
     return "0" if text == "-0" else text
 
 
-def _cut(label: str) -> str:
-    return label if len(label) <= 60 else label[:59] + "\u2026"
+def _tick(step: float) -> str:
+    """Return a step of an axis, which `round_steps` has rounded, with all of its digits."""
+    return f"{step:.10f}".rstrip("0").rstrip(".")
 
 
 def _clean(text: str) -> str:

@@ -48,6 +48,7 @@ class Variant:
     """One row of a study.
 
     Attributes:
+        dataset: the dataset that it ran on, if the study has several: each has its own figures.
         run: folder of its run, whose own report is linked.
         reference: whether the others are compared with it.
         metrics: metrics by readable name ("VQA accuracy %"), the same for all variants.
@@ -56,6 +57,7 @@ class Variant:
     """
 
     name: str
+    dataset: str = ""
     run: Path | None = None
     reference: bool = False
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
@@ -82,14 +84,18 @@ def write_study_report(
     Raises:
         OSError: the file cannot be written.
     """
+    datasets: dict[str, list[Variant]] = {}
+    for variant in variants:
+        datasets.setdefault(variant.dataset, []).append(variant)
+    names = _names(variants)
     page = render(
         "study.html.jinja",
         title=title,
         facts=dict(facts or {}),
         notes=list(notes),
-        header=["", *_names(variants)],
-        rows=[_row(folder, variant, _names(variants)) for variant in variants],
-        figures=list(_figures(variants)),
+        header=["", *names],
+        groups={name: [_row(folder, v, names) for v in own] for name, own in datasets.items()},
+        figures={name: found for name, own in datasets.items() if (found := _figures(own))},
         tables=dict(tables or {}),
     )
     path = folder / REPORT
@@ -108,6 +114,7 @@ def _row(folder: Path, variant: Variant, names: Sequence[str]) -> dict[str, obje
         value, difference = variant.metrics.get(name), variant.differences.get(name)
         cells.append(
             {
+                "name": name,
                 "value": f"{value.value:.{_decimals(name)}f}" if value else "",
                 "interval": value.text(_decimals(name)).partition(" ")[2] if value else "",
                 "difference": _difference(difference, _decimals(name)) if difference else "",
@@ -145,7 +152,7 @@ def _link(folder: Path, run: Path | None) -> str | None:
 
 
 def _figures(variants: Sequence[Variant]) -> list[Figure]:
-    """Draw each metric of every variant, and its difference to the reference."""
+    """Draw each metric of one dataset's variants, and its difference to the reference."""
     figures = []
     for name in _names(variants):
         shown = [v for v in variants if name in v.metrics]
@@ -167,7 +174,7 @@ def _figures(variants: Sequence[Variant]) -> list[Figure]:
         if compared:
             figures.append(
                 dots(
-                    f"{name}: difference to the reference",
+                    f"{name}: difference from the reference",
                     _CAPTION + _left_out([v.name for v in tested if v not in compared]),
                     [v.name for v in compared],
                     [Series("difference", 1, [v.differences[name].estimate for v in compared])],

@@ -397,7 +397,7 @@ def _write(
     }
     write_tables(root, document, tables, plan.variants)
     rows = [
-        replace(row, name=f"{table.title}: {row.name}") if len(tables) > 1 else row
+        replace(row, dataset=table.title) if len(tables) > 1 else row
         for table in tables
         for row in variants(table)
     ]

@@ -285,6 +285,10 @@ def test_keys(opened, report, samples):
     assert at() == names[1]
     page.keyboard.press("Enter")
     assert is_open() == 1
+    # What opened is seen: the card stands at the top of the window.
+    place = "document.querySelector('.card.open').getBoundingClientRect().top"
+    assert 0 <= page.evaluate(place) < 40
+    assert page.evaluate("document.querySelector('.answers').getBoundingClientRect().top < 900")
     assert page.locator(".card.open .answers").is_visible()
     page.keyboard.press("j")
     assert (at(), is_open()) == (names[2], 1)
@@ -314,6 +318,9 @@ def test_an_address_opens_its_question(opened, report):
     assert page.locator(".card.open").is_visible()
     page.locator(".head").first.click()
     assert re.search(r"#q=\d+$", page.url)
+    page.locator(".head").nth(6).click()
+    place = "document.querySelectorAll('.card')[6].getBoundingClientRect().top"
+    assert 0 <= page.evaluate(place) < 40
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -335,6 +342,12 @@ def test_text_can_be_read_in_light_and_dark(opened, report, scheme):
 def test_a_phone_needs_no_sideways_scrolling(opened, report):
     page = opened(report, width=390)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    lines = """[...document.querySelectorAll(".tools label")].map((label) => {
+      const range = document.createRange();
+      range.selectNode(label.firstChild);
+      return [label.firstChild.data, range.getClientRects().length];
+    })"""
+    assert page.evaluate(lines) == [["type", 1], ["order", 1]]
     for i in range(2):
         page.locator(".head").nth(i).click()
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
@@ -382,10 +395,24 @@ def test_matches_are_shown_over_words_and_patches(opened, encoder, tmp_path, req
         match.get_by_role("button", name=f"{i + 1} {passage_id}").click()
         said = match.locator(".said").inner_text()
         assert float(re.search(r"add up to ([\d.]+\d)", said)[1]) == pytest.approx(score, rel=1e-3)
+    assert match.locator(".said").inner_text().endswith("to see what it matched.")
+    both = encoder == "flmr"
+    scale = match.locator(".scale")
+    much = "words little  much, patches little  much." if both else "little  much."
+    assert scale.inner_text() == f"Part of the score: {much}"
+    shades = [ramp.get_attribute("aria-label") for ramp in match.locator(".ramp").all()]
+    assert shades == ["from pale to deep", "from dark to bright"][: 1 + both]
+    whole = "the whole image" if both else "the whole text"
+    expected = (
+        f"“{whole}” is no word: it stands for the text or the image as a whole, and is matched"
+    )
+    assert expected in match.locator(".caption").inner_text()
     match.locator(".heat").first.locator(".w").first.click()
     assert "contributes" in match.locator(".said").inner_text()
+    assert re.match(r"In the passage, likeness to “.+”: little  much\.", scale.inner_text())
     match.locator(".heat").last.locator(".w").first.click()
     assert "is the best match of" in match.locator(".said").inner_text()
+    assert re.match(r"In the query, likeness to “.+”: (words )?little", scale.inner_text())
     patches = match.locator("rect")
     assert patches.count() == (16 if encoder == "flmr" else 0)
     if encoder == "flmr":
@@ -410,6 +437,12 @@ def test_a_study_report_opens(opened, tmp_path):
     assert page.locator("h1").inner_text() == SCRIPT
     assert page.locator("figure").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    # On a phone each number stands beside its metric, and nothing is to be scrolled.
+    shown = page.locator(".variants tbody td").first
+    assert shown.evaluate("(e) => getComputedStyle(e, '::before').content") == '"VQA accuracy %"'
+    scrolled = "[...document.querySelectorAll('.scroll')].map((e) => e.scrollWidth - e.clientWidth)"
+    assert page.evaluate(scrolled)[0] == 0
+    page.set_viewport_size({"width": 1200, "height": 900})
     # Names stay in sight, on a ground of their own, when numbers are scrolled.
     place = """() => {
       const box = document.querySelector(".scroll");

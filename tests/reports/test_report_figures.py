@@ -12,6 +12,7 @@ from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.reports.charts import (
     PERCENT,
     STYLES,
+    WIDTH,
     Axis,
     Series,
     columns,
@@ -101,6 +102,67 @@ def test_shares_add_up():
     assert second[1] - second[0] == pytest.approx(3 * (first[1] - first[0]), abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("draw", "options"), [(dots, {}), (dots, {"counts": [12345, 6]}), (shares, {})]
+)
+def test_a_long_label_is_whole_in_lines_and_no_grid_runs_through_it(draw, options):
+    label = "passages=5, tags and caption, decision=marginal, reranking=yes-no, reader=smollm2"
+    series = [Series("a", 0, [Estimate(40), Estimate(2)])]
+    figure = draw("T", "C.", [label, "y"], series, x_name="v", axis=Axis("points"), **options)
+    root = ElementTree.fromstring(str(figure.svg))
+    lines = [text for text in root.iter("text") if text.get("class") == "label"]
+    *first, last = sorted((float(t.get("y")), t.text) for t in lines)
+    assert len(first) == (3 if options else 2)
+    assert " ".join(text for _, text in first) == label
+    assert last[1] == "y"
+    letters = max(len(text) for _, text in first)
+    assert letters * 7.2 < WIDTH  # of a wide font
+    grid = [e for e in root.iter("line") if e.get("class") in {"grid", "zero"}]
+    assert grid
+    for y in (y for y, _ in [*first, last]):
+        assert not [e for e in grid if float(e.get("y1")) < y and float(e.get("y2")) > y - 10]
+
+
+def test_steps_of_an_axis_keep_their_digits():
+    series = [Series("a", 0, [Estimate(0.0131)])]
+    figure = shares("T", "C.", ["x"], series, x_name="v", axis=Axis("seconds", decimals=3))
+    root = ElementTree.fromstring(str(figure.svg))
+    assert [t.text for t in root.iter("text") if t.text[0].isdigit()] == [
+        "0",
+        "0.005",
+        "0.01",
+        "0.015",
+    ]
+
+
+def test_a_legend_shows_marks_of_marks_and_bars_of_bars():
+    series = [Series("a", 0, [Estimate(1)]), Series("b", 2, [Estimate(3)])]
+    for draw, bars in ((columns, True), (shares, True), (dots, False)):
+        figure = draw("T", "C.", ["x"], series, x_name="part", axis=Axis("seconds"))
+        assert figure.bars is bars
+        key = ElementTree.fromstring(str(mark_svg(2, figure.bars)))
+        assert [(e.tag, e.get("class")) for e in key] == [
+            ("rect", "bar s2") if bars else ("path", "mark s2")
+        ]
+        drawn = ElementTree.fromstring(str(figure.svg)).iter("rect" if bars else "path")
+        assert [e.get("class") for e in drawn][-1] == key[0].get("class")
+
+
+def test_a_study_of_two_datasets_draws_each_alone(tmp_path):
+    def variants(dataset):
+        metrics = {"VQA accuracy %": Estimate(20, 10, 30)}
+        return [Variant("one", dataset, reference=True, metrics=metrics), Variant("two", dataset)]
+
+    page = write_study_report(tmp_path, "s", [*variants("A, split x"), *variants("B")]).read_text()
+    headings = re.findall(r"<h3( class=\"group\")?>([^<]*)</h3>", page)
+    assert [text for _, text in headings] == ["A, split x", "VQA accuracy %", "B", "VQA accuracy %"]
+    groups = re.findall(r'<tr class="group".*?<th[^>]*>([^<]*)</th>', page)
+    assert groups == ["A, split x", "B"]
+    assert re.findall(r'class="label"[^>]*>([^<]+)', page) == ["one (reference)"] * 2
+    page = write_study_report(tmp_path, "s", variants("A, split x")).read_text()
+    assert "A, split x" not in page  # of one dataset the study's facts speak
+
+
 def test_every_style_has_a_mark_of_its_own():
     marks = {re.search(r' d="([^"]+)"', str(mark_svg(style)))[1] for style in range(STYLES)}
     assert len(marks) == STYLES
@@ -176,8 +238,8 @@ def test_a_page_allows_its_own_style_only(tmp_path):
         facts={},
         notes=[],
         header=[""],
-        rows=[],
-        figures=[],
+        groups={},
+        figures={},
         tables={},
     )
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]

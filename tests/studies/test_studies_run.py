@@ -269,8 +269,10 @@ def test_two_datasets_have_a_table_each(folder, tmp_path, capsys):
     assert [table["questions"] for table in document["tables"]] == [24, 6]
     assert (tmp_path / "out" / "table.tex").read_text().count(r"\begin{table}") == 2
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "all, split all: words=1" in page
-    assert "some, split all: words=2" in page
+    assert page.count('<tr class="group"') == len(re.findall(r'<h3 class="group">', page)) == 2
+    for dataset in ("all, split all", "some, split all"):
+        assert re.search(rf'<tr class="group"[^>]*><th[^>]*>{dataset}</th>', page)
+        assert f'<h3 class="group">{dataset}</h3>' in page
 
 
 # -- before it runs --------------------------------------------------------------------------------

@@ -291,7 +291,10 @@
     article.classList.toggle("open", open);
     article.querySelector(".head").setAttribute("aria-expanded", String(open));
     article.querySelector(":scope > .body")?.remove();
-    if (open) article.append(body(row));
+    if (open) {
+      article.append(body(row));
+      article.scrollIntoView({ block: "start" }); // what opens below the edge would not be seen
+    }
     place(open ? `#q=${encodeURIComponent(row.id)}` : "#questions");
   }
 
@@ -530,6 +533,16 @@
     return vectors.length > 1 ? `${label.name} \u00d7${vectors.length}` : label.name;
   };
 
+  // What vectors of a whole text or image are, by their names.
+  function wholes(names) {
+    const quoted = names.map((name) => `\u201c${name}\u201d`);
+    const said = quoted.length > 3 ? `${quoted[0]}, \u2026, ${quoted.at(-1)}` : quoted.join(", ");
+    const what = "for the text or the image as a whole, and";
+    return names.length > 1
+      ? `${said} are no words: they stand ${what} are matched as words are.`
+      : `${said} is no word: it stands ${what} is matched as words are.`;
+  }
+
   function heat(match, passage) {
     const width = passage.labels.length;
     const parts = passage.parts.map((part) => {
@@ -554,6 +567,7 @@
       Math.max(...their.vectors.map((column) => product(our.part, row, column))))) / our.vectors.length;
 
     const said = el("p", { class: "said", "aria-live": "polite" });
+    const legend = el("p", { class: "scale" });
     let chosen = null;
     const pick = (unit) => ({
       type: "button",
@@ -625,24 +639,40 @@
       });
     }
 
+    // What light and dark mean, on the side whose shades have changed.
+    function explain(what, kinds) {
+      const ramps = { words: "from pale to deep", patches: "from dark to bright" };
+      const ramp = (kind) => [
+        kinds.length > 1 ? `${kind} ` : "", "little ",
+        el("span", { class: `ramp ${kind}`, role: "img", "aria-label": ramps[kind] }), " much",
+      ];
+      legend.replaceChildren(
+        `${what}: `, ...kinds.flatMap((kind, i) => [i ? ", " : "", el("span", {}, ramp(kind))]), ".",
+      );
+    }
+
     function choose(unit) {
       chosen = unit;
+      const shades = patches.length ? ["words", "patches"] : ["words"];
       for (const one of [...ours, ...theirs]) {
         one.element.classList.toggle("on", one === unit);
         one.element.setAttribute("aria-pressed", String(one === unit));
       }
       const words = ours.filter((one) => !one.label.place);
       if (unit === null) {
+        explain("Part of the score", shades);
         shade(words, (one) => one.total);
         shade(theirs, (one) => one.total);
         if (patches.length) shade(patches, (one) => one.total);
         said.textContent = `All matches add up to ${passage.score.toPrecision(4)}, the retriever's score. `
-          + "Choose a word" + (patches.length ? " or a patch" : "") + " to see what it is like.";
+          + "Choose a word" + (patches.length ? " or a patch" : "") + " to see what it matched.";
       } else if (ours.includes(unit)) {
+        explain(`In the passage, likeness to \u201c${unit.text}\u201d`, ["words"]);
         shade(theirs, (one) => like(unit, one));
         said.textContent = `\u201c${unit.text}\u201d contributes ${unit.total.toPrecision(3)}; `
           + `it is most like \u201c${unit.found.text}\u201d.`;
       } else {
+        explain(`In the query, likeness to \u201c${unit.text}\u201d`, shades);
         shade(words, (one) => like(one, unit));
         if (patches.length) shade(patches, (one) => like(one, unit));
         const finders = ours.filter((one) => one.found === unit).sort((a, b) => b.total - a.total);
@@ -656,12 +686,14 @@
     const kinds = new Map();
     for (const one of ours) kinds.set(one.label.kind, (kinds.get(one.label.kind) ?? 0) + one.total);
     const percent = (part) => `${Math.round((100 * part) / passage.score)} %`;
+    const whole = [...new Set([...ours, ...theirs].filter((one) => one.label.kind === "global").map((one) => one.label.name))];
     const strongest = [...ours].sort((a, b) => b.total - a.total).slice(0, 8);
 
     const out = el(
       "div",
       {},
       said,
+      legend,
       el(
         "div",
         { class: patches.length ? "grid2" : "" },
@@ -687,6 +719,7 @@
         ". Strongest: ",
         strongest.map((one) => `${one.text} \u2192 ${one.found.text} ${percent(one.total)}`).join(", "),
         ".",
+        whole.length ? ` ${wholes(whole)}` : null,
       ),
     );
     choose(null);
@@ -769,7 +802,6 @@
     draw();
     const article = cards().find((one) => one.dataset.id === id);
     toggle(article, shown[at], true);
-    article.scrollIntoView({ block: "start" });
   }
   openFromAddress();
   window.addEventListener("hashchange", openFromAddress);
