@@ -140,7 +140,6 @@ class Corpus(Mapping[str, Passage]):
             places, sections, remarks, uncaptioned=uncaptioned, prefixes=prefixes
         )
         skips = remarks is not None and remarks.on_error == "skip"
-        broken = remarks.broken if remarks is not None else []
         counts = [0] * len(sources)
 
         def passages() -> Iterator[Passage]:
@@ -155,7 +154,7 @@ class Corpus(Mapping[str, Passage]):
             size=sum(source.size for source in sources),
             key=lambda: fingerprint([*(["skip"] if skips else []), *(s.key() for s in sources)]),
             repeats=repeats,
-            broken=broken,
+            remarks=remarks,
             counts=counts,
         )
         if not corpus.repeated:
@@ -172,7 +171,7 @@ class Corpus(Mapping[str, Passage]):
         size: int,
         key: Callable[[], str],
         repeats: Repeats = "fail",
-        broken: list[str] | None = None,
+        remarks: Remarks | None = None,
         counts: list[int] | None = None,
     ) -> Corpus:
         """Build a corpus in memory, or on disk if it is large.
@@ -181,23 +180,28 @@ class Corpus(Mapping[str, Passage]):
             size: approximate size of the passages in bytes.
             key: returns a key that changes with everything that `passages` depends on; called only
                 if the corpus is stored on disk.
-            broken: what `passages` leaves out because it cannot be used; a corpus that is already
-                on disk adds what was left out when it was made.
+            remarks: records what `passages` leaves out; a corpus that is already on disk adds what
+                could not be used when it was made.
             counts: numbers that change while `passages` is read; those of a corpus that is already
                 on disk become what they were when it was made.
 
         Raises:
-            DataError: an id occurs twice, or there are no passages, or none that can be used.
+            DataError: an id occurs twice, or there are no passages, or none that can be used; or
+                something cannot be used (`Remarks.check`).
         """
-        broken = [] if broken is None else broken
+        remarks = remarks or Remarks()
+        broken = remarks.broken
 
         def some() -> Iterator[Passage]:
             empty = True
             for passage in passages:
                 empty = False
                 yield passage
+            remarks.check()
             if empty and broken:
                 raise DataError(f"no passage can be used: {broken[0]}")
+            if empty and remarks.blank:
+                raise DataError(f"no text in {remarks.without_text}")
 
         if size <= IN_MEMORY:
             corpus = cls(some(), source=source, repeats=repeats)
@@ -206,6 +210,7 @@ class Corpus(Mapping[str, Passage]):
             corpus = DiskCorpus(
                 name, some(), source=source, repeats=repeats, broken=broken, counts=counts
             )
+        remarks.check()  # a corpus on disk may be older than a folder that cannot be listed
         corpus.left_out = tuple(broken)
         return corpus
 
@@ -261,7 +266,9 @@ class DiskCorpus(Corpus):
 
         Args:
             key: changes with everything that `passages` depends on.
-            broken, counts: as for `Corpus.build`.
+            broken: what `passages` leaves out because it cannot be used; what is read from the
+                cache adds what was left out when it was made.
+            counts: as for `Corpus.build`.
 
         Raises:
             DataError: as `Corpus`.

@@ -55,6 +55,7 @@ MANIFESTS = ("collection.json", "library.json")
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = ("text", "caption")
 _LISTED = 5
+_MOST_BROKEN = 20  # that are named before reading ends
 _PICTURE_BYTES = 500  # rough size of a picture's passage
 
 
@@ -86,6 +87,8 @@ def is_collection(folder: Path) -> bool:
 class Remarks:
     """A record of what was left out of a corpus; with `on_error` "fail", unusable input raises.
 
+    It raises when everything has been read, so that all of it is named at once.
+
     Attributes:
         broken: files, rows and articles that cannot be used, and why.
         blank: files and pages without text.
@@ -111,18 +114,24 @@ class Remarks:
         """Record something that cannot be used.
 
         Raises:
-            DataError: unless unusable input is skipped.
+            DataError: too much was recorded to go on, unless unusable input is skipped.
         """
-        if self.on_error == "fail":
-            raise DataError(f"{where}: {reason} (--on-error skip leaves it out)")
         self.broken.append(f"{where}: {reason}")
+        if len(self.broken) >= _MOST_BROKEN:
+            self.check()
+
+    def check(self) -> None:
+        """Raise DataError if anything cannot be used, unless unusable input is skipped."""
+        if self.on_error == "fail" and self.broken:
+            it = "it" if len(self.broken) == 1 else "them"
+            raise DataError(f"{'; '.join(self.broken)} (--on-error skip leaves {it} out)")
 
     @contextmanager
     def may_be_left_out(self, where: str) -> Iterator[None]:
-        """Note a record that cannot be used, where reading it raises DataError.
+        """Record what cannot be used, where reading it raises DataError.
 
         Raises:
-            DataError: unless it is to be skipped.
+            DataError: as `break_off`.
         """
         try:
             yield
@@ -136,6 +145,11 @@ class Remarks:
                 f"{self.broken[0]}; pruning would delete its passages from the "
                 "collection: fix it, or leave out --prune"
             )
+
+    @property
+    def without_text(self) -> str:
+        """What has no text, for messages."""
+        return f"{_some(self.blank)} (there is no OCR: scanned pages need a layer of text)"
 
     def lines(self) -> list[str]:
         """Return one line for each kind of remark that occurred."""
@@ -181,6 +195,7 @@ class Pages:
         self._words = words or PAGE_WORDS
         self._uncaptioned = uncaptioned
         self.remarks = remarks or Remarks()
+        self._checks = remarks is None
         self._files = self._found() if root.is_dir() else [root]
         if not self._files:
             raise DataError(f"{root}: no page to read: {', '.join(PAGES)} are")
@@ -201,7 +216,8 @@ class Pages:
         """Yield every passage, file by file in order of name.
 
         Raises:
-            DataError: a file cannot be read, unless such files are skipped.
+            DataError: files cannot be read, unless such files are skipped. If `remarks` were given,
+                `Remarks.check` raises it.
             MissingExtraError: there are PDF files, but pypdf is not installed.
         """
         written = {_letters(p): p for p in self._files}  # the files by composed names
@@ -218,7 +234,7 @@ class Pages:
             name = self._name(path)
             try:
                 first = seen.setdefault(_digest(path), name)
-                if first != name:
+                if first != name and path.stat().st_size:
                     self.remarks.copies.append(f"{name} ({first})")
                     continue
                 if path in broken:
@@ -231,6 +247,8 @@ class Pages:
                     yield from self._cut(path)
             except DataError as e:
                 self.remarks.break_off(name, str(e).removeprefix(f"{path}: "))
+        if self._checks:
+            self.remarks.check()
 
     def _found(self) -> list[Path]:
         real = real_path(self._root)

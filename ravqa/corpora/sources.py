@@ -245,7 +245,7 @@ def _may_be_left_out(where: str, remarks: Remarks | None) -> Iterator[None]:
     """Report a record that cannot be used.
 
     Raises:
-        DataError: unless such records are skipped; the message names the place.
+        DataError: there are no remarks to report it to; else as `Remarks.break_off`.
     """
     try:
         yield

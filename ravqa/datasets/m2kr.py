@@ -339,7 +339,7 @@ def _corpus(data: Path, subset: str, split: str, remarks: Remarks) -> Corpus:
         size=table.rows * PASSAGE_BYTES,
         key=lambda: f"m2kr/2 {subset} {table.key}{skips}",
         repeats="first",  # some ids are published twice
-        broken=remarks.broken,
+        remarks=remarks,
     )
 
 

@@ -64,12 +64,13 @@ def test_ids_that_occur_twice_and_corpora_of_nothing(on_disk, fresh_cache):
     corpus = made(A, B, Passage("a", "x"), B, on_disk=on_disk, repeats="first")
     assert (list(corpus.values()), corpus.repeated) == ([A, B], 2)
     expected = "no passage can be used: line 1: bad"
-    assert said(DataError, made, on_disk=on_disk, broken=["line 1: bad", "b"]) == expected
-    broken = ["line 1: bad"]
-    corpus = made(A, on_disk=on_disk, broken=broken, key=lambda: "other")
+    several = Remarks("skip", broken=["line 1: bad", "b"])
+    assert said(DataError, made, on_disk=on_disk, remarks=several) == expected
+    skipped = Remarks("skip", broken=["line 1: bad"])
+    corpus = made(A, on_disk=on_disk, remarks=skipped, key=lambda: "other")
     assert corpus.left_out == ("line 1: bad",)
     if on_disk:  # the same corpus again is not read, and says what was left out
-        again = made(on_disk=True, broken=[], key=lambda: "other")
+        again = made(on_disk=True, remarks=Remarks("skip"), key=lambda: "other")
         assert (list(again.values()), again.left_out) == ([A], ("line 1: bad",))
         assert list(made(B, on_disk=True, repeats="first", key=lambda: "other")) == ["b"]
 
@@ -216,5 +217,17 @@ def test_remarks_are_one_line_for_each_kind():
     )
     remarks.broken = remarks.broken[:5]
     assert remarks.lines()[0].endswith("f4: bad")
-    expected = "f: bad (--on-error skip leaves it out)"
-    assert said(DataError, Remarks().break_off, "f", "bad") == expected
+
+
+def test_what_cannot_be_used_is_named_at_once():
+    remarks = Remarks()
+    remarks.check()
+    remarks.break_off("f", "bad")
+    assert said(DataError, remarks.check) == "f: bad (--on-error skip leaves it out)"
+    remarks.break_off("g", "worse")
+    assert said(DataError, remarks.check) == "f: bad; g: worse (--on-error skip leaves them out)"
+    for number in range(3, 20):
+        remarks.break_off(str(number), "bad")
+    assert said(DataError, remarks.break_off, "20", "bad").startswith("f: bad; g: worse; 3: bad; ")
+    skipped = Remarks("skip", broken=["f: bad"] * 50)
+    skipped.check()

@@ -231,16 +231,50 @@ def test_broken_files_are_named_or_skipped(tmp_path):
     (tmp_path / "e.jpg").write_bytes(b"no image")
     (tmp_path / "f.md").write_text("---\na: [\n---\ntext\n")
     (tmp_path / "g.txt").write_text("fine")
-    with pytest.raises(DataError, match=r"a-locked\.pdf: encrypted: it needs a password \(--on"):
+    with pytest.raises(
+        DataError, match=r"^a-locked\.pdf: encrypted: it needs a password; b-cut"
+    ) as e:
+        Corpus.read(tmp_path, remarks=Remarks())
+    assert str(e.value).endswith("YAML (--on-error skip leaves them out)")
+    with pytest.raises(DataError, match=r"^a-locked\.pdf: .*; f\.md: .* is not YAML \(--on-error"):
         Corpus.read(tmp_path)
     remarks = Remarks("skip")
     assert list(Corpus.read(tmp_path, remarks=remarks)) == ["g.txt#0"]
     names = ["a-locked.pdf", "b-cut.pdf", "c-none.pdf", "d.txt", "e.jpg", "f.md"]
     assert [line.partition(":")[0] for line in remarks.broken] == names
     assert "no PDF file" in remarks.broken[1]
+    assert remarks.broken[2] == "c-none.pdf: an empty file"
     assert "UTF-8" in remarks.broken[3]
     assert "not an image" in remarks.broken[4]
     assert "not YAML" in remarks.broken[5]
+
+
+def test_empty_files_are_no_copies(tmp_path):
+    for name in ("a.txt", "b.txt", "c.md"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "d.txt").write_text("text")
+    (tmp_path / "e.txt").write_text("text")
+    remarks = Remarks()
+    assert list(Corpus.read(tmp_path, remarks=remarks)) == ["d.txt#0"]
+    assert (remarks.blank, remarks.copies) == (["a.txt", "b.txt", "c.md"], ["e.txt (d.txt)"])
+
+
+def test_scanned_pages_alone_are_said_to_be_scans(tmp_path):
+    (tmp_path / "scan.pdf").write_bytes(pdf("", ""))
+    with pytest.raises(
+        DataError, match=r"^no text in scan\.pdf#page=1; scan\.pdf#page=2 \(there is"
+    ):
+        Corpus.read(tmp_path / "scan.pdf", remarks=Remarks())
+
+
+def test_the_broken_files_of_all_folders_are_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(
+        DataError, match=r"a\.txt: not a text in UTF-8 .*; b\.txt: not a text in UTF"
+    ):
+        Corpus.read(tmp_path / "a", tmp_path / "b", remarks=Remarks())
 
 
 def test_files_and_folders_without_access_are_named_or_skipped(tmp_path, monkeypatch):

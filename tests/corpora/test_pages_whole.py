@@ -28,7 +28,9 @@ def put(root, files):
 
 def read(root, skip=False, **options):
     remarks = Remarks("skip" if skip else "fail")
-    return list(Pages(root, remarks=remarks, **options).passages()), remarks
+    found = list(Pages(root, remarks=remarks, **options).passages())
+    remarks.check()
+    return found, remarks
 
 
 GUIDE = """---

@@ -498,7 +498,7 @@ def test_a_passage_that_cannot_be_used_is_left_out_and_reported(
         first, second = remarks.broken
         assert first == f"{path}, line 2: 'text': text is expected, not a list"
         assert second.startswith(f"{path}, line 3: no passage id")
-        with pytest.raises(DataError, match=r"line 2: 'text': .* \(--on-error skip leaves it out"):
+        with pytest.raises(DataError, match=r"line 2: 'text': .*; .*line 3: no .* \(--on-error"):
             Corpus.read(path, remarks=Remarks())
 
 
