@@ -43,6 +43,11 @@ def checked_encoding(name: str) -> str:
     return "utf-8-sig" if found == "utf-8" else found
 
 
+def marked_encoding(content: bytes) -> str | None:
+    """Return the encoding that a text's byte order mark stands for; None without one."""
+    return next((name for mark, name in _MARKS if content.startswith(mark)), None)
+
+
 def encoding_of(file: IO[bytes], where: str) -> str:
     """Return the encoding of a text file; what was not certain is logged.
 
@@ -53,10 +58,8 @@ def encoding_of(file: IO[bytes], where: str) -> str:
     Raises:
         DataError: several encodings fit equally well, or none does.
     """
-    head = file.read(4)
-    for mark, name in _MARKS:
-        if head.startswith(mark):
-            return name
+    if marked := marked_encoding(file.read(4)):
+        return marked
     file.seek(0)
     if _is_utf8(iter(lambda: file.read(_CHUNK), b"")):
         return "utf-8-sig"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import yaml
 
 from ravqa.core.errors import DataError
 from ravqa.core.yaml_loader import DuplicateKeyError, StrictLoader
-from ravqa.corpora.documents import Document, Section, file_title, page_text
+from ravqa.corpora.documents import Document, Heading, divided, file_title, page_text
 from ravqa.corpora.tables import lines_of
 from ravqa.corpora.values import is_blank, text_of
 
@@ -35,45 +33,10 @@ def read(path: Path) -> Document:
             text = text[front.end() :]
     metadata = metadata or {}
     title = metadata.pop("title", None) or ""
-    lines = lines_of(text)
-    sections: list[Section] = []
-    began = 0  # where the text of the last section began
-
-    def end(line: int, level: int) -> None:
-        nonlocal began
-        if above and level <= above[-1][0] and not "".join(lines[start:line]).strip():
-            # Nothing follows this heading: it stays as text at the end of the section above.
-            last = sections.pop()
-            sections.append(replace(last, text="\n".join(lines[began:line])))
-        else:
-            began = start
-            sections.append(Section(place, "\n".join(lines[start:line]), heading))
-
-    places = {"top"}
-    tried: Counter[str] = Counter()  # the last number tried after each slug
-    above: list[tuple[int, str]] = []  # the headings above the current one
-    start, place, heading = 0, "top", None
-    for level, words, first, last in _headings(text):
-        end(first, level)
-        above = [entry for entry in above if entry[0] < level]
-        slug = _slug(words)
-        place = slug
-        while place in places:
-            tried[slug] += 1
-            place = f"{slug}-{tried[slug]}"
-        places.add(place)
-        start = last
-        if level == 1 and not title:  # every passage contains the document's title already
-            title, heading = words, None
-            continue
-        above.append((level, words))
-        heading = " > ".join(entry[1] for entry in above)
-    end(len(lines), 0)
-    return Document(title or file_title(path), sections, metadata)
+    return divided(lines_of(text), _headings(text), title, file_title(path), metadata)
 
 
-def _headings(text: str) -> Iterator[tuple[int, str, int, int]]:
-    """Yield level, words, first line and the line after the last one of each heading."""
+def _headings(text: str) -> Iterator[Heading]:
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt("commonmark").parse(text)
@@ -81,12 +44,7 @@ def _headings(text: str) -> Iterator[tuple[int, str, int, int]]:
         if token.type == "heading_open" and token.level == 0 and token.map:
             words = "".join(child.content for child in inline.children or ()).strip()
             if words:
-                yield int(token.tag[1:]), words, token.map[0], token.map[1]
-
-
-def _slug(words: str) -> str:
-    """Return the heading's anchor, as on GitHub."""
-    return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", words.strip().lower())) or "section"
+                yield Heading(int(token.tag[1:]), words, token.map[0], token.map[1])
 
 
 _NAME = re.compile(r"[^\W\d][\w.-]*")

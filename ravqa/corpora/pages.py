@@ -30,7 +30,7 @@ from ravqa.core.locations import file_digest, real_path
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
 from ravqa.corpora import markdown, pdf
-from ravqa.corpora.documents import Document, Section, file_title, page_text
+from ravqa.corpora.documents import Document, Section, file_title, numbered, page_text
 from ravqa.corpora.kb import cut
 from ravqa.corpora.tables import read_rows
 from ravqa.corpora.values import is_blank, text_of
@@ -332,25 +332,24 @@ class Pages:
         empty = True
         for section in document.sections:
             pieces = list(cut(section.text, self._words))
-            if not pieces and section.page is not None:
+            if not pieces and section.labels:
                 self.remarks.blank.append(f"{name}#{section.place}")
             for number, piece in enumerate(pieces):
                 empty = False
                 place = section.place
                 if number or not place:
                     place = f"{place}.{number}" if place else str(number)
-                extra = dict(document.metadata)
-                if section.page is not None:
-                    extra["page"] = section.page
+                extra = {**document.metadata, **section.labels}
                 yield Passage(
                     f"{name}#{place}",
                     piece,
                     document.title,
                     section=section.heading,
                     article=name,
+                    url=document.url,
                     extra=extra,
                 )
-        if empty and path.suffix.lower() != ".pdf":
+        if empty and not any(section.labels for section in document.sections):
             self.remarks.blank.append(name)
 
 
@@ -358,7 +357,7 @@ def _read(path: Path) -> Document:
     suffix = path.suffix.lower()
     if suffix == ".pdf":
         title, pages = pdf.read(path)
-        sections = [Section(f"page={n}", text, page=n) for n, text in pages]
+        sections = [numbered("page", number, text) for number, text in pages]
         return Document(title or file_title(path), sections)
     if suffix in MARKDOWN:
         return markdown.read(path)

@@ -195,7 +195,7 @@ def test_a_folder_without_pages(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"caf\xe9", "not a text in UTF-8 (byte 3)"),
+        (b"caf\xe9", "not a text in UTF-8 (byte 3); --encoding can name another"),
         (b"---\na: [\n---\n", "the part between --- at its start is not YAML"),
         (
             b"---\na: &x 1\nb: *x\n---\n",
