@@ -9,7 +9,8 @@ for hit, passage in collection.search("What does this animal eat?", "photo.jpg")
 print(collection.ask("What does this animal eat?", "photo.jpg").answer.text)
 """
 
-from ravqa.collections.collection import Changes, Collection
+from ravqa.collections.changes import Changes
+from ravqa.collections.collection import Collection
 from ravqa.collections.filters import Where
 
 __all__ = ["Changes", "Collection", "Where"]

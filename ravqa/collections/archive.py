@@ -21,7 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ravqa.collections import sources
 from ravqa.collections.folder import IMAGES, CollectionFolder, State
+from ravqa.collections.sources import Origins
 from ravqa.core.errors import UserError, first_line
 from ravqa.core.files import check_file, folder_written_beside, written_beside
 from ravqa.core.locations import file_digest
@@ -190,7 +192,10 @@ def _check_content(folder: Path, source: Path) -> None:
             encoder = manifest.encoder["fingerprint"]
             AutoIndex.open(folder / manifest.index, fingerprint=encoder).close()
         for entry in sorted(folder.glob("passages-*")):
-            PassageFolder(entry, images=folder, mend="pack the collection again").check_images()
+            part = PassageFolder(entry, images=folder, mend="pack the collection again")
+            part.check_images()
+            if (entry / sources.FILE).exists():
+                Origins.read(entry, len(part))
     except UserError as e:
         raise UserError(f"{source}: {str(e).replace(f'{folder}/', '')}") from None
     except Exception as e:  # files that are missing or hold something else fail in many ways

@@ -6,18 +6,20 @@ import copy
 import difflib
 import os
 import threading
-from collections import abc
+from collections import Counter, abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from ravqa.collections import archive, trust
+from ravqa.collections.changes import Changes, Plan, plan
 from ravqa.collections.filters import Where
-from ravqa.collections.folder import CollectionFolder, State, Writer
+from ravqa.collections.folder import FIRST_FORMAT, CollectionCorpus, CollectionFolder, State, Writer
 from ravqa.collections.settings import checked, own_settings, refusal
+from ravqa.collections.sources import shown_name, stored_name
 from ravqa.collections.trust import Setting
 from ravqa.core.errors import DataError, UserError, check_number, check_text
 from ravqa.core.factory import Session, part_config
@@ -25,11 +27,12 @@ from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus, Selection
-from ravqa.corpora.disk import same_record
 from ravqa.corpora.kb import Sections
+from ravqa.corpora.origins import Origin, folder_prefixes
 from ravqa.corpora.pages import Remarks
+from ravqa.corpora.sources import is_folder
 from ravqa.describers.text import as_text
-from ravqa.images.decode import as_source
+from ravqa.images.decode import as_source, image_bytes
 from ravqa.indexes import INDEXES
 from ravqa.indexes.exact import ExactIndex
 from ravqa.pipeline import Pipeline, Response
@@ -41,25 +44,6 @@ _NEAR = 10_000  # most ids that are searched for similar ones
 _SEARCHING = frozenset({"describer", "retriever", "reranking"})
 _ANSWERING = frozenset({"reader", "answering"})
 _PIECES = 32  # more are merged: each costs time and open files
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Result of a change, in numbers of passages.
-
-    Attributes:
-        changed: replaced because text, title or section changed.
-        relabelled: only other metadata changed; not encoded again.
-        unchanged: already present.
-        truncated: longer than the encoder's limit, and cut.
-    """
-
-    added: int = 0
-    changed: int = 0
-    relabelled: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    truncated: int = 0
 
 
 class Collection:
@@ -382,18 +366,26 @@ class Collection:
     # -- changing -----------------------------------------------------------------------------
 
     def add(
-        self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
+        self,
+        passages: Iterable[Passage] | Corpus,
+        *,
+        source: str | None = None,
+        progress: Progress | None = None,
     ) -> Changes:
         """Add passages; skip those that are already present with the same content.
 
         A killed call leaves the collection as it was; called again, it resumes the encoding where
         it stopped.
 
+        Args:
+            source: a name for where they come from, which `update` can prune by; None for what a
+                corpus itself knows of its files.
+
         Raises:
             DataError: an id occurs twice, or is present with other content.
             UserError: another process is writing.
         """
-        return self.put(passages, progress=progress)
+        return self.put(passages, source=source, progress=progress)
 
     def add_files(
         self,
@@ -403,6 +395,7 @@ class Collection:
         delimiter: str | None = None,
         replacing: bool = False,
         prune: bool = False,
+        dry_run: bool = False,
         remarks: Remarks | None = None,
         progress: Progress | None = None,
     ) -> Changes:
@@ -414,31 +407,75 @@ class Collection:
             encoding: of tables and texts; None to recognize it.
             delimiter: between the fields of CSV files, or "tab"; None to recognize it.
             replacing: replace passages whose content differs, as `update` does.
-            prune: delete passages that are not in the files, so that the collection equals the
-                files.
+            prune: delete passages that came from these files and folders, and are not in them any
+                more.
+            dry_run: change nothing; return what would change.
             remarks: collects notes of what was left out.
 
         Raises:
-            DataError, UserError: as `add` and `Corpus.read`.
+            DataError: as `add` and `Corpus.read`; or `prune`, and something cannot be read.
+            UserError: as `add`; or `prune`, and no passage is known to come from one of them.
         """
-        sections = Sections(words=words or self.words, encoding=encoding, delimiter=delimiter)
+        sections = Sections(words=words, encoding=encoding, delimiter=delimiter)
         remarks = remarks or Remarks()
-        corpus = Corpus.read(
-            *map(Path, paths), sections=sections, remarks=remarks, uncaptioned=True
-        )
+        corpus = self.read_files(*paths, sections=sections, remarks=remarks)
         if prune:
             remarks.check_prune()
-        return self.put(corpus, replacing=replacing, prune=prune, progress=progress)
+        return self.put(
+            corpus, replacing=replacing, prune=prune, dry_run=dry_run, progress=progress
+        )
+
+    def read_files(
+        self,
+        *paths: Path | str,
+        sections: Sections | None = None,
+        remarks: Remarks | None = None,
+    ) -> Corpus:
+        """Return the content of files and folders, with the ids that it has in this collection.
+
+        Those of a folder begin with its name, unless it is the first one here and given alone
+        (`ravqa.corpora.origins`). A folder that is known keeps what they began with.
+
+        Args:
+            sections: as for `Corpus.read`; the collection's own `words` are used if it has none.
+            remarks: collects notes of what was left out.
+
+        Raises:
+            DataError, UserError: as `Corpus.read`.
+        """
+        places = [Path(path) for path in paths]
+        sections = sections or Sections()
+        return Corpus.read(
+            *places,
+            sections=sections.model_copy(update={"words": sections.words or self.words}),
+            remarks=remarks or Remarks(),
+            uncaptioned=True,
+            prefixes=self._prefixes([place for place in places if is_folder(place)]),
+        )
 
     def update(
-        self, passages: Iterable[Passage] | Corpus, *, progress: Progress | None = None
+        self,
+        passages: Iterable[Passage] | Corpus,
+        *,
+        source: str | None = None,
+        prune: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> Changes:
         """Replace passages by their ids and add new ones, in one change.
 
+        Args:
+            source: as for `add`.
+            prune: delete passages of the same source that are not among these.
+            dry_run: change nothing; return what would change.
+
         Raises:
             DataError, UserError: as `add`.
+            UserError: `prune` without a source.
         """
-        return self.put(passages, replacing=True, progress=progress)
+        return self.put(
+            passages, replacing=True, prune=prune, source=source, dry_run=dry_run, progress=progress
+        )
 
     def delete(self, ids: Iterable[str]) -> Changes:
         """Delete passages; they are no longer found. `compact` removes their bytes.
@@ -528,63 +565,147 @@ class Collection:
         *,
         replacing: bool = False,
         prune: bool = False,
+        source: str | None = None,
+        dry_run: bool = False,
         progress: Progress | None = None,
     ) -> Changes:
         """Add, replace and delete in one change, for `add`, `update` and `add_files`.
 
         Args:
             replacing: replace passages whose content differs; else they are an error.
-            prune: delete every passage that is not among these.
+            prune, source, dry_run: as for `update`.
 
         Raises:
-            DataError, UserError: as `add`.
+            DataError, UserError: as `add` and `update`.
         """
         if not isinstance(passages, Corpus):
             passages = Corpus(replace(p, passage_id=own_id(p.passage_id)) for p in passages)
         incoming = passages
         for passage_id in incoming:
             own_id(passage_id, texts_only=True)
+        runs = self._runs(incoming, source)
+        if prune and not runs:
+            raise UserError("only passages of a known source can be pruned: name it with source=")
+
+        def compared(own: Mapping[str, Passage], state: State) -> Plan:
+            if prune and source is None:
+                self._check_known(runs, state)
+            self._check_prefixes(runs, state)
+            return plan(
+                Selection(incoming, list(incoming), own),
+                state.corpus,
+                runs,
+                replacing=replacing,
+                prune=prune,
+                claims=state.index is None or state.index.commits,
+                sees_images=lambda: _late(self._pipeline()).encoder.supports_passage_images,
+            )
+
+        if dry_run:
+            state = self._folder.read(self._index)
+            return compared(self._expected_pictures(incoming, state.corpus), state).changes()
         pipeline = self._pipeline()
         late = _late(pipeline)
         with self._changing() as writer:
             own = self._pictures(incoming, writer, pipeline, progress)
-            every = Selection(incoming, list(incoming), own)
-            there = writer.state.corpus
-            added: list[str] = []
-            changed: list[str] = []
-            relabelled: list[str] = []
-            for passage in every.values():
-                old = there.get(passage.passage_id)
-                if old is None:
-                    added.append(passage.passage_id)
-                elif not same_record(old, passage):
-                    if not replacing:
-                        raise DataError(
-                            f"{self.path} already has another passage {passage.passage_id!r}: "
-                            "update it, or give the new one another id"
-                        )
-                    same = old.content == passage.content and (
-                        old.image == passage.image or not late.encoder.supports_passage_images
-                    )
-                    (relabelled if same else changed).append(passage.passage_id)
-            new = Selection(every, added + changed)
-            put = Selection(every, added + changed + relabelled)
-            gone = [i for i in there if i not in incoming] if prune else []
+            made = compared(own, writer.state)
+            put = ((own.get(i) or incoming[i], made.origins[i]) for i in made.written)
             truncated = 0
-            if len(put) or gone:
+            if made.written or made.deleted:
                 writer.check_growth()
-            if len(new):
-                with late.embedded(new, progress) as vectors:
+            if made.encoded:
+                with late.embedded(Selection(incoming, made.encoded, own), progress) as vectors:
                     truncated = vectors.stats.truncated
                     writer.commit(
-                        list(new), vectors, put=put.values(), delete=gone, progress=progress
+                        made.encoded, vectors, put=put, delete=made.deleted, progress=progress
                     )
                 self._outgrown(writer, progress)
-            elif len(put) or gone:
-                writer.commit(put=put.values() if len(put) else None, delete=gone)
+            elif made.written or made.deleted:
+                writer.commit(put=put if made.written else None, delete=made.deleted)
             writer.note_left_out(incoming.source, incoming.left_out)
-        unchanged = len(incoming) - len(put)
-        return Changes(len(added), len(changed), len(relabelled), unchanged, len(gone), truncated)
+        return made.changes(truncated)
+
+    # -- sources ------------------------------------------------------------------------------
+
+    def sources(self) -> dict[str | None, int]:
+        """Return the number of passages by source; None for those whose source is not known.
+
+        Files and folders are named by their paths from the current folder. Reads every passage.
+        """
+        origins = (origin for _, origin in self._state.corpus.with_origins())
+        found = Counter(origin.source if origin else None for origin in origins)
+        names = sorted(found, key=lambda name: (name is None, name))
+        return {name and shown_name(name, self.path): found[name] for name in names}
+
+    def _prefixes(self, folders: Sequence[Path]) -> dict[Path, str]:
+        """Return what the ids of each folder's passages begin with."""
+        state = self._folder.read(self._index)
+        if state.manifest.format == FIRST_FORMAT:
+            return {}
+        known = state.corpus.known_origins
+        found = {}
+        for folder in folders:
+            origin = known.get(stored_name(folder, self.path))
+            if origin is not None:
+                found[folder] = origin.prefix or ""
+        new = [folder for folder in folders if folder not in found]
+        if len(folders) == 1 and all(origin.prefix is None for origin in known.values()):
+            return dict.fromkeys(new, "")
+
+        def taken(prefix: str) -> bool:
+            return any(passage_id.startswith(prefix) for passage_id in state.corpus)
+
+        return found | dict(zip(new, folder_prefixes(new, taken=taken), strict=True))
+
+    def _runs(self, incoming: Corpus, source: str | None) -> list[tuple[Origin, int]]:
+        """Return the sources of passages under their names in this collection."""
+        if source is not None:
+            check_text("source", source)
+            return [(Origin(source), len(incoming))]
+        return [
+            (replace(origin, source=stored_name(Path(origin.source), self.path)), count)
+            for origin, count in incoming.origins
+        ]
+
+    def _check_known(self, runs: Sequence[tuple[Origin, int]], state: State) -> None:
+        """Raise UserError if nothing came from a source: its path may be another one's."""
+        known = state.corpus.known_origins
+        for origin, _ in runs:
+            if len(state.corpus) and origin.source not in known:
+                there = ", ".join(shown_name(name, self.path) for name in sorted(known)) or "none"
+                raise UserError(
+                    f"{self.path} has no passage of {shown_name(origin.source, self.path)} to "
+                    f"prune; its sources: {there}: update it once without pruning"
+                )
+
+    def _check_prefixes(self, runs: Sequence[tuple[Origin, int]], state: State) -> None:
+        """Raise UserError if a folder's ids would be other ones than those it has here."""
+        known = state.corpus.known_origins
+        for origin, _ in runs:
+            if (known.get(origin.source) or origin).prefix != origin.prefix:
+                raise UserError(
+                    f"in {self.path}, ids of {shown_name(origin.source, self.path)} begin with "
+                    f"{known[origin.source].prefix!r}: read it with read_files or add_files"
+                )
+
+    # -- pictures -----------------------------------------------------------------------------
+
+    def _expected_pictures(self, incoming: Corpus, there: CollectionCorpus) -> dict[str, Passage]:
+        """Return passages with an image as `_pictures` would, but write and describe nothing.
+
+        A picture without text has its description if the collection has the same picture.
+        """
+        own = {}
+        for passage in incoming.values():
+            if passage.image is None:
+                continue
+            place = self._folder.image_place(passage.image, image_bytes(passage.image))
+            new = replace(passage, image=place)
+            if not new.text.strip() and new.passage_id in there:
+                old = there[new.passage_id]
+                new = replace(new, text=old.text) if old.image == place else new
+            own[new.passage_id] = new
+        return own
 
     def _pictures(
         self, incoming: Corpus, writer: Writer, pipeline: Pipeline, progress: Progress | None

@@ -3,7 +3,8 @@
     collection.json    settings, encoder, and which index is current
     lock               held by the one process that writes
     index-000001/      vectors (`ravqa.indexes`); its manifest names the folders of passages
-    passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`); a change writes one more
+    passages-000001/   passages (`ravqa.corpora.disk.PassageFolder`), and which source each came
+                       from (`ravqa.collections.sources`); a change writes one more
     images/            the passages' images, named by their bytes
 
 Folders of older versions have library.json in place of collection.json, and keep it.
@@ -31,7 +32,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from ravqa.collections import sources
 from ravqa.collections.filters import Where, matching
+from ravqa.collections.sources import Origins, Recorder
 from ravqa.core.errors import DataError, UserError, first_line
 from ravqa.core.factory import part_config
 from ravqa.core.files import atomic_write
@@ -43,6 +46,7 @@ from ravqa.core.stored import as_type, read_json
 from ravqa.core.texts import printable
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.disk import DamageError, Digest, PassageFolder
+from ravqa.corpora.origins import Origin
 from ravqa.corpora.pages import MANIFESTS
 from ravqa.encoders.base import Vectors
 from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
@@ -51,7 +55,11 @@ from ravqa.indexes.base import Index, build_index, checked_index
 from ravqa.indexes.exact import ExactIndex
 from ravqa.indexes.segmented.store import check_format, file_checksum, sole_writer
 
-FORMAT = 1
+FORMAT = 2
+FIRST_FORMAT = 1
+"""Collections of this format do not know the sources of the passages that they were made with, and
+ids in them never begin with a folder's name; they keep it, so that their ids stay valid."""
+
 IMAGES = "images"
 _REMEMBERED = 16
 _OWN_FOLDER = re.compile(r"(index|passages)-\d{6}")
@@ -69,6 +77,7 @@ class Manifest:
         words: default length of passages of pages and articles, in words.
         passages: the folders of passages, if the index does not commit them with its state.
         left_out: by the sources of each change, what of them cannot be used, and why.
+        format: version of the folder's format.
     """
 
     settings: dict[str, Any]
@@ -77,6 +86,7 @@ class Manifest:
     words: Annotated[int, Field(ge=1)] | None = None
     passages: list[dict[str, Any]] | None = None
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    format: int = FORMAT
 
 
 class CollectionCorpus(Corpus):
@@ -90,7 +100,7 @@ class CollectionCorpus(Corpus):
         encoder: str,
         index: Index | None,
         kind: str,
-        parts: Iterable[PassageFolder],
+        parts: Iterable[tuple[PassageFolder, Origins]],
         left_out: Sequence[str] = (),
     ):
         self.left_out = left_out
@@ -110,16 +120,30 @@ class CollectionCorpus(Corpus):
         return digest.value
 
     def __getitem__(self, passage_id: str) -> Passage:
-        if passage_id in self:
-            for part in self._parts:
-                passage = part.get(passage_id)
-                if passage is not None:
-                    return passage
-            raise DamageError(
-                f"{self.source}: the text of passage {passage_id!r} is missing or was changed: "
-                f"ravqa collection verify {self.source} lists what is wrong"
-            )
-        raise KeyError(passage_id)
+        return self.present(passage_id)[0]
+
+    def present(self, passage_id: str) -> tuple[Passage, Origin | None]:
+        """Return a passage and where it came from, if that is known.
+
+        Raises:
+            KeyError: there is no such passage.
+            DamageError: its text is missing or was changed.
+        """
+        if passage_id not in self:
+            raise KeyError(passage_id)
+        for part, origins in self._parts:
+            found = part.find(passage_id)
+            if found is not None:
+                return found[1], origins[found[0]]
+        raise DamageError(
+            f"{self.source}: the text of passage {passage_id!r} is missing or was changed: "
+            f"ravqa collection verify {self.source} lists what is wrong"
+        )
+
+    @cached_property
+    def known_origins(self) -> Mapping[str, Origin]:
+        """The sources that are remembered, by name; perhaps without a passage left."""
+        return {o.source: o for _, origins in reversed(self._parts) for o in origins}
 
     def __contains__(self, passage_id: object) -> bool:
         return self._index is not None and passage_id in self._index
@@ -142,18 +166,22 @@ class CollectionCorpus(Corpus):
         Raises:
             DataError: one is not.
         """
-        for part in self._parts:
+        for part, _ in self._parts:
             with suppress(DamageError):  # reported when the passage is read, and by `verify`
                 part.check_images()
 
     def stream(self) -> Iterator[Passage]:
         """Yield every passage once, in the order of the files."""
+        return (passage for passage, _ in self.with_origins())
+
+    def with_origins(self) -> Iterator[tuple[Passage, Origin | None]]:
+        """Yield as `stream`, each with where it came from, if that is known."""
         seen: set[str] = set()
-        for i, part in enumerate(self._parts):
-            for passage in part.stream():
+        for i, (part, origins) in enumerate(self._parts, 1):
+            for place, passage in enumerate(part.stream()):
                 if passage.passage_id in self and passage.passage_id not in seen:
-                    yield passage
-                    if i + 1 < len(self._parts):
+                    yield passage, origins[place]
+                    if i < len(self._parts):
                         seen.add(passage.passage_id)
 
 
@@ -264,8 +292,10 @@ class CollectionFolder:
         file = self.manifest_file
         try:
             values = read_json(file)
-            check_format(values["format"], FORMAT, f"the collection in {self.path}")
-            given = {name: values[name] for name in _FIELDS}
+            version = values["format"]
+            readable = FIRST_FORMAT if version == FIRST_FORMAT else FORMAT
+            check_format(version, readable, f"the collection in {self.path}")
+            given = {name: values[name] for name in (*_FIELDS, "format")}
             more = {name: values[name] for name in ("passages", "left_out") if name in values}
             found = as_type(Manifest, given | more)
             as_type(_Encoder, found.encoder)
@@ -287,7 +317,7 @@ class CollectionFolder:
 
     def put(self, manifest: Manifest) -> None:
         """Replace collection.json."""
-        values = {"format": FORMAT, **_values(manifest), "checksum": _checksum(manifest)}
+        values = {"format": manifest.format, **_values(manifest), "checksum": _checksum(manifest)}
         values |= {"left_out": manifest.left_out} if manifest.left_out else {}
         atomic_write(self.manifest_file, json.dumps(values, indent=2, ensure_ascii=False))
 
@@ -350,10 +380,17 @@ class CollectionFolder:
             fingerprint=encoder,
         )
         entries = _entries(manifest, checked_index(index, kind))
-        parts = [self._passages(entry) for entry in reversed(entries)]
+        parts = [self._part(entry) for entry in reversed(entries)]
         left_out = tuple(itertools.chain.from_iterable(manifest.left_out.values()))
         corpus = CollectionCorpus(self.path, encoder, index, part.name, parts, left_out)
         return State(manifest, index, corpus)
+
+    def _part(self, entry: Mapping[str, Any]) -> tuple[PassageFolder, Origins]:
+        """Open a folder of passages, with where they came from; raises as `_passages`."""
+        part = self._passages(entry)
+        if sources.FILE not in entry["files"]:  # none is known, or an older version wrote it
+            return part, Origins()
+        return part, Origins.read(self.path / entry["name"], len(part))
 
     def _passages(self, entry: Mapping[str, Any]) -> PassageFolder:
         """Open a folder of passages, whose tables must be as they were written.
@@ -395,6 +432,13 @@ class CollectionFolder:
             writer = Writer(self, self.read(part), part)
             writer.sweep()
             yield writer
+
+    def image_place(self, source: Path, data: bytes) -> Path:
+        """Return where the copy of an image is, or would be."""
+        digest = hashlib.sha256(data).hexdigest()
+        suffix = source.suffix.lower()
+        name = f"{digest}{suffix if suffix in SUFFIXES else ''}"
+        return self.path / IMAGES / digest[:2] / name
 
     def faults(self, state: State) -> Iterator[str]:
         """Yield a line for each fault, for `verify`."""
@@ -440,10 +484,7 @@ class Writer:
             DataError: the image cannot be read.
         """
         data = image_bytes(source)
-        digest = hashlib.sha256(data).hexdigest()
-        suffix = source.suffix.lower()
-        name = f"{digest}{suffix if suffix in SUFFIXES else ''}"
-        target = self._path / IMAGES / digest[:2] / name
+        target = self._folder.image_place(source, data)
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(target, data)
@@ -454,7 +495,7 @@ class Writer:
         ids: Sequence[str] = (),
         embeddings: Iterable[Vectors] = (),
         *,
-        put: Iterable[Passage] | None = None,
+        put: Iterable[tuple[Passage, Origin | None]] | None = None,
         delete: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> None:
@@ -462,7 +503,7 @@ class Writer:
 
         Args:
             ids, embeddings: passages with new vectors, which replace their old ones.
-            put: passages with new text or metadata, including those of `ids`.
+            put: passages with new text, metadata or origin, including those of `ids`.
             delete: ids to delete.
             progress: called as progress(what, done, total).
         """
@@ -492,7 +533,7 @@ class Writer:
         index, corpus = self.state.index, self.state.corpus
         if index is None or not index.commits:
             return
-        entries = [self._write(corpus[i] for i in index.ids)] if len(index) else []
+        entries = [self._write(map(corpus.present, index.ids))] if len(index) else []
         index.change(attached={"passages": entries})
         index.compact()
         self._settle()
@@ -564,12 +605,14 @@ class Writer:
         passages = None if kind.commits else attached["passages"]
         self._folder.put(replace(manifest, index=name, passages=passages))
 
-    def _write(self, passages: Iterable[Passage]) -> dict[str, Any]:
+    def _write(self, passages: Iterable[tuple[Passage, Origin | None]]) -> dict[str, Any]:
         """Write a new folder of passages to disk; return its entry for the index's manifest."""
         name = self._new_name("passages")
         folder = self._path / name
         folder.mkdir()
-        PassageFolder.write(folder, map(self._stored, passages), source="collection")
+        recorder = Recorder(passages)
+        PassageFolder.write(folder, map(self._stored, recorder), source="collection")
+        recorder.write(folder)
         files = {}
         for file in sorted(folder.iterdir()):
             flush_to_disk(file)
@@ -604,7 +647,7 @@ def _check_own(name: str) -> str:
     return name
 
 
-_FIELDS = [e.name for e in fields(Manifest) if e.name not in {"passages", "left_out"}]
+_FIELDS = [e.name for e in fields(Manifest) if e.name not in {"passages", "left_out", "format"}]
 
 
 @dataclass(frozen=True)
@@ -647,7 +690,7 @@ def _links(folder: Path) -> Iterator[Path]:
 
 def _values(manifest: Manifest) -> dict[str, Any]:
     values = asdict(manifest)
-    del values["left_out"]  # a note, which other versions need not know
+    del values["left_out"], values["format"]  # a note, and what tells versions apart
     return values if manifest.passages is not None else {name: values[name] for name in _FIELDS}
 
 

@@ -132,8 +132,8 @@ class Corpus(Mapping[str, Passage]):
         """
         sections = sections or kb.Sections()
         places = [Path(path) for path in paths]
+        folders = [place for place in places if is_folder(place)]
         if prefixes is None:
-            folders = [place for place in places if is_folder(place)]
             several = folder_prefixes(folders) if len(folders) > 1 else [""] * len(folders)
             prefixes = dict(zip(folders, several, strict=True))
         sources = find_sources(
@@ -158,7 +158,10 @@ class Corpus(Mapping[str, Passage]):
             counts=counts,
         )
         if not corpus.repeated:
-            origins = [Origin(str(place), prefixes.get(place, "")) for place in places]
+            origins = [
+                Origin(str(place), prefixes.get(place, "") if place in folders else None)
+                for place in places
+            ]
             corpus.origins = tuple(zip(origins, counts, strict=True))
         return corpus
 

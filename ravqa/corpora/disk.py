@@ -241,6 +241,11 @@ class PassageFolder:
 
     def get(self, passage_id: object) -> Passage | None:
         """Return the passage with this id, or None."""
+        found = self.find(passage_id)
+        return None if found is None else found[1]
+
+    def find(self, passage_id: object) -> tuple[int, Passage] | None:
+        """Return the passage with this id and its place in the order, from 0; or None."""
         import numpy as np
 
         if not isinstance(passage_id, str):
@@ -248,9 +253,10 @@ class PassageFolder:
         wanted = np.uint64(_hash(passage_id))
         place = int(np.searchsorted(self._hashes, wanted))
         while place < len(self) and self._hashes[place] == wanted:
-            passage = self._load(self._lines[int(self._rows[place])])
+            row = int(self._rows[place])
+            passage = self._load(self._lines[row])
             if passage.passage_id == passage_id:
-                return passage
+                return row, passage
             place += 1  # another id with the same hash
         return None
 

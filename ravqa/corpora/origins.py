@@ -21,11 +21,12 @@ class Origin:
 
     Attributes:
         source: its path or name.
-        prefix: what the ids of its passages begin with; "" for nothing.
+        prefix: what the ids of a folder's passages begin with, "" for nothing; None for any other
+            source.
     """
 
     source: str
-    prefix: str = ""
+    prefix: str | None = None
 
 
 def folder_prefixes(

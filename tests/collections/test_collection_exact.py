@@ -56,7 +56,7 @@ def test_the_file_of_a_collection_holds_its_settings_encoder_and_state(collectio
         "index": "index-000001",
         "words": 7,
     }
-    assert values == {"format": 1, **stated, "checksum": fingerprint(stated)}
+    assert values == {"format": 2, **stated, "checksum": fingerprint(stated)}
     assert CollectionFolder(collection.path).manifest() == Manifest(
         settings, stated["encoder"], "index-000001", 7
     )
@@ -304,12 +304,14 @@ def test_changes_are_counted(collection):
     titled = replace(KOALA, title="The koala")
     labelled = replace(BRIDGE, extra={"page": 9})
     new = [Passage("new1", "one"), Passage("new2", "two")]
-    done = collection.put([titled, labelled, *new], replacing=True, prune=True)
+    assert collection.put([TULIP], source="mine") == Changes(relabelled=1)
+    put = {"source": "mine", "prune": True}
+    done = collection.put([titled, labelled, *new], replacing=True, **put)
     assert done == Changes(added=2, changed=1, relabelled=1, unchanged=0, deleted=1)
     assert sorted(collection) == ["bridge", "koala", "new1", "new2"]
-    done = collection.put([titled, labelled, *new], replacing=True, prune=True)
+    done = collection.put([titled, labelled, *new], replacing=True, **put)
     assert done == Changes(unchanged=4)
-    assert collection.put(new, prune=True) == Changes(unchanged=2, deleted=2)
+    assert collection.put(new, **put) == Changes(unchanged=2, deleted=2)
     assert collection.delete(iter(["new1", "new1"])) == Changes(deleted=1)
     assert collection.put([new[1]]) == Changes(unchanged=1)
 
@@ -389,8 +391,10 @@ def test_files_are_cut_as_asked_or_as_the_collection_is(collection, tmp_path):
     remarks = Remarks("skip")
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00bad\xff")
     (tmp_path / "d.txt").write_text("good")
-    done = collection.add_files(tmp_path / "d.txt", remarks=remarks, prune=True)
-    assert done == Changes(added=1, deleted=7)
+    assert collection.add_files(tmp_path / "d.txt", remarks=remarks) == Changes(added=1)
+    (tmp_path / "a.txt").write_text("one two three four five")
+    done = collection.add_files(tmp_path / "a.txt", words=5, remarks=remarks, prune=True)
+    assert done == Changes(unchanged=1, deleted=1)
 
 
 def test_the_image_of_a_passage_needs_a_text_here(collection):
@@ -449,9 +453,9 @@ def test_a_collection_that_is_not_there_or_of_another_format_is_named(collection
         "(its checksum is wrong)"
     )
     assert said(UserError, Collection.open, collection.path) == expected
-    file.write_text(json.dumps({**values, "format": 2}))
+    file.write_text(json.dumps({**values, "format": 3}))
     message = said(UserError, Collection.open, collection.path)
-    assert message.startswith(f"the collection in {collection.path} ")
+    assert message.startswith(f"the collection in {collection.path} has format 3, but ")
     values["index"] = "../index-000001"
     del values["format"], values["checksum"]
     values = {"format": 1, **values, "checksum": fingerprint(values)}
@@ -507,7 +511,7 @@ def test_a_passage_without_a_text_is_a_fault(collection):
     """Its id is in the index, and in no folder of passages."""
     folder = CollectionFolder(collection.path)
     with folder.writing(collection._index) as writer:
-        entries = [writer._write([KOALA, TULIP])]
+        entries = [writer._write([(KOALA, None), (TULIP, None)])]
         writer.state.index.change(attached={"passages": entries})
     opened = Collection.open(collection.path)
     assert opened.verify() == ["passage 'bridge' is in the index but has no text"]

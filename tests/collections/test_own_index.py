@@ -210,7 +210,7 @@ def test_a_collection_that_cannot_grow_says_so(flat, tmp_path, capsys):
     for arguments in (
         ("collection", "add", flat, more),
         ("collection", "delete", flat, "koala0"),
-        ("collection", "update", flat, more, "--prune"),
+        ("collection", "update", flat, more),
     ):
         code, _, err = call(capsys, *arguments)
         assert code == 2

@@ -63,6 +63,7 @@ def test_a_corpus_knows_its_sources_in_memory_and_on_disk(tmp_path, monkeypatch,
     moved = a.rename(tmp_path / "d")
     other = Corpus.read(moved, prefixes={moved: "a/"})  # the same content, of another path
     assert other.origins == ((Origin(str(moved), "a/"), 2),)
+    assert Corpus.read(moved).origins == ((Origin(str(moved), ""), 2),)
     assert list(other) == ["a/x.txt#0", "a/y.txt#0"]
     assert Corpus(corpus.values()).origins == ()
 
