@@ -121,7 +121,7 @@ def build(request: BuildRequest) -> None:
         from ravqa.collections import Collection
 
         Collection.check_new(request.folder)
-        corpus, remarks = _read(request, request.words, console)
+        corpus, remarks = _read(request, console)
         with console.status("loading models"):
             collection = Collection.create(
                 request.folder, request.pipeline, *request.overrides, words=request.words
@@ -142,11 +142,18 @@ def add(request: PutRequest) -> None:
 def update(
     request: PutRequest,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete all passages that the sources do not contain.")
+        bool,
+        typer.Option(
+            "--prune",
+            help="Delete passages that came from these sources and are not in them any more.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; list what would change.")
     ] = False,
 ) -> None:
     """Add passages, and replace those whose content has changed (same id)."""
-    _put(request, replacing=True, prune=prune)
+    _put(request, replacing=True, prune=prune, dry_run=dry_run)
 
 
 @app.command()
@@ -168,7 +175,7 @@ def info(request: ChooseRequest, as_json: Json = False) -> None:
     with opened_console() as console:
         collection = _open(request.folder)
         if not request.ids and not request.where:
-            _print_stats(console, collection.stats(), as_json)
+            _print_stats(console, collection, as_json)
             return
         for passage_id in _chosen(collection, request):
             _print_passage(console, collection[passage_id], as_json)
@@ -309,40 +316,56 @@ def _open(
 
 
 def _read(
-    request: BuildRequest | PutRequest, words: int | None, console: Console
+    request: BuildRequest | PutRequest, console: Console, collection: Collection | None = None
 ) -> tuple[Corpus, Remarks]:
-    """Return the passages of the sources, and remarks on what was left out."""
+    """Return the passages of the sources, and remarks on what was left out.
+
+    Args:
+        collection: the collection that they are for; None for a new one.
+    """
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.kb import Sections
     from ravqa.corpora.pages import Remarks
 
     remarks = Remarks(request.on_error)
-    sections = Sections(words=words, encoding=request.encoding, delimiter=request.delimiter)
+    sections = Sections(words=request.words, encoding=request.encoding, delimiter=request.delimiter)
     with console.status(f"reading {', '.join(map(str, request.sources))}"):
-        corpus = Corpus.read(*request.sources, sections=sections, remarks=remarks, uncaptioned=True)
+        if collection is None:
+            corpus = Corpus.read(
+                *request.sources, sections=sections, remarks=remarks, uncaptioned=True
+            )
+        else:
+            corpus = collection.read_files(*request.sources, sections=sections, remarks=remarks)
     return corpus, remarks
 
 
-def _put(request: PutRequest, *, replacing: bool = False, prune: bool = False) -> None:
+def _put(
+    request: PutRequest, *, replacing: bool = False, prune: bool = False, dry_run: bool = False
+) -> None:
     with opened_console() as console:
         collection = _open(request.folder, None, request.overrides, request.trust_settings)
-        words = request.words or collection.words
-        corpus, remarks = _read(request, words, console)
+        corpus, remarks = _read(request, console, collection)
         if prune:
             remarks.check_prune()
-        with console.status("loading models"):
-            collection.load()
+        if not dry_run:
+            with console.status("loading models"):
+                collection.load()
         changes = collection.put(
-            corpus, replacing=replacing, prune=prune, progress=console.progress
+            corpus, replacing=replacing, prune=prune, dry_run=dry_run, progress=console.progress
         )
-        _report(console, changes, remarks.lines())
+        if dry_run:
+            console.close()
+            for kind, ids in changes.ids.items():
+                for passage_id in ids:
+                    say(printable(f"{kind} {passage_id}"))
+        _report(console, changes, remarks.lines(), "would be: " if dry_run else "")
 
 
-def _report(console: Console, changes: Changes, remarks: list[str]) -> None:
+def _report(console: Console, changes: Changes, remarks: list[str], begin: str = "") -> None:
     console.close()
     names = ("added", "changed", "relabelled", "deleted", "unchanged")
     counts = [f"{n:,} {name}" for name in names if (n := getattr(changes, name))]
-    say(", ".join(counts) or "nothing to change")
+    say(f"{begin}{', '.join(counts)}" if counts else "nothing to change")
     if changes.truncated:
         console.note(
             f"{changes.truncated:,} passages are longer than the encoder's limit and were cut: "
@@ -439,13 +462,18 @@ def _print_passage(console: Console, passage: Passage, as_json: bool) -> None:
     console.out.print()
 
 
-def _print_stats(console: Console, stats: dict[str, Any], as_json: bool) -> None:
+def _print_stats(console: Console, collection: Collection, as_json: bool) -> None:
     from rich.table import Table
+    from rich.text import Text
 
+    stats, sources = collection.stats(), collection.sources()
     if as_json:
-        say_json(stats)
+        say_json(stats | {"sources": {name or "": n for name, n in sources.items()}})
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in stats.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    for source, count in sources.items():
+        named = "of no known source" if source is None else f"of {printable(source)}"
+        table.add_row("", Text(f"{count:,} {named}"))
     console.out.print(table)

@@ -10,6 +10,7 @@ from collection_files import pipeline
 from ravqa.cli import main
 from ravqa.collections import Collection
 from ravqa.core.locations import SAMPLE
+from ravqa.core.records import Passage
 
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 
@@ -62,9 +63,33 @@ def test_add_update_and_prune(ravqa, collection, docs, tmp_path):
     assert "another passage 'm1'" in ravqa("collection", "add", collection, more, code=2)
     assert ravqa("collection", "update", collection, more) == "1 changed, 1 relabelled\n"
     (docs / "bridge.txt").unlink()
-    out = ravqa("collection", "update", collection, docs, more, "--prune")
-    assert out == "1 deleted, 5 unchanged\n"
-    assert list(Collection.open(collection))[-1] == "m1"
+    more.write_text("id,text,year\nm2,Even more,2002\nm3,New text,2003\n")
+    update = ("collection", "update", collection)
+    assert ravqa(*update, docs, "--prune", "--dry-run").splitlines() == [
+        "deleted bridge.txt#0",
+        "would be: 1 deleted, 3 unchanged",
+    ]
+    assert ravqa(*update, docs, "--prune") == "1 deleted, 3 unchanged\n"
+    assert ravqa(*update, more, "--prune", "--dry-run").splitlines() == [
+        "added m3",
+        "deleted m1",
+        "would be: 1 added, 1 deleted, 1 unchanged",
+    ]
+    assert shown(ravqa, collection) == 5  # a source beside it is not touched
+    assert ravqa(*update, more, docs, "--prune") == "1 added, 1 deleted, 4 unchanged\n"
+    assert ravqa(*update, more, "--dry-run") == "would be: 2 unchanged\n"
+    err = ravqa(*update, docs / "koala.md", "--prune", code=2)
+    assert "has no passage of " in err
+    assert "koala.md to prune; its sources: " in err
+
+
+def test_info_lists_the_sources(ravqa, collection, docs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Collection.open(collection).add([Passage("x", "a passage of my own")])
+    lines = [line.strip() for line in ravqa("collection", "info", collection).splitlines()]
+    assert lines[-2:] == ["4 of docs", "1 of no known source"]
+    found = json.loads(ravqa("collection", "info", collection, "--json"))
+    assert found["sources"] == {"docs": 4, "": 1}
 
 
 def test_show_delete_verify_compact(ravqa, collection):
