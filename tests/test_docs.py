@@ -164,18 +164,25 @@ def in_a_process(command):
     return done.returncode
 
 
+def run_script(block):
+    done = subprocess.run(
+        [sys.executable, "-c", block.text],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stderr}"
+    assert done.stdout.strip(), f"{block} prints nothing"
+
+
 def run(block):
     """A block that needs nothing."""
     if block.language == "python":
-        done = subprocess.run(
-            [sys.executable, "-c", block.text],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{block}\n{done.stderr}"
-        assert done.stdout.strip(), f"{block} prints nothing"
+        before = set(Path().iterdir())
+        run_script(block)
+        if set(Path().iterdir()) != before:
+            run_script(block)  # what it has made does not hinder it
         return
     for command in commands(block):
         other = command.program[0] == "python" and not is_ravqa(command)

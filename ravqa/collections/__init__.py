@@ -2,7 +2,7 @@
 
 from ravqa import Collection
 
-collection = Collection.create("animals")
+collection = Collection.open_or_create("animals")
 collection.add_files("passages.jsonl")
 for hit, passage in collection.search("What does this animal eat?", "photo.jpg"):
     ...

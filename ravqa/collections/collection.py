@@ -101,7 +101,9 @@ class Collection:
             UserError: the folder is not empty; invalid settings, or a retriever other than
                 late-interaction; a missing package or model.
         """
-        folder = CollectionFolder(Path(path))
+        folder = CollectionFolder(
+            Path(path), mend="open it with Collection.open, or use Collection.open_or_create"
+        )
         settings, where = load_pipeline(pipeline, overrides)
         checked(settings, where)
         folder.check_new(begun=True)
@@ -125,6 +127,38 @@ class Collection:
         _trust(settings)
         return cls(folder, settings, where, session)
 
+    @classmethod
+    def open_or_create(
+        cls,
+        path: Path | str,
+        pipeline: str = "sample",
+        *overrides: str,
+        words: int | None = None,
+    ) -> Collection:
+        """Open the collection in a folder, or create an empty one if there is none.
+
+        A script that begins with this, and then calls `update` or `add_files`, can run any number
+        of times: what is there already is neither added nor encoded again.
+
+        Args:
+            pipeline, overrides: as for `create`. An existing collection is opened with these
+                settings; its encoder must be the same.
+            words: as for `create`.
+
+        Raises:
+            UserError: as `create` and `open`; an existing collection has other `words`.
+        """
+        folder = CollectionFolder(Path(path))
+        if not folder.exists() or folder.manifest().index is None:
+            return cls.create(path, pipeline, *overrides, words=words)
+        collection = cls.open(path, pipeline, *overrides)
+        if words not in (None, collection.words):
+            raise UserError(
+                f"{path} was created with words={collection.words}, not {words}: open it with "
+                "Collection.open, or create another collection in a new folder"
+            )
+        return collection
+
     @staticmethod
     def exists(path: Path | str) -> bool:
         """Return whether this folder contains a collection."""
@@ -132,8 +166,9 @@ class Collection:
 
     @staticmethod
     def check_new(path: Path | str) -> None:
-        """Raise UserError if `create` would reject this folder."""
-        CollectionFolder(Path(path)).check_new(begun=True)
+        """Raise UserError if `ravqa collection build` would reject this folder."""
+        mend = f"add to it with ravqa collection add {path}, or choose a new folder"
+        CollectionFolder(Path(path), mend=mend).check_new(begun=True)
 
     @classmethod
     def open(

@@ -235,8 +235,14 @@ class State:
 class CollectionFolder:
     """A collection on disk."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, mend: str = "choose a new folder"):
+        """Name the folder.
+
+        Args:
+            mend: what to do if a new collection is wanted and there is one, for the message.
+        """
         self.path = path
+        self.mend = mend
         self._sound: set[tuple[str, str]] = set()  # files that were checked, which never change
 
     @property
@@ -258,10 +264,7 @@ class CollectionFolder:
         if self.exists():
             if begun and self.manifest().index is None:
                 return
-            raise UserError(
-                f"{self.path} already holds a collection: add to it with ravqa collection add "
-                f"{self.path}, or choose a new folder"
-            )
+            raise UserError(f"{self.path} already holds a collection: {self.mend}")
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"{self.path} already exists and is not empty: choose a new folder")
 
@@ -305,7 +308,8 @@ class CollectionFolder:
                 _check_own(found.index)
         except FileNotFoundError:
             raise UserError(
-                f"no collection in {self.path}: ravqa collection build {self.path} SOURCE makes one"
+                f"no collection in {self.path}: ravqa collection build {self.path} SOURCE makes "
+                "one, as does Collection.create in Python"
             ) from None
         except OSError as e:
             raise UserError(f"{file} cannot be read: {e.strerror or e}") from None

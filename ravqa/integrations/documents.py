@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ravqa.collections import Collection
+from ravqa.collections.folder import CollectionFolder
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage
 from ravqa.images.decode import kept_image
@@ -37,6 +39,24 @@ def checked(documents: Any, kind: type[D]) -> list[D]:
                 f"{type(document).__name__} in it"
             )
     return found
+
+
+def collection_for(
+    persist_dir: Path | str, pipeline: str, overrides: Sequence[str], *, exist_ok: bool
+) -> Collection:
+    """Return a new collection for documents or, with `exist_ok`, the one in the folder.
+
+    Raises:
+        UserError: see `Collection.create` and `Collection.open_or_create`.
+    """
+    if exist_ok:
+        return Collection.open_or_create(persist_dir, pipeline, *overrides)
+    mend = (
+        "open it with from_persist_dir, or pass exist_ok=True to from_documents to update it with "
+        "the documents"
+    )
+    CollectionFolder(Path(persist_dir), mend=mend).check_new(begun=True)
+    return Collection.create(persist_dir, pipeline, *overrides)
 
 
 def picture_of(name: str, image: Any) -> Path | None:

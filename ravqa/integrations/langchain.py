@@ -1,6 +1,6 @@
 """Retrieval and answering inside LangChain.
 
-retriever = PreFLMRRetriever.from_persist_dir("animals", k=5)
+retriever = PreFLMRRetriever.from_persist_dir("animals", k=5)  # of any pipeline
 documents = retriever.invoke("What does this animal eat?", image="photo.jpg")
 answer = RAVQAAnswerer.load("sample").invoke(
     {"question": "What does this animal eat?", "image": "photo.jpg", "documents": documents}
@@ -9,6 +9,7 @@ answer = RAVQAAnswerer.load("sample").invoke(
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +29,7 @@ from pydantic import PrivateAttr  # noqa: E402
 
 from ravqa.collections import Collection  # noqa: E402
 from ravqa.core.records import Hit, Passage, Question  # noqa: E402
+from ravqa.core.settings import fingerprint  # noqa: E402
 from ravqa.corpora.corpus import Corpus  # noqa: E402
 from ravqa.integrations import documents as plain  # noqa: E402
 from ravqa.integrations.asking import Asker, Pair  # noqa: E402
@@ -49,20 +51,21 @@ def document_of(passage: Passage, score: float | None = None) -> Document:
     return Document(page_content=passage.text, metadata=metadata, id=passage.passage_id)
 
 
-def passage_of(document: Document, name: str) -> Passage:
-    """Convert a document to a passage.
-
-    Args:
-        name: id if it has none.
-    """
+def passage_of(document: Document) -> Passage:
+    """Convert a document to a passage; without an id, it gets a hash of its text and metadata."""
     metadata = {k: v for k, v in document.metadata.items() if k != "score"}
-    name = document.id or name
+    # As text, so that keys of all types can be sorted.
+    name = document.id or fingerprint(
+        document.page_content, json.loads(json.dumps(metadata, default=str))
+    )
     image = plain.picture_of(name, metadata.pop("image", None))
     return plain.passage_of(name, document.page_content, metadata, image=image)
 
 
 class PreFLMRRetriever(BaseRetriever):
     """Finds passages for a question and its image: `invoke(question, image=...)`.
+
+    It is the retriever of any pipeline, whatever the encoder.
 
     An image is a path, a file:// URL, a data URI or encoded bytes. Concurrent calls (`abatch`,
     tasks, threads) share batches.
@@ -90,13 +93,19 @@ class PreFLMRRetriever(BaseRetriever):
         self._searcher = Searcher(source, self.where)
 
     @classmethod
-    def from_persist_dir(cls, persist_dir: Path | str, **options: Any) -> Self:
-        """Search the collection in a folder.
+    def from_persist_dir(
+        cls, persist_dir: Path | str, overrides: Sequence[str] = (), **options: Any
+    ) -> Self:
+        """Search the collection in a folder, made by `from_documents` or `ravqa collection build`.
+
+        Args:
+            overrides: "key.path=value" of the pipeline that it was made with.
+            options: as for the class.
 
         Raises:
-            UserError: there is no collection, or it is damaged.
+            UserError: there is no collection, or it is damaged; invalid overrides.
         """
-        return cls(Collection.open(persist_dir), **options)
+        return cls(Collection.open(persist_dir, None, *overrides), **options)
 
     @classmethod
     def from_documents(
@@ -105,33 +114,55 @@ class PreFLMRRetriever(BaseRetriever):
         persist_dir: Path | str,
         pipeline: str = DEFAULT_PIPELINE,
         overrides: Sequence[str] = (),
+        *,
+        exist_ok: bool = False,
         **options: Any,
     ) -> Self:
         """Encode documents unsplit into a collection in a new folder, and search it.
 
         Args:
-            documents: LangChain's text splitters make them short enough for the encoder; those
-                without an id get their number as id. "image" in their metadata is a path.
+            documents: LangChain's text splitters make them short enough for the encoder. Those
+                without an id get a hash of their content, and the same one twice is one. "image" in
+                their metadata is a path.
             pipeline: a YAML file or a name in `pipelines/`.
             overrides: "key.path=value".
+            exist_ok: use the collection that is in the folder, and add the documents as
+                `add_documents` does; those that it has are not encoded again.
+            options: as for the class.
 
         Raises:
             DataError: an id occurs twice, there are no documents, or one has neither text nor
                 picture.
             UserError: the folder is not empty; the pipeline cannot be built.
         """
-        found = plain.checked(documents, Document)
-        passages = [passage_of(document, str(i)) for i, document in enumerate(found)]
-        for passage in passages:
-            if passage.image is None and not passage.text.strip():
-                raise DataError(
-                    f"document {passage.passage_id} has neither text nor a picture: nothing can "
-                    "find it"
-                )
-        corpus = Corpus(passages, source="documents")
-        collection = Collection.create(persist_dir, pipeline, *overrides)
-        collection.add(corpus)
+        corpus = _corpus(documents)
+        collection = plain.collection_for(persist_dir, pipeline, overrides, exist_ok=exist_ok)
+        collection.update(corpus)
         return cls(collection, **options)
+
+    @property
+    def collection(self) -> Collection | None:
+        """The collection that is searched; None for a pipeline."""
+        return self._searcher.collection
+
+    def add_documents(self, documents: Iterable[Document]) -> list[str]:
+        """Add documents to the collection, or replace those with the same id; return their ids.
+
+        Args:
+            documents: as for `from_documents`.
+
+        Raises:
+            DataError: as `from_documents`.
+            UserError: no collection is searched, or another process is writing.
+        """
+        if self.collection is None:
+            raise UserError(
+                "this retriever has no collection that can change: make a retriever with "
+                "from_documents or from_persist_dir"
+            )
+        corpus = _corpus(documents)
+        self.collection.update(corpus)
+        return list(corpus)
 
     def _get_relevant_documents(
         self,
@@ -184,7 +215,9 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
         self._allow_http = allow_http
 
     @classmethod
-    def load(cls, pipeline: str = "sample", *overrides: str, **options: Any) -> RAVQAAnswerer:
+    def load(
+        cls, pipeline: str = "sample", overrides: Sequence[str] = (), **options: Any
+    ) -> RAVQAAnswerer:
         """Answer with the reader, prompt and decision rule of a named pipeline.
 
         Args:
@@ -224,13 +257,35 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
         image = query_image(asked.get("image"), allow_http=self._allow_http)
         question = Question(0, asked["question"], image=image, instruction=self._instruction)
         documents = plain.checked(asked.get("documents", ()), Document)
-        passages = [passage_of(d, str(i)) for i, d in enumerate(documents)]
+        passages = [passage_of(document) for document in documents]
         scores = [_score(d.metadata.get("score")) for d in documents]
         pairs = [
             (Hit(passage.passage_id, score, rank), passage)
             for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), 1)
         ]
         return question, pairs
+
+
+def _corpus(documents: Iterable[Document]) -> Corpus:
+    """Return documents as passages.
+
+    Raises:
+        DataError: an id occurs twice, there are none, or one has neither text nor picture.
+    """
+    passages: list[Passage] = []
+    unnamed: set[str] = set()
+    for i, document in enumerate(plain.checked(documents, Document)):
+        passage = passage_of(document)
+        if passage.image is None and not passage.text.strip():
+            raise DataError(
+                f"document {document.id or i} has neither text nor a picture: nothing can find it"
+            )
+        if not document.id:
+            if passage.passage_id in unnamed:
+                continue
+            unnamed.add(passage.passage_id)
+        passages.append(passage)
+    return Corpus(passages, source="documents")
 
 
 def _score(value: object) -> float:

@@ -430,7 +430,7 @@ def test_an_index_that_never_had_a_passage_takes_other_settings(tmp_path):
         Collection.create(path, file)
     other.add([KOALA])
     other.delete(["koala"])
-    with pytest.raises(UserError, match=f"add to it with ravqa collection add {path}"):
+    with pytest.raises(UserError, match=r"open it with Collection\.open"):
         Collection.create(path, file)
 
 

@@ -37,7 +37,9 @@ def with_picture(folder):
 CHANGES = {
     "first": lambda collection, folder: collection.add([*BASE, with_picture(folder)]),
     "add": lambda collection, folder: collection.add([*NEW, with_picture(folder)]),
-    "update": lambda collection, folder: collection.update(CHANGED),
+    "update": lambda collection, folder: collection.update(
+        [*CHANGED, BASE[3]], source="mine", prune=True
+    ),
     "delete": lambda collection, folder: collection.delete(["p0", "p5"]),
     "compact": lambda collection, folder: collection.compact(),
     # so many that the exact index is replaced by a compressed one
@@ -48,7 +50,12 @@ CHANGES = {
 
 
 def content(collection):
-    return {i: (p.content, dict(p.extra)) for i, p in collection.corpus.items()}
+    """The passages in order, and the source of each."""
+    return {
+        i: (p.content, dict(p.extra), origin)
+        for i in collection
+        for p, origin in [collection.corpus.present(i)]
+    }
 
 
 def agrees(collection):
@@ -80,7 +87,7 @@ class Rounds(Killed):
         settings = pipeline(self.folder, index={"name": "auto", "above": 12})
         collection = self.first = Collection.create(self.template, settings)
         if change != "first":
-            collection.add([*BASE, Passage("gone", "soon gone")])
+            collection.add([*BASE, Passage("gone", "soon gone")], source="mine")
             collection.update([replace(BASE[2], text="second version")])
             collection.delete(["gone"])
         self.before = content(collection)

@@ -407,6 +407,32 @@ def test_the_image_of_a_passage_needs_a_text_here(collection):
     assert collection.add([replace(blank, text="a photo")]) == Changes(added=1)
 
 
+def test_a_script_that_opens_or_creates_runs_again(tmp_path, pipeline, monkeypatch):
+    (tmp_path / "notes.txt").write_text("one two three four five six")
+    path = tmp_path / "new"
+
+    def script(*overrides, words=5):
+        collection = Collection.open_or_create(path, pipeline, *overrides, words=words)
+        return collection, collection.add_files(tmp_path / "notes.txt")
+
+    assert script()[1] == Changes(added=2)
+    monkeypatch.setattr(collection_files.HashEncoder, "encode_document", None)
+    again, changes = script("top_k=7", words=None)
+    assert changes == Changes(unchanged=2)
+    assert (again.config.top_k, again.words) == (7, 5)
+    expected = (
+        f"{path} was created with words=5, not 6: open it with Collection.open, or create another "
+        "collection in a new folder"
+    )
+    assert said(UserError, script, words=6) == expected
+    with pytest.raises(UserError, match="was encoded by hashes of seed 0, not by hashes of seed 1"):
+        script("retriever.encoder.seed=1")
+    other = tmp_path / "other"
+    Collection.create(other, pipeline)
+    early = Collection.open_or_create(other, pipeline, "retriever.encoder.seed=1")  # no passage yet
+    assert early.stats()["encoder"] == "hashes of seed 1"
+
+
 # Folders that cannot be used
 
 
@@ -416,6 +442,10 @@ def test_a_folder_that_is_not_new_is_refused(collection, tmp_path, pipeline):
         f"{collection.path}, or choose a new folder"
     )
     assert said(UserError, Collection.check_new, collection.path) == expected
+    expected = (
+        f"{collection.path} already holds a collection: open it with Collection.open, or use "
+        "Collection.open_or_create"
+    )
     assert said(UserError, Collection.create, collection.path, pipeline) == expected
     for name in ("full", "file"):
         path = tmp_path / name
@@ -439,7 +469,10 @@ def test_a_folder_that_is_not_new_is_refused(collection, tmp_path, pipeline):
 
 def test_a_collection_that_is_not_there_or_of_another_format_is_named(collection, tmp_path):
     gone = tmp_path / "gone"
-    expected = f"no collection in {gone}: ravqa collection build {gone} SOURCE makes one"
+    expected = (
+        f"no collection in {gone}: ravqa collection build {gone} SOURCE makes "
+        "one, as does Collection.create in Python"
+    )
     assert said(UserError, Collection.open, gone) == expected
     assert not gone.exists()
     with pytest.raises(UserError, match="no collection in"), CollectionFolder(gone).writing(None):

@@ -2,14 +2,16 @@
 
 import asyncio
 import base64
+import re
 import sys
 
+import collection_files
 import flmr_parity as parity
 import pytest
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 
 from ravqa.collections import Collection
-from ravqa.core.errors import UserError
+from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage
 from ravqa.corpora.corpus import Corpus
@@ -168,8 +170,59 @@ def test_documents_and_passages():
         metadata={"page": 3, "title": "Koala", "image": str(PHOTO), "score": 1.5},
         id="p",
     )
-    assert passage_of(document, "7") == passage
-    assert passage_of(Document(page_content="x"), "7") == Passage("7", "x")
+    assert passage_of(document) == passage
+
+
+def test_documents_without_ids_get_those_of_their_content():
+    one = Document(page_content="x", metadata={"a": 1, "score": 0.5})
+    name = passage_of(one).passage_id
+    assert re.fullmatch("[0-9a-f]{32}", name)
+    assert passage_of(Document(page_content="x", metadata={"score": 2, "a": 1})).passage_id == name
+    others = [Document(page_content="y", metadata={"a": 1}), Document(page_content="x")]
+    assert name not in {passage_of(other).passage_id for other in others}
+    passage_of(Document(page_content="x", metadata={"b": {1: 2, "c": 3}}))
+
+
+def test_a_script_that_makes_a_collection_runs_twice(tmp_path):
+    pipeline = collection_files.pipeline(tmp_path)
+    unnamed = Document(page_content="the koala eats leaves")
+    documents = [Document(id="a", page_content="a bear"), unnamed, unnamed]
+
+    def script(**options):
+        return PreFLMRRetriever.from_documents(documents, tmp_path / "c", pipeline, **options)
+
+    assert len(script().collection) == 2
+    before = sorted((tmp_path / "c").rglob("*.jsonl"))
+    with pytest.raises(UserError, match=r"open it with from_persist_dir, or pass exist_ok=True"):
+        script()
+    documents[0] = Document(id="a", page_content="a panda")
+    again = script(exist_ok=True)
+    assert sorted(p.text for p in again.collection.corpus.values()) == [
+        "a panda",
+        unnamed.page_content,
+    ]
+    assert len(sorted((tmp_path / "c").rglob("*.jsonl"))) == len(before) + 1
+    script(exist_ok=True)
+    assert len(sorted((tmp_path / "c").rglob("*.jsonl"))) == len(before) + 1  # nothing is written
+    opened = PreFLMRRetriever.from_persist_dir(tmp_path / "c", ["top_k=7"], k=1)
+    assert opened.collection.config.top_k == 7
+    assert opened.add_documents([unnamed, Document(id="new", page_content="bamboo grows")]) == [
+        passage_of(unnamed).passage_id,
+        "new",
+    ]
+    assert [d.id for d in opened.invoke("bamboo")] == ["new"]
+    with pytest.raises(DataError, match="'a' occurs twice"):
+        opened.add_documents([documents[0], documents[0]])
+    prepared = Pipeline.load(pipeline)
+    prepared.prepare(Corpus([Passage("a", "text")]))
+    with pytest.raises(UserError, match="no collection that can change"):
+        PreFLMRRetriever(prepared).add_documents([unnamed])
+
+
+def test_overrides_are_a_list_as_in_other_libraries(tmp_path):
+    pipeline = collection_files.pipeline(tmp_path)
+    answerer = RAVQAAnswerer.load(pipeline, overrides=["reader={name: best-span}"])
+    assert type(answerer._asker.answerer.reader).__name__ == "BestSpan"
 
 
 def test_a_missing_package_names_its_extra(monkeypatch):

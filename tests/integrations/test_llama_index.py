@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import collection_files
 import flmr_parity as parity
 import pytest
 import torch
@@ -519,10 +520,32 @@ def test_without_a_folder_the_cache_does(passages):
         tested.insert([Document(text="x")])
 
 
+def test_a_script_that_makes_a_collection_runs_twice(tmp_path):
+    pipeline = collection_files.pipeline(tmp_path)
+    long = " ".join(f"Sentence number {i} of a text." for i in range(60))
+
+    def script(*documents):
+        return PreFLMRRetriever.from_documents(
+            documents, tmp_path / "c", pipeline, exist_ok=True, similarity_top_k=1
+        ).collection
+
+    koala = Document(id_="koala", text="The koala eats leaves.")
+    first = script(Document(id_="a", text=long), koala)
+    assert len(first) > 2
+    assert sorted(script(Document(id_="a", text=long), koala)) == sorted(first)
+    assert len(list((tmp_path / "c").glob("passages-*"))) == 1  # nothing was written again
+    again = script(Document(id_="a", text="Short."), Document(id_="b", text="The bear sleeps."))
+    assert {i: again[i].text for i in again} == {
+        "koala": koala.text,
+        "a": "Short.",
+        "b": "The bear sleeps.",
+    }
+
+
 def test_mistakes_say_what_to_do(tmp_path, folder, passages):
     with pytest.raises(UserError, match="no collection in"):
         PreFLMRRetriever.from_persist_dir(tmp_path / "nothing")
-    with pytest.raises(UserError, match="already holds a collection"):
+    with pytest.raises(UserError, match="holds a collection: open it with from_persist_dir, or"):
         PreFLMRRetriever.from_documents([TextNode(text="x")], folder, overrides=PREFLMR)
     twice = [TextNode(id_="a", text="x"), TextNode(id_="a", text="y")]
     with pytest.raises(DataError, match="twice"):

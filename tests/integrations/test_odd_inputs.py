@@ -103,7 +103,7 @@ def test_what_is_no_question_is_refused(folder, asked):
 def taken(document):
     if isinstance(document, haystack.Document):
         return on_haystack.passage_of(document)
-    return on_langchain.passage_of(document, "0")
+    return on_langchain.passage_of(document)
 
 
 def both(image):

@@ -21,8 +21,9 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from ravqa.collections import Changes, Collection
 from ravqa.core.errors import DataError, UserError
-from ravqa.core.records import Question
+from ravqa.core.records import Passage, Question
 from ravqa.corpora.corpus import Corpus
+from ravqa.integrations import documents as plain
 from ravqa.integrations.llama_index.filters import filter_of
 from ravqa.integrations.llama_index.nodes import node_of, passages_of
 from ravqa.integrations.query_images import query_image
@@ -97,6 +98,8 @@ class PreFLMRRetriever(BaseRetriever):
         pipeline: str = DEFAULT_PIPELINE,
         overrides: Sequence[str] = (),
         transformations: Sequence[TransformComponent] | None = None,
+        *,
+        exist_ok: bool = False,
         **options: Any,
     ) -> Self:
         """Encode LlamaIndex's documents or nodes and search them.
@@ -109,12 +112,15 @@ class PreFLMRRetriever(BaseRetriever):
             pipeline: a YAML file or a name in `pipelines/`.
             overrides: "key.path=value".
             transformations: see `passages_of`; by default documents are cut by sentences.
+            exist_ok: use the collection that is in the folder, and update it as `insert` does:
+                documents that it has, by their ids, are not encoded again.
             options: as for the class.
 
         Raises:
             DataError: a node without text that no describer can see, or two with the same id.
             UserError: the folder is not empty; the pipeline cannot be built.
         """
+        documents = list(documents)
         passages = passages_of(documents, transformations)
         corpus = Corpus(passages, source="documents") if passages else None
         if persist_dir is None:
@@ -129,10 +135,13 @@ class PreFLMRRetriever(BaseRetriever):
                     "no documents: give a persist_dir to begin with an empty collection"
                 )
             return cls.from_defaults(corpus, pipeline, overrides, **options)
-        collection = Collection.create(persist_dir, pipeline, *overrides)
-        if corpus is not None:
+        collection = plain.collection_for(persist_dir, pipeline, overrides, exist_ok=exist_ok)
+        made = cls(collection, **options)
+        if len(collection):
+            made._put(documents, passages)
+        elif corpus is not None:
             collection.add(corpus)
-        return cls(collection, **options)
+        return made
 
     @classmethod
     def from_defaults(
@@ -182,9 +191,12 @@ class PreFLMRRetriever(BaseRetriever):
             DataError: as `from_documents`.
             UserError: no collection is searched, or another process is writing.
         """
-        collection = self._collection()
         documents = list(documents)
-        passages = passages_of(documents, transformations)
+        return self._put(documents, passages_of(documents, transformations))
+
+    def _put(self, documents: Sequence[BaseNode], passages: Sequence[Passage]) -> Changes:
+        """Add or replace documents, whose parts are these passages; see `insert`."""
+        collection = self._collection()
         whole = {document.node_id for document in documents if isinstance(document, Document)}
         changes = collection.update(passages) if passages else Changes()
         left = _of_documents(collection, whole) - {passage.passage_id for passage in passages}
