@@ -25,7 +25,9 @@ from ravqa.core.locations import SAMPLE
 from ravqa.datasets.base import DatasetRequest, Problems, load_dataset
 from ravqa.datasets.bundled import Edition
 from ravqa.describers.imagenet import class_glosses, class_ids, class_names
-from ravqa.flmr import FLMRModelForRetrieval, mini
+from ravqa.encoders import mini
+from ravqa.encoders.mini_query import CLASSES, FILE, PHOTO_RANK, unpacked
+from ravqa.flmr import FLMRModelForRetrieval
 from ravqa.flmr.checkpoints import read_tensors
 from ravqa.images.efficientnet import EfficientNetLite0, pooled
 
@@ -68,11 +70,11 @@ def set_up(features: Path) -> None:
     tokenizer = processor.context_tokenizer
     texts = Texts(model, tokenizer)
     table = class_table(texts)  # [8, 1000, dim]
-    weight = (table / 2).transpose(1, 2).reshape(-1, mini.CLASSES)  # [8 x dim, 1000]
+    weight = (table / 2).transpose(1, 2).reshape(-1, CLASSES)  # [8 x dim, 1000]
     name = f"{LAST}weight"
     state = mini.packed({name: weight}, rows=frozenset({name}))
     # The rounded weights, so that an image without any class has no name.
-    state[f"{LAST}bias"] = mini.unpacked(state)[name].sum(1)
+    state[f"{LAST}bias"] = unpacked(state)[name].sum(1)
     directions, share = quiet_directions(texts)
     print(f"energy of texts in the photo's directions: {share:.3f}")
     mean, whitening = whitened(photos(features)[0])
@@ -87,15 +89,15 @@ def set_up(features: Path) -> None:
 def take(checkpoint: Path) -> None:
     """Put a trained checkpoint's projections into the file."""
     trained = FLMRModelForRetrieval.from_pretrained(str(checkpoint)).state_dict()
-    new = {key: trained[key] for key in mini.unpacked(read_tensors(mini.FILE))}
+    new = {key: trained[key] for key in unpacked(read_tensors(FILE))}
     write(mini.packed(new, rows=frozenset({f"{LAST}weight"})))
 
 
 def write(state: dict[str, Tensor]) -> None:
     """Write the file."""
-    save_file(state, str(mini.FILE))
-    mini.FILE.chmod(0o644)
-    print(f"{mini.FILE}: {mini.FILE.stat().st_size / 1e6:.2f} MB")
+    save_file(state, str(FILE))
+    FILE.chmod(0o644)
+    print(f"{FILE}: {FILE.stat().st_size / 1e6:.2f} MB")
 
 
 class Texts:
@@ -166,8 +168,8 @@ def quiet_directions(texts: Texts) -> tuple[Tensor, float]:
     ]
     rows = normalize(torch.cat([states[2:-1] for states, _ in texts.states(words)]), dim=-1)
     values, vectors = torch.linalg.eigh(rows.double().T @ rows.double())
-    share = values[: mini.PHOTO_RANK].sum() / values.sum()
-    return vectors[:, : mini.PHOTO_RANK].float(), float(share)
+    share = values[:PHOTO_RANK].sum() / values.sum()
+    return vectors[:, :PHOTO_RANK].float(), float(share)
 
 
 def photos(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
@@ -290,9 +292,9 @@ def whitened(features: np.ndarray) -> tuple[Tensor, Tensor]:
     mean = features.mean(0)
     centred = features - mean
     values, vectors = np.linalg.eigh(centred.T @ centred / len(features))
-    best = np.argsort(-values)[: mini.PHOTO_RANK]
+    best = np.argsort(-values)[:PHOTO_RANK]
     share = values[best].sum() / values.sum()
-    print(f"variance of features in {mini.PHOTO_RANK} components: {share:.3f}")
+    print(f"variance of features in {PHOTO_RANK} components: {share:.3f}")
     components = vectors[:, best]
     components *= np.sign(components[np.abs(components).argmax(0), np.arange(len(best))])
     return torch.tensor(mean).float(), torch.tensor((components / np.sqrt(values[best])).T).float()

@@ -55,6 +55,10 @@ def opened_console() -> Iterator[Console]:
 
 
 def quiet_libraries() -> None:
-    """Turn off other libraries' progress bars and fork warnings; call before importing them."""
+    """Turn off other libraries' progress bars and fork warnings; call before importing them.
+
+    Threads of torch that have nothing to do wait without using the processor.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -43,7 +43,23 @@ class WeightsError(Exception):
 
 @contextmanager
 def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> Iterator[None]:
+    """Turn any exception raised inside into a one-line error, and keep the rules of this module.
+
+    Args:
+        why, name, path, trusted: as for `reading`.
+
+    Raises:
+        UserError: anything inside fails.
+    """
+    with reading(why, name, path, trusted=trusted), _one_at_a_time, _never_asked(), _Reports():
+        yield
+
+
+@contextmanager
+def reading(why: str, name: str, path: str, *, trusted: bool | None = None) -> Iterator[None]:
     """Turn any exception raised inside into a one-line error.
+
+    Without transformers, this is enough: only its loaders can run code or leave weights out.
 
     Args:
         why: which part loads, for messages.
@@ -55,8 +71,7 @@ def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> I
         UserError: anything inside fails; every library involved has its own exception types.
     """
     try:
-        with _one_at_a_time, _never_asked(), _Reports():
-            yield
+        yield
     except UserError:
         raise
     except Exception as e:

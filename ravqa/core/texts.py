@@ -55,3 +55,11 @@ def readable_size(count: int | None) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def with_instruction(instruction: str, question: str) -> str:
+    """Return the instruction, ended by a ":", followed by the question."""
+    instruction = instruction.strip()
+    if not instruction:
+        return question
+    return f"{instruction if instruction.endswith(':') else instruction + ':'} {question}"

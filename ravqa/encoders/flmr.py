@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -18,6 +19,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import ModelName, Strict, Text, fingerprint
+from ravqa.core.texts import with_instruction
 from ravqa.encoders.base import (
     Encoded,
     Encoder,
@@ -38,6 +40,29 @@ if TYPE_CHECKING:
 
 INSTRUCTION = "Using the provided image, obtain documents that address the subsequent question"
 _WHOLE_IMAGE = Label("global", "the whole image")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a checkpoint makes vectors of.
+
+    Attributes:
+        questions, passages: whether it takes images of questions, and of passages.
+        name_tokens: vectors made from an image's global feature.
+        photo_token: whether there is one more of these, of low rank.
+        maps_patches: whether a query has vectors of its image's patches.
+    """
+
+    questions: bool
+    passages: bool
+    name_tokens: int
+    photo_token: bool
+    maps_patches: bool
+
+    @property
+    def global_vectors(self) -> int:
+        """All vectors that are made from an image's global feature."""
+        return self.name_tokens + self.photo_token
 
 
 class FLMREncoder(Encoder):
@@ -98,10 +123,7 @@ class FLMREncoder(Encoder):
         """
         self.config = config
         self._device = own_device(config.device, self._why)
-        self._model, self._processor, *model = self._loaded()
-        self._model.to(self._device).eval()
-        self._control_tokens = control_tokens(self._processor.context_tokenizer, None)
-        self.dim = int(self._model.config.dim)
+        model = self._load()
         left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}
         self.fingerprint = fingerprint(
             *model,
@@ -110,8 +132,7 @@ class FLMREncoder(Encoder):
         )
         left_out |= self._query_only
         self._of_passages = fingerprint(*model, config.model_dump(exclude=left_out))
-        mapping = self._model.config.use_transformer_mapping_network
-        if config.image_tokens == "patches" and not mapping:
+        if config.image_tokens == "patches" and not self._shape.maps_patches:
             raise UserError(
                 f"{self._why}: image_tokens: patches, but {self.weights} makes no vectors of "
                 "patches"
@@ -119,6 +140,22 @@ class FLMREncoder(Encoder):
         self._features = (
             None if config.cache_images == "off" else self._feature_cache(config.cache_images)
         )
+
+    def _load(self) -> Sequence[Any]:
+        """Load what the encoder needs, and return what identifies its weights."""
+        self._model, self._processor, *weights = self._loaded()
+        self._model.to(self._device).eval()
+        self._control_tokens = control_tokens(self._processor.context_tokenizer, None)
+        config = self._model.config
+        self.dim = int(config.dim)
+        self._shape = Shape(
+            bool(self._model.uses_images),
+            bool(config.context_concat_output_from_vision_encoder),
+            int(config.mapping_network_prefix_length),
+            config.photo_token_rank is not None,
+            bool(config.use_transformer_mapping_network),
+        )
+        return weights
 
     def _loaded(self) -> tuple[Any, ...]:
         """Load the model; return it, its processor, and what identifies its weights."""
@@ -151,12 +188,12 @@ class FLMREncoder(Encoder):
     @property
     def supports_images(self) -> bool:
         """Whether the checkpoint takes questions' images."""
-        return bool(self._model.uses_images)
+        return self._shape.questions
 
     @property
     def supports_passage_images(self) -> bool:
         """Whether the checkpoint takes passages' images."""
-        return bool(self._model.config.context_concat_output_from_vision_encoder)
+        return self._shape.passages
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
@@ -234,25 +271,36 @@ class FLMREncoder(Encoder):
         Raises:
             DataError: an image cannot be decoded.
         """
-        import torch
-
         out: list[Vectors] = []
         truncated = tokens = 0
         for start in range(0, len(questions), self.config.batch_queries):
             batch = questions[start : start + self.config.batch_queries]
             instructions = [q.instruction or self.config.instruction or "" for q in batch]
-            inputs = self._processor([q.question for q in batch], None, instructions)
-            truncated += sum(inputs.truncated)
-            tokens += int(inputs["attention_mask"].sum())
-            images = [q.image if self._sees else None for q in batch]
-            with torch.inference_mode(), self._precision():
-                result = self._model.query(**inputs.to(self._device), **self._image_inputs(images))
-            text = inputs["input_ids"].shape[1]
-            for array in result.late_interaction_output.float().cpu().numpy():
+            found, text, cut, counted = self._queries(batch, instructions)
+            truncated += cut
+            tokens += counted
+            for array in found.float().cpu().numpy():
                 array[self._left_out(text, len(array))] = 0
                 out.append(without_zero_rows(self._weighted(array, text), self.config.output))
         neutralised = self._control_tokens.count(q.question for q in questions)
         return Encoded(out, truncated=truncated, tokens=tokens, neutralised=neutralised)
+
+    def _queries(
+        self, batch: Sequence[Question], instructions: Sequence[str]
+    ) -> tuple[Any, int, int, int]:
+        """Return vectors of questions, a tensor [questions, rows, dim], and three numbers.
+
+        They are: rows that are the text's, which come first; texts that were cut; tokens.
+        """
+        import torch
+
+        inputs = self._processor([q.question for q in batch], None, instructions)
+        tokens = int(inputs["attention_mask"].sum())
+        images = [q.image if self._sees else None for q in batch]
+        with torch.inference_mode(), self._precision():
+            result = self._model.query(**inputs.to(self._device), **self._image_inputs(images))
+        text = inputs["input_ids"].shape[1]
+        return result.late_interaction_output, text, sum(inputs.truncated), tokens
 
     def label_passage(self, passage: Passage) -> Labelled:
         """Return the meaning of each of a passage's vectors; those of its image come first."""
@@ -263,8 +311,7 @@ class FLMREncoder(Encoder):
         tokens = tokenizer([text], padding=False, return_tensors=None)
         labels = self._token_labels(tokenizer, tokens, text)
         kept = self._model.doc_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
-        config = self._model.config
-        sees = config.context_concat_output_from_vision_encoder and passage.image is not None
+        sees = self.supports_passage_images and passage.image is not None
         found = self._global_labels() if sees else []
         found += [label for label, keep in zip(labels, kept.tolist(), strict=True) if keep]
         if self._model.padding_counts and len(labels) < tokenizer.max_tokens:
@@ -278,8 +325,6 @@ class FLMREncoder(Encoder):
     def label_question(self, question: Question) -> Labelled:
         """Return the meaning of each vector of a question; its text includes the instruction."""
         import torch
-
-        from ravqa.flmr.processing import with_instruction
 
         instruction = question.instruction or self.config.instruction or ""
         text = with_instruction(instruction, question.question)
@@ -331,7 +376,7 @@ class FLMREncoder(Encoder):
 
     @property
     def _sees(self) -> bool:
-        return bool(self._model.uses_images) and self.config.image_tokens != "none"
+        return self.supports_images and self.config.image_tokens != "none"
 
     def _token_labels(self, tokenizer: Any, tokens: Any, text: str) -> list[Label]:
         """Return a label for every token of one text, including masked ones."""
@@ -352,14 +397,14 @@ class FLMREncoder(Encoder):
 
     def _global_labels(self) -> list[Label]:
         """Return a label for each vector of an image's global feature."""
-        return [_WHOLE_IMAGE] * int(self._model.config.global_vectors)
+        return [_WHOLE_IMAGE] * self._shape.global_vectors
 
     def _left_out(self, text: int, rows: int) -> npt.NDArray[np.bool_]:
         """Return which rows of a query are unwanted, bool [rows].
 
         Text comes first, in `text` rows, then global vectors, then patches.
         """
-        patches = text + int(self._model.config.global_vectors)
+        patches = text + self._shape.global_vectors
         wanted = self.config.image_tokens
         row = np.arange(rows)
         if wanted == "global":
@@ -378,30 +423,42 @@ class FLMREncoder(Encoder):
 
         from ravqa.flmr import ImageFeatures
 
+        features = self._features_of(images, side)
+        if features is None:
+            return {"concat_output_from_vision_encoder": False}
+        inputs: dict[str, Any] = {"image_features": ImageFeatures(*features)}
+        if None in images:
+            present = torch.tensor([image is not None for image in images])
+            inputs["concat_output_from_vision_encoder"] = present
+        return inputs
+
+    def _features_of(
+        self, images: Sequence[Path | bytes | None], side: Literal["query", "context"] = "query"
+    ) -> Features | None:
+        """Return the features of a batch's images, zero without one; None if there is no image."""
+        import torch
+
         unique = list(dict.fromkeys(image for image in images if image is not None))
         if not unique:
-            return {"concat_output_from_vision_encoder": False}
+            return None
         found = self._seen(unique, side)
         pooled, patches = (torch.zeros(len(images), *part.shape) for part in found[unique[0]])
         for i, image in enumerate(images):
             if image is not None:
                 pooled[i], patches[i] = found[image]
-        place: dict[str, Any] = {"device": self._device, "dtype": self._model.dtype}
-        inputs: dict[str, Any] = {
-            "image_features": ImageFeatures(pooled.to(**place), patches.to(**place))
+        place: dict[str, Any] = {
+            "device": self._device,
+            "dtype": getattr(torch, self.config.dtype),
         }
-        if None in images:
-            present = torch.tensor([image is not None for image in images])
-            inputs["concat_output_from_vision_encoder"] = present
-        return inputs
+        return pooled.to(**place), patches.to(**place)
 
     def _seen(
         self, images: Sequence[Path | bytes], side: Literal["query", "context"]
     ) -> dict[Path | bytes, Features]:
         """Return the vision tower's features of each image, from the cache if possible."""
         # The cache belongs to the tower that sees questions, usually the only one.
-        tower: Any = getattr(self._model, f"{side}_vision_encoder", None)
-        own = tower is getattr(self._model, "query_vision_encoder", None)
+        tower = self._tower(side)
+        own = side == "query" or tower is self._tower("query")
         cache = self._features if own else None
         found = {} if cache is None else cache.get(images)
         new = [image for image in images if image not in found]
@@ -412,6 +469,9 @@ class FLMREncoder(Encoder):
                 cache.put(fresh)
             found |= fresh
         return found
+
+    def _tower(self, side: Literal["query", "context"]) -> Any:
+        return getattr(self._model, f"{side}_vision_encoder", None)
 
     def _new_features(self, images: Sequence[Path | bytes], tower: Any) -> Iterable[Features]:
         """Return the features that a vision tower makes of images."""

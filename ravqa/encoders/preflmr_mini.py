@@ -7,6 +7,7 @@ the text's vectors (docs/preflmr-mini.md).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,16 +15,21 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import UserError
+from ravqa.core.records import Question
 from ravqa.core.settings import ModelName, Text
+from ravqa.core.texts import with_instruction
 from ravqa.encoders.base import Label, Output, Vectors
 from ravqa.encoders.features import FeatureCache, Features
-from ravqa.encoders.flmr import FLMREncoder
+from ravqa.encoders.flmr import FLMREncoder, Shape
 from ravqa.images import efficientnet
 from ravqa.images.decode import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ravqa.encoders.mini_query import QueryModel
 
 
 class PreFLMRMiniEncoder(FLMREncoder):
@@ -62,19 +68,68 @@ class PreFLMRMiniEncoder(FLMREncoder):
 
     config: Config
 
-    def _loaded(self) -> tuple[Any, ...]:
+    def _load(self) -> Sequence[Any]:
         self._vision = efficientnet.EfficientNetLite0(self._why)
+        self._query_model: QueryModel | None = None
         if self.config.model is not None:
-            model, processor, *weights = super()._loaded()
-            self._check_model(model)
-            return model, processor, *weights, self._vision.fingerprint
+            return [*super()._load(), self._vision.fingerprint]
         import torch
 
-        from ravqa.flmr import mini
+        from ravqa.encoders.mini_query import NAME_TOKENS, QueryModel, identity
 
-        model, processor, print_ = mini.shipped(self._why, self._vision, self.config.doc_maxlen)
+        place = torch.device(self._device), getattr(torch, self.config.dtype)
+        self._query_model = QueryModel(self._why, self._vision.head).to(*place)
+        self._control_tokens = control_tokens(self._query_model.tokenizer, None)
+        self.dim = self._query_model.dim
         self.weights = f"PreFLMR-mini (all-MiniLM-L6-v2, {efficientnet.WEIGHTS})"
-        return model.to(getattr(torch, self.config.dtype)), processor, print_
+        self._shape = Shape(True, True, NAME_TOKENS, True, False)
+        return [identity(self._query_model.path, self._vision.fingerprint)]
+
+    @cached_property
+    def _whole(self) -> tuple[Any, Any]:
+        """The whole model, which passages and labels need, and its processor."""
+        import torch
+
+        from ravqa.encoders import mini
+
+        model, processor, _ = mini.shipped(self._why, self._vision, self.config.doc_maxlen)
+        return model.to(self._device, getattr(torch, self.config.dtype)), processor
+
+    @cached_property
+    def _model(self) -> Any:
+        return self._whole[0]
+
+    @cached_property
+    def _processor(self) -> Any:
+        return self._whole[1]
+
+    def _loaded(self) -> tuple[Any, ...]:
+        loaded = super()._loaded()
+        self._check_model(loaded[0])
+        return loaded
+
+    def _queries(
+        self, batch: Sequence[Question], instructions: Sequence[str]
+    ) -> tuple[Any, int, int, int]:
+        model = self._query_model
+        if model is None:
+            return super()._queries(batch, instructions)
+        import torch
+
+        pairs = zip(instructions, batch, strict=True)
+        ids, mask, cut = model.tokenized([with_instruction(i, q.question) for i, q in pairs])
+        images = [q.image if self._sees else None for q in batch]
+        features = self._features_of(images)
+        with torch.inference_mode(), self._precision():
+            pooled = None if features is None else features[0]
+            vectors = model(ids.to(self._device), mask.to(self._device), pooled)
+            text = ids.shape[1]
+            vectors[:, :text][~model.counted(ids)] = 0
+            vectors[[image is None for image in images], text:] = 0
+        return vectors, text, cut, int(mask.sum())
+
+    def _tower(self, side: Literal["query", "context"]) -> Any:
+        return None  # the vision network belongs to the encoder
 
     def _check_model(self, model: Any) -> None:
         config = model.config
@@ -101,14 +156,13 @@ class PreFLMRMiniEncoder(FLMREncoder):
         return efficientnet.seen(open_image(image))
 
     def _global_labels(self) -> list[Label]:
-        config = self._model.config
-        names = range(1, int(config.mapping_network_prefix_length) + 1)
-        photo = [] if config.photo_token_rank is None else [Label("global", "photo token")]
+        names = range(1, self._shape.name_tokens + 1)
+        photo = [Label("global", "photo token")] if self._shape.photo_token else []
         return [*(Label("global", f"name token {i}") for i in names), *photo]
 
     def _parts(self, text: int) -> list[tuple[slice, float]]:
         """Return the rows of a query's words, name tokens and photo token, and their weights."""
-        names = text + int(self._model.config.mapping_network_prefix_length)
+        names = text + self._shape.name_tokens
         config = self.config
         return [
             (slice(0, text), config.question_weight),

@@ -15,6 +15,7 @@ from transformers import BatchFeature
 from transformers.utils import cached_file
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.texts import with_instruction
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError, FLMRVisionConfig
 from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncoderTokenizer
 from ravqa.images.decode import open_image, quiet, scaled, to_rgb
@@ -338,14 +339,6 @@ class FLMRProcessor:
         if not all(present):
             data["concat_output_from_vision_encoder"] = torch.tensor(present)
         return data
-
-
-def with_instruction(instruction: str, question: str) -> str:
-    """Return the instruction, ended by a ":", followed by the question."""
-    instruction = instruction.strip()
-    if not instruction:
-        return question
-    return f"{instruction if instruction.endswith(':') else instruction + ':'} {question}"
 
 
 def _feature(data: dict[str, Any], truncated: list[bool]) -> BatchFeature:

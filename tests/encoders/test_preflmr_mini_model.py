@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from ravqa.core.model_files import model_fingerprint, resolve
-from ravqa.flmr import mini
+from ravqa.encoders import mini, mini_query
+from ravqa.encoders.mini_query import FILE, TEXT, unpacked
 from ravqa.flmr.checkpoints import read_tensors
 from ravqa.images.efficientnet import EfficientNetLite0
 
@@ -39,7 +40,7 @@ def test_the_settings_are_those_of_the_card(made):
 
 def test_special_tokens_and_punctuation_count_on_neither_side(made):
     model, processor, _ = made
-    vocabulary = AutoTokenizer.from_pretrained(resolve(mini.TEXT, extra="sample", why="the test"))
+    vocabulary = AutoTokenizer.from_pretrained(resolve(TEXT, extra="sample", why="the test"))
     tokens = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]"}
     tokens |= set(string.punctuation) | {f"##{mark}" for mark in string.punctuation}
     known = vocabulary.get_vocab()
@@ -56,7 +57,7 @@ def test_the_weights_come_from_the_two_packages_and_the_file(made, vision):
     model = made[0]
     assert not model.training
     state = model.state_dict()
-    path = resolve(mini.TEXT, extra="sample", why="the test")
+    path = resolve(TEXT, extra="sample", why="the test")
     text = AutoModel.from_pretrained(path, add_pooling_layer=False).state_dict()
     for name, tensor in text.items():
         if not name.endswith("_ids"):
@@ -66,14 +67,14 @@ def test_the_weights_come_from_the_two_packages_and_the_file(made, vision):
     first = "context_vision_projection.model.0."
     assert torch.equal(state[f"{first}weight"], vision.head.weight)
     torch.testing.assert_close(state[f"{first}bias"], vision.head.bias - 6.7)
-    for name, tensor in mini.unpacked(read_tensors(mini.FILE)).items():
+    for name, tensor in unpacked(read_tensors(FILE)).items():
         assert torch.equal(state[name], tensor), name
 
 
 def test_passages_are_cut_where_that_is_asked(made, vision, monkeypatch):
-    path = resolve(mini.TEXT, extra="sample", why="the test")
+    path = resolve(TEXT, extra="sample", why="the test")
     seen = []
-    monkeypatch.setattr(mini, "fingerprint", lambda *parts: seen.append(parts) or "print")
+    monkeypatch.setattr(mini_query, "fingerprint", lambda *parts: seen.append(parts) or "print")
     model, processor, print_ = mini.shipped("the test", vision, 40)
     assert processor.context_tokenizer.doc_maxlen == 40
     assert model.context_tokenizer is processor.context_tokenizer
@@ -107,7 +108,7 @@ def test_a_files_tensors_are_rounded_row_by_row():
     assert packed["b"].dtype == torch.float16
     assert packed["b"].is_contiguous()
     assert packed["c"].dtype == torch.float32
-    found = mini.unpacked(packed)
+    found = unpacked(packed)
     assert found.keys() == {"a", "b", "c"}
     assert all(tensor.dtype == torch.float32 for tensor in found.values())
     assert torch.equal(found["a"][0], weight[0])
