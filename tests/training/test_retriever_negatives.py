@@ -1,5 +1,7 @@
 """Hard negatives: never relevant, mined by the current model, from files."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
@@ -13,6 +15,8 @@ from training_files import (
 )
 
 from ravqa.core.errors import UserError
+from ravqa.core.records import Question
+from ravqa.training.retriever import RetrieverTask
 
 
 def test_no_negative_holds_an_answer_or_is_relevant(tmp_path):
@@ -86,3 +90,32 @@ def test_too_many_negatives_are_refused(texts):
     made = task(texts, loss={"negatives": 8})
     with pytest.raises(UserError, match=r"loss\.negatives is too large"):
         made.chosen([(0, 0)], 0)
+
+
+@pytest.mark.parametrize("passages", [None, 3, 7, 8])
+def test_mining_looks_at_some_passages_that_seed_step_and_source_choose(passages):
+    made = object.__new__(RetrieverTask)
+    mining = SimpleNamespace(start=1, every=2, passages=passages, depth=4)
+    made.config = SimpleNamespace(mining=mining, loop=SimpleNamespace(seed=5))
+    never = SimpleNamespace(
+        relevant=lambda question, passage_id, positives: passage_id in positives
+    )
+    example = SimpleNamespace(question=Question(1, "?", instruction="i"), positives=("n6",))
+    given = {"examples": [example] * 2, "corpus": {}, "relevance": never, "instruction": ""}
+    made.sources = [SimpleNamespace(ids=[f"{n}{i}" for i in range(8)], **given) for n in "mn"]
+    made.upcoming = lambda *_: {(1, 1), (1, 0)}
+    looked_at = []
+
+    def search(questions, corpus, ids, depth, *_):
+        looked_at.append((len(questions), ids, depth))
+        return [[(name, 1.0) for name in ids] for _ in questions]
+
+    made._searcher = lambda: SimpleNamespace(search=search)
+    made.before_step(3, None)
+    ids = made.sources[1].ids
+    if passages in (3, 7):
+        rows = np.random.default_rng([5, 3, 1]).choice(8, size=passages, replace=False)
+        ids = [f"n{i}" for i in sorted(rows)]
+    assert looked_at == [(2, ids, 4)]
+    hard = tuple(name for name in ids if name != "n6")
+    assert made._mined == {(1, 0): hard, (1, 1): hard}
