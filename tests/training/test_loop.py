@@ -243,6 +243,23 @@ def test_curves_are_the_figures_and_long_ones_their_means(tmp_path):
     assert short.rows == [["1", "1.0000"], ["2", "2.0000"], ["3", "3.0000"]]
 
 
+def test_a_task_is_told_what_the_next_steps_will_draw(tmp_path):
+    class Told(Line):
+        told = None
+
+        def before_step(self, step, progress):
+            if step == 2:
+                self.told = {n: self.upcoming(step, n) for n in (1, 2, 50)}
+                self.before = len(self.seen)
+
+    task = Told()
+    run(tmp_path / "run", task, config(steps=4, batch_size=3, accumulation=2))
+    following = task.seen[task.before :]  # two updates of two batches each
+    assert len(following) == 12
+    for n, size in ((1, 6), (2, 12), (50, 12)):
+        assert task.told[n] == {(0, i) for i in following[:size]}
+
+
 def test_epochs_count_examples(tmp_path):
     found, _ = run(tmp_path / "run", Line(), config(steps=None, epochs=1.5, accumulation=2))
     assert found["planned_steps"] == 4  # 30 examples, 8 an update

@@ -1,5 +1,6 @@
 """Hard negatives: never relevant, mined by the current model, from files."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,3 +120,14 @@ def test_mining_looks_at_some_passages_that_seed_step_and_source_choose(passages
     assert looked_at == [(2, ids, 4)]
     hard = tuple(name for name in ids if name != "n6")
     assert made._mined == {(1, 0): hard, (1, 1): hard}
+
+
+def test_mined_negatives_are_written_and_read(tmp_path):
+    made, again = (object.__new__(RetrieverTask) for _ in range(2))
+    made._mined = {(1, 0): ("c", "a"), (0, 7): (), (0, 2): ("b",)}
+    made.write_state(tmp_path)
+    [file] = tmp_path.iterdir()
+    found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [(row["source"], row["example"]) for row in found] == [(0, 2), (0, 7), (1, 0)]
+    again.read_state(tmp_path)
+    assert again._mined == made._mined
