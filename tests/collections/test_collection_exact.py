@@ -121,6 +121,19 @@ def test_what_a_collection_says_of_itself(collection, tmp_path):
     assert collection.withheld == ()
 
 
+def test_an_empty_collection_may_be_created_again(tmp_path, pipeline, monkeypatch):
+    trusted = []
+    monkeypatch.setattr("ravqa.collections.collection._trust", trusted.append)
+    first = Collection.create(tmp_path / "index", pipeline, words=7)
+    written = first._folder.manifest_file.stat().st_mtime_ns
+    again = Collection.create(tmp_path / "index", pipeline, words=7)
+    assert again._folder.manifest_file.stat().st_mtime_ns == written  # the same settings stay
+    assert trusted == [first._settings] * 2
+    assert (again.words, again._where) == (7, Path(pipeline).name)
+    again.add([KOALA])
+    assert [p for _, p in again.search("leaves")] == [KOALA]
+
+
 def test_an_empty_collection_says_so(tmp_path, pipeline):
     collection = Collection.create(tmp_path / "index", pipeline)
     assert (len(collection), list(collection), list(collection.corpus)) == (0, [], [])

@@ -317,3 +317,9 @@ def test_control_tokens_in_texts_are_counted(encoder):
     assert encoder.encode_document(texts).stats.neutralised == 5
     spans = [[Span("a [MASK]"), Span("[SEP]", 0.5), Span("[CLS]", 0.0)], [Span("koala")]]
     assert encoder.encode_query(spans).stats.neutralised == 2 + 1
+
+
+@pytest.mark.parametrize("device", ["meta", "no-such-device"])
+def test_it_is_loaded_on_the_device_that_is_named(device):
+    with pytest.raises(UserError, match=f"^the encoder token-bert: .*{device}"):
+        variant(device=device)

@@ -177,3 +177,9 @@ def test_token_bert_is_named_by_its_model(encoder, minilm_folder):
     [vectors] = encoder.encode_query([[Span("red"), Span("brick", 0.25)]])
     lengths = np.linalg.norm(vectors, axis=1)
     np.testing.assert_allclose(lengths, [1, 0.25, 0.5 * 1.25], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["meta", "no-such-device"])
+def test_it_is_loaded_on_the_device_that_is_named(device):
+    with pytest.raises(UserError, match=f"^the encoder flmr: .*{device}"):
+        made(device=device)

@@ -634,3 +634,9 @@ def test_what_the_adapter_cannot_do_is_said(adapted):
         model.encode_document([{"text": "what", "image": str(PHOTOS[0])}])
     with pytest.raises(UserError):
         PreFLMRModule(STAND_IN)
+
+
+@pytest.mark.parametrize("device", ["meta", "no-such-device"])
+def test_it_is_loaded_on_the_device_that_is_named(device, minilm_folder):
+    with pytest.raises(UserError, match=f"^the encoder dense: .*{device}"):
+        DenseSTEncoder(DenseSTEncoder.Config(model=str(minilm_folder), device=device))

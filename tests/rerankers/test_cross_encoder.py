@@ -289,8 +289,18 @@ def test_its_fingerprint_is_made_of_model_template_and_settings(fresh_cache, mod
     assert tested.config.scored_hits == 3
     assert tested.config.packages() == [("sentence_transformers", "sentence-transformers")]
     assert tested.counts() == {"scored": 0, "truncated": 0, "neutralised": 0}
-    assert tested.stores == tested._kept.stores != ()
+    assert tested.stores == tested._kept.stores
+    assert [store.name for store in tested.stores] == ["reranking"]
+    with pytest.raises(ValueError, match="zip"):
+        tested.rerank([PLAIN, KOALA], [PAIRS])
     assert reranker(model, cache=False).stores == ()
+
+
+def test_it_is_loaded_on_the_device_that_is_named(model):
+    why = "the reranker cross-encoder: "
+    for device in ("meta", "no-such-device"):
+        with pytest.raises(UserError, match=f"^{why}.*{device}"):
+            reranker(model, device=device)
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit_too(fresh_cache, model, monkeypatch):
