@@ -62,6 +62,7 @@ def test_a_package_is_its_list_and_its_files_in_order(collection, tmp_path):
     (first, text), *others = members(target)
     assert first.name == "ravqa-collection.json"
     listed = json.loads(text)
+    assert text.decode() == json.dumps(listed, indent=1)
     assert list(listed) == ["format", "files"]
     assert listed["format"] == 1
     names = [member.name for member, _ in others]

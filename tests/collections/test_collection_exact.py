@@ -69,6 +69,14 @@ def test_the_file_of_a_collection_holds_its_settings_encoder_and_state(collectio
     assert all(entry["files"][file.name][0] == file.stat().st_size for file in files)
 
 
+def test_the_file_of_a_collection_can_be_read_by_people(tmp_path):
+    CollectionFolder(tmp_path).put(Manifest({"name": "Käse"}, {"dim": 1}, words=3))
+    text = (tmp_path / "collection.json").read_text(encoding="utf-8")
+    assert "Käse" in text
+    assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    assert "left_out" not in text
+
+
 def test_each_change_writes_one_more_folder(collection):
     collection.update([replace(KOALA, text="koalas sleep")])
     collection.update([replace(BRIDGE, extra={"page": 3})])

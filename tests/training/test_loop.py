@@ -260,6 +260,15 @@ def test_a_task_is_told_what_the_next_steps_will_draw(tmp_path):
         assert task.told[n] == {(0, i) for i in following[:size]}
 
 
+def test_results_can_be_read_by_people(tmp_path):
+    task = Line()
+    task.facts = {"model": "Käse"}
+    run(tmp_path / "run", task, config(steps=1))
+    text = (tmp_path / "run" / "results.json").read_text(encoding="utf-8")
+    assert "Käse" in text
+    assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+
+
 def test_epochs_count_examples(tmp_path):
     found, _ = run(tmp_path / "run", Line(), config(steps=None, epochs=1.5, accumulation=2))
     assert found["planned_steps"] == 4  # 30 examples, 8 an update
