@@ -14,7 +14,7 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.registry import Entry
 from ravqa.core.settings import Part, Strict, fingerprint, validate
-from ravqa.readers.base import Generation, Prompt, Reader
+from ravqa.readers.base import Abilities, Generation, Prompt, Reader
 from ravqa.rerankers import RERANKERS
 from ravqa.rerankers.base import (
     PassageFilter,
@@ -67,6 +67,7 @@ class Given(Reranker):
 def test_a_reranker_that_defines_the_least():
     config = RerankerConfig()
     assert (config.scored_hits, config.asks_reader, config.reader_part) == (None, False, None)
+    assert config.reader_problem(Abilities(False, False, False, False)) == ""
     given = Given()
     assert (given.weights, given.supports_images, tuple(given.stores)) == ("", False, ())
     assert (given.counts(), dict(given.switched_off)) == ({}, {})
