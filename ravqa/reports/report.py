@@ -26,7 +26,7 @@ from ravqa.reports.page import REPORT, render, safe_json, write_page
 from ravqa.reports.questions import BLOCKS, Bounds, Content, QuestionTables
 from ravqa.reports.run import Run, read_run
 from ravqa.reports.summary import facts, notes, provenance, tables, tiles
-from ravqa.runs.console import Console, pipeline_name
+from ravqa.runs.console import Console
 from ravqa.runs.folder import RESULTS, check_output
 
 QUESTIONS = 2_000
@@ -217,9 +217,7 @@ def _frame(run: Run) -> dict[str, Any]:
     """Return everything on the page except the questions."""
     return {
         "title": run.results["dataset"]["label"],
-        "description": pipeline_name(
-            run.config["pipeline"].get("description", ""), run.results["provenance"]["overrides"]
-        ),
+        "description": run.config["pipeline"].get("description", ""),
         "facts": facts(run),
         "notes": notes(run),
         "tiles": tiles(run),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ravqa.core.records import READ
 from ravqa.evaluation.schema import AnswerSection, StageScores
 from ravqa.evaluation.sections import RECALLS
-from ravqa.metrics.statistics.intervals import NO_INTERVAL, Estimate
+from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.reports.figures import condition_name, metric_name
 from ravqa.reports.page import Table
 from ravqa.reports.run import Run
@@ -226,4 +226,6 @@ def _range(interval: Sequence[float | None]) -> str:
 
 def _between(interval: Sequence[float | None], about: str = "") -> str:
     """Return the interval in words, for a headline number."""
-    return f"95 % interval {about}{_range(interval)}" if interval[0] is not None else NO_INTERVAL
+    if interval[0] is None:
+        return "no 95 % interval: few images, or all equal"
+    return f"95 % interval {about}{_range(interval)}"

@@ -78,14 +78,6 @@ def retrieves(condition: str, retriever: str) -> bool:
     return (retriever if condition == MAIN else condition) != "none"
 
 
-def pipeline_name(description: str, overrides: Sequence[str]) -> str:
-    """Return a pipeline's description, with the changes that the command line made to it."""
-    if not overrides:
-        return description
-    base = [f"base: {description.rstrip('.')}"] if description else []
-    return ", ".join([*base, f"changed: {'; '.join(overrides)}"])
-
-
 class Console:
     """Prints for people: progress bars on a terminal, elsewhere `ProgressLines`."""
 
@@ -141,7 +133,6 @@ class Console:
         self,
         dataset: Dataset,
         config: PipelineConfig,
-        overrides: Sequence[str],
         corpus: Corpus | None,
         folder: Path,
     ) -> None:
@@ -154,8 +145,8 @@ class Console:
             ),
             soft_wrap=True,
         )
-        if name := pipeline_name(config.description, overrides):
-            self.err.print(Text(f"pipeline: {name}"), soft_wrap=True)
+        if config.description:
+            self.err.print(Text(f"pipeline: {config.description}"), soft_wrap=True)
         self.err.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
     def results(self, results: RunResults, folder: Path) -> None:

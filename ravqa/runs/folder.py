@@ -211,6 +211,7 @@ class RunDir(OutputFolder):
         self._compare(read_yaml(self.path / CONFIG), now)
 
     def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        before, now = ({**config, **_pipeline_of(config)} for config in (before, now))
         if before != now:
             path = first_difference(before, now)
             raise UserError(
@@ -250,6 +251,16 @@ class RunDir(OutputFolder):
             out.write(encodable(text))
             out.flush()
             os.fsync(out.fileno())
+
+
+def _pipeline_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    pipeline = config.get("pipeline")
+    return {"pipeline": plain_settings(pipeline)} if isinstance(pipeline, dict) else {}
+
+
+def plain_settings(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's settings without its description, which says them in words."""
+    return {key: value for key, value in pipeline.items() if key != "description"}
 
 
 def check_output(path: Path, *, overwrite: bool, own: str = "") -> None:

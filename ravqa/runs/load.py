@@ -39,7 +39,7 @@ from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
 from ravqa.runs.needs import Needs, examine
 from ravqa.runs.options import RunRequest, ScoreRequest
-from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config, overrides_of
+from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -91,9 +91,7 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     if given.pipeline is None:
         needs_of_data(request, config, data).refuse()
     stages = keys_of(request, config, data)
-    console.heading(
-        data.dataset, config, overrides_of(plan.request), data.corpus, plan.run_dir.path
-    )
+    console.heading(data.dataset, config, data.corpus, plan.run_dir.path)
     with console.status("loading models"):
         pipeline = given.pipeline or Pipeline.from_config(
             plan.pipeline.settings,

@@ -6,7 +6,7 @@ A mistake found here costs no work; a study plans all of its runs before the fir
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -196,6 +196,10 @@ def pipeline_alone(request: RunRequest, built: Pipeline | None = None) -> Pipeli
     _check(request)
     settings, where = _settings(request) if built is None else _built(built)
     config = check_settings(settings, where)
+    changes = overrides_of(request)
+    if changes and not any(change.startswith("description=") for change in changes):
+        settings["description"] = pipeline_name(config.description, changes)
+        config = check_settings(settings, where)
     blind = config.retriever.name == "none" or (
         config.retriever.name in _BLIND and not config.reranking
     )
@@ -320,6 +324,14 @@ def overrides_of(request: RunRequest) -> list[str]:
     """Return the changes that the command line made to the pipeline's file."""
     parts = (("retriever", request.retriever), ("reader", request.reader))
     return [f"{part}={name}" for part, name in parts if name] + list(request.overrides)
+
+
+def pipeline_name(description: str, overrides: Sequence[str]) -> str:
+    """Return a pipeline's description, with the changes that the command line made to it."""
+    if not overrides:
+        return description
+    base = [f"base: {description.rstrip('.')}"] if description else []
+    return ", ".join([*base, f"changed: {'; '.join(overrides)}"])
 
 
 def default_output(request: RunRequest) -> Path:

@@ -111,7 +111,7 @@ def _results(executed: Executed) -> RunResults:
             "fingerprints": {
                 "dataset": dataset.fingerprint,
                 "corpus": corpus.fingerprint if corpus else None,
-                "settings": fingerprint(config.model_dump()),
+                "settings": fingerprint(config.model_dump(exclude={"description"})),
                 **pipeline.fingerprints,
             },
             "seed": request.seed,

@@ -34,7 +34,7 @@ from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
 from ravqa.runs.finished import FinishedRun
-from ravqa.runs.folder import OutputFolder, first_difference
+from ravqa.runs.folder import OutputFolder, first_difference, plain_settings
 from ravqa.runs.load import keys_of, read_data
 from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked
@@ -199,8 +199,8 @@ class StudyFolder(OutputFolder):
         folder = self.of(run)
         if not (folder / "config.yaml").is_file():
             return NEW
-        before = read_yaml(folder / "config.yaml").get("pipeline")
-        now = yaml.safe_load(dump_yaml(run.pipeline.settings))
+        before = plain_settings(read_yaml(folder / "config.yaml").get("pipeline") or {})
+        now = plain_settings(yaml.safe_load(dump_yaml(run.pipeline.settings)))
         if before != now and not any(p.stat().st_size for p in folder.glob("samples*.jsonl")):
             return NEW  # nothing is lost: it failed at the start
         if before != now:
