@@ -39,7 +39,11 @@ from ravqa.runs.report import now, versions
 
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
-_NAMED = 5  # ids that an error message lists
+_EXPECTED = (
+    "a list or lines of records are expected, each with 'question_id' or 'data_id', and with "
+    "'answer' or 'prediction'"
+)
+_NAMED = 5  # ids or keys that an error message lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +263,10 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"no such file: {path}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(f"{path} cannot be read: {e}") from None
+    if start not in ("", "[", "{"):
+        raise DataError(f"{path} is neither a JSON list nor JSON lines: {_EXPECTED}")
     if start != "[":
+        _refuse_object(path)
         for number, record in read_jsonl(path):
             yield f"{path}, line {number}", record
         return
@@ -269,10 +276,25 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}, record {number}", record
 
 
+def _refuse_object(path: Path) -> None:
+    """Raise DataError if the whole file is one object, such as {"results": [...]}."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):  # several lines, or none of JSON, which reading them says
+        return
+    if not any(key in found for key in _ID_KEYS):
+        raise DataError(f"{path} is one JSON object (its keys: {_keys(found)}): {_EXPECTED}")
+
+
+def _keys(record: Mapping[str, Any]) -> str:
+    return _named([repr(key) for key in record]) or "none"
+
+
 def _value(record: Mapping[str, Any], keys: Sequence[str], kind: Any, where: str) -> Any:
     found = [key for key in keys if key in record]
     if not found:
-        raise DataError(f"{where}: no {' or '.join(map(repr, keys))}")
+        wanted = " or ".join(map(repr, keys))
+        raise DataError(f"{where}: no {wanted}; its keys are {_keys(record)}")
     for key in found:
         if not isinstance(record[key], kind) or isinstance(record[key], bool):
             raise DataError(f"{where}: {key!r} is {record[key]!r}: a string is expected")
@@ -300,7 +322,10 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
             answers["rule"] = {**answers["rule"], "marks": "removed"}
     if predictions.retrieved and depth:
         ks = retrieval_ks(dataset, depth)
-        retrieval = retrieval_section(dataset, conditions, ks, seed=request.seed)
+        # A missing prediction is a wrong answer, but says nothing of retrieval.
+        missing = set(predictions.missing)
+        found = {q: s for q, s in predictions.samples.items() if q not in missing}
+        retrieval = retrieval_section(dataset, {MAIN: found}, ks, seed=request.seed)
     if answers is None and retrieval is None:
         raise UserError(f"the split {dataset.split} has no answers to score with")
     return {

@@ -321,9 +321,13 @@ def _check_keys(axes: Mapping[str, Sequence[Level]]) -> None:
 def _combinations(
     config: StudyConfig, axes: Mapping[str, Sequence[Level]]
 ) -> Iterator[tuple[str, Sequence[Level]]]:
-    """Yield every combination of the design that is not excluded, with its name."""
+    """Yield every combination of the design that is not excluded, with its name.
+
+    A name leaves out the axes with one level, unless there are no others.
+    """
     if not axes:
         return
+    varied = {id(level) for levels in axes.values() if len(levels) > 1 for level in levels}
     excluded = [_exclusion(given, axes) for given in config.exclude]
     used: set[int] = set()
     for levels, named in _design(config.design, list(axes.values())):
@@ -335,7 +339,8 @@ def _combinations(
         ]
         used.update(hit)
         if not hit:
-            yield ", ".join(level.label for level in named), levels
+            telling = [level for level in named if id(level) in varied] or named
+            yield ", ".join(level.label for level in telling), levels
     for i, given in enumerate(config.exclude):
         if i not in used:
             raise UserError(f"exclude.{i}: there is no combination {inline_yaml(given)}")

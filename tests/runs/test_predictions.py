@@ -98,6 +98,10 @@ def test_samples_of_a_run_have_rankings(tmp_path):
 
 
 RANKED = {**ranking((1,), 2), "answer": "x"}
+EXPECTED = (
+    "a list or lines of records are expected, each with 'question_id' or 'data_id', and with "
+    "'answer' or 'prediction'"
+)
 DIFFER = "differ: which one is meant?"
 
 
@@ -108,8 +112,21 @@ DIFFER = "differ: which one is meant?"
         (" \n\n", " contains no predictions"),
         ("[]", " contains no predictions"),
         ('[{"question_id": 1, "answer": "x"}, 5]', ", record 2: an object is expected"),
-        ('{"answer": "x"}', ", line 1: no 'question_id' or 'data_id'"),
-        ('\n\n{"question_id": 1}', ", line 3: no 'answer' or 'prediction'"),
+        ('{"answer": "x"}', f" is one JSON object (its keys: 'answer'): {EXPECTED}"),
+        ('{"results": [\n{}\n]}', f" is one JSON object (its keys: 'results'): {EXPECTED}"),
+        (
+            json.dumps(dict.fromkeys("abcdef", "x")),
+            f" is one JSON object (its keys: 'a', 'b', 'c', 'd', 'e', ...): {EXPECTED}",
+        ),
+        ("question_id,answer\n1,x", f" is neither a JSON list nor JSON lines: {EXPECTED}"),
+        (
+            '[{"id": 1, "prediction": "x"}]',
+            ", record 1: no 'question_id' or 'data_id'; its keys are 'id', 'prediction'",
+        ),
+        (
+            '\n\n{"question_id": 1}',
+            ", line 3: no 'answer' or 'prediction'; its keys are 'question_id'",
+        ),
         (
             '{"question_id": 1.5, "answer": "x"}',
             ", line 1: 'question_id' is 1.5: a string is expected",

@@ -53,6 +53,18 @@ def test_one_at_a_time_changes_the_first_levels_one_by_one(folder):
     assert made.variants["words=2"] == {"reader.words": "2", "rule": "first"}
 
 
+@pytest.mark.parametrize("design", ["grid", "one-at-a-time"])
+def test_an_axis_with_one_level_is_not_in_the_names(folder, design):
+    one = {"decision": {"vote": {"answering.decision": "vote", "answering.passages": 3}}}
+    made = plan(folder, axes={**one, **WORDS}, design=design)
+    assert list(made.variants) == ["words=1", "words=2", "words=3"]
+    assert made.reference == "words=1"
+    assert made.variants["words=2"] == {"decision": "vote", "reader.words": "2"}
+    assert all(run.pipeline.config.answering["decision"] == "vote" for run in made.runs)
+    alone = plan(folder, axes={**one, "reader.words": [2]}, design=design)
+    assert list(alone.variants) == ["vote, words=2"]
+
+
 def test_excluded_combinations_and_further_variants(folder):
     made = plan(
         folder,
