@@ -11,6 +11,7 @@ import typer
 
 from ravqa.cli.options import arguments_of, from_request
 from ravqa.cli.shared import opened_console, say
+from ravqa.core.errors import UserError
 from ravqa.runs.options import RunRequest
 
 EXAMPLES = """
@@ -104,7 +105,7 @@ def _begun(output: Path | None) -> int | None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or study.")],
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File to write. Default: report.html in RUN."),
@@ -141,13 +142,22 @@ def report(
         ),
     ] = False,
 ) -> None:
-    """Rebuild the HTML report of a finished run.
+    """Rebuild the HTML report of a finished run, or of a study.
 
     The only model that is loaded is the retriever's, for --matches.
     """
     with opened_console() as console:
         from ravqa.reports.report import parse_questions, write_report
+        from ravqa.studies.run import StudyFolder, rebuild_report
 
+        if (run / StudyFolder.marker).is_file():
+            if output or questions or matches is not None or data or corpus:
+                raise UserError(
+                    f"{run} is the folder of a study, whose report has no options: "
+                    f"those of its runs have ({run}/runs/...)"
+                )
+            say(f"report: {rebuild_report(run)}")
+            return
         path = write_report(
             run,
             output=output,

@@ -23,6 +23,7 @@ from ravqa.reports.study import SAME, Difference
 from ravqa.runs.finished import SECONDS
 from ravqa.studies.tables import CACHED, Cell, Table
 
+TABLE = "table.json"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -295,7 +296,7 @@ def write_tables(
         OSError: a file cannot be written.
     """
     texts = {
-        "table.json": json.dumps(document, ensure_ascii=False, indent=1) + "\n",
+        TABLE: json.dumps(document, ensure_ascii=False, indent=1) + "\n",
         "table.csv": as_csv(tables, levels),
         "table.md": as_markdown(tables),
         "table.tex": as_latex(tables),

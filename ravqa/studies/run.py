@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.text import Text
@@ -29,17 +30,17 @@ from ravqa.core.files import LOCK_FILES, atomic_write
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.core.terminal import Columns
 from ravqa.core.texts import encodable
-from ravqa.evaluation.schema import TABLE_VERSION, StudyTables
+from ravqa.evaluation.schema import TABLE_VERSION, StudyTables, parsed
 from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
 from ravqa.runs.finished import FinishedRun
-from ravqa.runs.folder import OutputFolder, first_difference, plain_settings
+from ravqa.runs.folder import RESULTS, OutputFolder, first_difference, plain_settings
 from ravqa.runs.load import keys_of, read_data
 from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked
 from ravqa.studies.compare import against_reference
-from ravqa.studies.formats import as_json, heading, printed, write_tables
+from ravqa.studies.formats import TABLE, as_json, heading, printed, write_tables
 from ravqa.studies.options import StudyRequest
 from ravqa.studies.plan import Plan, PlannedRun, load_plan
 from ravqa.studies.quiet import StudyConsole, run_quietly
@@ -94,7 +95,7 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
                 console.note(
                     f"no report of {run.name}: ravqa report {path} makes one, or says why not"
                 )
-        tables, breakdowns = _tables(plan, folder, failures)
+        tables, breakdowns = _tables(plan, folder.path, failures)
         _write(plan, folder, tables, breakdowns, round(time.monotonic() - started, 2))
         console.close()
         for table in tables:
@@ -162,7 +163,7 @@ class StudyFolder(OutputFolder):
 
     def of(self, run: PlannedRun) -> Path:
         """Return the run's folder."""
-        return self.path / "runs" / run.folder
+        return _run_folder(self.path, run)
 
     def request(self, run: PlannedRun) -> RunRequest:
         """Return the request for `ravqa.runs.run.run`."""
@@ -345,15 +346,44 @@ def _at_once(
 # -- afterwards ------------------------------------------------------------------------------------
 
 
+def rebuild_report(folder: Path) -> Path:
+    """Write the report of a study again, from its runs; return its path.
+
+    Raises:
+        UserError: its `study.yaml` is not valid; none of its runs is finished; the report cannot be
+            written.
+        DataError: a file of a run is broken.
+    """
+    plan = load_plan(StudyRequest(str(folder / StudyFolder.marker)))
+    if (folder / TABLE).is_file():  # a study.yaml does not say what its study is called
+        title = parsed(dict[str, Any], (folder / TABLE).read_bytes(), str(folder / TABLE))["study"]
+        plan = replace(plan, title=str(title))
+    failures = {
+        run: Failure("not finished")
+        for run in plan.runs
+        if not (_run_folder(folder, run) / RESULTS).is_file()
+    }
+    if len(failures) == len(plan.runs):
+        raise UserError(f"no run of the study in {folder} is finished: --resume resumes it")
+    try:
+        return _write_report(plan, folder, *_tables(plan, folder, failures))
+    except OSError as e:
+        raise UserError(f"the report in {folder} cannot be written: {e.strerror or e}") from None
+
+
+def _run_folder(root: Path, run: PlannedRun) -> Path:
+    return root / "runs" / run.folder
+
+
 def _tables(
-    plan: Plan, folder: StudyFolder, failures: Mapping[PlannedRun, Failure]
+    plan: Plan, root: Path, failures: Mapping[PlannedRun, Failure]
 ) -> tuple[list[Table], dict[str, PageTable]]:
     """Return each dataset's table; and for the report, by title, what variants help and hurt."""
     tables = []
     breakdowns: dict[str, PageTable] = {}
     for label in plan.datasets:
         runs = [run for run in plan.runs if run.dataset == label]
-        ended = {r.variant: FinishedRun(folder.of(r)) for r in runs if r not in failures}
+        ended = {r.variant: FinishedRun(_run_folder(root, r)) for r in runs if r not in failures}
         first = next(iter(ended.values()), None)
         split = f", split {first.split}" if first else ""
         tables.append(
@@ -396,13 +426,19 @@ def _write(
         "tables": [as_json(table, root, plan.variants) for table in tables],
     }
     write_tables(root, document, tables, plan.variants)
+    _write_report(plan, root, tables, breakdowns)
+
+
+def _write_report(
+    plan: Plan, root: Path, tables: Sequence[Table], breakdowns: Mapping[str, PageTable]
+) -> Path:
     rows = [
         replace(row, dataset=table.title) if len(tables) > 1 else row
         for table in tables
         for row in variants(table)
     ]
     notes = dict.fromkeys(note for table in tables for note in table.notes)
-    write_study_report(
+    return write_study_report(
         root,
         plan.title,
         rows,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -603,3 +604,28 @@ def test_a_process_that_dies_costs_its_run_only(folder, tmp_path):
     assert "failed: 'words=2' on animals: its process ended (signal 9" in done.stderr
     rows = read_table(tmp_path / "out")["tables"][0]["rows"]
     assert [bool(row["error"]) for row in rows] == [False, True, False]
+
+
+# -- its report once more --------------------------------------------------------------------------
+
+
+def test_the_report_of_a_study_is_written_again_from_its_runs(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "study")
+    before = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "MIN_CLUSTERS", 8)
+        code, out, err = call(capsys, "report", folder)
+    assert code == 0, err
+    assert out.strip() == f"report: {folder / 'report.html'}"
+    assert (folder / "report.html").read_text() == before
+    shutil.rmtree(folder / "runs" / "by-lot")
+    assert call(capsys, "report", folder)[0] == 0
+    assert "not finished" in (folder / "report.html").read_text()
+    code, _, err = call(capsys, "report", folder, "--matches", "3")
+    assert code == 2
+    assert "is the folder of a study, whose report has no options" in err
+    shutil.rmtree(folder / "runs")
+    code, _, err = call(capsys, "report", folder)
+    assert code == 2
+    assert f"no run of the study in {folder} is finished" in err
