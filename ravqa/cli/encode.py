@@ -28,8 +28,9 @@ def encode(request: EncodeRequest, console: Console) -> None:
     settings, where = load_pipeline(request.pipeline, request.overrides)
     config = check_settings(settings, where)
     examine(config, {"retriever"}).refuse()
-    corpus = _corpus(request)
     state = processes()
+    with console.status("reading the passages") if state.is_main_process else nullcontext():
+        corpus = _corpus(request)
     with console.status("loading models") if state.is_main_process else nullcontext():
         retriever = build_part(table("retrievers"), config.retriever, f"{where}: retriever")
     if not retriever.encodes:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Progress = Callable[[str, int, int], object]
 """A callback, called as progress(what, done, total)."""
 
 _EVERY_S = 30.0  # between two lines about unfinished work
+_WINDOW = 10  # lines, and so at least five minutes, over which a speed is measured
 _SHOWN_S = 2.0  # work that takes less says neither how long it took nor how fast it was
 
 
@@ -26,7 +28,8 @@ class _Stage:
 
     Attributes:
         first, done, total: steps done when it began (kept from an earlier run), now, and in all.
-        began: time of the first report, in seconds.
+        began, at: time of the first report, and of the last with more done, in seconds.
+        lines: `at` and `done` of the latest lines, oldest first.
     """
 
     what: str
@@ -34,14 +37,25 @@ class _Stage:
     done: int
     total: int
     began: float
+    at: float
+    lines: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    def speed(self) -> tuple[int, float]:
+        """Return how many steps were done in how many seconds: lately, if that is known."""
+        whole = self.done - self.first, self.at - self.began
+        if not self.lines or self.done == self.total:
+            return whole
+        at, done = self.lines[0]
+        return (self.done - done, self.at - at) if self.at > at else whole
 
 
 class ProgressLines:
     """Progress as lines of text: for each stage its first and last step, and one every 30 seconds.
 
-    A line says how many steps are done, how many per second, and how long the rest takes at the
-    mean speed so far. It comes from a thread, so that work which reports nothing for minutes is
-    not silent either.
+    A line says how many steps are done, how many per second over the last five minutes or more, and
+    how long the rest takes at that speed; the last line, the mean over the whole. Lines come from a
+    thread, so that work which reports nothing for minutes is not silent either; they then say for
+    how long nothing was done.
 
     A `Progress`; may be called from several threads.
     """
@@ -81,7 +95,9 @@ class ProgressLines:
                 return  # said again
             new = stage is None or done < stage.done
             if stage is None or new:
-                stage = _Stage(what, done, done, total, now)
+                stage = _Stage(what, done, done, total, now, now)
+            if done > stage.done:
+                stage.at = now
             stage.done, stage.total = done, total
             if done >= total:
                 self._finished.add((what, total))
@@ -96,8 +112,9 @@ class ProgressLines:
     def during(self, what: str) -> Iterator[None]:
         """Report work of unknown length while the block runs."""
         with self._lock:
-            self._stages[what] = stage = _Stage(what, 0, 0, 0, self._clock())
-            self._say(stage, stage.began)
+            now = self._clock()
+            self._stages[what] = stage = _Stage(what, 0, 0, 0, now, now)
+            self._say(stage, now)
         self._attend()
         try:
             yield
@@ -124,7 +141,8 @@ class ProgressLines:
 
     def _say(self, stage: _Stage, now: float) -> None:
         self._last = now
-        self._write(_line(stage, now - stage.began))
+        self._write(_line(stage, now, self._every))
+        stage.lines.append((stage.at, stage.done))
 
     def _attend(self) -> None:
         """Start the thread if there is work that it is not watching yet."""
@@ -147,17 +165,20 @@ def _ticking(lines: weakref.ref[ProgressLines], ended: threading.Event, wait: fl
         del found
 
 
-def _line(stage: _Stage, seconds: float) -> str:
-    new, left = stage.done - stage.first, stage.total - stage.done
+def _line(stage: _Stage, now: float, every: float) -> str:
+    left, so_far = stage.total - stage.done, now - stage.began
+    new, measured = stage.speed()
     said = [f"{stage.what}: {stage.done:,}/{stage.total:,}" if stage.total else stage.what]
-    if seconds < _SHOWN_S:
+    if so_far < _SHOWN_S:
         return said[0]
-    if new > 0:
-        said.append(_rate(new / seconds))
-    if new > 0 and left > 0:
-        said.append(f"{duration(left * seconds / new)} left")
+    if measured > 0:
+        said.append(_rate(new / measured))
+    if measured > 0 and left > 0:
+        said.append(f"{duration(left * measured / new)} left")
+        if now - stage.at >= every:
+            said.append(f"none for {duration(now - stage.at)}")
     else:
-        said.append(f"{duration(seconds)}{' so far' if left > 0 or not stage.total else ''}")
+        said.append(f"{duration(so_far)}{' so far' if left > 0 or not stage.total else ''}")
     return ", ".join(said)
 
 

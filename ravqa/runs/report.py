@@ -44,9 +44,10 @@ _PACKAGES = ("torch", "transformers", "numpy", "pillow", "accelerate", "gguf")
 
 def show_answered(executed: Executed, console: Console) -> None:
     """Print the tables of a run whose controls have not been run yet; write nothing."""
-    results = _results(executed)
+    console.close()
+    with console.status("scoring"):
+        results = _results(executed)
     if results["answers"] or results["retrieval"]:
-        console.close()
         console.tables(results)
         console.note("these are the results of the run itself; its controls follow")
 
@@ -61,7 +62,9 @@ def report(executed: Executed, console: Console) -> Path:
         UserError: a file cannot be written.
     """
     loaded = executed.loaded
-    results = _results(executed)
+    console.close()
+    with console.status("scoring"):
+        results = _results(executed)
     for note in (*_not_found(results), *_notes(results, loaded.pipeline)):
         console.note(note)
     run_dir = loaded.plan.run_dir

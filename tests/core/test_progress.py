@@ -53,12 +53,28 @@ def test_work_that_reports_nothing_is_not_silent():
     log.progress("questions", 32, 5046)
     log.now = 90.0
     assert log.progress.tick() == 30.0
+    log.now = 120.0
+    log.progress.tick()
     assert log == [
         (0, "questions: 0/5,046"),
         (30, "questions: 0/5,046, 30 s so far"),
         (60, "questions: 0/5,046, 60 s so far"),
-        (90, "questions: 32/5,046, 21.3 per minute, 3 h 55 min left"),
+        (90, "questions: 32/5,046, 30.0 per minute, 2 h 47 min left"),
+        (120, "questions: 32/5,046, 30.0 per minute, 2 h 47 min left, none for 56 s"),
     ]
+
+
+def test_the_speed_is_that_of_the_last_minutes_and_in_the_end_that_of_the_whole():
+    log = Log(watch=False)
+    for log.now in range(0, 900, 30):  # 10 passages per second, and 1 from the fifth minute on
+        done = log.now * 10 if log.now <= 300 else 2700 + log.now
+        log.progress("encoding passages", done, 3600)
+    lines = dict(log)
+    assert lines[270] == "encoding passages: 2,700/3,600, 10.0 per second, 90 s left"
+    assert lines[600] == "encoding passages: 3,300/3,600, 1.0 per second, 5 min left"
+    log.now = 900.0
+    log.progress("encoding passages", 3600, 3600)
+    assert log[-1][1] == "encoding passages: 3,600/3,600, 4.0 per second, 15 min"
 
 
 def test_work_kept_from_an_earlier_run_does_not_count_as_fast():

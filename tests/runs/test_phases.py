@@ -95,7 +95,8 @@ def test_the_runs_own_scores_are_printed_before_its_controls_run(data, tmp_path,
     lines = shown.err.splitlines()
     if controls:
         follow = next(i for i, line in enumerate(lines) if "its controls follow" in line)
-        assert lines[follow - 1].startswith("questions: 24/24")
+        assert lines[follow - 2].startswith("questions: 24/24")
+        assert lines[follow - 1] == "scoring"
         assert lines[follow + 1].startswith("control none: 0/24")
 
 
