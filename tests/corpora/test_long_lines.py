@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ravqa.core.errors import DataError
-from ravqa.corpora import pages, tables
+from ravqa.corpora import documents, tables
 from ravqa.corpora.corpus import Corpus
 from ravqa.evaluation import schema
 
@@ -18,7 +18,7 @@ LONG = 1000
 
 @pytest.fixture(autouse=True)
 def short_limit(monkeypatch):
-    for module in (pages, tables, schema):
+    for module in (documents, tables, schema):
         monkeypatch.setattr(module, "LONGEST_LINE", LONG)
 
 
