@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ravqa.collections import Changes, Collection
     from ravqa.core.records import Hit, Passage
     from ravqa.corpora.corpus import Corpus
-    from ravqa.corpora.pages import Remarks
+    from ravqa.corpora.remarks import Remarks
     from ravqa.runs.console import Console
 
 app = typer.Typer(
@@ -325,7 +325,7 @@ def _read(
     """
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.kb import Sections
-    from ravqa.corpora.pages import Remarks
+    from ravqa.corpora.remarks import Remarks
 
     remarks = Remarks(request.on_error)
     sections = Sections(words=request.words, encoding=request.encoding, delimiter=request.delimiter)

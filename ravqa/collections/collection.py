@@ -29,7 +29,7 @@ from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus, Selection
 from ravqa.corpora.kb import Sections
 from ravqa.corpora.origins import Origin, folder_prefixes
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.sources import is_folder
 from ravqa.describers.text import as_text
 from ravqa.images.decode import as_source, image_bytes

@@ -27,7 +27,7 @@ from ravqa.core.settings import fingerprint
 from ravqa.corpora import kb
 from ravqa.corpora.disk import Digest, PassageFolder, Repeats, twice
 from ravqa.corpora.origins import Origin, folder_prefixes
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.sources import find_sources, is_folder
 
 IN_MEMORY = 2**25

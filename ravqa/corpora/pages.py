@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ravqa.core.errors import DataError
 from ravqa.core.locations import file_digest, real_path
@@ -32,6 +29,7 @@ from ravqa.core.settings import fingerprint
 from ravqa.corpora import markdown, pdf
 from ravqa.corpora.documents import Document, Section, file_title, numbered, page_text
 from ravqa.corpora.kb import cut
+from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.tables import read_rows
 from ravqa.corpora.values import is_blank, text_of
 from ravqa.images.decode import SUFFIXES, broken_images, is_image, is_image_file
@@ -49,8 +47,6 @@ MANIFESTS = ("collection.json", "library.json")
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = ("text", "caption")
-_LISTED = 5
-_MOST_BROKEN = 20  # that are named before reading ends
 _PICTURE_BYTES = 500  # rough size of a picture's passage
 
 
@@ -76,94 +72,6 @@ def is_collection(folder: Path) -> bool:
         if isinstance(found, dict) and {"settings", "encoder", "checksum"} <= found.keys():
             return True
     return False
-
-
-@dataclass
-class Remarks:
-    """A record of what was left out of a corpus; with `on_error` "fail", unusable input raises.
-
-    It raises when everything has been read, so that all of it is named at once.
-
-    Attributes:
-        broken: files, rows and articles that cannot be used, and why.
-        blank: files and pages without text.
-        copies: files with the same bytes as another, which is named.
-        links: links that lead out of the folder.
-        collections: folders that are collections.
-        absent: files that have a caption but do not exist.
-        second: files with a caption of an image that has another in a metadata file.
-        others: number of files with suffixes that are not read.
-    """
-
-    on_error: Literal["fail", "skip"] = "fail"
-    broken: list[str] = field(default_factory=list)
-    blank: list[str] = field(default_factory=list)
-    copies: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
-    collections: list[str] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
-    second: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
-
-    def break_off(self, where: str, reason: str) -> None:
-        """Record something that cannot be used.
-
-        Raises:
-            DataError: too much was recorded to go on, unless unusable input is skipped.
-        """
-        self.broken.append(f"{where}: {reason}")
-        if len(self.broken) >= _MOST_BROKEN:
-            self.check()
-
-    def check(self) -> None:
-        """Raise DataError if anything cannot be used, unless unusable input is skipped."""
-        if self.on_error == "fail" and self.broken:
-            it = "it" if len(self.broken) == 1 else "them"
-            raise DataError(f"{'; '.join(self.broken)} (--on-error skip leaves {it} out)")
-
-    @contextmanager
-    def may_be_left_out(self, where: str) -> Iterator[None]:
-        """Record what cannot be used, where reading it raises DataError.
-
-        Raises:
-            DataError: as `break_off`.
-        """
-        try:
-            yield
-        except DataError as e:
-            self.break_off(where, str(e))
-
-    def check_prune(self) -> None:
-        """Raise DataError if not everything was read: the rest would be deleted."""
-        if self.broken:
-            raise DataError(
-                f"{self.broken[0]}; pruning would delete its passages from the "
-                "collection: fix it, or leave out --prune"
-            )
-
-    @property
-    def without_text(self) -> str:
-        """What has no text, for messages."""
-        return f"{_some(self.blank)} (there is no OCR: scanned pages need a layer of text)"
-
-    def lines(self) -> list[str]:
-        """Return one line for each kind of remark that occurred."""
-        kinds = (
-            ("cannot be read, left out", self.broken),
-            ("without text", self.blank),
-            ("a copy of another file, left out", self.copies),
-            ("a link that leads out of the folder, left out", self.links),
-            ("a collection, left out", self.collections),
-            ("listed in a metadata file, but missing", self.absent),
-            ("a caption besides one in a metadata file, left out", self.second),
-            ("of an unsupported kind", [f"{n} {s}" for s, n in self.others.most_common()]),
-        )
-        return [f"{what}: {_some(found)}" for what, found in kinds if found]
-
-
-def _some(found: list[str]) -> str:
-    more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return "; ".join(found[:_LISTED]) + more
 
 
 class Pages:

@@ -17,7 +17,6 @@ RA-VQA's static retrieval files yield the passages that they hold.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,21 +30,17 @@ from ravqa.core.files import check_file, written_beside
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
-from ravqa.corpora import hub, kb, row_images
-from ravqa.corpora.pages import Pages, Remarks, is_collection, is_pages
-from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, Row, read_rows, suffix_of
-from ravqa.corpora.values import id_of, is_blank, text_of
-from ravqa.images.decode import broken_images, image_size, is_image_file
+from ravqa.corpora import hub, kb
+from ravqa.corpora.pages import Pages, is_collection, is_pages
+from ravqa.corpora.remarks import Remarks
+from ravqa.corpora.rows import row_passage, whole
+from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, read_rows, suffix_of
 from ravqa.images.folder import ImageFolder
 
-ID_COLUMNS = ("passage_id", "id", "_id", "kid")
-TEXT_COLUMNS = ("text", "passage_content", "content", "contents")
 PASSAGE_BYTES = 1000
 """Rough size of a passage, in bytes, in a table of unknown size."""
 
-_IMAGES = (*row_images.HELD, "image_path")
 _COLUMNS = ("passage_id", "title", "section", "text", "article", "entity", "url")
-_CHECKED = 256  # passages whose images are checked together
 _UNPACKED = 4  # rough expansion factor of compressed files
 
 
@@ -169,24 +164,7 @@ class _Hub:
     def _found(self) -> Iterator[Passage]:
         for where, row in self._table.read():
             with _may_be_left_out(where, self._remarks):
-                yield _row_passage(row, self._images)
-
-
-def whole(passages: Iterable[Passage], where: Path | str, remarks: Remarks) -> Iterator[Passage]:
-    """Yield the passages except those whose image is missing or broken, which are reported.
-
-    Args:
-        where: where they come from, for messages.
-    """
-    left = iter(passages)
-    while several := list(itertools.islice(left, _CHECKED)):
-        broken = broken_images([p.image for p in several if p.image is not None])
-        for passage in several:
-            reason = broken.get(passage.image) if passage.image else None
-            if reason is None:
-                yield passage
-            else:
-                remarks.break_off(f"{where}, passage {passage.passage_id!r}", reason)
+                yield row_passage(row, self._images)
 
 
 def read_passages(
@@ -232,7 +210,7 @@ def read_passages(
                 if "wikipedia_title" in row:
                     yield from of_article(kb.article_of(row))
                 else:
-                    yield _row_passage(row, images)
+                    yield row_passage(row, images)
     else:
         raise DataError(
             f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, a knowledge base as "
@@ -253,54 +231,6 @@ def _may_be_left_out(where: str, remarks: Remarks | None) -> Iterator[None]:
         if remarks is None:
             raise DataError(f"{where}: {e}") from None
         remarks.break_off(where, str(e))
-
-
-def _row_passage(row: Row, images: ImageFolder) -> Passage:
-    names, row = list(row), dict(row)
-
-    def take(*columns: str) -> str | None:
-        for column in columns:
-            value = row.pop(column, None)
-            if value is not None and (text := text_of(value, column)) is not None:
-                return text
-        return None
-
-    def needed(what: str, value: int | str | None, columns: Sequence[str]) -> str:
-        if value is None:
-            raise DataError(
-                f"no {what} (column {' or '.join(columns)}); the columns are {', '.join(names)}"
-            )
-        return str(value)
-
-    ids = (id_of(row.pop(column, None), column) for column in ID_COLUMNS)
-    passage_id = needed("passage id", next((i for i in ids if i is not None), None), ID_COLUMNS)
-    text = needed("text", take(*TEXT_COLUMNS), TEXT_COLUMNS)
-    image = row_images.image_of(row, images, _IMAGES)
-    if image.missing:
-        raise DataError(image.missing)
-    if image.path is not None and not image.held:
-        if not row_images.is_there(image.path):
-            raise DataError(f"no image {image.name!r} below {images.root}")
-        if not is_image_file(image.path):
-            image_size(image.path)  # raises if it is no image of a rarer kind either
-    for column in (*row_images.named_columns(row, _IMAGES), *row_images.held_columns(row)):
-        row.pop(column, None)
-    title, article = take("title"), take("article")
-    if title and text.startswith(f"title: {title}"):
-        # M2KR's texts begin with their title: it must not be prepended again.
-        title, article = None, article or title
-    return Passage(
-        passage_id=passage_id,
-        text=text,
-        title=title,
-        image=image.path,
-        section=take("section"),
-        article=article,
-        entity=take("entity"),
-        url=take("url"),
-        # Bytes are vectors and the like.
-        extra={k: v for k, v in row.items() if not isinstance(v, bytes) and not is_blank(v)},
-    )
 
 
 def write_passages(

@@ -34,7 +34,7 @@ from ravqa.core.locations import real_path
 from ravqa.core.records import Question
 from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.tables import JSON_LINES, TABLES, Row, TableForm, read_rows, suffix_of
 from ravqa.corpora.values import cell_items, identity, text, texts_of
 from ravqa.datasets import m2kr

@@ -28,8 +28,9 @@ from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.records import Passage, Question
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
-from ravqa.corpora.sources import PASSAGE_BYTES, whole
+from ravqa.corpora.remarks import Remarks
+from ravqa.corpora.rows import whole
+from ravqa.corpora.sources import PASSAGE_BYTES
 from ravqa.corpora.tables import Row
 from ravqa.corpora.values import is_blank, list_of, text, text_of, texts, texts_of
 from ravqa.datasets import processed

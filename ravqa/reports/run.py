@@ -15,7 +15,7 @@ from ravqa.collections.trust import Setting
 from ravqa.core.errors import UserError
 from ravqa.core.records import Question
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.datasets.base import Dataset, DatasetRequest, Problems, load_dataset, parse_options
 from ravqa.evaluation.schema import RunConfig, RunResults, Sample
 from ravqa.metrics.prrecall import DEFAULT_RULE, Rule

@@ -19,7 +19,7 @@ from ravqa.core.factory import Session, build_part
 from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.datasets.base import (
     Dataset,
     DatasetRequest,

@@ -17,7 +17,7 @@ from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.indexes.segmented.store import sole_writer
 
 KOALA = Passage("koala", "It eats leaves of eucalyptus trees.", title="Koala", extra={"page": 1})

@@ -23,7 +23,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE, file_digest
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Part, fingerprint, load_pipeline
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.encoders.base import Encoded
 
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"

@@ -15,7 +15,7 @@ from ravqa.corpora import corpus as corpus_module
 from ravqa.corpora import disk
 from ravqa.corpora.corpus import Corpus, Selection
 from ravqa.corpora.disk import DiskQuestions, PassageFolder, keep, same_record
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 

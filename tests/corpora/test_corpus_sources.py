@@ -10,10 +10,11 @@ from messages import said
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage
-from ravqa.corpora import hub, kb, sources
+from ravqa.corpora import hub, kb, rows
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
-from ravqa.corpora.sources import find_sources, whole, write_passages
+from ravqa.corpora.remarks import Remarks
+from ravqa.corpora.rows import whole
+from ravqa.corpora.sources import find_sources, write_passages
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 
@@ -284,8 +285,8 @@ def test_a_few_images_are_checked_at_a_time(tmp_path, monkeypatch):
         asked.append([path.name for path in paths])
         return {tmp_path / "3.jpg": "gone"} if tmp_path / "3.jpg" in paths else {}
 
-    monkeypatch.setattr(sources, "broken_images", broken)
-    monkeypatch.setattr(sources, "_CHECKED", 2)
+    monkeypatch.setattr(rows, "broken_images", broken)
+    monkeypatch.setattr(rows, "_CHECKED", 2)
     remarks = Remarks("skip")
     assert [p.passage_id for p in whole(iter(passages), "here", remarks)] == ["0", "1", "2", "4"]
     assert asked == [["1.jpg"], ["3.jpg"], []]

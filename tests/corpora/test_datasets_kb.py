@@ -16,7 +16,7 @@ from ravqa.core.records import Passage
 from ravqa.corpora import corpus as corpus_module
 from ravqa.corpora import kb, sources
 from ravqa.corpora.corpus import Corpus, DiskCorpus
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.sources import write_passages
 
 pytest.importorskip("ijson")

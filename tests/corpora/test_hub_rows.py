@@ -14,7 +14,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.row_images import RowImage, image_of, unread_image
 from ravqa.images.decode import kept_image
 from ravqa.images.folder import ImageFolder

@@ -1,12 +1,12 @@
 """Names of columns and files that users rely on, and limits of sizes."""
 
-from ravqa.corpora import corpus, disk, kb, pages, row_images, sources, tables
+from ravqa.corpora import corpus, disk, kb, pages, row_images, rows, sources, tables
 from ravqa.images.decode import SUFFIXES
 
 
 def test_columns_of_passages():
-    assert sources.ID_COLUMNS == ("passage_id", "id", "_id", "kid")
-    assert sources.TEXT_COLUMNS == ("text", "passage_content", "content", "contents")
+    assert rows.ID_COLUMNS == ("passage_id", "id", "_id", "kid")
+    assert rows.TEXT_COLUMNS == ("text", "passage_content", "content", "contents")
     held = ("image", "images", "img", "imgs", "image_bytes", "img_bytes", "picture", "photo")
     assert held == row_images.HELD
     assert (

@@ -14,7 +14,8 @@ from ravqa.core.locations import SAMPLE
 from ravqa.corpora import pages
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.kb import Sections
-from ravqa.corpora.pages import Pages, Remarks
+from ravqa.corpora.pages import Pages
+from ravqa.corpora.remarks import Remarks
 
 KOALA = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 

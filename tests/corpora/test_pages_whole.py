@@ -11,7 +11,8 @@ from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Pages, Remarks, is_collection, is_pages
+from ravqa.corpora.pages import Pages, is_collection, is_pages
+from ravqa.corpora.remarks import Remarks
 
 
 def put(root, files):

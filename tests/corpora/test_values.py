@@ -16,7 +16,7 @@ from PIL import Image
 from ravqa.core.errors import DataError
 from ravqa.corpora import corpus, kb, pages, tables, values
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.pages import Remarks
+from ravqa.corpora.remarks import Remarks
 from ravqa.datasets import evqa, files, infoseek, m2kr, okvqa
 from ravqa.datasets.base import DatasetRequest, Problems
 

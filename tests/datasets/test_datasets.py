@@ -19,7 +19,7 @@ from PIL import ImageOps
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Description, Passage, Question, Region, Tag
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.sources import ID_COLUMNS, TEXT_COLUMNS
+from ravqa.corpora.rows import ID_COLUMNS, TEXT_COLUMNS
 from ravqa.datasets import infoseek, okvqa, processed
 from ravqa.datasets.base import DatasetRequest, Problems, parse_options
 from ravqa.datasets.checks import check_images
