@@ -332,7 +332,11 @@ def _read(
     with console.status(f"reading {', '.join(map(str, request.sources))}"):
         if collection is None:
             corpus = Corpus.read(
-                *request.sources, sections=sections, remarks=remarks, uncaptioned=True
+                *request.sources,
+                sections=sections,
+                remarks=remarks,
+                uncaptioned=True,
+                numbered=True,
             )
         else:
             corpus = collection.read_files(*request.sources, sections=sections, remarks=remarks)

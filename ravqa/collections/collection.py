@@ -485,6 +485,7 @@ class Collection:
             sections=sections.model_copy(update={"words": sections.words or self.words}),
             remarks=remarks or Remarks(),
             uncaptioned=True,
+            numbered=True,
             prefixes=self._prefixes([place for place in places if is_folder(place)]),
         )
 

@@ -109,6 +109,7 @@ class Corpus(Mapping[str, Passage]):
         repeats: Repeats = "fail",
         remarks: Remarks | None = None,
         uncaptioned: bool = False,
+        numbered: bool = False,
         prefixes: Mapping[Path, str] | None = None,
     ) -> Corpus:
         """Read one corpus from one or more files.
@@ -121,6 +122,8 @@ class Corpus(Mapping[str, Passage]):
             remarks: records what was left out, and decides whether unusable pages, rows and
                 articles may be left out; if given, images in tables are checked too.
             uncaptioned: include images without a caption, as passages without text.
+            numbered: make ids of the numbers of rows where a table has no column of ids; tables in
+                folders always get them.
             prefixes: what the ids of a folder's passages begin with; None for its name if there
                 are several folders (`ravqa.corpora.origins`).
 
@@ -137,7 +140,12 @@ class Corpus(Mapping[str, Passage]):
             several = folder_prefixes(folders) if len(folders) > 1 else [""] * len(folders)
             prefixes = dict(zip(folders, several, strict=True))
         sources = find_sources(
-            places, sections, remarks, uncaptioned=uncaptioned, prefixes=prefixes
+            places,
+            sections,
+            remarks,
+            uncaptioned=uncaptioned,
+            numbered=numbered,
+            prefixes=prefixes,
         )
         skips = remarks is not None and remarks.on_error == "skip"
         counts = [0] * len(sources)

@@ -21,9 +21,9 @@ _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)",
 _UNCLOSED = re.compile(r"^[\w-]+:[ \t]*(?:\[[^\]]*|\{[^}]*)\Z", re.MULTILINE)
 
 
-def read(path: Path) -> Document:
+def read(path: Path, encoding: str | None = None) -> Document:
     """Split a document into sections by its headings; its first line may be its title."""
-    text = page_text(path)
+    text = page_text(path, encoding)
     metadata = None
     if front := _FRONT_MATTER.match(text):
         metadata = _front_matter(front[1])

@@ -1,14 +1,16 @@
-"""Folders of pages and pictures as passages: text, Markdown, PDF and images.
+"""Folders of pages, tables and pictures as passages.
 
     notes.txt          split into pieces: notes.txt#0, notes.txt#1
     guide.md           a passage per heading: guide.md#install, if split: guide.md#install.1
     paper.pdf          a passage per page: paper.pdf#page=3, if split: paper.pdf#page=3.1
     koala.jpg          one passage: koala.jpg; its text is the caption
+    zoo.csv            a passage per row: zoo.csv#ID, without a column of ids zoo.csv#row=3
 
 Ids are paths below the folder, so that they stay the same while a file is edited. A caption is the
 text of `koala.txt` next to `koala.jpg`, or is listed in a `metadata.jsonl` or `metadata.csv` of the
 same folder (columns `file_name`, and `text` or `caption`; others become metadata), as in the hub's
-image folders.
+image folders. An image without a caption that a row of a table names is that row's alone. A table
+without a column of text is left out.
 
 Hidden files and folders are skipped, and so are links that lead out of the folder and collections
 (`ravqa.collections`), whose images are copies. Files with identical bytes are read once.
@@ -16,9 +18,11 @@ Hidden files and folders are skipped, and so are links that lead out of the fold
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +34,22 @@ from ravqa.corpora import markdown, pdf
 from ravqa.corpora.documents import Document, Section, file_title, numbered, page_text
 from ravqa.corpora.kb import cut
 from ravqa.corpora.remarks import Remarks
-from ravqa.corpora.tables import read_rows
+from ravqa.corpora.rows import TEXT_COLUMNS, row_passage, whole
+from ravqa.corpora.tables import TABULAR, Row, TableForm, read_rows, suffix_of
 from ravqa.corpora.values import is_blank, text_of
 from ravqa.images.decode import SUFFIXES, broken_images, is_image, is_image_file
-from ravqa.images.folder import composed
+from ravqa.images.folder import ImageFolder, composed
 
 PAGE_WORDS = 150
 """Words per passage (about 200 tokens, below the 256 of the default encoder)."""
 
 MARKDOWN = (".md", ".markdown")
-PAGES = (".txt", *MARKDOWN, ".pdf", *SUFFIXES)
-"""Suffixes of files that are read; images are also recognized by their first bytes."""
+TEXTS = (".txt", *MARKDOWN, ".pdf")
+PAGES = (*TEXTS, *SUFFIXES)
+"""Suffixes of pages and pictures; images are also recognized by their first bytes."""
+
+READ = ", ".join((*TEXTS, *TABULAR, "images"))
+"""Everything that is read in a folder, for messages."""
 
 MANIFESTS = ("collection.json", "library.json")
 """Files that mark a folder as a collection (`ravqa.collections`): current and older name."""
@@ -82,6 +91,7 @@ class Pages:
         root: Path,
         *,
         words: int | None = None,
+        form: TableForm | None = None,
         remarks: Remarks | None = None,
         uncaptioned: bool = False,
     ):
@@ -89,6 +99,7 @@ class Pages:
 
         Args:
             words: longest passage in whitespace-separated words; None for PAGE_WORDS.
+            form: how tables are written; its encoding is that of texts too.
             uncaptioned: include images without a caption, as passages without text.
 
         Raises:
@@ -96,12 +107,14 @@ class Pages:
         """
         self._root = root if root.is_dir() else root.parent
         self._words = words or PAGE_WORDS
+        self._form = form or TableForm()
         self._uncaptioned = uncaptioned
         self.remarks = remarks or Remarks()
         self._checks = remarks is None
         self._files = self._found() if root.is_dir() else [root]
         if not self._files:
-            raise DataError(f"{root}: no page to read: {', '.join(PAGES)} are")
+            there = f", not {others}" if (others := self.remarks.unsupported) else ""
+            raise DataError(f"{root}: nothing to read: {READ} are read{there}")
 
     @property
     def size(self) -> int:
@@ -113,7 +126,8 @@ class Pages:
     def key(self) -> str:
         """Return a key that changes with everything that the passages depend on."""
         files = [[self._name(path), file_digest(path)] for path in self._files]
-        return fingerprint("pages/3", files, self._words, self._uncaptioned)
+        form = astuple(self._form)
+        return fingerprint("pages/4", files, self._words, self._uncaptioned, *form)
 
     def passages(self) -> Iterator[Passage]:
         """Yield every passage, file by file in order of name.
@@ -131,7 +145,8 @@ class Pages:
         captions -= {p for p in captions if p is not None and _is_image(p)}
         broken = broken_images([path for path in self._files if _is_image(path)])
         seen: dict[str, str] = {}
-        for path in self._files:
+        shown: set[Path] = set()  # images of tables, which are read first
+        for path in sorted(self._files, key=lambda path: not _is_table(path)):
             if path.name in _METADATA or path in captions:
                 continue
             name = self._name(path)
@@ -142,10 +157,16 @@ class Pages:
                     continue
                 if path in broken:
                     raise DataError(broken[path])
-                if _is_image(path):
+                if _is_table(path):
+                    for passage in self._rows(path):
+                        shown |= {real_path(passage.image)} if passage.image else set()
+                        yield passage
+                elif _is_image(path):
                     beside = path.with_suffix(".txt")
                     beside = written.get(_letters(beside), beside)
-                    yield from self._picture(path, beside, metadata.get(path, {}))
+                    described = metadata.get(path, {})
+                    if described or beside.is_file() or real_path(path) not in shown:
+                        yield from self._picture(path, beside, described)
                 else:
                     yield from self._cut(path)
             except DataError as e:
@@ -164,7 +185,7 @@ class Pages:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 path = Path(folder, name)
-                if name.startswith("."):
+                if name.startswith((".", "~$")):  # Word's and Excel's marks of open files
                     continue
                 if not real_path(path).is_relative_to(real):
                     self.remarks.links.append(self._name(path))
@@ -172,7 +193,12 @@ class Pages:
                     self.remarks.others["pipe, device or broken link"] += 1
                 elif not os.access(path, os.R_OK):
                     self.remarks.break_off(self._name(path), "cannot be read: no permission")
-                elif name in _METADATA or path.suffix.lower() in PAGES or is_image_file(path):
+                elif (
+                    name in _METADATA
+                    or _is_table(path)
+                    or path.suffix.lower() in PAGES
+                    or is_image_file(path)
+                ):
                     found.append(path)
                 else:
                     self.remarks.others[path.suffix.lower() or "without suffix"] += 1
@@ -219,7 +245,7 @@ class Pages:
         column = next((c for c in _CAPTIONS if c in extra), "")
         text = (text_of(extra.pop(column, None), column) or "").strip()
         if beside != path and beside.is_file():
-            caption = page_text(beside).strip()
+            caption = page_text(beside, self._form.encoding).strip()
             if text and caption not in {text, ""}:
                 self.remarks.second.append(self._name(beside))
             text = text or caption
@@ -232,11 +258,37 @@ class Pages:
                 "(ravqa collection build) describes images itself"
             )
 
+    # -- tables -------------------------------------------------------------------------------
+
+    def _rows(self, path: Path) -> Iterator[Passage]:
+        name = self._name(path)
+        for _ in read_rows(path, form=self._form):
+            pass  # raises before any row is a passage: a table is left out as a whole
+        rows = read_rows(path, form=self._form)
+        first = next(rows, None)
+        if first is None:
+            self.remarks.blank.append(name)
+        elif not any(column in first[1] for column in TEXT_COLUMNS):
+            self.remarks.textless.append(f"{name} ({', '.join(map(str, first[1]))})")
+        else:
+            found = self._passages(name, itertools.chain([first], rows), ImageFolder(path.parent))
+            yield from whole(found, name, self.remarks)
+
+    def _passages(
+        self, name: str, rows: Iterable[tuple[str, Row]], images: ImageFolder
+    ) -> Iterator[Passage]:
+        for number, (where, row) in enumerate(rows, 1):
+            place = where.removeprefix(str(self._root)).lstrip("/")
+            with self.remarks.may_be_left_out(place):
+                found = row_passage(row, images, f"row={number}")
+                article = found.article or name
+                yield replace(found, passage_id=f"{name}#{found.passage_id}", article=article)
+
     # -- pages --------------------------------------------------------------------------------
 
     def _cut(self, path: Path) -> Iterator[Passage]:
         name = self._name(path)
-        document = _read(path)
+        document = _read(path, self._form.encoding)
         empty = True
         for section in document.sections:
             pieces = list(cut(section.text, self._words))
@@ -261,15 +313,15 @@ class Pages:
             self.remarks.blank.append(name)
 
 
-def _read(path: Path) -> Document:
+def _read(path: Path, encoding: str | None) -> Document:
     suffix = path.suffix.lower()
     if suffix == ".pdf":
         title, pages = pdf.read(path)
         sections = [numbered("page", number, text) for number, text in pages]
         return Document(title or file_title(path), sections)
     if suffix in MARKDOWN:
-        return markdown.read(path)
-    return Document(file_title(path), [Section("", page_text(path))])
+        return markdown.read(path, encoding)
+    return Document(file_title(path), [Section("", page_text(path, encoding))])
 
 
 def _letters(path: Path) -> str:
@@ -283,8 +335,12 @@ def _digest(path: Path) -> str:
         raise DataError(f"cannot be read: {e.strerror or e}") from None
 
 
+def _is_table(path: Path) -> bool:
+    return suffix_of(path) in TABULAR and path.name not in _METADATA
+
+
 def _is_image(path: Path) -> bool:
-    if path.suffix.lower() not in (".txt", *MARKDOWN, ".pdf"):
+    if path.suffix.lower() not in TEXTS:
         return is_image_file(path)
     try:
         with path.open("rb") as file:

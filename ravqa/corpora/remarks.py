@@ -28,6 +28,7 @@ class Remarks:
         collections: folders that are collections.
         absent: files that have a caption but do not exist.
         second: files with a caption of an image that has another in a metadata file.
+        textless: tables without a column of text, each with its columns.
         others: number of files with suffixes that are not read.
     """
 
@@ -39,6 +40,7 @@ class Remarks:
     collections: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     second: list[str] = field(default_factory=list)
+    textless: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
     def break_off(self, where: str, reason: str) -> None:
@@ -85,16 +87,22 @@ class Remarks:
     def lines(self) -> list[str]:
         """Return one line for each kind of remark that occurred."""
         kinds = (
-            ("cannot be read, left out", self.broken),
-            ("without text", self.blank),
-            ("a copy of another file, left out", self.copies),
-            ("a link that leads out of the folder, left out", self.links),
-            ("a collection, left out", self.collections),
-            ("listed in a metadata file, but missing", self.absent),
-            ("a caption besides one in a metadata file, left out", self.second),
-            ("of an unsupported kind", [f"{n} {s}" for s, n in self.others.most_common()]),
+            ("cannot be read, left out", _some(self.broken)),
+            ("without text", _some(self.blank)),
+            ("a table without a column of text, left out", _some(self.textless)),
+            ("a copy of another file, left out", _some(self.copies)),
+            ("a link that leads out of the folder, left out", _some(self.links)),
+            ("a collection, left out", _some(self.collections)),
+            ("listed in a metadata file, but missing", _some(self.absent)),
+            ("a caption besides one in a metadata file, left out", _some(self.second)),
+            ("of an unsupported kind", self.unsupported),
         )
-        return [f"{what}: {_some(found)}" for what, found in kinds if found]
+        return [f"{what}: {which}" for what, which in kinds if which]
+
+    @property
+    def unsupported(self) -> str:
+        """All kinds of files that are not read, with their numbers; blank if there are none."""
+        return "; ".join(f"{number} {suffix}" for suffix, number in self.others.most_common())
 
 
 def _some(found: list[str]) -> str:

@@ -39,11 +39,12 @@ def whole(passages: Iterable[Passage], where: Path | str, remarks: Remarks) -> I
                 remarks.break_off(f"{where}, passage {passage.passage_id!r}", reason)
 
 
-def row_passage(row: Row, images: ImageFolder) -> Passage:
+def row_passage(row: Row, images: ImageFolder, number: str | None = None) -> Passage:
     """Return the passage of a row.
 
     Args:
         images: the folder that its images are in.
+        number: its id if there is no column of ids; None if there must be one.
 
     Raises:
         DataError: it has no id or no text, or a value or its image cannot be used.
@@ -65,7 +66,10 @@ def row_passage(row: Row, images: ImageFolder) -> Passage:
         return str(value)
 
     ids = (id_of(row.pop(column, None), column) for column in ID_COLUMNS)
-    passage_id = needed("passage id", next((i for i in ids if i is not None), None), ID_COLUMNS)
+    given = next((i for i in ids if i is not None), None)
+    if given is None and not any(column in names for column in ID_COLUMNS):
+        given = number
+    passage_id = needed("passage id", given, ID_COLUMNS)
     text = needed("text", take(*TEXT_COLUMNS), TEXT_COLUMNS)
     image = row_images.image_of(row, images, _IMAGES)
     if image.missing:

@@ -31,7 +31,7 @@ from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
 from ravqa.corpora import hub, kb
-from ravqa.corpora.pages import Pages, is_collection, is_pages
+from ravqa.corpora.pages import READ, Pages, is_collection, is_pages
 from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.rows import row_passage, whole
 from ravqa.corpora.tables import JSON_LINES, PARQUET, TABLES, read_rows, suffix_of
@@ -67,6 +67,7 @@ def find_sources(
     remarks: Remarks | None = None,
     *,
     uncaptioned: bool = False,
+    numbered: bool = False,
     prefixes: Mapping[Path, str] = MappingProxyType({}),
 ) -> list[Source]:
     """Return the sources of a corpus (see `ravqa.corpora.corpus.Corpus.read`)."""
@@ -77,11 +78,17 @@ def find_sources(
         elif is_pages(path):
             if is_collection(path):
                 raise DataError(f"{path} is a collection: it must be the only corpus")
-            pages = Pages(path, words=sections.words, remarks=remarks, uncaptioned=uncaptioned)
+            pages = Pages(
+                path,
+                words=sections.words,
+                form=sections.form,
+                remarks=remarks,
+                uncaptioned=uncaptioned,
+            )
             prefix = prefixes.get(path)
             sources.append(_Prefixed(pages, prefix) if prefix else pages)
         else:
-            sources.append(_File(path, sections, remarks))
+            sources.append(_File(path, sections, remarks, numbered=numbered))
     return sources
 
 
@@ -111,8 +118,16 @@ class _Prefixed:
 class _File:
     """One file of a corpus."""
 
-    def __init__(self, path: Path, sections: kb.Sections, remarks: Remarks | None = None):
+    def __init__(
+        self,
+        path: Path,
+        sections: kb.Sections,
+        remarks: Remarks | None = None,
+        *,
+        numbered: bool = False,
+    ):
         self._path = path
+        self._numbered = numbered
         self._sections = sections
         self._remarks = remarks
         try:
@@ -132,11 +147,12 @@ class _File:
             self._path.name,  # its suffix decides how it is read
             self._sections.words,
             *astuple(self._sections.form),
+            *(["numbered"] if self._numbered else []),
             file_digest(keep) if keep else None,
         )
 
     def passages(self) -> Iterator[Passage]:
-        found = read_passages(self._path, self._sections, self._remarks)
+        found = read_passages(self._path, self._sections, self._remarks, numbered=self._numbered)
         return found if self._remarks is None else whole(found, self._path, self._remarks)
 
 
@@ -168,18 +184,23 @@ class _Hub:
 
 
 def read_passages(
-    path: Path, sections: kb.Sections, remarks: Remarks | None = None
+    path: Path,
+    sections: kb.Sections,
+    remarks: Remarks | None = None,
+    *,
+    numbered: bool = False,
 ) -> Iterator[Passage]:
     """Yield the passages of a file, one at a time.
 
     Args:
         remarks: records articles without text, and rows and articles that cannot be used.
+        numbered: make ids of the numbers of rows if a table has no column of ids.
 
     Raises:
         DataError: see `Corpus.read`.
     """
     if is_pages(path):
-        yield from Pages(path, words=sections.words).passages()
+        yield from Pages(path, words=sections.words, form=sections.form).passages()
         return
     suffix = suffix_of(path)
     keep = kb.read_names(sections.keep) if sections.keep else None
@@ -205,16 +226,18 @@ def read_passages(
                 yield from of_article(kb.page_article(url, page))
     elif suffix in (*JSON_LINES, *TABLES, PARQUET):
         images = ImageFolder(path.parent)
-        for where, row in read_rows(path, form=sections.form):
+        for number, (where, row) in enumerate(read_rows(path, form=sections.form), 1):
             with _may_be_left_out(where, remarks):
                 if "wikipedia_title" in row:
                     yield from of_article(kb.article_of(row))
                 else:
-                    yield row_passage(row, images)
+                    name = f"{path.name}#row={number}" if numbered else None
+                    yield row_passage(row, images, name)
     else:
+        kind = f"{suffix} is" if suffix else "files without a suffix are"
         raise DataError(
-            f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, a knowledge base as "
-            ".json, .zip or .jsonl.gz, or a folder of pages)"
+            f"{path}: {kind} not read: {READ}, knowledge bases (.json, .zip, .jsonl.gz) and "
+            "folders of these are"
         )
 
 

@@ -27,6 +27,7 @@ Row = dict[str, Any]
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv")
 PARQUET = ".parquet"
+TABULAR = (*JSON_LINES, *TABLES, PARQUET)
 DELIMITERS = (",", ";", "\t", "|")
 """What may separate the fields of a CSV file; the header shows which it is."""
 

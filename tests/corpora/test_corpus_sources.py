@@ -235,10 +235,11 @@ def test_an_image_of_a_passage_that_is_not_there(tmp_path):
 
 def test_a_corpus_of_another_kind_is_named(tmp_path):
     path = written(tmp_path / "a.xml", "x")
-    assert said(DataError, Corpus.read, path) == (
-        f"{path}: a corpus is a .jsonl, .csv or .tsv file (or .parquet, a knowledge base as .json, "
-        ".zip or .jsonl.gz, or a folder of pages)"
-    )
+    message = said(DataError, Corpus.read, path)
+    assert message.startswith(f"{path}: .xml is not read: .txt, .md, .markdown, .pdf, ")
+    assert ".jsonl, .ndjson, .csv, .tsv, .parquet, images, knowledge bases (.json, " in message
+    bare = written(tmp_path / "a", "x")
+    assert ": files without a suffix are not read: .txt" in said(DataError, Corpus.read, bare)
     gone = tmp_path / "gone.jsonl"
     assert said(DataError, Corpus.read, gone) == f"no such file: {gone}"
     expected = "hf:a/b: hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT expected"

@@ -442,7 +442,12 @@ def test_large_files_become_a_corpus_on_disk_once_per_content(tmp_path, fresh_ca
     )
     reads = []
     real = sources.read_passages
-    monkeypatch.setattr(sources, "read_passages", lambda *a: (reads.append(a), real(*a))[1])
+
+    def read(*arguments, **options):
+        reads.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(sources, "read_passages", read)
     again = Corpus.read(path)
     assert list(again.values()) == list(first.values())
     assert reads == []  # nothing was parsed

@@ -432,7 +432,7 @@ def test_a_table_without_ids_names_its_columns(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(DataError, match="no page to read"):
+    with pytest.raises(DataError, match="nothing to read"):
         Corpus.read(tmp_path)
 
 

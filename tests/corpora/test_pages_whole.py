@@ -189,8 +189,8 @@ def test_links_out_of_the_folder_are_told(tmp_path):
 def test_a_folder_without_pages(tmp_path):
     (tmp_path / "x.xyz").touch()
     message = said(DataError, Pages, tmp_path)
-    assert message.startswith(f"{tmp_path}: no page to read: .txt, .md, .markdown, .pdf, .jpg, ")
-    assert message.endswith(" are")
+    assert message.startswith(f"{tmp_path}: nothing to read: .txt, .md, .markdown, .pdf, ")
+    assert message.endswith(".parquet, images are read, not 1 .xyz")
 
 
 @pytest.mark.parametrize(
@@ -265,10 +265,10 @@ def test_the_size_and_key_of_pages(tmp_path):
     pages = Pages(tmp_path, words=9, uncaptioned=True)
     assert pages.size == 570
     files = [[name, file_digest(tmp_path / name)] for name in ("a.txt", "b.png")]
-    assert pages.key() == fingerprint("pages/3", files, 9, True)
-    assert Pages(tmp_path).key() == fingerprint("pages/3", files, 150, False)
+    assert pages.key() == fingerprint("pages/4", files, 9, True, None, None, None)
+    assert Pages(tmp_path).key() == fingerprint("pages/4", files, 150, False, None, None, None)
     [source] = [Pages(tmp_path / "a.txt")]
-    assert source.key() == fingerprint("pages/3", files[:1], 150, False)
+    assert source.key() == fingerprint("pages/4", files[:1], 150, False, None, None, None)
 
 
 @pytest.mark.parametrize(
