@@ -302,6 +302,42 @@ def test_work_is_shared_out_in_ranges_that_make_up_the_whole(monkeypatch):
     assert out.tolist() == [[0, 0], [12, 12], [21, 21], [30, 30], [0, 0]]
 
 
+def test_numpy_has_its_threads_again_after_a_search(made, monkeypatch):
+    kernels = pytest.importorskip("ravqa.indexes.compressed.kernels")
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    index = way(made[0], "numba")
+
+    def threads():
+        pools = threadpoolctl.threadpool_info()
+        return {p["num_threads"] for p in pools if "numpy" in p["filepath"]}
+
+    seen = []
+    multiply = kernels.multiply
+
+    def watched(*arguments):
+        seen.append(threads())
+        multiply(*arguments)
+
+    monkeypatch.setattr(kernels, "multiply", watched)
+    query = Topics(seed=9, dim=DIM).passages(1)[0]
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        if threads() != {2}:
+            pytest.skip("numpy has no threads of its own here")
+        [found] = index.search([query], 5)
+        assert seen
+        assert all(each == {1} for each in seen)
+        assert threads() == {2}
+        index.score([query], [[passage_id for passage_id, _ in found]])
+        assert threads() == {2}
+        with kernels.lone_products():
+            index.search([query], 5)
+            assert threads() == {1}  # others are still inside
+        assert threads() == {2}
+        with pytest.raises(ValueError, match="failed"), kernels.lone_products():
+            raise ValueError("failed")
+        assert threads() == {2}
+
+
 def test_room_is_used_again_and_never_twice_at_once():
     room = search._Room()
     with room.for_array(2, 3) as one, room.for_array(4, 5) as other:

@@ -26,7 +26,7 @@ of 2 are scored at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -353,6 +353,16 @@ class CompressedIndex(SegmentedIndex):
 
     @contextmanager
     def _prepared(self, state: State, query: Array, tables: bool = True) -> Iterator[_Query]:
+        """Yield the query with what the stages need, which run inside."""
+        with ExitStack() as stack:
+            if self._compiled:
+                from ravqa.indexes.compressed import kernels
+
+                stack.enter_context(kernels.lone_products())
+            yield stack.enter_context(self._with_tables(state, query, tables))
+
+    @contextmanager
+    def _with_tables(self, state: State, query: Array, tables: bool) -> Iterator[_Query]:
         import torch
 
         codec: Codec = state.shared

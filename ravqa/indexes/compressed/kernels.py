@@ -1,8 +1,8 @@
 """The compressed index's inner loops, compiled by numba when first used and cached on disk.
 
 Each works on a range of passages and releases the GIL; `run` spreads ranges over one pool of
-threads, also for matrix products, for which numpy's own threads are switched off. Passages are
-runs of vectors that share a centroid; see `ravqa.indexes.compressed.index`.
+threads, also for matrix products, for which numpy's own threads are switched off meanwhile.
+Passages are runs of vectors that share a centroid; see `ravqa.indexes.compressed.index`.
 """
 
 # numba's decorator has no types.
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -43,21 +45,48 @@ def _pool() -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-@cache
-def _lone_products() -> None:
-    """Make numpy compute matrix products on the calling thread from now on.
+class _NumpyThreads:
+    """numpy's threads for matrix products, which can be switched off for a while."""
+
+    def __init__(self) -> None:
+        found = threadpoolctl.ThreadpoolController()
+        own = [lib.filepath for lib in found.lib_controllers if "numpy" in lib.filepath]
+        self._libraries = found.select(filepath=own)
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limit: Any = None
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Compute products on the calling thread; the last user to leave gives the threads back."""
+        with self._lock:
+            if not self._users:
+                self._limit = self._libraries.limit(limits=1)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._limit.restore_original_limits()
+
+
+_numpy_threads = cache(_NumpyThreads)
+os.register_at_fork(after_in_child=_numpy_threads.cache_clear)
+
+
+def lone_products() -> AbstractContextManager[None]:
+    """Make numpy compute matrix products on the calling thread, in the whole process, inside.
 
     Its own threads would keep waiting for work for a while, on the processors that the kernels
-    need, which costs as much as the kernels; and changing their number restarts them.
+    need, which costs as much as the kernels.
     """
-    found = threadpoolctl.ThreadpoolController()
-    own = [lib.filepath for lib in found.lib_controllers if "numpy" in lib.filepath]
-    found.select(filepath=own).limit(limits=1)
+    return _numpy_threads().off()
 
 
 def multiply(first: int, last: int, left: Array, right: Array, out: Array) -> None:
-    """Compute rows `first` to `last` of a matrix product, for `run`."""
-    _lone_products()
+    """Compute rows `first` to `last` of a matrix product, for `run`, inside `lone_products`."""
     np.matmul(left[first:last], right, out=out[first:last])
 
 
