@@ -68,6 +68,7 @@ app.command()(inventory.doctor)
 app.add_typer(collection.app, name="collection")
 app.command()(collection.search)
 app.command()(collection.ask)
+app.command()(collection.chat)
 moved.add_to(app, collection.app)
 
 _run_alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -1,17 +1,19 @@
-"""`ravqa collection`, `ravqa search` and `ravqa ask`: collections of your own passages."""
+"""`ravqa collection`, `search`, `ask` and `chat`: collections of your own passages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
 from ravqa.cli.options import from_request
 from ravqa.cli.shared import Json, opened_console, say, say_json
-from ravqa.core.errors import DataError, UserError
+from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.options import Option
 from ravqa.core.texts import printable
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ravqa.core.records import Hit, Passage
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.remarks import Remarks
+    from ravqa.pipeline import Response
     from ravqa.runs.console import Console
 
 app = typer.Typer(
@@ -91,25 +94,54 @@ class ChooseRequest:
     where: Annotated[Sequence[str], _WHERE] = ()
 
 
+_QUESTION = Option("The question; optional with --image.", "[QUESTION]", argument=True)
+_IMAGE = Option("The image that the question is about.", "FILE")
+_PIPELINE = Option(
+    "Use these settings instead of the collection's; the encoder must be the same.", "NAME|PATH"
+)
+_READER = Option("Use another reader (ravqa ls readers lists all).", "NAME")
+_JSON = Option("Print JSON, for scripts.", flag="--json")
+
+
 @dataclass(frozen=True, slots=True)
-class AskRequest:
-    """The options of `ravqa search` and `ravqa ask`."""
+class SearchRequest:
+    """The options of `ravqa search`."""
 
     folder: Annotated[Path, _FOLDER]
-    question: Annotated[
-        str, Option("The question; optional with --image.", "[QUESTION]", argument=True)
-    ] = ""
-    image: Annotated[Path | None, Option("The image that the question is about.", "FILE")] = None
+    question: Annotated[str, _QUESTION] = ""
+    image: Annotated[Path | None, _IMAGE] = None
     where: Annotated[Sequence[str], _WHERE] = ()
-    pipeline: Annotated[
-        str | None,
-        Option(
-            "Use these settings instead of the collection's; the encoder must be the same.",
-            "NAME|PATH",
-        ),
-    ] = None
+    pipeline: Annotated[str | None, _PIPELINE] = None
     overrides: Annotated[Sequence[str], _SET] = ()
-    as_json: Annotated[bool, Option("Print JSON, for scripts.", flag="--json")] = False
+    as_json: Annotated[bool, _JSON] = False
+    trust_settings: Annotated[bool, _TRUST] = False
+
+
+@dataclass(frozen=True, slots=True)
+class AskRequest:
+    """The options of `ravqa ask`."""
+
+    folder: Annotated[Path, _FOLDER]
+    question: Annotated[str, _QUESTION] = ""
+    image: Annotated[Path | None, _IMAGE] = None
+    where: Annotated[Sequence[str], _WHERE] = ()
+    pipeline: Annotated[str | None, _PIPELINE] = None
+    reader: Annotated[str | None, _READER] = None
+    overrides: Annotated[Sequence[str], _SET] = ()
+    as_json: Annotated[bool, _JSON] = False
+    trust_settings: Annotated[bool, _TRUST] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """The options of `ravqa chat`."""
+
+    folder: Annotated[Path, _FOLDER]
+    image: Annotated[Path | None, Option("The image of the first questions.", "FILE")] = None
+    where: Annotated[Sequence[str], _WHERE] = ()
+    pipeline: Annotated[str | None, _PIPELINE] = None
+    reader: Annotated[str | None, _READER] = None
+    overrides: Annotated[Sequence[str], _SET] = ()
     trust_settings: Annotated[bool, _TRUST] = False
 
 
@@ -253,9 +285,9 @@ def unpack(
             )
 
 
-@from_request(AskRequest)
+@from_request(SearchRequest)
 def search(
-    request: AskRequest,
+    request: SearchRequest,
     k: Annotated[
         int, typer.Option("-k", metavar="N", min=1, help="Number of passages to show.")
     ] = 5,
@@ -280,25 +312,114 @@ def ask(request: AskRequest) -> None:
     with opened_console() as console:
         collection = _asked(request)
         with console.status("loading models"):
-            _note_blind(collection, request.image, console, answering=True)
+            _note_reader(collection, request.image, console)
             response = collection.ask(request.question, request.image, where=_where(request.where))
         answer = response.answer
         assert answer is not None
-        read = {i for draft in answer.drafts for i in draft.passage_ids}
-        found = [
-            (hit, passage)
-            for hit, passage in zip(response.hits, response.passages, strict=True)
-            if hit.passage_id in read
-        ]
+        found = _read_pairs(response)
         if request.as_json:
             passages = [_hit(*pair) for pair in found]
             values = {"answer": answer.text, "decision": answer.decision, "passages": passages}
             say_json(values, indent=1)
         else:
-            console.out.print(answer.text, markup=False, soft_wrap=True, style="bold")
+            _print_answer(console, answer.text)
             _print_hits(console, found)
-            for part, what in collection.config.stand_ins.items():
-                console.note(f"stand-in {part}: {what}")
+            _note_stand_ins(collection, request, console)
+
+
+@from_request(ChatRequest)
+def chat(request: ChatRequest) -> None:
+    """Answer questions about images from a collection, one after the other, until /quit.
+
+    Each question stands alone: earlier ones are not remembered. /help lists the commands.
+    """
+    with opened_console() as console:
+        collection = _opened(request)
+        with console.status("loading models"):
+            _note_reader(collection, request.image, console)
+        _note_stand_ins(collection, request, console)
+        _Chat(collection, console, request.image, _where(request.where)).run()
+
+
+class _Chat:
+    """A loop over lines: questions, and commands that begin with a slash."""
+
+    _COMMANDS: ClassVar[Mapping[str, str]] = {
+        "/image": "/image FILE: ask about this image; /image alone: about none",
+        "/passages": "/passages: show the passages that the last answer was read from",
+        "/help": "/help: list the commands",
+        "/quit": "/quit: end (so does Ctrl-D)",
+    }
+
+    def __init__(
+        self,
+        collection: Collection,
+        console: Console,
+        image: Path | None,
+        where: dict[str, list[str]] | None,
+    ):
+        self._collection = collection
+        self._console = console
+        self._image = image
+        self._where = where
+        self._last: Response | None = None
+
+    def run(self) -> None:
+        """Read lines until the input ends; an error of one line is shown and does not end it."""
+        for line in _lines():
+            try:
+                if line == "/quit":
+                    return
+                self._do(line)
+            except UserError as e:
+                say(f"error: {e}", error=True)
+            except KeyboardInterrupt:
+                say("interrupted", error=True)
+
+    def _do(self, line: str) -> None:
+        if not line.startswith("/"):
+            self._ask(line)
+            return
+        command, _, rest = line.partition(" ")
+        if command not in self._COMMANDS:
+            raise UserError(f"no command {command!r}: {near_matches(command, self._COMMANDS)}")
+        if command == "/image":
+            self._look(rest.strip())
+        elif command == "/passages":
+            if self._last is None:
+                raise UserError("nothing has been asked")
+            _print_hits(self._console, _read_pairs(self._last))
+        else:
+            for what in self._COMMANDS.values():
+                self._console.out.print(what, markup=False, highlight=False)
+
+    def _look(self, name: str) -> None:
+        image = Path(name).expanduser() if name else None
+        _check_image(image)
+        self._image = image
+
+    def _ask(self, question: str) -> None:
+        with self._console.status("answering"):
+            self._last = self._collection.ask(question, self._image, where=self._where)
+        assert self._last.answer is not None
+        _print_answer(self._console, self._last.answer.text)
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of a terminal, with editing and history, or of another standard input."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 (input uses it)
+
+        read: Callable[[], str] = partial(input, "> ")
+    else:
+        read = partial(next, sys.stdin)
+    while True:
+        try:
+            line = read().strip()
+        except (EOFError, StopIteration):
+            return
+        if line:
+            yield line
 
 
 # -- what the commands share ------------------------------------------------------------------
@@ -379,16 +500,43 @@ def _report(console: Console, changes: Changes, remarks: list[str], begin: str =
         console.note(line)
 
 
-def _asked(request: AskRequest) -> Collection:
-    """Check the question and its image, and open the collection."""
-    from ravqa.images.decode import broken_images
-
+def _asked(request: SearchRequest | AskRequest) -> Collection:
+    """Check the question, and open the collection."""
     if not request.question.strip() and request.image is None:
         raise UserError("a QUESTION, an --image, or both are needed")
-    if request.image is not None:
-        for reason in broken_images([request.image]).values():
-            raise DataError(reason)
-    return _open(request.folder, request.pipeline, request.overrides, request.trust_settings)
+    return _opened(request)
+
+
+def _opened(request: SearchRequest | AskRequest | ChatRequest) -> Collection:
+    """Check the image, and open the collection, with another reader if one is named."""
+    _check_image(request.image)
+    return _open(request.folder, request.pipeline, _changes(request), request.trust_settings)
+
+
+def _changes(request: SearchRequest | AskRequest | ChatRequest) -> list[str]:
+    """Return the settings that the command line changes; its reader is one of them."""
+    from ravqa.collections.folder import CollectionFolder
+    from ravqa.core.settings import load_pipeline
+    from ravqa.readers import READERS
+
+    changes = list(request.overrides)
+    if isinstance(request, SearchRequest) or request.reader is None:
+        return changes
+    READERS.check(request.reader)
+    if request.pipeline is None:
+        own = CollectionFolder(request.folder).manifest().settings
+    else:
+        own, _ = load_pipeline(request.pipeline)
+    if own["reader"].get("name") == request.reader:  # whose options stay
+        return changes
+    return [f"reader={request.reader}", *changes]
+
+
+def _check_image(image: Path | None) -> None:
+    from ravqa.images.decode import broken_images
+
+    for reason in broken_images([] if image is None else [image]).values():
+        raise DataError(reason)
 
 
 def _note_blind(
@@ -396,6 +544,34 @@ def _note_blind(
 ) -> None:
     if image is not None and not collection.pipeline(answering=answering).supports_images:
         console.note("no part of this pipeline uses the image: only the question is used")
+
+
+def _note_reader(collection: Collection, image: Path | None, console: Console) -> None:
+    """Load the models, and say what they cannot do."""
+    from ravqa.readers import READERS
+
+    collection.pipeline(answering=True)
+    _note_blind(collection, image, console, answering=True)
+    name = collection.config.reader.name
+    if not READERS.get(name).has_model:
+        console.note(f"no model answers: the reader {name} is a rule; name another with --reader")
+
+
+def _note_stand_ins(
+    collection: Collection, request: AskRequest | ChatRequest, console: Console
+) -> None:
+    changed = {change.partition("=")[0].partition(".")[0] for change in _changes(request)}
+    for part, what in collection.config.stand_ins.items():
+        if part not in changed:
+            console.note(f"stand-in {part}: {what}")
+
+
+def _read_pairs(response: Response) -> list[tuple[Hit, Passage]]:
+    """Return the passages that the answer was read from, with their hits."""
+    assert response.answer is not None
+    read = set(response.answer.passage_ids)
+    pairs = zip(response.hits, response.passages, strict=True)
+    return [(hit, passage) for hit, passage in pairs if hit.passage_id in read]
 
 
 def _where(texts: Sequence[str]) -> dict[str, list[str]] | None:
@@ -433,6 +609,10 @@ def _values(passage: Passage) -> dict[str, Any]:
 
 def _hit(hit: Hit, passage: Passage) -> dict[str, Any]:
     return {"rank": hit.rank, "score": hit.score, **_values(passage)}
+
+
+def _print_answer(console: Console, text: str) -> None:
+    console.out.print(text, markup=False, soft_wrap=True, style="bold")
 
 
 def _print_hits(console: Console, found: list[tuple[Hit, Passage]]) -> None:

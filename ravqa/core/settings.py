@@ -32,6 +32,7 @@ LARGEST_INTEGER = 2**63 - 1
 
 _MAY_HOLD_KEYS = frozenset({"url", "api_key_env"})  # by mistake, so never quoted
 _PARTS = ("describer", "retriever", "reader", "judge")
+_NAMED = frozenset({*_PARTS, "encoder", "index"})  # keys of a mapping with a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,11 +344,15 @@ def _parsed(text: str) -> Any:
 def apply_override(settings: dict[str, Any], override: str) -> None:
     """Apply one "key.path=value" to `settings` in place; list items are addressed by index.
 
+    A text as the value of a part ("reader=openai") is the part's name, without options.
+
     Raises:
         UserError: no "=", an empty key, or a path through something other than a mapping or list.
     """
     key, value = split_override(override)
     *parents, last = key.split(".")
+    if last in _NAMED and parents[:1] != ["stand_ins"] and isinstance(value, str):
+        value = {"name": value}
     node: Any = settings
     for depth, step in enumerate(parents):
         if isinstance(node, dict) and node.get(step) is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ravqa.core.contracts import check_count
 from ravqa.core.control_tokens import ControlTokens
@@ -161,6 +161,7 @@ class Reader(ABC):
     Attributes:
         fingerprint: changes with the weights and with every setting that can change an answer.
         weights: human-readable name of the weights.
+        has_model: whether a model answers, and not a rule.
         deterministic: whether the same prompt always gives the same generation; only then are
             generations cached.
         context: most tokens that prompt and generation may have together; None if unknown.
@@ -184,6 +185,7 @@ class Reader(ABC):
 
     fingerprint: str
     weights: str
+    has_model: ClassVar[bool] = True
     deterministic: bool = False
     context: int | None = None
     max_new_tokens: int = 0

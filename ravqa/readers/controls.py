@@ -27,6 +27,7 @@ from ravqa.readers.base import Abilities, Generation, Prompt, Reader
 class Control(Reader):
     """Base class of readers that answer by a rule and can do nothing else."""
 
+    has_model = False
     deterministic = True
     weights = "none (a rule)"
     name: str

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _VERIFIED = 2**28  # bytes of an index in the cache that is read whole before it is used
+_SHOWN = 80  # characters of a question in a message
 _MAX_SCORES = 2**26  # scores in memory at a time (256 MB)
 
 _Queries = list[list[Vectors]]
@@ -367,20 +368,17 @@ class LateInteractionRetriever(Retriever):
         depth = max(k, self.config.depth)
         plans = [self._plan(question) for question in questions]
         if allowed_ids is not None:
-            rankings = self._search(index, plans, depth, frozenset(allowed_ids))
+            allowed = frozenset(allowed_ids)
+            rankings = self._search(index, plans, depth, allowed)
+            if not all(rankings) and not allowed.isdisjoint(index.ids):
+                _warn_of_unknown_words(questions, rankings)
             return [to_hits(ranking[:k]) for ranking in rankings]
         keys = [fingerprint(self.fingerprint, content, depth, plan.content) for plan in plans]
         found = self._memo.get(
             keys, lambda rows: enumerate(self._search(index, [plans[i] for i in rows], depth))
         )
-        empty = [i for i, ranking in enumerate(found) if not ranking] if len(index) else []
-        if empty:
-            _log.warning(
-                "the retriever late-interaction finds nothing for %d questions, such as %r: the "
-                "encoder has no vector for any of their words",
-                len(empty),
-                questions[empty[0]].question,
-            )
+        if not all(found) and len(index):
+            _warn_of_unknown_words(questions, found)
         return [to_hits(ranking[:k]) for ranking in found]
 
     def explain(self, question: Question, passage_ids: Sequence[str]) -> list[Explanation]:
@@ -491,6 +489,18 @@ class LateInteractionRetriever(Retriever):
             return _search_all(index, plans, queries, depth, allowed)
         pairs = zip(plans, queries, strict=True)
         return [_search_some(index, *pair, depth, allowed) for pair in pairs]
+
+
+def _warn_of_unknown_words(questions: Sequence[Question], found: Sequence[Ranking]) -> None:
+    """Log why questions have no passage, although there are passages to find."""
+    empty = [q.question for q, ranking in zip(questions, found, strict=True) if not ranking]
+    first = empty[0] if len(empty[0]) <= _SHOWN else f"{empty[0][:_SHOWN]}..."
+    _log.warning(
+        "the retriever late-interaction finds nothing for %d questions, such as %r: the encoder "
+        "has no vector for any of their words",
+        len(empty),
+        first,
+    )
 
 
 def _search_all(

@@ -297,7 +297,7 @@ def test_an_unknown_key_in_a_file_is_named_with_the_file_and_the_nearest_known_o
         ("answering.decision=first", "decision"),
         ("answering=5", "answering"),
         ("reader.words=[1]", "words"),
-        ("reader=first-words", "reader"),
+        ("reader=[first-words]", "reader"),
         ("retriever=[none]", "retriever"),
         ("describer=5", "describer"),
         ("describer={}", "describer.name"),

@@ -1,5 +1,6 @@
-"""ravqa collection, ravqa search, ravqa ask."""
+"""ravqa collection, ravqa search, ravqa ask, ravqa chat."""
 
+import io
 import json
 import shutil
 
@@ -9,6 +10,7 @@ from collection_files import pipeline
 
 from ravqa.cli import main
 from ravqa.collections import Collection
+from ravqa.core.errors import PromptError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage
 
@@ -131,6 +133,71 @@ def test_search_and_ask(ravqa, collection):
     ravqa("search", collection, "leaves", "--image", PHOTO)
     assert "no part of this pipeline uses the image" in ravqa.err
     assert "KEY=VALUE" in ravqa("search", collection, "x", "--where", "page", code=2)
+
+
+def test_another_reader_is_named_by_its_name_alone(ravqa, collection):
+    asked = ("ask", collection, "who eats leaves")
+    ravqa(*asked, "--json")
+    assert "no model answers: the reader first-words is a rule" in ravqa.err
+    assert "eats leaves" in ravqa(*asked, "--reader", "best-span", "--json")
+    assert "the reader best-span is a rule" in ravqa.err
+    assert json.loads(ravqa(*asked, "--set", "reader=best-span", "--json"))["passages"]
+    assert "the reader best-span is a rule" in ravqa.err
+    own = ravqa(*asked, "--set", "reader.words=1", "--reader", "first-words", "--json")
+    assert json.loads(own)["answer"] == "koala"
+    line = ravqa(*asked, "--reader", "openai", code=2)
+    assert line == (f"error: {collection}: reader: key 'url' is missing; key 'model' is missing\n")
+    assert "did you mean openai" in ravqa(*asked, "--reader", "openia", code=2)
+
+
+def test_several_questions_are_asked_in_one_process(ravqa, collection, monkeypatch):
+    def chat(*lines, code=0):
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+        return ravqa("chat", collection, code=code)
+
+    out = chat("who eats leaves", "", "/passages", "/quit", "never asked")
+    answer, *shown = out.splitlines()
+    assert answer == "koala: it eats"
+    assert any("koala.md#koala" in line for line in shown)
+    assert out.count("koala: it eats") == 1
+    assert "no model answers: the reader first-words is a rule" in ravqa.err
+
+    out = chat("/passages", "/pasages", "/image gone.jpg", "bridge built", "/help")
+    answer, *commands = out.splitlines()
+    assert answer == "bridge: it was"
+    assert [line.partition(":")[0] for line in commands] == [
+        "/image FILE",
+        "/passages",
+        "/help",
+        "/quit",
+    ]
+    for reason in (
+        "error: nothing has been asked",
+        "error: no command '/pasages': did you mean /passages",
+        "error: no such image: gone.jpg",
+    ):
+        assert reason in ravqa.err
+    assert chat() == ""
+
+
+def test_a_chat_asks_about_its_image_until_another_is_named(ravqa, collection, monkeypatch):
+    asked = []
+
+    def ask(self, question, image=None, *, where=None):
+        asked.append((question, image, where))
+        if question == "stop":
+            raise KeyboardInterrupt
+        raise PromptError("too long")
+
+    monkeypatch.setattr(Collection, "ask", ask)
+    lines = ["one", f"/image {PHOTO}", "two", "stop", "/image", "three"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    ravqa("chat", collection, "--where", "page=3")
+    where = {"page": ["3"]}
+    expected = [("one", None), ("two", PHOTO), ("stop", PHOTO), ("three", None)]
+    assert asked == [(*pair, where) for pair in expected]
+    assert ravqa.err.count("error: too long") == 3
+    assert "interrupted" in ravqa.err
 
 
 def test_brackets_in_names_are_no_markup(ravqa, docs, tmp_path, monkeypatch):

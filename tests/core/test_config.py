@@ -183,6 +183,22 @@ def test_an_empty_part_can_be_filled():
     }
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("reader=openai", {"reader": {"name": "openai"}}),
+        ("retriever.encoder=token-bert", {"retriever": {"encoder": {"name": "token-bert"}}}),
+        ("reader={name: a, b: 1}", {"reader": {"name": "a", "b": 1}}),
+        ("stand_ins.reader=a small one", {"stand_ins": {"reader": "a small one"}}),
+        ("reader=5", {"reader": 5}),
+    ],
+)
+def test_a_part_can_be_set_to_its_name(override, expected):
+    assert overridden({}, override) == expected
+    whole = {"reader": {"name": "first-words", "words": 2}}
+    assert overridden(whole, "reader=openai") == {"reader": {"name": "openai"}}
+
+
 def test_later_overrides_win():
     assert overridden({}, "a.b=1", "a.b=2", "a.c=3") == {"a": {"b": 2, "c": 3}}
 

@@ -155,6 +155,15 @@ def test_a_question_without_a_vector_is_named(caplog):
     )
 
 
+@pytest.mark.parametrize(("allowed", "named"), [(["p1"], True), (["gone"], False)])
+def test_a_question_without_a_vector_is_named_among_chosen_passages(caplog, allowed, named):
+    assert prepared().retrieve([ask(" " * 100)], 2, allowed_ids=allowed) == [[]]
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [f"such as {' ' * 80 + '...'!r}: the encoder" in line for line in lines] == [
+        True
+    ] * named
+
+
 def test_rankings_are_kept_by_depth_and_cut_to_what_is_asked(monkeypatch):
     tested = prepared(depth=2)
     searched = []
