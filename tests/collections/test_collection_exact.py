@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import collection_files
 import pytest
@@ -173,6 +174,17 @@ def test_its_index_is_for_its_encoder_and_kind_alone(collection):
 
 
 # Searching
+
+
+def test_an_index_is_known_by_the_name_it_is_registered_under_too():
+    index = SimpleNamespace(kind="flat")
+    corpus = CollectionCorpus(Path("here"), "encoder", index, "mine", ())
+    for kind in ("auto", "mine", "flat"):
+        assert corpus.index_for("encoder", kind) is index
+        assert corpus.index_for("other", kind) is None
+    assert corpus.index_for("encoder", "exact") is None
+    empty = CollectionCorpus(Path("here"), "encoder", None, "mine", ())
+    assert empty.index_for("encoder", "auto") is None
 
 
 def test_an_index_is_opened_with_its_options(tmp_path):
