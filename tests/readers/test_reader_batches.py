@@ -17,7 +17,13 @@ from ravqa.core.errors import UserError
 from ravqa.core.settings import validate
 from ravqa.readers import training
 from ravqa.readers.base import Prompt
-from ravqa.readers.training import IGNORED, answer_losses, check_training, training_batches
+from ravqa.readers.training import (
+    IGNORED,
+    answer_losses,
+    check_training,
+    target_lengths,
+    training_batches,
+)
 from ravqa.readers.transformers_llm import TransformersLLM
 from ravqa.readers.transformers_seq2seq import TransformersSeq2Seq
 from ravqa.readers.transformers_vlm import TransformersVLM
@@ -98,6 +104,16 @@ def test_the_chat_form_trains_what_follows_the_template(tiny):
     assert "".join(shown(reader, batch.inputs["input_ids"][0])) == text
     learned = batch.labels[0][batch.labels[0] != IGNORED]
     assert "".join(shown(reader, learned)) == " Paris</s>"
+
+
+@pytest.mark.parametrize(("name", "form"), [("llama", "plain"), ("llama", "chat"), ("t5", "plain")])
+def test_a_target_has_as_many_tokens_as_are_learned(tiny, name, form):
+    reader = tiny(name) if name == "t5" else tiny(name, prompt_form=form)
+    prompts, answers = [Prompt(SHORT), Prompt(LONG)], ["Paris", "koalas eat leaves"]
+    [batch] = training_batches(reader, prompts, answers)
+    learned = (batch.labels != IGNORED).sum(1).tolist()
+    assert target_lengths(reader, prompts, answers) == learned
+    assert learned[0] < learned[1]
 
 
 def test_an_encoder_decoder_encodes_the_prompt_and_decodes_the_answer(tiny):
