@@ -144,7 +144,7 @@ def said(call, *arguments):
     with pytest.raises(ContractError) as caught:
         call(*arguments)
     whole, _, what = str(caught.value).partition(" breaks its contract: ")
-    assert re.fullmatch(r"the index \S+\.\w+", whole)
+    assert re.fullmatch(rf"the index {re.escape(__name__)}\.(\w+\.<locals>\.)?\w+", whole)
     return what
 
 

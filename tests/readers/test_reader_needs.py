@@ -10,6 +10,7 @@ from ravqa.readers import loading, transformers_vlm
 from ravqa.readers.base import Abilities
 from ravqa.readers.controls import FirstWords, Majority
 from ravqa.readers.loading import LocalConfig, Placement
+from ravqa.readers.openai import OpenAIReader
 from ravqa.readers.transformers_vlm import TransformersVLM
 
 VIDEOS = ["torchvision"]
@@ -134,6 +135,22 @@ def test_a_reader_without_a_model_can_do_nothing_else():
     assert FirstWords.declared(FirstWords.Config()) == nothing
     assert Majority.declared(None) == nothing
     assert dict(nothing.ways) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "able", "scoring"),
+    [
+        ({}, (True, False, False), "prompt_logprobs"),
+        ({"images": False}, (False, False, False), "prompt_logprobs"),
+        ({"log_probs": True, "scoring": "prompt_logprobs"}, (True, True, True), "prompt_logprobs"),
+        ({"prompt_form": "plain", "scoring": "echo"}, (False, False, True), "echo"),
+        ({"prompt_form": "plain", "log_probs": True}, (False, True, False), "echo"),
+    ],
+)
+def test_a_server_can_do_what_the_settings_say(options, able, scoring):
+    config = OpenAIReader.Config(model="m", url="http://localhost", **options)
+    ways = {"gives_log_probs": "log_probs=true", "scores_answers": f"scoring={scoring}"}
+    assert OpenAIReader.declared(config) == Abilities(*able, False, ways)
 
 
 def test_settings_that_would_each_be_enough():
