@@ -33,9 +33,21 @@ from ravqa.images.efficientnet import EfficientNetLite0, pooled
 
 LAST = "context_vision_projection.model.2."
 PHOTO = "context_photo_projection.model."
-_SOURCES = {"weavly"}  # of the features: photos that the sample has
-_CLASSES = {"in1", "in2"}  # labelled by ImageNet's classes
-_GROUPED = {"dsc", "hist", "holidays"}  # several photos of one place
+_CLASSES = {"in1", "in2"}  # sources of features that are labelled by ImageNet's classes
+_GROUPED = {"dsc", "hist"}  # several photos of one place
+_LEFT_OUT = {
+    "weavly",  # photos that the sample has
+    *("beta", "flickr", "holidays", "infoseek", "okvqa"),  # names do not tell what they show
+}
+# Other names of what the sample has, of its parts and kinds, and of where it stands.
+_OTHER_NAMES = {
+    *("alai minar", "alai darwaza", "iron pillar", "jamali kamali"),  # beside Qutub Minar
+    *("acropolis", "china wall", "christ redeemer", "sydney opera", "statue liberty", "michel"),
+    *("paramids", "pyramid", "minaret", "stone", "eiffel", "paris", "pont alexandre", "roma"),
+    *("berlim", "berlin", "fussen", "schwangau", "alpsee", "london", "westminster", "zaan"),
+    *("cock", "buffalo", "parrot", "dholak", "mridangam", "pakhawaj", "tabla"),
+    *("brief monuments", "download"),  # unknown
+}
 
 
 def main() -> None:
@@ -175,27 +187,31 @@ def quiet_directions(texts: Texts) -> tuple[Tensor, float]:
 def photos(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
     """Return features [photos, 1280] and their rows, without the sample's photos and entities.
 
+    Entities are found by name; photos without telling names are left out.
+
     Beside the file NAME.npz with the array `pooled` is NAME.json: a list with the `source`, `label`
     and `file` of each row.
     """
     rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     pooled = np.load(path)["pooled"].astype(np.float64)
-    entities = sample_entities()
+    entities = sample_entities() | {plain(name) for name in _OTHER_NAMES}
     classes = {
         wnid
-        for wnid, (names, _) in zip(class_ids(), class_names(), strict=True)
-        if any(plain(name) in entities for name in names)
+        for wnid, (names, kinds) in zip(class_ids(), class_names(), strict=True)
+        if any(plain(name) in entities for name in (*names, kinds[0]))
     }
     long = [name for name in entities if len(name) > 3]
 
     def kept(row: dict[str, str]) -> bool:
-        if row["source"] in _SOURCES or row["label"] in classes:
+        if row["source"] in _LEFT_OUT or row["label"] in classes:
             return False
-        text = plain(row["label"]), plain(row["file"])
-        return not any(name in part for name in long for part in text)
+        texts = row["label"], row["file"]
+        if any(name in plain(text) for name in long for text in texts):
+            return False
+        return entities.isdisjoint(re.findall(r"[a-z]+", " ".join(texts).lower()))
 
     keep = [i for i, row in enumerate(rows) if kept(row)]
-    print(f"features of {len(keep)} photos; {len(rows) - len(keep)} left out by name")
+    print(f"features of {len(keep)} photos; {len(rows) - len(keep)} left out")
     return pooled[keep], [rows[i] for i in keep]
 
 

@@ -28,20 +28,30 @@ def features():
 
 def test_what_the_sample_has_photos_of_is_left_out(tmp_path):
     tool = runpy.run_path(str(TOOL))
-    rows = [
-        {"source": "in2", "label": "n01882714", "file": "1.jpg"},  # koala
-        {"source": "in2", "label": "n01440764", "file": "2.jpg"},  # tench
-        {"source": "dsc", "label": "Gateway of India", "file": "3.jpg"},
-        {"source": "way", "label": "x", "file": "taj-mahal-2.jpg"},
-        {"source": "dsc", "label": "Ellora Caves", "file": "4.jpg"},
-        {"source": "weavly", "label": "x", "file": "5.jpg"},
+    out = [
+        ("in2", "n01882714", "1.jpg"),  # koala
+        ("in2", "n02123045", "1.jpg"),  # tabby: a kind of house cat
+        ("dsc", "Gateway of India", "3.jpg"),
+        ("way", "x", "taj-mahal-2.jpg"),
+        ("dsc", "alai_minar", "img4.jpg"),  # beside Qutub Minar
+        ("iconic", "china-wall.jpg", "china-wall.jpg"),
+        ("game", "animals/cat.png", "cat.png"),
+        ("tier", "paris.jpg", "paris.jpg"),  # where landmarks of the sample stand
+        ("weavly", "x", "5.jpg"),
+        ("holidays", "1178", "117800.png"),  # unknown
     ]
-    pooled = np.arange(6, dtype=np.float16)[:, None] * np.ones((1, 1280), np.float16)
+    kept = [
+        ("in2", "n01440764", "2.jpg"),  # tench
+        ("dsc", "Ellora Caves", "4.jpg"),
+        ("tier", "cathedral.jpg", "cathedral.jpg"),  # a name within a word is no name
+    ]
+    rows = [dict(zip(("source", "label", "file"), row, strict=True)) for row in (*out, *kept)]
+    pooled = np.arange(len(rows), dtype=np.float16)[:, None] * np.ones((1, 1280), np.float16)
     np.savez(tmp_path / "f.npz", pooled=pooled)
     (tmp_path / "f.json").write_text(json.dumps(rows), encoding="utf-8")
-    kept, left = tool["photos"](tmp_path / "f.npz")
-    assert kept[:, 0].tolist() == [1, 4]
-    assert [row["label"] for row in left] == ["n01440764", "Ellora Caves"]
+    features, left = tool["photos"](tmp_path / "f.npz")
+    assert features[:, 0].tolist() == [len(out) + i for i in range(len(kept))]
+    assert left == rows[len(out) :]
     names = tool["sample_entities"]()
     entities = {p["entity"] for p in json.loads((SAMPLE / "photos.json").read_text("utf-8"))}
     assert {tool["plain"](name) for name in entities} <= names
@@ -65,7 +75,7 @@ def test_the_shipped_file_is_what_the_tool_makes(features, tmp_path, monkeypatch
     monkeypatch.setattr(mini_query, "FILE", file)
     monkeypatch.setattr(sys, "argv", [str(TOOL), "set-up", str(features)])
     runpy.run_path(str(TOOL), run_name="__main__")
-    assert "7548 photos; 742 left out" in capsys.readouterr().out
+    assert "5130 photos; 3160 left out" in capsys.readouterr().out
     made = unpacked(read_tensors(file))
     assert made.keys() == shipped.keys()
     # Other machines round differently, and may turn components of equal variance.
