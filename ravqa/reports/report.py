@@ -142,7 +142,7 @@ def write_report(
         match: number of first questions whose matches are shown, which loads the retriever; None
             for a few if it is a late-interaction retriever, 0 for none.
         progress: called as progress(what, done, total).
-        note: called with what is left out, if anything is.
+        note: called with what is left out, or could not be read again, if anything is.
         bounds: limits of texts and photos.
         trust_settings: read the data and load the models that the run's settings name even if they
             were not given on this machine.
@@ -156,6 +156,7 @@ def write_report(
     check_output(path, overwrite=overwrite, own=REPORT)
     run = read_run(folder, data=data, corpus=corpus, trust_settings=trust_settings)
     choice = choose(run, questions)
+    said = [*([choice.note] if choice.note else []), *run.notes]
     if match is None:
         found, missing = default_matches(run, choice.ids, progress, session)
         run = replace(run, notes=[*run.notes, *([missing] if missing else [])])
@@ -168,8 +169,9 @@ def write_report(
         write_page(path, _page(run, content))
     except OSError as e:
         raise UserError(f"the report {path} cannot be written: {e.strerror or e}") from None
-    if note and choice.note:
-        note(choice.note)
+    if note:
+        for text in said:
+            note(text)
     return path
 
 

@@ -418,9 +418,11 @@ def test_what_does_not_fit_is_left_out_and_said(run):
 def test_a_run_whose_data_is_gone_still_has_a_report(run, data, tmp_path):
     config = text_of(run / "config.yaml").replace(str(data), str(tmp_path / "nowhere"))
     (run / "config.yaml").write_text(config, encoding="utf-8")
-    path = write_report(run)
+    notes = []
+    path = write_report(run, note=notes.append)
     page = text_of(path)
     index, tables = embedded(page)
+    assert "The dataset could not be read again, so photos are missing" in notes[0]
     assert "The dataset could not be read again, so photos are missing" in page
     assert "passages" not in tables
     assert [row["photo"] for row in index["questions"]] == [-1] * 12
