@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from ravqa.core.errors import UserError
-from ravqa.indexes.base import Array, Index, Ranking, checked_index, checked_rankings
+from ravqa.indexes.base import (
+    Array,
+    Index,
+    Ranking,
+    build_index,
+    checked_index,
+    checked_rankings,
+)
 from ravqa.testing.asserting import conformance, refused, require, require_json
 
 _DIM = 16
@@ -70,13 +77,20 @@ def _passages(rng: np.random.Generator, count: int) -> dict[str, Array]:
 def _build(
     kind: type[Index], config: Any, path: Path, passages: Mapping[str, Array], fingerprint: str
 ) -> Index:
-    made = kind.build(
+    seen: list[tuple[str, int, int]] = []
+    made = build_index(
+        kind,
         list(passages),
         iter(passages.values()),
         path,
         dim=_DIM,
         config=config,
         fingerprint=fingerprint,
+        progress=lambda *step: seen.append(step),
+    )
+    require(
+        bool(seen) and all(0 <= done <= total for _, done, total in seen),
+        f"{kind.__name__}, which sets `reports`, calls progress(what, done, total) in `build`",
     )
     require(isinstance(made, Index), f"{kind.__name__}.build returns the index, opened")
     return checked_index(made, kind)

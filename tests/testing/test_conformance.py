@@ -102,6 +102,23 @@ class Forgets(FlatIndex):
         super().build(*arguments, **options)
 
 
+class Silent(FlatIndex):
+    reports = True
+
+    @classmethod
+    def build(cls, *arguments, progress=None, **options):
+        return super().build(*arguments, **options)
+
+
+class TooFar(FlatIndex):
+    reports = True
+
+    @classmethod
+    def build(cls, *arguments, progress=None, **options):
+        progress("building", 9, 5)
+        return super().build(*arguments, **options)
+
+
 class TakesAny(FlatIndex):
     @classmethod
     def open(cls, path, config=None, *, fingerprint=None):
@@ -131,6 +148,8 @@ class Broken(FlatIndex):
         (Transposed, r"scores returns \[queries, passages\]"),
         (Finds, "minus infinity for a passage without vectors"),
         (Forgets, "Forgets.build returns the index, opened"),
+        (Silent, r"Silent, which sets `reports`, calls progress\(what, done, total\) in `build`"),
+        (TooFar, "TooFar, which sets `reports`, calls progress"),
         (TakesAny, "TakesAny.open refuses an index that was built from something else"),
         (Grows, "the index flat cannot change once it is built"),
         (Nothing, "defines neither `scores` nor `search` and `score`"),
