@@ -709,9 +709,9 @@ def test_a_decompression_bomb_is_refused_without_decoding_it(refused, data, monk
         ("c.csv", "title,text\nx,a\n", "{path}, line 2: no passage id (column passage_id"),
         ("c.jsonl", '{"id": 1, "text": " "}\n', "{path}, line 1: no text"),
         ("c.jsonl", b"\xff\xfe", "{path} cannot be read"),
-        ("c.csv", b"id,text\n1,\xff\n", "{path} cannot be read"),
-        ("c.xml", "a", "{path}: a corpus is a .jsonl, .csv or .tsv file"),
-        ("c", "a", "{path}: a corpus is a .jsonl, .csv or .tsv file"),
+        ("c.csv", b"id,text\n1,\xe4\xe0 \xfd\xf2\xee \xf2\xe0\xea\n", "encoding may be cp1251 or"),
+        ("c.xml", "a", "{path}: .xml is not read: "),
+        ("c", "a", "{path}: files without a suffix are not read: "),
     ],
 )
 def test_a_bad_corpus_is_named_with_the_line(refused, data, tmp_path, name, content, reason):
