@@ -51,7 +51,13 @@ def loading(why: str, name: str, path: str, *, trusted: bool | None = None) -> I
     Raises:
         UserError: anything inside fails.
     """
-    with reading(why, name, path, trusted=trusted), _one_at_a_time, _never_asked(), _Reports():
+    with (
+        reading(why, name, path, trusted=trusted),
+        _one_at_a_time,
+        _never_asked(),
+        _Reports(),
+        without_bars(),
+    ):
         yield
 
 
@@ -104,6 +110,25 @@ def _never_asked() -> Iterator[None]:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no progress bar of transformers while weights are loaded; downloads keep theirs."""
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging as bars
+
+    shown, downloads = bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    bars.disable_progress_bar()  # and those of downloads
+    if downloads:
+        hub.enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+            if not downloads:
+                hub.disable_progress_bars()
 
 
 class _Reports(logging.Filter):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ravqa.core.checkpoints import without_bars
 from ravqa.core.errors import UserError
 from ravqa.core.locations import real_path
 from ravqa.flmr.checkpoints import SAFE, SAFE_INDEX, from_lightning, read_tensors
@@ -13,6 +14,7 @@ from ravqa.flmr.encoders import FLMRVisionModel
 from ravqa.flmr.modeling import FLMRModelForRetrieval
 
 
+@without_bars()
 def convert(
     source: str | Path, target: str | Path, *, vision: str | Path | None = None
 ) -> list[str]:

@@ -14,7 +14,7 @@ from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from safetensors.torch import load_file, save_file
 
 from ravqa.cli import run_main
-from ravqa.core.checkpoints import load_model
+from ravqa.core.checkpoints import load_model, without_bars
 from ravqa.core.errors import UserError
 
 
@@ -26,6 +26,47 @@ def without(folder, part, file="model.safetensors"):
     kept = {name: tensor for name, tensor in weights.items() if name not in taken}
     save_file(kept, folder / file, metadata={"format": "pt"})
     return taken
+
+
+@pytest.fixture
+def bars():
+    """Whether transformers and the hub show progress bars; set back after the test."""
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging as bars
+
+    def state():
+        return bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+
+    before = state()
+    yield state
+    (bars.enable_progress_bar if before[0] else bars.disable_progress_bar)()
+    (hub.enable_progress_bars if before[1] else hub.disable_progress_bars)()
+
+
+@pytest.mark.parametrize("shown", [(True, True), (True, False), (False, True), (False, False)])
+def test_bars_are_hidden_while_weights_are_loaded_and_then_as_before(bars, shown):
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    (logging.enable_progress_bar if shown[0] else logging.disable_progress_bar)()
+    (hub.enable_progress_bars if shown[1] else hub.disable_progress_bars)()
+    with without_bars():
+        assert bars() == (False, shown[1])
+    assert bars() == shown
+    with pytest.raises(ValueError, match="failed"), without_bars():
+        raise ValueError("failed")
+    assert bars() == shown
+
+
+def test_a_part_is_loaded_without_a_bar(copied, bars, capsys):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    folder = copied("llm")
+    transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert "Loading weights" in capsys.readouterr().err
+    build("llm", folder)
+    assert capsys.readouterr().err == ""
 
 
 WHOLE = [kind for kind in PARTS if PARTS[kind][3]]

@@ -225,11 +225,12 @@ def lightning(name):
 
 
 @pytest.mark.parametrize("name", ["preflmr", "flmr"])
-def test_a_lightning_checkpoint_is_converted(name, tmp_path):
+def test_a_lightning_checkpoint_is_converted(name, tmp_path, capsys):
     folder = copied(name, tmp_path / "research")
     (folder / "model.safetensors").unlink()
     torch.save(lightning(name), folder / "model.ckpt")
     assert convert(folder / "model.ckpt", tmp_path / "out") == []
+    assert capsys.readouterr().err == ""  # no bars
     truth = load_file(parity.checkpoint(name) / "model.safetensors")
     made = load_file(tmp_path / "out" / "model.safetensors")
     assert made.keys() == truth.keys()
@@ -239,7 +240,7 @@ def test_a_lightning_checkpoint_is_converted(name, tmp_path):
         convert(folder / "model.ckpt", tmp_path / "out")
 
 
-def test_a_lightning_checkpoint_without_its_vision_tower_takes_one_from_elsewhere(tmp_path):
+def test_a_lightning_checkpoint_without_its_vision_tower_takes_one_from_elsewhere(tmp_path, capsys):
     content = lightning("flmr")
     tower = {k: v for k, v in content["state_dict"].items() if "vision_encoder." in k}
     for key in tower:
@@ -253,7 +254,9 @@ def test_a_lightning_checkpoint_without_its_vision_tower_takes_one_from_elsewher
     clip.mkdir()
     plain = {k.removeprefix("model.vision_encoder."): v for k, v in tower.items()}
     save_file({k: v.contiguous() for k, v in plain.items()}, clip / "model.safetensors")
+    capsys.readouterr()
     convert(folder / "model.ckpt", tmp_path / "out", vision=clip)
+    assert capsys.readouterr().err == ""
     check_query(FLMRModelForRetrieval.from_pretrained(tmp_path / "out"), "flmr")
 
 
