@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import io
 import json
 import os
 import re
@@ -20,8 +21,10 @@ from doc_pages import (
     commands,
     every,
     is_ravqa,
+    make_files,
     parse,
     prepare,
+    prints,
 )
 
 from ravqa.cli import main, run_main
@@ -30,7 +33,7 @@ _LIMIT = "4"  # questions of a run
 # Changes of a training's settings.
 _BRIEFLY = ["loop.steps=1", "loop.validate_every=1", "train.0.limit=4"]
 _BRIEFLY += ["validation.limit=4", "validation.images=[0,1]"]
-_NOT_RUN = {"make", "pip", "git", "cd", "export", "torchrun"}
+_NOT_RUN = {"make", "pip", "git", "cd", "source", "export", "torchrun"}
 
 
 def named(found):
@@ -42,19 +45,49 @@ def test_every_block_says_what_it_is(page):
     text = page.read_text(encoding="utf-8")
     found = blocks(page)
     assert text.count("\n```") == 2 * len(found), "a fence that is not closed"
-    for block in found:
+    for before, block in zip([None, *found], found, strict=False):
         assert block.language in LANGUAGES, f"{block}: of what language?"
+        if block.output:
+            assert block.language == "text"
+            assert is_run(before), f"{block}: what prints it?"
         assert block.needs <= NEEDS, f"{block}: needs {', '.join(NEEDS)}"
         assert not (block.needs and block.file)
         if block.file is not None:
             assert re.fullmatch(r"[\w-]+(/[\w-]+)*\.\w+", block.file), block.file
     marks = re.findall(r"^<!-- ?(.*?) ?-->", text, re.MULTILINE)
-    counted = sum(bool(b.needs) + bool(b.file) for b in found)
+    counted = sum(bool(b.needs) + bool(b.file) + b.output for b in found)
     assert len(marks) == counted, "a mark that is not right above a block"
 
 
-def checked(block):
-    return [c for c in commands(block) if is_ravqa(c)]
+def is_run(block):
+    return block.language in {"python", "console"} and not (block.needs or block.file)
+
+
+def test_those_files_are_the_koala_and_passages_about_it(tmp_path):
+    make_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["passages.jsonl", "photo.jpg"]
+    assert b"Koala" in (tmp_path / "passages.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "same"),
+    [
+        ("1.25 koala\n", "1.25 koala\n", True),
+        ("1.25 koala\n", "1.26 koala\n", False),
+        ("1.25 koala\n", "1.25 koala\nmore\n", False),
+        ("run directory: runs/...\n", "run directory: runs/okvqa-1\n", True),
+        ("...koala\n...", "1 koala\n2 lion\n", True),
+        ("...koala\n...", "1 bear\n2 lion\n", False),
+    ],
+)
+def test_printed_output_is_compared(expected, printed, same):
+    assert prints(expected, printed) == same
+
+
+def test_an_output_is_the_text_below_its_block(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n\n<!-- output -->\n```text\n1\n```\n")
+    assert [(b.text, b.output) for b in blocks(page)] == [("print(1)\n", False), ("1\n", True)]
 
 
 def write_files(page, folder):
@@ -145,23 +178,31 @@ def limited(arguments):
 
 
 def in_this_process(command):
+    """Run a command, and return its exit status and what it printed."""
     arguments = list(command.arguments)
     single = command.program == ("python", "run_vqa.py")
     words = limited(["run", *arguments] if single else arguments)
-    with pytest.raises(SystemExit) as end:
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as end:
         run_main(words[1:]) if single else main(words)
-    return end.value.code
+    return end.value.code, out.getvalue()
 
 
 def in_a_process(command):
+    """Run a command with its variables, and return its exit status and what it printed."""
     single = command.program == ("python", "run_vqa.py")
     arguments = list(command.arguments)
     words = limited(["run", *arguments] if single else arguments)
     program = [str(ROOT / "run_vqa.py"), *words[1:]] if single else ["-m", "ravqa", *words]
     paths = [command.environment.get("PYTHONPATH", ""), str(ROOT)]
     variables = command.environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    done = subprocess.run([sys.executable, *program], env=os.environ | variables, check=False)
-    return done.returncode
+    done = subprocess.run(
+        [sys.executable, *program],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
 
 
 def run_script(block):
@@ -174,22 +215,26 @@ def run_script(block):
     )
     assert done.returncode == 0, f"{block}\n{done.stderr}"
     assert done.stdout.strip(), f"{block} prints nothing"
+    return done.stdout
 
 
 def run(block):
-    """A block that needs nothing."""
+    """Run a block that needs nothing, and return what it printed."""
     if block.language == "python":
         before = set(Path().iterdir())
-        run_script(block)
+        printed = run_script(block)
         if set(Path().iterdir()) != before:
             run_script(block)  # what it has made does not hinder it
-        return
+        return printed
+    printed = ""
     for command in commands(block):
         other = command.program[0] == "python" and not is_ravqa(command)
         if other or command.program[0] in _NOT_RUN:
             continue
-        code = in_a_process(command) if command.environment else in_this_process(command)
+        code, out = in_a_process(command) if command.environment else in_this_process(command)
         assert code == 0, f"{block}: {' '.join(command.arguments)}"
+        printed += out
+    return printed
 
 
 @pytest.mark.slow
@@ -197,9 +242,12 @@ def run(block):
 def test_the_blocks_of_a_page_run_one_after_the_other(page, tmp_path, minilm_folder):
     prepare(tmp_path)
     with contextlib.chdir(tmp_path):
+        printed = ""
         for block in blocks(page):
             if block.file is not None:
                 Path(block.file).parent.mkdir(parents=True, exist_ok=True)
                 Path(block.file).write_text(block.text, encoding="utf-8")
-            elif block.language in {"python", "console"} and not block.needs:
-                run(block)
+            elif block.output:
+                assert prints(block.text, printed), f"{block}: it prints\n{printed}"
+            elif is_run(block):
+                printed = run(block)

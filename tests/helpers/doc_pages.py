@@ -5,15 +5,17 @@ What stands above a block says what the test makes of it:
     <!-- needs: hub, gpu -->     not run, but its commands are checked: it needs the model hub (or a
                                  GPU, a server, a benchmark's official files, several machines)
     <!-- file: NAME -->          not run, but written to NAME in the page's folder
+    <!-- output -->              not run: the block before it prints this; "..." stands for any text
 
-All other blocks of a page are run one after the other in one folder, which has `photo.jpg`,
-`passages.jsonl`, and `DIR`: the bundled sample as a folder with OK-VQA's official files.
+All other blocks of a page are run one after the other in one folder, which has what `FILES` makes
+in a checkout, and `DIR`: the bundled sample as a folder with OK-VQA's official files.
 """
 
-import json
+import doctest
 import re
 import shlex
 import shutil
+import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +26,11 @@ LANGUAGES = {"console", "python", "yaml", "json", "jinja", "markdown", "text"}
 NEEDS = {"hub", "gpu", "server", "data", "cluster"}
 
 _FENCE = re.compile(r"^(`{3,})(.*)$")
-_MARK = re.compile(r"^<!-- (needs|file): (.+) -->$")
+_MARK = re.compile(r"^<!-- (needs|file|output)(?:: (.+))? -->$")
+FILES = """\
+head -n 200 ravqa/datasets/sample/passages.jsonl > passages.jsonl
+cp ravqa/datasets/sample/val2014/COCO_val2014_000009000010.jpg photo.jpg
+"""
 _SERVERS = {"vllm", "ollama", "llama-server", "transformers"}  # where a server is needed
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _ASSIGNMENT = re.compile(r"^[A-Z_]+=\S*$")
@@ -40,6 +46,7 @@ class Block:
     text: str
     needs: frozenset[str] = frozenset()
     file: str | None = None
+    output: bool = False
 
     def __str__(self):
         return f"{self.page.name}:{self.line}"
@@ -67,11 +74,12 @@ def blocks(page):
         marks = {}
         above = i - 1
         while above >= 0 and (mark := _MARK.match(lines[above])):
-            marks[mark.group(1)] = mark.group(2)
+            marks[mark.group(1)] = mark.group(2) or ""
             above -= 1
         needs = frozenset(filter(None, re.split(r"[,\s]+", marks.get("needs", ""))))
         text = "\n".join(lines[i + 1 : end]) + "\n"
-        found.append(Block(page, i + 1, fence.group(2).strip(), text, needs, marks.get("file")))
+        language, output = fence.group(2).strip(), "output" in marks
+        found.append(Block(page, i + 1, language, text, needs, marks.get("file"), output))
         i = end + 1
     return found
 
@@ -88,7 +96,7 @@ def commands(block):
         ValueError: a line that is more than one plain command.
     """
     found = []
-    for line in block.text.replace("\\\n", " ").splitlines():
+    for line in block.text.replace(FILES, "").replace("\\\n", " ").splitlines():
         words = shlex.split(_COMMENT.sub("", line))
         if not words:
             continue
@@ -115,6 +123,7 @@ def _command(environment, words, line):
         ("make",),
         ("git", "clone"),
         ("cd",),
+        ("source",),
         ("export",),
         ("ravqa",),
     ):
@@ -203,9 +212,17 @@ def prepare(folder):
     """What the blocks of a page find in their folder."""
     from ravqa.core.locations import SAMPLE
 
-    shutil.copy(SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg", folder / "photo.jpg")
-    lines = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    koala = [line for line in lines if "koala" in json.loads(line)["text"].lower()]
-    others = [line for line in lines if line not in koala]
-    (folder / "passages.jsonl").write_text("".join(koala + others[:100]), encoding="utf-8")
+    make_files(folder)
     shutil.copytree(SAMPLE, folder / "DIR")  # a link would lead the photos out of their folder
+
+
+def make_files(folder):
+    """Run the lines of the guides that copy a photo and passages from a checkout."""
+    (folder / "ravqa").symlink_to(ROOT / "ravqa")
+    subprocess.run(["/bin/sh", "-ec", FILES], cwd=folder, check=True)
+    (folder / "ravqa").unlink()
+
+
+def prints(expected, printed):
+    """Whether this was printed; "..." in what was expected stands for any text."""
+    return doctest.OutputChecker().check_output(expected, printed, doctest.ELLIPSIS)
