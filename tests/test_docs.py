@@ -8,11 +8,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from doc_pages import (
+    FILES,
     LANGUAGES,
     NEEDS,
     PAGES,
@@ -61,6 +63,19 @@ def test_every_block_says_what_it_is(page):
 
 def is_run(block):
     return block.language in {"python", "console"} and not (block.needs or block.file)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_page_says_where_its_files_come_from(page):
+    """photo.jpg and passages.jsonl are in no checkout: readers are told which files to take.
+
+    Beside a DIR of their own, readers have passages of their own.
+    """
+    text = page.read_text(encoding="utf-8")
+    lines = [line for b in blocks(page) if is_run(b) for line in b.text.splitlines()]
+    named = re.compile(r"""(?<![\w/])(?<!/ ["'])(photo\.jpg|passages\.jsonl)\b""")
+    if any(named.search(line) for line in lines if " DIR " not in line):
+        assert FILES in text or "quick-start.md#two-files-to-try-it-with" in text
 
 
 def test_those_files_are_the_koala_and_passages_about_it(tmp_path):
@@ -115,12 +130,20 @@ def test_commands_are_as_the_command_line_takes_them(block, tmp_path, monkeypatc
             assert (ROOT / command.program[1]).is_file(), f"no {command.program[1]}"
 
 
-@pytest.mark.parametrize("block", named(b for b in every("console") if "pip" in b.text))
-def test_extras_that_are_installed_exist(block):
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for extras in re.findall(r"ravqa\[([\w,-]+)\]", block.text):
-        for extra in extras.split(","):
-            assert re.search(rf"^{extra} = \[", text, re.MULTILINE), f"no extra {extra}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_extras_are_installed_from_the_checkout_and_exist(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"pip install '?ravqa.*|ravqa\[.*", text), "not on a package index"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extras in re.findall(r"pip install '?\.\[([\w,-]+)\]", text):
+        assert set(extras.split(",")) <= project["optional-dependencies"].keys(), extras
+
+
+def test_the_readme_is_short_and_asks_for_nothing_that_is_not_in_a_checkout():
+    readme = PAGES[0]
+    assert readme.name == "README.md"
+    assert len(readme.read_text(encoding="utf-8").splitlines()) <= 150
+    assert not any(block.needs or "DIR" in block.text for block in blocks(readme))
 
 
 @pytest.mark.parametrize("block", named(every("python", "yaml", "json")))
