@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -12,6 +12,12 @@ from ravqa.cli.options import from_request
 from ravqa.cli.run import Subset, with_subset
 from ravqa.cli.shared import Json, say
 from ravqa.runs.options import RunRequest
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    from ravqa.cli.doctor import Report
 
 Kind = Literal[
     "datasets", "pipelines", "studies", "prompts", "describers", "encoders", "indexes",
@@ -26,7 +32,6 @@ def ls(
     ] = None,
 ) -> None:
     """List the available datasets, pipelines, prompts, readers, retrievers, and so on."""
-    from rich.table import Table
     from rich.text import Text
 
     from ravqa.core.terminal import Terminal
@@ -36,7 +41,7 @@ def ls(
     for one in (kind,) if kind else kinds:
         if kind is None:
             terminal.print(Text(one, style="bold"))
-        listed = Table(show_header=False, box=None, pad_edge=False)
+        listed = _two_columns()
         for name, summary in _listed(one):
             listed.add_row(name if kind else f"  {name}", summary)
         terminal.print(listed)
@@ -68,9 +73,6 @@ def doctor(request: RunRequest, subset: Subset = None, as_json: Json = False) ->
     `ravqa run` with the same options; its questions and passages are read. Exit code 1 means that
     something would stop it.
     """
-    from rich.table import Table
-    from rich.text import Text
-
     from ravqa.cli import doctor as examination
     from ravqa.runs.console import Console
 
@@ -80,18 +82,34 @@ def doctor(request: RunRequest, subset: Subset = None, as_json: Json = False) ->
     if as_json:
         say(examination.as_json(report))
     else:
-        console = Console().out
-        for title, rows in examination.lines(report):
-            console.print(Text(title, style="bold"))
-            table = Table(show_header=False, box=None, pad_edge=False)
-            table.add_column(no_wrap=True)
-            table.add_column(overflow="fold")
-            for name, value in rows:
-                style = "red" if name == "stops" or value.startswith("- missing") else ""
-                table.add_row(Text(f"  {name}"), Text(value, style=style))
-            console.print(table)
+        print_report(report, Console().out)
     if report.pipeline is not None and report.pipeline.stops:
         raise typer.Exit(1)
+
+
+def print_report(report: Report, console: RichConsole) -> None:
+    """Print what `ravqa doctor` found, for people."""
+    from rich.text import Text
+
+    from ravqa.cli.doctor import lines
+
+    for title, rows in lines(report):
+        console.print(Text(title, style="bold"))
+        table = _two_columns()
+        for name, value in rows:
+            style = "red" if name == "stops" or value.startswith("- missing") else ""
+            table.add_row(Text(f"  {name}"), Text(value, style=style))
+        console.print(table)
+
+
+def _two_columns() -> Table:
+    """Return a table of names, which are never broken, and of texts, which are folded."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
 
 
 def _first_sentence(prompt: Path) -> str:

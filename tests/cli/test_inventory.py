@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from narrow import fits, terminal
 
 import ravqa
 from ravqa.cli import doctor, main
-from ravqa.cli.inventory import Kind
+from ravqa.cli.inventory import Kind, print_report
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import default_output
 
@@ -35,6 +36,38 @@ def test_ls_without_a_kind_lists_what_every_kind_lists(capsys):
     for kind in ("rules", "readers", "metrics"):
         alone = call(capsys, "ls", kind)[1].splitlines()
         assert names[kind] == [line.split()[0] for line in alone if not line.startswith(" ")]
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_lists_fit(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = fits(call(capsys, "ls")[1], width)
+    assert any(line.startswith("  preflmr-l-qwen2.5-vl  ") for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_what_doctor_prints_fits(width):
+    path = "/home/somebody/.cache/huggingface/hub/a/very/long/path/to/" + 10 * "folder/"
+    pipeline = doctor.PipelineReport(
+        name=f"{path}pipeline.yaml",
+        models=[doctor.needs.Model("retriever.encoder.image", path, None)],
+        notes=["a note " * 20],
+        stops=["a stop " * 20],
+    )
+    report = doctor.Report(
+        versions={"sentence-transformers": "5.1.0+a.local.version"},
+        extras=[doctor.Extra("sentence-transformers", "encoders " * 12, ("x" * 20, "y" * 20))],
+        devices={"cuda:0": "NVIDIA H200 NVL, 139 GB", "disk": "1 GB free in the cache folder"},
+        caches=[doctor.Cache("left by 12 killed writers", path, 123_400_000)],
+        offline=True,
+        pipeline=pipeline,
+    )
+    screen = terminal(width)
+    print_report(report, screen)
+    lines = fits(screen.file.getvalue(), width)
+    for whole in ("  sentence-transformers  ", "  left by 12 killed writers  "):
+        assert any(line.startswith(whole) for line in lines)
+    assert path in "".join(line[27:].strip() for line in lines)
 
 
 def test_extras_are_marked_and_caches_aligned():
