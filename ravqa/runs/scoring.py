@@ -326,6 +326,11 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
         missing = set(predictions.missing)
         found = {q: s for q, s in predictions.samples.items() if q not in missing}
         retrieval = retrieval_section(dataset, {MAIN: found}, ks, seed=request.seed)
+    if answers is None and retrieval is None and dataset.metric is not None:
+        raise UserError(
+            f"{request.predictions}: the samples have neither answers nor passages: there is "
+            "nothing to score"
+        )
     if answers is None and retrieval is None:
         raise UserError(f"the split {dataset.split} has no answers to score with")
     return {

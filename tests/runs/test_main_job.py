@@ -283,7 +283,7 @@ def test_the_built_wheel_runs_from_an_empty_folder(tmp_path):
         return result.stdout
 
     printed = installed("run", "--dataset", "okvqa", "--limit", "5", "--retriever", "random")
-    assert "Answer quality, 5 questions" in printed
+    assert "Answers, VQA accuracy %: bundled sample" in printed
     assert "report: runs/" in printed
     assert len(list(empty.glob("runs/*/report.html"))) == 1
     assert [p.name for p in empty.iterdir()] == ["runs"]

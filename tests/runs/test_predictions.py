@@ -326,6 +326,12 @@ def test_results_that_cannot_be_written_are_an_error_in_one_line(call, tmp_path)
     assert str(error.value).startswith(f"the output file {output} cannot be written: ")
 
 
+def test_samples_without_answers_and_passages_are_not_scored(call):
+    rows = [{"question_id": i, **ranking((), 0)} for i in range(8)]
+    with pytest.raises(UserError, match="neither answers nor passages: there is nothing to score"):
+        call(rows)
+
+
 def test_without_references_nothing_is_scored(call, tmp_path):
     path = tmp_path / "bare.jsonl"
     path.write_text('{"question_id": 0, "question": "q"}\n', encoding="utf-8")
