@@ -57,6 +57,8 @@ EXTRAS = {
     "langchain": "a LangChain retriever",
     "haystack": "a Haystack retriever",
     "pdf": "PDF files as passages",
+    "html": "web pages as passages",
+    "office": "documents and slides of office programs as passages",
 }
 """What each extra adds."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import io
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import IO
 
@@ -67,6 +69,20 @@ def encoding_of(file: IO[bytes], where: str) -> str:
     found = _guess(b"".join(_beyond_ascii(file)), where)
     _warn(where, found)
     return found
+
+
+def bytes_encoding(content: bytes, where: str, said: str | None = None) -> str:
+    """Return the encoding of a text: its mark's, else UTF-8 if it is, else `said`, else a guess.
+
+    Raises:
+        DataError: as `encoding_of`.
+    """
+    if marked := marked_encoding(content):
+        return marked
+    if said is not None and not _is_utf8([content]):
+        with suppress(UserError):
+            return checked_encoding(said)
+    return encoding_of(io.BytesIO(content), where)
 
 
 def _is_utf8(chunks: Iterable[bytes]) -> bool:

@@ -4,6 +4,9 @@
     guide.md           a passage per heading: guide.md#install, if split: guide.md#install.1
     paper.pdf          a passage per page: paper.pdf#page=3, if split: paper.pdf#page=3.1
     koala.jpg          one passage: koala.jpg; its text is the caption
+    page.html          as Markdown: page.html#install
+    report.docx        as Markdown: report.docx#results
+    talk.pptx          a passage per slide: talk.pptx#slide=3, if split: talk.pptx#slide=3.1
     zoo.csv            a passage per row: zoo.csv#ID, without a column of ids zoo.csv#row=3
 
 Ids are paths below the folder, so that they stay the same while a file is edited. A caption is the
@@ -21,8 +24,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,7 @@ from ravqa.core.errors import DataError
 from ravqa.core.locations import file_digest, real_path
 from ravqa.core.records import Passage
 from ravqa.core.settings import fingerprint
-from ravqa.corpora import markdown, pdf
+from ravqa.corpora import markdown, office, pdf, web
 from ravqa.corpora.documents import Document, Section, file_title, numbered, page_text
 from ravqa.corpora.kb import cut
 from ravqa.corpora.remarks import Remarks
@@ -44,7 +49,8 @@ PAGE_WORDS = 150
 """Words per passage (about 200 tokens, below the 256 of the default encoder)."""
 
 MARKDOWN = (".md", ".markdown")
-TEXTS = (".txt", *MARKDOWN, ".pdf")
+HTML = (".html", ".htm", ".xhtml")
+TEXTS = (".txt", *MARKDOWN, *HTML, ".pdf", ".docx", ".pptx")
 PAGES = (*TEXTS, *SUFFIXES)
 """Suffixes of pages and pictures; images are also recognized by their first bytes."""
 
@@ -53,6 +59,14 @@ READ = ", ".join((*TEXTS, *TABULAR, "images"))
 
 MANIFESTS = ("collection.json", "library.json")
 """Files that mark a folder as a collection (`ravqa.collections`): current and older name."""
+
+_PACKAGES = {
+    **dict.fromkeys(HTML, ("lxml", "html")),
+    ".pdf": ("pypdf", "pdf"),
+    ".docx": ("docx", "office"),
+    ".pptx": ("pptx", "office"),
+}
+"""The module that reads a kind of file, and the extra that installs it."""
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _CAPTIONS = ("text", "caption")
@@ -113,6 +127,7 @@ class Pages:
         self._checks = remarks is None
         self._files = self._found() if root.is_dir() else [root]
         if not self._files:
+            self.remarks.check()
             there = f", not {others}" if (others := self.remarks.unsupported) else ""
             raise DataError(f"{root}: nothing to read: {READ} are read{there}")
 
@@ -135,7 +150,8 @@ class Pages:
         Raises:
             DataError: files cannot be read, unless such files are skipped. If `remarks` were given,
                 `Remarks.check` raises it.
-            MissingExtraError: there are PDF files, but pypdf is not installed.
+            MissingExtraError: the package for the only file is not installed; in folders, its kind
+                is one of those that cannot be read.
         """
         written = {_letters(p): p for p in self._files}  # the files by composed names
         metadata = self._metadata(written)
@@ -177,6 +193,7 @@ class Pages:
     def _found(self) -> list[Path]:
         real = real_path(self._root)
         found = []
+        unread: Counter[str] = Counter()  # by suffixes for which a package is missing
         for folder, folders, names in os.walk(self._root, onerror=self._unreadable):
             if Path(folder) != self._root and is_collection(Path(folder)):
                 self.remarks.collections.append(self._name(Path(folder)))
@@ -193,6 +210,8 @@ class Pages:
                     self.remarks.others["pipe, device or broken link"] += 1
                 elif not os.access(path, os.R_OK):
                     self.remarks.break_off(self._name(path), "cannot be read: no permission")
+                elif not _has_package(path):
+                    unread[path.suffix.lower()] += 1
                 elif (
                     name in _METADATA
                     or _is_table(path)
@@ -207,6 +226,12 @@ class Pages:
                 for name in folders
                 if not real_path(Path(folder, name)).is_relative_to(real)
             ]
+        if unread:
+            suffixes = [suffix for suffix in _PACKAGES if suffix in unread]
+            kinds = ", ".join(f"{unread[suffix]} {suffix}" for suffix in suffixes)
+            extras = ",".join(dict.fromkeys(_PACKAGES[suffix][1] for suffix in suffixes))
+            reason = f"{kinds} cannot be read: pip install 'ravqa[{extras}]'"
+            self.remarks.break_off(str(self._root), reason)
         return found
 
     def _unreadable(self, error: OSError) -> None:
@@ -319,6 +344,12 @@ def _read(path: Path, encoding: str | None) -> Document:
         title, pages = pdf.read(path)
         sections = [numbered("page", number, text) for number, text in pages]
         return Document(title or file_title(path), sections)
+    if suffix in HTML:
+        return web.read(path, encoding)
+    if suffix == ".docx":
+        return office.read_docx(path)
+    if suffix == ".pptx":
+        return office.read_pptx(path)
     if suffix in MARKDOWN:
         return markdown.read(path, encoding)
     return Document(file_title(path), [Section("", page_text(path, encoding))])
@@ -333,6 +364,12 @@ def _digest(path: Path) -> str:
         return file_digest(path)
     except OSError as e:
         raise DataError(f"cannot be read: {e.strerror or e}") from None
+
+
+def _has_package(path: Path) -> bool:
+    """Return whether the package that reads a file is installed, if it needs one."""
+    module, _ = _PACKAGES.get(path.suffix.lower(), (None, None))
+    return module is None or find_spec(module) is not None or _is_image(path)
 
 
 def _is_table(path: Path) -> bool:

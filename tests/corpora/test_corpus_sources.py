@@ -236,7 +236,7 @@ def test_an_image_of_a_passage_that_is_not_there(tmp_path):
 def test_a_corpus_of_another_kind_is_named(tmp_path):
     path = written(tmp_path / "a.xml", "x")
     message = said(DataError, Corpus.read, path)
-    assert message.startswith(f"{path}: .xml is not read: .txt, .md, .markdown, .pdf, ")
+    assert message.startswith(f"{path}: .xml is not read: .txt, .md, .markdown, .html, ")
     assert ".jsonl, .ndjson, .csv, .tsv, .parquet, images, knowledge bases (.json, " in message
     bare = written(tmp_path / "a", "x")
     assert ": files without a suffix are not read: .txt" in said(DataError, Corpus.read, bare)

@@ -22,7 +22,9 @@ def test_suffixes_of_files():
     assert tables.PARQUET == ".parquet"
     assert pages.MARKDOWN == (".md", ".markdown")
     assert pages.MANIFESTS == ("collection.json", "library.json")
-    assert (".txt", ".md", ".markdown", ".pdf", *SUFFIXES) == pages.PAGES
+    web = (".html", ".htm", ".xhtml")
+    texts = (".txt", ".md", ".markdown", *web, ".pdf", ".docx", ".pptx")
+    assert (*texts, *SUFFIXES) == pages.PAGES
 
 
 def test_limits():

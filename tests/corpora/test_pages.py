@@ -356,13 +356,13 @@ def test_what_is_passed_over(tmp_path):
     (folder / "sub" / "copy.txt").write_text("text")
     (folder / "inner.txt").symlink_to(folder / "a.txt")
     (folder / "blank.txt").write_text(" \n")
-    (folder / "sheet.docx").write_text("x")
+    (folder / "sheet.xlsx").write_text("x")
     remarks = Remarks()
     assert texts(Corpus.read(folder, remarks=remarks)) == {"a.txt#0": "text"}
     assert sorted(remarks.links) == ["link.txt", "linked"]
     assert remarks.copies == ["inner.txt (a.txt)", "sub/copy.txt (a.txt)"]
     assert remarks.blank == ["blank.txt"]
-    assert remarks.others == {".docx": 1}
+    assert remarks.others == {".xlsx": 1}
     assert len(remarks.lines()) == 4
 
 

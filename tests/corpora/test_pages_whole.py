@@ -189,7 +189,7 @@ def test_links_out_of_the_folder_are_told(tmp_path):
 def test_a_folder_without_pages(tmp_path):
     (tmp_path / "x.xyz").touch()
     message = said(DataError, Pages, tmp_path)
-    assert message.startswith(f"{tmp_path}: nothing to read: .txt, .md, .markdown, .pdf, ")
+    assert message.startswith(f"{tmp_path}: nothing to read: .txt, .md, .markdown, .html, ")
     assert message.endswith(".parquet, images are read, not 1 .xyz")
 
 

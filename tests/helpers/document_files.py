@@ -50,3 +50,35 @@ def pdf(*pages, password=None, title=None):
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()
+
+
+def docx(path, *blocks, title=None):
+    """A document: (style, text) for each paragraph, a list of rows for each table."""
+    document = pytest.importorskip("docx").Document()
+    for block in blocks:
+        if isinstance(block, list):
+            table = document.add_table(len(block), len(block[0]))
+            for row, texts in zip(table.rows, block, strict=True):
+                for cell, text in zip(row.cells, texts, strict=True):
+                    cell.text = text
+        else:
+            style, text = block
+            document.add_paragraph(text, style=style)
+    document.core_properties.title = title or ""
+    document.save(str(path))
+    return document
+
+
+def pptx(path, *slides, title=None):
+    """A presentation: (heading, text, notes) for each slide."""
+    presentation = pytest.importorskip("pptx").Presentation()
+    for heading, text, notes in slides:
+        slide = presentation.slides.add_slide(presentation.slide_layouts[1])
+        slide.shapes.title.text = heading
+        slide.placeholders[1].text = text
+        if notes:
+            slide.notes_slide.notes_text_frame.text = notes
+    if title is not None:
+        presentation.core_properties.title = title
+    presentation.save(str(path))
+    return presentation
