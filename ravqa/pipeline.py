@@ -166,18 +166,26 @@ class Pipeline:
         return made
 
     @classmethod
-    def load(cls, name: str, *overrides: str, retrieval_only: bool = False) -> Pipeline:
+    def load(
+        cls,
+        name: str,
+        *overrides: str,
+        retrieval_only: bool = False,
+        session: Session | None = None,
+    ) -> Pipeline:
         """Build a pipeline from a YAML file, or a name in `pipelines/`.
 
         Args:
             overrides: "key.path=value".
-            retrieval_only: as for `from_config`.
+            retrieval_only, session: as for `from_config`.
 
         Raises:
             UserError: see `from_config`.
         """
         settings, where = load_pipeline(name, overrides)
-        made = cls.from_config(settings, where=where, retrieval_only=retrieval_only)
+        made = cls.from_config(
+            settings, where=where, retrieval_only=retrieval_only, session=session
+        )
         made.name, made.overrides = name, overrides
         return made
 

@@ -115,9 +115,10 @@ def _never_asked() -> Iterator[None]:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Show no progress bar of transformers while weights are loaded; downloads keep theirs."""
-    from huggingface_hub import utils as hub
+    import huggingface_hub.utils
     from transformers.utils import logging as bars
 
+    hub: Any = huggingface_hub.utils  # which is not typed
     shown, downloads = bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
     bars.disable_progress_bar()  # and those of downloads
     if downloads:

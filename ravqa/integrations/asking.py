@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from ravqa.answering.streaming import AnswerStream
 from ravqa.core.errors import UserError, check_text
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.records import Answer, Hit, Passage, Question
+from ravqa.integrations.shared import shared_readers
 from ravqa.integrations.threads import Batcher
 from ravqa.pipeline import Pipeline
 
@@ -27,6 +29,11 @@ class Asker:
             raise UserError("the pipeline was built for retrieval only: it has no reader")
         self.pipeline = pipeline
         self.answerer = pipeline.answerer
+        reader = self.answerer.reader
+        # Readers that work on several prompts at once are of servers, and have no state.
+        several = reader.workers > 1
+        self._turn: AbstractContextManager[object]
+        self._turn = nullcontext() if several else shared_readers().turns(reader)
         self._batcher: Batcher[tuple[Question, Sequence[Pair]], Answer | Failure]
         self._batcher = Batcher(self._answer)
 
@@ -34,10 +41,13 @@ class Asker:
     def load(cls, pipeline: str, overrides: Sequence[str] = ()) -> Asker:
         """Load a named pipeline, without its retriever and rerankers.
 
+        Its reader is that of all others in this process that have the same settings for it.
+
         Raises:
             UserError: see `Pipeline.load`.
         """
-        return cls(Pipeline.load(pipeline, *overrides, "retriever={name: none}", "reranking=[]"))
+        changes = (*overrides, "retriever={name: none}", "reranking=[]")
+        return cls(Pipeline.load(pipeline, *changes, session=shared_readers()))
 
     def ask(self, question: Question, passages: Sequence[Pair]) -> Answer:
         """Answer from the passages, best first; without passages, from the reader's own knowledge.
@@ -68,4 +78,5 @@ class Asker:
     def _answer(self, asked: Sequence[tuple[Question, Sequence[Pair]]]) -> list[Answer | Failure]:
         questions = self.pipeline.describe([question for question, _ in asked])
         examples = self.pipeline.shown_examples(questions)
-        return self.answerer.answer(questions, [passages for _, passages in asked], examples)
+        with self._turn:
+            return self.answerer.answer(questions, [passages for _, passages in asked], examples)
