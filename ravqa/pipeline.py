@@ -17,6 +17,7 @@ from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.answering.rules import answering_config
 from ravqa.core.cache import Use, measured
+from ravqa.core.contracts import raised_by
 from ravqa.core.errors import UserError, broken
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import by_halves
@@ -197,7 +198,8 @@ class Pipeline:
         """
         self.corpus = corpus
         self._shown.clear()
-        self.retriever.prepare(corpus, progress)
+        with raised_by("retriever", self.retriever, "from prepare"):
+            self.retriever.prepare(corpus, progress)
 
     def describe(
         self, questions: Sequence[Question], progress: Progress | None = None

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.fitting import Pair, fit
 from ravqa.answering.prompt import Example, PromptTemplate
-from ravqa.answering.rules import answering_config, reader_problem, rule_class
+from ravqa.answering.rules import answering_config, build_rule, reader_problem, rule_class
 from ravqa.answering.rules.base import Case
 from ravqa.answering.streaming import AnswerStream
-from ravqa.core.contracts import check_each
-from ravqa.core.errors import PromptError, UserError
+from ravqa.core.contracts import check_each, raised_by
+from ravqa.core.errors import PromptError, UserError, broken
 from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Question
@@ -55,7 +56,7 @@ class Answerer:
             else answering_config(config.model_dump(exclude_unset=True))
         )
         self.template = load_template(config)
-        self.rule = rule(self.config)
+        self.rule = build_rule(self.config)
         if problem := reader_problem(self.config, reader.abilities):
             raise UserError(problem)
         self.reader = reader
@@ -166,7 +167,7 @@ class Answerer:
         They are the passages that did not fit, and the control tokens that became plain text.
         """
         wanted: list[list[list[Pair]]] = [
-            self.rule.groups(found[: self.config.passages]) if found else [[]] for found in passages
+            self._groups(found[: self.config.passages]) if found else [[]] for found in passages
         ]
         owners = [i for i, groups in enumerate(wanted) for _ in groups]
 
@@ -201,6 +202,21 @@ class Answerer:
         ]
         counts = [sum(neutralised[prompt] for prompt in case.prompts) for case in cases]
         return cases, list(zip(cut, counts, strict=True))
+
+    def _groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
+        """Return the passages of each prompt, as the rule distributes them.
+
+        Raises:
+            ContractError: the rule raises an exception, or returns something else.
+        """
+        with raised_by("decision rule", self.rule, "from groups"):
+            groups: Any = self.rule.groups(found)
+        for value in [groups] if not isinstance(groups, list) else groups:
+            if not isinstance(value, list) or not all(pair in found for pair in value):
+                got = type(value).__name__
+                what = f"it returned from groups {got} instead of a list of lists of what was found"
+                raise broken(self.rule, "decision rule", what)
+        return list(groups)
 
     def _log_priors(self, groups: Sequence[Sequence[Pair]]) -> tuple[float, ...]:
         best = [group[0][0] if group else None for group in groups]

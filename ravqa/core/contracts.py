@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
-from ravqa.core.errors import broken
+from ravqa.core.errors import UserError, broken, first_line
 from ravqa.core.outcomes import Failure
+
+
+@contextmanager
+def raised_by(
+    kind: str, part: object, where: str, *, but: type[Exception] = UserError
+) -> Iterator[None]:
+    """Turn an exception that somebody else's part raises into a one-line error that names it.
+
+    Errors about files keep their own lines, and parts of this project their tracebacks.
+
+    Args:
+        part: the part, or its class.
+        where: what it was asked, as in "it raises ValueError when built".
+        but: an exception that the contract allows.
+
+    Raises:
+        ContractError: the part raised something other than a UserError or OSError.
+    """
+    try:
+        yield
+    except (UserError, OSError, but):
+        raise
+    except Exception as e:
+        own = part if isinstance(part, type) else type(part)
+        if own.__module__.startswith("ravqa."):
+            raise
+        what = f"it raises {type(e).__name__} {where}: {first_line(e)}"
+        raise broken(part, kind, what) from e
+
+
+def check_declared(kind: str, part: object, contract: type, *, constants: bool) -> None:
+    """Check that a part sets the attributes that its contract declares.
+
+    Args:
+        part: the part, or its class.
+        constants: whether attributes of the class are checked, or those of an object.
+
+    Raises:
+        ContractError: one is not set.
+    """
+    for name, type_ in contract.__annotations__.items():
+        constant = str(type_).startswith("ClassVar")
+        if constant == constants and not hasattr(part, name):
+            raise broken(part, kind, f"it does not set `{name}`")
 
 
 def check_count(kind: str, part: object, call: str, found: Any, expected: int) -> None:

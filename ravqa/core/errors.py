@@ -40,11 +40,11 @@ def broken(part: object, kind: str, what: str) -> ContractError:
     """Return the error for a part that breaks its contract.
 
     Args:
-        part: the part.
+        part: the part, or its class.
         kind: its kind ("retriever").
         what: what it did, or what was expected of it.
     """
-    own = type(part)
+    own = part if isinstance(part, type) else type(part)
     return ContractError(
         f"the {kind} {own.__module__}.{own.__qualname__} breaks its contract: {what}"
     )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from ravqa.core.contracts import check_declared, raised_by
 from ravqa.core.registry import PARTS, Registry, table
 from ravqa.core.settings import Part, fingerprint, validate
 
@@ -90,11 +91,16 @@ def build_part(
     """
     config = part_config(registry, part, where)
 
-    kind: Callable[..., T] = registry.get(part.name)
+    kind = registry.get(part.name)
+    create: Callable[..., T] = kind
 
     def build() -> T:
         nested = {"session": session} if config.builds_parts else {}
-        return kind(config, **nested, **needs)
+        with raised_by(registry.kind, kind, "when built"):
+            made: T = create(config, **nested, **needs)
+        if registry.contract is not None:
+            check_declared(registry.kind, made, registry.contract, constants=False)
+        return made
 
     if session is None or needs or registry.kind not in _SHARED:
         return build()

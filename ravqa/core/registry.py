@@ -21,7 +21,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any, Generic, TypeVar
 
-from ravqa.core.errors import ContractError, UserError, first_line, near_matches
+from ravqa.core.errors import ContractError, UserError, broken, first_line, near_matches
 
 T = TypeVar("T")
 
@@ -84,6 +84,11 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._entries[name] = Entry(target, summary)
 
+    @property
+    def contract(self) -> type | None:
+        """The base class that every part must have, if any."""
+        return None if self._contract is None else imported(self._contract)
+
     def __iter__(self) -> Iterator[tuple[str, str]]:
         load_plugins()
         return ((name, entry.summary) for name, entry in self._entries.items())
@@ -131,7 +136,20 @@ class Registry(Generic[T]):
                 raise ContractError(f"{what} is not a subclass of {base}")
             if lacking := sorted(getattr(found, "__abstractmethods__", ())):
                 raise ContractError(f"{what} lacks {', '.join(lacking)}, which {base} requires")
+            _check_class(self.kind, found, contract)
         return found
+
+
+def _check_class(kind: str, part: Any, contract: type) -> None:
+    """Raise ContractError if a class lacks constants of its contract, or has unchecked options."""
+    from ravqa.core.contracts import check_declared
+    from ravqa.core.settings import Strict
+
+    check_declared(kind, part, contract, constants=True)
+    config = getattr(part, "Config", Strict)
+    if not (inspect.isclass(config) and issubclass(config, Strict)):
+        base = f"{Strict.__module__}.{Strict.__name__}"
+        raise broken(part, kind, f"its Config is not a subclass of {base}")
 
 
 def imported(target: str) -> Any:

@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import yaml
 
-from ravqa.core.errors import ContractError, DataError, UserError, near_matches
+from ravqa.core.contracts import raised_by
+from ravqa.core.errors import ContractError, DataError, UserError, first_line, near_matches
 from ravqa.core.records import Question
 from ravqa.core.settings import Strict, validate
 from ravqa.core.yaml_loader import load_yaml, reason_of
@@ -222,7 +223,9 @@ class Dataset:
         if self.metric is None:
             raise UserError(f"the split {self.split} has no answers to score with")
         part = METRICS.get(self.metric)
-        metric: AnswerMetric = part(validate(part.Config, self.metric_options, self.metric))
+        config = validate(part.Config, self.metric_options, self.metric)
+        with raised_by("metric", part, "when built"):
+            metric: AnswerMetric = part(config)
         return metric
 
     @property
@@ -254,13 +257,31 @@ def load_dataset(name: str, request: DatasetRequest) -> Dataset:
         UserError: no dataset has this name; see also `Loader`.
         DataError: see `Loader`.
     """
-    found = DATASETS.get(name)(request)
+    loader = DATASETS.get(name)
+    try:
+        found = loader(request)
+    except (UserError, OSError):
+        raise
+    except Exception as e:
+        if loader.__module__.startswith("ravqa."):
+            raise
+        raise _broken(name, f"it raises {type(e).__name__}: {first_line(e)}") from e
     if not isinstance(found, Dataset):
-        raise ContractError(
-            f"the loader of the dataset {name!r} breaks its contract: it returned a "
-            f"{type(found).__name__}, not a Dataset"
-        )
+        raise _broken(name, f"it returned a {type(found).__name__}, not a Dataset")
+    seen: set[str] = set()
+    questions: Sequence[Any] = found.questions
+    for question in questions:
+        if not isinstance(question, Question):
+            got = type(question).__name__
+            raise _broken(name, f"it returned a question of type {got}, not a Question")
+        if str(question.question_id) in seen:
+            raise _broken(name, f"it returned two questions with the id {question.question_id}")
+        seen.add(str(question.question_id))
     return found
+
+
+def _broken(name: str, what: str) -> ContractError:
+    return ContractError(f"the loader of the dataset {name!r} breaks its contract: {what}")
 
 
 def pick_split(

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from ravqa.core.cache import Memo
+from ravqa.core.contracts import check_count
 from ravqa.core.errors import broken
 from ravqa.core.failures import failures
 from ravqa.core.progress import Progress
@@ -54,7 +56,11 @@ class CachedDescriber:
         self, images: Sequence[Path | bytes], rows: list[int]
     ) -> Iterable[tuple[int, Description]]:
         with failures("the describer"):
-            found = self.inner.describe([images[i] for i in rows])
-        if len(found) != len(rows) or not all(isinstance(d, Description) for d in found):
-            raise broken(self.inner, "describer", f"{len(rows)} descriptions are expected")
+            found: Any = self.inner.describe([images[i] for i in rows])
+        check_count("describer", self.inner, "describe", found, len(rows))
+        for value in found:
+            if not isinstance(value, Description):
+                got = type(value).__name__
+                what = f"it returned from describe {got} instead of a Description"
+                raise broken(self.inner, "describer", what)
         return enumerate(found)

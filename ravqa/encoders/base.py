@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from ravqa.core.contracts import check_count
 from ravqa.core.errors import UserError, broken
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Strict
@@ -254,8 +255,7 @@ def checked_vectors(encoder: Encoder, arrays: Sequence[Vectors], items: int) -> 
     Raises:
         ContractError: not one array [vectors, dim] per item, or one that is not finite.
     """
-    if len(arrays) != items:
-        raise broken(encoder, "encoder", f"{items} arrays are expected, got {len(arrays)}")
+    check_count("encoder", encoder, "encoding", arrays, items)
     for array in arrays:
         if not isinstance(array, np.ndarray) or array.shape[1:] != (encoder.dim,):
             got = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from pydantic import Field
 
+from ravqa.core.contracts import raised_by
 from ravqa.core.devices import processes
 from ravqa.core.errors import DamagedError, UserError, first_line
 from ravqa.core.files import atomic_write, lock, written_beside
@@ -261,7 +262,8 @@ def corpus_embeddings(
     count(0)
     for i in missing[state.process_index :: state.num_processes]:
         passages = [corpus[ids[row]] for row in store.rows(i)]
-        found = encoder.encode_passages(passages, lambda n: count(n * state.num_processes))
+        with raised_by("encoder", encoder, "from encode_passages"):
+            found = encoder.encode_passages(passages, lambda n: count(n * state.num_processes))
         store.write(i, checked_vectors(encoder, found, len(passages)))
     state.wait_for_everyone()
     count(len(ids))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
+from ravqa.core.contracts import raised_by
 from ravqa.core.errors import DataError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
@@ -56,7 +57,8 @@ def score_answers(
     """
     metric = dataset.answer_metric
     try:
-        scores = metric.scores(questions, records, judge)
+        with raised_by("metric", metric, "from scores", but=ValueError):
+            scores = metric.scores(questions, records, judge)
     except ValueError as e:
         raise DataError(f"{dataset.label}: {e}") from None
     return checked_scores(metric, scores, len(questions))

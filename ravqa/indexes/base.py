@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-from ravqa.core.errors import ContractError, DamagedError, UserError, broken
+from ravqa.core.contracts import check_count, raised_by
+from ravqa.core.errors import DamagedError, UserError, broken
 from ravqa.core.progress import Progress, silent
 from ravqa.core.settings import Strict
 from ravqa.encoders.base import Vectors
@@ -375,13 +376,15 @@ def build_index(
     """
     if kind.reports:
         options["progress"] = progress
-        return kind.build(ids, embeddings, path, **options)
+        with raised_by("index", kind, "from build"):
+            return kind.build(ids, embeddings, path, **options)
     report = progress or silent
     total = len(ids)
     report(_BUILDING, 0, total)
     # The last passage counts once the index is ready.
     read = counted(embeddings, lambda n: report(_BUILDING, min(n, total - 1), total))
-    made = kind.build(ids, read, path, **options)
+    with raised_by("index", kind, "from build"):
+        made = kind.build(ids, read, path, **options)
     report(_BUILDING, total, total)
     return made
 
@@ -400,10 +403,7 @@ def checked_index(index: Any, kind: type[Index]) -> Index:
         ContractError: it is not an index, or lacks `dim` or `ids`.
     """
     if not isinstance(index, Index):
-        what = f"`open` returns a {type(index).__name__}, not an index"
-        raise ContractError(
-            f"the index {kind.__module__}.{kind.__qualname__} breaks its contract: {what}"
-        )
+        raise broken(kind, "index", f"`open` returns a {type(index).__name__}, not an index")
     for name in ("dim", "ids"):
         if not hasattr(index, name):
             raise broken(index, "index", f"it has no `{name}`")
@@ -417,6 +417,9 @@ def checked_scores(index: Index, scores: Any, queries: int) -> Array:
         ContractError: a score for a query and passage is missing, or a score is not a number.
     """
     found = np.asarray(scores)
+    if found.size and found.dtype.kind not in "fiu":
+        got = type(found.flat[0].item() if hasattr(found.flat[0], "item") else found.flat[0])
+        raise broken(index, "index", f"a score of type {got.__name__}, not a number")
     if found.shape != (queries, len(index.ids)):
         shape = f"[{queries}, {len(index.ids)}]"
         raise broken(index, "index", f"scores {shape} are expected, got {list(found.shape)}")
@@ -434,8 +437,7 @@ def checked_rankings(
         ContractError: not one ranking per query, more than k passages, a duplicate passage, a
             score that is not a number, or scores that are not sorted.
     """
-    if len(rankings) != queries:
-        raise broken(index, "index", f"{queries} rankings are expected, got {len(rankings)}")
+    check_count("index", index, "search", rankings, queries)
     for ranking in rankings:
         scores = [score for _, score in ranking]
         if len(ranking) > k:

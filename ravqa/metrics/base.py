@@ -10,8 +10,10 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ravqa.core.contracts import check_count
 from ravqa.core.errors import broken
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
@@ -112,9 +114,15 @@ class AnswerMetric(ABC):
             ValueError: as `score`.
         """
         return [
-            0.0 if record.answer is None else float(self.score(question, record, judge))
+            0.0 if record.answer is None else self._number(self.score(question, record, judge))
             for question, record in zip(questions, records, strict=True)
         ]
+
+    def _number(self, score: Any) -> float:
+        if not isinstance(score, Real):
+            got = type(score).__name__
+            raise broken(self, "metric", f"it returned from score a {got}, not a number")
+        return float(score)
 
     def problem(self, question: Question) -> str:
         """Return why a question cannot be scored, blank if it can; called when data is loaded."""
@@ -211,8 +219,7 @@ def checked_scores(
     Raises:
         ContractError: not one score per question, or one that is not a number from 0 to 1.
     """
-    if len(scores) != questions:
-        raise broken(metric, "metric", f"{questions} scores are expected, got {len(scores)}")
+    check_count("metric", metric, "scores", scores, questions)
     for score in scores:
         if not isinstance(score, Failure) and not (
             isinstance(score, int | float) and 0 <= score <= 1

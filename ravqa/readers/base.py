@@ -19,6 +19,7 @@ from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
 from ravqa.core.marks import BOXES, is_no_answer, split_thinking
 from ravqa.core.outcomes import Failure
+from ravqa.core.settings import Strict
 from ravqa.core.texts import encodable
 
 if TYPE_CHECKING:
@@ -183,6 +184,9 @@ class Reader(ABC):
         ways: see `Abilities`.
     """
 
+    class Config(Strict):
+        """The reader's options; a subclass with options overrides this class."""
+
     fingerprint: str
     weights: str
     has_model: ClassVar[bool] = True
@@ -201,6 +205,14 @@ class Reader(ABC):
     streams: bool = False
     switched_off: Mapping[str, str] = MappingProxyType({})
     ways: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, config: Any = None):
+        """Take the reader's validated options; None for their defaults.
+
+        Raises:
+            UserError: what the reader needs (a package, a model, a server) does not exist.
+        """
+        self.config: Any = self.Config() if config is None else config
 
     @classmethod
     def declared(cls, config: Any) -> Abilities:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ravqa.core.cache import Memo, Store
-from ravqa.core.contracts import check_each, number_problem
+from ravqa.core.contracts import check_declared, check_each, number_problem
 from ravqa.core.errors import UserError, broken
 from ravqa.core.failures import one_by_one
 from ravqa.core.outcomes import Failure
@@ -59,11 +59,10 @@ class CachedReader(Reader):
             ContractError: the reader lacks an attribute.
         """
         self.inner = inner
-        for name in Reader.__annotations__:  # whatever a reader declares of itself
-            try:
+        check_declared("reader", inner, Reader, constants=False)
+        for name, type_ in Reader.__annotations__.items():  # whatever a reader declares of itself
+            if not type_.startswith("ClassVar"):
                 setattr(self, name, getattr(inner, name))
-            except AttributeError:
-                raise broken(inner, "reader", f"it does not set `{name}`") from None
         self._why = f"the reader {type(inner).__name__}"
         self.generated = 0
         self.scored = 0

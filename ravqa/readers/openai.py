@@ -102,6 +102,8 @@ class OpenAIReader(Reader):
                 return [*super().problems(), str(e).removeprefix(f"{_WHY}: ")]
             return super().problems()
 
+    config: Config
+
     def __init__(self, config: Config):
         """Store the settings; the server is first contacted by the first prompt.
 

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from ravqa.core.cache import Store
 from ravqa.core.contracts import check_count, check_each, number_problem
@@ -72,6 +73,14 @@ class Reranker(ABC):
     supports_images: bool = False
     stores: Sequence[Store] = ()
     switched_off: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, config: Any = None):
+        """Take the reranker's validated options; None for their defaults.
+
+        Raises:
+            UserError: what the reranker needs (a package, a model, a file) does not exist.
+        """
+        self.config: Any = self.Config() if config is None else config
 
     @abstractmethod
     def rerank(

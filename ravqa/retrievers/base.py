@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AllowInfNan
 
 from ravqa.core.cache import Store
+from ravqa.core.contracts import check_count, number_problem
 from ravqa.core.errors import UserError, broken
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
@@ -153,20 +154,26 @@ def checked_hits(
         ContractError: not one list of hits per question, more than k hits, a duplicate passage,
             ranks that do not count from 1, or a score that is not a number.
     """
-    if len(found) != questions:
-        what = f"a list of hits for each of {questions} questions is expected, got {len(found)}"
-        raise broken(retriever, "retriever", what)
+    check_count("retriever", retriever, "retrieve", found, questions)
     for hits in found:
-        if len(hits) > k:
-            raise broken(retriever, "retriever", f"at most {k} hits are expected, got {len(hits)}")
-        if not all(isinstance(hit, Hit) for hit in hits):
-            raise broken(retriever, "retriever", "what it found is not hits (`to_hits`)")
-        if any(hit.score != hit.score for hit in hits):
-            raise broken(retriever, "retriever", "a score is not a number (nan)")
-        if [hit.rank for hit in hits] != list(range(1, len(hits) + 1)):
-            raise broken(retriever, "retriever", "ranks do not count from 1 (`to_hits`)")
-        names = [hit.passage_id for hit in hits]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise broken(retriever, "retriever", f"passage {twice!r} occurs twice")
+        if problem := _problem(hits, k):
+            raise broken(retriever, "retriever", f"it returned from retrieve {problem}")
     return [list(hits) for hits in found]
+
+
+def _problem(hits: Any, k: int) -> str:
+    """Return what is wrong with one question's ranking; an empty string if nothing."""
+    if not isinstance(hits, list | tuple):
+        return f"{type(hits).__name__} instead of a list of Hit"
+    if len(hits) > k:
+        return f"{len(hits)} hits where at most {k} are asked for"
+    for rank, hit in enumerate(hits, 1):
+        if not isinstance(hit, Hit):
+            return f"{type(hit).__name__} instead of a Hit (`to_hits`)"
+        if problem := number_problem(hit.score, f"a score of passage {hit.passage_id}"):
+            return problem
+        if hit.rank != rank:
+            return f"the rank {hit.rank} of hit {rank}: ranks count from 1 (`to_hits`)"
+    names = [hit.passage_id for hit in hits]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    return "" if twice is None else f"passage {twice!r} twice for one question"

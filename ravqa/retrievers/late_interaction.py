@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ravqa.core.cache import Memo, Store
+from ravqa.core.contracts import raised_by
 from ravqa.core.devices import processes
 from ravqa.core.errors import DamagedError, UserError
 from ravqa.core.factory import Session, build_part, part_config
@@ -272,7 +273,8 @@ class LateInteractionRetriever(Retriever):
             store.remove()
 
     def _opened(self, path: Path, key: str) -> Index:
-        index = self._index_class.open(path, self._index_config, fingerprint=key)
+        with raised_by("index", self._index_class, "from open"):
+            index = self._index_class.open(path, self._index_config, fingerprint=key)
         return checked_index(index, self._index_class)
 
     def _ready(self, corpus: Corpus) -> Index | None:
@@ -518,7 +520,7 @@ def _search_all(
         row
         for start in range(0, len(flat), step)
         for part in [flat[start : start + step]]
-        for row in checked_scores(index, index.scores(part), len(part))
+        for row in _scored(index, part)
     )
     ids = index.ids
     out_of_reach = None
@@ -553,18 +555,31 @@ def _search_some(
     if all(len(alternatives) == 1 for _, alternatives in parts):
         # MaxSim is linear in the query's vectors: a weighted sum of forms is one query.
         whole = np.concatenate([weight * found[0] for weight, found in parts])
-        searched = index.search([whole], depth, allowed_ids=allowed)
-        return list(checked_rankings(index, searched, 1, depth)[0])
+        return list(_searched(index, [whole], depth, allowed)[0])
     flat = [v for _, found in parts for v in found]
-    searched = index.search(flat, depth, allowed_ids=allowed)
-    rankings = checked_rankings(index, searched, len(flat), depth)
+    rankings = _searched(index, flat, depth, allowed)
     ids = list(dict.fromkeys(i for ranking in rankings for i, _ in ranking))
-    scores = iter(index.score(flat, [ids] * len(flat)))
+    with raised_by("index", index, "from score"):
+        scores = iter(index.score(flat, [ids] * len(flat)))
     total = np.zeros(len(ids))
     for weight, found in parts:
         total += weight * np.max([next(scores) for _ in found], axis=0)
     best = np.argsort(-total, kind="stable")[:depth]
     return [(ids[i], float(total[i])) for i in best]
+
+
+def _scored(index: Index, queries: Sequence[Vectors]) -> npt.NDArray[Any]:
+    with raised_by("index", index, "from scores"):
+        found = index.scores(queries)
+    return checked_scores(index, found, len(queries))
+
+
+def _searched(
+    index: Index, queries: Sequence[Vectors], depth: int, allowed: frozenset[str] | None
+) -> Sequence[Ranking]:
+    with raised_by("index", index, "from search"):
+        found = index.search(queries, depth, allowed_ids=allowed)
+    return checked_rankings(index, found, len(queries), depth)
 
 
 def _matched(

@@ -41,8 +41,8 @@ def ones(*shape):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ([ones(2, 3)], "2 arrays are expected, got 1"),
-        ([ones(2, 3)] * 3, "2 arrays are expected, got 3"),
+        ([ones(2, 3)], "it returned 1 results from encoding for 2 items"),
+        ([ones(2, 3)] * 3, "it returned 3 results from encoding for 2 items"),
         ([ones(2, 3), ones(2, 4)], r"arrays \[vectors, 3\] are expected, got \[2, 4\]"),
         ([ones(3), ones(2, 3)], r"arrays \[vectors, 3\] are expected, got \[3\]"),
         ([ones(2, 3), ones(1, 2, 3)], r"arrays \[vectors, 3\] are expected, got \[1, 2, 3\]"),

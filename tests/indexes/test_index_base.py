@@ -179,8 +179,8 @@ def test_scores_are_numbers_for_every_query_and_passage():
     ("rankings", "message"),
     [
         ([[("a", 2.0), ("b", 2.0)], [("c", -1.0)]], None),
-        ([[("a", 2.0)]], "2 rankings are expected, got 1"),
-        ([[], [], []], "2 rankings are expected, got 3"),
+        ([[("a", 2.0)]], "it returned 1 results from search for 2 items"),
+        ([[], [], []], "it returned 3 results from search for 2 items"),
         ([[], [("a", 3.0), ("b", 2.0), ("c", 1.0)]], "at most 2 passages are expected, got 3"),
         ([[], [("a", 3.0), ("a", 3.0)]], "a passage is in a ranking twice"),
         ([[("a", math.nan)], []], "a score is not a number (nan)"),

@@ -87,8 +87,8 @@ def test_the_default_statistics_resample_images_by_the_seed(seed):
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
-        ([0.5], "2 scores are expected, got 1"),
-        ([0.5, 0.5, 1], "2 scores are expected, got 3"),
+        ([0.5], "it returned 1 results from scores for 2 items"),
+        ([0.5, 0.5, 1], "it returned 3 results from scores for 2 items"),
         ([0.5, 1.01], "a score from 0 to 1 is expected, got 1.01"),
         ([-0.01, 0.5], "a score from 0 to 1 is expected, got -0.01"),
         ([0.5, math.nan], "a score from 0 to 1 is expected, got nan"),

@@ -60,21 +60,37 @@ def test_sound_rankings_are_returned_as_lists():
 @pytest.mark.parametrize(
     ("found", "what"),
     [
-        ([], "a list of hits for each of 1 questions is expected, got 0"),
-        ([GOOD, GOOD], "a list of hits for each of 1 questions is expected, got 2"),
-        ([to_hits([(i, 0.0) for i in "abcd"])], "at most 3 hits are expected, got 4"),
-        ([[("a", 1.0)]], "what it found is not hits (`to_hits`)"),
-        ([[GOOD[0], "b"]], "what it found is not hits (`to_hits`)"),
-        ([to_hits([("a", 1.0), ("b", math.nan)])], "a score is not a number (nan)"),
-        ([GOOD[1:]], "ranks do not count from 1 (`to_hits`)"),
-        ([[Hit("a", 1.0, 1), Hit("b", 1.0, 1)]], "ranks do not count from 1 (`to_hits`)"),
-        ([to_hits([("x", 3.0), ("a", 2.0), ("a", 1.0)])], "passage 'a' occurs twice"),
+        ([], "it returned 0 results from retrieve for 1 items"),
+        ([GOOD, GOOD], "it returned 2 results from retrieve for 1 items"),
+        (
+            [to_hits([(i, 0.0) for i in "abcd"])],
+            "4 hits where at most 3 are asked for",
+        ),
+        ([[("a", 1.0)]], "tuple instead of a Hit (`to_hits`)"),
+        ([[GOOD[0], "b"]], "str instead of a Hit (`to_hits`)"),
+        (
+            [to_hits([("a", 1.0), ("b", math.nan)])],
+            "a score of passage b that is not a number",
+        ),
+        (
+            [GOOD[1:]],
+            "the rank 2 of hit 1: ranks count from 1 (`to_hits`)",
+        ),
+        (
+            [[Hit("a", 1.0, 1), Hit("b", 1.0, 1)]],
+            "the rank 1 of hit 2: ranks count from 1 (`to_hits`)",
+        ),
+        (
+            [to_hits([("x", 3.0), ("a", 2.0), ("a", 1.0)])],
+            "passage 'a' twice for one question",
+        ),
     ],
 )
 def test_a_ranking_that_breaks_the_contract_is_described(found, what):
     with pytest.raises(ContractError) as error:
         checked_hits(Plain(), found, 1, 3)
-    assert str(error.value) == f"the retriever {__name__}.Plain breaks its contract: {what}"
+    said = what if "items" in what else f"it returned from retrieve {what}"
+    assert str(error.value) == f"the retriever {__name__}.Plain breaks its contract: {said}"
 
 
 def test_a_ranking_that_was_kept_is_pairs_of_id_and_finite_score():

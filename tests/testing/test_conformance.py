@@ -339,12 +339,12 @@ class Unnamed(Listed):
 @pytest.mark.parametrize(
     ("retriever", "sentence"),
     [
-        (Everything(), "at most 1 hits are expected, got 2"),
-        (Twice(), "passage 'p1' occurs twice"),
+        (Everything(), "2 hits where at most 1 are asked for"),
+        (Twice(), "passage 'p1' twice for one question"),
         (Unknown(), r"finds \['p7', 'p7', 'p7'\], which the corpus does not have"),
-        (Nan(), r"a score is not a number \(nan\)"),
-        (Pairs(), "not hits"),
-        (First(), "for each of 3 questions is expected, got 1"),
+        (Nan(), "a score of passage .* that is not a number"),
+        (Pairs(), "tuple instead of a Hit"),
+        (First(), "it returned 1 results from retrieve for 3 items"),
         (Moody(), "the same passages for the same questions"),
         (Unnamed(), "Unnamed.fingerprint is a text that is not blank"),
     ],

@@ -24,6 +24,7 @@ from typing import Any
 from ravqa.answering import RULES
 from ravqa.answering.config import DEFAULT_RULE, AnsweringConfig
 from ravqa.answering.rules.base import DecisionRule
+from ravqa.core.contracts import raised_by
 from ravqa.core.errors import ContractError, UserError
 from ravqa.core.settings import validate
 from ravqa.readers.base import Abilities
@@ -46,6 +47,13 @@ def rule_class(name: str, where: str = "answering.decision") -> type[DecisionRul
             f"the decision rule {name!r}: its Config is not derived from {base}.Config"
         )
     return found
+
+
+def build_rule(config: DecisionRule.Config) -> DecisionRule:
+    """Return the decision rule that its options name."""
+    kind = rule_class(config.decision)
+    with raised_by("decision rule", kind, "when built"):
+        return kind(config)
 
 
 def rule_settings(
@@ -97,7 +105,7 @@ def reader_problem(config: DecisionRule.Config, reader: Abilities) -> str:
         config: options of the decision rule that it names.
         reader: what the reader can do.
     """
-    rule = rule_class(config.decision)(config)
+    rule = build_rule(config)
     why = rule.problem(reader)
     if not why:
         return ""
@@ -114,6 +122,6 @@ def reader_problem(config: DecisionRule.Config, reader: Abilities) -> str:
 def _fits(config: DecisionRule.Config, name: str, reader: Abilities) -> bool:
     settings = config.model_dump(exclude_unset=True) | {"decision": name}
     try:
-        return not rule_class(name)(answering_config(settings)).problem(reader)
+        return not build_rule(answering_config(settings)).problem(reader)
     except UserError:  # one passage alone, for instance, is not what the settings say
         return False

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ravqa.core.contracts import check_count
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Strict
 
@@ -54,4 +55,6 @@ class Judge(ABC):
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
     ) -> Iterator[tuple[int, float | Failure]]:
         """Yield each triple's position and judgement, as `judge` returns it, in any order."""
-        yield from enumerate(self.judge(questions, references, candidates))
+        found = self.judge(questions, references, candidates)
+        check_count("judge", self, "judge", found, len(questions))
+        yield from enumerate(found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from numbers import Real
+from typing import Any
 
 from ravqa.core.cache import Memo
 from ravqa.core.errors import broken
@@ -73,6 +75,14 @@ class CachedJudge(Judge):
 
         return one_by_one(range(len(triples)), ask, f"the judge {self.name}")
 
+    def _check(self, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            got = type(value).__name__
+            what = f"it returned from judge a probability of type {got}, not a number"
+            raise broken(self._inner, "judge", what)
+        if not (math.isnan(value) or 0 <= float(value) <= 1):
+            raise broken(self._inner, "judge", f"{value} is not a probability")
+
     def _checked(
         self, triples: Sequence[tuple[str, str, str]]
     ) -> Iterator[tuple[int, float | Failure]]:
@@ -80,8 +90,8 @@ class CachedJudge(Judge):
             return
         judged = set()
         for position, value in self._inner.judge_each(*zip(*triples, strict=True)):
-            if not isinstance(value, Failure) and not (math.isnan(value) or 0 <= value <= 1):
-                raise broken(self._inner, "judge", f"{value} is not a probability")
+            if not isinstance(value, Failure):
+                self._check(value)
             if position not in range(len(triples)):
                 raise broken(self._inner, "judge", f"{position} is not the position of a triple")
             judged.add(position)
