@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import ravqa
-from ravqa.cli import collection, files, inventory, moved, run, study, train
+from ravqa.cli import collection, files, inventory, moved, plugin, run, study, train
 from ravqa.cli.shared import say
 from ravqa.core.environment import check_environment
 from ravqa.core.errors import UserError
@@ -69,6 +69,7 @@ app.add_typer(collection.app, name="collection")
 app.command()(collection.search)
 app.command()(collection.ask)
 app.command()(collection.chat)
+app.add_typer(plugin.app, name="plugin")
 moved.add_to(app, collection.app)
 
 _run_alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
