@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_files import write_rows
 
+from ravqa.core.errors import UserError
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import validate
 from ravqa.metrics.prrecall import answer_ranks
@@ -63,3 +64,35 @@ def test_of_many_pseudo_positives_some_are_taken(tmp_path):
     assert list(one) == sorted(one, key=lambda name: int(name[1:]))
     question = found.examples[0].question
     assert all(found.relevance.relevant(question, p["passage_id"], one) for p in passages)
+
+
+def test_a_file_of_examples_may_take_its_passages_from_a_corpus(tmp_path):
+    rows = [{"passage_id": name, "text": f"It is {name}."} for name in ("red", "blue", "green")]
+    write_rows(tmp_path / "passages.jsonl", rows)
+    own = {"id": "own", "text": "It is grey."}
+    asked = [
+        {"id": 1, "question": "?", "positive": "red", "negatives": ["blue"]},
+        {"id": 2, "question": "?", "positive": own},
+    ]
+    write_rows(tmp_path / "examples.jsonl", asked)
+    source = {"file": str(tmp_path / "examples.jsonl")}
+    corpus = {"corpus": [str(tmp_path / "passages.jsonl")]}
+
+    def read(**options):
+        return load_examples(validate(SourceConfig, {**source, **options}, "test"), "test")
+
+    found = read(**corpus)
+    assert list(found.corpus) == ["red", "blue", "green", "own"]
+    assert found.corpus["red"].text == "It is red."
+    assert [(e.positives, e.negatives) for e in found.examples] == [
+        (("red",), ("blue",)),
+        (("own",), ()),
+    ]
+    assert read(**corpus).fingerprint == found.fingerprint
+    # What a question is compared with is part of what it is trained on.
+    write_rows(tmp_path / "passages.jsonl", rows[:2])
+    fewer = read(**corpus)
+    assert fewer.fingerprint != found.fingerprint
+    assert read(**corpus, limit=1).fingerprint != fewer.fingerprint
+    with pytest.raises(UserError, match="no passage 'red' in the corpus"):
+        read()
