@@ -96,3 +96,26 @@ def test_a_file_of_examples_may_take_its_passages_from_a_corpus(tmp_path):
     assert read(**corpus, limit=1).fingerprint != fewer.fingerprint
     with pytest.raises(UserError, match="no passage 'red' in the corpus"):
         read()
+
+
+@pytest.mark.parametrize(
+    ("positives", "hint"),
+    [
+        ("known", " (positives: auto also takes those that hold an answer)"),
+        ("auto", ""),
+        ("pseudo", ""),
+    ],
+)
+def test_questions_without_a_relevant_passage_are_refused(tmp_path, positives, hint):
+    write_rows(tmp_path / "passages.jsonl", [{"passage_id": "p", "text": "It is red."}])
+    asked = [{"question_id": i, "question": "?", "answers": ["blue"]} for i in range(3)]
+    write_rows(tmp_path / "questions.jsonl", asked)
+    source = {"dataset": "jsonl", "data": str(tmp_path), "positives": positives}
+    source["corpus"] = [str(tmp_path / "passages.jsonl")]
+    config = validate(SourceConfig, source, "test")
+    with pytest.raises(UserError) as error:
+        load_examples(config, "here")
+    assert str(error.value) == (
+        f"here: none of the 3 questions of {config.name} has a relevant passage among the 1 of its "
+        f"corpus{hint}"
+    )
