@@ -10,7 +10,7 @@ from ravqa.core.records import Passage, Question
 from ravqa.core.settings import validate
 from ravqa.metrics.prrecall import answer_ranks
 from ravqa.training.examples import Relevance, load_examples
-from ravqa.training.sources import SourceConfig
+from ravqa.training.sources import SourceConfig, TrainingSource
 
 # Few letters, so that answers are found; \0 lies between texts inside, "İ" grows in lower case.
 LETTERS = st.text(alphabet="abA \0İ", max_size=6)
@@ -119,3 +119,38 @@ def test_questions_without_a_relevant_passage_are_refused(tmp_path, positives, h
         f"here: none of the 3 questions of {config.name} has a relevant passage among the 1 of its "
         f"corpus{hint}"
     )
+
+
+def test_a_source_says_what_it_has_and_what_was_left_out(tmp_path):
+    passages = [{"passage_id": name, "text": f"It is {name}."} for name in ("red", "blue")]
+    write_rows(tmp_path / "passages.jsonl", passages)
+    asked = [
+        {"question_id": 1, "question": "?", "answers": ["red"], "pos_item_ids": ["blue"]},
+        {"question_id": 2, "question": "?", "answers": ["blue"]},
+        {"question_id": 3, "question": "?", "answers": ["green"]},
+        {"question_id": 4, "answers": ["red"]},
+    ]
+    write_rows(tmp_path / "questions.jsonl", asked)
+    mined = [
+        {"question_id": 1, "negatives": ["red"], "positives": []},
+        {"question_id": 2, "negatives": [{"id": "red", "score": 2.0}], "positives": []},
+    ]
+    write_rows(tmp_path / "mined.jsonl", mined)
+    source = {"dataset": "jsonl", "data": str(tmp_path), "on_error": "skip", "instruction": "look"}
+    source["corpus"] = [str(tmp_path / "passages.jsonl")]
+    found = load_examples(validate(SourceConfig, source, "test"), "test")
+    assert found.facts == {
+        "source": found.name,
+        "examples": 2,
+        "passages": 2,
+        "pseudo_positives": 1,
+        "left_out_broken": 1,
+        "left_out_without_positives": 1,
+        "with_hard_negatives": 0,
+    }
+    assert (found.ratio, found.instruction, found.ids) == (2.0, "look", ["red", "blue"])
+    assert [e.positives for e in found.examples] == [("blue",), ("blue",)]
+    more = {**source, "ratio": 0.5, "negatives": str(tmp_path / "mined.jsonl")}
+    found = load_examples(validate(TrainingSource, more, "test"), "test")
+    assert (found.ratio, found.facts["with_hard_negatives"]) == (0.5, 1)
+    assert [e.negatives for e in found.examples] == [(), ("red",)]  # an answer is in "red"

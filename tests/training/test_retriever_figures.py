@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ravqa.core.errors import UserError
 from ravqa.core.records import Question
 from ravqa.training.retriever import RetrieverTask
 
@@ -117,3 +118,55 @@ def test_validation_searches_the_relevant_passages_and_some_others(passages):
         others = [others[i] for i in rows]
     expected = sorted({"p1", "p4", "p6", *others})
     assert asked == [([1, 4, 6], "corpus", expected, 10, "validation")]
+
+
+def test_the_metric_of_the_best_checkpoint_is_one_that_is_measured():
+    made, _ = validated(None)
+    assert made._metric() == "recall@5"
+    made.config.validation.metric = "pseudo_recall@10"
+    assert made._metric() == "pseudo_recall@10"
+    made.config.validation.metric = "recall@2"
+    with pytest.raises(UserError) as error:
+        made._metric()
+    assert str(error.value) == (
+        "validation.metric: 'recall@2' is none of recall@1, recall@5, recall@10, "
+        "pseudo_recall@1, pseudo_recall@5, pseudo_recall@10"
+    )
+    made.config.validation.metric, made.validation.pseudo = None, 3  # of all questions
+    assert made._metric() == "pseudo_recall@5"
+    only, _ = validated(None, answers=())
+    assert only._kinds(only.validation) == ["recall"]
+    made.validation = None
+    assert made._metric() == "loss"
+
+
+def test_what_identifies_a_training_and_what_is_told_of_it():
+    made = object.__new__(RetrieverTask)
+    settings = {"model": "m", "loss": {"negatives": 1}}
+
+    def model_dump(mode, exclude):
+        assert (mode, exclude) == ("json", {"loop", "keep_text_mib"})
+        return settings
+
+    made.config = SimpleNamespace(model="m", model_dump=model_dump)
+    made._weights = ["weights", "commit"]
+    made.sources = [
+        SimpleNamespace(fingerprint=f"f{i}", facts={"source": i}, pseudo=i) for i in range(3)
+    ]
+    made.validation = None
+    prints = {"model": ["weights", "commit"], "train": ["f0", "f1", "f2"], "validation": None}
+    assert made.identity == {**settings, "fingerprints": prints}
+    told = made._facts()
+    [note] = told["notes"]
+    assert note.startswith("3 training questions have no passage that is known to be relevant: ")
+    assert note.endswith(" (pseudo-positives)")
+    assert told == {
+        "model": "m",
+        "train": [{"source": 0}, {"source": 1}, {"source": 2}],
+        "validation": None,
+        "notes": [note],
+    }
+    made.validation, made.sources = made.sources[2], made.sources[:1]
+    assert made.identity["fingerprints"]["validation"] == "f2"
+    told = made._facts()
+    assert (told["validation"], told["notes"]) == ({"source": 2}, [])
