@@ -472,6 +472,7 @@ def test_the_reranker_that_asks_says_what_it_asks():
     assert [store.name for store in tested.stores] == ["reranking"]
     with pytest.raises(ValueError, match="zip"):
         tested.rerank([QUESTION] * 2, [pairs_of([A, B])])
+    assert reader.asked == []
     assert tested.counts() == {"scored": 0, "truncated": 0, "neutralised": 0}
     config = tested.config
     assert (config.scored_hits, config.asks_reader, config.reader_part) == (3, True, None)
