@@ -41,6 +41,7 @@ class Score:
     """One number of the table.
 
     Attributes:
+        model: its published name; of a run, the pipeline and what was changed of it.
         percent: 0 to 100.
         low_95, high_95: its 95 % interval, if it was measured here.
         questions: number of questions asked.
@@ -153,13 +154,13 @@ def _measured(
     request: RunRequest, subset: str, results: RunResults, folder: Path
 ) -> Iterator[Score]:
     """Yield the scores that a subset reports."""
-    pipeline = Path(request.pipeline).stem
+    model = ", ".join([Path(request.pipeline).stem, *overrides_of(request)])
     retrieval = results["retrieval"]
     for reported in retrieval["reported"] if retrieval else ():
         if MAIN in reported["conditions"]:
             low, high = reported["intervals_95"][MAIN]
             yield Score(
-                model=f"{pipeline}, {request.retriever}" if request.retriever else pipeline,
+                model=model,
                 status="measured",
                 subset=subset,
                 metric=reported["metric"],

@@ -151,7 +151,7 @@ def test_the_table_has_what_was_measured_and_published(evaluated, tmp_path):
     ]
     measured = [
         {
-            "model": "bm25-retrieval, random",
+            "model": "bm25-retrieval, retriever=random, top_k=9",
             "status": "measured",
             "subset": name,
             "metric": metric,
