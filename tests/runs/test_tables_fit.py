@@ -11,7 +11,7 @@ from ravqa.metrics.statistics.intervals import NO_INTERVAL
 
 CONDITIONS = ("main", "none", "oracle", "random", "wrong-image")
 TYPES = ("Vehicles and Transportation", "People and Everyday life", "Geography, History, Language")
-WIDTHS = [80, 100, 140]
+WIDTHS = [80, 140]
 
 
 def condition(mean):

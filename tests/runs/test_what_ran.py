@@ -3,12 +3,15 @@
 import re
 
 import pytest
-import yaml
 from report_files import write_dataset, write_run
 
+from ravqa.core.errors import UserError
+from ravqa.core.settings import dump_yaml
 from ravqa.runs.console import condition_name, short_name
 from ravqa.runs.finished import FinishedRun
-from ravqa.runs.plan import pipeline_name
+from ravqa.runs.folder import RunDir
+from ravqa.runs.options import RunRequest
+from ravqa.runs.plan import known_config, pipeline_name, plan_pipeline
 
 
 @pytest.mark.parametrize(
@@ -57,17 +60,21 @@ def test_a_run_without_retrieval_is_not_said_to_have_any(tmp_path, capsys):
     assert FinishedRun(folder, "random").retrieves
 
 
-def test_the_settings_of_a_run_say_what_was_changed_and_by_no_other_words_resumed(tmp_path, capsys):
-    data = write_dataset(tmp_path / "data", 2, images=False)
-    changes = ["--set", "top_k=5", "--set", "answering.prompt=short-answer"]
-    folder = write_run(tmp_path / "run", data, *changes)
-    described = yaml.safe_load((folder / "config.yaml").read_text())["pipeline"]["description"]
+def test_the_settings_of_a_run_say_what_was_changed_and_by_no_other_words_resumed(tmp_path):
+    def known(*changes, **options):
+        asked = RunRequest("okvqa", pipeline="bm25-retrieval", overrides=changes, **options)
+        return known_config(asked, plan_pipeline(asked).settings)
+
+    first = known("top_k=5", "answering.prompt=short-answer", retriever="random")
+    described = first["pipeline"]["description"]
     assert described.startswith("base: BM25")
-    changed = "retriever=random; top_k=8; top_k=5; answering.prompt=short-answer"
+    changed = "retriever=random; top_k=5; answering.prompt=short-answer"
     assert described.endswith(f", changed: {changed}")
-    assert f"pipeline: {described}" in capsys.readouterr().err
+    assert known("description=mine", "top_k=5")["pipeline"]["description"] == "mine"
+    assert known()["pipeline"]["description"] in described
+    (tmp_path / "config.yaml").write_text(dump_yaml(first))
+    run = RunDir(tmp_path, resume=True)
     # The same settings, written in another order.
-    write_run(tmp_path / "run", data, *changes[2:], *changes[:2], "--resume")
-    words = ["--set", "description=mine"]
-    folder = write_run(tmp_path / "named", data, *words)
-    assert yaml.safe_load((folder / "config.yaml").read_text())["pipeline"]["description"] == "mine"
+    run.check_resumed(known("answering.prompt=short-answer", "top_k=5", retriever="random"))
+    with pytest.raises(UserError, match=r"\(pipeline.top_k: 5 then, 6 now\)"):
+        run.check_resumed(known("answering.prompt=short-answer", "top_k=6", retriever="random"))

@@ -18,7 +18,7 @@ from ravqa.studies.tables import Cell, Row, Table
 
 LONG = "okvqa-bundled-pipeline-rerank-cross-encoder-20261130-231500"
 NAMES = ("tags, over all 5, thorough", f"{LONG}:wrong-image", "no tags")
-WIDTHS = pytest.mark.parametrize("width", [80, 100, 140])
+WIDTHS = pytest.mark.parametrize("width", [80, 140])
 
 
 def shown(what, width):
