@@ -78,7 +78,9 @@ class RunFiles:
             DataError: a file is broken (file and key are named).
         """
         if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} contains no run: there is no {RESULTS}")
+            below = sorted(str(path.parent) for path in folder.glob(f"*/{RESULTS}"))
+            hint = f"; {below[0]} is one" if below else ""
+            raise UserError(f"{folder} contains no run: there is no {RESULTS}{hint}")
         path = folder / RESULTS
         if not path.is_file():
             raise UserError(

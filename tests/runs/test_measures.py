@@ -222,6 +222,8 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_the_reason(tmp_path):
 
     nothing = tmp_path / "nothing"
     assert said(nothing) == f"{nothing} contains no run: there is no results.json"
+    below = write(nothing / "OKVQA", [answered(1)])
+    assert said(nothing).endswith(f"there is no results.json; {below} is one")
     folder = write(tmp_path / "r", [answered(1), answered(2)])
     assert said(folder, "none") == f"the run in {folder} has no samples.none.jsonl"
     path = folder / "samples.jsonl"
