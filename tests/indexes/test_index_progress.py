@@ -56,9 +56,9 @@ def test_a_compressed_index_reports_rounds_and_blocks(passages, tmp_path, monkey
     monkeypatch.setattr("ravqa.indexes.compressed.index.blocks", lambda n: codec.blocks(n, 10))
     index, seen = build("auto", passages, tmp_path / "index", above=30)
     assert index.kind == "compressed"
-    assert list(seen) == ["reading vectors", "choosing centroids: rounds", "compressing vectors"]
+    assert list(seen) == ["reading vectors", "choosing centroids (rounds)", "compressing vectors"]
     assert rising(seen["reading vectors"], 30)
-    assert seen["choosing centroids: rounds"] == [(n, 6) for n in range(7)]
+    assert seen["choosing centroids (rounds)"] == [(n, 6) for n in range(7)]
     assert rising(seen["compressing vectors"], 60)
     assert len(seen["compressing vectors"]) >= 6
     changes = []
@@ -124,4 +124,4 @@ def test_rounds_of_torch_are_reported_too(monkeypatch):
     seen = []
     points = units(np.random.default_rng(1), 40, 8)
     codec.kmeans(points, 4, 0, "cpu", rounds=2, progress=lambda *step: seen.append(step))
-    assert seen == [("choosing centroids: rounds", n, 2) for n in range(3)]
+    assert seen == [("choosing centroids (rounds)", n, 2) for n in range(3)]

@@ -27,7 +27,7 @@ from ravqa.indexes.base import Array
 _SAMPLE = 40
 """Number of training vectors per centroid."""
 _ROUNDS = 6
-_CHOOSING = "choosing centroids: rounds"
+_CHOOSING = "choosing centroids (rounds)"
 _NEAR_CELLS = 16
 _LARGE = 2048
 """From this number of centroids on, the nearest is searched only among those of near cells."""
