@@ -657,6 +657,7 @@ def _write_segment(
     offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
     centroids, starts, runs = [], [], []
     rest = 0.0
+    progress("compressing vectors", 0, count)
     for first, last in blocks(spool.lengths):
         begin, end = offsets[first], offsets[last]
         block = spool.vectors[begin:end].astype(np.float32)
