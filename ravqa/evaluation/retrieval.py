@@ -59,6 +59,7 @@ class Marker:
                 "flmr": _ranks(ids, self._bearing["flmr"]),
                 "ravqa": _ranks(ids, self._bearing["ravqa"]),
                 "word": _ranks(ids, self._bearing["word"]),
+                "nfkc": _ranks(ids, self._bearing["nfkc"]),
             }
             if question.answers
             else None,
@@ -129,6 +130,8 @@ def retrieval_section(
         ranks = {
             rule: {q.question_id: _answer_ranks(samples[q.question_id], rule) for q in questions}
             for rule in prrecall.RULES
+            # Older runs do not have all of them.
+            if all(rule in (samples[q.question_id]["answer_ranks"] or [rule]) for q in questions)
         }
         recall = {
             rule: {q: prrecall.recall_from_ranks(r, ks) for q, r in by_question.items()}

@@ -84,6 +84,8 @@ class AnswerRanks(TypedDict):
     """The same, without stripping the answer."""
     word: list[Rank]
     """The text contains the answer as whole words."""
+    nfkc: NotRequired[list[Rank]]
+    """As `flmr`, with answer and text in Unicode's form NFKC; missing in older runs."""
 
 
 class Marks(TypedDict):

@@ -20,7 +20,7 @@ _PLAIN = {
     "bool": "boolean",
     "None": "null",
     "Any": "anything",
-    "Rule": "`flmr`, `ravqa` or `word`",
+    "Rule": "`flmr`, `ravqa`, `word` or `nfkc`",
 }
 _INTRODUCTION = """\
 # Files of runs, studies and comparisons

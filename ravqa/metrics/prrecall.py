@@ -9,7 +9,9 @@ This is a success rate, not a fraction of relevant passages. The rule defines "i
 - `ravqa`: the same without stripping (RA-VQA, src/metrics/metrics_processors.py,
   compute_DPR_scores): an answer with a space at its end misses "party." and hits "party on";
 - `word` (ours): as `flmr`, and no letter, digit or underscore stands directly before or after, so
-  that "art" is not in "party"; any white space in the answer matches any in the text.
+  that "art" is not in "party"; any white space in the answer matches any in the text;
+- `nfkc` (ours): as `flmr`, with answers and texts in Unicode's form NFKC, so that "first" is in a
+  text whose "fi" is one character (a ligature, as in PDF files).
 
 Blank answers are dropped under every rule, as RA-VQA does; they would match every passage.
 """
@@ -20,10 +22,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
+from unicodedata import category, normalize
 
 from ravqa.metrics.ranking import DEFAULT_KS, checked
 
-Rule = Literal["ravqa", "flmr", "word"]
+Rule = Literal["ravqa", "flmr", "word", "nfkc"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 DEFAULT_RULE: Rule = "flmr"
 _LONG = 1000  # characters of an answer
@@ -42,6 +45,8 @@ def answer_ranks(
         ValueError: the rule is unknown.
     """
     wanted = _wanted(answers, rule)
+    if rule == "nfkc":
+        passages = [normalize("NFKC", passage) for passage in passages]
     lowered = (passage.lower() for passage in passages)
     if rule == "word":
         patterns = [_whole_words(answer) for answer in wanted]
@@ -59,11 +64,15 @@ def answer_spans(
     Raises:
         ValueError: the rule is unknown.
     """
-    text = passage.lower()
+    pieces = _pieces(passage) if rule == "nfkc" else [(c, i, i + 1) for i, c in enumerate(passage)]
+    text = "".join(piece for piece, *_ in pieces).lower()
+    # Positions in the text as written: a few letters are longer in lower case, or in NFKC.
+    source = [span for piece, *span in pieces for letter in piece for _ in letter.lower()]
     found = sorted(
-        place.span(place.lastindex or 0)
+        (source[begin][0], source[end - 1][1])
         for answer in _wanted(answers, rule)
         for place in (_whole_words if rule == "word" else _anywhere)(answer).finditer(text)
+        for begin, end in [place.span(place.lastindex or 0)]
     )
     joined: list[tuple[int, int]] = []
     for begin, end in found:
@@ -71,18 +80,22 @@ def answer_spans(
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
             joined.append((begin, end))
-    if len(text) == len(passage):
-        return joined
-    # A few letters are longer in lower case: map positions to the passage as written.
-    source = [i for i, letter in enumerate(passage) for _ in letter.lower()]
-    return [(source[begin], source[end - 1] + 1) for begin, end in joined]
+    return joined
+
+
+def _pieces(text: str) -> list[tuple[str, int, int]]:
+    """Return the pieces of a text in NFKC, each with its start and end in the text as written."""
+    pieces = [(normalize("NFKC", m[0]), *m.span()) for m in _clusters().finditer(text)]
+    whole = normalize("NFKC", text)
+    return pieces if "".join(piece for piece, *_ in pieces) == whole else [(whole, 0, len(text))]
 
 
 def _wanted(answers: Sequence[str], rule: Rule) -> set[str]:
     """Return the answers in the form that a rule searches for."""
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: {', '.join(RULES)}")
-    wanted = {answer.lower() for answer in answers if answer.strip()}
+    given = (normalize("NFKC", a) if rule == "nfkc" else a for a in answers)
+    wanted = {answer.lower() for answer in given if answer.strip()}
     return wanted if rule == "ravqa" else {answer.strip() for answer in wanted}
 
 
@@ -102,7 +115,7 @@ def pseudo_recall_at_k(
     Args:
         passages: the searched texts, best first.
         answers: accepted strings.
-        rule: ravqa, flmr or word.
+        rule: ravqa, flmr, word or nfkc.
 
     Raises:
         ValueError: the rule is unknown, or a K is below 1.
@@ -132,6 +145,16 @@ def recall_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, floa
 def precision_from_ranks(ranks: Sequence[int], ks: Sequence[int]) -> dict[int, float]:
     """Return `pseudo_precision_at_k` from the ranks of passages that contain an answer."""
     return {k: sum(rank <= k for rank in ranks) / k for k in checked(ks)}
+
+
+@lru_cache(maxsize=1)
+def _clusters() -> re.Pattern[str]:
+    """Return the pattern of a letter and of what may become one letter with it.
+
+    These are marks, Korean vowels and final consonants, and the halfwidth forms of both.
+    """
+    marks = "".join(chr(c) for c in range(0x20000) if category(chr(c))[0] == "M")
+    return re.compile(rf".[{marks}\u1160-\u11ff\uff9e\uff9f\uffa0-\uffdc]*", re.DOTALL)
 
 
 @lru_cache(maxsize=4096)

@@ -59,7 +59,10 @@ def samples():
 
 
 def test_marks_of_a_sample(samples):
-    assert samples[1]["answer_ranks"] == {"ravqa": [2, 3], "flmr": [2, 3], "word": [3]}
+    assert samples[1]["answer_ranks"] == {
+        **{rule: [2, 3] for rule in ("ravqa", "flmr", "nfkc")},
+        "word": [3],
+    }
     assert samples[1]["article_ranks"] == [1]
     assert samples[2]["article_ranks"] == []
     assert samples[3]["answer_ranks"] is None
@@ -86,8 +89,8 @@ def test_items_of_a_multi_answer_reference_count_one_by_one():
         question = Question(1, "q", answers=answers, question_type=kind)
         return Marker(question).marks(ranked)["answer_ranks"]
 
-    assert ranks("multi_answer") == {"ravqa": [1, 2], "flmr": [1, 2], "word": [1, 2]}
-    assert ranks("templated") == ranks(None) == {"ravqa": [], "flmr": [], "word": []}
+    assert ranks("multi_answer") == {rule: [1, 2] for rule in RULES}
+    assert ranks("templated") == ranks(None) == {rule: [] for rule in RULES}
 
 
 @pytest.mark.usefixtures("any_images")
@@ -100,6 +103,15 @@ def test_retrieval_section_by_hand(dataset, samples):
     main = section["conditions"]["main"]
     assert main["PRRecall"] == {"1": 50, "2": 100, "3": 100}
     assert main["PRRecall_by_rule"]["word"] == {"1": 0, "2": 50, "3": 100}
+    older = {
+        q: {**s, "answer_ranks": {r: s["answer_ranks"][r] for r in RULES[:3]}}
+        if s["answer_ranks"]
+        else s
+        for q, s in samples.items()
+    }
+    again = retrieval_section(dataset, {"main": older}, ks, seed=0)["conditions"]["main"]
+    assert list(again["PRRecall_by_rule"]) == ["ravqa", "flmr", "word"]
+    assert again["PRRecall"] == main["PRRecall"]
     assert main["PRPrecision"] == {"1": 50, "2": 75, "3": round(100 * (2 / 3 + 1) / 2, 4)}
     by_ids = section["by_ids"]["conditions"]["main"]
     assert section["by_ids"]["questions"] == 2
@@ -181,7 +193,7 @@ def _nothing():
 # --- the whole section, key by key, of rankings drawn at random
 
 NAMES = [f"p{i}" for i in range(12)]
-RULES = ("flmr", "ravqa", "word")
+RULES = ("flmr", "ravqa", "word", "nfkc")
 KINDS = ("PRRecall", "Recall", "ArticleRecall")
 
 

@@ -23,7 +23,7 @@ def ranking(ranks, count):
     """A ranking of `count` passages; `ranks` are those that hold an answer."""
     return {
         "hits": [[f"p{i}", 1.0 / i] for i in range(1, count + 1)],
-        "answer_ranks": {"flmr": list(ranks), "ravqa": [], "word": []},
+        "answer_ranks": {"flmr": list(ranks), "ravqa": [], "word": [], "nfkc": []},
         "id_ranks": None,
         "article_ranks": None,
     }

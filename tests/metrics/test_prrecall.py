@@ -1,6 +1,7 @@
 """Where answers stand in passages: the places that the rules of PRRecall count."""
 
 import time
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -58,3 +59,32 @@ def test_letters_that_grow_in_lower_case_move_no_answer(rule):
         "\u0130zm\u0130r"
     ]
     assert answer_spans(text, ["a", "koala"], "word") == [(5, 6), (7, 12)]
+
+
+def test_ligatures_and_other_forms_count_by_the_rule_of_that_name_alone():
+    text = "Grease the ﬁrst slewing ring, 5 \uff4b\uff47, cafe\u0301"
+    for answer in ("first", "kg", "CAF\u00c9"):
+        found = [rule for rule in RULES if answer_ranks([text], [answer], rule)]
+        assert found == ["nfkc"]
+        [(begin, end)] = answer_spans(text, [answer], "nfkc")
+        assert text[begin:end] in ("ﬁrst", "\uff4b\uff47", "cafe\u0301")
+    assert answer_ranks(["first, kg"], ["ﬁrst"], "nfkc") == [1]  # both sides
+    assert answer_spans("a ﬃ b", ["f", "i"], "nfkc") == [(2, 3)]
+    assert answer_spans("\u1112\u1161\u11ab", ["한"], "nfkc") == [(0, 3)]
+
+
+@given(
+    st.text("aﬁﬃeE\u0301\u0327\u1112\u1161\u11abｶﾞ½ \u0130", max_size=12),
+    st.lists(st.text("afie\u00e9\u0301\u1112ガ1 ", max_size=3), max_size=3),
+)
+def test_forms_of_letters_are_marked_where_the_rule_finds_them(passage, answers):
+    spans = answer_spans(passage, answers, "nfkc")
+    assert bool(spans) == (answer_ranks([passage], answers, "nfkc") == [1])
+    plain = (a for a in answers if a.strip())
+    found = any(
+        normalize("NFKC", a).lower().strip() in normalize("NFKC", passage).lower() for a in plain
+    )
+    assert bool(spans) == found
+    ends = [x for span in spans for x in span]
+    assert ends == sorted(ends)
+    assert all(0 <= a < b <= len(passage) for a, b in spans)

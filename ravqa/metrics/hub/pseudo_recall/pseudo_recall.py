@@ -14,7 +14,7 @@ Lin et al. 2023 (FLMR). Code: github.com/LinWeizheDragon/FLMR.
 
 
 class PseudoRecall(evaluate.Metric):  # type: ignore[misc]
-    """Percent, two decimals, for each of `ks`; `rule` is "flmr", "ravqa" or "word"."""
+    """Percent, two decimals, for each of `ks`; `rule` is "flmr", "ravqa", "word" or "nfkc"."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
