@@ -33,7 +33,8 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="COLLECTION", help="Folder of the collection.")]
 _FOLDER = Option("Folder of the collection.", "COLLECTION", argument=True)
 _SOURCES = Option(
-    "Folders or files: text, Markdown, PDF, images, .jsonl, .csv, .tsv, .parquet.",
+    "Folders or files: text, Markdown, HTML, PDF, .docx, .pptx, images, .jsonl, .csv, .tsv, "
+    ".parquet.",
     "SOURCE...",
     argument=True,
 )

@@ -119,7 +119,9 @@ def _guess(sample: bytes, where: str) -> str:
         return OLDER[0]
     if len(best) == 1:
         return best[0].encoding
-    which = " or ".join(match.encoding for match in best) or "none that is known"
+    if not best:
+        raise DataError(f"{where} is not in UTF-8, nor in an encoding that is recognized: {HINT}")
+    which = " or ".join(match.encoding for match in best)
     raise DataError(f"{where} is not in UTF-8, and its encoding may be {which}: {HINT}")
 
 

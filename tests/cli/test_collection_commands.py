@@ -300,3 +300,29 @@ def test_a_build_that_failed_may_be_repeated_with_another_pipeline(ravqa, docs, 
     ravqa("collection", "delete", path, "bridge.txt#0", "zoo.jpg")
     err = ravqa("collection", "build", path, docs, "--pipeline", file, code=2)
     assert f"add to it with ravqa collection add {path}" in err
+
+
+def test_tables_as_other_programs_write_them(ravqa, collection, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("text;more,still\nSüßes für 5 €;x\n", encoding="cp1252")
+    form = ("--encoding", "cp1252", "--delimiter", ";")
+    assert ravqa("collection", "add", collection, table, *form) == "1 added\n"
+    assert ravqa("collection", "update", collection, table, *form) == "1 unchanged\n"
+    assert "Süßes für 5 €" in ravqa("collection", "info", collection, "table.csv#row=1")
+    err = ravqa("collection", "add", collection, table, "--encoding", "rot13", code=2)
+    assert err.endswith("error: no encoding 'rot13': utf-8, utf-16 and cp1252 are some\n")
+    table.write_text("id;text\n1;Süßes\n", encoding="utf-16-le")
+    out = tmp_path / "out.jsonl"
+    assert "nor in an encoding that is recognized: --encoding" in ravqa(
+        "passages", table, "--output", out, code=2
+    )
+    ravqa("passages", table, "--output", out, "--encoding", "utf-16-le", "--delimiter", ";")
+    assert json.loads(out.read_text()) == {"passage_id": "1", "text": "Süßes"}
+
+
+def test_a_file_of_another_kind_is_told_what_is_read(ravqa, tmp_path):
+    page = tmp_path / "page.odt"
+    page.write_text("x")
+    err = ravqa("collection", "build", tmp_path / "new", page, code=2)
+    assert err.startswith(f"reading {page}\nerror: {page}: .odt is not read: .txt, .md, ")
+    assert ".html, .htm, .xhtml, .pdf, .docx, .pptx, .jsonl, " in err
