@@ -151,10 +151,18 @@ class Corpus(Mapping[str, Passage]):
         counts = [0] * len(sources)
 
         def passages() -> Iterator[Passage]:
+            faults = []  # of files that cannot be left out
             for i, source in enumerate(sources):
-                for passage in source.passages():
-                    counts[i] += 1
-                    yield passage
+                try:
+                    for passage in source.passages():
+                        counts[i] += 1
+                        yield passage
+                except DataError as e:
+                    if remarks is None or remarks.on_error == "skip" or remarks.is_full:
+                        raise
+                    faults.append(str(e))
+            if remarks is not None and faults:
+                raise DataError("; ".join([*remarks.broken, *faults]))
 
         corpus = cls.build(
             passages(),

@@ -50,8 +50,13 @@ class Remarks:
             DataError: too much was recorded to go on, unless unusable input is skipped.
         """
         self.broken.append(f"{where}: {reason}")
-        if len(self.broken) >= _MOST_BROKEN:
+        if self.is_full:
             self.check()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much cannot be used that nothing more is read, unless it is skipped."""
+        return len(self.broken) >= _MOST_BROKEN
 
     def check(self) -> None:
         """Raise DataError if anything cannot be used, unless unusable input is skipped."""

@@ -278,6 +278,22 @@ def test_the_broken_files_of_all_folders_are_named(tmp_path):
         Corpus.read(tmp_path / "a", tmp_path / "b", remarks=Remarks())
 
 
+def test_a_broken_table_does_not_hide_other_broken_files(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "b.csv").write_text("id,text\n1\n")
+    (tmp_path / "c.jsonl").write_text("no JSON\n")
+    paths = [tmp_path / name for name in ("a.txt", "b.csv", "c.jsonl")]
+    with pytest.raises(DataError) as raised:
+        Corpus.read(*paths, remarks=Remarks())
+    one, *_, two, three = str(raised.value).split("; ")
+    assert one.startswith("a.txt: not a text in UTF-8")
+    assert two == f"{paths[1]}, line 2: 2 fields are expected as in the header, not 1"
+    assert three.startswith(f"{paths[2]}, line 1: not JSON")
+    for remarks in (None, Remarks("skip")):
+        with pytest.raises(DataError, match=r"b\.csv, line 2: 2 fields|a\.txt: not a text"):
+            Corpus.read(*paths, remarks=remarks)
+
+
 def test_files_and_folders_without_access_are_named_or_skipped(tmp_path, monkeypatch):
     # Modes would not do: they do not keep the superuser out.
     (tmp_path / "a.txt").write_text("fine")
