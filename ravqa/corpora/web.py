@@ -46,6 +46,7 @@ _LARGER = {
 }
 """What browsers take some names of encodings for: one that has more letters."""
 
+_BAD = 0.01  # most characters that may be broken; browsers show such pages too
 _HEAD = 4096  # bytes in which a page says what its encoding is
 
 
@@ -84,13 +85,16 @@ def read(path: Path, encoding: str | None = None) -> Document:
 
 def _decoded(content: bytes, path: Path, encoding: str | None) -> str:
     if encoding is None:
-        said = _CHARSET.search(content[:_HEAD])
-        found = bytes_encoding(content, path.name, said[1].decode() if said else None)
+        match = _CHARSET.search(content[:_HEAD])
+        said = match[1].decode() if match else None
+        if said and said.lower().startswith(("utf-16", "utf-32")):
+            said = None  # it could not be read if it were true
+        found = bytes_encoding(content, path.name, said)
         encoding = _LARGER.get(found, found)
-    try:
-        return content.decode(encoding)
-    except UnicodeError:
-        raise DataError(f"not a text in {encoding}; --encoding can name another") from None
+    text = content.decode(encoding, "replace")
+    if text.count("\ufffd") > _BAD * len(text):
+        raise DataError(f"not a text in {encoding}; --encoding can name another")
+    return text
 
 
 def _content(root: Any) -> Any:

@@ -108,8 +108,16 @@ def test_the_encoding_of_a_page(tmp_path, encoding, meta):
 
 
 def test_an_encoding_that_is_declared_and_wrong_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"page\.html: not a text in utf-16.*--encoding can name"):
-        read(tmp_path, "<meta charset=utf-16><p>süß", encoding="cp1252")
+    with pytest.raises(DataError, match=r"page\.html: not a text in utf-8.*--encoding can name"):
+        read(tmp_path, "<meta charset=utf-8><p>süß", encoding="cp1252")
+    assert texts(tmp_path, "<meta charset=utf-16><p>süß") == {"#top": "page: süß"}
+
+
+def test_a_few_broken_bytes_are_no_reason_to_leave_a_page_out(tmp_path):
+    content = f"<meta charset=utf-8><p>{'a' * 200}".encode() + b"\xff b"
+    (tmp_path / "page.html").write_bytes(content)
+    [passage] = Corpus.read(tmp_path).values()
+    assert passage.text == "a" * 200 + "\ufffd b"
 
 
 def test_what_is_too_deep_or_too_large_is_refused_at_once(tmp_path, monkeypatch):
