@@ -28,6 +28,7 @@ from ravqa.corpora.titles import real_title
 _AS_WRITTEN = "¼-¾²³¹ªº⁰-ⁿ₀-ₜ⅐-↉"
 _OTHERS = re.compile(f"[^{_AS_WRITTEN}]+")
 _SOFT = "\u00ad"
+_SOFT_MARKS = (_SOFT, b"\xfe\xff\x00\xad")
 _BREAK = re.compile(rf"([\w-]*\w)(-| ?[\u2010{_SOFT}])[ \t]*\n[ \t]*(?=(\w+(?:-\w+)*))")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _SHORTEST_PART = 3
@@ -57,7 +58,8 @@ def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:
                 raise DataError("encrypted: it needs a password")
             size = 0
             for page in reader.pages:
-                texts.append(_plain(page.extract_text()))
+                text = page.extract_text(visitor_operand_before=_SoftHyphens())
+                texts.append(_plain(text))
                 size += len(texts[-1])
                 if size > LONGEST_LINE:
                     raise DataError(f"more than {LONGEST_LINE:,} characters of text: split it")
@@ -75,6 +77,26 @@ def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:
     words = _words(texts)
     pages = [(number, _paragraphs(_unbroken(text, words))) for number, text in enumerate(texts, 1)]
     return real_title(_plain(title) if isinstance(title, str) else None), pages
+
+
+class _SoftHyphens:
+    """Takes out the soft hyphens of browsers' PDF files, which pypdf would read as spaces.
+
+    They are drawn as a space that is marked to stand for a soft hyphen.
+    """
+
+    def __init__(self) -> None:
+        self._within = False
+
+    def __call__(self, operator: bytes, operands: list[Any], *position: Any) -> None:
+        """Change what is about to be drawn."""
+        if operator == b"BDC":
+            marks = operands[1] if len(operands) > 1 else None
+            self._within = isinstance(marks, dict) and marks.get("/ActualText") in _SOFT_MARKS
+        elif operator == b"EMC":
+            self._within = False
+        elif operator == b"Tj" and self._within and operands:
+            operands[0] = type(operands[0])()
 
 
 def _plain(text: str) -> str:

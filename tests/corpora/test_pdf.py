@@ -49,6 +49,7 @@ def test_numbers_stay_the_same_numbers(read):
         ("under-\nstand: stand under it, understand?", "understand: stand under it, understand?"),
         # "mainte-nance-hall" is not a word of three parts where "maintenance" is one:
         ("mainte-\nnance-hall, maintenance", "maintenance-hall, maintenance"),
+        ("The mainte{shy}nance, and equip{shy}-\nment", "The maintenance, and equipment"),
         # A soft hyphen is never part of a word.
         ("Franco\xad\nPrussian and mainte\xadnance", "FrancoPrussian and maintenance"),
     ],

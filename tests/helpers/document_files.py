@@ -5,10 +5,14 @@ import io
 import pytest
 
 _GLYPHS = {"ﬀ": (1, "ff"), "ﬁ": (2, "fi"), "ﬂ": (3, "fl"), "\xad": (4, "uni00AD")}
+_BROWSER_HYPHEN = ") Tj /Span <</ActualText <FEFF00AD>>> BDC ( ) Tj EMC ("
 
 
 def pdf(*pages, password=None, title=None):
-    """A PDF file: a text on each page, its lines under each other."""
+    """A PDF file: a text on each page, its lines under each other.
+
+    "{shy}" is a soft hyphen as browsers write it: a space that is marked to stand for one.
+    """
     pypdf = pytest.importorskip("pypdf")
     from pypdf.generic import ArrayObject as Array
     from pypdf.generic import DecodedStreamObject, NumberObject
@@ -41,6 +45,7 @@ def pdf(*pages, password=None, title=None):
         page[Name("/Resources")] = Dictionary({Name("/Font"): fonts})
         stream = DecodedStreamObject()
         lines = " T* ".join(f"({line}) Tj" for line in text.translate(codes).split("\n"))
+        lines = lines.replace("{shy}", _BROWSER_HYPHEN)
         stream.set_data(f"BT /F1 12 Tf 14 TL 20 200 Td {lines} ET".encode("latin-1"))
         page[Name("/Contents")] = writer._add_object(stream)
     if title is not None:
