@@ -98,7 +98,7 @@ def is_folder(path: Path) -> bool:
 
 
 class _Prefixed:
-    """A folder whose passages and articles have ids that begin with a prefix."""
+    """A folder whose passages and files have ids that begin with a prefix."""
 
     def __init__(self, pages: Pages, prefix: str):
         self._pages = pages
@@ -110,9 +110,10 @@ class _Prefixed:
 
     def passages(self) -> Iterator[Passage]:
         for passage in self._pages.passages():
-            article = passage.article and f"{self._prefix}{passage.article}"
-            name = f"{self._prefix}{passage.passage_id}"
-            yield replace(passage, passage_id=name, article=article)
+            new = replace(passage, passage_id=f"{self._prefix}{passage.passage_id}")
+            if f"{passage.passage_id}#".startswith(f"{passage.article}#"):  # it is the file
+                new = replace(new, article=f"{self._prefix}{passage.article}")
+            yield new
 
 
 class _File:

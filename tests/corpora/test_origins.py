@@ -24,6 +24,18 @@ def test_one_folder_has_ids_below_it_and_several_have_their_names(tmp_path):
     assert [p.article for p in both.values()] == ["a/same.txt", "b/more.txt", "b/same.txt"]
 
 
+def test_articles_that_a_table_names_stay_as_they_are(tmp_path):
+    a, b = write(tmp_path / "a", same="one"), write(tmp_path / "b", same="two")
+    (b / "t.csv").write_text("id,text,article\n1,One.,b\n2,Two.,https://example.org/x\n")
+    found = {p.passage_id: p.article for p in Corpus.read(a, b).values()}
+    assert found == {
+        "a/same.txt#0": "a/same.txt",
+        "b/same.txt#0": "b/same.txt",
+        "b/t.csv#1": "b",
+        "b/t.csv#2": "https://example.org/x",
+    }
+
+
 def test_a_file_beside_a_folder_changes_no_ids(tmp_path):
     a = write(tmp_path / "a", same="one")
     (tmp_path / "more.jsonl").write_text('{"id": "x", "text": "two"}\n')
