@@ -384,6 +384,16 @@ def test_pairs_are_cut_only_where_they_are_longer_than_the_limit(fresh_cache, mo
         assert tested._count_long([("koala", long)]) == 0
 
 
+def test_long_pairs_are_counted_without_a_warning(fresh_cache, model):
+    def tokenizer(queries, passages, *, verbose):
+        assert (queries, passages, bool(verbose)) == (["koala", "lion"], ["a b c", "d"], False)
+        return {"input_ids": [[1] * 5, [1] * 4]}
+
+    tested = reranker(model)
+    tested._model = SimpleNamespace(modalities=["text"], max_seq_length=4, tokenizer=tokenizer)
+    assert tested._count_long([("koala", "a b c"), ("lion", "d")]) == 1
+
+
 def test_a_pair_that_the_library_cannot_take_is_that_questions_failure(
     fresh_cache, model, monkeypatch
 ):

@@ -480,6 +480,22 @@ def test_the_reranker_that_asks_says_what_it_asks():
     assert named.reader_part == Part(name="first-words")
 
 
+def test_of_many_answers_few_are_lost_if_the_process_ends():
+    class Stopped(Table):
+        def next_token_logprobs(self, prompts, prefixes):
+            if sum(map(len, self.asked)) >= 128:
+                raise KeyboardInterrupt
+            return super().next_token_logprobs(prompts, prefixes)
+
+    hits = hits_of(*range(150, 0, -1))
+    pairs = [(hit, Passage(hit.passage_id, f"text {hit.passage_id}")) for hit in hits]
+    with pytest.raises(KeyboardInterrupt):
+        vlm(Stopped(), depth=150).rerank([QUESTION], [pairs])
+    again = Table()
+    vlm(again, depth=150).rerank([QUESTION], [pairs])
+    assert sum(map(len, again.asked)) == 150 - 128
+
+
 def test_long_passages_are_cut_to_so_many_words():
     reader = Table()
     reader.control_tokens = ControlTokens(["<x>"])
