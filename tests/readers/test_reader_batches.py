@@ -227,3 +227,11 @@ def test_a_model_whose_forward_pass_differs_from_its_generation_is_refused(tiny,
     monkeypatch.setattr(reader, "_family", wrong)  # the prompt would see its answer
     with pytest.raises(UserError, match="cannot be trained: reading an answer at once changes"):
         check_training(reader, [Prompt(SHORT, WIDE)])
+
+
+def test_what_the_encoder_made_of_a_prompt_is_kept(tiny):
+    reader = tiny("t5")
+    prompts = [Prompt(SHORT), Prompt(LONG)]
+    with torch.no_grad():
+        made = reader.network.get_encoder()(**reader._inputs(prompts)).last_hidden_state
+    torch.testing.assert_close(reader._prefill(prompts).encoded, made)
