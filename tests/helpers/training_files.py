@@ -1,6 +1,11 @@
 """Examples for training tiny models: coloured squares and texts about them."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,8 @@ MODEL = str(
 )
 """A tiny random checkpoint: it proves the plumbing, no quality."""
 
+PLANTS = ["oak", "elm", "ash", "fir", "yew", "box"]
+"""What the questions for readers ask for; the last one has no good answer."""
 COLOURS = {
     "red": (200, 20, 20),
     "green": (20, 160, 40),
@@ -92,6 +99,39 @@ def command(*arguments):
     with pytest.raises(SystemExit) as end:
         main(["train", "retriever", *map(str, arguments)])
     return end.value.code
+
+
+def start(arguments, *launcher, **options):
+    """A child process of the command ravqa, with one thread."""
+    root = Path(__file__).parents[2]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(root),
+    }
+    words = [sys.executable, *launcher, "-m", "ravqa", *map(str, arguments)]
+    return subprocess.Popen(words, cwd=root, env=environment, **options)
+
+
+def run_two(arguments):
+    """Run the command in two processes that share their work; fail if they do."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = start(arguments, *launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = done.communicate()[0].decode()
+    assert done.returncode == 0, output
+
+
+def kill(arguments, folder, steps):
+    """Run a training, and kill it as soon as it has logged so many steps."""
+    process = start(arguments)
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.is_file() and metrics.read_text().count('"loss"') >= steps:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    assert process.wait() == -signal.SIGKILL
 
 
 def figures(folder):

@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import reader_models
 import torch
 import yaml
-from dataset_files import write_image
 from hypothesis import given
 from hypothesis import strategies as st
+from training_files import PLANTS, figures
 
 from ravqa.cli import main
 from ravqa.core.errors import UserError
@@ -25,87 +24,9 @@ from ravqa.training.reader import ReaderTask, ReaderTraining
 from ravqa.training.reader_data import place_of_image, read_source
 from ravqa.training.sampling import batches
 
-PLANTS = ["oak", "elm", "ash", "fir", "yew", "box"]
-
 
 def silent(*_):
     pass
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """Folder of a tiny model, by name."""
-    made = {}
-
-    def make(name):
-        if name not in made:
-            made[name] = str(getattr(reader_models, name)(tmp_path_factory.mktemp(name)))
-        return made[name]
-
-    return make
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Six questions, each about another image, and six passages; the last has no good answer."""
-    rows, passages = [], []
-    for i, plant in enumerate(PLANTS):
-        write_image(tmp_path / "data" / f"{i}.png", (40 * i, 90, 200 - 30 * i))
-        answers = ["a tree", plant, plant] if plant != "box" else ["zqunknown1", "zqunknown2"]
-        rows.append(
-            {
-                "question_id": i,
-                "image_id": i,
-                "question": f"Which plant is number {i}?",
-                "image": f"{i}.png",
-                "answers": answers,
-            }
-        )
-        passages.append({"passage_id": f"p{i}", "text": f"Number {i} is an {plant}."})
-    for name, lines in (("questions", rows), ("passages", passages)):
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / "data" / f"{name}.jsonl").write_text(text)
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def settings(folder, data, tmp_path):
-    """The settings of a training, and the file of its pipeline."""
-
-    def make(name="llama", pipeline=(), **changes):
-        kind = {"llama": "llm", "t5": "seq2seq"}.get(name, "vlm")
-        part = {
-            "retriever": {"name": "random", "seed": 0},
-            "top_k": 3,
-            "answering": {"prompt": "ravqa", "decision": "joint_max", "passages": 2},
-            "reader": {
-                "name": f"transformers-{kind}",
-                "model": folder(name),
-                "device": "cpu",
-                "max_new_tokens": 8,
-            },
-        }
-        for key, value in dict(pipeline).items():
-            part[key] = {**part[key], **value} if isinstance(value, dict) else value
-        (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(part))
-        source = {"dataset": "jsonl", "data": str(data), "split": None}
-        source["options"] = {"metric": "vqa_accuracy"}
-        loop = {"steps": 3, "batch_size": 4, "learning_rate": 0.01, "schedule": "constant"}
-        given = {
-            "pipeline": str(tmp_path / "pipeline.yaml"),
-            "train": [source | changes.pop("source", {})],
-            "targets": {"exclude": r"zqunknown\d+"},
-            "lora": {"rank": 2},
-            "loop": loop | changes.pop("loop", {}),
-            **changes,
-        }
-        if "validation" in given:
-            given["validation"] = source | given["validation"]
-        if given.get("method") == "full":
-            del given["lora"]
-        return {key: value for key, value in given.items() if value is not None}
-
-    return make
 
 
 def task_of(values):
@@ -116,11 +37,6 @@ def run(path, task, **options):
     made = TrainingFolder(path, **options)
     with made.held():
         return train(task, task.config.loop, made, progress=silent, note=silent)
-
-
-def figures(path):
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
 def weights(task):

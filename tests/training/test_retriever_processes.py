@@ -1,12 +1,5 @@
 """Trainings that are killed, and trainings in several processes."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 import torch
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
@@ -14,7 +7,10 @@ from training_files import (
     MODEL,
     command,
     figures,
+    kill,
     rows,
+    run_two,
+    start,
     task,
     write_examples,
     write_rows,
@@ -23,20 +19,6 @@ from training_files import (
 
 from ravqa.core.errors import UserError
 from ravqa.flmr import FLMRConfig, FLMRModelForRetrieval
-
-ROOT = Path(__file__).parents[2]
-
-
-def start(arguments, **options):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, **options
-    )
 
 
 @pytest.mark.slow
@@ -50,17 +32,9 @@ def test_a_killed_training_goes_on_with_the_same_losses(examples, tmp_path):
     config = write_settings(tmp_path, examples, **changes)
     assert command(config, "--output", tmp_path / "whole") == 0
     run = tmp_path / "killed"
-    arguments = ["-m", "ravqa", "train", "retriever", config, "--output", run]
-    for wanted in (5, 13):
-        process = start([*arguments, *(["--resume"] if run.exists() else [])])
-        metrics = run / "metrics.jsonl"
-        while process.poll() is None:
-            done = metrics.read_text().count('"loss"') if metrics.is_file() else 0
-            if done >= wanted:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.01)
-        assert process.wait() == -signal.SIGKILL
+    arguments = ["train", "retriever", config, "--output", run]
+    kill(arguments, run, 5)
+    kill([*arguments, "--resume"], run, 13)
     assert start([*arguments, "--resume"]).wait() == 0
     assert figures(run) == figures(tmp_path / "whole")
     for name in ("last", "best"):
@@ -103,11 +77,7 @@ def test_two_processes_train_as_one_does(examples, tmp_path, chunk):
     }
     config = write_settings(tmp_path, file, **changes)
     assert command(config, "--output", tmp_path / "one") == 0
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    training = ["-m", "ravqa", "train", "retriever", config, "--output", tmp_path / "two"]
-    done = start([*launcher, *training], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    output = done.communicate()[0].decode()
-    assert done.returncode == 0, output
+    run_two(["train", "retriever", config, "--output", tmp_path / "two"])
     one, two = figures(tmp_path / "one"), figures(tmp_path / "two")
     assert [list(line) for line in one] == [list(line) for line in two]
     for mine, theirs in zip(one, two, strict=True):
