@@ -64,12 +64,9 @@ def answer_spans(
     Raises:
         ValueError: the rule is unknown.
     """
-    pieces = _pieces(passage) if rule == "nfkc" else [(c, i, i + 1) for i, c in enumerate(passage)]
-    text = "".join(piece for piece, *_ in pieces).lower()
-    # Positions in the text as written: a few letters are longer in lower case, or in NFKC.
-    source = [span for piece, *span in pieces for letter in piece for _ in letter.lower()]
+    text, source = _lowered(passage, nfkc=rule == "nfkc")
     found = sorted(
-        (source[begin][0], source[end - 1][1])
+        (source[begin][0], source[end - 1][1]) if source else (begin, end)
         for answer in _wanted(answers, rule)
         for place in (_whole_words if rule == "word" else _anywhere)(answer).finditer(text)
         for begin, end in [place.span(place.lastindex or 0)]
@@ -83,11 +80,22 @@ def answer_spans(
     return joined
 
 
-def _pieces(text: str) -> list[tuple[str, int, int]]:
-    """Return the pieces of a text in NFKC, each with its start and end in the text as written."""
-    pieces = [(normalize("NFKC", m[0]), *m.span()) for m in _clusters().finditer(text)]
-    whole = normalize("NFKC", text)
-    return pieces if "".join(piece for piece, *_ in pieces) == whole else [(whole, 0, len(text))]
+def _lowered(text: str, *, nfkc: bool) -> tuple[str, list[tuple[int, int]]]:
+    """Return a text in lower case, and where each of its letters is in the text as written.
+
+    The places are left out if no letter is elsewhere: a few are longer in lower case, or in NFKC.
+    """
+    lowered = text.lower()
+    if (not nfkc and len(lowered) == len(text)) or text.isascii():
+        return lowered, []
+    pieces = [(c, i, i + 1) for i, c in enumerate(text)]
+    if nfkc:
+        pieces = [(normalize("NFKC", m[0]), *m.span()) for m in _clusters().finditer(text)]
+        whole = normalize("NFKC", text)
+        if "".join(piece for piece, *_ in pieces) != whole:
+            pieces = [(whole, 0, len(text))]
+        lowered = whole.lower()
+    return lowered, [(a, b) for piece, a, b in pieces for letter in piece for _ in letter.lower()]
 
 
 def _wanted(answers: Sequence[str], rule: Rule) -> set[str]:

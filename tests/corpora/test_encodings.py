@@ -5,7 +5,7 @@ import gzip
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravqa.core.errors import DataError, UserError
@@ -127,6 +127,7 @@ def test_of_several_delimiters_in_the_header_the_rows_decide(file):
 cells = st.text('aß€ \t\n,;|"', min_size=1, max_size=8)
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(cells, cells), max_size=5),
     st.sampled_from([",", ";", "\t", "|"]),
