@@ -262,6 +262,8 @@ def test_readers_are_given_to_the_stages_that_ask():
     assert asks_own_reader(parts[3:])
     assert not asks_own_reader(parts[1:3])
     assert not asks_own_reader([])
+    wrong = [Part(name="vlm"), Part(name="gate", wrong=1)]
+    assert said(UserError, build_rerankers, wrong, "here", reader).startswith("here: reranking.1: ")
     message = said(UserError, asks_own_reader, [Part(name="gate", wrong=1)])
     assert message.startswith("reranking: ")
 
