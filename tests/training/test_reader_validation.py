@@ -180,3 +180,5 @@ def test_a_score_is_shown_with_its_interval_and_its_change():
     assert _shown(score) == "18.7 [12.7, 25.3]"
     score |= {"change": -1.04, "change_interval_95": [-2.26, 0.5]}
     assert _shown(score) == "18.7 [12.7, 25.3], change -1.0 [-2.3, +0.5]"
+    few = {"interval_95": [None, None], "change_interval_95": [None, None]}
+    assert _shown(score | few) == "18.7, change -1.0"
