@@ -795,10 +795,13 @@ class Collection:
                 encoder = _late(built).encoder
                 expected = self._state.manifest.encoder
                 if encoder.passages_fingerprint != expected["fingerprint"]:
+                    now, then = encoder.weights, expected["weights"]
+                    how = f"by {then}, not by {now} as in {self._where}, or with other options"
+                    if now == then:
+                        how = f"by another version of {now}, or with other options"
                     raise UserError(
-                        f"the collection in {self.path} was encoded by {expected['weights']}, not "
-                        f"by {encoder.weights} as in {self._where}, or with other options: "
-                        "open it with its own settings, or build another"
+                        f"the collection in {self.path} was encoded {how}: open it with its own "
+                        "settings, or build another"
                     )
                 for other in self._pipelines.values():
                     built.retriever = other.retriever  # threads take turns at one encoder

@@ -622,6 +622,14 @@ def test_settings_that_no_collection_can_have_are_named(tmp_path, pipeline, coll
     )
 
 
+def test_another_version_of_the_encoder_is_named_as_one(monkeypatch, collection):
+    monkeypatch.setattr(collection_files.HashEncoder, "passages_fingerprint", "newer")
+    assert said(UserError, Collection.open(collection.path).load) == (
+        f"the collection in {collection.path} was encoded by another version of hashes of seed 0, "
+        "or with other options: open it with its own settings, or build another"
+    )
+
+
 def test_settings_from_elsewhere_are_withheld_unless_they_are_given_again(monkeypatch):
     own = {"reader": {"name": "openai", "url": "http://x/v1", "model": "m", "api_key_env": "KEY"}}
 
