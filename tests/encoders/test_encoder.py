@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravqa.core.errors import MissingExtraError, UserError
+from ravqa.core.model_files import resolve
 from ravqa.encoders.base import EncodingStats, Span
 from ravqa.encoders.batching import token_batches
 from ravqa.encoders.token_bert import TokenBertEncoder
@@ -256,6 +257,14 @@ def test_batches_hold_every_item_once_in_order_of_length_within_the_budget(lengt
         assert size <= budget or len(batch) == 1
         if following:  # no batch could have taken one more
             assert (len(batch) + 1) * lengths[following[0]] > budget
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit_too(encoder, monkeypatch):
+    path = resolve(encoder.config.model, extra="sample", why="the test")
+    monkeypatch.setattr("ravqa.encoders.token_bert.commit_of", {path: "one"}.__getitem__)
+    other = variant()
+    assert other.fingerprint != encoder.fingerprint
+    assert other.passages_fingerprint != encoder.passages_fingerprint
 
 
 def test_the_fingerprint_changes_with_what_changes_vectors_only(encoder):

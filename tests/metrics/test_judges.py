@@ -98,6 +98,13 @@ def test_bem_batches_do_not_change_judgements(tmp_path):
     assert many.judge([], [], []) == []
 
 
+def test_bem_knows_a_model_of_the_hub_by_its_commit_too(tmp_path, monkeypatch):
+    folder = make_bert(tmp_path / "bert")
+    local = bem(folder)
+    monkeypatch.setattr("ravqa.metrics.judges.bem.commit_of", {str(folder): "one"}.__getitem__)
+    assert bem(folder).fingerprint != local.fingerprint
+
+
 def test_bem_cuts_the_longest_text_where_the_official_code_fails(tmp_path):
     folder = make_bert(tmp_path / "bert", positions=20)
     long = " ".join(["mary", "baker"] * 25)

@@ -356,6 +356,27 @@ def test_a_local_readers_fingerprint_is_of_what_can_change_an_answer(tmp_path):
     assert base == fingerprint("kind/1", config, "torch.float32", made.content, None, None)
 
 
+def test_a_model_and_an_adapter_of_the_hub_are_known_by_their_commits_too(tmp_path, monkeypatch):
+    config = LocalConfig(model=str(tmp_path), device="cpu")
+
+    def prints():
+        made = Placement(config, "the test")
+        plain = made.fingerprint("kind/1")
+        made._adapter = str(tmp_path)
+        return plain, made.fingerprint("kind/1")
+
+    local = prints()
+    commits = {}
+    monkeypatch.setattr("ravqa.readers.loading.commit_of", lambda *file: commits.get(file))
+    assert prints() == local
+    commits[str(tmp_path), "adapter_config.json"] = "one"
+    plain, adapted = prints()
+    assert plain == local[0]
+    assert adapted not in local
+    commits[(str(tmp_path),)] = "two"
+    assert len({*prints(), plain, adapted}) == 4
+
+
 # --- generation
 
 

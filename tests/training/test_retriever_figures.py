@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ravqa.core.errors import UserError
+from ravqa.core.model_files import model_fingerprint
 from ravqa.core.records import Question
 from ravqa.training.retriever import RetrieverTask
 
@@ -138,6 +139,41 @@ def test_the_metric_of_the_best_checkpoint_is_one_that_is_measured():
     assert only._kinds(only.validation) == ["recall"]
     made.validation = None
     assert made._metric() == "loss"
+
+
+def test_weights_are_identified_by_their_files_and_by_their_commit_on_the_hub(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    model, processor = torch.nn.Linear(2, 3), object()
+    asked = []
+
+    def given(part):
+        return SimpleNamespace(
+            from_pretrained=lambda *place, **options: asked.append((*place, options)) or part
+        )
+
+    module = "ravqa.training.retriever"
+    monkeypatch.setattr(f"{module}.FLMRModelForRetrieval", given(model))
+    monkeypatch.setattr(f"{module}.FLMRProcessor", given(processor))
+
+    def loaded(**options):
+        made = object.__new__(RetrieverTask)
+        settings = {"doc_maxlen": None, "train_only": [], "freeze": [], "keep_text_mib": 0}
+        loop = SimpleNamespace(device="cpu")
+        made.config = SimpleNamespace(**{"model": str(tmp_path), "loop": loop, **settings, **options})
+        made._load()
+        assert made.model is model
+        assert made.processor is processor
+        return made._weights
+
+    local = loaded()
+    assert local == [model_fingerprint(str(tmp_path)), None]
+    monkeypatch.setattr(f"{module}.commit_of", {str(tmp_path): "one"}.__getitem__)
+    assert loaded(doc_maxlen=9) == [local[0], "one"]
+    path = str(tmp_path)
+    weights = (path, {"dtype": torch.float32})
+    assert asked == [weights, (path, {}), weights, (path, {"doc_maxlen": 9})]
 
 
 def test_what_identifies_a_training_and_what_is_told_of_it():
