@@ -160,8 +160,8 @@ def test_weights_are_identified_by_their_files_and_by_their_commit_on_the_hub(
     def loaded(**options):
         made = object.__new__(RetrieverTask)
         settings = {"doc_maxlen": None, "train_only": [], "freeze": [], "keep_text_mib": 0}
-        loop = SimpleNamespace(device="cpu")
-        made.config = SimpleNamespace(**{"model": str(tmp_path), "loop": loop, **settings, **options})
+        settings |= {"model": str(tmp_path), "loop": SimpleNamespace(device="cpu")}
+        made.config = SimpleNamespace(**settings | options)
         made._load()
         assert made.model is model
         assert made.processor is processor
