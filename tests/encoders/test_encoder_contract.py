@@ -56,6 +56,15 @@ def test_what_an_encoder_may_not_give_is_said_with_its_name(arrays, message):
         checked_vectors(Three(), arrays, 2)
 
 
+def test_an_encoder_that_sees_images_must_encode_questions():
+    with pytest.raises(ContractError) as error:
+        Three().encode_question([])
+    assert str(error.value) == (
+        f"the encoder {__name__}.Three breaks its contract: it sees images and does not define "
+        "`encode_question`"
+    )
+
+
 def test_what_an_encoder_gives_is_kept_with_its_statistics():
     given = Encoded([ones(2, 3), ones(0, 3)], truncated=1, tokens=9, neutralised=4)
     assert checked_vectors(Three(), given, 2) is given
