@@ -149,6 +149,11 @@ class Console:
             self.err.print(Text(f"pipeline: {config.description}"), soft_wrap=True)
         self.err.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
+    def answered(self, results: RunResults) -> None:
+        """Print the tables of a run whose controls have not been run yet."""
+        self.tables(results)
+        self.note("these are the results of the run itself; its controls follow")
+
     def results(self, results: RunResults, folder: Path) -> None:
         """Print the tables of a finished run, what failed, and its folder."""
         self.close()

@@ -48,8 +48,7 @@ def show_answered(executed: Executed, console: Console) -> None:
     with console.status("scoring"):
         results = _results(executed)
     if results["answers"] or results["retrieval"]:
-        console.tables(results)
-        console.note("these are the results of the run itself; its controls follow")
+        console.answered(results)
 
 
 def report(executed: Executed, console: Console) -> Path:

@@ -40,6 +40,9 @@ class StudyConsole(Console):
     def heading(self, *_: Any, **__: Any) -> None:
         """Do nothing: the study prints what it runs."""
 
+    def answered(self, results: RunResults) -> None:
+        """Do nothing: the study's table comes at its end."""
+
     def results(self, results: RunResults, folder: Path) -> None:
         """Do nothing: the study's table comes at its end."""
         self.close()

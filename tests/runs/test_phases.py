@@ -20,6 +20,7 @@ from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import plan
 from ravqa.runs.report import _notes, report
 from ravqa.runs.run import run
+from ravqa.studies.quiet import StudyConsole
 
 
 def asked(data, output, *overrides, **changes):
@@ -98,6 +99,13 @@ def test_the_runs_own_scores_are_printed_before_its_controls_run(data, tmp_path,
         assert lines[follow - 2].startswith("questions: 24/24")
         assert lines[follow - 1] == "scoring"
         assert lines[follow + 1].startswith("control none: 0/24")
+
+
+def test_a_studys_runs_print_no_tables(data, tmp_path, capsys):
+    run(asked(data, tmp_path / "out"), StudyConsole())
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "controls follow" not in shown.err
 
 
 def test_runs_of_a_session_read_and_build_once(data, tmp_path):
