@@ -309,10 +309,15 @@ def test_a_model_that_is_not_there_is_one_clear_error(encoder, tmp_path):
         encoder(encoder.Config(model=str(tmp_path)))
 
 
-def test_without_the_library_the_extra_is_named(monkeypatch):
+@pytest.mark.parametrize("encoder", [MultiVectorSTEncoder, DenseSTEncoder])
+def test_without_the_library_the_encoder_and_the_extra_are_named(encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingExtraError, match=r"ravqa\[sentence-transformers\]"):
-        DenseSTEncoder(DenseSTEncoder.Config(model=STAND_IN))
+    with pytest.raises(MissingExtraError) as error:
+        encoder(encoder.Config(model=STAND_IN))
+    assert str(error.value) == (
+        f"the encoder {encoder.name} needs the package 'sentence_transformers', which is not "
+        "installed: pip install 'ravqa[sentence-transformers]'"
+    )
 
 
 # --- one vector a text

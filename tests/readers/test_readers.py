@@ -1185,7 +1185,9 @@ def test_quantised_weights_read_nearly_the_same(folder, kind):
 )
 def test_a_missing_package_names_its_extra(folder, monkeypatch, package, options, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"'{package}', .*pip install 'ravqa\[{extra}\]'"):
+    [option] = options
+    needs = rf"^the reader transformers-llm: {option} needs the package '{package}', "
+    with pytest.raises(MissingExtraError, match=rf"{needs}.*: pip install 'ravqa\[{extra}\]'$"):
         load(folder("llama"), "llama", **options)
 
 
