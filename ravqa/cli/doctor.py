@@ -41,6 +41,7 @@ EXTRAS = {
     "cpu": "faiss and numba: compressed indexes search several times faster",
     "gpu": "faiss for GPUs, instead of cpu",
     "bm25": "the retriever bm25",
+    "ocr": "the describer ocr, which reads what is written in photos",
     "datasets": "Parquet files, datasets on the hub, large knowledge bases",
     "docs": "the documentation as a site",
     "evaluate": "ravqa's metrics for the library evaluate",

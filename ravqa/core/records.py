@@ -59,13 +59,28 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class TextLine:
+    """A line of text in an image.
+
+    Attributes:
+        box: xmin, ymin, xmax, ymax in pixels.
+        score: how sure its reader is of it, 0 to 1.
+    """
+
+    text: str
+    box: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """A description of an image as text; every part is optional.
 
     Attributes:
-        ocr: strings read in the whole image.
+        ocr: strings read in the whole image, each once.
         objects: everything that a detector found.
         regions: the boxes chosen to be encoded as separate images (FLMR's ROIs).
+        lines: where the strings of `ocr` stand, in reading order, if the describer says so.
     """
 
     tags: tuple[Tag, ...] = ()
@@ -73,6 +88,7 @@ class Description:
     ocr: tuple[str, ...] = ()
     objects: tuple[Region, ...] = ()
     regions: tuple[Region, ...] = ()
+    lines: tuple[TextLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

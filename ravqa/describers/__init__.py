@@ -16,6 +16,7 @@ DESCRIBERS: Registry[type[Describer]] = Registry(
             "ravqa.describers.imagenet:ImageNetTagger",
             "ImageNet class names seen by EfficientNet-Lite0",
         ),
+        "ocr": ("ravqa.describers.ocr:OCRDescriber", "lines of text, read by RapidOCR"),
     },
     contract="ravqa.describers.base:Describer",
 )
