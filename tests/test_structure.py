@@ -21,10 +21,10 @@ LAYERS = [
     {"runs", "integrations"},
     {"collections"},
     {"pipeline", "testing"},
-    {"rerankers", "retrievers"},
+    {"describers", "rerankers", "retrievers"},
     {"answering", "evaluation", "indexes"},
     {"encoders", "datasets"},
-    {"corpora", "describers", "flmr", "metrics", "readers"},
+    {"corpora", "flmr", "metrics", "readers"},
     {"clients", "images"},
     {"core"},
 ]

@@ -328,7 +328,7 @@ def _with_captions(
 ) -> Iterator[Question]:
     others = known = 0
     for question in questions:
-        caption = captions.get(_image_key(question.image_id) or "")
+        caption = captions.get(processed.image_key(question.image_id) or "")
         known += caption is not None
         others += caption is None
         yield question if caption is None else with_caption(question, caption)
@@ -346,12 +346,12 @@ def with_caption(question: Question, caption: str) -> Question:
 
 
 def _captions(path: Path) -> dict[str, str]:
-    """Return captions by `_image_key`."""
+    """Return captions by `processed.image_key`."""
     captions: dict[str, str] = {}
 
     def add(where: str, image_id: Any, caption: Any) -> None:
         try:
-            key = _image_key(id_of(image_id, "image_id"))
+            key = processed.image_key(id_of(image_id, "image_id"))
             text = text_of(caption, "caption")
             if key is None or text is None:
                 raise DataError(f"no {'caption' if key else 'image_id'!r}")
@@ -375,15 +375,6 @@ def _captions(path: Path) -> dict[str, str]:
             "{image: [{caption, conf}]}, are expected"
         ) from None
     return captions
-
-
-def _image_key(image_id: int | str | None) -> str | None:
-    """Return one text for all forms of an image's id: 42, "042", "COCO_val2014_000000000042"."""
-    if image_id is None:
-        return None
-    name = str(image_id)
-    number = int(name) if name.isascii() and name.isdecimal() else _coco_number(name)
-    return name if number is None else str(number)
 
 
 # Hub copies
@@ -423,13 +414,6 @@ def _table(request: DatasetRequest, options: Options, data: Path) -> Dataset:
         notes=notes,
         retrieval_metrics=RETRIEVAL_METRICS,
     )
-
-
-def _coco_number(name: str) -> int | None:
-    """Return the number in the name of a COCO image."""
-    stem = Path(name).stem
-    number = stem.rpartition("_")[2]
-    return int(number) if stem.startswith("COCO_") and number.isdecimal() else None
 
 
 class _Questions:
@@ -478,7 +462,7 @@ class _Questions:
             image = self._images.root / f"<image of question {question_id}>"
         elif image_id is None:
             # Many images may share other names inside rows ("image.jpg").
-            number = _coco_number((found.source if found.held else found.name) or "")
+            number = processed.coco_number((found.source if found.held else found.name) or "")
             image_id = found.name if number is None else number
         question = Question(
             # Official ids are numbers; the copies hold them as strings.

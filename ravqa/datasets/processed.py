@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import DataError
@@ -49,6 +50,22 @@ def image_id_of(row: Row) -> int | str | None:
         DataError: it is neither text nor a whole number.
     """
     return identity(row, "img_key", "image_id", "img_id")
+
+
+def image_key(image_id: int | str | None) -> str | None:
+    """Return one text for all forms of an image's id: 42, "042", "COCO_val2014_000000000042"."""
+    if image_id is None:
+        return None
+    name = str(image_id)
+    number = int(name) if name.isascii() and name.isdecimal() else coco_number(name)
+    return name if number is None else str(number)
+
+
+def coco_number(name: str) -> int | None:
+    """Return the number in the name of a COCO image."""
+    stem = Path(name).stem
+    number = stem.rpartition("_")[2]
+    return int(number) if stem.startswith("COCO_") and number.isdecimal() else None
 
 
 def description_of(row: Row) -> Description | None:
