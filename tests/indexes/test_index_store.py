@@ -641,6 +641,8 @@ def test_a_search_is_not_moved_by_others_between_any_two_of_its_lines(tmp_path, 
         nonlocal between
         if "ravqa/index" not in frame.f_code.co_filename:
             return None
+        if frame.f_code.co_name == "off":  # holds a lock, which another search would wait for
+            return None
         if event == "line":
             between += 1
             index.search([other], 3)
