@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ravqa.cli import main
-from ravqa.core.errors import UserError
+from ravqa.core.errors import ContractError, UserError
 from ravqa.core.records import Passage, Question
 from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict, validate
@@ -223,7 +223,8 @@ def test_a_chunk_has_its_arrays_and_their_checksum_or_none_by_an_older_version(t
     ):
         save_file({**older, name: spoilt}, tmp_path / "000000.safetensors")
         assert store.missing() == [0]
-        assert "is damaged (its content was changed): it is made again" in caplog.text
+        line = f"{tmp_path / '000000.safetensors'} is damaged (its content was changed)"
+        assert caplog.text.splitlines() == [f"{line}: it is made again"]
         caplog.clear()
     save_file({"stats": np.arange(6)}, tmp_path / "000001.safetensors")
     assert store.missing() == [0, 1]
@@ -327,6 +328,19 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, where):
     assert store.stats == whole.stats
 
 
+def test_an_encoder_of_somebody_else_that_raises_is_named(tmp_path):
+    class Broken(Words):
+        def encode_document(self, texts, progress=None):
+            raise RuntimeError("no such table\nmore")
+
+    with pytest.raises(ContractError) as error:
+        corpus_embeddings(Broken(), corpus(3), tmp_path / "store")
+    assert str(error.value) == (
+        f"the encoder {__name__}.{Broken.__qualname__} breaks its contract: it raises RuntimeError "
+        "from encode_passages: no such table"
+    )
+
+
 def test_a_damaged_chunk_is_encoded_again(tmp_path):
     store = corpus_embeddings(Words(), corpus(), tmp_path / "store")
     expected = list(store)
@@ -371,7 +385,9 @@ def test_no_changed_byte_of_a_chunk_is_taken_for_vectors(tmp_path, caplog):
             file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
             caplog.clear()
             assert store.missing() == [number]
-            assert f"{file} is damaged" in caplog.text
+            [line] = caplog.text.splitlines()
+            assert line.startswith(f"{file} is damaged (")
+            assert line.endswith("): it is made again")
         file.write_bytes(data)
     assert store.missing() == []
 

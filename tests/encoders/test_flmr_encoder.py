@@ -379,7 +379,7 @@ def test_features_in_half_precision_come_near(encoder, tower_calls):
     ],
     ids=["cut off", "empty", "other content", "one bit"],
 )
-def test_a_damaged_file_of_features_is_made_again(damage, tower_calls, fresh_cache):
+def test_a_damaged_file_of_features_is_made_again(damage, tower_calls, fresh_cache, caplog):
     encoder = cached()
     [expected] = encoder.encode_question(questions()[:1])
     [file] = (fresh_cache / "image-features").rglob("*.npz")
@@ -388,6 +388,9 @@ def test_a_damaged_file_of_features_is_made_again(damage, tower_calls, fresh_cac
     tower_calls.clear()
     [found] = encoder.encode_question(questions()[:1])
     assert tower_calls == [1]
+    [line] = caplog.text.splitlines()
+    assert line.startswith(f"{file} is damaged (")
+    assert line.endswith("): it is made again")
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert file.read_bytes() == whole
     assert [p for p in file.parent.iterdir() if p != file] == []

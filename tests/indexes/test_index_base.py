@@ -10,6 +10,7 @@ from ravqa.core.errors import ContractError, DamagedError, UserError
 from ravqa.indexes.base import (
     Index,
     StoredIndex,
+    build_index,
     check_k,
     checked_index,
     checked_passages,
@@ -230,3 +231,19 @@ def test_passages_are_of_unit_vectors_within_a_hundredth():
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             list(checked_passages(ids, arrays, 2))
+
+
+@pytest.mark.parametrize("reports", [False, True])
+def test_an_index_of_somebody_else_that_raises_is_named(reports, tmp_path):
+    class Broken(Flat):
+        @classmethod
+        def build(cls, *parts, **options):
+            raise RuntimeError("no such table\nmore")
+
+    Broken.reports = reports
+    with pytest.raises(ContractError) as error:
+        build_index(Broken, ["a"], [], tmp_path, dim=2)
+    assert str(error.value) == (
+        f"the index {__name__}.{Broken.__qualname__} breaks its contract: it raises RuntimeError "
+        "from build: no such table"
+    )

@@ -3,21 +3,24 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from messages import said
 
-from ravqa.core.errors import DataError, MissingExtraError, UserError
+from ravqa.core.errors import ContractError, DataError, MissingExtraError, UserError
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
 from ravqa.core.settings import Part, fingerprint, validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import EncodingStats
-from ravqa.retrievers import bm25
+from ravqa.retrievers import bm25, late_interaction
 from ravqa.retrievers.bm25 import BM25Retriever
 from ravqa.retrievers.fusion import FusionRetriever
+from ravqa.retrievers.late_interaction import LateInteractionRetriever
 from ravqa.retrievers.query_text import QueryText, Span, forms
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
@@ -30,6 +33,33 @@ def corpus_of(*texts):
 def ask(text, *tags, caption="", question_id=1):
     seen = Description(tags=tags, caption=caption) if tags or caption else None
     return Question(question_id, text, description=seen)
+
+
+@pytest.mark.parametrize("call", ["open", "scores", "search", "score"])
+def test_an_index_of_somebody_else_that_raises_is_named(call, tmp_path):
+    class Index:
+        def search(self, queries, depth, *, allowed_ids):
+            return [[("a", 1.0)]] * len(queries)
+
+    def mistake(*parts, **options):
+        raise RuntimeError("no such table\nmore")
+
+    setattr(Index, call, mistake)
+    index = Index()
+    vectors = np.ones((1, 2), np.float32)
+    plan = SimpleNamespace(forms=[SimpleNamespace(weight=1.0)])
+    retriever = object.__new__(LateInteractionRetriever)
+    retriever._index_class, retriever._index_config = Index, None
+    asked = {
+        "open": lambda: retriever._opened(tmp_path, "key"),
+        "scores": lambda: late_interaction._scored(index, [vectors]),
+        "search": lambda: late_interaction._searched(index, [vectors], 1, None),
+        "score": lambda: late_interaction._search_some(index, plan, [[vectors] * 2], 1, None),
+    }
+    assert said(ContractError, asked[call]) == (
+        f"the index {__name__}.{Index.__qualname__} breaks its contract: it raises RuntimeError "
+        f"from {call}: no such table"
+    )
 
 
 # BM25
