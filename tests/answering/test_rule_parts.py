@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from abilities import give
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spelling import Spelling, prompts
 
+from ravqa.answering import rules
 from ravqa.answering.answerer import Answerer, load_template
 from ravqa.answering.config import AnsweringConfig, ExamplesConfig
 from ravqa.answering.examples import ExamplePool
@@ -20,7 +22,7 @@ from ravqa.answering.rules import mixture as mixing
 from ravqa.answering.rules.base import Case, DecisionRule, PerPassage, first_best, known, scored
 from ravqa.answering.rules.mixture import Mixed, decode
 from ravqa.answering.streaming import AnswerStream
-from ravqa.core.errors import PromptError, UserError
+from ravqa.core.errors import ContractError, PromptError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Draft, Hit, Passage, Question
 from ravqa.core.settings import fingerprint
@@ -118,6 +120,30 @@ def test_the_defaults_of_a_rule_of_ones_own():
     made = tested.single(case(1, 1), Generation("Koala.", -2.0, 3))
     assert (made.text, made.raw, made.log_prob) == ("koala", "Koala.", -2.0)
     assert made.drafts[0].tokens == 3
+
+
+@pytest.mark.parametrize("when", ["when built", "from groups"])
+def test_a_rule_of_somebody_else_that_raises_is_named(when, monkeypatch):
+    class Broken(DecisionRule):
+        def groups(self, found):
+            raise RuntimeError("no such table\nmore")
+
+        def decide(self, case, drafts):
+            raise AssertionError
+
+    tested = object.__new__(Answerer)
+    tested.rule = Broken(Broken.Config())
+    monkeypatch.setattr(rules, "rule_class", {"broken": Broken}.__getitem__)
+    call, given = tested._groups, []
+    if when == "when built":
+        monkeypatch.setattr(Broken, "__init__", Broken.groups)
+        call, given = rules.build_rule, SimpleNamespace(decision="broken")
+    with pytest.raises(ContractError) as error:
+        call(given)
+    assert str(error.value) == (
+        f"the decision rule {__name__}.{Broken.__qualname__} breaks its contract: it raises "
+        f"RuntimeError {when}: no such table"
+    )
 
 
 def test_whether_there_can_be_several_prompts():
