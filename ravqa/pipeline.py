@@ -211,15 +211,12 @@ class Pipeline:
         """
         if self.describer is None:
             return list(questions)
-        images = [q.image for q in questions if q.image is not None and q.description is None]
-        unique = list(dict.fromkeys(images))
-        seen = dict(zip(unique, self.describer.describe(unique, progress), strict=True))
-        return [
-            replace(q, description=seen[q.image])
-            if q.image is not None and q.description is None
-            else q
-            for q in questions
-        ]
+        rows = [i for i, q in enumerate(questions) if q.image is not None and q.description is None]
+        seen = self.describer.describe_questions([questions[i] for i in rows], progress)
+        out = list(questions)
+        for i, found in zip(rows, seen, strict=True):
+            out[i] = replace(out[i], description=found)
+        return out
 
     def retrieve(
         self, questions: Sequence[Question], retriever: Retriever | None = None

@@ -16,6 +16,10 @@ DESCRIBERS: Registry[type[Describer]] = Registry(
             "ravqa.describers.imagenet:ImageNetTagger",
             "ImageNet class names seen by EfficientNet-Lite0",
         ),
+        "file": (
+            "ravqa.describers.file:FileDescriber",
+            "captions, tags, objects and texts of files: PICa's, VinVL's, RA-VQA's",
+        ),
         "ocr": ("ravqa.describers.ocr:OCRDescriber", "lines of text, read by RapidOCR"),
     },
     contract="ravqa.describers.base:Describer",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ravqa.core.records import Description
+from ravqa.core.cache import Store
+from ravqa.core.records import Description, Question
 from ravqa.core.settings import Strict
 
 
@@ -17,7 +18,12 @@ class Describer(ABC):
     Attributes:
         fingerprint: changes with everything that can change a description.
         weights: the weights' names, for display; "" without weights.
+        kept: whether the pipeline keeps its descriptions on disk; not if they are looked up.
+        stores: where a describer that is not `kept` keeps results itself, for counts.
     """
+
+    kept: ClassVar[bool] = True
+    stores: Sequence[Store] = ()
 
     class Config(Strict):
         """The describer's options; a subclass with options overrides this class."""
@@ -44,3 +50,26 @@ class Describer(ABC):
             DataError: an image cannot be decoded.
             PromptError: the describer cannot process one of the images.
         """
+
+    @property
+    def reads_questions(self) -> bool:
+        """Whether a description depends on more of a question than its image.
+
+        Then `describe_questions` is overridden, and `asked` says on what else.
+        """
+        return False
+
+    def describe_questions(self, questions: Sequence[Question]) -> list[Description]:
+        """Return one description per question, of its image, in order.
+
+        Args:
+            questions: each has an image.
+
+        Raises:
+            DataError, PromptError: as `describe`.
+        """
+        return self.describe([q.image for q in questions if q.image is not None])
+
+    def asked(self, question: Question) -> Any:
+        """Return what decides the description of a question's image, beside the image: JSON."""
+        return None
