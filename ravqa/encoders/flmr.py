@@ -458,8 +458,7 @@ class FLMREncoder(Encoder):
         """Return the vision tower's features of each image, from the cache if possible."""
         # The cache belongs to the tower that sees questions, usually the only one.
         tower = self._tower(side)
-        own = side == "query" or tower is self._tower("query")
-        cache = self._features if own else None
+        cache = self._features if tower is self._tower("query") else None
         found = {} if cache is None else cache.get(images)
         new = [image for image in images if image not in found]
         for start in range(0, len(new), self.config.batch_queries):
