@@ -20,12 +20,9 @@ from ravqa.core.errors import PromptError, UserError, near_matches
 from ravqa.core.failures import failures
 from ravqa.core.files import check_file
 from ravqa.core.locations import PROMPTS, packaged
-from ravqa.core.records import Passage, Question, Region
+from ravqa.core.records import Passage, Question
 from ravqa.core.templates import LARGEST_SOURCE, LimitedEnvironment, compiled
 from ravqa.readers.base import Prompt, Reader
-
-_MIN_ATTRIBUTE = 0.05  # RA-VQA's prompts name an object's attributes with higher scores, ...
-_MAX_ATTRIBUTES = 3  # ... and no more than three of them
 
 
 class Seen(TypedDict):
@@ -281,15 +278,9 @@ def _seen(question: Question) -> Seen:
     seen = question.description
     if seen is None:
         return {"tags": [], "caption": "", "objects": [], "ocr": []}
-    ocr = [*seen.ocr, *(text for region in seen.objects for text in region.ocr)]
     return {
         "tags": [tag.names[0] for tag in seen.tags],
         "caption": seen.caption,
-        "objects": list(dict.fromkeys(map(_object, seen.objects))),
-        "ocr": list(dict.fromkeys(ocr)),
+        "objects": list(seen.object_names),
+        "ocr": list(seen.texts),
     }
-
-
-def _object(region: Region) -> str:
-    words = [word for word, score in region.attributes if score > _MIN_ATTRIBUTE]
-    return " ".join([*words[:_MAX_ATTRIBUTES], region.label])

@@ -12,6 +12,9 @@ from ravqa.core.errors import DataError
 RETRIEVED, READ = "retrieved", "read"
 """Names in results for the passages before reranking, and for those in the prompts."""
 
+_MIN_ATTRIBUTE = 0.05  # RA-VQA's prompts name an object's attributes with higher scores, ...
+_MAX_ATTRIBUTES = 3  # ... and no more than three of them
+
 
 def _check_texts(what: str, texts: Iterable[Any]) -> None:
     """Raise DataError if a text holds half a character: nothing can encode, hash or write it."""
@@ -57,6 +60,12 @@ class Region:
     attributes: tuple[tuple[str, float], ...] = ()
     ocr: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The label after its attributes, as RA-VQA's prompts have it ("red wooden chair")."""
+        words = [word for word, score in self.attributes if score > _MIN_ATTRIBUTE]
+        return " ".join([*words[:_MAX_ATTRIBUTES], self.label])
+
 
 @dataclass(frozen=True, slots=True)
 class TextLine:
@@ -89,6 +98,17 @@ class Description:
     objects: tuple[Region, ...] = ()
     regions: tuple[Region, ...] = ()
     lines: tuple[TextLine, ...] = ()
+
+    @property
+    def object_names(self) -> tuple[str, ...]:
+        """Names of the objects with their attributes, each once."""
+        return tuple(dict.fromkeys(region.name for region in self.objects))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Strings read in the whole image and inside of objects, each once."""
+        inside = (text for region in self.objects for text in region.ocr)
+        return tuple(dict.fromkeys([*self.ocr, *inside]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,7 @@ TABLES: Mapping[str, str] = {
 
 PARTS: Mapping[str, str] = {
     "describer": "describers",
+    "describers": "describers",
     "retriever": "retrievers",
     "retrievers": "retrievers",
     "base": "retrievers",

@@ -21,6 +21,10 @@ DESCRIBERS: Registry[type[Describer]] = Registry(
             "captions, tags, objects and texts of files: PICa's, VinVL's, RA-VQA's",
         ),
         "ocr": ("ravqa.describers.ocr:OCRDescriber", "lines of text, read by RapidOCR"),
+        "several": (
+            "ravqa.describers.several:SeveralDescribers",
+            "what several describers say, merged",
+        ),
     },
     contract="ravqa.describers.base:Describer",
 )

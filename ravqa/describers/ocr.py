@@ -53,7 +53,7 @@ class OCRDescriber(Describer):
         def problems(self) -> Sequence[str]:
             """A recogniser's file that does not exist."""
             path = self.recogniser
-            return [] if path is None or path.is_file() else [f"{_WHY}: no such file: {path}"]
+            return [] if path is None or path.is_file() else [f"no such file: {path}"]
 
     config: Config
 
@@ -66,7 +66,7 @@ class OCRDescriber(Describer):
         """
         self.config = config
         for problem in config.problems():
-            raise UserError(problem)
+            raise UserError(f"{_WHY}: {problem}")
         library, _ = (import_extra(module, _EXTRA, why=_WHY) for module in _MODULES)
         values: dict[str, Any] = {
             "Global.log_level": "critical",

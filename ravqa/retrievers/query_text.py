@@ -8,7 +8,9 @@ is a weighted mean of forms, each scored on its own:
   the koala live?"), for the most probable tags, each weighted by its probability; of a class's
   several names, the best-scoring one counts;
 - `appended`: the question followed by the tags, each tag's tokens weighted by its probability;
-- `captioned`: the question followed by the image's caption.
+- `captioned`: the question followed by the image's caption;
+- `described`: the question followed by several parts of the image's description (tags, caption,
+  objects, text in the image), the tokens of each weighted by the part's weight.
 
 If the question names the kind of thing it asks about ("this bird"), tags of that kind, by
 WordNet's hypernyms, are preferred.
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from ravqa.core.records import Question, Tag
+from ravqa.core.records import Description, Question, Tag
 from ravqa.core.settings import Strict
 from ravqa.encoders.base import Span
 
@@ -32,12 +34,30 @@ _SUBJECT = re.compile(
 )
 
 
+class Parts(Strict):
+    """Weights of the parts of an image's description in the form `described`; 0 omits one.
+
+    Attributes:
+        tags: names of what a classifier sees; each also counts by its probability.
+        caption: the caption.
+        objects: names of what a detector found, with attributes.
+        ocr: text read in the image.
+    """
+
+    tags: float = Field(default=0.0, ge=0)
+    caption: float = Field(default=1.0, ge=0)
+    objects: float = Field(default=1.0, ge=0)
+    ocr: float = Field(default=1.0, ge=0)
+
+
 class QueryText(Strict):
     """Weights of the forms, and how many tags and names they use.
 
     Attributes:
         question, replaced, appended, captioned: weight of the form: the question alone, with the
             thing's name in it, with all tags after it, with the caption after it; 0 omits it.
+        described: weight of the form: the question with `parts` of the description after it.
+        parts: weights of the parts in the form `described`.
         tags: most tags that are used.
         min_share: tags after the first with less than this share of the used tags' probability are
             left out: they cost as much as the others and can change little.
@@ -49,6 +69,8 @@ class QueryText(Strict):
     replaced: float = Field(default=1.0, ge=0)
     appended: float = Field(default=0.5, ge=0)
     captioned: float = Field(default=0.0, ge=0)
+    described: float = Field(default=0.0, ge=0)
+    parts: Parts = Parts()
     tags: int = Field(default=3, ge=1)
     min_share: float = Field(default=0.1, ge=0, le=1)
     names: int = Field(default=4, ge=1)
@@ -66,8 +88,8 @@ class Form:
 def forms(question: Question, config: QueryText) -> list[Form]:
     """Return the forms of a question's query; their weights sum to 1.
 
-    Forms whose tags or caption are missing are left out; if none remains, the question's words
-    alone are the query.
+    Forms whose tags, caption or parts are missing are left out; if none remains, the question's
+    words alone are the query.
     """
     text = question.question
     subject = _SUBJECT.search(text)
@@ -86,10 +108,22 @@ def forms(question: Question, config: QueryText) -> list[Form]:
     caption = question.description.caption if question.description else ""
     if caption and config.captioned:
         found.append(Form(config.captioned, ((Span(text), Span(caption)),)))
+    if config.described and (spans := _parts(question, tags, config.parts)):
+        found.append(Form(config.described, ((Span(text), *spans),)))
     if not found:
         found.append(Form(1.0, ((Span(text),),)))
     total = sum(form.weight for form in found)
     return [Form(form.weight / total, form.alternatives) for form in found]
+
+
+def _parts(question: Question, tags: Sequence[Tag], weights: Parts) -> tuple[Span, ...]:
+    """Return the parts of the image's description that it has and that count."""
+    seen = question.description or Description()
+    spans = [Span(tag.names[0], weights.tags * tag.probability) for tag in tags]
+    spans.append(Span(seen.caption, weights.caption))
+    spans.append(Span(", ".join(seen.object_names), weights.objects))
+    spans.append(Span(" ".join(seen.texts), weights.ocr))
+    return tuple(span for span in spans if span.weight and span.text.strip())
 
 
 def _replaced(text: str, subject: re.Match[str] | None, name: str) -> Span:

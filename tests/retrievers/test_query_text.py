@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ravqa.core.records import Description, Question, Tag
+from ravqa.core.records import Description, Question, Region, Tag
 from ravqa.encoders.base import Span
-from ravqa.retrievers.query_text import QueryText, forms
+from ravqa.retrievers.query_text import Parts, QueryText, forms
 
 KOALA = Tag(("koala", "koala bear", "native bear"), 0.6, ("marsupial", "animal"))
 TABBY = Tag(("tabby", "tabby cat"), 0.2, ("cat", "feline", "animal"))
@@ -210,3 +210,49 @@ def test_weights_always_sum_to_one_and_no_form_is_empty(text, tags, config):
         assert all(spans for spans in form.alternatives)
     if tags and (config.replaced or config.appended):
         assert found != forms(ask(text), config)  # what is seen is in the query
+
+
+SEEN = Description(
+    tags=(KOALA, CHAIR),
+    caption="a koala in a tree",
+    ocr=("ZOO", "open daily"),
+    objects=(
+        Region("tree", (0, 0, 9, 9), (("tall", 0.9), ("dim", 0.05)), ocr=("ZOO", "No 4")),
+        Region("koala", (0, 0, 5, 5)),
+        Region("koala", (5, 5, 9, 9)),
+    ),
+)
+DESCRIBED = {"replaced": 0.0, "appended": 0.0, "described": 1.0}
+
+
+def parts(described=SEEN, **weights):
+    config = QueryText(**DESCRIBED, parts=Parts(**weights))
+    [form] = forms(Question(1, "Where is it?", description=described), config)
+    [[question, *spans]] = form.alternatives
+    assert question == Span("Where is it?")
+    return [(span.text, span.weight) for span in spans]
+
+
+def test_parts_of_the_description_follow_the_question_by_their_weights():
+    assert parts() == [
+        ("a koala in a tree", 1.0),
+        ("tall tree, koala", 1.0),
+        ("ZOO open daily No 4", 1.0),
+    ]
+    assert parts(tags=0.5, caption=0, objects=0.25, ocr=2) == [
+        ("koala", 0.3),
+        ("rocking chair", 0.1),
+        ("tall tree, koala", 0.25),
+        ("ZOO open daily No 4", 2.0),
+    ]
+
+
+def test_parts_that_are_missing_are_left_out():
+    assert parts(Description(ocr=("EXIT",))) == [("EXIT", 1.0)]
+    assert parts(Description(caption=" ")) == parts(caption=0, objects=0, ocr=0) == []
+
+
+def test_parts_are_a_form_beside_the_others():
+    config = QueryText(question=1.0, replaced=0, appended=0, captioned=2.0, described=1.0)
+    found = forms(Question(1, "Where is it?", description=SEEN), config)
+    assert [form.weight for form in found] == [0.25, 0.5, 0.25]
