@@ -17,12 +17,13 @@ from dataset_files import OBJECTS, write_image, write_parquet
 from PIL import ImageOps
 
 from ravqa.core.errors import DataError, UserError
-from ravqa.core.records import Description, Passage, Question, Region, Tag
+from ravqa.core.records import Description, Passage, Question, Region, Tag, TextLine
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.rows import ID_COLUMNS, TEXT_COLUMNS
 from ravqa.datasets import infoseek, okvqa, processed
 from ravqa.datasets.base import DatasetRequest, Problems, parse_options
 from ravqa.datasets.checks import check_images
+from ravqa.describers.base import Describer
 from ravqa.describers.cached import CachedDescriber
 from ravqa.images.decode import image_bytes, open_image
 
@@ -802,7 +803,7 @@ def test_images_given_as_bytes_are_as_good_as_files(tmp_path):
 
 
 def test_an_image_is_described_once_whether_file_or_bytes(tmp_path, fresh_cache):
-    class Counting:
+    class Counting(Describer):
         fingerprint = "counting/1"
         weights = ""
 
@@ -838,11 +839,11 @@ def test_a_kept_description_is_the_whole_description(tmp_path, fresh_cache):
         ocr=("MENU",),
         objects=(Region("cup", (1, 2, 3.5, 4), (("red", 0.9),), ("tea",)),),
         regions=(Region("table", (0, 0, 8, 6)),),
+        lines=(TextLine("MENU", (0, 0, 4, 1), 0.9),),
     )
 
-    class Fixed:
+    class Fixed(Describer):
         fingerprint = "fixed/1"
-        weights = ""
 
         def describe(self, images):
             return [seen] * len(images)
