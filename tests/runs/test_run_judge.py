@@ -184,7 +184,7 @@ def test_a_run_judged_by_another_is_not_resumed(run):
     [
         ("judge.name=towr", "no judge 'towr': did you mean tower"),
         ("judge={name: tower, modl: x}", "unknown key 'modl': did you mean model"),
-        ("judge=tower", "key 'judge'"),
+        ("judge=5", "key 'judge'"),
     ],
 )
 def test_a_wrong_judge_is_named_before_anything_is_read(run, data, change, message):
