@@ -223,7 +223,8 @@ def test_checkpoints_of_many_vectors_are_known_by_their_files(tmp_path, settings
     ],
 )
 def test_checkpoints_of_other_kinds_are_refused(tmp_path, settings, config, kind):
-    message = f"^the encoder multi-vector: {tmp_path} is not a multi-vector model but a {kind}: use"
+    message = f"^the encoder multi-vector: {tmp_path} is not a multi-vector model but a {kind}: "
+    message += "use the encoder dense, token-bert or flmr$"
     with pytest.raises(UserError, match=message):
         check(tmp_path, settings, config)
 

@@ -155,8 +155,13 @@ def test_the_model_is_saved_and_loaded_like_any_of_the_family(encoder, tmp_path)
 def test_a_checkpoint_with_other_features_is_refused():
     import flmr_parity as parity
 
-    with pytest.raises(UserError, match="does not take features of efficientnet-lite0"):
-        build(model=str(parity.checkpoint("preflmr")))
+    model = str(parity.checkpoint("preflmr"))
+    with pytest.raises(UserError) as error:
+        build(model=model)
+    assert str(error.value) == (
+        f"the encoder preflmr-mini: {model} does not take features of efficientnet-lite0: choose "
+        "the encoder flmr"
+    )
 
 
 def test_the_file_holds_what_packages_do_not():

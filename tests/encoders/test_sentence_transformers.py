@@ -399,7 +399,11 @@ def test_models_whose_vector_lengths_count_are_refused(bert, tmp_path, similarit
             modules=modules + more, similarity_fn_name=similarity, device="cpu"
         )
         model.save(str(tmp_path / name))
-    with pytest.raises(UserError, match=f"of any length by {similarity}"):
+    message = (
+        f"^the encoder dense: {tmp_path / 'without'} compares vectors of any length by "
+        f"{similarity}, but indexes hold unit vectors: choose a model for cosine similarity$"
+    )
+    with pytest.raises(UserError, match=message):
         DenseSTEncoder(DenseSTEncoder.Config(model=str(tmp_path / "without")))
     DenseSTEncoder(DenseSTEncoder.Config(model=str(tmp_path / "with")))
 
