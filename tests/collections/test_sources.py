@@ -117,7 +117,7 @@ def test_passages_of_ones_own_have_a_source_by_name(collection):
     assert "1" in collection
     assert collection.update([two], source="crm", prune=True) == tried
     assert collection.sources() == {"crm": 1, None: 1}
-    with pytest.raises(UserError, match="source"):
+    with pytest.raises(UserError, match=r"^source: a text is expected, got int$"):
         collection.add([one], source=7)
 
 
