@@ -79,8 +79,7 @@ class FLMRImageProcessor:
         Raises:
             UserError: its images have another size than the vision tower takes.
         """
-        usual = cls.for_tower(config) if config.vision_tower is None else None
-        size: Any = values.get("size") or (usual.size[0] if usual else config.image_size)
+        size: Any = values.get("size") or _pair(config.image_size)[0]
         crop: Any = values.get("crop_size") if values.get("do_center_crop", True) else None
         edge = size.get("shortest_edge") if isinstance(size, dict) else size
         if isinstance(size, dict) and edge is None:

@@ -143,6 +143,14 @@ def test_an_empty_collection_may_be_created_again(tmp_path, pipeline, monkeypatc
     assert [p for _, p in again.search("leaves")] == [KOALA]
 
 
+def test_a_collection_may_be_in_folders_that_are_not_there_yet(tmp_path, pipeline):
+    place = tmp_path / "some" / "where"
+    Collection.create(place, pipeline)
+    (tmp_path / "empty").mkdir()
+    Collection.create(tmp_path / "empty", pipeline)
+    assert Collection.exists(place)
+
+
 def test_an_empty_collection_says_so(tmp_path, pipeline):
     collection = Collection.create(tmp_path / "index", pipeline)
     assert (len(collection), list(collection), list(collection.corpus)) == (0, [], [])

@@ -155,9 +155,14 @@ def test_a_base_model_is_searched_in_the_checkpoints_folder_and_beside_it(tmp_pa
     near.mkdir()
     with pytest.raises(UserError) as caught:
         base_config("far", str(near))
-    assert f"'far', which the checkpoint {near} builds on" in str(caught.value)
-    with pytest.raises(UserError, match=r"which the checkpoint \(without a folder\) builds on"):
+    line = (
+        "the configuration of '{0}', which the checkpoint {1} builds on, is not built in and not "
+        "on this machine: put its config.json into a folder '{0}' beside the checkpoint"
+    )
+    assert str(caught.value) == line.format("far", near)
+    with pytest.raises(UserError) as caught:
         base_config("far away/and/nowhere")
+    assert str(caught.value) == line.format("far away/and/nowhere", "(without a folder)")
 
 
 def test_a_base_model_is_found_beside_a_checkpoint_given_by_a_relative_path(tmp_path, monkeypatch):
@@ -187,7 +192,7 @@ def test_the_hub_is_asked_only_for_a_checkpoint_from_the_hub(tmp_path, monkeypat
 def test_types_that_transformers_does_not_know_are_named():
     assert config_from_dict({"model_type": "bert", "hidden_size": 24}).hidden_size == 24
     for values, name in (({"model_type": "nonesuch"}, "nonesuch"), ({}, "")):
-        with pytest.raises(UserError, match=f"no model of type '{name}'"):
+        with pytest.raises(UserError, match=f"^transformers knows no model of type '{name}'$"):
             config_from_dict(values)
 
 
@@ -201,27 +206,29 @@ def test_values_and_left_over_options_of_a_file(tmp_path):
     assert rest == {"dim": 5}
     values, rest = read_config(str(tmp_path), subfolder="inner")
     assert values["hidden_size"] == 12
-    with pytest.raises(UserError, match=f"{tmp_path} has no config.json: not a checkpoint folder"):
+    with pytest.raises(
+        UserError, match=f"^{tmp_path} has no config.json: not a checkpoint folder$"
+    ):
         read_config(tmp_path)
-    with pytest.raises(UserError, match=r"has no config\.json: not a checkpoint folder"):
+    with pytest.raises(UserError, match=r"^/.* has no config\.json: not a checkpoint folder$"):
         read_config(tmp_path, subfolder="other")
 
 
 @pytest.mark.parametrize("name", ["./gone", "/gone/away", "~/gone", "one/two/three"])
 def test_a_checkpoint_that_is_not_there_is_named(name):
-    with pytest.raises(UserError, match=f"no such checkpoint folder: {name}"):
+    with pytest.raises(UserError, match=f"^no such checkpoint folder: {name}$"):
         read_config(name)
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(
-        UserError, match=f"the configuration of {tmp_path} cannot be read"
+        UserError, match=f"^the configuration of {tmp_path} cannot be read: ."
     ) as caught:
         read_config(tmp_path)
     assert "\n" not in str(caught.value)
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"has no config\.json: not a checkpoint$"):
+    with pytest.raises(UserError, match=rf"^{tmp_path} has no config\.json: not a checkpoint$"):
         FLMRConfig.from_pretrained(tmp_path)
 
 
