@@ -53,12 +53,14 @@ class Region:
         box: xmin, ymin, xmax, ymax in pixels.
         attributes: words with their scores ("red", 0.9), as the detector returns them.
         ocr: strings read inside the box.
+        score: how sure the detector is, 0 to 1; None if it is not known.
     """
 
     label: str
     box: tuple[float, float, float, float]
     attributes: tuple[tuple[str, float], ...] = ()
     ocr: tuple[str, ...] = ()
+    score: float | None = None
 
     @property
     def name(self) -> str:

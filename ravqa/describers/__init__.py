@@ -20,7 +20,15 @@ DESCRIBERS: Registry[type[Describer]] = Registry(
             "ravqa.describers.file:FileDescriber",
             "captions, tags, objects and texts of files: PICa's, VinVL's, RA-VQA's",
         ),
+        "objects": (
+            "ravqa.describers.objects:ObjectDetector",
+            "objects found by a detection model: DETR, RT-DETR, Grounding DINO, OWLv2, ...",
+        ),
         "ocr": ("ravqa.describers.ocr:OCRDescriber", "lines of text, read by RapidOCR"),
+        "regions": (
+            "ravqa.describers.regions:RegionDescriber",
+            "the regions of a photo that FLMR sees beside the whole",
+        ),
         "several": (
             "ravqa.describers.several:SeveralDescribers",
             "what several describers say, merged",

@@ -838,7 +838,7 @@ def test_a_kept_description_is_the_whole_description(tmp_path, fresh_cache):
         caption="a cup",
         ocr=("MENU",),
         objects=(Region("cup", (1, 2, 3.5, 4), (("red", 0.9),), ("tea",)),),
-        regions=(Region("table", (0, 0, 8, 6)),),
+        regions=(Region("table", (0, 0, 8, 6), score=0.7),),
         lines=(TextLine("MENU", (0, 0, 4, 1), 0.9),),
     )
 
