@@ -277,8 +277,9 @@ def test_unknown_names_of_a_lightning_checkpoint_are_reported(tmp_path):
 
 
 def test_a_folder_of_the_other_layout_is_converted(tmp_path):
-    convert(parity.checkpoint("flmr", "query"), tmp_path / "out")
-    made = load_file(tmp_path / "out" / "model.safetensors")
+    target = tmp_path / "not" / "there" / "yet"
+    convert(parity.checkpoint("flmr", "query"), target)
+    made = load_file(target / "model.safetensors")
     assert made.keys() == load_file(parity.checkpoint("flmr") / "model.safetensors").keys()
 
 
