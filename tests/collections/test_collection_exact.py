@@ -202,6 +202,27 @@ def test_an_index_is_opened_with_its_options(tmp_path):
     assert Collection.open(made.path)._state.index.config.block_mb == 3
 
 
+@pytest.mark.parametrize("created", [True, False])
+def test_its_encoder_is_loaded_once_for_all_that_it_does(tmp_path, pipeline, monkeypatch, created):
+    made = Collection.create(tmp_path / "new", pipeline)
+    made.add([KOALA])
+    loaded, own = [], collection_files.HashEncoder.__init__
+
+    def init(self, config):
+        loaded.append(config)
+        own(self, config)
+
+    monkeypatch.setattr(collection_files.HashEncoder, "__init__", init)
+    if created:
+        used = Collection.create(tmp_path / "other", pipeline)
+        used.add([KOALA])
+    else:
+        used = Collection.open(tmp_path / "new")
+    used.search("koalas")
+    used.ask("What eats leaves?")
+    assert len(loaded) == 1
+
+
 def test_search_finds_the_words(collection):
     [(hit, passage)] = collection.search("tulips bulbs", k=1)
     assert (hit.passage_id, hit.rank, passage) == ("tulip", 1, TULIP)
