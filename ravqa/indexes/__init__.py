@@ -1,4 +1,4 @@
-"""Late-interaction indexes behind one interface: see `ravqa.indexes.base.Index`."""
+"""Indexes behind one interface: see `ravqa.indexes.base.Index`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ INDEXES: Registry[type[Index]] = Registry(
         "compressed": (
             "ravqa.indexes.compressed.index:CompressedIndex",
             "centroid codes and residuals, scanned and rescored: for long queries",
+        ),
+        "faiss": (
+            "ravqa.indexes.faiss:FaissIndex",
+            "faiss by its factory string: for encoders with one vector per text or image",
         ),
         "qdrant": (
             "ravqa.indexes.qdrant:QdrantIndex",

@@ -45,6 +45,7 @@ TokenF1 = from_docs("token_f1.py")["TokenF1"]
         ("exact", {"storage": "float32"}),
         ("exact", {"storage": "int8"}),
         ("compressed", {}),
+        ("faiss", {}),
         ("sharded", {"shards": 3}),
     ],
     ids=str,

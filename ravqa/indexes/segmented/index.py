@@ -296,11 +296,21 @@ class SegmentedIndex(StoredIndex):
         kept = [checked_query(query, self.dim) for query in queries]
         if not allowed.any():
             return [[] for _ in kept]
-        found = []
-        for query in kept:
-            best, scores = self._search(state, query, k, allowed, params)
-            found.append([(state.ids[i], float(s)) for i, s in zip(best, scores, strict=True)])
-        return found
+        return [
+            [(state.ids[i], float(s)) for i, s in zip(best, scores, strict=True)]
+            for best, scores in self._search_all(state, kept, k, allowed, params)
+        ]
+
+    def _search_all(
+        self,
+        state: State,
+        queries: Sequence[Array],
+        k: int,
+        allowed: Array,
+        params: Mapping[str, Any],
+    ) -> list[tuple[Array, Array]]:
+        """Return rows and scores of each query's k best; a kind may search for all at once."""
+        return [self._search(state, query, k, allowed, params) for query in queries]
 
     def score(self, queries: Sequence[Vectors], ids: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return the MaxSim of each query with each passage of its own list; see `Index.score`.
