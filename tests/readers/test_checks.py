@@ -235,7 +235,9 @@ def test_a_way_to_read_that_fails_is_not_used(folder, wrong):
 def test_a_template_that_never_shows_the_question_is_refused(folder, tmp_path):
     path = shutil.copytree(folder("llama"), tmp_path / "deaf")
     (path / "chat_template.jinja").write_text("USER: hello ASSISTANT:", encoding="utf-8")
-    with pytest.raises(UserError, match=r"deaf never shows the question: set prompt_form to plain"):
+    end = "set prompt_form to plain, or replace the template"
+    line = f"the chat template of {path} never shows the question: {end}"
+    with pytest.raises(UserError, match=f"^the reader transformers-llm: {line}$"):
         load(str(path), prompt_form="chat")
 
 
@@ -257,10 +259,12 @@ def test_an_empty_template_is_refused_before_the_plain_form_is_taken(
         (path / file).write_text(json.dumps(settings | {"chat_template": ""}), encoding="utf-8")
     else:
         (path / file).write_text("", encoding="utf-8")
+    line = (
+        rf"^the reader transformers-[lv]lm: the chat template of {path} is empty, as after half a "
+        "download: copy it again, or set prompt_form to plain$"
+    )
     for form in ("auto", "chat"):
-        with pytest.raises(
-            UserError, match=r"the chat template of .*empty is empty, as after half"
-        ):
+        with pytest.raises(UserError, match=line):
             load(str(path), kind, prompt_form=form)
     assert load(str(path), kind, prompt_form="plain").switched_off == {}
 
@@ -293,7 +297,11 @@ def test_of_several_templates_the_default_one_is_taken(folder, tmp_path, name, k
     reader = load(str(path), kind, prompt_form="chat")
     assert reader.generate(PROMPTS) == expected.generate(PROMPTS)
     (path / "chat_template.jinja").unlink()
-    message = "several has no default chat template, but those for rag: set prompt_form to plain"
+    message = (
+        f"^the reader {kind.__name__.lower().replace('transformers', 'transformers-')}: {path} has "
+        "no default chat template, but those for rag: set prompt_form to plain, or name one "
+        "default$"
+    )
     with pytest.raises(UserError, match=message):
         load(str(path), kind, prompt_form="auto")
     assert load(str(path), kind, prompt_form="plain").switched_off == {}
@@ -336,6 +344,9 @@ def test_a_template_that_never_shows_the_image_is_refused(folder, tmp_path):
     path = shutil.copytree(folder("llava"), tmp_path / "blind")
     template = "USER: {{ messages[0].content[-1].text }} ASSISTANT:"
     (path / "chat_template.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(UserError, match=r"blind never shows the image: set prompt_form to plain"):
+    with pytest.raises(
+        UserError,
+        match=r"blind never shows the image: set prompt_form to plain, or replace the template$",
+    ):
         load(str(path), TransformersVLM)
     assert load(str(path), TransformersVLM, prompt_form="plain").switched_off == {}

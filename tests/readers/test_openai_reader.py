@@ -406,7 +406,9 @@ def test_a_server_that_forbids_log_probabilities_has_not_refused_the_key(serve, 
 
     tested = reader(serve(reply), **options)
     call = tested.score if "scoring" in options else lambda asked, _: tested.generate(asked)
-    with pytest.raises(UserError, match=f"forbids log-prob.*: set {setting}"):
+    with pytest.raises(
+        UserError, match=f"^the reader openai: the server forbids log-prob.*: set {setting}$"
+    ):
         call([QUESTION], ["koala"])
     # One that forbids everything has refused the key.
     [failure] = reader(serve(lambda *_: (403, "no")), log_probs=True).generate([QUESTION])
@@ -468,9 +470,10 @@ def test_places_of_tokens_that_are_no_numbers_fail_in_one_line(serve, offsets):
 
 
 def test_a_server_that_gives_none_is_said_so(serve):
+    line = "^the reader openai: the server gives no log-probabilities: set log_probs to false$"
     for form, reply in (("chat", chat("a")), ("plain", completion("a", logprobs=None))):
         server = serve(lambda *_, reply=reply: reply)
-        with pytest.raises(UserError, match="gives no log-probabilities: set log_probs to false"):
+        with pytest.raises(UserError, match=line):
             reader(server, log_probs=True, prompt_form=form).generate([QUESTION])
         assert len(server.requests) == 1
 
@@ -937,11 +940,15 @@ def test_a_server_that_shifts_its_echo_is_found_out(serve):
             return [None, *super().values(words)[2:], -1]
 
     server = serve(Shifted().echo)
-    message = "log-probability -2.00 when it generates it and -3.50 when it echoes it"
+    message = (
+        "the log-probability -2.00 when it generates it and -3.50 when it echoes it: answers "
+        "cannot be scored"
+    )
     tested = reader(server, prompt_form="plain", scoring="echo")
     with pytest.raises(UserError, match="answers cannot be scored") as caught:
         tested.score([Prompt("What is that? It is")], ["a koala"])
-    assert message in str(caught.value)
+    assert str(caught.value).startswith("the reader openai: the server gives '")
+    assert str(caught.value).endswith(message)
 
 
 def test_given_answers_are_scored_by_prompt_log_probabilities(serve):
@@ -967,13 +974,19 @@ def test_a_template_that_writes_answers_otherwise_is_said_so(serve):
 
     server = serve(Thinking().prompt_logprobs)
     [failure] = reader(server, scoring="prompt_logprobs").score([QUESTION], ["x"])
-    assert "chat template does not put an answer directly" in failure.reason
+    assert failure.reason == (
+        "the reader openai: answers cannot be scored: the model's chat template does not put an "
+        "answer directly after its prompt"
+    )
 
 
 def test_a_server_that_cannot_score_is_said_so(serve):
-    with pytest.raises(UserError, match="scores no prompts: set scoring to none"):
+    with pytest.raises(
+        UserError, match=r"^the reader openai: the server scores no prompts: set scoring to none$"
+    ):
         reader(serve(lambda *_: chat("x")), scoring="prompt_logprobs").score([QUESTION], ["x"])
-    with pytest.raises(UserError, match="gives no log-probabilities: set scoring to none"):
+    line = "^the reader openai: the server gives no log-probabilities: set scoring to none$"
+    with pytest.raises(UserError, match=line):
         reader(serve(lambda *_: completion("x")), prompt_form="plain", scoring="echo").score(
             [QUESTION], ["x"]
         )
@@ -1019,23 +1032,29 @@ def test_tokens_are_counted_with_the_chat_template_and_the_image(words_tokenizer
 def test_what_is_not_among_its_abilities_is_refused():
     tested = reader()
     for call, message in (
-        (lambda: tested.score([QUESTION], ["x"]), "needs the setting scoring"),
-        (lambda: tested.count_tokens([QUESTION]), "needs the setting tokenizer"),
-        (lambda: tested.next_token_logprobs([QUESTION], [()]), "cannot give next-token"),
-        (lambda: tested.decode([1]), "cannot decode tokens"),
+        (lambda: tested.score([QUESTION], ["x"]), ": scoring answers needs the setting scoring$"),
+        (lambda: tested.count_tokens([QUESTION]), ": counting tokens needs the setting tokenizer$"),
+        (lambda: tested.next_token_logprobs([QUESTION], [()]), " cannot give next-token"),
+        (lambda: tested.decode([1]), " cannot decode tokens$"),
     ):
-        with pytest.raises(UserError, match=f"the reader openai.*{message}"):
+        with pytest.raises(UserError, match=f"^the reader openai{message}"):
             call()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": True, "prompt_form": "plain"}, "the plain form takes no images"),
-        ({"scoring": "echo"}, "scoring echo needs the plain form, but prompt_form is chat"),
+        (
+            {"images": True, "prompt_form": "plain"},
+            "the reader openai: images: the plain form takes no images: set prompt_form to chat",
+        ),
+        (
+            {"scoring": "echo"},
+            "the reader openai: scoring echo needs the plain form, but prompt_form is chat",
+        ),
         (
             {"scoring": "prompt_logprobs", "prompt_form": "plain"},
-            "scoring prompt_logprobs needs the chat form",
+            "openai: scoring prompt_logprobs needs the chat form, but prompt_form is plain",
         ),
         ({"extra_body": {"temperature": 1}}, "extra_body: temperature comes from the reader's own"),
         ({"tokenizer": "./nowhere"}, "no such model file or folder: ./nowhere"),
