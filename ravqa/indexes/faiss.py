@@ -380,9 +380,9 @@ def _trained(vectors: Array, dim: int, config: FaissIndex.Config, progress: Prog
             )
         if hasattr(part, "hnsw"):
             part.hnsw.efConstruction = config.ef_construction
-        for clustering in (getattr(part, "cp", None), getattr(getattr(part, "pq", None), "cp", 0)):
-            if clustering:
-                clustering.min_points_per_centroid = 1  # else faiss warns for each on its own
+        for owner in (part, getattr(part, "pq", None)):
+            if hasattr(owner, "cp"):  # else faiss warns of few points for each clustering
+                owner.cp.min_points_per_centroid = 1
     if index.is_trained:
         return index
     rows = len(vectors)
