@@ -33,6 +33,10 @@ ENCODERS: Registry[type[Encoder]] = Registry(
             "ravqa.encoders.sentence_transformers:MultiVectorSTEncoder",
             "sentence-transformers' MultiVectorEncoder models: ColBERT, PyLate and others",
         ),
+        "image": (
+            "ravqa.encoders.image:ImageEncoder",
+            "one vector per image: EfficientNet-Lite0, CLIP, SigLIP, any vision tower",
+        ),
         "dense": (
             "ravqa.encoders.sentence_transformers:DenseSTEncoder",
             "sentence-transformers' models with one vector per text",
