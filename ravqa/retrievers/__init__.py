@@ -20,6 +20,10 @@ RETRIEVERS: Registry[type[Retriever]] = Registry(
             "ravqa.retrievers.bm25:BM25Retriever",
             "words of question, tags and caption: BM25",
         ),
+        "gallery": (
+            "ravqa.retrievers.gallery:GalleryRetriever",
+            "articles whose pictures look like the question's photo, and their passages",
+        ),
         "fusion": (
             "ravqa.retrievers.fusion:FusionRetriever",
             "several retrievers: reciprocal rank fusion, or a sum of normalised scores",

@@ -1,0 +1,153 @@
+"""Images of articles: from a list or a folder, each with the name of its article.
+
+    FOLDER/NAME/photo.jpg          the folder's name is the article's
+    FOLDER/NAME.jpg                the file's name is, also with a number after it ("NAME-2.jpg")
+    list.jsonl, .csv, .tsv,        rows with an article's name (article, wikipedia_url, url,
+    .parquet                       wikidata_id, entity_id, entity, wikipedia_title, title or name)
+                                   and its image or images (image, images, image_path, image_url,
+                                   image_urls, wikipedia_image_url or file)
+    list.json, .json.gz, .zip      {name: image or images}, or Encyclopedic-VQA's knowledge base
+                                   (EchoSight's has its layout): {url: {image_urls, ...}}
+
+Web addresses are not fetched: the file of an address is the one with its last part as name, its
+percent signs decoded, in the folder of the images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ravqa.core.errors import DataError, UserError
+from ravqa.corpora.kb import read_pages
+from ravqa.corpora.row_images import is_there
+from ravqa.corpora.tables import read_rows
+from ravqa.corpora.values import is_blank, list_of
+from ravqa.images.decode import SUFFIXES
+from ravqa.images.folder import ImageFolder
+
+NAMES = (
+    *("article", "wikipedia_url", "url", "wikidata_id", "entity_id", "entity"),
+    *("wikipedia_title", "title", "name"),
+)
+"""Columns that name an article, the surest first."""
+IMAGES = (
+    *("image", "images", "image_path", "image_paths", "file", "files"),
+    *("image_url", "image_urls", "wikipedia_image_url"),
+)
+"""Columns that name its images."""
+
+_JSON = (".json", ".json.gz", ".zip")
+_SEPARATORS = re.compile(r"[\s_-]+")
+_NUMBER = re.compile(r"[\s_.-]*\(?\d+\)?$")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryImage:
+    """One image of an article.
+
+    Attributes:
+        names: names of the article: URL, entity, title, whichever the list has; for a file of a
+            folder, the name with and without the number after it.
+        path: the file, or where it is expected.
+        where: its place in the list, for messages.
+    """
+
+    names: tuple[str, ...]
+    path: Path
+    where: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return is_there(self.path)
+
+
+def plain_name(name: str) -> str:
+    """Return a name without what does not count: case, and which of space, "_" and "-" it has."""
+    return _SEPARATORS.sub(" ", name).strip().casefold()
+
+
+def read_gallery(source: Path, folder: Path | None = None) -> Iterator[GalleryImage]:
+    """Yield the images of a list or a folder, those that are missing included.
+
+    Args:
+        source: the list or folder.
+        folder: where the images of a list lie; None for the list's own folder.
+
+    Raises:
+        DataError: a missing or broken list, a row without a name, a name that leaves the folder.
+    """
+    if source.is_dir():
+        yield from _of_folder(source)
+        return
+    images = ImageFolder(folder or source.parent)
+    suffix = "".join(source.suffixes[-2:] if source.suffix == ".gz" else source.suffixes[-1:])
+    if suffix.lower() in _JSON:
+        for where, name, value in read_pages(source):
+            held = value
+            if isinstance(value, Mapping):
+                held = next((value[c] for c in IMAGES if not is_blank(value.get(c))), [])
+            yield from _of_row(where, (name,), held, images)
+        return
+    for where, row in read_rows(source):
+        names = tuple(str(row[c]) for c in NAMES if c in row and not is_blank(row[c]))
+        if not names:
+            raise DataError(
+                f"{where}: no article is named: a column {', '.join(NAMES)} is expected"
+            )
+        if not any(column in row for column in IMAGES):
+            raise DataError(f"{where}: no image: a column {', '.join(IMAGES)} is expected")
+        for column in IMAGES:
+            if not is_blank(row.get(column)):
+                yield from _of_row(where, names, row[column], images)
+                break
+
+
+def _of_folder(folder: Path) -> Iterator[GalleryImage]:
+    found = False
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        found = True
+        parts = path.relative_to(folder).parts
+        names = (parts[0],) if len(parts) > 1 else (path.stem, _NUMBER.sub("", path.stem))
+        yield GalleryImage(tuple(dict.fromkeys(filter(None, names))), path, str(path))
+    if not found:
+        raise DataError(f"{folder}: the folder has no images")
+
+
+def _of_row(
+    where: str, names: tuple[str, ...], value: Any, images: ImageFolder
+) -> Iterator[GalleryImage]:
+    try:
+        found: Sequence[Any] = list_of(value, "image")
+        for name in found:
+            if not isinstance(name, str):
+                raise DataError(f"the image {name!r:.40} is no name of a file")
+            yield GalleryImage(names, images.look(_file_name(name))[0], where)
+    except UserError as e:
+        raise DataError(f"{where}: {e}") from None
+
+
+def _file_name(name: str) -> str:
+    if not _ADDRESS.match(name):
+        return name
+    return unquote(urlsplit(name).path.rpartition("/")[2])
+
+
+def missing_images(images: Sequence[GalleryImage]) -> str:
+    """Return how many of the images are not there, and the first of them; "" if all are."""
+    missing = [image for image in images if not image.exists]
+    if not missing:
+        return ""
+    first = missing[0]
+    return (
+        f"{len(missing)} of {len(images)} images of the gallery are missing, such as {first.path} "
+        f"({first.where})"
+    )
