@@ -20,6 +20,10 @@ RERANKERS: Registry[type[Reranker]] = Registry(
             "ravqa.rerankers.vlm:VLMReranker",
             "probability that a reader says yes to question, image and one passage",
         ),
+        "blend": (
+            "ravqa.rerankers.blend:Blend",
+            "joint score of retrieval and reranking, and a limit of passages per article",
+        ),
         "threshold": (
             "ravqa.rerankers.threshold:Threshold",
             "filters passages by score, or keeps a number of them",
