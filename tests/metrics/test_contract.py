@@ -199,7 +199,7 @@ CASES = [
     (
         prrecall.answer_ranks,
         ([], [], "all"),
-        "unknown rule 'all': ravqa, flmr, word",
+        "unknown rule 'all': ravqa, flmr, word, nfkc",
     ),
     (
         diagnostics.hit_success_ratio,
