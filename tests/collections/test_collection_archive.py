@@ -76,8 +76,11 @@ def test_nothing_is_overwritten(collection, tmp_path):
     with pytest.raises(UserError, match="already exists"):
         collection.pack(tmp_path / "there.tar")
     collection.pack(tmp_path / "x.tar")
-    with pytest.raises(UserError, match="already holds a collection"):
+    with pytest.raises(UserError) as error:
         Collection.unpack(tmp_path / "x.tar", collection.path)
+    assert str(error.value) == (
+        f"{collection.path} already holds a collection: choose a new folder"
+    )
     with pytest.raises(UserError, match="no such file"):
         Collection.unpack(tmp_path / "gone.tar", tmp_path / "new")
     with pytest.raises(UserError, match="no such folder"):

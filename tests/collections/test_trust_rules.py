@@ -51,6 +51,7 @@ class Plugin:
         table: dict[str, Annotated[str, Names("a value", str.isalpha)]] = Field(
             default_factory=dict
         )
+        listed: list[str] = Field(default_factory=lambda: ["default"])
         any: Any = None
         marked: Annotated[str | None, Names("a key")] = None
         inner: Inner = Inner()
@@ -88,6 +89,8 @@ def plugged(monkeypatch):
         ({"table": {"7": "a"}}, {}),
         ({"table": {"a": "7"}}, {"table": "a value"}),
         ({"table": ["a"]}, {"table": ANYTHING}),
+        ({"listed": ["default"]}, {}),
+        ({"listed": ["x"]}, {"listed": ANYTHING}),
         ({"any": 1}, {}),
         ({"any": "x"}, {"any": ANYTHING}),
         ({"marked": "x"}, {"marked": "a key"}),

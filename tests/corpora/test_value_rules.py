@@ -72,6 +72,8 @@ def test_numbers_that_are_as_written():
     [
         ("['a', 'b']", f"\"['a', 'b']\" {AS_LIST}"),
         ("[" * 100_000 + "]" * 100_000, f"'{'[' * 40}...' {AS_LIST}"),
+        (f"['{'x' * 36}']", f"\"['{'x' * 36}']\" {AS_LIST}"),
+        (f"['{'x' * 37}']", f"\"['{'x' * 37}'...\" {AS_LIST}"),
         (["a", "('b',)"], f"\"('b',)\" {AS_LIST}"),
         ([["a"]], "a list of strings is expected, not of a list"),
         ([{"x": 1}], "a list of strings is expected, not of an object (x)"),
