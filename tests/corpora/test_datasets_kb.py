@@ -216,7 +216,9 @@ def test_articles_of_wiki6m_are_cut_even_if_nobody_asks(tmp_path):
 
 def test_the_file_with_titles_only_is_refused(tmp_path):
     rows = [{"wikidata_id": "Q1", "wikipedia_title": "Universe"}]
-    with pytest.raises(DataError, match=r"line 1: no 'wikipedia_content'; is this the file with"):
+    with pytest.raises(
+        DataError, match=r"^/.*line 1: no 'wikipedia_content'; is this the file with"
+    ):
         Corpus.read(write_wiki(tmp_path / "title_only.jsonl", rows))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravqa.core.errors import DataError, UserError
-from ravqa.corpora.encodings import checked_encoding, encoding_of
+from ravqa.corpora.encodings import HINT, checked_encoding, encoding_of
 from ravqa.corpora.tables import TableForm, read_table
 
 GERMAN = "id;text\n1;Die Straße ist größer als üblich, für Müller\n"
@@ -71,8 +71,10 @@ def test_other_encodings_are_guessed_and_said(file, caplog, text, encoding):
 
 def test_an_encoding_that_is_not_clear_is_asked_for(file):
     path = file("id,text\n1,考拉吃桉树叶\n2,大熊猫吃竹子\n", "gb18030")
-    with pytest.raises(DataError, match="its encoding may be cp949 or gb18030: --enc"):
+    with pytest.raises(DataError) as error:
         rows(path)
+    unclear = f"{path} is not in UTF-8, and its encoding may be cp949 or gb18030"
+    assert str(error.value) == f"{unclear}: {HINT}"
     assert rows(path, encoding="gb18030")[1] == {"id": "2", "text": "大熊猫吃竹子"}
 
 
@@ -86,15 +88,18 @@ def test_letters_far_from_the_beginning_count(file, tmp_path):
 def test_an_encoding_may_be_given(file):
     path = file("id,text\n1,ğ\n", "cp1254")
     assert rows(path, encoding="windows-1254") == [{"id": "1", "text": "ğ"}]
-    with pytest.raises(DataError, match=r"a\.csv is not in cp932 \(.*\): --encoding, or"):
+    with pytest.raises(DataError, match=rf"^{path} is not in cp932 \(.*\): {HINT}$"):
         rows(path, encoding="cp932")
     path = file("id,text\n1,a\n", "utf-16-le")
-    with pytest.raises(DataError, match="the header has zero bytes, as in UTF-16: --encoding"):
+    with pytest.raises(
+        DataError, match=f"^{path}: the header has zero bytes, as in UTF-16: {HINT}$"
+    ):
         rows(path)
     assert rows(path, encoding="utf-16-le") == [{"id": "1", "text": "a"}]
     for name in ("utf-99", "rot13", "base64", ""):
-        with pytest.raises(UserError, match="no encoding"):
+        with pytest.raises(UserError) as raised:
             checked_encoding(name)
+        assert str(raised.value) == f"no encoding {name!r}: utf-8, utf-16 and cp1252 are some"
     assert checked_encoding("UTF8") == "utf-8-sig"
 
 
@@ -112,16 +117,21 @@ def test_of_several_delimiters_in_the_header_the_rows_decide(file):
     path = file("id;text,or words\n1;a\n2;b\n")
     assert rows(path) == [{"id": "1", "text,or words": "a"}, {"id": "2", "text,or words": "b"}]
     path = file("id,a;b\n1,x;y\n")
-    with pytest.raises(DataError, match="separated by ',' or ';': --delimiter, or the option"):
+    with pytest.raises(DataError) as error:
         rows(path)
+    assert str(error.value) == (
+        f"{path}: the fields can be separated by ',' or ';': --delimiter, or the option delimiter "
+        "of --dataset csv, decides"
+    )
     assert rows(path, delimiter=";") == [{"id,a": "1,x", "b": "y"}]
     assert rows(file('"id";"a,b"\n1;x\n')) == [{"id": "1", "a,b": "x"}]
     assert rows(file("text\na;b\n")) == [{"text": "a;b"}]
     assert rows(file("a b\n1 2\n"), delimiter=" ") == [{"a": "1", "b": "2"}]
     assert rows(file("a\tb\n1\t2\n"), delimiter="tab") == [{"a": "1", "b": "2"}]
     for bad in ('"', "\n", ",,", ""):
-        with pytest.raises(UserError, match="one character is expected, or tab"):
+        with pytest.raises(UserError) as raised:
             TableForm(delimiter=bad)
+        assert str(raised.value) == f"delimiter {bad!r}: one character is expected, or tab"
 
 
 cells = st.text('aß€ \t\n,;|"', min_size=1, max_size=8)

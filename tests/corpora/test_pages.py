@@ -156,13 +156,17 @@ def test_front_matter_is_a_mapping_and_its_values_are_as_written(tmp_path):
         with pytest.raises(DataError, match=r"a\.md: the key '(year|a|1)' occurs twice"):
             list(Pages(page).passages())
     page.write_text("---\ntitle: A\ns: !!set {a, b}\n---\nText.\n")
-    with pytest.raises(DataError, match="neither text nor a number"):
+    line = "a value in the part between --- at its start is neither text nor a number"
+    with pytest.raises(DataError, match=rf"^a\.md: {line} \(--on-error "):
         list(Pages(page).passages())
     bomb = "a0: &a0 [x, x]\n" + "".join(
         f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)
     )
     page.write_text(f"---\n{bomb}---\nText.\n")
-    with pytest.raises(DataError, match="aliases"):
+    with pytest.raises(
+        DataError,
+        match=r"^a\.md: aliases \(\*NAME\) in the part between --- at its start are refused ",
+    ):
         list(Pages(page).passages())
 
 
@@ -448,7 +452,7 @@ def test_a_table_without_ids_names_its_columns(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(DataError, match="nothing to read"):
+    with pytest.raises(DataError, match=f"^{tmp_path}: nothing to read: .+ are read$"):
         Corpus.read(tmp_path)
 
 
