@@ -6,6 +6,7 @@ from ravqa.core.errors import DataError
 from ravqa.corpora import corpus as corpora
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.origins import Origin, folder_prefixes
+from ravqa.corpora.remarks import Remarks
 
 
 def write(folder, **texts):
@@ -78,6 +79,16 @@ def test_a_corpus_knows_its_sources_in_memory_and_on_disk(tmp_path, monkeypatch,
     assert Corpus.read(moved).origins == ((Origin(str(moved), ""), 2),)
     assert list(other) == ["a/x.txt#0", "a/y.txt#0"]
     assert Corpus(corpus.values()).origins == ()
+
+
+def test_what_was_read_with_parts_left_out_is_not_taken_for_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "IN_MEMORY", 0)  # kept on disk, and opened the next time
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id": "x", "text": "one"}\n{"id": "y"}\n')
+    for _ in range(2):
+        assert list(Corpus.read(file, remarks=Remarks("skip"))) == ["x"]
+        with pytest.raises(DataError, match=r"^/.*a\.jsonl, line 2: no text"):
+            Corpus.read(file, remarks=Remarks())
 
 
 def test_passages_that_are_left_out_leave_the_sources_unknown(tmp_path):

@@ -93,3 +93,24 @@ def test_titles_that_look_a_little_like_others_are_kept():
         assert real_title(f" {title}\n") == title
     assert real_title("On\ncranes") == "On cranes"
     assert real_title(None) is None
+
+
+def test_a_mark_without_properties_is_passed_over():
+    """It is no valid mark, and no reason to refuse the page."""
+    hyphens = reading._SoftHyphens()
+    hidden = {"/ActualText": "\u00ad"}
+    for operands, kept in (
+        (["/Span"], " "),
+        ([], " "),
+        (["/Span", "/Named"], " "),
+        (["/Span", {}], " "),
+        (["/Span", hidden], ""),
+    ):
+        hyphens(b"BDC", operands)
+        drawn = [" "]
+        hyphens(b"Tj", drawn)
+        assert drawn == [kept]
+    hyphens(b"EMC", [])
+    drawn = [" "]
+    hyphens(b"Tj", drawn)
+    assert drawn == [" "]

@@ -60,6 +60,18 @@ def test_a_page_is_cut_at_its_headings_without_what_surrounds_it(tmp_path):
         ("<header>a</header><aside>b</aside><p>c</p><footer>d</footer>", {"#top": "page: c"}),
         ("<header><h1>T</h1>by me</header><p>c</p>", {"#t": "T: by me\nc"}),
         ("<div>menu</div><article><p>c</p></article>", {"#top": "page: c"}),
+        ("<div role=main><header>b</header><p>c</p></div>d", {"#top": "page: b\nc"}),
+        (
+            "<pre>a\n  b</pre><p>c\nd</p><pre>e\nf</pre>g\nh",
+            {"#top": "page: a\n  b\nc d\ne\nf\ng h"},
+        ),
+        (
+            "<table><tr><td><ul><li>a</li></ul></td><td><ol><li>b</li></ol></td></tr></table>"
+            "<table><tr><td>c<ul><li>d</li></ul></td><td>e</td></tr></table>"
+            "<table><tr><td>f<ol><li>g</li></ol></td><td>h</td></tr></table>"
+            "<table><tr><td><pre>i\nj</pre></td><td>k</td></tr></table>",
+            {"#top": "page: - a\n- b\nc\n- d\ne\nf\n- g\nh\ni\nj\nk"},
+        ),
         (
             "<article>a</article><article>b<footer>c</footer></article>",
             {"#top": "page: a\nb\nc"},
@@ -79,7 +91,7 @@ def test_a_page_is_cut_at_its_headings_without_what_surrounds_it(tmp_path):
         ("<p>a&nbsp;&lt;b&gt; &eacute;\0c</p>", {"#top": "page: a <b> é c"}),
         ("<p>a<i>b</i>c<b> d</b></p>", {"#top": "page: abc d"}),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_what_is_a_page_s_text(tmp_path, html, expected):
     assert texts(tmp_path, html) == expected

@@ -23,12 +23,12 @@ WORDS = ["<think>", "</think>", *map(chr, range(10, 127))]
 
 
 def thought(text="", **options):
-    """Follows letters and whole marks as tokens; "." ends any text, ";" an answer."""
+    """Follows letters and whole marks as tokens; "." ends any text, ";" or a new line an answer."""
     options = {"opened": False, "budget": 100, "longest": 5, **options}
     made = Thought(
         lambda tokens: "".join(WORDS[token] for token in tokens),
         ends=frozenset({WORDS.index(".")}),
-        stops=frozenset(map(WORDS.index, ".;")),
+        stops=frozenset(map(WORDS.index, ".;\n")),
         **options,
     )
     for word in re.findall(r"</?think>|.", text, re.DOTALL):
@@ -51,6 +51,7 @@ def said(made):
         ("<think>h;m</think>Ko;x", {}, "Ko;", "h;m", True),
         ("<think>hm</think>\n Koalas", {}, "Koala", "hm", True),
         ("<think>hm</think>\n;", {}, ";", "hm", True),
+        ("<think>hm</think>\n\nKo\nx", {}, "Ko\n", "hm", True),  # no line ends before its answer
         ("h;m</think>Ko", {"opened": True}, "Ko", "h;m", False),
         ("h;m</think>Koalas", {"opened": True}, "Koala", "h;m", True),
         ("h.m</think>", {"opened": True}, "", "h.", True),
