@@ -189,6 +189,13 @@ def load_processor(path: str, *, trust_remote_code: bool, **options: Any) -> Any
     return AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
 
 
+def load_image_processor(path: str, *, trust_remote_code: bool, **options: Any) -> Any:
+    """Load the image processor of a checkpoint."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+
+
 def load_model(auto: Any, path: str, *, trust_remote_code: bool, **options: Any) -> Any:
     """Load the model of a checkpoint with all its weights.
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 DESCRIBERS: Registry[type[Describer]] = Registry(
     "describer",
     {
+        "caption": (
+            "ravqa.describers.caption:Captioner",
+            "captions by a model that needs no prompt: BLIP, GIT, ViT-GPT2",
+        ),
         "imagenet-tags": (
             "ravqa.describers.imagenet:ImageNetTagger",
             "ImageNet class names seen by EfficientNet-Lite0",
@@ -25,6 +29,10 @@ DESCRIBERS: Registry[type[Describer]] = Registry(
             "objects found by a detection model: DETR, RT-DETR, Grounding DINO, OWLv2, ...",
         ),
         "ocr": ("ravqa.describers.ocr:OCRDescriber", "lines of text, read by RapidOCR"),
+        "reader-caption": (
+            "ravqa.describers.caption:ReaderCaptioner",
+            "what a multimodal reader answers to a prompt, for the question or for all",
+        ),
         "regions": (
             "ravqa.describers.regions:RegionDescriber",
             "the regions of a photo that FLMR sees beside the whole",

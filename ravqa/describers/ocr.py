@@ -74,7 +74,7 @@ class OCRDescriber(Describer):
             "Det.limit_side_len": config.side,
             "EngineConfig.onnxruntime.intra_op_num_threads": config.threads or -1,
         }
-        weights = sorted((Path(library.__file__).parent / "models").glob("*.onnx"))
+        weights = sorted((Path(str(library.__file__)).parent / "models").glob("*.onnx"))
         if config.recogniser is not None:
             values["Rec.model_path"] = str(config.recogniser)
             weights.append(config.recogniser)
@@ -107,8 +107,8 @@ class OCRDescriber(Describer):
             TextLine(text.strip(), _around(corners.tolist()), round(float(score), 4))
             for text, corners, score in zip(found.txts, found.boxes, found.scores, strict=True)
         ]
-        lines = in_reading_order([line for line in lines if line.text])
-        return Description(ocr=tuple(dict.fromkeys(line.text for line in lines)), lines=lines)
+        read = in_reading_order([line for line in lines if line.text])
+        return Description(ocr=tuple(dict.fromkeys(line.text for line in read)), lines=read)
 
 
 def in_reading_order(lines: Sequence[TextLine]) -> tuple[TextLine, ...]:

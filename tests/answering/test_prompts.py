@@ -349,7 +349,7 @@ def test_the_short_answer_prompt_by_hand():
     )
 
 
-OTHERS = ("rerank-", "gate-")  # what rerankers ask, for one passage or none
+OTHERS = ("rerank-", "gate-", "caption")  # asked for one passage or none, or for a caption
 PACKAGED = sorted(p.stem for p in PROMPTS.glob("*.jinja") if not p.stem.startswith(OTHERS))
 ASKED = [
     Example(
