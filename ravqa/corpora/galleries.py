@@ -26,7 +26,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.corpora.kb import read_pages
 from ravqa.corpora.row_images import is_there
 from ravqa.corpora.tables import read_rows
-from ravqa.corpora.values import is_blank, list_of
+from ravqa.corpora.values import cell_items, is_blank, list_of
 from ravqa.images.decode import SUFFIXES
 from ravqa.images.folder import ImageFolder
 
@@ -126,7 +126,7 @@ def _of_row(
     where: str, names: tuple[str, ...], value: Any, images: ImageFolder
 ) -> Iterator[GalleryImage]:
     try:
-        found: Sequence[Any] = list_of(value, "image")
+        found: Any = list_of(cell_items(value), "image")
         for name in found:
             if not isinstance(name, str):
                 raise DataError(f"the image {name!r:.40} is no name of a file")

@@ -380,7 +380,8 @@ def _trained(vectors: Array, dim: int, config: FaissIndex.Config, progress: Prog
             )
         if hasattr(part, "hnsw"):
             part.hnsw.efConstruction = config.ef_construction
-        for owner in (part, getattr(part, "pq", None)):
+        owners: list[Any] = [part, getattr(part, "pq", None)]
+        for owner in owners:
             if hasattr(owner, "cp"):  # else faiss warns of few points for each clustering
                 owner.cp.min_points_per_centroid = 1
     if index.is_trained:

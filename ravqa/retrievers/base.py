@@ -63,6 +63,15 @@ class Retriever(ABC):
         """Return whether this configuration gives an `explainer`, without loading a model."""
         return False
 
+    @classmethod
+    def corpus_problem(cls, config: Any, corpus: Corpus) -> str:
+        """Return why a configuration cannot search a corpus, without loading a model; "" if it can.
+
+        Raises:
+            UserError: as `prepare`.
+        """
+        return ""
+
     @property
     def supports_images(self) -> bool:
         """Whether the retriever looks at questions' images."""

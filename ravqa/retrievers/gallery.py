@@ -32,6 +32,7 @@ from ravqa.retrievers.late_interaction import LateInteractionRetriever
 _log = logging.getLogger(__name__)
 
 _WHY = "the retriever gallery"
+_SKIP = "missing: skip leaves them out"
 _BYTES = 1000  # of an image's record, roughly
 _WIDER = 4  # times the pictures that are looked at next, if they show too few articles
 
@@ -89,7 +90,7 @@ class GalleryRetriever(Retriever):
                 found = missing_images(list(read_gallery(self.images, self.folder)))
             except UserError as e:
                 return [str(e)]
-            return [f"{found} (missing: skip leaves them out)"] if found else ()
+            return [f"{found} ({_SKIP})"] if found else ()
 
     config: Config
 
@@ -120,6 +121,14 @@ class GalleryRetriever(Retriever):
         self._made_for = ""
         self._owners: dict[str, str] = {}
         self._passages: dict[str, list[str]] = {}
+
+    @classmethod
+    def corpus_problem(cls, config: Config, corpus: Corpus) -> str:
+        """Return how many images of the passages are missing; "" if none, or all are elsewhere."""
+        if config.images is not None or config.missing == "skip":
+            return ""
+        found = missing_images([image for p in corpus.stream() if (image := _image_of(p))])
+        return found and f"{found} ({_SKIP})"
 
     @property
     def supports_images(self) -> bool:
@@ -239,8 +248,7 @@ class GalleryRetriever(Retriever):
             self._passages.setdefault(article, []).append(passage.passage_id)
             for name in (*names, *map(plain_name, names)):
                 by_name.setdefault(name, article)
-            if passage.image is not None and self.config.images is None:
-                image = GalleryImage(names, passage.image, f"passage {passage.passage_id}")
+            if self.config.images is None and (image := _image_of(passage)):
                 own.append((article, image))
         return by_name, own
 
@@ -276,13 +284,19 @@ class GalleryRetriever(Retriever):
         """Return the pictures that can be used; all of them must be, unless others are left out."""
         if self.config.missing == "fail":
             if problem := missing_images([image for _, image in pictures]):
-                raise DataError(f"{_WHY}: {problem} (missing: skip leaves them out)")
+                raise DataError(f"{_WHY}: {problem} ({_SKIP})")
             return pictures
         broken = broken_images([image.path for _, image in pictures])
         if broken:
             first = next(iter(broken.values()))
             _log.warning("%s: %d pictures are left out: %s", _WHY, len(broken), first)
         return [(article, image) for article, image in pictures if image.path not in broken]
+
+
+def _image_of(passage: Passage) -> GalleryImage | None:
+    if passage.image is None:
+        return None
+    return GalleryImage(passage.article_names, passage.image, f"passage {passage.passage_id}")
 
 
 def _stamp(image: GalleryImage) -> tuple[str, int, int]:

@@ -15,7 +15,7 @@ from ravqa.answering.rules import answering_config
 from ravqa.collections import Collection
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
-from ravqa.core.factory import Session, build_part
+from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig
 from ravqa.corpora.corpus import Corpus
@@ -33,6 +33,7 @@ from ravqa.datasets.checks import gather
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.base import Judge
 from ravqa.pipeline import Pipeline
+from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import control, wrong_images
 from ravqa.runs.console import Console
@@ -171,8 +172,12 @@ def reader_counts(pipeline: Pipeline) -> ReaderCounts:
 
 
 def needs_of_data(request: RunRequest, config: PipelineConfig, data: Data) -> Needs:
-    """Return what would stop a run that only its data show: of the judge, and of the examples."""
+    """Return what would stop a run that only its data show: of judge, retriever and examples."""
     needs = examine(config, {"judge"}) if _judges(request, data.dataset) else Needs()
+    if data.corpus is not None:
+        own = part_config(RETRIEVERS, config.retriever, "retriever")
+        problem = RETRIEVERS.get(config.retriever.name).corpus_problem(own, data.corpus)
+        needs.stops += [f"retriever: {problem}"] if problem else []
     examples = answering_config(config.answering, "answering").examples
     if examples is not None and not request.retrieval_only:
         try:

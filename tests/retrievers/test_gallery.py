@@ -234,3 +234,15 @@ def test_an_encoder_that_sees_no_images(monkeypatch):
     message = "encoder brightness sees no images of passages: choose the encoder image"
     with pytest.raises(UserError, match=message):
         GalleryRetriever(GalleryRetriever.Config(encoder=Part(name="brightness")))
+
+
+def test_missing_images_of_passages_are_counted_before_a_model_is_loaded(tmp_path):
+    there, gone = photo(tmp_path / "a.png", DARK), tmp_path / "b.png"
+    corpus = Corpus([section(0, "A", there), section(0, "B", gone), section(0, "C")])
+    problem = GalleryRetriever.corpus_problem(GalleryRetriever.Config(), corpus)
+    assert problem == (
+        f"1 of 2 images of the gallery are missing, such as {gone} (passage B#0) (missing: skip "
+        "leaves them out)"
+    )
+    skip = GalleryRetriever.Config(missing="skip")
+    assert GalleryRetriever.corpus_problem(skip, corpus) == ""
