@@ -135,7 +135,10 @@ def test_extras_are_installed_from_the_checkout_and_exist(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"pip install '?ravqa.*|ravqa\[.*", text), "not on a package index"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for extras in re.findall(r"pip install '?\.\[([\w,-]+)\]", text):
+    installed = re.findall(r"pip install (.*)'\.\[([\w,-]+)\]'", text)
+    assert len(re.findall(r"pip install.*\[", text)) == len(installed)
+    for options, extras in installed:
+        assert options == "-c constraints.txt -e ", "tested versions, and no copy of the checkout"
         assert set(extras.split(",")) <= project["optional-dependencies"].keys(), extras
 
 
