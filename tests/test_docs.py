@@ -61,6 +61,13 @@ def test_every_block_says_what_it_is(page):
     assert len(marks) == counted, "a mark that is not right above a block"
 
 
+@pytest.mark.parametrize("block", named(b for b in every(*LANGUAGES) if b.file is not None))
+def test_the_name_of_a_file_can_be_seen(block):
+    lines = block.page.read_text(encoding="utf-8").splitlines()
+    assert lines[block.line - 2].startswith("<!-- file")
+    assert lines[block.line - 4].lower().endswith(f"save as `{block.file}`:")
+
+
 def is_run(block):
     return block.language in {"python", "console"} and not (block.needs or block.file)
 
