@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from ravqa import Corpus, Passage, Pipeline
+from ravqa.core.errors import UserError
 
 KOALA = Path(__file__).parents[1] / "ravqa/datasets/sample/val2014/COCO_val2014_000009000010.jpg"
 PASSAGES = [
@@ -26,11 +27,19 @@ QUESTIONS = [
     "How many hours a day does this animal sleep?",
 ]
 
-if __name__ == "__main__":
-    photo = sys.argv[1] if len(sys.argv) > 1 else KOALA
+
+def main(photo):
+    """Ask both questions, and print the answers."""
     pipeline = Pipeline.load("sample")
     pipeline.prepare(Corpus(PASSAGES))
     for question in QUESTIONS:
         response = pipeline.ask(question, photo)
         print(question)
         print(f'  {response.answer.text}, from "{response.passages[0].title}"')
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else KOALA)
+    except UserError as e:
+        sys.exit(f"error: {e}")

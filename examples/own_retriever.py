@@ -1,20 +1,22 @@
-"""A retriever of your own: written, checked against its contract, and measured beside BM25.
+"""A retriever of your own: written, checked against its contract, and measured beside MiniLM.
 
 python examples/own_retriever.py
 
 It prints (PRRecall@5 on 100 questions of the bundled sample, in percent, with 95 % intervals):
 
-    BM25: 72.0 [62.2, 81.4]
+    MiniLM: 89.0 [79.6, 97.0]
     shared words: 62.0 [49.5, 74.0]
 """
 
 import math
 import re
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 from ravqa import compare, evaluate, register
+from ravqa.core.errors import UserError
 from ravqa.core.settings import Strict, fingerprint
 from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.testing import check_retriever
@@ -65,24 +67,26 @@ class SharedWords(Retriever):
         return [pair for pair in best if pair[1] > 0]
 
 
-if __name__ == "__main__":
+def main():
+    """Check the retriever, then print what it and MiniLM's token vectors find."""
     check_retriever(SharedWords(SharedWords.Config()))
     register("retrievers", "shared-words", f"{__name__}:SharedWords", "rare words in common")
     folder = Path(tempfile.mkdtemp())
     options = {"retrieval_only": True, "limit": 100}
     photo = "describer={name: imagenet-tags}"
-    bm25 = ["retriever.query.replaced=1", "retriever.query.captioned=0"]
+    query = ["retriever.query.replaced=1", "retriever.query.captioned=0"]
+    settings = {"MiniLM": query, "shared words": ["retriever={name: shared-words}"]}
     runs = [
-        evaluate("okvqa", "bm25-retrieval", photo, *bm25, output=folder / "bm25", **options),
-        evaluate(
-            "okvqa",
-            "bm25-retrieval",
-            photo,
-            retriever="shared-words",
-            output=folder / "own",
-            **options,
-        ),
+        evaluate("okvqa", "minilm-retrieval", photo, *changes, output=folder / name, **options)
+        for name, changes in settings.items()
     ]
     found = compare(*(run.folder for run in runs), metrics=["PRRecall@5"])
-    for name, row in zip(["BM25", "shared words"], found.table.rows, strict=True):
+    for name, row in zip(settings, found.table.rows, strict=True):
         print(f"{name}: {row.cells['PRRecall@5'].estimate.text()}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as e:
+        sys.exit(f"error: {e}")

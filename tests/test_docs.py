@@ -149,6 +149,12 @@ def test_extras_are_installed_from_the_checkout_and_exist(page):
         assert set(extras.split(",")) <= project["optional-dependencies"].keys(), extras
 
 
+def test_what_runs_needs_no_package_that_make_run_does_not_install():
+    texts = {str(block): block.text for block in every("console", "python") if is_run(block)}
+    texts |= {path.name: path.read_text("utf-8") for path in (ROOT / "examples").glob("*.py")}
+    assert [name for name, text in texts.items() if "bm25" in text.lower()] == []
+
+
 def test_the_readme_is_short_and_asks_for_nothing_that_is_not_in_a_checkout():
     readme = PAGES[0]
     assert readme.name == "README.md"

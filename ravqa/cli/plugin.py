@@ -55,7 +55,7 @@ def new(
         path.write_text(_renamed(text, name, module), encoding="utf-8")
     part_file, test_file = map(str, files)
     say(f"wrote {part_file} and {test_file}")
-    say(f"  python -m pytest {test_file}")
+    say(f"  python -m pytest {test_file}    (pip install pytest, if it is missing)")
     say(f"  PYTHONPATH={folder} RAVQA_PLUGINS={module} ravqa ls {_plural(kind)}")
 
 

@@ -34,7 +34,7 @@ def test_the_files_have_the_names_that_were_asked_for(kind, tmp_path, capsys):
     plural = "indexes" if kind == "index" else f"{kind}s"
     assert out.splitlines() == [
         f"wrote {part} and {test}",
-        f"  python -m pytest {test}",
+        f"  python -m pytest {test}    (pip install pytest, if it is missing)",
         f"  PYTHONPATH={tmp_path / 'new'} RAVQA_PLUGINS=fine_thing ravqa ls {plural}",
     ]
     written = part.read_text() + test.read_text()
