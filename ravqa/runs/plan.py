@@ -197,8 +197,11 @@ def pipeline_alone(request: RunRequest, built: Pipeline | None = None) -> Pipeli
     settings, where = _settings(request) if built is None else _built(built)
     config = check_settings(settings, where)
     changes = overrides_of(request)
-    if changes and not any(change.startswith("description=") for change in changes):
-        settings["description"] = pipeline_name(config.description, changes)
+    described = any(change.startswith("description=") for change in changes)
+    if not described and (changes or request.retrieval_only):
+        name = Path(where).stem
+        unread = request.retrieval_only
+        settings["description"] = pipeline_name(name, changes, retrieval_only=unread)
         config = check_settings(settings, where)
     blind = config.retriever.name == "none" or (
         config.retriever.name in _BLIND and not config.reranking
@@ -326,12 +329,17 @@ def overrides_of(request: RunRequest) -> list[str]:
     return [f"{part}={name}" for part, name in parts if name] + list(request.overrides)
 
 
-def pipeline_name(description: str, overrides: Sequence[str]) -> str:
-    """Return a pipeline's description, with the changes that the command line made to it."""
-    if not overrides:
-        return description
-    base = [f"base: {description.rstrip('.')}"] if description else []
-    return ", ".join([*base, f"changed: {'; '.join(overrides)}"])
+def pipeline_name(name: str, overrides: Sequence[str], *, retrieval_only: bool = False) -> str:
+    """Return in words what runs where the description of a pipeline's file may not be true.
+
+    Args:
+        name: the pipeline's.
+        overrides: the changes that the command line made to it.
+        retrieval_only: whether nothing is read.
+    """
+    unread = ["retrieval only"] if retrieval_only else []
+    changed = [f"changed: {'; '.join(overrides)}"] if overrides else []
+    return ", ".join([name, *unread, *changed])
 
 
 def default_output(request: RunRequest) -> Path:

@@ -33,12 +33,21 @@ def test_a_row_is_named_by_the_retriever(condition, retriever, name, short):
     assert short_name(condition, retriever) == short
 
 
-def test_a_changed_pipeline_is_its_base_and_what_was_changed():
-    assert pipeline_name("BM25, no reader.", []) == "BM25, no reader."
+def test_a_changed_pipeline_is_its_name_and_what_was_changed():
     changed = ["retriever=none", "top_k=5"]
-    expected = "base: BM25, no reader, changed: retriever=none; top_k=5"
-    assert pipeline_name("BM25, no reader.", changed) == expected
-    assert pipeline_name("", ["top_k=5"]) == "changed: top_k=5"
+    assert pipeline_name("sample", changed) == "sample, changed: retriever=none; top_k=5"
+    assert pipeline_name("sample", [], retrieval_only=True) == "sample, retrieval only"
+    expected = "sample, retrieval only, changed: top_k=5"
+    assert pipeline_name("sample", ["top_k=5"], retrieval_only=True) == expected
+
+
+def test_a_pipeline_is_not_described_by_parts_that_do_not_run():
+    def described(**options):
+        return plan_pipeline(RunRequest("okvqa", **options)).config.description
+
+    assert "SmolLM2" in described()
+    changed = "sample, retrieval only, changed: retriever=random"
+    assert described(retriever="random", retrieval_only=True) == changed
 
 
 def test_a_run_without_retrieval_is_not_said_to_have_any(tmp_path, capsys):
@@ -50,11 +59,11 @@ def test_a_run_without_retrieval_is_not_said_to_have_any(tmp_path, capsys):
     assert "with retrieval" not in shown.out
     assert "retrieval gains" not in shown.out
     assert re.search(r"none minus", shown.out)
-    assert re.search(r"pipeline: base: .*, changed: retriever=none; top_k=8", shown.err)
+    assert re.search(r"pipeline: \S+, changed: retriever=none; top_k=8", shown.err)
     page = re.sub(r"<script.*?</script>", "", (folder / "report.html").read_text(), flags=re.S)
     assert "without retrieval" in page
     assert not re.search(r"\bwith retrieval", page)
-    assert "base: " in page
+    assert ", changed: retriever=none" in page
     run = FinishedRun(folder)
     assert (run.what_ran, run.retrieves) == ("without retrieval", False)
     assert FinishedRun(folder, "random").retrieves
@@ -67,11 +76,11 @@ def test_the_settings_of_a_run_say_what_was_changed_and_by_no_other_words_resume
 
     first = known("top_k=5", "answering.prompt=short-answer", retriever="random")
     described = first["pipeline"]["description"]
-    assert described.startswith("base: BM25")
+    assert described.startswith("bm25-retrieval, changed: ")
     changed = "retriever=random; top_k=5; answering.prompt=short-answer"
     assert described.endswith(f", changed: {changed}")
     assert known("description=mine", "top_k=5")["pipeline"]["description"] == "mine"
-    assert known()["pipeline"]["description"] in described
+    assert known()["pipeline"]["description"].startswith("BM25")
     (tmp_path / "config.yaml").write_text(dump_yaml(first))
     run = RunDir(tmp_path, resume=True)
     # The same settings, written in another order.
