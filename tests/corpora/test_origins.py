@@ -1,6 +1,7 @@
 """Passages of several sources: ids that do not collide, and which source each passage is of."""
 
 import pytest
+from PIL import Image
 
 from ravqa.core.errors import DataError
 from ravqa.corpora import corpus as corpora
@@ -89,6 +90,13 @@ def test_what_was_read_with_parts_left_out_is_not_taken_for_the_whole(tmp_path, 
         assert list(Corpus.read(file, remarks=Remarks("skip"))) == ["x"]
         with pytest.raises(DataError, match=r"^/.*a\.jsonl, line 2: no text"):
             Corpus.read(file, remarks=Remarks())
+    photo = tmp_path / "later.png"
+    file.write_text(
+        '{"id": "x", "text": "one"}\n{"id": "y", "text": "two", "image": "later.png"}\n'
+    )
+    assert list(Corpus.read(file, remarks=Remarks("skip"))) == ["x"]
+    Image.new("RGB", (2, 2)).save(photo)
+    assert list(Corpus.read(file, remarks=Remarks())) == ["x", "y"]
 
 
 def test_passages_that_are_left_out_leave_the_sources_unknown(tmp_path):

@@ -192,7 +192,8 @@ def test_losses_are_those_of_answering_and_those_of_transformers(tiny, name):
 
 
 def test_a_template_may_end_answers_with_another_mark(tmp_path):
-    chat = reader_models.CHAT.replace("{{ '\\n' }}{% endfor %}{% if", "<end>{% endfor %}{% if")
+    end = "{% if m['role'] == 'user' %}</s>{% else %}<end>{% endif %}"
+    chat = reader_models.CHAT.replace("{{ '\\n' }}{% endfor %}{% if", f"{end}{{% endfor %}}{{% if")
     tok = reader_models.tokenizer("<end>", chat_template=chat)
     config = transformers.LlamaConfig(**reader_models.text_config(tok))
     model = transformers.LlamaForCausalLM(config)
