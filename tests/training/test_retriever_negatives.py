@@ -89,7 +89,11 @@ def test_negatives_of_a_file_come_before_the_examples_own(texts, tmp_path):
 
 def test_too_many_negatives_are_refused(texts):
     made = task(texts, loss={"negatives": 8})
-    with pytest.raises(UserError, match=r"loss\.negatives is too large"):
+    line = (
+        r"^/.*: question q-red: too few of the \d+ passages are not relevant to it: loss.negatives "
+        "is too large$"
+    )
+    with pytest.raises(UserError, match=line):
         made.chosen([(0, 0)], 0)
 
 

@@ -99,7 +99,8 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(texts, tmp_path, mon
 
     monkeypatch.setattr(loop, "processes", Two)
     made = task(texts)
-    with pytest.raises(UserError, match="batch_size 5 cannot be shared by 2 processes"):
+    line = r"^loop.batch_size 5 cannot be shared by 2 processes: it must be a multiple$"
+    with pytest.raises(UserError, match=line):
         loop.train(
             made,
             made.config.loop.model_copy(update={"batch_size": 5}),
