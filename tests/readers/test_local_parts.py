@@ -16,7 +16,7 @@ from ravqa.readers.families import Family
 from ravqa.readers.loading import LocalConfig, Placement
 from ravqa.readers.local import LocalReader, State, _apart, _Closed, _log_probs
 from ravqa.readers.thinking import Marks
-from ravqa.readers.transformers_llm import _common_prefix
+from ravqa.readers.transformers_llm import TransformersLLM, _common_prefix
 
 
 class Modelless(LocalReader):
@@ -313,6 +313,50 @@ def test_log_probabilities_of_a_states_rows():
     found = dict(_log_probs(state))
     assert found["a"] == pytest.approx([math.log(0.5)] * 2)
     assert found["b"] == pytest.approx([math.log(0.25), math.log(0.75)], abs=1e-6)
+
+
+# --- tokens
+
+
+class Pairs:
+    """Every two letters are a token, so that what follows a text may change its last one."""
+
+    all_special_tokens = ("</s>", " ")
+
+    def __call__(self, text, add_special_tokens):
+        if not isinstance(text, str):
+            return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
+        return {"input_ids": [text[i : i + 2] for i in range(0, len(text), 2)]}
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "ids"),
+    [
+        ("ab", "cde", [" c", "de"]),
+        ("abc", "de", [" d", "e"]),  # the prompt's last token would change: the answer alone
+        ("a ", "cd", ["cd"]),
+        ("ab</s>", "cd", ["cd"]),
+        ("ab", "", []),
+    ],
+)
+def test_an_answer_is_the_tokens_that_follow_the_prompts(text, answer, ids):
+    tested = Modelless()
+    tested._encodes, tested._tokenizer = False, Pairs()
+    tested._scored = lambda given: given
+    tested._text = lambda prompt: prompt.text
+    assert tested._answer_ids(Prompt(text), answer) == ids
+
+
+def test_a_prompt_without_tokens_is_refused():
+    tested = object.__new__(TransformersLLM)
+    tested._template, tested._tokenizer = None, Pairs()
+    tested._text = lambda prompt: prompt.text
+    tested._check_ids = lambda ids: None
+    assert tested._ids([Prompt("ab"), Prompt("c")]) == [["ab"], ["c"]]
+    assert tested._ids([]) == []
+    with pytest.raises(PromptError) as error:
+        tested._ids([Prompt("ab"), Prompt("")])
+    assert str(error.value) == "the reader transformers-llm: a prompt without tokens"
 
 
 # --- placement
