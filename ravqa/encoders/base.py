@@ -200,6 +200,13 @@ class Encoder(ABC):
         """
         raise broken(self, "encoder", "it sees images and does not define `encode_question`")
 
+    def seen_beside(self, question: Question) -> Any:
+        """Return what `encode_question` sees of a question beside text, instruction and image.
+
+        Rankings are kept by it too. None if there is nothing; otherwise JSON.
+        """
+        return None
+
     def encode_passages(
         self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
     ) -> Encoded:

@@ -33,6 +33,7 @@ from ravqa.encoders.base import (
 )
 from ravqa.encoders.batching import token_batches
 from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
+from ravqa.encoders.regions import pictures_of, regions_of
 from ravqa.images.decode import open_image
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class FLMREncoder(Encoder):
 
     labels: ClassVar[bool] = True
     _why: ClassVar[str] = "the encoder flmr"
-    _query_only: ClassVar[frozenset[str]] = frozenset({"instruction", "image_tokens"})
+    _query_only: ClassVar[frozenset[str]] = frozenset({"instruction", "image_tokens", "regions"})
     """Options that change no passage's vectors."""
 
     class Config(Strict):
@@ -90,6 +91,9 @@ class FLMREncoder(Encoder):
             output: type of the returned vectors.
             image_tokens: which image vectors a query has beside the text's: all, the global ones,
                 the patches' (with PreFLMR), or none.
+            regions: regions of interest that a question's description has, seen beside the whole
+                photo; 9 for FLMR as published, 0 for the photo alone. The last one is repeated if
+                there are fewer.
             cache_images: keep the vision tower's output for images in the cache folder, in this
                 type. Checkpoints with the same tower share it.
             device: "auto" for an accelerator if available.
@@ -104,6 +108,7 @@ class FLMREncoder(Encoder):
         autocast: Literal["none", "bfloat16", "float16"] = "none"
         output: Output = "float32"
         image_tokens: Literal["all", "global", "patches", "none"] = "all"
+        regions: int = Field(default=0, ge=0, le=100)
         cache_images: Literal["off", "float32", "float16"] = "off"
         device: Text = "auto"
 
@@ -125,6 +130,8 @@ class FLMREncoder(Encoder):
         self._device = own_device(config.device, self._why)
         model = self._load()
         left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}
+        if not config.regions:  # as before there were any
+            left_out.add("regions")
         self.fingerprint = fingerprint(
             *model,
             config.model_dump(exclude=left_out),
@@ -136,6 +143,11 @@ class FLMREncoder(Encoder):
             raise UserError(
                 f"{self._why}: image_tokens: patches, but {self.weights} makes no vectors of "
                 "patches"
+            )
+        if config.regions and (self._shape.maps_patches or self._shape.photo_token):
+            raise UserError(
+                f"{self._why}: regions: {config.regions}, but {self.weights} takes one picture of "
+                "a question, as all PreFLMR models do"
             )
         self._features = (
             None if config.cache_images == "off" else self._feature_cache(config.cache_images)
@@ -296,11 +308,31 @@ class FLMREncoder(Encoder):
 
         inputs = self._processor([q.question for q in batch], None, instructions)
         tokens = int(inputs["attention_mask"].sum())
-        images = [q.image if self._sees else None for q in batch]
         with torch.inference_mode(), self._precision():
-            result = self._model.query(**inputs.to(self._device), **self._image_inputs(images))
+            seen = self._pictures(batch)
+            result = self._model.query(**inputs.to(self._device), **seen)
         text = inputs["input_ids"].shape[1]
         return result.late_interaction_output, text, sum(inputs.truncated), tokens
+
+    def _pictures(self, batch: Sequence[Question]) -> dict[str, Any]:
+        """Return the image inputs of `query` for questions: of photos, or photos and regions."""
+        count = self.config.regions
+        if not (self._sees and count):
+            return self._image_inputs([q.image if self._sees else None for q in batch])
+        for question in batch:
+            if question.image is not None and question.description is None:
+                raise UserError(
+                    f"{self._why}: regions: {count}, but the questions have no description: the "
+                    "describer regions chooses them"
+                )
+        pictures = [picture for q in batch for picture in pictures_of(q, count)]
+        return self._image_inputs(pictures, each=1 + count)
+
+    def seen_beside(self, question: Question) -> Any:
+        """Return the boxes of a question's regions, if they are seen."""
+        if not (self.config.regions and self._sees):
+            return None
+        return [region.box for region in regions_of(question, self.config.regions)]
 
     def label_passage(self, passage: Passage) -> Labelled:
         """Return the meaning of each of a passage's vectors; those of its image come first."""
@@ -336,6 +368,11 @@ class FLMREncoder(Encoder):
         if question.image is not None and self._sees:
             rows, columns = self.grid or (0, 0)
             labels += self._global_labels()
+            regions = regions_of(question, self.config.regions)
+            names = [region.name for region in regions] or [_WHOLE_IMAGE.name]
+            names += [names[-1]] * (self.config.regions - len(names))
+            for name in names[: self.config.regions]:
+                labels += [Label("global", name)] * self._shape.global_vectors
             labels += [
                 Label("patch", f"patch {row + 1}, {column + 1}", place=(row, column))
                 for row in range(rows)
@@ -404,7 +441,7 @@ class FLMREncoder(Encoder):
 
         Text comes first, in `text` rows, then global vectors, then patches.
         """
-        patches = text + self._shape.global_vectors
+        patches = text + self._shape.global_vectors * (1 + self.config.regions)
         wanted = self.config.image_tokens
         row = np.arange(rows)
         if wanted == "global":
@@ -416,9 +453,18 @@ class FLMREncoder(Encoder):
         return vectors
 
     def _image_inputs(
-        self, images: Sequence[Path | bytes | None], side: Literal["query", "context"] = "query"
+        self,
+        images: Sequence[Path | bytes | None],
+        side: Literal["query", "context"] = "query",
+        each: int = 1,
     ) -> dict[str, Any]:
-        """Return the image inputs of `query` or `doc`; the vision tower sees each image once."""
+        """Return the image inputs of `query` or `doc`; the vision tower sees each image once.
+
+        Args:
+            images: those of all rows, one after the other.
+            side: which tower sees them.
+            each: images of a row; only the first one's patches count.
+        """
         import torch
 
         from ravqa.flmr import ImageFeatures
@@ -426,9 +472,12 @@ class FLMREncoder(Encoder):
         features = self._features_of(images, side)
         if features is None:
             return {"concat_output_from_vision_encoder": False}
-        inputs: dict[str, Any] = {"image_features": ImageFeatures(*features)}
+        pooled, patches = features
+        if each > 1:
+            pooled = pooled.reshape(-1, each, pooled.shape[-1])
+        inputs: dict[str, Any] = {"image_features": ImageFeatures(pooled, patches[::each])}
         if None in images:
-            present = torch.tensor([image is not None for image in images])
+            present = torch.tensor([image is not None for image in images[::each]])
             inputs["concat_output_from_vision_encoder"] = present
         return inputs
 

@@ -455,6 +455,8 @@ class LateInteractionRetriever(Retriever):
         if self.supports_images:
             image = None if question.image is None else image_bytes(question.image)
             content = [question.question, question.instruction, image and fingerprint(image)]
+            beside = self.encoder.seen_beside(question)
+            content += [] if beside is None else [beside]
             return _Plan(content, [Form(1.0, ((),))], question)
         found = forms(question, self.config.query)
         return _Plan([asdict(form) for form in found], found, question)
