@@ -64,6 +64,11 @@ class Retriever(ABC):
         return False
 
     @classmethod
+    def sees_images(cls, config: Any) -> bool:
+        """Return whether this configuration looks at images, if that is known without a model."""
+        return False
+
+    @classmethod
     def corpus_problem(cls, config: Any, corpus: Corpus) -> str:
         """Return why a configuration cannot search a corpus, without loading a model; "" if it can.
 

@@ -123,6 +123,11 @@ class GalleryRetriever(Retriever):
         self._passages: dict[str, list[str]] = {}
 
     @classmethod
+    def sees_images(cls, config: Config) -> bool:
+        """True: it looks at nothing else."""
+        return True
+
+    @classmethod
     def corpus_problem(cls, config: Config, corpus: Corpus) -> str:
         """Return how many images of the passages are missing; "" if none, or all are elsewhere."""
         if config.images is not None or config.missing == "skip":

@@ -105,7 +105,7 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     if problem:  # not an error: all answers may be cached
         console.note(f"{problem}: only what is in the cache can be answered")
     reranked, read = reranker_counts(pipeline), reader_counts(pipeline)
-    if pipeline.supports_images and (config.describer is None or given.dataset):
+    if pipeline.supports_images and (given.dataset or not _need_images(config)):
         data = _with_images(data, request.on_error, session)
     pipeline.prepare(data.corpus, console.progress)
     with measured(pipeline.describer.stores if pipeline.describer else ()) as describing:
@@ -201,6 +201,14 @@ def _judge(plan: Plan, dataset: Dataset, session: Session) -> Judge | None:
     return judge
 
 
+def _need_images(config: PipelineConfig) -> bool:
+    """Return whether it is known before the parts are built that images are looked at."""
+    if config.describer is not None:
+        return True
+    own = part_config(RETRIEVERS, config.retriever, "retriever")
+    return RETRIEVERS.get(config.retriever.name).sees_images(own)
+
+
 def _read_dataset(
     request: RunRequest, config: PipelineConfig, session: Session, console: Console
 ) -> tuple[Dataset, tuple[Problem, ...]]:
@@ -211,9 +219,7 @@ def _read_dataset(
     """
     if request.download:
         _download(request, console)
-    need_images = (
-        config.describer is not None
-    )  # without a describer, the parts are asked once they are built
+    need_images = _need_images(config)
 
     def read() -> tuple[Dataset, list[Problem]]:
         found = Problems(request.on_error)

@@ -27,6 +27,8 @@ from ravqa.readers import READERS
 from ravqa.rerankers import RERANKERS
 from ravqa.retrievers import RETRIEVERS
 from ravqa.runs import needs
+from ravqa.runs.options import RunRequest
+from ravqa.testing.asserting import picture
 
 ROOT = Path(__file__).parents[2]
 REGISTRIES = [DESCRIBERS, ENCODERS, INDEXES, JUDGES, READERS, RERANKERS, RETRIEVERS]
@@ -284,6 +286,40 @@ def test_doctor_imports_neither_torch_nor_transformers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "HEAVY []\n"
+
+
+def test_missing_images_of_questions_and_passages_are_counted(tmp_path, fresh_cache):
+    (tmp_path / "there.png").write_bytes(picture(8, 8, 100))
+    rows = [
+        {"question_id": i, "question": "What is this?", "image": f"{name}.png", "answers": ["x"]}
+        for i, name in enumerate(("there", "gone", "lost"))
+    ]
+    passages = [
+        {"passage_id": name, "text": "text", "title": name, "image": f"{name}.png"}
+        for name in ("there", "absent")
+    ]
+    for name, lines in (("questions", rows), ("passages", passages)):
+        text = "\n".join(map(json.dumps, lines))
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+    def found():
+        request = RunRequest(
+            "jsonl",
+            data=tmp_path / "questions.jsonl",
+            corpus=(tmp_path / "passages.jsonl",),
+            pipeline="bm25-retrieval",
+            overrides=("retriever={name: gallery}", "describer=null"),
+            retrieval_only=True,
+        )
+        return doctor.examine_run(request).stops
+
+    assert "2 questions have" in "".join(found())
+    for name in ("gone", "lost"):
+        (tmp_path / f"{name}.png").write_bytes(picture(8, 8, 200))
+    [problem] = found()
+    assert "line 2: no image 'absent.png'" in problem
+    (tmp_path / "absent.png").write_bytes(picture(8, 8, 50))
+    assert found() == []
 
 
 def test_where_the_hubs_cache_is_and_whether_it_is_offline_come_from_the_environment(tmp_path):
