@@ -20,6 +20,10 @@ RERANKERS: Registry[type[Reranker]] = Registry(
             "ravqa.rerankers.vlm:VLMReranker",
             "probability that a reader says yes to question, image and one passage",
         ),
+        "identify": (
+            "ravqa.rerankers.identify:Identify",
+            "a reader picks the thing in the photo among the articles' names",
+        ),
         "blend": (
             "ravqa.rerankers.blend:Blend",
             "joint score of retrieval and reranking, and a limit of passages per article",
