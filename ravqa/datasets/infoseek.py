@@ -114,7 +114,7 @@ def load(request: DatasetRequest) -> Dataset:
     questions, digest = gather(stream, request, path)
     return Dataset(
         name="infoseek",
-        label="bundled sample (InfoSeek's form, not InfoSeek)" if edition else "InfoSeek",
+        label="bundled sample (not InfoSeek)" if edition else "InfoSeek",
         split=split,
         questions=questions,
         metric=None if split == "test" else "infoseek",

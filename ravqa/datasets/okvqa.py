@@ -183,7 +183,7 @@ def _official(
         notes.append(_RAW)
     return Dataset(
         name="okvqa",
-        label="bundled sample (OK-VQA's form, not OK-VQA)" if edition else "OK-VQA",
+        label="bundled sample (not OK-VQA)" if edition else "OK-VQA",
         split=part,
         questions=questions,
         metric="vqa_accuracy",
