@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from ravqa.core.progress import ProgressLines
 from ravqa.core.records import READ
 from ravqa.core.terminal import Columns, Terminal
 from ravqa.evaluation.sections import RECALLS
-from ravqa.metrics.statistics.intervals import NO_INTERVAL, Estimate
+from ravqa.metrics.statistics.intervals import Estimate, why_none
 from ravqa.runs.folder import MAIN
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _NAMES = {
 _SHORT_NAMES = {"wrong-image": "wrong image"}
 _SHORT = {"recall_at_k": "R", "pseudo_recall_at_k": "PR", "article_recall_at_k": "AR"}
 _MAX_GROUPS = 20  # rows of question types; results.json has all
-_PLAIN_WIDTH = 130  # width of tables in files and pipes
+_PLAIN_WIDTH = 130  # of tables in files and pipes, unless COLUMNS says otherwise
 
 
 def condition_name(condition: str, retriever: str) -> str:
@@ -151,7 +152,7 @@ class Console:
 
     def answered(self, results: RunResults) -> None:
         """Print the tables of a run whose controls have not been run yet."""
-        self.tables(results)
+        self.tables(results, explained=False)
         self.note("these are the results of the run itself; its controls follow")
 
     def results(self, results: RunResults, folder: Path) -> None:
@@ -205,11 +206,17 @@ class Console:
                         f"{'; ...' if len(found) > 1 else ''})"
                     )
 
-    def tables(self, results: RunResults | ScoreResults) -> None:
-        """Print the tables of answers and retrieval that the results have."""
+    def tables(self, results: RunResults | ScoreResults, *, explained: bool = True) -> None:
+        """Print the tables of answers and retrieval that the results have.
+
+        Args:
+            explained: whether to say why intervals are missing.
+        """
         answers, retrieval = results["answers"], results["retrieval"]
         if answers:
-            self.out.print(_answer_table(results, answers))
+            table, reasons = _answer_table(results, answers)
+            table.notes += reasons if explained else []
+            self.out.print(table)
             if groups := _group_table(results, answers):
                 self.out.print(groups)
             self._raw(results, answers)
@@ -290,7 +297,7 @@ class Console:
 
 def _rich(*, stderr: bool) -> RichConsole:
     console = Terminal(stderr=stderr)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _PLAIN_WIDTH
     return console
 
@@ -310,7 +317,10 @@ def _row(results: RunResults | ScoreResults, condition: str) -> str:
     return short_name(condition, results["provenance"]["retriever"])
 
 
-def _answer_table(results: RunResults | ScoreResults, section: AnswerSection) -> Columns:
+def _answer_table(
+    results: RunResults | ScoreResults, section: AnswerSection
+) -> tuple[Columns, list[str]]:
+    """Return the table, and notes on why intervals are missing from it."""
     table = Columns(_title(results, f"Answers, {section['label']} %", section["questions"]))
     if section["rule"].get("judge"):
         table.notes.append(f"judge: {section['rule']['judge']}")
@@ -329,25 +339,24 @@ def _answer_table(results: RunResults | ScoreResults, section: AnswerSection) ->
         table.numbers(f"{_row(results, MAIN)} minus this")
         table.numbers("95 % interval", width=13)
         table.numbers("p")
-    shown: list[Sequence[float | None]] = []
+    of_score = of_difference = False  # whether such an interval is missing
     for condition, scores in section["conditions"].items():
         score = scores["score"]
         row = [_row(results, condition), "-" if score is None else f"{score:.1f}"]
         row += [f"{scores['mean']:.1f}"] if has_mean else []
         row += [_interval(scores["interval_95"])]
-        shown.append(scores["interval_95"])
+        of_score |= scores["interval_95"][0] is None
         if compared:
             test = section["comparisons"].get(f"{MAIN} - {condition}")
             if test:
                 row += [f"{test['difference']:+.1f}", _interval(test["interval_95"])]
                 row += [f"{test['p_value']:.4f}"]
-                shown.append(test["interval_95"])
+                of_difference |= test["interval_95"][0] is None
             else:
                 row += [""] * 3
         table.row(*row)
-    if any(low is None for low, _ in shown):
-        table.notes.append(NO_INTERVAL)
-    return table
+    images = results["dataset"]["images"]
+    return table, why_none(images, of_score=of_score, of_difference=of_difference)
 
 
 def _group_table(results: RunResults | ScoreResults, section: AnswerSection) -> Columns | None:

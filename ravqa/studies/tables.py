@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ravqa.metrics.statistics.intervals import NO_INTERVAL, Estimate, holm
+from ravqa.metrics.statistics.intervals import MIN_CLUSTERS, Estimate, holm, why_none
 from ravqa.reports.study import Difference, Variant
 from ravqa.runs.finished import SECONDS, FinishedRun, Id, Measure, common_questions
 
@@ -112,6 +112,7 @@ def build_table(
         for measure in measures
         if any(measure.key in found for found in cells.values())
     }
+    images = len({first.questions[q].image for q in ids})
     rows = [
         Row(name, name == reference, runs[name].folder, cells[name])
         if name in runs
@@ -123,11 +124,11 @@ def build_table(
         title=title or f"{first.label}, split {first.split}",
         titles=titles,
         questions=len(ids),
-        images=len({first.questions[q].image for q in ids}),
+        images=images,
         rows=rows,
         notes=[
             *(f"No run has {m.key}." for m in measures if m.key not in titles),
-            *_notes(runs, rows, ids, reference, titles),
+            *_notes(runs, rows, ids, images, reference, titles),
         ],
     )
 
@@ -192,6 +193,7 @@ def _notes(
     runs: Mapping[str, FinishedRun],
     rows: Sequence[Row],
     ids: Mapping[Id, None],
+    images: int,
     reference: str,
     titles: Mapping[str, str],
 ) -> list[str]:
@@ -215,10 +217,18 @@ def _notes(
         )
     elif reference not in runs:
         notes.append(f"There is no run {reference!r}: nothing is compared.")
-    estimates = [cell.estimate for row in rows for cell in row.cells.values()]
-    estimates += [c.difference.estimate for c in tests if c.difference and not c.difference.same]
-    if not all(estimate.has_interval for estimate in estimates):
-        notes.append(NO_INTERVAL)
+    lacking = {key for row in rows for key, c in row.cells.items() if not c.estimate.has_interval}
+    differences = [c.difference for c in tests if c.difference and not c.difference.same]
+    notes += why_none(
+        images,
+        of_score=bool(lacking - {SECONDS}),
+        of_difference=not all(found.estimate.has_interval for found in differences),
+    )
+    if SECONDS in lacking:
+        notes.append(
+            f"Seconds without an interval: fewer than {MIN_CLUSTERS} batches were timed, or all "
+            "took the same time."
+        )
     if any(cell.cached for row in rows for cell in row.cells.values()):
         notes.append(
             f"{CACHED} A stage came from the cache, wholly or in part, and so took less time than "

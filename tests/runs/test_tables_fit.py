@@ -7,7 +7,7 @@ from narrow import console, fits
 
 from ravqa.datasets import m2kr
 from ravqa.datasets.published import published_scores
-from ravqa.metrics.statistics.intervals import NO_INTERVAL
+from ravqa.runs.console import Console
 
 CONDITIONS = ("main", "none", "oracle", "random", "wrong-image")
 TYPES = ("Vehicles and Transportation", "People and Everyday life", "Geography, History, Language")
@@ -37,7 +37,7 @@ def results(**changes):
     ]
     retrieved = [name for name in CONDITIONS if name != "none"]
     return {
-        "dataset": {"label": "bundled sample (InfoSeek's form, not InfoSeek)", "split": "val"},
+        "dataset": {"label": "bundled sample (not InfoSeek)", "split": "val", "images": 4000},
         "answers": {
             "label": "InfoSeek score",
             "questions": 5046,
@@ -63,6 +63,28 @@ def shown(found, width=80):
     return fits(screen.out.file.getvalue(), width)
 
 
+def test_only_the_reason_that_applies_is_given_and_not_before_the_controls():
+    found = results(bounds=[None, None])
+    text = " ".join(shown(found))
+    assert "the same for every image" not in text
+    assert "6 images differ" in text
+    found["dataset"]["images"] = 9
+    text = " ".join(shown(found))
+    assert "No intervals: fewer than 10 images." in text
+    assert "6 images differ" not in text
+    screen = console()
+    screen.answered(found)
+    assert "No intervals" not in screen.out.file.getvalue()
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 130), ("80", 80)])
+def test_tables_in_a_pipe_have_the_width_that_columns_gives(columns, width, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert Console().out.width == width
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("mean", [False, True])
 def test_every_table_of_a_run_fits(mean, width):
@@ -73,7 +95,7 @@ def test_every_table_of_a_run_fits(mean, width):
     assert none.split()[-4:] == ["-28.3", "[-12.5,", "-10.1]", "0.0001"]
     for name in TYPES:
         assert any(line.split() == [*name.split(), "5,046", *["100.0"] * 5] for line in lines)
-    assert NO_INTERVAL not in " ".join(lines)
+    assert "interval" not in " ".join(lines).replace("95 % interval", "")
 
 
 def test_the_columns_say_what_is_compared():
@@ -90,9 +112,9 @@ def test_an_interval_that_is_left_out_is_explained_once():
     found = results(bounds=[None, None])
     found["answers"]["conditions"]["none"]["interval_95"] = [None, None]
     lines = shown(found)
-    text = " ".join(lines)
-    assert text.count("An interval is left out") == 1
-    assert NO_INTERVAL in " ".join(text.split())
+    text = " ".join(" ".join(lines).split())
+    assert text.count("A score without an interval is the same for every image.") == 1
+    assert text.count("A difference has no interval if fewer than 6 images differ") == 1
     [none] = [line for line in lines if line.startswith("none") and "-28.3" in line]
     assert none.split() == ["none", "82.4", "-", "-28.3", "-", "0.0001"]
 

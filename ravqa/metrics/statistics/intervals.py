@@ -30,12 +30,6 @@ MIN_DIFFERING = 6
 With five, no sign-flip test gives a p below 2 / 2^5 = .0625, and yet a percentile interval may
 exclude 0.
 """
-NO_INTERVAL = (
-    f"An interval is left out where there are fewer than {MIN_CLUSTERS} images (for seconds: timed "
-    "batches), or all are equal; that of a difference also where fewer than "
-    f"{MIN_DIFFERING} images differ, or where it disagrees with p."
-)
-"""Note below tables in which an interval is left out."""
 _LEVEL = 0.05  # of the test that a 95 % interval belongs to
 _MAX_DRAWS = 4_000_000
 _DECIMALS = 9
@@ -96,6 +90,24 @@ class PairedTest:
     wins: int
     losses: int
     ties: int
+
+
+def why_none(images: int, *, of_score: bool, of_difference: bool) -> list[str]:
+    """Return notes for a table in which intervals are missing: the reasons that apply.
+
+    Args:
+        images: number of different images.
+        of_score, of_difference: whether an interval of that kind is missing.
+    """
+    if images < MIN_CLUSTERS and (of_score or of_difference):
+        return [f"No intervals: fewer than {MIN_CLUSTERS} images."]
+    notes = ["A score without an interval is the same for every image."] if of_score else []
+    if of_difference:
+        notes.append(
+            f"A difference has no interval if fewer than {MIN_DIFFERING} images differ, or if it "
+            "would contradict p."
+        )
+    return notes
 
 
 def estimate(interval: Interval, clusters: Iterable[Hashable]) -> Estimate:
