@@ -15,7 +15,7 @@ from ravqa.cli.options import from_request
 from ravqa.cli.shared import Json, opened_console, say, say_json
 from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.options import Option
-from ravqa.core.texts import printable
+from ravqa.core.texts import number_of, printable
 
 if TYPE_CHECKING:
     from ravqa.collections import Changes, Collection
@@ -244,7 +244,7 @@ def pack(
         collection = _open(folder)
         size = collection.pack(file, progress=console.progress)
         console.close()
-        say(f"{len(collection):,} passages, {size:,} bytes: {file}")
+        say(f"{number_of(len(collection), 'passage')}, {size:,} bytes: {file}")
         if collection.local_models:
             console.note(
                 f"the encoder is a folder on this machine ({', '.join(collection.local_models)}): "
@@ -272,7 +272,7 @@ def unpack(
             file, folder, trust_settings=trust_settings, progress=console.progress
         )
         console.close()
-        say(f"{len(collection):,} passages: {folder}")
+        say(f"{number_of(len(collection), 'passage')}: {folder}")
         reader = collection.config.reader
         model = " ".join(str(v) for k in ("model", "url") if (v := reader.options.get(k)))
         console.note(
@@ -494,8 +494,8 @@ def _report(console: Console, changes: Changes, remarks: list[str], begin: str =
     say(f"{begin}{', '.join(counts)}" if counts else "nothing to change")
     if changes.truncated:
         console.note(
-            f"{changes.truncated:,} passages are longer than the encoder's limit and were cut: "
-            "make them shorter with --words N"
+            number_of(changes.truncated, "passage was", "passages were")
+            + " longer than the encoder's limit, and cut: --words N makes passages shorter"
         )
     for line in remarks:
         console.note(line)

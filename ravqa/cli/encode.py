@@ -11,6 +11,7 @@ from ravqa.core.factory import build_part
 from ravqa.core.progress import duration
 from ravqa.core.registry import table
 from ravqa.core.settings import load_pipeline
+from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import DatasetRequest, load_dataset, parse_options
 from ravqa.pipeline import check_settings
@@ -53,11 +54,12 @@ def encode(request: EncodeRequest, console: Console) -> None:
     if not state.is_main_process:
         return
     if stats is None:
-        console.out.print(f"{len(corpus):,} passages: already encoded and indexed")
+        console.out.print(f"{number_of(len(corpus), 'passage')}: already encoded and indexed")
         return
     new = stats.items - (before or 0)
     console.out.print(
-        f"{stats.items:,} passages, {stats.vectors:,} vectors, {stats.truncated:,} truncated; "
+        f"{number_of(stats.items, 'passage')}, {number_of(stats.vectors, 'vector')}, "
+        f"{stats.truncated:,} truncated; "
         f"{new:,} encoded now, {new / seconds:,.1f} passages per second; "
         f"indexed in {duration(indexing)}"
     )

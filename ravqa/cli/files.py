@@ -10,6 +10,7 @@ import typer
 
 from ravqa.cli.options import from_request
 from ravqa.cli.shared import opened_console, say
+from ravqa.core.texts import number_of
 from ravqa.runs.options import EncodeRequest, ScoreRequest
 
 
@@ -79,7 +80,7 @@ def passages(
     sections = validate(Sections, options, "ravqa passages")
     with Console().status(f"reading {', '.join(path.name for path in sources)}"):
         written, articles = write_passages(sources, output, sections, overwrite=overwrite)
-    say(f"{written:,} passages of {articles:,} articles: {output}")
+    say(f"{number_of(written, 'passage')} of {number_of(articles, 'article')}: {output}")
 
 
 @from_request(ScoreRequest)

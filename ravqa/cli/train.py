@@ -11,6 +11,7 @@ import typer
 
 from ravqa.cli.options import from_request
 from ravqa.cli.shared import opened_console, quiet_libraries, say
+from ravqa.core.texts import number_of
 from ravqa.training.options import MineRequest, TrainRequest
 
 if TYPE_CHECKING:
@@ -67,6 +68,6 @@ def mine(request: MineRequest) -> None:
 
     found = mine_run(request)
     say(
-        f"{found.negatives:,} negatives for {found.with_negatives:,} of {found.questions:,} "
-        f"questions: {request.output}"
+        f"{number_of(found.negatives, 'negative')} for {found.with_negatives:,} of "
+        f"{number_of(found.questions, 'question')}: {request.output}"
     )

@@ -57,6 +57,20 @@ def readable_size(count: int | None) -> str:
     return f"{size:.1f} TB"
 
 
+def number_of(count: int, one: str, several: str = "") -> str:
+    """Return a number with what is counted.
+
+    Args:
+        count: the number.
+        one: what is counted, for one.
+        several: the same for other numbers; blank for `one` and an s.
+
+    >>> number_of(1, "question"), number_of(1_200, "question"), number_of(2, "is", "are")
+    ('1 question', '1,200 questions', '2 are')
+    """
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def with_instruction(instruction: str, question: str) -> str:
     """Return the instruction, ended by a ":", followed by the question."""
     instruction = instruction.strip()

@@ -26,6 +26,7 @@ from typing import Any
 
 from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.records import Passage, Question
+from ravqa.core.texts import number_of
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.remarks import Remarks
@@ -214,7 +215,9 @@ def _load(request: DatasetRequest, name: str) -> Dataset:
     corpus = _corpus(data, subset, split, remarks)
     notes += remarks.lines()
     if corpus.repeated:
-        notes.append(f"{corpus.repeated} passages were left out: earlier ones have the same id")
+        notes.append(
+            f"left out: {number_of(corpus.repeated, 'passage')} with the id of an earlier one"
+        )
     return Dataset(
         name=name,
         label=f"{benchmark.label} {subset}",

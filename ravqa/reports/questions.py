@@ -17,6 +17,7 @@ from typing import Any
 
 from ravqa.core.progress import Progress
 from ravqa.core.records import Passage
+from ravqa.core.texts import number_of
 from ravqa.evaluation.schema import Draft, Ranking, Sample
 from ravqa.metrics.evqa import single_answers
 from ravqa.metrics.prrecall import answer_spans
@@ -103,8 +104,8 @@ class QuestionTables:
             row["match"] = number
         if 0 < len(matched) < len(questions):
             content.notes.append(
-                f"What matched in retrieval is shown for the first {len(matched):,} questions "
-                "(ravqa report --matches N shows more)."
+                "What matched in retrieval is shown for the first "
+                f"{number_of(len(matched), 'question')} (ravqa report --matches N shows more)."
             )
         details = [self._detail(question, depth, passages) for question in questions]
         for chosen in (True, False):  # prompts of the answers first, the others if there is room
@@ -112,8 +113,8 @@ class QuestionTables:
                 self._add_prompts(question, detail, lines, chosen)
         if lines.left_out:
             content.notes.append(
-                f"{lines.left_out:,} prompts are left out to keep this file small; "
-                f"{PROMPTS} in the run's folder has them all."
+                f"{number_of(lines.left_out, 'prompt is', 'prompts are')} left out to keep this "
+                f"file small; {PROMPTS} in the run's folder has all."
             )
         content.tables = {
             "questions": details,

@@ -20,6 +20,7 @@ from ravqa.core.errors import UserError, near_matches
 from ravqa.core.factory import Session
 from ravqa.core.progress import Progress
 from ravqa.core.settings import dump_yaml
+from ravqa.core.texts import number_of
 from ravqa.reports.figures import metric_name, run_figures
 from ravqa.reports.matches import default_matches, matches
 from ravqa.reports.page import REPORT, render, safe_json, write_page
@@ -78,16 +79,18 @@ def choose(run: Run, asked: int | Sequence[str] = QUESTIONS) -> Choice:
         how = f"a random sample (seed {seed})"
         if wanted:
             part = "" if len(wanted) == len(turned) else f" of {len(turned):,}"
-            how = (
-                f"{len(wanted):,}{part} that retrieval helped or hurt, and a random sample of "
-                f"{len(others):,} others (seed {seed})"
-            )
+            how = f"{len(wanted):,}{part} that retrieval helped or hurt"
+            if others:
+                sample = number_of(len(others), "other")
+                how += f", and a random sample of {sample}"
+            how += f" (seed {seed})"
         wanted.update(others)
     shown = [q for q in ids if q in wanted]
     left_out = len(ids) - len(shown)
     note = (
-        f"{len(shown):,} of {len(ids):,} questions are shown individually: {how}. {left_out:,} are "
-        "left out (ravqa report --questions shows others); all numbers and figures cover all."
+        f"{len(shown):,} of {number_of(len(ids), 'question')} are shown individually: {how}. "
+        f"{number_of(left_out, 'is', 'are')} left out (ravqa report --questions shows others); all "
+        "numbers and figures cover all."
     )
     return Choice(shown, note if left_out else "")
 

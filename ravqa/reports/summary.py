@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ravqa.core.records import READ
+from ravqa.core.texts import number_of
 from ravqa.evaluation.schema import AnswerSection, StageScores
 from ravqa.evaluation.sections import RECALLS
 from ravqa.metrics.statistics.intervals import Estimate
@@ -52,27 +53,29 @@ def notes(run: Run) -> list[str]:
     if dataset["sample"]:
         found.append("This is the bundled sample: its scores are not benchmark scores.")
     if dataset["limit"]:
-        found.append(f"Only the first {dataset['limit']:,} questions were run.")
+        found.append(f"The run was limited to the first {number_of(dataset['limit'], 'question')}.")
     found += [f"Stand-in {part}: {what}." for part, what in provenance["stand_ins"].items()]
     if dataset["skipped"]:
-        found.append(f"{len(dataset['skipped']):,} questions were skipped (listed in {RESULTS}).")
+        what = number_of(len(dataset["skipped"]), "question was", "questions were")
+        found.append(f"{what} skipped (listed in {RESULTS}).")
     answers = run.results["answers"]
     if answers:
         own = answers["conditions"][MAIN]
         if own["unanswered"]:
             found.append(
-                f"The reader could not answer {len(own['unanswered']):,} questions, which count as "
-                f"wrong (listed in {RESULTS})."
+                f"The reader could not answer {number_of(len(own['unanswered']), 'question')}, "
+                f"which counts as wrong (listed in {RESULTS})."
             )
         if own["unjudged"]:
             found.append(
-                f"{len(own['unjudged']):,} answers got no verdict from the judge and count as "
-                f"wrong (listed in {RESULTS})."
+                f"{number_of(len(own['unjudged']), 'answer')} got no verdict from the judge, "
+                f"which counts as wrong (listed in {RESULTS})."
             )
         if own["cut"]["passages"]:
             found.append(
-                f"{own['cut']['passages']:,} passages of {own['cut']['questions']:,} questions did "
-                "not fit into the reader's context and were left out."
+                f"{number_of(own['cut']['passages'], 'passage')} of "
+                f"{number_of(own['cut']['questions'], 'question')} did not fit into the reader's "
+                "context, and got left out."
             )
     if provenance["chosen_on"]:
         found.append(f"The settings were chosen on {provenance['chosen_on']}.")
@@ -132,7 +135,7 @@ def provenance(run: Run) -> Table:
     rows = [[f"weights, {part}", name] for part, name in known["weights"].items()]
     corpus = known["corpus"]
     if corpus:
-        rows.append(["corpus", f"{corpus['passages']:,} passages: {corpus['source']}"])
+        rows.append(["corpus", f"{number_of(corpus['passages'], 'passage')}: {corpus['source']}"])
     rows += [
         ["seed", str(known["seed"])],
         ["time", f"{timing['seconds']:,.1f} s"],
@@ -172,7 +175,7 @@ def _answers(run: Run, section: AnswerSection) -> Titled:
         elif compared:
             row += ["", "", ""]
         rows.append(row)
-    caption = f"{section['questions']:,} questions."
+    caption = f"{number_of(section['questions'], 'question')}."
     if compared:
         caption += (
             " Intervals resample images; p-values come from a paired permutation test over images."
@@ -194,7 +197,7 @@ def _retrieval(run: Run, section: Mapping[str, Any], title: str) -> Titled:
         ]
         for condition, scores in conditions.items()
     ]
-    caption = f"{section['questions']:,} questions, with 95 % intervals."
+    caption = f"{number_of(section['questions'], 'question')}, with 95 % intervals."
     if "rule" in section:
         caption += f" Rule {section['rule']}: {section['searched_text']}."
     return Titled(title, (["", *(f"{metric}@{k} %" for k in ks)], rows), caption)

@@ -35,6 +35,7 @@ from ravqa.core.progress import Progress, silent
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Strict, fingerprint
 from ravqa.core.stored import as_type, read_json
+from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.retrievers.base import Retriever, ranking_of, to_hits
 from ravqa.retrievers.query_text import Form, QueryText, forms
@@ -202,10 +203,10 @@ class BM25Retriever(Retriever):
         ]
         if empty:
             _log.warning(
-                "%s finds nothing for %d questions, such as %r: nothing is left of them without "
+                "%s finds nothing for %s, such as %r: nothing is left of them without "
                 "stop words, single letters and punctuation",
                 _WHY,
-                len(empty),
+                number_of(len(empty), "question"),
                 questions[empty[0]].question,
             )
         return [to_hits(ranking) for ranking in found]

@@ -24,6 +24,7 @@ from ravqa.core.locations import cache_dir, remove
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict, fingerprint
+from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders import ENCODERS
 from ravqa.encoders.base import (
@@ -500,9 +501,9 @@ def _warn_of_unknown_words(questions: Sequence[Question], found: Sequence[Rankin
     empty = [q.question for q, ranking in zip(questions, found, strict=True) if not ranking]
     first = empty[0] if len(empty[0]) <= _SHOWN else f"{empty[0][:_SHOWN]}..."
     _log.warning(
-        "the retriever late-interaction finds nothing for %d questions, such as %r: the encoder "
+        "the retriever late-interaction finds nothing for %s, such as %r: the encoder "
         "has no vector for any of their words",
-        len(empty),
+        number_of(len(empty), "question"),
         first,
     )
 

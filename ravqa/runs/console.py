@@ -24,6 +24,7 @@ from rich.text import Text
 from ravqa.core.progress import ProgressLines
 from ravqa.core.records import READ
 from ravqa.core.terminal import Columns, Terminal
+from ravqa.core.texts import number_of
 from ravqa.evaluation.sections import RECALLS
 from ravqa.metrics.statistics.intervals import Estimate, why_none
 from ravqa.runs.folder import MAIN
@@ -138,11 +139,11 @@ class Console:
         folder: Path,
     ) -> None:
         """Print dataset, passages, pipeline and output folder before a run begins."""
-        passages = f"{len(corpus):,} passages" if corpus else "no passages"
+        passages = number_of(len(corpus), "passage") if corpus else "no passages"
         self.err.print(
             Text(
-                f"{dataset.label}, split {dataset.split}: {len(dataset.questions)} questions, "
-                f"{passages}"
+                f"{dataset.label}, split {dataset.split}: "
+                f"{number_of(len(dataset.questions), 'question')}, {passages}"
             ),
             soft_wrap=True,
         )
@@ -161,10 +162,8 @@ class Console:
         self.tables(results)
         skipped = results["dataset"]["skipped"]
         if skipped:
-            self.out.print(
-                Text(f"{len(skipped)} questions were skipped (listed in results.json)"),
-                style="yellow",
-            )
+            what = number_of(len(skipped), "question was", "questions were")
+            self.out.print(Text(f"{what} skipped (listed in results.json)"), style="yellow")
         self.unanswered(results, "results.json")
         self.unjudged(results)
         for part, what in results["provenance"]["stand_ins"].items():
@@ -181,7 +180,7 @@ class Console:
         failed = sum(len(scores["unanswered"]) for scores in conditions)
         empty = sum(scores.get("empty", 0) for scores in conditions)
         if failed:
-            line = f"the reader had no answer {failed} times, which counts as wrong"
+            line = f"the reader had no answer {number_of(failed, 'time')}, which counts as wrong"
             where = f" (listed in {listed})" if listed else ""
             self.out.print(Text(line + where), style="yellow")
         if empty:
@@ -308,7 +307,7 @@ def _interval(bounds: Sequence[float | None]) -> str:
 
 def _title(results: RunResults | ScoreResults, what: str, questions: int) -> str:
     dataset = results["dataset"]
-    return f"{what}: {dataset['label']}, {dataset['split']}, {questions:,} questions"
+    return f"{what}: {dataset['label']}, {dataset['split']}, {number_of(questions, 'question')}"
 
 
 def _row(results: RunResults | ScoreResults, condition: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.settings import PipelineConfig, read_yaml
+from ravqa.core.texts import number_of
 from ravqa.evaluation.schema import (
     Described,
     RunConfig,
@@ -124,7 +125,8 @@ class RunFiles:
         asked = self.results["dataset"]["questions"]
         if number != asked:
             raise DataError(
-                f"{path}: {number} questions, and {RESULTS} has {asked}: is it cut off?"
+                f"{path}: {number_of(number, 'question')}, and {RESULTS} has {asked}: is it cut "
+                "off?"
             )
 
 

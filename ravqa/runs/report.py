@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import ravqa
 from ravqa.core.settings import fingerprint
+from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import answer_section
@@ -177,7 +178,7 @@ def _not_found(results: RunResults) -> Iterator[str]:
         if lacking:
             which = "" if name == MAIN else f"{condition_name(name, retriever)}: "
             asked = results["dataset"]["questions"]
-            yield f"{which}no passage found for {lacking:,} of {asked:,} questions"
+            yield f"{which}no passage found for {lacking:,} of {number_of(asked, 'question')}"
 
 
 def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
@@ -185,37 +186,38 @@ def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
     for what, stats in pipeline.retriever.encoded.items():
         if stats.truncated:
             yield (
-                f"{stats.truncated:,} of {stats.items:,} {what} were longer than the encoder "
-                "accepts and were cut"
+                f"{stats.truncated:,} of {stats.items:,} {what} exceeded what the encoder accepts "
+                "and got cut"
             )
         if stats.neutralised:
             yield (
-                f"{stats.neutralised:,} control tokens of the encoder's model, in {what}, were "
-                "read as plain text"
+                f"{number_of(stats.neutralised, 'control token')} of the encoder's model, in "
+                f"{what}, became plain text"
             )
     for name, count in results["timing"].get("reranking", {}).items():
         if count.get("truncated"):
             yield (
-                f"{count['truncated']:,} pairs of question and passage were longer than the "
-                f"reranker {name} accepts and were cut"
+                f"{number_of(count['truncated'], 'pair')} of question and passage exceeded what "
+                f"the reranker {name} accepts and got cut"
             )
         if count.get("neutralised"):
             yield (
-                f"{count['neutralised']:,} control tokens of the model of the reranker {name}, in "
-                "questions and passages, were read as plain text"
+                f"{number_of(count['neutralised'], 'control token')} of the model of the reranker "
+                f"{name}, in questions and passages, became plain text"
             )
     if results["answers"]:
         cut = results["answers"]["conditions"][MAIN]["cut"]
         if cut["passages"]:
             yield (
-                f"{cut['passages']:,} passages of {cut['questions']:,} questions did not fit into "
-                "the reader's context, and were left out of the prompt"
+                f"{number_of(cut['passages'], 'passage')} of "
+                f"{number_of(cut['questions'], 'question')} did not fit into the reader's context, "
+                "and got left out of the prompt"
             )
         tokens = results["answers"]["conditions"][MAIN].get("neutralised")
         if tokens and tokens["tokens"]:
             yield (
-                f"{tokens['tokens']:,} control tokens of the reader's model, in the texts of "
-                f"{tokens['questions']:,} questions, were read as plain text"
+                f"{number_of(tokens['tokens'], 'control token')} of the reader's model, in the "
+                f"texts of {number_of(tokens['questions'], 'question')}, became plain text"
             )
 
 

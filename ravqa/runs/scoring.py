@@ -14,7 +14,7 @@ from ravqa.core.files import atomic_write, check_file
 from ravqa.core.locations import file_digest
 from ravqa.core.marks import bare
 from ravqa.core.settings import Part, apply_override, validate
-from ravqa.core.texts import encodable
+from ravqa.core.texts import encodable, number_of
 from ravqa.corpora.tables import read_json, read_jsonl
 from ravqa.datasets import DATASETS
 from ravqa.datasets.base import Dataset, DatasetRequest
@@ -137,22 +137,28 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
         )
     predictions = read_predictions(request.predictions, dataset, strip_marks=request.strip_marks)
     problems = {
-        "are missing": predictions.missing,
-        "are predicted more than once": predictions.duplicates,
-        f"are not in {dataset.label}, split {dataset.split}": predictions.unknown,
+        "missing": predictions.missing,
+        "predicted more than once": predictions.duplicates,
+        f"not in {dataset.label}, split {dataset.split}": predictions.unknown,
     }
-    found = [f"{len(ids)} ids {what} ({_named(ids)})" for what, ids in problems.items() if ids]
+    found = [
+        f"{number_of(len(ids), 'id is', 'ids are')} {what} ({_named(ids)})"
+        for what, ids in problems.items()
+        if ids
+    ]
     if found and not request.allow_partial:
         raise UserError(f"{request.predictions}: {'; '.join(found)}: see --allow-partial")
     if predictions.unmarked:
         found.append("retrieval is not scored: the run had no references to look for in passages")
     if predictions.marked:
-        what = f"{predictions.marked} predictions have thinking or special tokens in their text"
+        what = (
+            f"{number_of(predictions.marked, 'prediction')} with thinking or special tokens in "
+            "the text"
+        )
         found.append(
-            f"{what}: they were taken off, as no official rule does"
+            f"{what}: these were taken off, as no official rule does"
             if request.strip_marks
-            else f"{what}, and are scored with them, as the official rules do: --strip-marks takes "
-            "them off"
+            else f"{what}, scored with them, as the official rules do: --strip-marks takes them off"
         )
     for problem in found:
         console.note(problem)

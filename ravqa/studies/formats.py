@@ -17,7 +17,7 @@ from tabulate import DataRow, Line, TableFormat, tabulate
 from ravqa.core.files import atomic_write
 from ravqa.core.locations import real_path
 from ravqa.core.terminal import Columns
-from ravqa.core.texts import encodable
+from ravqa.core.texts import encodable, number_of
 from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
 from ravqa.runs.finished import SECONDS
@@ -155,7 +155,10 @@ def as_markdown(tables: Sequence[Table]) -> str:
 
 def heading(table: Table) -> str:
     """Return the title of a table."""
-    return f"{table.title}: {table.questions:,} questions, {table.images:,} images"
+    return (
+        f"{table.title}: {number_of(table.questions, 'question')}, "
+        f"{number_of(table.images, 'image')}"
+    )
 
 
 def _markdown(text: str) -> str:

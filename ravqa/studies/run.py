@@ -29,7 +29,7 @@ from ravqa.core.factory import Key, Session
 from ravqa.core.files import LOCK_FILES, atomic_write
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.core.terminal import Columns
-from ravqa.core.texts import encodable
+from ravqa.core.texts import encodable, number_of
 from ravqa.evaluation.schema import TABLE_VERSION, StudyTables, parsed
 from ravqa.reports.page import REPORT
 from ravqa.reports.page import Table as PageTable
@@ -235,7 +235,8 @@ def _stage_keys(
 def _dry(plan: Plan, folder: StudyFolder, keys: Mapping[PlannedRun, Mapping[str, str]]) -> Columns:
     """Return a table of what would run, stage by stage."""
     table = Columns(
-        f"{plan.title}: {len(plan.variants)} variants, {len(plan.runs)} runs",
+        f"{plan.title}: {number_of(len(plan.variants), 'variant')}, "
+        f"{number_of(len(plan.runs), 'run')}",
         [
             "cached: as far as can be told from settings. shared: an earlier run of the study "
             "computes it. in part: an earlier or cached run has the same reader, prompt and "

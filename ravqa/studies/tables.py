@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ravqa.core.texts import number_of
 from ravqa.metrics.statistics.intervals import MIN_CLUSTERS, Estimate, holm, why_none
 from ravqa.reports.study import Difference, Variant
 from ravqa.runs.finished import SECONDS, FinishedRun, Id, Measure, common_questions
@@ -203,11 +204,14 @@ def _notes(
     }
     if fewer:
         asked = ", ".join(f"{name} asked {number:,}" for name, number in fewer.items())
-        notes.append(f"Numbers are over the {len(ids):,} questions common to all runs ({asked}).")
+        notes.append(
+            f"Numbers are over the {number_of(len(ids), 'question')} common to all runs ({asked})."
+        )
     for name, run in runs.items():
         failed = sum(run.questions[q].failed for q in ids)
         if failed:
-            notes.append(f"{name}: {failed:,} questions were not answered, and count as wrong.")
+            what = number_of(failed, "question was", "questions were")
+            notes.append(f"{name}: {what} not answered, which counts as wrong.")
     tests = [c for row in rows for c in row.cells.values() if c.difference is not None]
     if tests:
         notes.append(

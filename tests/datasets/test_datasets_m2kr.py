@@ -275,7 +275,7 @@ def test_passages_that_are_published_twice_are_left_out_and_counted(tmp_path):
     passages = [("a", "1"), ("b", "2"), ("a", "1")]
     dataset = load(m2kr_folder(tmp_path, "OVEN", passages=passages), "OVEN")
     assert list(dataset.corpus) == ["a", "b"]
-    assert any("1 passages were left out" in note for note in dataset.notes)
+    assert any("left out: 1 passage" in note for note in dataset.notes)
 
 
 def test_a_large_corpus_is_kept_on_disk(tmp_path, monkeypatch, fresh_cache):

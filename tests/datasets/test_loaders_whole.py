@@ -596,7 +596,7 @@ def test_m2kr_as_a_whole(tmp_path):
         "split": "test",
         "metric": "infoseek",
         "info": {"subset": "Infoseek", "source": tmp_path.as_posix()},
-        "notes": ["1 passages were left out: earlier ones have the same id"],
+        "notes": ["left out: 1 passage with the id of an earlier one"],
         "retrieval_metrics": (*PSEUDO, RetrievalMetric("recall_at_k", 5)),
     }
     assert facts(dataset) == expected

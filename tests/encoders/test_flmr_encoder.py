@@ -431,7 +431,7 @@ def test_a_preflmr_checkpoint_runs_in_the_pipeline_and_sees_the_image(tmp_path, 
     assert queries["items"] == 16
     cut = passages["truncated"]
     assert 0 < cut <= 60
-    assert f"note: {cut} of 60 passages were longer" in capsys.readouterr().err
+    assert f"note: {cut} of 60 passages exceeded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.yaml")), ids=lambda p: p.stem)

@@ -319,7 +319,7 @@ def test_stand_ins_and_samples_are_said(run):
     page = text_of(path)
     assert "Stand-in reader: a &lt;small&gt; model stands in." in page
     assert "its scores are not benchmark scores" in page
-    assert "Only the first 12 questions were run." in page
+    assert "The run was limited to the first 12 questions." in page
 
 
 def test_photos_are_small_and_bounded(tmp_path):
@@ -456,7 +456,7 @@ def test_questions_without_an_answer_say_why(run):
     index, tables = embedded(page)
     assert "a" not in index["questions"][3]
     assert tables["questions"][3]["error"] == "the prompt is too long"
-    assert "The reader could not answer 1 questions, which count as wrong" in page
+    assert "The reader could not answer 1 question, which counts as wrong" in page
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,7 @@ def test_a_question_of_which_nothing_is_left_is_reported(fresh_cache, caplog, qu
         caplog.clear()
         assert ranking(tested, ask(query)) == []
         [record] = [r for r in caplog.records if r.levelname == "WARNING"]
-        assert "finds nothing for 1 questions" in record.getMessage()
+        assert "finds nothing for 1 question" in record.getMessage()
         assert repr(query) in record.getMessage()
 
 

@@ -204,4 +204,4 @@ def test_a_question_without_a_vector_is_reported(fresh_cache, caplog):
         [first, second] = retriever.retrieve([Question(0, "  "), QUESTIONS[0]], 3)
         assert (first, len(second)) == ([], 3)
         [line] = notes(caplog)
-        assert "finds nothing for 1 questions, such as '  '" in line
+        assert "finds nothing for 1 question, such as '  '" in line

@@ -229,7 +229,7 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_the_reason(tmp_path):
     path = folder / "samples.jsonl"
     path.write_text(path.read_text().splitlines()[0] + "\n")
     assert said(folder, kind=DataError) == (
-        f"{path}: 1 questions, and results.json has 2: is it cut off?"
+        f"{path}: 1 question, and results.json has 2: is it cut off?"
     )
     (folder / "results.json").unlink()
     assert said(folder) == (

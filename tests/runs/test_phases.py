@@ -163,6 +163,6 @@ def test_what_an_encoder_changed_in_texts_is_noted():
     }
     pipeline = SimpleNamespace(retriever=SimpleNamespace(encoded=encoded))
     assert list(_notes({"timing": {}, "answers": None}, pipeline)) == [
-        "1,200 of 40 passages were longer than the encoder accepts and were cut",
-        "3,000 control tokens of the encoder's model, in passages, were read as plain text",
+        "1,200 of 40 passages exceeded what the encoder accepts and got cut",
+        "3,000 control tokens of the encoder's model, in passages, became plain text",
     ]

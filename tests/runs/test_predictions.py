@@ -240,11 +240,11 @@ def test_what_does_not_fit_is_listed_up_to_five_ids(call, tmp_path):
         call(rows)
     said = str(error.value)
     assert said.startswith(f"{tmp_path / 'p.jsonl'}: 7 ids are missing (1, 2, 3, 4, 5, ...); ")
-    assert "; 1 ids are predicted more than once (0); 1 ids are not in " in said
+    assert "; 1 id is predicted more than once (0); 1 id is not in " in said
     assert said.endswith("(z): see --allow-partial")
     results, told = call(rows, allow_partial=True)
     assert "7 ids are missing (1, 2, 3, 4, 5, ...)" in told
-    assert "1 ids are predicted more than once (0)" in told
+    assert "1 id is predicted more than once (0)" in told
     assert results["predictions"]["missing"] == [1, 2, 3, 4, 5, 6, 7]
     with pytest.raises(UserError, match=r"5 ids are missing \(0, 1, 2, 3, 4\): see --allow"):
         call(given(5, 6, 7))
@@ -266,17 +266,16 @@ def test_rankings_are_scored_as_deep_as_they_are(call):
 def test_marks_in_answers_are_counted_and_taken_off_if_told(call, tmp_path):
     rows = given(*range(8))
     rows[1]["answer"], rows[3]["answer"], rows[5]["answer"] = "a</s>", "<think>b</think>a", " a "
-    counted = "2 predictions have thinking or special tokens in their text"
+    counted = "2 predictions with thinking or special tokens in the text"
     results, told = call(rows)
     assert (
-        f"{counted}, and are scored with them, as the official rules do: --strip-marks takes them "
-        "off"
+        f"{counted}, scored with them, as the official rules do: --strip-marks takes them off"
     ) in " ".join(told.split())
     assert results["predictions"]["marked"] == 2
     assert results["predictions"]["marks_removed"] is False
     assert results["answers"]["conditions"]["main"]["score"] == 25
     results, told = call(rows, strip_marks=True)
-    assert f"{counted}: they were taken off, as no official rule does" in " ".join(told.split())
+    assert f"{counted}: these were taken off, as no official rule does" in " ".join(told.split())
     assert results["predictions"]["marked"] == 2
     assert results["predictions"]["marks_removed"] is True
     assert results["answers"]["conditions"]["main"]["score"] == 50

@@ -340,4 +340,4 @@ def test_an_empty_answer_is_no_answer(run, serve, bad, reason, temperature):
     assert reason in sample["error"]
     [listed] = results["answers"]["conditions"]["main"]["unanswered"]
     assert listed == {"question_id": sample["question_id"], "reason": sample["error"]}
-    assert "the reader had no answer 1 times" in " ".join(out.split())
+    assert "the reader had no answer 1 time" in " ".join(out.split())

@@ -111,7 +111,7 @@ def test_empty_and_failed_answers_are_counted(score, predictions, given, tmp_pat
     assert main_condition["empty"] == 2
     assert [u["reason"] for u in main_condition["unanswered"]] == ["the server was gone"]
     assert "empty answers: 2" in out
-    said = "the reader had no answer 1 times, which counts as wrong (listed in"
+    said = "the reader had no answer 1 time, which counts as wrong (listed in"
     assert said in " ".join(out.split())
     # The run knew no references, so its rankings cannot be scored by them.
     assert results["retrieval"] is None
@@ -147,9 +147,7 @@ def test_marks_in_predictions_are_counted_and_taken_off_on_request(
     assert results["predictions"]["marked"] == 5
     assert results["predictions"]["marks_removed"] is False
     said = " ".join(err.split())
-    assert (
-        "5 predictions have thinking or special tokens in their text, and are scored with" in said
-    )
+    assert "5 predictions with thinking or special tokens in the text, scored with" in said
     assert "--strip-marks takes them off" in said
     code, results, out, err = score(path, "--strip-marks")
     assert code == 0
@@ -160,7 +158,7 @@ def test_marks_in_predictions_are_counted_and_taken_off_on_request(
     assert results["predictions"]["marked"] == 5
     assert results["predictions"]["marks_removed"] is True
     assert results["answers"]["rule"] == {"normalization": "official", "marks": "removed"}
-    assert "they were taken off, as no official rule does" in " ".join(err.split())
+    assert "these were taken off, as no official rule does" in " ".join(err.split())
     assert "without marks of thinking (not the official rule)" in out
 
 
@@ -226,15 +224,15 @@ def test_incomplete_duplicate_and_unknown_predictions_are_named(score, predictio
     assert results is None
     assert len(err.strip().splitlines()[-1]) < 400
     for part in (
-        f"1 ids are missing ({first['question_id']})",
-        f"1 ids are predicted more than once ({second['question_id']})",
+        f"1 id is missing ({first['question_id']})",
+        f"1 id is predicted more than once ({second['question_id']})",
         "split val2014 (7)",
         "--allow-partial",
     ):
         assert part in err
     code, results, _, err = score(path, "--allow-partial")
     assert code == 0
-    assert "1 ids are missing" in err
+    assert "1 id is missing" in err
     counted = results["predictions"]
     assert counted["missing"] == [first["question_id"]]
     assert counted["duplicates"] == [second["question_id"]]

@@ -191,7 +191,7 @@ def test_questions_without_an_answer_are_told_and_wrong(runs, tmp_path, capsys):
     (changed / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     code, out, _ = call(capsys, "compare", runs / "a", changed, "--metrics", "score,Recall@5")
     assert code == 0
-    assert "a2: 2 questions were not answered, and count as wrong" in " ".join(out.split())
+    assert "a2: 2 questions were not answered, which counts as wrong" in " ".join(out.split())
     assert "No run has Recall@5" in out
     counts, shares = lines_of(out, "all questions")[-1]
     assert counts.split()[2:4] == ["24", "0"]  # none is helped
