@@ -124,6 +124,7 @@ class _Lines:
         self._texts: list[str] = []
         self._cells = 0  # tables of data around the current element
         self._written = 0  # `pre` elements around it
+        self._begun = 0  # the line at which the last heading began
 
     def read(self, content: Any, etree: Any) -> None:
         """Read an element; iteratively, since elements may be nested deeply."""
@@ -163,6 +164,8 @@ class _Lines:
             self._flush()
             if tag == "li":
                 self._texts.append("- ")
+            elif tag in _HEADINGS:
+                self._begun = len(self.lines)
         self._written += tag == "pre"
 
     def _end(self, element: Any, tag: str, data: set[Any]) -> None:
@@ -170,7 +173,8 @@ class _Lines:
             self._flush()
             self._cells -= element in data
         elif tag in _HEADINGS and not self._cells:
-            at = len(self.lines)
+            # A heading may have several lines; one in another one ends before it.
+            at = max(self._begun, self.headings[-1].last if self.headings else 0)
             self._flush()
             if len(self.lines) > at:
                 anchor = element.get("id") or _section_id(element)

@@ -89,12 +89,69 @@ def test_a_page_is_cut_at_its_headings_without_what_surrounds_it(tmp_path):
             {"#a": "Zoo - A: x", "#b": "Zoo - B: y", "#B": "Zoo - B > C: z"},
         ),
         ("<p>a&nbsp;&lt;b&gt; &eacute;\0c</p>", {"#top": "page: a <b> é c"}),
+        (
+            "<div role=banner>a</div><div role=complementary><h2>b</h2></div>"
+            "<div role=contentinfo>c</div><footer><h2>d</h2></footer><p>e</p>",
+            {"#top": "page: e"},
+        ),
+        (
+            "<article><div role=navigation>a</div><div role=search>b</div><div role=banner>c</div>"
+            "<aside>d</aside>e</article>",
+            {"#top": "page: c\nd\ne"},
+        ),
+        (
+            "<h2><a href='#x'>¶</a>T<a>§</a></h2><p><a>#</a>text</p><h2> </h2>more",
+            {"#t": "page - T: #text\nmore"},
+        ),
+        (
+            "<table><caption>Cap <b>x</b></caption><thead><tr><th>A</th><th>B</th></tr></thead>"
+            "<tr><td>a<br>b</td><td><p>c</p><p>d</p></td></tr></table>after<p>x",
+            {"#top": "page: Cap x\nA | B\na b | c d\nafter\nx"},
+        ),
+        ("<main>a</main><main>b</main>c", {"#top": "page: a\nb\nc"}),
+        ("<main>a</main><article>b</article>", {"#top": "page: a"}),
+        ("<pre>a<br>b <code>c\n d</code>\n\n</pre>", {"#top": "page: a\nb c\n d"}),
+        (
+            "<div aria-hidden=false>a</div><div hidden>b</div><ul><li></li><li>c</li></ul>d",
+            {"#top": "page: a\n- c\nd"},
+        ),
+        (
+            "<section id=s><p>x</p><h2>T</h2>y</section><section id=r><h2>U</h2>z</section>"
+            "<section id=q><h2 id=v>W</h2>w</section>",
+            {"#top": "page: x", "#t": "page - T: y", "#r": "page - U: z", "#v": "page - W: w"},
+        ),
+        # A heading of several lines is one; one within another one ends before it.
+        (
+            "<p>a</p><h1>One<br>two <span>three</span><div>four</div></h1>x",
+            {"#top": "One two three four: a", "#one-two-three-four": "One two three four: x"},
+        ),
+        (
+            "<h2>A<h3>B</h3></h2>x<h2>C</h2>y",
+            {"#top": "page: A", "#b": "page - B: x", "#c": "page - C: y"},
+        ),
         ("<p>a<i>b</i>c<b> d</b></p>", {"#top": "page: abc d"}),
     ],
-    ids=range(14),
+    ids=range(25),
 )
 def test_what_is_a_page_s_text(tmp_path, html, expected):
     assert texts(tmp_path, html) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "url"),
+    [
+        ("<link rel=canonical href=/x>", None),
+        (
+            "<link rel=canonical href=ftp://a/b><link rel=canonical href=' https://a.b/c '>",
+            "https://a.b/c",
+        ),
+        ("<link rel=canonical href='https://a b'>", None),
+        ("<link rel=alternate href=https://a.b>", None),
+    ],
+)
+def test_the_address_of_a_page_is_one_on_the_web(tmp_path, head, url):
+    html = f"<html><head>{head}</head><body>x</body></html>"
+    assert [passage.url for passage in read(tmp_path, html).values()] == [url]
 
 
 @pytest.mark.slow
