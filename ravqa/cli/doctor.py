@@ -38,7 +38,7 @@ CORE = ("torch", "transformers", "accelerate", "numpy", "pillow", "pydantic")
 
 EXTRAS = {
     "sample": "the default pipeline's models: EfficientNet-Lite0, MiniLM, GGUF files",
-    "cpu": "faiss and numba: compressed indexes search several times faster",
+    "cpu": "faiss and numba: the index faiss, and faster search in compressed indexes",
     "gpu": "faiss for GPUs, instead of cpu",
     "bm25": "the retriever bm25",
     "ocr": "the describer ocr, which reads what is written in photos",

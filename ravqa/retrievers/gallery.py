@@ -244,18 +244,20 @@ class GalleryRetriever(Retriever):
         self, corpus: Corpus
     ) -> tuple[dict[str, str], list[tuple[str, GalleryImage]]]:
         """Read which passages each article has; return articles by name, and their own pictures."""
-        by_name: dict[str, str] = {}
+        exact: dict[str, str] = {}
+        plain: dict[str, str] = {}
         own: list[tuple[str, GalleryImage]] = []
         self._passages = {}
         for passage in corpus.stream():
             names = passage.article_names or (passage.passage_id,)
             article = names[0] if self.config.expand == "sections" else passage.passage_id
             self._passages.setdefault(article, []).append(passage.passage_id)
-            for name in (*names, *map(plain_name, names)):
-                by_name.setdefault(name, article)
+            for name in names:
+                exact.setdefault(name, article)
+                plain.setdefault(plain_name(name), article)
             if self.config.images is None and (image := _image_of(passage)):
                 own.append((article, image))
-        return by_name, own
+        return plain | exact, own
 
     def _of_list(
         self, images: Iterable[GalleryImage], by_name: Mapping[str, str], corpus: Corpus

@@ -209,6 +209,16 @@ def test_a_gallery_of_other_articles(tmp_path, caplog):
     assert "1 of 2 pictures" in caplog.text
 
 
+def test_a_name_as_it_is_written_comes_before_one_that_is_like_it(tmp_path):
+    corpus = Corpus([section(0, "the-tower"), section(0, "The Tower"), section(0, "other")])
+    photo(tmp_path / "g" / "The Tower.png", DARK)
+    photo(tmp_path / "g" / "the-tower.png", LIGHT)
+    tested = gallery(corpus, images=tmp_path / "g", articles=1)
+    for name in ("The Tower", "the-tower"):
+        found = tested.retrieve([asked(tmp_path / "g" / f"{name}.png")], 1)[0]
+        assert [hit.passage_id for hit in found] == [f"{name}#0"]
+
+
 def test_what_cannot_be_a_gallery(tmp_path):
     with pytest.raises(DataError, match="no passage of memory has an image: set images to a list"):
         gallery()
