@@ -122,6 +122,9 @@ def test_a_run_alone_is_compared_with_its_control(runs, capsys):
     code, out, _ = call(capsys, "compare", f"{runs / 'a'}:none", runs / "b")
     assert code == 0
     assert "Right answers: a:none \u2192 b" in out
+    code, out, _ = call(capsys, "compare", f"{runs / 'a'}:none", runs / "a")
+    assert code == 0
+    assert out.count("Right answers: ") == 1
 
 
 def test_other_questions_are_refused_or_intersected(runs, capsys):
