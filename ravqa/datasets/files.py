@@ -114,9 +114,10 @@ def _load(request: DatasetRequest, name: str, suffixes: Sequence[str]) -> Datase
         beside = [folder / f"passages{s}" for s in _PASSAGES]
         found = (Corpus.read(p, remarks=remarks) for p in beside if p.is_file())
         corpus = next(found, None)
+    named = path.stem == "questions" and request.data.is_dir()
     return Dataset(
         name=name,
-        label=path.stem if path.stem != "questions" else real_path(folder).name,
+        label=real_path(folder).name if named else path.stem,
         split=request.split or _ALL,
         questions=questions,
         metric=options.metric if stream.answered else None,

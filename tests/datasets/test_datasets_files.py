@@ -57,6 +57,8 @@ def test_questions_and_passages_of_a_folder(tmp_path):
     folder = folder_of(tmp_path / "mine")
     dataset = files.load_jsonl(DatasetRequest(data=folder))
     assert (dataset.name, dataset.label, dataset.split) == ("jsonl", "mine", "all")
+    named = files.load_jsonl(DatasetRequest(data=folder / "questions.jsonl"))
+    assert named.label == "questions"  # the folder may be anything, such as a checkout
     assert dataset.metric == "exact_match"
     assert list(dataset.corpus) == ["p1", "p2"]
     assert list(dataset.retrieval_metrics) == [
