@@ -15,7 +15,7 @@ from ravqa.core.errors import DataError, UserError
 OLDER = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "cp949", "big5")
 """The encodings that are recognized by their letters: Windows' for Europe and East Asia."""
 
-HINT = "--encoding, or the option encoding of --dataset csv, decides"
+HINT = "--encoding NAME decides (for the questions of a run: --dataset-option encoding=NAME)"
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins as the next one does

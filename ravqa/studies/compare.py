@@ -138,7 +138,7 @@ def _compared(request: CompareRequest) -> Comparison:
             f"{first} has no control to compare with: give another run, or --control RUN (a run "
             "with --controls none has it)"
         )
-    own = {name: (real_path(run.folder), run.condition) for name, run in controls.items()}
+    held = {name: (real_path(run.folder), run.condition) for name, run in controls.items()}
     reference = real_path(runs[first].folder), runs[first].condition
     table = build_table(runs, first, measures, ids=ids, seed=request.seed)
     breakdowns = [
@@ -149,7 +149,7 @@ def _compared(request: CompareRequest) -> Comparison:
         *(
             breakdown(first, runs[first], name, run, ids)
             for name, run in runs.items()
-            if name != first and own.get(name) != reference  # else it is above
+            if name != first and held.get(name) != reference  # else it is above
         ),
     ]
     return Comparison(table, [b for b in breakdowns if b is not None])
