@@ -51,7 +51,7 @@ EXTRAS = {
     "openai": "the reader openai and the judge llm: models on a server",
     "vision": "readers whose processors need torchvision: Qwen-VL, InternVL, SmolVLM, Gemma 4",
     "lora": "LoRA adapters of readers",
-    "train": "training of retrievers and readers",
+    "train": "training of readers by LoRA (retrievers need no extra)",
     "trackers": "figures of a training in TensorBoard or Weights & Biases",
     "quantization": "readers in 8 and 4 bits",
     "llama-index": "LlamaIndex retrievers and query engines",
