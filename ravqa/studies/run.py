@@ -83,7 +83,7 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
         left = _in_order([run for run in plan.runs if folder.state(run) != FINISHED])
         if len(left) < len(plan.runs):
             console.say(f"{len(plan.runs) - len(left)} of {len(plan.runs)} runs are finished")
-        console.say(f"study folder: {folder.path}")
+        console.say(f"results are written to {folder.path}")
         if request.jobs == 1:
             failures = _one_by_one(left, folder, session, console)
         else:
