@@ -218,7 +218,7 @@ def info(request: ChooseRequest, as_json: Json = False) -> None:
 def verify(folder: Folder) -> None:
     """Check every file against its checksum; exit code 2 if one is damaged."""
     with opened_console() as console:
-        with console.status("reading"):
+        with console.status("comparing every file with its checksum"):
             faults = _open(folder).verify()
         for fault in faults:
             say(fault)
@@ -230,8 +230,11 @@ def verify(folder: Folder) -> None:
 @app.command()
 def compact(folder: Folder) -> None:
     """Rewrite the collection without deleted and replaced passages, to free disk space."""
-    with opened_console() as console, console.status("compacting"):
-        _open(folder).compact()
+    with opened_console() as console:
+        collection = _open(folder)
+        with console.status("compacting"):
+            collection.compact()
+        say(f"{number_of(len(collection), 'passage')}, and nothing deleted or replaced is left")
 
 
 @app.command()
@@ -368,6 +371,8 @@ class _Chat:
     def run(self) -> None:
         """Read lines until the input ends; an error of one line is shown and does not end it."""
         for line in _lines():
+            if not sys.stdin.isatty():  # where nobody sees what was typed
+                self._console.out.print(f"> {line}", soft_wrap=True)
             try:
                 if line == "/quit":
                     return
@@ -383,7 +388,10 @@ class _Chat:
             return
         command, _, rest = line.partition(" ")
         if command not in self._COMMANDS:
-            raise UserError(f"no command {command!r}: {near_matches(command, self._COMMANDS)}")
+            near = near_matches(command, self._COMMANDS)
+            raise UserError(f"{command!r} is not a command; {near}")
+        if rest.strip() and command != "/image":
+            raise UserError(f"nothing may follow {command}, got {rest.strip()!r}")
         if command == "/image":
             self._look(rest.strip())
         elif command == "/passages":
@@ -484,14 +492,20 @@ def _put(
             for kind, ids in changes.ids.items():
                 for passage_id in ids:
                     say(printable(f"{kind} {passage_id}"))
-        _report(console, changes, remarks.lines(), "would be: " if dry_run else "")
+        _report(console, changes, remarks.lines(), "dry run: " if dry_run else "")
 
 
 def _report(console: Console, changes: Changes, remarks: list[str], begin: str = "") -> None:
     console.close()
     names = ("added", "changed", "relabelled", "deleted", "unchanged")
-    counts = [f"{n:,} {name}" for name in names if (n := getattr(changes, name))]
-    say(f"{begin}{', '.join(counts)}" if counts else "nothing to change")
+    counts = [(n, name) for name in names if (n := getattr(changes, name))]
+    if counts:
+        (n, name), *others = counts
+        first = f"{number_of(n, 'passage')} {name}"
+        said = ", ".join([first, *(f"{n:,} {name}" for n, name in others)])
+    else:
+        said = "nothing to change"
+    say(f"{begin}{said}")
     if changes.truncated:
         console.note(
             number_of(changes.truncated, "passage was", "passages were")
@@ -658,7 +672,9 @@ def _print_stats(console: Console, collection: Collection, as_json: bool) -> Non
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in stats.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    label = "sources"
     for source, count in sources.items():
         named = "of no known source" if source is None else f"of {printable(source)}"
-        table.add_row("", Text(f"{count:,} {named}"))
+        table.add_row(label, Text(f"{count:,} {named}"))
+        label = ""
     console.out.print(table)

@@ -100,7 +100,7 @@ class Remarks:
             ("a collection, left out", _some(self.collections)),
             ("listed in a metadata file, but missing", _some(self.absent)),
             ("a caption besides one in a metadata file, left out", _some(self.second)),
-            ("of an unsupported kind", self.unsupported),
+            ("skipped, kind not supported", self.unsupported),
         )
         return [f"{what}: {which}" for what, which in kinds if which]
 

@@ -48,7 +48,7 @@ def docs(tmp_path):
 def collection(ravqa, docs, tmp_path):
     path = tmp_path / "animals"
     out = ravqa("collection", "build", path, docs, "--pipeline", pipeline(tmp_path))
-    assert out == "4 added\n"
+    assert out == "4 passages added\n"
     return path
 
 
@@ -57,29 +57,29 @@ def shown(ravqa, collection):
 
 
 def test_add_update_and_prune(ravqa, collection, docs, tmp_path):
-    assert ravqa("collection", "add", collection, docs) == "4 unchanged\n"
+    assert ravqa("collection", "add", collection, docs) == "4 passages unchanged\n"
     more = tmp_path / "more.csv"
     more.write_text("id,text,year\nm1,More text,1999\nm2,Even more,2001\n")
-    assert ravqa("collection", "add", collection, more) == "2 added\n"
+    assert ravqa("collection", "add", collection, more) == "2 passages added\n"
     more.write_text("id,text,year\nm1,Other text,1999\nm2,Even more,2002\n")
     assert "another passage 'm1'" in ravqa("collection", "add", collection, more, code=2)
-    assert ravqa("collection", "update", collection, more) == "1 changed, 1 relabelled\n"
+    assert ravqa("collection", "update", collection, more) == "1 passage changed, 1 relabelled\n"
     (docs / "bridge.txt").unlink()
     more.write_text("id,text,year\nm2,Even more,2002\nm3,New text,2003\n")
     update = ("collection", "update", collection)
     assert ravqa(*update, docs, "--prune", "--dry-run").splitlines() == [
         "deleted bridge.txt#0",
-        "would be: 1 deleted, 3 unchanged",
+        "dry run: 1 passage deleted, 3 unchanged",
     ]
-    assert ravqa(*update, docs, "--prune") == "1 deleted, 3 unchanged\n"
+    assert ravqa(*update, docs, "--prune") == "1 passage deleted, 3 unchanged\n"
     assert ravqa(*update, more, "--prune", "--dry-run").splitlines() == [
         "added m3",
         "deleted m1",
-        "would be: 1 added, 1 deleted, 1 unchanged",
+        "dry run: 1 passage added, 1 deleted, 1 unchanged",
     ]
     assert shown(ravqa, collection) == 5  # a source beside it is not touched
-    assert ravqa(*update, more, docs, "--prune") == "1 added, 1 deleted, 4 unchanged\n"
-    assert ravqa(*update, more, "--dry-run") == "would be: 2 unchanged\n"
+    assert ravqa(*update, more, docs, "--prune") == "1 passage added, 1 deleted, 4 unchanged\n"
+    assert ravqa(*update, more, "--dry-run") == "dry run: 2 passages unchanged\n"
     err = ravqa(*update, docs / "koala.md", "--prune", code=2)
     assert "has no passage of " in err
     assert "koala.md to prune; its sources: " in err
@@ -89,7 +89,10 @@ def test_info_lists_the_sources(ravqa, collection, docs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Collection.open(collection).add([Passage("x", "a passage of my own")])
     lines = [line.strip() for line in ravqa("collection", "info", collection).splitlines()]
-    assert lines[-2:] == ["4 of docs", "1 of no known source"]
+    assert [line.split() for line in lines[-2:]] == [
+        ["sources", *"4 of docs".split()],
+        "1 of no known source".split(),
+    ]
     found = json.loads(ravqa("collection", "info", collection, "--json"))
     assert found["sources"] == {"docs": 4, "": 1}
 
@@ -106,10 +109,14 @@ def test_show_delete_verify_compact(ravqa, collection):
         "collection", "delete", collection, "--where", "artcle=x", code=2
     )
     assert "give the passages' ids" in ravqa("collection", "delete", collection, code=2)
-    assert ravqa("collection", "delete", collection, "--where", "article=koala.md") == "2 deleted\n"
+    assert (
+        ravqa("collection", "delete", collection, "--where", "article=koala.md")
+        == "2 passages deleted\n"
+    )
     assert shown(ravqa, collection) == 2
     assert "no file is missing or damaged" in ravqa("collection", "verify", collection)
-    ravqa("collection", "compact", collection)
+    out = ravqa("collection", "compact", collection)
+    assert out == f"{shown(ravqa, collection)} passages, and nothing deleted or replaced is left\n"
     [image] = (collection / "images").rglob("*.jpg")
     image.write_bytes(b"x")
     err = ravqa("collection", "verify", collection, code=2)
@@ -156,14 +163,14 @@ def test_several_questions_are_asked_in_one_process(ravqa, collection, monkeypat
         return ravqa("chat", collection, code=code)
 
     out = chat("who eats leaves", "", "/passages", "/quit", "never asked")
-    answer, *shown = out.splitlines()
-    assert answer == "koala: it eats"
+    asked, answer, *shown = out.splitlines()
+    assert (asked, answer) == ("> who eats leaves", "koala: it eats")
     assert any("koala.md#koala" in line for line in shown)
     assert out.count("koala: it eats") == 1
     assert "no model answers: the reader first-words is a rule" in ravqa.err
 
-    out = chat("/passages", "/pasages", "/image gone.jpg", "bridge built", "/help")
-    answer, *commands = out.splitlines()
+    out = chat("/passages", "/pasages", "/passages 3", "/image gone.jpg", "bridge built", "/help")
+    answer, *commands = [line for line in out.splitlines() if not line.startswith("> ")]
     assert answer == "bridge: it was"
     assert [line.partition(":")[0] for line in commands] == [
         "/image FILE",
@@ -173,7 +180,8 @@ def test_several_questions_are_asked_in_one_process(ravqa, collection, monkeypat
     ]
     for reason in (
         "error: nothing has been asked",
-        "error: no command '/pasages': did you mean /passages",
+        "error: '/pasages' is not a command; did you mean /passages",
+        "error: nothing may follow /passages, got '3'",
         "error: no such image: gone.jpg",
     ):
         assert reason in ravqa.err
@@ -250,7 +258,7 @@ def test_nothing_is_pruned_of_what_cannot_be_read(ravqa, collection, docs):
     assert "bridge.txt: not a text in UTF-8" in ravqa(*update, code=2)
     assert "leave out --prune" in ravqa(*update, "--on-error", "skip", code=2)
     assert shown(ravqa, collection) == 4
-    assert ravqa(*update[:-1], "--on-error", "skip") == "3 unchanged\n"
+    assert ravqa(*update[:-1], "--on-error", "skip") == "3 passages unchanged\n"
 
 
 def test_mistakes_leave_nothing(ravqa, docs, tmp_path):
@@ -261,7 +269,7 @@ def test_mistakes_leave_nothing(ravqa, docs, tmp_path):
     assert "broken.pdf: no PDF file" in err
     assert not path.exists()
     out = ravqa("collection", "build", path, docs, "--pipeline", file, "--on-error", "skip")
-    assert out == "4 added\n"
+    assert out == "4 passages added\n"
     err = ravqa("collection", "build", path, docs, "--pipeline", file, code=2)
     assert f"ravqa collection add {path}" in err
     assert "is not empty" in ravqa(
@@ -284,7 +292,7 @@ def test_a_killed_build_goes_on(ravqa, docs, tmp_path, monkeypatch):
         patch.setattr(collection_files.HashEncoder, "encode_document", killed)
         ravqa("collection", "build", path, docs, "--pipeline", file, code=130)
     assert shown(ravqa, path) == 0
-    assert ravqa("collection", "build", path, docs, "--pipeline", file) == "4 added\n"
+    assert ravqa("collection", "build", path, docs, "--pipeline", file) == "4 passages added\n"
 
 
 def test_a_build_that_failed_may_be_repeated_with_another_pipeline(ravqa, docs, tmp_path):
@@ -295,7 +303,9 @@ def test_a_build_that_failed_may_be_repeated_with_another_pipeline(ravqa, docs, 
     assert "has no caption" in err
     (docs / "zoo.txt").write_text("A koala in a tree.")
     other = ("--set", "retriever.encoder.seed=1")
-    assert ravqa("collection", "build", path, docs, "--pipeline", file, *other) == "4 added\n"
+    assert (
+        ravqa("collection", "build", path, docs, "--pipeline", file, *other) == "4 passages added\n"
+    )
     ravqa("collection", "delete", path, "--where", "article=koala.md")
     ravqa("collection", "delete", path, "bridge.txt#0", "zoo.jpg")
     err = ravqa("collection", "build", path, docs, "--pipeline", file, code=2)
@@ -306,8 +316,8 @@ def test_tables_as_other_programs_write_them(ravqa, collection, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("text;more,still\nSüßes für 5 €;x\n", encoding="cp1252")
     form = ("--encoding", "cp1252", "--delimiter", ";")
-    assert ravqa("collection", "add", collection, table, *form) == "1 added\n"
-    assert ravqa("collection", "update", collection, table, *form) == "1 unchanged\n"
+    assert ravqa("collection", "add", collection, table, *form) == "1 passage added\n"
+    assert ravqa("collection", "update", collection, table, *form) == "1 passage unchanged\n"
     assert "Süßes für 5 €" in ravqa("collection", "info", collection, "table.csv#row=1")
     err = ravqa("collection", "add", collection, table, "--encoding", "rot13", code=2)
     assert err.endswith("error: no encoding 'rot13': utf-8, utf-16 and cp1252 are some\n")

@@ -167,7 +167,7 @@ def flat(tmp_path, capsys):
     passages = data / "passages.jsonl"
     arguments = ("collection", "build", path, passages, "--pipeline", settings, "--set", FLAT)
     code, out, err = call(capsys, *arguments)
-    assert (code, out) == (0, "40 added\n"), err
+    assert (code, out) == (0, "40 passages added\n"), err
     return path
 
 
@@ -204,7 +204,7 @@ def test_two_collections_do_not_share_rankings(flat, tmp_path):
 
 def test_a_collection_that_cannot_grow_says_so(flat, tmp_path, capsys):
     passages = tmp_path / "data" / "passages.jsonl"
-    assert call(capsys, "collection", "add", flat, passages)[:2] == (0, "40 unchanged\n")
+    assert call(capsys, "collection", "add", flat, passages)[:2] == (0, "40 passages unchanged\n")
     more = tmp_path / "more.jsonl"
     more.write_text('{"passage_id": "new", "text": "the koala sleeps"}\n')
     expected = f"error: the collection in {flat} has an index of kind 'flat', which cannot change"

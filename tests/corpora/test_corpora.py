@@ -209,7 +209,7 @@ def test_remarks_are_one_line_for_each_kind():
         "a collection, left out: collections",
         "listed in a metadata file, but missing: absent",
         "a caption besides one in a metadata file, left out: second",
-        "of an unsupported kind: 2 .y; 1 .x",
+        "skipped, kind not supported: 2 .y; 1 .x",
     ]
     assert said(DataError, remarks.check_prune) == (
         "f0: bad; pruning would delete its passages from the collection: fix it, or leave out "
