@@ -184,8 +184,8 @@ def _printed(
     if request.comparisons > 1:
         level += f" / {request.comparisons}"
     notes = [
-        "by image: how many times more questions are needed because those about one image are "
-        "alike.",
+        "times more questions: as questions about one image are alike, so many times more are "
+        "needed than if each had an image of its own.",
         f"detectable: the smallest difference that a paired test over images detects with power "
         f"{request.power:g}, {level}.",
         "needed for a difference of X: as many questions, with as many per image as now, for the "
@@ -202,7 +202,7 @@ def _printed(
         table.row("images", f"{found.clusters:,}")
         table.row("difference", f"{found.mean:+.1f}")
         table.row("standard deviation", f"{math.sqrt(found.variance):.1f}")
-        table.row("by image", f"{found.design_effect:.2f}")
+        table.row("times more questions", f"{found.design_effect:.2f}")
         seen = detectable(found.questions, found.variance, power=request.power, alpha=alpha)
         table.row("detectable", f"{seen:.1f}")
         for x in request.differences:
