@@ -48,7 +48,7 @@ _COLUMNS = ("question", "answer", "dataset_image_ids", "dataset_name", "question
 _NAMES = ("id2name", "train", "val", "train_mini")
 
 LAYOUT = (
-    "needed: the files of github.com/google-research/google-research (encyclopedic_vqa): "
+    "It needs the files of github.com/google-research/google-research (encyclopedic_vqa): "
     "test.csv (val.csv, train.csv), and the images of iNaturalist 2021 and Google Landmarks v2"
 )
 
@@ -94,12 +94,12 @@ def load(request: DatasetRequest) -> Dataset:
     options = options_of(Options, request)
     folder = request.data
     if folder is None:
-        raise UserError(f"--dataset evqa needs --data DIR: {LAYOUT}")
+        raise UserError(f"--dataset evqa needs --data DIR. {LAYOUT}")
     if not folder.is_dir():
-        raise UserError(f"no data folder {folder}: {LAYOUT}")
+        raise UserError(f"the data folder {folder} does not exist. {LAYOUT}")
     present = [s for s in SPLITS if (folder / f"{s}.csv").is_file()]
     if not present:
-        raise UserError(f"no Encyclopedic-VQA questions in {folder}: {LAYOUT}")
+        raise UserError(f"no Encyclopedic-VQA questions in {folder}. {LAYOUT}")
     split, notes = pick_split(request.split, "test", {s: s for s in SPLITS}, present, folder)
     path = folder / f"{split}.csv"
     images = _Images(options.images or folder, folder, path)

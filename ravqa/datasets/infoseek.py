@@ -46,7 +46,7 @@ RETRIEVAL_METRICS = (
 )
 
 LAYOUT = (
-    "needed: the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
+    "It needs the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
     "infoseek_val_qtype.jsonl (and infoseek_val_withkb.jsonl), and OVEN's images as "
     "images/oven_00000001.jpg"
 )
@@ -97,14 +97,14 @@ def load(request: DatasetRequest) -> Dataset:
     if options.setting == "m2kr":
         return _m2kr(request, options)
     if not folder.is_dir():
-        raise UserError(f"no data folder {folder}: {LAYOUT}")
+        raise UserError(f"the data folder {folder} does not exist. {LAYOUT}")
     present = [s for s in SPLITS if (folder / f"infoseek_{s}.jsonl").is_file()]
     if not present:
-        raise UserError(f"no InfoSeek questions in {folder}: {LAYOUT}")
+        raise UserError(f"no InfoSeek questions in {folder}. {LAYOUT}")
     split, notes = pick_split(request.split, "val", {s: s for s in SPLITS}, present, folder)
     types = _by_id(folder / f"infoseek_{split}_qtype.jsonl", "question_type")
     if not types and split == "val":
-        raise UserError(f"{folder}/infoseek_val_qtype.jsonl is missing: {LAYOUT}")
+        raise UserError(f"{folder}/infoseek_val_qtype.jsonl is missing. {LAYOUT}")
     entities = _by_id(folder / f"infoseek_{split}_withkb.jsonl", "entity_text", "entity_id")
     # The sample's photos are stored once, under OK-VQA's names.
     images = options.images or (SAMPLE / "val2014" if edition else folder / "images")

@@ -192,7 +192,9 @@ def _load(request: DatasetRequest, name: str) -> Dataset:
     data, config = request.data, f"{subset}_data"
     if hub.hub_name(data) is None:
         if not data.is_dir():
-            raise UserError(f"no data folder {data}: the files of {repository} are expected")
+            raise UserError(
+                f"the data folder {data} does not exist. It needs the files of {repository}"
+            )
         present = hub.split_names(data, config)
         if not present:
             raise UserError(

@@ -67,7 +67,7 @@ RETRIEVAL_METRICS = (RetrievalMetric("pseudo_recall_at_k", 5),)
 _IMAGES = ("image", "images", "img_path")  # columns, for a message
 
 LAYOUT = (
-    "needed: the files of okvqa.allenai.org (Download): "
+    "It needs the files of okvqa.allenai.org (Download): "
     "OpenEnded_mscoco_val2014_questions.json, mscoco_val2014_annotations.json, and the COCO 2014 "
     "images (cocodataset.org) as val2014/COCO_val2014_000000000042.jpg; the same for train2014"
 )
@@ -141,12 +141,12 @@ def load(request: DatasetRequest) -> Dataset:
     folder, edition = bundled.source_of(options, request)
     if hub.hub_name(folder) is None:
         if not folder.is_dir():
-            raise UserError(f"no data folder {folder}: {LAYOUT}")
+            raise UserError(f"the data folder {folder} does not exist. {LAYOUT}")
         present = [s for s in SPLITS if (folder / question_file(s)).is_file()]
         if present:
             return _official(request, options, folder, present, edition)
         if not hub.has_table(folder, None):
-            raise UserError(f"no OK-VQA questions in {folder}: {LAYOUT}")
+            raise UserError(f"no OK-VQA questions in {folder}. {LAYOUT}")
     return _table(request, options, folder)
 
 
@@ -227,7 +227,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _document(path: Path, key: str) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path} is missing: {LAYOUT}")
+        raise UserError(f"{path} is missing. {LAYOUT}")
     document = read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get(key), list):
         raise DataError(f"{path}: an object with the list {key!r} is expected")

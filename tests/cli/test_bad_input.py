@@ -439,11 +439,11 @@ def test_an_empty_data_folder_is_named_with_what_it_lacks(refused, tmp_path, dat
     (tmp_path / "empty").mkdir()
     line = refused(*dataset, "--data", tmp_path / "empty")
     assert str(tmp_path / "empty") in line
-    assert "needed: the files of" in line
+    assert "It needs the files of" in line
 
 
 def test_a_line_break_in_a_name_does_not_break_the_line_of_error(refused):
-    assert "no data folder a b:" in refused(*OKVQA, "--data", "a\nb")
+    assert "the data folder a b does not exist." in refused(*OKVQA, "--data", "a\nb")
 
 
 def test_a_split_whose_files_are_not_there_is_named_with_those_that_are(refused, data):

@@ -130,7 +130,7 @@ def test_remarks_on_the_version_and_the_field_of_answers(tmp_path):
 
 ASKED = {"question_id": 5, "image_id": 42, "question": "What?"}
 NEEDED = (
-    "needed: the files of okvqa.allenai.org (Download): OpenEnded_mscoco_val2014_questions.json, "
+    "It needs the files of okvqa.allenai.org (Download): OpenEnded_mscoco_val2014_questions.json, "
     "mscoco_val2014_annotations.json, and the COCO 2014 images (cocodataset.org) as "
     "val2014/COCO_val2014_000000000042.jpg; the same for train2014"
 )
@@ -191,8 +191,11 @@ def test_an_annotation_of_okvqa_that_cannot_be_used(tmp_path, change, reason):
 
 
 def test_files_of_okvqa_that_are_not_there_or_something_else(tmp_path):
-    assert said(UserError, load, okvqa, tmp_path / "x") == f"no data folder {tmp_path}/x: {NEEDED}"
-    assert said(UserError, load, okvqa, tmp_path) == f"no OK-VQA questions in {tmp_path}: {NEEDED}"
+    assert (
+        said(UserError, load, okvqa, tmp_path / "x")
+        == f"the data folder {tmp_path}/x does not exist. {NEEDED}"
+    )
+    assert said(UserError, load, okvqa, tmp_path) == f"no OK-VQA questions in {tmp_path}. {NEEDED}"
     official(tmp_path)
     path = tmp_path / "mscoco_val2014_annotations.json"
     for value in ([], {"annotations": {}}, {"questions": []}):
@@ -200,7 +203,7 @@ def test_files_of_okvqa_that_are_not_there_or_something_else(tmp_path):
         expected = f"{path}: an object with the list 'annotations' is expected"
         assert said(DataError, load, okvqa, tmp_path) == expected
     path.unlink()
-    assert said(UserError, load, okvqa, tmp_path) == f"{path} is missing: {NEEDED}"
+    assert said(UserError, load, okvqa, tmp_path) == f"{path} is missing. {NEEDED}"
 
 
 # Captions
@@ -434,7 +437,7 @@ RECORD = {
     "data_split": "val_unseen",
 }
 OVEN = (
-    "needed: the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
+    "It needs the files of github.com/open-vision-language/infoseek: infoseek_val.jsonl, "
     "infoseek_val_qtype.jsonl (and infoseek_val_withkb.jsonl), and OVEN's images as "
     "images/oven_00000001.jpg"
 )
@@ -487,14 +490,14 @@ def test_infoseek_as_a_whole(tmp_path):
 
 
 def test_infoseek_that_is_not_there(tmp_path):
-    missing = f"no data folder {tmp_path}/x: {OVEN}"
+    missing = f"the data folder {tmp_path}/x does not exist. {OVEN}"
     assert said(UserError, load, infoseek, tmp_path / "x") == missing
     assert said(UserError, load, infoseek, tmp_path) == (
-        f"no InfoSeek questions in {tmp_path}: {OVEN}"
+        f"no InfoSeek questions in {tmp_path}. {OVEN}"
     )
     infoseek_folder(tmp_path)
     (tmp_path / "infoseek_val_qtype.jsonl").unlink()
-    missing = f"{tmp_path}/infoseek_val_qtype.jsonl is missing: {OVEN}"
+    missing = f"{tmp_path}/infoseek_val_qtype.jsonl is missing. {OVEN}"
     assert said(UserError, load, infoseek, tmp_path) == missing
 
 
@@ -693,7 +696,7 @@ def test_remarks_and_mistakes_of_m2kr(tmp_path):
     assert message == f"--dataset m2kr needs --dataset-option subset=NAME: {names}"
     gone = tmp_path / "gone"
     message = said(UserError, load, m2kr, gone, subset="OVEN")
-    assert message == f"no data folder {gone}: the files of {repository} are expected"
+    assert message == f"the data folder {gone} does not exist. It needs the files of {repository}"
     message = said(UserError, load, m2kr, folder, subset="OVEN")
     assert message == (
         f"no OVEN_data/*.parquet in {folder}: the files of {repository} are expected"
@@ -807,14 +810,14 @@ def test_a_row_of_encyclopedic_vqa_that_cannot_be_used(tmp_path, change, reason,
 
 def test_encyclopedic_vqa_that_is_not_there(tmp_path):
     needed = (
-        "needed: the files of github.com/google-research/google-research (encyclopedic_vqa): "
+        "It needs the files of github.com/google-research/google-research (encyclopedic_vqa): "
         "test.csv (val.csv, train.csv), and the images of iNaturalist 2021 and Google Landmarks v2"
     )
-    assert said(UserError, load, evqa, None) == f"--dataset evqa needs --data DIR: {needed}"
+    assert said(UserError, load, evqa, None) == f"--dataset evqa needs --data DIR. {needed}"
     message = said(UserError, load, evqa, tmp_path / "x")
-    assert message == f"no data folder {tmp_path}/x: {needed}"
+    assert message == f"the data folder {tmp_path}/x does not exist. {needed}"
     message = said(UserError, load, evqa, tmp_path)
-    assert message == f"no Encyclopedic-VQA questions in {tmp_path}: {needed}"
+    assert message == f"no Encyclopedic-VQA questions in {tmp_path}. {needed}"
     assert evqa.REMOTE.remark(tmp_path) == (
         "Encyclopedic-VQA's images come from iNaturalist 2021 and Google Landmarks v2: only the "
         f"csv file is downloaded; put the images, or their zip and tar archives, into {tmp_path} "
