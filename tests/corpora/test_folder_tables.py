@@ -65,9 +65,12 @@ def test_rows_and_tables_that_cannot_be_used_are_named(docs):
     (docs / "a.csv").write_text("id,text\nx,one\n,two\nz,\n")
     (docs / "b.jsonl").write_text('{"text": "one"}\nno JSON\n')
     (docs / "c.csv").write_text("id,text\nx\n")
+    (docs / "X.csv").write_text("id,text\n,one\nX,two\n")
     remarks = Remarks("skip")
     found = Corpus.read(docs, remarks=remarks)
-    assert list(found) == ["a.csv#x", "notes.txt#0"]
+    assert list(found) == ["X.csv#X", "a.csv#x", "notes.txt#0"]
+    first = remarks.broken.pop(0)
+    assert first.startswith("X.csv, line 2: no passage id")
     first, *_ = remarks.broken
     assert first.startswith("a.csv, line 3: no passage id (column passage_id or id or _id or kid)")
     places = [line.partition(":")[0] for line in remarks.broken]

@@ -1,6 +1,7 @@
 """Documents and slides of office programs as passages; the files are made by the libraries."""
 
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from document_files import docx, pptx
@@ -154,3 +155,18 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     assert (tmp_path / "a.docx").stat().st_size < 100_000
     with pytest.raises(DataError, match=r"^a\.docx: unpacks to too much: split it( \(|$)"):
         Corpus.read(tmp_path / "a.docx")
+
+
+@pytest.mark.parametrize("kind", ["DATE", "FOOTER", "SLIDE_NUMBER", "BODY", "SUBTITLE", None])
+def test_what_is_on_every_slide_is_left_out(kind):
+    shape = SimpleNamespace(
+        is_placeholder=kind is not None,
+        placeholder_format=SimpleNamespace(type=SimpleNamespace(name=kind)),
+        has_text_frame=True,
+        text_frame=SimpleNamespace(text="one\vtwo  words"),
+    )
+    left_out = kind in ("DATE", "FOOTER", "SLIDE_NUMBER")
+    expected = [] if left_out else ["one", "two words"]
+    assert list(office._shape(shape)) == expected
+    group = SimpleNamespace(is_placeholder=False, shapes=[shape, shape])
+    assert list(office._shape(group)) == expected * 2

@@ -3,6 +3,7 @@
 import pytest
 from document_files import pdf
 
+from ravqa.core.errors import DataError
 from ravqa.corpora import pdf as reading
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.titles import real_title
@@ -114,3 +115,16 @@ def test_a_mark_without_properties_is_passed_over():
     drawn = [" "]
     hyphens(b"Tj", drawn)
     assert drawn == [" "]
+
+
+def test_words_are_counted_whole_and_by_their_parts():
+    found = reading._words(["Co\u2010operate, a well-\nknown co-operative\xad"])
+    once = dict.fromkeys(["co-operate", "operate", "a", "co-operative", "operative"], 1)
+    assert found == once | {"co": 2}
+
+
+def test_how_much_text_a_file_may_have(read, monkeypatch):
+    monkeypatch.setattr(reading, "LONGEST_LINE", 6)
+    assert [passage.text for passage in read("one", "two")] == ["one", "two"]
+    with pytest.raises(DataError, match=r"^two\.pdf: more than 6 characters of text: split it"):
+        read("one", "four")
