@@ -24,7 +24,7 @@ from ravqa.core.devices import torch_build
 from ravqa.core.errors import UserError
 from ravqa.core.files import leftovers
 from ravqa.core.locations import cache_dir
-from ravqa.core.texts import readable_size
+from ravqa.core.texts import number_of, readable_size
 from ravqa.runs import needs
 from ravqa.runs.needs import Needs, total_memory
 
@@ -221,7 +221,7 @@ def _parts_of(root: Path) -> list[Cache]:
             found[name] = found.get(name, 0) + _bytes(entry)
     listed = [Cache(name, str(root / name), size) for name, size in found.items()]
     if left := list(leftovers(root)):
-        name = f"left by {len(left)} killed writers"
+        name = f"left by {number_of(len(left), 'killed writer')}"
         listed.append(Cache(name, str(root), sum(map(_bytes, left))))
     return listed
 
@@ -333,5 +333,7 @@ def lines(report: Report) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             rows.append((model.part, f"{model.name}: {size}"))
         rows += [("note", note) for note in found.notes]
         rows += [("stops", stop) for stop in found.stops]
-        rows += [] if found.stops else [("", "ready to run")]
+        missing = [model.name for model in found.models if model.bytes is None]
+        after = f" after a download of {', '.join(dict.fromkeys(missing))}" if missing else ""
+        rows += [] if found.stops else [("", f"ready to run{after}")]
         yield f"Pipeline {found.name}", rows

@@ -91,7 +91,20 @@ def reading(why: str, name: str, path: str, *, trusted: bool | None = None) -> I
         for pointer in lfs_pointers(Path(path)):
             said = f"{pointer} is a Git LFS pointer, not the file itself: run git lfs pull there"
             break
+        if not Path(path).exists() and _unreachable(e):
+            said = f"{said.rstrip('.')}: download it elsewhere, and set the model to its folder"
         raise UserError(f"{why}: {name} cannot be loaded: {said}") from None
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Return whether a model is not here because the hub could not be asked for it."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

@@ -185,8 +185,12 @@ def _examine_model(needs: Needs, path: str, name: str, config: Strict) -> None:
         return
     needs.models.append(Model(path, name, "hub"))
     if constants.is_offline_mode():
+        listed = any(key.isdigit() for key in path.split("."))
+        own = not listed and getattr(config, "model", None) == name
+        mend = f"use --set {path}.model=DIR" if own else "set the model to its folder"
         needs.stops.append(
-            f"{path}: {name} is not on this machine, and HF_HUB_OFFLINE forbids downloading it"
+            f"{path}: {name} is not on this machine, and HF_HUB_OFFLINE forbids downloading it: "
+            f"download it elsewhere, and {mend}"
         )
     else:
         needs.notes.append(f"{path}: {name} will be downloaded from the hub")

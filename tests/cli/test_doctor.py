@@ -170,6 +170,12 @@ def test_missing_packages_stop_a_pipeline(without, tmp_path):
     assert found[-1].endswith(f"there are no weights in {tmp_path}")
 
 
+def last_line(found):
+    report = doctor.PipelineReport(**vars(found), name="own.yaml")
+    shown = doctor.lines(doctor.Report({}, [], {}, [], offline=False, pipeline=report))
+    return list(shown)[-1][1][-1][1]
+
+
 def test_models_are_looked_for(hub, tmp_path, monkeypatch):
     def reader(name, **options):
         return examined(reader={"name": "transformers-vlm", "model": str(name), **options})
@@ -179,14 +185,18 @@ def test_models_are_looked_for(hub, tmp_path, monkeypatch):
     ]
     found = reader("owner/name")
     assert found.notes == ["reader: owner/name will be downloaded from the hub"]
+    assert last_line(found) == "ready to run after a download of owner/name"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE forbids" in reader("owner/name").stops[0]
+    [stop] = reader("owner/name").stops
+    assert "HF_HUB_OFFLINE forbids" in stop
+    assert stop.endswith("--set reader.model=DIR")
     kept = hub / "models--owner--name"
     model(kept / "snapshots" / "abc", model_type="llava", dtype="bfloat16")
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("abc")
     found = reader("owner/name")
     assert found.stops == []
+    assert last_line(found) == "ready to run"
     assert (found.models[0].bytes, found.models[0].memory) == (1000, 2000)
     local = model(tmp_path / "local", model_type="llava")
     assert reader(local).stops == []
@@ -251,7 +261,7 @@ def test_caches_are_counted(fresh_cache, hub):
     (fresh_cache / "indexes" / ".b.0123abcd.part").mkdir()
     (fresh_cache / "indexes" / ".b.0123abcd.part" / "x").write_bytes(b"123456")
     (fresh_cache / "indexes" / ".c.part").write_bytes(b"someone else's")
-    assert {cache.name: cache.bytes for cache in doctor.caches()}["left by 1 killed writers"] == 6
+    assert {cache.name: cache.bytes for cache in doctor.caches()}["left by 1 killed writer"] == 6
 
 
 def test_the_command(capsys, hub):

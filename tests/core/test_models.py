@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
+from ravqa.core.checkpoints import reading
+from ravqa.core.errors import UserError
 from ravqa.core.model_files import commit_of, model_fingerprint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -33,3 +36,14 @@ def test_a_local_model_has_no_commit_and_is_known_by_its_content(tmp_path):
     before = model_fingerprint(str(tmp_path))
     Path(tmp_path / "weights.bin").write_bytes(b"two!")
     assert model_fingerprint(str(tmp_path)) != before
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_a_model_that_the_hub_cannot_give_may_be_brought(here, tmp_path):
+    name = str(tmp_path) if here else "nobody/nothing"
+    failure = OSError("No connection.")
+    failure.__cause__ = LocalEntryNotFoundError("not in the cache")
+    with pytest.raises(UserError) as error, reading("reader", name, name):
+        raise failure
+    mend = ": download it elsewhere, and set the model to its folder"
+    assert str(error.value).endswith("No connection." if here else f"No connection{mend}")
