@@ -324,7 +324,8 @@ def ask(request: AskRequest) -> None:
         if request.as_json:
             passages = [_hit(*pair) for pair in found]
             values = {"answer": answer.text, "decision": answer.decision, "passages": passages}
-            say_json(values, indent=1)
+            stand_ins = dict(_stand_ins(collection, request))
+            say_json(values | ({"stand_ins": stand_ins} if stand_ins else {}), indent=1)
         else:
             _print_answer(console, answer.text)
             _print_hits(console, found)
@@ -572,13 +573,21 @@ def _note_reader(collection: Collection, image: Path | None, console: Console) -
         console.note(f"no model answers: the reader {name} is a rule; name another with --reader")
 
 
-def _note_stand_ins(
-    collection: Collection, request: AskRequest | ChatRequest, console: Console
-) -> None:
+def _stand_ins(
+    collection: Collection, request: AskRequest | ChatRequest
+) -> Iterator[tuple[str, str]]:
+    """Yield the parts that stand in for larger ones and were not replaced, and what they are."""
     changed = {change.partition("=")[0].partition(".")[0] for change in _changes(request)}
     for part, what in collection.config.stand_ins.items():
         if part not in changed:
-            console.note(f"stand-in {part}: {what}")
+            yield part, what
+
+
+def _note_stand_ins(
+    collection: Collection, request: AskRequest | ChatRequest, console: Console
+) -> None:
+    for part, what in _stand_ins(collection, request):
+        console.note(f"stand-in {part}: {what}")
 
 
 def _read_pairs(response: Response) -> list[tuple[Hit, Passage]]:

@@ -134,6 +134,13 @@ def test_search_and_ask(ravqa, collection):
     answer = json.loads(ravqa("ask", collection, "who eats leaves", "--json"))
     assert answer["answer"] == "koala: it eats"
     assert [p["passage_id"] for p in answer["passages"]] == ["koala.md#koala"]
+    assert "stand_ins" not in answer
+    small = ("--set", "stand_ins={reader: a rule for a model, retriever: a hash}")
+    answer = json.loads(ravqa("ask", collection, "who eats leaves", "--json", *small))
+    assert answer["stand_ins"] == {"reader": "a rule for a model", "retriever": "a hash"}
+    replaced = ("--reader", "best-span", *small)
+    answer = json.loads(ravqa("ask", collection, "who eats leaves", "--json", *replaced))
+    assert answer["stand_ins"] == {"retriever": "a hash"}
     assert "koala: it eats" in ravqa("ask", collection, "who eats leaves")
     assert "an --image, or both" in ravqa("search", collection, code=2)
     assert "no such image" in ravqa("search", collection, "--image", "gone.jpg", code=2)
