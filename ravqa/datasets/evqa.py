@@ -113,7 +113,7 @@ def load(request: DatasetRequest) -> Dataset:
         fingerprint=digest,
         info={
             "setting": "templated and automatic questions" if options.single_hop else "all types",
-            "images": "every image" if options.triplets else "first image",
+            "asked_about": "every image" if options.triplets else "first image",
         },
         notes=notes,
         retrieval_metrics=RETRIEVAL_METRICS,

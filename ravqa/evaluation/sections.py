@@ -35,7 +35,7 @@ def dataset_section(dataset: Dataset) -> ScoredDataset:
         "questions": len(dataset.questions),
         "images": len({q.image_id for q in dataset.questions}),
     }
-    return cast(ScoredDataset, {**section, **dataset.info})
+    return cast(ScoredDataset, {**dataset.info, **section})
 
 
 def by_type(

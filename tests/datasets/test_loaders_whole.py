@@ -743,7 +743,7 @@ def test_encyclopedic_vqa_as_a_whole(tmp_path):
         "label": "Encyclopedic-VQA",
         "split": "test",
         "metric": "evqa_score",
-        "info": {"setting": "all types", "images": "first image"},
+        "info": {"setting": "all types", "asked_about": "first image"},
         "retrieval_metrics": BY_ARTICLE,
     }
     assert dataset.questions == [
@@ -764,7 +764,8 @@ def test_encyclopedic_vqa_as_a_whole(tmp_path):
         "any/abc.jpg",
         "d/e/f/def.jpg",
     ]
-    assert unseen.info == {"setting": "templated and automatic questions", "images": "every image"}
+    expected = {"setting": "templated and automatic questions", "asked_about": "every image"}
+    assert unseen.info == expected
 
 
 def test_images_of_inaturalist_are_found_by_their_name_in_any_folder(tmp_path):

@@ -92,6 +92,8 @@ def run(data, tmp_path, capsys):
 def test_the_judge_of_the_settings_scores_evqa(run, tmp_path):
     code, results, _, _ = run()
     assert code == 0
+    dataset = results["dataset"]
+    assert (dataset["images"], dataset["asked_about"]) == (1, "first image")
     section = results["answers"]
     assert section["rule"] == {"judge": "none (exact match only)", "judge_fingerprint": None}
     assert section["conditions"]["main"]["score"] == 25.0
