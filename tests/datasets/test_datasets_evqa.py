@@ -135,7 +135,7 @@ def test_the_official_files_are_read(tmp_path, names):
     folder = folder_of(tmp_path / "evqa", names)
     dataset = evqa.load(DatasetRequest(data=folder))
     assert (dataset.name, dataset.split, dataset.metric) == ("evqa", "test", "evqa_score")
-    assert dataset.info == {"setting": "all types", "images": "first image"}
+    assert dataset.info == {"setting": "all types", "asked_about": "first image"}
     assert dataset.retrieval_metrics[0] == RetrievalMetric("article_recall_at_k", 1)
     one, multi, hops, automatic = dataset.questions
     assert one == Question(
@@ -190,7 +190,7 @@ def test_every_image_asks_for_itself_if_triplets_are_wanted(tmp_path):
         ("evqa_test_0000002.1", "landmarks/0123456789abcdef"),
         ("evqa_test_0000003.0", "landmarks/ae67170774ef5750"),
     ]
-    assert dataset.info["images"] == "every image"
+    assert dataset.info["asked_about"] == "every image"
 
 
 def test_single_hop_questions_keep_their_ids(tmp_path):
