@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would be narrower than alone
 
 # Time limits of single examples fail by chance on a busy machine.
 settings.register_profile("ravqa", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from ravqa.core.checkpoints import (
     load_config,
+    load_image_processor,
     load_model,
     load_sentence_transformer,
     loading,
@@ -236,7 +237,7 @@ class _Transformer:
     """A vision tower of transformers, alone or in a model of image and text."""
 
     def __init__(self, config: ImageEncoder.Config, path: str):
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoModel
 
         trusted = config.trust_remote_code
         self._device = own_device(config.device, _WHY)
@@ -244,9 +245,7 @@ class _Transformer:
             settings = load_config(path, trust_remote_code=trusted)
             if not any(hasattr(settings, name) for name in ("vision_config", "image_size")):
                 raise _without_images(config)
-            self._processor: Any = AutoImageProcessor.from_pretrained(
-                path, trust_remote_code=trusted
-            )
+            self._processor: Any = load_image_processor(path, trust_remote_code=trusted)
             model = load_model(AutoModel, path, trust_remote_code=trusted)
             self._model: Any = model.float().eval().requires_grad_(False).to(self._device)
         self.fingerprint = fingerprint("transformers", model_fingerprint(path), commit_of(path))

@@ -70,8 +70,8 @@ def test_retrievers_by_name():
     modules = {name: RETRIEVERS._entries[name] for name, _ in RETRIEVERS}
     assert all(isinstance(entry, Entry) for entry in modules.values())
     assert list(modules) == [
-        *("late-interaction", "bm25", "fusion", "llama-index", "none", "oracle", "random"),
-        "static",
+        *("late-interaction", "bm25", "gallery", "fusion", "llama-index", "none", "oracle"),
+        *("random", "static"),
     ]
     assert RETRIEVERS.get("bm25") is BM25Retriever
     assert RETRIEVERS.get("static") is StaticRetriever
