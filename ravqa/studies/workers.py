@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ravqa.core.errors import UserError, first_line
+from ravqa.core.errors import ContractError, UserError, first_line
 from ravqa.core.factory import Key, Session
 from ravqa.runs.options import RunRequest
 
@@ -59,7 +59,8 @@ def attempt(request: RunRequest, run: Callable[[RunRequest], object]) -> Failure
     try:
         run(request)
     except UserError as e:
-        return Failure(" ".join(str(e).split()))
+        raised = isinstance(e, ContractError) and e.__cause__ is not None  # by a part's own code
+        return Failure(" ".join(str(e).split()), traceback.format_exc() if raised else None)
     except Exception as e:  # the other runs continue
         return Failure(f"{type(e).__name__}: {first_line(e)}", traceback.format_exc())
     return None

@@ -387,6 +387,7 @@ def test_the_command_gives_the_known_figure_on_real_snippets(tmp_path):
         "flmr": 54,
         "ravqa": 54,
         "word": 46,
+        "nfkc": 54,
     }
     assert results["provenance"]["corpus"]["passages"] == 15_863
 

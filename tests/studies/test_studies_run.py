@@ -383,7 +383,8 @@ def test_a_variant_that_fails_is_reported_and_the_others_go_on(counted, folder, 
     assert code == 1
     assert "failed: 'broken' on animals: question 0: the reader " in err
     assert ": the reader broke; --on-error skip" in err
-    assert "failed: 'buggy' on animals: RuntimeError: the reader has a bug" in err
+    assert "failed: 'buggy' on animals: the reader study_files.CountedReader breaks" in err
+    assert "it raises RuntimeError when built: the reader has a bug" in err
     assert "failed: 'unable' on animals: answering.decision joint_max" in err
     assert "the reader broke" in out
     rows = {row["run"]: row for row in read_table(output)["tables"][0]["rows"]}
@@ -392,7 +393,8 @@ def test_a_variant_that_fails_is_reported_and_the_others_go_on(counted, folder, 
     # A bug leaves its traceback; a mistake of the user's is a line.
     assert "Traceback" in (output / "errors" / "buggy.txt").read_text()
     assert [p.name for p in (output / "errors").iterdir()] == ["buggy.txt"]
-    assert "buggy: failed, RuntimeError" in (output / "table.md").read_text()
+    page = (output / "table.md").read_text(encoding="utf-8")
+    assert "breaks its contract: it raises RuntimeError" in page.split("buggy: failed, ")[1]
 
     # Mended under the same name: it had answered nothing. A finished run is another matter.
     readers["broken"] = {"reader": {"name": "counted", "word": 2}}
