@@ -14,17 +14,15 @@ from ravqa.core.checkpoints import (
     load_image_processor,
     load_model,
     load_tokenizer,
-    loading,
 )
-from ravqa.core.devices import own_device
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.factory import Session, build_part
 from ravqa.core.failures import failures
-from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Description, Question
-from ravqa.core.settings import ModelName, Part, Strict, TemplateName, Text, fingerprint
+from ravqa.core.settings import Part, Strict, TemplateName, fingerprint
 from ravqa.describers.base import Describer
+from ravqa.describers.models import ModelDescriber
 from ravqa.images.decode import open_for_library
 from ravqa.readers import READERS
 from ravqa.readers.cached import CachedReader
@@ -33,46 +31,27 @@ _WHY = "the describer caption"
 _ALONE = ("blip", "git", "vision-encoder-decoder")  # types of models that need no prompt
 
 
-class Captioner(Describer):
+class Captioner(ModelDescriber):
     """A describer that captions images by a model that needs no prompt: BLIP, GIT, ViT-GPT2."""
 
-    class Config(Strict):
-        """Options.
+    class Config(ModelDescriber.Config):
+        """Options, besides those of the base class.
 
         Attributes:
-            model: folder or hub name.
             max_new_tokens: longest caption, in tokens.
             beams: beams of the search for the likeliest caption; 1 takes the likeliest token.
             batch_size: images that go through the model together.
-            device: "auto" for an accelerator if available.
         """
 
-        model: ModelName
         max_new_tokens: int = Field(default=40, ge=1)
         beams: int = Field(default=1, ge=1)
         batch_size: int = Field(default=8, ge=1)
-        device: Text = "auto"
+
+    WHY = _WHY
+    VERSION = "caption/1"
+    COUNTING = frozenset({"max_new_tokens", "beams"})
 
     config: Config
-
-    def __init__(self, config: Config):
-        """Load the model.
-
-        Raises:
-            UserError: it cannot be loaded, or is of a type that needs a prompt.
-        """
-        self.config = config
-        self.weights = config.model
-        self._device = own_device(config.device, _WHY)
-        path = resolve(config.model, extra="sample", why=_WHY)
-        with loading(_WHY, config.model, path):
-            self._load(path)
-        self.fingerprint = fingerprint(
-            "caption/1",
-            config.model_dump(include={"max_new_tokens", "beams"}),
-            model_fingerprint(path),
-            commit_of(path),
-        )
 
     def _load(self, path: str) -> None:
         from transformers import AutoModelForImageTextToText, VisionEncoderDecoderModel

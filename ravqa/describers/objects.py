@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ravqa.core.checkpoints import load_config, load_model, load_processor, loading
-from ravqa.core.devices import own_device
+from ravqa.core.checkpoints import load_config, load_model, load_processor
 from ravqa.core.errors import UserError
 from ravqa.core.failures import failures
-from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.records import Description, Region
-from ravqa.core.settings import ModelName, Strict, Text, fingerprint
-from ravqa.describers.base import Describer
+from ravqa.core.settings import Text
+from ravqa.describers.models import ModelDescriber
 from ravqa.images.decode import open_for_library
 
 if TYPE_CHECKING:
@@ -33,50 +31,30 @@ _WORD_SCORE = 0.25  # Grounding DINO: words of a label of which it is less sure 
 _MARKS = re.compile(r"\[[A-Z]+\]|\.(?=\s|$)")
 
 
-class ObjectDetector(Describer):
+class ObjectDetector(ModelDescriber):
     """A describer that finds objects: labels, boxes and scores.
 
     Images go through the model one by one: padding to the largest of several would change boxes.
     """
 
-    class Config(Strict):
-        """Options.
+    class Config(ModelDescriber.Config):
+        """Options, besides those of the base class.
 
         Attributes:
-            model: folder or hub name of a detection model that transformers loads.
             labels: what a model that looks for labels given in words looks for.
             min_score: objects of which the model is less sure are left out.
             most: most objects of an image; the surest are kept.
-            device: "auto" for an accelerator if available.
         """
 
-        model: ModelName
         labels: tuple[Text, ...] = ()
         min_score: float = Field(default=0.3, ge=0, le=1)
         most: int = Field(default=40, ge=1)
-        device: Text = "auto"
+
+    WHY = _WHY
+    VERSION = "objects/1"
+    COUNTING = frozenset({"labels", "min_score", "most"})
 
     config: Config
-
-    def __init__(self, config: Config):
-        """Load the model.
-
-        Raises:
-            UserError: it cannot be loaded, detects no objects, or needs `labels` and has none, or
-                has classes of its own although there are labels.
-        """
-        self.config = config
-        self.weights = config.model
-        self._device = own_device(config.device, _WHY)
-        path = resolve(config.model, extra="sample", why=_WHY)
-        with loading(_WHY, config.model, path):
-            self._load(path)
-        self.fingerprint = fingerprint(
-            "objects/1",
-            config.model_dump(include={"labels", "min_score", "most"}),
-            model_fingerprint(path),
-            commit_of(path),
-        )
 
     def _load(self, path: str) -> None:
         from transformers import AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection
