@@ -1,4 +1,4 @@
-"""The text of PDF files, page by page (through pypdf).
+"""PDF files page by page: their text (through pypdf), and pictures of them (through pypdfium2).
 
 Ligatures and other compatibility forms are replaced by what they stand for (Unicode's NFKC), except
 superscripts, subscripts and fractions, which would become other numbers (10² would be 102).
@@ -13,15 +13,18 @@ or more which are both words of the document; in every other case it is removed.
 
 from __future__ import annotations
 
+import io
 import logging
+import math
 import re
+import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ravqa.core.errors import DataError, import_extra
+from ravqa.core.errors import DataError, first_line, import_extra
 from ravqa.core.files import LONGEST_LINE, check_file
 from ravqa.corpora.titles import real_title
 
@@ -32,6 +35,13 @@ _SOFT_MARKS = (_SOFT, b"\xfe\xff\x00\xad")
 _BREAK = re.compile(rf"([\w-]*\w)(-| ?[\u2010{_SOFT}])[ \t]*\n[ \t]*(?=(\w+(?:-\w+)*))")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _SHORTEST_PART = 3
+
+DPI = 150
+"""Default resolution of pictures of pages, in dots per inch."""
+MOST_PIXELS = 2**24
+"""A larger page is rendered at the lower resolution at which it has this many pixels."""
+_POINTS = 72  # of a PDF file's own units in an inch
+_PDFIUM = threading.Lock()  # the library may be used by one thread at a time
 
 
 def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:
@@ -77,6 +87,51 @@ def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:
     words = _words(texts)
     pages = [(number, _paragraphs(_unbroken(text, words))) for number, text in enumerate(texts, 1)]
     return real_title(_plain(title) if isinstance(title, str) else None), pages
+
+
+def render_pages(
+    path: Path, pages: Iterable[int] | None = None, *, dpi: int = DPI
+) -> Iterator[tuple[int, bytes]]:
+    """Yield pages' numbers (from 1) and pictures of them, as PNG in RGB.
+
+    Args:
+        pages: the numbers of the wanted pages; None for all.
+        dpi: dots per inch; fewer if a page had more than MOST_PIXELS.
+
+    Raises:
+        DataError: the file or a page is broken, or the file needs a password.
+        MissingExtraError: pypdfium2 is not installed.
+    """
+    library: Any = import_extra("pypdfium2", "pdf", why=f"rendering {path.name}")
+    check_file(path)
+    try:
+        with _PDFIUM:
+            document = library.PdfDocument(path)
+    except (library.PdfiumError, OSError) as e:
+        if "password" in str(e):
+            raise DataError("encrypted: it needs a password") from None
+        raise DataError(f"no PDF file that can be rendered ({first_line(e)})") from None
+    try:
+        for number in range(1, len(document) + 1) if pages is None else pages:
+            with _PDFIUM:
+                try:
+                    picture = _render(document[number - 1], dpi / _POINTS)
+                except Exception as e:  # damaged pages fail in many ways
+                    reason = f"page {number} cannot be rendered ({first_line(e)})"
+                    raise DataError(reason) from None
+            yield number, picture
+    finally:
+        with _PDFIUM:
+            document.close()
+
+
+def _render(page: Any, scale: float) -> bytes:
+    width, height = page.get_size()
+    scale = min(scale, math.sqrt(MOST_PIXELS / (width * height)))
+    out = io.BytesIO()
+    page.render(scale=scale).to_pil().convert("RGB").save(out, "PNG")
+    page.close()
+    return out.getvalue()
 
 
 class _SoftHyphens:
