@@ -31,16 +31,24 @@ _PART = 64  # prompts per call to a reader that does not return results one by o
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Input of a reader: the text, and an image for readers that support images.
+    """Input of a reader: the text, and images for readers that support images.
 
     Attributes:
         text: the text. Control tokens of the model are plain text in it, unless they are its own.
+        image: the question's image.
         own: control tokens that reach the model as such: its template writes them itself.
+        pictures: further images, for readers whose `max_images` allows them.
     """
 
     text: str
     image: Path | bytes | None = None
     own: frozenset[str] = frozenset()
+    pictures: tuple[Path | bytes, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path | bytes, ...]:
+        """All images in the order in which they are shown, the question's first."""
+        return self.pictures if self.image is None else (self.image, *self.pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,7 @@ class Abilities:
     Attributes:
         supports_images, gives_log_probs, scores_answers, gives_next_token_logprobs: as those of
             `Reader`.
+        max_images: as that of `Reader`.
         ways: by the name of a missing ability, the reader's setting that would give it, such as
             "log_probs=true".
     """
@@ -140,6 +149,7 @@ class Abilities:
     scores_answers: bool = True
     gives_next_token_logprobs: bool = True
     ways: Mapping[str, str] = field(default_factory=dict)
+    max_images: int | None = None
 
     def ways_to(self, suffice: Callable[[Abilities], bool]) -> list[str]:
         """Return the settings that would each be enough.
@@ -172,6 +182,8 @@ class Reader(ABC):
         workers: number of prompts processed concurrently.
         control_tokens: the texts that the model would read as control tokens or images.
         supports_images: whether it looks at the prompts' images.
+        max_images: most images of one prompt that it looks at, if it does: 1, or more if it shows
+            its model a prompt's `pictures` too; None if it sets no limit.
         gives_log_probs: whether generations have log-probabilities.
         scores_answers: whether `score` works.
         gives_next_token_logprobs: whether `next_token_logprobs` works, and with it `ends`,
@@ -198,6 +210,7 @@ class Reader(ABC):
     workers: int = 1
     control_tokens: ControlTokens = ControlTokens()
     supports_images: bool = False
+    max_images: int | None = 1
     gives_log_probs: bool = False
     scores_answers: bool = False
     gives_next_token_logprobs: bool = False
@@ -232,6 +245,7 @@ class Reader(ABC):
             self.scores_answers,
             self.gives_next_token_logprobs,
             self.ways,
+            self.max_images,
         )
 
     @abstractmethod
@@ -299,7 +313,7 @@ class Reader(ABC):
         raise self._unable("decode tokens")
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
-        """Return the number of tokens of each prompt as given to the model, image included.
+        """Return the number of tokens of each prompt as given to the model, images included.
 
         Raises:
             UserError: the reader does not count tokens.

@@ -1,7 +1,7 @@
 """A reader whose generations and scores are cached on disk by content.
 
 The key consists of the reader's fingerprint (weights and settings), the prompt's full text, the
-bytes of its image if the reader looks at images, and for scores the answer. Only results of
+bytes of its images if the reader looks at images, and for scores the answer. Only results of
 deterministic readers are kept. Several processes may share the cache.
 
 Generations without a word and failures are not kept; a generation without a word that an earlier
@@ -82,15 +82,16 @@ class CachedReader(Reader):
         """
         read: dict[Path | bytes | None, bytes] = {None: b""}  # each image is read once
         for prompt in prompts:
-            image = prompt.image
-            if self.supports_images and image is not None and image not in read:
-                read[image] = image_bytes(image)
+            for image in prompt.images if self.supports_images else ():
+                if image not in read:
+                    read[image] = image_bytes(image)
         return [
             fingerprint(
                 self.fingerprint,
                 p.text,
                 read[p.image if self.supports_images else None],
                 *sorted(p.own),
+                *([[read[i] for i in p.pictures]] if p.pictures and self.supports_images else []),
             )
             for p in prompts
         ]

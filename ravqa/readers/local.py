@@ -427,7 +427,7 @@ class LocalReader(Reader):
         return "".join(decode(list(own), skip_special_tokens=not box) for box, own in parts)
 
     def count_tokens(self, prompts: Sequence[Prompt]) -> list[int | Failure]:
-        """Return the number of tokens of each prompt as given to the model, image included.
+        """Return the number of tokens of each prompt as given to the model, images included.
 
         A prompt fails if tokenizer, processor or template cannot take it.
         """
@@ -776,7 +776,7 @@ class LocalReader(Reader):
         """Return prompts after which the answer follows at once, without thinking."""
         if not self._may_think:
             return list(prompts)
-        return [_Closed(prompt.text, prompt.image, prompt.own) for prompt in prompts]
+        return [_Closed(p.text, p.image, p.own, p.pictures) for p in prompts]
 
     def _prefill(self, prompts: Sequence[Prompt]) -> State:
         """Run prompts through the model's own `generate`, for one token that is discarded."""

@@ -71,7 +71,7 @@ class OpenAIReader(Reader):
         """Options, beyond those of how a server is asked.
 
         Attributes:
-            images: whether to send the question's image (chat form only, where it is the default).
+            images: whether to send a prompt's images (chat form only, where it is the default).
             image_size: most pixels of an image's longer side; larger images are scaled down.
             max_new_tokens: longest answer.
             stop_at_newline: whether a line break ends the answer; by default in the plain form
@@ -117,7 +117,7 @@ class OpenAIReader(Reader):
         self.client = Client(config, why=_WHY)
         chat = config.prompt_form == "chat"
         able = self.declared(config)
-        self.supports_images = able.supports_images
+        self.supports_images, self.max_images = able.supports_images, able.max_images
         self.gives_log_probs = able.gives_log_probs
         self.scores_answers = able.scores_answers
         self.ways = able.ways
@@ -157,6 +157,7 @@ class OpenAIReader(Reader):
             scores_answers=config.scoring != "none",
             gives_next_token_logprobs=False,
             ways={
+                **({"supports_images": "images=true"} if chat else {}),
                 "gives_log_probs": "log_probs=true",
                 "scores_answers": f"scoring={'prompt_logprobs' if chat else 'echo'}",
             },
@@ -264,13 +265,13 @@ class OpenAIReader(Reader):
         return UserError(f"{_WHY} cannot {what}")
 
     def _count(self, prompt: Prompt) -> int:
-        seen = self.config.image_tokens if self.supports_images and prompt.image is not None else 0
+        seen = self.config.image_tokens * len(prompt.images) if self.supports_images else 0
         if self.config.prompt_form == "plain":
             return len(self._tokenizer(self._said(prompt))["input_ids"])
         with failures(f"the chat template of {self.config.tokenizer}"):
             text = apply_chat_template(
                 self._tokenizer,
-                self._messages(replace(prompt, image=None)),
+                self._messages(replace(prompt, image=None, pictures=())),
                 add_generation_prompt=True,
             )
         return seen + len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -308,11 +309,11 @@ class OpenAIReader(Reader):
 
     def _messages(self, prompt: Prompt, images: _Images | None = None) -> list[dict[str, Any]]:
         content: Any = self._said(prompt)
-        if self.supports_images and prompt.image is not None and images is not None:
-            content = [
-                {"type": "image_url", "image_url": {"url": images.uri(prompt.image)}},
-                {"type": "text", "text": content},
+        if self.supports_images and prompt.images and images is not None:
+            parts = [
+                {"type": "image_url", "image_url": {"url": images.uri(i)}} for i in prompt.images
             ]
+            content = [*parts, {"type": "text", "text": content}]
         return self.config.messages(content)
 
     def _send(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ravqa.core.checkpoints import load_tokenizer
 from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import PromptError
-from ravqa.readers.base import Prompt
+from ravqa.readers.base import Abilities, Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.gguf import dequantised
 from ravqa.readers.loading import Placement
@@ -64,6 +64,11 @@ class TransformersLLM(LocalReader):
             "transformers-llm/3", thinks=self._may_think, template=self._template
         )
         self._check_model()
+
+    @classmethod
+    def declared(cls, config: Config) -> Abilities:
+        """Return that it takes no images."""
+        return Abilities(supports_images=False)
 
     def forget(self) -> None:
         """Drop all that was computed with the present weights, because they change."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ravqa.core.checkpoints import load_tokenizer
 from ravqa.core.control_tokens import control_tokens
-from ravqa.readers.base import Prompt
+from ravqa.readers.base import Abilities, Prompt
 from ravqa.readers.loading import LocalConfig, Placement
 from ravqa.readers.local import LocalReader
 
@@ -41,6 +41,11 @@ class TransformersSeq2Seq(LocalReader):
             self.control_tokens = control_tokens(tokenizer, None)
         self.fingerprint = placement.fingerprint("transformers-seq2seq/1")
         self._check_model()
+
+    @classmethod
+    def declared(cls, config: Config) -> Abilities:
+        """Return that it takes no images."""
+        return Abilities(supports_images=False)
 
     def _text(self, prompt: Prompt) -> str:
         return self._neutral(prompt)

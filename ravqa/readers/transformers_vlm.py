@@ -2,7 +2,8 @@
 Idefics, Mistral 3, ...) and models that complete a plain prompt (BLIP-2, InstructBLIP, PaliGemma,
 Florence-2).
 
-The image precedes the text. A prompt without an image is read by the language model alone.
+The images precede the text, the question's first. A prompt without an image is read by the language
+model alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,17 +20,18 @@ from pydantic import Field, field_validator
 
 from ravqa.core.checkpoints import load_config, load_processor
 from ravqa.core.control_tokens import control_tokens
-from ravqa.core.errors import MissingExtraError, UserError
+from ravqa.core.errors import MissingExtraError, PromptError, UserError
 from ravqa.core.model_files import on_this_machine, resolve, settings_of
 from ravqa.core.settings import Names
 from ravqa.images.decode import image_size, open_for_library
-from ravqa.readers.base import Prompt
+from ravqa.readers.base import Abilities, Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
-from ravqa.readers.families import family_of
+from ravqa.readers.families import Family, family_of
 from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 
 _WHY = "the reader transformers-vlm"
+_SIZE = (32, 32)  # of an image, in pixels, to see how many a prompt can have
 
 _SENSES = "image|img|video|audio|vision"
 _MARK_NAME = re.compile(rf"\w*(?:{_SENSES}|boi|eoi|boa|eoa)\w*_token(?:_id|_index)?$")
@@ -63,6 +66,7 @@ class TransformersVLM(LocalReader):
     """Answers a prompt about an image."""
 
     supports_images = True
+    max_images = None
 
     class Config(ChatConfig):
         """Options, beyond those of chats.
@@ -113,7 +117,8 @@ class TransformersVLM(LocalReader):
                 tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self._pad)
             self._marks = image_marks(tokenizer, self._processor, model.config)
             self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
-        self._added: dict[tuple[int, int], int] = {}  # tokens added by an image of this size
+        # Tokens added by images of these sizes: some models show several at a lower resolution.
+        self._added: dict[tuple[tuple[int, int], ...], int] = {}
         self.fingerprint = placement.fingerprint(
             "transformers-vlm/3", thinks=self._may_think, template=self._template
         )
@@ -122,6 +127,12 @@ class TransformersVLM(LocalReader):
         self._check_template(Prompt(asked.text, b""), asked)  # the image is not opened
         self._find_opening(Prompt("What is it?"))
         self._check_model()
+        self.max_images = self._most_images()
+
+    @classmethod
+    def declared(cls, config: Config) -> Abilities:
+        """Return that it takes one image if the model's family, as far as it is known, does."""
+        return Abilities(max_images=_most_of(family_of(_model_type(config.model))))
 
     def save(self, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
         """Write model and processor in transformers' format, as `model` can name them."""
@@ -154,25 +165,30 @@ class TransformersVLM(LocalReader):
         return inner[0] if len(inner) == 1 else model
 
     def _kind(self, prompt: Prompt) -> object:
-        return prompt.image is None
+        return len(prompt.images)
 
     def _text(self, prompt: Prompt) -> str:
         text = self._given(prompt)
-        return text if prompt.image is None else text + self._family.ending
+        return text + self._family.ending if prompt.images else text
 
     def _given(self, prompt: Prompt) -> str:
-        """Return the text given to the processor."""
+        """Return the text given to the processor.
+
+        Raises:
+            PromptError: more images than the model takes.
+        """
+        if self.max_images is not None and len(prompt.images) > self.max_images:
+            raise PromptError(
+                f"{_WHY} takes {self.max_images} image in a prompt, but got {len(prompt.images)}"
+            )
         # A mark of an image would stand for a missing one, even in the prompt's own template.
         text, _ = self.control_tokens.neutral(prompt.text, prompt.own.difference(self._marks))
         if self._template is None:
-            if prompt.image is None:
-                return self._shown(prompt, text)
             # Not all processors have an image token, but those that need one here do.
             token = str(getattr(self._processor, "image_token", ""))
-            return self._shown(prompt, self._family.image.format(token=token) + text)
-        content = [{"type": "text", "text": text}]
-        if prompt.image is not None:
-            content.insert(0, {"type": "image"})
+            marks = self._family.image.format(token=token) * len(prompt.images)
+            return self._shown(prompt, marks + text)
+        content = [{"type": "image"}] * len(prompt.images) + [{"type": "text", "text": text}]
         return self._shown(prompt, chat_text(self.config, self._processor, self._template, content))
 
     def _special(self, text: str) -> dict[str, bool]:
@@ -182,43 +198,58 @@ class TransformersVLM(LocalReader):
 
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         out = []
-        images = dict.fromkeys(prompt.image for prompt in prompts if prompt.image is not None)
+        images = dict.fromkeys(image for prompt in prompts for image in prompt.images)
         sizes = {image: image_size(image) for image in images}
         for prompt in prompts:
             text = self._given(prompt)
             length = len(self._tokenizer(text, **self._special(text))["input_ids"])
-            if prompt.image is not None:
-                length += self._image_tokens(sizes[prompt.image])
+            length += self._image_tokens(tuple(sizes[image] for image in prompt.images))
             out.append(length)
         return out
 
-    def _image_tokens(self, size: tuple[int, int]) -> int:
-        """Return how many tokens an image of this size adds to a text; only its size matters."""
-        if size not in self._added:
+    def _image_tokens(self, sizes: tuple[tuple[int, int], ...]) -> int:
+        """Return how many tokens images add to a text in which they are marked.
+
+        Args:
+            sizes: of the images, which are all that matters.
+        """
+        if sizes and sizes not in self._added:
             from PIL import Image
 
-            text = self._given(Prompt("a", b""))
+            text = self._given(Prompt("a", pictures=(b"",) * len(sizes)))
             special = self._special(text)
-            image = Image.new("RGB", size)
+            images = [Image.new("RGB", size) for size in sizes]
             options = {"return_tensors": "pt", **special}
-            with_image = self._processor(text=[text], images=[[image]], **options)["input_ids"][0]
-            self._added[size] = len(with_image) - len(self._tokenizer(text, **special)["input_ids"])
-        return self._added[size]
+            seen = self._processor(text=[text], images=[images], **options)["input_ids"][0]
+            self._added[sizes] = len(seen) - len(self._tokenizer(text, **special)["input_ids"])
+        return self._added[sizes] if sizes else 0
+
+    def _most_images(self) -> int | None:
+        """Return 1 if template or processor do not take two images in one prompt, else None."""
+        if self._template is None and (most := _most_of(self._family)):
+            return most
+        texts = [self._given(Prompt("a", pictures=(b"",) * n)) for n in (1, 2)]
+        try:
+            self._image_tokens((_SIZE,) * 2)
+        except Exception:  # processors raise errors of many types
+            return 1
+        return None if len(texts[1]) > len(texts[0]) else 1
 
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         texts = [self._given(prompt) for prompt in prompts]
         options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         options |= self._special(texts[0])
-        sources = [prompt.image for prompt in prompts if prompt.image is not None]
-        if not sources:
+        sources = [prompt.images for prompt in prompts]
+        if not any(sources):
             encoded = self._tokenizer(texts, **options).to(self._device)
             blind = {name: encoded[name] for name in ("input_ids", "attention_mask")}
             # Without it, some models mask a prompt in one way alone and in another with padding.
             if "token_type_ids" in self._processor.model_input_names:
                 blind["token_type_ids"] = blind["input_ids"].new_zeros(blind["input_ids"].shape)
             return blind
-        images = {source: open_for_library(source) for source in dict.fromkeys(sources)}
-        inputs = self._processor(text=texts, images=[[images[s]] for s in sources], **options)
+        images = {s: open_for_library(s) for s in dict.fromkeys(chain.from_iterable(sources))}
+        shown = [[images[source] for source in own] for own in sources]
+        inputs = self._processor(text=texts, images=shown, **options)
         inputs = dict(inputs.to(self._device, dtype=self._model.dtype))
         inputs.pop("labels", None)  # of training
         for name, limit in self._family.limits.items():
@@ -274,6 +305,20 @@ def _wanted_by_processor(model: str) -> list[str]:
     )
     wanted = ["torchvision"] if known or videos else []
     return ["num2words", *wanted] if kind.startswith("smolvlm") else wanted
+
+
+def _model_type(model: str) -> str:
+    """Return the type of a model that is on this machine; "" if it is not."""
+    try:
+        folder = on_this_machine(resolve(model, extra="sample", why=_WHY))
+    except UserError:  # told by whoever looks for the model
+        return ""
+    return "" if folder is None else str(settings_of(folder).get("model_type", ""))
+
+
+def _most_of(family: Family) -> int | None:
+    """Return 1 if the family's processor itself inserts the place of a prompt's image."""
+    return None if "{token}" in family.image else 1
 
 
 def _not_installed(model: str, package: str) -> str:

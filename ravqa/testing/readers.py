@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def check_reader(
             f"{name} sets `deterministic`: it generates the same whatever is asked with a prompt, "
             f"in order, got {made} together and {again} alone",
         )
-    _check_images(reader, asked)
+    _check_images(reader, checked, asked)
     _check_scores(reader, checked, asked, atol)
     _check_next_tokens(reader, checked, asked, atol)
     _check_counts(reader, checked, asked)
@@ -97,9 +98,13 @@ def _check_attributes(reader: Reader) -> None:
         isinstance(reader.control_tokens, ControlTokens),
         f"{name}.control_tokens are ControlTokens (none, or `COMMON`, or those of a tokenizer)",
     )
-    limits = {"context": reader.context, "workers": reader.workers}
+    limits = {
+        "context": reader.context,
+        "max_images": reader.max_images,
+        "workers": reader.workers,
+    }
     for attribute, limit in limits.items():
-        allowed = limit is None and attribute == "context"
+        allowed = limit is None and attribute != "workers"
         good = allowed or (isinstance(limit, int) and limit > 0)
         require(good, f"{name}.{attribute} is a number from 1, got {limit!r}")
 
@@ -118,14 +123,23 @@ def _same(one: Generation, other: Generation, atol: float) -> bool:
     )
 
 
-def _check_images(reader: Reader, prompts: Sequence[Prompt]) -> None:
-    if reader.supports_images:
-        broken = replace(prompts[0], image=b"no image")
+def _check_images(reader: Reader, checked: CachedReader, prompts: Sequence[Prompt]) -> None:
+    if not reader.supports_images:
+        return
+    name = type(reader).__name__
+    several = reader.max_images is None or reader.max_images > 1
+    first = prompts[0]
+    broken = [replace(first, image=b"no image")]
+    if several:
+        further = replace(first, image=picture(64, 48, 10), pictures=(picture(48, 64, 240),))
+        _answered(name, checked.generate([further])[0])
+        broken.append(replace(further, pictures=(b"no image",)))
+    for prompt in broken:
         refused(
             UserError,
-            lambda: reader.generate([broken]),
-            f"{type(reader).__name__} supports images: generate raises DataError for one that "
-            "cannot be decoded (`open_image` does)",
+            partial(reader.generate, [prompt]),
+            f"{name} supports images{' and `pictures` (`max_images`)' if several else ''}: "
+            "generate raises DataError for one that cannot be decoded (`open_image` does)",
         )
 
 

@@ -119,6 +119,23 @@ def test_the_key_is_made_of_reader_text_and_image_bytes(tmp_path):
     assert len({*blind.keys([Prompt("t", path), Prompt("t", b"one"), Prompt("t")])}) == 1
 
 
+def test_the_key_has_the_bytes_of_the_pictures_in_their_order(tmp_path):
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(b"one")
+    seeing, blind = (
+        CachedReader(Counting(abilities=abilities), keep=False) for abilities in (["images"], [])
+    )
+    shown = [(), (path,), (b"one",), (path, b"two"), (b"two", path), (b"onetwo",)]
+    asked = [Prompt("t", b"photo", pictures=pictures) for pictures in shown]
+    keys = seeing.keys([*asked, Prompt("t", None, pictures=(b"photo",))])
+    assert keys[1] == keys[2]
+    assert len(set(keys)) == 6
+    assert keys[0] == seeing.keys([Prompt("t", b"photo")])[0]
+    path.write_bytes(b"three")
+    assert seeing.keys(asked[1:2]) != keys[1:2]
+    assert len(set(blind.keys(asked))) == 1
+
+
 def test_what_is_not_deterministic_is_not_kept(fresh_cache):
     inner = Counting(deterministic=False)
     reader = CachedReader(inner)

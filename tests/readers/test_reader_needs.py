@@ -150,6 +150,8 @@ def test_a_reader_without_a_model_can_do_nothing_else():
 def test_a_server_can_do_what_the_settings_say(options, able, scoring):
     config = OpenAIReader.Config(model="m", url="http://localhost", **options)
     ways = {"gives_log_probs": "log_probs=true", "scores_answers": f"scoring={scoring}"}
+    if scoring == "prompt_logprobs":  # the chat form
+        ways["supports_images"] = "images=true"
     assert OpenAIReader.declared(config) == Abilities(*able, False, ways)
 
 

@@ -142,10 +142,14 @@ def rendered(name, prompt):
     if name in TEXT:
         return prompt.text
     if name in PLAIN:
-        return ("<image>" if name == "paligemma" and prompt.image else "") + prompt.text
-    image = f"{IMAGE_TOKEN[name]}\n" if prompt.image else ""
+        return ("<image>" * len(prompt.images) if name == "paligemma" else "") + prompt.text
+    image = f"{IMAGE_TOKEN[name]}\n" * len(prompt.images)
     begin = "<s>" if name == "gemma3" else ""
     return f"{begin}USER: {image}{prompt.text}\nASSISTANT:"
+
+
+def opened(prompt):
+    return [Image.open(BytesIO(image)).convert("RGB") for image in prompt.images]
 
 
 def inputs_of(name, plain, prompt):
@@ -155,8 +159,7 @@ def inputs_of(name, plain, prompt):
     if prompt.image is None:
         tokenizer = processor if name in TEXT else processor.tokenizer
         return dict(tokenizer(text, return_tensors="pt"))
-    image = Image.open(BytesIO(prompt.image)).convert("RGB")
-    inputs = dict(processor(text=[text], images=[[image]], return_tensors="pt"))
+    inputs = dict(processor(text=[text], images=[opened(prompt)], return_tensors="pt"))
     inputs.pop("labels", None)
     if name == "instructblip":
         for key in ("qformer_input_ids", "qformer_attention_mask"):
@@ -306,6 +309,66 @@ def test_the_image_is_looked_at(tiny, name):
     one, two, none = reader.score([SHORT, other, replace(SHORT, image=None)], ["Paris"] * 3)
     assert abs(one - two) > 1e-3
     assert abs(one - none) > 1e-3
+
+
+ONE_IMAGE = ["blip2_t5", "blip2_opt", "instructblip", "florence2"]
+SEVERAL = [name for name in SEEING if name not in ONE_IMAGE]
+PICTURES = replace(SHORT, pictures=(HIGH, picture(3, 40, 40)))
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_readers_say_how_many_images_a_prompt_may_have(tiny, folder, name):
+    reader = tiny(name)
+    declared = TransformersVLM.declared(reader.config)
+    assert reader.max_images == declared.max_images == (1 if name in ONE_IMAGE else None)
+
+
+def test_readers_of_text_say_that_they_take_no_images(tiny):
+    for name in ("llama", "t5"):
+        assert not TEXT[name].declared(tiny(name).config).supports_images
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_prompt_with_several_images_is_read_as_the_processor_and_the_model_do(tiny, plain, name):
+    reader = tiny(name)
+    prompts = [PICTURES, replace(LONG, pictures=(WIDE,)), SHORT, BLIND]
+    expected = [int(inputs_of(name, plain, p)["attention_mask"].sum()) for p in prompts]
+    assert reader.count_tokens(prompts) == expected
+    tokens = answer_tokens(name, plain, PICTURES, "Paris")
+    logs = reference(name, plain, PICTURES, tokens)
+    ends = np.logaddexp.reduce(logs[-1][list(reader.ends)])
+    wanted = sum(row[t] for row, t in zip(logs, tokens, strict=False)) + ends
+    turned = replace(PICTURES, pictures=PICTURES.pictures[::-1])
+    found = reader.score([*prompts, turned], ["Paris"] * 5)
+    assert found[0] == pytest.approx(wanted, abs=1e-3)
+    assert abs(found[0] - found[4]) > 1e-3
+    same(reader.generate(prompts), [reader.generate([p])[0] for p in prompts])
+
+
+@pytest.mark.parametrize("name", [name for name in SEVERAL if name not in PLAIN])
+@pytest.mark.parametrize("asked", [PICTURES, replace(PICTURES, image=None)])
+def test_images_stand_where_the_processors_own_chat_template_puts_them(tiny, plain, name, asked):
+    processor = plain(name)[1]
+    shown = [{"type": "image", "image": image} for image in opened(asked)]
+    content = [*shown, {"type": "text", "text": asked.text}]
+    wanted = processor.apply_chat_template(
+        [[{"role": "user", "content": content}]],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    found = tiny(name)._inputs([asked])
+    assert found["input_ids"].tolist() == wanted["input_ids"].tolist()
+    assert found.keys() == wanted.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(value, wanted[key])
+
+
+def test_images_beyond_what_a_model_takes_fail_their_prompt_alone(tiny):
+    found = tiny("florence2").generate([PICTURES, SHORT])
+    assert found[0] == Failure("the reader transformers-vlm takes 1 image in a prompt, but got 3")
+    assert found[1] == tiny("florence2").generate([SHORT])[0]
 
 
 @pytest.mark.parametrize("name", ALL)

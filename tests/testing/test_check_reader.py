@@ -9,6 +9,7 @@ from own_parts import from_docs
 from scripted_server import chat, streamed
 
 from ravqa.core.outcomes import Failure
+from ravqa.images.decode import open_image
 from ravqa.readers.base import Generation, Prompt
 from ravqa.readers.controls import BestSpan, FirstWords, Majority
 from ravqa.readers.transformers_llm import TransformersLLM
@@ -139,6 +140,21 @@ class Blind(SmallReader):
     supports_images = True
 
 
+class HalfBlind(SmallReader):
+    supports_images = True
+    max_images = None
+
+    def generate(self, prompts):
+        for prompt in prompts:
+            if prompt.image is not None:
+                open_image(prompt.image)
+        return super().generate(prompts)
+
+
+class Countless(SmallReader):
+    max_images = 0
+
+
 class Unnamed(SmallReader):
     fingerprint = ""
 
@@ -169,6 +185,11 @@ class Maybe(SmallReader):
         (Stammers(), "stream yields the generation in pieces"),
         (Counts(), "more of a longer text"),
         (Blind(), "generate raises DataError for one that cannot be decoded"),
+        (
+            HalfBlind(),
+            r"supports images and `pictures` \(`max_images`\): generate raises DataError",
+        ),
+        (Countless(), "max_images is a number from 1, got 0"),
         (Unnamed(), "Unnamed.fingerprint is a text that is not blank"),
         (Listed(), "control_tokens are ControlTokens"),
         (Maybe(), "Maybe.deterministic is True or False, got None"),
