@@ -7,7 +7,7 @@ and is not part of a prompt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,8 +88,13 @@ class Example:
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: str) -> tuple[LimitedEnvironment, Template, frozenset[str], str]:
-    """Return a template, its variables and its literal text; studies load one repeatedly."""
+def _compiled(
+    source: str,
+) -> tuple[LimitedEnvironment, Template, frozenset[str], str, tuple[str, ...]]:
+    """Return a template, its variables, its literal text and its refusals.
+
+    Studies load one repeatedly.
+    """
     environment = LimitedEnvironment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
@@ -98,7 +103,15 @@ def _compiled(source: str) -> tuple[LimitedEnvironment, Template, frozenset[str]
     used = meta.find_undeclared_variables(parsed)
     literal = "".join(node.data for node in parsed.find_all(nodes.TemplateData))
     literal += "".join(str(node.value) for node in parsed.find_all(nodes.Const))
-    return environment, template, frozenset(used), literal
+    return environment, template, frozenset(used), literal, tuple(_declines(parsed))
+
+
+def _declines(parsed: nodes.Template) -> Iterator[str]:
+    """Yield what a template sets `decline` to: a text, or a list of texts."""
+    for node in parsed.find_all(nodes.Assign):
+        if isinstance(node.target, nodes.Name) and node.target.name == "decline":
+            items = node.node.items if isinstance(node.node, nodes.List) else [node.node]
+            yield from (str(item.value) for item in items if isinstance(item, nodes.Const))
 
 
 class PromptTemplate:
@@ -106,6 +119,7 @@ class PromptTemplate:
 
     Attributes:
         uses: names of the variables that it uses.
+        declines: answers that it asks for where there is none: what it sets `decline` to.
         sha256: SHA-256 of its source, hex.
     """
 
@@ -116,11 +130,12 @@ class PromptTemplate:
             UserError: bad syntax (the line is named), an unknown variable or key.
         """
         try:
-            self._environment, self._template, used, self._literal = _compiled(source)
+            made = _compiled(source)
         except TemplateError as e:
             line = getattr(e, "lineno", None)
             where = f"{name}, line {line}" if line else name
             raise UserError(f"prompt {where}: {e.message}") from None
+        self._environment, self._template, used, self._literal, self.declines = made
         unknown = sorted(used - set(VARIABLES))
         if unknown:
             raise UserError(

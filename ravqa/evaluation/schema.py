@@ -226,6 +226,8 @@ class Sample(Predicted):
     """Whether the answer is a reference, after the metric's own clean-up."""
     right: NotRequired[bool]
     """Whether the answer counts as right when counting what retrieval helped or hurt."""
+    refused: NotRequired[bool]
+    """Whether the answer says that there is none ("I don't know"); absent if it does not."""
 
 
 # -- prompts.jsonl.gz ------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from ravqa.images.decode import image_digest
 from ravqa.metrics.diagnostics import is_in_document
 from ravqa.metrics.judges.base import NoVerdict
 from ravqa.metrics.judges.cached import CachedJudge
+from ravqa.metrics.refusals import is_refusal
 from ravqa.pipeline import Ranked, Stage
 from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import wrong_images
@@ -94,6 +95,8 @@ class Runner:
         self.request = loaded.plan.request
         self.judge = CachedJudge(loaded.judge) if loaded.judge else None
         self.console = console
+        answerer = loaded.pipeline.answerer
+        self._declines = answerer.template.declines if answerer else ()
         self._marker: Marker | None = None
         self.stores: dict[str, set[str]] = {}  # caches that each stage of the run itself used
 
@@ -284,6 +287,8 @@ class Runner:
             sample["neutralised"] = answer.neutralised
         if answer.joint:
             sample["joint"] = True
+        if is_refusal(answer.text, self._declines):
+            sample["refused"] = True
         sample["drafts"] = self._drafts(answer, hits)
 
     def _add_nothing(self, sample: Sample, question: Question) -> None:

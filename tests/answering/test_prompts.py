@@ -382,7 +382,7 @@ def test_packaged_prompts_read_well_with_and_without_everything(name, image):
             assert spoken is bool(passages)
 
 
-@pytest.mark.parametrize("name", ["chat", "chat-zh", "infoseek", "evqa"])
+@pytest.mark.parametrize("name", ["chat", "chat-decline", "chat-zh", "infoseek", "evqa"])
 def test_a_reader_that_sees_is_not_told_what_a_classifier_sees(name):
     template = PromptTemplate.load(name)
     told = template.render(SEEN, [KOALA])
@@ -414,10 +414,23 @@ def test_the_chat_forms_by_hand():
         "Written in the image: ZOO | EXIT\nQuestion: What does it eat?\n"
         "Answer the question about the image with one word or a short phrase and nothing else."
     )
+    assert PromptTemplate.load("chat-decline").render(SEEN, [KOALA, TOWER]) == (
+        PromptTemplate.load("chat").render(SEEN, [KOALA, TOWER])
+        + "\nIf you cannot tell the answer, do not guess, but write: I don't know"
+    )
     assert PromptTemplate.load("chat-zh").render(Question(1, "它吃什么？"), [TOWER]) == (
         "以下是为这个问题检索到的段落，其中有些可能与图片无关。\n\n[1] A tower of stone.\n\n"
         "问题：它吃什么？\n请根据图片回答问题，只写答案，用一个词或一个短语，不要解释。"
     )
+
+
+def test_a_template_says_what_it_asks_for_where_there_is_no_answer():
+    assert PromptTemplate.load("chat-decline").declines == ("I don't know",)
+    assert PromptTemplate.load("chat").declines == ()
+    own = PromptTemplate("{% set decline = ['none of it', \"can't say\"] %}{{ decline[0] }}")
+    assert own.declines == ("none of it", "can't say")
+    assert own.render(PLAIN, []) == "none of it"
+    assert PromptTemplate("{% set decline = question %}{{ decline }}").declines == ()
 
 
 def test_the_few_shot_form_by_hand():

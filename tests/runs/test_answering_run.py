@@ -252,3 +252,17 @@ def test_samples_hold_priors_and_posteriors(run):
     assert samples[0]["log_prob"] == pytest.approx(math.log(0.9 * 0.8))
     assert samples[0]["answer"] == "green"
     assert samples[2]["score"] == 1.0
+
+
+def test_samples_say_where_the_answer_is_what_the_prompt_asks_for_as_a_refusal(run, tmp_path):
+    prompt = tmp_path / "declining.jinja"
+    prompt.write_text(
+        '{% set decline = "An oak is" %}{{ question }}\n'
+        "{% for p in passages %}\nPassage: {{ p.text }}\n{% endfor %}",
+        "utf-8",
+    )
+    chosen = [f"answering.prompt={prompt}", "answering.decision=concat"]
+    _, samples, _, _ = run("refused", *chosen, "answering.passages=2")
+    assert [(s["answer"], s.get("refused")) for s in samples] == [("an oak is", True)] * 3
+    _, samples, _, _ = run("answered", *chosen, "answering.passages=1")
+    assert [(s["answer"], "refused" in s) for s in samples] == [("tall as towers", False)] * 3
