@@ -82,7 +82,8 @@ class ExamplePool:
             question = self._questions[place]
             if question in self._asked or question in taken:
                 continue
-            if any(answer.strip() for answer in question.answers):
+            known = question.right_choice is not None
+            if known or any(answer.strip() for answer in question.answers):
                 yield question
                 taken.add([question])
                 found += 1
@@ -129,12 +130,16 @@ def _length(image: Path | bytes) -> int:
 
 
 def make_example(question: Question, passages: Sequence[Passage], count: int) -> Example:
-    """Make an example of a question: with its most common answer, and `count` of its passages.
+    """Make an example of a question: with its answer, and `count` of its passages.
+
+    The answer is the right choice if there are choices, and else the most common reference.
 
     Passages that hold an answer come first: an example shows that the answer is read from them.
     """
-    answers = [answer.strip() for answer in question.answers if answer.strip()]
-    [(answer, _)] = Counter(answers).most_common(1)  # ties go to the first
+    answer = question.right_choice
+    if answer is None:
+        answers = [answer.strip() for answer in question.answers if answer.strip()]
+        [(answer, _)] = Counter(answers).most_common(1)  # ties go to the first
     parts = single_answers([answer], question.question_type)
     holding = set(
         answer_ranks(

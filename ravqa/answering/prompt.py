@@ -50,9 +50,10 @@ class PassageValues(TypedDict):
 
 
 class ExampleValues(Seen):
-    """Values of an example: a question of another split with its answer and passages."""
+    """Values of an example: a question of another split with its answer, choices and passages."""
 
     question: str
+    choices: list[str]
     answer: str
     passages: list[PassageValues]
 
@@ -62,6 +63,7 @@ class Variables(Seen):
 
     Attributes:
         question: the question's text.
+        choices: the answers to choose from; empty for an open question.
         image: whether the reader is given the image with the prompt.
         passages: best first; empty without retrieval.
         examples: few-shot examples (`answering.examples`).
@@ -69,6 +71,7 @@ class Variables(Seen):
     """
 
     question: str
+    choices: list[str]
     image: bool
     passages: list[PassageValues]
     examples: list[ExampleValues]
@@ -232,6 +235,7 @@ class PromptTemplate:
     ) -> Variables:
         return {
             "question": question.question,
+            "choices": list(question.choices),
             "image": image,
             "passages": _passages(passages),
             "examples": [_example(example) for example in examples],
@@ -255,9 +259,16 @@ class PromptTemplate:
         """Render once with every variable filled: a wrong key should show now, not hours later."""
         seen: Seen = {"tags": ["a"], "caption": "a", "objects": ["a"], "ocr": ["a"]}
         passages: list[PassageValues] = [{"text": "a", "title": "a", "content": "a: a"}] * 2
-        example: ExampleValues = {"question": "a", "answer": "a", "passages": passages, **seen}
+        example: ExampleValues = {
+            "question": "a",
+            "choices": ["a"] * 2,
+            "answer": "a",
+            "passages": passages,
+            **seen,
+        }
         values: Variables = {
             "question": "a",
+            "choices": ["a"] * 2,
             "image": True,
             "passages": passages,
             "examples": [example] * 2,
@@ -283,6 +294,7 @@ def _passages(passages: Sequence[Passage]) -> list[PassageValues]:
 def _example(example: Example) -> ExampleValues:
     return {
         "question": example.question.question,
+        "choices": list(example.question.choices),
         "answer": example.answer,
         "passages": _passages(example.passages),
         **_seen(example.question),

@@ -126,9 +126,11 @@ class Question:
         pos_item_ids: ids of passages known to be relevant, where a dataset has them.
         pos_articles: names of the articles known to be relevant: URL, entity or title, whichever
             the dataset has (see `Passage.article_names`).
+        choices: the answers to choose from, in order; empty for an open question.
+        correct_choice: position of the right one in `choices`, from 0; None if it is not known.
 
     Raises:
-        DataError: a text holds half a character.
+        DataError: a text holds half a character, or the right choice is none of the choices.
     """
 
     question_id: int | str
@@ -144,11 +146,23 @@ class Question:
     description: Description | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     pos_articles: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    correct_choice: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse texts that cannot be encoded."""
+        """Refuse texts that cannot be encoded, and a right choice that does not exist."""
         texts = (self.question_id, self.question, self.image_id, self.instruction, *self.answers)
-        _check_texts("question", texts)
+        _check_texts("question", (*texts, *self.choices))
+        if self.correct_choice is not None and not 0 <= self.correct_choice < len(self.choices):
+            raise DataError(
+                f"the right choice is number {self.correct_choice}, counted from 0, but there are "
+                f"{len(self.choices)} choices"
+            )
+
+    @property
+    def right_choice(self) -> str | None:
+        """The text of the right choice, if it is known."""
+        return None if self.correct_choice is None else self.choices[self.correct_choice]
 
 
 @dataclass(frozen=True, slots=True)

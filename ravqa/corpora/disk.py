@@ -377,7 +377,7 @@ class DiskQuestions(Sequence[Question]):
 
 
 _FIELDS = tuple(field.name for field in fields(Question))
-_TUPLES = ("answers", "answer_eval", "pos_item_ids", "pos_articles")
+_TUPLES = ("answers", "answer_eval", "pos_item_ids", "pos_articles", "choices")
 
 
 @cache

@@ -137,4 +137,5 @@ def _content(q: Question) -> list[object]:
         q.pos_item_ids,
         q.pos_articles,
         asdict(q.description) if q.description else None,
+        *([q.choices, q.correct_choice] if q.choices else []),
     ]

@@ -202,6 +202,10 @@ class Sample(Predicted):
     """The part of the dataset that the question is from, if the metric distinguishes parts."""
     answers: list[str]
     """Reference answers."""
+    choices: NotRequired[list[str]]
+    """The choices of a multiple-choice question; otherwise absent."""
+    correct_choice: NotRequired[Count | None]
+    """Position of the right one, from 0; null if it is not known, absent without choices."""
     tags: list[Scored]
     """What the describer saw in the image, each tag with its probability."""
     caption: str

@@ -242,7 +242,7 @@ class Runner:
     ) -> Sample:
         seen = question.description
         ranking = self._ranking(question, hits)
-        return {
+        sample: Sample = {
             "question_id": question.question_id,
             "question": question.question,
             "question_type": type_name(self.dataset, question),
@@ -259,6 +259,10 @@ class Runner:
             "seconds": {stage: cost["seconds"] for stage, cost in costs.items()},
             "cached": {stage: cost["cached"] for stage, cost in costs.items()},
         }
+        if question.choices:
+            sample["choices"] = list(question.choices)
+            sample["correct_choice"] = question.correct_choice
+        return sample
 
     def _ranking(self, question: Question, hits: Sequence[Hit]) -> Ranking:
         if self._marker is None or self._marker.question is not question:

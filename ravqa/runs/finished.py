@@ -185,7 +185,8 @@ class Asked:
     """The small part of a sample (about 10 KB) that measures need.
 
     Attributes:
-        question, answers: hashes of the question and of its references, to tell other data apart.
+        question, answers: hashes of the question and of its references and choices, to tell other
+            data apart.
         image: what intervals and tests resample.
         kind: question type.
         score: of the answer, 0 to 1; None if nothing was scored.
@@ -233,7 +234,9 @@ def _asked(sample: Sample, described: Described) -> Asked:
     image = sample["image_id"]
     return Asked(
         question=hash(sample["question"]),
-        answers=hash(tuple(sample["answers"])),
+        answers=hash(
+            (*sample["answers"], *sample.get("choices", ()), sample.get("correct_choice"))
+        ),
         image=("question", sample["question_id"]) if image is None else image,
         kind=sample["question_type"],
         split=str(sample["split"] or ""),

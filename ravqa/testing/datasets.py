@@ -45,6 +45,10 @@ def _check(load: Callable[[DatasetRequest], Dataset], request: DatasetRequest) -
             all(isinstance(answer, str) for answer in question.answers),
             f"{name}: answers are texts, got {question.answers!r}",
         )
+        require(
+            all(isinstance(choice, str) and choice.strip() for choice in question.choices),
+            f"{name}: choices are texts, none of them blank, got {question.choices!r}",
+        )
     ids = [question.question_id for question in questions]
     require(
         len({str(i) for i in ids}) == len(ids), f"{name}: a question id stands for one question"

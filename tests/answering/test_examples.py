@@ -100,6 +100,8 @@ def test_an_example_shows_the_commonest_answer_and_passages_that_hold_it():
     assert make_example(question, passages, 0).passages == []
     listed = Question(2, "Which?", answers=("ash&&oak",), question_type="multi_answer")
     assert make_example(listed, [], 1).answer == "ash, oak"
+    chosen = Question(3, "What?", answers=("oak",) * 9, choices=("ash", "oak"), correct_choice=0)
+    assert make_example(chosen, [], 1).answer == "ash"
 
 
 def test_prompt_and_setting_must_go_together():

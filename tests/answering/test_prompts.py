@@ -159,7 +159,10 @@ PASSAGE_KEYS = ("text", "title", "content")
     "place",
     [
         *(f"passages[1].{key}" for key in PASSAGE_KEYS),
-        *(f"examples[1].{key}" for key in ("question", "answer", "passages", *SEEN_KEYS)),
+        *(
+            f"examples[1].{key}"
+            for key in ("question", "choices", "answer", "passages", *SEEN_KEYS)
+        ),
         *(f"examples[1].passages[1].{key}" for key in PASSAGE_KEYS),
     ],
 )
@@ -382,7 +385,9 @@ def test_packaged_prompts_read_well_with_and_without_everything(name, image):
             assert spoken is bool(passages)
 
 
-@pytest.mark.parametrize("name", ["chat", "chat-decline", "chat-zh", "infoseek", "evqa"])
+@pytest.mark.parametrize(
+    "name", ["chat", "chat-decline", "chat-zh", "infoseek", "evqa", "multiple-choice"]
+)
 def test_a_reader_that_sees_is_not_told_what_a_classifier_sees(name):
     template = PromptTemplate.load(name)
     told = template.render(SEEN, [KOALA])
@@ -445,6 +450,21 @@ def test_the_few_shot_form_by_hand():
     assert template.render(PLAIN, [], ASKED) == (
         "Question: Where do tulips grow?\nAnswer: the Netherlands\n\n"
         "Question: How fast is it?\nAnswer: 300 km/h\n\nQuestion: What does it eat?\nAnswer:"
+    )
+
+
+def test_the_forms_of_questions_with_choices_by_hand():
+    asked = Question(1, "What does it eat?", choices=("fish", "leaves"), correct_choice=1)
+    assert PromptTemplate.load("multiple-choice").render(asked, [TOWER]) == (
+        "These passages were found for the question. Some may be about something else.\n\n"
+        "[1] A tower of stone.\n\nQuestion: What does it eat?\nChoices:\n- fish\n- leaves\n"
+        "Copy the choice that answers the question about the image, and write nothing else.\n"
+        "Answer:"
+    )
+    example = Example(Question(2, "Where?", choices=("here", "there")), "here")
+    assert PromptTemplate.load("few-shot").render(asked, [], [example]) == (
+        "Question: Where?\nChoices:\n- here\n- there\nAnswer: here\n\n"
+        "Question: What does it eat?\nChoices:\n- fish\n- leaves\nAnswer:"
     )
 
 

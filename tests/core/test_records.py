@@ -37,3 +37,20 @@ def test_whole_characters_of_every_kind_are_kept():
 
 def test_fingerprints_of_names_that_are_not_utf8_differ():
     assert fingerprint(LATIN) not in {fingerprint("caf"), fingerprint(os.fsdecode(b"caf\xe8"))}
+
+
+@pytest.mark.parametrize(("place", "count"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_right_choice_is_one_of_the_choices(place, count):
+    choices = ("leaves", "fish")[:count]
+    with pytest.raises(DataError) as error:
+        Question(1, "q", choices=choices, correct_choice=place)
+    assert str(error.value) == (
+        f"the right choice is number {place}, counted from 0, but there are {count} choices"
+    )
+    with pytest.raises(DataError, match="question: "):
+        Question(1, "q", choices=("a", HALF))
+
+
+def test_the_right_choice_is_a_text():
+    assert Question(1, "q", choices=("leaves", "fish"), correct_choice=1).right_choice == "fish"
+    assert Question(1, "q", choices=("leaves", "fish")).right_choice is None

@@ -288,6 +288,8 @@ ASKED = st.lists(
         ),
         extra=st.dictionaries(TEXT, VALUES, max_size=2),
         pos_articles=STRINGS,
+        choices=st.tuples(TEXT, TEXT),
+        correct_choice=st.none() | st.sampled_from([0, 1]),
     ),
     max_size=8,
 )

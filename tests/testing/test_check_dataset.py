@@ -58,6 +58,10 @@ def made(**changes):
     [
         ({"label": lambda d, r: ""}, "Dataset.label is a text that is not blank"),
         ({"questions": lambda d, r: []}, "there is a question"),
+        (
+            {"questions": lambda d, r: [replace(d.questions[0], choices=("a", " "))]},
+            "choices are texts, none of them blank",
+        ),
         ({"questions": lambda d, r: [*d.questions, *d.questions]}, "stands for one question"),
         (
             {"questions": lambda d, r: [replace(q, answers=(1,)) for q in d.questions]},
