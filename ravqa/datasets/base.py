@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -176,6 +176,8 @@ class Dataset:
         notes: remarks for the user, printed once.
         question_types: names of `Question.question_type` codes.
         metric_options: options of the metric, checked against its `Config`.
+        left_out: ids of the split's questions that the metric does not count, so that they are not
+            among the questions; predictions for them are ignored.
         submission: name of the metric whose format predictions are written in, if the dataset has
             no reference answers.
 
@@ -197,6 +199,7 @@ class Dataset:
     retrieval_metrics: Sequence[RetrievalMetric] = ()
     metric_options: Mapping[str, Any] = field(default_factory=dict)
     submission: str | None = None
+    left_out: Collection[int | str] = ()
 
     def __post_init__(self) -> None:
         """Refuse a metric that does not exist before anything is scored."""

@@ -1,10 +1,10 @@
 """The metrics, one module per rule; nothing here imports torch.
 
-`vqa`, `infoseek`, `evqa` and `exact_match` score answers: pure functions, and over them the answer
-metrics (`base`) that datasets name and that runs, studies and reports work with. `prrecall` and
-`ranking` score retrieval; `diagnostics` measures how both work together; `intervals` gives
-confidence intervals and paired tests over questions; `hub` holds the same metrics for the library
-`evaluate`.
+`vqa`, `infoseek`, `evqa`, `aokvqa`, `multiple_choice` and `exact_match` score answers: pure
+functions, and over them the answer metrics (`base`) that datasets name and that runs, studies and
+reports work with. `prrecall` and `ranking` score retrieval; `diagnostics` measures how both work
+together; `intervals` gives confidence intervals and paired tests over questions; `hub` holds the
+same metrics for the library `evaluate`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ravqa.core.registry import Registry
 
 if TYPE_CHECKING:
+    from ravqa.metrics.aokvqa import aokvqa_direct_answer
     from ravqa.metrics.base import AnswerMetric
     from ravqa.metrics.diagnostics import (
         free_success_ratio,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "RETRIEVAL_METRICS",
+    "aokvqa_direct_answer",
     "article_recall_at_k",
     "evqa_score",
     "evqa_scores",
@@ -62,6 +64,18 @@ METRICS: Registry[type[AnswerMetric]] = Registry(
         "vqa_accuracy": ("ravqa.metrics.vqa:VQAAccuracy", "official VQA accuracy (OK-VQA)"),
         "infoseek": ("ravqa.metrics.infoseek:InfoSeek", "official InfoSeek score"),
         "evqa_score": ("ravqa.metrics.evqa:EVQAScore", "official E-VQA score, with a judge"),
+        "aokvqa_multiple_choice": (
+            "ravqa.metrics.aokvqa:AOKVQAMultipleChoice",
+            "official A-OKVQA score of choices",
+        ),
+        "aokvqa_direct_answer": (
+            "ravqa.metrics.aokvqa:AOKVQADirectAnswer",
+            "official A-OKVQA score of direct answers",
+        ),
+        "multiple_choice": (
+            "ravqa.metrics.multiple_choice:MultipleChoice",
+            "equality with the right choice, for questions of your own",
+        ),
         "exact_match": (
             "ravqa.metrics.exact_match:ExactMatch",
             "equality with an accepted answer, for questions of your own",
@@ -86,6 +100,7 @@ RETRIEVAL_METRICS: Registry[Callable[..., Any]] = Registry(
 
 # The functions come with numpy, which is not needed to list the metrics.
 _MODULES = {
+    "aokvqa_direct_answer": "aokvqa",
     "free_success_ratio": "diagnostics",
     "hit_success_ratio": "diagnostics",
     "hit_table": "diagnostics",

@@ -76,6 +76,8 @@ class AnswerMetric(ABC):
         rule: the rule in words, with its source.
         right: when an answer counts as right, to end the sentence "right is ...".
         uses_judge: whether the rule asks a judge, if one is given.
+        prediction_key: key of an answer in files of predictions that are one object, {id: {key:
+            answer}} or {id: answer}; blank if the benchmark has no such files.
     """
 
     class Config(Strict):
@@ -86,6 +88,7 @@ class AnswerMetric(ABC):
     rule: ClassVar[str]
     right: ClassVar[str] = "a score of 1"
     uses_judge: ClassVar[bool] = False
+    prediction_key: ClassVar[str] = ""
 
     def __init__(self, config: Config | None = None):
         """Take the rule's validated options; None for their defaults."""

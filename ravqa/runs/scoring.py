@@ -200,8 +200,11 @@ _NOTHING: Predicted = {
 def read_predictions(path: Path, dataset: Dataset, *, strip_marks: bool = False) -> Predictions:
     """Read a JSON list (VQA's results) or JSON lines (InfoSeek's, or a run's samples.jsonl).
 
+    If the dataset's metric has a `prediction_key`, the file may also be one object (A-OKVQA's).
+
     A record has "question_id" or "data_id", and "answer" or "prediction". Ids are the same if
-    their strings are. Of several predictions for a question, the last one counts.
+    their strings are. Of several predictions for a question, the last one counts; those for
+    questions that the metric leaves out are ignored.
 
     Args:
         strip_marks: take thinking, special tokens and calls of tools off the answers.
@@ -210,13 +213,14 @@ def read_predictions(path: Path, dataset: Dataset, *, strip_marks: bool = False)
         DataError: a broken file; a record without id or answer, or with two different ones; a
             sample of a run that is not complete (its place is named).
     """
-    records = list(_records(path))
+    records = list(_records(path, dataset.submission_form.prediction_key))
     if not records:
         raise DataError(f"{path} contains no predictions")
     retrieved = any("hits" in record for _, record in records)
     # Samples of a run with --retrieval-only have no answers.
     answered = not retrieved or any(key in r for _, r in records for key in _ANSWER_KEYS)
     ids = {str(q.question_id): q.question_id for q in dataset.questions}
+    left_out = set(map(str, dataset.left_out))
     referenced = {q.question_id for q in dataset.questions if q.answers}
     unmarked: dict[bool, str] = {}  # where, by whether the run knew the references
     samples: dict[int | str, Predicted] = {}
@@ -233,7 +237,8 @@ def read_predictions(path: Path, dataset: Dataset, *, strip_marks: bool = False)
         given = answered and not sample.get("error")
         answer = _value(record, _ANSWER_KEYS, str, where) if given else None
         if name not in ids:
-            unknown[name] = None
+            if name not in left_out:
+                unknown[name] = None
             continue
         if ids[name] in samples:
             duplicates[ids[name]] = None
@@ -259,8 +264,12 @@ def read_predictions(path: Path, dataset: Dataset, *, strip_marks: bool = False)
     )
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield records and their places, from a JSON list or from JSON lines."""
+def _records(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield records and their places, from a JSON list, from JSON lines, or from one object.
+
+    Args:
+        key: the metric's `prediction_key`.
+    """
     check_file(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -272,7 +281,9 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if start not in ("", "[", "{"):
         raise DataError(f"{path} is neither a JSON list nor JSON lines: {_EXPECTED}")
     if start != "[":
-        _refuse_object(path)
+        if found := _whole_object(path, key):
+            yield from _entries(path, found, key)
+            return
         for number, record in read_jsonl(path):
             yield f"{path}, line {number}", record
         return
@@ -282,14 +293,33 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}, record {number}", record
 
 
-def _refuse_object(path: Path) -> None:
-    """Raise DataError if the whole file is one object, such as {"results": [...]}."""
+def _whole_object(path: Path, key: str) -> dict[str, Any]:
+    """Return the file if all of it is one object of predictions; empty if it is lines of records.
+
+    Raises:
+        DataError: it is one object of another kind, such as {"results": [...]}.
+    """
     try:
-        found = json.loads(path.read_bytes())
+        found: dict[str, Any] = json.loads(path.read_bytes())
     except (ValueError, RecursionError):  # several lines, or none of JSON, which reading them says
-        return
-    if not any(key in found for key in _ID_KEYS):
-        raise DataError(f"{path} is one JSON object (its keys: {_keys(found)}): {_EXPECTED}")
+        return {}
+    if any(key in found for key in _ID_KEYS):
+        return {}
+    if key and found and all(isinstance(v, str | dict) for v in found.values()):
+        return found
+    raise DataError(f"{path} is one JSON object (its keys: {_keys(found)}): {_EXPECTED}")
+
+
+def _entries(
+    path: Path, found: Mapping[str, Any], key: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the predictions of a file {id: answer} or {id: {key: answer}}, as records."""
+    for question_id, value in found.items():
+        if isinstance(value, dict):
+            if key not in value:
+                continue  # an answer for the other of the benchmark's scores
+            value = value[key]
+        yield f"{path}, key {question_id!r}", {"question_id": question_id, "answer": value}
 
 
 def _keys(record: Mapping[str, Any]) -> str:

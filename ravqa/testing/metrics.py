@@ -44,7 +44,7 @@ def check_metric(
         require(problem == "", f"{name} can score {question.question!r}, got {problem!r}")
 
     require(
-        metric.problem(replace(questions[0], answers=(), answer_eval=())),
+        metric.problem(replace(questions[0], answers=(), answer_eval=(), correct_choice=None)),
         f"{name}.problem says why a question without answers cannot be scored",
     )
     for question in questions:
@@ -73,6 +73,8 @@ def check_metric(
 
 
 def _reference(question: Question) -> str:
+    if not question.answers:
+        return question.right_choice or ""
     return str(question.answers[0]).replace("&&", ", ")
 
 

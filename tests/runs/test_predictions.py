@@ -68,6 +68,34 @@ def test_answers_in_both_forms(tmp_path, form, keys):
     assert (found.answered, found.retrieved, found.unmarked) == (True, False, False)
 
 
+def with_choices(*ids, left_out=()):
+    questions = tuple(Question(i, "q", choices=("x", "y"), correct_choice=0) for i in ids)
+    rule = "aokvqa_multiple_choice"
+    return Dataset("d", "D", "val", questions, rule, "f" * 32, left_out=left_out)
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: {"multiple_choice": x, "other": "y"}])
+def test_answers_in_one_object(tmp_path, form):
+    rows = {"a": form("x"), "9": form("z"), "l": form("y"), "3": form("")}
+    found = read(tmp_path, [rows], with_choices("a", "b", 3, left_out=["l"]))
+    assert {q: s["answer"] for q, s in found.samples.items()} == {"a": "x", "b": None, 3: ""}
+    assert (found.given, found.missing, found.unknown) == (4, ["b"], ["9"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"a": {"direct_answer": "x"}}, " contains no predictions"),
+        ({"a": {"multiple_choice": 5}}, ", key 'a': 'answer' is 5: a string is expected"),
+        ({"a": ["x"]}, " is one JSON object (its keys: 'a'): {EXPECTED}"),
+    ],
+)
+def test_an_object_without_predictions_is_refused(tmp_path, rows, said):
+    with pytest.raises(DataError) as error:
+        read(tmp_path, [rows], with_choices("a"))
+    assert str(error.value) == f"{tmp_path / 'p.json'}{said.replace('{EXPECTED}', EXPECTED)}"
+
+
 def test_samples_of_a_run_have_rankings(tmp_path):
     questions = dataset(1, 2)
     rows = [{"question_id": i, "answer": "x", **ranking((1,), 2)} for i in (1, 2)]

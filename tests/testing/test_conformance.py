@@ -1,5 +1,7 @@
 """The conformance suites: bundled parts pass, and each suite sees what breaks its contract."""
 
+from dataclasses import replace
+
 import checkpoint_files
 import collection_files
 import flmr_parity as parity
@@ -407,7 +409,9 @@ def test_a_describer_that_breaks_its_contract(describer, sentence):
 # -- metrics
 
 
-@pytest.mark.parametrize("name", ["vqa_accuracy", "exact_match", "infoseek", "evqa_score"])
+@pytest.mark.parametrize(
+    "name", ["vqa_accuracy", "exact_match", "infoseek", "evqa_score", "aokvqa_direct_answer"]
+)
 def test_bundled_metrics(name):
     asked = [
         Question(
@@ -423,6 +427,12 @@ def test_bundled_metrics(name):
     if name == "vqa_accuracy":
         asked = None  # ten answers each
     check_metric(METRICS.get(name)(), asked)
+
+
+@pytest.mark.parametrize("name", ["multiple_choice", "aokvqa_multiple_choice"])
+def test_bundled_metrics_of_choices(name):
+    asked = Question(1, "What does it eat?", choices=("fish", "leaves"), correct_choice=1)
+    check_metric(METRICS.get(name)(), [asked, replace(asked, question_id=2, correct_choice=0)])
 
 
 def test_the_metric_of_the_docs():
