@@ -41,6 +41,12 @@ _COMMON = "|".join(
 _LIKE_A_MARK = re.compile(r"\[/?[A-Z_]{3,30}\]|<\|[\w ]{1,60}\|>|<</?SYS>>|</?[a-z]+_of_[a-z]+>")
 
 
+class Mark(str):
+    """A control token that is meant as one; in any other string its characters are plain text."""
+
+    __slots__ = ()
+
+
 class ControlTokens:
     """The texts that a model reads as control tokens or as places of images.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ravqa.core.checkpoints import loading
-from ravqa.core.control_tokens import control_tokens
+from ravqa.core.control_tokens import Mark, control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
@@ -34,10 +34,12 @@ from ravqa.encoders.base import (
 from ravqa.encoders.batching import token_batches
 from ravqa.encoders.features import FeatureCache, Features, tower_fingerprint
 from ravqa.encoders.regions import pictures_of, regions_of
+from ravqa.encoders.text_prompt import MARKS, TextPrompt, passage_spans, query_spans
 from ravqa.images.decode import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 INSTRUCTION = "Using the provided image, obtain documents that address the subsequent question"
 _WHOLE_IMAGE = Label("global", "the whole image")
@@ -74,7 +76,9 @@ class FLMREncoder(Encoder):
 
     labels: ClassVar[bool] = True
     _why: ClassVar[str] = "the encoder flmr"
-    _query_only: ClassVar[frozenset[str]] = frozenset({"instruction", "image_tokens", "regions"})
+    _query_only: ClassVar[frozenset[str]] = frozenset(
+        {"instruction", "image_tokens", "regions", "text_prompt"}
+    )
     """Options that change no passage's vectors."""
 
     class Config(Strict):
@@ -94,6 +98,9 @@ class FLMREncoder(Encoder):
             regions: regions of interest that a question's description has, seen beside the whole
                 photo; 9 for FLMR as published, 0 for the photo alone. The last one is repeated if
                 there are fewer.
+            text_prompt: put marks around questions and passages, and parts of the image's
+                description after the question, as FLMR checkpoints were trained; null for the
+                question and the passage alone.
             cache_images: keep the vision tower's output for images in the cache folder, in this
                 type. Checkpoints with the same tower share it.
             device: "auto" for an accelerator if available.
@@ -109,6 +116,7 @@ class FLMREncoder(Encoder):
         output: Output = "float32"
         image_tokens: Literal["all", "global", "patches", "none"] = "all"
         regions: int = Field(default=0, ge=0, le=100)
+        text_prompt: TextPrompt | None = None
         cache_images: Literal["off", "float32", "float16"] = "off"
         device: Text = "auto"
 
@@ -116,6 +124,8 @@ class FLMREncoder(Encoder):
         def _check_types(self) -> Self:
             if self.autocast != "none" and self.dtype != "float32":
                 raise ValueError("autocast needs dtype: float32")
+            if self.text_prompt and self.instruction:
+                raise ValueError("text_prompt needs instruction: null")
             return self
 
     config: Config
@@ -132,13 +142,16 @@ class FLMREncoder(Encoder):
         left_out = {"model", "batch_tokens", "batch_queries", "cache_images", "device"}
         if not config.regions:  # as before there were any
             left_out.add("regions")
+        if config.text_prompt is None:
+            left_out.add("text_prompt")
         self.fingerprint = fingerprint(
             *model,
             config.model_dump(exclude=left_out),
             config.cache_images == "float16",  # features in float32 are as good as new ones
         )
         left_out |= self._query_only
-        self._of_passages = fingerprint(*model, config.model_dump(exclude=left_out))
+        marked = [] if config.text_prompt is None else ["marked"]
+        self._of_passages = fingerprint(*model, config.model_dump(exclude=left_out), *marked)
         if config.image_tokens == "patches" and not self._shape.maps_patches:
             raise UserError(
                 f"{self._why}: image_tokens: patches, but {self.weights} makes no vectors of "
@@ -149,9 +162,23 @@ class FLMREncoder(Encoder):
                 f"{self._why}: regions: {config.regions}, but {self.weights} takes one picture of "
                 "a question, as all PreFLMR models do"
             )
+        if config.text_prompt is not None:
+            self._check_marks()
         self._features = (
             None if config.cache_images == "off" else self._feature_cache(config.cache_images)
         )
+
+    def _check_marks(self) -> None:
+        """Raise UserError if the checkpoint was trained without the marks of the prompt."""
+        tokenizers = (self._processor.query_tokenizer, self._processor.context_tokenizer)
+        size = self._model.config.text_config.vocab_size
+        missing = {mark for one in tokenizers for mark in one.missing(MARKS, size)}
+        if missing:
+            tokens = ", ".join(mark for mark in MARKS if mark in missing)
+            raise UserError(
+                f"{self._why}: text_prompt needs a checkpoint that was trained with marks, as FLMR "
+                f"was; {self.weights} does not have the tokens {tokens}"
+            )
 
     def _load(self) -> Sequence[Any]:
         """Load what the encoder needs, and return what identifies its weights."""
@@ -239,7 +266,7 @@ class FLMREncoder(Encoder):
         import torch
 
         tokenizer: Any = self._processor.context_tokenizer
-        encoding = tokenizer(list(texts), padding=False, return_tensors=None)
+        encoding = self._passage_tokens(texts)
         ids = encoding["input_ids"]
         lengths = [len(row) for row in ids]
         # Where padding counts, a passage needs one row of it, and no more.
@@ -269,6 +296,14 @@ class FLMREncoder(Encoder):
             neutralised=self._control_tokens.count(texts),
         )
 
+    def _passage_tokens(self, texts: Sequence[str]) -> Any:
+        """Return the tokens of passages as lists, not padded, cut at the limit."""
+        tokenizer: Any = self._processor.context_tokenizer
+        if self.config.text_prompt is None:
+            return tokenizer(list(texts), padding=False, return_tensors=None)
+        pieces = [[span.text for span in passage_spans(text)] for text in texts]
+        return tokenizer.encode_pieces(pieces, padding=False, return_tensors=None)
+
     def encode_query(self, queries: Sequence[Sequence[Span]]) -> Encoded:
         """Return one array [vectors, dim] per query, from text alone; weight 0 omits a span."""
         texts = [" ".join(span.text for span in spans if span.weight) for spans in queries]
@@ -294,8 +329,15 @@ class FLMREncoder(Encoder):
             for array in found.float().cpu().numpy():
                 array[self._left_out(text, len(array))] = 0
                 out.append(without_zero_rows(self._weighted(array, text), self.config.output))
-        neutralised = self._control_tokens.count(q.question for q in questions)
+        neutralised = self._control_tokens.count(t for q in questions for t in self._texts(q))
         return Encoded(out, truncated=truncated, tokens=tokens, neutralised=neutralised)
+
+    def _texts(self, question: Question) -> list[str]:
+        """Return the texts of a query, without its marks and instruction."""
+        if self.config.text_prompt is None:
+            return [question.question]
+        spans = self._spans(question, "")
+        return [span.text for span in spans if not isinstance(span.text, Mark)]
 
     def _queries(
         self, batch: Sequence[Question], instructions: Sequence[str]
@@ -306,13 +348,53 @@ class FLMREncoder(Encoder):
         """
         import torch
 
-        inputs = self._processor([q.question for q in batch], None, instructions)
+        weights = None
+        if self.config.text_prompt is None:
+            inputs = self._processor([q.question for q in batch], None, instructions)
+        else:
+            inputs, weights = self._prompted(batch, instructions)
         tokens = int(inputs["attention_mask"].sum())
+        truncated = sum(inputs.truncated)
         with torch.inference_mode(), self._precision():
             seen = self._pictures(batch)
             result = self._model.query(**inputs.to(self._device), **seen)
         text = inputs["input_ids"].shape[1]
-        return result.late_interaction_output, text, sum(inputs.truncated), tokens
+        vectors = result.late_interaction_output
+        if weights is not None:
+            rows = weights.new_ones(vectors.shape[:2])
+            rows[:, :text] = weights
+            vectors = vectors * rows.to(vectors)[:, :, None]
+        return vectors, text, truncated, tokens
+
+    def _spans(self, question: Question, instruction: str) -> list[Span]:
+        """Return the texts and marks of a question's prompt.
+
+        Raises:
+            UserError: the prompt has parts of the image's description, and there is none.
+        """
+        prompt = self.config.text_prompt or TextPrompt()
+        if prompt.describes and question.image is not None and question.description is None:
+            raise UserError(
+                f"{self._why}: text_prompt has parts of the image's description, but the questions "
+                "have none: name a describer, or set caption, objects and ocr to 0"
+            )
+        return query_spans(question, with_instruction(instruction, question.question), prompt)
+
+    def _prompted(
+        self, batch: Sequence[Question], instructions: Sequence[str]
+    ) -> tuple[Any, Tensor]:
+        """Return the tokens of prompts, and the weights of their vectors [questions, tokens]."""
+        import torch
+
+        spans = [self._spans(q, i) for q, i in zip(batch, instructions, strict=True)]
+        inputs = self._processor.query_tokenizer.encode_pieces(
+            [[span.text for span in row] for row in spans]
+        )
+        weights = [
+            [1.0 if piece is None else row[piece].weight for piece in tokens.pieces]
+            for row, tokens in zip(spans, inputs.pieces, strict=True)
+        ]
+        return inputs, torch.tensor(weights)
 
     def _pictures(self, batch: Sequence[Question]) -> dict[str, Any]:
         """Return the image inputs of `query` for questions: of photos, or photos and regions."""
@@ -329,10 +411,13 @@ class FLMREncoder(Encoder):
         return self._image_inputs(pictures, each=1 + count)
 
     def seen_beside(self, question: Question) -> Any:
-        """Return the boxes of a question's regions, if they are seen."""
-        if not (self.config.regions and self._sees):
-            return None
-        return [region.box for region in regions_of(question, self.config.regions)]
+        """Return the boxes of a question's regions and the text of its prompt, if they are seen."""
+        boxes = None
+        if self.config.regions and self._sees:
+            boxes = [region.box for region in regions_of(question, self.config.regions)]
+        if self.config.text_prompt is None:
+            return boxes
+        return [boxes, [span.text for span in self._spans(question, "")]]
 
     def label_passage(self, passage: Passage) -> Labelled:
         """Return the meaning of each of a passage's vectors; those of its image come first."""
@@ -340,7 +425,9 @@ class FLMREncoder(Encoder):
 
         text = passage.content
         tokenizer = self._processor.context_tokenizer
-        tokens = tokenizer([text], padding=False, return_tensors=None)
+        tokens = self._passage_tokens([text])
+        if self.config.text_prompt is not None:
+            text = _joined(passage_spans(text))
         labels = self._token_labels(tokenizer, tokens, text)
         kept = self._model.doc_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
         sees = self.supports_passage_images and passage.image is not None
@@ -359,9 +446,15 @@ class FLMREncoder(Encoder):
         import torch
 
         instruction = question.instruction or self.config.instruction or ""
-        text = with_instruction(instruction, question.question)
         tokenizer = self._processor.query_tokenizer
-        tokens = tokenizer([text], return_tensors=None)
+        if self.config.text_prompt is None:
+            text = with_instruction(instruction, question.question)
+            tokens = tokenizer([text], return_tensors=None)
+        else:
+            spans = self._spans(question, instruction)
+            text = _joined(spans)
+            pieces = [span.text for span in spans]
+            tokens = tokenizer.encode_pieces([pieces], return_tensors=None)
         labels = self._token_labels(tokenizer, tokens, text)
         kept = self._model.query_mask(torch.tensor(tokens["input_ids"], device=self._device))[0]
         keep = kept.tolist()
@@ -417,7 +510,7 @@ class FLMREncoder(Encoder):
 
     def _token_labels(self, tokenizer: Any, tokens: Any, text: str) -> list[Label]:
         """Return a label for every token of one text, including masked ones."""
-        [encoding] = tokens.encodings
+        [encoding] = getattr(tokens, "pieces", None) or tokens.encodings
         labels = []
         for i, token in enumerate(tokenizer.convert_ids_to_tokens(tokens["input_ids"][0])):
             begin, end = (place - tokenizer.prefix_length for place in encoding.offsets[i])
@@ -537,3 +630,8 @@ class FLMREncoder(Encoder):
             torch.device(self._device).type, dtype=getattr(torch, name)
         )
         return mixed
+
+
+def _joined(spans: Sequence[Span]) -> str:
+    """Return the text of which `encode_pieces` gives the places of tokens."""
+    return " ".join(span.text for span in spans)

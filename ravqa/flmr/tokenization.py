@@ -11,7 +11,8 @@ vectors count in the score. A vocabulary without the markers keeps the dot and p
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrai
 from transformers.utils import cached_file
 
 from ravqa.core.checkpoints import load_tokenizer
+from ravqa.core.control_tokens import Mark
 from ravqa.core.errors import UserError
 
 _PREFIX = ". "
@@ -29,6 +31,7 @@ _FILES = (
     "vocab.txt",
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
+    "added_tokens.json",
 )
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _BERT_TOKENS = {
@@ -42,6 +45,31 @@ _TOKEN_NAMES = (*_BERT_TOKENS, "bos_token", "eos_token")
 # Values of a saved tokenizer_config.json that are kept; the rest describes how to rebuild classes
 # of other versions of transformers.
 _KEPT = (*_TOKEN_NAMES, "model_max_length", "do_lower_case", "strip_accents")
+
+
+@dataclass(slots=True)
+class PiecesEncoding:
+    """The tokens of one text made of pieces, with what `tokenizers.Encoding` says of a plain one.
+
+    Attributes:
+        offsets: start and end of each token in the pieces joined by spaces, shifted by the prefix;
+            (0, 0) for tokens that are no part of it.
+        word_ids: the word of each token; None for marks and other special tokens.
+        pieces: the piece of each token; None for special tokens that are no mark.
+        overflowing: whether the text was cut.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    word_ids: list[int | None]
+    pieces: list[int | None]
+    attention_mask: list[int]
+    overflowing: bool
+
+    def word_to_chars(self, word: int) -> tuple[int, int]:
+        """Return the start and end of a word."""
+        own = [place for place, i in zip(self.offsets, self.word_ids, strict=True) if i == word]
+        return own[0][0], own[-1][1]
 
 
 class _FLMRTokenizer(PreTrainedTokenizerFast):
@@ -62,12 +90,14 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
         vocab_file: str | None = None,
         tokenizer_file: str | None = None,
         tokenizer_object: Any = None,
+        added_tokens: Mapping[int, str] | None = None,
         **kwargs: Any,
     ):
         if tokenizer_object is None and tokenizer_file is not None:
             tokenizer_object = Tokenizer.from_file(str(tokenizer_file))
         if tokenizer_object is None and vocab_file is not None:
             tokenizer_object = _wordpiece(Path(vocab_file), kwargs)
+            _add_tokens(tokenizer_object, added_tokens or {}, Path(vocab_file))
         if tokenizer_object is None:
             raise UserError("a tokenizer needs a vocab.txt or a tokenizer.json")
         if isinstance(tokenizer_object.model, models.WordPiece):
@@ -193,6 +223,77 @@ class _FLMRTokenizer(PreTrainedTokenizerFast):
             encoding = encoding.convert_to_tensors(return_tensors)
         encoding.truncated = truncated
         return encoding
+
+    def missing(self, marks: Sequence[Mark], size: int) -> list[Mark]:
+        """Return the marks that the vocabulary lacks, or that a model of `size` tokens lacks."""
+        ids = {mark: self._tokenizer.token_to_id(mark) for mark in marks}
+        return [mark for mark, number in ids.items() if number is None or number >= size]
+
+    def encode_pieces(
+        self,
+        texts: Sequence[Sequence[str]],
+        *,
+        padding: Any = "max_length",
+        return_tensors: Any = "pt",
+    ) -> BatchEncoding:
+        """Return token ids and masks of texts in pieces; longer ones are cut.
+
+        The result has the attributes `truncated`, as that of a call, and `pieces`, a
+        `PiecesEncoding` of each text.
+
+        Args:
+            texts: the pieces of each text in order: plain text, or a `Mark` of the vocabulary.
+            padding: "max_length", "longest" (or True), or False.
+            return_tensors: "pt", "np", or None for lists.
+        """
+        rows = [self._joined(pieces) for pieces in texts]
+        encoding = self.pad(
+            {
+                "input_ids": [row.ids for row in rows],
+                "attention_mask": [row.attention_mask for row in rows],
+            },
+            padding=padding,
+            max_length=self._max_tokens if padding == "max_length" else None,
+        )
+        self._fill(encoding)
+        for row, mask in zip(rows, encoding["attention_mask"], strict=True):
+            more = len(mask) - len(row.ids)
+            row.attention_mask = list(mask)
+            row.offsets += [(0, 0)] * more
+            row.word_ids += [None] * more
+            row.pieces += [None] * more
+        made = BatchEncoding(dict(encoding), tensor_type=return_tensors)
+        made.truncated = [row.overflowing for row in rows]
+        made.pieces = rows
+        return made
+
+    def _joined(self, pieces: Sequence[str]) -> PiecesEncoding:
+        """Return the tokens of a text in pieces, cut at the limit and not padded."""
+        *before, last = self._encode_texts([""], False, False, None)["input_ids"][0]
+        nowhere = (0, 0)
+        tokens: list[tuple[int, tuple[int, int], int | None, int | None]]
+        tokens = [(number, nowhere, None, None) for number in before]
+        start, words = self.prefix_length, 0
+        for i, piece in enumerate(pieces):
+            if isinstance(piece, Mark):
+                number = self._tokenizer.token_to_id(piece)
+                tokens.append((number, (start, start + len(piece)), None, i))
+            else:
+                [found] = (
+                    super()
+                    .__call__([piece], add_special_tokens=False, split_special_tokens=True)
+                    .encodings
+                )
+                for number, (a, b), word in zip(
+                    found.ids, found.offsets, found.word_ids, strict=True
+                ):
+                    tokens.append((number, (start + a, start + b), words + word, i))
+                words += 1 + max(found.word_ids, default=-1)
+            start += len(piece) + 1
+        room = self._max_tokens - 1
+        kept = [*tokens[:room], (last, nowhere, None, None)]
+        ids, offsets, word_ids, own = (list(values) for values in zip(*kept, strict=True))
+        return PiecesEncoding(ids, offsets, word_ids, own, [1] * len(ids), len(tokens) > room)
 
     def _fill(self, encoding: BatchEncoding) -> None:
         """Change the padding tokens, where a kind of tokenizer needs others."""
@@ -392,11 +493,40 @@ def _read_folder(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder / 'tokenizer.json'} cannot be read: {e}") from None
     elif (folder / "vocab.txt").is_file():
         arguments["vocab_file"] = str(folder / "vocab.txt")
+        arguments["added_tokens"] = _added_tokens(folder, values)
     else:
         arguments["tokenizer_object"] = load_tokenizer(
             str(folder), trust_remote_code=False
         ).backend_tokenizer
     return arguments
+
+
+def _added_tokens(folder: Path, values: dict[str, Any]) -> dict[int, str]:
+    """Return the tokens by id that were added to the vocabulary of a folder with a vocab.txt.
+
+    They are in the file added_tokens.json, in newer folders also in tokenizer_config.json.
+    """
+    found: dict[int, str] = {}
+    try:
+        if (folder / "added_tokens.json").is_file():
+            text = (folder / "added_tokens.json").read_text(encoding="utf-8")
+            found = {int(number): str(token) for token, number in json.loads(text).items()}
+        for number, token in (values.get("added_tokens_decoder") or {}).items():
+            found[int(number)] = str(token["content"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{folder}: its added tokens cannot be read") from None
+    return dict(sorted(found.items()))
+
+
+def _add_tokens(tokenizer: Tokenizer, added: Mapping[int, str], vocab_file: Path) -> None:
+    for number, token in added.items():
+        if tokenizer.token_to_id(token) is None:
+            tokenizer.add_special_tokens([token])
+        if tokenizer.token_to_id(token) != number:
+            raise UserError(
+                f"{vocab_file} does not fit the added tokens beside it: {token} has the id "
+                f"{number} there, but would get {tokenizer.token_to_id(token)}"
+            )
 
 
 def _wordpiece(vocab_file: Path, options: dict[str, Any]) -> Tokenizer:

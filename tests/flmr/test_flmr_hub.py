@@ -63,6 +63,7 @@ def test_every_file_of_a_tokenizer_is_asked_for_in_its_folder(hub):
         "vocab.txt",
         "sentencepiece.bpe.model",
         "special_tokens_map.json",
+        "added_tokens.json",
     ]
     expected = [("context_tokenizer", file, {"revision": "main"}) for file in files]
     assert hub == expected
