@@ -90,9 +90,7 @@ def read_gallery(source: Path, folder: Path | None = None) -> Iterator[GalleryIm
     suffix = "".join(source.suffixes[-2:] if source.suffix == ".gz" else source.suffixes[-1:])
     if suffix.lower() in _JSON:
         for where, name, value in read_pages(source):
-            held = value
-            if isinstance(value, Mapping):
-                held = next((value[c] for c in IMAGES if not is_blank(value.get(c))), [])
+            held = _images_in(value) if isinstance(value, Mapping) else value
             yield from _of_row(where, (name,), held, images)
         return
     for where, row in read_rows(source):
@@ -103,10 +101,7 @@ def read_gallery(source: Path, folder: Path | None = None) -> Iterator[GalleryIm
             )
         if not any(column in row for column in IMAGES):
             raise DataError(f"{where}: no image: a column {', '.join(IMAGES)} is expected")
-        for column in IMAGES:
-            if not is_blank(row.get(column)):
-                yield from _of_row(where, names, row[column], images)
-                break
+        yield from _of_row(where, names, _images_in(row), images)
 
 
 def _of_folder(folder: Path) -> Iterator[GalleryImage]:
@@ -120,6 +115,12 @@ def _of_folder(folder: Path) -> Iterator[GalleryImage]:
         yield GalleryImage(tuple(dict.fromkeys(filter(None, names))), path, str(path))
     if not found:
         raise DataError(f"{folder}: the folder has no images")
+
+
+def _images_in(row: Mapping[str, Any]) -> Any:
+    """Return the image or images of the first column that has any; [] if none has."""
+    cells = (row.get(column) for column in IMAGES)
+    return next((cell for cell in cells if cell != [] and not is_blank(cell)), [])
 
 
 def _of_row(
