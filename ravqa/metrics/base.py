@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ravqa.core.contracts import check_count
 from ravqa.core.errors import broken
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ravqa.metrics.judges.base import Judge
 
 Id = int | str
+
+Form = Literal["infoseek", "vqa", "evqa", "texts"]
+"""What a question gives to score with: InfoSeek's `answer_eval`, answers of several annotators,
+E-VQA's answers with a question type, or accepted texts alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class AnswerMetric(ABC):
         uses_judge: whether the rule asks a judge, if one is given.
         prediction_key: key of an answer in files of predictions that are one object, {id: {key:
             answer}} or {id: answer}; blank if the benchmark has no such files.
+        needs_judge: whether the rule is another one without a judge.
+        forms: the forms of questions that it is made for; empty if that is not known.
     """
 
     class Config(Strict):
@@ -89,6 +95,8 @@ class AnswerMetric(ABC):
     right: ClassVar[str] = "a score of 1"
     uses_judge: ClassVar[bool] = False
     prediction_key: ClassVar[str] = ""
+    needs_judge: ClassVar[bool] = False
+    forms: ClassVar[frozenset[Form]] = frozenset()
 
     def __init__(self, config: Config | None = None):
         """Take the rule's validated options; None for their defaults."""
@@ -130,6 +138,16 @@ class AnswerMetric(ABC):
     def problem(self, question: Question) -> str:
         """Return why a question cannot be scored, blank if it can; called when data is loaded."""
         return "" if question.answers else "no answers"
+
+    def counted(
+        self, records: Sequence[AnswerRecord], outcomes: Sequence[float | Failure]
+    ) -> list[bool]:
+        """Return which questions are in the aggregate: all, unless the rule leaves some out.
+
+        Args:
+            records, outcomes: of each question, in the dataset's order; outcomes as of `scores`.
+        """
+        return [True] * len(outcomes)
 
     def summary(self, questions: Sequence[Question], scores: Sequence[float]) -> dict[str, Any]:
         """Return the dataset's `score` in percent, as the rule aggregates it.

@@ -12,31 +12,29 @@ at least 0.5.
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ravqa.core.outcomes import Failure, succeeded
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, percent
-from ravqa.metrics.judges.base import NoVerdict
+from ravqa.metrics.judges.asking import Asked, certain, judge_settings, judged
 
 if TYPE_CHECKING:
     from ravqa.metrics.judges.base import Judge
 
 QUESTION_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
-ACCEPTED = 0.5  # an answer counts as right from this probability of a judge
 _SINGLE_HOP = frozenset({"templated", "automatic"})
 _MIN_IOU = 0.5
-_BETWEEN = "&&"  # between the answers of a multi_answer reference
+BETWEEN = "&&"  # between the answers of a multi_answer reference
 
 _PUNCTUATION = str.maketrans(
     "", "", string.punctuation + "\u2018\u2019\u00b4"
 )  # curly quotes, acute accent
 _DROPPED = re.compile(r"\b(the answer is|a|an|the)\b")
-_SPAN_MARK = "<extra_id_0> "  # T5 models begin their answers with it
+SPAN_MARK = "<extra_id_0> "  # T5 models begin their answers with it
 _WORDS = {
     word: str(number)
     for number, word in enumerate(
@@ -51,11 +49,20 @@ def normalise(text: str) -> str:
     The official code also writes contractions back ("dont" to "don't"). It does so on both sides,
     after all apostrophes are gone, and words that differ still differ: no comparison depends on it.
     """
-    text = text.lower().replace("\n", " ").replace("\t", " ").strip()
-    if text.startswith(_SPAN_MARK):
-        text = text.replace(_SPAN_MARK, "")
+    text = _flat(text)
+    if text.startswith(SPAN_MARK):
+        text = text.replace(SPAN_MARK, "")
     text = _DROPPED.sub(" ", text.translate(_PUNCTUATION))
     return " ".join(_WORDS.get(word, word) for word in text.split())
+
+
+def with_digits(text: str) -> str:
+    """Lower-case, and map number words that stand alone to digits; nothing else is cleaned up."""
+    return " ".join(_WORDS.get(word, word) for word in _flat(text).split())
+
+
+def _flat(text: str) -> str:
+    return text.lower().replace("\n", " ").replace("\t", " ").strip()
 
 
 def exact_match(prediction: str, reference: str, question_type: str) -> bool:
@@ -72,7 +79,7 @@ def exact_match(prediction: str, reference: str, question_type: str) -> bool:
     if question_type not in QUESTION_TYPES:
         raise ValueError(f"unknown question type {question_type!r}: {', '.join(QUESTION_TYPES)}")
     if question_type == "multi_answer":
-        wanted = {normalise(part) for part in reference.split(_BETWEEN)} - {""}
+        wanted = {normalise(part) for part in reference.split(BETWEEN)} - {""}
         listed = prediction.replace(" and ", ",").replace(" & ", ",").split(",")
         given = {normalise(part) for part in listed} - {""}
         right = bool(wanted) and len(wanted & given) / len(wanted | given) >= _MIN_IOU
@@ -88,7 +95,7 @@ def single_answers(references: Sequence[str], question_type: str | None) -> list
     """Return the answers to look for in texts, those of a multi_answer reference one by one."""
     if question_type != "multi_answer":
         return list(references)
-    parts = (part.strip() for reference in references for part in reference.split(_BETWEEN))
+    parts = (part.strip() for reference in references for part in reference.split(BETWEEN))
     return list(dict.fromkeys(part for part in parts if part))
 
 
@@ -114,15 +121,6 @@ def evqa_score(
     return certain(evqa_scores([prediction], [references], [question], [question_type], judge)[0])
 
 
-def certain(score: float | Failure) -> float:
-    """Return a score; 0 where the judge gave no verdict.
-
-    Raises:
-        PromptError, ServerError: the judge failed.
-    """
-    return 0.0 if isinstance(score, NoVerdict) else succeeded(score)
-
-
 def evqa_scores(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -139,41 +137,19 @@ def evqa_scores(
         ValueError: the arguments differ in length, or as `evqa_score`.
     """
     scores: list[float] = []
-    open_pairs: list[tuple[int, str]] = []
-    failed: dict[int, list[Failure]] = {}
+    asked: list[tuple[int, Asked]] = []
     rows = zip(predictions, references, questions, question_types, strict=True)
-    for row, (prediction, accepted, _, kind) in enumerate(rows):
+    for row, (prediction, accepted, question, kind) in enumerate(rows):
         if not accepted:
             raise ValueError("E-VQA's score needs at least one reference")
         matches = [exact_match(prediction, reference, kind) for reference in accepted]
         scores.append(float(any(matches)))
         if not any(matches):
-            open_pairs += [(row, r.replace(_BETWEEN, ",")) for r in accepted]
-    if judge is not None and open_pairs:
-        verdicts = judge.judge(
-            [questions[row] for row, _ in open_pairs],
-            [reference for _, reference in open_pairs],
-            [predictions[row] for row, _ in open_pairs],
-        )
-        for (row, _), probability in zip(open_pairs, verdicts, strict=True):
-            if isinstance(probability, Failure):
-                failed.setdefault(row, []).append(probability)
-            elif math.isnan(probability):
-                failed.setdefault(row, []).append(NoVerdict("the judge gave no verdict"))
-            elif probability >= ACCEPTED:
-                scores[row] = 1.0
-    return [
-        score if score or row not in failed else _worst(failed[row])
-        for row, score in enumerate(scores)
-    ]
+            asked += [(row, Asked(question, r.replace(BETWEEN, ","), prediction)) for r in accepted]
+    return judged(scores, asked, judge)
 
 
-def _worst(failures: Sequence[Failure]) -> Failure:
-    """The failure that says most of why there is no verdict: a fatal one, one of the judge's."""
-    return min(failures, key=lambda f: (not f.fatal, isinstance(f, NoVerdict)))
-
-
-def _kind(question: Question) -> str:
+def type_of(question: Question) -> str:
     """Return the question's type; without one, its references are single answers."""
     return question.question_type or QUESTION_TYPES[0]
 
@@ -183,6 +159,7 @@ class EVQAScore(AnswerMetric):
 
     name = "evqa_score"
     label = "E-VQA accuracy"
+    forms = frozenset({"evqa"})
     rule = (
         "1 if a reference matches exactly, or the judge gives at least 0.5 that the answer is "
         "equivalent to one, else 0 (google-research, encyclopedic_vqa)"
@@ -211,7 +188,7 @@ class EVQAScore(AnswerMetric):
                 [answer for _, answer in asked],
                 [q.answers for q, _ in asked],
                 [q.question for q, _ in asked],
-                [_kind(q) for q, _ in asked],
+                [type_of(q) for q, _ in asked],
                 judge,
             )
         )
@@ -221,8 +198,8 @@ class EVQAScore(AnswerMetric):
         """Return what is wrong with the question's type or references, if anything."""
         if not question.answers:
             return "no answers"
-        if not question.question_type and any(_BETWEEN in text for text in question.answers):
-            return f"a reference with {_BETWEEN!r} needs the question type multi_answer"
+        if not question.question_type and any(BETWEEN in text for text in question.answers):
+            return f"a reference with {BETWEEN!r} needs the question type multi_answer"
         try:
             self.matches(question, "")
         except ValueError as e:
@@ -240,14 +217,11 @@ class EVQAScore(AnswerMetric):
 
     def settings(self, judge: Judge | None = None) -> dict[str, Any]:
         """Return the judge: its name, and the fingerprint of its weights and settings."""
-        return {
-            "judge": judge.name if judge else "none (exact match only)",
-            "judge_fingerprint": judge.fingerprint if judge else None,
-        }
+        return judge_settings(judge)
 
     def matches(self, question: Question, text: str) -> bool:
         """Return whether a text matches a reference exactly, whatever a judge says."""
-        kind = _kind(question)
+        kind = type_of(question)
         return any(exact_match(text, reference, kind) for reference in question.answers)
 
     def same(self, first: str, second: str) -> bool:

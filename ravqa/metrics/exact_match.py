@@ -17,6 +17,7 @@ class ExactMatch(AnswerMetric):
 
     name = "exact_match"
     label = "Exact match"
+    forms = frozenset({"texts"})
     rule = (
         "1 if an accepted answer equals the prediction in lower case, without ASCII punctuation "
         "and articles (InfoSeek's clean-up), else 0"

@@ -50,7 +50,16 @@ _MIN_IOU = 0.5 - _TINY
 
 def normalise(text: str) -> str:
     """Lower-case, delete ASCII punctuation, drop articles, collapse spaces."""
-    text = text.lower().translate(_PUNCTUATION)
+    return without_articles(without_punctuation(text))
+
+
+def without_punctuation(text: str) -> str:
+    """Lower-case and delete ASCII punctuation: the first half of `normalise`."""
+    return text.lower().translate(_PUNCTUATION)
+
+
+def without_articles(text: str) -> str:
+    """Drop articles and collapse spaces: the second half of `normalise`."""
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
@@ -71,7 +80,7 @@ def infoseek_score(prediction: str, answer_eval: Sequence[Any], question_type: s
         if not isinstance(reference, Mapping) or len(reference.get("range", ())) != 2:
             raise ValueError('a Numerical question needs answer_eval [{"range": [low, high]}]')
         low, high = (float(bound) for bound in reference["range"])
-        return int(_in_range(parse_numbers(prediction), low, high))
+        return int(in_range(parse_numbers(prediction), low, high))
     normalised = normalise(prediction)
     return int(any(normalised == normalise(str(reference)) for reference in answer_eval))
 
@@ -200,23 +209,34 @@ def parse_numbers(prediction: str) -> list[float]:
     if it is not smaller than the first; no number at all is the range [0, 0]. The official parser
     stops with an error at a sign before a leading dot and another dot ("-.5.3"); here it is -0.5.
     """
-    spaced = "".join(
-        # str.isdigit, as in the official code: it knows more digits ("m²-5") than the pattern
-        " - " if mark == "-" and i and prediction[i - 1].isdigit() else mark
-        for i, mark in enumerate(prediction)
-    )
-    found = [_number(text) for text in _NUMBER.findall(spaced)[:2]]
+    found = [_number(text) for text in _number_texts(prediction)[:2]]
     if not found:
         return [0.0, 0.0]
     return found if len(found) == 2 and found[0] <= found[1] else found[:1]
 
 
+def numbers_stop(prediction: str) -> str:
+    """Return a number at which the official parser stops with an error, such as "-.5.3"; or ""."""
+    found = (text.strip(".") for text in _number_texts(prediction))
+    return next((text for text in found if text.count(".") > 1), "")
+
+
+def _number_texts(prediction: str) -> list[str]:
+    spaced = "".join(
+        # str.isdigit, as in the official code: it knows more digits ("m²-5") than the pattern
+        " - " if mark == "-" and i and prediction[i - 1].isdigit() else mark
+        for i, mark in enumerate(prediction)
+    )
+    return [text.replace(",", "") for text in _NUMBER.findall(spaced)]
+
+
 def _number(text: str) -> float:
-    text = text.replace(",", "").strip(".")
+    text = text.strip(".")
     return float(text[: text.rindex(".")] if text.count(".") > 1 else text)
 
 
-def _in_range(numbers: Sequence[float], low: float, high: float) -> bool:
+def in_range(numbers: Sequence[float], low: float, high: float) -> bool:
+    """Return whether numbers as of `parse_numbers` lie in a range, or overlap it by half."""
     if all(low <= number <= high for number in numbers):
         return True
     if len(numbers) == 1:
@@ -237,6 +257,7 @@ class InfoSeek(AnswerMetric):
 
     name = "infoseek"
     label = "InfoSeek score"
+    forms = frozenset({"infoseek"})
     rule = (
         "exact match of strings, or a number in the reference's range; harmonic mean of unseen "
         "questions and unseen entities (edchengg/infoseek_eval)"

@@ -76,14 +76,15 @@ def normalise(text: str) -> str:
     >>> normalise("The Golden-Retriever")
     'golden retriever'
     """
-    return _fix_words(_fix_punctuation(_strip(text)))
+    return _fix_words(without_punctuation(_strip(text)))
 
 
 def _strip(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _fix_punctuation(text: str) -> str:
+def without_punctuation(text: str) -> str:
+    """Apply the official treatment of punctuation alone."""
     out = text
     number_with_comma = _COMMA_IN_NUMBER.search(text) is not None
     for mark in _PUNCTUATION:
@@ -118,16 +119,29 @@ def vqa_accuracy(
         raise ValueError("VQA accuracy needs at least one reference answer")
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"unknown normalization {normalization!r}: official or always")
+    prediction, cleaned_answers = cleaned(prediction, answers, normalization)
+    return leave_one_out(cleaned_answers.count(prediction), len(answers))
+
+
+def cleaned(
+    prediction: str, answers: Sequence[str], normalization: Normalization = "official"
+) -> tuple[str, list[str]]:
+    """Return prediction and answers after the clean-up; see `vqa_accuracy`."""
     prediction = _strip(prediction)
     counts = Counter(_strip(answer) for answer in answers)
-    if normalization == "always" or len(counts) > 1:
-        prediction = normalise(prediction)
-        agreeing = sum(n for answer, n in counts.items() if normalise(answer) == prediction)
-    else:
-        agreeing = counts[prediction]
-    others = len(answers) - agreeing
+    if normalization == "official" and len(counts) <= 1:
+        return prediction, list(counts.elements())
+    found = Counter[str]()
+    for answer, n in counts.items():
+        found[normalise(answer)] += n
+    return normalise(prediction), list(found.elements())
+
+
+def leave_one_out(agreeing: int, annotators: int) -> float:
+    """Return the accuracy from the number of annotators who agree with a prediction, 0 to 1."""
+    others = annotators - agreeing
     left_out = agreeing * min(1.0, (agreeing - 1) / 3) + others * min(1.0, agreeing / 3)
-    return left_out / len(answers)
+    return left_out / annotators
 
 
 def vqa_accuracies(
@@ -193,6 +207,7 @@ class VQAAccuracy(AnswerMetric):
     config: Config
     name = "vqa_accuracy"
     label = "VQA accuracy"
+    forms = frozenset({"vqa"})
     rule = (
         "mean over annotators of min(1, matches among the other annotators / 3), after the "
         "official clean-up (GT-Vision-Lab/VQA, vqaEval.py)"

@@ -6,7 +6,7 @@ import datasets
 import evaluate
 
 from ravqa.metrics import evqa_scores
-from ravqa.metrics.evqa import certain
+from ravqa.metrics.judges.asking import certain
 
 _CITATION = """\
 Mensink et al. 2023, Encyclopedic VQA. Code: github.com/google-research/google-research,
