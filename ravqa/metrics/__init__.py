@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ravqa.core.registry import Registry
+from ravqa.metrics.released import RELEASED
 
 if TYPE_CHECKING:
     from ravqa.metrics.aokvqa import aokvqa_direct_answer
@@ -80,6 +81,7 @@ METRICS: Registry[type[AnswerMetric]] = Registry(
             "ravqa.metrics.exact_match:ExactMatch",
             "equality with an accepted answer, for questions of your own",
         ),
+        **RELEASED,
     },
     contract="ravqa.metrics.base:AnswerMetric",
 )

@@ -1,0 +1,22 @@
+"""Scoring rules that other projects released, as metrics: one file per source.
+
+They show how much of a number is its rule; none is a dataset's own score (docs/scoring-rules.md).
+"""
+
+_RULES = {
+    "evqa": {"evqa.official": ("Official", "E-VQA's official code, with all its means")},
+    "infoseek_eval": {
+        "infoseek.official": ("Official", "InfoSeek's official toolkit, answered questions alone")
+    },
+    "vqa": {
+        "vqa.official": ("Official", "VQA's official code, rounded"),
+        "vqa.official.without_answer_ids": ("WithoutAnswerIds", "the same without ids of answers"),
+    },
+}
+
+RELEASED: dict[str, tuple[str, str]] = {
+    name: (f"ravqa.metrics.released.{module}:{target}", summary)
+    for module, rules in _RULES.items()
+    for name, (target, summary) in rules.items()
+}
+"""Import target and summary of each rule, by name."""

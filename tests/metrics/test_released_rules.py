@@ -1,0 +1,137 @@
+"""Released scoring rules give what the released code gives; see tests/data/scoring-rules."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from released_rules import FORMS, examples, given, question_of, rule_of
+
+from ravqa.core.errors import PromptError
+from ravqa.core.outcomes import Failure
+from ravqa.metrics import METRICS
+from ravqa.metrics.base import AnswerRecord
+from ravqa.metrics.released import RELEASED
+
+CASES = [(form, name) for form in FORMS for name in given(form)["rules"]]
+FORM_NAMES = {"infoseek": "infoseek", "okvqa": "vqa", "evqa": "evqa"}
+
+
+@cache
+def outcomes_of(form, name):
+    metric, judge = rule_of(name)
+    return metric.scores(*examples(form), judge)
+
+
+def aggregate(metric, questions, records, outcomes):
+    """The summary over the questions that count, as results have it."""
+    kept = metric.counted(records, outcomes)
+    return metric.summary(
+        [q for q, keep in zip(questions, kept, strict=True) if keep],
+        [0.0 if isinstance(o, Failure) else o for o, k in zip(outcomes, kept, strict=True) if k],
+    )
+
+
+@pytest.mark.parametrize(("form", "name"), CASES)
+def test_scores_are_those_of_the_released_code(form, name):
+    released = given(form)["rules"][name]
+    scale = 100 if released["scale"].startswith("percent") else 1
+    outcomes = outcomes_of(form, name)
+    got = [None if isinstance(outcome, Failure) else scale * outcome for outcome in outcomes]
+    if any(isinstance(score, float) for score in released["scores"]):
+        assert got == pytest.approx(released["scores"], abs=1e-9)
+    else:
+        assert got == released["scores"]
+
+
+@pytest.mark.parametrize(("form", "name"), CASES)
+@pytest.mark.parametrize("part", ["aggregate", "aggregate_realistic"])
+def test_aggregates_are_those_of_the_released_code(form, name, part):
+    released = given(form)["rules"][name]
+    metric, _ = rule_of(name)
+    rows = [
+        row
+        for *row, example in zip(
+            *examples(form), outcomes_of(form, name), given(form)["examples"], strict=True
+        )
+        if part == "aggregate" or example["part"] == "realistic"
+    ]
+    found = aggregate(metric, *map(list, zip(*rows, strict=True)))
+    wanted = released[part]
+    if "final_score" in wanted:
+        assert found["score"] == wanted["final_score"]
+        for split in ("unseen_question", "unseen_entity"):
+            assert found["splits"][split] == wanted[f"{split}_score"]
+        return
+    first = next(wanted[key] for key in ("all", "score", *wanted) if key in wanted)
+    if name.startswith("mmsearch_r1.reward"):
+        assert found["right"] == pytest.approx(100 * wanted["score"], abs=1e-4)
+        first = wanted["reward"]
+    in_percent = {"acc", "overall", "overall_accuracy"} & wanted.keys() and first > 1
+    scale = 1 if in_percent or "printed" in str(wanted) or name == "wikiprf.test" else 100
+    assert found["score"] == pytest.approx(scale * first, abs=0.005 if scale == 1 else 1e-4)
+    for key in ("single_hop", "two_hop", "single_hop_of_the_paper"):
+        if key in wanted:
+            assert found[key] == pytest.approx(100 * wanted[key], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["infoseek.official"])
+def test_infoseeks_mean_is_over_the_answered_questions(name):
+    """Blank predictions that are not in the file are neither right nor wrong."""
+    questions, records = examples("infoseek")
+    asked = [replace(r, answer=r.answer if r.answer.strip() else None) for r in records]
+    metric, _ = rule_of(name)
+    wanted = given("infoseek")["rules"][name]["aggregate_without_blank_predictions"]
+    outcomes = metric.scores(questions, asked)
+    assert sum(metric.counted(asked, outcomes)) == wanted["n"]
+    found = aggregate(metric, questions, asked, outcomes)
+    assert found["score"] == wanted["final_score"]
+    assert found["splits"]["unseen_question"] == wanted["unseen_question_score"]
+
+
+STOPS = [
+    (form, row["example"], name, outcome)
+    for form in FORMS
+    for row in given(form)["raises"]
+    for name, outcome in row["outcomes"].items()
+    if "(" not in name and name in given(form)["rules"]
+]
+
+
+@pytest.mark.parametrize(("form", "example", "name", "outcome"), STOPS)
+def test_where_released_code_stops_there_is_no_score(form, example, name, outcome):
+    """At a prediction, a failure; at a question's references, an error that `problem` foretells."""
+    metric, judge = rule_of(name)
+    question, record = question_of(form, example), AnswerRecord(example["prediction"])
+    if not isinstance(outcome, dict):
+        assert metric.problem(question) == ""
+        assert metric.scores([question], [record], judge) == [outcome]
+    elif problem := metric.problem(question):
+        assert "\n" not in problem
+        with pytest.raises(ValueError, match=r"\w"):
+            metric.scores([question], [record], judge)
+    else:
+        [found] = metric.scores([question], [record], judge)
+        assert isinstance(found, Failure)
+        assert "the released code stops at the number '-." in found.reason
+        with pytest.raises(PromptError, match="the released code stops"):
+            metric.score(question, record, judge)
+
+
+def test_every_released_rule_is_a_metric_with_its_source():
+    tested = {rule_of(name)[0].name for _, name in CASES}
+    assert tested == RELEASED.keys() <= {name for name, _ in METRICS}
+    forms = {}
+    for form, name in CASES:
+        forms.setdefault(rule_of(name)[0].name, set()).add(FORM_NAMES[form])
+    for form, name in CASES:
+        metric, judge = rule_of(name)
+        source = given(form)["rules"][name]["source"]
+        assert RELEASED[metric.name][0].endswith(type(metric).__name__)
+        assert metric.forms - {"texts"} == forms[metric.name]
+        assert metric.needs_judge == metric.uses_judge == (judge is not None)
+        if "its copy of" in source["repository"]:  # the commit is the copy's
+            assert metric.source.repository in source["repository"]
+            continue
+        assert metric.source.repository == source["repository"].partition(" (")[0]
+        assert metric.source.commit == source["commit"]
+        assert metric.settings(judge)["source"] == str(metric.source)
