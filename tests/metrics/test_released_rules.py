@@ -74,7 +74,7 @@ def test_aggregates_are_those_of_the_released_code(form, name, part):
             assert found[key] == pytest.approx(100 * wanted[key], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["infoseek.official"])
+@pytest.mark.parametrize("name", ["infoseek.official", "comem.infoseek"])
 def test_infoseeks_mean_is_over_the_answered_questions(name):
     """Blank predictions that are not in the file are neither right nor wrong."""
     questions, records = examples("infoseek")

@@ -4,13 +4,26 @@ They show how much of a number is its rule; none is a dataset's own score (docs/
 """
 
 _RULES = {
+    "comem": {
+        "comem.infoseek": ("ForInfoSeek", "CoMEM's InfoSeek score"),
+        "comem.okvqa": ("ForOKVQA", "CoMEM's OK-VQA score"),
+        "comem.aokvqa": ("ForAOKVQA", "CoMEM's A-OKVQA score"),
+    },
     "evqa": {"evqa.official": ("Official", "E-VQA's official code, with all its means")},
     "infoseek_eval": {
         "infoseek.official": ("Official", "InfoSeek's official toolkit, answered questions alone")
     },
+    "ra_vqa": {
+        "ravqa.em": ("ExactMatch", "RA-VQA's exact match"),
+        "ravqa.infoseek": ("ForInfoSeek", "RA-VQA's InfoSeek score, on a prefix"),
+    },
     "vqa": {
         "vqa.official": ("Official", "VQA's official code, rounded"),
         "vqa.official.without_answer_ids": ("WithoutAnswerIds", "the same without ids of answers"),
+    },
+    "wikiprf": {
+        "wikiprf.test": ("Test", "Wiki-PRF's InfoSeek score"),
+        "wikiprf.reward": ("Reward", "Wiki-PRF's training reward for InfoSeek"),
     },
 }
 
