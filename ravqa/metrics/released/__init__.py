@@ -13,6 +13,15 @@ _RULES = {
     "infoseek_eval": {
         "infoseek.official": ("Official", "InfoSeek's official toolkit, answered questions alone")
     },
+    "lavis": {
+        "lavis.vqa": ("Vqa", "LAVIS' VQA accuracy"),
+        "lavis.vqa.without_answer_ids": ("WithoutAnswerIds", "the same without ids of answers"),
+        "lavis.aok_vqa": ("AokVqa", "LAVIS' A-OKVQA accuracy"),
+    },
+    "lmms_eval": {
+        "lmms_eval.ok_vqa": ("OkVqa", "lmms-eval's OK-VQA accuracy"),
+        "lmms_eval.ok_vqa.reasoning_tags_none": ("OkVqaRaw", "the same with thinking kept"),
+    },
     "ra_vqa": {
         "ravqa.em": ("ExactMatch", "RA-VQA's exact match"),
         "ravqa.infoseek": ("ForInfoSeek", "RA-VQA's InfoSeek score, on a prefix"),
