@@ -4,6 +4,10 @@ They show how much of a number is its rule; none is a dataset's own score (docs/
 """
 
 _RULES = {
+    "berag": {
+        "berag.evqa": ("Evqa", "BERAG's E-VQA score"),
+        "berag.infoseek_bem": ("InfoSeekBem", "BERAG's InfoSeek score by a judge"),
+    },
     "comem": {
         "comem.infoseek": ("ForInfoSeek", "CoMEM's InfoSeek score"),
         "comem.okvqa": ("ForOKVQA", "CoMEM's OK-VQA score"),
@@ -22,10 +26,20 @@ _RULES = {
         "lmms_eval.ok_vqa": ("OkVqa", "lmms-eval's OK-VQA accuracy"),
         "lmms_eval.ok_vqa.reasoning_tags_none": ("OkVqaRaw", "the same with thinking kept"),
     },
+    "pmsr": {
+        "pmsr.cem.rows_of_main": ("RowsOfMain", "PMSR's substring match"),
+        "pmsr.cem.rows_range_dict": ("RowsRangeDict", "the same with ranges of numbers"),
+        "pmsr.cem.rows_legacy": ("RowsLegacy", "the same for older rows"),
+        "pmsr.cem.rows_of_main_list": ("RowsOfMainList", "PMSR's substring match for E-VQA"),
+        "pmsr.cem.rows_of_main_raw_string": ("RowsOfMainRawString", "the same, column as it is"),
+        "pmsr.bem.rows_of_main_list": ("BemList", "PMSR's E-VQA score by a judge"),
+        "pmsr.bem.rows_of_main_raw_string": ("BemRawString", "the same, column as it is"),
+    },
     "ra_vqa": {
         "ravqa.em": ("ExactMatch", "RA-VQA's exact match"),
         "ravqa.infoseek": ("ForInfoSeek", "RA-VQA's InfoSeek score, on a prefix"),
     },
+    "reag": {"reag.first_128": ("First128", "ReAG's E-VQA score")},
     "vqa": {
         "vqa.official": ("Official", "VQA's official code, rounded"),
         "vqa.official.without_answer_ids": ("WithoutAnswerIds", "the same without ids of answers"),
