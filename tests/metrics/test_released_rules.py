@@ -4,12 +4,14 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from released_rules import FORMS, examples, given, question_of, rule_of
+from released_rules import FORMS, ContainsJudge, examples, given, question_of, rule_of
 
 from ravqa.core.errors import PromptError
 from ravqa.core.outcomes import Failure
+from ravqa.core.records import Question
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerRecord
+from ravqa.metrics.judges.base import Judge, NoVerdict
 from ravqa.metrics.released import RELEASED
 
 CASES = [(form, name) for form in FORMS for name in given(form)["rules"]]
@@ -135,3 +137,40 @@ def test_every_released_rule_is_a_metric_with_its_source():
         assert metric.source.repository == source["repository"].partition(" (")[0]
         assert metric.source.commit == source["commit"]
         assert metric.settings(judge)["source"] == str(metric.source)
+
+
+class FailingJudge(Judge):
+    name = "failing"
+    fingerprint = "failing"
+
+    def judge(self, questions, references, candidates):
+        by_candidate = {"no reply": Failure("no reply"), "unclear": NoVerdict("neither")}
+        return [by_candidate.get(candidate, 1.0) for candidate in candidates]
+
+
+def test_calls_of_pixelrags_judge_that_fail_leave_its_mean():
+    metric, _ = rule_of("pixelrag.judge_contains")
+    questions = [Question(i, "q", answers=("x",), question_type="automatic") for i in range(3)]
+    records = [AnswerRecord(text) for text in ("no reply", "unclear", "right")]
+    outcomes = metric.scores(questions, records, FailingJudge())
+    assert outcomes == [Failure("no reply"), NoVerdict("neither"), 1.0]
+    assert aggregate(metric, questions, records, outcomes) == {"score": 50.0}
+    assert metric.score(questions[1], records[1], FailingJudge()) == 0
+    with pytest.raises(PromptError, match="no reply"):
+        metric.score(questions[0], records[0], FailingJudge())
+
+
+def test_a_judge_is_asked_once_about_what_is_not_settled():
+    asked = []
+
+    class Counting(ContainsJudge):
+        def judge(self, questions, references, candidates):
+            asked.append(list(zip(questions, references, candidates, strict=True)))
+            return super().judge(questions, references, candidates)
+
+    metric, _ = rule_of("promsa.llm_score.judge_contains")
+    questions = [Question(i, f"q{i}", answers=("oak", "elm")) for i in range(4)]
+    texts = ("<answer>Oak</answer>", "no tag", "<answer>an oak tree</answer>", None)
+    scores = metric.scores(questions, [AnswerRecord(text) for text in texts], Counting())
+    assert scores == [1, 0, 1, 0]
+    assert asked == [[("q2", "oak", "an oak tree"), ("q2", "elm", "an oak tree")]]

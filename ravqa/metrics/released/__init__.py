@@ -26,6 +26,16 @@ _RULES = {
         "lmms_eval.ok_vqa": ("OkVqa", "lmms-eval's OK-VQA accuracy"),
         "lmms_eval.ok_vqa.reasoning_tags_none": ("OkVqaRaw", "the same with thinking kept"),
     },
+    "mmsearch_r1": {
+        "mmsearch_r1.em_check": ("EmCheck", "MMSearch-R1's exact match"),
+        "mmsearch_r1.subem_check": ("SubEmCheck", "MMSearch-R1's substring match"),
+        "mmsearch_r1.reward_em": ("RewardEm", "MMSearch-R1's reward by exact match"),
+        "mmsearch_r1.reward_subem": ("RewardSubEm", "MMSearch-R1's reward by substring"),
+    },
+    "pixelrag": {
+        "pixelrag.nq_exact": ("NqExact", "PixelRAG's exact match"),
+        "pixelrag.judge": ("JudgeLabels", "PixelRAG's E-VQA score by a judge"),
+    },
     "pmsr": {
         "pmsr.cem.rows_of_main": ("RowsOfMain", "PMSR's substring match"),
         "pmsr.cem.rows_range_dict": ("RowsRangeDict", "the same with ranges of numbers"),
@@ -34,6 +44,14 @@ _RULES = {
         "pmsr.cem.rows_of_main_raw_string": ("RowsOfMainRawString", "the same, column as it is"),
         "pmsr.bem.rows_of_main_list": ("BemList", "PMSR's E-VQA score by a judge"),
         "pmsr.bem.rows_of_main_raw_string": ("BemRawString", "the same, column as it is"),
+    },
+    "promsa": {
+        "promsa.em_score": ("EmScore", "ProMSA's exact match in <answer>"),
+        "promsa.llm_score": ("LlmScore", "ProMSA's score by a judge"),
+        "promsa.llm_score_allow_no_answer_tag": (
+            "LlmScoreAllowNoAnswerTag",
+            "the same without <answer>",
+        ),
     },
     "ra_vqa": {
         "ravqa.em": ("ExactMatch", "RA-VQA's exact match"),

@@ -1,0 +1,13 @@
+"""Tags in predictions that several released rules look for."""
+
+from __future__ import annotations
+
+import re
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def last_answer(text: str) -> str | None:
+    """Return what the last <answer> of a text holds, stripped; None without one."""
+    found = _ANSWER.findall(text)
+    return found[-1].strip() if found else None
