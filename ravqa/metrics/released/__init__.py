@@ -14,6 +14,13 @@ _RULES = {
         "comem.aokvqa": ("ForAOKVQA", "CoMEM's A-OKVQA score"),
     },
     "evqa": {"evqa.official": ("Official", "E-VQA's official code, with all its means")},
+    "flashrag": {
+        "flashrag.em": ("ExactMatch", "FlashRAG's exact match"),
+        "flashrag.acc": ("Accuracy", "FlashRAG's substring match"),
+        "flashrag.f1": ("F1", "FlashRAG's F1 of words"),
+        "flashrag.precision": ("Precision", "FlashRAG's precision of words"),
+        "flashrag.recall": ("Recall", "FlashRAG's recall of words"),
+    },
     "infoseek_eval": {
         "infoseek.official": ("Official", "InfoSeek's official toolkit, answered questions alone")
     },
@@ -58,6 +65,13 @@ _RULES = {
         "ravqa.infoseek": ("ForInfoSeek", "RA-VQA's InfoSeek score, on a prefix"),
     },
     "reag": {"reag.first_128": ("First128", "ReAG's E-VQA score")},
+    "ultrarag": {
+        "ultrarag.acc": ("Accuracy", "UltraRAG's substring match"),
+        "ultrarag.em": ("ExactMatch", "UltraRAG's exact match"),
+        "ultrarag.stringem": ("StringEM", "UltraRAG's share of equal references"),
+        "ultrarag.coverem": ("CoverEM", "UltraRAG's words covered"),
+        "ultrarag.f1": ("F1", "UltraRAG's F1 of words"),
+    },
     "vqa": {
         "vqa.official": ("Official", "VQA's official code, rounded"),
         "vqa.official.without_answer_ids": ("WithoutAnswerIds", "the same without ids of answers"),
