@@ -32,6 +32,7 @@ from typing import IO, Any, Literal, overload
 
 from pydantic import TypeAdapter
 
+from ravqa.core.arrays import load_array
 from ravqa.core.errors import DataError
 from ravqa.core.locations import cache_dir
 from ravqa.core.records import Description, Passage, Question
@@ -153,7 +154,6 @@ class PassageFolder:
                 paths as written.
             mend: how to fix a damaged folder, for the message.
         """
-        import numpy as np
 
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         self.fingerprint: str = meta["fingerprint"]
@@ -166,8 +166,7 @@ class PassageFolder:
         # A mapped file stays open, so small files are not mapped.
         mode: Any = "r" if (folder / "hashes.npy").stat().st_size > _MAPPED else None
         self._hashes, self._rows, offsets = (
-            np.load(folder / f"{name}.npy", mmap_mode=mode)
-            for name in ("hashes", "rows", "offsets")
+            load_array(folder / f"{name}.npy", mode) for name in ("hashes", "rows", "offsets")
         )
         with self._file.open("rb") as file:
             self._lines = _Lines(file, offsets, self._damage)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ravqa.core.arrays import load_array
 from ravqa.core.progress import Progress, silent
 from ravqa.core.stored import as_type, read_json
 from ravqa.indexes.base import Array
@@ -295,9 +296,9 @@ class Codec:
             OSError, ValueError: a file is missing, or its content does not fit.
         """
         values = as_type(dict[str, float], read_json(folder / "codec.json"))
-        centers = np.load(folder / "centers.npy")
+        centers = load_array(folder / "centers.npy")
         shapes = {"rotation": (dim, dim), "spread": (len(centers),), "feedback": (dim, dim)}
-        arrays = {name: np.load(folder / f"{name}.npy") for name in shapes}
+        arrays = {name: load_array(folder / f"{name}.npy") for name in shapes}
         if (
             centers.dtype != np.float16
             or centers.shape != (min(max(1, len(centers)), 2**16), dim)

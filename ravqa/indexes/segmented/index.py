@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
+from ravqa.core.arrays import load_array
 from ravqa.core.errors import UserError, first_line
 from ravqa.core.progress import Progress, silent
 from ravqa.core.settings import fingerprint as fingerprint_of
@@ -513,7 +514,7 @@ class SegmentedIndex(StoredIndex):
             if stored.small:
                 new.append(self._check_content(manifest, name))
             with self._reading(name):
-                found: Array = np.load(self.path / name, mmap_mode=stored.mapped)
+                found: Array = load_array(self.path / name, stored.mapped)
                 shape = (rows, *([] if stored.width is None else [stored.width]))
                 if (found.dtype, found.shape) != (stored.dtype, shape) or found.flags.fnc:
                     raise ValueError(f"{found.dtype} {found.shape} instead of {shape}")
