@@ -41,6 +41,8 @@ _SOURCES = Option(
 _WORDS = Option(
     "Cut pages and articles into passages of at most N words; build remembers N.", "N", least=1
 )
+_PAGES = Option("What pages of PDF files are read as; build remembers it. Default: text.")
+_DPI = Option("Resolution of images of pages; build remembers N. Default: 150.", "N", least=1)
 _ON_ERROR = Option("If a file cannot be read: stop, or leave it out and list it.")
 _ENCODING = Option("Encoding of tables and texts; recognized if not given.", "NAME")
 _DELIMITER = Option("What separates the fields of a .csv; recognized if not given.", "CHAR|tab")
@@ -67,6 +69,8 @@ class BuildRequest:
     ] = "sample"
     overrides: Annotated[Sequence[str], _SET] = ()
     words: Annotated[int | None, _WORDS] = None
+    pages: Annotated[Literal["text", "images", "both"] | None, _PAGES] = None
+    dpi: Annotated[int | None, _DPI] = None
     on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
     encoding: Annotated[str | None, _ENCODING] = None
     delimiter: Annotated[str | None, _DELIMITER] = None
@@ -79,6 +83,8 @@ class PutRequest:
     folder: Annotated[Path, _FOLDER]
     sources: Annotated[Sequence[Path], _SOURCES]
     words: Annotated[int | None, _WORDS] = None
+    pages: Annotated[Literal["text", "images", "both"] | None, _PAGES] = None
+    dpi: Annotated[int | None, _DPI] = None
     on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
     encoding: Annotated[str | None, _ENCODING] = None
     delimiter: Annotated[str | None, _DELIMITER] = None
@@ -157,7 +163,12 @@ def build(request: BuildRequest) -> None:
         corpus, remarks = _read(request, console)
         with console.status("loading models"):
             collection = Collection.create(
-                request.folder, request.pipeline, *request.overrides, words=request.words
+                request.folder,
+                request.pipeline,
+                *request.overrides,
+                words=request.words,
+                pages=request.pages,
+                dpi=request.dpi,
             )
         changes = collection.add(corpus, progress=console.progress)
         _report(console, changes, remarks.lines())
@@ -459,7 +470,8 @@ def _read(
     from ravqa.corpora.remarks import Remarks
 
     remarks = Remarks(request.on_error)
-    sections = Sections(words=request.words, encoding=request.encoding, delimiter=request.delimiter)
+    names = ("words", "pages", "dpi", "encoding", "delimiter")
+    sections = Sections(**{name: getattr(request, name) for name in names})
     with console.status(f"reading {', '.join(map(str, request.sources))}"):
         if collection is None:
             corpus = Corpus.read(

@@ -17,7 +17,14 @@ from typing import Any
 from ravqa.collections import archive, trust
 from ravqa.collections.changes import Changes, Plan, plan
 from ravqa.collections.filters import Where
-from ravqa.collections.folder import FIRST_FORMAT, CollectionCorpus, CollectionFolder, State, Writer
+from ravqa.collections.folder import (
+    FIRST_FORMAT,
+    CollectionCorpus,
+    CollectionFolder,
+    Manifest,
+    State,
+    Writer,
+)
 from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.sources import shown_name, stored_name
 from ravqa.collections.trust import Setting
@@ -29,6 +36,7 @@ from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus, Selection
 from ravqa.corpora.kb import Sections
 from ravqa.corpora.origins import Origin, folder_prefixes
+from ravqa.corpora.pdf import PagesAs
 from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.sources import is_folder
 from ravqa.describers.text import as_text
@@ -88,6 +96,8 @@ class Collection:
         pipeline: str = "sample",
         *overrides: str,
         words: int | None = None,
+        pages: PagesAs | None = None,
+        dpi: int | None = None,
     ) -> Collection:
         """Create an empty collection in a new folder, or over one that never had a passage.
 
@@ -96,11 +106,16 @@ class Collection:
                 collection.
             overrides: "key.path=value".
             words: longest passage of a page or article, in words; kept with the collection.
+            pages: what pages of PDF files are read as, by default "text"; kept with the collection
+                (`ravqa.corpora.pdf.PageForm`).
+            dpi: resolution of the images of pages; kept with the collection.
 
         Raises:
             UserError: the folder is not empty; invalid settings, or a retriever other than
-                late-interaction; a missing package or model.
+                late-interaction; a missing package or model; a `dpi` that cannot be used.
         """
+        sections = Sections(words=words, pages=pages, dpi=dpi)
+        _ = sections.page_form  # raises
         folder = CollectionFolder(
             Path(path), mend="open it with Collection.open, or use Collection.open_or_create"
         )
@@ -109,7 +124,7 @@ class Collection:
         folder.check_new(begun=True)
         if folder.exists():
             there = folder.manifest()
-            if (there.settings, there.words) == (settings, words):
+            if there.settings == settings and _reading(there) == sections:
                 _trust(settings)
                 return cls(folder, settings, where)
         session = Session()
@@ -122,7 +137,7 @@ class Collection:
                 "weights": encoder.weights,
                 "dim": encoder.dim,
             },
-            words,
+            sections,
         )
         _trust(settings)
         return cls(folder, settings, where, session)
@@ -134,6 +149,8 @@ class Collection:
         pipeline: str = "sample",
         *overrides: str,
         words: int | None = None,
+        pages: PagesAs | None = None,
+        dpi: int | None = None,
     ) -> Collection:
         """Open the collection in a folder, or create an empty one if there is none.
 
@@ -143,20 +160,23 @@ class Collection:
         Args:
             pipeline, overrides: as for `create`. An existing collection is opened with these
                 settings; its encoder must be the same.
-            words: as for `create`.
+            words, pages, dpi: as for `create`.
 
         Raises:
-            UserError: as `create` and `open`; an existing collection has other `words`.
+            UserError: as `create` and `open`; an existing collection has other `words`, `pages` or
+                `dpi`.
         """
         folder = CollectionFolder(Path(path))
         if not folder.exists() or folder.manifest().index is None:
-            return cls.create(path, pipeline, *overrides, words=words)
+            return cls.create(path, pipeline, *overrides, words=words, pages=pages, dpi=dpi)
         collection = cls.open(path, pipeline, *overrides)
-        if words not in (None, collection.words):
-            raise UserError(
-                f"{path} was created with words={collection.words}, not {words}: open it with "
-                "Collection.open, or create another collection in a new folder"
-            )
+        own = _reading(collection._state.manifest)
+        for name, wanted in (("words", words), ("pages", pages), ("dpi", dpi)):
+            if wanted not in (None, there := getattr(own, name)):
+                raise UserError(
+                    f"{path} was created with {name}={there}, not {wanted}: open it with "
+                    "Collection.open, or create another collection in a new folder"
+                )
         return collection
 
     @staticmethod
@@ -426,6 +446,8 @@ class Collection:
         self,
         *paths: Path | str,
         words: int | None = None,
+        pages: PagesAs | None = None,
+        dpi: int | None = None,
         encoding: str | None = None,
         delimiter: str | None = None,
         replacing: bool = False,
@@ -439,6 +461,7 @@ class Collection:
         Args:
             words: longest passage of a page or article, in words; None for the collection's own
                 choice (`create`).
+            pages, dpi: what pages of PDF files are read as, as for `create`.
             encoding: of tables and texts; None to recognize it.
             delimiter: between the fields of CSV files, or "tab"; None to recognize it.
             replacing: replace passages whose content differs, as `update` does.
@@ -451,7 +474,9 @@ class Collection:
             DataError: as `add` and `Corpus.read`; or `prune`, and something cannot be read.
             UserError: as `add`; or `prune`, and no passage is known to come from one of them.
         """
-        sections = Sections(words=words, encoding=encoding, delimiter=delimiter)
+        sections = Sections(
+            words=words, pages=pages, dpi=dpi, encoding=encoding, delimiter=delimiter
+        )
         remarks = remarks or Remarks()
         corpus = self.read_files(*paths, sections=sections, remarks=remarks)
         if prune:
@@ -472,17 +497,23 @@ class Collection:
         (`ravqa.corpora.origins`). A folder that is known keeps what they began with.
 
         Args:
-            sections: as for `Corpus.read`; the collection's own `words` are used if it has none.
+            sections: as for `Corpus.read`; where it has no `words`, `pages` or `dpi`, the
+                collection's own are used.
             remarks: collects notes of what was left out.
 
         Raises:
             DataError, UserError: as `Corpus.read`.
         """
         places = [Path(path) for path in paths]
-        sections = sections or Sections()
+        own = _reading(self._state.manifest)
+        if sections is not None:
+            chosen = sections.model_dump(exclude_none=True)
+            if chosen.get("pages") == "text":
+                own = own.model_copy(update={"dpi": None})
+            own = own.model_copy(update=chosen)
         return Corpus.read(
             *places,
-            sections=sections.model_copy(update={"words": sections.words or self.words}),
+            sections=own,
             remarks=remarks or Remarks(),
             uncaptioned=True,
             numbered=True,
@@ -865,6 +896,11 @@ def own_id(value: object, *, texts_only: bool = False) -> str:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, str | Integral) and not isinstance(value, bool)
+
+
+def _reading(manifest: Manifest) -> Sections:
+    """Return how the sources of a collection are read."""
+    return Sections(words=manifest.words, pages=manifest.pages, dpi=manifest.dpi)
 
 
 def _trust(settings: Mapping[str, Any]) -> None:

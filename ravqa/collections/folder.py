@@ -46,8 +46,10 @@ from ravqa.core.stored import as_type, read_json
 from ravqa.core.texts import printable
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.disk import DamageError, Digest, PassageFolder
+from ravqa.corpora.kb import Sections
 from ravqa.corpora.origins import Origin
 from ravqa.corpora.pages import MANIFESTS
+from ravqa.corpora.pdf import PagesAs
 from ravqa.encoders.base import Vectors
 from ravqa.images.decode import SUFFIXES, image_bytes, image_digest
 from ravqa.indexes import INDEXES
@@ -75,6 +77,7 @@ class Manifest:
         encoder: "fingerprint", "weights" and "dim" of the encoder.
         index: name of the current folder; None before the first passage.
         words: default length of passages of pages and articles, in words.
+        pages, dpi: what pages of PDF files are read as, if it was chosen (`ravqa.corpora.pdf`).
         passages: the folders of passages, if the index does not commit them with its state.
         left_out: by the sources of each change, what of them cannot be used, and why.
         format: version of the folder's format.
@@ -84,6 +87,8 @@ class Manifest:
     encoder: dict[str, Any]
     index: str | None = None
     words: Annotated[int, Field(ge=1)] | None = None
+    pages: PagesAs | None = None
+    dpi: int | None = None
     passages: list[dict[str, Any]] | None = None
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     format: int = FORMAT
@@ -269,14 +274,27 @@ class CollectionFolder:
             raise UserError(f"{self.path} already exists and is not empty: choose a new folder")
 
     def create(
-        self, settings: Mapping[str, Any], encoder: Mapping[str, Any], words: int | None
+        self,
+        settings: Mapping[str, Any],
+        encoder: Mapping[str, Any],
+        sections: Sections | None = None,
     ) -> None:
         """Create an empty collection, also over one that never had a passage.
+
+        Args:
+            sections: how its sources are read; what `Manifest` has of it is kept.
 
         Raises:
             UserError: see `check_new`; another process is writing.
         """
-        manifest = Manifest(dict(settings), dict(encoder), words=words)
+        sections = sections or Sections()
+        manifest = Manifest(
+            dict(settings),
+            dict(encoder),
+            words=sections.words,
+            pages=sections.pages,
+            dpi=sections.dpi,
+        )
         self.check_new(begun=True)
         if not self.exists():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -299,7 +317,7 @@ class CollectionFolder:
             readable = FIRST_FORMAT if version == FIRST_FORMAT else FORMAT
             check_format(version, readable, f"the collection in {self.path}")
             given = {name: values[name] for name in (*_FIELDS, "format")}
-            more = {name: values[name] for name in ("passages", "left_out") if name in values}
+            more = {name: values[name] for name in _OPTIONAL if name in values}
             found = as_type(Manifest, given | more)
             as_type(_Encoder, found.encoder)
             if values["checksum"] != _checksum(found):
@@ -651,7 +669,8 @@ def _check_own(name: str) -> str:
     return name
 
 
-_FIELDS = [e.name for e in fields(Manifest) if e.name not in {"passages", "left_out", "format"}]
+_OPTIONAL = ("pages", "dpi", "passages", "left_out")
+_FIELDS = [e.name for e in fields(Manifest) if e.name not in {*_OPTIONAL, "format"}]
 
 
 @dataclass(frozen=True)
@@ -695,7 +714,7 @@ def _links(folder: Path) -> Iterator[Path]:
 def _values(manifest: Manifest) -> dict[str, Any]:
     values = asdict(manifest)
     del values["left_out"], values["format"]  # a note, and what tells versions apart
-    return values if manifest.passages is not None else {name: values[name] for name in _FIELDS}
+    return {k: value for k, value in values.items() if k in _FIELDS or value is not None}
 
 
 def _checksum(manifest: Manifest) -> str:

@@ -198,7 +198,7 @@ class Passage:
     def content(self) -> str:
         """Title, section and text as one string, to be encoded, read and searched for answers."""
         heading = " - ".join(part for part in (self.title, self.section) if part)
-        return f"{heading}: {self.text}" if heading else self.text
+        return ": ".join(part for part in (heading, self.text) if part)
 
     @property
     def article_names(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from ravqa.core.files import check_file
 from ravqa.core.records import Passage
 from ravqa.core.settings import Strict
 from ravqa.corpora.nesting import Shallow
+from ravqa.corpora.pdf import PageForm, PagesAs
 from ravqa.corpora.tables import TableForm, lines_of, open_text, read_rows, suffix_of
 from ravqa.corpora.values import identity, text, text_of
 
@@ -54,6 +55,9 @@ class Sections(Strict):
             be read in only one way.
         encoding: of CSV and TSV files and of pages; None to recognize it.
         delimiter: the character between the fields of a CSV file, or "tab"; None to recognize it.
+        pages: what pages of PDF files are read as: "text" (the default), "images" or "both"
+            (`ravqa.corpora.pdf.PageForm`).
+        dpi: resolution of the images of pages; None for pdf.DPI.
     """
 
     words: int | None = Field(default=None, ge=1)
@@ -61,6 +65,17 @@ class Sections(Strict):
     quotes: bool | None = None
     encoding: str | None = None
     delimiter: str | None = None
+    pages: PagesAs | None = None
+    dpi: int | None = None
+
+    @property
+    def page_form(self) -> PageForm:
+        """What pages of PDF files are read as.
+
+        Raises:
+            UserError: as `PageForm`.
+        """
+        return PageForm(self.pages or "text", self.dpi)
 
     @property
     def form(self) -> TableForm:

@@ -2,7 +2,8 @@
 
     notes.txt          split into pieces: notes.txt#0, notes.txt#1
     guide.md           a passage per heading: guide.md#install, if split: guide.md#install.1
-    paper.pdf          a passage per page: paper.pdf#page=3, if split: paper.pdf#page=3.1
+    paper.pdf          a passage per page: paper.pdf#page=3, if split: paper.pdf#page=3.1; with
+                       its image if wanted
     koala.jpg          one passage: koala.jpg; its text is the caption
     page.html          as Markdown: page.html#install
     report.docx        as Markdown: report.docx#results
@@ -42,7 +43,7 @@ from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.rows import TEXT_COLUMNS, row_passage, whole
 from ravqa.corpora.tables import TABULAR, Row, TableForm, read_rows, suffix_of
 from ravqa.corpora.values import is_blank, text_of
-from ravqa.images.decode import SUFFIXES, broken_images, is_image, is_image_file
+from ravqa.images.decode import SUFFIXES, broken_images, is_image, is_image_file, kept_image
 from ravqa.images.folder import ImageFolder, composed
 
 PAGE_WORDS = 150
@@ -106,6 +107,7 @@ class Pages:
         *,
         words: int | None = None,
         form: TableForm | None = None,
+        page_form: pdf.PageForm | None = None,
         remarks: Remarks | None = None,
         uncaptioned: bool = False,
     ):
@@ -114,7 +116,9 @@ class Pages:
         Args:
             words: longest passage in whitespace-separated words; None for PAGE_WORDS.
             form: how tables are written; its encoding is that of texts too.
-            uncaptioned: include images without a caption, as passages without text.
+            page_form: what pages of PDF files are read as; None for text.
+            uncaptioned: include images without a caption (and of pages without text), as passages
+                without text.
 
         Raises:
             DataError: there is nothing to read.
@@ -122,6 +126,7 @@ class Pages:
         self._root = root if root.is_dir() else root.parent
         self._words = words or PAGE_WORDS
         self._form = form or TableForm()
+        self._page_form = page_form or pdf.PageForm()
         self._uncaptioned = uncaptioned
         self.remarks = remarks or Remarks()
         self._checks = remarks is None
@@ -142,6 +147,7 @@ class Pages:
         """Return a key that changes with everything that the passages depend on."""
         files = [[self._name(path), file_digest(path)] for path in self._files]
         form = astuple(self._form)
+        form += astuple(self._page_form) if self._page_form.images else ()
         return fingerprint("pages/4", files, self._words, self._uncaptioned, *form)
 
     def passages(self) -> Iterator[Passage]:
@@ -314,9 +320,14 @@ class Pages:
     def _cut(self, path: Path) -> Iterator[Passage]:
         name = self._name(path)
         document = _read(path, self._form.encoding)
+        images = self._rendered(path)
         empty = True
         for section in document.sections:
-            pieces = list(cut(section.text, self._words))
+            image = images.get(section.labels.get("page", 0))
+            as_one = image is not None and self._page_form.pages == "images"
+            pieces = list(cut(section.text, None if as_one else self._words))
+            if not pieces and image is not None and self._uncaptioned:
+                pieces = [""]
             if not pieces and section.labels:
                 self.remarks.blank.append(f"{name}#{section.place}")
             for number, piece in enumerate(pieces):
@@ -329,6 +340,7 @@ class Pages:
                     f"{name}#{place}",
                     piece,
                     document.title,
+                    image,
                     section=section.heading,
                     article=name,
                     url=document.url,
@@ -336,6 +348,13 @@ class Pages:
                 )
         if empty and not any(section.labels for section in document.sections):
             self.remarks.blank.append(name)
+
+    def _rendered(self, path: Path) -> dict[int, Path]:
+        """Return files with the images of a PDF file's pages, by page, if they are wanted."""
+        if path.suffix.lower() != ".pdf" or not self._page_form.images:
+            return {}
+        dpi = self._page_form.dpi or pdf.DPI
+        return {number: kept_image(png) for number, png in pdf.render_pages(path, dpi=dpi)}
 
 
 def _read(path: Path, encoding: str | None) -> Document:

@@ -21,10 +21,11 @@ import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ravqa.core.errors import DataError, first_line, import_extra
+from ravqa.core.errors import DataError, UserError, first_line, import_extra
 from ravqa.core.files import LONGEST_LINE, check_file
 from ravqa.corpora.titles import real_title
 
@@ -36,12 +37,47 @@ _BREAK = re.compile(rf"([\w-]*\w)(-| ?[\u2010{_SOFT}])[ \t]*\n[ \t]*(?=(\w+(?:-\
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _SHORTEST_PART = 3
 
+PagesAs = Literal["text", "images", "both"]
+"""What pages are read as; see `PageForm`."""
+
 DPI = 150
 """Default resolution of pictures of pages, in dots per inch."""
+_LEAST_DPI, _MOST_DPI = 20, 1200
 MOST_PIXELS = 2**24
 """A larger page is rendered at the lower resolution at which it has this many pixels."""
 _POINTS = 72  # of a PDF file's own units in an inch
 _PDFIUM = threading.Lock()  # the library may be used by one thread at a time
+
+
+@dataclass(frozen=True, slots=True)
+class PageForm:
+    """What pages of PDF files are read as.
+
+    Attributes:
+        pages: passages of their "text"; "images", each with all the text of its page; or "both":
+            passages of their text, each with the image of its page. A page without text is its
+            image alone.
+        dpi: resolution of the images; None for DPI.
+
+    Raises:
+        UserError: a resolution without images, or out of range.
+    """
+
+    pages: PagesAs = "text"
+    dpi: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dpi is None:
+            return
+        if not self.images:
+            raise UserError("dpi is the resolution of images of pages: choose pages images or both")
+        if not _LEAST_DPI <= self.dpi <= _MOST_DPI:
+            raise UserError(f"dpi {self.dpi}: {_LEAST_DPI} to {_MOST_DPI} are possible")
+
+    @property
+    def images(self) -> bool:
+        """Whether pages are rendered."""
+        return self.pages != "text"
 
 
 def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:

@@ -82,6 +82,7 @@ def find_sources(
                 path,
                 words=sections.words,
                 form=sections.form,
+                page_form=sections.page_form,
                 remarks=remarks,
                 uncaptioned=uncaptioned,
             )
@@ -201,7 +202,8 @@ def read_passages(
         DataError: see `Corpus.read`.
     """
     if is_pages(path):
-        yield from Pages(path, words=sections.words, form=sections.form).passages()
+        form, page_form = sections.form, sections.page_form
+        yield from Pages(path, words=sections.words, form=form, page_form=page_form).passages()
         return
     suffix = suffix_of(path)
     keep = kb.read_names(sections.keep) if sections.keep else None

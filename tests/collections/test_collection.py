@@ -272,7 +272,7 @@ def test_code_of_models_runs_only_if_the_user_says_so(tmp_path, part, monkeypatc
     }[part]
     settings, _ = load_pipeline(file, [change])
     path = tmp_path / "index"
-    CollectionFolder(path).create(settings, {"fingerprint": "x", "weights": "x", "dim": 4}, None)
+    CollectionFolder(path).create(settings, {"fingerprint": "x", "weights": "x", "dim": 4})
     with pytest.raises(UserError, match=f"confirm one with --set {part}.trust_remote_code=true"):
         Collection.open(path)
     # Now it goes as far as to compare (or to look for) the models.

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import collection_files
 import pytest
 import yaml
+from document_files import pdf
 from messages import said
 
 from ravqa.collections import Changes, Collection
@@ -26,6 +27,7 @@ from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Part, fingerprint, load_pipeline
 from ravqa.corpora.remarks import Remarks
 from ravqa.encoders.base import Encoded
+from ravqa.images.decode import image_size
 
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 KOALA = Passage("koala", "koalas eat leaves", title="Koala", extra={"page": 1})
@@ -457,6 +459,39 @@ def test_files_are_cut_as_asked_or_as_the_collection_is(collection, tmp_path):
     (tmp_path / "a.txt").write_text("one two three four five")
     done = collection.add_files(tmp_path / "a.txt", words=5, remarks=remarks, prune=True)
     assert done == Changes(unchanged=1, deleted=1)
+
+
+def test_what_pages_are_read_as_is_kept(tmp_path, pipeline):
+    pytest.importorskip("pypdfium2", reason="pip install 'ravqa[pdf]'")
+    file = tmp_path / "a.pdf"
+    file.write_bytes(pdf("Koalas eat leaves."))
+    Collection.create(tmp_path / "index", pipeline, pages="images", dpi=40)
+    collection = Collection.open(tmp_path / "index")
+    assert collection.add_files(file) == Changes(added=1)
+    assert collection.verify() == []
+    image = collection["a.pdf#page=1"].image
+    assert image_size(image) == (167, 167)  # 300 points
+    assert image.is_relative_to(collection.path / "images")
+    assert collection.add_files(file, replacing=True) == Changes(unchanged=1)
+    assert collection.add_files(file, dpi=72, replacing=True) == Changes(relabelled=1)
+    assert image_size(collection["a.pdf#page=1"].image) == (300, 300)
+    assert collection.add_files(file, pages="text", replacing=True) == Changes(relabelled=1)
+    assert collection["a.pdf#page=1"].image is None
+    with pytest.raises(UserError) as error:
+        Collection.open_or_create(collection.path, pipeline, pages="both")
+    assert str(error.value) == (
+        f"{collection.path} was created with pages=images, not both: open it with "
+        "Collection.open, or create another collection in a new folder"
+    )
+
+
+def test_the_resolution_of_a_new_collection_is_checked(tmp_path, pipeline):
+    with pytest.raises(UserError) as error:
+        Collection.create(tmp_path / "index", pipeline, dpi=90)
+    assert str(error.value) == (
+        "dpi is the resolution of images of pages: choose pages images or both"
+    )
+    assert not (tmp_path / "index").exists()
 
 
 def test_the_image_of_a_passage_needs_a_text_here(collection):

@@ -8,8 +8,12 @@ import PIL.Image
 import pytest
 from document_files import pdf
 
-from ravqa.core.errors import DataError, MissingExtraError
+from ravqa.core.errors import DataError, MissingExtraError, UserError
 from ravqa.corpora import pdf as reading
+from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.kb import Sections
+from ravqa.corpora.pages import Pages
+from ravqa.corpora.remarks import Remarks
 
 pytest.importorskip("pypdfium2", reason="pip install 'ravqa[pdf]'")
 
@@ -102,3 +106,105 @@ def test_the_package_that_renders(tmp_path, monkeypatch):
         "rendering own.pdf needs the package 'pypdfium2', which is not installed: "
         "pip install 'ravqa[pdf]'"
     )
+
+
+# What passages are made of them
+
+
+@pytest.fixture
+def report(tmp_path):
+    """A report of two pages with text, the second without."""
+    path = tmp_path / "docs" / "report.pdf"
+    path.parent.mkdir()
+    path.write_bytes(pdf("Koalas eat leaves.\n\nThey sleep a lot.", "", title="Koalas at home"))
+    (path.parent / "notes.txt").write_text("A note.")
+    return path
+
+
+def passages(path, remarks=None, **options):
+    found = Corpus.read(path, sections=Sections(**options), remarks=remarks, uncaptioned=True)
+    return {
+        p.passage_id: (p.content, None if p.image is None else p.image.read_bytes(), dict(p.extra))
+        for p in found.values()
+        if "#page" in p.passage_id
+    }
+
+
+def test_pages_as_images_have_their_text_beside_them(report):
+    first, second = (png for _, png in reading.render_pages(report, dpi=50))
+    remarks = Remarks()
+    assert passages(report.parent, remarks, words=3, pages="images", dpi=50) == {
+        "report.pdf#page=1": (
+            "Koalas at home: Koalas eat leaves. They sleep a lot.",
+            first,
+            {"page": 1},
+        ),
+        "report.pdf#page=2": ("Koalas at home", second, {"page": 2}),
+    }
+    assert remarks.blank == []
+
+
+def test_pages_as_both_are_pieces_of_text_with_the_image_of_their_page(report):
+    first, second = (png for _, png in reading.render_pages(report))
+    assert passages(report, words=4, pages="both") == {
+        "report.pdf#page=1": ("Koalas at home: Koalas eat leaves.", first, {"page": 1}),
+        "report.pdf#page=1.1": ("Koalas at home: They sleep a lot.", first, {"page": 1}),
+        "report.pdf#page=2": ("Koalas at home", second, {"page": 2}),
+    }
+
+
+def test_pages_as_text_have_no_image(report):
+    expected = {
+        "report.pdf#page=1": (
+            "Koalas at home: Koalas eat leaves. They sleep a lot.",
+            None,
+            {"page": 1},
+        )
+    }
+    assert passages(report) == passages(report, pages="text") == expected
+
+
+def test_a_page_needs_text_where_images_need_captions(report):
+    remarks = Remarks()
+    found = Corpus.read(report, sections=Sections(pages="images"), remarks=remarks)
+    assert list(found) == ["report.pdf#page=1"]
+    assert remarks.blank == ["report.pdf#page=2"]
+
+
+def test_what_cannot_be_rendered_is_listed(report, monkeypatch):
+    (report.parent / "locked.pdf").write_bytes(pdf("Secret.", password="xyz"))
+    remarks = Remarks("skip")
+    found = passages(report.parent, remarks, pages="images")
+    assert list(found) == ["report.pdf#page=1", "report.pdf#page=2"]
+    assert remarks.broken == ["locked.pdf: encrypted: it needs a password"]
+
+    def broken(page, scale):
+        raise ValueError("no content")
+
+    monkeypatch.setattr(reading, "_render", broken)
+    with pytest.raises(DataError) as error:
+        passages(report.parent, Remarks(), pages="both")
+    assert str(error.value) == (
+        "locked.pdf: encrypted: it needs a password; report.pdf: page 1 cannot be rendered (no "
+        "content) (--on-error skip leaves them out)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"dpi": 90}, "dpi is the resolution of images of pages: choose pages images or both"),
+        ({"pages": "images", "dpi": 19}, "dpi 19: 20 to 1200 are possible"),
+        ({"pages": "both", "dpi": 1201}, "dpi 1201: 20 to 1200 are possible"),
+    ],
+)
+def test_a_resolution_that_cannot_be_used(report, options, problem):
+    with pytest.raises(UserError) as error:
+        passages(report, **options)
+    assert str(error.value) == problem
+
+
+def test_a_corpus_on_disk_is_made_again_for_other_images(report):
+    forms = [reading.PageForm(), reading.PageForm("images"), reading.PageForm("images", 90)]
+    assert len({Pages(report, page_form=form).key() for form in forms}) == 3
+    assert Pages(report, page_form=forms[0]).key() == Pages(report).key()
