@@ -384,6 +384,103 @@ class AnswerSection(TypedDict):
     """Key: `main - CONTROL`."""
 
 
+class Estimated(TypedDict):
+    """A percentage with its interval over images."""
+
+    value: Percent
+    """The estimate."""
+    interval_95: Bounds
+    """Its bootstrap interval."""
+
+
+class Outcomes(TypedDict):
+    """Numbers of questions by what became of them; each counts once, `refused_read` apart."""
+
+    answered_right: Count
+    """The answer is right."""
+    answered_wrong: Count
+    """The answer is wrong, and no refusal."""
+    refused_answerable: Count
+    """Refused, although a retrieved passage contains a reference answer."""
+    refused_read: Count
+    """Those of them with such a passage in a prompt."""
+    refused_rightly: Count
+    """Refused, and no retrieved passage contains a reference answer."""
+    refused_unknown: Count
+    """Refused, and there are no references to look for in passages."""
+    unanswered: Count
+    """The reader could not answer, which is no refusal."""
+
+
+class Truthfulness(TypedDict):
+    """The mean of +1 for a right answer, 0 for none, and -1 for a wrong one, times 100."""
+
+    value: Points
+    """The mean over all questions."""
+    interval_95: Bounds
+    """Its bootstrap interval."""
+
+
+class RiskAt(TypedDict):
+    """A point of the risk-coverage curve."""
+
+    coverage: Percent
+    """The share of the questions that are answered is at least this, as little as possible."""
+    risk: Percent
+    """Mean loss of their answers."""
+    interval_95: Bounds
+    """Interval of the risk."""
+
+
+class ConfidenceScores(TypedDict):
+    """How well a confidence tells right answers from wrong ones.
+
+    Questions without an answer, and refusals that are not right, have the lowest confidence.
+    """
+
+    about: str
+    """What the confidence is."""
+    questions: Count
+    """Questions that have it; the others are answered last."""
+    AUROC: Estimated | None
+    """Probability that a right answer has a higher confidence than a wrong one, 50 for a confidence
+    that tells nothing; null if all answers are right, or none is."""
+    AURC: Estimated
+    """Area under the risk-coverage curve: the lower, the better."""
+    coverage_at_risk: dict[str, Estimated]
+    """By target risk in percent: the largest share of questions that can be answered at that
+    risk, if the threshold is chosen on these very questions."""
+    ECE: NotRequired[Estimated]
+    """Expected calibration error; absent if the confidence is no probability."""
+    Brier: NotRequired[Estimated]
+    """Brier score, times 100; absent if the confidence is no probability."""
+    curve: list[RiskAt]
+    """The risk-coverage curve."""
+
+
+class SelectiveSection(TypedDict):
+    """Knowing when not to answer."""
+
+    metric: str
+    """Name of the metric by whose score the risk of an answer is 100 minus its score."""
+    right: str
+    """When an answer counts as right."""
+    refusals: str
+    """What counts as a refusal."""
+    answerable: str
+    """When a question counts as answerable from the retrieved passages."""
+    truthfulness: str
+    """How +1, 0 and -1 are given."""
+    questions: Count
+    """Number of questions common to all conditions."""
+    outcomes: dict[str, Outcomes]
+    """By condition."""
+    scores: dict[str, Truthfulness]
+    """By condition."""
+    confidences: dict[str, ConfidenceScores]
+    """By name of the confidence, those of the run itself that are on record."""
+
+
 class RetrievalScores(TypedDict):
     """PRRecall of the run or of one control."""
 
@@ -662,6 +759,8 @@ class RunResults(TypedDict):
     """Null with `--retrieval-only` and `--predict-only`."""
     retrieval: RetrievalSection | None
     """Null with `--predict-only`."""
+    selective: NotRequired[SelectiveSection]
+    """Absent without scored answers, and in results of earlier versions."""
     provenance: RunProvenance
     """Where the numbers come from."""
     timing: Timing

@@ -31,6 +31,8 @@ from ravqa.evaluation.schema import (
     Timing,
 )
 from ravqa.evaluation.sections import dataset_section
+from ravqa.evaluation.selective import selective_section
+from ravqa.metrics.prrecall import DEFAULT_RULE
 from ravqa.pipeline import Pipeline
 from ravqa.retrievers.runs import trec_lines
 from ravqa.runs.console import Console, condition_name, retrieves
@@ -124,6 +126,9 @@ def _results(executed: Executed) -> RunResults:
         },
         "timing": _timing(executed),
     }
+    if answers:
+        rule = retrieval["rule"] if retrieval else DEFAULT_RULE
+        results["selective"] = selective_section(answers, samples, rule, seed=request.seed)
     if off := pipeline.switched_off:
         results["provenance"]["switched_off"] = off
     return results

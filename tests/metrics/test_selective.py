@@ -12,7 +12,7 @@ from sklearn.metrics import brier_score_loss, precision_recall_curve, roc_auc_sc
 from ravqa.metrics.statistics import selective
 
 SHARES = st.sampled_from([0.0, 0.1, 1 / 15, 0.2, 0.3, 0.5, 0.6, 0.9, 1.0])
-RANKED = st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=12)
+RANKED = st.lists(st.tuples(SHARES | st.just(-math.inf), SHARES), min_size=1, max_size=12)
 JUDGED = st.lists(st.tuples(SHARES, st.booleans()), min_size=1, max_size=12)
 WEIGHED = st.lists(st.tuples(SHARES, st.booleans(), st.integers(0, 3)), min_size=2, max_size=12)
 quick = settings(max_examples=40, deadline=None)
@@ -35,7 +35,8 @@ def test_the_curve_its_area_and_its_thresholds_are_those_counted_directly(cases)
     area = np.mean([answered(cases, own)[1] for own in confidence])
     assert selective.aurc(confidence, losses) == pytest.approx(area)
     for wanted in (0.0, 0.25, 1.0):
-        kept = [(t, c) for t, (c, r) in zip(thresholds, points, strict=True) if r <= wanted + 1e-9]
+        rows = zip(thresholds, points, strict=True)
+        kept = [(t, c) for t, (c, r) in rows if r <= wanted + 1e-9 and t > -math.inf]
         threshold, share = kept[-1] if kept else (None, 0)
         assert selective.threshold_at_risk(confidence, losses, wanted) == threshold
         assert selective.coverage_at_risk(confidence, losses, wanted) == pytest.approx(share)
@@ -113,10 +114,11 @@ def test_a_weight_is_how_often_a_question_counts(cases):
 
 
 def test_what_a_system_does_not_answer_is_never_covered_by_a_threshold():
-    confidence, losses = [2.0, 1.0, -math.inf], [0.0, 0.0, 1.0]
-    assert selective.coverage_at_risk(confidence, losses, 1.0) == pytest.approx(2 / 3)
+    confidence, losses = [2.0, 1.0, -math.inf, -math.inf], [0.0, 0.0, 1.0, 1.0]
+    assert selective.coverage_at_risk(confidence, losses, 1.0) == 0.5
     assert selective.threshold_at_risk(confidence, losses, 1.0) == 1.0
-    assert selective.aurc(confidence, losses) == pytest.approx(1 / 9)
+    assert selective.aurc(confidence, losses) == 0.25
+    assert selective.auroc(confidence, [1, 0, 1, 0]) == 0.625
 
 
 def test_a_constant_confidence_tells_nothing():

@@ -49,12 +49,12 @@ def risk_coverage(
     """
     values, loss, weight = _checked(confidence, losses, weights)
     order = np.argsort(-values, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
-    weight = weight[..., order]
+    ordered, weight = values[order], weight[..., order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
     covered = np.cumsum(weight, axis=-1)[..., ends]
     lost = np.cumsum(weight * loss[order], axis=-1)[..., ends]
     with np.errstate(invalid="ignore"):
-        return values[order][ends], covered / covered[..., -1:], lost / covered
+        return ordered[ends], covered / covered[..., -1:], lost / covered
 
 
 def aurc(confidence: ArrayLike, losses: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
@@ -117,7 +117,8 @@ def auroc(confidence: ArrayLike, right: ArrayLike, weights: ArrayLike | None = N
     """
     values, is_right, weight = _checked(confidence, right, weights)
     order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(values[order]) != 0))
+    ordered = values[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     rights, wrongs = (
         np.add.reduceat((weight * kind)[..., order], starts, axis=-1)
         for kind in (is_right, 1 - is_right)
