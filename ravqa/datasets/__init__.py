@@ -28,6 +28,10 @@ DATASETS: Registry[Loader] = Registry(
             "InfoSeek: official jsonl files, M2KR's split, or the bundled sample in their form",
         ),
         "evqa": ("ravqa.datasets.evqa:load", "Encyclopedic-VQA: official csv files"),
+        "aokvqa": (
+            "ravqa.datasets.aokvqa:load",
+            "A-OKVQA: official files or hub copies, direct answers or choices",
+        ),
         "m2kr": ("ravqa.datasets.m2kr:load", "M2KR: ten retrieval benchmarks, with passages"),
         "m2kr_cn": ("ravqa.datasets.m2kr:load_cn", "M2KR in Chinese"),
         "jsonl": ("ravqa.datasets.files:load_jsonl", "your own questions, as JSON lines"),

@@ -33,10 +33,10 @@ def test_the_loaders_of_the_bundled_sample(name):
 
 
 def test_the_loader_of_the_docs(tmp_path):
-    load = from_docs("aokvqa.py")["load"]
+    load = from_docs("zoo.py")["load"]
     text = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-    rows = text.split("aokvqa_v1p0_val.json -->\n```json\n")[1].split("```")[0]
-    (tmp_path / "aokvqa_v1p0_val.json").write_text(rows, encoding="utf-8")
+    rows = text.split("questions_val.json -->\n```json\n")[1].split("```")[0]
+    (tmp_path / "questions_val.json").write_text(rows, encoding="utf-8")
     check_dataset(load, DatasetRequest(data=tmp_path, need_images=False))
 
 
