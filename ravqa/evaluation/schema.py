@@ -695,9 +695,9 @@ class RunProvenance(TypedDict):
     """By part, the name of its weights."""
     switched_off: NotRequired[dict[str, str]]
     """What the reader did not do because a check of its model found it to be wrong, each with the
-    reason: `batches`, `sharing`, `score` or `next_token_logprobs`, and `unchecked` if the model's
-    context was too short for the check; absent where nothing was. For the reader of a reranker, the
-    reranker's name stands before it (`vlm: batches`)."""
+    reason: `batches`, `features`, `sharing`, `score` or `next_token_logprobs`, and `unchecked` if
+    the model's context was too short for the check; absent where nothing was. For the reader of a
+    reranker, the reranker's name stands before it (`vlm: batches`)."""
     answering: dict[str, Any] | None
     """The decision rule's settings, prompt and examples; null with `--retrieval-only`."""
     corpus: CorpusSource | None

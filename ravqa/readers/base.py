@@ -191,8 +191,9 @@ class Reader(ABC):
         counts_tokens: whether `count_tokens` works.
         streams: whether `stream` works.
         switched_off: what is not done because a check of the model found it to be wrong, each with
-            the reason: `batches`, `sharing` (reading a common beginning once), `score` or
-            `next_token_logprobs`. `unchecked` is a check that could not be made.
+            the reason: `batches`, `features` (looking at an image once for all prompts about it),
+            `sharing` (reading a common beginning once), `score` or `next_token_logprobs`.
+            `unchecked` is a check that could not be made.
         ways: see `Abilities`.
     """
 

@@ -47,10 +47,11 @@ _OTHER = f"{_BEGINNING}Who is it?"  # as long, in most vocabularies
 _LONG = f"{_BEGINNING * 2}Question: Which animal is it, where is it, what does it eat? Answer:"
 _SIZES = ((224, 168), (168, 336))  # of images, in pixels
 
-Ability = Literal["batches", "sharing", "score", "next_token_logprobs"]
+Ability = Literal["batches", "features", "sharing", "score", "next_token_logprobs"]
 UNCHECKED = "unchecked"
 WITHOUT: Mapping[str, str] = {
     "batches": "it reads one prompt at a time",
+    "features": "its vision tower looks at an image once for every prompt",
     "sharing": "it reads every prompt from its beginning",
     "score": "it scores no answers",
     "next_token_logprobs": "it gives no next-token probabilities and scores no answers",
@@ -111,7 +112,7 @@ def _key(reader: LocalReader) -> str:
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
     versions = [torch.__version__, transformers.__version__]
-    return fingerprint("check/4", reader.fingerprint, versions, device.type, machine)
+    return fingerprint("check/5", reader.fingerprint, versions, device.type, machine)
 
 
 def _checked(reader: LocalReader) -> dict[str, str]:
@@ -131,6 +132,7 @@ def _checked(reader: LocalReader) -> dict[str, str]:
         except Exception as e:
             problem = failure(e, f"{reader.weights} cannot read {what}")
             raise UserError(f"{reader._why}: {problem}") from None
+    reader._free()
     return found
 
 
@@ -173,6 +175,7 @@ class _Check:
         """
         reader = self.reader
         shares, reader._shares = reader._shares, False
+        keeps, reader._keeps_features = reader._keeps_features, False
         try:
             self.alone = [self.written([prompt], _TOKENS) for prompt in self.asked]
             if any(given.logits.isnan().any() for given in self.alone):
@@ -182,9 +185,13 @@ class _Check:
             if reader.scores_answers:
                 self.check_reading_on()
         finally:
-            reader._shares = shares
+            reader._shares, reader._keeps_features = shares, keeps
+        batches = ((0,), (1,)) if "batches" in self.found else ((0, 1),)
+        if keeps and self.short.image is not None:
+            off = max(self.gap(self.looked_at_once, rows) for rows in batches)
+            if off > self.most:
+                self.note("features", "computing the features of an image once", off)
         if shares:
-            batches = ((0,), (1,)) if "batches" in self.found else ((0, 1),)
             off = max(self.gap(self.generated, rows) for rows in batches)
             if off > self.most:
                 self.note("sharing", "reading a shared beginning once", off)
@@ -275,13 +282,17 @@ class _Check:
     def generated(self, prompts: Sequence[Prompt], _: Sequence[_Written]) -> _Written:
         return self.written(prompts)
 
+    def looked_at_once(self, prompts: Sequence[Prompt], _: Sequence[_Written]) -> _Written:
+        self.reader._prepared([self.other])  # another prompt about the same image
+        return self.written(prompts)
+
     def written(self, prompts: Sequence[Prompt], count: int = 2, **options: Any) -> _Written:
         """Return the tokens that the model's own `generate` writes after prompts."""
         import torch
 
         # Whether or not it would end before.
         options |= {"max_new_tokens": count, "min_new_tokens": count, "num_beams": 1}
-        result = self.reader._run(self.reader._inputs(prompts), **options)
+        result = self.reader._run(self.reader._prepared(prompts), **options)
         logits = getattr(result, "logits", None)
         if not logits:
             kind = type(self.reader._model).__name__

@@ -92,6 +92,7 @@ class LocalConfig(Strict):
 
 # Settings that cannot change an answer, or are in the fingerprint as content.
 _NO_SETTING = {"model", "adapter", "batch_size", "batch_tokens", "device", "device_map", "dtype"}
+_NO_SETTING |= {"keep_images_mib"}
 
 
 class Placement:
@@ -196,7 +197,7 @@ class Placement:
         if self._adapter is not None:
             commit = commit_of(self._adapter, "adapter_config.json")
             adapter = [model_fingerprint(self._adapter), commit]
-        left_out = set(_NO_SETTING) | (set() if thinks else {"max_thinking_tokens"})
+        left_out = _NO_SETTING | (set() if thinks else {"max_thinking_tokens"})
         if not self._config.trust_remote_code:  # else other code may answer
             left_out.add("trust_remote_code")
         today = [str(TODAY)] if "strftime_now" in (template or "") else []

@@ -122,6 +122,7 @@ class LocalReader(Reader):
     _family = Family()
     _template: str | None = None
     _shares = False  # whether the beginning of several prompts is read once
+    _keeps_features = False  # whether an image's features are computed once
 
     def __init__(
         self, config: LocalConfig, placement: Placement, model: Any, tokenizer: Any, why: str
@@ -211,6 +212,8 @@ class LocalReader(Reader):
             self._options = self._options.model_copy(update={"batch_size": 1})
         if "sharing" in off:
             self._shares = False
+        if "features" in off:
+            self._keeps_features = False
         if "next_token_logprobs" in off:
             self.gives_next_token_logprobs = self.streams = self.scores_answers = False
         if "score" in off:
@@ -233,6 +236,10 @@ class LocalReader(Reader):
     @abstractmethod
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Return the padded model inputs of a batch."""
+
+    def _prepared(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Return the inputs of a batch, with what is already known in place of what gives it."""
+        return self._inputs(prompts)
 
     @abstractmethod
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
@@ -465,7 +472,7 @@ class LocalReader(Reader):
     @_alone
     def forget(self) -> None:
         """Drop all that was computed with the present weights, because they change."""
-        self._states.clear()
+        self._free()
         self._last.clear()
 
     @property
@@ -594,7 +601,7 @@ class LocalReader(Reader):
             raise problem
         longest = max((needed[row] for row in rows if row in needed), default=0)
         if full:
-            self._states.clear()
+            self._free()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         if len(rows) == 1:
@@ -614,6 +621,10 @@ class LocalReader(Reader):
             self._budget = min(self._budget, longest * half)  # later batches start smaller
         for part in (rows[:half], rows[half:]):
             yield from self._halving(part, needed, run)
+
+    def _free(self) -> None:
+        """Drop what takes memory and can be computed again."""
+        self._states.clear()
 
     # --- the model
 
@@ -661,7 +672,7 @@ class LocalReader(Reader):
             return self._generator(inputs).generate(**inputs, **options)
 
     def _generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
-        inputs = self._inputs(prompts)
+        inputs = self._prepared(prompts)
         thoughts = self._thoughts(prompts)
         options: dict[str, Any] = {}
         if thoughts:
@@ -780,7 +791,7 @@ class LocalReader(Reader):
 
     def _prefill(self, prompts: Sequence[Prompt]) -> State:
         """Run prompts through the model's own `generate`, for one token that is discarded."""
-        inputs = self._inputs(prompts)
+        inputs = self._prepared(prompts)
         result = self._run(
             inputs, max_new_tokens=1, num_beams=1, output_hidden_states=self._encodes
         )

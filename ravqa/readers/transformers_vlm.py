@@ -23,12 +23,13 @@ from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import MissingExtraError, PromptError, UserError
 from ravqa.core.model_files import on_this_machine, resolve, settings_of
 from ravqa.core.settings import Names
-from ravqa.images.decode import image_size, open_for_library
+from ravqa.images.decode import image_prints, image_size, open_for_library
 from ravqa.readers.base import Abilities, Prompt
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.families import Family, family_of
 from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
+from ravqa.readers.vision import ImageFeatures
 
 _WHY = "the reader transformers-vlm"
 _SIZE = (32, 32)  # of an image, in pixels, to see how many a prompt can have
@@ -74,9 +75,12 @@ class TransformersVLM(LocalReader):
         Attributes:
             max_new_tokens: longest generation; chat models stop by themselves.
             processor: arguments for loading the processor, such as the `size` of its images.
+            keep_images_mib: memory for features of images, so that the vision tower looks at an
+                image once for all prompts about it; 0 looks at it for every prompt.
         """
 
         max_new_tokens: int = Field(default=32, ge=1)
+        keep_images_mib: int = Field(default=1024, ge=0)
         processor: ProcessorOptions = Field(default_factory=dict)
 
         @field_validator("processor")
@@ -119,6 +123,8 @@ class TransformersVLM(LocalReader):
             self.control_tokens = control_tokens(tokenizer, self._template, self._marks)
         # Tokens added by images of these sizes: some models show several at a lower resolution.
         self._added: dict[tuple[tuple[int, int], ...], int] = {}
+        self._features = ImageFeatures(model, config.keep_images_mib * 2**20)
+        self._keeps_features = self._features.supported and config.keep_images_mib > 0
         self.fingerprint = placement.fingerprint(
             "transformers-vlm/3", thinks=self._may_think, template=self._template
         )
@@ -255,6 +261,27 @@ class TransformersVLM(LocalReader):
         for name, limit in self._family.limits.items():
             inputs[name] = inputs[name][:, : attrgetter(limit)(self._model.config)]
         return inputs
+
+    def _prepared(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Return the inputs of a batch, with features of images in place of their pixels."""
+        inputs = self._inputs(prompts)
+        # Some models show several images of a prompt at a lower resolution than one.
+        sources = [prompt.image for prompt in prompts if not prompt.pictures]
+        if not self._keeps_features or len(sources) < len(prompts) or None in sources:
+            return inputs
+        prints = image_prints(sources)
+        if missing := self._features.missing(prints):
+            new = [prints.index(one) for one in missing]
+            alone = inputs if len(new) == len(prompts) else self._inputs([prompts[i] for i in new])
+            self._features.add(missing, alone)
+        features = self._features.output(prints)
+        self._features.shrink()
+        given = {name: v for name, v in inputs.items() if name not in self._features.pixels}
+        return given | {"mm_encoder_outputs": {"image": features}}
+
+    def _free(self) -> None:
+        super()._free()
+        self._features.clear()
 
     def _generator(self, inputs: dict[str, Any]) -> Any:
         # Models that delegate to a language model require an image; the language model does not.

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -282,10 +283,10 @@ def test_what_a_check_found_is_kept_for_this_machine(monkeypatch):
 
     cpu = SimpleNamespace(fingerprint="f", _device=torch.device("cpu"))
     versions = [torch.__version__, transformers.__version__]
-    assert checks._key(cpu) == fingerprint("check/4", "f", versions, "cpu", platform.machine())
+    assert checks._key(cpu) == fingerprint("check/5", "f", versions, "cpu", platform.machine())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device}")
     card = SimpleNamespace(fingerprint="f", _device=torch.device("cuda:1"))
-    assert checks._key(card) == fingerprint("check/4", "f", versions, "cuda", "card cuda:1")
+    assert checks._key(card) == fingerprint("check/5", "f", versions, "cuda", "card cuda:1")
 
 
 def test_pictures_of_the_checks_have_their_sizes():
@@ -310,8 +311,8 @@ def test_pictures_of_the_checks_have_their_sizes():
 class Scripted(checks._Check):
     """Its ways to read give names; `off` says how far off each is, by name and rows."""
 
-    def __init__(self, off, *, scores=True, shares=False):
-        reader = SimpleNamespace(scores_answers=scores, _shares=shares)
+    def __init__(self, off, *, scores=True, shares=False, keeps=False):
+        reader = SimpleNamespace(scores_answers=scores, _shares=shares, _keeps_features=keeps)
         super().__init__(reader, [Prompt("short"), Prompt("other"), Prompt("long")], {})
         self.most = 1.0
         self.off = off
@@ -328,7 +329,12 @@ class Scripted(checks._Check):
         assert options in ({}, {"use_cache": False})
         return ("uncached" if options else "generated", tuple(p.text for p in prompts))
 
+    def looked_at_once(self, prompts, _):
+        assert self.reader._keeps_features
+        return "looked at", tuple(p.text for p in prompts)
+
     def read_on(self, *widths):
+        assert not self.reader._keeps_features
         return lambda prompts, alone: (widths, tuple(p.text for p in prompts))
 
     def gap(self, read, rows):
@@ -395,6 +401,18 @@ def test_what_a_check_notes(off, found):
     said = " changes its log-probabilities by up to 2"
     assert made.found == {ability: what.format(said) for ability, what in found.items()}
     assert made.reader._shares
+
+
+@pytest.mark.parametrize("image", [None, b"x"])
+@pytest.mark.parametrize("off", [1.0, 2.0])
+def test_features_of_images_are_checked_where_there_are_images(image, off):
+    made = Scripted({("looked at", BOTH): off}, keeps=True)
+    made.short = replace(made.short, image=image)
+    made.run(even=True)
+    assert (("looked at", BOTH) in made.read) == (image is not None)
+    said = "computing the features of an image once changes its log-probabilities by up to 2"
+    assert made.found == ({"features": said} if off == 2 and image else {})
+    assert made.reader._keeps_features
 
 
 def test_without_batches_every_prompt_is_checked_alone():
