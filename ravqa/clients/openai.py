@@ -28,6 +28,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from ravqa.clients.usage import usage_of
+from ravqa.core.accounts import Account, Cost, Payer, Prices
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
 from ravqa.core.http import TimeLeft, causes, proxy_for, retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
@@ -141,6 +143,8 @@ class ChatServerConfig(ServerConfig):
             values, and null (the server's own), a reader's server is asked again each time.
         seed: seed of sampling, if the server takes one.
         extra_body: further keys of the request, passed as they are.
+        prices: what a million tokens cost, as {prompt: 0.15, completion: 0.6, cached: 0.075,
+            currency: USD}; without it, results tell no money.
     """
 
     revision: Text = ""
@@ -151,6 +155,11 @@ class ChatServerConfig(ServerConfig):
     temperature: float | None = Field(default=0.0, ge=0)
     seed: int | None = None
     extra_body: Options = Field(default_factory=dict)
+    prices: Prices | None = None
+
+    def bills(self) -> Sequence[Prices | None]:
+        """Return the prices."""
+        return [self.prices]
 
     def request(self, longest: int) -> dict[str, Any]:
         """Return a request without its prompt, for an answer of at most `longest` tokens."""
@@ -234,9 +243,11 @@ class Client:
 
     Attributes:
         first_wait: seconds before the second try; doubled for each further one.
+        account: is charged for requests and replies, if there is one.
     """
 
     first_wait = 1.0
+    account: Account | None = None
 
     def __init__(self, config: ServerConfig, *, why: str):
         """Read the key, without contacting the server yet.
@@ -252,6 +263,7 @@ class Client:
         self.why = why
         self.url = config.url.rstrip("/")
         self.config = config
+        self._prices = config.prices if isinstance(config, ChatServerConfig) else None
         self._secret = _key(config, f"{why}: ")
         self._mask = Mask(self._secret)
         openai = import_extra("openai", "openai", why=why)
@@ -300,16 +312,24 @@ class Client:
         return ""
 
     def chat(
-        self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
+        self,
+        body: Mapping[str, Any],
+        read: Callable[[Any], R],
+        stop: threading.Event | None = None,
+        payer: Payer = None,
     ) -> R:
         """Send a request to /chat/completions; see `_ask`."""
-        return self._ask(*self._endpoint(chat=True), body, read, stop, self._send)
+        return self._ask(*self._endpoint(chat=True), body, read, stop, self._send, payer)
 
     def complete(
-        self, body: Mapping[str, Any], read: Callable[[Any], R], stop: threading.Event | None = None
+        self,
+        body: Mapping[str, Any],
+        read: Callable[[Any], R],
+        stop: threading.Event | None = None,
+        payer: Payer = None,
     ) -> R:
         """Send a request to /completions; see `_ask`."""
-        return self._ask(*self._endpoint(chat=False), body, read, stop, self._send)
+        return self._ask(*self._endpoint(chat=False), body, read, stop, self._send, payer)
 
     def stream(self, body: Mapping[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
         """Request a streamed reply from one of the two, and yield its JSON objects.
@@ -406,6 +426,7 @@ class Client:
         read: Callable[[Any], R],
         stop: threading.Event | None,
         send: Callable[[str, Any, Mapping[str, Any]], Any],
+        payer: Payer = None,
     ) -> R:
         """Send a request until it is answered, and read the reply.
 
@@ -413,8 +434,10 @@ class Client:
             read: takes the result of `send`; raises UnusableReplyError if it cannot be used, and
                 NoAnswerError if a retry would not help.
             send: `_send`, which returns the reply's JSON object, or `_open`.
+            payer: whose account is charged.
 
         Raises:
+            LimitError: the account admits no further request.
             PromptError: the server refuses this request, has no answer to it, or all tries failed.
             ServerError: the server cannot be reached, refuses the key, does not have the model, or
                 fails on one request after another.
@@ -428,7 +451,7 @@ class Client:
             if failure is not None and stop.is_set():
                 raise self._given_up(path, failure, tries)
             tries += 1
-            reply = send(path, resource, body)
+            reply = self._charged(lambda: send(path, resource, body), payer, retry=tries > 1)
             if isinstance(reply, _Failure):
                 failure = reply
             else:
@@ -460,6 +483,16 @@ class Client:
                     self._not_before = max(self._not_before, time.monotonic() + failure.wait)
             else:
                 raise self._error(f"{failure.reason}; the server asks to wait {failure.wait:.0f} s")
+
+    def _charged(self, send: Callable[[], Any], payer: Payer, *, retry: bool) -> Any:
+        """Send a request and return its reply, and have both charged to the account."""
+        if self.account is None:
+            return send()
+        self.account.admit(payer, retry=retry)
+        reply = send()
+        if not isinstance(reply, _Failure):
+            self.account.charge(Cost.of(usage_of(reply), self._prices), payer)
+        return reply
 
     def _keep_off(self, stop: threading.Event) -> None:
         left = self._not_before - time.monotonic()

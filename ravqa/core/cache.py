@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ravqa.core.accounts import Account, Cost, Payer
 from ravqa.core.errors import UserError
 from ravqa.core.locations import cache_dir
 from ravqa.core.outcomes import Failure
@@ -42,29 +43,32 @@ _PENDING = 16  # most values that wait to be stored
 
 @dataclass(slots=True)
 class Use:
-    """The duration of a piece of work and its use of stores (see `measured`).
+    """The duration of a piece of work, its use of stores, and its cost (see `measured`).
 
     Attributes:
         seconds: how long it took.
         asked: number of values requested from the stores.
         found: how many of them were already stored.
         stores: names of the stores that were queried.
+        costs: what was charged to the account, by question.
     """
 
     seconds: float = 0.0
     asked: int = 0
     found: int = 0
     stores: set[str] = field(default_factory=set)
+    costs: dict[Payer, Cost] = field(default_factory=dict)
 
 
 @contextmanager
-def measured(stores: Iterable[Store]) -> Iterator[Use]:
-    """Measure the time of the enclosed work, and how many values came from these stores.
+def measured(stores: Iterable[Store], account: Account | None = None) -> Iterator[Use]:
+    """Measure the time of the enclosed work, its cost, and how many values came from these stores.
 
     Requests that other threads make to the same `Store` objects meanwhile are counted too.
 
     Args:
         stores: those in which the working parts keep their results (their attribute `stores`).
+        account: what the parts charge; nothing charged before the work counts.
 
     Yields:
         A `Use`, filled in at the end.
@@ -72,11 +76,14 @@ def measured(stores: Iterable[Store]) -> Iterator[Use]:
     use = Use()
     own = {id(store): store for store in stores}.values()
     before = [store.counts for store in own]
+    if account is not None:
+        account.taken()
     began = time.monotonic()
     try:
         yield use
     finally:
         use.seconds = time.monotonic() - began
+        use.costs = {} if account is None else account.taken()
         for store, (asked, found) in zip(own, before, strict=True):
             now = store.counts
             if now[0] > asked:

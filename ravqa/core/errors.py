@@ -32,6 +32,10 @@ class ServerError(UserError):
     """A server answers no request: it is unreachable, refuses the key, or fails repeatedly."""
 
 
+class LimitError(ServerError):
+    """No further request may be sent: a limit that the user set is reached."""
+
+
 class ContractError(UserError):
     """A part breaks the contract of its base class; the message names the part."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +24,9 @@ from ravqa.core.errors import UserError, near_matches
 from ravqa.core.files import check_file
 from ravqa.core.locations import PIPELINES, packaged
 from ravqa.core.yaml_loader import load_yaml, reason_of
+
+if TYPE_CHECKING:
+    from ravqa.core.accounts import Prices
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -114,6 +117,10 @@ class Strict(BaseModel):
 
     def servers(self) -> Sequence[str]:
         """Return the addresses of the servers that the part asks."""
+        return ()
+
+    def bills(self) -> Sequence[Prices | None]:
+        """Return the prices of each model on a server that the part asks; None if not given."""
         return ()
 
     def models(self) -> Sequence[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ravqa.core.accounts import Account, Cost, Payer, Prices, Usage
 from ravqa.core.contracts import check_count
 from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
@@ -38,12 +39,14 @@ class Prompt:
         image: the question's image.
         own: control tokens that reach the model as such: its template writes them itself.
         pictures: further images, for readers whose `max_images` allows them.
+        payer: the question whose account its cost is charged to, if it is about one.
     """
 
     text: str
     image: Path | bytes | None = None
     own: frozenset[str] = frozenset()
     pictures: tuple[Path | bytes, ...] = ()
+    payer: Payer = field(default=None, compare=False)
 
     @property
     def images(self) -> tuple[Path | bytes, ...]:
@@ -61,12 +64,14 @@ class Generation:
             included; None if the reader does not know them.
         tokens: number of tokens in that sum.
         thinking: what the model thought before it answered; blank if it did not.
+        usage: the tokens that prompt and generation took; None if the reader does not know.
     """
 
     text: str
     log_prob: float | None = None
     tokens: int = 0
     thinking: str = field(default="", compare=False)
+    usage: Usage | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Replace halves of characters, as of an emoji that was cut in two: no file can hold them.
@@ -195,6 +200,10 @@ class Reader(ABC):
             `sharing` (reading a common beginning once), `score` or `next_token_logprobs`.
             `unchecked` is a check that could not be made.
         ways: see `Abilities`.
+        charges: whether it charges its `account` itself, for each prompt's `payer`; what others
+            cost is not known.
+        prices: what tokens cost, if that is known.
+        account: is charged for what the reader does, if there is one (`charge_to`).
     """
 
     class Config(Strict):
@@ -219,6 +228,9 @@ class Reader(ABC):
     streams: bool = False
     switched_off: Mapping[str, str] = MappingProxyType({})
     ways: Mapping[str, str] = MappingProxyType({})
+    charges: bool = False
+    prices: Prices | None = None
+    account: Account | None = None
 
     def __init__(self, config: Any = None):
         """Take the reader's validated options; None for their defaults.
@@ -335,6 +347,15 @@ class Reader(ABC):
     def problem(self) -> str:
         """Return why no prompt can be answered now, if known; else an empty string."""
         return ""
+
+    def charge_to(self, account: Account | None) -> None:
+        """Charge an account from now on; None for none."""
+        self.account = account
+
+    def _charge(self, usage: Usage | None, payer: Payer) -> None:
+        """Charge what a pass through the model took."""
+        if self.account is not None:
+            self.account.charge(Cost.of(usage, self.prices), payer)
 
     def _scored(self, answer: str) -> str:
         """Return the text that is scored for an answer: its control tokens are plain text."""

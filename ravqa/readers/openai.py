@@ -28,6 +28,8 @@ from ravqa.clients.openai import (
     one_line,
 )
 from ravqa.clients.replies import Reply, choice_of
+from ravqa.clients.usage import usage_of
+from ravqa.core.accounts import Account, Payer
 from ravqa.core.checkpoints import load_tokenizer, loading
 from ravqa.core.control_tokens import COMMON, control_tokens
 from ravqa.core.errors import PromptError, UserError
@@ -66,6 +68,7 @@ class OpenAIReader(Reader):
     """
 
     streams = True
+    charges = True
 
     class Config(ChatServerConfig):
         """Options, beyond those of how a server is asked.
@@ -127,6 +130,7 @@ class OpenAIReader(Reader):
         self._echo_checked = False
         self._echo_lock = threading.Lock()
         self.weights = config.model
+        self.prices = config.prices
         self.context = config.context
         self.max_new_tokens = config.max_new_tokens
         self.max_thinking_tokens = config.max_thinking_tokens
@@ -137,7 +141,7 @@ class OpenAIReader(Reader):
             self.control_tokens = control_tokens(known, known.chat_template)
         # Leave out connection settings, which change no answer.
         apart = {"workers", "timeout", "retries", "api_key_env"}
-        apart |= {"context", "tokenizer", "image_tokens", "scoring"}
+        apart |= {"context", "tokenizer", "image_tokens", "scoring", "prices"}
         if not config.max_thinking_tokens:  # not a setting when answers were first cached
             apart.add("max_thinking_tokens")
         meant = {
@@ -167,6 +171,11 @@ class OpenAIReader(Reader):
         """Return why no prompt can be answered now, if known; else an empty string."""
         return self.client.problem()
 
+    def charge_to(self, account: Account | None) -> None:
+        """Have requests charged to an account from now on."""
+        super().charge_to(account)
+        self.client.account = account
+
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """Return one generation per prompt, in order.
 
@@ -185,7 +194,8 @@ class OpenAIReader(Reader):
         images = _Images(self.config.image_size)
 
         def ask(prompt: Prompt, stop: threading.Event) -> Generation:
-            return self._send(self._request(prompt, images), self._generation, stop)
+            body = self._request(prompt, images)
+            return self._send(body, self._generation, stop, payer=prompt.payer)
 
         for position, outcome in self.client.each(ask, prompts):
             if isinstance(outcome, Generation):
@@ -322,11 +332,13 @@ class OpenAIReader(Reader):
         read: Callable[[Any], R],
         stop: threading.Event | None,
         setting: str = "log_probs",
+        payer: Payer = None,
     ) -> R:
         """Send a request.
 
         Args:
             setting: the setting that asks for log-probabilities.
+            payer: whose account is charged.
 
         Raises:
             UserError: the server forbids the request, but not the same one without
@@ -335,13 +347,13 @@ class OpenAIReader(Reader):
         chat = self.config.prompt_form == "chat"
         send = self.client.chat if chat else self.client.complete
         try:
-            return send(body, read, stop)
+            return send(body, read, stop, payer)
         except ForbiddenError as e:
             less = _without_log_probs(body)
             if less == body:
                 raise
             if not re.search(r"log[ _-]?prob", str(e), re.IGNORECASE):
-                send(less, lambda reply: None, stop)
+                send(less, lambda reply: None, stop, payer)
         raise _unable("forbids log-probabilities (HTTP 403)", setting)
 
     def _reply(self) -> Reply:
@@ -362,13 +374,14 @@ class OpenAIReader(Reader):
         answer, thinking, cut, _ = split_thinking(whole)
         text = whole if cut else self._ended(answer)
         thinking = "\n".join(filter(None, (read.thinking.strip(), thinking)))
+        usage = usage_of(reply)
         if not self.config.log_probs:
-            return Generation(text, thinking=thinking)
+            return Generation(text, thinking=thinking, usage=usage)
         pairs = _log_probs(choice_of(reply), "log_probs")
         values = _of_answer(pairs, text, whole, thought=bool(thinking))
         if not values:  # only the end mark, which not every server lists
-            return Generation(text, thinking=thinking)
-        return Generation(text, math.fsum(values), len(values), thinking)
+            return Generation(text, thinking=thinking, usage=usage)
+        return Generation(text, math.fsum(values), len(values), thinking, usage)
 
     def _score_plain(self, prompt: Prompt, answer: str, stop: threading.Event) -> float:
         with self._echo_lock:  # once, before all other requests
@@ -376,13 +389,13 @@ class OpenAIReader(Reader):
                 self._check_echo(prompt, stop)
         said = self._said(prompt)
         text = f"{said} {self._scored(answer)}" + ("\n" if self._stops else "")
-        return self._echo(text, len(said), stop)
+        return self._echo(text, len(said), stop, prompt.payer)
 
-    def _echo(self, text: str, start: int, stop: threading.Event) -> float:
+    def _echo(self, text: str, start: int, stop: threading.Event, payer: Payer) -> float:
         """Return the log-probability of a text from character `start` on, given those before."""
         body = self._scoring_body() | {"prompt": text, "echo": True, "logprobs": 1}
         read = partial(_echoed, text=text, start=start)
-        return self._send(body, lambda reply: read(choice_of(reply)), stop, "scoring")
+        return self._send(body, lambda reply: read(choice_of(reply)), stop, "scoring", payer)
 
     def _check_echo(self, prompt: Prompt, stop: threading.Event) -> None:
         """Check that the log-probability of a generated token is the same when echoed.
@@ -391,12 +404,12 @@ class OpenAIReader(Reader):
         """
         said = self._said(prompt)
         body = self._scoring_body() | {"prompt": said, "logprobs": 1}
-        made = self._send(body, choice_of, stop, "scoring")
+        made = self._send(body, choice_of, stop, "scoring", prompt.payer)
         token, values = made.get("text"), _log_probs(made, "scoring")
         if not isinstance(token, str) or not token.strip() or not values:
             return  # an end mark cannot be echoed; the next prompt may be checked
         _, value = values[0]
-        echoed = self._echo(said + token, len(said), stop)
+        echoed = self._echo(said + token, len(said), stop, prompt.payer)
         if abs(echoed - value) > _ECHO_TOLERANCE:
             raise UserError(
                 f"{_WHY}: the server gives {token!r} the log-probability {value:.2f} when it "
@@ -426,7 +439,7 @@ class OpenAIReader(Reader):
         open_ended = {"add_generation_prompt": False, "continue_final_message": True}
 
         def ask(request: Mapping[str, Any]) -> list[tuple[str, float]]:
-            return self._send(request, _prompt_tokens, stop, "scoring")
+            return self._send(request, _prompt_tokens, stop, "scoring", prompt.payer)
 
         if prompt not in heads:  # many answers may be scored after one prompt
             heads[prompt] = ask({**body, "messages": asked})

@@ -423,6 +423,7 @@ def test_the_defaults_of_readers():
         "temperature": 0.0,
         "seed": None,
         "extra_body": {},
+        "prices": None,
         "images": None,
         "image_size": 2048,
         "max_new_tokens": 32,

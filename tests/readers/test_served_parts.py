@@ -246,11 +246,13 @@ def test_settings_of_a_server_that_do_not_go_together_say_why():
 def test_a_served_readers_fingerprint_is_the_same_in_every_version():
     made = reader(revision="2")
     apart = {"workers", "timeout", "retries", "api_key_env", "context", "tokenizer"}
-    apart |= {"image_tokens", "scoring", "max_thinking_tokens"}
+    apart |= {"image_tokens", "scoring", "max_thinking_tokens", "prices"}
     meant = {"url": "http://h/v1", "images": True, "stop_at_newline": False}
     settings = made.config.model_dump(exclude=apart) | meant
     assert made.fingerprint == fingerprint("openai/2", settings)
     assert reader(max_thinking_tokens=5).fingerprint != reader().fingerprint
+    prices = {"prompt": 1, "completion": 2, "currency": "USD"}
+    assert reader(prices=prices).fingerprint == reader().fingerprint
 
 
 def test_every_request_can_be_stopped(monkeypatch):
@@ -262,7 +264,7 @@ def test_every_request_can_be_stopped(monkeypatch):
             yield position, ask(item, stop)
 
     def send(reply):
-        def call(body, read, given):
+        def call(body, read, given, payer):
             stops.append(given)
             return read(reply(body))
 
@@ -302,7 +304,7 @@ def plain_server(replies):
     tested = reader(prompt_form="plain", scoring="echo")
     asked = []
 
-    def send(body, read, stop, setting):
+    def send(body, read, stop, setting, payer):
         asked.append((body["prompt"], bool(body.get("echo")), setting))
         return read(replies(body))
 
@@ -353,7 +355,7 @@ def test_a_server_that_forbids_log_probabilities_is_told_from_one_that_refuses_t
     sent = []
 
     def forbidding(say, also=()):
-        def chat(body, read, stop):
+        def chat(body, read, stop, payer):
             sent.append(body)
             if "logprobs" in body or also:
                 raise ForbiddenError(say)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ravqa.core.accounts import Account, Prices
 from ravqa.core.contracts import check_count
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Strict
@@ -23,6 +24,9 @@ class Judge(ABC):
     Attributes:
         name: name of the judge and its model, for results.
         fingerprint: changes with the weights and with every setting that can change a judgement.
+        charges: whether it charges its `account` for what it does.
+        account: what is charged, if there is one (`charge_to`).
+        prices: what tokens cost, if that is known.
     """
 
     class Config(Strict):
@@ -30,6 +34,9 @@ class Judge(ABC):
 
     name: str
     fingerprint: str
+    charges: bool = False
+    account: Account | None = None
+    prices: Prices | None = None
 
     def __init__(self, config: Any = None):
         """Store the validated options; None for the defaults.
@@ -38,6 +45,10 @@ class Judge(ABC):
             UserError: a package, model or file that the judge needs does not exist.
         """
         self.config: Any = self.Config() if config is None else config
+
+    def charge_to(self, account: Account | None) -> None:
+        """Charge an account from now on; None for none."""
+        self.account = account
 
     @abstractmethod
     def judge(

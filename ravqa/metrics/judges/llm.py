@@ -17,6 +17,7 @@ from pydantic import Field
 
 from ravqa.clients.openai import ChatServerConfig, Client, NoAnswerError
 from ravqa.clients.replies import Reply
+from ravqa.core.accounts import Account
 from ravqa.core.control_tokens import COMMON
 from ravqa.core.errors import UserError
 from ravqa.core.marks import is_no_answer, split_thinking, without_tokens
@@ -35,7 +36,7 @@ Reply with one word: yes or no.
 """
 
 _WHY = "the judge llm"
-_CONNECTION = {"url", "model", "workers", "timeout", "retries", "api_key_env"}
+_CONNECTION = {"url", "model", "workers", "timeout", "retries", "api_key_env", "prices"}
 _VERDICTS = (  # the first one that is found counts
     re.compile(
         r"\W*(yes|no)\b(?!\s+and\s+(?:yes|no)\b|\s+(?:problem|doubt|worries|idea|one)\b)",
@@ -54,6 +55,8 @@ _CHOICE = re.compile(r"\A\W*yes\s*(?:or\b|[/|])\s*no\b\W*", re.IGNORECASE)  # "Y
 
 class LLMJudge(Judge):
     """Asks one question per triple, several at a time."""
+
+    charges = True
 
     class Config(ChatServerConfig):
         """Options, beyond those of how a server is asked.
@@ -86,10 +89,16 @@ class LLMJudge(Judge):
         self.config = config
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
+        self.prices = config.prices
         # Without the address: the same model elsewhere is the same judge.
         parts: list[Any] = ["llm/4", config.model, config.prompt, config.max_tokens]
         asking = config.model_dump(include=set(ChatServerConfig.model_fields) - _CONNECTION)
         self.fingerprint = fingerprint(*parts, asking)
+
+    def charge_to(self, account: Account | None) -> None:
+        """Have requests charged to an account from now on."""
+        super().charge_to(account)
+        self.client.account = account
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
