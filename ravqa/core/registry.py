@@ -180,6 +180,7 @@ PARTS: Mapping[str, str] = {
     "retrievers": "retrievers",
     "base": "retrievers",
     "encoder": "encoders",
+    "encoders": "encoders",
     "index": "indexes",
     "shard": "indexes",
     "reranking": "rerankers",

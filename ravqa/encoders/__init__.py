@@ -41,6 +41,10 @@ ENCODERS: Registry[type[Encoder]] = Registry(
             "ravqa.encoders.sentence_transformers:DenseSTEncoder",
             "sentence-transformers' models with one vector per text",
         ),
+        "concat": (
+            "ravqa.encoders.concat:ConcatEncoder",
+            "the vectors of an encoder of images and one of texts, concatenated",
+        ),
     },
     contract="ravqa.encoders.base:Encoder",
 )
