@@ -151,6 +151,11 @@ class Encoder(ABC):
         """
         self.config: Any = self.Config() if config is None else config
 
+    @classmethod
+    def described_by(cls, config: Any) -> str:
+        """Return the option that needs descriptions of questions' images; "" if none does."""
+        return ""
+
     @property
     def passages_fingerprint(self) -> str:
         """A fingerprint of what can change passages' vectors, without query-only settings.

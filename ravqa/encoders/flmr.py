@@ -168,6 +168,13 @@ class FLMREncoder(Encoder):
             None if config.cache_images == "off" else self._feature_cache(config.cache_images)
         )
 
+    @classmethod
+    def described_by(cls, config: Config) -> str:
+        """Return `regions` or `text_prompt`, if these have something of the description."""
+        if config.image_tokens != "none" and config.regions:
+            return "regions"
+        return "text_prompt" if config.text_prompt and config.text_prompt.describes else ""
+
     def _check_marks(self) -> None:
         """Raise UserError if the checkpoint was trained without the marks of the prompt."""
         tokenizers = (self._processor.query_tokenizer, self._processor.context_tokenizer)

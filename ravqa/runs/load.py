@@ -15,7 +15,7 @@ from ravqa.answering.rules import answering_config
 from ravqa.collections import Collection
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
-from ravqa.core.factory import Session, build_part, part_config
+from ravqa.core.factory import Session, build_part, part_config, parts_of
 from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig
 from ravqa.corpora.corpus import Corpus
@@ -178,6 +178,7 @@ def needs_of_data(request: RunRequest, config: PipelineConfig, data: Data) -> Ne
         own = part_config(RETRIEVERS, config.retriever, "retriever")
         problem = RETRIEVERS.get(config.retriever.name).corpus_problem(own, data.corpus)
         needs.stops += [f"retriever: {problem}"] if problem else []
+    needs.stops += _undescribed(config, data.dataset.questions)
     examples = answering_config(config.answering, "answering").examples
     if examples is not None and not request.retrieval_only:
         try:
@@ -185,6 +186,22 @@ def needs_of_data(request: RunRequest, config: PipelineConfig, data: Data) -> Ne
         except UserError as e:
             needs.stops.append(str(e))
     return needs
+
+
+def _undescribed(config: PipelineConfig, questions: Sequence[Question]) -> list[str]:
+    """Return why encoders would stop at questions whose images nobody describes."""
+    if config.describer is not None:
+        return []
+    shown = [q for q in questions if q.image is not None]
+    bare = sum(q.description is None for q in shown)
+    return [
+        f"{place}: {option} needs a description of the images, and {bare:,} of {len(shown):,} "
+        "questions with an image have none: name a describer"
+        for place, registry, part, own in parts_of(config)
+        if bare
+        and registry.kind == "encoder"
+        and (option := registry.get(part.name).described_by(own))
+    ]
 
 
 def _judges(request: RunRequest, dataset: Dataset) -> bool:

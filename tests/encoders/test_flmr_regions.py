@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ravqa.cli import main
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Description, Question, Region
 from ravqa.encoders.flmr import FLMREncoder
@@ -123,3 +124,29 @@ def test_crops():
     for box in ([40, 0, 50, 8], [5, 0, 5, 8]):
         with pytest.raises(DataError, match=r"the region .* is not inside the picture of 32x8"):
             sizes(Region("cat", tuple(map(float, box))))
+
+
+@pytest.mark.parametrize(
+    ("option", "others"), [("regions", ["text_prompt=null"]), ("text_prompt", ["regions=0"])]
+)
+def test_a_run_without_descriptions_stops_before_anything_is_encoded(option, others, capsys):
+    settings = [f"model={parity.checkpoint('flmr')}", *others]
+    changes = [word for value in settings for word in ("--set", f"retriever.encoder.{value}")]
+    command = ["run", "--dataset", "okvqa", "--limit", "2", "--retrieval-only"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--pipeline", "flmr-retrieval", *changes])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        f"error: retriever.encoder: {option} needs a description of the images, and 2 of 2 "
+        "questions with an image have none: name a describer"
+    )
+
+
+def test_what_needs_descriptions():
+    def needed(**options):
+        return FLMREncoder.described_by(FLMREncoder.Config(model="x", instruction=None, **options))
+
+    assert needed() == needed(regions=9, image_tokens="none") == ""
+    assert needed(text_prompt={"caption": 0, "objects": 0, "ocr": 0}) == ""
+    assert needed(regions=9, text_prompt={}) == "regions"
+    assert needed(text_prompt={"caption": 0, "objects": 0}) == "text_prompt"
