@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ravqa.core.errors import UserError
 from ravqa.core.records import Passage, Question
@@ -101,22 +102,55 @@ def test_images_have_a_vector_and_texts_have_none(photos, monkeypatch):
     assert tower.seen == 3
 
 
-@pytest.mark.slow
-def test_the_projected_image_features_of_clip(tmp_path, photos):
+def clip(folder):
+    """A random CLIP with its processor, and the tokenizer that sentence-transformers wants."""
+    words = Tokenizer(models.BPE(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(
+        [], trainers.BpeTrainer(special_tokens=["<pad>", "<unk>"], initial_alphabet=alphabet)
+    )
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": 20}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 20, "eos_token_id": 1}
+    text |= {"num_attention_heads": 2, "bos_token_id": 1}
     torch.manual_seed(0)
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 50}
-    text |= {"num_attention_heads": 2, "eos_token_id": 49}
     config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)
     model = transformers.CLIPModel(config).eval()
-    model.save_pretrained(tmp_path / "clip")
-    processor().save_pretrained(tmp_path / "clip")
-    tested = ImageEncoder(ImageEncoder.Config(model=str(tmp_path / "clip"), cache=False))
+    model.save_pretrained(folder)
+    transformers.CLIPProcessor(processor(), tokenizer).save_pretrained(folder)
+    return model
+
+
+def clips_vectors(model, photos):
     pixels = processor()(images=[Image.open(p) for p in photos], return_tensors="pt").pixel_values
     with torch.inference_mode():
-        expected = unit(model.visual_projection(model.vision_model(pixels).pooler_output))
+        return unit(model.visual_projection(model.vision_model(pixels).pooler_output))
+
+
+@pytest.mark.slow
+def test_the_projected_image_features_of_clip(tmp_path, photos):
+    model = clip(tmp_path / "clip")
+    tested = ImageEncoder(ImageEncoder.Config(model=str(tmp_path / "clip"), cache=False))
     found = tested.encode_question([Question(i, "?", image=p) for i, p in enumerate(photos)])
-    np.testing.assert_allclose(stacked(found), expected, atol=1e-5)
+    np.testing.assert_allclose(stacked(found), clips_vectors(model, photos), atol=1e-5)
     assert tested.dim == 8
+
+
+@pytest.mark.slow
+def test_a_model_of_sentence_transformers(tmp_path, photos):
+    library = pytest.importorskip("sentence_transformers")
+    model = clip(tmp_path / "clip")
+    saved = str(tmp_path / "saved")
+    library.SentenceTransformer(str(tmp_path / "clip"), device="cpu").save(saved)
+    tested = ImageEncoder(ImageEncoder.Config(model=saved, batch_size=2))
+    assert isinstance(tested._tower, image._SentenceTransformer)
+    assert tested.dim == 8
+    passages = [Passage(str(i), "text", image=p) for i, p in enumerate(photos)]
+    np.testing.assert_allclose(
+        stacked(tested.encode_passages(passages)), clips_vectors(model, photos), atol=1e-5
+    )
 
 
 @pytest.mark.slow
