@@ -29,6 +29,7 @@ from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import file_digest
 from ravqa.core.records import Description, Question, Tag
 from ravqa.core.settings import LocalPath, Strict, fingerprint
+from ravqa.core.texts import number_of
 from ravqa.corpora.tables import JSON_LINES, Row, open_text, read_json, read_jsonl, suffix_of
 from ravqa.corpora.values import id_of, is_blank, text_of
 from ravqa.datasets.processed import description_of, image_key
@@ -124,8 +125,8 @@ class FileDescriber(Describer):
         if not names:
             raise DataError(f"{where}: an image without id and name cannot be looked up")
         raise DataError(
-            f"{where}: no description of the image {names[0]} (there are {len(self._known)}, "
-            f"of {next(iter(self._known), 'no image')} and others)"
+            f"{where}: no description of the image {names[0]}, only of "
+            f"{number_of(len(self._known), 'other')}, such as {next(iter(self._known))}"
         )
 
 

@@ -9,7 +9,8 @@ passages, which all have its score. A reranker judges them by text, and `blend` 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
@@ -20,6 +21,7 @@ from ravqa.core.factory import Session, part_config
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import LocalPath, Part, Strict, fingerprint
+from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.galleries import GalleryImage, missing_images, plain_name, read_gallery
 from ravqa.encoders import ENCODERS
@@ -157,11 +159,15 @@ class GalleryRetriever(Retriever):
             UserError: the corpus is missing.
             DataError: pictures are missing or broken, or show no article of the corpus.
         """
-        self._search.prepare(self._pictures(corpus), progress)
+        pictures = self._pictures(corpus)
+        with _naming_skip():
+            self._search.prepare(pictures, progress)
 
     def encode(self, corpus: Corpus, progress: Progress | None = None) -> EncodingStats | None:
         """Encode the pictures that are not encoded yet; None if they are indexed."""
-        return self._search.encode(self._pictures(corpus), progress)
+        pictures = self._pictures(corpus)
+        with _naming_skip():
+            return self._search.encode(pictures, progress)
 
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """Return the passages of the best articles, at most k: each with its article's score.
@@ -222,11 +228,16 @@ class GalleryRetriever(Retriever):
             pictures = list(
                 self._of_list(read_gallery(self.config.images, self.config.folder), by_name, corpus)
             )
-        pictures = self._whole(pictures)
-        if not pictures:
+        found, pictures = len(pictures), self._whole(pictures)
+        if not found and self.config.images is None:
             raise DataError(
                 f"{_WHY}: no passage of {corpus.source} has an image: set images to a list or "
                 "folder of pictures"
+            )
+        if not pictures:
+            raise DataError(
+                f"{_WHY}: none of {number_of(found, 'picture')} of "
+                f"{self.config.images or corpus.source} is left"
             )
         self._owners = {str(i): article for i, (article, _) in enumerate(pictures)}
         shown = set(self._owners.values())
@@ -296,8 +307,18 @@ class GalleryRetriever(Retriever):
         broken = broken_images([image.path for _, image in pictures])
         if broken:
             first = next(iter(broken.values()))
-            _log.warning("%s: %d pictures are left out: %s", _WHY, len(broken), first)
+            count = number_of(len(broken), "picture is", "pictures are")
+            _log.warning("%s: %s left out: %s", _WHY, count, first)
         return [(article, image) for article, image in pictures if image.path not in broken]
+
+
+@contextmanager
+def _naming_skip() -> Iterator[None]:
+    """Say in the error of a picture that cannot be decoded how to leave such out."""
+    try:
+        yield
+    except DataError as e:
+        raise DataError(f"{_WHY}: {e} ({_SKIP})") from None
 
 
 def _image_of(passage: Passage) -> GalleryImage | None:

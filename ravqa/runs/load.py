@@ -18,6 +18,7 @@ from ravqa.core.errors import DataError, PromptError, UserError
 from ravqa.core.factory import Session, build_part, part_config, parts_of
 from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig
+from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.remarks import Remarks
 from ravqa.datasets.base import (
@@ -353,7 +354,11 @@ def _described(data: Data, pipeline: Pipeline, on_error: OnError, console: Conso
             except (DataError, PromptError) as e:
                 found.report(f"question {question.question_id}", str(e), question.question_id)
         if not kept:
-            raise
+            first = found.found[0]
+            raise DataError(
+                f"none of {number_of(len(questions), 'question')} has an image that can be "
+                f"described: {first}"
+            ) from None
     return replace(
         data,
         dataset=replace(data.dataset, questions=kept),

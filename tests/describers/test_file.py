@@ -133,10 +133,9 @@ def test_files_are_merged_and_found_by_the_name_of_the_image(written, tmp_path):
 
 def test_an_image_in_no_file_is_an_error_or_blank(written):
     path = written("a.tsv", '42\t[{"caption": "a cat", "conf": 1}]')
-    with pytest.raises(
-        DataError, match=r"a\.tsv: no description of the image 7 \(there are 1, of 42"
-    ):
+    with pytest.raises(DataError) as error:
         found(path, 7)
+    assert str(error.value) == f"{path}: no description of the image 7, only of 1 other, such as 42"
     lenient = describer(path, missing="empty")
     assert lenient.describe_questions([asked(7)]) == [Description()]
 

@@ -193,11 +193,22 @@ def test_pictures_that_are_missing_or_broken(tmp_path, caplog):
     )
     with pytest.raises(DataError, match="1 of 3 images of the gallery are missing"):
         gallery(images=images)
+    photo(tmp_path / "b.png", GREY)
+    with pytest.raises(DataError) as error:
+        gallery(images=images)
+    assert str(error.value) == (
+        f"the retriever gallery: {tmp_path / 'c.png'}: not an image (missing: skip leaves them out)"
+    )
+    (tmp_path / "b.png").unlink()
     assert GalleryRetriever.Config(images=images, missing="skip").problems() == ()
     tested = gallery(images=images, missing="skip")
     assert "2 pictures are left out" in caplog.text
     found = tested.retrieve([asked(tmp_path / "a.png")], 9)[0]
     assert {hit.passage_id[:2] for hit in found} == {"Q1"}
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        gallery(images=images, missing="skip")
+    assert str(error.value) == f"the retriever gallery: none of 3 pictures of {images} is left"
 
 
 def test_a_gallery_of_other_articles(tmp_path, caplog):

@@ -184,6 +184,21 @@ def test_an_image_that_the_describer_refuses_is_left_out_as_a_broken_one_is(fold
     assert [problem["question_id"] for problem in results["dataset"]["skipped"]] == [BAD]
 
 
+def test_a_run_of_which_no_image_can_be_described_says_so(folder, capsys):
+    other = folder / "other.jsonl"
+    other.write_text('{"image": "another.png", "caption": "a cat"}\n')
+    settings = {
+        "describer": f"{{name: file, files: [{other}]}}",
+        "retriever": "{name: random}",
+        "reader": "{name: first-words}",
+    }
+    assert run(folder, "skips", **settings)[0] == 2
+    assert (
+        "error: none of 3 questions has an image that can be described: question 1: "
+        f"{other}: no description of the image 1.png, only of 1 other, such as another"
+    ) in capsys.readouterr().err
+
+
 def test_a_question_that_the_prompt_fails_on(folder, capsys):
     template = folder / "mine.jinja"
     template.write_text("{% if '2' in question %}{{ 1 // 0 }}{% endif %}{{ question }} Answer:")
