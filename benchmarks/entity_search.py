@@ -1,15 +1,22 @@
 """Find the sample's entities by pictures of theirs from other viewpoints: article R@1, R@5.
 
     python benchmarks/entity_search.py ../shared/data [--model NAME] [--factory HNSW32]
+        [--distractors] [--identify package:MODULE/FILE.gguf]
 
 The gallery is made of five sets of photos with the names of what they show: the pictures of the
 sample's own passages, `landmarks-cc0`, `photos` (its second set by the names of its files), one
 photo per class of `imagenet-samples`, and up to 12 per class of `caltech101`. A photo is left out
 if it comes from the same source as a question's, or if its vector is all but the same (cosine above
-.9). The queries are the photos of the sample's questions, each once. "covered" are those whose
-entity has a picture in the gallery. Other articles have none, and cannot be found. For comparison,
-"names" is the R@1 of BM25 over all passages with the names of the photo's three likeliest ImageNet
-classes; without names or pictures there is nothing to go by.
+.9). With --distractors, all other photos of `caltech101` and `imagenet-samples` are pictures of
+further articles, one per class: those that may show an entity of the sample under another name are
+left out by name alone, so that a few of the wrong articles may be right.
+
+The queries are the photos of the sample's questions, each once. "covered" are those whose entity
+has a picture in the gallery. Other articles have none, and cannot be found. For comparison, "names"
+is the R@1 of BM25 over all passages with the names of the photo's three likeliest ImageNet classes,
+and "none" that of an order that knows nothing of the photo: one divided by the articles of the
+gallery. With --identify, a reader that does not see is told the three classes and picks one of the
+five articles found.
 """
 
 from __future__ import annotations
@@ -24,16 +31,20 @@ from typing import Any
 
 import numpy as np
 
-from ravqa.core.records import Passage, Question
-from ravqa.core.settings import validate
+from ravqa.core.factory import build_part
+from ravqa.core.records import Hit, Passage, Question
+from ravqa.core.settings import Part, validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.galleries import plain_name
 from ravqa.describers.imagenet import ImageNetTagger
+from ravqa.readers import READERS
+from ravqa.rerankers.identify import Identify
 from ravqa.retrievers.bm25 import BM25Retriever
 from ravqa.retrievers.gallery import GalleryRetriever
 
 SAMPLE = Path(__file__).parent.parent / "ravqa/datasets/sample"
 NEAR = 0.9
+DISTRACTORS = ("caltech101", "imagenet-samples")
 # Names of files that are not their subject's usual name.
 ALIASES = {
     "colloseum": "Colosseum",
@@ -105,20 +116,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="efficientnet-lite0")
     parser.add_argument("--factory", default="Flat")
+    parser.add_argument("--distractors", action="store_true")
+    parser.add_argument("--identify", metavar="MODEL")
     arguments = parser.parse_args()
     photos = _json(SAMPLE / "photos.json")
-    entities: dict[str, str] = {}
-    for row in photos:
-        for name in (row["entity"], *row["other_names"]):
-            entities.setdefault(plain_name(name), row["entity"])
     queries = [row for row in photos if "image_id" in row]
-    known = {row["source"] for row in queries}
-    gallery = []
-    for name, path, source in candidates(arguments.data):
-        entity = entities.get(plain_name(ALIASES.get(name.lower(), name)))
-        if entity and source not in known and path.is_file():
-            gallery.append((entity, path))
-    gallery = list(dict.fromkeys(gallery))
+    asked = [
+        Question(i, "", image=SAMPLE / row["file"], pos_articles=(row["entity"],))
+        for i, row in enumerate(queries)
+    ]
     options = {
         "encoder": {"name": "image", "model": arguments.model},
         "index": {"name": "faiss", "factory": arguments.factory},
@@ -126,55 +132,90 @@ def main() -> None:
         "per_article": 1,
     }
     retriever = GalleryRetriever(validate(GalleryRetriever.Config, options, "retriever"))
-    asked = [
-        Question(i, "", image=SAMPLE / row["file"], pos_articles=(row["entity"],))
-        for i, row in enumerate(queries)
-    ]
     encoder = retriever._search.encoder
     of_questions = np.concatenate(encoder.encode_question(asked))
-    pictures = [Passage(str(i), "", title=e, image=p) for i, (e, p) in enumerate(gallery)]
-    vectors = np.concatenate(encoder.encode_passages(pictures))
+    gallery = pictures(photos, arguments.data, arguments.distractors)
+    vectors = np.concatenate(encoder.encode_passages(gallery))
     near = (vectors @ of_questions.T).max(1) > NEAR
-    kept = [p for p, too_near in zip(pictures, near, strict=True) if not too_near]
-    shown = {p.title for p in kept}
-    rest = sorted({row["entity"] for row in photos} - shown)
-    print(f"{len(kept)} pictures of {len(shown)} articles; left out as the same: {near.sum()}")
-    print("without a picture:", ", ".join(rest))
-    retriever.prepare(Corpus([replace(p, text=f"A picture of {p.title}.") for p in kept]))
-    titles = {p.passage_id: p.title for p in kept}
-    found = retriever.retrieve(asked, 5)
-    names = BM25Retriever(BM25Retriever.Config())
-    corpus = Corpus.read(SAMPLE / "passages.jsonl")
-    names.prepare(corpus)
+    kept = {p.passage_id: p for p, too_near in zip(gallery, near, strict=True) if not too_near}
+    covered = {p.title for p in kept.values()}
+    print(f"{len(kept)} pictures of {len(covered)} articles; left out as the same: {near.sum()}")
+    print("without a picture:", ", ".join(sorted({row["entity"] for row in photos} - covered)))
+    described = [replace(p, text=f"A picture of {p.title}.") for p in kept.values()]
+    retriever.prepare(Corpus(described))
+    found = [[kept[h.passage_id].title for h in hits] for hits in retriever.retrieve(asked, 5)]
     tags = ImageNetTagger(ImageNetTagger.Config()).describe(
         [q.image for q in asked if q.image is not None]
     )
-    told = [replace(q, question="this", description=d) for q, d in zip(asked, tags, strict=True)]
-    named = [
-        bool(hits) and not set(q.pos_articles).isdisjoint(corpus[hits[0].passage_id].article_names)
-        for q, hits in zip(told, names.retrieve(told, 1), strict=True)
-    ]
-    rows = [
-        (
-            q["kind"],
-            q["entity"] in shown,
-            by_name,
-            [titles[h.passage_id] == q["entity"] for h in hits],
-        )
-        for q, by_name, hits in zip(queries, named, found, strict=True)
-    ]
-    print(f"{'kind':10}{'':10}{'photos':>7}{'R@1':>6}{'R@5':>6}{'names':>7}")
+    told = [replace(q, description=d) for q, d in zip(asked, tags, strict=True)]
+    columns = {
+        "R@1": [q["entity"] in row[:1] for q, row in zip(queries, found, strict=True)],
+        "R@5": [q["entity"] in row for q, row in zip(queries, found, strict=True)],
+        "names": by_names(told),
+        "none": [(q["entity"] in covered) / len(covered) for q in queries],
+    }
+    if arguments.identify:
+        chosen = identified(told, found, arguments.identify)
+        columns["picked"] = [q["entity"] == name for q, name in zip(queries, chosen, strict=True)]
+    print(f"{'':20}{'photos':>8}" + "".join(f"{name:>8}" for name in columns))
     for kind in ("animal", "thing", "monument", None):
-        own = [row for row in rows if kind in (row[0], None)]
-        for what, some in (("", own), ("covered", [row for row in own if row[1]])):
-            first, five = (_mean([any(row[3][:k]) for row in some]) for k in (1, 5))
-            by_names = _mean([row[2] for row in some])
-            name = "all" if kind is None else kind
-            print(f"{name:10}{what:10}{len(some):7}{first:6.2f}{five:6.2f}{by_names:7.2f}")
+        own = [i for i, row in enumerate(queries) if kind in (row["kind"], None)]
+        with_picture = [i for i in own if queries[i]["entity"] in covered]
+        for what, some in (("", own), ("covered", with_picture)):
+            values = [np.mean([column[i] for i in some]) for column in columns.values()]
+            print(
+                f"{kind or 'all':10}{what:10}{len(some):8}" + "".join(f"{v:8.3f}" for v in values)
+            )
 
 
-def _mean(values: list[bool]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+def pictures(photos: list[dict[str, Any]], data: Path, distractors: bool) -> list[Passage]:
+    """Return the pictures of the sample's entities and, if asked for, those of other things."""
+    entities: dict[str, str] = {}
+    for row in photos:
+        for name in (row["entity"], *row["other_names"]):
+            entities.setdefault(plain_name(name), row["entity"])
+    known = {row["source"] for row in photos if "image_id" in row}
+    own: list[tuple[str, Path]] = []
+    others: dict[Path, str] = {}
+    for name, path, source in candidates(data):
+        entity = entities.get(plain_name(ALIASES.get(name.lower(), name)))
+        if source in known or not path.is_file():
+            continue
+        if entity:
+            own.append((entity, path))
+        elif distractors and path.parts[len(data.parts)] in DISTRACTORS:
+            others.setdefault(path, name)
+    taken = {path for _, path in own}
+    own += [(name, path) for path, name in others.items() if path not in taken]
+    return [
+        Passage(str(i), "", title=name, image=path)
+        for i, (name, path) in enumerate(dict.fromkeys(own))
+    ]
+
+
+def by_names(told: list[Question]) -> list[bool]:
+    """Return whether BM25 with the names of ImageNet's classes finds each question's article."""
+    retriever = BM25Retriever(BM25Retriever.Config())
+    corpus = Corpus.read(SAMPLE / "passages.jsonl")
+    retriever.prepare(corpus)
+    asked = [replace(q, question="this") for q in told]
+    return [
+        bool(hits) and not set(q.pos_articles).isdisjoint(corpus[hits[0].passage_id].article_names)
+        for q, hits in zip(asked, retriever.retrieve(asked, 1), strict=True)
+    ]
+
+
+def identified(told: list[Question], found: list[list[str]], model: str) -> list[str]:
+    """Return which of the articles found a reader picks for each question; "" if there are none."""
+    reader = build_part(READERS, Part(name="transformers-llm", model=model), "reader")
+    stage = Identify(Identify.Config(articles=5), reader)
+    asked = [replace(q, question="What is this?") for q in told]
+    shown = [
+        [(Hit(name, 1.0, rank), Passage(name, "", title=name)) for rank, name in enumerate(row, 1)]
+        for row in found
+    ]
+    picked = stage.rerank(asked, shown)
+    return [hits[0].passage_id if isinstance(hits, list) and hits else "" for hits in picked]
 
 
 def _json(path: Path) -> Any:
