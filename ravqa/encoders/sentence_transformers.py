@@ -1,14 +1,17 @@
 """Models of the sentence-transformers library as encoders: many vectors per text, or one.
 
 A model that takes text and image together sees the question's image (`supports_images`). For others
-the image enters as text, as in `ravqa.retrievers.query_text`.
+the image enters as text, as in `ravqa.retrievers.query_text`, unless `MultiVectorSTEncoder` is told
+to give it the image alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,9 +23,17 @@ from ravqa.core.control_tokens import control_tokens
 from ravqa.core.devices import own_device
 from ravqa.core.errors import UserError, first_line, import_extra
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
-from ravqa.core.records import Question
+from ravqa.core.records import Passage, Question
 from ravqa.core.settings import ModelName, RunsCode, Strict, Text, fingerprint
-from ravqa.encoders.base import Encoded, Encoder, Output, Span, Vectors, without_zero_rows
+from ravqa.encoders.base import (
+    Encoded,
+    Encoder,
+    EncodingStats,
+    Output,
+    Span,
+    Vectors,
+    without_zero_rows,
+)
 from ravqa.encoders.batching import token_batches
 from ravqa.images.decode import open_for_library
 
@@ -54,7 +65,7 @@ class _STEncoder(Encoder):
             query_prompt, document_prompt: prepended to texts; null for the model's own. For a model
                 that sees images, a question's own instruction replaces the query prompt.
             batch_tokens: padded tokens in a batch.
-            batch_queries: questions with their images in a batch.
+            batch_queries: questions with their images, or images, in a batch.
             output: type of the returned vectors.
             device: "auto" for an accelerator if available.
             trust_remote_code: run code that the model's files name, as the library requires before
@@ -108,6 +119,7 @@ class _STEncoder(Encoder):
         }
         self.weights = config.model
         left_out = {"model", "batch_tokens", "batch_queries", "device", "trust_remote_code"}
+        left_out |= {"passages", "image_weight"}
         self.fingerprint = fingerprint(
             f"{self.name}/1",
             config.model_dump(exclude=left_out),
@@ -230,6 +242,149 @@ class MultiVectorSTEncoder(_STEncoder):
     name = "multi-vector"
     _class = "MultiVectorEncoder"
 
+    class Config(_STEncoder.Config):
+        """Options.
+
+        Attributes:
+            passages: what is encoded of a passage with an image: its "text", its "image", or "both"
+                separately, whose vectors are put together. None for the image if the model takes
+                a text or an image (ColPali, ColQwen), and otherwise for the text.
+            image_weight: share of the question's image in the score, 0 to 1: text and image are
+                encoded separately, and the score is the weighted mean of MaxSim's mean over the
+                vectors of each. None to give the model both together if it takes them so, and
+                otherwise the text alone.
+        """
+
+        passages: Literal["text", "image", "both"] | None = None
+        image_weight: float | None = Field(default=None, ge=0, le=1)
+
+    config: Config
+
+    def __init__(self, config: Config):
+        """Load the model.
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+            UserError: the model cannot be loaded, is of the wrong kind, or takes no images although
+                an option is about them.
+        """
+        super().__init__(config)
+        if self.supports_passage_images:
+            self.fingerprint = fingerprint(self.fingerprint, self._passages)
+        self._passages_fingerprint = self.fingerprint
+        if config.image_weight is not None:
+            self.fingerprint = fingerprint(self.fingerprint, config.image_weight)
+
+    @property
+    def passages_fingerprint(self) -> str:
+        """A fingerprint of what can change passages' vectors: all but `image_weight`."""
+        return self._passages_fingerprint
+
+    @property
+    def supports_images(self) -> bool:
+        """Whether the model takes text and image together, or the image has a weight."""
+        return self.config.image_weight is not None or super().supports_images
+
+    @property
+    def supports_passage_images(self) -> bool:
+        """Whether images of passages are encoded."""
+        return self._passages != "text"
+
+    @property
+    def _passages(self) -> str:
+        """What is encoded of a passage with an image."""
+        takes = self._model.supports
+        default = "image" if takes("image") and not takes(_IMAGE_AND_TEXT) else "text"
+        return self.config.passages or default
+
+    def _check_model(self) -> None:
+        about = ["passages"] if self._passages != "text" else []
+        about += ["image_weight"] if self.config.image_weight is not None else []
+        if about and not self._model.supports("image"):
+            raise UserError(
+                f"{self._why}: {self.config.model} takes no images: leave out {' and '.join(about)}"
+            )
+
+    def encode_passages(
+        self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
+    ) -> Encoded:
+        """Return one array [vectors, dim] per passage, of its image, its text, or both.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        kind = self._passages
+        seen = {i: p.image for i, p in enumerate(passages) if p.image and kind != "text"}
+        unseen = [i for i in range(len(passages)) if i not in seen]
+        beside = [i for i in seen if kind == "both" and passages[i].text.strip()]
+        parts: list[list[Vectors]] = [[] for _ in passages]
+        # A piece of a page's text has the image of the page, which is encoded once.
+        images, stats = self._see(seen.values(), progress)
+        for i, image in seen.items():
+            parts[i].append(images[image])
+        for rows, count in ((unseen, progress), (beside, None)):
+            read = self.encode_document([passages[i].content for i in rows], count)
+            stats += read.stats
+            for i, array in zip(rows, read, strict=True):
+                parts[i].append(array)
+        return Encoded(
+            map(np.concatenate, parts),
+            truncated=stats.truncated,
+            tokens=stats.tokens,
+            neutralised=stats.neutralised,
+        )
+
+    def encode_question(self, questions: Sequence[Question]) -> Encoded:
+        """Return one array [vectors, dim] per question, from its text and its image, if any.
+
+        With an `image_weight`, rows of text and image are as long as their share in the score, and
+        the lengths of a question's rows sum to 1.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        weight = self.config.image_weight
+        if weight is None:
+            return super().encode_question(questions)
+        shares = [
+            0.0 if q.image is None else weight if q.question.strip() else 1.0 for q in questions
+        ]
+        read = [i for i, share in enumerate(shares) if share < 1]
+        texts = super().encode_question([replace(questions[i], image=None) for i in read])
+        seen = {i: image for i, q in enumerate(questions) if shares[i] and (image := q.image)}
+        images, stats = self._see(seen.values())
+        stats += texts.stats
+        out = self._empty(len(questions))
+        for i, vectors in zip(read, texts, strict=True):
+            out[i] = _share(vectors, 1 - shares[i])
+        for i, image in seen.items():
+            out[i] = np.concatenate([out[i], _share(images[image], shares[i])])
+        return Encoded(
+            out, truncated=stats.truncated, tokens=stats.tokens, neutralised=stats.neutralised
+        )
+
+    def _see(
+        self, images: Iterable[Path | bytes], progress: Callable[[int], object] | None = None
+    ) -> tuple[dict[Path | bytes, Vectors], EncodingStats]:
+        """Return the vectors of each image, and statistics; an image that is repeated is seen once.
+
+        Args:
+            progress: called as progress(n) after n more images, repeated ones included.
+        """
+        repeated = Counter(images)
+        found: dict[Path | bytes, Vectors] = {}
+        stats = EncodingStats()
+        step = self.config.batch_queries
+        for start in range(0, len(repeated), step):
+            some = list(repeated)[start : start + step]
+            inputs = [{"image": open_for_library(image)} for image in some]
+            encoded = self._encode("document", inputs, 0)
+            found |= zip(some, encoded, strict=True)
+            stats += encoded.stats
+            if progress:
+                progress(sum(repeated[image] for image in some))
+        return found, stats
+
     def _check_files(self, path: str, local: bool) -> None:
         # The library gives any other checkpoint a randomly initialised projection.
         from sentence_transformers.util import load_file_path
@@ -272,6 +427,11 @@ class DenseSTEncoder(_STEncoder):
                 f"{self._why}: {self.config.model} compares vectors of any length by {compares}, "
                 "but indexes hold unit vectors: choose a model for cosine similarity"
             )
+
+
+def _share(vectors: Vectors, share: float) -> Vectors:
+    """Return rows of unit length scaled so that their lengths sum to `share`."""
+    return (vectors * (share / max(1, len(vectors)))).astype(vectors.dtype)
 
 
 def _first(*values: str | None) -> str:

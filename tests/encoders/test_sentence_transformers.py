@@ -3,12 +3,14 @@
 Tiny checkpoints are random: they prove numbers equal, not quality. MiniLM's weights are trained.
 """
 
+import functools
 import json
 import string
 import sys
 
 import flmr_parity as parity
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import transformers
@@ -20,11 +22,13 @@ from ravqa.cli import run_main
 from ravqa.core.errors import DataError, MissingExtraError, UserError
 from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Passage, Question
+from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import EncodingStats, Span
 from ravqa.encoders.flmr import FLMREncoder
 from ravqa.encoders.sentence_transformers import DenseSTEncoder, MultiVectorSTEncoder
 from ravqa.flmr import FLMRInputError, FLMRModelForRetrieval, FLMRProcessor
 from ravqa.indexes.exact import ExactIndex
+from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 library = pytest.importorskip(
     "sentence_transformers", reason="pip install 'ravqa[sentence-transformers]'"
@@ -296,6 +300,152 @@ def test_colpali_checkpoints_give_the_models_query_vectors(colpali):
             expected.append(model(**processor.process_queries(text=[text])).embeddings[0])
     close(encoder.encode_query([(Span(text),) for text in texts]), expected)
     assert not encoder.supports_images  # it takes a text or an image
+
+
+def of_image(colpali, image):
+    """The vectors that a ColPali of transformers gives an image by its own processor."""
+    _, model, processor = colpali
+    with PIL.Image.open(image) as opened, torch.no_grad():
+        return model(**processor.process_images(opened.convert("RGB"))).embeddings[0].numpy()
+
+
+def of_text(colpali, text):
+    _, model, processor = colpali
+    with torch.no_grad():
+        return model(**processor.process_queries(text=[text])).embeddings[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def visual(colpali):
+    """The encoder of a ColPali with these options."""
+
+    @functools.cache
+    def visual(**options):
+        config = MultiVectorSTEncoder.Config(model=colpali[0], batch_queries=1, **options)
+        return MultiVectorSTEncoder(config)
+
+    return visual
+
+
+PAGES = [
+    Passage("0", "a page", image=PHOTOS[0]),
+    Passage("1", "text alone", title="T"),
+    Passage("2", "", image=PHOTOS[1]),
+    Passage("3", "its second piece", image=PHOTOS[0]),
+]
+
+
+@pytest.mark.parametrize("kind", [None, "image", "both", "text"])
+def test_colpali_sees_images_of_passages(colpali, visual, kind):
+    encoder = visual(passages=kind)
+    images = [of_image(colpali, p.image) if p.image else None for p in PAGES]
+    texts = [of_text(colpali, p.content) for p in PAGES]
+    both = [np.concatenate([images[0], texts[0]]), texts[1], images[2]]
+    expected = {
+        "image": [images[0], texts[1], images[2], images[3]],
+        "text": texts,
+        "both": [*both, np.concatenate([images[3], texts[3]])],
+    }[kind or "image"]
+    done = []
+    got = encoder.encode_passages(PAGES, done.append)
+    close(got, expected)
+    assert sum(done) == len(PAGES)
+    assert got.stats.items == len(PAGES)
+    assert encoder.supports_passage_images is (kind != "text")
+    assert encoder.encode_passages([]) == []
+
+
+def test_images_of_passages_are_encoded_once(visual, monkeypatch):
+    encoder = visual()
+    opened = []
+    original = encoder._model.encode_document
+    monkeypatch.setattr(
+        encoder._model,
+        "encode_document",
+        lambda inputs, **options: opened.extend(inputs) or original(inputs, **options),
+    )
+    encoder.encode_passages(PAGES)
+    assert len([item for item in opened if "image" in item]) == 2
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_a_fused_query_is_the_weighted_mean_of_text_and_image(colpali, visual, weight):
+    encoder = visual(image_weight=weight)
+    assert encoder.supports_images
+    page = of_image(colpali, PHOTOS[2])
+
+    def mean(rows):
+        return (rows @ page.T).max(1).mean()
+
+    image, text = of_image(colpali, PHOTOS[0]), of_text(colpali, "what is it")
+    asked = [
+        Question(0, "what is it", image=PHOTOS[0]),
+        Question(1, "what is it"),
+        Question(2, "", image=PHOTOS[0]),
+    ]
+    expected = [weight * mean(image) + (1 - weight) * mean(text), mean(text), mean(image)]
+    got = encoder.encode_question(asked)
+    scores = [float((rows @ page.T).max(1).sum()) for rows in got]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    for rows in got:
+        assert rows.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1).sum(), 1, atol=1e-5)
+        assert (rows != 0).any(1).all()
+
+
+def test_what_is_encoded_is_in_the_fingerprints(visual):
+    made = [visual(passages=kind) for kind in ("text", "image", "both")]
+    assert len({encoder.passages_fingerprint for encoder in made}) == 3
+    assert all(encoder.passages_fingerprint == encoder.fingerprint for encoder in made)
+    assert visual().fingerprint == made[1].fingerprint
+    fused = [visual(image_weight=weight) for weight in (0.25, 1.0)]
+    assert fused[0].fingerprint != fused[1].fingerprint != made[1].fingerprint
+    assert fused[0].passages_fingerprint == fused[1].passages_fingerprint == made[1].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"passages": "image"}, "passages"),
+        ({"passages": "both", "image_weight": 0.5}, "passages and image_weight"),
+        ({"image_weight": 0.0}, "image_weight"),
+    ],
+)
+def test_a_model_without_images_is_not_asked_to_see(colbert, options, named):
+    with pytest.raises(UserError) as error:
+        MultiVectorSTEncoder(MultiVectorSTEncoder.Config(model=colbert[0], **options))
+    assert str(error.value) == (
+        f"the encoder multi-vector: {colbert[0]} takes no images: leave out {named}"
+    )
+
+
+def test_an_image_of_a_passage_that_is_missing_is_named(visual, tmp_path):
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for name, problem in (("no.png", "no such image: "), ("cut.png", "")):
+        with pytest.raises(DataError) as error:
+            visual().encode_passages([Passage("0", "", image=tmp_path / name)])
+        assert str(error.value).startswith(f"{problem}{tmp_path / name}")
+
+
+def test_pages_are_found_in_an_index_as_by_brute_force(colpali, tmp_path):
+    retriever = LateInteractionRetriever(
+        LateInteractionRetriever.Config(
+            encoder={"name": "multi-vector", "model": colpali[0], "image_weight": 0.5},
+            index={"name": "exact", "storage": "float32"},
+        )
+    )
+    retriever.prepare(Corpus(PAGES[:3]))
+    [hits] = retriever.retrieve([Question(0, "what is it", image=PHOTOS[2])], 3)
+    parts = of_text(colpali, "what is it"), of_image(colpali, PHOTOS[2])
+    pages = [of_image(colpali, p.image) if p.image else of_text(colpali, p.content) for p in PAGES]
+    expected = {
+        page.passage_id: sum((rows @ vectors.T).max(1).mean() / 2 for rows in parts)
+        for page, vectors in zip(PAGES[:3], pages, strict=False)
+    }
+    assert [hit.passage_id for hit in hits] == sorted(expected, key=expected.get, reverse=True)
+    np.testing.assert_allclose(
+        [hit.score for hit in hits], [expected[hit.passage_id] for hit in hits], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("encoder", [MultiVectorSTEncoder, DenseSTEncoder])
