@@ -7,9 +7,10 @@ is the answer (`ravqa.answering.extract`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.fitting import Pair, fit
@@ -21,10 +22,19 @@ from ravqa.core.contracts import check_each, raised_by
 from ravqa.core.errors import PromptError, UserError, broken
 from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure
-from ravqa.core.records import Answer, Question
+from ravqa.core.records import Answer, Pictures, Question
 from ravqa.core.settings import fingerprint
+from ravqa.images.decode import unusable_images
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
+
+
+class _Counts(NamedTuple):
+    """What an answer says of how its prompts were made; see `Answer`."""
+
+    cut: int
+    neutralised: int
+    pictures: Pictures | None
 
 
 class Answerer:
@@ -62,9 +72,12 @@ class Answerer:
         self.reader = reader
         self.cached = CachedReader(reader, keep=config.cache)
         self.asked: dict[str, str] = {}
+        apart = {"cache", "prompt", "examples", "batch_size"}
+        if not config.passage_images:  # not a setting when runs were first resumed
+            apart.add("passage_images")
         self.fingerprint = fingerprint(
             "answerer/3",
-            config.model_dump(exclude={"cache", "prompt", "examples", "batch_size"}),
+            config.model_dump(exclude=apart),
             self.template.source,
             reader.fingerprint,
         )
@@ -106,8 +119,8 @@ class Answerer:
 
     def _made(
         self, given: Sequence[tuple[Question, Sequence[Pair]]], examples: Sequence[Example]
-    ) -> list[tuple[Case, tuple[int, int]] | Failure]:
-        """Return the rule's input and its numbers per question (see `_cases`), or a failure."""
+    ) -> list[tuple[Case, _Counts] | Failure]:
+        """Return the rule's input and its counts per question (see `_cases`), or a failure."""
         questions, passages = [q for q, _ in given], [found for _, found in given]
         try:
             return list(zip(*self._cases(questions, passages, examples), strict=True))
@@ -161,27 +174,32 @@ class Answerer:
         questions: Sequence[Question],
         passages: Sequence[Sequence[Pair]],
         examples: Sequence[Example],
-    ) -> tuple[list[Case], list[tuple[int, int]]]:
-        """Return the rule's inputs, and two numbers for each.
-
-        They are the passages that did not fit, and the control tokens that became plain text.
-        """
+    ) -> tuple[list[Case], list[_Counts]]:
+        """Return the rule's inputs, and what was counted for each."""
         wanted: list[list[list[Pair]]] = [
             self._groups(found[: self.config.passages]) if found else [[]] for found in passages
         ]
         owners = [i for i, groups in enumerate(wanted) for _ in groups]
 
+        most = self.config.passage_images
+        unread = _unread(group for groups in wanted for group in groups) if most else {}
         neutralised: dict[Prompt, int] = {}
 
-        def render(place: int, group: Sequence[Pair]) -> Prompt:
+        def render(place: int, group: Sequence[Pair], most: int) -> Prompt:
             passages = [passage for _, passage in group]
+            images = dict.fromkeys(p.image for p in passages if p.image is not None)
             prompt, count = self.template.prompt(
-                questions[owners[place]], passages, examples, reader=self.reader
+                questions[owners[place]],
+                passages,
+                examples,
+                reader=self.reader,
+                pictures=[image for image in images if image not in unread][:most],
             )
             neutralised[prompt] = count
             return prompt
 
-        fitted = iter(fit([group for groups in wanted for group in groups], render, self.cached))
+        flat = [group for groups in wanted for group in groups]
+        fitted = iter(fit(flat, render, self.cached, most))
         asked, cut = [], []
         for groups in wanted:
             prompts = [next(fitted) for _ in groups]
@@ -200,8 +218,15 @@ class Answerer:
             )
             for question, own in zip(questions, asked, strict=True)
         ]
-        counts = [sum(neutralised[prompt] for prompt in case.prompts) for case in cases]
-        return cases, list(zip(cut, counts, strict=True))
+        counts = [
+            _Counts(
+                cut[i],
+                sum(neutralised[prompt] for prompt in case.prompts),
+                _pictures(wanted[i], asked[i], unread) if most else None,
+            )
+            for i, case in enumerate(cases)
+        ]
+        return cases, counts
 
     def _groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
         """Return the passages of each prompt, as the rule distributes them.
@@ -228,13 +253,41 @@ def _problem(answer: object) -> str:
     return "" if isinstance(answer, Answer) else f"{type(answer).__name__} instead of an Answer"
 
 
-def _joined(answer: Answer | Failure, case: tuple[Case, tuple[int, int]]) -> Answer | Failure:
+def _joined(answer: Answer | Failure, case: tuple[Case, _Counts]) -> Answer | Failure:
     return answer if isinstance(answer, Failure) else _counted(answer, case[1])
 
 
-def _counted(answer: Answer, counts: tuple[int, int]) -> Answer:
-    cut, neutralised = counts
-    return replace(answer, cut=cut, neutralised=neutralised)
+def _counted(answer: Answer, counts: _Counts) -> Answer:
+    return replace(answer, **counts._asdict())
+
+
+def _unread(groups: Iterable[Sequence[Pair]]) -> dict[Path, str]:
+    """Return the passages' pictures that cannot be shown, and why."""
+    return unusable_images(
+        list(dict.fromkeys(p.image for group in groups for _, p in group if p.image is not None))
+    )
+
+
+def _pictures(
+    wanted: Sequence[Sequence[Pair]],
+    asked: Sequence[tuple[Sequence[Pair], Prompt]],
+    unread: Mapping[Path, str],
+) -> Pictures:
+    """Return what became of the pictures of a question's passages.
+
+    Args:
+        wanted: the passages of each prompt before they were fitted into the reader's context.
+        asked: those that did fit, and the prompt.
+        unread: pictures that cannot be shown, and why.
+    """
+    given = [p for group in wanted for _, p in group if p.image is not None]
+    broken = [p for p in given if p.image in unread]
+    shown = sum(p.image in prompt.pictures for group, prompt in asked for _, p in group)
+    return Pictures(
+        shown=sum(len(prompt.pictures) for _, prompt in asked),
+        cut=len(given) - len(broken) - shown,
+        unread=tuple(f"passage {p.passage_id}: {unread[p.image]}" for p in broken if p.image),
+    )
 
 
 def load_template(config: AnsweringConfig) -> PromptTemplate:
@@ -249,6 +302,11 @@ def load_template(config: AnsweringConfig) -> PromptTemplate:
         raise UserError(
             f"prompt {template.name} shows examples: set answering.examples, for instance "
             "{dataset: okvqa, split: train, count: 4}"
+        )
+    if config.passage_images and not template.names_pictures:
+        raise UserError(
+            f"answering.passage_images is set, but prompt {template.name} does not say which "
+            "passage a picture belongs to (passage.picture)"
         )
     if config.examples is not None and "examples" not in template.uses:
         raise UserError(f"answering.examples is set, but prompt {template.name} shows no examples")

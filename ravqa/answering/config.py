@@ -46,6 +46,8 @@ class AnsweringConfig(Strict):
         prompt: a template in `prompts/`, or a file.
         decision: the rule by which k passages become one answer (see `ravqa.answering.rules`).
         passages: number of retrieved passages that are read (K).
+        passage_images: most pictures of passages in one prompt, beside the question's image; the
+            prompt names each where its passage is.
         examples: examples in few-shot prompts.
         extract: rules from the generation to the short answer.
         cache: whether generations are kept on disk, so that the same prompt to the same reader is
@@ -55,6 +57,7 @@ class AnsweringConfig(Strict):
     prompt: TemplateName = "short-answer"
     decision: Text = DEFAULT_RULE
     passages: int = Field(default=1, ge=1)
+    passage_images: int = Field(default=0, ge=0)
     examples: ExamplesConfig | None = None
     extract: Extraction = Extraction()
     cache: bool = True

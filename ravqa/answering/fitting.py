@@ -1,4 +1,7 @@
-"""Fitting of prompts into the reader's context: whole passages are dropped, the last first."""
+"""Fitting of prompts into the reader's context.
+
+Pictures are dropped first, then whole passages, the last first.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ Pair = tuple[Hit, Passage]
 
 def fit(
     groups: Sequence[Sequence[Pair]],
-    render: Callable[[int, Sequence[Pair]], Prompt],
+    render: Callable[[int, Sequence[Pair], int], Prompt],
     reader: Reader,
+    pictures: int = 0,
 ) -> list[tuple[list[Pair], Prompt]]:
     """Return for each group the first passages that fit into one prompt, and that prompt.
 
@@ -23,11 +27,13 @@ def fit(
 
     Args:
         groups: passages per prompt.
-        render: renders the prompt of the group at a position from some of its passages.
+        render: renders the prompt of the group at a position from some of its passages and at most
+            so many pictures.
         reader: counts the tokens.
+        pictures: most pictures of a prompt.
     """
     kept = [list(group) for group in groups]
-    prompts = [render(i, group) for i, group in enumerate(kept)]
+    prompts = [render(i, group, pictures) for i, group in enumerate(kept)]
     room = None
     if reader.counts_tokens and reader.context is not None:
         room = reader.context - reader.max_new_tokens - reader.max_thinking_tokens
@@ -40,7 +46,9 @@ def fit(
             if not isinstance(tokens, Failure) and tokens > room
         ]
         for i in rows:
-            kept[i].pop()
-            prompts[i] = render(i, kept[i])
+            shown = len(prompts[i].pictures)
+            if not shown:
+                kept[i].pop()
+            prompts[i] = render(i, kept[i], max(shown - 1, 0))
         rows = [i for i in rows if kept[i]]
     return list(zip(kept, prompts, strict=True))

@@ -7,10 +7,11 @@ and is not part of a prompt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta, nodes
@@ -42,11 +43,18 @@ class Seen(TypedDict):
 
 
 class PassageValues(TypedDict):
-    """Values of a passage; `content` is title, section and text as one string."""
+    """Values of a passage.
+
+    Attributes:
+        content: title, section and text as one string.
+        picture: number of its picture among the prompt's images, from 1, the question's being the
+            first; None if its picture is not shown.
+    """
 
     text: str
     title: str | None
     content: str
+    picture: int | None
 
 
 class ExampleValues(Seen):
@@ -66,6 +74,7 @@ class Variables(Seen):
         choices: the answers to choose from; empty for an open question.
         image: whether the reader is given the image with the prompt.
         passages: best first; empty without retrieval.
+        pictures: number of pictures of passages that the reader is given.
         examples: few-shot examples (`answering.examples`).
         instruction: the question's instruction, or "".
     """
@@ -74,6 +83,7 @@ class Variables(Seen):
     choices: list[str]
     image: bool
     passages: list[PassageValues]
+    pictures: int
     examples: list[ExampleValues]
     instruction: str
 
@@ -180,20 +190,30 @@ class PromptTemplate:
         examples: Sequence[Example] = (),
         *,
         reader: Reader,
+        pictures: Sequence[Path] = (),
     ) -> tuple[Prompt, int]:
         """Return the prompt for a reader, and how many control tokens became plain text in it.
 
         Those that the template itself writes stay what they are.
 
+        Args:
+            question, passages, examples: as for `render`.
+            reader: the reader.
+            pictures: those passages' images that are shown, each once.
+
         Raises:
             PromptError: as `render`.
         """
         image = question.image if reader.supports_images else None
-        text = self.render(question, passages, examples, image=image is not None)
+        values = self._values(
+            question, passages, examples, image=image is not None, pictures=pictures
+        )
+        text = self._rendered(values)
+        shown = tuple(pictures)
         tokens = reader.control_tokens
         count = tokens.neutral(text)[1]
         if not count:
-            return Prompt(text, image), 0
+            return Prompt(text, image, pictures=shown), 0
 
         def neutral(value: Any) -> Any:
             if isinstance(value, str):
@@ -202,10 +222,17 @@ class PromptTemplate:
                 return {key: neutral(own) for key, own in value.items()}
             return [neutral(own) for own in value] if isinstance(value, list) else value
 
-        values = self._values(question, passages, examples, image=image is not None)
         harmless = self._rendered(neutral(values))  # but for the template's own
         count -= tokens.neutral(harmless)[1]
-        return Prompt(harmless, image, tokens.found(self._literal)), count
+        return Prompt(harmless, image, tokens.found(self._literal), shown), count
+
+    @property
+    def names_pictures(self) -> bool:
+        """Whether it says which picture belongs to which passage."""
+        try:
+            return self._rendered(_filled(2)) != self._rendered(_filled(3))
+        except PromptError:  # what fails on these values may work on real ones
+            return True
 
     def render(
         self,
@@ -232,12 +259,14 @@ class PromptTemplate:
         examples: Sequence[Example],
         *,
         image: bool,
+        pictures: Sequence[Path] = (),
     ) -> Variables:
         return {
             "question": question.question,
             "choices": list(question.choices),
             "image": image,
-            "passages": _passages(passages),
+            "passages": _passages(passages, {p: n for n, p in enumerate(pictures, 1 + image)}),
+            "pictures": len(pictures),
             "examples": [_example(example) for example in examples],
             "instruction": question.instruction or "",
             **_seen(question),
@@ -257,26 +286,8 @@ class PromptTemplate:
 
     def _try(self) -> None:
         """Render once with every variable filled: a wrong key should show now, not hours later."""
-        seen: Seen = {"tags": ["a"], "caption": "a", "objects": ["a"], "ocr": ["a"]}
-        passages: list[PassageValues] = [{"text": "a", "title": "a", "content": "a: a"}] * 2
-        example: ExampleValues = {
-            "question": "a",
-            "choices": ["a"] * 2,
-            "answer": "a",
-            "passages": passages,
-            **seen,
-        }
-        values: Variables = {
-            "question": "a",
-            "choices": ["a"] * 2,
-            "image": True,
-            "passages": passages,
-            "examples": [example] * 2,
-            "instruction": "a",
-            **seen,
-        }
         try:
-            self._environment.render(self._template, values)
+            self._environment.render(self._template, _filled(2))
         except SecurityError as e:
             raise UserError(f"prompt {self.name}: {e.message}") from None
         except UndefinedError as e:
@@ -286,9 +297,43 @@ class PromptTemplate:
             return
 
 
-def _passages(passages: Sequence[Passage]) -> list[PassageValues]:
+def _filled(picture: int) -> Variables:
+    """Return values of which none is empty; passages have a picture of this number."""
+    seen: Seen = {"tags": ["a"], "caption": "a", "objects": ["a"], "ocr": ["a"]}
+    passage: PassageValues = {"text": "a", "title": "a", "content": "a: a", "picture": picture}
+    passages = [passage, passage]
+    example: ExampleValues = {
+        "question": "a",
+        "choices": ["a"] * 2,
+        "answer": "a",
+        "passages": passages,
+        **seen,
+    }
+    return {
+        "question": "a",
+        "choices": ["a"] * 2,
+        "image": True,
+        "passages": passages,
+        "pictures": 1,
+        "examples": [example] * 2,
+        "instruction": "a",
+        **seen,
+    }
+
+
+def _passages(
+    passages: Sequence[Passage], numbers: Mapping[Path, int] = MappingProxyType({})
+) -> list[PassageValues]:
     # The documented keys only: a record would expose its paths' methods to the template.
-    return [{"text": p.text, "title": p.title, "content": p.content} for p in passages]
+    return [
+        {
+            "text": p.text,
+            "title": p.title,
+            "content": p.content,
+            "picture": None if p.image is None else numbers.get(p.image),
+        }
+        for p in passages
+    ]
 
 
 def _example(example: Example) -> ExampleValues:

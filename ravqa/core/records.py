@@ -258,6 +258,21 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Pictures:
+    """What became of the pictures of a question's passages.
+
+    Attributes:
+        shown: number of pictures in its prompts, those of several passages counted once a prompt.
+        cut: number of passages whose picture was left out because it did not fit.
+        unread: passages whose picture cannot be read, each with the reason.
+    """
+
+    shown: int = 0
+    cut: int = 0
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The chosen answer, the drafts it was chosen from, and the rule that chose it.
 
@@ -271,6 +286,7 @@ class Answer:
         neutralised: number of control tokens in question and passages that became plain text.
         joint: whether the answer was decoded from several prompts together: it then belongs to no
             single one, and the drafts are copies of it.
+        pictures: what became of the passages' pictures; None if prompts show none.
     """
 
     text: str
@@ -281,6 +297,7 @@ class Answer:
     cut: int = 0
     neutralised: int = 0
     joint: bool = False
+    pictures: Pictures | None = None
 
     @property
     def passage_ids(self) -> tuple[str, ...]:

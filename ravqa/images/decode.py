@@ -104,13 +104,17 @@ def open_for_library(source: Path | bytes) -> Image:
             memory; other images can be used.
     """
     image = open_image(source)
-    if max(image.size) > MAX_RATIO * min(image.size):
-        name = str(source) if isinstance(source, Path) else "image given as bytes"
-        width, height = image.size
-        raise PromptError(
-            f"{name}: {width}x{height} pixels: one side is more than {MAX_RATIO} times the other"
-        )
+    if problem := _too_thin(source, image.size):
+        raise PromptError(problem)
     return image
+
+
+def _too_thin(source: Path | bytes, size: tuple[int, int]) -> str:
+    """Return that one side of an image is far too long, or an empty string."""
+    if max(size) <= MAX_RATIO * min(size):
+        return ""
+    name = str(source) if isinstance(source, Path) else "image given as bytes"
+    return f"{name}: {size[0]}x{size[1]} pixels: one side is more than {MAX_RATIO} times the other"
 
 
 def scaled(
@@ -175,11 +179,30 @@ def broken_images(paths: Sequence[Path]) -> dict[Path, str]:
     """
 
     def problem(path: Path) -> str:
+        _open(path, _preview)
+        return ""
+
+    return _problems(paths, problem)
+
+
+def unusable_images(paths: Sequence[Path]) -> dict[Path, str]:
+    """Those files that `open_for_library` would refuse, and why; as quick as `broken_images`."""
+
+    def problem(path: Path) -> str:
+        _open(path, _preview)
+        return _too_thin(path, _open(path, _upright_size))
+
+    return _problems(paths, problem)
+
+
+def _problems(paths: Sequence[Path], check: Callable[[Path], str]) -> dict[Path, str]:
+    """Return what `check` says of the files, or raises as DataError, where it is something."""
+
+    def problem(path: Path) -> str:
         try:
-            _open(path, _preview)
+            return check(path)
         except DataError as e:
             return str(e)
-        return ""
 
     # The filter is set here and not in the threads: filters belong to the whole process.
     with quiet(), ThreadPoolExecutor(_THREADS) as pool:

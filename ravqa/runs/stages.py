@@ -63,7 +63,10 @@ def stage_keys(
         prompt = PromptTemplate.load(answering.prompt).source
         examples = answering.examples and answering.examples.model_dump(mode="json")
         reader = _options(table("readers"), config.reader)
-        reading = fingerprint(READING, seen, found, prompt, examples, reader)
+        images = answering.passage_images
+        reading = fingerprint(
+            READING, seen, found, prompt, examples, reader, *([images] if images else [])
+        )
         keys[READING] = reading
         keys["answer"] = fingerprint(
             "answer", reading, config.top_k, answering.model_dump(mode="json")

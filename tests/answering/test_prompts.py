@@ -152,7 +152,7 @@ def test_a_wrong_key_is_found_wherever_a_variable_is_filled(name):
 
 
 SEEN_KEYS = ("tags", "caption", "objects", "ocr")
-PASSAGE_KEYS = ("text", "title", "content")
+PASSAGE_KEYS = ("text", "title", "content", "picture")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,8 @@ PASSAGE_KEYS = ("text", "title", "content")
 )
 def test_every_documented_key_may_be_used_and_no_other(place):
     # Used further, a value that is missing or of another type is found at once.
-    PromptTemplate(f"{{{{ {place}[0] }}}}{{% if not {place} %}}{{{{ question.txt }}}}{{% endif %}}")
+    used = f"{place} + 1" if place.endswith("picture") else f"{place}[0]"
+    PromptTemplate(f"{{{{ {used} }}}}{{% if not {place} %}}{{{{ question.txt }}}}{{% endif %}}")
     with pytest.raises(UserError, match=r"has no attribute '[a-z]+x'"):
         PromptTemplate(f"{{{{ {place}x }}}}")
 

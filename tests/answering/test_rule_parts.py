@@ -352,7 +352,8 @@ class Counting(Reader):
 def test_thinking_takes_room_and_what_cannot_be_counted_keeps_its_passages():
     groups = [["aa", "bb", "cc"], [], ["d?", "ee"], ["f"]]
 
-    def render(place, group):
+    def render(place, group, pictures):
+        assert not pictures
         return Prompt(f"{place}{''.join(group)}")
 
     reader = Counting(context=4 + 3 + 5, thinking=3)
@@ -364,6 +365,30 @@ def test_thinking_takes_room_and_what_cannot_be_counted_keeps_its_passages():
     assert groups[0] == ["aa", "bb", "cc"]  # as it was
     tight = Counting(context=4 + 1)
     assert [group for group, _ in fit(groups, render, tight)] == [[], [], ["d?", "ee"], []]
+
+
+def test_pictures_are_dropped_before_passages_the_last_first():
+    """A letter and a picture are a token each."""
+
+    class Seeing(Counting):
+        def count_tokens(self, prompts):
+            return [len(p.text) + len(p.images) for p in prompts]
+
+    def render(place, group, pictures):
+        shown = tuple(name.encode() for name in group if name.isupper())
+        return Prompt("".join(group), b"photo", pictures=shown[:pictures])
+
+    def fitted(room, pictures):
+        [(group, prompt)] = fit([["A", "b", "C"]], render, Seeing(context=4 + room), pictures)
+        return group, prompt.images
+
+    photo = (b"photo",)
+    assert fitted(6, 2) == (["A", "b", "C"], (*photo, b"A", b"C"))
+    assert fitted(6, 1) == (["A", "b", "C"], (*photo, b"A"))
+    assert fitted(5, 2) == (["A", "b", "C"], (*photo, b"A"))
+    assert fitted(4, 2) == (["A", "b", "C"], photo)
+    assert fitted(2, 2) == (["A"], photo)
+    assert fitted(0, 2) == ([], photo)
 
 
 # --- the answerer
@@ -484,7 +509,8 @@ def test_an_answerers_fingerprint_is_the_same_in_every_version(bare):
     """It changes with what can change an answer, and with the number of its form."""
     config = answering_config({"prompt": bare, "passages": 2})
     tested = Answerer(config, Spelling())
-    settings = config.model_dump(exclude={"cache", "prompt", "examples", "batch_size"})
+    later = {"passage_images"}  # settings that count only where they are used
+    settings = config.model_dump(exclude={"cache", "prompt", "examples", "batch_size", *later})
     source = "{{ question }}{% for p in passages %}[{{ p.text }}]{% endfor %}"
     assert tested.fingerprint == fingerprint("answerer/3", settings, source, "spelling/1")
     assert {"decision", "passages", "extract", "prior", "temperature"} <= settings.keys()
@@ -547,6 +573,7 @@ RULES_OF_EXTRACTION = (
 SHARED = {
     "prompt": "short-answer",
     "passages": 1,
+    "passage_images": 0,
     "examples": None,
     "extract": dict.fromkeys(RULES_OF_EXTRACTION, True),
     "cache": True,
@@ -597,7 +624,7 @@ def test_a_reader_counts_every_prompt(counts):
     reader = Counting(context=100)
     reader.count_tokens = lambda prompts: counts
     with pytest.raises(ValueError, match="zip"):
-        fit([["a"], ["b"]], lambda place, group: Prompt("".join(group)), reader)
+        fit([["a"], ["b"]], lambda _, group, __: Prompt("".join(group)), reader)
 
 
 def test_settings_are_named_where_nothing_else_is_said():

@@ -106,6 +106,8 @@ def reader_problem(config: DecisionRule.Config, reader: Abilities) -> str:
         reader: what the reader can do.
     """
     rule = build_rule(config)
+    if found := _picture_problem(min(config.passage_images, rule.most_passages), config, reader):
+        return found
     why = rule.problem(reader)
     if not why:
         return ""
@@ -117,6 +119,25 @@ def reader_problem(config: DecisionRule.Config, reader: Abilities) -> str:
         f"answering.decision {config.decision} {why}, which this reader does not give: "
         f"{keep}choose {choose}"
     )
+
+
+def _picture_problem(pictures: int, config: DecisionRule.Config, reader: Abilities) -> str:
+    """Return why a reader cannot be shown so many pictures beside the question's image, or ""."""
+    if not pictures:
+        return ""
+    most = reader.max_images if reader.supports_images else 0
+    if most is None or most > pictures:
+        return ""
+    asked = f"answering.passage_images is {config.passage_images}, but this reader takes"
+    if most:
+        only = "only one image" if most == 1 else f"at most {most} images"
+        return (
+            f"{asked} {only} in a prompt, the question's included: set it to {most - 1}"
+            f"{'' if most == 1 else ' or less'}"
+        )
+    ways = [f"reader.{way}" for way in reader.ways_to(lambda able: able.supports_images)]
+    also = f"set {ways[0]} if the server can do that, or " if ways else ""
+    return f"{asked} no images: {also}choose one that does, or set it to 0"
 
 
 def _fits(config: DecisionRule.Config, name: str, reader: Abilities) -> bool:

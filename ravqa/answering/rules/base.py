@@ -70,6 +70,11 @@ class DecisionRule(ABC):
         return ""
 
     @property
+    def most_passages(self) -> int:
+        """Most passages in one prompt."""
+        return self.config.passages
+
+    @property
     def chooses(self) -> bool:
         """Whether a question can have several prompts, so that answers cannot be streamed."""
         return True
@@ -209,6 +214,11 @@ class PerPassage(DecisionRule):
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
         """Return one passage per prompt; the prompt without a passage, if any, comes last."""
         return [[pair] for pair in found] + ([[]] if self.config.empty_passage else [])
+
+    @property
+    def most_passages(self) -> int:
+        """Return 1."""
+        return 1
 
     @property
     def chooses(self) -> bool:

@@ -27,6 +27,11 @@ class _OnePrompt(DecisionRule):
 class NoPassage(_OnePrompt):
     """y = reader(x): the question and its image alone; retrieved passages are ignored."""
 
+    @property
+    def most_passages(self) -> int:
+        """Return 0."""
+        return 0
+
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:
         """Return one prompt without passages."""
         return [[]]
