@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -19,7 +19,7 @@ from ravqa.core.texts import number_of, printable
 
 if TYPE_CHECKING:
     from ravqa.collections import Changes, Collection
-    from ravqa.core.records import Hit, Passage
+    from ravqa.core.records import Answer, Hit, Passage
     from ravqa.corpora.corpus import Corpus
     from ravqa.corpora.remarks import Remarks
     from ravqa.pipeline import Response
@@ -334,11 +334,14 @@ def ask(request: AskRequest) -> None:
         found = _read_pairs(response)
         if request.as_json:
             passages = [_hit(*pair) for pair in found]
-            values = {"answer": answer.text, "decision": answer.decision, "passages": passages}
+            values: dict[str, Any] = {"answer": answer.text, "decision": answer.decision}
+            values["passages"] = passages
+            if answer.pictures is not None:
+                values["pictures"] = asdict(answer.pictures)
             stand_ins = dict(_stand_ins(collection, request))
             say_json(values | ({"stand_ins": stand_ins} if stand_ins else {}), indent=1)
         else:
-            _print_answer(console, answer.text)
+            _print_answer(console, answer)
             _print_hits(console, found)
             _note_stand_ins(collection, request, console)
 
@@ -423,7 +426,7 @@ class _Chat:
         with self._console.status("answering"):
             self._last = self._collection.ask(question, self._image, where=self._where)
         assert self._last.answer is not None
-        _print_answer(self._console, self._last.answer.text)
+        _print_answer(self._console, self._last.answer)
 
 
 def _lines() -> Iterator[str]:
@@ -647,8 +650,10 @@ def _hit(hit: Hit, passage: Passage) -> dict[str, Any]:
     return {"rank": hit.rank, "score": hit.score, **_values(passage)}
 
 
-def _print_answer(console: Console, text: str) -> None:
-    console.out.print(text, markup=False, soft_wrap=True, style="bold")
+def _print_answer(console: Console, answer: Answer) -> None:
+    console.out.print(answer.text, markup=False, soft_wrap=True, style="bold")
+    for reason in answer.pictures.unread if answer.pictures else ():
+        console.note(f"the picture of {reason}")
 
 
 def _print_hits(console: Console, found: list[tuple[Hit, Passage]]) -> None:

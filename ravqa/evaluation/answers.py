@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -11,7 +11,7 @@ from ravqa.core.contracts import raised_by
 from ravqa.core.errors import DataError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
-from ravqa.core.texts import is_wordless
+from ravqa.core.texts import is_wordless, number_of
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.schema import (
     AnswerSection,
@@ -21,6 +21,7 @@ from ravqa.evaluation.schema import (
     HitTables,
     Means,
     Neutralised,
+    PictureCounts,
     Predicted,
     Sample,
 )
@@ -156,6 +157,7 @@ def answer_section(
             "raw": _means(dataset, questions, raws, seed) if has_raw else None,
             "cut": _cut([samples[q.question_id] for q in questions]),
             "neutralised": _neutralised([samples[q.question_id] for q in questions]),
+            "pictures": _pictures({q.question_id: samples[q.question_id] for q in questions}),
             "unanswered": [
                 {"question_id": q.question_id, "reason": reason}
                 for q in questions
@@ -229,6 +231,39 @@ def _cut(samples: Sequence[Predicted]) -> Cut:
 def _neutralised(samples: Sequence[Predicted]) -> Neutralised:
     counts = [sample.get("neutralised", 0) for sample in samples]
     return {"tokens": sum(counts), "questions": len(counts) - counts.count(0)}
+
+
+def _pictures(samples: Samples) -> PictureCounts | None:
+    found = {name: s["pictures"] for name, s in samples.items() if "pictures" in s}
+    if not found:
+        return None
+    return {
+        "shown": sum(own["shown"] for own in found.values()),
+        "questions": sum(own["shown"] > 0 for own in found.values()),
+        "cut": sum(own["cut"] for own in found.values()),
+        "unread": [
+            {"question_id": name, "reasons": own["unread"]}
+            for name, own in found.items()
+            if own["unread"]
+        ],
+    }
+
+
+def picture_notes(counts: PictureCounts) -> Iterator[str]:
+    """Yield what was not shown of the passages' pictures."""
+    if not counts["shown"]:
+        yield "no picture of a passage was shown, although answering.passage_images asks for them"
+    if counts["cut"]:
+        yield (
+            f"{number_of(counts['cut'], 'picture')} of passages did not fit into prompts, and got "
+            "left out"
+        )
+    if counts["unread"]:
+        reasons = sum(len(own["reasons"]) for own in counts["unread"])
+        yield (
+            f"{number_of(reasons, 'picture')} of passages cannot be read, and got left out (listed "
+            "in results.json)"
+        )
 
 
 def _exact_match(

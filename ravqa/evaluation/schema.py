@@ -159,6 +159,18 @@ class Retrieved(TypedDict):
 
 
 @_read_strictly
+class SamplePictures(TypedDict):
+    """What became of the pictures of the passages that were read."""
+
+    shown: Count
+    """Pictures in the prompts, one that belongs to several passages counted once a prompt."""
+    cut: Count
+    """Passages whose picture was left out because it did not fit."""
+    unread: list[str]
+    """Passages whose picture cannot be read, each with the reason."""
+
+
+@_read_strictly
 class Predicted(Ranking):
     """What `ravqa score` reads of a sample, apart from its id."""
 
@@ -175,6 +187,8 @@ class Predicted(Ranking):
     neutralised: NotRequired[Count]
     """Control tokens of the reader's model in question and passages, which reached it as plain
     text; absent if there were none."""
+    pictures: NotRequired[SamplePictures]
+    """Pictures of the passages; absent if prompts show none (`answering.passage_images`)."""
     drafts: NotRequired[list[Draft]]
     """The answers that the decision rule chose from, one per prompt."""
     decision: NotRequired[str | None]
@@ -317,6 +331,28 @@ class Neutralised(TypedDict):
     """Questions with such a token."""
 
 
+class UnreadPicture(TypedDict):
+    """Pictures that the reader was not shown because they cannot be read."""
+
+    question_id: int | str
+    """The id of the question in the dataset."""
+    reasons: list[str]
+    """The passages, each with the reason."""
+
+
+class PictureCounts(TypedDict):
+    """What became of the pictures of the passages that were read."""
+
+    shown: Count
+    """Pictures in prompts."""
+    questions: Count
+    """Questions with such a picture."""
+    cut: Count
+    """Passages whose picture was left out because it did not fit."""
+    unread: list[UnreadPicture]
+    """Questions with pictures that cannot be read."""
+
+
 class Cut(TypedDict):
     """What did not fit into the reader's context."""
 
@@ -353,6 +389,9 @@ class AnswerScores(Means):
     """Passages that did not fit into prompts."""
     neutralised: NotRequired[Neutralised]
     """Control tokens that became plain text; absent in results of earlier versions."""
+    pictures: NotRequired[PictureCounts | None]
+    """Pictures of passages; null if prompts show none (`answering.passage_images`), absent in
+    results of earlier versions."""
     unanswered: list[Unanswered]
     """The questions without an answer."""
     empty: NotRequired[Count]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ravqa.core.records import READ
 from ravqa.core.texts import number_of
+from ravqa.evaluation.answers import picture_notes
 from ravqa.evaluation.schema import AnswerSection, StageScores
 from ravqa.evaluation.sections import RECALLS
 from ravqa.metrics.statistics.intervals import Estimate
@@ -77,6 +78,8 @@ def notes(run: Run) -> list[str]:
                 f"{number_of(own['cut']['questions'], 'question')} did not fit into the reader's "
                 "context, and got left out."
             )
+        if pictures := own.get("pictures"):
+            found += [f"{note[0].upper()}{note[1:]}." for note in picture_notes(pictures)]
     if provenance["chosen_on"]:
         found.append(f"The settings were chosen on {provenance['chosen_on']}.")
     return found + list(run.notes)

@@ -85,6 +85,12 @@ def execute(
     return Executed(loaded, samples)
 
 
+class _UnreadPicture(Failure):
+    """A question whose prompt lacks the picture of a passage, because it cannot be read."""
+
+    __slots__ = ()
+
+
 class Runner:
     """Runs conditions over the dataset chunk by chunk, and writes the samples of each chunk."""
 
@@ -154,7 +160,7 @@ class Runner:
         outcomes: Sequence[Answer | Ranked] = ranked
         with measured(answerer.cached.stores if answerer else ()) as answering:
             if answerer is not None:
-                outcomes = self.pipeline.answer(questions, ranked)
+                outcomes = self._read_or_failed(self.pipeline.answer(questions, ranked))
                 self.run_dir.prompts.add(answerer.asked)
         error = self._ends(outcomes, questions)
         uses = {"retrieve": retrieving}
@@ -187,6 +193,17 @@ class Runner:
             samples, unscored = self._scored(questions, samples)
             error = error or unscored
         return samples, error
+
+    def _read_or_failed(self, answers: Sequence[Answer | Failure]) -> Sequence[Answer | Failure]:
+        """Return the answers; with `--on-error fail`, failures for those without a picture."""
+        if self.request.on_error != "fail":
+            return answers
+        return [
+            _UnreadPicture(f"the picture of {a.pictures.unread[0]}")
+            if isinstance(a, Answer) and a.pictures and a.pictures.unread
+            else a
+            for a in answers
+        ]
 
     def _scored(
         self, questions: Sequence[Question], samples: Sequence[Sample]
@@ -230,9 +247,12 @@ class Runner:
         if first is None or first.fatal:
             return first.reason if first else ""
         if self.request.on_error == "fail":
+            skipped = "counts such questions as wrong"
+            if isinstance(first, _UnreadPicture):
+                skipped = "leaves such pictures out"
             return (
                 f"question {questions[min(failed)].question_id}: {first.reason}; --on-error skip "
-                "counts such questions as wrong"
+                f"{skipped}"
             )
         # If no question can be answered, the questions are not to blame.
         return first.reason if len(failed) == len(questions) >= _MIN_ALL_FAILED else ""
@@ -289,6 +309,10 @@ class Runner:
         sample["cut"] = answer.cut
         if answer.neutralised:
             sample["neutralised"] = answer.neutralised
+        if answer.pictures is not None:
+            found = answer.pictures
+            unread = list(found.unread)
+            sample["pictures"] = {"shown": found.shown, "cut": found.cut, "unread": unread}
         if answer.joint:
             sample["joint"] = True
         if is_refusal(answer.text, self._declines):

@@ -20,7 +20,7 @@ from ravqa.core.settings import fingerprint
 from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import answer_section
+from ravqa.evaluation.answers import answer_section, picture_notes
 from ravqa.evaluation.retrieval import retrieval_ks, retrieval_section
 from ravqa.evaluation.schema import (
     SCHEMA_VERSION,
@@ -218,6 +218,8 @@ def _notes(results: RunResults, pipeline: Pipeline) -> Iterator[str]:
                 f"{number_of(cut['questions'], 'question')} did not fit into the reader's context, "
                 "and got left out of the prompt"
             )
+        if pictures := results["answers"]["conditions"][MAIN].get("pictures"):
+            yield from picture_notes(pictures)
         tokens = results["answers"]["conditions"][MAIN].get("neutralised")
         if tokens and tokens["tokens"]:
             yield (

@@ -131,6 +131,12 @@ def rounded(interval):
     return [round(interval.low, 4), round(interval.high, 4)]
 
 
+PICTURES = [
+    {"shown": 3, "cut": 1, "unread": []},
+    {"shown": 0, "cut": 2, "unread": ["passage a: no", "passage b: no"]},
+]
+
+
 @pytest.fixture
 def whole():
     """Four questions about three images, of two types and one without; a run and a control."""
@@ -150,8 +156,8 @@ def whole():
         sample=True,
     )
     run = {
-        1: {"answer": "cat", "raw": "cat", "cut": 2, "neutralised": 1},
-        2: {"answer": "cat", "raw": "a cat!", "neutralised": 3},
+        1: {"answer": "cat", "raw": "cat", "cut": 2, "neutralised": 1, "pictures": PICTURES[0]},
+        2: {"answer": "cat", "raw": "a cat!", "neutralised": 3, "pictures": PICTURES[1]},
         3: {"answer": None, "raw": "cat", "error": "the reader has no idea"},
         4: {"answer": " ", "raw": "", "cut": 1},
     }
@@ -199,6 +205,12 @@ def test_every_key_of_the_section_of_answers(whole, seed):
                 "raw": means(raw),
                 "cut": {"passages": 3, "questions": 2},
                 "neutralised": {"tokens": 4, "questions": 2},
+                "pictures": {
+                    "shown": 3,
+                    "questions": 1,
+                    "cut": 3,
+                    "unread": [{"question_id": 2, "reasons": ["passage a: no", "passage b: no"]}],
+                },
                 "unanswered": [{"question_id": 3, "reason": "the reader has no idea"}],
                 "empty": 1,
                 "exact_match": {"1": 50},
@@ -210,6 +222,7 @@ def test_every_key_of_the_section_of_answers(whole, seed):
                 "raw": None,
                 "cut": {"passages": 0, "questions": 0},
                 "neutralised": {"tokens": 0, "questions": 0},
+                "pictures": None,
                 "unanswered": [],
                 "empty": 0,
                 "exact_match": {"1": 50},
