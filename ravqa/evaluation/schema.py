@@ -806,6 +806,61 @@ class RunResults(TypedDict):
     """What the run took."""
 
 
+class RuleScore(TypedDict):
+    """What one rule gives for the answers."""
+
+    rule: str
+    """The registered name."""
+    label: str
+    """Its name in tables."""
+    score: Percent
+    """The score as the rule aggregates it."""
+    interval_95: Bounds
+    """Its bootstrap interval."""
+    questions: Count
+    """Questions in the aggregate; some rules leave questions out."""
+    without_score: Count
+    """Answers for which the rule gives no score: its code stops there, or has no verdict."""
+    reason: NotRequired[str]
+    """Why the first of them has none; absent if all have a score."""
+
+
+class RuleExample(TypedDict):
+    """A question on which rules disagree; half a point or more counts as right."""
+
+    question_id: int | str
+    """The id in the dataset."""
+    question: str
+    """Its text."""
+    answer: str | None
+    """The answer; null if there is none."""
+    references: list[str]
+    """Reference answers."""
+    disagree: Count
+    """How many rules say otherwise than the dataset's own."""
+    right: list[str]
+    """The rules by which the answer is right."""
+    wrong: list[str]
+    """The rules by which it is wrong."""
+
+
+class RulesSection(TypedDict):
+    """The same answers under several rules."""
+
+    own: str
+    """The dataset's own rule."""
+    questions: Count
+    """Number of questions."""
+    rules: list[RuleScore]
+    """Each rule's score, the highest first."""
+    left_out: dict[str, str]
+    """By rule, why it was not asked."""
+    disputed: Count
+    """Questions on which a rule says otherwise than the dataset's own."""
+    examples: list[RuleExample]
+    """Some of them, most disagreement first."""
+
+
 class PredictionsFile(TypedDict):
     """The file of predictions that was scored."""
 
@@ -855,6 +910,8 @@ class ScoreResults(TypedDict):
     """Null if the file has no answers; the only condition is `main`."""
     retrieval: RetrievalSection | None
     """Null if the file has no rankings."""
+    rules: NotRequired[RulesSection]
+    """With `--rules`: what each of these rules gives."""
     provenance: ScoreProvenance
     """Where the numbers come from."""
 

@@ -84,6 +84,7 @@ class AnswerMetric(ABC):
             answer}} or {id: answer}; blank if the benchmark has no such files.
         needs_judge: whether the rule is another one without a judge.
         forms: the forms of questions that it is made for; empty if that is not known.
+        wants: what an answer must hold for the rule to find anything in it, such as a tag.
     """
 
     class Config(Strict):
@@ -97,6 +98,7 @@ class AnswerMetric(ABC):
     prediction_key: ClassVar[str] = ""
     needs_judge: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset()
+    wants: ClassVar[str] = ""
 
     def __init__(self, config: Config | None = None):
         """Take the rule's validated options; None for their defaults."""

@@ -52,6 +52,15 @@ def rule_of(name):
     return METRICS.get("pixelrag.judge" if metric == "pixelrag" else metric)(), judge
 
 
+def percent_of(aggregate):
+    """The score in percent of a rule's aggregate, which the codes name and scale as they like."""
+    named = (
+        aggregate[key] for key in ("final_score", "reward", "all", "score") if key in aggregate
+    )
+    value = next(named, None) or next(iter(aggregate.values()))
+    return value if value > 1 else 100 * value
+
+
 class ContainsJudge(Judge):
     """Accepts what contains the reference, lower-cased; or nothing."""
 

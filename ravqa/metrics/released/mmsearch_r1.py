@@ -13,7 +13,7 @@ from ravqa.core.records import Question
 from ravqa.metrics.base import percent
 from ravqa.metrics.infoseek import normalise
 from ravqa.metrics.released.base import ALL, ReleasedRule, Source, texts
-from ravqa.metrics.released.tags import last_answer
+from ravqa.metrics.released.tags import ANSWER, last_answer
 
 _REPOSITORY = "EvolvingLMMs-Lab/multimodal-search-r1"
 _COMMIT = "583c6b49bb6c99db81aab56f64dbbfb8c8e1a9a3"
@@ -56,6 +56,7 @@ class _Reward(ReleasedRule):
     """A check of what the last <answer> holds, and a tenth for the form of the turn."""
 
     forms = ALL
+    wants = ANSWER
     check: ReleasedRule
 
     def of_text(self, question: Question, text: str) -> float:

@@ -13,7 +13,7 @@ from ravqa.core.records import Question
 from ravqa.metrics import infoseek
 from ravqa.metrics.judges.asking import Asked
 from ravqa.metrics.released.base import ALL, JudgedRule, ReleasedRule, Source, texts
-from ravqa.metrics.released.tags import last_answer
+from ravqa.metrics.released.tags import ANSWER, last_answer
 
 _REPOSITORY = "DingWu1021/Promsa"
 _COMMIT = "44c48e5e0ac34de66a0208949c9289d5bd470da5"
@@ -48,6 +48,7 @@ class EmScore(ReleasedRule):
     label = "ProMSA, exact match"
     rule = "what the last <answer> after the thinking holds is a reference, after its clean-up"
     forms = ALL
+    wants = ANSWER
     source = Source(_REPOSITORY, _COMMIT, _FILE, "compute_score_em")
 
     def of_text(self, question: Question, text: str) -> float:
@@ -63,6 +64,7 @@ class LlmScore(JudgedRule):
     label = "ProMSA, judge"
     rule = "what the last <answer> holds is a reference, or the judge accepts it for one"
     forms = ALL
+    wants = ANSWER
     source = Source(_REPOSITORY, _COMMIT, _FILE, "compute_score_llm")
     published = "E-VQA 52.2 and 52.6, InfoSeek 53.4 (README, which names BEM and VQA accuracy)"
 
@@ -89,6 +91,7 @@ class LlmScoreAllowNoAnswerTag(LlmScore):
     name = "promsa.llm_score_allow_no_answer_tag"
     label = "ProMSA, judge, tag optional"
     rule = "as promsa.llm_score; without <answer>, the text after the thinking is the answer"
+    wants = ""
     source = Source(_REPOSITORY, _COMMIT, _FILE, "compute_score_llm_allow_no_answer_tag")
     published = ""
 

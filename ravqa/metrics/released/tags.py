@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+ANSWER = "<answer>"
+_ANSWER = re.compile(f"{ANSWER}(.*?)</answer>", re.DOTALL)
 
 
 def last_answer(text: str) -> str | None:
