@@ -161,6 +161,18 @@ class ScoreRequest:
     overrides: Annotated[
         Sequence[str], Option("Option of the judge. Repeatable.", "judge.KEY=VALUE", "--set")
     ] = ()
+    rules: Annotated[
+        Sequence[str],
+        Option(
+            "Score by these rules too, separated by commas (ravqa ls metrics lists all), or by all "
+            "that fit the questions: all.",
+            "LIST",
+            commas=True,
+        ),
+    ] = ()
+    examples: Annotated[
+        int, Option("With --rules: questions to show on which rules disagree.", "N", least=0)
+    ] = 5
     seed: Annotated[int, Option("Seed of the intervals.", "N")] = 0
     output: Annotated[
         Path | None, Option("Write the results to this file too, as JSON.", "FILE")

@@ -20,6 +20,7 @@ from ravqa.datasets import DATASETS
 from ravqa.datasets.base import Dataset, DatasetRequest
 from ravqa.evaluation.answers import answer_section
 from ravqa.evaluation.retrieval import rankings, retrieval_ks, retrieval_section
+from ravqa.evaluation.rules import check_rules, rules_section
 from ravqa.evaluation.schema import (
     SCHEMA_VERSION,
     Predicted,
@@ -36,6 +37,7 @@ from ravqa.runs.load import read_questions, with_metric_options
 from ravqa.runs.options import ScoreRequest
 from ravqa.runs.plan import check_seed
 from ravqa.runs.report import now, versions
+from ravqa.runs.rule_tables import show_rules
 
 _ID_KEYS = ("question_id", "data_id")
 _ANSWER_KEYS = ("answer", "prediction")
@@ -109,6 +111,7 @@ def _plan(request: ScoreRequest) -> ScorePlan:
     """Check the request before any data is read."""
     DATASETS.check(request.dataset)
     check_seed(request.seed)
+    check_rules(request.rules)
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite)
     settings: dict[str, Any] = {"judge": {"name": request.judge}}
@@ -127,9 +130,10 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
     dataset = with_metric_options(read_questions(request, asked, console), request)
     judge = None
     if plan.judge is not None:
-        if not dataset.answer_metric.uses_judge:
+        if not (dataset.answer_metric.uses_judge or request.rules):
             raise UserError(
-                f"--judge: the scores of {dataset.name} use no judge (metric {dataset.metric})"
+                f"--judge: the scores of {dataset.name} use no judge (metric {dataset.metric}); "
+                "some of --rules do"
             )
         judge = CachedJudge(
             build_part(JUDGES, plan.judge, "--judge"),
@@ -172,6 +176,8 @@ def _report(loaded: ScoreLoaded, console: Console) -> ScoreResults:
     console.tables(results)
     console.unanswered(results, "" if output is None else str(output))
     console.unjudged(results)
+    if section := results.get("rules"):
+        show_rules(section, console)
     if output is not None:
         try:
             text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
@@ -369,7 +375,7 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
         )
     if answers is None and retrieval is None:
         raise UserError(f"the split {dataset.split} has no answers to score with")
-    return {
+    results: ScoreResults = {
         "schema_version": SCHEMA_VERSION,
         "dataset": dataset_section(dataset),
         "predictions": {
@@ -391,3 +397,15 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
             "date": now(),
         },
     }
+    if request.rules:
+        if answers is None:
+            raise UserError(f"--rules: {request.predictions} has no answers to score")
+        results["rules"] = rules_section(
+            dataset,
+            predictions.samples,
+            request.rules,
+            seed=request.seed,
+            judge=loaded.judge,
+            examples=request.examples,
+        )
+    return results

@@ -407,3 +407,34 @@ def test_files_of_a_run_are_not_replaced(tmp_path, predictions, capsys, name):
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--output", str(folder / "scores.json")])
     assert end.value.code == 0
+
+
+def test_rules_are_compared_and_where_they_disagree_is_shown(score, predictions, given, answers):
+    rules = "vqa.official,flashrag.em,lavis.aok_vqa"
+    code, results, out, err = score(predictions, "--rules", rules, "--examples", "1")
+    assert code == 0, err
+    section = results["rules"]
+    found = {row["rule"]: row["score"] for row in section["rules"]}
+    assert found.keys() == {"vqa_accuracy", *rules.split(",")}
+    exact = [min(1, answers[q].count(text) / 3) for q, text in given.items()]
+    assert found["lavis.aok_vqa"] == round(100 * sum(exact) / len(exact), 4)
+    assert found["vqa_accuracy"] == results["answers"]["conditions"]["main"]["score"]
+    low, high = section["rules"][-1], section["rules"][0]
+    told = " ".join(out.split())
+    assert f"scores {low['score']:.1f} ({low['rule']}) to {high['score']:.1f}" in told
+    [example] = section["examples"]
+    assert f"question {example['question_id']}: {example['question']}" in told
+    assert f"{example['disagree']} of 4 rules say otherwise" in told
+    assert f"right by {', '.join(example['right'])}" in told
+    assert "rules" not in score(predictions)[1]
+
+
+def test_rules_that_cannot_be_asked_are_refused(score, predictions):
+    for options, message in (
+        (["--rules", "vqa.offical"], "--rules: no metric 'vqa.offical': did you mean vqa.official"),
+        (["--rules", "evqa.official"], "--rules evqa.official: it is for questions that are E-VQA"),
+        (["--judge", "bem"], "the scores of okvqa use no judge (metric vqa_accuracy); some of"),
+    ):
+        code, results, _, err = score(predictions, *options)
+        assert (code, results) == (2, None)
+        assert message in " ".join(err.split())

@@ -1,0 +1,84 @@
+"""Tables of what several scoring rules give for the same answers."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rich.text import Text
+
+from ravqa.core.terminal import Columns
+from ravqa.core.texts import number_of
+from ravqa.evaluation.rules import spread
+from ravqa.evaluation.schema import RuleExample, RulesSection
+from ravqa.metrics.statistics.intervals import Estimate
+from ravqa.runs.console import Console
+
+_LONGEST = 200  # characters of an answer that are printed
+
+
+def show_rules(section: RulesSection, console: Console) -> None:
+    """Print the table, how far the rules are apart, and where they disagree."""
+    table = Columns("The same answers by other rules", _notes(section))
+    header, rows = table_of(section)
+    table.names(header[0])
+    for name in header[1:]:
+        table.numbers(name, width=13 if "interval" in name else 9)
+    for row in rows:
+        table.row(*row)
+    console.out.print(table)
+    if line := spread(section):
+        console.out.print(Text(line), soft_wrap=True)
+    if not section["disputed"]:
+        return
+    asked = number_of(section["questions"], "question")
+    what = f"the rules disagree with {section['own']} on {section['disputed']:,} of {asked}"
+    console.out.print(Text(what + (":" if section["examples"] else "")), soft_wrap=True)
+    for example in section["examples"]:
+        console.out.print(Text(_told(example, len(section["rules"]))), soft_wrap=True)
+
+
+def table_of(section: RulesSection) -> tuple[list[str], list[list[str]]]:
+    """Return the table's header and rows as text; columns that say nothing are left out."""
+    rules = section["rules"]
+    fewer = any(row["questions"] < section["questions"] for row in rules)
+    failed = any(row["without_score"] for row in rules)
+    header = ["rule", "score %", "95 % interval"]
+    header += ["questions"] * fewer + ["without a score"] * failed
+    rows = [
+        [
+            row["rule"],
+            f"{row['score']:.1f}",
+            Estimate(0, *row["interval_95"]).range(),
+            *[f"{row['questions']:,}"] * fewer,
+            *[f"{row['without_score']:,}"] * failed,
+        ]
+        for row in rules
+    ]
+    return header, rows
+
+
+def _notes(section: RulesSection) -> list[str]:
+    found = [f"{section['own']} is the dataset's own rule."]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in section["left_out"].items():
+        reasons.setdefault(reason, []).append(name)
+    found += [f"left out: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    first = next((row for row in section["rules"] if row["without_score"]), None)
+    if first is not None:
+        found.append(f"without a score by {first['rule']}: {first['reason']}; ...")
+    return found
+
+
+def _told(example: RuleExample, rules: int) -> str:
+    def short(text: str) -> str:
+        return textwrap.shorten(text, _LONGEST, placeholder=" ...")
+
+    answer = "no answer" if example["answer"] is None else repr(short(example["answer"]))
+    references = ", ".join(dict.fromkeys(example["references"]))
+    return (
+        f"  question {example['question_id']}: {short(example['question'])}\n"
+        f"    {answer} for {short(references)}: {example['disagree']} of {rules} rules say "
+        f"otherwise\n"
+        f"    right by {', '.join(example['right']) or 'none'}\n"
+        f"    wrong by {', '.join(example['wrong']) or 'none'}"
+    )
