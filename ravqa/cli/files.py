@@ -11,7 +11,7 @@ import typer
 from ravqa.cli.options import from_request
 from ravqa.cli.shared import opened_console, say
 from ravqa.core.texts import number_of
-from ravqa.runs.options import EncodeRequest, ScoreRequest
+from ravqa.runs.options import EncodeRequest, ScoreRequest, SelectiveRequest
 
 
 @from_request(EncodeRequest)
@@ -99,6 +99,15 @@ def score(
         from ravqa.runs.scoring import score as score_request
 
         score_request(request, console)
+
+
+@from_request(SelectiveRequest)
+def selective(request: SelectiveRequest) -> None:
+    """Show what a finished run refused, and what thresholds of its confidences would gain."""
+    with opened_console() as console:
+        from ravqa.runs.selective import selective as measure
+
+        measure(request, console)
 
 
 def convert(

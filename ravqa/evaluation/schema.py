@@ -884,7 +884,7 @@ class PredictionsFile(TypedDict):
 
 
 class ScoreProvenance(TypedDict):
-    """Where the numbers of `ravqa score` come from."""
+    """Where the numbers of `ravqa score` and `ravqa selective` come from."""
 
     fingerprints: dict[str, str]
     """Content hash of the dataset."""
@@ -912,6 +912,53 @@ class ScoreResults(TypedDict):
     """Null if the file has no rankings."""
     rules: NotRequired[RulesSection]
     """With `--rules`: what each of these rules gives."""
+    provenance: ScoreProvenance
+    """Where the numbers come from."""
+
+
+class ChosenWith(TypedDict):
+    """What a threshold leaves on the questions it was chosen on."""
+
+    coverage: Percent
+    """Share of the questions that are answered."""
+    risk: Percent | None
+    """Mean loss of their answers; null if none is answered."""
+
+
+class ThresholdScores(TypedDict):
+    """A threshold of a confidence that was chosen on other questions."""
+
+    confidence: str
+    """Name of the confidence."""
+    target_risk: Percent
+    """`--target-risk`, in percent."""
+    threshold: Log | None
+    """Questions with at least this confidence are answered; null if no threshold keeps the risk on
+    the questions it is chosen on, so that none is answered."""
+    chosen_with: ChosenWith
+    """Coverage and risk on the questions it was chosen on."""
+    coverage: Estimated
+    """Share of the questions of the run that are answered."""
+    risk: Estimated | None
+    """Mean loss of their answers; null if none is answered."""
+
+
+@_read_strictly
+class SelectiveResults(TypedDict):
+    """What `ravqa selective --output FILE` writes."""
+
+    schema_version: int
+    """The version of the format: 2."""
+    run: str
+    """The run, or FOLDER:CONTROL."""
+    calibrated_on: str | None
+    """`--calibrate`; null if no threshold was chosen."""
+    dataset: RunDataset
+    """What the run asked."""
+    selective: SelectiveSection
+    """As in `results.json` of the run."""
+    thresholds: list[ThresholdScores]
+    """By confidence and target risk; empty without `--calibrate`."""
     provenance: ScoreProvenance
     """Where the numbers come from."""
 

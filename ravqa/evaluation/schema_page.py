@@ -27,10 +27,10 @@ _INTRODUCTION = """\
 
 A run writes `config.yaml`, `samples.jsonl` (one line per question; `samples.CONTROL.jsonl` for
 each control) and `results.json` into its folder; a study and `ravqa compare --output` write
-`table.json`. `ravqa report`, `compare`, `power`, `study` and `score` check what they read against
-these types: a missing key, a value of another type and NaN are refused with file and line, and so
-are runs of another `schema_version`. Other keys are ignored; datasets and metrics add some where
-this is said. A key marked *optional* may be absent.
+`table.json`. `ravqa report`, `compare`, `power`, `study`, `score` and `selective` check what they
+read against these types: a missing key, a value of another type and NaN are refused with file and
+line, and so are runs of another `schema_version`. Other keys are ignored; datasets and metrics add
+some where this is said. A key marked *optional* may be absent.
 
 This page is made from `ravqa/evaluation/schema.py`.
 """

@@ -22,9 +22,11 @@ from ravqa.evaluation.schema import (
     Outcomes,
     Sample,
     SelectiveSection,
+    ThresholdScores,
 )
 from ravqa.evaluation.sections import DECIMALS, Id, interval_of
 from ravqa.metrics import refusals, vqa
+from ravqa.metrics.base import percent
 from ravqa.metrics.prrecall import Rule
 from ravqa.metrics.statistics import intervals, selective
 from ravqa.metrics.statistics.intervals import Estimate, Interval
@@ -313,6 +315,57 @@ def confidence_scores(samples: Mapping[Id, Sample], *, seed: int) -> dict[str, C
         if chances is not None:
             scores["ECE"], scores["Brier"] = next(made), next(made)
         found[name] = scores
+    return found
+
+
+def threshold_scores(
+    calibration: Mapping[Id, Sample],
+    samples: Mapping[Id, Sample],
+    target_risks: Sequence[float],
+    *,
+    seed: int,
+) -> list[ThresholdScores]:
+    """Choose a threshold of every confidence on some questions, and apply it to others.
+
+    Args:
+        calibration: scored samples to choose on: the largest coverage at the target risk.
+        samples: scored samples to apply it to.
+        target_risks: 0 to 1.
+    """
+    images = [sample["image_id"] for sample in samples.values()]
+    loss, known = np.array(losses(samples)), confidences(samples)
+    found: list[ThresholdScores] = []
+    for name, values in confidences(calibration).items():
+        if name not in known:
+            continue
+        chosen = standing(calibration, values), losses(calibration)
+        place = np.array(standing(samples, known[name]))
+        for risk in target_risks:
+            threshold = selective.threshold_at_risk(*chosen, risk)
+            taken = place >= (math.inf if threshold is None else threshold)
+            before = np.array(chosen[0]) >= (math.inf if threshold is None else threshold)
+
+            def shares(weights: np.ndarray, taken: np.ndarray = taken) -> np.ndarray:
+                answered = weights @ taken
+                with np.errstate(invalid="ignore"):
+                    risks = weights @ (taken * loss) / answered
+                return 100 * np.stack([answered / weights.sum(-1), risks], axis=-1)
+
+            rows = zip(*selective.bootstrap(shares, images, seed=seed), strict=True)
+            coverage, left = (_estimated(Interval(*map(float, row)), images) for row in rows)
+            found.append(
+                {
+                    "confidence": name,
+                    "target_risk": round(100 * risk, DECIMALS),
+                    "threshold": threshold,
+                    "chosen_with": {
+                        "coverage": percent([float(x) for x in before]),
+                        "risk": percent(list(np.array(chosen[1])[before])) if any(before) else None,
+                    },
+                    "coverage": coverage,
+                    "risk": left if any(taken) else None,
+                }
+            )
     return found
 
 

@@ -130,6 +130,18 @@ class RunFiles:
             )
 
 
+def folder_and_condition(name: str) -> tuple[Path, str]:
+    """Return the folder and the condition of a run as the command line names it.
+
+    Args:
+        name: FOLDER, or FOLDER:CONTROL.
+    """
+    folder, colon, control = name.rpartition(":")
+    if colon and control in CONDITIONS[1:] and not Path(name).exists():
+        return Path(folder), control
+    return Path(name), MAIN
+
+
 @dataclass(frozen=True, slots=True)
 class Measure:
     """A measure by its name in a study's file ("score", "PRRecall@5").

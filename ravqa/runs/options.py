@@ -178,3 +178,37 @@ class ScoreRequest:
         Path | None, Option("Write the results to this file too, as JSON.", "FILE")
     ] = None
     overwrite: Annotated[bool, Option("Replace the file in --output.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelectiveRequest:
+    """The options of `ravqa selective`."""
+
+    run: Annotated[
+        str,
+        Option(
+            "Folder of a finished run. FOLDER:CONTROL means a control of it.", "RUN", argument=True
+        ),
+    ]
+    calibrate: Annotated[
+        str | None,
+        Option(
+            "Run of the same pipeline on other questions, such as the split dev: thresholds are "
+            "chosen on it.",
+            "RUN",
+        ),
+    ] = None
+    target_risks: Annotated[
+        Sequence[float],
+        Option(
+            "With --calibrate: risks that the answers may have, 0 to 1, separated by commas.",
+            "LIST",
+            "--target-risk",
+            commas=True,
+        ),
+    ] = (0.2,)
+    seed: Annotated[int, Option("Seed of the intervals.", "N")] = 0
+    output: Annotated[
+        Path | None, Option("Write the results to this file too, as JSON.", "FILE")
+    ] = None
+    overwrite: Annotated[bool, Option("Replace the file in --output.")] = False

@@ -21,8 +21,15 @@ from ravqa.core.terminal import Columns
 from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
-from ravqa.runs.finished import Asked, FinishedRun, Id, Measure, common_questions
-from ravqa.runs.plan import CONTROLS, check_seed
+from ravqa.runs.finished import (
+    Asked,
+    FinishedRun,
+    Id,
+    Measure,
+    common_questions,
+    folder_and_condition,
+)
+from ravqa.runs.plan import check_seed
 from ravqa.studies.formats import as_json, heading, printed, write_tables
 from ravqa.studies.options import CompareRequest
 from ravqa.studies.tables import Table, build_table, variants
@@ -181,10 +188,7 @@ def open_runs(names: Sequence[str]) -> dict[str, FinishedRun]:
 
 
 def _open(name: str) -> FinishedRun:
-    folder, colon, control = name.rpartition(":")
-    if colon and control in CONTROLS and not Path(name).exists():
-        return FinishedRun(Path(folder), control)
-    return FinishedRun(Path(name))
+    return FinishedRun(*folder_and_condition(name))
 
 
 def _short(run: FinishedRun) -> str:
