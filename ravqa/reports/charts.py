@@ -79,20 +79,26 @@ def curves(
     x_name: str,
     ticks: Sequence[int],
     axis: Axis = PERCENT,
+    logarithmic: bool = True,
 ) -> Figure:
-    """Draw lines over a logarithmic axis, with their intervals as bands.
+    """Draw lines with their intervals as bands.
 
     Args:
         xs: positions on the axis, at least 1, ascending; one per value of a series.
         ticks: positions that are labelled on the axis and marked on the lines.
+        logarithmic: whether the axis of positions is logarithmic, from 1; else it begins at 0.
     """
     left, right, top, height = 38.0, WIDTH - 12.0, 10.0, 220.0
     drawing = _Drawing(title, caption, height + top + 40)
     low, high, steps = _range(axis, _ends(series))
-    widest = math.log(max(xs[-1], 2))
+
+    def place(x: float) -> float:
+        return math.log(x) if logarithmic else x
+
+    widest = place(max(xs[-1], 2))
 
     def across(x: float) -> float:
-        return left + (right - left) * math.log(x) / widest
+        return left + (right - left) * place(x) / widest
 
     def down(value: float) -> float:
         return top + height * (high - value) / (high - low)

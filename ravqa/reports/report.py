@@ -26,6 +26,7 @@ from ravqa.reports.matches import default_matches, matches
 from ravqa.reports.page import REPORT, render, safe_json, write_page
 from ravqa.reports.questions import BLOCKS, Bounds, Content, QuestionTables
 from ravqa.reports.run import Run, read_run
+from ravqa.reports.selective import selective_figures, selective_tables
 from ravqa.reports.summary import facts, notes, provenance, tables, tiles
 from ravqa.runs.console import Console
 from ravqa.runs.folder import RESULTS, check_output
@@ -226,8 +227,8 @@ def _frame(run: Run) -> dict[str, Any]:
         "facts": facts(run),
         "notes": notes(run),
         "tiles": tiles(run),
-        "tables": tables(run),
-        "figures": run_figures(run),
+        "tables": [*tables(run), *selective_tables(run)],
+        "figures": [*run_figures(run), *selective_figures(run)],
         "config": _yaml(run.config),
         "provenance": provenance(run),
     }

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -28,12 +28,20 @@ from ravqa.core.texts import number_of
 from ravqa.evaluation.sections import RECALLS
 from ravqa.metrics.statistics.intervals import Estimate, why_none
 from ravqa.runs.folder import MAIN
+from ravqa.runs.selective_tables import has_refusals, outcome_table
 
 if TYPE_CHECKING:
     from ravqa.core.settings import PipelineConfig
     from ravqa.corpora.corpus import Corpus
     from ravqa.datasets.base import Dataset
-    from ravqa.evaluation.schema import AnswerSection, Means, RunResults, ScoreResults, StageScores
+    from ravqa.evaluation.schema import (
+        AnswerSection,
+        Means,
+        RunResults,
+        ScoreResults,
+        SelectiveSection,
+        StageScores,
+    )
 
 CONDITIONS = (MAIN, "none", "oracle", "random", "wrong-image")
 """The run itself and its controls, in the order in which they are shown."""
@@ -219,6 +227,7 @@ class Console:
             if groups := _group_table(results, answers):
                 self.out.print(groups)
             self._raw(results, answers)
+            self._refusals(results)
         if not retrieval:
             return
         sections: tuple[tuple[Mapping[str, Any] | None, str], ...] = (
@@ -244,6 +253,13 @@ class Console:
             )
             line = f"raw generations, without extracting an answer: {', '.join(shown)}"
             self.out.print(Text(line, style="dim"))
+
+    def _refusals(self, results: RunResults | ScoreResults) -> None:
+        """Print what became of the questions, if answers are refusals."""
+        section = cast("SelectiveSection | None", results.get("selective"))
+        if section and has_refusals(section):
+            of = _title(results, "", section["questions"]).removeprefix(": ")
+            self.out.print(outcome_table(section, lambda name: _row(results, name), of))
 
     def benchmark(
         self,

@@ -49,7 +49,7 @@ def outcome_rows(
         rows.append(
             [name_of(condition), *numbers, f"{score['value']:+.1f}", _range(score["interval_95"])]
         )
-    return ["", *shown.values(), "+1 / 0 / -1", "95 % interval"], rows
+    return ["", *shown.values(), "+1/0/-1", "95 % interval"], rows
 
 
 def outcome_table(section: SelectiveSection, name_of: Callable[[str], str], of: str) -> Columns:
@@ -109,7 +109,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     table = Columns(title)
     table.names()
     for name in header[1:]:
-        table.numbers(name, width=13 if "interval" in name else 9)
+        table.numbers(name, width=13 if "interval" in name else 8)
     for row in rows:
         table.row(*row)
     return table

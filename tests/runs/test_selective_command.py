@@ -50,9 +50,9 @@ def test_a_run_alone_has_outcomes_and_confidences(test_run, capsys, monkeypatch)
     assert [line.split() for line in out.splitlines() if line.strip()] == [
         "Right, wrong and refused: Own, test, 40 questions".split(),
         ["refused,"],
-        "answer refused +1 / 0 /".split(),
-        "right wrong found rightly -1 95 % interval".split(),
-        ["─" * 67],
+        "answer refused".split(),
+        "right wrong found rightly +1/0/-1 95 % interval".split(),
+        ["─" * 66],
         "retrieval 15 25 0 0 -25.0 [-55.0, 5.0]".split(),
         "Confidences, right against wrong: Own, test, 40 questions".split(),
         "AUROC % 95 % interval AURC % 95 % interval ECE % Brier %".split(),
