@@ -1155,6 +1155,25 @@ class BreakdownTable(TypedDict):
     """By kind of group (`all`, `question type`, `answer strings`) and by the group's name."""
 
 
+class AURCDifference(TypedDict):
+    """How much better the confidence of a run tells right answers from wrong ones."""
+
+    confidence: str
+    """Name of the confidence."""
+    reference: str
+    """The run that is compared with."""
+    run: str
+    """The other run."""
+    AURC_of_reference: Percent
+    """Area under the risk-coverage curve of the reference."""
+    AURC: Percent
+    """That of the run; lower is better."""
+    difference: Points
+    """That of the run minus that of the reference."""
+    interval_95: Bounds
+    """Paired bootstrap interval of the difference, over images."""
+
+
 @_read_strictly
 class ComparisonTables(TypedDict):
     """`table.json` of `ravqa compare --output FOLDER`."""
@@ -1169,6 +1188,8 @@ class ComparisonTables(TypedDict):
     """One table."""
     breakdowns: list[BreakdownTable]
     """Each run against its control, and against the first run."""
+    selective: NotRequired[list[AURCDifference]]
+    """Each run against the first, by confidence; absent in tables of earlier versions."""
 
 
 # -- reading ---------------------------------------------------------------------------------------

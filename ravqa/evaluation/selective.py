@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -185,26 +185,42 @@ CONFIDENCES: Mapping[str, Confidence] = {
 """By name, what samples may have; a result names each."""
 
 
+def confidences_of(sample: Sample) -> dict[str, float]:
+    """Return the confidences that a sample has; -inf for a refusal that is not right.
+
+    Without an answer, there are none.
+    """
+    if sample.get("answer") is None:
+        return {}
+    found = {name: confidence.of(sample) for name, confidence in CONFIDENCES.items()}
+    refused = not sample["right"] and is_refused(sample)
+    return {
+        name: -math.inf if refused else value for name, value in found.items() if value is not None
+    }
+
+
 def confidences(samples: Mapping[Id, Sample]) -> dict[str, dict[Id, float]]:
     """Return each confidence that some questions have, by question.
 
     One that is the same for all of them tells nothing, and is left out.
     """
-    found = {}
-    for name, confidence in CONFIDENCES.items():
-        pairs = ((q, confidence.of(sample)) for q, sample in samples.items() if "answer" in sample)
-        values = {q: value for q, value in pairs if value is not None}
-        if len(set(values.values())) > 1:
-            found[name] = values
-    return found
+    return by_confidence({q: confidences_of(sample) for q, sample in samples.items()})
 
 
-def standing(samples: Mapping[Id, Sample], values: Mapping[Id, float]) -> list[float]:
-    """Return the confidence of every sample: -inf without one, without an answer, or if refused."""
-    return [
-        values[q] if q in values and (sample["right"] or not is_refused(sample)) else -math.inf
-        for q, sample in samples.items()
-    ]
+def by_confidence(found: Mapping[Id, Mapping[str, float]]) -> dict[str, dict[Id, float]]:
+    """Return what `confidences_of` gave for every question, as `confidences` does."""
+    names = [name for name in CONFIDENCES if any(name in own for own in found.values())]
+    columns = {name: {q: own[name] for q, own in found.items() if name in own} for name in names}
+    return {
+        name: values
+        for name, values in columns.items()
+        if len({value for value in values.values() if value > -math.inf}) > 1
+    }
+
+
+def standing(questions: Iterable[Id], values: Mapping[Id, float]) -> list[float]:
+    """Return the confidence of every question, -inf where it has none."""
+    return [values.get(q, -math.inf) for q in questions]
 
 
 def losses(samples: Mapping[Id, Sample]) -> list[float]:
@@ -297,7 +313,7 @@ def confidence_scores(samples: Mapping[Id, Sample], *, seed: int) -> dict[str, C
         auroc, aurc = next(made), next(made)
         scores: ConfidenceScores = {
             "about": confidence.about,
-            "questions": len(values),
+            "questions": sum(value > -math.inf for value in values.values()),
             "AUROC": None if math.isnan(auroc["value"]) else auroc,
             "AURC": aurc,
             "coverage_at_risk": {str(risk): next(made) for risk in TARGET_RISKS},
@@ -367,6 +383,25 @@ def threshold_scores(
                 }
             )
     return found
+
+
+def aurc_difference(
+    first: tuple[Sequence[float], Sequence[float]],
+    second: tuple[Sequence[float], Sequence[float]],
+    images: Sequence[Hashable],
+    *,
+    seed: int,
+) -> Estimate:
+    """Return the first AURC minus the second, in points, with the interval of the difference.
+
+    Args:
+        first, second: confidence and loss of each question; the questions are the same.
+        images: image of each question: both systems get the same resamples of images.
+    """
+    found = selective.bootstrap_interval(
+        lambda w: 100 * (selective.aurc(*first, w) - selective.aurc(*second, w)), images, seed=seed
+    )
+    return intervals.estimate(found, images)
 
 
 def _measures(

@@ -4,6 +4,7 @@
 
 - `score`: the dataset's own answer metric (VQA accuracy, InfoSeek's score, ...);
 - `exact_match`: whether the answer is a reference;
+- `truthfulness`: 100 for a right answer, 0 for a refusal or no answer, -100 for a wrong one;
 - `PRRecall@K`, `Recall@K`, `ArticleRecall@K`: whether one of the first K passages (articles) holds
   an answer, or is known to be relevant by its id or its article;
 - `seconds`: per question, as measured in the run, without the time to load models and to encode
@@ -33,6 +34,7 @@ from ravqa.evaluation.schema import (
     validated,
 )
 from ravqa.evaluation.sections import RECALLS
+from ravqa.evaluation.selective import confidences_of, outcome, truthfulness
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
 from ravqa.metrics.prrecall import DEFAULT_RULE
@@ -46,7 +48,7 @@ _log = logging.getLogger(__name__)
 Id = int | str
 
 _TOP_K: int = PipelineConfig.model_fields["top_k"].default
-_PLAIN = ("score", "exact_match", "seconds")
+_PLAIN = ("score", "exact_match", "truthfulness", "seconds")
 _REPORTED = {
     "pseudo_recall_at_k": "PRRecall",
     "recall_at_k": "Recall",
@@ -176,7 +178,7 @@ class Measure:
     @property
     def of_answers(self) -> bool:
         """Whether it measures answers."""
-        return self.name in {"score", "exact_match"}
+        return self.name in {"score", "exact_match", "truthfulness"}
 
     @property
     def in_percent(self) -> bool:
@@ -189,6 +191,8 @@ class Measure:
             return f"{run.label_of_score} %"
         if self.name == "exact_match":
             return "exact match %"
+        if self.name == "truthfulness":
+            return "truthfulness (+1/0/-1) %"
         return "seconds per question" if self.name == SECONDS else f"{self.key} %"
 
 
@@ -204,6 +208,9 @@ class Asked:
         score: of the answer, 0 to 1; None if nothing was scored.
         right: whether the answer counts as right by its rule; None if nothing was scored.
         exact: whether it is a reference; None if nothing was scored.
+        truthful: 1 for a right answer, 0 for a refusal or no answer, -1 for a wrong one; None if
+            nothing was scored.
+        confidences: those on record, by name; empty if nothing was scored.
         ranks: by kind of recall, the first relevant rank, or 0 if there is none; kinds that do not
             apply are left out.
         failed: whether the reader could not answer it, which counts as wrong.
@@ -221,6 +228,8 @@ class Asked:
     score: float | None
     right: bool | None
     exact: bool | None
+    truthful: int | None
+    confidences: Mapping[str, float]
     ranks: Mapping[str, int]
     failed: bool
     read: bool | None
@@ -230,7 +239,7 @@ class Asked:
 
 
 def _asked(sample: Sample, described: Described) -> Asked:
-    answer_ranks = sample["answer_ranks"]
+    answer_ranks, scored = sample["answer_ranks"], "score" in sample
     recalls = {
         "PRRecall": answer_ranks and answer_ranks[DEFAULT_RULE],
         "Recall": sample["id_ranks"],
@@ -255,6 +264,8 @@ def _asked(sample: Sample, described: Described) -> Asked:
         score=sample.get("score"),
         right=sample.get("right"),
         exact=sample.get("exact_match"),
+        truthful=truthfulness(outcome(sample, DEFAULT_RULE)) if scored else None,
+        confidences=confidences_of(sample) if scored else {},
         ranks=ranks,
         failed="error" in sample,
         read=held,
@@ -350,6 +361,8 @@ class FinishedRun:
             return None if asked.score is None else 100 * asked.score
         if measure.name == "exact_match":
             return None if asked.exact is None else 100.0 * asked.exact
+        if measure.name == "truthfulness":
+            return None if asked.truthful is None else 100.0 * asked.truthful
         rank = asked.ranks.get(measure.name)
         assert measure.k is not None
         # Without retrieval, and beyond top_k, there was nothing that could be relevant.

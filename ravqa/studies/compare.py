@@ -19,6 +19,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.locations import real_path
 from ravqa.core.terminal import Columns
 from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
+from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
 from ravqa.runs.console import Console
 from ravqa.runs.finished import (
@@ -32,6 +33,10 @@ from ravqa.runs.finished import (
 from ravqa.runs.plan import check_seed
 from ravqa.studies.formats import as_json, heading, printed, write_tables
 from ravqa.studies.options import CompareRequest
+from ravqa.studies.selective import HEADER, TITLE, Selective, compared
+from ravqa.studies.selective import as_json as selective_json
+from ravqa.studies.selective import printed as printed_selective
+from ravqa.studies.selective import rows as selective_rows
 from ravqa.studies.tables import Table, build_table, variants
 
 READ, RETRIEVED, NOT_RETRIEVED = (
@@ -79,10 +84,12 @@ class Comparison:
     Attributes:
         table: a row for each run; the first is the reference.
         breakdowns: each run against its control without retrieval, then against the first run.
+        selective: each run's confidences against those of the first run.
     """
 
     table: Table
     breakdowns: Sequence[Breakdown]
+    selective: Sequence[Selective] = ()
 
 
 def compare(
@@ -122,6 +129,8 @@ def compare_and_print(request: CompareRequest, console: Console) -> None:
     console.out.print(printed(found.table))
     for each in found.breakdowns:
         console.out.print(_printed(each))
+    if found.selective:
+        console.out.print(printed_selective(found.selective))
     if request.output is not None:
         _write(request, found)
         console.out.print(Text(f"written: {request.output}"), soft_wrap=True)
@@ -159,7 +168,8 @@ def _compared(request: CompareRequest) -> Comparison:
             if name != first and held.get(name) != reference  # else it is above
         ),
     ]
-    return Comparison(table, [b for b in breakdowns if b is not None])
+    selective = compared(runs, first, ids, seed=request.seed)
+    return Comparison(table, [b for b in breakdowns if b is not None], selective)
 
 
 def _check_output(request: CompareRequest) -> None:
@@ -332,7 +342,11 @@ def _write(request: CompareRequest, comparison: Comparison) -> None:
             }
             for each in found
         ],
+        "selective": selective_json(comparison.selective),
     }
+    tables: dict[str, PageTable] = {_title(each): (_HEADER, _rows(each)) for each in found}
+    if comparison.selective:
+        tables[TITLE] = (HEADER, selective_rows(comparison.selective))
     try:
         root.mkdir(parents=True, exist_ok=True)
         write_tables(root, document, [table])
@@ -342,7 +356,7 @@ def _write(request: CompareRequest, comparison: Comparison) -> None:
             variants(table),
             facts={"dataset": heading(table)},
             notes=table.notes,
-            tables={_title(each): (_HEADER, _rows(each)) for each in found},
+            tables=tables,
         )
     except OSError as e:
         raise UserError(f"the output folder {root} cannot be written: {e.strerror or e}") from None

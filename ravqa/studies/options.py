@@ -62,8 +62,8 @@ class CompareRequest:
     metrics: Annotated[
         Sequence[str],
         Option(
-            "Columns, separated by commas: score, exact_match, PRRecall@K, Recall@K, "
-            "ArticleRecall@K, seconds.",
+            "Columns, separated by commas: score, exact_match, truthfulness, PRRecall@K, "
+            "Recall@K, ArticleRecall@K, seconds.",
             "LIST",
             commas=True,
         ),

@@ -3,12 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from hand_runs import ANSWERS, DRAFT, answered, ranking
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from ravqa.evaluation.schema import SelectiveSection, parsed
 from ravqa.evaluation.selective import (
+    aurc_difference,
     confidence_scores,
     confidences,
     outcome,
@@ -124,6 +126,33 @@ def test_refusals_and_what_has_no_confidence_stand_last():
     )
     found = standing(samples, confidences(samples)["log_prob"])
     assert found == [-1.0, -math.inf, -math.inf, -math.inf, -2.0]
+
+
+def test_no_answer_has_no_confidence_whatever_was_retrieved():
+    samples = by_id(answered(1, hits=[["p", 2.0]]), answered(2), answered(3, 0.0, **LOST))
+    found = confidences(samples)["retrieval_score"]
+    assert found == {1: 2.0, 2: 1.0}
+    assert standing(samples, found) == [2.0, 1.0, -math.inf]
+
+
+def test_the_difference_of_two_areas_is_paired_by_image():
+    rng = np.random.default_rng(0)
+    images = [i // 2 for i in range(60)]
+    loss = rng.integers(0, 2, 60).astype(float).tolist()
+    good = [-x + rng.normal(0, 0.5) for x in loss]
+    bad = [-x + rng.normal(0, 2) for x in loss]
+    found = aurc_difference((good, loss), (bad, loss), images, seed=1)
+    areas = [100 * float(selective.aurc(c, loss)) for c in (good, bad)]
+    assert found.value == pytest.approx(areas[0] - areas[1])
+    drawn = np.random.default_rng(1).multinomial(30, np.full(30, 1 / 30), size=1000)[:, images]
+    draws = [
+        100 * (selective.aurc(good, loss, often) - selective.aurc(bad, loss, often))
+        for often in drawn
+    ]
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+    assert found.high < 0
+    same = aurc_difference((good, loss), (good, loss), images, seed=1)
+    assert (same.value, same.has_interval) == (0, False)
 
 
 def graded(count=40):

@@ -51,7 +51,9 @@ def test_other_names_are_refused(text):
     with pytest.raises(UserError) as error:
         Measure.parse(text)
     assert str(error.value).startswith(f"metrics: no metric {text!r}: ")
-    known = "(known: ArticleRecall@5, PRRecall@5, Recall@5, exact_match, score, seconds)"
+    known = (
+        "(known: ArticleRecall@5, PRRecall@5, Recall@5, exact_match, score, seconds, truthfulness)"
+    )
     assert str(error.value).endswith((known, known[1:-1]))
 
 

@@ -311,3 +311,53 @@ def test_an_output_that_is_no_folder_or_cannot_be_written_is_refused(runs, tmp_p
     with pytest.raises(UserError) as error:
         printed(request(runs, output=tmp_path / "out"))
     assert str(error.value) == f"the output folder {tmp_path / 'out'} cannot be written: no room"
+
+
+def confident(rights, values, **changes):
+    """Samples that are right or wrong, each with a log-probability."""
+    return [
+        {**row, "log_prob": value, "answer": "a", **changes}
+        for row, value in zip(samples(rights), values, strict=True)
+    ]
+
+
+def test_confidences_of_runs_are_compared_on_the_same_questions(tmp_path):
+    # The reference: risks 0, 1/2, 1/3, 1/2. The other: 0, 0, 1/3, 1/2.
+    write(tmp_path / "a", confident("1010", [-1.0, -2.0, -3.0, -4.0]))
+    write(tmp_path / "b", confident("1100", [-1.0, -2.0, -3.0, -4.0]))
+    write(tmp_path / "flat", confident("1100", [-1.0] * 4))
+    found = compare(tmp_path / "a", tmp_path / "b", tmp_path / "flat")
+    [one] = found.selective
+    assert (one.confidence, one.reference, one.run) == ("log_prob", "a", "b")
+    assert one.values == pytest.approx((100 * (4 / 3) / 4, 100 * (5 / 6) / 4))
+    assert one.difference.value == pytest.approx(-12.5)
+    assert not one.difference.has_interval  # four images
+    output = tmp_path / "out"
+    request = CompareRequest([str(tmp_path / "a"), str(tmp_path / "b")], output=output)
+    screen = RichConsole(file=io.StringIO(), width=100)
+    compare_and_print(request, Console(out=screen, err=screen))
+    printed = [line.split() for line in screen.file.getvalue().splitlines()]
+    assert ["b,", "log_prob", "20.8", "33.3", "-12.5", "-"] in printed
+    [row] = json.loads((output / "table.json").read_text())["selective"]
+    assert row == {
+        "confidence": "log_prob",
+        "reference": "a",
+        "run": "b",
+        "AURC_of_reference": 33.3333,
+        "AURC": 20.8333,
+        "difference": -12.5,
+        "interval_95": [None, None],
+    }
+    page = (output / "report.html").read_text()
+    assert "Selective answering: AURC of each confidence" in page
+
+
+def test_truthfulness_is_a_column(tmp_path):
+    refused = {"answer": "unknown", "right": False, "score": 0.0}
+    write(tmp_path / "a", samples("1000"))
+    rows = samples("1000")
+    write(tmp_path / "b", [*rows[:2], *({**row, **refused} for row in rows[2:])])
+    table = compare(tmp_path / "a", tmp_path / "b", metrics=["truthfulness", "score"]).table
+    assert table.titles["truthfulness"] == "truthfulness (+1/0/-1) %"
+    assert [row.cells["truthfulness"].estimate.value for row in table.rows] == [-50, 0]
+    assert [row.cells["score"].estimate.value for row in table.rows] == [25, 25]
