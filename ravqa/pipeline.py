@@ -16,6 +16,7 @@ from ravqa.answering.answerer import Answerer, load_template
 from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.answering.rules import answering_config
+from ravqa.core.accounts import Account, Cost
 from ravqa.core.cache import Use, measured
 from ravqa.core.contracts import raised_by
 from ravqa.core.errors import UserError, broken
@@ -112,6 +113,7 @@ class Pipeline:
         self.config = config
         self.corpus: Corpus | None = None
         self._shown: dict[str, Example] = {}  # by question id, those needed so far
+        self._account: Account | None = None
 
     @classmethod
     def from_config(
@@ -190,6 +192,22 @@ class Pipeline:
         made.name, made.overrides = name, overrides
         return made
 
+    @property
+    def readers(self) -> list[Reader]:
+        """Return the readers that describer, rerankers and answerer ask, each once."""
+        found = [
+            *(self.describer.inner.readers if self.describer else ()),
+            *(part.reader for part in self.rerankers.values() if part.reader is not None),
+            *([self.answerer.reader] if self.answerer else ()),
+        ]
+        return list({id(reader): reader for reader in found}.values())
+
+    def charge_to(self, account: Account | None) -> None:
+        """Have the work of all readers charged to an account from now on; None for none."""
+        self._account = account
+        for reader in self.readers:
+            reader.charge_to(account)
+
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Make `corpus` searchable (encoded once, then opened from the cache).
 
@@ -243,8 +261,11 @@ class Pipeline:
         """
         stages: list[Stage] = []
         for name, reranker in self.rerankers.items():
-            with measured(reranker.stores) as use:
+            with measured(reranker.stores, self._account) as use:
                 hits = self._reranked(reranker, questions, hits)
+            if self._account is not None and reranker.reader is not None:
+                kept = Cost.of_kept(use.found, reranker.reader.prices)
+                use.costs[None] = use.costs.get(None, Cost()) + kept
             stages.append(Stage(name, hits, use))
         return stages
 

@@ -213,7 +213,7 @@ class PromptTemplate:
         tokens = reader.control_tokens
         count = tokens.neutral(text)[1]
         if not count:
-            return Prompt(text, image, pictures=shown), 0
+            return Prompt(text, image, pictures=shown, payer=question.question_id), 0
 
         def neutral(value: Any) -> Any:
             if isinstance(value, str):
@@ -224,7 +224,8 @@ class PromptTemplate:
 
         harmless = self._rendered(neutral(values))  # but for the template's own
         count -= tokens.neutral(harmless)[1]
-        return Prompt(harmless, image, tokens.found(self._literal), shown), count
+        own = tokens.found(self._literal)
+        return Prompt(harmless, image, own, shown, question.question_id), count
 
     @property
     def names_pictures(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ravqa.core.cache import Store
 from ravqa.core.records import Description, Question
 from ravqa.core.settings import Strict
+from ravqa.readers.base import Reader
 
 
 class Describer(ABC):
@@ -20,10 +21,12 @@ class Describer(ABC):
         weights: the weights' names, for display; "" without weights.
         kept: whether the pipeline keeps its descriptions on disk; not if they are looked up.
         stores: where a describer that is not `kept` keeps results itself, for counts.
+        readers: the readers that it asks.
     """
 
     kept: ClassVar[bool] = True
     stores: Sequence[Store] = ()
+    readers: Sequence[Reader] = ()
 
     class Config(Strict):
         """The describer's options; a subclass with options overrides this class."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+from ravqa.core.accounts import Cost
 from ravqa.core.cache import Memo
 from ravqa.core.contracts import check_count
 from ravqa.core.errors import broken
@@ -80,12 +81,19 @@ class CachedDescriber:
             part = items[start : start + self._chunk]
             if self.inner.kept:
                 keys = [fingerprint(self.fingerprint, key(item)) for item in part]
+                made = self._memo.made
                 out += self._memo.get(keys, partial(self._made, part, describe))
+                self._charge_reused(len(part) - (self._memo.made - made))
             else:
                 out += [found for _, found in self._made(part, describe, range(len(part)))]
             if progress:
                 progress("describing images", len(out), len(items))
         return out
+
+    def _charge_reused(self, descriptions: int) -> None:
+        for reader in self.inner.readers:
+            if reader.account is not None:
+                reader.account.charge(Cost.of_kept(descriptions, reader.prices))
 
     def _made(
         self, items: Sequence[T], describe: Callable[[Sequence[T]], Any], rows: Sequence[int]

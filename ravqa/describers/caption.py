@@ -15,7 +15,7 @@ from ravqa.core.checkpoints import (
     load_model,
     load_tokenizer,
 )
-from ravqa.core.errors import PromptError, UserError
+from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part
 from ravqa.core.failures import failures
 from ravqa.core.outcomes import Failure
@@ -132,7 +132,9 @@ class ReaderCaptioner(Describer):
                 f"the describer reader-caption: the reader {config.reader.name} does not look at "
                 "images"
             )
-        self._reader = CachedReader(inner, keep=False)  # descriptions are kept themselves
+        # Descriptions are kept themselves, but many at a time: a run that stops loses none.
+        self._reader = CachedReader(inner)
+        self.readers = [inner]
         self.weights = inner.weights
         self.fingerprint = fingerprint("reader-caption/1", inner.fingerprint, self._template.sha256)
 
@@ -160,11 +162,13 @@ class ReaderCaptioner(Describer):
         Raises:
             DataError: an image cannot be decoded.
             PromptError: the reader gives no answer.
+            ServerError: it gives none to any.
         """
         prompts = [self._template.prompt(q, (), reader=self._reader)[0] for q in questions]
         out = []
         for found in self._reader.generate(prompts):
             if isinstance(found, Failure):
-                raise PromptError(f"the describer reader-caption: {found.reason}")
+                reason = f"the describer reader-caption: {found.reason}"
+                raise Failure(reason, fatal=found.fatal).error
             out.append(Description(caption=" ".join(found.text.split())))
         return out

@@ -2,7 +2,8 @@
 
 The key consists of the reader's fingerprint (weights and settings), the prompt's full text, the
 bytes of its images if the reader looks at images, and for scores the answer. Only results of
-deterministic readers are kept. Several processes may share the cache.
+deterministic readers are kept. Several processes may share the cache. A generation is kept with its
+usage: what it had cost when it was made.
 
 Generations without a word and failures are not kept; a generation without a word that an earlier
 version kept is made again.
@@ -11,10 +12,11 @@ version kept is made again.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ravqa.core.accounts import Account, Cost, Payer, Usage
 from ravqa.core.cache import Memo, Store
 from ravqa.core.contracts import check_declared, check_each, number_problem
 from ravqa.core.errors import UserError, broken
@@ -61,7 +63,7 @@ class CachedReader(Reader):
         self.inner = inner
         check_declared("reader", inner, Reader, constants=False)
         for name, type_ in Reader.__annotations__.items():  # whatever a reader declares of itself
-            if not type_.startswith("ClassVar"):
+            if not type_.startswith("ClassVar") and name != "account":
                 setattr(self, name, getattr(inner, name))
         self._why = f"the reader {type(inner).__name__}"
         self.generated = 0
@@ -99,38 +101,55 @@ class CachedReader(Reader):
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """Return one generation per prompt, in order."""
 
+        made_here: set[int] = set()
+
         def ask(rows: list[int]) -> Iterator[tuple[int, Generation | Failure]]:
             made = self.inner.generate_each([prompts[i] for i in rows])
             return self._checked("generate", made, len(rows), _generation_problem)
 
         def make(rows: list[int]) -> Iterator[tuple[int, Generation | Failure]]:
+            made_here.update(rows)
+            self._charge_unknown([prompts[i] for i in rows])
             for place, value in one_by_one(rows, ask, self._why):
                 outcome = settled(value) if isinstance(value, Generation) else value
                 self.generated += isinstance(outcome, Generation | Wordless)
                 yield place, outcome
 
-        return self._generations.get(self.keys(prompts), make)
+        out = self._generations.get(self.keys(prompts), make)
+        for i, outcome in enumerate(out):
+            if i not in made_here and isinstance(outcome, Generation):
+                self._charge_reused(prompts[i].payer, outcome.usage)
+        return out
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
         """Return the log-probability of each answer after its prompt, end mark included."""
+
+        made_here: set[int] = set()
 
         def ask(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
             made = self.inner.score_each([prompts[i] for i in rows], [answers[i] for i in rows])
             return self._checked("score", made, len(rows), _number_problem)
 
         def make(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
+            made_here.update(rows)
+            self._charge_unknown([prompts[i] for i in rows])
             for place, value in one_by_one(rows, ask, self._why):
                 self.scored += not isinstance(value, Failure)
                 yield place, value
 
         pairs = zip(self.keys(prompts), answers, strict=True)
         keys = [fingerprint("score/2", key, answer) for key, answer in pairs]
-        return self._scores.get(keys, make)
+        out = self._scores.get(keys, make)
+        for i, outcome in enumerate(out):
+            if i not in made_here and not isinstance(outcome, Failure):
+                self._charge_reused(prompts[i].payer, None)
+        return out
 
     def next_token_logprobs(
         self, prompts: Sequence[Prompt], prefixes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float32] | Failure]:
         """Return the reader's own, uncached; cache what is decoded from them with `recall`."""
+        self._charge_unknown(prompts)
         found = self.inner.next_token_logprobs(prompts, prefixes)
         self._check("next_token_logprobs", found, len(prompts), _row_problem)
         return found
@@ -165,6 +184,21 @@ class CachedReader(Reader):
         """Return why the reader can answer no prompt now; else an empty string."""
         return self.inner.problem()
 
+    def charge_to(self, account: Account | None) -> None:
+        """Have what the reader does charged to an account, and what comes from the cache."""
+        self.inner.charge_to(account)
+
+    def _charge_unknown(self, prompts: Sequence[Prompt]) -> None:
+        """Charge for a reader that does not charge itself."""
+        account = self.inner.account
+        if account is not None and not self.charges:
+            for prompt in prompts:
+                account.charge(Cost.of(None, self.prices), prompt.payer)
+
+    def _charge_reused(self, payer: Payer, usage: Usage | None) -> None:
+        if self.inner.account is not None and self.inner.has_model:
+            self.inner.account.charge(Cost.of_reused(usage, self.prices), payer)
+
     def recall(
         self,
         keys: Sequence[str],
@@ -182,13 +216,20 @@ class CachedReader(Reader):
             back: the reverse; None for a value that must be made again.
         """
 
+        asked = 0
+
         def counted(rows: list[int]) -> Iterator[tuple[int, V | Failure]]:
+            nonlocal asked
+            asked += len(rows)
             for place, value in make(rows):
                 self.decoded += not isinstance(value, Failure)
                 yield place, value
 
         memo = Memo[V | Failure](self._store, out=cast(Callable[[Any], Any], out), back=back)
-        return memo.get(keys, counted)
+        found = memo.get(keys, counted)
+        if self.inner.account is not None:
+            self.inner.account.charge(Cost.of_kept(len(keys) - asked, self.prices))
+        return found
 
     def _check(self, call: str, found: Any, expected: int, problem: Callable[[Any], str]) -> None:
         check_each("reader", self.inner, call, found, expected, problem)
@@ -277,6 +318,8 @@ def _generation_in(value: Any) -> Generation | None:
         TypeError: the value is damaged.
     """
     made = Generation(**value)
+    if made.usage is not None:
+        made = replace(made, usage=Usage(**value["usage"]))
     if problem := _generation_problem(made):
         raise TypeError(problem)
     outcome = settled(made)

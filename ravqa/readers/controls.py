@@ -29,6 +29,7 @@ class Control(Reader):
 
     has_model = False
     deterministic = True
+    charges = True  # nothing
     weights = "none (a rule)"
     name: str
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ravqa.core.accounts import Usage
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.failures import failure, not_a_number, out_of_memory
 from ravqa.core.marks import BOXES, split_thinking
@@ -119,6 +120,7 @@ class LocalReader(Reader):
     deterministic = True
     gives_log_probs = True
     counts_tokens = True
+    charges = True
     _family = Family()
     _template: str | None = None
     _shares = False  # whether the beginning of several prompts is read once
@@ -366,6 +368,11 @@ class LocalReader(Reader):
             state = self._prefill(read)
             state.select([read.index(asked[place]) for place in places])
             values = self._score(state, [tails[order[place]] for place in places])
+            taken = {prompt: lengths[prompt] for prompt in read}
+            for place in places:  # what is scored is read, not written
+                taken[asked[place]] += len(tails[order[place]])
+            for prompt, tokens in taken.items():
+                self._charge(Usage(tokens, 0), prompt.payer)
             return [self._checked(value, value) for value in values]
 
         for place, value in self._in_batches(asked, needed, run):
@@ -416,6 +423,9 @@ class LocalReader(Reader):
                 elif found not in self._states:
                     self._states.append(found)
                     rows.update(_log_probs(found))
+        for key in unique:
+            if key in rows and key not in self._last:
+                self._charge(Usage(0, 1), key[0].payer)
         self._last = {key: rows[key] for key in unique if key in rows}
         return [
             failed[key] if key in failed else self._checked(rows[key], float(rows[key].max()))
@@ -689,11 +699,13 @@ class LocalReader(Reader):
             chosen = logits.gather(-1, tokens[:, step : step + 1]).squeeze(-1)
             values.append((chosen - logits.logsumexp(-1)).tolist())
         out: list[Generation | Failure] = []
+        given = inputs["attention_mask"].sum(-1).tolist()
         for row, written in enumerate(tokens.tolist()):
             start, thinking = 0, ""
             if thoughts:
                 thought = self._followed(written, prompts[row])
                 if thought.cut:
+                    self._charge(Usage(given[row], len(thought.tokens)), prompts[row].payer)
                     out.append(self._cut_off(thought))
                     continue
                 start, thinking = thought.start or 0, thought.text
@@ -702,7 +714,9 @@ class LocalReader(Reader):
                 length = next((i + 1 for i, t in enumerate(written) if t in self.ends), steps)
             log_prob = float(sum(values[step][row] for step in range(start, length)))
             text = self.decode(written[start:length])
-            made = Generation(text, log_prob, length - start, thinking)
+            usage = Usage(given[row], length)
+            self._charge(usage, prompts[row].payer)
+            made = Generation(text, log_prob, length - start, thinking, usage)
             if split_thinking(text).answer != text:  # its tokens are not known apart
                 made = replace(made, log_prob=None, tokens=0)
             out.append(self._checked(settled(made), log_prob))
@@ -787,7 +801,7 @@ class LocalReader(Reader):
         """Return prompts after which the answer follows at once, without thinking."""
         if not self._may_think:
             return list(prompts)
-        return [_Closed(p.text, p.image, p.own, p.pictures) for p in prompts]
+        return [_Closed(p.text, p.image, p.own, p.pictures, p.payer) for p in prompts]
 
     def _prefill(self, prompts: Sequence[Prompt]) -> State:
         """Run prompts through the model's own `generate`, for one token that is discarded."""
@@ -907,6 +921,8 @@ class LocalReader(Reader):
                 prefixes = [list(keys[row][1]) for row in rows]
                 self._extend(state, torch.tensor(prefixes, device=self._device))
             state.keys = [keys[row] for row in rows]
+            for row in rows:
+                self._charge(Usage(counted[row] + length, 0), prompts[row].payer)
             return [state] * len(rows)
 
         for row, outcome in [*failed.items(), *self._in_batches(prompts, needed, run)]:

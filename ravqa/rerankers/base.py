@@ -22,7 +22,7 @@ from ravqa.core.errors import UserError, broken
 from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict
-from ravqa.readers.base import Abilities
+from ravqa.readers.base import Abilities, Reader
 
 Candidates = Sequence[tuple[Hit, Passage]]
 """One question's hits, best first, each with its passage."""
@@ -63,6 +63,7 @@ class Reranker(ABC):
         supports_images: whether it looks at questions' images.
         stores: where scores are kept; empty if they are not. Runs measure what came from there.
         switched_off: what a reader that it asks does not do; see `ravqa.readers.base.Reader`.
+        reader: the reader that it asks, if it asks one.
     """
 
     class Config(RerankerConfig):
@@ -73,6 +74,7 @@ class Reranker(ABC):
     supports_images: bool = False
     stores: Sequence[Store] = ()
     switched_off: Mapping[str, str] = MappingProxyType({})
+    reader: Reader | None = None
 
     def __init__(self, config: Any = None):
         """Take the reranker's validated options; None for their defaults.

@@ -84,7 +84,7 @@ class Gate(PassageFilter):
         """
         self.config = config
         self._ask: YesNo | None = None
-        self._reader = reader
+        self.reader = reader
         self._neutralised = 0
         parts = [config.model_dump(include={"rule", "at_least", "against"})]
         if config.asks_reader:
@@ -114,11 +114,11 @@ class Gate(PassageFilter):
             DataError: an image cannot be decoded.
         """
         values: list[float | Failure]
-        if self._ask is None or self._reader is None:
+        if self._ask is None or self.reader is None:
             values = [self._value([hit.score for hit in hits]) for hits in rankings]
         else:
             made = [
-                self._template.prompt(q, [], reader=self._reader)
+                self._template.prompt(q, [], reader=self.reader)
                 for q, hits in zip(questions, rankings, strict=True)
                 if hits
             ]

@@ -83,6 +83,7 @@ class Identify(Reranker):
             return self
 
     config: Config
+    reader: Reader
 
     def __init__(self, config: Config, reader: Reader):
         """Load the prompt.
@@ -94,7 +95,7 @@ class Identify(Reranker):
         if problem := config.reader_problem(reader.abilities):
             raise UserError(f"{_WHY} {problem}")
         self._template = PromptTemplate.load(config.prompt)
-        self._reader = reader
+        self.reader = reader
         self._kept = Memo[float | Failure](
             "reranking" if config.cache and reader.deterministic else None, back=float
         )
@@ -126,7 +127,7 @@ class Identify(Reranker):
         for question, articles in zip(questions, shown, strict=True):
             if len(articles) > 1:
                 passages = [replace(p, title=_name(p)) for p in articles.values()]
-                prompt, count = self._template.prompt(question, passages, reader=self._reader)
+                prompt, count = self._template.prompt(question, passages, reader=self.reader)
                 self.neutralised += count
                 prompts += [prompt] * len(articles)
                 names += map(_name, passages)
@@ -138,7 +139,7 @@ class Identify(Reranker):
         scores = iter(
             self._kept.get(
                 keys,
-                lambda rows: self._reader.score_each(
+                lambda rows: self.reader.score_each(
                     [prompts[i] for i in rows], [names[i] for i in rows]
                 ),
             )

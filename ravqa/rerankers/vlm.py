@@ -73,6 +73,8 @@ class VLMReranker(Reranker):
             PromptTemplate.load(self.prompt)
             return self
 
+    reader: Reader
+
     def __init__(self, config: Config, reader: Reader):
         """Load the prompt.
 
@@ -81,7 +83,7 @@ class VLMReranker(Reranker):
         """
         self.config = config
         self._template = PromptTemplate.load(config.prompt)
-        self._reader = reader
+        self.reader = reader
         self._ask = YesNo(config, reader, _WHY)
         self.supports_images = reader.supports_images
         self.stores = self._ask.stores
@@ -114,7 +116,7 @@ class VLMReranker(Reranker):
             DataError: an image cannot be decoded.
         """
         made = [
-            self._template.prompt(question, [self._cut(passage)], reader=self._reader)
+            self._template.prompt(question, [self._cut(passage)], reader=self.reader)
             for question, found in zip(questions, candidates, strict=True)
             for _, passage in found[: self.config.depth]
         ]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ravqa.core.errors import DataError, PromptError, UserError
+from ravqa.core.accounts import Account, Cost, total
+from ravqa.core.errors import DataError, PromptError, ServerError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Description, Question
@@ -31,6 +32,9 @@ def png(seed=0):
     return file.getvalue()
 
 
+FAILS = {b"dark": Failure("too dark"), b"gone": Failure("the server is gone", fatal=True)}
+
+
 class Eyes(Reader):
     """Answers with the prompt and the image's bytes."""
 
@@ -42,10 +46,7 @@ class Eyes(Reader):
 
     def generate(self, prompts):
         Eyes.calls += len(prompts)
-        return [
-            Failure("too dark") if p.image == b"dark" else Generation(f"{p.text}\n{p.image!r}")
-            for p in prompts
-        ]
+        return [FAILS.get(p.image) or Generation(f"{p.text}\n{p.image!r}") for p in prompts]
 
 
 class Blind(Eyes):
@@ -100,6 +101,26 @@ def test_what_a_reader_cannot_do_is_one_line(asking):
         asking().describe([b"dark"])
     with pytest.raises(UserError, match=r"no prompt 'captions': .*caption"):
         asking(prompt="captions")
+
+
+def test_a_reader_that_is_gone_is_told_from_an_image_that_it_cannot_read(asking):
+    """A run must not leave out questions because of it, and what was paid for is kept."""
+    with pytest.raises(ServerError) as error:
+        asking().describe([b"a", b"gone"])
+    assert str(error.value) == "the describer reader-caption: the server is gone"
+    assert Eyes.calls == 2
+    asking().describe([b"a"])
+    assert Eyes.calls == 2
+
+
+def test_descriptions_are_charged_and_kept_ones_told_apart(asking):
+    made, account = asking(), Account()
+    [reader] = made.inner.readers
+    reader.charge_to(account)
+    made.describe_questions(ASKED)
+    assert total(account.taken().values()) == Cost(unknown=2)
+    made.describe_questions(ASKED)
+    assert total(account.taken().values()) == Cost(reused=2, reused_unknown=2)
 
 
 def bert():

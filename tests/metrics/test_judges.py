@@ -8,6 +8,7 @@ import pytest
 from scripted_server import chat, completion
 
 from ravqa.cli import main
+from ravqa.core.accounts import Account, Cost
 from ravqa.core.errors import ContractError, PromptError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.outcomes import Failure
@@ -538,3 +539,19 @@ def test_ravqa_score_ends_where_the_judges_server_is_gone(serve, score):
     code, results, err = score(gone)
     assert (code, results) == (2, None)
     assert "is the server running?" in err.splitlines()[-1]
+
+
+def test_a_served_judge_charges_its_requests_and_tells_kept_judgements_apart(serve, fresh_cache):
+    def used(*_):
+        status, reply = chat("yes")
+        usage = {"prompt_tokens": 50, "completion_tokens": 1}
+        return status, json.dumps(json.loads(reply) | {"usage": usage})
+
+    account = Account()
+    judge = LLMJudge(LLMJudge.Config(url=serve(used).url, model="m"))
+    judge.charge_to(account)
+    cached = CachedJudge(judge)
+    assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
+    assert account.taken() == {None: Cost(requests=2, prompt_tokens=100, completion_tokens=2)}
+    assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
+    assert account.taken() == {None: Cost(reused=2, reused_unknown=2)}

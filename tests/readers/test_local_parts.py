@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ravqa.core.accounts import Usage
 from ravqa.core.errors import PromptError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
@@ -500,13 +501,14 @@ def generating(sequences, logits, beams=None):
     tested = Modelless()
     tested._may_think = False
     tested.ends = frozenset({0})
-    tested._inputs = lambda prompts: {}
+    masks = torch.tensor([[0, 1, 1]] + [[1, 1, 1]] * (len(sequences) - 1))
+    tested._inputs = lambda prompts: {"attention_mask": masks}
     tested._thoughts = lambda prompts: []
     tested.decode = lambda tokens: "".join(str(token) for token in tokens if token)
     result = SimpleNamespace(sequences=torch.tensor(sequences), logits=logits)
     if beams is not None:
         result.beam_indices = torch.tensor(beams)
-    tested._run = lambda inputs: result
+    tested._run = lambda inputs, **_: result
     return tested._generate([Prompt(str(i)) for i in range(len(sequences))])
 
 
@@ -518,6 +520,7 @@ def test_a_generations_log_probability_is_that_of_its_tokens_and_end_mark():
     found = generating([prompt + [2, 0, 4], prompt + [1, 2, 3], prompt + [0, 1, 1]], logits)
     first, second, silent = found
     assert (first.text, first.tokens) == ("2", 2)
+    assert [made.usage for made in (first, second)] == [Usage(2, 2), Usage(3, 3)]
     assert first.log_prob == pytest.approx(float(logs[0, 0, 2] + logs[0, 1, 0]), abs=1e-5)
     assert (second.text, second.tokens) == ("123", 3)
     expected = float(logs[1, 0, 1] + logs[1, 1, 2] + logs[1, 2, 3])

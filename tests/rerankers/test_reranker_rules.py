@@ -255,8 +255,8 @@ def test_readers_are_given_to_the_stages_that_ask():
     built = build_rerankers(parts, "here", reader)
     assert list(built) == ["vlm", "gate", "gate-2", "vlm-2"]
     assert asked == [None, named, None]
-    assert built["vlm"]._reader is own
-    assert built["gate"]._reader is other
+    assert built["vlm"].reader is own
+    assert built["gate"].reader is other
     assert built["vlm-2"].config.depth == 3
     assert asks_own_reader(parts)
     assert asks_own_reader(parts[3:])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
+from ravqa.core.accounts import Cost
 from ravqa.core.cache import Memo
 from ravqa.core.errors import broken
 from ravqa.core.failures import one_by_one
@@ -44,7 +45,11 @@ class CachedJudge(Judge):
         triples = list(zip(questions, references, candidates, strict=True))
         keys = [fingerprint(self.fingerprint, *triple) for triple in triples]
 
+        unknown = 0
+
         def make(rows: list[int]) -> Iterator[tuple[int, float | Failure]]:
+            nonlocal unknown
+            unknown += len(rows)
             asked = []
             for place, i in enumerate(rows):
                 if before := self._gone or self._failed.get(keys[i]):
@@ -60,6 +65,8 @@ class CachedJudge(Judge):
                 yield place, judged
 
         out = self._memo.get(keys, make, self._progress)
+        if self._inner.charges and self._inner.account is not None:
+            self._inner.account.charge(Cost.of_kept(len(keys) - unknown, self._inner.prices))
         failed = [outcome for outcome in out if isinstance(outcome, Failure)]
         answers = set(zip(questions, candidates, strict=True))
         if len(failed) == len(out) and len(answers) >= _MIN_ALL_FAILED and not self._gone:
