@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import yaml
@@ -36,11 +36,17 @@ class Problem:
 
 
 class Problems:
-    """A collector of broken records, which raises or skips; bad images are counted first."""
+    """A collector of broken records, which raises or skips; bad images are counted first.
+
+    Attributes:
+        unavailable: names of images that are known to be missing; their questions are always
+            skipped.
+    """
 
     def __init__(self, on_error: OnError = "fail"):
         self.on_error = on_error
         self.found: list[Problem] = []
+        self.unavailable: frozenset[str] = frozenset()
         self._images: list[Problem] = []
 
     def report(self, where: str, reason: str, question_id: int | str | None = None) -> None:
@@ -54,9 +60,18 @@ class Problems:
             raise DataError(f"{problem} (--on-error skip leaves such questions out)")
         self.found.append(problem)
 
-    def image(self, where: str, reason: str, question_id: int | str | None = None) -> None:
+    def image(
+        self,
+        where: str,
+        reason: str,
+        question_id: int | str | None = None,
+        image_id: int | str | None = None,
+    ) -> None:
         """Record a question whose image is missing or broken; `count_images` decides."""
-        self._images.append(Problem(where, reason, question_id))
+        if image_id is not None and _image_name(str(image_id)) in self.unavailable:
+            self.found.append(Problem(where, f"{reason} (listed as unavailable)", question_id))
+        else:
+            self._images.append(Problem(where, reason, question_id))
 
     def count_images(self) -> None:
         """Report all recorded images, after the last question.
@@ -104,9 +119,13 @@ class ImageOptions(Strict):
 
     Attributes:
         images: folder that holds the images; None for the data folder.
+        unavailable: a text file with the ids of images that nobody can get any more, one per line
+            (# begins a remark). Questions about those that are missing are left out and listed;
+            any other missing image still stops the run.
     """
 
     images: Path | None = None
+    unavailable: Path | None = None
 
 
 O = TypeVar("O", bound=ImageOptions)  # noqa: E741
@@ -122,7 +141,21 @@ def options_of(model: type[O], request: DatasetRequest) -> O:
     options = validate(model, request.options, "--dataset-option")
     if options.images is not None and not options.images.is_dir():
         raise UserError(f"--dataset-option images={options.images}: no such folder")
+    if options.unavailable is not None:
+        request.problems.unavailable = _names_in(options.unavailable)
     return options
+
+
+def _names_in(path: Path) -> frozenset[str]:
+    if not path.is_file():
+        raise UserError(f"--dataset-option unavailable={path}: no such file")
+    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    return frozenset(_image_name(line) for line in lines if line)
+
+
+def _image_name(image_id: str) -> str:
+    """Return an image's id without folder and suffix, as files and lists differ in these."""
+    return PurePosixPath(image_id).stem
 
 
 def parse_options(texts: Sequence[str], option: str = "--dataset-option") -> dict[str, Any]:

@@ -87,7 +87,7 @@ def usable(
             request.problems.report(where, str(e), question_id)
             continue
         if missing and request.need_images:
-            request.problems.image(where, missing, question_id)
+            request.problems.image(where, missing, question_id, question.image_id)
         else:
             yield question
 
@@ -117,9 +117,8 @@ def _checked(questions: Iterable[Question], request: DatasetRequest) -> Iterator
             if reason is None:
                 yield question
             else:
-                request.problems.image(
-                    f"question {question.question_id}", reason, question.question_id
-                )
+                where = f"question {question.question_id}"
+                request.problems.image(where, reason, question.question_id, question.image_id)
     request.problems.count_images()
 
 

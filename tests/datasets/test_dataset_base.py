@@ -46,6 +46,31 @@ SKIP = "(--on-error skip leaves such questions out)"
 # Problems
 
 
+def test_questions_about_images_listed_as_unavailable_are_left_out(tmp_path):
+    listed = tmp_path / "gone.txt"
+    listed.write_text("# no longer there\na/one.jpg\n\n 42  # a number\nabc.def\n", "utf-8")
+    request = DatasetRequest(options={"unavailable": str(listed)})
+    options_of(ImageOptions, request)
+    problems = request.problems
+    for question, image in ((1, "one"), (2, 42), (3, "landmarks/one"), (4, "abc.jpg")):
+        problems.image("a.csv", "no image", question, image)
+    problems.count_images()
+    assert problems.found == [
+        Problem("a.csv", "no image (listed as unavailable)", number) for number in (1, 2, 3, 4)
+    ]
+    problems.image("a.csv, line 9", "no image", 5, "two")
+    problems.image("a.csv, line 10", "no image", 6)
+    message = said(DataError, problems.count_images)
+    assert message == (
+        "a.csv, line 9: no image (2 questions have no usable image, also: a.csv, line 10: no "
+        f"image) {SKIP}"
+    )
+    gone = {"unavailable": str(tmp_path / "none.txt")}
+    assert said(UserError, options_of, ImageOptions, DatasetRequest(options=gone)) == (
+        f"--dataset-option unavailable={tmp_path / 'none.txt'}: no such file"
+    )
+
+
 def test_a_broken_record_stops_or_is_kept():
     message = said(DataError, Problems().report, "a.json, line 3", "no question", 7)
     assert message == f"a.json, line 3: no question {SKIP}"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import httpx
 import PIL.Image
@@ -222,6 +223,21 @@ def test_missing_images_are_counted(tmp_path):
     (folder / "landmarks/train/a/e/6/ae67170774ef5750.jpg").unlink()
     with pytest.raises(DataError, match=r"evqa_test_0000000.*3 questions have no usable image"):
         evqa.load(DatasetRequest(data=folder))
+
+
+def test_missing_images_that_are_listed_as_unavailable(tmp_path):
+    folder = folder_of(tmp_path / "evqa", "id2name")
+    lost = {"dataset_name": "landmarks", "dataset_image_ids": "160a34689b4542f2"}
+    write_csv(folder / "test.csv", [ROWS[0], ROWS[3] | lost])
+    with pytest.raises(DataError, match=r"evqa_test_0000001: no such image: .*160a34689b4542f2"):
+        evqa.load(DatasetRequest(data=folder))
+    (tmp_path / "lost.txt").write_text("160a34689b4542f2\n")
+    request = DatasetRequest(data=folder, options={"unavailable": str(tmp_path / "lost.txt")})
+    assert len(evqa.load(request).questions) == 1
+    assert [p.question_id for p in request.problems.found] == ["evqa_test_0000001"]
+    (folder / "inaturalist" / NAMES["1205613"]).unlink()  # it is not listed
+    with pytest.raises(DataError, match=r"^question evqa_test_0000000: no such image"):
+        evqa.load(replace(request, problems=Problems()))
 
 
 @pytest.mark.parametrize(
