@@ -197,7 +197,9 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
         else:
             raise DataError(f"{path}: an object or a list is expected")
     else:
-        raise DataError(f"{path}: a .json, .jsonl or .tsv file, or a folder of .json files")
+        raise DataError(
+            f"{path}: a .json, .jsonl or .tsv file, or a folder of .json files, is expected"
+        )
 
 
 def _of_row(where: str, row: Any) -> tuple[str, Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from ravqa.core.checkpoints import reading
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.failures import failures
 from ravqa.core.locations import file_digest
@@ -58,16 +59,19 @@ class OCRDescriber(Describer):
     config: Config
 
     def __init__(self, config: Config):
-        """Find the weights; they are loaded with the first image.
+        """Find the weights; those of the package are loaded with the first image.
 
         Raises:
             MissingExtraError: rapidocr or onnxruntime is not installed.
-            UserError: the recogniser's file does not exist.
+            UserError: the recogniser's file does not exist, or is no ONNX model.
         """
         self.config = config
         for problem in config.problems():
             raise UserError(f"{_WHY}: {problem}")
-        library, _ = (import_extra(module, _EXTRA, why=_WHY) for module in _MODULES)
+        library, runtime = (import_extra(module, _EXTRA, why=_WHY) for module in _MODULES)
+        if config.recogniser is not None:  # else photos with text would fail, one by one
+            with reading(_WHY, str(config.recogniser), str(config.recogniser)):
+                runtime.InferenceSession(config.recogniser, providers=["CPUExecutionProvider"])
         values: dict[str, Any] = {
             "Global.log_level": "critical",
             "Global.text_score": config.min_score,

@@ -40,8 +40,14 @@ def described(monkeypatch):
             asked.append(pixels)
             return SimpleNamespace(boxes=boxes, txts=texts, scores=scores)
 
+        def session(path, providers):
+            if path.read_bytes() == b"junk":
+                raise RuntimeError("Load model failed\nmore")
+
         library = SimpleNamespace(
-            __file__="/nowhere/__init__.py", RapidOCR=lambda params: (asked.append(params), read)[1]
+            __file__="/nowhere/__init__.py",
+            RapidOCR=lambda params: (asked.append(params), read)[1],
+            InferenceSession=session,
         )
         monkeypatch.setattr(ocr, "import_extra", lambda *args, **kwargs: library)
         return OCRDescriber(OCRDescriber.Config(**options)), asked
@@ -127,6 +133,11 @@ def test_what_cannot_be_read_is_one_line(described, tmp_path):
         describer.describe([png(Image.new("RGB", (3000, 5)))])
     with pytest.raises(UserError, match=r"the describer ocr: no such file: .*none\.onnx"):
         OCRDescriber(OCRDescriber.Config(recogniser=tmp_path / "none.onnx"))
+    junk = tmp_path / "junk.onnx"
+    junk.write_bytes(b"junk")
+    with pytest.raises(UserError) as error:
+        described(None, None, None, recogniser=junk)
+    assert str(error.value) == f"the describer ocr: {junk} cannot be loaded: Load model failed"
 
     def broken(pixels):
         raise ValueError("odd\nmore")
