@@ -1,7 +1,7 @@
 """Find the sample's entities by pictures of theirs from other viewpoints: article R@1, R@5.
 
     python benchmarks/entity_search.py ../shared/data [--model NAME] [--factory HNSW32]
-        [--distractors] [--identify package:MODULE/FILE.gguf]
+        [--distractors] [--patches] [--identify package:MODULE/FILE.gguf]
 
 The gallery is made of five sets of photos with the names of what they show: the pictures of the
 sample's own passages, `landmarks-cc0`, `photos` (its second set by the names of its files), one
@@ -16,7 +16,8 @@ has a picture in the gallery. Other articles have none, and cannot be found. For
 is the R@1 of BM25 over all passages with the names of the photo's three likeliest ImageNet classes,
 and "none" that of an order that knows nothing of the photo: one divided by the articles of the
 gallery. With --identify, a reader that does not see is told the three classes and picks one of the
-five articles found.
+five articles found. With --patches, photos are compared patch by patch (MaxSim over the 7 x 7
+patches of EfficientNet-Lite0); near copies are still told by the vectors of whole photos.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--model", default="efficientnet-lite0")
     parser.add_argument("--factory", default="Flat")
     parser.add_argument("--distractors", action="store_true")
+    parser.add_argument("--patches", action="store_true")
     parser.add_argument("--identify", metavar="MODEL")
     arguments = parser.parse_args()
     photos = _json(SAMPLE / "photos.json")
@@ -125,7 +127,7 @@ def main() -> None:
         Question(i, "", image=SAMPLE / row["file"], pos_articles=(row["entity"],))
         for i, row in enumerate(queries)
     ]
-    options = {
+    options: dict[str, Any] = {
         "encoder": {"name": "image", "model": arguments.model},
         "index": {"name": "faiss", "factory": arguments.factory},
         "articles": 5,
@@ -141,6 +143,10 @@ def main() -> None:
     covered = {p.title for p in kept.values()}
     print(f"{len(kept)} pictures of {len(covered)} articles; left out as the same: {near.sum()}")
     print("without a picture:", ", ".join(sorted({row["entity"] for row in photos} - covered)))
+    if arguments.patches:
+        options["encoder"]["patches"] = True
+        options["index"] = {"name": "exact"}
+        retriever = GalleryRetriever(validate(GalleryRetriever.Config, options, "retriever"))
     described = [replace(p, text=f"A picture of {p.title}.") for p in kept.values()]
     retriever.prepare(Corpus(described))
     found = [[kept[h.passage_id].title for h in hits] for hits in retriever.retrieve(asked, 5)]

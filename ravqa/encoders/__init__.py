@@ -35,7 +35,8 @@ ENCODERS: Registry[type[Encoder]] = Registry(
         ),
         "image": (
             "ravqa.encoders.image:ImageEncoder",
-            "one vector per image: EfficientNet-Lite0, CLIP, SigLIP, any vision tower",
+            "images, each as one vector (EfficientNet-Lite0, CLIP, SigLIP, any vision tower) or "
+            "as patches",
         ),
         "dense": (
             "ravqa.encoders.sentence_transformers:DenseSTEncoder",

@@ -116,6 +116,10 @@ class Label:
     place: tuple[int, int] | None = None
 
 
+WHOLE_IMAGE = Label("global", "the whole image")
+"""The label of a vector that an image has as a whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """The text that an encoder received, and a label for each vector that it made, in order."""
@@ -251,9 +255,9 @@ class Encoder(ABC):
 
         Raises:
             DataError: the image cannot be decoded.
-            UserError: the encoder does not see images.
+            UserError: it has none.
         """
-        raise UserError(f"the encoder {type(self).__name__} sees no images")
+        raise UserError(f"the encoder {type(self).__name__} has no vectors of patches of images")
 
     def _without_labels(self) -> UserError:
         return UserError(

@@ -21,6 +21,7 @@ from ravqa.core.records import Passage, Question
 from ravqa.core.settings import ModelName, Strict, Text, fingerprint
 from ravqa.core.texts import with_instruction
 from ravqa.encoders.base import (
+    WHOLE_IMAGE,
     Encoded,
     Encoder,
     Label,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INSTRUCTION = "Using the provided image, obtain documents that address the subsequent question"
-_WHOLE_IMAGE = Label("global", "the whole image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,7 +469,7 @@ class FLMREncoder(Encoder):
             rows, columns = self.grid or (0, 0)
             labels += self._global_labels()
             regions = regions_of(question, self.config.regions)
-            names = [region.name for region in regions] or [_WHOLE_IMAGE.name]
+            names = [region.name for region in regions] or [WHOLE_IMAGE.name]
             names += [names[-1]] * (self.config.regions - len(names))
             for name in names[: self.config.regions]:
                 labels += [Label("global", name)] * self._shape.global_vectors
@@ -534,7 +534,7 @@ class FLMREncoder(Encoder):
 
     def _global_labels(self) -> list[Label]:
         """Return a label for each vector of an image's global feature."""
-        return [_WHOLE_IMAGE] * self._shape.global_vectors
+        return [WHOLE_IMAGE] * self._shape.global_vectors
 
     def _left_out(self, text: int, rows: int) -> npt.NDArray[np.bool_]:
         """Return which rows of a query are unwanted, bool [rows].

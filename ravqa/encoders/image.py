@@ -1,9 +1,12 @@
-"""Images as single vectors: what an image search of passages or articles compares.
+"""Images as vectors: what an image search of passages or articles compares.
 
 Three kinds of model, told apart by their files: the bundled EfficientNet-Lite0 (its pooled
 features), models of sentence-transformers that take images (CLIP, SigLIP, multimodal embedding
 models), and vision towers of transformers (CLIP's and SigLIP's projected image features, else the
 pooled output; the mean of the last states where a tower has no pooler). Vectors have unit length.
+
+With `patches`, EfficientNet-Lite0 gives a vector for each of its 7 x 7 patches instead, and late
+interaction compares images patch by patch.
 
 Texts have no vector: a passage without an image is never found, and a question without one finds
 nothing.
@@ -13,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ravqa.core.checkpoints import (
     load_config,
@@ -30,13 +33,24 @@ from ravqa.core.errors import UserError, import_extra
 from ravqa.core.model_files import commit_of, model_fingerprint, resolve
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import ModelName, RunsCode, Strict, Text, fingerprint
-from ravqa.encoders.base import Encoded, Encoder, Output, Span, Vectors
+from ravqa.encoders.base import (
+    WHOLE_IMAGE,
+    Encoded,
+    Encoder,
+    Label,
+    Labelled,
+    Output,
+    Span,
+    Vectors,
+    without_zero_rows,
+)
 from ravqa.encoders.features import FeatureCache
 from ravqa.images import efficientnet
-from ravqa.images.decode import open_for_library
+from ravqa.images.decode import open_for_library, open_image
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 _WHY = "the encoder image"
 _EXTRA = "sentence-transformers"
@@ -49,12 +63,17 @@ class _Tower(Protocol):
     fingerprint: str
 
     def vectors(self, images: Sequence[Path | bytes]) -> torch.Tensor:
-        """Return one vector per image, float32 [images, dim], on the CPU."""
+        """Return one vector per image, float32 [images, dim], on the CPU.
+
+        If a model is asked for patches, there is one per patch: [images, patches, dim].
+        """
         ...
 
 
 class ImageEncoder(Encoder):
-    """One vector per image, from passages' images and questions' photos; texts have none."""
+    """Vectors of images, from passages' images and questions' photos; texts have none."""
+
+    labels = True
 
     class Config(Strict):
         """Options.
@@ -62,6 +81,8 @@ class ImageEncoder(Encoder):
         Attributes:
             model: "efficientnet-lite0" for the bundled one, or folder, hub name, or
                 "package:MODULE/path" of a model of sentence-transformers or transformers.
+            patches: a vector for each patch of an image (of the bundled model alone), instead of
+                one for the image.
             batch_size: images in a batch.
             cache: keep vectors in the cache folder, by the content of the images.
             output: type of the returned vectors.
@@ -70,11 +91,18 @@ class ImageEncoder(Encoder):
         """
 
         model: ModelName = efficientnet.NAME
+        patches: bool = False
         batch_size: int = Field(default=16, ge=1)
         cache: bool = True
         output: Output = "float32"
         device: Text = "auto"
         trust_remote_code: RunsCode = False
+
+        @model_validator(mode="after")
+        def _check_patches(self) -> Self:
+            if self.patches and self.model != efficientnet.NAME:
+                raise ValueError(f"patches are those of {efficientnet.NAME}, not of {self.model}")
+            return self
 
         def packages(self) -> Sequence[tuple[str, str]]:
             """Return the packages of the bundled model, if it is configured."""
@@ -99,7 +127,10 @@ class ImageEncoder(Encoder):
         self.dim = self._tower.dim
         bundled = self.config.model == efficientnet.NAME
         self.weights = efficientnet.WEIGHTS if bundled else self.config.model
-        self.fingerprint = fingerprint("image/1", self._tower.fingerprint, self.config.output)
+        patches = ["patches"] if self.config.patches else []
+        self.fingerprint = fingerprint(
+            "image/1", self._tower.fingerprint, self.config.output, *patches
+        )
         self._cache = FeatureCache(self.fingerprint, "float32") if self.config.cache else None
 
     @property
@@ -109,8 +140,13 @@ class ImageEncoder(Encoder):
 
     @property
     def supports_passage_images(self) -> bool:
-        """True: a passage's vector is that of its image."""
+        """True: a passage's vectors are those of its image."""
         return True
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of an image's patches, with `patches`."""
+        return efficientnet.GRID if self.config.patches else None
 
     def encode_document(
         self, texts: Sequence[str], progress: Callable[[int], object] | None = None
@@ -125,7 +161,7 @@ class ImageEncoder(Encoder):
         return Encoded([self._nothing()] * len(queries))
 
     def encode_question(self, questions: Sequence[Question]) -> Encoded:
-        """Return [1, dim] for each question with a photo, [0, dim] for others.
+        """Return [1 or patches, dim] for each question with a photo, [0, dim] for others.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -135,12 +171,40 @@ class ImageEncoder(Encoder):
     def encode_passages(
         self, passages: Sequence[Passage], progress: Callable[[int], object] | None = None
     ) -> Encoded:
-        """Return [1, dim] for each passage with an image, [0, dim] for others.
+        """Return [1 or patches, dim] for each passage with an image, [0, dim] for others.
 
         Raises:
             DataError: an image cannot be decoded.
         """
         return self._encode([passage.image for passage in passages], progress)
+
+    def label_passage(self, passage: Passage) -> Labelled:
+        """Return the image or its patches; nothing for a passage without an image."""
+        return self._labelled(passage.image)
+
+    def label_query(self, spans: Sequence[Span]) -> Labelled:
+        """Return nothing: texts have no vectors."""
+        return self._labelled(None)
+
+    def label_question(self, question: Question) -> Labelled:
+        """Return the image or its patches; nothing for a question without an image."""
+        return self._labelled(question.image)
+
+    def seen_image(self, image: Path | bytes) -> Image:
+        """Return the part of an image that has patches."""
+        return efficientnet.seen(open_image(image)) if self.grid else super().seen_image(image)
+
+    def _labelled(self, image: Path | bytes | None) -> Labelled:
+        if image is None:
+            return Labelled("", [])
+        if self.grid is None:
+            return Labelled("", [WHOLE_IMAGE])
+        found = self._states([image])[image]
+        rows, columns = self.grid
+        places = [(row, column) for row in range(rows) for column in range(columns)]
+        labels = [Label("patch", f"patch {r + 1}, {c + 1}", place=(r, c)) for r, c in places]
+        kept = (found != 0).any(1).tolist()
+        return Labelled("", [label for label, keep in zip(labels, kept, strict=True) if keep])
 
     def _nothing(self) -> Vectors:
         return np.zeros((0, self.dim), self.config.output)
@@ -163,26 +227,35 @@ class ImageEncoder(Encoder):
         return Encoded(out)
 
     def _vectors(self, images: Sequence[Path | bytes]) -> dict[Path | bytes, Vectors]:
-        """Return [1, dim] of unit length for each image, from the cache if possible."""
+        """Return [1 or patches, dim] of unit length for each image, without zero rows."""
+        output = self.config.output
+        states = self._states(images)
+        return {image: without_zero_rows(found, output) for image, found in states.items()}
+
+    def _states(self, images: Sequence[Path | bytes]) -> dict[Path | bytes, Vectors]:
+        """Return [1 or patches, dim] of unit or zero length for each image, cached if possible."""
         import torch
 
         known = self._cache.get(images) if self._cache else {}
         new = [image for image in images if image not in known]
         if new:
-            made = torch.nn.functional.normalize(self._tower.vectors(new), dim=1)
-            fresh = {image: (row, row[:0]) for image, row in zip(new, made, strict=True)}
+            made = torch.nn.functional.normalize(self._tower.vectors(new), dim=-1)
+            fresh = {
+                image: (found[:0], found) if self.config.patches else (found, found[:0])
+                for image, found in zip(new, made, strict=True)
+            }
             if self._cache:
                 self._cache.put(fresh)
             known |= fresh
         return {
-            image: vector.numpy()[None].astype(self.config.output)
-            for image, (vector, _) in known.items()
+            image: (patches if self.config.patches else pooled[None]).numpy()
+            for image, (pooled, patches) in known.items()
         }
 
 
 def _tower(config: ImageEncoder.Config) -> _Tower:
     if config.model == efficientnet.NAME:
-        return _EfficientNet()
+        return _EfficientNet(config.patches)
     path = resolve(config.model, extra="sample", why=_WHY)
     if Path(path, "modules.json").is_file():
         return _SentenceTransformer(config, path)
@@ -190,16 +263,18 @@ def _tower(config: ImageEncoder.Config) -> _Tower:
 
 
 class _EfficientNet:
-    """The pooled features of EfficientNet-Lite0."""
+    """The features of EfficientNet-Lite0, pooled or of each patch."""
 
     dim = efficientnet.WIDTH
 
-    def __init__(self) -> None:
+    def __init__(self, patches: bool) -> None:
+        self._patches = patches
         self._model = efficientnet.EfficientNetLite0(_WHY)
         self.fingerprint = fingerprint(efficientnet.NAME, self._model.fingerprint)
 
     def vectors(self, images: Sequence[Path | bytes]) -> torch.Tensor:
-        return efficientnet.pooled(self._model.feature_maps(images))
+        maps = self._model.feature_maps(images)
+        return maps.flatten(2).transpose(1, 2) if self._patches else efficientnet.pooled(maps)
 
 
 class _SentenceTransformer:

@@ -1,4 +1,4 @@
-"""The encoder image: one vector per photo, from each kind of model, against the model itself."""
+"""The encoder image: vectors of photos and patches, from each kind of model, against the model."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ravqa.core.errors import UserError
 from ravqa.core.records import Passage, Question
+from ravqa.core.settings import validate
+from ravqa.corpora.corpus import Corpus
 from ravqa.encoders import image
 from ravqa.encoders.image import ImageEncoder
 from ravqa.images.decode import open_image
 from ravqa.images.efficientnet import PACKAGES, EfficientNetLite0, pooled
+from ravqa.retrievers import RETRIEVERS
+from ravqa.retrievers.late_interaction import LateInteractionRetriever
 
 VISION = {
     "hidden_size": 16,
@@ -162,6 +166,114 @@ def test_the_bundled_network(photos):
     found = tested.encode_question([Question(i, "?", image=p) for i, p in enumerate(photos)])
     np.testing.assert_allclose(stacked(found), expected, atol=1e-5)
     assert tested.weights.startswith("EfficientNet-Lite0")
+
+
+class Quarters:
+    """A stand-in for patches: the mean colours of a 7 x 7 grid; black ones have no direction."""
+
+    dim, fingerprint = 3, "quarters"
+
+    def vectors(self, images):
+        grids = [open_image(image).resize((7, 7), Image.Resampling.BOX) for image in images]
+        return torch.tensor(np.stack([np.asarray(g, np.float32).reshape(49, 3) for g in grids]))
+
+
+@pytest.fixture
+def black_corner(tmp_path):
+    pixels = np.random.default_rng(1).integers(1, 255, (7, 7, 3), np.uint8)
+    pixels[0, 1] = 0
+    Image.fromarray(pixels).save(tmp_path / "corner.png")
+    return tmp_path / "corner.png", pixels.reshape(49, 3).astype(np.float64)
+
+
+def test_patches_have_a_vector_each_and_their_places(photos, black_corner, monkeypatch):
+    monkeypatch.setattr(image, "_tower", lambda config: Quarters())
+    path, pixels = black_corner
+    tested = ImageEncoder(ImageEncoder.Config(patches=True))
+    kept = [i for i in range(49) if i != 1]
+    expected = pixels[kept] / np.linalg.norm(pixels[kept], axis=1, keepdims=True)
+    passages = [Passage("a", "text"), Passage("b", "", image=path)]
+    for _ in range(2):  # made, and from the cache
+        without, found = tested.encode_passages(passages)
+        assert without.shape == (0, 3)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    labels = tested.label_passage(passages[1]).labels
+    assert [label.place for label in labels] == [divmod(i, 7) for i in kept]
+    assert tested.label_question(Question(0, "?", image=path)).labels == labels
+    assert (labels[0].kind, labels[0].name) == ("patch", "patch 1, 1")
+    assert tested.label_passage(passages[0]).labels == tested.label_query([]).labels == []
+    assert tested.grid == (7, 7)
+    assert tested.seen_image(photos[0]).size == (224, 224)
+
+
+def test_one_vector_is_the_whole_image(photos, monkeypatch):
+    monkeypatch.setattr(image, "_tower", lambda config: Halves())
+    tested = ImageEncoder()
+    [label] = tested.label_passage(Passage("a", "", image=photos[0])).labels
+    assert (label.kind, label.place) == ("global", None)
+    assert tested.grid is None
+    with pytest.raises(UserError, match=r"^the encoder ImageEncoder has no vectors of patches of"):
+        tested.seen_image(photos[0])
+
+
+def test_patches_are_of_the_bundled_model_and_another_encoder(monkeypatch):
+    with pytest.raises(UserError) as error:
+        validate(ImageEncoder.Config, {"patches": True, "model": "some/clip"}, "encoder")
+    assert str(error.value) == "encoder: patches are those of efficientnet-lite0, not of some/clip"
+    monkeypatch.setattr(image, "_tower", lambda config: Quarters())
+    whole, patches = (ImageEncoder(ImageEncoder.Config(patches=p)) for p in (False, True))
+    assert whole.fingerprint != patches.fingerprint
+
+
+def best_by_hand(query, galleries):
+    """MaxSim of a query's patches with those of each picture, written down again."""
+    unit = [g / np.linalg.norm(g, axis=1, keepdims=True) for g in (query, *galleries)]
+    return [float((unit[0] @ other.T).max(1).sum()) for other in unit[1:]]
+
+
+@pytest.mark.parametrize("kind", ["gallery", "late-interaction"])
+def test_pictures_are_found_by_their_patches(photos, black_corner, monkeypatch, kind):
+    monkeypatch.setattr(image, "_tower", lambda config: Quarters())
+    places = [*photos, black_corner[0]]
+    corpus = Corpus(Passage(str(i), "text", image=path) for i, path in enumerate(places))
+    options = {
+        "encoder": {"name": "image", "patches": True},
+        "index": {"name": "exact", "storage": "float32"},
+    }
+    kind = RETRIEVERS.get(kind)
+    retriever = kind(validate(kind.Config, options, "retriever"))
+    retriever.prepare(corpus)
+    [hits] = retriever.retrieve([Question(0, "?", image=photos[1])], 4)
+    rows = Quarters().vectors(places).numpy().astype(np.float64)
+    rows = [grid[grid.any(1)] for grid in rows]
+    expected = best_by_hand(rows[1], rows)
+    assert [h.passage_id for h in hits] == [str(i) for i in np.argsort(expected)[::-1]]
+    np.testing.assert_allclose([h.score for h in hits], sorted(expected)[::-1], atol=1e-4)
+
+
+def test_what_matched_between_images_is_explained(photos, monkeypatch):
+    monkeypatch.setattr(image, "_tower", lambda config: Quarters())
+    options = {"encoder": {"name": "image", "patches": True}}
+    retriever = LateInteractionRetriever(validate(LateInteractionRetriever.Config, options, "r"))
+    asked = Question(0, "?", image=photos[0])
+    passages = [Passage("a", "", title="T", image=photos[0]), Passage("b", "text")]
+    same, other = retriever.explain_passages(asked, passages)
+    [part] = same.parts
+    np.testing.assert_array_equal(part.found, np.arange(49))  # each patch is most like itself
+    np.testing.assert_allclose(same.score, 49, atol=1e-4)
+    assert (other.parts, other.score) == ([], 0)
+
+
+@pytest.mark.slow
+def test_the_bundled_networks_patches(photos):
+    for package in PACKAGES:
+        pytest.importorskip(package)
+    tested = ImageEncoder(ImageEncoder.Config(patches=True))
+    maps = EfficientNetLite0("the test").feature_maps(photos)
+    found = tested.encode_question([Question(i, "?", image=p) for i, p in enumerate(photos)])
+    for i, array in enumerate(found):
+        expected = [maps[i, :, row, column] for row in range(7) for column in range(7)]
+        np.testing.assert_allclose(array, unit(torch.stack(expected)), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -283,7 +283,7 @@ def test_an_encoder_without_labels_says_so():
     ):
         with pytest.raises(UserError, match=message):
             call()
-    with pytest.raises(UserError, match=r"^the encoder Plain sees no images$"):
+    with pytest.raises(UserError, match=r"^the encoder Plain has no vectors of patches of images$"):
         plain.seen_image(PHOTO)
     made = plain.encode_passages([Passage("a", "b", title="T"), Passage("c", "dd")])
     assert list(map(len, made)) == [len(Passage("a", "b", title="T").content), 2]

@@ -634,7 +634,7 @@
       const [low, high] = [Math.min(...scale), Math.max(...scale)];
       all.forEach((unit, i) => {
         const share = high > low ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0;
-        const image = Boolean(unit.label.place);
+        const image = patches.includes(unit);
         unit.element.style.setProperty("--a", (image ? 0.75 * (1 - share) : 0.85 * share).toFixed(3));
       });
     }
