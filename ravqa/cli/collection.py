@@ -671,9 +671,8 @@ def _print_hits(console: Console, found: list[tuple[Hit, Passage]]) -> None:
         head = Text(printable(passage.passage_id), style="bold")
         if passage.image is not None:
             head.append(printable(f"  {passage.image}"), style="dim")
-        table.add_row(
-            str(hit.rank), f"{hit.score:.3f}", head + Text(printable(f"\n{passage.content}"))
-        )
+        content = passage.content or "(an image without text)"
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", head + Text(printable(f"\n{content}")))
     console.out.print(table)
 
 

@@ -792,7 +792,7 @@ class Collection:
         elif blank and not _late(pipeline).encoder.supports_passage_images:
             raise DataError(
                 f"{incoming.source}: the image {blank[0].passage_id!r} has no caption: write one, "
-                "or choose a pipeline with a describer"
+                "or choose a pipeline with a describer, or an encoder that sees images of passages"
             )
         return own
 

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from ravqa.core.cache import Memo, Store
 from ravqa.core.contracts import raised_by
 from ravqa.core.devices import processes
-from ravqa.core.errors import DamagedError, UserError
+from ravqa.core.errors import DamagedError, DataError, UserError
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import failures
 from ravqa.core.locations import cache_dir, remove
@@ -174,6 +174,7 @@ class LateInteractionRetriever(Retriever):
         """Use the corpus's own index, open the cached one, or encode the corpus and build one.
 
         Raises:
+            DataError: a passage is an image without text, and the encoder sees no images of them.
             UserError: the corpus is missing.
         """
         if corpus is None:
@@ -214,6 +215,7 @@ class LateInteractionRetriever(Retriever):
         with one_at_a_time(vectors):
             if self._index_class.built(path):
                 return None
+            self._check_seen(corpus)
             return self._embeddings(corpus, vectors, progress).stats
 
     @contextmanager
@@ -259,6 +261,7 @@ class LateInteractionRetriever(Retriever):
         progress: Progress | None,
     ) -> None:
         """Encode the corpus and build the index in the cache."""
+        self._check_seen(corpus)
         together = self._index_class.built_together(self._index_config)
         # Shards that a killed process finished are kept; nothing else that lies there is.
         if state.is_main_process and (not together or self._index_class.built(path)):
@@ -272,6 +275,18 @@ class LateInteractionRetriever(Retriever):
         if state.is_main_process:
             self._statistics.put({store.path.name: asdict(store.stats)})
             store.remove()
+
+    def _check_seen(self, corpus: Corpus) -> None:
+        """Raise DataError if a passage has nothing that the encoder reads or sees."""
+        if self.encoder.supports_passage_images:
+            return
+        for passage in corpus.stream():
+            if passage.image is not None and not passage.content.strip():
+                raise DataError(
+                    f"{corpus.source}: the passage {passage.passage_id!r} is an image without "
+                    f"text, which the encoder {self.config.encoder.name} does not see: give it a "
+                    "text, or choose an encoder that sees images of passages"
+                )
 
     def _opened(self, path: Path, key: str) -> Index:
         with raised_by("index", self._index_class, "from open"):

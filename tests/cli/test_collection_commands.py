@@ -3,16 +3,20 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import collection_files
 import pytest
 from collection_files import pipeline
+from document_files import pdf
 
 from ravqa.cli import main
+from ravqa.cli.collection import _print_hits
+from ravqa.cli.shared import opened_console
 from ravqa.collections import Collection
 from ravqa.core.errors import PromptError
 from ravqa.core.locations import SAMPLE
-from ravqa.core.records import Passage
+from ravqa.core.records import Hit, Passage
 
 PHOTO = SAMPLE / "val2014" / "COCO_val2014_000009000010.jpg"
 
@@ -121,6 +125,39 @@ def test_show_delete_verify_compact(ravqa, collection):
     image.write_bytes(b"x")
     err = ravqa("collection", "verify", collection, code=2)
     assert "is damaged: build it again" in err
+
+
+def test_pages_as_images(ravqa, tmp_path):
+    pytest.importorskip("pypdfium2", reason="pip install 'ravqa[pdf]'")
+    path, file = tmp_path / "manuals", tmp_path / "koala.pdf"
+    settings = ("--pipeline", pipeline(tmp_path), "--pages", "images", "--dpi", 40)
+    file.write_bytes(pdf("It eats leaves.", "It sleeps.", title="The life of koalas"))
+    assert ravqa("collection", "build", path, file, *settings) == "2 passages added\n"
+    out = ravqa("search", path, "leaves", "-k", 1)
+    assert "koala.pdf#page=1" in out
+    assert "The life of koalas: It eats leaves." in out
+    file.write_bytes(pdf("It eats leaves.", ""))
+    err = ravqa("collection", "add", path, file, "--on-error", "skip", code=2)
+    assert err.splitlines()[-1] == (
+        f"error: {file}: the image 'koala.pdf#page=2' has no caption: write one, or choose a "
+        "pipeline with a describer, or an encoder that sees images of passages"
+    )
+
+
+def test_a_found_image_without_text_is_named(capsys):
+    found = Passage("scan.pdf#page=3", "", image=Path("images/0.png"))
+    titled = Passage("book.pdf#page=4", "", "Koalas", image=Path("images/1.png"))
+    with opened_console() as console:
+        _print_hits(console, [(Hit("a", 0.5, 1), found), (Hit("b", 0.25, 2), titled)])
+    lines = [line.strip(" │") for line in capsys.readouterr().out.splitlines()]
+    assert lines[3:5] == [
+        "1 │ 0.500 │ scan.pdf#page=3  images/0.png",
+        "(an image without text)",
+    ]
+    assert lines[6:8] == [
+        "2 │ 0.250 │ book.pdf#page=4  images/1.png",
+        "Koalas",
+    ]
 
 
 def test_search_and_ask(ravqa, collection):

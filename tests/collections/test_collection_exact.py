@@ -496,7 +496,8 @@ def test_the_resolution_of_a_new_collection_is_checked(tmp_path, pipeline):
 
 def test_the_image_of_a_passage_needs_a_text_here(collection):
     expected = (
-        "memory: the image 'photo' has no caption: write one, or choose a pipeline with a describer"
+        "memory: the image 'photo' has no caption: write one, or choose a pipeline with a "
+        "describer, or an encoder that sees images of passages"
     )
     blank = Passage("photo", " ", image=PHOTO)
     assert said(DataError, collection.add, [blank]) == expected

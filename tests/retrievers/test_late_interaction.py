@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from messages import said
 
-from ravqa.core.errors import PromptError, UserError
+from ravqa.core.errors import DataError, PromptError, UserError
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import fingerprint, validate
 from ravqa.corpora.corpus import Corpus
@@ -55,6 +55,23 @@ def test_its_fingerprint_is_made_of_encoder_index_query_and_depth():
     assert (tested.explainer, LateInteractionRetriever.explains(config)) == (None, False)
     assert dict(tested.encoded) == {"queries": EncodingStats()}
     assert tested.seen_image(b"") is None
+
+
+def test_an_image_without_text_needs_an_encoder_that_sees_it(tmp_path, monkeypatch):
+    image = tmp_path / "page.png"
+    image.write_bytes(b"never opened")
+    blank = Passage("b", " ", image=image)
+    corpus = Corpus([Passage("a", "text", image=image), blank], source="pages.jsonl")
+    expected = (
+        "pages.jsonl: the passage 'b' is an image without text, which the encoder hashed does not "
+        "see: give it a text, or choose an encoder that sees images of passages"
+    )
+    tested = retriever()
+    assert said(DataError, tested.prepare, corpus) == expected
+    assert said(DataError, tested.encode, corpus) == expected
+    tested.prepare(Corpus([Passage("a", "text"), Passage("c", "", title="T", image=image)]))
+    monkeypatch.setattr(type(tested.encoder), "supports_passage_images", True)
+    tested.prepare(corpus)
 
 
 def test_its_index_is_kept_by_corpus_encoder_kind_and_what_is_fixed_in_it(fresh_cache, monkeypatch):
