@@ -12,10 +12,12 @@ import flmr_parity as parity
 import numpy as np
 import PIL.Image
 import pytest
+import reader_models
 import torch
 import transformers
 from flmr_parity import one_thread  # noqa: F401 (a fixture)
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from ravqa.cli import run_main
@@ -446,6 +448,41 @@ def test_pages_are_found_in_an_index_as_by_brute_force(colpali, tmp_path):
     np.testing.assert_allclose(
         [hit.score for hit in hits], [expected[hit.passage_id] for hit in hits], atol=1e-5
     )
+
+
+@pytest.mark.slow
+def test_colqwen_sees_pages_of_any_shape(tmp_path):
+    """Its images have as many vectors as their size gives, so those of a batch differ."""
+    tokens = (*reader_models.QWEN, "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    tokenizer = reader_models.tokenizer(*tokens, bos=False)
+    pad, video, start, end = tokenizer.convert_tokens_to_ids(list(reader_models.QWEN))
+    sees = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2}
+    both = transformers.Qwen2VLConfig(
+        text_config=reader_models.text_config(tokenizer, **reader_models.MROPE),
+        vision_config={**sees, "patch_size": 14, "spatial_merge_size": 2},
+        image_token_id=pad,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    torch.manual_seed(3)
+    config = transformers.ColQwen2Config(vlm_config=both, embedding_dim=16)
+    model = transformers.ColQwen2ForRetrieval(config).eval()
+    images = Qwen2VLImageProcessorPil(
+        min_pixels=28 * 28, max_pixels=112 * 112, patch_size=14, merge_size=2
+    )
+    processor = transformers.ColQwen2Processor(images, tokenizer)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pages = []
+    for number, shape in enumerate([(56, 28), (84, 112), (28, 28)]):
+        pixels = np.random.default_rng(number).integers(0, 255, (*shape, 3), np.uint8)
+        pages.append(Passage(str(number), "", image=tmp_path / f"{number}.png"))
+        PIL.Image.fromarray(pixels).save(pages[-1].image)
+    colqwen = str(tmp_path), model, processor
+    got = MultiVectorSTEncoder(MultiVectorSTEncoder.Config(model=colqwen[0])).encode_passages(pages)
+    close(got, [of_image(colqwen, page.image) for page in pages])
+    assert len({len(array) for array in got}) == 3
 
 
 @pytest.mark.parametrize("encoder", [MultiVectorSTEncoder, DenseSTEncoder])
