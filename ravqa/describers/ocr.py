@@ -1,26 +1,19 @@
-"""Text in images, read by RapidOCR: PaddleOCR's detector and recogniser in ONNX, on the CPU."""
+"""Text in images as their description (`ravqa.images.ocr`)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
-from ravqa.core.checkpoints import reading
-from ravqa.core.errors import UserError, import_extra
-from ravqa.core.failures import failures
-from ravqa.core.locations import file_digest
-from ravqa.core.records import Description, TextLine
+from ravqa.core.errors import UserError
+from ravqa.core.records import Description
 from ravqa.core.settings import LocalPath, Strict, fingerprint
 from ravqa.describers.base import Describer
-from ravqa.images.decode import open_for_library
+from ravqa.images.ocr import EXTRA, MIN_SCORE, MODULES, OCR, SIDE
 
-_EXTRA = "ocr"
 _WHY = "the describer ocr"
-_MODULES = ("rapidocr", "onnxruntime")
 
 
 class OCRDescriber(Describer):
@@ -42,14 +35,14 @@ class OCRDescriber(Describer):
             threads: threads of the computation; null for one per core.
         """
 
-        min_score: float = Field(default=0.5, ge=0, le=1)
-        side: int = Field(default=736, ge=32, le=4096)
+        min_score: float = Field(default=MIN_SCORE, ge=0, le=1)
+        side: int = Field(default=SIDE, ge=32, le=4096)
         recogniser: LocalPath | None = None
         threads: int | None = Field(default=None, ge=1)
 
         def packages(self) -> Sequence[tuple[str, str]]:
             """RapidOCR, and what it computes with."""
-            return [(module, _EXTRA) for module in _MODULES]
+            return [(module, EXTRA) for module in MODULES]
 
         def problems(self) -> Sequence[str]:
             """A recogniser's file that does not exist."""
@@ -68,26 +61,12 @@ class OCRDescriber(Describer):
         self.config = config
         for problem in config.problems():
             raise UserError(f"{_WHY}: {problem}")
-        library, runtime = (import_extra(module, _EXTRA, why=_WHY) for module in _MODULES)
-        if config.recogniser is not None:  # else photos with text would fail, one by one
-            with reading(_WHY, str(config.recogniser), str(config.recogniser)):
-                runtime.InferenceSession(config.recogniser, providers=["CPUExecutionProvider"])
-        values: dict[str, Any] = {
-            "Global.log_level": "critical",
-            "Global.text_score": config.min_score,
-            "Det.limit_side_len": config.side,
-            "EngineConfig.onnxruntime.intra_op_num_threads": config.threads or -1,
-        }
-        weights = sorted((Path(str(library.__file__)).parent / "models").glob("*.onnx"))
-        if config.recogniser is not None:
-            values["Rec.model_path"] = str(config.recogniser)
-            weights.append(config.recogniser)
-        self._engine: Any = library.RapidOCR(params=values)
+        self._ocr = OCR(_WHY, **config.model_dump())
         self.weights = "RapidOCR" + (f" with {config.recogniser}" if config.recogniser else "")
         self.fingerprint = fingerprint(
             "ocr/1",
             config.model_dump(mode="json", exclude={"recogniser", "threads"}),
-            [file_digest(file) for file in weights],
+            self._ocr.weights,
         )
 
     def describe(self, images: Sequence[Path | bytes]) -> list[Description]:
@@ -100,51 +79,5 @@ class OCRDescriber(Describer):
         return [self._described(image) for image in images]
 
     def _described(self, image: Path | bytes) -> Description:
-        import numpy as np
-
-        pixels = np.asarray(open_for_library(image))[:, :, ::-1]  # as OpenCV has them: BGR
-        with failures(_WHY):
-            found = self._engine(np.ascontiguousarray(pixels))
-        if found.boxes is None:
-            return Description()
-        lines = [
-            TextLine(text.strip(), _around(corners.tolist()), round(float(score), 4))
-            for text, corners, score in zip(found.txts, found.boxes, found.scores, strict=True)
-        ]
-        read = in_reading_order([line for line in lines if line.text])
-        return Description(ocr=tuple(dict.fromkeys(line.text for line in read)), lines=read)
-
-
-def in_reading_order(lines: Sequence[TextLine]) -> tuple[TextLine, ...]:
-    """Return lines from top to bottom, and from left to right where they stand side by side.
-
-    Two lines stand side by side if the middles of their boxes differ by less than half of the lower
-    box's height. Columns are read across.
-    """
-    rows: list[list[TextLine]] = []
-    for line in sorted(lines, key=_middle):
-        first = rows[-1][0] if rows else line
-        if rows and _middle(line) - _middle(first) < min(_height(line), _height(first)) / 2:
-            rows[-1].append(line)
-        else:
-            rows.append([line])
-    return tuple(line for row in rows for line in sorted(row, key=lambda one: one.box[0]))
-
-
-def _middle(line: TextLine) -> float:
-    return (line.box[1] + line.box[3]) / 2
-
-
-def _height(line: TextLine) -> float:
-    return line.box[3] - line.box[1]
-
-
-def _around(corners: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
-    """Return the upright box around a line's four corners."""
-    across, down = zip(*corners, strict=True)
-    return (
-        math.floor(min(across)),
-        math.floor(min(down)),
-        math.ceil(max(across)),
-        math.ceil(max(down)),
-    )
+        lines = self._ocr.lines(image)
+        return Description(ocr=tuple(dict.fromkeys(line.text for line in lines)), lines=lines)

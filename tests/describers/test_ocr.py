@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ravqa.core.errors import DataError, MissingExtraError, PromptError, UserError
 from ravqa.core.records import Description, TextLine
-from ravqa.describers import ocr
-from ravqa.describers.ocr import OCRDescriber, in_reading_order
+from ravqa.describers.ocr import OCRDescriber
+from ravqa.images import ocr
+from ravqa.images.ocr import in_reading_order
 
 
 def line(text, left, top, width=40, height=10):
@@ -142,7 +143,7 @@ def test_what_cannot_be_read_is_one_line(described, tmp_path):
     def broken(pixels):
         raise ValueError("odd\nmore")
 
-    describer._engine = broken
+    describer._ocr._engine = broken
     with pytest.raises(PromptError, match=r"^the describer ocr: odd$"):
         describer.describe([BLANK])
 
