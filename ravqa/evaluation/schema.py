@@ -216,6 +216,9 @@ class Sample(Predicted):
     """The part of the dataset that the question is from, if the metric distinguishes parts."""
     answers: list[str]
     """Reference answers."""
+    answer_eval: NotRequired[list[Any]]
+    """InfoSeek's evaluation forms of the answers: texts, or one object with `range`; absent if the
+    question has none, and in older runs."""
     choices: NotRequired[list[str]]
     """The choices of a multiple-choice question; otherwise absent."""
     correct_choice: NotRequired[Count | None]

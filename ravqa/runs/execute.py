@@ -279,6 +279,8 @@ class Runner:
             "seconds": {stage: cost["seconds"] for stage, cost in costs.items()},
             "cached": {stage: cost["cached"] for stage, cost in costs.items()},
         }
+        if question.answer_eval:
+            sample["answer_eval"] = list(question.answer_eval)
         if question.choices:
             sample["choices"] = list(question.choices)
             sample["correct_choice"] = question.correct_choice

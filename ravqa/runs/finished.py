@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from ravqa.core.errors import DataError, UserError, near_matches
+from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig, read_yaml
 from ravqa.core.texts import number_of
+from ravqa.datasets.base import Dataset
 from ravqa.evaluation.schema import (
     Described,
     RunConfig,
@@ -130,6 +132,54 @@ class RunFiles:
                 f"{path}: {number_of(number, 'question')}, and {RESULTS} has {asked}: is it cut "
                 "off?"
             )
+
+    def dataset(self, samples: Iterable[Sample]) -> Dataset:
+        """Return the questions that were asked, as far as the folder has them, with their metric.
+
+        Nothing else is read: there are no images, and no passages that are known to be relevant.
+
+        Raises:
+            UserError: the run's answers were not scored, no such metric is registered here, or an
+                older run lacks what the metric reads.
+        """
+        answers, about = self.results["answers"], self.results["dataset"]
+        if answers is None:
+            raise UserError(f"the run in {self.folder} has no answers that were scored")
+        METRICS.check(answers["metric"], str(self.folder))
+        options = METRICS.get(answers["metric"]).Config.model_fields
+        dataset = Dataset(
+            name=about["name"],
+            label=about["label"],
+            split=str(about["split"]),
+            sample=about["sample"],
+            questions=[question_of(sample) for sample in samples],
+            metric=answers["metric"],
+            metric_options={k: v for k, v in answers["rule"].items() if k in options},
+            fingerprint=str(self.results["provenance"]["fingerprints"].get("dataset", "")),
+        )
+        metric = dataset.answer_metric
+        for question in dataset.questions:
+            if problem := metric.problem(question):
+                raise UserError(
+                    f"the run in {self.folder} cannot be scored again: question "
+                    f"{question.question_id}: {problem}"
+                )
+        return dataset
+
+
+def question_of(sample: Sample) -> Question:
+    """Return the question of a sample, without its image."""
+    return Question(
+        question_id=sample["question_id"],
+        question=sample["question"],
+        image_id=sample["image_id"],
+        answers=tuple(sample["answers"]),
+        answer_eval=tuple(sample.get("answer_eval", ())),
+        question_type=sample["question_type"],
+        split=sample["split"],
+        choices=tuple(sample.get("choices", ())),
+        correct_choice=sample.get("correct_choice"),
+    )
 
 
 def folder_and_condition(name: str) -> tuple[Path, str]:

@@ -266,6 +266,7 @@ def read_questions(
     Raises:
         UserError: as `ravqa.datasets.base.load_dataset`.
     """
+    assert request.dataset is not None
     options = parse_options(request.dataset_options)
     asked = replace(asked, data=request.data, split=request.split, options=options)
     with console.status("reading the dataset"):

@@ -127,14 +127,19 @@ class ScoreRequest:
     predictions: Annotated[
         Path,
         Option(
-            "VQA results (.json), InfoSeek predictions (.jsonl), or a run's samples.jsonl.",
+            "VQA results (.json), InfoSeek predictions (.jsonl), a run's samples.jsonl, or the "
+            "folder of a run.",
             "PREDICTIONS",
             argument=True,
         ),
     ]
     dataset: Annotated[
-        str, Option("Dataset that was answered (ravqa ls datasets lists all).", "NAME")
-    ]
+        str | None,
+        Option(
+            "Dataset that was answered (ravqa ls datasets lists all); a run's folder names it.",
+            "NAME",
+        ),
+    ] = None
     data: Annotated[
         Path | None, Option("Folder with the official files. Default: the bundled sample.", "DIR")
     ] = None

@@ -32,7 +32,8 @@ from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
-from ravqa.runs.folder import MAIN, check_output
+from ravqa.runs.finished import RunFiles
+from ravqa.runs.folder import MAIN, check_output, samples_name
 from ravqa.runs.load import read_questions, with_metric_options
 from ravqa.runs.options import ScoreRequest
 from ravqa.runs.plan import check_seed
@@ -80,10 +81,17 @@ class ScorePlan:
 
     Attributes:
         judge: the judge's settings; None for exact match.
+        run: the finished run whose answers are scored; None for a file of predictions.
     """
 
     request: ScoreRequest
     judge: Part | None
+    run: RunFiles | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file of predictions."""
+        return self.run.folder / samples_name(MAIN) if self.run else self.request.predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,8 @@ def score(request: ScoreRequest, console: Console) -> ScoreResults:
 
 def _plan(request: ScoreRequest) -> ScorePlan:
     """Check the request before any data is read."""
-    DATASETS.check(request.dataset)
+    run = RunFiles.read(request.predictions) if request.predictions.is_dir() else None
+    _check_dataset(request, run)
     check_seed(request.seed)
     check_rules(request.rules)
     if request.output is not None:
@@ -120,14 +129,40 @@ def _plan(request: ScoreRequest) -> ScorePlan:
             raise UserError(f"--set {override!r}: judge.KEY=VALUE is expected, with --judge")
         apply_override(settings, override)
     judge = validate(Part, settings["judge"], "--judge") if request.judge is not None else None
-    return ScorePlan(request, judge)
+    return ScorePlan(request, judge, run)
+
+
+def _check_dataset(request: ScoreRequest, run: RunFiles | None) -> None:
+    """Refuse predictions without a dataset, and a dataset beside a run, which has one."""
+    if run is None:
+        if request.dataset is None:
+            raise UserError(
+                "--dataset NAME is missing: the dataset that was answered (ravqa ls datasets)"
+            )
+        DATASETS.check(request.dataset)
+        return
+    given = {
+        "--dataset": request.dataset,
+        "--data": request.data,
+        "--split": request.split,
+        "--dataset-option": request.dataset_options,
+    }
+    for option, value in given.items():
+        if value:
+            raise UserError(f"{option}: {request.predictions} has questions of its own")
+
+
+def _questions(plan: ScorePlan, console: Console) -> Dataset:
+    if plan.run is not None:
+        return plan.run.dataset(plan.run.samples())
+    asked = DatasetRequest(need_images=False, find_images=False)
+    return read_questions(plan.request, asked, console)
 
 
 def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
     """Read questions and predictions, and build the judge."""
     request = plan.request
-    asked = DatasetRequest(need_images=False, find_images=False)
-    dataset = with_metric_options(read_questions(request, asked, console), request)
+    dataset = with_metric_options(_questions(plan, console), request)
     judge = None
     if plan.judge is not None:
         if not (dataset.answer_metric.uses_judge or request.rules):
@@ -139,7 +174,7 @@ def _load(plan: ScorePlan, console: Console) -> ScoreLoaded:
             build_part(JUDGES, plan.judge, "--judge"),
             lambda done, total: console.progress("judging", done, total),
         )
-    predictions = read_predictions(request.predictions, dataset, strip_marks=request.strip_marks)
+    predictions = read_predictions(plan.file, dataset, strip_marks=request.strip_marks)
     problems = {
         "missing": predictions.missing,
         "predicted more than once": predictions.duplicates,
@@ -362,7 +397,8 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
         answers = answer_section(dataset, conditions, seed=request.seed, judge=loaded.judge)
         if request.strip_marks:
             answers["rule"] = {**answers["rule"], "marks": "removed"}
-    if predictions.retrieved and depth:
+    # A run's own results have its retrieval, and more of it than its samples tell.
+    if predictions.retrieved and depth and loaded.plan.run is None:
         ks = retrieval_ks(dataset, depth)
         # A missing prediction is a wrong answer, but says nothing of retrieval.
         missing = set(predictions.missing)
@@ -379,8 +415,8 @@ def _results(loaded: ScoreLoaded) -> ScoreResults:
         "schema_version": SCHEMA_VERSION,
         "dataset": dataset_section(dataset),
         "predictions": {
-            "file": str(request.predictions),
-            "sha256": file_digest(request.predictions),
+            "file": str(loaded.plan.file),
+            "sha256": file_digest(loaded.plan.file),
             "given": predictions.given,
             "missing": list(predictions.missing),
             "duplicates": list(predictions.duplicates),

@@ -339,7 +339,7 @@ def test_options_that_do_not_fit_are_refused(call):
         "--set 'reader.model=x': judge.KEY=VALUE is expected, with --judge"
     )
     assert said(judge="llm", overrides=["judge.url=http://x", "judge.model=m"]) == (
-        "--judge: the scores of jsonl use no judge (metric exact_match)"
+        "--judge: the scores of jsonl use no judge (metric exact_match); some of --rules do"
     )
     assert said(seed=-1) == "--seed -1: 0 or more is needed"
     assert said(dataset="json").startswith("no dataset 'json'")
