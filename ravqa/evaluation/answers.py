@@ -136,7 +136,7 @@ def answer_section(
     for name, samples in conditions.items():
         records = [record_of(samples[q.question_id]) for q in questions]
         if scored:
-            outcomes, raws = _known_scores(
+            outcomes, raws = known_scores(
                 cast("list[Sample]", [samples[q.question_id] for q in questions])
             )
         else:
@@ -190,7 +190,7 @@ def points(score: float | Failure) -> float:
     return 0.0 if isinstance(score, Failure) else score
 
 
-def _known_scores(
+def known_scores(
     samples: Sequence[Sample],
 ) -> tuple[list[float | Failure], list[float | Failure]]:
     """Return the scores of answers and of raw generations that samples already have."""

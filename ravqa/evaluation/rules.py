@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import cast
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import points, record_of
-from ravqa.evaluation.schema import RuleExample, RuleScore, RulesSection
+from ravqa.evaluation.answers import known_scores, points, record_of
+from ravqa.evaluation.schema import Predicted, RuleExample, RuleScore, RulesSection, Sample
 from ravqa.evaluation.sections import DECIMALS, Samples
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, Form, checked_scores
@@ -174,6 +175,12 @@ def scored(
     return Scored(metric, outcomes, metric.counted(records, outcomes))
 
 
+def scored_before(metric: AnswerMetric, samples: Sequence[Predicted]) -> Scored:
+    """Return what a run's samples have of its own rule, with the verdicts of its judge, if any."""
+    outcomes, _ = known_scores(cast("list[Sample]", samples))
+    return Scored(metric, outcomes, metric.counted([record_of(s) for s in samples], outcomes))
+
+
 def rules_section(
     dataset: Dataset,
     samples: Samples,
@@ -182,6 +189,7 @@ def rules_section(
     seed: int,
     judge: Judge | None = None,
     examples: int = EXAMPLES,
+    known: bool = False,
 ) -> RulesSection:
     """Return what each rule gives for the same answers, highest score first.
 
@@ -189,6 +197,7 @@ def rules_section(
         samples: the answers to the dataset's questions.
         asked: names of metrics, see `choose_rules`.
         examples: questions to list on which rules disagree, most disagreement first.
+        known: the samples have scores by the dataset's own rule, which stand.
 
     Raises:
         UserError: as `choose_rules`.
@@ -203,7 +212,10 @@ def rules_section(
     found: list[Scored] = []
     rows: list[RuleScore] = []
     for metric in chosen.rules:
-        each = scored(metric, questions, records, judge)
+        if known and metric.name == own:
+            each = scored_before(metric, [samples[q.question_id] for q in questions])
+        else:
+            each = scored(metric, questions, records, judge)
         row = _row(each, questions, seed)
         if row is None:
             reason = first_failure(each.outcomes)
@@ -224,20 +236,33 @@ def rules_section(
     }
 
 
+def aggregate(found: Scored, questions: Sequence[Question]) -> float | None:
+    """Return the score in percent as the rule aggregates it; None without a score to aggregate.
+
+    Where its score needs parts of the dataset that are absent, it is the mean.
+    """
+    kept = list(compress(questions, found.kept))
+    if not kept or all(isinstance(outcome, Failure) for outcome in found.outcomes):
+        return None
+    summary = found.metric.summary(kept, list(compress(found.values, found.kept)))
+    score: float = summary["mean"] if summary["score"] is None else summary["score"]
+    return score
+
+
 def _row(found: Scored, questions: Sequence[Question], seed: int) -> RuleScore | None:
     metric = found.metric
     kept = list(compress(questions, found.kept))
     failures = [o for o in found.outcomes if isinstance(o, Failure)]
-    if not kept or len(failures) == len(questions):
+    score = aggregate(found, questions)
+    if score is None:
         return None
-    values = list(compress(found.values, found.kept))
+    values = [100 * v for v in compress(found.values, found.kept)]
     splits, images = [q.split or "" for q in kept], [q.image_id for q in kept]
-    interval = metric.interval([100 * v for v in values], splits, images, seed=seed)
-    score = metric.summary(kept, values)["score"]
+    interval = metric.interval(values, splits, images, seed=seed)
     row: RuleScore = {
         "rule": metric.name,
         "label": metric.label,
-        "score": round(interval.mean, DECIMALS) if score is None else score,
+        "score": score,
         "interval_95": intervals.estimate(interval, images).bounds(DECIMALS),
         "questions": len(kept),
         "without_score": len(failures),

@@ -1177,6 +1177,27 @@ class AURCDifference(TypedDict):
     """Paired bootstrap interval of the difference, over images."""
 
 
+class RuleDifference(TypedDict):
+    """Two runs under one scoring rule."""
+
+    rule: str
+    """Name of the rule."""
+    reference: str
+    """The run that is compared with."""
+    run: str
+    """The other run."""
+    score_of_reference: Percent
+    """Score of the reference, as the rule aggregates it."""
+    score: Percent
+    """Score of the run."""
+    difference: Points
+    """That of the run minus that of the reference."""
+    interval_95: Bounds
+    """Paired bootstrap interval of the difference, over images."""
+    p_value: Share
+    """Two-sided p-value."""
+
+
 @_read_strictly
 class ComparisonTables(TypedDict):
     """`table.json` of `ravqa compare --output FOLDER`."""
@@ -1191,6 +1212,8 @@ class ComparisonTables(TypedDict):
     """One table."""
     breakdowns: list[BreakdownTable]
     """Each run against its control, and against the first run."""
+    rules: NotRequired[list[RuleDifference]]
+    """With `--rules`: each run against the first one, rule by rule."""
     selective: NotRequired[list[AURCDifference]]
     """Each run against the first, by confidence; absent in tables of earlier versions."""
 

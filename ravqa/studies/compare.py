@@ -18,6 +18,7 @@ from rich.text import Text
 from ravqa.core.errors import UserError
 from ravqa.core.locations import real_path
 from ravqa.core.terminal import Columns
+from ravqa.evaluation.rules import check_rules
 from ravqa.evaluation.schema import TABLE_VERSION, ComparisonTables
 from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
@@ -33,6 +34,12 @@ from ravqa.runs.finished import (
 from ravqa.runs.plan import check_seed
 from ravqa.studies.formats import as_json, heading, printed, write_tables
 from ravqa.studies.options import CompareRequest
+from ravqa.studies.rules import HEADER as RULES_HEADER
+from ravqa.studies.rules import TITLE as RULES_TITLE
+from ravqa.studies.rules import RuleComparison, compared_by_rules, verdicts
+from ravqa.studies.rules import as_json as rules_json
+from ravqa.studies.rules import printed as printed_rules
+from ravqa.studies.rules import rows_of as rules_rows
 from ravqa.studies.selective import HEADER, TITLE, Selective, compared
 from ravqa.studies.selective import as_json as selective_json
 from ravqa.studies.selective import printed as printed_selective
@@ -85,17 +92,20 @@ class Comparison:
         table: a row for each run; the first is the reference.
         breakdowns: each run against its control without retrieval, then against the first run.
         selective: each run's confidences against those of the first run.
+        rules: each run against the first one, rule by rule.
     """
 
     table: Table
     breakdowns: Sequence[Breakdown]
     selective: Sequence[Selective] = ()
+    rules: Sequence[RuleComparison] = ()
 
 
 def compare(
     *runs: Path | str,
     control: Path | str | None = None,
     metrics: Sequence[str] = (),
+    rules: Sequence[str] = (),
     common: bool = False,
     seed: int = 0,
 ) -> Comparison:
@@ -105,6 +115,7 @@ def compare(
         runs: folders, the reference first; "FOLDER:CONTROL" is a run's control.
         control: a run without retrieval, for runs that lack the control `none`.
         metrics: names such as "score" or "PRRecall@5"; empty for the first run's default ones.
+        rules: names of scoring rules to compare by too; "all" for those that fit the questions.
         common: whether to compare on the questions that all runs share.
         seed: seed of intervals and tests.
 
@@ -115,7 +126,7 @@ def compare(
         raise UserError("compare: give at least one run")
     named = [str(run) for run in runs]
     without = None if control is None else str(control)
-    return _compared(CompareRequest(named, without, metrics, common, seed=seed))
+    return _compared(CompareRequest(named, without, metrics, rules, common, seed=seed))
 
 
 def compare_and_print(request: CompareRequest, console: Console) -> None:
@@ -131,6 +142,8 @@ def compare_and_print(request: CompareRequest, console: Console) -> None:
         console.out.print(_printed(each))
     if found.selective:
         console.out.print(printed_selective(found.selective))
+    if found.rules:
+        console.out.print(printed_rules(found.rules))
     if request.output is not None:
         _write(request, found)
         console.out.print(Text(f"written: {request.output}"), soft_wrap=True)
@@ -138,6 +151,7 @@ def compare_and_print(request: CompareRequest, console: Console) -> None:
 
 def _compared(request: CompareRequest) -> Comparison:
     check_seed(request.seed)
+    check_rules(request.rules)
     measures = [Measure.parse(metric) for metric in request.metrics]
     runs = open_runs(request.runs)
     everything = dict(runs)
@@ -169,7 +183,12 @@ def _compared(request: CompareRequest) -> Comparison:
         ),
     ]
     selective = compared(runs, first, ids, seed=request.seed)
-    return Comparison(table, [b for b in breakdowns if b is not None], selective)
+    rules = (
+        compared_by_rules(runs, first, ids, request.rules, seed=request.seed)
+        if request.rules
+        else ()
+    )
+    return Comparison(table, [b for b in breakdowns if b is not None], selective, rules)
 
 
 def _check_output(request: CompareRequest) -> None:
@@ -347,6 +366,9 @@ def _write(request: CompareRequest, comparison: Comparison) -> None:
     tables: dict[str, PageTable] = {_title(each): (_HEADER, _rows(each)) for each in found}
     if comparison.selective:
         tables[TITLE] = (HEADER, selective_rows(comparison.selective))
+    if comparison.rules:
+        document["rules"] = rules_json(comparison.rules)
+        tables[RULES_TITLE] = (RULES_HEADER, rules_rows(comparison.rules))
     try:
         root.mkdir(parents=True, exist_ok=True)
         write_tables(root, document, [table])
@@ -355,7 +377,7 @@ def _write(request: CompareRequest, comparison: Comparison) -> None:
             "Comparison of runs",
             variants(table),
             facts={"dataset": heading(table)},
-            notes=table.notes,
+            notes=[*table.notes, *verdicts(comparison.rules)],
             tables=tables,
         )
     except OSError as e:

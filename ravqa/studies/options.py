@@ -68,6 +68,15 @@ class CompareRequest:
             commas=True,
         ),
     ] = ()
+    rules: Annotated[
+        Sequence[str],
+        Option(
+            "Compare by these scoring rules too, separated by commas, or by all that fit the "
+            "questions: all.",
+            "LIST",
+            commas=True,
+        ),
+    ] = ()
     common: Annotated[bool, _COMMON] = False
     output: Annotated[
         Path | None, Option("Write table.csv, .md, .tex, .json and report.html here.", "DIR")

@@ -9,6 +9,7 @@ from hand_runs import answered, write
 from rich.console import Console as RichConsole
 
 from ravqa.core.errors import UserError
+from ravqa.evaluation.schema import ComparisonTables, validated
 from ravqa.metrics.statistics.intervals import paired_test
 from ravqa.runs.console import Console
 from ravqa.runs.finished import FinishedRun
@@ -23,6 +24,7 @@ from ravqa.studies.compare import (
     open_runs,
 )
 from ravqa.studies.options import CompareRequest
+from ravqa.studies.rules import verdicts
 
 READ, HELD, NOWHERE = (
     "an answer in the passages read",
@@ -361,3 +363,55 @@ def test_truthfulness_is_a_column(tmp_path):
     assert table.titles["truthfulness"] == "truthfulness (+1/0/-1) %"
     assert [row.cells["truthfulness"].estimate.value for row in table.rows] == [-50, 0]
     assert [row.cells["score"].estimate.value for row in table.rows] == [25, 25]
+
+
+def test_the_order_of_two_runs_may_change_with_the_rule(tmp_path):
+    """By exact match a is ahead, by substring b: each rule's table row, and one line."""
+
+    def texts(*answers):
+        return [
+            answered(i, float(text == "oak"), answers=["oak"], answer=text)
+            for i, text in enumerate(answers)
+        ]
+
+    write(tmp_path / "a", texts("oak", "oak", "elm", "elm", "elm"))
+    write(tmp_path / "b", texts("oak tree", "oaks", "an oak", "oak", "elm"))
+    rules = ["flashrag.em", "flashrag.acc", "ultrarag.em"]
+    found = compare(tmp_path / "a", tmp_path / "b", rules=rules)
+    rows = {row.rule: (row.scores, round(row.difference.value, 6)) for row in found.rules}
+    assert rows == {
+        "exact_match": ((40.0, 20.0), -20.0),
+        "flashrag.em": ((40.0, 40.0), 0.0),  # the article is dropped
+        "flashrag.acc": ((40.0, 80.0), 40.0),
+        "ultrarag.em": ((40.0, 40.0), 0.0),
+    }
+    line = "The order of a and b changes with the rule: of 4, a is ahead by 1, b by 1, equal by 2."
+    output = tmp_path / "out"
+    shown = printed(request(tmp_path, rules=rules, output=output))
+    assert line in " ".join(shown.split())
+    assert ["flashrag.acc", "80.0", "40.0", "+40.0", "-"] in [x.split() for x in shown.splitlines()]
+    page = (output / "report.html").read_text()
+    assert line in page
+    assert "Score % by rule, compared with the reference" in page
+    written = json.loads((output / "table.json").read_text())
+    kept = validated(ComparisonTables, written, "table.json")["rules"]
+    assert [row["rule"] for row in kept] == ["exact_match", *rules]
+    assert (kept[2]["score_of_reference"], kept[2]["score"]) == (40, 80)
+    assert kept[2]["p_value"] == pytest.approx(0.5, abs=0.05)  # two images differ: 2 of 4 flips
+    same = compare(tmp_path / "a", tmp_path / "b", rules=["flashrag.acc"]).rules
+    assert verdicts(same[1:]) == [
+        "The order of a and b does not change with the rule: of 1, a is ahead by 0, b by 1."
+    ]
+    assert compare(tmp_path / "a", tmp_path / "b").rules == ()
+    with pytest.raises(UserError, match="--rules: no metric 'em': known"):
+        compare(tmp_path / "a", tmp_path / "b", rules=["em"])
+
+
+def test_scores_by_a_runs_own_rule_stand(tmp_path):
+    """They may come from a judge, which is not asked again."""
+    judged = [answered(i, 1.0, answers=["oak"], answer="an old oak") for i in range(2)]
+    write(tmp_path / "a", judged)
+    write(tmp_path / "b", [{**row, "answer": "oak"} for row in judged])
+    [own, exact] = compare(tmp_path / "a", tmp_path / "b", rules=["flashrag.em"]).rules
+    assert (own.rule, own.scores) == ("exact_match", (100.0, 100.0))
+    assert exact.scores == (0.0, 100.0)
