@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ravqa.answering.choices import ChoiceRule
 from ravqa.answering.extract import Extraction
 from ravqa.core.settings import LocalPath, Names, Options, Strict, TemplateName, Text
 
@@ -50,6 +51,8 @@ class AnsweringConfig(Strict):
             prompt names each where its passage is.
         examples: examples in few-shot prompts.
         extract: rules from the generation to the short answer.
+        choices: the rule by which a generation becomes one of the question's choices, if there are
+            any (see `ravqa.answering.choices`); "free" keeps the short answer.
         cache: whether generations are kept on disk, so that the same prompt to the same reader is
             answered once.
     """
@@ -60,4 +63,5 @@ class AnsweringConfig(Strict):
     passage_images: int = Field(default=0, ge=0)
     examples: ExamplesConfig | None = None
     extract: Extraction = Extraction()
+    choices: ChoiceRule = "named"
     cache: bool = True

@@ -164,6 +164,10 @@ def answer_section(
                 if (reason := samples[q.question_id].get("error"))
             ],
             "empty": sum(r.answer is not None and is_wordless(r.answer) for r in records),
+            "no_choice": sum(
+                bool(q.choices) and r.answer is not None and r.answer not in q.choices
+                for q, r in zip(questions, records, strict=True)
+            ),
             "exact_match": _exact_match(metric, questions, samples, exact[name]),
             "hits": _hit_tables(metric, questions, samples),
             "groups": _groups(dataset, questions, scores[name], seed),

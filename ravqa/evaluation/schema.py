@@ -399,6 +399,8 @@ class AnswerScores(Means):
     """The questions without an answer."""
     empty: NotRequired[Count]
     """Answers without any word, for instance because extraction left nothing."""
+    no_choice: NotRequired[Count]
+    """Answers that are none of their question's choices."""
     exact_match: AtK
     """By n, percentage of questions with a reference among the n best different drafts."""
     hits: HitTables | None

@@ -179,7 +179,7 @@ class Console:
         self.out.print(Text(f"run directory: {folder}"), soft_wrap=True)
 
     def unanswered(self, results: RunResults | ScoreResults, listed: str) -> None:
-        """Print how many questions got no answer, and how many an empty one.
+        """Print how many questions got no answer, an empty one, or none of their choices.
 
         Args:
             listed: the file that lists the questions without an answer; blank for none.
@@ -193,6 +193,12 @@ class Console:
             self.out.print(Text(line + where), style="yellow")
         if empty:
             self.out.print(Text(f"empty answers: {empty}"), style="yellow")
+        if no_choice := sum(scores.get("no_choice", 0) for scores in conditions):
+            what = number_of(no_choice, "answer is", "answers are")
+            self.out.print(
+                Text(f"{what} none of the question's choices, which counts as wrong"),
+                style="yellow",
+            )
 
     def unjudged(self, results: RunResults | ScoreResults) -> None:
         """Print how many answers got no verdict from the judge, and why."""

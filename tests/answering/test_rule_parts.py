@@ -571,6 +571,7 @@ RULES_OF_EXTRACTION = (
     "reasoning next_example marked markdown first_line sentence strip_end lower".split()
 )
 SHARED = {
+    "choices": "named",
     "prompt": "short-answer",
     "passages": 1,
     "passage_images": 0,

@@ -213,6 +213,7 @@ def test_every_key_of_the_section_of_answers(whole, seed):
                 },
                 "unanswered": [{"question_id": 3, "reason": "the reader has no idea"}],
                 "empty": 1,
+                "no_choice": 0,
                 "exact_match": {"1": 50},
                 "hits": None,
                 "groups": {"Animals": group(main, 1, 2), "two": group(main, 3)},
@@ -225,6 +226,7 @@ def test_every_key_of_the_section_of_answers(whole, seed):
                 "pictures": None,
                 "unanswered": [],
                 "empty": 0,
+                "no_choice": 0,
                 "exact_match": {"1": 50},
                 "hits": None,
                 "groups": {"Animals": group(none, 1, 2), "two": group(none, 3)},
@@ -322,3 +324,16 @@ def test_a_rule_reads_the_answer_the_generation_and_the_sample():
     sample = {"answer": "cat", "raw": "a cat", "drafts": []}
     assert record_of(sample) == AnswerRecord("cat", "a cat", sample)
     assert record_of({"answer": None}) == AnswerRecord(None, None, {"answer": None})
+
+
+def test_answers_that_are_none_of_the_choices_are_counted():
+    asked = Question(1, "q", image_id=1, choices=("cat", "dog"), correct_choice=1)
+    questions = tuple(replace(asked, question_id=i, image_id=i) for i in range(4))
+    dataset = Dataset("d", "D", "val", questions, "multiple_choice", "")
+    given = ["dog", "Dog", "cat", None]
+    conditions = {"main": {i: sample(text) for i, text in enumerate(given)}}
+    found = answer_section(dataset, conditions, seed=0)["conditions"]["main"]
+    assert (found["score"], found["no_choice"]) == (25, 1)
+    plain = Dataset("d", "D", "val", (Question(1, "q", answers=("a",)),), "exact_match", "")
+    found = answer_section(plain, {"main": {1: sample("b")}}, seed=0)["conditions"]["main"]
+    assert found["no_choice"] == 0

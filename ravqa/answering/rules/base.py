@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
+from ravqa.answering.choices import choice_of
 from ravqa.answering.config import AnsweringConfig
 from ravqa.answering.extract import is_shortened, short_answer
 from ravqa.answering.fitting import Pair
@@ -145,7 +146,10 @@ class DecisionRule(ABC):
         return self.only([self.draft(case, 0, generation)])
 
     def draft(self, case: Case, i: int, generation: Generation) -> Draft:
-        """Return the generation for a question's prompt `i`, with the short answer extracted."""
+        """Return the generation for a question's prompt `i`, with the short answer extracted.
+
+        For a question with choices, the answer is the choice that the generation gives, if any.
+        """
         if not self._told and is_shortened(generation.text, self.config.extract):
             self._told = True
             _log.warning(
@@ -153,8 +157,11 @@ class DecisionRule(ABC):
                 "answer",
                 len(generation.text),
             )
+        short = short_answer(generation.text, self.config.extract, case.question.question)
+        choices = case.question.choices
+        choice = choice_of(generation.text, short, choices, self.config.choices)
         return Draft(
-            text=short_answer(generation.text, self.config.extract, case.question.question),
+            text=short if choice is None else choice,
             raw=generation.text,
             log_prob=generation.log_prob,
             tokens=generation.tokens,
