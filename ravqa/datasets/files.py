@@ -14,11 +14,14 @@ Columns of the questions; lists are JSON lists, in tables also `one|two`. Values
     image_id                  the image's id; by default its path
     answers | answer          accepted answers; blank in every row if the file is not scored
     answer_eval               InfoSeek's forms of the answers, for `metric=infoseek`
+    choices                   the answers to choose from, in order
+    correct_choice            the text of the right one; or correct_choice_idx, its position from 0
     instruction, question_type, split
     pos_item_ids              ids of relevant passages
     pos_articles              names of relevant articles
 
-Other columns go to `Question.extra`.
+A question with a right choice and without answers has that choice as its answer. Other columns go
+to `Question.extra`.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from ravqa.corpora import row_images
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.tables import JSON_LINES, TABLES, Row, TableForm, read_rows, suffix_of
-from ravqa.corpora.values import cell_items, identity, text, texts_of
+from ravqa.corpora.values import cell_items, identity, is_blank, list_of, text, texts_of
 from ravqa.datasets import m2kr
 from ravqa.datasets.base import (
     Dataset,
@@ -55,7 +58,7 @@ _ANSWERS = ("answers", "answer")
 _KNOWN = {
     *(*_ID, *_ANSWERS, *row_images.HELD, *row_images.NAMED),
     *("question", "image_id", "answer_eval", "instruction", "question_type", "split"),
-    *("pos_item_ids", "pos_articles"),
+    *("pos_item_ids", "pos_articles", "choices", "correct_choice", "correct_choice_idx"),
 }
 _ALL = "all"  # the split of all questions, whatever their own splits
 _PASSAGES = (*JSON_LINES, *TABLES, ".parquet")
@@ -124,7 +127,7 @@ def _load(request: DatasetRequest, name: str, suffixes: Sequence[str]) -> Datase
         fingerprint=digest,
         corpus=corpus,
         info={"file": path.name, "metric": options.metric},
-        notes=remarks.lines(),
+        notes=[*remarks.lines(), *stream.notes],
         retrieval_metrics=stream.retrieval_metrics,
     )
 
@@ -144,7 +147,12 @@ def _question_file(data: Path, suffixes: Sequence[str]) -> Path:
 
 
 class _Questions:
-    """The questions of a file; after reading, also the metrics that can score them."""
+    """The questions of a file; after reading, also the metrics that can score them.
+
+    Attributes:
+        answered: whether the questions have answers.
+        chosen: whether the right choice of a question is known.
+    """
 
     def __init__(
         self, path: Path, images: ImageFolder, options: Options, request: DatasetRequest
@@ -156,13 +164,14 @@ class _Questions:
         self._request = request
         self._table = suffix_of(path) in TABLES
         self.answered = False
+        self.chosen = False
         self._positives = False
 
     def _any_answers(self) -> bool:
         """Return whether the file has answers; if so, every question needs some."""
         for _, row in self._rows():
             with contextlib.suppress(DataError):  # `__iter__` reports the row
-                if self._answers(row):
+                if self._answers(row) or _named_choice(row):
                     return True
         return False
 
@@ -183,6 +192,16 @@ class _Questions:
             *((RetrievalMetric("pseudo_recall_at_k", 5),) if self.answered else ()),
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of how the questions are scored."""
+        if not self.chosen or self._metric.scores_choices:
+            return []
+        return [
+            f"the questions have choices, and are scored by {self._metric.name}: --dataset-option "
+            "metric=multiple_choice scores them by the right choice"
+        ]
+
     def __iter__(self) -> Iterator[Question]:
         self.answered = self._any_answers()
         for question in usable(self._rows(), _question_id, self._question, self._request):
@@ -198,7 +217,11 @@ class _Questions:
         image_id = identity(row, "image_id")
         if image_id is None:
             image_id = found.name
+        choices = self._choices(row)
+        correct = _correct_choice(row, choices)
         answers = self._answers(row)
+        if not answers and correct is not None:
+            answers = (choices[correct],)
         if self.answered and not answers:
             raise DataError("no answers, where other questions of the file have some")
         answer_eval = m2kr.evaluation_forms(self._items(row, "answer_eval"))
@@ -214,14 +237,24 @@ class _Questions:
             split=text(row, "split"),
             pos_item_ids=self._list(row, "pos_item_ids"),
             pos_articles=self._list(row, "pos_articles"),
+            choices=choices,
+            correct_choice=correct,
             extra={key: value for key, value in row.items() if key not in _KNOWN},
         )
         if self.answered and (reason := self._metric.problem(question)):
             raise DataError(reason)
+        self.chosen |= correct is not None
         missing = found.missing
         if found.path is None and not missing:
             missing = row_images.unread_image(row, _KNOWN)
         return question, missing
+
+    def _choices(self, row: Row) -> tuple[str, ...]:
+        items = self._items(row, "choices")
+        found = texts_of(items, "choices")
+        if found and len(found) < len(list_of(items, "choices")):
+            raise DataError("'choices': one is blank")
+        return found
 
     def _list(self, row: Row, column: str) -> tuple[str, ...]:
         return texts_of(self._items(row, column), column)
@@ -238,3 +271,28 @@ def _question_id(row: Row) -> int | str:
     if question_id is None:
         raise DataError(f"no question id (column {' or '.join(_ID)})")
     return question_id
+
+
+_PLACE = "correct_choice_idx"
+
+
+def _named_choice(row: Row) -> bool:
+    return not (is_blank(row.get("correct_choice")) and is_blank(row.get(_PLACE)))
+
+
+def _correct_choice(row: Row, choices: Sequence[str]) -> int | None:
+    """Return the position of the right choice, if the row names it by text or by position."""
+    named, place = text(row, "correct_choice"), text(row, _PLACE)
+    if named is not None and place is not None:
+        raise DataError(f"'correct_choice' and {_PLACE!r} are both given: which one is meant?")
+    if named is not None:
+        if named not in choices:
+            raise DataError(f"'correct_choice' is {named!r}, which is none of the choices")
+        return list(choices).index(named)
+    if place is None:
+        return None
+    if not (place.isascii() and place.isdecimal()):
+        raise DataError(f"{_PLACE!r} is {place!r}: a position from 0 is expected")
+    if int(place) >= len(choices):
+        raise DataError(f"{_PLACE!r} is {place}, from 0, but there are {len(choices)} choices")
+    return int(place)

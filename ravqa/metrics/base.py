@@ -80,6 +80,7 @@ class AnswerMetric(ABC):
         rule: the rule in words, with its source.
         right: when an answer counts as right, to end the sentence "right is ...".
         uses_judge: whether the rule asks a judge, if one is given.
+        scores_choices: whether the rule scores answers by the question's right choice.
         prediction_key: key of an answer in files of predictions that are one object, {id: {key:
             answer}} or {id: answer}; blank if the benchmark has no such files.
         needs_judge: whether the rule is another one without a judge.
@@ -95,6 +96,7 @@ class AnswerMetric(ABC):
     rule: ClassVar[str]
     right: ClassVar[str] = "a score of 1"
     uses_judge: ClassVar[bool] = False
+    scores_choices: ClassVar[bool] = False
     prediction_key: ClassVar[str] = ""
     needs_judge: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset()

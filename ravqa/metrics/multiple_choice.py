@@ -18,6 +18,7 @@ class MultipleChoice(AnswerMetric):
     label = "Multiple choice"
     rule = "1 if the prediction equals the right choice, letter by letter, else 0"
     right = "the right choice"
+    scores_choices = True
 
     def score(self, question: Question, record: AnswerRecord, judge: Judge | None = None) -> float:
         """Return 1.0 or 0.0.
