@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.records import Passage
 from ravqa.corpora.kb import read_pages
 from ravqa.corpora.row_images import is_there
 from ravqa.corpora.tables import read_rows
@@ -142,13 +143,24 @@ def _file_name(name: str) -> str:
     return unquote(urlsplit(name).path.rpartition("/")[2])
 
 
-def missing_images(images: Sequence[GalleryImage]) -> str:
-    """Return how many of the images are not there, and the first of them; "" if all are."""
+def passage_image(passage: Passage) -> GalleryImage | None:
+    """Return the image of a passage, if it has one."""
+    if passage.image is None:
+        return None
+    return GalleryImage(passage.article_names, passage.image, f"passage {passage.passage_id}")
+
+
+def missing_images(images: Sequence[GalleryImage], of: str = "the gallery") -> str:
+    """Return how many of the images are not there, and the first of them; "" if all are.
+
+    Args:
+        of: what they are images of, for the message.
+    """
     missing = [image for image in images if not image.exists]
     if not missing:
         return ""
     first = missing[0]
     return (
-        f"{len(missing)} of {len(images)} images of the gallery are missing, such as {first.path} "
+        f"{len(missing)} of {len(images)} images of {of} are missing, such as {first.path} "
         f"({first.where})"
     )

@@ -23,7 +23,13 @@ from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import LocalPath, Part, Strict, fingerprint
 from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
-from ravqa.corpora.galleries import GalleryImage, missing_images, plain_name, read_gallery
+from ravqa.corpora.galleries import (
+    GalleryImage,
+    missing_images,
+    passage_image,
+    plain_name,
+    read_gallery,
+)
 from ravqa.encoders import ENCODERS
 from ravqa.encoders.base import EncodingStats
 from ravqa.images.decode import broken_images
@@ -134,7 +140,7 @@ class GalleryRetriever(Retriever):
         """Return how many images of the passages are missing; "" if none, or all are elsewhere."""
         if config.images is not None or config.missing == "skip":
             return ""
-        found = missing_images([image for p in corpus.stream() if (image := _image_of(p))])
+        found = missing_images([image for p in corpus.stream() if (image := passage_image(p))])
         return found and f"{found} ({_SKIP})"
 
     @property
@@ -266,7 +272,7 @@ class GalleryRetriever(Retriever):
             for name in names:
                 exact.setdefault(name, article)
                 plain.setdefault(plain_name(name), article)
-            if self.config.images is None and (image := _image_of(passage)):
+            if self.config.images is None and (image := passage_image(passage)):
                 own.append((article, image))
         return plain | exact, own
 
@@ -319,12 +325,6 @@ def _naming_skip() -> Iterator[None]:
         yield
     except DataError as e:
         raise DataError(f"{_WHY}: {e} ({_SKIP})") from None
-
-
-def _image_of(passage: Passage) -> GalleryImage | None:
-    if passage.image is None:
-        return None
-    return GalleryImage(passage.article_names, passage.image, f"passage {passage.passage_id}")
 
 
 def _stamp(image: GalleryImage) -> tuple[str, int, int]:

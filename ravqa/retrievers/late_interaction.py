@@ -26,6 +26,7 @@ from ravqa.core.records import Hit, Passage, Question
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
+from ravqa.corpora.galleries import missing_images, passage_image
 from ravqa.encoders import ENCODERS
 from ravqa.encoders.base import (
     EncodingStats,
@@ -174,7 +175,8 @@ class LateInteractionRetriever(Retriever):
         """Use the corpus's own index, open the cached one, or encode the corpus and build one.
 
         Raises:
-            DataError: a passage is an image without text, and the encoder sees no images of them.
+            DataError: images of passages are missing, or a passage is an image without text and
+                the encoder does not see it.
             UserError: the corpus is missing.
         """
         if corpus is None:
@@ -277,8 +279,11 @@ class LateInteractionRetriever(Retriever):
             store.remove()
 
     def _check_seen(self, corpus: Corpus) -> None:
-        """Raise DataError if a passage has nothing that the encoder reads or sees."""
+        """Raise DataError if images are missing, or are all that a passage has and not seen."""
         if self.encoder.supports_passage_images:
+            images = [image for p in corpus.stream() if (image := passage_image(p))]
+            if missing := missing_images(images, "passages"):
+                raise DataError(f"{corpus.source}: {missing}")
             return
         for passage in corpus.stream():
             if passage.image is not None and not passage.content.strip():

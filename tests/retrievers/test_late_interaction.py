@@ -72,6 +72,11 @@ def test_an_image_without_text_needs_an_encoder_that_sees_it(tmp_path, monkeypat
     tested.prepare(Corpus([Passage("a", "text"), Passage("c", "", title="T", image=image)]))
     monkeypatch.setattr(type(tested.encoder), "supports_passage_images", True)
     tested.prepare(corpus)
+    gone = tmp_path / "gone.png"
+    passages = [Passage("a", "text", image=image), Passage("b", "text", image=gone)]
+    assert said(DataError, tested.encode, Corpus(passages, source="pages.jsonl")) == (
+        f"pages.jsonl: 1 of 2 images of passages are missing, such as {gone} (passage b)"
+    )
 
 
 def test_its_index_is_kept_by_corpus_encoder_kind_and_what_is_fixed_in_it(fresh_cache, monkeypatch):
