@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import cast
+from typing import Any, cast
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import known_scores, points, record_of
-from ravqa.evaluation.schema import Predicted, RuleExample, RuleScore, RulesSection, Sample
+from ravqa.evaluation.schema import Bounds, Predicted, RuleExample, RuleScore, RulesSection, Sample
 from ravqa.evaluation.sections import DECIMALS, Samples
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, Form, checked_scores
@@ -211,12 +211,13 @@ def rules_section(
     own = chosen.rules[0].name
     found: list[Scored] = []
     rows: list[RuleScore] = []
+    made: dict[Any, Bounds] = {}
     for metric in chosen.rules:
         if known and metric.name == own:
             each = scored_before(metric, [samples[q.question_id] for q in questions])
         else:
             each = scored(metric, questions, records, judge)
-        row = _row(each, questions, seed)
+        row = _row(each, questions, seed, made)
         if row is None:
             reason = first_failure(each.outcomes)
             left_out[metric.name] = (
@@ -249,7 +250,10 @@ def aggregate(found: Scored, questions: Sequence[Question]) -> float | None:
     return score
 
 
-def _row(found: Scored, questions: Sequence[Question], seed: int) -> RuleScore | None:
+def _row(
+    found: Scored, questions: Sequence[Question], seed: int, known: dict[Any, Bounds]
+) -> RuleScore | None:
+    """Return None without a score; `known` are the intervals of rules that gave the same scores."""
     metric = found.metric
     kept = list(compress(questions, found.kept))
     failures = [o for o in found.outcomes if isinstance(o, Failure)]
@@ -257,13 +261,16 @@ def _row(found: Scored, questions: Sequence[Question], seed: int) -> RuleScore |
     if score is None:
         return None
     values = [100 * v for v in compress(found.values, found.kept)]
-    splits, images = [q.split or "" for q in kept], [q.image_id for q in kept]
-    interval = metric.interval(values, splits, images, seed=seed)
+    key = type(metric).interval, tuple(values), tuple(found.kept)
+    if key not in known:
+        splits, images = [q.split or "" for q in kept], [q.image_id for q in kept]
+        interval = metric.interval(values, splits, images, seed=seed)
+        known[key] = intervals.estimate(interval, images).bounds(DECIMALS)
     row: RuleScore = {
         "rule": metric.name,
         "label": metric.label,
         "score": score,
-        "interval_95": intervals.estimate(interval, images).bounds(DECIMALS),
+        "interval_95": known[key],
         "questions": len(kept),
         "without_score": len(failures),
     }

@@ -25,6 +25,7 @@ from ravqa.reports.figures import metric_name, run_figures
 from ravqa.reports.matches import default_matches, matches
 from ravqa.reports.page import REPORT, render, safe_json, write_page
 from ravqa.reports.questions import BLOCKS, Bounds, Content, QuestionTables
+from ravqa.reports.rules import other_rules
 from ravqa.reports.run import Run, read_run
 from ravqa.reports.selective import selective_figures, selective_tables
 from ravqa.reports.summary import facts, notes, provenance, tables, tiles
@@ -228,6 +229,7 @@ def _frame(run: Run) -> dict[str, Any]:
         "notes": notes(run),
         "tiles": tiles(run),
         "tables": [*tables(run), *selective_tables(run)],
+        "other_rules": other_rules(run),
         "figures": [*run_figures(run), *selective_figures(run)],
         "config": _yaml(run.config),
         "provenance": provenance(run),

@@ -133,38 +133,39 @@ class RunFiles:
                 "off?"
             )
 
-    def dataset(self, samples: Iterable[Sample]) -> Dataset:
-        """Return the questions that were asked, as far as the folder has them, with their metric.
 
-        Nothing else is read: there are no images, and no passages that are known to be relevant.
+def dataset_of(results: RunResults, samples: Iterable[Sample], folder: Path) -> Dataset:
+    """Return the questions that were asked, as far as a run's folder has them, with their metric.
 
-        Raises:
-            UserError: the run's answers were not scored, no such metric is registered here, or an
-                older run lacks what the metric reads.
-        """
-        answers, about = self.results["answers"], self.results["dataset"]
-        if answers is None:
-            raise UserError(f"the run in {self.folder} has no answers that were scored")
-        METRICS.check(answers["metric"], str(self.folder))
-        options = METRICS.get(answers["metric"]).Config.model_fields
-        dataset = Dataset(
-            name=about["name"],
-            label=about["label"],
-            split=str(about["split"]),
-            sample=about["sample"],
-            questions=[question_of(sample) for sample in samples],
-            metric=answers["metric"],
-            metric_options={k: v for k, v in answers["rule"].items() if k in options},
-            fingerprint=str(self.results["provenance"]["fingerprints"].get("dataset", "")),
-        )
-        metric = dataset.answer_metric
-        for question in dataset.questions:
-            if problem := metric.problem(question):
-                raise UserError(
-                    f"the run in {self.folder} cannot be scored again: question "
-                    f"{question.question_id}: {problem}"
-                )
-        return dataset
+    There are no images, and no passages that are known to be relevant.
+
+    Raises:
+        UserError: the run's answers were not scored, no such metric is registered here, or an
+            older run lacks what the metric reads.
+    """
+    answers, about = results["answers"], results["dataset"]
+    if answers is None:
+        raise UserError(f"the run in {folder} has no answers that were scored")
+    METRICS.check(answers["metric"], str(folder))
+    options = METRICS.get(answers["metric"]).Config.model_fields
+    dataset = Dataset(
+        name=about["name"],
+        label=about["label"],
+        split=str(about["split"]),
+        sample=about["sample"],
+        questions=[question_of(sample) for sample in samples],
+        metric=answers["metric"],
+        metric_options={k: v for k, v in answers["rule"].items() if k in options},
+        fingerprint=str(results["provenance"]["fingerprints"].get("dataset", "")),
+    )
+    metric = dataset.answer_metric
+    for question in dataset.questions:
+        if problem := metric.problem(question):
+            raise UserError(
+                f"the run in {folder} cannot be scored again: question {question.question_id}: "
+                f"{problem}"
+            )
+    return dataset
 
 
 def question_of(sample: Sample) -> Question:

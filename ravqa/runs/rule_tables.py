@@ -18,7 +18,7 @@ _LONGEST = 200  # characters of an answer that are printed
 
 def show_rules(section: RulesSection, console: Console) -> None:
     """Print the table, how far the rules are apart, and where they disagree."""
-    table = Columns("The same answers by other rules", _notes(section))
+    table = Columns("The same answers by other rules", notes_of(section))
     header, rows = table_of(section)
     table.names(header[0])
     for name in header[1:]:
@@ -57,12 +57,13 @@ def table_of(section: RulesSection) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _notes(section: RulesSection) -> list[str]:
+def notes_of(section: RulesSection) -> list[str]:
+    """Return which rule is the dataset's own, and why others are left out or give no score."""
     found = [f"{section['own']} is the dataset's own rule."]
     reasons: dict[str, list[str]] = {}
     for name, reason in section["left_out"].items():
         reasons.setdefault(reason, []).append(name)
-    found += [f"left out: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    found += [f"not asked: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     first = next((row for row in section["rules"] if row["without_score"]), None)
     if first is not None:
         found.append(f"without a score by {first['rule']}: {first['reason']}; ...")

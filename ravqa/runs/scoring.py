@@ -32,7 +32,7 @@ from ravqa.evaluation.sections import dataset_section
 from ravqa.metrics.judges import JUDGES
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.runs.console import Console
-from ravqa.runs.finished import RunFiles
+from ravqa.runs.finished import RunFiles, dataset_of
 from ravqa.runs.folder import MAIN, check_output, samples_name
 from ravqa.runs.load import read_questions, with_metric_options
 from ravqa.runs.options import ScoreRequest
@@ -154,7 +154,7 @@ def _check_dataset(request: ScoreRequest, run: RunFiles | None) -> None:
 
 def _questions(plan: ScorePlan, console: Console) -> Dataset:
     if plan.run is not None:
-        return plan.run.dataset(plan.run.samples())
+        return dataset_of(plan.run.results, plan.run.samples(), plan.run.folder)
     asked = DatasetRequest(need_images=False, find_images=False)
     return read_questions(plan.request, asked, console)
 

@@ -16,7 +16,7 @@ from ravqa.evaluation.answers import record_of
 from ravqa.evaluation.rules import Scored, aggregate, choose_rules, scored, scored_before
 from ravqa.evaluation.schema import RuleDifference, Sample
 from ravqa.metrics.statistics.intervals import Estimate, estimate_of_difference
-from ravqa.runs.finished import FinishedRun, Id, RunFiles
+from ravqa.runs.finished import FinishedRun, Id, RunFiles, dataset_of
 
 TITLE = "Score % by rule, compared with the reference"
 HEADER = ("", "score %", "reference %", "difference", "95 % interval")
@@ -62,7 +62,7 @@ def compared_by_rules(
     """
     first = RunFiles.read(runs[reference].folder)
     kept = (s for s in first.samples(runs[reference].condition) if s["question_id"] in ids)
-    dataset = first.dataset(kept)
+    dataset = dataset_of(first.results, kept, first.folder)
     questions = dataset.questions
     samples: dict[str, list[Sample]] = {}
     for name, run in runs.items():

@@ -26,6 +26,7 @@ from ravqa.reports.figures import run_figures
 from ravqa.reports.photos import thumbnails
 from ravqa.reports.questions import Bounds
 from ravqa.reports.report import write_report
+from ravqa.reports.rules import other_rules
 from ravqa.reports.run import read_run
 from ravqa.runs.console import Console
 from ravqa.runs.finished import FinishedRun
@@ -543,3 +544,17 @@ def test_the_command_says_what_is_wrong(run, tmp_path, capsys):
     (run / "results.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"results\.json: not JSON"):
         write_report(run)
+
+
+def test_scores_by_other_rules_are_folded(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    found = other_rules(read_run(finished))
+    pattern = r'<details class="fold"><summary>Other scoring rules: (.*?)</details>'
+    line, _, table = re.search(pattern, page, re.S)[1].partition("</summary>")
+    assert found.title == f"Other scoring rules: {line}"
+    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', table)
+    assert [list(row) for row in rows] == found.table[1]
+    own = json.loads((finished / "results.json").read_text())["answers"]
+    score = own["conditions"]["main"]["score"]
+    assert f"{score:.1f} by its own ({own['metric']})" in line
+    assert "has &lt;answer&gt;" in table

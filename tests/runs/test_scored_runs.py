@@ -6,7 +6,7 @@ import pytest
 from hand_runs import answered, write
 
 from ravqa.cli import main
-from ravqa.runs.finished import RunFiles, question_of
+from ravqa.runs.finished import RunFiles, dataset_of, question_of
 
 RANGE = {"wikidata": 10.0, "range": [9.0, 12.0]}
 INFOSEEK = {"metric": "infoseek", "label": "InfoSeek score", "rule": {"strict": True}}
@@ -59,7 +59,7 @@ def test_a_run_is_scored_by_other_rules_without_its_data(run, tmp_path, capsys):
 
 def test_questions_of_a_run_are_those_of_its_samples(run):
     files = RunFiles.read(run)
-    dataset = files.dataset(files.samples())
+    dataset = dataset_of(files.results, files.samples(), run)
     assert (dataset.name, dataset.label, dataset.metric) == ("jsonl", "Own", "infoseek")
     last = dataset.questions[-1]
     assert (last.answer_eval, last.question_type) == ((RANGE,), "Numerical")
@@ -73,7 +73,8 @@ def test_a_runs_metric_keeps_its_options(tmp_path):
     rule = {"normalization": "always", "judge": None}
     answers = {"metric": "vqa_accuracy", "label": "VQA accuracy", "rule": rule}
     files = RunFiles.read(write(tmp_path / "run", [answered(1)], answers=answers))
-    assert files.dataset(files.samples()).answer_metric.config.normalization == "always"
+    found = dataset_of(files.results, files.samples(), files.folder)
+    assert found.answer_metric.config.normalization == "always"
 
 
 def test_what_cannot_be_scored_is_refused(run, tmp_path, capsys):

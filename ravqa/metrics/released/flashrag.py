@@ -33,7 +33,8 @@ class _OfTexts(ReleasedRule):
     def of_text(self, question: Question, text: str) -> float:
         """Return the best score over the references."""
         given = normalise(text)
-        return max(self.of_pair(given, normalise(reference)) for reference in texts(question))
+        references = {normalise(reference) for reference in texts(question)}
+        return max(self.of_pair(given, reference) for reference in references)
 
 
 class ExactMatch(_OfTexts):
