@@ -17,6 +17,7 @@ from ravqa.answering.fitting import Pair, fit
 from ravqa.answering.prompt import Example, PromptTemplate
 from ravqa.answering.rules import answering_config, build_rule, reader_problem, rule_class
 from ravqa.answering.rules.base import Case
+from ravqa.answering.self_check import load_self_check, self_checks
 from ravqa.answering.streaming import AnswerStream
 from ravqa.core.contracts import check_each, raised_by
 from ravqa.core.errors import PromptError, UserError, broken
@@ -66,13 +67,14 @@ class Answerer:
             else answering_config(config.model_dump(exclude_unset=True))
         )
         self.template = load_template(config)
+        self._self_check = load_self_check(config.self_check) if config.self_check else None
         self.rule = build_rule(self.config)
         if problem := reader_problem(self.config, reader.abilities):
             raise UserError(problem)
         self.reader = reader
         self.cached = CachedReader(reader, keep=config.cache)
         self.asked: dict[str, str] = {}
-        apart = {"cache", "prompt", "examples", "batch_size"}
+        apart = {"cache", "prompt", "examples", "batch_size", "self_check"}
         if not config.passage_images:  # not a setting when runs were first resumed
             apart.add("passage_images")
         self.fingerprint = fingerprint(
@@ -80,6 +82,7 @@ class Answerer:
             config.model_dump(exclude=apart),
             self.template.source,
             reader.fingerprint,
+            *([self._self_check.source] if self._self_check else []),
         )
 
     def answer(
@@ -115,7 +118,37 @@ class Answerer:
 
         why = f"answering.decision {self.config.decision}"
         answered = iter(zip(by_halves(range(len(cases)), decide, why), good, strict=True))
-        return [case if isinstance(case, Failure) else _joined(*next(answered)) for case in made]
+        found = [case if isinstance(case, Failure) else _joined(*next(answered)) for case in made]
+        return found if self._self_check is None else self._checked(found, given, self._self_check)
+
+    def _checked(
+        self,
+        found: Sequence[Answer | Failure],
+        given: Sequence[tuple[Question, Sequence[Pair]]],
+        template: PromptTemplate,
+    ) -> list[Answer | Failure]:
+        """Return answers with the reader's own verdict on each, from the passages that it read.
+
+        An answer on which the reader gives none keeps its place, unless the reader is gone.
+        """
+        out = list(found)
+        answers = {i: answer for i, answer in enumerate(found) if isinstance(answer, Answer)}
+        verdicts = self_checks(
+            template,
+            self.cached,
+            [given[i][0] for i in answers],
+            [
+                [pair for pair in given[i][1] if pair[0].passage_id in answer.passage_ids]
+                for i, answer in answers.items()
+            ],
+            [answer.text for answer in answers.values()],
+        )
+        for (i, answer), verdict in zip(answers.items(), verdicts, strict=True):
+            if not isinstance(verdict, Failure):
+                out[i] = replace(answer, self_check=verdict)
+            elif verdict.fatal:
+                out[i] = verdict
+        return out
 
     def _made(
         self, given: Sequence[tuple[Question, Sequence[Pair]]], examples: Sequence[Example]
@@ -310,4 +343,6 @@ def load_template(config: AnsweringConfig) -> PromptTemplate:
         )
     if config.examples is not None and "examples" not in template.uses:
         raise UserError(f"answering.examples is set, but prompt {template.name} shows no examples")
+    if config.self_check is not None:
+        load_self_check(config.self_check)
     return template

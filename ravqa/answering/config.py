@@ -53,6 +53,8 @@ class AnsweringConfig(Strict):
         extract: rules from the generation to the short answer.
         choices: the rule by which a generation becomes one of the question's choices, if there are
             any (see `ravqa.answering.choices`); "free" keeps the short answer.
+        self_check: a template in `prompts/`, or a file, by which the reader is asked whether its
+            answer is right; None to not ask. Its probability of yes is kept as a confidence.
         cache: whether generations are kept on disk, so that the same prompt to the same reader is
             answered once.
     """
@@ -64,4 +66,5 @@ class AnsweringConfig(Strict):
     examples: ExamplesConfig | None = None
     extract: Extraction = Extraction()
     choices: ChoiceRule = "named"
+    self_check: TemplateName | None = None
     cache: bool = True

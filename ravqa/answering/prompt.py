@@ -77,6 +77,7 @@ class Variables(Seen):
         pictures: number of pictures of passages that the reader is given.
         examples: few-shot examples (`answering.examples`).
         instruction: the question's instruction, or "".
+        answer: the reader's own answer, in `answering.self_check`; else "".
     """
 
     question: str
@@ -86,6 +87,7 @@ class Variables(Seen):
     pictures: int
     examples: list[ExampleValues]
     instruction: str
+    answer: str
 
 
 VARIABLES = tuple(sorted(Variables.__annotations__))
@@ -191,6 +193,7 @@ class PromptTemplate:
         *,
         reader: Reader,
         pictures: Sequence[Path] = (),
+        answer: str = "",
     ) -> tuple[Prompt, int]:
         """Return the prompt for a reader, and how many control tokens became plain text in it.
 
@@ -200,6 +203,7 @@ class PromptTemplate:
             question, passages, examples: as for `render`.
             reader: the reader.
             pictures: those passages' images that are shown, each once.
+            answer: the reader's own answer, if the prompt asks about it.
 
         Raises:
             PromptError: as `render`.
@@ -208,6 +212,7 @@ class PromptTemplate:
         values = self._values(
             question, passages, examples, image=image is not None, pictures=pictures
         )
+        values["answer"] = answer
         text = self._rendered(values)
         shown = tuple(pictures)
         tokens = reader.control_tokens
@@ -270,6 +275,7 @@ class PromptTemplate:
             "pictures": len(pictures),
             "examples": [_example(example) for example in examples],
             "instruction": question.instruction or "",
+            "answer": "",
             **_seen(question),
         }
 
@@ -318,6 +324,7 @@ def _filled(picture: int) -> Variables:
         "pictures": 1,
         "examples": [example] * 2,
         "instruction": "a",
+        "answer": "a",
         **seen,
     }
 

@@ -287,6 +287,7 @@ class Answer:
         joint: whether the answer was decoded from several prompts together: it then belongs to no
             single one, and the drafts are copies of it.
         pictures: what became of the passages' pictures; None if prompts show none.
+        self_check: probability by the reader itself that the answer is right, if it was asked.
     """
 
     text: str
@@ -298,6 +299,7 @@ class Answer:
     neutralised: int = 0
     joint: bool = False
     pictures: Pictures | None = None
+    self_check: float | None = None
 
     @property
     def passage_ids(self) -> tuple[str, ...]:

@@ -247,6 +247,9 @@ class Sample(Predicted):
     """Whether the answer is a reference, after the metric's own clean-up."""
     right: NotRequired[bool]
     """Whether the answer counts as right when counting what retrieval helped or hurt."""
+    self_check: NotRequired[Share]
+    """Probability by the reader itself that its answer is right (`answering.self_check`); absent if
+    it gave none, or was not asked."""
     refused: NotRequired[bool]
     """Whether the answer says that there is none ("I don't know"); absent if it does not."""
 

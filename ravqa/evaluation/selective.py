@@ -120,6 +120,10 @@ def _or_lowest(value: float | None) -> float:
     return -math.inf if value is None else value
 
 
+def _self_check(sample: Sample) -> float | None:
+    return sample.get("self_check")
+
+
 def _agreement(sample: Sample) -> float | None:
     """Return the share of the drafts with the same answer, after VQA's clean-up."""
     texts = [vqa.normalise(draft["text"]) for draft in sample["drafts"]]
@@ -179,6 +183,9 @@ CONFIDENCES: Mapping[str, Confidence] = {
         "largest posterior of a passage, p(z | x, y)", _passage_posterior
     ),
     "posterior_entropy": Confidence("entropy of the posterior over passages, negative", _entropy),
+    "self_check": Confidence(
+        "probability by the reader itself that its answer is right", _self_check, float
+    ),
     "retrieval_score": Confidence("score of the first retrieved passage", _retrieval_score),
     "reranker_score": Confidence("score of the first passage after all rerankers", _reranker_score),
 }

@@ -317,6 +317,8 @@ class Runner:
             sample["pictures"] = {"shown": found.shown, "cut": found.cut, "unread": unread}
         if answer.joint:
             sample["joint"] = True
+        if answer.self_check is not None:
+            sample["self_check"] = round(answer.self_check, 6)
         if is_refusal(answer.text, self._declines):
             sample["refused"] = True
         sample["drafts"] = self._drafts(answer, hits)

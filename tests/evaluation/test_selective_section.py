@@ -112,6 +112,13 @@ def test_scores_of_retrieval_and_of_rerankers_are_told_apart():
     assert confidences(samples)["reranker_score"] == {1: 1.0, 2: 3.0}
 
 
+def test_the_readers_own_verdict_is_a_probability():
+    samples = by_id(answered(1, self_check=0.75), answered(2, self_check=0.5), answered(3))
+    assert confidences(samples) == {"self_check": {1: 0.75, 2: 0.5}}
+    scores = confidence_scores(samples, seed=0)["self_check"]
+    assert scores["Brier"]["value"] == pytest.approx(100 * (0.25**2 + 0.5**2 + 1) / 3, abs=1e-4)
+
+
 def test_what_is_the_same_for_every_question_is_no_confidence():
     assert confidences(by_id(answered(1), answered(2))) == {}
 

@@ -266,3 +266,11 @@ def test_samples_say_where_the_answer_is_what_the_prompt_asks_for_as_a_refusal(r
     assert [(s["answer"], s.get("refused")) for s in samples] == [("an oak is", True)] * 3
     _, samples, _, _ = run("answered", *chosen, "answering.passages=1")
     assert [(s["answer"], "refused" in s) for s in samples] == [("tall as towers", False)] * 3
+
+
+def test_samples_hold_the_readers_own_verdict_if_it_is_asked(run):
+    _, samples, _, _ = run("checked", "answering.self_check=self-check")
+    # The scripted reader finds yes and no equally likely.
+    assert [s["self_check"] for s in samples] == [0.5] * 3
+    _, samples, _, _ = run("unchecked")
+    assert not any("self_check" in s for s in samples)

@@ -108,6 +108,13 @@ def reader_problem(config: DecisionRule.Config, reader: Abilities) -> str:
     rule = build_rule(config)
     if found := _picture_problem(min(config.passage_images, rule.most_passages), config, reader):
         return found
+    if config.self_check is not None and not reader.scores_answers:
+        ways = [f"reader.{way}" for way in reader.ways_to(lambda able: able.scores_answers)]
+        also = f"set {ways[0]} if the server can do that, or " if ways else ""
+        return (
+            "answering.self_check has the reader score yes and no, which this reader cannot: "
+            f"{also}choose one that does, or leave it out"
+        )
     why = rule.problem(reader)
     if not why:
         return ""
