@@ -15,7 +15,10 @@ from importlib.resources import files
 from typing import cast
 from unicodedata import normalize
 
-RULE = "a phrase of refusals.json, or what the prompt asks for as a refusal; never a right answer"
+RULE = (
+    "the answer is or contains a phrase listed in refusals.json, or is what the prompt asks for "
+    "where there is no answer; a right answer never counts"
+)
 """What counts as a refusal, in words, for results."""
 
 # Their words are not divided by spaces, or (Korean) have endings.

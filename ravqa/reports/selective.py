@@ -24,18 +24,18 @@ def selective_tables(run: Run) -> list[Titled]:
         Titled(
             "Right, wrong and refused",
             outcome_rows(section, lambda condition: condition_name(run, condition)),
-            f"{count}. A refusal: {section['refusals']}. An answer was found if "
+            f"{count}. What is refused: {section['refusals']}. An answer was found if "
             f"{section['answerable']}. Score: {section['truthfulness']}.",
         )
     ]
     if section["confidences"]:
-        about = "; ".join(f"{n}: {c['about']}" for n, c in section["confidences"].items())
+        about = "; ".join(f"{n} is the {c['about']}" for n, c in section["confidences"].items())
         found.append(
             Titled(
                 "Confidences",
                 confidence_rows(section),
                 f"{count}; right is {section['right']}. An AUROC of 50 % tells nothing; of AURC, "
-                f"ECE and Brier score, less is better. {about[:1].upper()}{about[1:]}.",
+                f"ECE and Brier score, less is better. Here {about}.",
             )
         )
     return found

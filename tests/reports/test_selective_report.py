@@ -62,8 +62,9 @@ def test_tables_have_the_numbers_of_the_results(folder):
     row = dict(zip(confidences.table[0][1:2], confidences.table[1][0][1:2], strict=True))
     assert confidences.table[1][0][0] == "log_prob"
     assert row == {"AUROC %": f"{scores['AUROC']['value']:.1f}"}
-    assert "log_prob: log-probability of the answer under the decision rule" in (
-        confidences.caption.lower()
+    assert confidences.caption.endswith(
+        "Here log_prob is the log-probability of the answer under the decision rule; "
+        "retrieval_score is the score of the first retrieved passage."
     )
 
 
