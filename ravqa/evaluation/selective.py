@@ -364,7 +364,7 @@ def threshold_scores(
         chosen = standing(calibration, values), losses(calibration)
         place = np.array(standing(samples, known[name]))
         for risk in target_risks:
-            threshold = selective.threshold_at_risk(*chosen, risk)
+            threshold = selective.risk_coverage(*chosen).threshold_at(risk)
             taken = place >= (math.inf if threshold is None else threshold)
             before = np.array(chosen[0]) >= (math.inf if threshold is None else threshold)
 
@@ -424,11 +424,12 @@ def _measures(
     """
 
     def statistic(weights: np.ndarray) -> np.ndarray:
+        curve = selective.risk_coverage(place, loss, weights)
         columns = [
             selective.auroc(place, right, weights),
-            selective.aurc(place, loss, weights),
-            *(selective.coverage_at_risk(place, loss, r / 100, weights) for r in TARGET_RISKS),
-            *selective.risk_at_coverage(place, loss, [c / 100 for c in COVERAGES], weights).T,
+            curve.area(),
+            *(curve.coverage_at(risk / 100) for risk in TARGET_RISKS),
+            *curve.risk_at([coverage / 100 for coverage in COVERAGES]).T,
         ]
         if chances is not None:
             columns += [

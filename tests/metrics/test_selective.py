@@ -28,7 +28,8 @@ def answered(cases, threshold):
 @given(RANKED)
 def test_the_curve_its_area_and_its_thresholds_are_those_counted_directly(cases):
     confidence, losses = zip(*cases, strict=True)
-    thresholds, coverage, risk = selective.risk_coverage(confidence, losses)
+    curve = selective.risk_coverage(confidence, losses)
+    thresholds, coverage, risk = curve
     assert thresholds.tolist() == sorted(set(confidence), reverse=True)
     points = [answered(cases, threshold) for threshold in thresholds]
     assert list(zip(coverage, risk, strict=True)) == [pytest.approx(point) for point in points]
@@ -38,11 +39,10 @@ def test_the_curve_its_area_and_its_thresholds_are_those_counted_directly(cases)
         rows = zip(thresholds, points, strict=True)
         kept = [(t, c) for t, (c, r) in rows if r <= wanted + 1e-9 and t > -math.inf]
         threshold, share = kept[-1] if kept else (None, 0)
-        assert selective.threshold_at_risk(confidence, losses, wanted) == threshold
+        assert curve.threshold_at(wanted) == threshold
         assert selective.coverage_at_risk(confidence, losses, wanted) == pytest.approx(share)
         least = [r for c, r in points if c >= max(wanted, 0.01) - 1e-9]
-        found = selective.risk_at_coverage(confidence, losses, [max(wanted, 0.01)])
-        assert found.tolist() == [pytest.approx(least[0])]
+        assert curve.risk_at([max(wanted, 0.01)]).tolist() == [pytest.approx(least[0])]
 
 
 @quick
@@ -105,7 +105,7 @@ def test_a_weight_is_how_often_a_question_counts(cases):
         lambda *x: selective.coverage_at_risk(*x[:2], 0.3, *x[2:]),
         lambda c, loss, *w: selective.auroc(c, 1 - loss, *w),
         lambda c, loss, *w: selective.calibration_error(c, 1 - loss, *w),
-        lambda c, loss, *w: selective.risk_at_coverage(c, loss, [0.1, 0.7], *w),
+        lambda *x: selective.risk_coverage(*x).risk_at([0.1, 0.7]),
     ):
         rows = np.stack([weights, np.ones(len(weights))])
         found = one(values, 1.0 - right, rows)
@@ -116,7 +116,7 @@ def test_a_weight_is_how_often_a_question_counts(cases):
 def test_what_a_system_does_not_answer_is_never_covered_by_a_threshold():
     confidence, losses = [2.0, 1.0, -math.inf, -math.inf], [0.0, 0.0, 1.0, 1.0]
     assert selective.coverage_at_risk(confidence, losses, 1.0) == 0.5
-    assert selective.threshold_at_risk(confidence, losses, 1.0) == 1.0
+    assert selective.risk_coverage(confidence, losses).threshold_at(1.0) == 1.0
     assert selective.aurc(confidence, losses) == 0.25
     assert selective.auroc(confidence, [1, 0, 1, 0]) == 0.625
 

@@ -14,6 +14,7 @@ weights. `bootstrap` resamples clusters (images) as `statistics.intervals` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,19 +31,64 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 """From weights, [resamples, questions], to a value for each resample: [resamples, ...]."""
 
 
+class Curve(NamedTuple):
+    """A risk-coverage curve: a point for each different confidence, highest first.
+
+    Attributes:
+        thresholds: [points].
+        coverage, risk: of answering all questions whose confidence is at least the threshold,
+            [..., points]. The risk is NaN where the coverage is 0.
+    """
+
+    thresholds: np.ndarray
+    coverage: np.ndarray
+    risk: np.ndarray
+
+    def area(self) -> np.ndarray:
+        """Return the area under the curve; see `aurc`."""
+        steps = np.diff(self.coverage, axis=-1, prepend=0)
+        area: np.ndarray = np.nansum(steps * self.risk, axis=-1)
+        return area
+
+    def coverage_at(self, risk: float) -> np.ndarray:
+        """Return the largest coverage at a risk of at most `risk`; see `coverage_at_risk`."""
+        found: np.ndarray = np.where(self._keeps(risk), self.coverage, 0).max(axis=-1)
+        return found
+
+    def risk_at(self, coverages: Sequence[float]) -> np.ndarray:
+        """Return the risk at the smallest possible coverage of at least each given one.
+
+        Args:
+            coverages: above 0, at most 1.
+
+        Returns:
+            [..., coverages].
+        """
+        wanted = np.asarray(coverages) - _ROUNDING
+        rows = self.coverage.reshape(-1, self.coverage.shape[-1])
+        reached = np.stack([np.searchsorted(row, wanted) for row in rows])
+        reached = reached.reshape(*self.coverage.shape[:-1], len(wanted))
+        return np.take_along_axis(self.risk, reached, axis=-1)
+
+    def threshold_at(self, risk: float) -> float | None:
+        """Return the threshold of `coverage_at`, for a single curve; None if there is none."""
+        good = self.thresholds[self._keeps(risk)]
+        return float(good[-1]) if len(good) else None
+
+    def _keeps(self, risk: float) -> np.ndarray:
+        kept: np.ndarray = (self.risk <= risk + _ROUNDING) & (self.thresholds > -np.inf)
+        return kept
+
+
 def risk_coverage(
     confidence: ArrayLike, losses: ArrayLike, weights: ArrayLike | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the risk-coverage curve: a point for each different confidence, highest first.
+) -> Curve:
+    """Return the risk-coverage curve.
 
     Args:
         confidence: higher means more confident.
         losses: 1 minus the score of each answer, 0 to 1.
         weights: see above.
-
-    Returns:
-        The thresholds, [points]; coverage and risk of answering all questions whose confidence is
-        at least that, [..., points]. The risk is NaN where the coverage is 0.
 
     Raises:
         ValueError: no questions, not one loss for each, or a confidence that is NaN.
@@ -54,7 +100,7 @@ def risk_coverage(
     covered = np.cumsum(weight, axis=-1)[..., ends]
     lost = np.cumsum(weight * loss[order], axis=-1)[..., ends]
     with np.errstate(invalid="ignore"):
-        return ordered[ends], covered / covered[..., -1:], lost / covered
+        return Curve(ordered[ends], covered / covered[..., -1:], lost / covered)
 
 
 def aurc(confidence: ArrayLike, losses: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
@@ -64,10 +110,7 @@ def aurc(confidence: ArrayLike, losses: ArrayLike, weights: ArrayLike | None = N
     al. 2019, arXiv 1805.08206), so that questions of equal confidence share one risk. A constant
     confidence gives the risk of answering everything.
     """
-    _, coverage, risk = risk_coverage(confidence, losses, weights)
-    steps = np.diff(coverage, axis=-1, prepend=0)
-    area: np.ndarray = np.nansum(steps * risk, axis=-1)
-    return area
+    return risk_coverage(confidence, losses, weights).area()
 
 
 def coverage_at_risk(
@@ -77,36 +120,7 @@ def coverage_at_risk(
 
     Questions with a confidence of -inf are never answered.
     """
-    thresholds, coverage, risks = risk_coverage(confidence, losses, weights)
-    good = (risks <= risk + _ROUNDING) & (thresholds > -np.inf)
-    found: np.ndarray = np.where(good, coverage, 0).max(axis=-1)
-    return found
-
-
-def risk_at_coverage(
-    confidence: ArrayLike,
-    losses: ArrayLike,
-    coverages: Sequence[float],
-    weights: ArrayLike | None = None,
-) -> np.ndarray:
-    """Return the risk at the smallest possible coverage of at least each given one.
-
-    Args:
-        coverages: from above 0 to 1.
-
-    Returns:
-        [..., coverages].
-    """
-    _, coverage, risk = risk_coverage(confidence, losses, weights)
-    reached = [(coverage >= wanted - _ROUNDING).argmax(axis=-1) for wanted in coverages]
-    return np.take_along_axis(risk, np.stack(reached, axis=-1), axis=-1)
-
-
-def threshold_at_risk(confidence: ArrayLike, losses: ArrayLike, risk: float) -> float | None:
-    """Return the threshold of `coverage_at_risk`; None if no threshold keeps the risk."""
-    thresholds, _, risks = risk_coverage(confidence, losses)
-    good = thresholds[(risks <= risk + _ROUNDING) & (thresholds > -np.inf)]
-    return float(good[-1]) if len(good) else None
+    return risk_coverage(confidence, losses, weights).coverage_at(risk)
 
 
 def auroc(confidence: ArrayLike, right: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
