@@ -31,6 +31,10 @@ RULES: Registry[type[DecisionRule]] = Registry(
             "ravqa.answering.rules.mixture:Mixture",
             "one answer decoded from all passages at once (RAG, BERAG)",
         ),
+        "likeliest_choice": (
+            "ravqa.answering.rules.likeliest_choice:LikeliestChoice",
+            "the most probable of the question's choices, over all passages",
+        ),
     },
     contract="ravqa.answering.rules.base:DecisionRule",
 )

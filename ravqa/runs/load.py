@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ravqa.answering.answerer import load_template
 from ravqa.answering.examples import ExamplePool
-from ravqa.answering.rules import answering_config
+from ravqa.answering.rules import answering_config, rule_class
 from ravqa.collections import Collection
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
@@ -92,6 +93,8 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     plan.run_dir.check_resumed(known_config(request, plan.pipeline.settings, data))
     if given.pipeline is None:
         needs_of_data(request, config, data).refuse()
+        if not request.retrieval_only and (note := _unseen_choices(config, data.dataset)):
+            console.note(note)
     stages = keys_of(request, config, data)
     console.heading(data.dataset, config, data.corpus, plan.run_dir.path)
     with console.status("loading models"):
@@ -180,12 +183,21 @@ def needs_of_data(request: RunRequest, config: PipelineConfig, data: Data) -> Ne
         problem = RETRIEVERS.get(config.retriever.name).corpus_problem(own, data.corpus)
         needs.stops += [f"retriever: {problem}"] if problem else []
     needs.stops += _undescribed(config, data.dataset.questions)
-    examples = answering_config(config.answering, "answering").examples
-    if examples is not None and not request.retrieval_only:
+    if request.retrieval_only:
+        return needs
+    answering = answering_config(config.answering, "answering")
+    if answering.examples is not None:
         try:
-            ExamplePool(examples).choose(data.dataset.questions)
+            ExamplePool(answering.examples).choose(data.dataset.questions)
         except UserError as e:
             needs.stops.append(str(e))
+    chooses = rule_class(answering.decision).needs_choices
+    if chooses and not any(q.choices for q in data.dataset.questions):
+        needs.stops.append(
+            f"answering.decision {answering.decision} chooses among a question's choices, but no "
+            f"question of {data.dataset.label} has any"
+        )
+    needs.notes += filter(None, [_unseen_choices(config, data.dataset)])
     return needs
 
 
@@ -203,6 +215,19 @@ def _undescribed(config: PipelineConfig, questions: Sequence[Question]) -> list[
         and registry.kind == "encoder"
         and (option := registry.get(part.name).described_by(own))
     ]
+
+
+def _unseen_choices(config: PipelineConfig, dataset: Dataset) -> str:
+    """Return a remark if the questions have choices that the reader is neither shown nor scores."""
+    answering = answering_config(config.answering, "answering")
+    template = load_template(answering)
+    shown = "choices" in template.uses or rule_class(answering.decision).needs_choices
+    if shown or not any(q.choices for q in dataset.questions):
+        return ""
+    return (
+        f"the prompt {template.name} does not show the questions' choices: "
+        "answering.prompt=multiple-choice does"
+    )
 
 
 def _judges(request: RunRequest, dataset: Dataset) -> bool:

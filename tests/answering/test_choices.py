@@ -1,5 +1,6 @@
 """From a generation to a choice: what each rule takes, and that nothing is guessed."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from ravqa.answering.answerer import Answerer
 from ravqa.answering.choices import choice_of
 from ravqa.answering.extract import Extraction, short_answer
 from ravqa.answering.rules import answering_config
+from ravqa.core.errors import UserError
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Passage, Question
 from ravqa.readers.base import Generation, Reader
 
@@ -136,3 +139,82 @@ def test_drafts_are_choices_before_a_rule_compares_them(ask):
     assert [draft.text for draft in free.drafts] == ["st. bernard", "a) hot dog", "d", "a wolf"]
     plain = ask(replace(ASKED, choices=(), correct_choice=None), reader, "abcd", decision="vote")
     assert plain == free
+
+
+class Scores(Script):
+    """Scores an answer by a table of its passage; generates nothing."""
+
+    scores_answers = True
+
+    def score(self, prompts, answers):
+        return [self.says[p.text[-1]][a] for p, a in zip(prompts, answers, strict=True)]
+
+
+TWO = Question(1, "Which?", choices=("ash", "oak"), correct_choice=0)
+SCORES = Scores(a={"ash": -1.0, "oak": -3.0}, b={"ash": -4.0, "oak": -1.5})
+
+
+def test_the_likeliest_choice_by_hand(ask):
+    """log p(z) = log softmax(9, 8); P(c) = sum of p(z) p(c | z)."""
+    answer = ask(TWO, SCORES, "ab", decision="likeliest_choice")
+    first = 1 / (1 + math.exp(-1))
+    ash = first * math.exp(-1) + (1 - first) * math.exp(-4)
+    oak = first * math.exp(-3) + (1 - first) * math.exp(-1.5)
+    assert (answer.text, answer.raw, answer.decision) == ("ash", "ash", "likeliest_choice")
+    assert answer.log_prob == pytest.approx(math.log(ash / (ash + oak)))
+    assert answer.joint
+    a, b = answer.drafts
+    assert [(d.text, d.log_prob, d.passage_ids) for d in (a, b)] == [
+        ("ash", -1.0, ("a",)),
+        ("ash", -4.0, ("b",)),
+    ]
+    assert (a.prior, b.prior) == pytest.approx((first, 1 - first))
+    assert a.score == pytest.approx(math.log(first) - 1)
+    assert a.posterior == pytest.approx(first * math.exp(-1) / ash)
+    # With equal passages, e^-1 + e^-4 = .386 still wins over e^-3 + e^-1.5 = .273.
+    assert ask(TWO, SCORES, "ab", decision="likeliest_choice", prior="uniform").text == "ash"
+    alone = ask(TWO, SCORES, "b", decision="likeliest_choice")
+    assert (alone.text, alone.joint) == ("oak", False)
+    bare = Scores(**{"?": {"ash": -2.0, "oak": -1.0}})
+    nothing = ask(TWO, bare, "", decision="likeliest_choice", passages=1)
+    assert (nothing.text, [d.passage_ids for d in nothing.drafts]) == ("oak", [()])
+
+
+@given(st.lists(st.lists(st.floats(-20, 0), min_size=3, max_size=3), min_size=1, max_size=3))
+def test_the_likeliest_choice_equals_brute_force(tmp_path_factory, rows):
+    prompt = tmp_path_factory.getbasetemp() / "likeliest.jinja"
+    if not prompt.exists():
+        prompt.write_text("{% for p in passages %}{{ p.text }}{% endfor %}")
+    names = "abc"[: len(rows)]
+    choices = ("x", "y", "z")
+    table = {n: dict(zip(choices, row, strict=True)) for n, row in zip(names, rows, strict=True)}
+    settings = {"prompt": str(prompt), "passages": len(rows), "cache": False, "prior": "uniform"}
+    tested = Answerer(
+        answering_config({**settings, "decision": "likeliest_choice"}), Scores(**table)
+    )
+    found = [(Hit(n, 0.0, i + 1), Passage(n, n)) for i, n in enumerate(names)]
+    [answer] = tested.answer([Question(1, "?", choices=choices)], [found])
+    sums = {c: sum(math.exp(table[n][c]) for n in names) for c in choices}
+    assert sums[answer.text] == pytest.approx(max(sums.values()))
+    share = sums[answer.text] / sum(sums.values())
+    assert math.exp(answer.log_prob) == pytest.approx(share)
+
+
+def test_the_likeliest_choice_needs_choices_probabilities_and_a_reader_that_scores(ask):
+    decision = {"decision": "likeliest_choice"}
+    found = ask(Question(1, "Which?"), SCORES, "ab", **decision)
+    assert found == Failure(
+        "answering.decision likeliest_choice chooses among a question's choices, but this "
+        "question has none"
+    )
+    nothing = Scores(a=dict.fromkeys(TWO.choices, -math.inf))
+    found = ask(TWO, nothing, "a", **decision)
+    assert found == Failure("the reader gives every choice the probability 0")
+    broken = Scores(a={"ash": -1.0, "oak": Failure("refused")})
+    assert ask(TWO, broken, "a", **decision) == Failure("refused")
+    with pytest.raises(UserError) as error:
+        ask(TWO, Script(), "a", **decision)
+    assert str(error.value) == (
+        "answering.decision likeliest_choice scores the choices as answers, which this reader "
+        "does not give: choose top1, concat, joint_max, marginal or vote"
+    )

@@ -592,6 +592,7 @@ WEIGHED = {"empty_passage": False, "prior": "scores", "temperature": 1.0}
         ("joint_max", WEIGHED),
         ("marginal", {**WEIGHED, "marginal": "fast", "merge": "vqa"}),
         ("vote", {"empty_passage": False, "merge": "vqa"}),
+        ("likeliest_choice", WEIGHED),
         ("mixture", {**WEIGHED, "prune": None, "batch_size": 16}),
     ],
 )

@@ -141,8 +141,9 @@ def test_an_option_of_another_rule_has_no_effect_but_a_bad_value_is_refused():
 @pytest.mark.parametrize("name", [name for name, _ in RULES])
 def test_options_of_answering_alone_are_enough_for_every_rule(name, fresh_cache):
     reader = Echo("log_probs", "score", "next_token")
+    reader.score = lambda prompts, answers: [-1.0 for _ in prompts]
     [answer] = Answerer(AnsweringConfig(decision=name), reader).answer(
-        [Question(1, "What?")], [found("koala")]
+        [Question(1, "What?", choices=("koala", "bear"))], [found("koala")]
     )
     assert answer.decision == name
     assert rule_class(name).__doc__

@@ -1,12 +1,18 @@
 """Questions with choices through a run, its files, and `ravqa score`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from dataset_files import write_image
 
 from ravqa.cli import main
+from ravqa.datasets.base import DatasetRequest, load_dataset
 from ravqa.metrics import aokvqa_direct_answer
+from ravqa.pipeline import check_settings
+from ravqa.runs.load import needs_of_data
+from ravqa.runs.options import RunRequest
+from ravqa.runs.plan import Data
 
 CHOICES = ["snow", "Rain", "leaves"]
 RIGHT = {"a": 1, "b": 0, "c": 2, "d": 1}
@@ -32,13 +38,15 @@ def folder(tmp_path, fresh_cache):
 
 @pytest.fixture
 def call(folder, capsys):
-    def run(command, *arguments, setting="multiple_choice"):
+    def run(command, *arguments, setting="multiple_choice", fails=False):
         fixed = ["--dataset", "aokvqa", "--data", folder]
         fixed += ["--dataset-option", f"setting={setting}"]
         with pytest.raises(SystemExit) as end:
             main([str(a) for a in (command, *fixed, *arguments)])
         printed = capsys.readouterr()
-        assert end.value.code == 0, printed.err
+        assert (end.value.code != 0) == fails, printed.err
+        if fails:
+            return " ".join(printed.err.split())
         return " ".join(printed.out.split())
 
     return run
@@ -103,3 +111,24 @@ def test_direct_answers_know_no_choices(folder, answer, call):
     mean = sum(aokvqa_direct_answer(SAID[q], TEN) for q in "acd") / 3
     assert scored["score"] == pytest.approx(100 * mean, abs=1e-4)
     assert mean == pytest.approx((2 / 3 + 0 + 1) / 3)
+
+
+def test_what_does_not_fit_the_choices_is_said_before_anything_is_loaded(folder, call):
+    fixed = ["run", "--retriever", "none", "--output", folder / "run"]
+    said = call(
+        *fixed, "--set", "answering.decision=likeliest_choice", setting="direct_answer", fails=True
+    )
+    assert said.endswith(
+        "error: answering.decision likeliest_choice chooses among a question's choices, but no "
+        "question of A-OKVQA has any"
+    )
+    config = check_settings({"retriever": {"name": "none"}, "reader": {"name": "first-words"}}, "")
+    data = DatasetRequest(data=folder, options={"setting": "multiple_choice"})
+    given = Data(load_dataset("aokvqa", data), None, ())
+    request = RunRequest(dataset="aokvqa")
+    assert needs_of_data(request, config, given).notes == [
+        "the prompt short-answer.jinja does not show the questions' choices: "
+        "answering.prompt=multiple-choice does"
+    ]
+    retrieval = replace(request, retrieval_only=True)
+    assert needs_of_data(retrieval, config, given).notes == []

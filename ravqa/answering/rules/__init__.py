@@ -11,6 +11,8 @@ number of tokens of y, end mark included:
     marginal   the y with the largest sum_k p(z_k|x) p(y|x,z_k)                K, thorough: scores
     vote       the most frequent y_k                                           K prompts
     mixture    y decoded from sum_k p(z_k|x,y_<i) p(y_i|x,z_k,y_<i)            K prompts, in step
+    likeliest_choice
+               the choice c with the largest sum_k p(z_k|x) p(c|x,z_k)         K prompts: scores
 
 Without retrieval, every rule has one prompt without passages. Rules are registered in
 `ravqa.answering.RULES`.
@@ -150,6 +152,7 @@ def _picture_problem(pictures: int, config: DecisionRule.Config, reader: Abiliti
 def _fits(config: DecisionRule.Config, name: str, reader: Abilities) -> bool:
     settings = config.model_dump(exclude_unset=True) | {"decision": name}
     try:
-        return not build_rule(answering_config(settings)).problem(reader)
+        other = build_rule(answering_config(settings))
+        return not other.needs_choices and not other.problem(reader)
     except UserError:  # one passage alone, for instance, is not what the settings say
         return False

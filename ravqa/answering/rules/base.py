@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -50,7 +51,12 @@ class DecisionRule(ABC):
     `groups` distributes the passages among prompts, the reader completes the prompts, and `decide`
     chooses among several generations. A rule that uses the reader in another way overrides
     `answer`.
+
+    Attributes:
+        needs_choices: whether the rule can answer only questions with choices.
     """
+
+    needs_choices: ClassVar[bool] = False
 
     class Config(AnsweringConfig):
         """Options: those of answering; a rule may add its own."""
