@@ -10,7 +10,8 @@ is a weighted mean of forms, each scored on its own:
 - `appended`: the question followed by the tags, each tag's tokens weighted by its probability;
 - `captioned`: the question followed by the image's caption;
 - `described`: the question followed by several parts of the image's description (tags, caption,
-  objects, text in the image), the tokens of each weighted by the part's weight.
+  objects, text in the image), the tokens of each weighted by the part's weight;
+- `choices`: the question followed by its choices, if it has any.
 
 If the question names the kind of thing it asks about ("this bird"), tags of that kind, by
 WordNet's hypernyms, are preferred.
@@ -58,6 +59,7 @@ class QueryText(Strict):
             thing's name in it, with all tags after it, with the caption after it; 0 omits it.
         described: weight of the form: the question with `parts` of the description after it.
         parts: weights of the parts in the form `described`.
+        choices: weight of the form: the question with its choices after it.
         tags: most tags that are used.
         min_share: tags after the first with less than this share of the used tags' probability are
             left out: they cost as much as the others and can change little.
@@ -71,6 +73,7 @@ class QueryText(Strict):
     captioned: float = Field(default=0.0, ge=0)
     described: float = Field(default=0.0, ge=0)
     parts: Parts = Parts()
+    choices: float = Field(default=0.0, ge=0)
     tags: int = Field(default=3, ge=1)
     min_share: float = Field(default=0.1, ge=0, le=1)
     names: int = Field(default=4, ge=1)
@@ -88,8 +91,8 @@ class Form:
 def forms(question: Question, config: QueryText) -> list[Form]:
     """Return the forms of a question's query; their weights sum to 1.
 
-    Forms whose tags, caption or parts are missing are left out; if none remains, the question's
-    words alone are the query.
+    Forms whose tags, caption, parts or choices are missing are left out; if none remains, the
+    question's words alone are the query.
     """
     text = question.question
     subject = _SUBJECT.search(text)
@@ -110,6 +113,9 @@ def forms(question: Question, config: QueryText) -> list[Form]:
         found.append(Form(config.captioned, ((Span(text), Span(caption)),)))
     if config.described and (spans := _parts(question, tags, config.parts)):
         found.append(Form(config.described, ((Span(text), *spans),)))
+    if question.choices and config.choices:
+        listed = Span(", ".join(question.choices))
+        found.append(Form(config.choices, ((Span(text), listed),)))
     if not found:
         found.append(Form(1.0, ((Span(text),),)))
     total = sum(form.weight for form in found)

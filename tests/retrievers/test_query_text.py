@@ -256,3 +256,15 @@ def test_parts_are_a_form_beside_the_others():
     config = QueryText(question=1.0, replaced=0, appended=0, captioned=2.0, described=1.0)
     found = forms(Question(1, "Where is it?", description=SEEN), config)
     assert [form.weight for form in found] == [0.25, 0.5, 0.25]
+
+
+def test_choices_are_in_the_query_only_by_their_weight():
+    asked = Question(1, "What is it?", choices=("an oak", "an ash"))
+    for config in (QueryText(), QueryText(question=1.0, captioned=1.0, described=1.0)):
+        [form] = forms(asked, config)
+        assert form.alternatives == ((Span("What is it?"),),)
+    config = QueryText(question=1.0, choices=3.0)
+    plain, chosen = forms(asked, config)
+    assert (plain.weight, chosen.weight) == (0.25, 0.75)
+    assert chosen.alternatives == ((Span("What is it?"), Span("an oak, an ash")),)
+    assert [form.weight for form in forms(Question(2, "What?"), config)] == [1.0]

@@ -19,6 +19,7 @@ QUERY = {
     "captioned": 0.0,
     "described": 0.0,
     "parts": {"tags": 0.0, "caption": 1.0, "objects": 1.0, "ocr": 1.0},
+    "choices": 0.0,
     "tags": 3,
     "min_share": 0.1,
     "names": 4,
