@@ -19,7 +19,7 @@ from ravqa.answering.rules import answering_config
 from ravqa.core.accounts import Account, Cost
 from ravqa.core.cache import Use, measured
 from ravqa.core.contracts import raised_by
-from ravqa.core.errors import UserError, broken
+from ravqa.core.errors import UserError, broken, checked_choices
 from ravqa.core.factory import Session, build_part, part_config
 from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure, or_empty, succeeded
@@ -361,18 +361,26 @@ class Pipeline:
                 self.retriever, "retriever", f"it returned the unknown passage {e}"
             ) from None
 
-    def ask(self, question: str | Question, image: Path | str | bytes | None = None) -> Response:
+    def ask(
+        self,
+        question: str | Question,
+        image: Path | str | bytes | None = None,
+        *,
+        choices: Sequence[str] = (),
+    ) -> Response:
         """Answer one question about one image.
 
         Args:
-            question: its text, or a record, which includes its image.
+            question: its text, or a record, which includes its image and choices.
+            choices: the answers to choose from.
 
         Raises:
             DataError: the image cannot be decoded.
             PromptError, ServerError: a stage fails on the question.
         """
         if isinstance(question, str):
-            question = Question(question_id=0, question=question, image=as_source(image))
+            given = checked_choices(choices)
+            question = Question(0, question, as_source(image), choices=given)
         [record] = self.describe([question])
         retrieved = self.retrieve([record])
         ranked: dict[str, Ranked] = {RETRIEVED: retrieved[0]}

@@ -20,6 +20,7 @@ from ravqa.answering.merging import Merge, merge_key
 
 ChoiceRule = Literal["named", "equal", "free"]
 
+_WORD = re.compile(r"\w+")
 _LETTER = re.compile(
     r"\(?([A-Za-z])(?:\)|[.:]\)?)?\Z|\(?([A-Za-z])[).:]\s+(?P<text>\S.*)", re.DOTALL
 )
@@ -75,11 +76,16 @@ def _contained(text: str, choices: Sequence[str]) -> str | None:
 
     A choice inside of a longer one that was found ("dog" in "hot dog") does not count there.
     """
-    left = f" {merge_key(text, 'vqa')} "
+    left = f" {_words(text)} "
     found: set[str] = set()
-    for choice in sorted(choices, key=lambda choice: -len(merge_key(choice, "vqa"))):
-        words = merge_key(choice, "vqa")
+    for choice in sorted(choices, key=lambda choice: -len(_words(choice))):
+        words = _words(choice)
         if words and f" {words} " in left:
             found.add(choice)
             left = left.replace(f" {words} ", " | ")
     return _only(found)
+
+
+def _words(text: str) -> str:
+    """Return the words of a text after the clean-up of VQA accuracy, joined by spaces."""
+    return " ".join(_WORD.findall(merge_key(text, "vqa")))

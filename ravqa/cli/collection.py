@@ -131,6 +131,10 @@ class AskRequest:
     folder: Annotated[Path, _FOLDER]
     question: Annotated[str, _QUESTION] = ""
     image: Annotated[Path | None, _IMAGE] = None
+    choices: Annotated[
+        Sequence[str],
+        Option("An answer to choose from; repeatable.", "TEXT", flag="--choice"),
+    ] = ()
     where: Annotated[Sequence[str], _WHERE] = ()
     pipeline: Annotated[str | None, _PIPELINE] = None
     reader: Annotated[str | None, _READER] = None
@@ -328,7 +332,12 @@ def ask(request: AskRequest) -> None:
         collection = _asked(request)
         with console.status("loading models"):
             _note_reader(collection, request.image, console)
-            response = collection.ask(request.question, request.image, where=_where(request.where))
+            response = collection.ask(
+                request.question,
+                request.image,
+                choices=request.choices,
+                where=_where(request.where),
+            )
         answer = response.answer
         assert answer is not None
         found = _read_pairs(response)

@@ -28,7 +28,7 @@ from ravqa.collections.folder import (
 from ravqa.collections.settings import checked, own_settings, refusal
 from ravqa.collections.sources import shown_name, stored_name
 from ravqa.collections.trust import Setting
-from ravqa.core.errors import DataError, UserError, check_number, check_text
+from ravqa.core.errors import DataError, UserError, check_number, check_text, checked_choices
 from ravqa.core.factory import Session, part_config
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Passage, Question
@@ -337,16 +337,21 @@ class Collection:
         question: str,
         image: Path | str | bytes | None = None,
         *,
+        choices: Sequence[str] = (),
         instruction: str | None = None,
         where: Where | None = None,
         allowed_ids: abc.Collection[str] | None = None,
     ) -> Response:
         """Answer a question about an image from the passages, with the pipeline's reader.
 
+        Args:
+            choices: the answers to choose from; the prompt shows them if its template does.
+            question, image, instruction, where, allowed_ids: as for `search`.
+
         Raises:
             DataError, UserError: as `search`.
         """
-        record = _asked(question, image, instruction)
+        record = replace(_asked(question, image, instruction), choices=checked_choices(choices))
         return self._ask(record, 1, where, allowed_ids, answering=True)
 
     def retrieve(

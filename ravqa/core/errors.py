@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterable
 from numbers import Integral
 from types import ModuleType
+from typing import Any
 
 
 class UserError(Exception):
@@ -62,6 +63,18 @@ def check_text(name: str, value: object) -> None:
     """Raise UserError if what should be a text is something else."""
     if not isinstance(value, str):
         raise UserError(f"{name}: a text is expected, got {type(value).__name__}")
+
+
+def checked_choices(value: Any) -> tuple[str, ...]:
+    """Return the choices of a question that is asked in Python.
+
+    Raises:
+        UserError: they are no sequence of texts, or one is blank.
+    """
+    given = () if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if not (given or value in ((), [])) or not all(isinstance(c, str) and c.strip() for c in given):
+        raise UserError("choices: a list of texts is expected, none of them blank")
+    return given
 
 
 def check_number(name: str, value: object) -> None:

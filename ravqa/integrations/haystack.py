@@ -16,10 +16,11 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ravqa.core.errors import import_extra
+from ravqa.core.errors import checked_choices, import_extra
 
 import_extra("haystack", "haystack", why=__name__)
 
@@ -193,32 +194,53 @@ class RAVQAAnswerer:
 
     @component.output_types(answers=list[GeneratedAnswer], replies=list[str])
     def run(
-        self, query: str, documents: list[Document], image: Image | None = None
+        self,
+        query: str,
+        documents: list[Document],
+        image: Image | None = None,
+        choices: list[str] | None = None,
     ) -> dict[str, list[Any]]:
         """Return one answer, and its text as a reply.
+
+        Args:
+            query: the question.
+            documents: the passages, best first.
+            image: the image that the question is about.
+            choices: the answers to choose from.
 
         Raises:
             DataError, UserError: an image that may not be fetched, or cannot be read.
         """
         self.warm_up()
         assert self._asker is not None
-        asked = self._asked(query, documents, image)
+        asked = self._asked(query, documents, image, choices)
         return _answered(self._asker.ask(*asked), query, documents)
 
     @component.output_types(answers=list[GeneratedAnswer], replies=list[str])
     async def run_async(
-        self, query: str, documents: list[Document], image: Image | None = None
+        self,
+        query: str,
+        documents: list[Document],
+        image: Image | None = None,
+        choices: list[str] | None = None,
     ) -> dict[str, list[Any]]:
         """Async version of `run`; concurrent runs share batches."""
         await in_thread(self.warm_up)
         assert self._asker is not None
-        asked = await in_thread(self._asked, query, documents, image)
+        asked = await in_thread(self._asked, query, documents, image, choices)
         return _answered(await self._asker.aask(*asked), query, documents)
 
     def _asked(
-        self, query: str, documents: list[Document], image: Image | None
+        self,
+        query: str,
+        documents: list[Document],
+        image: Image | None,
+        choices: list[str] | None,
     ) -> tuple[Question, list[Pair]]:
-        question = _question(query, image, self.instruction, self.allow_http)
+        question = replace(
+            _question(query, image, self.instruction, self.allow_http),
+            choices=checked_choices(choices or ()),
+        )
         pairs = [
             (Hit(document.id, document.score or 0.0, rank), passage_of(document))
             for rank, document in enumerate(plain.checked(documents, Document), 1)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ravqa.core.errors import DataError, UserError, import_extra
+from ravqa.core.errors import DataError, UserError, checked_choices, import_extra
 
 import_extra("langchain_core", "langchain", why=__name__)
 
@@ -193,7 +193,7 @@ class PreFLMRRetriever(BaseRetriever):
 
 
 class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
-    """Answers from "question", "image" (may be missing) and "documents".
+    """Answers from "question", "image", "choices" (both may be missing) and "documents".
 
     The reader is given the image if it supports images.
     """
@@ -255,7 +255,13 @@ class RAVQAAnswerer(Runnable[Mapping[str, Any], str]):
         if not isinstance(asked, Mapping) or "question" not in asked:
             raise UserError('{"question": ..., "image": ..., "documents": [...]} is expected')
         image = query_image(asked.get("image"), allow_http=self._allow_http)
-        question = Question(0, asked["question"], image=image, instruction=self._instruction)
+        question = Question(
+            0,
+            asked["question"],
+            image=image,
+            instruction=self._instruction,
+            choices=checked_choices(asked.get("choices", ())),
+        )
         documents = plain.checked(asked.get("documents", ()), Document)
         passages = [passage_of(document) for document in documents]
         scores = [_score(d.metadata.get("score")) for d in documents]

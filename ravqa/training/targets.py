@@ -47,7 +47,12 @@ class TargetConfig(Strict):
 
 
 def candidates(question: Question, config: TargetConfig) -> list[str]:
-    """Return the answers that can be targets, the most frequent first; ties in the data's order."""
+    """Return the answers that can be targets, the most frequent first; ties in the data's order.
+
+    For a question with a right choice, that is the only one.
+    """
+    if question.right_choice is not None:
+        return [question.right_choice]
     counts = Counter(answer.strip() for answer in question.answers)
     unwanted = re.compile(config.exclude) if config.exclude is not None else None
     return [

@@ -52,6 +52,7 @@ def test_what_equals_a_choice_is_that_choice(raw, choice):
         ("b. something else", "Dog"),
         ("It shows two cats on a bed", "two cats"),
         ("Someone eats a hot dog there", "hot dog"),
+        ("two cats: both asleep", "two cats"),
     ],
 )
 def test_a_letter_or_the_only_choice_in_the_text_is_that_choice(raw, choice):

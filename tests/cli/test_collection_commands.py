@@ -172,6 +172,9 @@ def test_search_and_ask(ravqa, collection):
     assert answer["answer"] == "koala: it eats"
     assert [p["passage_id"] for p in answer["passages"]] == ["koala.md#koala"]
     assert "stand_ins" not in answer
+    chosen = ("--choice", "Bear", "--choice", "Koala")
+    chosen = json.loads(ravqa("ask", collection, "who eats leaves", "--json", *chosen))
+    assert chosen["answer"] == "Koala"
     small = ("--set", "stand_ins={reader: a rule for a model, retriever: a hash}")
     answer = json.loads(ravqa("ask", collection, "who eats leaves", "--json", *small))
     assert answer["stand_ins"] == {"reader": "a rule for a model", "retriever": "a hash"}

@@ -207,6 +207,12 @@ def test_ask(collection):
     response = answered.ask("Which flower grows from bulbs?")
     assert response.answer.text == "tulip: tulips grow"
     assert response.passages[0] == TULIP
+    chosen = answered.ask("Which flower grows from bulbs?", choices=["Rose", "Tulip"])
+    assert (chosen.answer.text, chosen.answer.raw) == ("Tulip", "Tulip: Tulips grow")
+    for wrong in ("Tulip", ["Tulip", " "], 5, [1]):
+        with pytest.raises(UserError) as error:
+            answered.ask("Which?", choices=wrong)
+        assert str(error.value) == "choices: a list of texts is expected, none of them blank"
 
 
 def test_pictures_without_captions_are_described_and_copied(collection, tmp_path):

@@ -115,6 +115,9 @@ def test_a_pipeline_retrieves_and_answers(whole, collection, passages):
     assert answer.query == QUESTION
     assert answer.documents == out["retriever"]["documents"] == expected(collection, k=3)
     assert answer.meta["decision"] == response.answer.decision
+    chosen = {**asked, "choices": [answer.data.upper(), "fish"]}
+    replies = whole.run({"retriever": asked, "answerer": chosen})["answerer"]["replies"]
+    assert replies == [answer.data.upper()]
 
 
 def test_a_pipeline_is_written_as_yaml_and_read_again(whole):

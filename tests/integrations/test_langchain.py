@@ -136,6 +136,8 @@ def test_the_answerer_gives_the_pipelines_answer(retriever, passages):
     assert answerer.invoke({**asked, "documents": documents}) == expected != "unknown"
     assert asyncio.run(answerer.ainvoke({**asked, "documents": documents})) == expected
     assert answerer.invoke({"question": QUESTION}) == "unknown"
+    chosen = {**asked, "documents": documents, "choices": [expected.upper(), "fish"]}
+    assert answerer.invoke(chosen) == expected.upper()
     chain = RunnablePassthrough.assign(
         documents=RunnableLambda(lambda x: retriever.invoke(x["question"], image=x["image"]))
     )

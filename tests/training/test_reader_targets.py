@@ -77,3 +77,9 @@ def test_a_bad_pattern_is_one_line():
     with pytest.raises(UserError, match=r"^x: key 'exclude': .*not a regular expression: ") as e:
         validate(TargetConfig, {"exclude": "("}, "x")
     assert "\n" not in str(e.value)
+
+
+def test_the_target_of_a_question_with_choices_is_the_right_one():
+    chosen = Question(1, "q", answers=("koala",) * 9, choices=("bear", "cat"), correct_choice=0)
+    assert target(chosen, [passage("a koala")], TargetConfig()) == ("bear", False)
+    assert target(chosen, [passage("a bear")], TargetConfig()) == ("bear", True)
