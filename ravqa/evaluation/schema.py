@@ -57,6 +57,8 @@ Points = Annotated[float, Field(ge=-100 - 1e-9, le=100 + 1e-9)]
 """A difference of two percentages."""
 Seconds = Annotated[float, Field(ge=0)]
 """A time in seconds."""
+Amount = Annotated[int | float, Field(ge=0)]
+"""A number, 0 or more; a question's share of common work may be a fraction."""
 Log = Annotated[float, Field(allow_inf_nan=True), AfterValidator(_log)]
 """A score that decision rules compare, or the natural logarithm of a probability; `-Infinity` for a
 probability of 0."""
@@ -148,6 +150,43 @@ class Cached(TypedDict):
     """Share of the values looked up that were found."""
 
 
+class Reused(TypedDict):
+    """What came from this project's cache, without a request, and what it had cost when it was
+    made."""
+
+    results: Amount
+    """Results from the cache."""
+    prompt_tokens: Amount | None
+    """Tokens of their prompts; null if it is not known for all."""
+    completion_tokens: Amount | None
+    """Tokens generated for them; null if it is not known for all."""
+    unknown: NotRequired[Amount]
+    """Results of which it is not known; absent if there are none."""
+    money: NotRequired[Amount | None]
+    """What they had cost, by the present prices; null if it is not known, absent without prices."""
+
+
+class CostRecord(TypedDict):
+    """What some work cost, without what came from the cache."""
+
+    requests: Amount
+    """Requests sent to servers, each try counted; models on this machine take none."""
+    retries: Amount
+    """Those of them that repeated an earlier one."""
+    prompt_tokens: Amount | None
+    """Tokens that models read, images included; null if it is not known of all replies."""
+    completion_tokens: Amount | None
+    """Tokens that models generated, thinking included; null if it is not known of all replies."""
+    cached_tokens: Amount | None
+    """Prompt tokens that servers read from their own caches; null if no server said."""
+    unknown: NotRequired[Amount]
+    """Replies of which the server did not say the tokens; absent if there are none."""
+    money: NotRequired[Amount | None]
+    """The price of the tokens; null if it is not known, absent without prices."""
+    reused: NotRequired[Reused]
+    """What came from the cache; absent if nothing did."""
+
+
 @_read_strictly
 class Retrieved(TypedDict):
     """What `--retriever static:FILE` reads of a sample."""
@@ -235,6 +274,9 @@ class Sample(Predicted):
     """By stage, the time that one question took in this run."""
     cached: dict[str, Cached]
     """By stage, how much came from the cache."""
+    cost: NotRequired[dict[str, CostRecord]]
+    """By stage that asked a model, what the question cost; a judge's requests are shared out evenly
+    among the questions that were judged together. Absent if none was asked."""
     score: NotRequired[Share]
     """The answer's score by the dataset's metric; absent if nothing is scored."""
     raw_score: NotRequired[Share]
@@ -770,6 +812,32 @@ class Described(TypedDict):
     """How much came from the cache."""
 
 
+class ConditionCost(TypedDict):
+    """What the run itself or one of its controls cost."""
+
+    stages: dict[str, CostRecord]
+    """By stage that asked a model."""
+    total: CostRecord
+    """Over all stages."""
+    per_question: CostRecord
+    """The mean of a question."""
+    seconds: dict[str, Seconds]
+    """By stage, mean seconds per question, in the parts of the run that answered them."""
+
+
+class CostSection(TypedDict):
+    """Requests, tokens and money. Resumed runs include what their finished questions had cost."""
+
+    currency: str | None
+    """Currency of the money; null without prices."""
+    prepared: CostRecord
+    """Describing images, and few-shot examples, since the run was last resumed."""
+    conditions: dict[str, ConditionCost]
+    """`main` is the run itself, the others are its controls."""
+    total: CostRecord
+    """All of these."""
+
+
 class Timing(TypedDict):
     """What the run took."""
 
@@ -812,6 +880,8 @@ class RunResults(TypedDict):
     """Where the numbers come from."""
     timing: Timing
     """What the run took."""
+    cost: NotRequired[CostSection]
+    """Requests, tokens and money; absent if no model was asked."""
 
 
 class RuleScore(TypedDict):
@@ -1074,7 +1144,7 @@ class TableCell(TypedDict):
     """One measure of one run."""
 
     value: float
-    """The estimate: percent, or seconds."""
+    """The estimate: percent, seconds, requests, tokens or money."""
     interval_95: list[float | None]
     """The two ends of its interval."""
     questions: Count
@@ -1082,7 +1152,7 @@ class TableCell(TypedDict):
     cached: NotRequired[Share]
     """For seconds: the largest share of a stage that came from the cache; absent if none did."""
     difference: NotRequired[TableDifference]
-    """Absent for the reference, and for seconds."""
+    """Absent for the reference, for seconds and for costs."""
 
 
 class TableRow(TypedDict):

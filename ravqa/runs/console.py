@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     from ravqa.datasets.base import Dataset
     from ravqa.evaluation.schema import (
         AnswerSection,
+        CostRecord,
+        CostSection,
         Means,
+        RetrievalSection,
+        Reused,
         RunResults,
         ScoreResults,
         SelectiveSection,
@@ -234,8 +238,12 @@ class Console:
                 self.out.print(groups)
             self._raw(results, answers)
             self._refusals(results)
-        if not retrieval:
-            return
+        if retrieval:
+            self._retrieval(results, retrieval)
+        if "predictions" not in results and "cost" in results:
+            self.out.print(_cost_table(results, results["cost"]))
+
+    def _retrieval(self, results: RunResults | ScoreResults, retrieval: RetrievalSection) -> None:
         sections: tuple[tuple[Mapping[str, Any] | None, str], ...] = (
             (retrieval, "Retrieval"),
             (retrieval["by_ids"], "Retrieval by passage ids"),
@@ -411,6 +419,69 @@ def _retrieval_table(
         row = _row(results, condition)
         table.row(row, *(f"{scores[metric][k]:.1f}" for k in ks))
     return table
+
+
+def _cost_table(results: RunResults | ScoreResults, section: CostSection) -> Columns:
+    """Return the table of what the run and its controls took, by stage if there are several."""
+    currency, whole = section["currency"], section["total"]
+    table = Columns("Cost")
+    table.names()
+    table.numbers("requests")
+    table.numbers("prompt tokens", width=10)
+    table.numbers("completion tokens", width=10)
+    table.numbers("seconds per question", width=8)
+    if currency:
+        table.numbers(currency)
+
+    def row(name: str, record: CostRecord, seconds: str = "") -> None:
+        counts = (record["requests"], record["prompt_tokens"], record["completion_tokens"])
+        money = [readable_money(record.get("money"))] if currency else []
+        table.row(name, *map(readable_amount, counts), seconds, *money)
+
+    for condition, found in section["conditions"].items():
+        name, seconds = _row(results, condition), found["seconds"]
+        row(name, found["total"], f"{sum(seconds.values()):.2f}")
+        for stage, record in found["stages"].items() if len(found["stages"]) > 1 else ():
+            row(f"  {stage}", record, f"{seconds[stage]:.2f}" if stage in seconds else "")
+    if any(section["prepared"].values()):
+        row("before the questions", section["prepared"])
+    if whole["retries"]:
+        table.notes.append(f"{readable_amount(whole['retries'])} of the requests were retries.")
+    if whole["cached_tokens"]:
+        shown = readable_amount(whole["cached_tokens"])
+        table.notes.append(f"{shown} of the prompt tokens came from the servers' own caches.")
+    if "unknown" in whole:
+        shown = readable_amount(whole["unknown"])
+        table.notes.append(f"unknown: {shown} replies do not say how many tokens they took.")
+    if "reused" in whole:
+        table.notes.append(_reused(whole["reused"], currency))
+    return table
+
+
+def _reused(reused: Reused, currency: str | None) -> str:
+    """Return a note on what came from the cache."""
+    what = f"Not counted: {readable_amount(reused['results'])} results from the cache"
+    if "unknown" in reused:
+        return f"{what}; what they took when they were made is not known of all."
+    tokens = (readable_amount(reused[key]) for key in ("prompt_tokens", "completion_tokens"))
+    money = f", {currency} {readable_money(reused.get('money'))}" if currency else ""
+    took = " prompt tokens, ".join(tokens)
+    return f"{what}, which took {took} completion tokens{money} when they were made."
+
+
+def readable_amount(value: float | None) -> str:
+    """Return a number of requests or tokens; None is not known."""
+    if value is None:
+        return "unknown"
+    whole = abs(value - round(value)) < 1e-6
+    return f"{round(value):,}" if whole else f"{value:,.1f}"
+
+
+def readable_money(value: float | None) -> str:
+    """Return an amount of money, of small ones more decimals; None is not known."""
+    if value is None:
+        return "unknown"
+    return f"{value:,.2f}" if value >= 100 else f"{value:.4f}" if value >= 0.01 else f"{value:.6f}"
 
 
 def _stage_table(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from ravqa.core.accounts import shared_costs
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure, first_failure, or_empty
@@ -14,6 +15,7 @@ from ravqa.core.records import RETRIEVED, Answer, Hit, Question
 from ravqa.core.settings import fingerprint
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import is_exact, points, record_of, score_answers, score_raw
+from ravqa.evaluation.costs import cost_record
 from ravqa.evaluation.retrieval import Marker
 from ravqa.evaluation.schema import (
     Described,
@@ -99,6 +101,7 @@ class Runner:
         self.dataset = loaded.data.dataset
         self.run_dir = loaded.plan.run_dir
         self.request = loaded.plan.request
+        self.account = loaded.account
         self.judge = CachedJudge(loaded.judge) if loaded.judge else None
         self.console = console
         answerer = loaded.pipeline.answerer
@@ -148,7 +151,7 @@ class Runner:
         retriever: Retriever,
     ) -> tuple[list[Sample], str]:
         """Return the samples of the answered questions, and why the run must stop, if it must."""
-        with measured(retriever.stores) as retrieving:
+        with measured(retriever.stores, self.account) as retrieving:
             retrieved = self.pipeline.retrieve(asked, retriever)
         reranked: list[Stage] = []
         if condition in _RERANKED:
@@ -158,7 +161,7 @@ class Runner:
         reads = answerer is not None
         # Without a reader, the hits are the outcome.
         outcomes: Sequence[Answer | Ranked] = ranked
-        with measured(answerer.cached.stores if answerer else ()) as answering:
+        with measured(answerer.cached.stores if answerer else (), self.account) as answering:
             if answerer is not None:
                 outcomes = self._read_or_failed(self.pipeline.answer(questions, ranked))
                 self.run_dir.prompts.add(answerer.asked)
@@ -190,8 +193,10 @@ class Runner:
                 sample["error"] = outcome.reason
             samples.append(sample)
         if reads and not self.request.predict_only:
-            samples, unscored = self._scored(questions, samples)
+            with measured((), self.account) as uses["judge"]:
+                samples, unscored = self._scored(questions, samples)
             error = error or unscored
+        self._add_costs(samples, questions, uses)
         return samples, error
 
     def _read_or_failed(self, answers: Sequence[Answer | Failure]) -> Sequence[Answer | Failure]:
@@ -204,6 +209,17 @@ class Runner:
             else a
             for a in answers
         ]
+
+    def _add_costs(
+        self, samples: Sequence[Sample], questions: Sequence[Question], uses: Mapping[str, Use]
+    ) -> None:
+        """Add to each sample what its question cost, by stage."""
+        by_id = {sample["question_id"]: sample for sample in samples}
+        ids = [question.question_id for question in questions]
+        for stage, use in uses.items():
+            for question_id, cost in zip(ids, shared_costs(use.costs, ids), strict=True):
+                if cost and question_id in by_id:
+                    by_id[question_id].setdefault("cost", {})[stage] = cost_record(cost)
 
     def _scored(
         self, questions: Sequence[Question], samples: Sequence[Sample]

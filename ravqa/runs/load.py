@@ -14,6 +14,7 @@ from ravqa.answering.answerer import load_template
 from ravqa.answering.examples import ExamplePool
 from ravqa.answering.rules import answering_config, rule_class
 from ravqa.collections import Collection
+from ravqa.core.accounts import Account, Cost, total
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
 from ravqa.core.factory import Session, build_part, part_config, parts_of
@@ -40,9 +41,9 @@ from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import control, wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
-from ravqa.runs.needs import Needs, examine
+from ravqa.runs.needs import Needs, built_parts, check_prices, examine
 from ravqa.runs.options import RunRequest, ScoreRequest
-from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config
+from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config, limits_of
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -61,6 +62,8 @@ class Loaded:
         stages: a hash of each stage (`ravqa.runs.stages.stage_keys`).
         describing: time and cache use of describing the images.
         reranked, read: work that rerankers and reader had done before this run.
+        account: what the run's readers and its judge charge.
+        prepared: what describing images and few-shot examples cost.
     """
 
     plan: Plan
@@ -72,6 +75,8 @@ class Loaded:
     describing: Use
     reranked: Counts
     read: ReaderCounts
+    account: Account
+    prepared: Cost
 
 
 class ReaderCounts(NamedTuple):
@@ -82,8 +87,11 @@ class ReaderCounts(NamedTuple):
     decoded: int = 0
 
 
-def load(plan: Plan, session: Session, console: Console) -> Loaded:
+def load(plan: Plan, session: Session, console: Console, account: Account | None = None) -> Loaded:
     """Read the data, build the parts, describe the images.
+
+    Args:
+        account: is charged for what readers and judge do; None for a new one.
 
     Raises:
         UserError: any mistake in the data; a part that cannot be built.
@@ -91,6 +99,9 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     request, config, given = plan.request, plan.pipeline.config, plan.given
     data = read_data(request, config, session, console, given)
     plan.run_dir.check_resumed(known_config(request, plan.pipeline.settings, data))
+    judged = _judges(request, data.dataset)
+    parts = built_parts(config, retrieval_only=request.retrieval_only, scored=judged)
+    check_prices(config, parts, limits_of(request))
     if given.pipeline is None:
         needs_of_data(request, config, data).refuse()
         if not request.retrieval_only and (note := _unseen_choices(config, data.dataset)):
@@ -111,16 +122,33 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
     reranked, read = reranker_counts(pipeline), reader_counts(pipeline)
     if pipeline.supports_images and (given.dataset or not _need_images(config)):
         data = _with_images(data, request.on_error, session)
+    account = account or Account()
+    pipeline.charge_to(account)
+    if judge is not None:
+        judge.charge_to(account)
     pipeline.prepare(data.corpus, console.progress)
-    with measured(pipeline.describer.stores if pipeline.describer else ()) as describing:
+    stores = pipeline.describer.stores if pipeline.describer else ()
+    with measured(stores, account) as describing:
         data = _described(data, pipeline, request.on_error, console)
-    pipeline.shown_examples(
-        data.dataset.questions
-    )  # chosen once, from questions that are not asked
+    with measured((), account) as choosing:  # once, from questions that are not asked
+        pipeline.shown_examples(data.dataset.questions)
+    prepared = total([*describing.costs.values(), *choosing.costs.values()])
     conditions = {MAIN: pipeline.retriever} | {
         name: control(name, pipeline, data.corpus, request.seed) for name in request.controls
     }
-    return Loaded(plan, data, pipeline, judge, conditions, stages, describing, reranked, read)
+    return Loaded(
+        plan,
+        data,
+        pipeline,
+        judge,
+        conditions,
+        stages,
+        describing,
+        reranked,
+        read,
+        account,
+        prepared,
+    )
 
 
 def read_data(

@@ -94,6 +94,47 @@ def built_parts(config: PipelineConfig, *, retrieval_only: bool, scored: bool) -
     return parts
 
 
+def check_prices(config: PipelineConfig, parts: Collection[str], limits: Collection[str]) -> None:
+    """Check that money can be told: of all that is paid by the token, and in one currency.
+
+    Args:
+        parts: the keys of the pipeline whose parts are built.
+        limits: the options that limit the run, such as "--max-cost".
+
+    Raises:
+        UserError: some prices are missing while others are set, or all while money is limited;
+            there are two currencies; there is a limit and nothing that it limits.
+    """
+    bills = {
+        path: prices
+        for path, _, _, own in parts_of(config)
+        if path.partition(".")[0] in parts
+        for prices in own.bills()
+    }
+    given = {path: prices for path, prices in bills.items() if prices is not None}
+    lacking = [path for path in bills if path not in given]
+    if limits and not bills:
+        raise UserError(f"{next(iter(limits))}: nothing that runs here asks a server")
+    if lacking and (given or "--max-cost" in limits):
+        why = f"{next(iter(given))}.prices is set" if given else "--max-cost needs prices"
+        raise UserError(
+            f"{why}: set {lacking[0]}.prices too (0 for a server that costs nothing), so that no "
+            "cost is left out"
+        )
+    currencies = {prices.currency: path for path, prices in given.items()}
+    if len(currencies) > 1:
+        (one, first), (other, second) = list(currencies.items())[:2]
+        raise UserError(
+            f"{first}.prices are in {one}, {second}.prices in {other}: one currency is needed"
+        )
+
+
+def currency_of(config: PipelineConfig) -> str | None:
+    """Return the currency of the prices in a pipeline's settings; None without prices."""
+    bills = [prices for _, _, _, own in parts_of(config) for prices in own.bills()]
+    return next((prices.currency for prices in bills if prices is not None), None)
+
+
 def examine(
     config: PipelineConfig, parts: Collection[str] = PARTS, *, answers: bool = True
 ) -> Needs:

@@ -93,6 +93,22 @@ class RunRequest:
     download: Annotated[bool, Option("Download the official files that are missing in --data.")] = (
         False
     )
+    max_requests: Annotated[
+        int | None,
+        Option(
+            "Stop after N requests to servers; --resume continues.",
+            "N",
+            least=1,
+        ),
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        Option(
+            "Stop when so much has been spent, by the prices in the settings (reader.prices); "
+            "--resume continues.",
+            "X",
+        ),
+    ] = None
     dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
     metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
 

@@ -235,12 +235,21 @@ def _check(request: RunRequest) -> None:
     if len(set(request.controls)) != len(request.controls):
         raise UserError("--controls: a control is named twice")
     check_seed(request.seed)
+    for flag, limit in limits_of(request).items():
+        if not limit > 0:
+            raise UserError(f"{flag} {limit:g}: more than 0 is needed")
     if request.resume and request.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     if request.resume and request.output is None:
         raise UserError("--resume needs --output: the folder of the run to resume")
     if request.retrieval_only and request.predict_only:
         raise UserError("--retrieval-only and --predict-only exclude each other")
+
+
+def limits_of(request: RunRequest) -> dict[str, float]:
+    """Return the limits of a run, by the options that set them."""
+    limits = {"--max-requests": request.max_requests, "--max-cost": request.max_cost}
+    return {flag: limit for flag, limit in limits.items() if limit is not None}
 
 
 def check_seed(seed: int) -> None:

@@ -21,6 +21,7 @@ from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import answer_section, picture_notes
+from ravqa.evaluation.costs import cost_section, stage_seconds
 from ravqa.evaluation.retrieval import retrieval_ks, retrieval_section
 from ravqa.evaluation.schema import (
     SCHEMA_VERSION,
@@ -39,6 +40,7 @@ from ravqa.runs.console import Console, condition_name, retrieves
 from ravqa.runs.execute import Executed, shared_out
 from ravqa.runs.folder import MAIN, RunDir
 from ravqa.runs.load import reader_counts, reranker_counts
+from ravqa.runs.needs import currency_of
 from ravqa.runs.plan import overrides_of
 
 _LISTED = 20  # records left out of the passages that results list
@@ -129,6 +131,8 @@ def _results(executed: Executed) -> RunResults:
     if answers:
         rule = retrieval["rule"] if retrieval else DEFAULT_RULE
         results["selective"] = selective_section(answers, samples, rule, seed=request.seed)
+    if cost := cost_section(samples, loaded.prepared, currency_of(config)):
+        results["cost"] = cost
     if off := pipeline.switched_off:
         results["provenance"]["switched_off"] = off
     return results
@@ -160,7 +164,7 @@ def _timing(executed: Executed) -> Timing:
         "mixtures_decoded": now.decoded - before.decoded,
         "describe": shared_out(loaded.describing, len(loaded.data.dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
-        "stages": _stage_seconds(executed.samples[MAIN]),
+        "stages": stage_seconds(executed.samples[MAIN]),
     }
     if queries := _encoded(pipeline, "queries"):  # queries of an earlier run are in the cache
         timing["queries"] = queries
@@ -285,15 +289,6 @@ def _device() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
-def _stage_seconds(samples: Mapping[int | str, Sample]) -> dict[str, float]:
-    """Return mean seconds per question of every stage, also of the earlier parts of a run."""
-    total: dict[str, float] = {}
-    for sample in samples.values():
-        for stage, seconds in sample["seconds"].items():
-            total[stage] = total.get(stage, 0.0) + seconds
-    return {stage: round(seconds / len(samples), 4) for stage, seconds in total.items()}
 
 
 def _peak_memory_mb() -> float:

@@ -5,8 +5,10 @@ RunRequest ─plan─▶ Plan ─load─▶ Loaded ─execute─▶ Executed ─
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+from ravqa.core.accounts import Account
 from ravqa.core.factory import Session
 from ravqa.runs.console import Console
 from ravqa.runs.execute import execute
@@ -35,7 +37,9 @@ def run(
         UserError: any mistake in the request or the data.
     """
     planned = plan(request, given)
-    loaded = load(planned, Session() if session is None else session, console)
-    with planned.run_dir.held():
-        executed = execute(loaded, console, lambda run: show_answered(run, console))
-        return report(executed, console)
+    account = Account(request.max_requests, request.max_cost)
+    with closing(account):
+        loaded = load(planned, Session() if session is None else session, console, account)
+        with planned.run_dir.held():
+            executed = execute(loaded, console, lambda run: show_answered(run, console))
+            return report(executed, console)

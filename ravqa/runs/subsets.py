@@ -29,7 +29,7 @@ from ravqa.runs.console import Console
 from ravqa.runs.finished import RunFiles
 from ravqa.runs.folder import MAIN
 from ravqa.runs.options import RunRequest
-from ravqa.runs.plan import default_output, overrides_of, plan_pipeline
+from ravqa.runs.plan import default_output, limits_of, overrides_of, plan_pipeline
 from ravqa.runs.run import run
 
 ALL = "all"
@@ -116,6 +116,8 @@ def check_subsets(request: RunRequest) -> None:
             f"--dataset {request.dataset} needs --data: a folder with the files of {hub_name}, or "
             f"hf:{hub_name} to read it from the hub"
         )
+    for flag in limits_of(request):
+        raise UserError(f"{flag} is for one run: it cannot be used with --subset all")
     if request.corpus:
         raise UserError("--corpus with subset=all: every subset has its own passages")
 

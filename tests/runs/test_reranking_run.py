@@ -348,12 +348,12 @@ def same_but_for_time(one, other):
         for folder in (one, other):
             if name == "results.json":
                 results = read_results(folder)
-                del results["timing"], results["provenance"]["date"]
+                del results["timing"], results["cost"], results["provenance"]["date"]
                 texts.append(results)
             elif name == "samples.jsonl":
                 samples = read_samples(folder / name)
                 for sample in samples.values():
-                    del sample["seconds"], sample["cached"]
+                    del sample["seconds"], sample["cached"], sample["cost"]
                 texts.append(samples)
             else:
                 texts.append((folder / name).read_text(encoding="utf-8"))
