@@ -218,6 +218,60 @@ def dots(
     return drawing.figure(labels, series, x_name, axis.decimals, counts)
 
 
+def scatter(
+    title: str,
+    caption: str,
+    labels: Sequence[str],
+    xs: Sequence[Estimate],
+    ys: Sequence[Estimate],
+    *,
+    across: Axis,
+    up: Axis,
+) -> Figure:
+    """Draw a numbered mark for each label at its two values, with both intervals.
+
+    The numbers are explained below the drawing. The axis to the right begins at 0, the one upwards
+    shows the range of the values.
+    """
+    left, right, top, height = 46.0, WIDTH - 14.0, 12.0, 220.0
+    names = [textwrap.wrap(f"{i}  {_clean(name)}", _LETTERS) for i, name in enumerate(labels, 1)]
+    below = top + height + 52
+    drawing = _Drawing(title, caption, below + _LINE * sum(map(len, names)))
+    mark = Series(title, 0, xs)
+    ends = _ends([Series(title, 0, ys)])
+    low, high, steps = _range(Axis(up.name, min(ends), max(ends), up.decimals), ends)
+    first, last, ticks = _range(across, _ends([mark]))
+
+    def right_of(value: float) -> float:
+        return left + (right - left) * (value - first) / (last - first)
+
+    def down(value: float) -> float:
+        return top + height * (high - value) / (high - low)
+
+    _horizontal_grid(drawing, steps, down, left, right, up)
+    for tick in ticks:
+        drawing.line(right_of(tick), top, right_of(tick), top + height, "grid")
+        drawing.text(right_of(tick), top + height + 16, _tick(tick), "middle")
+    drawing.text((left + right) / 2, top + height + 34, across.name, "middle", "dim")
+    for i, (label, x, y) in enumerate(zip(labels, xs, ys, strict=True), 1):
+        place = right_of(x.value), down(y.value)
+        if x.low is not None and x.high is not None:
+            ends_of_x = right_of(x.low), right_of(x.high)
+            drawing.line(ends_of_x[0], place[1], ends_of_x[1], place[1], _style("span", mark))
+        if y.low is not None and y.high is not None:
+            drawing.line(place[0], down(y.low), place[0], down(y.high), _style("span", mark))
+        name = f"{label}: {y.text(up.decimals)} at {x.text(across.decimals)} {across.name}"
+        drawing.mark(*place, mark, name)
+        drawing.text(place[0] + 6, place[1] - 6, str(i), "start", "label")
+    for j, line in enumerate(line for lines in names for line in lines):
+        drawing.text(4, below + _LINE * j, line, "start", "label")
+    rows = [
+        [label, x.text(across.decimals), y.text(up.decimals)]
+        for label, x, y in zip(labels, xs, ys, strict=True)
+    ]
+    return Figure(title, caption, drawing.svg, [], ["", across.name, up.name], rows)
+
+
 def shares(
     title: str,
     caption: str,
@@ -355,6 +409,10 @@ class _Drawing:
     def mark(self, x: float, y: float, series: Series, name: str) -> None:
         _titled(self.add("path", _style("mark", series), d=_shape(x, y, series.style)), name)
 
+    @property
+    def svg(self) -> Markup:
+        return _markup(self._root)
+
     def figure(
         self,
         labels: Sequence[str],
@@ -375,7 +433,7 @@ class _Drawing:
                 row.append("" if value is None else value.text(decimals))
             rows.append(row)
         legend = [(one.name, one.style) for one in series] if len(series) > 1 else []
-        return Figure(self._title, self._caption, _markup(self._root), legend, header, rows, bars)
+        return Figure(self._title, self._caption, self.svg, legend, header, rows, bars)
 
 
 def _markup(root: ElementTree.Element) -> Markup:

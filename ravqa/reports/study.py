@@ -9,11 +9,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ravqa.metrics.statistics.intervals import Estimate
-from ravqa.reports.charts import Axis, Figure, Series, dots
+from ravqa.reports.charts import Axis, Figure, Series, dots, scatter
 from ravqa.reports.page import REPORT, Table, render, write_page
 
 SAME = "same for every question"
 """Shown for a difference to which no question contributes: an interval of 0 to 0 says nothing."""
+COUNTED = ("requests", "tokens")
+"""How the names of metrics begin that are counts."""
 _CAPTION = (
     "Paired on the same questions. The 95 % intervals are not corrected for the number of variants "
     "(p in the table is); one that contains 0 does not show that there is no difference."
@@ -53,6 +55,7 @@ class Variant:
         reference: whether the others are compared with it.
         metrics: metrics by readable name ("VQA accuracy %"), the same for all variants.
         differences: differences by the same names.
+        cost: the name and the value of what a question cost, if that is known.
         error: why numbers are missing.
     """
 
@@ -62,6 +65,7 @@ class Variant:
     reference: bool = False
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
     differences: Mapping[str, Difference] = field(default_factory=dict)
+    cost: tuple[str, Estimate] | None = None
     error: str | None = None
 
 
@@ -182,7 +186,33 @@ def _figures(variants: Sequence[Variant]) -> list[Figure]:
                     axis=Axis(f"{name}, variant minus reference", decimals=decimals),
                 )
             )
-    return figures
+    against = _against_cost(variants)
+    return [*figures, *([against] if against else [])]
+
+
+def _against_cost(variants: Sequence[Variant]) -> Figure | None:
+    """Draw the first metric in percent against what a question costs; None for fewer than two."""
+    name = next((name for name in _names(variants) if name.endswith("%")), "")
+    found = [(v, *v.cost, v.metrics[name]) for v in variants if v.cost and name in v.metrics]
+    if not found:
+        return None
+    kind = found[0][1]  # money and tokens are not drawn on one axis
+    shown = [(v, x, y) for v, own, x, y in found if own == kind]
+    if len(shown) < 2:
+        return None
+    drawn = [v for v, _, _ in shown]
+    lacking = [v.name for v in variants if v.metrics and v not in drawn]
+    why = f" Not drawn, since their cost is not known: {'; '.join(lacking)}." if lacking else ""
+    return scatter(
+        f"{name} against {kind}",
+        f"{name} (upwards) against {kind} (to the right), with 95 % intervals where they are known."
+        + why,
+        [v.name + (" (reference)" if v.reference else "") for v, _, _ in shown],
+        [x for _, x, _ in shown],
+        [y for _, _, y in shown],
+        across=Axis(kind, decimals=_decimals(kind)),
+        up=Axis(name),
+    )
 
 
 def _left_out(names: Sequence[str]) -> str:
@@ -190,4 +220,6 @@ def _left_out(names: Sequence[str]) -> str:
 
 
 def _decimals(name: str) -> int:
-    return 1 if name.endswith("%") else 3
+    if name.endswith("%") or name.startswith((*COUNTED,)):
+        return 1
+    return 3 if name.startswith("seconds") else 6  # money

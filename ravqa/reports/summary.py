@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 from ravqa.core.records import READ
 from ravqa.core.texts import number_of
 from ravqa.evaluation.answers import picture_notes
-from ravqa.evaluation.schema import AnswerSection, StageScores
+from ravqa.evaluation.schema import (
+    AnswerSection,
+    CostRecord,
+    CostSection,
+    Reused,
+    StageScores,
+)
 from ravqa.evaluation.sections import RECALLS
 from ravqa.metrics.statistics.intervals import Estimate
 from ravqa.reports.figures import condition_name, metric_name
 from ravqa.reports.page import Table
 from ravqa.reports.run import Run
+from ravqa.runs.console import readable_amount, readable_money
 from ravqa.runs.folder import MAIN, RESULTS
 
 
@@ -117,18 +124,19 @@ def tables(run: Run) -> list[Titled]:
     """Return tables of answers, retrieval, and the stages between them, if any."""
     answers, retrieval = run.results["answers"], run.results["retrieval"]
     found = [_answers(run, answers)] if answers else []
-    if retrieval is None:
-        return found
-    for section, title in (
-        (retrieval, "Retrieval"),
-        (retrieval["by_ids"], "Retrieval by passage ids"),
-        (retrieval["by_articles"], "Retrieval by articles"),
-    ):
-        if section and section["conditions"]:
-            found.append(_retrieval(run, section, title))
-    for condition, stages in retrieval["stages"].items():
-        if any("gain" in stage for stage in stages):
-            found.append(_stages(run, condition, stages))
+    if retrieval is not None:
+        for section, title in (
+            (retrieval, "Retrieval"),
+            (retrieval["by_ids"], "Retrieval by passage ids"),
+            (retrieval["by_articles"], "Retrieval by articles"),
+        ):
+            if section and section["conditions"]:
+                found.append(_retrieval(run, section, title))
+        for condition, stages in retrieval["stages"].items():
+            if any("gain" in stage for stage in stages):
+                found.append(_stages(run, condition, stages))
+    if "cost" in run.results:
+        found.append(_costs(run, run.results["cost"]))
     return found
 
 
@@ -220,6 +228,48 @@ def _stages(run: Run, condition: str, stages: Sequence[StageScores]) -> Titled:
         (header, rows),
         "From what was retrieved, through every reranker, to what was in the prompts.",
     )
+
+
+def _costs(run: Run, section: CostSection) -> Titled:
+    currency = section["currency"]
+    header = ["", "requests", "retries", "prompt tokens", "of these cached by servers"]
+    header += ["completion tokens", *([currency] if currency else []), "reused results"]
+
+    def row(name: str, record: CostRecord) -> list[str]:
+        counts = [record["requests"], record["retries"], record["prompt_tokens"]]
+        cached, written = record["cached_tokens"], record["completion_tokens"]
+        shown = list(map(readable_amount, counts))
+        shown += ["\u2013" if cached is None else readable_amount(cached), readable_amount(written)]
+        shown += [readable_money(record.get("money"))] if currency else []
+        return [name, *shown, _reused(record.get("reused"), currency)]
+
+    rows = []
+    for condition, found in section["conditions"].items():
+        name = condition_name(run, condition)
+        rows.append(row(name, found["total"]))
+        stages = found["stages"] if len(found["stages"]) > 1 else {}
+        rows += [row(f"{name}, {stage}", record) for stage, record in stages.items()]
+        rows.append(row(f"{name}, per question", found["per_question"]))
+    if any(section["prepared"].values()):
+        rows.append(row("images and examples, before the questions", section["prepared"]))
+    caption = (
+        "Each try of a request counts; models on this machine take none. Reused results came from "
+        "the cache, and are not counted elsewhere; in brackets what they took when they were made."
+    )
+    if "unknown" in section["total"]:
+        caption += " Unknown: a server or a reader does not say how many tokens its replies took."
+    return Titled("Cost", (header, rows), caption)
+
+
+def _reused(reused: Reused | None, currency: str | None) -> str:
+    if reused is None:
+        return ""
+    number = readable_amount(reused["results"])
+    if "unknown" in reused:
+        return f"{number} (unknown)"
+    read, written = map(readable_amount, (reused["prompt_tokens"], reused["completion_tokens"]))
+    money = f", {currency} {readable_money(reused.get('money'))}" if currency else ""
+    return f"{number} ({read} + {written} tokens{money})"
 
 
 def _percent(value: float | None) -> str:

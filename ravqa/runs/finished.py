@@ -8,7 +8,10 @@
 - `PRRecall@K`, `Recall@K`, `ArticleRecall@K`: whether one of the first K passages (articles) holds
   an answer, or is known to be relevant by its id or its article;
 - `seconds`: per question, as measured in the run, without the time to load models and to encode
-  the corpus.
+  the corpus;
+- `requests`: per question, those sent to servers;
+- `tokens` and `cost`: tokens of prompts and completions per question, and their price, with what
+  results from the cache had cost when they were made.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from ravqa.core.accounts import Cost, total
 from ravqa.core.errors import DataError, UserError, near_matches
 from ravqa.core.records import Question
 from ravqa.core.settings import PipelineConfig, read_yaml
 from ravqa.core.texts import number_of
 from ravqa.datasets.base import Dataset
+from ravqa.evaluation.costs import cost_of
 from ravqa.evaluation.schema import (
     Described,
     RunConfig,
@@ -50,13 +55,15 @@ _log = logging.getLogger(__name__)
 Id = int | str
 
 _TOP_K: int = PipelineConfig.model_fields["top_k"].default
-_PLAIN = ("score", "exact_match", "truthfulness", "seconds")
+SECONDS, REQUESTS, TOKENS, COST = "seconds", "requests", "tokens", "cost"
+COSTS = (REQUESTS, TOKENS, COST)
+"""The measures of what was asked of models."""
+_PLAIN = ("score", "exact_match", "truthfulness", SECONDS, *COSTS)
 _REPORTED = {
     "pseudo_recall_at_k": "PRRecall",
     "recall_at_k": "Recall",
     "article_recall_at_k": "ArticleRecall",
 }
-SECONDS = "seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +240,8 @@ class Measure:
 
     @property
     def in_percent(self) -> bool:
-        """Whether its unit is percent (all but seconds)."""
-        return self.name != SECONDS
+        """Whether its unit is percent (all but seconds and costs)."""
+        return self.name not in (SECONDS, *COSTS)
 
     def title(self, run: FinishedRun) -> str:
         """Return its title for people, with the unit."""
@@ -244,7 +251,9 @@ class Measure:
             return "exact match %"
         if self.name == "truthfulness":
             return "truthfulness (+1/0/-1) %"
-        return "seconds per question" if self.name == SECONDS else f"{self.key} %"
+        if self.name == COST:
+            return f"{run.currency} per question"
+        return f"{self.key} %" if self.in_percent else f"{self.key} per question"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +278,9 @@ class Asked:
         seconds: time of its stages in this run, which is short for what was in the cache.
         cached: the largest share of a stage that was found in the cache, 0 to 1.
         batch: the same for questions that were timed together.
+        requests: sent to servers for it; None if the run did not count them.
+        tokens: of prompts and completions, with those of results from the cache; None if unknown.
+        cost: their price; None if unknown, or without prices.
     """
 
     question: int
@@ -287,9 +299,18 @@ class Asked:
     seconds: float
     cached: float
     batch: int
+    requests: float | None
+    tokens: float | None
+    cost: float | None
 
 
-def _asked(sample: Sample, described: Described) -> Asked:
+def _asked(sample: Sample, described: Described, prepared: Cost) -> Asked:
+    """Return what measures need of a sample.
+
+    Args:
+        described: its share of the time that describing images took.
+        prepared: its share of what was asked of models before the questions.
+    """
     answer_ranks, scored = sample["answer_ranks"], "score" in sample
     recalls = {
         "PRRecall": answer_ranks and answer_ranks[DEFAULT_RULE],
@@ -323,7 +344,25 @@ def _asked(sample: Sample, described: Described) -> Asked:
         seconds=sum(seconds for seconds, _ in stages),
         cached=max(cached["share"] for _, cached in stages),
         batch=hash(json.dumps([sample["seconds"], sample["cached"]])),
+        **_costs(sample, prepared),
     )
+
+
+def _costs(sample: Sample, prepared: Cost) -> dict[str, float | None]:
+    """Return requests, tokens and money of a question, each None if it is not known."""
+    records = sample.get("cost", {}).values()
+    cost = total([prepared, *map(cost_of, records)])
+    if not cost:
+        return dict.fromkeys(COSTS)
+    known = not cost.unknown and not cost.reused_unknown
+    read = cost.prompt_tokens + cost.reused_prompt_tokens
+    written = cost.completion_tokens + cost.reused_completion_tokens
+    priced = cost.money is not None or cost.reused_money is not None
+    return {
+        REQUESTS: cost.requests,
+        TOKENS: read + written if known else None,
+        COST: (cost.money or 0.0) + (cost.reused_money or 0.0) if known and priced else None,
+    }
 
 
 class FinishedRun:
@@ -334,6 +373,7 @@ class FinishedRun:
         stand_ins: by part, what it stands in for.
         what_ran: "with retrieval", "without retrieval", "random passages", ...
         retrieves: whether there were passages.
+        currency: of what questions cost; None without prices.
     """
 
     def __init__(self, folder: Path, condition: str = MAIN):
@@ -361,8 +401,13 @@ class FinishedRun:
         self.top_k = files.config["pipeline"].get("top_k", _TOP_K)
         self._reported = retrieval["reported"] if retrieval else []
         described = results["timing"]["describe"]
+        section = results.get("cost")
+        self.currency = section["currency"] if section else None
+        prepared = cost_of(section["prepared"]) if section else Cost()
+        prepared /= max(1, results["dataset"]["questions"])
         self.questions: Mapping[Id, Asked] = {
-            sample["question_id"]: _asked(sample, described) for sample in files.samples(condition)
+            sample["question_id"]: _asked(sample, described, prepared)
+            for sample in files.samples(condition)
         }
         if not self.questions:
             raise UserError(f"the run in {folder} has no questions")
@@ -406,8 +451,14 @@ class FinishedRun:
         return self._values[measure]
 
     def _value(self, asked: Asked, measure: Measure) -> float | None:
-        if measure.name == SECONDS:
-            return asked.seconds
+        taken = {
+            SECONDS: asked.seconds,
+            REQUESTS: asked.requests,
+            TOKENS: asked.tokens,
+            COST: asked.cost,
+        }
+        if measure.name in taken:
+            return taken[measure.name]
         if measure.name == "score":
             return None if asked.score is None else 100 * asked.score
         if measure.name == "exact_match":
@@ -422,14 +473,18 @@ class FinishedRun:
         return 100.0 * (0 < rank <= measure.k)
 
     def default_measures(self) -> list[Measure]:
-        """Return the score, recall as the benchmark reports it (else PRRecall@5), and seconds."""
+        """Return the score, recall as the benchmark reports it (else PRRecall@5), and seconds.
+
+        Tokens and money follow where they are known.
+        """
         measures = [Measure("score")] if self.values(Measure("score")) else []
         if self._reported and self.retrieves:
             name, k = self._reported[0]["metric"], int(self._reported[0]["k"])
             measures.append(Measure(_REPORTED[name], k))
         elif self.values(Measure("PRRecall", 1)):
             measures.append(Measure("PRRecall", min(5, self.top_k)))
-        return [*measures, Measure(SECONDS)]
+        costs = [Measure(name) for name in (TOKENS, COST) if self.values(Measure(name))]
+        return [*measures, Measure(SECONDS), *costs]
 
     # -- statistics over some of the questions -----------------------------------------------------
 

@@ -20,7 +20,7 @@ from ravqa.core.terminal import Columns
 from ravqa.core.texts import encodable, number_of
 from ravqa.evaluation.schema import RunsTable, TableCell
 from ravqa.reports.study import SAME, Difference
-from ravqa.runs.finished import SECONDS
+from ravqa.runs.finished import COST, COSTS, SECONDS
 from ravqa.studies.tables import CACHED, Cell, Table
 
 TABLE = "table.json"
@@ -45,6 +45,8 @@ def _value(key: str, cell: Cell) -> str:
 
 
 def _decimals(key: str, cell: Cell) -> int:
+    if key == COST:
+        return 6 if cell.estimate.value < 0.01 else 4
     if key != SECONDS:
         return 1
     return 3 if cell.estimate.value < 1 else 2
@@ -215,7 +217,7 @@ def as_csv(tables: Sequence[Table], levels: Levels | None = None) -> str:
         header += [key, f"{key} low", f"{key} high", f"{key} questions"]
         if key == SECONDS:
             header.append(f"{key} cached")
-        else:
+        elif key not in COSTS:
             header += [f"{key} {x}" for x in ("difference", "difference low", "difference high")]
             header += [f"{key} p", f"{key} p Holm"]
     out = io.StringIO()
@@ -240,9 +242,9 @@ def as_csv(tables: Sequence[Table], levels: Levels | None = None) -> str:
 def _columns(key: str, cell: Cell) -> dict[str, Any]:
     value = cell.estimate
     columns: dict[str, Any] = {
-        key: _rounded(value.value),
-        f"{key} low": _rounded(value.low),
-        f"{key} high": _rounded(value.high),
+        key: _rounded(value.value, key),
+        f"{key} low": _rounded(value.low, key),
+        f"{key} high": _rounded(value.high, key),
         f"{key} questions": cell.questions,
     }
     if key == SECONDS:
@@ -259,8 +261,8 @@ def _columns(key: str, cell: Cell) -> dict[str, Any]:
     return columns
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _rounded(value: float | None, key: str = "") -> float | None:
+    return None if value is None else round(value, 9 if key == COST else 4)
 
 
 def as_json(table: Table, root: Path, levels: Levels | None = None) -> RunsTable:
@@ -277,7 +279,7 @@ def as_json(table: Table, root: Path, levels: Levels | None = None) -> RunsTable
                 "levels": dict((levels or {}).get(row.name, {})),
                 "folder": None if row.run is None else _relative(row.run, root),
                 "error": row.error,
-                "measures": {key: _plain(cell) for key, cell in row.cells.items()},
+                "measures": {key: _plain(key, cell) for key, cell in row.cells.items()},
             }
             for row in table.rows
         ],
@@ -308,10 +310,12 @@ def write_tables(
         atomic_write(root / name, encodable(text))
 
 
-def _plain(cell: Cell) -> TableCell:
+def _plain(key: str, cell: Cell) -> TableCell:
+    found = cell.estimate
+    value, low, high = (_rounded(x, key) for x in (found.value, found.low, found.high))
     plain: TableCell = {
-        "value": round(cell.estimate.value, 4),
-        "interval_95": [_rounded(cell.estimate.low), _rounded(cell.estimate.high)],
+        "value": found.value if value is None else value,
+        "interval_95": [low, high],
         "questions": cell.questions,
     }
     if cell.cached:

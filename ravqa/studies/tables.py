@@ -13,7 +13,16 @@ from pathlib import Path
 from ravqa.core.texts import number_of
 from ravqa.metrics.statistics.intervals import MIN_CLUSTERS, Estimate, holm, why_none
 from ravqa.reports.study import Difference, Variant
-from ravqa.runs.finished import SECONDS, FinishedRun, Id, Measure, common_questions
+from ravqa.runs.finished import (
+    COST,
+    COSTS,
+    SECONDS,
+    TOKENS,
+    FinishedRun,
+    Id,
+    Measure,
+    common_questions,
+)
 
 CACHED = "*"
 """Mark of the seconds of a run that took some of its work from the cache."""
@@ -25,7 +34,8 @@ class Cell:
 
     Attributes:
         questions: number of questions of the estimate.
-        difference: difference to the reference; None for the reference itself, and for seconds.
+        difference: difference to the reference; None for the reference itself, for seconds and for
+            costs.
         compared: number of questions of the difference.
         cached: for seconds, the largest share of a stage that came from the cache, 0 to 1.
     """
@@ -164,7 +174,7 @@ def _compare(
     ids: Mapping[Id, None],
     seed: int,
 ) -> None:
-    """Fill in the cells' differences to the reference, except for seconds."""
+    """Fill in the cells' differences to the reference, except for seconds and costs."""
     for measure in measures:
         if not measure.in_percent:
             continue
@@ -225,7 +235,7 @@ def _notes(
     differences = [c.difference for c in tests if c.difference and not c.difference.same]
     notes += why_none(
         images,
-        of_score=bool(lacking - {SECONDS}),
+        of_score=bool(lacking - {SECONDS, *COSTS}),
         of_difference=not all(found.estimate.has_interval for found in differences),
     )
     if SECONDS in lacking:
@@ -242,6 +252,11 @@ def _notes(
         notes.append(
             "Seconds exclude the time to load models and to encode passages; their intervals "
             "are over the batches that were timed."
+        )
+    if titles.keys() & {TOKENS, COST}:
+        notes.append(
+            "Tokens are those of prompts and completions. Tokens and money include what results "
+            "from the cache had cost when they were made."
         )
     return [*notes, *_stand_ins(runs)]
 
@@ -277,7 +292,9 @@ def variants(table: Table) -> list[Variant]:
                 for key, cell in row.cells.items()
                 if cell.difference is not None
             },
+            cost=None if cost is None else (titles[cost], row.cells[cost].estimate),
             error=row.error,
         )
         for row in table.rows
+        for cost in [next((key for key in (COST, TOKENS) if key in row.cells), None)]
     ]

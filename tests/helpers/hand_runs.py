@@ -81,7 +81,7 @@ def write(folder, samples, controls=None, *, answers=None, retrieval=None, descr
         samples: those of the run; `controls` has those of its controls by name.
         answers, retrieval: changes of the results' sections; False for no section.
         described: seconds and cached share of describing an image.
-        more: `retriever`, `top_k` (None to leave it out), `stand_ins`, `split`.
+        more: `retriever`, `top_k` (None to leave it out), `stand_ins`, `split`, `cost` (a section).
     """
     folder.mkdir(parents=True)
     retriever = more.get("retriever", "bm25")
@@ -124,6 +124,8 @@ def write(folder, samples, controls=None, *, answers=None, retrieval=None, descr
             "stages": {},
         },
     }
+    if "cost" in more:
+        results["cost"] = more["cost"]
     config = {
         "schema_version": 2,
         "ravqa": "1",

@@ -19,6 +19,7 @@ from ravqa.reports.charts import (
     curves,
     dots,
     mark_svg,
+    scatter,
     shares,
 )
 from ravqa.reports.page import render, safe_json
@@ -89,6 +90,55 @@ def test_dots_stand_left_and_right_of_zero():
     assert x2[0] == pytest.approx(float(zero.get("x1")))
     assert x1[0] < x2[0] < x1[1] < x2[1]
     assert figure.legend == []
+
+
+def test_scattered_marks_stand_at_both_of_their_values():
+    xs = [Estimate(100, 80, 120), Estimate(400)]
+    ys = [Estimate(40, 35, 45), Estimate(60, 50, 70)]
+    figure = scatter("T", "C.", ["a", "b & c"], xs, ys, across=Axis("tokens"), up=Axis("s %"))
+    root = ElementTree.fromstring(str(figure.svg))
+    spans = [line for line in root.iter("line") if "span" in line.get("class")]
+    x1, x2, y1, y2 = (
+        [float(span.get(name)) for span in spans] for name in ("x1", "x2", "y1", "y2")
+    )
+    level = [i for i in range(len(spans)) if y1[i] == y2[i]]
+    upright = [i for i in range(len(spans)) if x1[i] == x2[i]]
+    assert (len(level), len(upright)) == (1, 2)  # one cost has no interval
+    texts = {text.text: text for text in root.iter("text")}
+    tick = {value: float(texts[str(value)].get("x")) for value in (0, 100, 400)}
+    assert [x1[i] for i in upright] == pytest.approx([tick[100], tick[400]], abs=0.01)
+    # 20 tokens either way, on an axis that begins at 0.
+    wide = x2[level[0]] - x1[level[0]]
+    assert wide == pytest.approx(40 * (tick[400] - tick[0]) / 400, abs=0.02)
+    grid = {value: float(texts[str(value)].get("y")) - 4 for value in (40, 60)}
+    assert y1[level[0]] == pytest.approx(grid[40], abs=0.01)
+    assert titles(figure) == [
+        "a: 40.0 [35.0, 45.0] at 100.0 [80.0, 120.0] tokens",
+        "b & c: 60.0 [50.0, 70.0] at 400.0 tokens",
+    ]
+    assert {"1  a", "2  b & c", "1", "2"} <= texts.keys()
+    assert figure.header == ["", "tokens", "s %"]
+    assert figure.rows[1] == ["b & c", "400.0", "60.0 [50.0, 70.0]"]
+
+
+def test_a_study_report_draws_scores_against_costs(tmp_path):
+    def variant(name, score, cost, **more):
+        metrics = {"VQA accuracy %": Estimate(score, score - 5, score + 5)}
+        return Variant(name, metrics=metrics, cost=cost, **more)
+
+    variants = [
+        variant("cheap", 30, ("USD per question", Estimate(0.0001, 0.00008, 0.00012))),
+        variant("dear", 40, ("USD per question", Estimate(0.001, 0.0009, 0.0011)), reference=True),
+        variant("free", 20, None),
+        Variant("failed", error="no server"),
+    ]
+    page = write_study_report(tmp_path, "S", variants).read_text(encoding="utf-8")
+    [figure] = re.findall(r"<h3>VQA accuracy % against USD per question.*?</figure>", page, re.S)
+    assert "0.000100 [0.000080, 0.000120]" in figure
+    assert "dear (reference)" in figure
+    assert "Not drawn, since their cost is not known: free." in figure
+    page = write_study_report(tmp_path, "S", variants[1:]).read_text(encoding="utf-8")
+    assert "against USD" not in page  # a single mark shows nothing
 
 
 def test_shares_add_up():

@@ -82,7 +82,7 @@ def test_each_question_has_its_own_tokens_and_the_run_their_sum(run, serve):
     assert "money" not in json.dumps(section)
 
 
-def test_a_second_run_makes_no_request_and_shows_what_its_answers_had_cost(run, serve):
+def test_a_second_run_makes_no_request_and_shows_what_its_answers_had_cost(run, serve, tmp_path):
     server = serve(lambda _, body: used(body, prompt_tokens_details={"cached_tokens": 4}))
     options = {"reader.prices": PRICES}
     _, first, _, out, err = run(server, **options)
@@ -106,6 +106,8 @@ def test_a_second_run_makes_no_request_and_shows_what_its_answers_had_cost(run, 
         },
     }
     assert "Not counted: 6 results from the cache, which took 75 prompt tokens, 12" in out
+    page = (tmp_path / "again" / "report.html").read_text(encoding="utf-8")
+    assert "6 (75 + 12 tokens, USD 0.001830)" in " ".join(page.split())
     assert samples[0]["cost"]["answer"]["reused"]["prompt_tokens"] == 10
 
 

@@ -25,13 +25,13 @@ SCORE, EXACT, SECONDS = Measure("score"), Measure("exact_match"), Measure("secon
 # --- names
 
 
-@pytest.mark.parametrize("name", ["score", "exact_match", "seconds"])
+@pytest.mark.parametrize("name", ["score", "exact_match", "seconds", "requests", "tokens", "cost"])
 def test_plain_measures_have_their_names(name):
     measure = Measure.parse(name)
     assert measure == Measure(name, None)
     assert measure.key == name
-    assert measure.of_answers is (name != "seconds")
-    assert measure.in_percent is (name != "seconds")
+    assert measure.of_answers is (name in {"score", "exact_match"})
+    assert measure.in_percent is measure.of_answers
 
 
 @pytest.mark.parametrize("name", ["PRRecall", "Recall", "ArticleRecall"])
@@ -52,7 +52,8 @@ def test_other_names_are_refused(text):
         Measure.parse(text)
     assert str(error.value).startswith(f"metrics: no metric {text!r}: ")
     known = (
-        "(known: ArticleRecall@5, PRRecall@5, Recall@5, exact_match, score, seconds, truthfulness)"
+        "(known: ArticleRecall@5, PRRecall@5, Recall@5, cost, exact_match, requests, score, "
+        "seconds, tokens, truthfulness)"
     )
     assert str(error.value).endswith((known, known[1:-1]))
 
@@ -108,6 +109,48 @@ def test_seconds_are_those_of_all_stages_and_of_describing(tmp_path):
     assert run.cached_share([]) == 0.0
     described = FinishedRun(write(tmp_path / "d", rows[1:], described=(2.0, 1.0)))
     assert described.cached_share([2]) == 1.0
+
+
+def record(prompt, completion, **more):
+    """What a stage cost; None is not known."""
+    unknown = {"unknown": 1} if prompt is None else {}
+    counts = {"requests": 1, "retries": 0, "cached_tokens": None}
+    return {**counts, "prompt_tokens": prompt, "completion_tokens": completion, **unknown, **more}
+
+
+def test_costs_are_those_of_all_stages_and_of_what_came_from_the_cache(tmp_path):
+    reused = {"results": 2, "prompt_tokens": 30, "completion_tokens": 5, "money": 0.02}
+    costs = {
+        0: {"answer": record(100, 10, money=0.5), "judge": record(20, 1, money=0.25)},
+        1: {"answer": record(0, 0, requests=0, money=0.0, reused=reused)},
+        2: {"answer": record(None, None, money=None)},
+        3: {"answer": record(1, 1, money=0.1, reused={**reused, "prompt_tokens": None,
+            "completion_tokens": None, "money": None, "unknown": 1})},
+    }  # fmt: skip
+    rows = [answered(q, cost=cost) for q, cost in costs.items()]
+    prepared = record(8, 4, requests=4, money=0.04)
+    section = {"currency": "EUR", "prepared": prepared, "conditions": {}, "total": prepared}
+    run = FinishedRun(write(tmp_path / "run", rows, cost=section))
+    requests, tokens, cost = map(Measure, ("requests", "tokens", "cost"))
+    assert run.values(requests) == {0: 3, 1: 1, 2: 2, 3: 2}
+    assert run.values(tokens) == {0: 131 + 3, 1: 35 + 3}  # of the others not all is known
+    assert run.values(cost) == pytest.approx({0: 0.76, 1: 0.03})
+    assert [m.key for m in run.default_measures()][-3:] == ["seconds", "tokens", "cost"]
+    assert cost.title(run) == "EUR per question"
+    assert tokens.title(run) == "tokens per question"
+
+
+def test_without_prices_or_models_there_is_no_cost(tmp_path):
+    section = {"currency": None, "prepared": record(0, 0), "conditions": {}, "total": record(0, 0)}
+    section["prepared"]["requests"] = 0
+    rows = [answered(0, cost={"answer": record(7, 1)})]
+    run = FinishedRun(write(tmp_path / "free", rows, cost=section))
+    assert run.values(Measure("tokens")) == {0: 8}
+    assert run.values(Measure("cost")) == {}
+    run = FinishedRun(write(tmp_path / "none", [answered(0)]))
+    for name in ("requests", "tokens", "cost"):
+        assert run.values(Measure(name)) == {}
+    assert run.default_measures()[-1] == SECONDS
 
 
 def test_a_run_that_scored_nothing_has_no_scores(tmp_path):

@@ -1,5 +1,6 @@
 """Comparisons of runs that were written by hand: groups, names, words, files."""
 
+import csv
 import io
 import json
 import os
@@ -415,3 +416,39 @@ def test_scores_by_a_runs_own_rule_stand(tmp_path):
     [own, exact] = compare(tmp_path / "a", tmp_path / "b", rules=["flashrag.em"]).rules
     assert (own.rule, own.scores) == ("exact_match", (100.0, 100.0))
     assert exact.scores == (0.0, 100.0)
+
+
+def costing(tokens, money, reused=None):
+    """A sample's cost in the stage that answers."""
+    counts = {"requests": 1, "retries": 0, "cached_tokens": None}
+    return {
+        "answer": {**counts, "prompt_tokens": tokens, "completion_tokens": 2, "money": money}
+        | ({"reused": {"results": 1, **reused}} if reused else {})
+    }
+
+
+def test_costs_stand_beside_scores_and_are_drawn_against_them(tmp_path):
+    prepared = costing(0, 0.0)["answer"] | {"requests": 0, "completion_tokens": 0}
+    section = {"currency": "USD", "prepared": prepared, "conditions": {}, "total": prepared}
+    made = {"prompt_tokens": 6, "completion_tokens": 2, "money": 0.00002}
+    for name, cost in (("a", costing(10, 0.00001)), ("b", costing(0, 0.0, made))):
+        rows = [row | {"cost": cost} for row in samples("11000")]
+        write(tmp_path / name, rows, cost=section)
+    table = compare(str(tmp_path / "a"), str(tmp_path / "b")).table
+    assert list(table.titles.values())[-2:] == ["tokens per question", "USD per question"]
+    first, second = (row.cells for row in table.rows)
+    assert (first["tokens"].estimate.value, second["tokens"].estimate.value) == (12, 10)
+    assert first["cost"].difference is second["cost"].difference is None
+    assert any("what results from the cache had cost" in note for note in table.notes)
+    out = io.StringIO()
+    request = CompareRequest([str(tmp_path / "a"), str(tmp_path / "b")], output=tmp_path / "out")
+    compare_and_print(request, Console(out=RichConsole(file=out, width=80)))
+    assert "0.000010" in out.getvalue()
+    found = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))
+    assert found["tables"][0]["rows"][1]["measures"]["cost"]["value"] == 0.00002
+    with (tmp_path / "out" / "table.csv").open(encoding="utf-8", newline="") as file:
+        line, _ = csv.DictReader(file)
+    assert line["cost"] == "1e-05"
+    assert "cost p" not in line
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Exact match % against USD per question" in page
