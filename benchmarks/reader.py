@@ -26,7 +26,7 @@ from ravqa.core.settings import load_pipeline
 from ravqa.corpora.corpus import Corpus
 from ravqa.datasets import okvqa
 from ravqa.datasets.base import DatasetRequest
-from ravqa.readers import transformers_llm
+from ravqa.readers import beginnings
 from ravqa.readers.base import Prompt
 from ravqa.readers.transformers_llm import TransformersLLM
 
@@ -93,7 +93,7 @@ def main():
 
     def framework(shared):
         def run():
-            transformers_llm._MIN_SHARED = shared
+            beginnings.MIN_SHARED = shared
             return [a.drafts[0].raw for a in answerer.answer(questions, retrieved)]
 
         return run
@@ -101,7 +101,7 @@ def main():
     runs = {
         "bare": baseline,
         "whole": framework(WHOLE),
-        "shared": framework(transformers_llm._MIN_SHARED),
+        "shared": framework(beginnings.MIN_SHARED),
     }
     times = {name: [] for name in runs}
     cpu = {name: [] for name in runs}  # processor time, which excludes other processes

@@ -19,7 +19,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
@@ -164,6 +164,9 @@ class _Check:
         self.short, self.other, self.long = prompts
         self.found = found
         self.asked = [self.short, self.long]
+        if self.short.image is not None and reader._shares:  # two prompts about each image
+            self.asked.append(replace(self.long, image=self.short.image))
+            self.asked.append(replace(self.short, image=self.long.image))
         self.most, self.least = _FLOAT32, -math.inf
         self.problem = ""
 
@@ -184,17 +187,23 @@ class _Check:
             self.check("batches", "generating", self.generated)
             if reader.scores_answers:
                 self.check_reading_on()
+            reader._keeps_features = keeps
+            if keeps and self.short.image is not None:
+                what = "computing the features of an image once"
+                self.check_all("features", what, self.looked_at_once)
+            reader._shares = shares
+            if shares and "features" not in self.found:
+                self.check_all("sharing", "reading a shared beginning once", self.generated)
         finally:
             reader._shares, reader._keeps_features = shares, keeps
-        batches = ((0,), (1,)) if "batches" in self.found else ((0, 1),)
-        if keeps and self.short.image is not None:
-            off = max(self.gap(self.looked_at_once, rows) for rows in batches)
-            if off > self.most:
-                self.note("features", "computing the features of an image once", off)
-        if shares:
-            off = max(self.gap(self.generated, rows) for rows in batches)
-            if off > self.most:
-                self.note("sharing", "reading a shared beginning once", off)
+
+    def check_all(self, ability: Ability, what: str, read: _Reading) -> None:
+        """Read all prompts in a batch, or one by one if batches are wrong."""
+        rows = range(len(self.asked))
+        batches = [(row,) for row in rows] if "batches" in self.found else [tuple(rows)]
+        off = max(self.gap(read, batch) for batch in batches)
+        if off > self.most:
+            self.note(ability, what, off)
 
     def check_reading_on(self) -> None:
         """Check reading after tokens whose keys and values were kept."""

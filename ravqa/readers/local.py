@@ -28,6 +28,7 @@ from ravqa.core.marks import BOXES, split_thinking
 from ravqa.core.outcomes import Failure, succeeded
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Generation, Prompt, Reader, settled
+from ravqa.readers.beginnings import Beginnings
 from ravqa.readers.chat import ChatConfig
 from ravqa.readers.checks import UNCHECKED, check_model
 from ravqa.readers.families import Family
@@ -181,6 +182,7 @@ class LocalReader(Reader):
         self.scores_answers = self.gives_next_token_logprobs = continues
         self.streams = continues and config.beams == 1
         self._budget = config.batch_tokens
+        self._beginnings = Beginnings(self._decoder.config)
         self._states: list[State] = []
         self._last: dict[Key, Any] = {}  # states of the last call
         self.weights = placement.weights
@@ -215,7 +217,7 @@ class LocalReader(Reader):
         if "sharing" in off:
             self._shares = False
         if "features" in off:
-            self._keeps_features = False
+            self._keeps_features = self._shares = False
         if "next_token_logprobs" in off:
             self.gives_next_token_logprobs = self.streams = self.scores_answers = False
         if "score" in off:
@@ -241,7 +243,41 @@ class LocalReader(Reader):
 
     def _prepared(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Return the inputs of a batch, with what is already known in place of what gives it."""
-        return self._inputs(prompts)
+        inputs = self._inputs(prompts)
+        if self._shares:
+            self._share(inputs, [None] * len(prompts))
+        return inputs
+
+    def _share(
+        self,
+        inputs: dict[str, Any],
+        keys: Sequence[object],
+        least: Sequence[int] | None = None,
+        more: Callable[[int], dict[str, Any]] = lambda row: {},
+    ) -> None:
+        """Add keys and values of the beginnings that a decoder's rows share to their inputs.
+
+        Args:
+            inputs: left-padded inputs.
+            keys, least: see `Beginnings`.
+            more: returns the inputs of a row that are not per token.
+        """
+        mask = inputs["attention_mask"]
+        per_token = {
+            name: [row[kept] for row, kept in zip(value, mask.bool(), strict=True)]
+            for name, value in inputs.items()
+            if getattr(value, "shape", None) == mask.shape
+        }
+
+        def read(row: int, tokens: int) -> Any:
+            first = {name: rows[row][None, :tokens] for name, rows in per_token.items()}
+            made = self._run(more(row) | first, max_new_tokens=1, num_beams=1)
+            return made.past_key_values
+
+        ids = [row.tolist() for row in per_token["input_ids"]]
+        past = self._beginnings.past(ids, keys, least or [0] * len(ids), read)
+        if past is not None:
+            inputs["past_key_values"] = past
 
     @abstractmethod
     def _lengths(self, prompts: Sequence[Prompt]) -> list[int]:
@@ -257,6 +293,10 @@ class LocalReader(Reader):
 
     def _kind(self, prompt: Prompt) -> object:
         """Return the prompt's kind; only prompts of one kind share a batch."""
+        return None
+
+    def _group(self, prompt: Prompt) -> object:
+        """Return the prompt's group; prompts of one group should share a batch."""
         return None
 
     def _generator(self, inputs: dict[str, Any]) -> Any:
@@ -557,21 +597,52 @@ class LocalReader(Reader):
         """
         failed = self._too_long(needed)
         yield from failed.items()
-        kinds: dict[object, list[int]] = {}
+        kinds: dict[object, dict[object, list[int]]] = {}
         for row in sorted(needed.keys() - failed.keys()):
-            kinds.setdefault(self._kind(prompts[row]), []).append(row)
-        for rows in kinds.values():
-            waiting = sorted(rows, key=needed.__getitem__)
-            while waiting:
-                size = self._batch_size([needed[row] for row in waiting])
-                batch, waiting = waiting[:size], waiting[size:]
-                yield from self._halving(batch, needed, run)
+            groups = kinds.setdefault(self._kind(prompts[row]), {})
+            groups.setdefault(self._group(prompts[row]), []).append(row)
+        for groups in kinds.values():
+            for rows in groups.values():
+                rows.sort(key=needed.__getitem__)
+            several = [rows for rows in groups.values() if len(rows) > 1]
+            alone = [row for rows in groups.values() if len(rows) == 1 for row in rows]
+            several.sort(key=lambda rows: needed[rows[-1]])
+            alone.sort(key=needed.__getitem__)
+            for part in (several, [alone] if alone else []):
+                for batch in self._batches(part, needed):
+                    yield from self._halving(batch, needed, run)
+
+    def _batches(
+        self, groups: Iterable[Sequence[int]], needed: Mapping[int, int]
+    ) -> Iterator[list[int]]:
+        """Yield rows in batches; a group that fits into one batch is not split.
+
+        Args:
+            groups: rows of each group, sorted by their tokens.
+            needed: number of tokens of each row.
+        """
+
+        def fitting(rows: Sequence[int]) -> int:
+            return self._batch_size([needed[row] for row in rows])
+
+        waiting: list[int] = []
+        for rows in groups:
+            if waiting and fitting([*waiting, *rows]) < len(waiting) + len(rows):
+                yield waiting
+                waiting = []
+            waiting = [*waiting, *rows]
+            while len(waiting) > (size := fitting(waiting)):
+                yield waiting[:size]
+                waiting = waiting[size:]
+        if waiting:
+            yield waiting
 
     def _batch_size(self, needed: Sequence[int]) -> int:
-        """Return how many rows, sorted by their tokens, form the next batch; at least one."""
-        size = 1
+        """Return how many rows, in order, form the next batch; at least one."""
+        size, longest = 1, needed[0]
         for tokens in needed[1 : self._options.batch_size]:
-            if (size + 1) * tokens > self._budget:
+            longest = max(longest, tokens)
+            if (size + 1) * longest > self._budget:
                 break
             size += 1
         return size
@@ -635,6 +706,7 @@ class LocalReader(Reader):
     def _free(self) -> None:
         """Drop what takes memory and can be computed again."""
         self._states.clear()
+        self._beginnings.clear()
 
     # --- the model
 
@@ -675,6 +747,8 @@ class LocalReader(Reader):
         import torch
 
         inputs = dict(inputs)
+        if self._shifted is not None:
+            self._shifted.rope_deltas = None  # the last batch's; this one's are computed
         if len(self._start) > 1:
             rows = len(inputs["attention_mask"])
             inputs["decoder_input_ids"] = torch.tensor([self._start] * rows, device=self._device)

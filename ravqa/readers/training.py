@@ -7,8 +7,7 @@ answer and an end mark. Tokens of prompt, image and padding have no loss.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +112,7 @@ def end_token(reader: LocalReader) -> int:
 def _batch(
     reader: LocalReader, prompts: Sequence[Prompt], tails: Sequence[Sequence[int]]
 ) -> TrainingBatch:
-    with reader._in_use, _whole_prompts(reader):
+    with reader._in_use:
         inputs = reader._inputs(prompts)
     whole = reader._generator(inputs) is reader._model
     if reader._encodes:
@@ -134,16 +133,6 @@ def _batch(
         for length, tail in zip(lengths, tails, strict=True)
     ]
     return TrainingBatch(inputs, _padded(predicted, IGNORED, reader._device), whole)
-
-
-@contextmanager
-def _whole_prompts(reader: LocalReader) -> Iterator[None]:
-    """Have the reader prepare whole prompts, not what follows their common beginning."""
-    shares, reader._shares = reader._shares, False
-    try:
-        yield
-    finally:
-        reader._shares = shares
 
 
 def _is_per_token(name: str, value: Any, mask: Tensor) -> bool:
@@ -212,7 +201,7 @@ def check_training(reader: LocalReader, prompts: Sequence[Prompt]) -> None:
         UserError: the log-probabilities differ.
     """
     prompts = reader._closed(prompts)
-    with reader._in_use, _whole_prompts(reader):
+    with reader._in_use:
         options = {"max_new_tokens": _WRITTEN, "min_new_tokens": _WRITTEN, "num_beams": 1}
         made = [reader._run(reader._inputs([prompt]), **options) for prompt in prompts]
     tails = [one.sequences[0, -len(one.logits) :].tolist() for one in made]

@@ -7,7 +7,6 @@ this shared beginning is run through the model once, and all prompts reuse its k
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +15,13 @@ from ravqa.core.checkpoints import load_tokenizer
 from ravqa.core.control_tokens import control_tokens
 from ravqa.core.errors import PromptError
 from ravqa.readers.base import Abilities, Prompt
+from ravqa.readers.beginnings import keeps_everything
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.gguf import dequantised
 from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 
 _WHY = "the reader transformers-llm"
-_MIN_SHARED = 16  # a shorter common beginning is not worth a separate pass
 
 
 class TransformersLLM(LocalReader):
@@ -55,10 +54,8 @@ class TransformersLLM(LocalReader):
             super().__init__(config, placement, model, tokenizer, _WHY)
             self.control_tokens = control_tokens(tokenizer, self._template)
         self._check_template(Prompt("What is it?"), Prompt("Who is it?"))
-        self._shared: tuple[tuple[int, ...], Any] = ((), None)
-        self._last_ids: list[int] = []
         # A beam search would need the shared beginning once per beam.
-        self._shares = self.streams and _keeps_everything(model)
+        self._shares = self.streams and keeps_everything(model.config)
         self._find_opening(Prompt("What is it?"))
         self.fingerprint = placement.fingerprint(
             "transformers-llm/3", thinks=self._may_think, template=self._template
@@ -69,11 +66,6 @@ class TransformersLLM(LocalReader):
     def declared(cls, config: Config) -> Abilities:
         """Return that it takes no images."""
         return Abilities(supports_images=False)
-
-    def forget(self) -> None:
-        """Drop all that was computed with the present weights, because they change."""
-        super().forget()
-        self._shared = ((), None)
 
     def _text(self, prompt: Prompt) -> str:
         text = self._neutral(prompt)
@@ -96,74 +88,15 @@ class TransformersLLM(LocalReader):
         return [len(row) for row in self._ids(prompts)]
 
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Return left-padded inputs, after the shared beginning."""
+        """Return left-padded inputs."""
         import torch
 
         ids = self._ids(prompts)
-        shared = 0
-        if self._shares:
-            # A single prompt may share its beginning with the previous one, if any.
-            before = [self._last_ids] if len(ids) == 1 and self._last_ids else []
-            shared = _common_prefix(ids + before) if len(ids) + len(before) > 1 else 0
-            self._last_ids = ids[-1]
         width = max(len(row) for row in ids)
         pads = [width - len(row) for row in ids]
         padded = [[self._pad] * n + row for n, row in zip(pads, ids, strict=True)]
         mask = [[0] * n + [1] * len(row) for n, row in zip(pads, ids, strict=True)]
-        inputs: dict[str, Any] = {
+        return {
             "input_ids": torch.tensor(padded, device=self._device),
             "attention_mask": torch.tensor(mask, device=self._device),
         }
-        if shared >= _MIN_SHARED:
-            inputs["past_key_values"] = self._past(ids[0][:shared], pads)
-        return inputs
-
-    def _past(self, prefix: Sequence[int], pads: Sequence[int]) -> Any:
-        """Return keys and values of `prefix` for rows that begin with so many padding tokens.
-
-        Each row is cut to the length of `prefix`, its padding included, so that the end of the
-        prefix is read again after it. Padding between prefix and rest would be wrong in models that
-        count distances by place (ALiBi, local attention). The last prefix's keys and values are
-        kept.
-        """
-        import torch
-        from transformers import DynamicCache
-
-        if self._shared[0] != tuple(prefix):
-            cache = DynamicCache(config=self._model.config)
-            with torch.inference_mode():
-                self._model(
-                    torch.tensor([list(prefix)], device=self._device),
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-            self._shared = (tuple(prefix), cache)
-        past = copy.deepcopy(self._shared[1])  # generation extends the cache it is given
-        past.batch_repeat_interleave(len(pads))
-        for layer in past.layers:
-            for kept in (layer.keys, layer.values):
-                for row, pad in zip(kept, pads, strict=True):
-                    # What moves from the end to the beginning stands for padding and is masked.
-                    row.copy_(row.roll(pad, dims=-2))
-        return past
-
-
-def _keeps_everything(model: Any) -> bool:
-    """Return whether keys and values of all earlier tokens are kept, so that they can be moved.
-
-    A sliding window keeps only the last ones; recurrent layers keep a state instead.
-    """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-
-
-def _common_prefix(ids: Sequence[Sequence[int]]) -> int:
-    """Return the length of the shared beginning; it leaves at least one token of every row."""
-    first, last = min(map(list, ids)), max(map(list, ids))  # all others lie between these two
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
-    shortest = min(len(row) for row in ids)
-    return min(shortest - 1, len(first) if shared is None else shared)

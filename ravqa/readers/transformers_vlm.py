@@ -8,6 +8,7 @@ model alone.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -25,11 +26,14 @@ from ravqa.core.model_files import on_this_machine, resolve, settings_of
 from ravqa.core.settings import Names
 from ravqa.images.decode import image_prints, image_size, open_for_library
 from ravqa.readers.base import Abilities, Prompt
+from ravqa.readers.beginnings import keeps_everything
 from ravqa.readers.chat import ChatConfig, chat_text
 from ravqa.readers.families import Family, family_of
 from ravqa.readers.loading import Placement
 from ravqa.readers.local import LocalReader
 from ravqa.readers.vision import ImageFeatures
+
+_log = logging.getLogger(__name__)
 
 _WHY = "the reader transformers-vlm"
 _SIZE = (32, 32)  # of an image, in pixels, to see how many a prompt can have
@@ -124,7 +128,7 @@ class TransformersVLM(LocalReader):
         # Tokens added by images of these sizes: some models show several at a lower resolution.
         self._added: dict[tuple[tuple[int, int], ...], int] = {}
         self._features = ImageFeatures(model, config.keep_images_mib * 2**20)
-        self._keeps_features = self._features.supported and config.keep_images_mib > 0
+        self._choose_what_is_kept()
         self.fingerprint = placement.fingerprint(
             "transformers-vlm/3", thinks=self._may_think, template=self._template
         )
@@ -139,6 +143,24 @@ class TransformersVLM(LocalReader):
     def declared(cls, config: Config) -> Abilities:
         """Return that it takes one image if the model's family, as far as it is known, does."""
         return Abilities(max_images=_most_of(family_of(_model_type(config.model))))
+
+    def _choose_what_is_kept(self) -> None:
+        """Keep what can be computed once for several prompts, and say what cannot."""
+        why = ""
+        if not self._features.supported:
+            why = "transformers takes no features of images in place of their pixels for it"
+        elif not keeps_everything(self._decoder.config):
+            why = "not all of its layers keep the keys and values of all tokens"
+        elif self._family.answer_type:  # unlike an answer's, a prompt's tokens see what follows
+            why = "its prompts are read in both directions"
+        wanted = self.config.keep_images_mib > 0
+        self._keeps_features = wanted and self._features.supported
+        # A beam search would need the shared beginning once per beam.
+        self._shares = wanted and not why and self.streams
+        if wanted and why:
+            _log.warning(
+                "%s: %s: %s: it reads every prompt from its beginning", _WHY, self.weights, why
+            )
 
     def save(self, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
         """Write model and processor in transformers' format, as `model` can name them."""
@@ -262,8 +284,13 @@ class TransformersVLM(LocalReader):
             inputs[name] = inputs[name][:, : attrgetter(limit)(self._model.config)]
         return inputs
 
+    def _group(self, prompt: Prompt) -> object:
+        return prompt.image if self._shares else None
+
     def _prepared(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Return the inputs of a batch, with features of images in place of their pixels."""
+        if not any(prompt.images for prompt in prompts):
+            return super()._prepared(prompts)
         inputs = self._inputs(prompts)
         # Some models show several images of a prompt at a lower resolution than one.
         sources = [prompt.image for prompt in prompts if not prompt.pictures]
@@ -274,10 +301,34 @@ class TransformersVLM(LocalReader):
             new = [prints.index(one) for one in missing]
             alone = inputs if len(new) == len(prompts) else self._inputs([prompts[i] for i in new])
             self._features.add(missing, alone)
-        features = self._features.output(prints)
+        inputs = {name: v for name, v in inputs.items() if name not in self._features.pixels}
+        unread = inputs["input_ids"] == self._features.image_token
+        if self._shares:
+            self._share_images(inputs, prints, unread)
+            if "past_key_values" in inputs:
+                unread = unread[:, inputs["past_key_values"].get_seq_length() :]
+        left = unread.sum(-1).tolist()
+        if any(left):
+            inputs["mm_encoder_outputs"] = {"image": self._features.output(prints, left)}
         self._features.shrink()
-        given = {name: v for name, v in inputs.items() if name not in self._features.pixels}
-        return given | {"mm_encoder_outputs": {"image": features}}
+        return inputs
+
+    def _share_images(self, inputs: dict[str, Any], prints: Sequence[str], places: Any) -> None:
+        """Share beginnings with an image.
+
+        Args:
+            prints: a hash of each row's image.
+            places: bool [rows, width], where there are tokens of images.
+        """
+        rows, width = places.shape
+        # A beginning that ended within the image would lack what its last tokens see.
+        ends = width - places.flip(-1).int().argmax(-1) - (inputs["attention_mask"] == 0).sum(-1)
+
+        def more(row: int) -> dict[str, Any]:
+            own = {name: v[row : row + 1] for name, v in inputs.items() if len(v) == rows}
+            return own | {"mm_encoder_outputs": {"image": self._features.output([prints[row]])}}
+
+        self._share(inputs, prints, ends.tolist(), more)
 
     def _free(self) -> None:
         super()._free()

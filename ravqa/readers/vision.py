@@ -92,22 +92,33 @@ class ImageFeatures:
         for one, row in zip(prints, rows, strict=True):
             self._kept[one] = [part.clone() for part in row]
 
-    def output(self, prints: Sequence[str]) -> Any:
+    def output(self, prints: Sequence[str], last: Sequence[int] | None = None) -> Any:
         """Return the vision tower's output for a prompt about each of these images.
 
         It is a copy: `generate` may change it.
+
+        Args:
+            last: of each image, the number of its last tokens whose features are needed; None for
+                all.
         """
         import torch
 
         rows = [self._kept[one] for one in prints]
         for one in prints:
             self._kept.move_to_end(one)
+        whole = last is None or list(last) == [len(row[0]) for row in rows]
+        if last is not None:
+            rows = [[p[len(p) - n :] for p in row] for row, n in zip(rows, last, strict=True)]
         pooled, *deep = ([part.clone() for part in layer] for layer in zip(*rows, strict=True))
-        whole: Any = pooled
+        form: Any = pooled
         if self._shape is not None:
-            whole = torch.cat(pooled).reshape(-1, *self._shape)
+            form = torch.cat(pooled)
+            if whole:
+                form = form.reshape(-1, *self._shape)
+            elif len(self._shape) > 1:  # as transformers gives parts of images to these models
+                form = form[None]
         layers = {_DEEP: deep} if deep else {}
-        return self._output(**{self._name: whole}, **layers)
+        return self._output(**{self._name: form}, **layers)
 
     def shrink(self) -> None:
         """Forget the images that were not used for longest, down to the size that is kept."""

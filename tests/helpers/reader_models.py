@@ -546,7 +546,7 @@ def mistral3(folder):
     tok = tokenizer(*names.values(), names=names)
     config = transformers.Mistral3Config(
         vision_config={**VISION, "model_type": "pixtral", "image_size": 112, "head_dim": 8},
-        text_config={**text_config(tok, head_dim=8), "model_type": "mistral"},
+        text_config={**text_config(tok, head_dim=8, sliding_window=None), "model_type": "mistral"},
         image_token_index=tok.convert_tokens_to_ids("[IMG]"),
     )
     processor = transformers.PixtralProcessor(

@@ -24,6 +24,7 @@ from ravqa.readers.vision import ImageFeatures
 # Processors of the others want torchvision.
 VIDEO = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl", "llava_onevision", "mistral3"]
 ONCE = ["llava", "llava_next", "paligemma", "idefics3", "gemma3", *VIDEO]
+WHOLE = {"paligemma", "gemma3"}  # every prompt is read from its beginning
 EACH_TIME = ["blip2_t5", "blip2_opt", "instructblip", "florence2", "mllama"]
 
 
@@ -38,6 +39,8 @@ WIDE, HIGH = picture(0, 60, 40), picture(1, 30, 90)
 TEXTS = ["Question: what is it? Answer:", "Passage: koalas eat leaves. What do they eat?", "Who?"]
 PROMPTS = [Prompt(text, image) for text in TEXTS for image in (WIDE, HIGH)]
 PROMPTS.append(Prompt("Q: who?"))
+BEGINNING = "Koalas sleep in one tree for most of a day, and so do many other beasts. "
+SHARING = [replace(prompt, text=BEGINNING + prompt.text) for prompt in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,75 @@ def test_an_image_is_looked_at_once_over_all_calls(llava):
     reader.forget()  # other weights give other features
     reader.generate(PROMPTS)
     assert len(seen) == 3
+
+
+def widths(reader, monkeypatch):
+    """Rows and columns of the batches that the language model reads from now on."""
+    read = []
+    inner = reader._model.model.language_model
+    kept = inner.forward
+
+    def forward(*args, **options):
+        read.append(tuple(options["inputs_embeds"].shape[:2]))
+        return kept(*args, **options)
+
+    monkeypatch.setattr(inner, "forward", forward)
+    return read
+
+
+def test_prompts_about_an_image_share_their_beginning(llava, monkeypatch):
+    reader, plain = llava
+    reader._free()
+    read, whole = widths(reader, monkeypatch), widths(plain, monkeypatch)
+    about = SHARING[0:6:2]
+    state, other = reader._prefill(about), plain._prefill(about)
+    assert torch.allclose(state.logits, other.logits, atol=1e-4)
+    [(rows, columns)] = whole
+    assert rows == 3
+    [(one, beginning), (three, rest)] = read
+    assert (one, three, rest) == (1, 3, columns - beginning)
+    assert beginning > 50  # the image is among them, and need not be read again
+    read.clear()
+    reader._prefill(about[:2])  # as the beginning is kept
+    assert [rows for rows, _ in read] == [2]
+
+
+def test_two_images_in_one_batch_share_what_is_their_own(llava, monkeypatch):
+    reader, plain = llava
+    reader._free()
+    read = widths(reader, monkeypatch)
+    reader._prefill(SHARING[:6])
+    assert [rows for rows, _ in read] == [1, 1, 6]
+    equal(reader, plain, SHARING)
+    equal(reader, plain, SHARING[:3])  # only one prompt about the second image
+    equal(reader, plain, SHARING[1:2])
+    equal(reader, plain, [*SHARING[:6], *PROMPTS])
+    small = [replace(prompt, text=prompt.text * 5) for prompt in SHARING]
+    equal(reader, plain, [*SHARING[:4], *small[2:6]])  # parts of images are read again
+
+
+def test_prompts_about_an_image_are_answered_in_one_batch(llava):
+    reader, plain = llava
+    grouped = [reader._group(prompt) for prompt in SHARING]
+    assert grouped == [WIDE, HIGH, WIDE, HIGH, WIDE, HIGH, None]
+    assert {plain._group(prompt) for prompt in SHARING} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gemma3", "not all of its layers keep the keys and values of all tokens"),
+        ("paligemma", "its prompts are read in both directions"),
+        ("florence2", "transformers takes no features of images in place of their pixels for it"),
+    ],
+)
+def test_models_that_read_every_prompt_whole_say_so(load, monkeypatch, caplog, name, why):
+    monkeypatch.setattr("ravqa.readers.local.check_model", lambda reader: {})
+    said = f"{load(name, keep_images_mib=0).weights}: {why}: it reads every prompt from its"
+    assert not caplog.records
+    assert not load(name)._shares
+    [record] = caplog.records
+    assert record.getMessage() == f"the reader transformers-vlm: {said} beginning"
 
 
 def test_what_is_kept_does_not_grow(llava):
@@ -242,10 +314,19 @@ def test_every_family_reads_the_same(load, name):
     reader, plain = load(name), load(name, keep_images_mib=0)
     assert reader.switched_off == plain.switched_off == {}
     assert reader._keeps_features == (name in ONCE)
+    assert reader._shares == (name in ONCE and name not in WHOLE)
     seen, often = looks(reader), looks(plain)
     equal(reader, plain)
     assert (len(seen) == 1) == (name in ONCE)
     assert len(often) > 1
+    reader.forget()
+    reader.generate(SHARING)
+    assert (reader._beginnings._kept is not None) == reader._shares
+    for asked in (SHARING, SHARING[:3], [*SHARING[:5], *PROMPTS]):
+        equal(reader, plain, asked)
+    longer = [replace(prompt, text=prompt.text * 3) for prompt in SHARING[:5]]
+    equal(reader, plain, [*SHARING, *longer])
+    same([reader.generate([p])[0] for p in SHARING], plain.generate(SHARING))
 
 
 @pytest.mark.slow
@@ -253,6 +334,7 @@ def test_every_family_reads_the_same(load, name):
 def test_beams_are_those_of_prompts_alone(load, name):
     reader, plain = load(name, beams=2), load(name, beams=2, keep_images_mib=0)
     assert reader._keeps_features
+    assert not reader._shares
     prompts = [replace(PROMPTS[0], text=text) for text in TEXTS]
     for asked in (PROMPTS, prompts, prompts[:1]):
         same(reader.generate(asked), plain.generate(asked))

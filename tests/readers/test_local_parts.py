@@ -13,11 +13,12 @@ from ravqa.core.errors import PromptError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
 from ravqa.readers.base import Prompt
+from ravqa.readers.beginnings import Beginnings, common_prefix
 from ravqa.readers.families import Family
 from ravqa.readers.loading import LocalConfig, Placement
 from ravqa.readers.local import LocalReader, State, _apart, _Closed, _log_probs
 from ravqa.readers.thinking import Marks
-from ravqa.readers.transformers_llm import TransformersLLM, _common_prefix
+from ravqa.readers.transformers_llm import TransformersLLM
 
 
 class Modelless(LocalReader):
@@ -32,6 +33,7 @@ class Modelless(LocalReader):
         self._strict = True
         self.context = None
         self._states = []
+        self._beginnings = Beginnings(None)
         self._device = torch.device("cpu")
         self._decoder = SimpleNamespace(dtype=torch.float16)
         self._may_think = True
@@ -58,6 +60,7 @@ class Modelless(LocalReader):
         ([5, 5, 9], {"batch_tokens": 26}, 2),  # all are as long as the longest
         ([5, 5, 9], {"batch_tokens": 27}, 3),
         ([5, 9, 9], {"batch_tokens": 17}, 1),
+        ([9, 5, 5], {"batch_tokens": 26}, 2),
         ([50, 50], {"batch_tokens": 10}, 1),
     ],
 )
@@ -80,6 +83,34 @@ def test_batches_are_of_one_kind_shortest_first():
     assert batches == [[2, 4], [0], [5, 3], [1]]
     assert found == {row: f"row {row}" for row in range(6)}
     assert dict(tested._in_batches(prompts, {}, run)) == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "batches"),
+    [
+        # Of x, y and z there are 3, 2 and 4 prompts, the longest of 9, 7 and 8 tokens; v and w have
+        # one each.
+        (16, 99, [[4, 3, 8, 7, 6, 5, 2, 1, 0], [9, 10]]),
+        (5, 99, [[4, 3], [8, 7, 6, 5], [2, 1, 0], [9, 10]]),
+        (4, 99, [[4, 3], [8, 7, 6, 5], [2, 1, 0], [9, 10]]),
+        (3, 99, [[4, 3], [8, 7, 6], [5], [2, 1, 0], [9, 10]]),
+        (16, 50, [[4, 3, 8, 7, 6, 5], [2, 1, 0], [9, 10]]),
+        (1, 99, [[4], [3], [8], [7], [6], [5], [2], [1], [0], [9], [10]]),
+    ],
+)
+def test_prompts_of_a_group_share_a_batch(size, tokens, batches):
+    tested = Modelless(batch_size=size, batch_tokens=tokens)
+    tested._group = lambda prompt: prompt.text
+    needed = dict(enumerate([9, 8, 3, 7, 2, 8, 6, 5, 4, 1, 12]))
+    made = []
+
+    def run(rows):
+        made.append(rows)
+        return rows
+
+    asked = [Prompt(text) for text in "xxxyyzzzzvw"]
+    assert dict(tested._in_batches(asked, needed, run)) == {row: row for row in needed}
+    assert made == batches
 
 
 def test_what_does_not_fit_into_the_context_is_not_run():
@@ -264,17 +295,17 @@ def test_prompts_without_thinking_are_closed():
     ("rows", "shared"),
     [
         ([[1, 2, 3], [1, 2, 4]], 2),
-        ([[1, 2, 3], [1, 2, 3]], 2),  # one token of each is left
-        ([[1, 2], [1, 2, 3]], 1),
-        ([[1], [1, 2, 3]], 0),
+        ([[1, 2, 3], [1, 2, 3]], 3),
+        ([[1, 2], [1, 2, 3]], 2),
+        ([[1], [1, 2, 3]], 1),
         ([[5, 1], [6, 1]], 0),
         ([[1, 2, 3, 9], [1, 2, 4, 9], [1, 2, 3, 8]], 2),
-        ([[1, 2, 3, 4]], 3),
+        ([[1, 2, 3, 4]], 4),
     ],
 )
 def test_the_beginning_that_all_share(rows, shared):
-    assert _common_prefix(rows) == shared
-    assert _common_prefix(rows[::-1]) == shared
+    assert common_prefix(rows) == shared
+    assert common_prefix(rows[::-1]) == shared
 
 
 class Past:
@@ -612,21 +643,3 @@ def test_tokens_are_read_after_a_state_at_their_positions():
     model(False)._extend(State("past", mask, None, across=across), tokens)
     assert "position_ids" not in given[-1]
     assert given[-1]["cross_attention_mask"].shape == (2, 2, 3, 4)
-
-
-def test_a_shared_beginning_is_moved_behind_each_rows_padding():
-    from transformers import DynamicCache
-
-    from ravqa.readers.transformers_llm import TransformersLLM
-
-    keys = torch.arange(12.0).reshape(1, 2, 3, 2)  # one row, two heads, three tokens of two numbers
-    cache = DynamicCache()
-    cache.update(keys.clone(), keys.clone() + 100, 0)
-    tested = object.__new__(TransformersLLM)
-    tested._shared = ((4, 5, 6), cache)
-    past = tested._past([4, 5, 6], [0, 1, 2])
-    order = [[0, 1, 2], [2, 0, 1], [1, 2, 0]]  # what moves to the beginning stands for padding
-    for row, tokens in enumerate(order):
-        assert torch.equal(past.layers[0].keys[row], keys[0][:, tokens])
-        assert torch.equal(past.layers[0].values[row], keys[0][:, tokens] + 100)
-    assert torch.equal(cache.layers[0].keys, keys)  # as it was
