@@ -80,7 +80,8 @@ class TransformersVLM(LocalReader):
             max_new_tokens: longest generation; chat models stop by themselves.
             processor: arguments for loading the processor, such as the `size` of its images.
             keep_images_mib: memory for features of images, so that the vision tower looks at an
-                image once for all prompts about it; 0 looks at it for every prompt.
+                image once for all prompts about it; 0 looks at it for every prompt, and reads every
+                prompt from its beginning.
         """
 
         max_new_tokens: int = Field(default=32, ge=1)

@@ -387,7 +387,16 @@ def test_packaged_prompts_read_well_with_and_without_everything(name, image):
 
 
 @pytest.mark.parametrize(
-    "name", ["chat", "chat-decline", "chat-zh", "infoseek", "evqa", "multiple-choice"]
+    "name",
+    [
+        "chat",
+        "chat-question-first",
+        "chat-decline",
+        "chat-zh",
+        "infoseek",
+        "evqa",
+        "multiple-choice",
+    ],
 )
 def test_a_reader_that_sees_is_not_told_what_a_classifier_sees(name):
     template = PromptTemplate.load(name)
@@ -423,6 +432,17 @@ def test_the_chat_forms_by_hand():
     assert PromptTemplate.load("chat-decline").render(SEEN, [KOALA, TOWER]) == (
         PromptTemplate.load("chat").render(SEEN, [KOALA, TOWER])
         + "\nIf you cannot tell the answer, do not guess, but write: I don't know"
+    )
+    asked = (
+        "The image: a koala in a tree\nSeen in the image: big grey bear, bear\n"
+        "Written in the image: ZOO | EXIT\nQuestion: What does it eat?\n"
+        "Answer the question about the image with one word or a short phrase and nothing else."
+    )
+    first = PromptTemplate.load("chat-question-first")
+    assert first.render(SEEN, []) == asked
+    assert first.render(SEEN, [KOALA, TOWER]) == (
+        f"{asked}\n\nThese passages were found for the question. Some may be about something else."
+        "\n\n[1] Koala: The koala eats leaves.\n[2] A tower of stone."
     )
     assert PromptTemplate.load("chat-zh").render(Question(1, "它吃什么？"), [TOWER]) == (
         "以下是为这个问题检索到的段落，其中有些可能与图片无关。\n\n[1] A tower of stone.\n\n"

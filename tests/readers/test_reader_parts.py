@@ -406,7 +406,7 @@ def test_the_defaults_of_readers():
     assert TransformersSeq2Seq.Config(model="m").model_dump() == shared
     completes = {"prompt_form": "plain", "stop_at_newline": True}
     assert TransformersLLM.Config(model="m").model_dump() == shared | talks | completes
-    sees = {"max_new_tokens": 32, "processor": {}}
+    sees = {"max_new_tokens": 32, "keep_images_mib": 1024, "processor": {}}
     assert transformers_vlm.TransformersVLM.Config(model="m").model_dump() == shared | talks | sees
     assert served.OpenAIReader.Config(url="http://h", model="m").model_dump() == {
         "url": "http://h",

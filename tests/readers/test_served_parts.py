@@ -1,12 +1,17 @@
 """The parts of the reader of servers: log-probabilities, echoes, requests, what is refused."""
 
+import json
 import math
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
+from ravqa.answering.prompt import PromptTemplate
 from ravqa.clients.openai import ForbiddenError, NoAnswerError, UnusableReplyError
 from ravqa.core.errors import UserError
 from ravqa.core.factory import build_part
+from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Part, fingerprint
 from ravqa.readers import READERS
 from ravqa.readers import openai as served
@@ -381,3 +386,28 @@ def test_a_server_that_forbids_log_probabilities_is_told_from_one_that_refuses_t
     forbidding("no", also=True)
     assert refused(tested._send, {"model": "m"}, dict, None) == (ForbiddenError, "no")
     assert len(sent) == 1
+
+
+# --- what prefix caches can use
+
+
+def test_requests_about_one_question_differ_in_their_passages_alone(tmp_path):
+    data = BytesIO()
+    Image.linear_gradient("L").save(data, "PNG")
+    (tmp_path / "a.png").write_bytes(data.getvalue())
+    asking = reader(system="Be brief.", image_size=64)
+    template = PromptTemplate.load("chat-question-first")
+    passages = [Passage(str(i), f"It eats {what}.") for i, what in enumerate(["leaves", "bark"])]
+    bodies = []
+    for image in (tmp_path / "a.png", data.getvalue()):  # each in a call of its own
+        images = served._Images(asking.config.image_size)
+        for passage in passages:
+            question = Question(1, "What does it eat?", image=image)
+            prompt, _ = template.prompt(question, [passage], reader=asking)
+            bodies.append(json.dumps(asking._request(prompt, images)))
+    first, other, *others = bodies
+    assert others == [first, other]
+    common = first[: first.index("leaves")]
+    assert other.startswith(f"{common}bark")
+    places = [common.index(part) for part in ("Be brief.", "data:image", "What does it eat?")]
+    assert places == sorted(places)
