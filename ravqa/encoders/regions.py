@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from ravqa.core.errors import DataError
+from ravqa.core.errors import PromptError
 from ravqa.core.records import Question, Region
 from ravqa.images.decode import open_image
 
@@ -25,7 +25,8 @@ def pictures_of(question: Question, count: int) -> list[Picture]:
         1 + `count` pictures; all None for a question without a photo.
 
     Raises:
-        DataError: the photo cannot be decoded, or a region lies outside of it.
+        DataError: the photo cannot be decoded.
+        PromptError: a region lies outside of it.
     """
     if question.image is None or not count:
         return [question.image] * (1 + count)
@@ -55,7 +56,7 @@ def _crop(region: Region, size: tuple[int, int]) -> tuple[float, float, float, f
         xmax, ymax = min(float(size[0]), xmax + half), min(float(size[1]), ymax + half)
     inside = xmin < size[0] and ymin < size[1] and xmax > 0 and ymax > 0
     if not inside or round(xmax) <= round(xmin) or round(ymax) <= round(ymin):
-        raise DataError(
+        raise PromptError(
             f"the region {list(region.box)} of {region.label!r} is not inside the picture of "
             f"{size[0]}x{size[1]} pixels"
         )

@@ -5,11 +5,15 @@ import shutil
 
 import flmr_parity as parity
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer
 
+from ravqa.cli import main
 from ravqa.core.control_tokens import Mark
 from ravqa.core.errors import UserError
 from ravqa.core.records import Description, Passage, Question, Region
@@ -243,3 +247,56 @@ def test_what_cannot_be_prompted_is_refused(folder, made, tmp_path):
     (other / "added_tokens.json").write_text("[1]")
     with pytest.raises(UserError, match="its added tokens cannot be read"):
         FLMRQueryEncoderTokenizer.from_pretrained(other)
+
+
+def processed_rows(folder, *rois):
+    """RA-VQA's processed questions in a Parquet file, one per region of interest, and passages."""
+    rows = []
+    for number, roi in enumerate(rois):
+        Image.new("RGB", (40, 30), (80 * number, 9, 9)).save(folder / f"{number}.png")
+        found = {"class": "dog", "rect": [0.0, 0.0, 9.0, 9.0], "ocr": [{"text": "1889"}]}
+        rows.append(
+            {
+                "question_id": str(number),
+                "question": "which animal is this?",
+                "img_path": f"{number}.png",
+                "answers": ["dog"] * 10,
+                "img_caption": {"caption": "a dog", "conf": 1.0},
+                "objects": [found | {"attributes": ["red"], "attribute_scores": [0.9]}],
+                "img_ocr": [{"description": "paris"}],
+                "ROIs": [f"{number}.png|||dog_{roi}"],
+            }
+        )
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
+    passages = [{"passage_id": str(i), "text": text} for i, text in enumerate(["a dog", "a river"])]
+    text = "".join(json.dumps(row) + "\n" for row in passages)
+    (folder / "passages.jsonl").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_run_on_processed_questions_sees_all_of_them(folder, tmp_path, fresh_cache, capsys):
+    processed_rows(tmp_path, "0_0_20_20", "900_0_910_9", "5_5_30_30")
+    options = {
+        "--pipeline": "flmr-retrieval",
+        "--dataset": "okvqa",
+        "--data": tmp_path,
+        "--split": "test",
+        "--corpus": tmp_path / "passages.jsonl",
+        "--output": tmp_path / "run",
+        "--set": f"retriever.encoder.model={folder}",
+    }
+    command = ["run", "--retrieval-only", *(str(word) for pair in options.items() for word in pair)]
+
+    def ended(*more):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--no-report", *more])
+        return stopped.value.code
+
+    problem = "the region [900.0, 0.0, 910.0, 9.0] of 'dog' is not inside the picture of 40x30"
+    assert ended() == 2
+    assert f"error: question 1: {problem} pixels; --on-error skip" in capsys.readouterr().err
+    assert ended("--overwrite", "--on-error", "skip") == 0
+    lines = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    samples = sorted(map(json.loads, lines), key=lambda sample: sample["question_id"])
+    assert [len(sample["hits"]) for sample in samples] == [2, 0, 2]
+    assert {(sample["caption"], *sample["ocr"]) for sample in samples} == {("a dog", "paris")}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ravqa.cli import main
-from ravqa.core.errors import DataError, UserError
+from ravqa.core.errors import PromptError, UserError
 from ravqa.core.records import Description, Question, Region
 from ravqa.encoders.flmr import FLMREncoder
 from ravqa.encoders.regions import pictures_of
@@ -122,7 +122,7 @@ def test_crops():
     assert sizes(stripe(1, width=2, height=6), count=1) == [(2, 6)]
     assert pictures_of(Question(1, "?"), 2) == [None] * 3
     for box in ([40, 0, 50, 8], [5, 0, 5, 8]):
-        with pytest.raises(DataError, match=r"the region .* is not inside the picture of 32x8"):
+        with pytest.raises(PromptError, match=r"the region .* is not inside the picture of 32x8"):
             sizes(Region("cat", tuple(map(float, box))))
 
 
