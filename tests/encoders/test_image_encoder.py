@@ -1,5 +1,7 @@
 """The encoder image: vectors of photos and patches, from each kind of model, against the model."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from ravqa.collections import Collection
 from ravqa.core.errors import UserError
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import validate
@@ -249,6 +252,29 @@ def test_pictures_are_found_by_their_patches(photos, black_corner, monkeypatch, 
     expected = best_by_hand(rows[1], rows)
     assert [h.passage_id for h in hits] == [str(i) for i in np.argsort(expected)[::-1]]
     np.testing.assert_allclose([h.score for h in hits], sorted(expected)[::-1], atol=1e-4)
+
+
+def test_pages_of_a_collection_are_found_by_a_photo(tmp_path, monkeypatch, fresh_cache):
+    pytest.importorskip("pypdfium2", reason="pip install 'ravqa[pdf]'")
+    monkeypatch.setattr(image, "_tower", lambda config: Quarters())
+    pages = [Image.new("RGB", (48, 40), colour) for colour in ("red", "green", "blue")]
+    pages[0].save(tmp_path / "scan.pdf", save_all=True, append_images=pages[1:], resolution=72)
+    settings = {
+        "retriever": {
+            "name": "late-interaction",
+            "encoder": {"name": "image", "patches": True},
+        },
+        "reader": {"name": "first-words"},
+    }
+    (tmp_path / "seen.yaml").write_text(json.dumps(settings))
+    made = Collection.create(tmp_path / "c", str(tmp_path / "seen.yaml"), pages="images", dpi=72)
+    assert made.add_files(tmp_path / "scan.pdf").added == 3
+    for number, page in enumerate(pages, 1):
+        page.save(tmp_path / "photo.png")
+        [(hit, passage)] = made.search("", tmp_path / "photo.png", k=1)
+        assert hit.passage_id == f"scan.pdf#page={number}"
+        assert (passage.text, passage.extra) == ("", {"page": number})
+    assert made.search("what is it?") == []  # texts have no vectors
 
 
 def test_what_matched_between_images_is_explained(photos, monkeypatch):
