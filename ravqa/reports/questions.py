@@ -218,7 +218,7 @@ class QuestionTables:
         raw = sample.get("raw")
         if raw is not None and raw.strip() != sample.get("answer"):
             detail["raw"] = raw[:_LONGEST]
-        for key in ("decision", "tags", "caption", "ocr", "cut", "error"):
+        for key in ("choices", "decision", "tags", "caption", "ocr", "cut", "error"):
             if sample.get(key):
                 detail[key] = sample[key]
         stages = sample.get("stages")

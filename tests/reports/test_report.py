@@ -445,9 +445,10 @@ def test_passages_that_changed_are_left_out(run, data, tmp_path):
     assert embedded(text_of(path))[0]["questions"][5]["photo"] == -1
 
 
-def test_questions_without_an_answer_say_why(run):
+def test_questions_say_why_they_have_no_answer_and_which_choices_they_have(run):
     samples = list(read_samples(run / "samples.jsonl").values())
     samples[3] |= {"answer": None, "raw": None, "drafts": [], "error": "the prompt is too long"}
+    samples[4] |= {"choices": [SCRIPT, "leaves"], "correct_choice": 1}
     text = "".join(json.dumps(s) + "\n" for s in samples)
     (run / "samples.jsonl").write_text(text, encoding="utf-8")
     results = json.loads(text_of(run / "results.json"))
@@ -457,6 +458,8 @@ def test_questions_without_an_answer_say_why(run):
     index, tables = embedded(page)
     assert "a" not in index["questions"][3]
     assert tables["questions"][3]["error"] == "the prompt is too long"
+    assert [d.get("choices") for d in tables["questions"][3:5]] == [None, [SCRIPT, "leaves"]]
+    assert SCRIPT not in page
     assert "The reader could not answer 1 question, which counts as wrong" in page
 
 

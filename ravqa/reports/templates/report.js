@@ -310,6 +310,7 @@
     const detail = item("questions", row.place);
     const percent = (share) => `${Math.round(100 * share)} %`;
     const facts = [
+      detail.choices && ["choices", detail.choices.join(" \u00b7 ")],
       detail.tags && ["seen", detail.tags.map(([name, p]) => `${name} ${percent(p)}`).join(", ")],
       detail.caption && ["caption", detail.caption],
       detail.ocr && ["text in the image", detail.ocr.join(" \u00b7 ")],
