@@ -85,6 +85,11 @@ class Answerer:
             *([self._self_check.source] if self._self_check else []),
         )
 
+    @property
+    def choice_rule(self) -> str:
+        """The name of the rule by which an answer becomes a choice, for questions with choices."""
+        return self.config.decision if self.rule.needs_choices else self.config.choices
+
     def answer(
         self,
         questions: Sequence[Question],

@@ -195,6 +195,8 @@ def _answers(run: Run, section: AnswerSection) -> Titled:
         caption += f" Judge: {section['rule']['judge']}."
     if section["rule"].get("normalization") == "always":
         caption += " Answers were always cleaned up, which is not the official rule."
+    if "choices" in section["rule"]:
+        caption += f" Answers became choices by the rule {section['rule']['choices']}."
     return Titled("Answer quality", (header, rows), caption)
 
 

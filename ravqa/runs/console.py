@@ -357,6 +357,8 @@ def _answer_table(
         table.notes.append("normalization: always (not the official rule)")
     if section["rule"].get("marks") == "removed":
         table.notes.append("without marks of thinking (not the official rule)")
+    if "choices" in section["rule"]:
+        table.notes.append(f"answers became choices by the rule {section['rule']['choices']}")
     table.names()
     table.numbers("score")
     has_mean = "mean" in section["conditions"][MAIN]

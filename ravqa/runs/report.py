@@ -88,6 +88,8 @@ def _results(executed: Executed) -> RunResults:
         answers = answer_section(
             dataset, samples, seed=request.seed, judge=loaded.judge, scored=True
         )
+        if dataset.answer_metric.scores_choices:
+            answers["rule"] = {**answers["rule"], "choices": pipeline.answerer.choice_rule}
     if scored:
         ks = retrieval_ks(dataset, pipeline.top_k)
         blind = [name for name in samples if not retrieves(name, config.retriever.name)]

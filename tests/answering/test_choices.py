@@ -219,3 +219,15 @@ def test_the_likeliest_choice_needs_choices_probabilities_and_a_reader_that_scor
         "answering.decision likeliest_choice scores the choices as answers, which this reader "
         "does not give: choose top1, concat, joint_max, marginal or vote"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"decision": "likeliest_choice", "choices": "free"}, "likeliest_choice"),
+        ({"decision": "vote"}, "named"),
+        ({"decision": "vote", "choices": "equal"}, "equal"),
+    ],
+)
+def test_how_an_answer_becomes_a_choice_has_a_name(options, name):
+    assert Answerer(answering_config({"cache": False, **options}), SCORES).choice_rule == name

@@ -73,7 +73,9 @@ def test_choices_are_answered_scored_and_written(folder, answer, call):
     assert answers["metric"] == "aokvqa_multiple_choice"
     assert (scores["score"], scores["no_choice"]) == (50, 1)  # "a" and "b" of four
     assert scores["raw"]["score"] == 25  # letter by letter, only "a"
-    assert results["provenance"]["answering"]["choices"] == "named"
+    assert answers["rule"] == {"choices": "named"}
+    assert "answers became choices by the rule named" in printed
+    assert "Answers became choices by the rule named." in (folder / "run/report.html").read_text()
     assert "1 answer is none of the question's choices, which counts as wrong" in printed
     assert {q: s["answer"] for q, s in samples.items()} == (
         {"a": "Rain", "b": "snow", "c": "Rain", "d": "fog"}
