@@ -281,7 +281,12 @@ class LateInteractionRetriever(Retriever):
     def _check_seen(self, corpus: Corpus) -> None:
         """Raise DataError if images are missing, or are all that a passage has and not seen."""
         if self.encoder.supports_passage_images:
-            images = [image for p in corpus.stream() if (image := passage_image(p))]
+            images = [
+                image
+                for passage in corpus.stream()
+                # Encoders take encoded bytes too, although no file that is read has them.
+                if isinstance(passage.image, Path) and (image := passage_image(passage))
+            ]
             if missing := missing_images(images, "passages"):
                 raise DataError(f"{corpus.source}: {missing}")
             return
