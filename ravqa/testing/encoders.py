@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -62,6 +64,8 @@ def check_encoder(encoder: Encoder, *, atol: float = 1e-3) -> None:
     _same(f"{name}.encode_passages of text alone", own, found, atol)
     if encoder.supports_images:
         _check_questions(encoder, atol)
+    if encoder.supports_passage_images:
+        _check_passage_images(encoder, atol)
     if encoder.labels:
         _check_labels(encoder, passages, own, queries, asked)
     else:
@@ -88,6 +92,30 @@ def _check_questions(encoder: Encoder, atol: float) -> None:
     if encoder.labels:
         labels = encoder.label_question(questions[0]).labels
         require(len(labels) == len(one), f"{name}.label_question gives a label for each vector")
+
+
+def _check_passage_images(encoder: Encoder, atol: float) -> None:
+    name = type(encoder).__name__
+    with TemporaryDirectory() as folder:
+        files = [Path(folder, f"{shade}.png") for shade in (200, 20)]
+        for file in files:
+            file.write_bytes(picture(64, 48, int(file.stem)))
+        passages = [
+            Passage("0", _TEXTS[0], image=files[0]),
+            Passage("1", _TEXTS[1]),
+            Passage("2", _TEXTS[0], image=files[1]),
+        ]
+        what = f"{name}.encode_passages of images"
+        found = _checked(encoder, encoder.encode_passages(passages), 3, what)
+        _same(what, found, [encoder.encode_passages([p])[0] for p in passages], atol)
+        require(
+            found[0].shape != found[2].shape or not np.allclose(found[0], found[2], atol=1e-6),
+            f"{name} sees passages' images: with two images, a text has different vectors",
+        )
+        if encoder.labels:
+            labels = encoder.label_passage(passages[0]).labels
+            sentence = f"{name}.label_passage gives a label for each vector of text and image"
+            require(len(labels) == len(found[0]), sentence)
 
 
 def _check_labels(

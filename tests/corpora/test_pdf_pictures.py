@@ -92,6 +92,18 @@ def test_a_file_that_cannot_be_rendered_says_why(tmp_path, content, problem):
     assert str(error.value) == problem
 
 
+def test_every_cut_of_a_file_is_rendered_or_one_clear_error(tmp_path):
+    whole = pdf("Some text.", "And more.")
+    path = tmp_path / "x.pdf"
+    for length in range(1, len(whole), 40):
+        path.write_bytes(whole[:length])
+        try:
+            found = [number for number, _ in reading.render_pages(path, dpi=20)]
+        except DataError as e:
+            found = str(e)
+        assert found == [1, 2] or "rendered (" in found
+
+
 def test_a_page_that_is_not_there(scan):
     with pytest.raises(DataError) as error:
         list(reading.render_pages(scan[0], [3]))

@@ -31,6 +31,7 @@ from ravqa.encoders.sentence_transformers import DenseSTEncoder, MultiVectorSTEn
 from ravqa.flmr import FLMRInputError, FLMRModelForRetrieval, FLMRProcessor
 from ravqa.indexes.exact import ExactIndex
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
+from ravqa.testing import check_encoder
 
 library = pytest.importorskip(
     "sentence_transformers", reason="pip install 'ravqa[sentence-transformers]'"
@@ -355,6 +356,12 @@ def test_colpali_sees_images_of_passages(colpali, visual, kind):
     assert got.stats.items == len(PAGES)
     assert encoder.supports_passage_images is (kind != "text")
     assert encoder.encode_passages([]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["image", "both"])
+def test_colpali_keeps_the_contract(visual, kind):
+    check_encoder(visual(passages=kind, image_weight=0.25))
 
 
 def test_images_of_passages_are_encoded_once(visual, monkeypatch):

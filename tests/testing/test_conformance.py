@@ -15,6 +15,7 @@ from ravqa.core.settings import Part, validate
 from ravqa.describers.base import Describer
 from ravqa.encoders.base import Encoded, Encoder, Label, Labelled
 from ravqa.encoders.flmr import FLMREncoder
+from ravqa.images.decode import open_image
 from ravqa.indexes import INDEXES
 from ravqa.indexes.base import Index
 from ravqa.metrics import METRICS
@@ -207,6 +208,37 @@ def test_an_encoder_of_ones_own():
     check_encoder(Words())
 
 
+class Colours(Words):
+    """A passage's image is one more vector, by its first pixel."""
+
+    supports_passage_images = True
+
+    def encode_passages(self, passages, progress=None):
+        return Encoded([self._rows(" ".join(self._words(p))) for p in passages])
+
+    def label_passage(self, passage):
+        return self._labelled(" ".join(self._words(passage)))
+
+    def _words(self, passage):
+        words = passage.content.split()
+        if passage.image is not None:
+            words.append("x" * (open_image(passage.image).getpixel((0, 0))[0] // 64 + 1))
+        return words
+
+
+def test_an_encoder_of_ones_own_that_sees_passages():
+    check_encoder(Colours())
+
+
+class Unseeing(Words):
+    supports_passage_images = True
+
+
+class HalfLabelled(Colours):
+    def label_passage(self, passage):
+        return self._labelled(passage.content)
+
+
 class Long(Words):
     def _rows(self, text):
         return super()._rows(text) * 2
@@ -248,6 +280,8 @@ class Blind(Words):
         (Shuffled(), "whatever is encoded with it, in order"),
         (Few(), "a label for each vector"),
         (Unlabelled(), "cannot say which words its vectors are for"),
+        (Unseeing(), "sees passages' images: with two images, a text has different vectors"),
+        (HalfLabelled(), "label_passage gives a label for each vector of text and image"),
         (Blind(), "it sees images and does not define `encode_question`"),
     ],
     ids=lambda value: type(value).__name__,
@@ -370,8 +404,6 @@ class Caption(Describer):
     fingerprint = "caption/1"
 
     def describe(self, images):
-        from ravqa.images.decode import open_image
-
         return [Description(caption=str(open_image(image).size)) for image in images]
 
 
