@@ -43,6 +43,9 @@ _WORDS = Option(
 )
 _PAGES = Option("What pages of PDF files are read as; build remembers it. Default: text.")
 _DPI = Option("Resolution of images of pages; build remembers N. Default: 150.", "N", least=1)
+_OCR = Option(
+    "Read pages of PDF files without text by OCR (the extra ocr); build remembers it.",
+)
 _ON_ERROR = Option("If a file cannot be read: stop, or leave it out and list it.")
 _ENCODING = Option("Encoding of tables and texts; recognized if not given.", "NAME")
 _DELIMITER = Option("What separates the fields of a .csv; recognized if not given.", "CHAR|tab")
@@ -71,6 +74,7 @@ class BuildRequest:
     words: Annotated[int | None, _WORDS] = None
     pages: Annotated[Literal["text", "images", "both"] | None, _PAGES] = None
     dpi: Annotated[int | None, _DPI] = None
+    ocr: Annotated[bool, _OCR] = False
     on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
     encoding: Annotated[str | None, _ENCODING] = None
     delimiter: Annotated[str | None, _DELIMITER] = None
@@ -85,6 +89,7 @@ class PutRequest:
     words: Annotated[int | None, _WORDS] = None
     pages: Annotated[Literal["text", "images", "both"] | None, _PAGES] = None
     dpi: Annotated[int | None, _DPI] = None
+    ocr: Annotated[bool, _OCR] = False
     on_error: Annotated[Literal["fail", "skip"], _ON_ERROR] = "fail"
     encoding: Annotated[str | None, _ENCODING] = None
     delimiter: Annotated[str | None, _DELIMITER] = None
@@ -173,6 +178,7 @@ def build(request: BuildRequest) -> None:
                 words=request.words,
                 pages=request.pages,
                 dpi=request.dpi,
+                ocr=request.ocr or None,
             )
         changes = collection.add(corpus, progress=console.progress)
         _report(console, changes, remarks.lines())
@@ -483,7 +489,8 @@ def _read(
 
     remarks = Remarks(request.on_error)
     names = ("words", "pages", "dpi", "encoding", "delimiter")
-    sections = Sections(**{name: getattr(request, name) for name in names})
+    given = {name: getattr(request, name) for name in names}
+    sections = Sections(**given, ocr=request.ocr or None)
     with console.status(f"reading {', '.join(map(str, request.sources))}"):
         if collection is None:
             corpus = Corpus.read(

@@ -98,6 +98,7 @@ class Collection:
         words: int | None = None,
         pages: PagesAs | None = None,
         dpi: int | None = None,
+        ocr: bool | None = None,
     ) -> Collection:
         """Create an empty collection in a new folder, or over one that never had a passage.
 
@@ -109,12 +110,13 @@ class Collection:
             pages: what pages of PDF files are read as, by default "text"; kept with the collection
                 (`ravqa.corpora.pdf.PageForm`).
             dpi: resolution of the images of pages; kept with the collection.
+            ocr: whether OCR reads pages of PDF files without text; kept with the collection.
 
         Raises:
             UserError: the folder is not empty; invalid settings, or a retriever other than
                 late-interaction; a missing package or model; a `dpi` that cannot be used.
         """
-        sections = Sections(words=words, pages=pages, dpi=dpi)
+        sections = Sections(words=words, pages=pages, dpi=dpi, ocr=ocr)
         _ = sections.page_form  # raises
         folder = CollectionFolder(
             Path(path), mend="open it with Collection.open, or use Collection.open_or_create"
@@ -151,6 +153,7 @@ class Collection:
         words: int | None = None,
         pages: PagesAs | None = None,
         dpi: int | None = None,
+        ocr: bool | None = None,
     ) -> Collection:
         """Open the collection in a folder, or create an empty one if there is none.
 
@@ -160,18 +163,21 @@ class Collection:
         Args:
             pipeline, overrides: as for `create`. An existing collection is opened with these
                 settings; its encoder must be the same.
-            words, pages, dpi: as for `create`.
+            words, pages, dpi, ocr: as for `create`.
 
         Raises:
-            UserError: as `create` and `open`; an existing collection has other `words`, `pages` or
-                `dpi`.
+            UserError: as `create` and `open`; an existing collection has other `words`, `pages`,
+                `dpi` or `ocr`.
         """
         folder = CollectionFolder(Path(path))
         if not folder.exists() or folder.manifest().index is None:
-            return cls.create(path, pipeline, *overrides, words=words, pages=pages, dpi=dpi)
+            return cls.create(
+                path, pipeline, *overrides, words=words, pages=pages, dpi=dpi, ocr=ocr
+            )
         collection = cls.open(path, pipeline, *overrides)
         own = _reading(collection._state.manifest)
-        for name, wanted in (("words", words), ("pages", pages), ("dpi", dpi)):
+        given = {"words": words, "pages": pages, "dpi": dpi, "ocr": ocr}
+        for name, wanted in given.items():
             if wanted not in (None, there := getattr(own, name)):
                 raise UserError(
                     f"{path} was created with {name}={there}, not {wanted}: open it with "
@@ -453,6 +459,7 @@ class Collection:
         words: int | None = None,
         pages: PagesAs | None = None,
         dpi: int | None = None,
+        ocr: bool | None = None,
         encoding: str | None = None,
         delimiter: str | None = None,
         replacing: bool = False,
@@ -466,7 +473,7 @@ class Collection:
         Args:
             words: longest passage of a page or article, in words; None for the collection's own
                 choice (`create`).
-            pages, dpi: what pages of PDF files are read as, as for `create`.
+            pages, dpi, ocr: how pages of PDF files are read, as for `create`.
             encoding: of tables and texts; None to recognize it.
             delimiter: between the fields of CSV files, or "tab"; None to recognize it.
             replacing: replace passages whose content differs, as `update` does.
@@ -480,7 +487,12 @@ class Collection:
             UserError: as `add`; or `prune`, and no passage is known to come from one of them.
         """
         sections = Sections(
-            words=words, pages=pages, dpi=dpi, encoding=encoding, delimiter=delimiter
+            words=words,
+            pages=pages,
+            dpi=dpi,
+            ocr=ocr,
+            encoding=encoding,
+            delimiter=delimiter,
         )
         remarks = remarks or Remarks()
         corpus = self.read_files(*paths, sections=sections, remarks=remarks)
@@ -502,8 +514,8 @@ class Collection:
         (`ravqa.corpora.origins`). A folder that is known keeps what they began with.
 
         Args:
-            sections: as for `Corpus.read`; where it has no `words`, `pages` or `dpi`, the
-                collection's own are used.
+            sections: as for `Corpus.read`; where it has no `words`, `pages`, `dpi` or
+                `ocr`, the collection's own are used.
             remarks: collects notes of what was left out.
 
         Raises:
@@ -513,7 +525,7 @@ class Collection:
         own = _reading(self._state.manifest)
         if sections is not None:
             chosen = sections.model_dump(exclude_none=True)
-            if chosen.get("pages") == "text":
+            if chosen.get("pages") == "text" and not chosen.get("ocr", own.ocr):
                 own = own.model_copy(update={"dpi": None})
             own = own.model_copy(update=chosen)
         return Corpus.read(
@@ -905,7 +917,8 @@ def _is_id(value: object) -> bool:
 
 def _reading(manifest: Manifest) -> Sections:
     """Return how the sources of a collection are read."""
-    return Sections(words=manifest.words, pages=manifest.pages, dpi=manifest.dpi)
+    names = ("words", "pages", "dpi", "ocr")
+    return Sections(**{name: getattr(manifest, name) for name in names})
 
 
 def _trust(settings: Mapping[str, Any]) -> None:

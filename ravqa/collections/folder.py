@@ -77,7 +77,7 @@ class Manifest:
         encoder: "fingerprint", "weights" and "dim" of the encoder.
         index: name of the current folder; None before the first passage.
         words: default length of passages of pages and articles, in words.
-        pages, dpi: what pages of PDF files are read as, if it was chosen (`ravqa.corpora.pdf`).
+        pages, dpi, ocr: how pages of PDF files are read, if it was chosen (`ravqa.corpora.pdf`).
         passages: the folders of passages, if the index does not commit them with its state.
         left_out: by the sources of each change, what of them cannot be used, and why.
         format: version of the folder's format.
@@ -89,6 +89,7 @@ class Manifest:
     words: Annotated[int, Field(ge=1)] | None = None
     pages: PagesAs | None = None
     dpi: int | None = None
+    ocr: bool | None = None
     passages: list[dict[str, Any]] | None = None
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     format: int = FORMAT
@@ -294,6 +295,7 @@ class CollectionFolder:
             words=sections.words,
             pages=sections.pages,
             dpi=sections.dpi,
+            ocr=sections.ocr,
         )
         self.check_new(begun=True)
         if not self.exists():
@@ -669,7 +671,7 @@ def _check_own(name: str) -> str:
     return name
 
 
-_OPTIONAL = ("pages", "dpi", "passages", "left_out")
+_OPTIONAL = ("pages", "dpi", "ocr", "passages", "left_out")
 _FIELDS = [e.name for e in fields(Manifest) if e.name not in {*_OPTIONAL, "format"}]
 
 

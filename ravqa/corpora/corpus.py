@@ -219,7 +219,7 @@ class Corpus(Mapping[str, Passage]):
             remarks.check()
             if empty and broken:
                 raise DataError(f"no passage can be used: {broken[0]}")
-            if empty and remarks.blank:
+            if empty and remarks.without_text:
                 raise DataError(f"no text in {remarks.without_text}")
 
         if size <= IN_MEMORY:

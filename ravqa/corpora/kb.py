@@ -58,6 +58,7 @@ class Sections(Strict):
         pages: what pages of PDF files are read as: "text" (the default), "images" or "both"
             (`ravqa.corpora.pdf.PageForm`).
         dpi: resolution of the images of pages; None for pdf.DPI.
+        ocr: whether pages of PDF files without text, such as scans, are read by OCR; None for no.
     """
 
     words: int | None = Field(default=None, ge=1)
@@ -67,6 +68,7 @@ class Sections(Strict):
     delimiter: str | None = None
     pages: PagesAs | None = None
     dpi: int | None = None
+    ocr: bool | None = None
 
     @property
     def page_form(self) -> PageForm:
@@ -75,7 +77,7 @@ class Sections(Strict):
         Raises:
             UserError: as `PageForm`.
         """
-        return PageForm(self.pages or "text", self.dpi)
+        return PageForm(self.pages or "text", self.dpi, bool(self.ocr))
 
     @property
     def form(self) -> TableForm:

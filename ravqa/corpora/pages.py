@@ -3,7 +3,7 @@
     notes.txt          split into pieces: notes.txt#0, notes.txt#1
     guide.md           a passage per heading: guide.md#install, if split: guide.md#install.1
     paper.pdf          a passage per page: paper.pdf#page=3, if split: paper.pdf#page=3.1; with
-                       its image if wanted
+                       its image, and of a scan what OCR reads, if wanted
     koala.jpg          one passage: koala.jpg; its text is the caption
     page.html          as Markdown: page.html#install
     report.docx        as Markdown: report.docx#results
@@ -26,8 +26,9 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from ravqa.corpora.documents import Document, Section, file_title, numbered, pag
 from ravqa.corpora.kb import cut
 from ravqa.corpora.remarks import Remarks
 from ravqa.corpora.rows import TEXT_COLUMNS, row_passage, whole
+from ravqa.corpora.scans import ScanReader
 from ravqa.corpora.tables import TABULAR, Row, TableForm, read_rows, suffix_of
 from ravqa.corpora.values import is_blank, text_of
 from ravqa.images.decode import SUFFIXES, broken_images, is_image, is_image_file, kept_image
@@ -147,7 +149,9 @@ class Pages:
         """Return a key that changes with everything that the passages depend on."""
         files = [[self._name(path), file_digest(path)] for path in self._files]
         form = astuple(self._form)
-        form += astuple(self._page_form) if self._page_form.images else ()
+        pages = self._page_form
+        if pages.images or pages.ocr:
+            form += (pages.pages, pages.dpi, *(["ocr"] if pages.ocr else []))
         return fingerprint("pages/4", files, self._words, self._uncaptioned, *form)
 
     def passages(self) -> Iterator[Passage]:
@@ -319,7 +323,7 @@ class Pages:
 
     def _cut(self, path: Path) -> Iterator[Passage]:
         name = self._name(path)
-        document = _read(path, self._form.encoding)
+        document = self._document(path)
         images = self._rendered(path)
         empty = True
         for section in document.sections:
@@ -329,7 +333,9 @@ class Pages:
             if not pieces and image is not None and self._uncaptioned:
                 pieces = [""]
             if not pieces and section.labels:
-                self.remarks.blank.append(f"{name}#{section.place}")
+                scan = "page" in section.labels and not self._page_form.ocr
+                found = self.remarks.scans if scan else self.remarks.blank
+                found.append(f"{name}#{section.place}")
             for number, piece in enumerate(pieces):
                 empty = False
                 place = section.place
@@ -356,13 +362,30 @@ class Pages:
         dpi = self._page_form.dpi or pdf.DPI
         return {number: kept_image(png) for number, png in pdf.render_pages(path, dpi=dpi)}
 
+    def _document(self, path: Path) -> Document:
+        if path.suffix.lower() != ".pdf":
+            return _read(path, self._form.encoding)
+        scanned: dict[int, str] = {}
+
+        def read(pages: Sequence[int]) -> dict[int, str]:
+            scanned.update(self._scans.texts(path, pages))
+            return scanned
+
+        title, pages = pdf.read(path, read if self._page_form.ocr else None)
+        sections = [numbered("page", number, text) for number, text in pages]
+        sections = [
+            replace(s, labels={**s.labels, "ocr": True}) if number in scanned else s
+            for (number, _), s in zip(pages, sections, strict=True)
+        ]
+        return Document(title or file_title(path), sections)
+
+    @cached_property
+    def _scans(self) -> ScanReader:
+        return ScanReader(self._page_form.dpi or pdf.DPI)
+
 
 def _read(path: Path, encoding: str | None) -> Document:
     suffix = path.suffix.lower()
-    if suffix == ".pdf":
-        title, pages = pdf.read(path)
-        sections = [numbered("page", number, text) for number, text in pages]
-        return Document(title or file_title(path), sections)
     if suffix in HTML:
         return web.read(path, encoding)
     if suffix == ".docx":

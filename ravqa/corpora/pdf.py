@@ -20,7 +20,7 @@ import re
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,8 @@ class PageForm:
         pages: passages of their "text"; "images", each with all the text of its page; or "both":
             passages of their text, each with the image of its page. A page without text is its
             image alone.
-        dpi: resolution of the images; None for DPI.
+        dpi: resolution of the images, and of what OCR reads; None for DPI.
+        ocr: whether the text of pages without any, such as scans, is read by OCR.
 
     Raises:
         UserError: a resolution without images, or out of range.
@@ -65,12 +66,15 @@ class PageForm:
 
     pages: PagesAs = "text"
     dpi: int | None = None
+    ocr: bool = False
 
     def __post_init__(self) -> None:
         if self.dpi is None:
             return
-        if not self.images:
-            raise UserError("dpi is the resolution of images of pages: choose pages images or both")
+        if not self.images and not self.ocr:
+            raise UserError(
+                "dpi is the resolution of images of pages: choose pages images or both, or ocr"
+            )
         if not _LEAST_DPI <= self.dpi <= _MOST_DPI:
             raise UserError(f"dpi {self.dpi}: {_LEAST_DPI} to {_MOST_DPI} are possible")
 
@@ -80,11 +84,16 @@ class PageForm:
         return self.pages != "text"
 
 
-def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:
+def read(
+    path: Path, scanned: Callable[[Sequence[int]], Mapping[int, str]] | None = None
+) -> tuple[str | None, list[tuple[int, str]]]:
     """Return a file's title, and the number (from 1) and text of each page.
 
     The text of a page without any (a scan) is "". Lines are joined into paragraphs. The title is
     that of the file's properties; None if it is blank or the name of a file.
+
+    Args:
+        scanned: given the numbers of the pages without text, returns their text by other means.
 
     Raises:
         DataError: the file is broken, or needs a password, or has too much text.
@@ -120,6 +129,9 @@ def read(path: Path) -> tuple[str | None, list[tuple[int, str]]]:
         where = f" after page {len(texts)}" if texts else ""
         reason = str(e).strip().partition("\n")[0] or type(e).__name__
         raise DataError(f"no PDF file that can be read{where} ({reason})") from None
+    blank = [number for number, text in enumerate(texts, 1) if not text.strip()]
+    for number, text in scanned(blank).items() if scanned and blank else ():
+        texts[number - 1] = _plain(text)
     words = _words(texts)
     pages = [(number, _paragraphs(_unbroken(text, words))) for number, text in enumerate(texts, 1)]
     return real_title(_plain(title) if isinstance(title, str) else None), pages

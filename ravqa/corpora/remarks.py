@@ -11,6 +11,7 @@ from typing import Literal
 from ravqa.core.errors import DataError
 
 _LISTED = 5
+_OCR = "ravqa collection build --ocr reads scans"
 _MOST_BROKEN = 20  # that are named before reading ends
 
 
@@ -23,6 +24,7 @@ class Remarks:
     Attributes:
         broken: files, rows and articles that cannot be used, and why.
         blank: files and pages without text.
+        scans: pages of PDF files without text that OCR was not to read.
         copies: files with the same bytes as another, which is named.
         links: links that lead out of the folder.
         collections: folders that are collections.
@@ -35,6 +37,7 @@ class Remarks:
     on_error: Literal["fail", "skip"] = "fail"
     broken: list[str] = field(default_factory=list)
     blank: list[str] = field(default_factory=list)
+    scans: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     collections: list[str] = field(default_factory=list)
@@ -86,14 +89,16 @@ class Remarks:
 
     @property
     def without_text(self) -> str:
-        """What has no text, for messages."""
-        return f"{_some(self.blank)} (there is no OCR: scanned pages need a layer of text)"
+        """What has no text, for messages; blank if everything has."""
+        hint = f" ({_OCR})" if self.scans else ""
+        return f"{_some([*self.scans, *self.blank])}{hint}"
 
     def lines(self) -> list[str]:
         """Return one line for each kind of remark that occurred."""
         kinds = (
             ("cannot be read, left out", _some(self.broken)),
             ("without text", _some(self.blank)),
+            (f"a page without text, perhaps a scan ({_OCR})", _some(self.scans)),
             ("a table without a column of text, left out", _some(self.textless)),
             ("a copy of another file, left out", _some(self.copies)),
             ("a link that leads out of the folder, left out", _some(self.links)),

@@ -40,6 +40,7 @@ class OCR:
         side: int = SIDE,
         recogniser: Path | None = None,
         threads: int | None = None,
+        turns: bool = True,
     ):
         """Find the weights; those of the package are loaded with the first image.
 
@@ -49,6 +50,8 @@ class OCR:
             side: pixels to which the shorter side of smaller images is scaled up to find lines.
             recogniser: an ONNX file that reads another script; None for the one of the package.
             threads: threads of the computation; None for one per core.
+            turns: whether lines that seem to be upside down are turned, as they can be in photos.
+                What decides it errs on some lines of clean print, which are then lost.
 
         Raises:
             MissingExtraError: rapidocr or onnxruntime is not installed.
@@ -63,6 +66,7 @@ class OCR:
             "Global.text_score": min_score,
             "Det.limit_side_len": side,
             "EngineConfig.onnxruntime.intra_op_num_threads": threads or -1,
+            "Global.use_cls": turns,
         }
         files = sorted((Path(str(library.__file__)).parent / "models").glob("*.onnx"))
         if recogniser is not None:

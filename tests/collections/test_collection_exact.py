@@ -485,11 +485,35 @@ def test_what_pages_are_read_as_is_kept(tmp_path, pipeline):
     )
 
 
+def test_that_scans_are_read_is_kept(tmp_path, pipeline, monkeypatch):
+    pytest.importorskip("pypdfium2", reason="pip install 'ravqa[pdf]'")
+
+    def texts(reader, path, pages):
+        return dict.fromkeys(pages, "Koalas eat leaves.")
+
+    monkeypatch.setattr("ravqa.corpora.scans.ScanReader.texts", texts)
+    file = tmp_path / "scan.pdf"
+    file.write_bytes(pdf(""))
+    Collection.create(tmp_path / "index", pipeline, ocr=True, dpi=200)
+    collection = Collection.open(tmp_path / "index")
+    assert collection.add_files(file) == Changes(added=1)
+    assert collection["scan.pdf#page=1"].text == "Koalas eat leaves."
+    assert collection.verify() == []
+    with pytest.raises(UserError) as error:
+        Collection.open_or_create(collection.path, pipeline, ocr=False)
+    assert str(error.value) == (
+        f"{collection.path} was created with ocr=True, not False: open it with "
+        "Collection.open, or create another collection in a new folder"
+    )
+    plain = Collection.create(tmp_path / "plain", pipeline)
+    assert plain.add_files(file, ocr=True) == Changes(added=1)
+
+
 def test_the_resolution_of_a_new_collection_is_checked(tmp_path, pipeline):
     with pytest.raises(UserError) as error:
         Collection.create(tmp_path / "index", pipeline, dpi=90)
     assert str(error.value) == (
-        "dpi is the resolution of images of pages: choose pages images or both"
+        "dpi is the resolution of images of pages: choose pages images or both, or ocr"
     )
     assert not (tmp_path / "index").exists()
 

@@ -224,7 +224,7 @@ def test_pages_of_a_pdf_keep_their_numbers(tmp_path):
         "paper.pdf#page=3": "Third.",
     }
     assert corpus["paper.pdf#page=3"].extra == {"page": 3}
-    assert remarks.blank == ["paper.pdf#page=2"]
+    assert (remarks.blank, remarks.scans) == ([], ["paper.pdf#page=2"])
 
 
 def test_broken_files_are_named_or_skipped(tmp_path):
@@ -267,7 +267,8 @@ def test_empty_files_are_no_copies(tmp_path):
 def test_scanned_pages_alone_are_said_to_be_scans(tmp_path):
     (tmp_path / "scan.pdf").write_bytes(pdf("", ""))
     with pytest.raises(
-        DataError, match=r"^no text in scan\.pdf#page=1; scan\.pdf#page=2 \(there is"
+        DataError,
+        match=r"^no text in scan\.pdf#page=1; scan\.pdf#page=2 \(ravqa collection build --ocr",
     ):
         Corpus.read(tmp_path / "scan.pdf", remarks=Remarks())
 

@@ -180,7 +180,7 @@ def test_a_page_needs_text_where_images_need_captions(report):
     remarks = Remarks()
     found = Corpus.read(report, sections=Sections(pages="images"), remarks=remarks)
     assert list(found) == ["report.pdf#page=1"]
-    assert remarks.blank == ["report.pdf#page=2"]
+    assert remarks.scans == ["report.pdf#page=2"]
 
 
 def test_what_cannot_be_rendered_is_listed(report, monkeypatch):
@@ -205,7 +205,10 @@ def test_what_cannot_be_rendered_is_listed(report, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"dpi": 90}, "dpi is the resolution of images of pages: choose pages images or both"),
+        (
+            {"dpi": 90},
+            "dpi is the resolution of images of pages: choose pages images or both, or ocr",
+        ),
         ({"pages": "images", "dpi": 19}, "dpi 19: 20 to 1200 are possible"),
         ({"pages": "both", "dpi": 1201}, "dpi 1201: 20 to 1200 are possible"),
     ],
