@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.answering.answerer import Answerer
+from ravqa.answering.rules import answering_config
 from ravqa.core.errors import UserError, import_extra
 from ravqa.core.outcomes import Failure
 from ravqa.core.progress import Progress
@@ -463,11 +464,17 @@ def pipeline_settings(config: ReaderTraining) -> tuple[dict[str, Any], str]:
         UserError: a mistake in them; a reader that cannot be trained.
     """
     settings, where = load_pipeline(config.pipeline, config.set)
-    reader = check_settings(settings, where).reader
+    checked = check_settings(settings, where)
+    reader = checked.reader
     if not issubclass(READERS.get(reader.name), LocalReader):
         raise UserError(
             f"{where}: the reader {reader.name} cannot be trained: transformers-llm, "
             "transformers-vlm and transformers-seq2seq can"
+        )
+    if answering_config(checked.answering, f"{where}: answering").passage_images:
+        raise UserError(
+            f"{where}: answering.passage_images: readers are trained without pictures of passages: "
+            "set it to 0"
         )
     # Weights that train are kept in float32; `loop.precision` says how they are multiplied.
     if config.method == "full" and reader.options.get("dtype", "auto") == "auto":

@@ -376,6 +376,13 @@ def test_mistakes_are_one_line_each(settings, refused, monkeypatch):
     part = yaml.safe_load(path.read_text()) | {"reader": {"name": "first-words"}}
     path.write_text(yaml.safe_dump(part))
     assert "the reader first-words cannot be trained: transformers-llm" in refused(values)
+    seeing = {"name": "transformers-vlm", "model": "x"}
+    shown = {"prompt": "chat", "passage_images": 1}
+    path.write_text(yaml.safe_dump(part | {"reader": seeing, "answering": shown}))
+    assert refused(values) == (
+        f"error: {path.name}: answering.passage_images: readers are trained without pictures of "
+        "passages: set it to 0"
+    )
     assert "nothing to train on (no answer can be a target: 6)" in refused(
         settings(targets={"exclude": ".*"})
     )
