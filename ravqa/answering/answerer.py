@@ -25,9 +25,12 @@ from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Pictures, Question
 from ravqa.core.settings import fingerprint
+from ravqa.corpora.galleries import ArticlePictures
 from ravqa.images.decode import unusable_images
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
+
+_PICTURES = ("passage_images", "article_images", "article_folder")
 
 
 class _Counts(NamedTuple):
@@ -74,12 +77,13 @@ class Answerer:
         self.reader = reader
         self.cached = CachedReader(reader, keep=config.cache)
         self.asked: dict[str, str] = {}
+        self._articles = ArticlePictures(config.article_images, config.article_folder)
         apart = {"cache", "prompt", "examples", "batch_size", "self_check"}
-        if not config.passage_images:  # not a setting when runs were first resumed
-            apart.add("passage_images")
+        # Not settings when runs were first resumed.
+        apart |= {name for name in _PICTURES if not getattr(config, name)}
         self.fingerprint = fingerprint(
             "answerer/3",
-            config.model_dump(exclude=apart),
+            config.model_dump(mode="json", exclude=apart),
             self.template.source,
             reader.fingerprint,
             *([self._self_check.source] if self._self_check else []),
@@ -214,12 +218,17 @@ class Answerer:
         examples: Sequence[Example],
     ) -> tuple[list[Case], list[_Counts]]:
         """Return the rule's inputs, and what was counted for each."""
+        most = self.config.passage_images
+        if most:
+            passages = [
+                [(hit, replace(p, image=self._articles.of(p))) for hit, p in found]
+                for found in passages
+            ]
         wanted: list[list[list[Pair]]] = [
             self._groups(found[: self.config.passages]) if found else [[]] for found in passages
         ]
         owners = [i for i, groups in enumerate(wanted) for _ in groups]
 
-        most = self.config.passage_images
         unread = _unread(group for groups in wanted for group in groups) if most else {}
         neutralised: dict[Prompt, int] = {}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ravqa.answering.choices import ChoiceRule
 from ravqa.answering.extract import Extraction
+from ravqa.core.errors import UserError
 from ravqa.core.settings import LocalPath, Names, Options, Strict, TemplateName, Text
 
 DEFAULT_RULE = "joint_max"
@@ -49,6 +50,9 @@ class AnsweringConfig(Strict):
         passages: number of retrieved passages that are read (K).
         passage_images: most pictures of passages in one prompt, beside the question's image; the
             prompt names each where its passage is.
+        article_images: a list or folder with pictures of articles (`ravqa.corpora.galleries`), for
+            passages that have none of their own.
+        article_folder: where the pictures of a list lie; null for the list's own folder.
         examples: examples in few-shot prompts.
         extract: rules from the generation to the short answer.
         choices: the rule by which a generation becomes one of the question's choices, if there are
@@ -63,8 +67,18 @@ class AnsweringConfig(Strict):
     decision: Text = DEFAULT_RULE
     passages: int = Field(default=1, ge=1)
     passage_images: int = Field(default=0, ge=0)
+    article_images: LocalPath | None = None
+    article_folder: LocalPath | None = None
     examples: ExamplesConfig | None = None
     extract: Extraction = Extraction()
     choices: ChoiceRule = "named"
     self_check: TemplateName | None = None
     cache: bool = True
+
+    @model_validator(mode="after")
+    def _check_pictures(self) -> Self:
+        if self.article_images is not None and not self.passage_images:
+            raise UserError("answering.article_images are shown only if passage_images is set")
+        if self.article_folder is not None and self.article_images is None:
+            raise UserError("answering.article_folder is that of a list: set article_images to it")
+        return self

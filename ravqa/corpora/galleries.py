@@ -105,6 +105,37 @@ def read_gallery(source: Path, folder: Path | None = None) -> Iterator[GalleryIm
         yield from _of_row(where, names, _images_in(row), images)
 
 
+class ArticlePictures:
+    """The pictures of passages: their own, or those that a list or folder has of their articles."""
+
+    def __init__(self, source: Path | None = None, folder: Path | None = None):
+        """Read the list, if there is one; arguments as for `read_gallery`.
+
+        Raises:
+            DataError: as `read_gallery`.
+        """
+        self._exact: dict[str, list[Path]] = {}
+        self._plain: dict[str, list[Path]] = {}
+        for image in read_gallery(source, folder) if source is not None else ():
+            for name in image.names:
+                self._exact.setdefault(name, []).append(image.path)
+                self._plain.setdefault(plain_name(name), []).append(image.path)
+
+    def of(self, passage: Passage) -> Path | None:
+        """Return a passage's own picture, else the first of its article; None without any.
+
+        Of several pictures of an article, those whose file is missing come last. Names of articles
+        match as they are, else as `plain_name` has them.
+        """
+        if passage.image is not None or not self._exact:
+            return passage.image
+        names = passage.article_names
+        found = [self._exact.get(name) for name in names]
+        found += [self._plain.get(plain_name(name)) for name in names]
+        paths = next(filter(None, found), [])
+        return next(filter(is_there, paths), paths[0] if paths else None)
+
+
 def _of_folder(folder: Path) -> Iterator[GalleryImage]:
     found = False
     for path in sorted(folder.rglob("*")):

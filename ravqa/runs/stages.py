@@ -63,10 +63,9 @@ def stage_keys(
         prompt = PromptTemplate.load(answering.prompt).source
         examples = answering.examples and answering.examples.model_dump(mode="json")
         reader = _options(table("readers"), config.reader)
-        images = answering.passage_images
-        reading = fingerprint(
-            READING, seen, found, prompt, examples, reader, *([images] if images else [])
-        )
+        pictures = [answering.passage_images, answering.article_images, answering.article_folder]
+        shown = [list(map(str, pictures))] if answering.passage_images else []
+        reading = fingerprint(READING, seen, found, prompt, examples, reader, *shown)
         keys[READING] = reading
         keys["answer"] = fingerprint(
             "answer", reading, config.top_k, answering.model_dump(mode="json")

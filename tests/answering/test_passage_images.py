@@ -1,5 +1,6 @@
 """The pictures of passages in prompts: which are shown, where, and what is counted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,41 @@ def test_an_answer_is_kept_for_its_pictures_alone(answerer, made, tmp_path):
     assert asked(answerer(passage_images=1), found)[0] == []  # from the cache
     Image.new("RGB", (9, 9), (0, 99, 0)).save(tmp_path / "a.png")
     assert asked(answerer(passage_images=1), found)[0] == [("q a=2/1", ["a"])]
+
+
+def test_pictures_of_articles_stand_in_for_missing_ones(answerer, made, tmp_path):
+    found = made("aBCD")
+    titled = {"B": "Polar_bear", "C": "otter", "D": "yak"}
+    pairs = [(hit, replace(p, title=titled.get(p.passage_id))) for hit, p in found]
+    for name in ("polar-bear-2.png", "Otter.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    rows = [("polar bear", "gone.png"), ("Polar bear", "polar-bear-2.png"), ("otter", "gone.png")]
+    listed = tmp_path / "list.csv"
+    listed.write_text("title,image\n" + "".join(f"{name},{file}\n" for name, file in rows))
+    tested = answerer(passage_images=3, article_images=listed)
+    prompts, counted = asked(tested, pairs)
+    assert prompts == [("q a=2/2 B=3/2 C D", ["a", "polar-bear-2"])]
+    reason = f"passage C: no such image: {tmp_path / 'gone.png'}"
+    assert counted == Pictures(shown=2, unread=(reason,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"article_images": "a.csv"},
+            "answering.article_images are shown only if passage_images is set",
+        ),
+        (
+            {"passage_images": 1, "article_folder": "images"},
+            "answering.article_folder is that of a list: set article_images to it",
+        ),
+    ],
+)
+def test_settings_of_pictures_that_do_nothing_are_refused(settings, problem):
+    with pytest.raises(UserError) as e:
+        answering_config(settings)
+    assert str(e.value) == problem
 
 
 def test_control_tokens_do_not_keep_pictures_away():

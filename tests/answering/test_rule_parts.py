@@ -509,7 +509,8 @@ def test_an_answerers_fingerprint_is_the_same_in_every_version(bare):
     """It changes with what can change an answer, and with the number of its form."""
     config = answering_config({"prompt": bare, "passages": 2})
     tested = Answerer(config, Spelling())
-    later = {"passage_images", "self_check"}  # settings that count only where they are used
+    # Settings that count only where they are used.
+    later = {"passage_images", "article_images", "article_folder", "self_check"}
     settings = config.model_dump(exclude={"cache", "prompt", "examples", "batch_size", *later})
     source = "{{ question }}{% for p in passages %}[{{ p.text }}]{% endfor %}"
     assert tested.fingerprint == fingerprint("answerer/3", settings, source, "spelling/1")
@@ -575,6 +576,8 @@ SHARED = {
     "prompt": "short-answer",
     "passages": 1,
     "passage_images": 0,
+    "article_images": None,
+    "article_folder": None,
     "examples": None,
     "extract": dict.fromkeys(RULES_OF_EXTRACTION, True),
     "self_check": None,
