@@ -110,7 +110,7 @@ def vqa_accuracy(
         prediction: the short answer.
         answers: the annotators' answers, ten in the official data; they are not changed.
         normalization: "official" does not change strings if all answers are the same; "always"
-            cleans up everywhere, as lmms-eval does since its pull request 794.
+            cleans up everywhere.
 
     Raises:
         ValueError: there are no answers, or the normalization is unknown.

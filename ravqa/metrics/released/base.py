@@ -50,10 +50,12 @@ class ReleasedRule(AnswerMetric):
 
     Attributes:
         source: where the code is.
+        aggregate: how the scores of questions become one number.
         published: numbers that it made, with where they stand; blank if none is known.
     """
 
     source: ClassVar[Source]
+    aggregate: ClassVar[str] = "mean over all questions"
     published: ClassVar[str] = ""
 
     @abstractmethod

@@ -81,6 +81,7 @@ class InfoSeekBem(EVQARule):
         _REPOSITORY, _COMMIT, "src/evaluation/infoseek_bem_eval.py", "process_single_example"
     )
 
+    aggregate = JudgedRule.aggregate
     problem = JudgedRule.problem
 
     def settled(self, question: Question, text: str) -> float | None:

@@ -20,6 +20,10 @@ class EVQARule(JudgedRule):
     """What rules share that call the official functions."""
 
     forms = EVQA
+    aggregate = (
+        "mean over all questions, all but two-hop ones (`single_hop`), two-hop ones, and the "
+        "paper's single-hop ones (templated and automatic)"
+    )
 
     def settled(self, question: Question, text: str) -> float | None:
         """Return 1 for an exact match with a reference, else None."""

@@ -35,6 +35,7 @@ class InfoSeekRule(InfoSeek, ReleasedRule):
     """What rules share that aggregate as InfoSeek's toolkit does: answered questions alone."""
 
     forms = INFOSEEK
+    aggregate = "harmonic mean of the two splits' rounded means, over answered questions"
 
     def counted(
         self, records: Sequence[AnswerRecord], outcomes: Sequence[float | Failure]
@@ -51,10 +52,7 @@ class Official(InfoSeekRule):
 
     name = "infoseek.official"
     label = "InfoSeek, official toolkit"
-    rule = (
-        "exact match of strings, or a number in the reference's range; harmonic mean of both "
-        "splits over the answered questions"
-    )
+    rule = "exact match of strings, or a number in the reference's range"
     source = Source(
         "edchengg/infoseek_eval",
         "bec0c4c306b00d1380983aed353b76853d8c1aba",

@@ -25,7 +25,7 @@ class Vqa(ReleasedRule):
     source = Source(
         _REPOSITORY, _COMMIT, "lavis/common/vqa_tools/vqa_eval.py", "VQAEval.evaluate, n=2"
     )
-    published = "BLIP-2's and InstructBLIP's OK-VQA"
+    published = "probably BLIP-2's and InstructBLIP's OK-VQA (not confirmed)"
 
     def of_text(self, question: Question, text: str) -> float:
         """Return the accuracy."""

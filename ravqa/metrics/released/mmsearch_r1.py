@@ -57,6 +57,7 @@ class _Reward(ReleasedRule):
 
     forms = ALL
     wants = ANSWER
+    aggregate = "mean reward; `right`: share of rewards above 0.1001"
     check: ReleasedRule
 
     def of_text(self, question: Question, text: str) -> float:

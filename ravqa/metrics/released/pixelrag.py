@@ -48,6 +48,7 @@ class JudgeLabels(JudgedRule):
     label = "PixelRAG, judge"
     rule = "the judge accepts the answer without thinking for one of the references"
     forms = EVQA
+    aggregate = "share of right answers among those for which the call of the judge did not fail"
     source = Source(_REPOSITORY, _COMMIT, _FILE, "grade_file('encyclopedic_vqa')")
     published = "E-VQA, landmarks with automatic questions: 27.2, 29.6, 40.7, 45.1 (README)"
 

@@ -30,8 +30,8 @@ _COMMIT = "d86cc8363a7f68beb337be0a0612a6b49bc44675"
 _FILE = "eval/metric_eval.py"
 _NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 _TAGS = re.compile(r"</?(?:answer|reason|think)>")
-_RULE = "a reference, lower-cased, is a substring of the lower-cased answer; mean of all questions"
-_PUBLISHED = "InfoSeek (M2KR's 4,708) 50.5, E-VQA single-hop 59.9, OK-VQA 66.0 (in others' tables)"
+_RULE = "a reference, lower-cased, is a substring of the lower-cased answer"
+_PUBLISHED = "InfoSeek (M2KR's 4,708) 50.5, E-VQA single-hop 59.9, OK-VQA 66.0 (as others quote it)"
 
 
 class _Cem(ReleasedRule):

@@ -39,10 +39,8 @@ class ForInfoSeek(ReleasedRule):
 
     name = "ravqa.infoseek"
     label = "RA-VQA, InfoSeek"
-    rule = (
-        "exact match after VQA's clean-up, or a number in range; mean of the questions before the "
-        "first number in range"
-    )
+    rule = "exact match, all after VQA's clean-up"
+    aggregate = "mean over the questions before the first number in its range, which ends the loop"
     forms = INFOSEEK
     source = Source(_REPOSITORY, _COMMIT, _FILE, "compute_exact_match_with_numeric_values")
     published = "PreFLMR's InfoSeek 30.65"

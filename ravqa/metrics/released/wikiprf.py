@@ -23,10 +23,7 @@ class Test(ReleasedRule):
 
     name = "wikiprf.test"
     label = "Wiki-PRF"
-    rule = (
-        "a string reference is a substring of the answer, or a number within 10 % of `wikidata`; "
-        "mean of all questions"
-    )
+    rule = "a string reference is a substring of the answer, or a number within 10 % of `wikidata`"
     forms = INFOSEEK
     source = Source(
         _REPOSITORY,
