@@ -108,8 +108,9 @@ def _token_log_prob(sample: Sample) -> float | None:
     if sample.get("joint"):
         tokens, total = drafts[0]["tokens"], sample["log_prob"]
     else:
+        # Drafts hold the beginning of a long generation; the longest beginning is the generation's.
         chosen = [draft for draft in drafts if raw is not None and raw.startswith(draft["raw"])]
-        best = max(chosen, key=lambda draft: _or_lowest(draft["score"]), default=None)
+        best = max(chosen, key=lambda d: (_or_lowest(d["score"]), len(d["raw"])), default=None)
         if best is None:
             return None
         tokens, total = best["tokens"], best["log_prob"]

@@ -78,6 +78,14 @@ def test_confidences_are_read_from_samples():
     rows = drafts(("b", -3.0, 3, -3.0, None), ("a", -2.0, 4, -1.0, None), ("A.", -1.0, 1, -9, None))
     found = one(drafts=rows)
     assert (found["token_log_prob"], found["agreement"]) == (-0.5, pytest.approx(2 / 3))
+    # Without scores: the whole generation, not another one that it begins with.
+    rows = drafts(("k", -3.0, 1, None, None), ("koala", -1.0, 2, None, None))
+    assert one(drafts=rows, raw="koala", answer="koala")["token_log_prob"] == -0.5
+    long = "koala " * 99
+    rows = drafts(("koala", -1.0, 2, None, None))
+    rows[0]["raw"] = long[:300]
+    assert one(drafts=rows, raw=long)["token_log_prob"] == -0.5
+    assert "token_log_prob" not in one(drafts=rows, raw=None, answer=None)
 
 
 def test_a_rules_posteriors_are_confidences():
