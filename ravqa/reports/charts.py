@@ -233,8 +233,8 @@ def scatter(
     The numbers are explained below the drawing. The axis to the right begins at 0, the one upwards
     shows the range of the values.
     """
-    left, right, top, height = 46.0, WIDTH - 14.0, 12.0, 220.0
-    names = [textwrap.wrap(f"{i}  {_clean(name)}", _LETTERS) for i, name in enumerate(labels, 1)]
+    left, right, top, height = 46.0, WIDTH - 24.0, 12.0, 220.0
+    names = [textwrap.wrap(f"{i}: {_clean(name)}", _LETTERS) for i, name in enumerate(labels, 1)]
     below = top + height + 52
     drawing = _Drawing(title, caption, below + _LINE * sum(map(len, names)))
     mark = Series(title, 0, xs)

@@ -116,7 +116,7 @@ def test_scattered_marks_stand_at_both_of_their_values():
         "a: 40.0 [35.0, 45.0] at 100.0 [80.0, 120.0] tokens",
         "b & c: 60.0 [50.0, 70.0] at 400.0 tokens",
     ]
-    assert {"1  a", "2  b & c", "1", "2"} <= texts.keys()
+    assert {"1: a", "2: b & c", "1", "2"} <= texts.keys()
     assert figure.header == ["", "tokens", "s %"]
     assert figure.rows[1] == ["b & c", "400.0", "60.0 [50.0, 70.0]"]
 
