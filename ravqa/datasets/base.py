@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol, TypeVar, get_args
@@ -65,10 +65,14 @@ class Problems:
         where: str,
         reason: str,
         question_id: int | str | None = None,
-        image_id: int | str | None = None,
+        names: Iterable[object] = (),
     ) -> None:
-        """Record a question whose image is missing or broken; `count_images` decides."""
-        if image_id is not None and _image_name(str(image_id)) in self.unavailable:
+        """Record a question whose image is missing or broken; `count_images` decides.
+
+        Args:
+            names: what the image is called: its id, its file.
+        """
+        if not self.unavailable.isdisjoint(_image_name(str(name)) for name in names):
             self.found.append(Problem(where, f"{reason} (listed as unavailable)", question_id))
         else:
             self._images.append(Problem(where, reason, question_id))
@@ -119,9 +123,9 @@ class ImageOptions(Strict):
 
     Attributes:
         images: folder that holds the images; None for the data folder.
-        unavailable: a text file with the ids of images that nobody can get any more, one per line
-            (# begins a remark). Questions about those that are missing are left out and listed;
-            any other missing image still stops the run.
+        unavailable: a text file with the ids or names of images that nobody can get any more, one
+            per line (# begins a remark). Questions about those that are missing are left out and
+            listed; any other missing image still stops the run.
     """
 
     images: Path | None = None

@@ -87,7 +87,7 @@ def usable(
             request.problems.report(where, str(e), question_id)
             continue
         if missing and request.need_images:
-            request.problems.image(where, missing, question_id, question.image_id)
+            request.problems.image(where, missing, question_id, _names(question))
         else:
             yield question
 
@@ -118,8 +118,13 @@ def _checked(questions: Iterable[Question], request: DatasetRequest) -> Iterator
                 yield question
             else:
                 where = f"question {question.question_id}"
-                request.problems.image(where, reason, question.question_id, question.image_id)
+                request.problems.image(where, reason, question.question_id, _names(question))
     request.problems.count_images()
+
+
+def _names(question: Question) -> tuple[object, ...]:
+    """Return what a question's image is called."""
+    return question.image_id, question.image if isinstance(question.image, Path) else None
 
 
 def _content(q: Question) -> list[object]:

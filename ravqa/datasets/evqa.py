@@ -150,7 +150,7 @@ def _questions(
             if not question.answers:
                 problems.report(where, "no 'answer'", question_id)
             elif missing and request.need_images:
-                problems.image(where, missing, question_id, image_id)
+                problems.image(where, missing, question_id, [image_id])
             else:
                 yield question
 

@@ -204,8 +204,14 @@ def reader_counts(pipeline: Pipeline) -> ReaderCounts:
 
 
 def needs_of_data(request: RunRequest, config: PipelineConfig, data: Data) -> Needs:
-    """Return what would stop a run that only its data show: of judge, retriever and examples."""
+    """Return what would stop a run that only its data show: of judge, retriever and examples.
+
+    A note counts the questions that are left out.
+    """
     needs = examine(config, {"judge"}) if _judges(request, data.dataset) else Needs()
+    if data.problems:
+        count = number_of(len(data.problems), "question is", "questions are")
+        needs.notes.append(f"{count} left out, the first for {data.problems[0]}")
     if data.corpus is not None:
         own = part_config(RETRIEVERS, config.retriever, "retriever")
         problem = RETRIEVERS.get(config.retriever.name).corpus_problem(own, data.corpus)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -355,3 +356,33 @@ def test_where_the_hubs_cache_is_and_whether_it_is_offline_come_from_the_environ
             env=environment,
         )
         assert done.stdout == f"{offline == '1'} {[str(tmp_path / 'hub')]}\n"
+
+
+def test_questions_that_are_left_out_are_counted(tmp_path, fresh_cache):
+    rows = [
+        {"question_id": i, "question": "What is this?", "image": f"{name}.png", "answers": ["x"]}
+        for i, name in enumerate(("there", "gone", "lost"))
+    ]
+    for name, lines in (("questions", rows), ("passages", [{"passage_id": "p", "text": "x"}])):
+        text = "\n".join(map(json.dumps, lines))
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "there.png").write_bytes(picture(8, 8, 100))
+    (tmp_path / "listed.txt").write_text("gone\nlost.png\n", encoding="utf-8")
+    request = RunRequest(
+        "jsonl",
+        data=tmp_path / "questions.jsonl",
+        corpus=(tmp_path / "passages.jsonl",),
+        pipeline="bm25-retrieval",
+        overrides=("describer={name: file, files: [listed.jsonl], missing: empty}",),
+        retrieval_only=True,
+    )
+    listed = (f"unavailable={tmp_path / 'listed.txt'}",)
+    for options, remark in (
+        ({"on_error": "skip"}, ""),
+        ({"dataset_options": listed}, " (listed as unavailable)"),
+    ):
+        [note] = doctor.examine_run(replace(request, **options)).notes
+        assert note == (
+            "2 questions are left out, the first for question 1: no such image: "
+            f"{tmp_path / 'gone.png'}{remark}"
+        )

@@ -52,13 +52,13 @@ def test_questions_about_images_listed_as_unavailable_are_left_out(tmp_path):
     request = DatasetRequest(options={"unavailable": str(listed)})
     options_of(ImageOptions, request)
     problems = request.problems
-    for question, image in ((1, "one"), (2, 42), (3, "landmarks/one"), (4, "abc.jpg")):
-        problems.image("a.csv", "no image", question, image)
+    for question, names in ((1, ["one"]), (2, [42]), (3, [7, Path("p/one.png")]), (4, ["abc.jpg"])):
+        problems.image("a.csv", "no image", question, names)
     problems.count_images()
     assert problems.found == [
         Problem("a.csv", "no image (listed as unavailable)", number) for number in (1, 2, 3, 4)
     ]
-    problems.image("a.csv, line 9", "no image", 5, "two")
+    problems.image("a.csv, line 9", "no image", 5, ["two", None])
     problems.image("a.csv, line 10", "no image", 6)
     message = said(DataError, problems.count_images)
     assert message == (
