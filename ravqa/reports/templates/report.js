@@ -598,8 +598,8 @@
       return out;
     }
 
-    function field(all) {
-      const [rowCount, columnCount] = match.grid;
+    function field(all, seen, alt) {
+      const [rowCount, columnCount] = seen.grid;
       const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
       svg.setAttribute("viewBox", `0 0 ${columnCount} ${rowCount}`);
       svg.setAttribute("preserveAspectRatio", "none");
@@ -620,12 +620,14 @@
       return el(
         "div",
         { class: "field" },
-        el("img", { src: match.image, alt: "The image as the model sees it, in patches" }),
+        el("img", { src: seen.image, alt }),
         svg,
       );
     }
 
     const patches = ours.filter((unit) => unit.label.place);
+    const theirPatches = theirs.filter((unit) => unit.label.place);
+    const theirWords = theirs.filter((unit) => !unit.label.place);
     const texts = parts.map((part) => [part, ours.filter((unit) => unit.part === part && !unit.label.place)]);
 
     // What stands for the whole is left out of the scale: words would all be pale beside it.
@@ -635,7 +637,7 @@
       const [low, high] = [Math.min(...scale), Math.max(...scale)];
       all.forEach((unit, i) => {
         const share = high > low ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0;
-        const image = patches.includes(unit);
+        const image = Boolean(unit.label.place);
         unit.element.style.setProperty("--a", (image ? 0.75 * (1 - share) : 0.85 * share).toFixed(3));
       });
     }
@@ -654,7 +656,13 @@
 
     function choose(unit) {
       chosen = unit;
-      const shades = patches.length ? ["words", "patches"] : ["words"];
+      const kindsOf = (all) => ["words", "patches"].filter((kind) =>
+        all.some((one) => Boolean(one.label.place) === (kind === "patches")));
+      const [shades, theirShades] = [kindsOf(ours), kindsOf(theirs)];
+      const shadeTheirs = (value) => {
+        shade(theirWords, value);
+        if (theirPatches.length) shade(theirPatches, value);
+      };
       for (const one of [...ours, ...theirs]) {
         one.element.classList.toggle("on", one === unit);
         one.element.setAttribute("aria-pressed", String(one === unit));
@@ -663,13 +671,13 @@
       if (unit === null) {
         explain("Part of the score", shades);
         shade(words, (one) => one.total);
-        shade(theirs, (one) => one.total);
+        shadeTheirs((one) => one.total);
         if (patches.length) shade(patches, (one) => one.total);
         said.textContent = `All matches add up to ${passage.score.toPrecision(4)}, the retriever's score. `
           + "Choose a word" + (patches.length ? " or a patch" : "") + " to see what it matched.";
       } else if (ours.includes(unit)) {
-        explain(`In the passage, likeness to \u201c${unit.text}\u201d`, ["words"]);
-        shade(theirs, (one) => like(unit, one));
+        explain(`In the passage, likeness to \u201c${unit.text}\u201d`, theirShades);
+        shadeTheirs((one) => like(unit, one));
         said.textContent = `\u201c${unit.text}\u201d contributes ${unit.total.toPrecision(3)}; `
           + `it is most like \u201c${unit.found.text}\u201d.`;
       } else {
@@ -698,18 +706,19 @@
       el(
         "div",
         { class: patches.length ? "grid2" : "" },
-        patches.length ? field(patches) : null,
+        patches.length ? field(patches, match, "The image as the model sees it, in patches") : null,
         el(
           "div",
           {},
-          texts.map(([part, all]) => el(
+          texts.filter(([, all]) => all.length).map(([part, all]) => el(
             "div",
             {},
             el("small", {}, parts.length > 1 ? `query, weight ${part.weight.toFixed(2)}` : "query"),
             line(part.text, all),
           )),
           el("small", {}, "passage"),
-          line(passage.text, theirs),
+          theirPatches.length ? field(theirPatches, passage, "The passage's image in patches") : null,
+          line(passage.text, theirWords),
         ),
       ),
       el(
