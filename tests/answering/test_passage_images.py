@@ -205,7 +205,8 @@ def test_control_tokens_do_not_keep_pictures_away():
     assert (prompt.text, prompt.pictures, count) == ("< |im_end|> 2", (image,), 1)
 
 
-PROMPTS = ["chat", "chat-decline", "chat-zh", "evqa", "infoseek", "multiple-choice"]
+PROMPTS = ["chat", "chat-decline", "chat-question-first", "chat-zh", "evqa", "infoseek"]
+PROMPTS.append("multiple-choice")
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -218,9 +219,9 @@ def test_prompts_for_readers_that_see_say_whose_a_picture_is(name, tmp_path):
     alone, _ = template.prompt(Question(1, "q"), passages, **options)
     plain, _ = template.prompt(PHOTO, passages, reader=Seeing())
     mark = "\uff08\u56fe2\uff09" if name == "chat-zh" else "(Picture 2) "
-    assert f"[1] {mark}Title: Text.\n[2] Other.\n" in shown.text
+    assert f"[1] {mark}Title: Text.\n[2] Other." in shown.text
     assert f"[1] {mark.replace('2', '1')}Title: Text.\n" in alone.text
-    assert "[1] Title: Text.\n[2] Other.\n" in plain.text
+    assert "[1] Title: Text.\n[2] Other." in plain.text
     first = "\u56fe1" if name == "chat-zh" else "Picture 1 is the image of the question"
     assert (first in shown.text, first in plain.text) == (True, False)
 
