@@ -32,5 +32,5 @@ def test_limits():
     assert (corpus.IN_MEMORY, disk.QUESTIONS_IN_MEMORY) == (2**25, 100_000)
     assert sources.PASSAGE_BYTES == 1000
     sections = kb.Sections()
-    names = ("words", "keep", "quotes", "encoding", "delimiter", "pages", "dpi")
+    names = ("words", "keep", "quotes", "encoding", "delimiter", "pages", "dpi", "ocr")
     assert sections.model_dump() == dict.fromkeys(names)
