@@ -16,7 +16,7 @@ from ravqa.metrics.released.base import ALL, ReleasedRule
 from ravqa.metrics.released.tags import ANSWER
 
 PAGE = Path(__file__).parents[1] / "docs" / "scoring-rules.md"
-_START, _END = "<!-- made by tools/scoring_rules_page.py -->\n", "<!-- end -->"
+_START, _END = "## Rules\n", "\n## What moves the numbers\n"
 _FORMS: dict[Form, str] = {
     "infoseek": "InfoSeek's questions",
     "vqa": "Questions with ten answers (OK-VQA, A-OKVQA)",
@@ -26,10 +26,11 @@ _HEADER = ("Rule", "An answer is right if, or scores", "Aggregate", "Source", "N
 
 
 def renewed(page: str) -> str:
-    """Return the page with its tables made again."""
-    before, _, rest = page.partition(_START)
-    _, _, after = rest.partition(_END)
-    return "".join((before, _START, *_tables(), "\n", _END, after))
+    """Return the page with its tables made again; they end the section "Rules"."""
+    before, start, rest = page.partition(_START)
+    section, end, after = rest.partition(_END)
+    text = section.partition("\n### ")[0]
+    return "".join((before, start, text, *_tables(), end, after))
 
 
 def _tables() -> Iterator[str]:

@@ -15,6 +15,6 @@ def test_the_tables_are_current():
     spec.loader.exec_module(tool)
     page = (ROOT / "docs" / "scoring-rules.md").read_text(encoding="utf-8")
     assert page == tool.renewed(page), "python tools/scoring_rules_page.py"
-    assert tool.renewed(page.replace("| `flashrag.em` |", "| old |")) == page
+    assert tool.renewed(page.replace("| `flashrag.em` | a ", "| old | a ")) == page
     for name in RELEASED:
         assert f"\n| `{name}`" in page
