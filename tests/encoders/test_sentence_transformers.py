@@ -338,17 +338,17 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("kind", [None, "image", "both", "text"])
+@pytest.mark.parametrize("kind", [None, "both", pytest.param("text", marks=pytest.mark.slow)])
 def test_colpali_sees_images_of_passages(colpali, visual, kind):
     encoder = visual(passages=kind)
     images = [of_image(colpali, p.image) if p.image else None for p in PAGES]
     texts = [of_text(colpali, p.content) for p in PAGES]
     both = [np.concatenate([images[0], texts[0]]), texts[1], images[2]]
     expected = {
-        "image": [images[0], texts[1], images[2], images[3]],
+        None: [images[0], texts[1], images[2], images[3]],
         "text": texts,
         "both": [*both, np.concatenate([images[3], texts[3]])],
-    }[kind or "image"]
+    }[kind]
     done = []
     got = encoder.encode_passages(PAGES, done.append)
     close(got, expected)
@@ -377,7 +377,9 @@ def test_images_of_passages_are_encoded_once(visual, monkeypatch):
     assert len([item for item in opened if "image" in item]) == 2
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize(
+    "weight", [0.25, *(pytest.param(w, marks=pytest.mark.slow) for w in (0.0, 1.0))]
+)
 def test_a_fused_query_is_the_weighted_mean_of_text_and_image(colpali, visual, weight):
     encoder = visual(image_weight=weight)
     assert encoder.supports_images
@@ -436,6 +438,7 @@ def test_an_image_of_a_passage_that_is_missing_is_named(visual, tmp_path):
         assert str(error.value).startswith(f"{problem}{tmp_path / name}")
 
 
+@pytest.mark.slow
 def test_pages_are_found_in_an_index_as_by_brute_force(colpali, tmp_path):
     retriever = LateInteractionRetriever(
         LateInteractionRetriever.Config(
