@@ -16,7 +16,15 @@ from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
 from ravqa.evaluation.answers import known_scores, points, record_of
-from ravqa.evaluation.schema import Bounds, Predicted, RuleExample, RuleScore, RulesSection, Sample
+from ravqa.evaluation.schema import (
+    Agreement,
+    Bounds,
+    Predicted,
+    RuleExample,
+    RuleScore,
+    RulesSection,
+    Sample,
+)
 from ravqa.evaluation.sections import DECIMALS, Samples
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, Form, checked_scores
@@ -226,6 +234,9 @@ def rules_section(
         else:
             rows.append(row)
             found.append(each)
+    for each, row in zip(found, rows, strict=True):
+        if each.metric.uses_judge and found[0].metric.name == own != each.metric.name:
+            row["agreement"] = _agreement(each, found[0], questions, seed)
     shown, disputed = _examples(questions, answers, found, own, examples)
     return {
         "own": own,
@@ -277,6 +288,20 @@ def _row(
     if failures:
         row["reason"] = failures[0].reason
     return row
+
+
+def _agreement(found: Scored, own: Scored, questions: Sequence[Question], seed: int) -> Agreement:
+    """Return how often a rule says the same as the own one, where it has a score."""
+    kept = [not isinstance(outcome, Failure) for outcome in found.outcomes]
+    pairs = compress(zip(found.values, own.values, strict=True), kept)
+    agrees = [100.0 * ((a >= _RIGHT) == (b >= _RIGHT)) for a, b in pairs]
+    images = [q.image_id for q in compress(questions, kept)]
+    interval = intervals.bootstrap(agrees, images, seed=seed)
+    return {
+        "share": round(interval.mean, DECIMALS),
+        "questions": len(agrees),
+        "interval_95": intervals.estimate(interval, images).bounds(DECIMALS),
+    }
 
 
 def _examples(

@@ -884,6 +884,17 @@ class RunResults(TypedDict):
     """Requests, tokens and money; absent if no model was asked."""
 
 
+class Agreement(TypedDict):
+    """How often a rule says the same as the dataset's own: at least half a point, or less."""
+
+    share: Percent
+    """Share of the questions for which the rule has a score."""
+    questions: Count
+    """Their number."""
+    interval_95: Bounds
+    """Bootstrap interval of the share."""
+
+
 class RuleScore(TypedDict):
     """What one rule gives for the answers."""
 
@@ -901,6 +912,8 @@ class RuleScore(TypedDict):
     """Answers for which the rule gives no score: its code stops there, or has no verdict."""
     reason: NotRequired[str]
     """Why the first of them has none; absent if all have a score."""
+    agreement: NotRequired[Agreement]
+    """Of a rule that asks a judge: how often it says the same as the dataset's own rule."""
 
 
 class RuleExample(TypedDict):

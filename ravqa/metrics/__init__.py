@@ -81,6 +81,7 @@ METRICS: Registry[type[AnswerMetric]] = Registry(
             "ravqa.metrics.exact_match:ExactMatch",
             "equality with an accepted answer, for questions of your own",
         ),
+        "judge": ("ravqa.metrics.judged:Judged", "a judge's verdict alone, for any question"),
         **RELEASED,
     },
     contract="ravqa.metrics.base:AnswerMetric",

@@ -177,7 +177,8 @@ class ScoreRequest:
     ] = False
     metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
     judge: Annotated[
-        str | None, Option("Judge for E-VQA: bem or llm. Default: exact match only.", "NAME")
+        str | None,
+        Option("Judge for E-VQA and for --rules: bem or llm. Default: exact match only.", "NAME"),
     ] = None
     overrides: Annotated[
         Sequence[str], Option("Option of the judge. Repeatable.", "judge.KEY=VALUE", "--set")

@@ -64,6 +64,13 @@ def notes_of(section: RulesSection) -> list[str]:
     for name, reason in section["left_out"].items():
         reasons.setdefault(reason, []).append(name)
     found += [f"not asked: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    for row in section["rules"]:
+        if agreement := row.get("agreement"):
+            share = Estimate(agreement["share"], *agreement["interval_95"]).text()
+            found.append(
+                f"{row['rule']} says the same as {section['own']} on {share} % of "
+                f"{number_of(agreement['questions'], 'question')}"
+            )
     first = next((row for row in section["rules"] if row["without_score"]), None)
     if first is not None:
         found.append(f"without a score by {first['rule']}: {first['reason']}; ...")

@@ -12,8 +12,11 @@ from ravqa.datasets.base import Dataset
 from ravqa.evaluation.rules import check_rules, choose_rules, form_of, rules_section, spread
 from ravqa.evaluation.schema import RulesSection, validated
 from ravqa.metrics import METRICS
+from ravqa.metrics.base import AnswerRecord
 from ravqa.metrics.exact_match import ExactMatch
 from ravqa.metrics.judges.base import Judge
+from ravqa.runs.rule_tables import notes_of
+from ravqa.testing.metrics import check_metric
 
 OWN = {"infoseek": "infoseek", "okvqa": "vqa_accuracy", "evqa": "evqa_score"}
 
@@ -178,3 +181,49 @@ def test_one_rule_has_no_spread_and_questions_that_it_cannot_use_count_as_withou
     assert section["left_out"] == {
         "wikiprf.test": "no question is in its mean (an empty text in 'answer_eval')"
     }
+
+
+class SlowToAgree(Judge):
+    """Accepts what contains the reference; has no verdict on one answer."""
+
+    name = fingerprint = "scripted"
+
+    def judge(self, questions, references, candidates):
+        return [
+            math.nan if candidate == "unclear" else float(reference in candidate)
+            for reference, candidate in zip(references, candidates, strict=True)
+        ]
+
+
+def test_a_judges_verdicts_and_its_agreement_with_the_own_rule():
+    questions = [Question(i, "q", answers=("oak", "elm"), image_id=i) for i in range(20)]
+    texts = ["oak", "an oak tree", "fir", "unclear", None] * 4
+    samples = {i: {"answer": text} for i, text in enumerate(texts)}
+    own = dataset_of(questions, "exact_match")
+    section = rules_section(own, samples, ["judge"], seed=1, judge=SlowToAgree())
+    validated(RulesSection, section, "rules")
+    row = next(row for row in section["rules"] if row["rule"] == "judge")
+    assert (row["score"], row["questions"], row["without_score"]) == (40.0, 20, 4)
+    assert row["reason"] == "the judge gave no verdict"
+    # Of the 16 with a verdict, they differ on the four sentences.
+    agreement = row["agreement"]
+    assert (agreement["share"], agreement["questions"]) == (75.0, 16)
+    low, high = agreement["interval_95"]
+    assert 45 < low < 75 < high <= 100
+    assert "agreement" not in next(r for r in section["rules"] if r["rule"] == "exact_match")
+    told = f"judge says the same as exact_match on 75.0 [{low:.1f}, {high:.1f}] % of 16 questions"
+    assert told in notes_of(section)
+
+
+def test_the_rule_judge_needs_a_judge():
+    metric = METRICS.get("judge")()
+    question = Question(1, "q", answers=("The oak",))
+    with pytest.raises(UserError, match=r"^the rule 'judge' asks a judge: give one \(--judge\)$"):
+        metric.scores([question], [AnswerRecord("oak")])
+    assert metric.score(question, AnswerRecord("The oak"), SlowToAgree()) == 1
+    assert metric.score(question, AnswerRecord("unclear"), SlowToAgree()) == 0
+    assert metric.matches(question, "oak!")
+    assert not metric.matches(question, "oak tree")
+    settings = metric.settings(SlowToAgree())
+    assert settings == {"judge": "scripted", "judge_fingerprint": "scripted"}
+    check_metric(metric, [question], SlowToAgree())

@@ -31,10 +31,10 @@ def test_the_scores_by_other_rules(tmp_path):
     assert "promsa.em_score" not in scores
     assert found.notes == [
         "exact_match is the dataset's own rule.",
+        "not asked: judge, promsa.llm_score, promsa.llm_score_allow_no_answer_tag: it asks a judge "
+        "(--judge)",
         "not asked: mmsearch_r1.reward_em, mmsearch_r1.reward_subem, promsa.em_score: no answer "
         "has <answer>, without which it gives 0",
-        "not asked: promsa.llm_score, promsa.llm_score_allow_no_answer_tag: it asks a judge "
-        "(--judge)",
     ]
 
 
