@@ -22,6 +22,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -389,7 +390,7 @@ class Client:
         working = min(self.config.workers, len(items))
         # Daemons: an interrupted run does not wait for results that it will not read.
         for _ in range(working):
-            threading.Thread(target=work, daemon=True).start()
+            threading.Thread(target=copy_context().run, args=[work], daemon=True).start()
         waiting = set(range(len(items)))
         fatal: BaseException | None = None
         try:

@@ -8,8 +8,11 @@ counted apart, as reused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -159,6 +162,9 @@ def total(costs: Iterable[Cost]) -> Cost:
 class Account:
     """Collects what a run's work costs, and stops it at a limit; several threads may use it.
 
+    Threads that work for others must run in a copy of their context (`contextvars`), so that the
+    work is booked where it was ordered.
+
     Attributes:
         total: everything charged so far.
     """
@@ -175,7 +181,6 @@ class Account:
         self._max_cost = max_cost
         self._closed = False
         self._untold = False  # the money that a reply cost is not known
-        self._costs: dict[Payer, Cost] = {}
         self._lock = threading.Lock()
 
     def admit(self, payer: Payer = None, *, retry: bool = False) -> None:
@@ -218,13 +223,27 @@ class Account:
 
     def _add(self, cost: Cost, payer: Payer) -> None:
         self.total += cost
-        self._costs[payer] = self._costs.get(payer, Cost()) + cost
+        book = _BOOKS.get().get(self)
+        if book is not None:
+            book[payer] = book.get(payer, Cost()) + cost
 
-    def taken(self) -> dict[Payer, Cost]:
-        """Return what was charged since the last call, by question."""
-        with self._lock:
-            costs, self._costs = self._costs, {}
-            return costs
+    @contextmanager
+    def booked(self) -> Iterator[dict[Payer, Cost]]:
+        """Collect by question what is charged for the enclosed work, whichever threads do it.
+
+        What is charged inside of another such block belongs to that one only.
+        """
+        book: dict[Payer, Cost] = {}
+        token = _BOOKS.set({**_BOOKS.get(), self: book})
+        try:
+            yield book
+        finally:
+            _BOOKS.reset(token)
+
+
+_BOOKS: ContextVar[Mapping[Account, dict[Payer, Cost]]] = ContextVar(
+    "books", default=MappingProxyType({})
+)
 
 
 def shared_costs(costs: Mapping[Payer, Cost], questions: Iterable[int | str]) -> list[Cost]:

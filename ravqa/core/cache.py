@@ -16,7 +16,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -64,32 +65,32 @@ class Use:
 def measured(stores: Iterable[Store], account: Account | None = None) -> Iterator[Use]:
     """Measure the time of the enclosed work, its cost, and how many values came from these stores.
 
-    Requests that other threads make to the same `Store` objects meanwhile are counted too.
+    Work that other threads do meanwhile is not counted, unless they do it in a copy of this
+    thread's context.
 
     Args:
         stores: those in which the working parts keep their results (their attribute `stores`).
-        account: what the parts charge; nothing charged before the work counts.
+        account: what the parts charge.
 
     Yields:
-        A `Use`, filled in at the end.
+        A `Use`, complete at the end.
     """
     use = Use()
-    own = {id(store): store for store in stores}.values()
-    before = [store.counts for store in own]
-    if account is not None:
-        account.taken()
+    own = frozenset(map(id, stores))
+    token = _USES.set((*_USES.get(), (own, use)))
     began = time.monotonic()
     try:
-        yield use
+        with ExitStack() as stack:
+            if account is not None:
+                use.costs = stack.enter_context(account.booked())
+            yield use
     finally:
         use.seconds = time.monotonic() - began
-        use.costs = {} if account is None else account.taken()
-        for store, (asked, found) in zip(own, before, strict=True):
-            now = store.counts
-            if now[0] > asked:
-                use.asked += now[0] - asked
-                use.found += now[1] - found
-                use.stores.add(store.name)
+        _USES.reset(token)
+
+
+_USES: ContextVar[tuple[tuple[frozenset[int], Use], ...]] = ContextVar("uses", default=())
+_COUNTING = threading.Lock()
 
 
 class Store:
@@ -103,17 +104,16 @@ class Store:
         """
         self.name = name
         self.path = cache_dir() / f"{name}.sqlite"
-        self._asked = 0
-        self._found = 0
-        self._counting = threading.Lock()
         self._ready = False
         self._do(lambda connection: None)
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """The number of values requested from this object so far, and how many it found."""
-        with self._counting:
-            return self._asked, self._found
+    def _count(self, asked: int, found: int) -> None:
+        with _COUNTING:
+            for stores, use in _USES.get():
+                if asked and id(self) in stores:
+                    use.asked += asked
+                    use.found += found
+                    use.stores.add(self.name)
 
     def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
         """Run `action` in one transaction; a damaged file is replaced by an empty one."""
@@ -178,9 +178,7 @@ class Store:
             except ValueError:
                 damaged.append(key)
         self.drop_damaged(damaged)
-        with self._counting:
-            self._asked += len(unique)
-            self._found += len(found)
+        self._count(len(unique), len(found))
         return found
 
     def put(self, values: Mapping[str, Any]) -> None:

@@ -72,9 +72,9 @@ def test_requests_tokens_and_money_are_charged_to_the_payer(serve):
     account = Account()
     prices = Prices(prompt=10, completion=100, currency="USD")
     asker = client(serve(lambda *_: used()), account, prices=prices)
-    assert ask(asker, "q1") == ask(asker, "q1") == ask(asker, 2) == "hi"
+    with account.booked() as found:
+        assert ask(asker, "q1") == ask(asker, "q1") == ask(asker, 2) == "hi"
     one = Cost(requests=1, prompt_tokens=100, completion_tokens=7, money=0.0017)
-    found = account.taken()
     assert found[2] == one
     assert found["q1"] == one + one
 

@@ -1,5 +1,7 @@
 """Costs: sums, shares, prices and limits."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from fractions import Fraction
 
 import pytest
@@ -69,9 +71,10 @@ COSTS = st.builds(
 @given(st.lists(st.tuples(st.sampled_from([None, 1, 2, "1", "gone"]), COSTS)))
 def test_shares_of_all_questions_sum_to_what_was_charged(charges):
     account = Account()
-    for payer, cost in charges:
-        account.charge(cost, payer)
-    shares = total(shared_costs(account.taken(), [1, 2, "1"]))
+    with account.booked() as costs:
+        for payer, cost in charges:
+            account.charge(cost, payer)
+    shares = total(shared_costs(costs, [1, 2, "1"]))
     wanted = total(cost for _, cost in charges)
     for name in ("requests", "retries", "prompt_tokens", "completion_tokens", "unknown"):
         assert getattr(shares, name) == pytest.approx(getattr(wanted, name)), name
@@ -79,8 +82,26 @@ def test_shares_of_all_questions_sum_to_what_was_charged(charges):
         one, other = getattr(shares, name), getattr(wanted, name)
         assert other is None or one == pytest.approx(other), name
         assert other is not None or one is None, name
-    assert account.taken() == {}
     assert account.total == wanted
+
+
+def test_work_of_other_threads_is_booked_where_it_was_ordered():
+    account = Account()
+    with ThreadPoolExecutor(4) as threads:
+
+        def order(number):
+            with account.booked() as costs:
+                contexts = [copy_context() for _ in range(number)]
+                list(threads.map(lambda c: c.run(account.charge, Cost(requests=1), "q"), contexts))
+                with account.booked() as inner:
+                    account.charge(Cost(requests=9), "r")
+            return costs, inner
+
+        with ThreadPoolExecutor(4) as orders:
+            found = list(orders.map(order, range(1, 9)))
+    account.charge(Cost(requests=100))
+    assert found == [({"q": Cost(requests=n)}, {"r": Cost(requests=9)}) for n in range(1, 9)]
+    assert account.total == Cost(requests=36 + 72 + 100)
 
 
 def test_a_question_pays_its_own_and_a_share_of_what_is_for_none():

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import ClassVar
 
 import pytest
@@ -73,7 +74,9 @@ def test_work_of_several_threads_is_counted_whole(fresh_cache):
     store = Store("things")
     store.put({"a": 1})
     with measured([store]) as use, ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(lambda _: store.get(["a", "b"]) == {"a": 1}, range(200)))
+        contexts = [copy_context() for _ in range(200)]
+        assert all(threads.map(lambda c: c.run(store.get, ["a", "b"]) == {"a": 1}, contexts))
+        assert threads.submit(store.get, ["a"]).result() == {"a": 1}  # work for somebody else
     assert (use.asked, use.found) == (400, 200)
 
 

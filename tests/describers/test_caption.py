@@ -117,10 +117,12 @@ def test_descriptions_are_charged_and_kept_ones_told_apart(asking):
     made, account = asking(), Account()
     [reader] = made.inner.readers
     reader.charge_to(account)
-    made.describe_questions(ASKED)
-    assert total(account.taken().values()) == Cost(unknown=2)
-    made.describe_questions(ASKED)
-    assert total(account.taken().values()) == Cost(reused=2, reused_unknown=2)
+    with account.booked() as costs:
+        made.describe_questions(ASKED)
+    assert total(costs.values()) == Cost(unknown=2)
+    with account.booked() as costs:
+        made.describe_questions(ASKED)
+    assert total(costs.values()) == Cost(reused=2, reused_unknown=2)
 
 
 def bert():

@@ -551,7 +551,9 @@ def test_a_served_judge_charges_its_requests_and_tells_kept_judgements_apart(ser
     judge = LLMJudge(LLMJudge.Config(url=serve(used).url, model="m"))
     judge.charge_to(account)
     cached = CachedJudge(judge)
-    assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
-    assert account.taken() == {None: Cost(requests=2, prompt_tokens=100, completion_tokens=2)}
-    assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
-    assert account.taken() == {None: Cost(reused=2, reused_unknown=2)}
+    with account.booked() as costs:
+        assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
+    assert costs == {None: Cost(requests=2, prompt_tokens=100, completion_tokens=2)}
+    with account.booked() as costs:
+        assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
+    assert costs == {None: Cost(reused=2, reused_unknown=2)}

@@ -34,9 +34,9 @@ def account_of(reader):
 def test_a_local_model_charges_the_tokens_it_read_and_wrote(model):
     account = account_of(model)
     lengths = model.count_tokens(PROMPTS)
-    assert account.taken() == {}
-    made = model.generate(PROMPTS)
-    charged = account.taken()
+    assert account.total == Cost()
+    with account.booked() as charged:
+        made = model.generate(PROMPTS)
     for prompt, length, generation in zip(PROMPTS, lengths, made, strict=True):
         usage = generation.usage
         assert usage.prompt_tokens == length
@@ -48,10 +48,10 @@ def test_a_local_model_charges_the_tokens_it_read_and_wrote(model):
 def test_scoring_reads_a_prompt_once_and_its_answers(model):
     account = account_of(model)
     first, second = PROMPTS
-    model.score([first, first, second], ["koala", "a tree", "koala"])
+    with account.booked() as charged:
+        model.score([first, first, second], ["koala", "a tree", "koala"])
     tokens = {a: len(model._answer_ids(first, a)) for a in ("koala", "a tree")}
     lengths = model.count_tokens(PROMPTS)
-    charged = account.taken()
     assert charged == {
         1: Cost(prompt_tokens=lengths[0] + tokens["koala"] + tokens["a tree"]),
         "b": Cost(prompt_tokens=lengths[1] + tokens["koala"]),
@@ -64,10 +64,11 @@ def test_next_tokens_are_charged_one_by_one_and_the_prompt_once(model):
     [length] = model.count_tokens([first])
     model.forget()
     tokens = []
-    for _ in range(3):
-        [row] = model.next_token_logprobs([first], [tokens])
-        tokens.append(int(row.argmax()))
-    assert account.taken() == {1: Cost(prompt_tokens=length, completion_tokens=3)}
+    with account.booked() as charged:
+        for _ in range(3):
+            [row] = model.next_token_logprobs([first], [tokens])
+            tokens.append(int(row.argmax()))
+    assert charged == {1: Cost(prompt_tokens=length, completion_tokens=3)}
 
 
 class Priced(Counting):
@@ -88,12 +89,14 @@ class Priced(Counting):
 def test_what_comes_from_the_cache_is_told_apart_with_what_it_had_cost(fresh_cache):
     first, second = CachedReader(Priced()), CachedReader(Priced())
     account = account_of(first)
-    first.generate(PROMPTS)
+    with account.booked() as charged:
+        first.generate(PROMPTS)
     cost = Cost(prompt_tokens=7, completion_tokens=2, money=27e-6)
-    assert account.taken()[1] == cost
+    assert charged[1] == cost
     account = account_of(second)
-    assert second.generate(PROMPTS) == first.generate(PROMPTS)
-    assert account.taken()[1] == Cost(
+    with account.booked() as charged:
+        assert second.generate(PROMPTS) == first.generate(PROMPTS)
+    assert charged[1] == Cost(
         reused=1, reused_prompt_tokens=7, reused_completion_tokens=2, reused_money=27e-6
     )
     assert second.inner.asked == []
@@ -103,15 +106,17 @@ def test_what_an_earlier_version_kept_had_an_unknown_cost(fresh_cache):
     before, now = CachedReader(Counting()), CachedReader(Counting())
     before.generate(PROMPTS)
     account = account_of(now)
-    now.generate(PROMPTS)
-    assert account.taken() == {p.payer: Cost(reused=1, reused_unknown=1) for p in PROMPTS}
+    with account.booked() as charged:
+        now.generate(PROMPTS)
+    assert charged == {p.payer: Cost(reused=1, reused_unknown=1) for p in PROMPTS}
 
 
 def test_a_reader_that_does_not_count_has_unknown_costs(fresh_cache):
     reader = CachedReader(Counting())
     account = account_of(reader)
-    reader.generate(PROMPTS)
-    reader.score(PROMPTS, ["a", "b"])
-    reader.score(PROMPTS, ["a", "b"])
+    with account.booked() as charged:
+        reader.generate(PROMPTS)
+        reader.score(PROMPTS, ["a", "b"])
+        reader.score(PROMPTS, ["a", "b"])
     wanted = Cost(unknown=2, reused=1, reused_unknown=1)
-    assert account.taken() == {p.payer: wanted for p in PROMPTS}
+    assert charged == {p.payer: wanted for p in PROMPTS}
