@@ -172,13 +172,13 @@ def test_what_is_seen_goes_into_the_prompt_of_a_reader_that_cannot_see(retriever
     made = RAVQAQueryEngine.from_args(retriever, "sample-tags", overrides)
     prompts = []
     answerer = made._response_synthesizer._asker.answerer
-    render = answerer.template.render
+    make = answerer.template.prompt
 
     def kept(question, passages, *others, **options):
         prompts.append(question.description)
-        return render(question, passages, *others, **options)
+        return make(question, passages, *others, **options)
 
-    answerer.template.render = kept
+    answerer.template.prompt = kept
     made.query(QUERY)
     assert prompts[0].tags[0].names[0] == "koala"
 
