@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, precision_recall_curve, roc_auc_score
@@ -85,11 +85,12 @@ def test_auroc_and_brier_score_are_those_of_scikit_learn_with_and_without_weight
 
 @quick
 @given(JUDGED)
+@example([(1 / 15, True), (0.07, False)])  # on both sides of an edge
 def test_the_calibration_error_weighs_the_gaps_of_scikit_learns_bins(cases):
     values, right = (np.array(column) for column in zip(*cases, strict=True))
-    share, mean = calibration_curve(right, values, n_bins=selective.BINS)
-    edges = np.linspace(0, 1, selective.BINS + 1)
-    counts = np.bincount(np.searchsorted(edges[1:-1], values), minlength=selective.BINS)
+    share, mean = calibration_curve(right, values, n_bins=15)
+    edges = np.linspace(0, 1, 16)
+    counts = np.bincount(np.searchsorted(edges[1:-1], values), minlength=15)
     error = np.sum(counts[counts > 0] * np.abs(share - mean)) / len(values)
     assert selective.calibration_error(values, right) == pytest.approx(error)
 
