@@ -488,7 +488,7 @@ class Outcomes(TypedDict):
     answered_right: Count
     """The answer is right."""
     answered_wrong: Count
-    """The answer is wrong, and no refusal."""
+    """The answer is wrong, and no refusal; an empty one is wrong."""
     refused_answerable: Count
     """Refused, although a retrieved passage contains a reference answer."""
     refused_read: Count

@@ -40,6 +40,7 @@ def drafts(*rows, **changes):
     [
         (answered(1), "answered_right", 1),
         (answered(1, 0.0, answer="bear"), "answered_wrong", -1),
+        (answered(1, 0.0, answer=""), "answered_wrong", -1),  # empty by accident
         (answered(1, **REFUSED, ranks=[3]), "refused_answerable", 0),
         (answered(1, **REFUSED), "refused_rightly", 0),
         (answered(1, **REFUSED, answer_ranks=None, answers=[]), "refused_unknown", 0),
