@@ -171,3 +171,31 @@ def test_a_judge_is_asked_once_about_what_is_not_settled():
     scores = metric.scores(questions, [AnswerRecord(text) for text in texts], Counting())
     assert scores == [1, 0, 1, 0]
     assert asked == [[("q2", "oak", "an oak tree"), ("q2", "elm", "an oak tree")]]
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "problem"),
+    [
+        ("wikiprf.test", {"range": [1, 2]}, "whose 'wikidata' is not a number"),
+        ("wikiprf.test", {"wikidata": "5", "range": [1, 2]}, "whose 'wikidata' is not a number"),
+        ("ravqa.infoseek", {"wikidata": 5}, 'needs [{"range": [low, high]}]'),
+    ],
+)
+def test_references_that_a_rule_cannot_read_are_a_problem(name, form, problem):
+    metric, _ = rule_of(name)
+    question = Question(1, "q", answers=("5",), answer_eval=(form,), question_type="Numerical")
+    assert problem in metric.problem(question)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [("{'range': 1}", 1), ("{'range': ['a', 'b']}", 1), ("(" * 5000, 0), ("[1, ", 1)],
+)
+def test_texts_that_look_like_literals_are_only_texts(answer, score):
+    metric, _ = rule_of("pmsr.cem.rows_of_main_raw_string")
+    question = Question(1, "q", answers=(answer,), question_type="automatic")
+    records = [AnswerRecord(text) for text in (f"is it {answer}?", "no")]
+    assert metric.scores([question] * 2, records) == [1, 0]
+    # Nothing is left of parentheses after E-VQA's clean-up, which BERAG counts as wrong.
+    berag, _ = rule_of("berag.evqa.judge_never")
+    assert berag.scores([question], [AnswerRecord(answer)]) == [score]

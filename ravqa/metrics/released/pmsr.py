@@ -14,6 +14,7 @@ from typing import Any
 
 from ravqa.core.records import Question
 from ravqa.metrics import evqa
+from ravqa.metrics.infoseek import range_problem
 from ravqa.metrics.judges.asking import Asked
 from ravqa.metrics.released.base import (
     EVQA,
@@ -168,8 +169,9 @@ def _contains(text: str, row: Mapping[str, Any]) -> bool:
     forms = _read(row.get("answer_eval"))
     low = (text or str(row.get("answer", ""))).lower()
     numbers = [float(number) for number in _NUMBER.findall(low)]
-    if isinstance(forms, Mapping) and "range" in forms:
-        start, end = forms["range"]
+    bounds = forms.get("range") if isinstance(forms, Mapping) else None
+    if isinstance(bounds, list) and not range_problem("numerical", [forms]):
+        start, end = bounds
         if any(start <= number <= end for number in numbers):
             return True
     elif isinstance(forms, list) and any(str(form).lower() in low for form in forms):
@@ -197,7 +199,7 @@ def _read(value: Any) -> Any:
     if isinstance(value, str) and value.strip().startswith(("[", "{", "(")):
         try:
             return ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return value
     return value
 

@@ -13,6 +13,7 @@ from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.metrics import vqa
 from ravqa.metrics.base import AnswerRecord
+from ravqa.metrics.infoseek import range_problem
 from ravqa.metrics.released.base import INFOSEEK, VQA, ReleasedRule, Source, texts
 
 _REPOSITORY = "LinWeizheDragon/Retrieval-Augmented-Visual-Question-Answering"
@@ -44,6 +45,12 @@ class ForInfoSeek(ReleasedRule):
     forms = INFOSEEK
     source = Source(_REPOSITORY, _COMMIT, _FILE, "compute_exact_match_with_numeric_values")
     published = "PreFLMR's InfoSeek 30.65"
+
+    def problem(self, question: Question) -> str:
+        """Return what is wrong with the references, if anything."""
+        forms = question.answer_eval
+        numbers = any(isinstance(form, Mapping) for form in forms)
+        return super().problem(question) or (range_problem("numerical", forms) if numbers else "")
 
     def of_text(self, question: Question, text: str) -> float:
         """Return 1 or 0.

@@ -39,8 +39,8 @@ class Test(ReleasedRule):
             return "no 'answer_eval'"
         for form in question.answer_eval:
             if isinstance(form, Mapping):
-                if form.get("wikidata") is None:
-                    return "a number in 'answer_eval' without 'wikidata'"
+                if not isinstance(form.get("wikidata"), int | float):
+                    return "a record in 'answer_eval' whose 'wikidata' is not a number"
             elif not form:
                 return "an empty text in 'answer_eval'"
         return ""
