@@ -56,12 +56,26 @@ def score_answers(
     Raises:
         DataError: a question's references cannot be used for scoring.
     """
-    metric = dataset.answer_metric
+    return scores_by(dataset.answer_metric, questions, records, judge, dataset.label)
+
+
+def scores_by(
+    metric: AnswerMetric,
+    questions: Sequence[Question],
+    records: Sequence[AnswerRecord],
+    judge: Judge | None,
+    where: str,
+) -> list[float | Failure]:
+    """Return a rule's score of each answer; see `score_answers`.
+
+    Args:
+        where: what an error in the references is about.
+    """
     try:
         with raised_by("metric", metric, "from scores", but=ValueError):
             scores = metric.scores(questions, records, judge)
     except ValueError as e:
-        raise DataError(f"{dataset.label}: {e}") from None
+        raise DataError(f"{where}: {e}") from None
     return checked_scores(metric, scores, len(questions))
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any, cast
 
-from ravqa.core.errors import DataError, UserError
+from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure, first_failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
-from ravqa.evaluation.answers import known_scores, points, record_of
+from ravqa.evaluation.answers import known_scores, points, record_of, scores_by
 from ravqa.evaluation.schema import (
     Agreement,
     Bounds,
@@ -27,7 +27,7 @@ from ravqa.evaluation.schema import (
 )
 from ravqa.evaluation.sections import DECIMALS, Samples
 from ravqa.metrics import METRICS
-from ravqa.metrics.base import AnswerMetric, AnswerRecord, Form, checked_scores
+from ravqa.metrics.base import AnswerMetric, AnswerRecord, Form
 from ravqa.metrics.evqa import QUESTION_TYPES
 from ravqa.metrics.judges.base import Judge
 from ravqa.metrics.statistics import intervals
@@ -171,11 +171,8 @@ def scored(
     problems = [metric.problem(question) for question in questions]
     usable = [not problem for problem in problems]
     asked = list(compress(questions, usable))
-    try:
-        found = metric.scores(asked, list(compress(records, usable)), judge)
-    except ValueError as e:
-        raise DataError(f"the rule {metric.name}: {e}") from None
-    made = iter(checked_scores(metric, found, len(asked)))
+    known = list(compress(records, usable))
+    made = iter(scores_by(metric, asked, known, judge, f"the rule {metric.name}"))
     outcomes = [Failure(problem) if problem else next(made) for problem in problems]
     worst = first_failure(outcomes)
     if worst and worst.fatal:

@@ -1,11 +1,13 @@
 """The same answers under several rules: scores, what is left out, where they disagree."""
 
 import math
+import sys
+import types
 
 import pytest
 from released_rules import ContainsJudge, examples, given, percent_of, rule_of
 
-from ravqa.core.errors import ServerError, UserError
+from ravqa.core.errors import ContractError, ServerError, UserError
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.datasets.base import Dataset
@@ -227,3 +229,22 @@ def test_the_rule_judge_needs_a_judge():
     settings = metric.settings(SlowToAgree())
     assert settings == {"judge": "scripted", "judge_fingerprint": "scripted"}
     check_metric(metric, [question], SlowToAgree())
+
+
+class Own(ExactMatch):
+    """A rule of one's own that fails."""
+
+    name = "own"
+
+    def score(self, question, record, judge=None):
+        return 1 / 0
+
+
+def test_a_rule_of_ones_own_that_fails_is_named(monkeypatch):
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    monkeypatch.setitem(sys.modules, "own_rule", types.SimpleNamespace(Own=Own))
+    METRICS.add("own", "own_rule:Own", "fails")
+    own = dataset_of([Question(1, "q", answers=("a",))], "exact_match")
+    what = "Own breaks its contract: it raises ZeroDivisionError from scores: division by zero"
+    with pytest.raises(ContractError, match=what):
+        rules_section(own, {1: {"answer": "a"}}, ["own"], seed=1)
