@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import queue
 import random
 import re
 import threading
@@ -22,13 +21,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from contextvars import copy_context
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from ravqa.clients.flow import flow_to
 from ravqa.clients.usage import usage_of
 from ravqa.core.accounts import Account, Cost, Payer, Prices
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
@@ -237,6 +236,7 @@ class _Failure(NamedTuple):
     unreachable: bool = False  # nobody listens at the address
     misplaced: bool = False  # some other kind of server answers there
     unconnected: bool = False  # there is no reply at all, though there was time for one
+    limited: bool = False  # there were too many requests
 
 
 class Client:
@@ -267,6 +267,7 @@ class Client:
         self._prices = config.prices if isinstance(config, ChatServerConfig) else None
         self._secret = _key(config, f"{why}: ")
         self._mask = Mask(self._secret)
+        self._flow = flow_to(self.url, self._secret, config.workers)
         openai = import_extra("openai", "openai", why=why)
         self._errors = openai
         base, version = _parts(self.url)
@@ -297,7 +298,6 @@ class Client:
         self._lock = threading.Lock()
         self._answered = False  # the server has answered something
         self._hopeless = 0  # requests in a row that failed for good
-        self._not_before = 0.0  # the earliest time at which the server accepts a request again
         self._told = -math.inf  # when a long wait was last reported
         self._echoes = 0  # answers that held the key
 
@@ -361,59 +361,14 @@ class Client:
     ) -> Iterator[tuple[int, R | Failure]]:
         """Yield positions and results of `ask(item, stop)` as they come, `workers` items at a time.
 
-        An item without a reply yields a `Failure`. Once the server is gone, all items not yet
-        answered yield fatal failures.
+        Calls of several threads, and of all clients of the server, share the workers. An item
+        without a reply yields a `Failure`. Once the server is gone, all items not yet answered
+        yield fatal failures.
 
         Raises:
             UserError: anything else that `ask` raises; items in progress are yielded first.
         """
-        todo = iter(enumerate(items))
-        results: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
-        results = queue.SimpleQueue()
-        stop = threading.Event()
-
-        def work() -> None:
-            while not stop.is_set():
-                with self._lock:
-                    pair = next(todo, None)
-                if pair is None:
-                    break
-                position, item = pair
-                try:
-                    results.put((position, ask(item, stop), None))
-                except BaseException as e:
-                    if not isinstance(e, PromptError):
-                        stop.set()
-                    results.put((position, None, e))
-            results.put(None)
-
-        working = min(self.config.workers, len(items))
-        # Daemons: an interrupted run does not wait for results that it will not read.
-        for _ in range(working):
-            threading.Thread(target=copy_context().run, args=[work], daemon=True).start()
-        waiting = set(range(len(items)))
-        fatal: BaseException | None = None
-        try:
-            while working:
-                result = results.get()
-                if result is None:
-                    working -= 1
-                    continue
-                position, value, error = result
-                if error is None:
-                    waiting.remove(position)
-                    yield position, value  # type: ignore[misc]
-                elif not isinstance(error, PromptError):
-                    fatal = fatal or error
-                elif not stop.is_set():  # else it was abandoned because of the fatal error
-                    waiting.remove(position)
-                    yield position, Failure.of(error)
-        finally:
-            stop.set()
-        if isinstance(fatal, ServerError):
-            yield from ((position, Failure.of(fatal)) for position in sorted(waiting))
-        elif fatal is not None:
-            raise fatal
+        return self._flow.each(ask, items)
 
     def pause(self, seconds: float, stop: threading.Event) -> None:
         """Wait, or return early when `stop` is set."""
@@ -448,14 +403,17 @@ class Client:
         failure: _Failure | None = None
         tries = 0
         while True:
-            self._keep_off(stop)
-            if failure is not None and stop.is_set():
-                raise self._given_up(path, failure, tries)
-            tries += 1
-            reply = self._charged(lambda: send(path, resource, body), payer, retry=tries > 1)
+            with self._flow.sending(stop):
+                self._keep_off(stop)
+                if failure is not None and stop.is_set():
+                    raise self._given_up(path, failure, tries)
+                tries += 1
+                sent = time.monotonic()
+                reply = self._charged(lambda: send(path, resource, body), payer, retry=tries > 1)
             if isinstance(reply, _Failure):
                 failure = reply
             else:
+                self._flow.answered()
                 try:
                     value = read(reply)
                 except UnusableReplyError as e:
@@ -471,19 +429,35 @@ class Client:
             hurried = (failure.unreachable or failure.misplaced) and not self._answered
             if tries > self.config.retries or hurried:
                 raise self._given_up(path, failure, tries)
-            # A server that keeps answering "now" would use up all tries at once.
-            if failure.wait is None or (tries > 1 and failure.wait == 0):
-                # Jitter, so that the workers do not all retry at once.
-                seconds = min(wait, _LONGEST_BACKOFF_S) * random.uniform(0.75, 1.25)
-                self._tell(failure, seconds)
-                self.pause(seconds, stop)
-                wait *= 2
-            elif failure.wait <= _LONGEST_WAIT_S:
-                self._tell(failure, failure.wait)
-                with self._lock:  # all workers wait, not only this one
-                    self._not_before = max(self._not_before, time.monotonic() + failure.wait)
-            else:
-                raise self._error(f"{failure.reason}; the server asks to wait {failure.wait:.0f} s")
+            wait = self._before_retry(failure, wait, sent, stop, again=tries > 1)
+
+    def _before_retry(
+        self, failure: _Failure, wait: float, sent: float, stop: threading.Event, *, again: bool
+    ) -> float:
+        """Wait, or have everybody wait, before a request is repeated; return the next wait.
+
+        Args:
+            failure: how the request failed that was sent at the time `sent`.
+            wait: seconds to wait if the server does not say how long.
+            again: whether this was not the first try.
+
+        Raises:
+            ServerError: the server asks to wait too long.
+        """
+        # A server that keeps answering "now" would use up all tries at once.
+        own = failure.wait is None or (again and failure.wait == 0)
+        # Jitter, so that the workers do not all retry at once.
+        seconds = min(wait, _LONGEST_BACKOFF_S) * random.uniform(0.75, 1.25)
+        if not own and failure.wait is not None:
+            seconds = failure.wait
+        if seconds > _LONGEST_WAIT_S:
+            raise self._error(f"{failure.reason}; the server asks to wait {seconds:.0f} s")
+        self._tell(failure, seconds)
+        if failure.limited:
+            self._flow.slow_down(sent, seconds)
+        else:
+            self.pause(seconds, stop)
+        return wait * 2 if own else wait
 
     def _charged(self, send: Callable[[], Any], payer: Payer, *, retry: bool) -> Any:
         """Send a request and return its reply, and have both charged to the account."""
@@ -496,7 +470,7 @@ class Client:
         return reply
 
     def _keep_off(self, stop: threading.Event) -> None:
-        left = self._not_before - time.monotonic()
+        left = self._flow.pause
         if left > 0:
             self.pause(left, stop)
 
@@ -733,7 +707,8 @@ class Client:
             raise self._error(reason)
         self._answered = True
         if (status in PASSING or status >= 500) and not _LASTING.search(said):
-            return _Failure(reason, retry_after(error.headers))
+            wait = retry_after(error.headers)
+            return _Failure(reason, wait, limited=status == 429 or wait is not None)
         if _TOO_LONG.search(f"{codes} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
         self._hopeless = 0

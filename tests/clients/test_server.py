@@ -11,6 +11,7 @@ import pytest
 from scripted_server import begin, chat
 
 import ravqa.core.errors
+from ravqa.clients.flow import Flow
 from ravqa.clients.openai import Client, ServerConfig, UnusableReplyError
 from ravqa.core.errors import PromptError, ServerError, UserError
 from ravqa.core.outcomes import Failure
@@ -506,7 +507,8 @@ def test_one_poisoned_prompt_does_not_stop_the_others(serve, waits):
 
 def test_when_one_worker_is_told_to_wait_all_wait(serve, waits, monkeypatch):
     told = threading.Event()
-    monkeypatch.setattr(Client, "pause", lambda _, s, stop: (waits.append(s), told.set()))
+    slow_down = Flow.slow_down
+    monkeypatch.setattr(Flow, "slow_down", lambda *given: (slow_down(*given), told.set()))
 
     def reply(n, _):
         if n == 1:

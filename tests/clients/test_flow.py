@@ -1,0 +1,191 @@
+"""Requests to one server: shared by clients and threads, slowed down together, and abandoned."""
+
+import threading
+import time
+
+import pytest
+from scripted_server import chat
+
+from ravqa.clients.flow import Flow, flow_to
+from ravqa.clients.openai import Client, ServerConfig
+from ravqa.core.ahead import AbandonedError, in_order
+from ravqa.core.outcomes import succeeded
+
+LONG = 20  # seconds after which a test that waits in vain fails
+
+
+def client(server, **options):
+    return Client(ServerConfig(url=server.url, model="m", timeout=60, **options), why="the test")
+
+
+def asked(asker, prompts):
+    def ask(prompt, stop):
+        body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
+        return asker.chat(body, lambda reply: reply["choices"][0]["message"]["content"], stop)
+
+    return {i: succeeded(found) for i, found in asker.each(ask, prompts)}
+
+
+def said(body):
+    return body["messages"][0]["content"]
+
+
+def in_threads(*calls):
+    return list(in_order((lambda call=call: call() for call in calls), ahead=len(calls)))
+
+
+def until(condition):
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_calls_of_several_threads_and_clients_share_the_workers(serve):
+    together = threading.Barrier(3)  # replies come only while three requests are under way
+
+    def reply(_, body):
+        together.wait(LONG)
+        return chat(said(body))
+
+    server = serve(reply)
+    one, other = client(server, workers=3), client(server, workers=2)
+    calls = [
+        lambda asker=asker, name=name: asked(asker, [f"{name}{i}" for i in range(4)])
+        for asker, name in ((one, "a"), (other, "b"), (one, "c"))
+    ]
+    assert in_threads(*calls) == [{i: f"{n}{i}" for i in range(4)} for n in "abc"]
+    assert server.busiest == 3
+
+
+def test_another_server_or_key_has_a_flow_of_its_own():
+    flow = flow_to("http://a", "k", 2)
+    assert flow_to("http://a", "k", 5) is flow
+    assert flow.workers == flow.limit == 5
+    assert flow_to("http://a", "k", 2).workers == 5
+    assert flow_to("http://a", "l", 2) is not flow
+    assert flow_to("http://b", "k", 2) is not flow
+
+
+def test_a_slow_reply_holds_up_neither_its_own_call_nor_others(serve):
+    release = threading.Event()
+
+    def reply(_, body):
+        if said(body) == "slow":
+            assert release.wait(LONG)
+        return chat("ok")
+
+    asker = client(serve(reply), workers=2)
+
+    def quick():
+        try:
+            return len(asked(asker, list("bcdefghij")))
+        finally:
+            release.set()
+
+    assert in_threads(lambda: len(asked(asker, ["slow", "a"])), quick) == [2, 9]
+
+
+def test_the_limit_is_halved_once_for_requests_that_were_under_way_together():
+    flow = Flow()
+    flow.widen(8)
+    sent = time.monotonic()
+    flow._sending = 7  # and the one that is refused
+    flow.slow_down(sent, 0)
+    assert flow.limit == 4
+    flow._sending = 6
+    flow.slow_down(sent, 30)  # was under way at the same time
+    assert flow.limit == 4
+    assert 25 < flow.pause <= 30
+    flow._sending = 1
+    flow.slow_down(time.monotonic(), 0)  # half of what was under way
+    assert flow.limit == 1
+    flow.slow_down(time.monotonic(), 0)
+    assert flow.limit == 1
+    assert flow.pause > 25
+
+
+def test_replies_raise_the_limit_by_one_for_as_many_as_are_under_way_up_to_the_workers():
+    flow = Flow()
+    flow.widen(8)
+    flow.limit = 1.0
+    numbers = []
+    for _ in range(60):
+        flow.answered()
+        numbers.append(int(flow.limit))
+    assert numbers == sorted(numbers)
+    assert numbers[0] == 2
+    assert 4 <= numbers[10] <= 5
+    assert numbers[-1] == 8
+    assert flow.limit == 8.0
+
+
+def test_after_too_many_requests_fewer_are_under_way_and_later_all_again(serve, waits):
+    four, all_again = threading.Barrier(4), threading.Barrier(4)
+    busy = []
+
+    def reply(n, _):
+        if n <= 4:
+            four.wait(LONG)
+            return 429, "slow down"
+        busy.append(server.busy)
+        if n > 80:
+            all_again.wait(LONG)  # only if four are under way once more
+        return chat("ok")
+
+    server = serve(reply)
+    assert len(asked(client(server, workers=4), [str(i) for i in range(84)])) == 84
+    assert max(busy[:2]) <= 2
+    assert server.busiest == 4
+
+
+def test_who_waits_for_its_turn_is_not_sent_once_it_is_abandoned():
+    flow = Flow()
+    stop, waiting = threading.Event(), threading.Event()
+
+    def wait():
+        waiting.set()
+        with pytest.raises(AbandonedError, match="nobody waits"), flow.sending(stop):
+            pass
+
+    with flow.sending(threading.Event()):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waiting.wait(LONG)
+        stop.set()
+        with flow._changed:
+            flow._changed.notify_all()
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+def test_nothing_is_begun_for_abandoned_calls_and_threads_end(serve):
+    release, begun = threading.Event(), threading.Barrier(3)
+
+    def reply(*_):
+        begun.wait(LONG)
+        release.wait(LONG)
+        return chat("ok")
+
+    server = serve(reply)
+    asker = client(server, workers=2)
+    ended = []
+
+    def call():
+        try:
+            asked(asker, list("abcdef"))
+        except AbandonedError as e:
+            ended.append(str(e))
+
+    found = in_order(iter([lambda: begun.wait(LONG), call, call]), ahead=3)
+    next(found)
+    found.close()
+    until(lambda: len(ended) == 2)
+    assert set(ended) == {"nobody waits for the answers any more"}
+    release.set()
+    until(lambda: asker._flow._threads == 0)
+    assert len(server.requests) == 2
+    begun.reset()
+    begun = threading.Barrier(1)
+    assert asked(asker, ["again"]) == {0: "ok"}
+    until(lambda: asker._flow._threads == 0)
