@@ -29,7 +29,7 @@ from ravqa.evaluation.sections import DECIMALS, Samples
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, Form
 from ravqa.metrics.evqa import QUESTION_TYPES
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 from ravqa.metrics.statistics import intervals
 
 ALL = "all"
@@ -284,6 +284,8 @@ def _row(
     }
     if failures:
         row["reason"] = failures[0].reason
+    if silent := sum(isinstance(outcome, NotAttempted) for outcome in found.outcomes):
+        row["not_attempted"] = silent
     return row
 
 

@@ -912,6 +912,8 @@ class RuleScore(TypedDict):
     """Answers for which the rule gives no score: its code stops there, or has no verdict."""
     reason: NotRequired[str]
     """Why the first of them has none; absent if all have a score."""
+    not_attempted: NotRequired[Count]
+    """Of a judge with three labels: answers that do not try to answer, which count 0."""
     agreement: NotRequired[Agreement]
     """Of a rule that asks a judge: how often it says the same as the dataset's own rule."""
 

@@ -250,4 +250,4 @@ def checked_scores(
             isinstance(score, int | float) and 0 <= score <= 1
         ):
             raise broken(metric, "metric", f"a score from 0 to 1 is expected, got {score!r}")
-    return [score if isinstance(score, Failure) else float(score) for score in scores]
+    return [score if isinstance(score, Failure | float) else float(score) for score in scores]

@@ -65,6 +65,8 @@ def notes_of(section: RulesSection) -> list[str]:
         reasons.setdefault(reason, []).append(name)
     found += [f"not asked: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     for row in section["rules"]:
+        if silent := row.get("not_attempted"):
+            found.append(f"{row['rule']}: {number_of(silent, 'answer')} not attempted")
         if agreement := row.get("agreement"):
             share = Estimate(agreement["share"], *agreement["interval_95"]).text()
             found.append(

@@ -16,7 +16,7 @@ from ravqa.evaluation.schema import RulesSection, validated
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerRecord
 from ravqa.metrics.exact_match import ExactMatch
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 from ravqa.runs.rule_tables import notes_of
 from ravqa.testing.metrics import check_metric
 
@@ -186,20 +186,22 @@ def test_one_rule_has_no_spread_and_questions_that_it_cannot_use_count_as_withou
 
 
 class SlowToAgree(Judge):
-    """Accepts what contains the reference; has no verdict on one answer."""
+    """Accepts what contains the reference; has no verdict on one answer, and knows a refusal."""
 
     name = fingerprint = "scripted"
 
     def judge(self, questions, references, candidates):
         return [
-            math.nan if candidate == "unclear" else float(reference in candidate)
+            {"unclear": math.nan, "no idea": NotAttempted()}.get(
+                candidate, float(reference in candidate)
+            )
             for reference, candidate in zip(references, candidates, strict=True)
         ]
 
 
 def test_a_judges_verdicts_and_its_agreement_with_the_own_rule():
     questions = [Question(i, "q", answers=("oak", "elm"), image_id=i) for i in range(20)]
-    texts = ["oak", "an oak tree", "fir", "unclear", None] * 4
+    texts = ["oak", "an oak tree", "no idea", "unclear", None] * 4
     samples = {i: {"answer": text} for i, text in enumerate(texts)}
     own = dataset_of(questions, "exact_match")
     section = rules_section(own, samples, ["judge"], seed=1, judge=SlowToAgree())
@@ -207,6 +209,7 @@ def test_a_judges_verdicts_and_its_agreement_with_the_own_rule():
     row = next(row for row in section["rules"] if row["rule"] == "judge")
     assert (row["score"], row["questions"], row["without_score"]) == (40.0, 20, 4)
     assert row["reason"] == "the judge gave no verdict"
+    assert row["not_attempted"] == 4
     # Of the 16 with a verdict, they differ on the four sentences.
     agreement = row["agreement"]
     assert (agreement["share"], agreement["questions"]) == (75.0, 16)
@@ -214,7 +217,7 @@ def test_a_judges_verdicts_and_its_agreement_with_the_own_rule():
     assert 45 < low < 75 < high <= 100
     assert "agreement" not in next(r for r in section["rules"] if r["rule"] == "exact_match")
     told = f"judge says the same as exact_match on 75.0 [{low:.1f}, {high:.1f}] % of 16 questions"
-    assert told in notes_of(section)
+    assert {told, "judge: 4 answers not attempted"} < set(notes_of(section))
 
 
 def test_the_rule_judge_needs_a_judge():

@@ -17,7 +17,8 @@ from ravqa.core.settings import Part
 from ravqa.datasets import DATASETS
 from ravqa.metrics.evqa import evqa_score, evqa_scores
 from ravqa.metrics.judges import JUDGES
-from ravqa.metrics.judges.base import Judge, NoVerdict
+from ravqa.metrics.judges.asking import Asked, judged
+from ravqa.metrics.judges.base import Judge, NotAttempted, NoVerdict
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.metrics.judges.llm import LLMJudge
 
@@ -557,3 +558,48 @@ def test_a_served_judge_charges_its_requests_and_tells_kept_judgements_apart(ser
     with account.booked() as costs:
         assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
     assert costs == {None: Cost(reused=2, reused_unknown=2)}
+
+
+@pytest.mark.parametrize(
+    ("reply", "wanted"),
+    [
+        ("correct", 1.0),
+        ("**Correct**", 1.0),
+        ("Label: correct, with more detail", 1.0),
+        ("incorrect", 0.0),
+        ("Not correct.", 0.0),
+        ("The answer is incorrect", 0.0),
+        ("not attempted", NotAttempted()),
+        ("NOT_ATTEMPTED", NotAttempted()),
+        ("Unattempted: it says that it does not know", NotAttempted()),
+        ("perhaps", math.nan),
+        ("yes", math.nan),
+        ("corrective", math.nan),
+    ],
+)
+def test_a_model_may_be_asked_for_three_labels(serve, reply, wanted):
+    server = serve(lambda *_: chat(reply))
+    judge = CachedJudge(llm(server, labels=3))
+    for asked in (judge, CachedJudge(llm(server, labels=3))):  # the second reads the cache
+        [found] = asked.judge(["What?"], ["an oak"], [f"oak {reply}"])
+        assert found == pytest.approx(wanted, nan_ok=True)
+        assert type(found) is type(wanted)
+    assert len(server.requests) == 1
+    prompt = server.requests[0][2]["messages"][-1]["content"]
+    assert "Reply with the label alone: correct, incorrect, or not attempted." in prompt
+    assert judge.fingerprint != CachedJudge(llm(server)).fingerprint
+
+
+def test_not_attempted_is_a_wrong_answer_that_says_why():
+    class Labels(Judge):
+        name = fingerprint = "labels"
+
+        def judge(self, questions, references, candidates):
+            labels = {"none": NotAttempted(), "oak": 1.0}
+            return [labels.get(reference, 0.0) for reference in references]
+
+    pairs = [(0, Asked("q", "none", "x")), (0, Asked("q", "oak", "x"))]
+    pairs += [(row, Asked("q", text, "x")) for row, text in ((1, "elm"), (1, "none"), (2, "elm"))]
+    found = judged([0.0, 0.0, 0.0], pairs, Labels())
+    assert found == [1.0, 0.0, 0.0]
+    assert [isinstance(score, NotAttempted) for score in found] == [False, True, False]

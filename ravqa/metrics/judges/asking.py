@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ravqa.core.outcomes import Failure, succeeded
-from ravqa.metrics.judges.base import Judge, NoVerdict
+from ravqa.metrics.judges.base import Judge, NotAttempted, NoVerdict
 
 ACCEPTED = 0.5  # an answer counts as right from this probability of a judge
 
@@ -25,7 +25,8 @@ def judged(
 ) -> list[float | Failure]:
     """Return the scores after a judge was asked about some of them, all at once.
 
-    One verdict that accepts makes a score 1. Without one, a score of which a verdict is missing is
+    One verdict that accepts makes a score 1, and one that the answer does not try to answer a 0
+    that says so. Without a verdict that accepts, a score of which a verdict is missing is
     a failure: it hangs on that verdict.
 
     Args:
@@ -45,6 +46,8 @@ def judged(
             failed.setdefault(row, []).append(NoVerdict("the judge gave no verdict"))
         elif probability >= ACCEPTED:
             found[row] = 1.0
+        elif isinstance(probability, NotAttempted) and not found[row]:
+            found[row] = probability
     for row, failures in failed.items():
         if not found[row]:
             found[row] = _worst(failures)

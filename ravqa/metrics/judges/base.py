@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ravqa.core.accounts import Account, Prices
 from ravqa.core.contracts import check_count
@@ -16,6 +16,16 @@ from ravqa.core.settings import Strict
 @dataclass(frozen=True, slots=True)
 class NoVerdict(Failure):
     """A judge read an answer and gave no verdict; asking again would not help."""
+
+
+class NotAttempted(float):
+    """Probability 0 of an answer that does not try to answer, by a judge with three labels."""
+
+    __slots__ = ()
+
+    def __new__(cls) -> Self:
+        """Make it; it always is 0."""
+        return super().__new__(cls, 0.0)
 
 
 class Judge(ABC):
@@ -57,9 +67,9 @@ class Judge(ABC):
         """Return the probability that each candidate is equivalent to its reference, in order.
 
         Returns:
-            One number per triple, 0 to 1. NaN means that the judge gave no verdict, which counts
-            as not equivalent. A triple that cannot be judged gets a `Failure`; a fatal one if the
-            following triples would fail too.
+            One number per triple, 0 to 1; `NotAttempted` is a 0 that says why. NaN means that the
+            judge gave no verdict, which counts as not equivalent. A triple that cannot be judged
+            gets a `Failure`; a fatal one if the following triples would fail too.
         """
 
     def judge_each(

@@ -14,9 +14,20 @@ from ravqa.core.errors import broken
 from ravqa.core.failures import one_by_one
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import fingerprint
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 
 _MIN_ALL_FAILED = 8  # if at least this many answers fail and none succeeds, the judge is at fault
+
+
+_NOT_ATTEMPTED = "not attempted"  # as the cache keeps it
+
+
+def _kept(judgement: float | Failure) -> Any:
+    return _NOT_ATTEMPTED if isinstance(judgement, NotAttempted) else judgement
+
+
+def _found(kept: Any) -> float:
+    return NotAttempted() if kept == _NOT_ATTEMPTED else float(kept)
 
 
 class CachedJudge(Judge):
@@ -34,7 +45,7 @@ class CachedJudge(Judge):
         self.fingerprint = inner.fingerprint
         self._inner = inner
         self._progress = progress
-        self._memo = Memo[float | Failure]("judgements", chunk=chunk, back=float)
+        self._memo = Memo[float | Failure]("judgements", chunk=chunk, out=_kept, back=_found)
         self._failed: dict[str, Failure] = {}
         self._gone: Failure | None = None
 

@@ -11,7 +11,7 @@ import math
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from ravqa.core.errors import UserError
 from ravqa.core.marks import is_no_answer, split_thinking, without_tokens
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Text, fingerprint
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 
 PROMPT = """\
 Question about an image: {question}
@@ -33,6 +33,18 @@ Candidate answer: {candidate}
 Given the question, does the candidate answer mean the same as the reference answer? Wording, \
 units and more or less detail may differ as long as both answer the question in the same way.
 Reply with one word: yes or no.
+"""
+
+THREE_LABELS = """\
+Question about an image: {question}
+Reference answer: {reference}
+Candidate answer: {candidate}
+
+Given the question, is the candidate answer correct? It is "correct" if it means the same as the \
+reference answer or is more precise, whatever the wording and the units; "incorrect" if it \
+contradicts the reference answer or is less precise; "not attempted" if it gives no answer, for \
+instance because it says that it does not know.
+Reply with the label alone: correct, incorrect, or not attempted.
 """
 
 _WHY = "the judge llm"
@@ -53,6 +65,13 @@ _VERDICTS = (  # the first one that is found counts
 _CHOICE = re.compile(r"\A\W*yes\s*(?:or\b|[/|])\s*no\b\W*", re.IGNORECASE)  # "Yes or no? No."
 
 
+_LABEL = re.compile(
+    r"\A\W*(?:(?:the\s+)?(?:label|verdict|answer)(?:\s+is)?\b\W*)?"
+    r"(correct|incorrect|not[\s_-]+correct|not[\s_-]+attempted|unattempted)\b",
+    re.IGNORECASE,
+)
+
+
 class LLMJudge(Judge):
     """Asks one question per triple, several at a time."""
 
@@ -62,11 +81,13 @@ class LLMJudge(Judge):
         """Options, beyond those of how a server is asked.
 
         Attributes:
-            prompt: text with {question}, {reference} and {candidate}.
+            labels: 2 asks for yes or no; 3 for correct, incorrect or not attempted.
+            prompt: text with {question}, {reference} and {candidate}, asking for these labels.
             max_tokens: longest reply, thinking apart.
         """
 
-        prompt: Text = PROMPT
+        labels: Literal[2, 3] = 2
+        prompt: Text | None = None
         max_tokens: int = Field(default=8, ge=1)
 
     config: Config
@@ -78,8 +99,9 @@ class LLMJudge(Judge):
             MissingExtraError: the package openai is not installed.
             UserError: the address or the key is invalid, or the prompt has unknown fields.
         """
+        self._prompt = config.prompt or {2: PROMPT, 3: THREE_LABELS}[config.labels]
         try:
-            config.prompt.format(question="", reference="", candidate="")
+            self._prompt.format(question="", reference="", candidate="")
         except (KeyError, ValueError, IndexError) as e:
             raise UserError(
                 f"{_WHY}: prompt: only {{question}}, {{reference}} and {{candidate}} can be filled "
@@ -91,8 +113,9 @@ class LLMJudge(Judge):
         self.name = f"llm ({config.model})"
         self.prices = config.prices
         # Without the address: the same model elsewhere is the same judge.
-        parts: list[Any] = ["llm/4", config.model, config.prompt, config.max_tokens]
+        parts: list[Any] = ["llm/4", config.model, self._prompt, config.max_tokens]
         asking = config.model_dump(include=set(ChatServerConfig.model_fields) - _CONNECTION)
+        parts += ["3 labels"] if config.labels == 3 else []
         self.fingerprint = fingerprint(*parts, asking)
 
     def charge_to(self, account: Account | None) -> None:
@@ -105,6 +128,8 @@ class LLMJudge(Judge):
     ) -> list[float | Failure]:
         """Return per triple, in order, 1.0 for yes, 0.0 for no, NaN for a reply that is neither.
 
+        With three labels: 1.0 for correct, 0.0 for incorrect, `NotAttempted`.
+
         A triple without a reply gets a `Failure`; a fatal one if the server is gone.
         """
         judged = dict(self.judge_each(questions, references, candidates))
@@ -115,7 +140,7 @@ class LLMJudge(Judge):
     ) -> Iterator[tuple[int, float | Failure]]:
         """Yield each triple's position and judgement, as they arrive."""
         prompts = [
-            self.config.prompt.format(
+            self._prompt.format(
                 question=COMMON.neutral(q)[0],
                 reference=COMMON.neutral(r)[0],
                 candidate=COMMON.neutral(c)[0],
@@ -138,8 +163,19 @@ class LLMJudge(Judge):
         read.check()
         if is_no_answer(text):
             raise NoAnswerError("the model ended before the first word")
+        if self.config.labels == 3:
+            return _of_label(without_tokens(text))
         text = _CHOICE.sub("", without_tokens(text))
         found = _VERDICTS[0].match(text) or next(
             filter(None, (verdict.search(text) for verdict in _VERDICTS[1:])), None
         )
         return float(found.group(1).lower() == "yes") if found else math.nan
+
+
+def _of_label(text: str) -> float:
+    """Return the judgement of a reply that begins with one of three labels; NaN for any other."""
+    found = _LABEL.match(text)
+    if found is None:
+        return math.nan
+    label = found[1].lower()
+    return NotAttempted() if label.endswith("attempted") else float(label == "correct")
