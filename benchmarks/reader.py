@@ -9,6 +9,11 @@ which measures the overhead; and in its default form, which runs the beginning t
 once.
 
     python benchmarks/reader.py [--questions 16] [--batch-size 8] [--repeats 3]
+
+With `--images`, a multimodal reader reads k prompts about one image: what they share once, and k
+times (see `reader_images.py`).
+
+    python benchmarks/reader.py --images [--width 2048] [--repeats 3]
 """
 
 import argparse
@@ -16,6 +21,7 @@ import random
 import statistics
 import time
 
+import reader_images
 import torch
 
 from ravqa.answering.answerer import Answerer
@@ -63,7 +69,12 @@ def main():
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", action="store_true", help="k prompts about one image")
+    parser.add_argument("--width", type=int, default=2048, choices=sorted(reader_images.WIDTHS))
     given = parser.parse_args()
+    if given.images:
+        reader_images.main(given.width, given.repeats)
+        return
 
     questions = list(okvqa.load(DatasetRequest()).questions)[: given.questions]
     corpus = list(Corpus.read(SAMPLE / "passages.jsonl").values())

@@ -326,7 +326,8 @@ class TransformersVLM(LocalReader):
         ends = width - places.flip(-1).int().argmax(-1) - (inputs["attention_mask"] == 0).sum(-1)
 
         def more(row: int) -> dict[str, Any]:
-            own = {name: v[row : row + 1] for name, v in inputs.items() if len(v) == rows}
+            of_rows = [n for n, v in inputs.items() if getattr(v, "shape", ())[:1] == (rows,)]
+            own = {name: inputs[name][row : row + 1] for name in of_rows}
             return own | {"mm_encoder_outputs": {"image": self._features.output([prints[row]])}}
 
         self._share(inputs, prints, ends.tolist(), more)
