@@ -15,6 +15,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -105,6 +106,9 @@ class Store:
         self.name = name
         self.path = cache_dir() / f"{name}.sqlite"
         self._ready = False
+        self._waiting: dict[str, Any] = {}  # values to be stored
+        self._writing = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._do(lambda connection: None)
 
     def _count(self, asked: int, found: int) -> None:
@@ -190,46 +194,48 @@ class Store:
     def writing(self, most: float = math.inf) -> Iterator[Callable[[str, Any], None]]:
         """Yield a function that takes keys and values as they are made.
 
-        They are stored shortly after, and all of them at the end, whatever happens: if the process
-        is killed, values that were expensive or paid for are not made again.
+        They are stored shortly after, together with those of other threads, and all of them at the
+        end, whatever happens: if the process is killed, values that were expensive or paid for are
+        not made again.
 
         Args:
             most: number of values that may wait to be stored.
         """
-        waiting: dict[str, Any] = {}
-        lock = threading.Lock()
-        timer: threading.Timer | None = None
-
-        def store() -> None:
-            nonlocal timer
-            with lock:
-                timer = None
-                if waiting:
-                    self.put(waiting)
-                    waiting.clear()
-
-        def store_later() -> None:
-            with suppress(Exception):  # raised at the end, where they are stored again
-                store()
 
         def keep(key: str, value: Any) -> None:
-            nonlocal timer
-            with lock:
-                waiting[key] = value
-                full = len(waiting) >= most
-                if timer is None and not full:
-                    timer = threading.Timer(_STORED_AFTER_S, store_later)
-                    timer.daemon = True
-                    timer.start()
+            with self._writing:
+                self._waiting[key] = value
+                full = len(self._waiting) >= most
+                if self._timer is None and not full:
+                    self._timer = threading.Timer(_STORED_AFTER_S, self._write_later)
+                    self._timer.daemon = True
+                    self._timer.start()
             if full:
-                store()
+                self._write()
 
         try:
             yield keep
         finally:
-            if timer is not None:
-                timer.cancel()
-            store()
+            self._write()
+
+    def _write(self) -> None:
+        """Store what waits."""
+        with self._writing:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            values, self._waiting = self._waiting, {}
+            if not values:
+                return
+            try:
+                self.put(values)
+            except UserError:  # the next call tries again; other errors are a value's own
+                self._waiting = values
+                raise
+
+    def _write_later(self) -> None:
+        with suppress(Exception):  # raised at the end, where they are stored again
+            self._write()
 
     def drop(self, keys: Iterable[str]) -> None:
         """Delete the values of these keys."""
@@ -267,9 +273,42 @@ def _checksum(key: str, text: str) -> str:
     return hashlib.blake2b(f"{key}\n{text}".encode(), digest_size=8).hexdigest()
 
 
+class _Claims:
+    """Keys whose values a thread is looking up or making, so that others wait for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._claimed: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def of(self, keys: Iterable[str]) -> Iterator[tuple[list[str], set[threading.Event]]]:
+        """Claim keys in the block.
+
+        Yields:
+            The keys that no other thread has claimed; and for the others, events that are set when
+            their claims are over, the values being stored if they were made.
+        """
+        over = threading.Event()
+        with self._lock:
+            own = [key for key in keys if key not in self._claimed]
+            others = {self._claimed[key] for key in keys if key in self._claimed}
+            self._claimed.update(dict.fromkeys(own, over))
+        try:
+            yield own, others
+        finally:
+            with self._lock:
+                for key in own:
+                    del self._claimed[key]
+            over.set()
+
+
+_CLAIMS: defaultdict[Path, _Claims] = defaultdict(_Claims)  # of each store's file
+
+
 class Memo(Generic[V]):
     """Memoized values by content key: known ones come from a `Store`, others are made and stored.
 
+    Several threads may use it: of equal keys, one makes the value, and the others wait for it.
     A `Failure` is returned, but neither stored nor counted. Values are stored as they are made, so
     that few are lost if the process is killed.
 
@@ -301,6 +340,7 @@ class Memo(Generic[V]):
         self._chunk = chunk
         self._out = out
         self._back = back
+        self._lock = threading.Lock()
         self.made = 0
 
     def get(
@@ -320,9 +360,29 @@ class Memo(Generic[V]):
         Raises:
             ValueError: not every value was made.
         """
-        known = self.known(keys)
-        new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
-        rows = sorted(new.values())
+        known: dict[str, V] = {}
+        while missing := [key for key in dict.fromkeys(keys) if key not in known]:
+            if self._store is None:
+                self._make(keys, missing, known, make, progress)
+                break
+            with _CLAIMS[self._store.path].of(missing) as (own, others):
+                known |= self.known(own)
+                self._make(keys, [key for key in own if key not in known], known, make, progress)
+            for over in others:
+                over.wait()
+        return [known[key] for key in keys]
+
+    def _make(
+        self,
+        keys: Sequence[str],
+        left: Iterable[str],
+        known: dict[str, V],
+        make: Callable[[list[int]], Iterable[tuple[int, V]]],
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
+        """Add the values of the keys that are left to the known ones, and store them."""
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        rows = sorted(first[key] for key in left)
         chunk = self._chunk or max(1, len(rows))
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
@@ -334,7 +394,8 @@ class Memo(Generic[V]):
                     known[key] = value
                     if isinstance(value, Failure):
                         continue
-                    self.made += 1
+                    with self._lock:
+                        self.made += 1
                     kept = value if self._out is None else self._out(value)
                     if keep is not None and kept is not None:
                         keep(key, kept)
@@ -342,7 +403,6 @@ class Memo(Generic[V]):
                 raise ValueError(f"{len(part)} values are expected, but {count} were made")
             if progress:
                 progress(start + len(part), len(rows))
-        return [known[key] for key in keys]
 
     def known(self, keys: Sequence[str]) -> dict[str, V]:
         """Return the stored values of these keys; damaged ones, and those to be made again, go."""

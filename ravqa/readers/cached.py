@@ -11,6 +11,7 @@ version kept is made again.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,9 +40,10 @@ _OVERFLOW = ": set its dtype to float32, if it has one"  # some models overflow 
 class CachedReader(Reader):
     """Wraps a reader and does not ask it again for what it has generated or scored before.
 
-    Equal prompts of one call are asked once. Results are written as they arrive, so that finished
-    ones survive if the process is killed. All calls of a reader go through here and its results are
-    checked: a one-line error names a reader that breaks its contract.
+    Equal prompts of one call are asked once, and so are those of several threads if results are
+    kept. Results are written as they arrive, so that finished ones survive if the process is
+    killed. All calls of a reader go through here and its results are checked: a one-line error
+    names a reader that breaks its contract.
 
     Attributes:
         inner: the wrapped reader.
@@ -69,6 +71,7 @@ class CachedReader(Reader):
         self.generated = 0
         self.scored = 0
         self.decoded = 0
+        self._counting = threading.Lock()
         self._store = Store("generations") if keep and inner.deterministic else None
         self.stores: Sequence[Store] = (self._store,) if self._store else ()
         self._generations = Memo[Generation | Failure](
@@ -112,7 +115,8 @@ class CachedReader(Reader):
             self._charge_unknown([prompts[i] for i in rows])
             for place, value in one_by_one(rows, ask, self._why):
                 outcome = settled(value) if isinstance(value, Generation) else value
-                self.generated += isinstance(outcome, Generation | Wordless)
+                with self._counting:
+                    self.generated += isinstance(outcome, Generation | Wordless)
                 yield place, outcome
 
         out = self._generations.get(self.keys(prompts), make)
@@ -134,7 +138,8 @@ class CachedReader(Reader):
             made_here.update(rows)
             self._charge_unknown([prompts[i] for i in rows])
             for place, value in one_by_one(rows, ask, self._why):
-                self.scored += not isinstance(value, Failure)
+                with self._counting:
+                    self.scored += not isinstance(value, Failure)
                 yield place, value
 
         pairs = zip(self.keys(prompts), answers, strict=True)
@@ -222,7 +227,8 @@ class CachedReader(Reader):
             nonlocal asked
             asked += len(rows)
             for place, value in make(rows):
-                self.decoded += not isinstance(value, Failure)
+                with self._counting:
+                    self.decoded += not isinstance(value, Failure)
                 yield place, value
 
         memo = Memo[V | Failure](self._store, out=cast(Callable[[Any], Any], out), back=back)

@@ -393,3 +393,70 @@ def test_no_more_values_wait_than_may(fresh_cache, monkeypatch):
         for i in range(8):
             keep(str(i), i)
             assert i - len(store.get([str(n) for n in range(8)])) < 3
+
+
+def in_threads(*calls):
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [future.result(20) for future in [threads.submit(call) for call in calls]]
+
+
+@pytest.mark.parametrize("first", ["made", "failed", "raised"])
+def test_of_equal_keys_in_several_threads_one_is_made(fresh_cache, first):
+    begun, waited_for = threading.Event(), threading.Event()
+    made = []
+
+    def slowly(rows):
+        made.append(rows)
+        begun.set()
+        assert waited_for.wait(20)
+        if first == "raised":
+            raise UserError("gone")
+        yield from (
+            (place, Failure("no") if first == "failed" else 1) for place in range(len(rows))
+        )
+
+    def quickly(rows):
+        made.append(rows)
+        waited_for.set()
+        yield from ((place, 2) for place in range(len(rows)))
+
+    def one():
+        try:
+            return Memo("things").get(["a", "b"], slowly)
+        except UserError as e:
+            return str(e)
+
+    def other():
+        assert begun.wait(20)
+        memo = Memo("things")
+        with measured(memo.stores) as use:
+            found = memo.get(["c", "b"], quickly)
+        return found, use.asked, use.found
+
+    if first == "made":
+        assert in_threads(one, other) == [[1, 1], ([2, 1], 2, 1)]
+        assert made == [[0, 1], [0]]
+    else:  # then the other one makes it, as it would have done later
+        failed = "gone" if first == "raised" else [Failure("no")] * 2
+        assert in_threads(one, other) == [failed, ([2, 2], 2, 0)]
+        assert made == [[0, 1], [0], [1]]
+
+
+def test_without_a_store_threads_do_not_share(fresh_cache):
+    memo, both = Memo(None), threading.Barrier(2)
+
+    def make(rows):
+        both.wait(20)
+        yield 0, threading.get_ident()
+
+    one, other = in_threads(lambda: memo.get(["a"], make), lambda: memo.get(["a"], make))
+    assert one != other
+
+
+def test_a_value_that_cannot_be_stored_does_not_keep_others_from_it(fresh_cache):
+    store = Store("things")
+    with pytest.raises(TypeError), store.writing() as keep:
+        keep("a", object())
+    with store.writing() as keep:
+        keep("b", 1)
+    assert store.get(["a", "b"]) == {"b": 1}
