@@ -54,24 +54,40 @@ class GalleryImage:
 
     Attributes:
         names: names of the article: URL, entity, title, whichever the list has; for a file of a
-            folder, the name with and without the number after it.
+            folder, its name.
         path: the file, or where it is expected.
         where: its place in the list, for messages.
+        series: the name of a file without the number after it, which may be the article's if no
+            name is; "" without a number.
     """
 
     names: tuple[str, ...]
     path: Path
     where: str
+    series: str = ""
 
     @property
     def exists(self) -> bool:
         """Whether the file is there."""
         return is_there(self.path)
 
+    @property
+    def forms(self) -> Sequence[tuple[str, ...]]:
+        """What may be the article's name, the surest first: names as they are, then `plain_name`s.
+
+        First those of `names`, then those of `series`.
+        """
+        series = (self.series,) if self.series else ()
+        return *_forms(self.names), *_forms(series)
+
 
 def plain_name(name: str) -> str:
     """Return a name without what does not count: case, and which of space, "_" and "-" it has."""
     return _SEPARATORS.sub(" ", name).strip().casefold()
+
+
+def _forms(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(names), tuple(map(plain_name, names))
 
 
 def read_gallery(source: Path, folder: Path | None = None) -> Iterator[GalleryImage]:
@@ -114,24 +130,26 @@ class ArticlePictures:
         Raises:
             DataError: as `read_gallery`.
         """
-        self._exact: dict[str, list[Path]] = {}
-        self._plain: dict[str, list[Path]] = {}
+        self._known: tuple[dict[str, list[Path]], ...] = ({}, {}, {}, {})
         for image in read_gallery(source, folder) if source is not None else ():
-            for name in image.names:
-                self._exact.setdefault(name, []).append(image.path)
-                self._plain.setdefault(plain_name(name), []).append(image.path)
+            for known, names in zip(self._known, image.forms, strict=True):
+                for name in names:
+                    known.setdefault(name, []).append(image.path)
 
     def of(self, passage: Passage) -> Path | None:
         """Return a passage's own picture, else the first of its article; None without any.
 
         Of several pictures of an article, those whose file is missing come last. Names of articles
-        match as they are, else as `plain_name` has them.
+        match in the order of `GalleryImage.forms`.
         """
-        if passage.image is not None or not self._exact:
+        if passage.image is not None or not any(self._known):
             return passage.image
-        names = passage.article_names
-        found = [self._exact.get(name) for name in names]
-        found += [self._plain.get(plain_name(name)) for name in names]
+        asked = _forms(passage.article_names) * 2
+        found = [
+            known.get(name)
+            for known, names in zip(self._known, asked, strict=True)
+            for name in names
+        ]
         paths = next(filter(None, found), [])
         return next(filter(is_there, paths), paths[0] if paths else None)
 
@@ -143,8 +161,11 @@ def _of_folder(folder: Path) -> Iterator[GalleryImage]:
             continue
         found = True
         parts = path.relative_to(folder).parts
-        names = (parts[0],) if len(parts) > 1 else (path.stem, _NUMBER.sub("", path.stem))
-        yield GalleryImage(tuple(dict.fromkeys(filter(None, names))), path, str(path))
+        name, series = parts[0], ""
+        if len(parts) == 1:
+            name = path.stem
+            series = _NUMBER.sub("", name)
+        yield GalleryImage((name,), path, str(path), series if series != name else "")
     if not found:
         raise DataError(f"{folder}: the folder has no images")
 

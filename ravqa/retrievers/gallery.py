@@ -8,6 +8,7 @@ passages, which all have its score. A reranker judges them by text, and `blend` 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -287,7 +288,7 @@ class GalleryRetriever(Retriever):
         strange: list[GalleryImage] = []
         known = 0
         for image in images:
-            names = (*image.names, *map(plain_name, image.names))
+            names = itertools.chain(*image.forms)
             article = next((by_name[name] for name in names if name in by_name), None)
             if article is None:
                 strange.append(image)

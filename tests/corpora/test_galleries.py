@@ -7,9 +7,11 @@ import zipfile
 import pytest
 
 from ravqa.core.errors import DataError
+from ravqa.core.records import Passage
 from ravqa.corpora.galleries import (
     IMAGES,
     NAMES,
+    ArticlePictures,
     GalleryImage,
     missing_images,
     plain_name,
@@ -34,7 +36,11 @@ def read(source, folder=None):
     """Names and file of each image, below the folder of the images."""
     root = source if source.is_dir() else folder or source.parent
     found = read_gallery(source, folder)
-    return [(image.names, image.path.relative_to(root).as_posix()) for image in found]
+    return [(_all_names(image), image.path.relative_to(root).as_posix()) for image in found]
+
+
+def _all_names(image):
+    return (*image.names, *filter(None, [image.series]))
 
 
 def refused(source, folder=None):
@@ -76,6 +82,23 @@ def test_a_folders_images_belong_to_the_folder_or_to_their_own_name(tmp_path):
 )
 def test_a_number_at_the_end_of_a_files_name_may_or_may_not_belong_to_it(tmp_path, stem, names):
     assert read(touched(tmp_path, f"{stem}.jpg")) == [(names, f"{stem}.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("title", "picture"),
+    [
+        ("Boeing", "boeing.jpg"),  # sorted after the one with the number
+        ("Boeing 747", "boeing-747.jpg"),
+        ("Airbus", "Airbus_380.jpg"),  # no file has the name itself
+        ("Airbus 320", None),
+    ],
+)
+def test_an_article_has_the_picture_of_its_own_name_before_those_with_a_number(
+    tmp_path, title, picture
+):
+    pictures = ArticlePictures(touched(tmp_path, "boeing-747.jpg", "boeing.jpg", "Airbus_380.jpg"))
+    found = pictures.of(Passage("1", "text", title))
+    assert found == (picture and tmp_path / picture)
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

@@ -99,6 +99,19 @@ def test_articles_by_their_best_picture_and_their_sections(tmp_path):
         assert of[article] == pytest.approx(expected, abs=2e-3)
 
 
+def test_a_number_in_the_name_of_an_article_is_not_one_of_its_pictures(tmp_path):
+    corpus = Corpus([section(0, "Q1", title="Boeing"), section(0, "Q2", title="Boeing 747")])
+    images = tmp_path / "gallery"
+    photo(images / "Boeing-747.png", DARK)
+    photo(images / "Boeing-2.png", LIGHT)
+    tested = gallery(corpus, images=images)
+    found = tested.retrieve([asked(photo(tmp_path / "a.png", DARK))], 2)[0]
+    assert [hit.passage_id for hit in found] == ["Q2#0", "Q1#0"]
+    assert [hit.score for hit in found] == pytest.approx(
+        [1, math.cos(180 / 510 * math.pi)], abs=2e-3
+    )
+
+
 def test_few_sections_of_few_articles(tmp_path):
     images = folder_of_towers(tmp_path / "gallery")
     tested = gallery(images=images, per_article=1, articles=2)
