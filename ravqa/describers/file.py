@@ -83,7 +83,7 @@ class FileDescriber(Describer):
             for key, found in _read(path).items():
                 self._known[key] = merged([self._known.get(key, Description()), found])
         digests = [file_digest(file) for path in config.files for file in _files(path)]
-        self.fingerprint = fingerprint("file/1", digests, config.missing)
+        self.fingerprint = fingerprint("file/2", digests, config.missing)
 
     @property
     def reads_questions(self) -> bool:
@@ -251,7 +251,7 @@ def _described(value: Any) -> Description:
     texts = [*_list(row, "ocr"), *_list(row, "filtered_text_annotations"), *_list(row, "img_ocr")]
     row["img_ocr"] = [{"description": _text(item)} for item in texts]
     found = description_of(row) or Description()
-    tags = tuple(sorted(map(_tag, _list(row, "tags")), key=lambda tag: -tag.probability))
+    tags = tuple(map(_tag, _list(row, "tags")))
     return merged([found, Description(tags=tags)])
 
 

@@ -54,7 +54,7 @@ class SeveralDescribers(Describer):
         self.stores = [store for part in self._parts for store in part.stores]
         self.readers = [reader for part in built for reader in part.readers]
         self.weights = ", ".join(dict.fromkeys(p.weights for p in self._parts if p.weights))
-        self.fingerprint = fingerprint("several/1", [part.fingerprint for part in self._parts])
+        self.fingerprint = fingerprint("several/2", [part.fingerprint for part in self._parts])
 
     @property
     def reads_questions(self) -> bool:

@@ -77,6 +77,14 @@ def test_kinds_are_merged_in_order_and_each_thing_once():
     assert merged([]) == merged([Description()]) == Description()
 
 
+def test_the_most_probable_tags_come_first_and_each_name_once():
+    koala = Tag(("koala", "koala bear"), 0.6, ("animal",))
+    first = Description((koala, Tag(("wombat",), 0.2), Tag(("fox",), 0.1)))
+    second = Description((Tag(("tree",), 0.9), Tag(("Koala",), 0.5)))
+    assert merged([first, second]).tags == (Tag(("tree",), 0.9), *first.tags)
+    assert merged([second, first]).tags == (Tag(("tree",), 0.9), *first.tags)
+
+
 texts = st.lists(st.sampled_from(["EXIT", "42", "ZOO"]), unique=True).map(tuple)
 
 
