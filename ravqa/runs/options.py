@@ -223,12 +223,13 @@ class SelectiveRequest:
     target_risks: Annotated[
         Sequence[float],
         Option(
-            "With --calibrate: risks that the answers may have, 0 to 1, separated by commas.",
+            "With --calibrate: risks that the answers may have, 0 to 1, separated by commas. "
+            "Default: 0.2.",
             "LIST",
             "--target-risk",
             commas=True,
         ),
-    ] = (0.2,)
+    ] = ()
     seed: Annotated[int, Option("Seed of the intervals.", "N")] = 0
     output: Annotated[
         Path | None, Option("Write the results to this file too, as JSON.", "FILE")

@@ -16,7 +16,7 @@ from ravqa.core.texts import encodable, number_of
 from ravqa.evaluation.schema import SCHEMA_VERSION, AnswerSection, Sample, SelectiveResults
 from ravqa.evaluation.selective import selective_section, threshold_scores
 from ravqa.metrics.prrecall import DEFAULT_RULE
-from ravqa.runs.console import Console, short_name
+from ravqa.runs.console import Console, condition_name, short_name
 from ravqa.runs.finished import Id, RunFiles, folder_and_condition
 from ravqa.runs.folder import MAIN, check_output
 from ravqa.runs.options import SelectiveRequest
@@ -24,16 +24,21 @@ from ravqa.runs.plan import check_seed
 from ravqa.runs.report import now, versions
 from ravqa.runs.selective_tables import confidence_table, outcome_table, threshold_table
 
+TARGET_RISK = 0.2
+"""What a threshold is chosen for unless something else is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
     """A finished run whose answers were scored.
 
     Attributes:
+        condition: the run itself, or the control that was named.
         samples: by condition: all of them, or only the control that was named.
     """
 
     name: str
+    condition: str
     files: RunFiles
     answers: AnswerSection
     samples: Mapping[str, Mapping[Id, Sample]]
@@ -53,6 +58,8 @@ def selective(request: SelectiveRequest, console: Console) -> SelectiveResults:
         DataError: a file of a run is broken.
     """
     check_seed(request.seed)
+    if request.target_risks and request.calibrate is None:
+        raise UserError("--target-risk chooses thresholds on another run: --calibrate RUN names it")
     for risk in request.target_risks:
         if not 0 <= risk <= 1:
             raise UserError(f"--target-risk {risk:g}: numbers from 0 to 1 are expected")
@@ -76,7 +83,7 @@ def selective(request: SelectiveRequest, console: Console) -> SelectiveResults:
         "thresholds": []
         if calibration is None
         else threshold_scores(
-            calibration.first, run.first, request.target_risks, seed=request.seed
+            calibration.first, run.first, request.target_risks or (TARGET_RISK,), seed=request.seed
         ),
         "provenance": {
             "fingerprints": {"dataset": run.files.config["dataset"]["fingerprint"]},
@@ -85,7 +92,7 @@ def selective(request: SelectiveRequest, console: Console) -> SelectiveResults:
             "date": now(),
         },
     }
-    _print(found, run, console)
+    _print(found, run, calibration, console)
     if request.output is not None:
         text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
         try:
@@ -111,7 +118,7 @@ def _read(name: str) -> _Scored:
             raise DataError(f"{folder}, {c}: question {lacking} has no score")
     if not all(samples.values()):
         raise UserError(f"the run in {folder} has no questions")
-    return _Scored(name, files, answers, samples)
+    return _Scored(name, condition, files, answers, samples)
 
 
 def _calibration(name: str, run: _Scored) -> _Scored:
@@ -143,6 +150,12 @@ def _calibration(name: str, run: _Scored) -> _Scored:
             f"{run.name} and {name} are of different pipelines ({', '.join(sorted(differing))}): a "
             "threshold of one says nothing about the other"
         )
+    if run.condition != found.condition:
+        ran = [condition_name(each.condition, names[0]) for each in (run, found)]
+        raise UserError(
+            f"the answers of {run.name} are {ran[0]}, those of {name} {ran[1]}: a threshold of "
+            "one says nothing about the other"
+        )
     shared = {"question": len(_questions(run.first) & _questions(found.first))}
     if first.config["dataset"]["name"] == second.config["dataset"]["name"]:
         shared["image"] = len(_images(run.first) & _images(found.first))
@@ -165,7 +178,9 @@ def _images(samples: Mapping[Id, Sample]) -> set[str]:
     return {str(s["image_id"]) for s in samples.values() if s["image_id"] is not None}
 
 
-def _print(found: SelectiveResults, run: _Scored, console: Console) -> None:
+def _print(
+    found: SelectiveResults, run: _Scored, calibration: _Scored | None, console: Console
+) -> None:
     dataset, section = found["dataset"], found["selective"]
     count = number_of(section["questions"], "question")
     of = f"{dataset['label']}, {dataset['split']}, {count}"
@@ -175,5 +190,6 @@ def _print(found: SelectiveResults, run: _Scored, console: Console) -> None:
         console.out.print(confidence_table(section, of))
     else:
         console.note("the samples have no confidence that differs between questions")
-    if found["thresholds"]:
-        console.out.print(threshold_table(found["thresholds"], str(found["calibrated_on"]), of))
+    if calibration is not None and found["thresholds"]:
+        chosen = f"{calibration.name}, {number_of(len(calibration.first), 'question')}"
+        console.out.print(threshold_table(found["thresholds"], chosen, of))

@@ -94,13 +94,13 @@ def threshold_table(scores: Sequence[ThresholdScores], calibrated_on: str, of: s
             one["confidence"],
             f"{one['target_risk']:g}",
             "none" if one["threshold"] is None else f"{one['threshold']:.4g}",
-            *_pair(one["coverage"]),
+            Estimate(one["coverage"]["value"], *one["coverage"]["interval_95"]).text(),
             *_pair(one["risk"]),
         ]
         for one in scores
     ]
-    header = ["", "target risk %", "threshold", "coverage %", "95 % interval", "risk %"]
-    table = _table(f"Selective answering: {of}", [*header, "95 % interval"], rows)
+    header = ["", "target risk %", "threshold", "coverage %", "risk %", "95 % interval"]
+    table = _table(f"Selective answering: {of}", header, rows)
     table.notes.append(f"Thresholds were chosen on {calibrated_on}.")
     return table
 

@@ -73,7 +73,7 @@ def test_a_threshold_is_applied_to_other_questions(test_run, tmp_path, capsys):
     arguments = ["--calibrate", tmp_path / "dev", "--target-risk", "0,.3,0.5", "--output", output]
     code, out, _ = call(capsys, test_run, *arguments)
     assert code == 0
-    assert f"Thresholds were chosen on {tmp_path / 'dev'}." in out
+    assert f"Thresholds were chosen on {tmp_path / 'dev'}, 40 questions." in out
     found = parsed(SelectiveResults, output.read_bytes(), "")
     assert found["selective"]["confidences"]["log_prob"]["AUROC"]["value"] == 100
     zero, third, half = found["thresholds"]
@@ -159,6 +159,16 @@ def test_a_run_of_another_pipeline_or_metric_is_refused(test_run, tmp_path, caps
     )
 
 
+def test_a_control_is_calibrated_on_the_same_control(tmp_path, capsys):
+    test = write(tmp_path / "test", rows(100, 12), {"none": rows(100, 12)})
+    dev = write(tmp_path / "dev", rows(0, 12), {"none": rows(0, 12)})
+    assert call(capsys, f"{test}:none", "--calibrate", f"{dev}:none")[0] == 0
+    assert refused(capsys, f"{test}:none", "--calibrate", dev) == (
+        f"error: the answers of {test}:none are without retrieval, those of {dev} with retrieval: "
+        "a threshold of one says nothing about the other\n"
+    )
+
+
 def test_a_split_in_place_of_a_run_is_answered_with_what_to_run(test_run, capsys):
     assert refused(capsys, test_run, "--calibrate", "dev") == (
         "error: --calibrate dev: no such folder; a finished run is expected, such as that of "
@@ -171,8 +181,11 @@ def test_other_mistakes(test_run, tmp_path, capsys):
     assert refused(capsys, unscored) == (
         f"error: the answers of the run in {unscored} were not scored\n"
     )
-    assert refused(capsys, test_run, "--target-risk", "20") == (
+    assert refused(capsys, test_run, "--calibrate", unscored, "--target-risk", "20") == (
         "error: --target-risk 20: numbers from 0 to 1 are expected\n"
+    )
+    assert refused(capsys, test_run, "--target-risk", "0.2") == (
+        "error: --target-risk chooses thresholds on another run: --calibrate RUN names it\n"
     )
     lacking = rows(0, 3)
     for key in ("score", "raw_score", "exact_match", "right"):

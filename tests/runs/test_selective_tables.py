@@ -59,7 +59,11 @@ def test_the_widest_tables_fit():
                     "coverage": WIDE,
                     "risk": WIDE if threshold else None,
                 }
-                for name, threshold in (("log_prob", -0.000123456), ("agreement", None))
+                for name, threshold in (
+                    ("log_prob", -0.000123456),
+                    ("posterior_entropy", -0.000123456),
+                    ("agreement", None),
+                )
             ],
             "runs/dev",
             OF,
