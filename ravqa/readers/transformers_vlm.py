@@ -286,25 +286,25 @@ class TransformersVLM(LocalReader):
         return inputs
 
     def _group(self, prompt: Prompt) -> object:
-        return prompt.image if self._shares else None
+        return prompt.images if self._shares and len(prompt.images) == 1 else None
 
     def _prepared(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Return the inputs of a batch, with features of images in place of their pixels."""
         if not any(prompt.images for prompt in prompts):
             return super()._prepared(prompts)
         inputs = self._inputs(prompts)
-        # Some models show several images of a prompt at a lower resolution than one.
-        sources = [prompt.image for prompt in prompts if not prompt.pictures]
-        if not self._keeps_features or len(sources) < len(prompts) or None in sources:
+        if not self._keeps_features or not all(prompt.images for prompt in prompts):
             return inputs
-        prints = image_prints(sources)
+        # Some models show several images of a prompt at a lower resolution than one, so that those
+        # of a prompt are kept together.
+        prints = ["/".join(image_prints(prompt.images)) for prompt in prompts]
         if missing := self._features.missing(prints):
             new = [prints.index(one) for one in missing]
             alone = inputs if len(new) == len(prompts) else self._inputs([prompts[i] for i in new])
             self._features.add(missing, alone)
         inputs = {name: v for name, v in inputs.items() if name not in self._features.pixels}
         unread = inputs["input_ids"] == self._features.image_token
-        if self._shares:
+        if self._shares and all(len(prompt.images) == 1 for prompt in prompts):
             self._share_images(inputs, prints, unread)
             if "past_key_values" in inputs:
                 unread = unread[:, inputs["past_key_values"].get_seq_length() :]

@@ -166,7 +166,8 @@ def test_two_images_in_one_batch_share_what_is_their_own(llava, monkeypatch):
 def test_prompts_about_an_image_are_answered_in_one_batch(llava):
     reader, plain = llava
     grouped = [reader._group(prompt) for prompt in SHARING]
-    assert grouped == [WIDE, HIGH, WIDE, HIGH, WIDE, HIGH, None]
+    assert grouped == [(WIDE,), (HIGH,), (WIDE,), (HIGH,), (WIDE,), (HIGH,), None]
+    assert reader._group(Prompt("Who?", WIDE, pictures=(HIGH,))) is None
     assert {plain._group(prompt) for prompt in SHARING} == {None}
 
 
@@ -207,6 +208,19 @@ def test_what_is_kept_does_not_grow(llava):
     reader.generate([about[0]])
     assert len(seen) == 1
     kept._limit = before
+
+
+def test_images_of_one_prompt_are_looked_at_once_together(llava):
+    reader, plain = llava
+    reader._free()
+    seen = looks(reader)
+    several = [replace(prompt, pictures=(HIGH,)) for prompt in PROMPTS[:3]]
+    several += [replace(several[0], pictures=(WIDE,)), Prompt("Who?", pictures=(WIDE,))]
+    equal(reader, plain, several)
+    equal(reader, plain, [Prompt("Who?", WIDE)])
+    # WIDE or HIGH with HIGH, and WIDE with WIDE; WIDE alone.
+    assert len(seen) == 2
+    assert len(reader._features._kept) == 4
 
 
 def test_the_size_of_what_is_kept_changes_no_answer(llava):
@@ -324,6 +338,9 @@ def test_every_family_reads_the_same(load, name):
     assert (reader._beginnings._kept is not None) == reader._shares
     for asked in (SHARING, SHARING[:3], [*SHARING[:5], *PROMPTS]):
         equal(reader, plain, asked)
+    if reader.max_images is None:
+        pictures = [replace(p, pictures=(HIGH, picture(2, 50, 50))) for p in SHARING[:5]]
+        equal(reader, plain, [*pictures, *SHARING])
     longer = [replace(prompt, text=prompt.text * 3) for prompt in SHARING[:5]]
     equal(reader, plain, [*SHARING, *longer])
     same([reader.generate([p])[0] for p in SHARING], plain.generate(SHARING))
