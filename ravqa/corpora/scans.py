@@ -23,7 +23,7 @@ class ScanReader:
 
     @cached_property
     def _ocr(self) -> OCR:
-        return OCR("reading scanned pages", turns=False)
+        return OCR("reading scanned pages")
 
     def texts(self, path: Path, pages: Sequence[int]) -> dict[int, str]:
         """Return the text of each page by its number (from 1), line by line; "" if none is found.

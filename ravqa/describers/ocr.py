@@ -33,12 +33,15 @@ class OCRDescriber(Describer):
             recogniser: an ONNX file that reads another script, its letters stored inside, as
                 RapidOCR publishes them; null for the one of the package.
             threads: threads of the computation; null for one per core.
+            turns: whether lines that seem to be upside down are turned. What decides it errs on
+                some upright lines, which are then garbled or lost.
         """
 
         min_score: float = Field(default=MIN_SCORE, ge=0, le=1)
         side: int = Field(default=SIDE, ge=32, le=4096)
         recogniser: LocalPath | None = None
         threads: int | None = Field(default=None, ge=1)
+        turns: bool = False
 
         def packages(self) -> Sequence[tuple[str, str]]:
             """RapidOCR, and what it computes with."""

@@ -40,7 +40,7 @@ class OCR:
         side: int = SIDE,
         recogniser: Path | None = None,
         threads: int | None = None,
-        turns: bool = True,
+        turns: bool = False,
     ):
         """Find the weights; those of the package are loaded with the first image.
 
@@ -50,8 +50,8 @@ class OCR:
             side: pixels to which the shorter side of smaller images is scaled up to find lines.
             recogniser: an ONNX file that reads another script; None for the one of the package.
             threads: threads of the computation; None for one per core.
-            turns: whether lines that seem to be upside down are turned, as they can be in photos.
-                What decides it errs on some lines of clean print, which are then lost.
+            turns: whether lines that seem to be upside down are turned. What decides it errs on
+                some upright lines, which are then garbled or lost.
 
         Raises:
             MissingExtraError: rapidocr or onnxruntime is not installed.

@@ -1,7 +1,6 @@
 """Scanned pages of PDF files, whose text OCR reads."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -33,8 +32,8 @@ def reads(monkeypatch, fresh_cache):
         asked = []
 
         class Standin:
-            def __init__(self, why, *, turns):
-                assert (why, turns) == ("reading scanned pages", False)
+            def __init__(self, why):
+                assert why == "reading scanned pages"
                 self.weights = [weights]
 
             def lines(self, picture):
@@ -134,19 +133,6 @@ def test_what_is_read_changes_the_key(mixed):
     forms = [PageForm(), PageForm(ocr=True), PageForm(ocr=True, dpi=90), PageForm("images", 90)]
     forms.append(PageForm("images", 90, ocr=True))
     assert len({Pages(mixed, page_form=form).key() for form in forms}) == 5
-
-
-def test_lines_of_print_are_not_turned(monkeypatch):
-    given = []
-
-    def build(params):
-        given.append(params)
-
-    library = SimpleNamespace(__file__="/nowhere/x.py", RapidOCR=build)
-    monkeypatch.setattr(ocr, "import_extra", lambda *args, **kwargs: library)
-    ocr.OCR("a test", turns=False)
-    ocr.OCR("a test")
-    assert [settings["Global.use_cls"] for settings in given] == [False, True]
 
 
 @pytest.mark.slow

@@ -104,12 +104,15 @@ def test_an_image_without_text_is_described_by_nothing(described):
 
 
 def test_the_image_is_given_in_bgr_with_the_settings(described):
-    describer, asked = described(None, None, None, min_score=0.8, side=320, threads=2)
+    options = {"min_score": 0.8, "side": 320, "threads": 2, "turns": True}
+    describer, asked = described(None, None, None, **options)
     describer.describe([png(Image.new("RGB", (3, 2), (255, 128, 0)))])
     settings, pixels = asked
     assert settings["Global.text_score"] == 0.8
     assert settings["Det.limit_side_len"] == 320
     assert settings["EngineConfig.onnxruntime.intra_op_num_threads"] == 2
+    assert settings["Global.use_cls"]
+    assert not described(None, None, None)[1][0]["Global.use_cls"]
     assert (pixels.shape, pixels[0, 0].tolist()) == ((2, 3, 3), [0, 128, 255])
 
 
@@ -119,10 +122,10 @@ def test_the_fingerprint_has_what_changes_lines_alone(described, tmp_path):
 
     weights = tmp_path / "arabic.onnx"
     weights.write_bytes(b"one")
-    prints = [of(), of(min_score=0.6), of(side=800), of(recogniser=weights)]
+    prints = [of(), of(min_score=0.6), of(side=800), of(turns=True), of(recogniser=weights)]
     weights.write_bytes(b"two")
     prints.append(of(recogniser=weights))
-    assert len(set(prints)) == 5
+    assert len(set(prints)) == 6
     assert of(threads=1) == of()
 
 
@@ -172,3 +175,18 @@ def test_what_is_written_is_read():
         assert np.abs(np.subtract(one.box, true)).max() < 16, text
         assert 0.5 < one.score <= 1
     check_describer(describer)
+
+
+@pytest.mark.slow
+def test_a_line_upside_down_is_read_if_lines_are_turned():
+    pytest.importorskip("rapidocr")
+    image = Image.new("RGB", (500, 160), "white")
+    font = ImageFont.load_default(40)
+    ImageDraw.Draw(image).text((20, 50), "Departures 42 Zoo", fill="black", font=font)
+    photo = png(image.rotate(180))
+    read = [
+        OCRDescriber(OCRDescriber.Config(side=256, threads=1, turns=turns)).describe([photo])[0].ocr
+        for turns in (True, False)
+    ]
+    assert read[0] == ("Departures 42 Zoo",)
+    assert read[1] != read[0]
