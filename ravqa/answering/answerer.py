@@ -25,7 +25,7 @@ from ravqa.core.failures import by_halves
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Answer, Pictures, Question
 from ravqa.core.settings import fingerprint
-from ravqa.corpora.galleries import ArticlePictures
+from ravqa.corpora.galleries import ArticlePictures, gallery_key
 from ravqa.images.decode import unusable_images
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
@@ -87,6 +87,7 @@ class Answerer:
             self.template.source,
             reader.fingerprint,
             *([self._self_check.source] if self._self_check else []),
+            *([gallery_key(config.article_images)] if config.article_images else []),
         )
 
     @property

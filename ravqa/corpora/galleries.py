@@ -23,7 +23,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.locations import file_digest
 from ravqa.core.records import Passage
+from ravqa.core.settings import fingerprint
 from ravqa.corpora.kb import read_pages
 from ravqa.corpora.row_images import is_there
 from ravqa.corpora.tables import read_rows
@@ -119,6 +121,21 @@ def read_gallery(source: Path, folder: Path | None = None) -> Iterator[GalleryIm
         if not any(column in row for column in IMAGES):
             raise DataError(f"{where}: no image: a column {', '.join(IMAGES)} is expected")
         yield from _of_row(where, names, _images_in(row), images)
+
+
+def gallery_key(source: Path) -> str:
+    """Return what changes with a list, or with the names and sizes of a folder's pictures.
+
+    Raises:
+        DataError: the list or folder cannot be read.
+    """
+    try:
+        if not source.is_dir():
+            return file_digest(source)
+        paths = [image.path for image in _of_folder(source)]
+        return fingerprint([[str(p.relative_to(source)), p.stat().st_size] for p in paths])
+    except OSError as e:
+        raise DataError(f"{source} cannot be read: {e.strerror or e}") from None
 
 
 class ArticlePictures:

@@ -26,6 +26,7 @@ from ravqa.core.texts import number_of
 from ravqa.corpora.corpus import Corpus
 from ravqa.corpora.galleries import (
     GalleryImage,
+    gallery_key,
     missing_images,
     passage_image,
     plain_name,
@@ -108,8 +109,10 @@ class GalleryRetriever(Retriever):
 
         Raises:
             UserError: a part cannot be built, or the encoder sees no images of passages.
+            DataError: the list or folder of images cannot be read.
         """
         self.config = config or self.Config()
+        images = [gallery_key(self.config.images)] if self.config.images is not None else []
         inner = LateInteractionRetriever.Config(
             encoder=self.config.encoder, index=self.config.index, depth=1
         )
@@ -125,6 +128,7 @@ class GalleryRetriever(Retriever):
             "gallery/1",
             self._search.fingerprint,
             self.config.model_dump(mode="json", exclude={"encoder", "index"}),
+            *images,
         )
         self._gallery: Corpus | None = None
         self._made_for = ""

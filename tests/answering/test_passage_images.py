@@ -173,6 +173,16 @@ def test_pictures_of_articles_stand_in_for_missing_ones(answerer, made, tmp_path
     assert counted == Pictures(shown=2, unread=(reason,))
 
 
+def test_another_list_of_pictures_is_another_answerer(answerer, tmp_path):
+    """A run that is resumed must not mix answers with the pictures of two lists."""
+    listed = tmp_path / "list.csv"
+    prints = []
+    for name in ("otter", "yak", "otter"):
+        listed.write_text(f"title,image\n{name},a.png\n", encoding="utf-8")
+        prints.append(answerer(passage_images=1, article_images=listed).fingerprint)
+    assert prints[0] == prints[2] != prints[1]
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +109,28 @@ def test_a_number_in_the_name_of_an_article_is_not_one_of_its_pictures(tmp_path)
     assert [hit.score for hit in found] == pytest.approx(
         [1, math.cos(180 / 510 * math.pi)], abs=2e-3
     )
+
+
+def test_the_fingerprint_changes_with_the_pictures(tmp_path):
+    def of(images):
+        options = {"encoder": {"name": "brightness"}, "images": images}
+        return GalleryRetriever(validate(GalleryRetriever.Config, options, "r")).fingerprint
+
+    images = folder_of_towers(tmp_path / "gallery")
+    before = of(images)
+    assert of(images) == before
+    photo(images / "Grey House-3.png", LIGHT)
+    assert of(images) != before
+    towers = tmp_path / "towers.csv"
+    prints = set()
+    for title in ("Dark Tower", "White Hall"):
+        towers.write_text(f"title,image\n{title},a.png\n", encoding="utf-8")
+        prints.add(of(towers))
+    assert len(prints) == 2
+    towers.unlink()
+    with pytest.raises(DataError) as e:
+        of(towers)
+    assert str(e.value) == f"{towers} cannot be read: No such file or directory"
 
 
 def test_few_sections_of_few_articles(tmp_path):
@@ -258,7 +279,7 @@ def test_what_cannot_be_a_gallery(tmp_path):
     with pytest.raises(DataError, match=r"outside.jsonl, line 1: .*leaves the image folder"):
         gallery(images=outside)
     with pytest.raises(UserError, match="needs passages: give a file with --corpus"):
-        gallery(None, images=Path(tmp_path / "empty"))
+        gallery(None, images=nameless)
     with pytest.raises(UserError, match="passage is for the images of the passages themselves"):
         gallery(images=nameless, expand="passage")
 
