@@ -18,6 +18,8 @@ from ravqa.pipeline import check_settings
 from ravqa.runs.console import Console
 from ravqa.runs.needs import examine
 from ravqa.runs.options import EncodeRequest
+from ravqa.runs.passages import read_corpus
+from ravqa.runs.plan import check_corpus_options
 
 
 def encode(request: EncodeRequest, console: Console) -> None:
@@ -66,8 +68,9 @@ def encode(request: EncodeRequest, console: Console) -> None:
 
 
 def _corpus(request: EncodeRequest) -> Corpus:
+    check_corpus_options(request)
     if request.corpus:
-        return Corpus.read(*request.corpus)
+        return read_corpus(request.corpus, request.corpus_options)
     if request.dataset is None:
         raise UserError("no passages to encode: give a file with --corpus, or a --dataset")
     asked = DatasetRequest(

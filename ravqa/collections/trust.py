@@ -79,6 +79,7 @@ def outside_of_run(config: Mapping[str, Any]) -> list[Setting]:
         ("dataset.data", dataset.get("data")),
         ("dataset.options", dataset.get("options")),
         ("corpus.files", corpus.get("files")),
+        ("corpus.options", corpus.get("options")),
     ):
         if value:
             found.append(Setting(path, value, "a local path"))

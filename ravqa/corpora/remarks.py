@@ -11,7 +11,7 @@ from typing import Literal
 from ravqa.core.errors import DataError
 
 _LISTED = 5
-_OCR = "ravqa collection build --ocr reads scans"
+_OCR = "--ocr of ravqa collection, or --corpus-option ocr=true of a run, reads scans"
 _MOST_BROKEN = 20  # that are named before reading ends
 
 

@@ -1089,6 +1089,8 @@ class ConfigCorpus(TypedDict):
 
     files: list[str]
     """`--corpus`."""
+    options: NotRequired[list[str]]
+    """`--corpus-option`; absent without any."""
     passages: Count
     """How many there are; 0 without passages."""
     fingerprint: str | None

@@ -21,6 +21,7 @@ from ravqa.evaluation.schema import RunConfig, RunResults, Sample
 from ravqa.metrics.prrecall import DEFAULT_RULE, Rule
 from ravqa.runs.finished import RunFiles
 from ravqa.runs.folder import MAIN, samples_name
+from ravqa.runs.passages import read_corpus
 
 _WHY = (
     "the run was made elsewhere, so what its settings name is not read: give it with ravqa report "
@@ -117,7 +118,7 @@ def read_run(
         dataset = _dataset(config, data, notes)
     else:
         notes.append(f"The dataset could not be read again, so photos are missing: {_WHY}.")
-    if "corpus.files" not in unread:
+    if not any(path.startswith("corpus.") for path in unread):
         found = _corpus(config, corpus, dataset, notes)
     else:
         notes.append(f"The passages could not be read again, so their texts are missing: {_WHY}.")
@@ -182,8 +183,9 @@ def _corpus(
     paths = list(files) or [Path(path) for path in known["files"]]
     remarks = Remarks("skip" if config["dataset"]["on_error"] == "skip" else "fail")
     try:
+        options = known.get("options", [])
         corpus = (
-            Corpus.read(*paths, remarks=remarks) if paths else dataset.corpus if dataset else None
+            read_corpus(paths, options, remarks) if paths else dataset.corpus if dataset else None
         )
     except UserError as e:
         notes.append(f"The passages could not be read again, so their texts are missing: {e}.")

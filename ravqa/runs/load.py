@@ -13,7 +13,6 @@ from typing import NamedTuple
 from ravqa.answering.answerer import load_template
 from ravqa.answering.examples import ExamplePool
 from ravqa.answering.rules import answering_config, rule_class
-from ravqa.collections import Collection
 from ravqa.core.accounts import Account, Cost, total
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
@@ -43,6 +42,7 @@ from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
 from ravqa.runs.needs import Needs, built_parts, check_prices, examine
 from ravqa.runs.options import RunRequest, ScoreRequest
+from ravqa.runs.passages import read_corpus
 from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config, limits_of
 from ravqa.runs.stages import stage_keys
 
@@ -362,22 +362,20 @@ def _read_corpus(
     console: Console,
 ) -> Corpus | None:
     """Return the passages of --corpus, or those that come with the dataset."""
-    files = tuple(request.corpus)
+    files, options = tuple(request.corpus), tuple(request.corpus_options)
     if not files:
         if request.data is not None and dataset.corpus is None:
             check_corpus(request, config)
         return dataset.corpus
 
     def read() -> Corpus:
-        if len(files) == 1 and Collection.exists(files[0]):
-            return Collection.open(files[0]).corpus
         remarks = Remarks(request.on_error)
-        corpus = Corpus.read(*files, remarks=remarks)
+        corpus = read_corpus(files, options, remarks)
         for line in remarks.lines():
             console.note(line)
         return corpus
 
-    return session.get("corpus", files, read)
+    return session.get("corpus", (files, options), read)
 
 
 def _with_images(data: Data, on_error: OnError, session: Session) -> Data:

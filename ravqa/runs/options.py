@@ -19,6 +19,11 @@ _DATASET_OPTION = Option(
     "KEY=VALUE",
     "--dataset-option",
 )
+_CORPUS_OPTION = Option(
+    "How --corpus is read, such as ocr=true, pages=images or words=100. Repeatable.",
+    "KEY=VALUE",
+    "--corpus-option",
+)
 _METRIC_OPTION = Option(
     "Option of the dataset's answer metric. Repeatable.", "KEY=VALUE", "--metric-option"
 )
@@ -111,6 +116,7 @@ class RunRequest:
     ] = None
     dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
     metric_options: Annotated[Sequence[str], _METRIC_OPTION] = ()
+    corpus_options: Annotated[Sequence[str], _CORPUS_OPTION] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,7 @@ class EncodeRequest:
     pipeline: Annotated[str, _PIPELINE] = "sample"
     overrides: Annotated[Sequence[str], _SET] = ()
     dataset_options: Annotated[Sequence[str], _DATASET_OPTION] = ()
+    corpus_options: Annotated[Sequence[str], _CORPUS_OPTION] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from ravqa.rerankers.build import asks_own_reader
 from ravqa.retrievers import RETRIEVERS
 from ravqa.runs.folder import RunDir
 from ravqa.runs.needs import Needs, built_parts, examine
-from ravqa.runs.options import RunRequest
+from ravqa.runs.options import EncodeRequest, RunRequest
 
 CONTROLS = ("none", "oracle", "random", "wrong-image")
 _BLIND = ("none", "random", "static")  # retrievers that use nothing but the question's id
@@ -164,7 +164,11 @@ def known_config(
             "limit": request.limit,
             "on_error": request.on_error,
         },
-        "corpus": {"files": [str(p) for p in request.corpus], **corpus},
+        "corpus": {
+            "files": [str(p) for p in request.corpus],
+            **({"options": list(request.corpus_options)} if request.corpus_options else {}),
+            **corpus,
+        },
         "run": {
             "retrieval_only": request.retrieval_only,
             "predict_only": request.predict_only,
@@ -182,6 +186,7 @@ def plan_pipeline(request: RunRequest, given: Given | None = None) -> PipelinePl
         UserError: any mistake in the request that shows without data and models.
     """
     given = given or Given()
+    check_corpus_options(request)
     if given.dataset is None:
         DATASETS.check(request.dataset)
     return pipeline_alone(request, given.pipeline)
@@ -317,6 +322,12 @@ def _models(settings: Any) -> list[tuple[str, Any]]:
         return []
     own = [(k, str(v)) for k, v in settings.items() if k in {"name", "model"}]
     return own + [pair for value in settings.values() for pair in _models(value)]
+
+
+def check_corpus_options(request: RunRequest | EncodeRequest) -> None:
+    """Raise UserError if options say how passages are read, but no files are named."""
+    if request.corpus_options and not request.corpus:
+        raise UserError("--corpus-option says how --corpus is read, which is not given")
 
 
 def check_corpus(request: RunRequest, config: PipelineConfig) -> None:

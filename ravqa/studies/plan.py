@@ -55,6 +55,7 @@ class StudyDataset(Strict):
         label: name in tables; the dataset's name if None.
         data: its folder or file; None for the bundled sample.
         corpus: passage files.
+        corpus_options: how they are read, as `--corpus-option`.
         split: its split; None for the dataset's default.
         limit: only the first so many questions; None for all.
         options: the dataset's own options, as `--dataset-option`.
@@ -66,6 +67,7 @@ class StudyDataset(Strict):
     label: str | None = None
     data: Path | None = None
     corpus: tuple[Path, ...] = ()
+    corpus_options: dict[str, Any] = Field(default_factory=dict)
     split: str | None = None
     limit: int | None = Field(default=None, ge=1)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -413,6 +415,7 @@ def _runs(
                 seed=config.seed,
                 dataset_options=[as_override(k, v) for k, v in dataset.options.items()],
                 metric_options=[as_override(k, v) for k, v in dataset.metric_options.items()],
+                corpus_options=[as_override(k, v) for k, v in dataset.corpus_options.items()],
             )
             try:
                 pipeline = plan_pipeline(request)

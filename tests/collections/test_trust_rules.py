@@ -149,7 +149,7 @@ def test_settings_are_found_in_the_order_of_the_file():
 def test_what_a_run_names():
     config = {
         "dataset": {"data": "/d", "options": {"images": "/i"}, "split": "val"},
-        "corpus": {"files": ["/c"]},
+        "corpus": {"files": ["/c"], "options": ["keep=/k"]},
         "pipeline": {**BASE, "x": 1},
     }
     path = "a local path"
@@ -157,6 +157,7 @@ def test_what_a_run_names():
         Setting("dataset.data", "/d", path),
         Setting("dataset.options", {"images": "/i"}, path),
         Setting("corpus.files", ["/c"], path),
+        Setting("corpus.options", ["keep=/k"], path),
         Setting("pipeline.x", 1, UNKNOWN),
     ]
     for split in ("../x", "a/b", ""):

@@ -268,7 +268,7 @@ def test_scanned_pages_alone_are_said_to_be_scans(tmp_path):
     (tmp_path / "scan.pdf").write_bytes(pdf("", ""))
     with pytest.raises(
         DataError,
-        match=r"^no text in scan\.pdf#page=1; scan\.pdf#page=2 \(ravqa collection build --ocr",
+        match=r"^no text in scan\.pdf#page=1; scan\.pdf#page=2 \(--ocr of ravqa collection,",
     ):
         Corpus.read(tmp_path / "scan.pdf", remarks=Remarks())
 

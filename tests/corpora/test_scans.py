@@ -94,7 +94,7 @@ def test_a_page_can_be_seen_too(mixed, reads):
 def test_pages_that_were_not_to_be_read_name_the_option(mixed, reads):
     remarks = Remarks()
     assert len(read(mixed, Sections(), remarks=remarks)) == 1
-    hint = "(ravqa collection build --ocr reads scans)"
+    hint = "(--ocr of ravqa collection, or --corpus-option ocr=true of a run, reads scans)"
     line = f"a page without text, perhaps a scan {hint}: mixed.pdf#page=2"
     assert remarks.lines() == [line]
     mixed.write_bytes(pdf("", ""))
