@@ -339,6 +339,8 @@ def spread(section: RulesSection) -> str:
     if len(rows) < 2:
         return ""
     high, low = rows[0], rows[-1]
+    if f"{high['score']:.1f}" == f"{low['score']:.1f}":
+        return f"this answer set scores {low['score']:.1f} by all {len(rows)} rules"
     line = (
         f"this answer set scores {low['score']:.1f} ({low['rule']}) to {high['score']:.1f} "
         f"({high['rule']}), depending on the rule"

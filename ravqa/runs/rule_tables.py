@@ -34,7 +34,9 @@ def show_rules(section: RulesSection, console: Console) -> None:
     what = f"the rules disagree with {section['own']} on {section['disputed']:,} of {asked}"
     console.out.print(Text(what + (":" if section["examples"] else "")), soft_wrap=True)
     for example in section["examples"]:
-        console.out.print(Text(_told(example, len(section["rules"]))), soft_wrap=True)
+        console.out.print(
+            Text(_told(example, section["own"], len(section["rules"]))), soft_wrap=True
+        )
 
 
 def table_of(section: RulesSection) -> tuple[list[str], list[list[str]]]:
@@ -79,16 +81,19 @@ def notes_of(section: RulesSection) -> list[str]:
     return found
 
 
-def _told(example: RuleExample, rules: int) -> str:
+def _told(example: RuleExample, own: str, rules: int) -> str:
+    """Return the answer, the references, and the rules that say otherwise than the own one."""
+
     def short(text: str) -> str:
         return textwrap.shorten(text, _LONGEST, placeholder=" ...")
 
     answer = "no answer" if example["answer"] is None else repr(short(example["answer"]))
     references = ", ".join(dict.fromkeys(example["references"]))
+    said, others = ("right", "wrong") if own in example["right"] else ("wrong", "right")
+    against = example["right"] if said == "wrong" else example["wrong"]
     return (
         f"  question {example['question_id']}: {short(example['question'])}\n"
-        f"    {answer} for {short(references)}: {example['disagree']} of {rules} rules say "
-        f"otherwise\n"
-        f"    right by {', '.join(example['right']) or 'none'}\n"
-        f"    wrong by {', '.join(example['wrong']) or 'none'}"
+        f"    {answer} for {short(references)}: {said} by {own}, {others} by "
+        f"{example['disagree']} of {number_of(rules, 'rule')}:\n"
+        f"    {', '.join(against)}"
     )

@@ -12,6 +12,7 @@ from itertools import compress
 
 from ravqa.core.records import Question
 from ravqa.core.terminal import Columns
+from ravqa.core.texts import number_of
 from ravqa.evaluation.answers import record_of
 from ravqa.evaluation.rules import Scored, aggregate, choose_rules, scored, scored_before
 from ravqa.evaluation.schema import RuleDifference, Sample
@@ -21,6 +22,10 @@ from ravqa.runs.finished import FinishedRun, Id, RunFiles, dataset_of
 TITLE = "Score % by rule, compared with the reference"
 HEADER = ("", "score %", "reference %", "difference", "95 % interval")
 _DECIMALS = 4
+_FEWER = (
+    "Where a rule leaves out questions of one run that it keeps of the other, the difference is "
+    "over those that it keeps of both."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class RuleComparison:
         scores: of the reference, and of the run.
         difference: of the run minus the reference.
         p_value: two-sided, of the paired test.
+        same_questions: whether both scores are over the questions of the difference.
     """
 
     rule: str
@@ -40,6 +46,7 @@ class RuleComparison:
     scores: tuple[float, float]
     difference: Estimate
     p_value: float
+    same_questions: bool
 
 
 def compared_by_rules(
@@ -112,7 +119,13 @@ def _row(
     test = metric.paired_test(ours, others, splits, images, seed=seed)
     difference = estimate_of_difference(test, ours, others, images)
     return RuleComparison(
-        metric.name, reference, run, (scores[0], scores[1]), difference, test.p_value
+        metric.name,
+        reference,
+        run,
+        (scores[0], scores[1]),
+        difference,
+        test.p_value,
+        same_questions=list(theirs.kept) == list(mine.kept),
     )
 
 
@@ -124,10 +137,13 @@ def verdicts(found: Sequence[RuleComparison]) -> list[str]:
         reference = rows[0].reference
         ahead = [sum(r.scores[i] > r.scores[1 - i] for r in rows) for i in (0, 1)]
         equal = len(rows) - sum(ahead)
-        counts = f"{reference} is ahead by {ahead[0]}, {run} by {ahead[1]}"
-        counts += f", equal by {equal}" if equal else ""
+        counts = f"{reference} scores higher under {ahead[0]} of {number_of(len(rows), 'rule')}, "
+        counts += f"{run} under {ahead[1]}"
+        counts += f"; they are equal under {equal}" if equal else ""
         changes = "changes with the rule" if all(ahead) else "does not change with the rule"
-        lines.append(f"The order of {reference} and {run} {changes}: of {len(rows)}, {counts}.")
+        lines.append(f"The order of {reference} and {run} {changes}: {counts}.")
+    if any(not row.same_questions for row in found):
+        lines.append(_FEWER)
     return lines
 
 
@@ -150,10 +166,10 @@ def printed(found: Sequence[RuleComparison]) -> Columns:
     """Return the comparison for a terminal."""
     table = Columns(TITLE, verdicts(found))
     table.names()
-    for name in HEADER[1:]:
-        table.numbers(name, width=13 if "interval" in name else 11)
-    for name, *numbers in rows_of(found):
-        table.row(name, *numbers)
+    for name in HEADER[1:-1]:  # the interval stands beside the difference: names are long
+        table.numbers(name, width=9)
+    for name, mine, theirs, difference, interval in rows_of(found):
+        table.row(name, mine, theirs, difference if interval == "-" else f"{difference} {interval}")
     return table
 
 

@@ -164,6 +164,14 @@ def test_examples_are_those_on_which_most_rules_disagree():
     ).replace("25.0 (exact_match) to", f"25.0 ({section['rules'][-1]['rule']}) to")
 
 
+def test_where_all_rules_agree_the_score_is_told_once():
+    questions = [Question(i, f"q{i}", answers=("oak",), image_id=i) for i in range(4)]
+    samples = {i: {"answer": "elm"} for i in range(4)}
+    rules = ["flashrag.em", "flashrag.acc"]
+    section = rules_section(dataset_of(questions, "exact_match"), samples, rules, seed=1)
+    assert spread(section) == "this answer set scores 0.0 by all 3 rules"
+
+
 def test_one_rule_has_no_spread_and_questions_that_it_cannot_use_count_as_without_score():
     dataset, samples = asked("okvqa")
     section = rules_section(dataset, samples, [], seed=1)

@@ -4,14 +4,17 @@ import csv
 import io
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from hand_runs import answered, write
+from narrow import fits, terminal
 from rich.console import Console as RichConsole
 
 from ravqa.core.errors import UserError
 from ravqa.evaluation.schema import ComparisonTables, validated
-from ravqa.metrics.statistics.intervals import paired_test
+from ravqa.metrics import METRICS
+from ravqa.metrics.statistics.intervals import Estimate, paired_test
 from ravqa.runs.console import Console
 from ravqa.runs.finished import FinishedRun
 from ravqa.studies import compare as module
@@ -25,7 +28,8 @@ from ravqa.studies.compare import (
     open_runs,
 )
 from ravqa.studies.options import CompareRequest
-from ravqa.studies.rules import verdicts
+from ravqa.studies.rules import RuleComparison, verdicts
+from ravqa.studies.rules import printed as printed_rules
 
 READ, HELD, NOWHERE = (
     "an answer in the passages read",
@@ -386,11 +390,14 @@ def test_the_order_of_two_runs_may_change_with_the_rule(tmp_path):
         "flashrag.acc": ((40.0, 80.0), 40.0),
         "ultrarag.em": ((40.0, 40.0), 0.0),
     }
-    line = "The order of a and b changes with the rule: of 4, a is ahead by 1, b by 1, equal by 2."
+    line = (
+        "The order of a and b changes with the rule: a scores higher under 1 of 4 rules, b under "
+        "1; they are equal under 2."
+    )
     output = tmp_path / "out"
     shown = printed(request(tmp_path, rules=rules, output=output))
     assert line in " ".join(shown.split())
-    assert ["flashrag.acc", "80.0", "40.0", "+40.0", "-"] in [x.split() for x in shown.splitlines()]
+    assert ["flashrag.acc", "80.0", "40.0", "+40.0"] in [x.split() for x in shown.splitlines()]
     page = (output / "report.html").read_text()
     assert line in page
     assert "Score % by rule, compared with the reference" in page
@@ -401,7 +408,8 @@ def test_the_order_of_two_runs_may_change_with_the_rule(tmp_path):
     assert kept[2]["p_value"] == pytest.approx(0.5, abs=0.05)  # two images differ: 2 of 4 flips
     same = compare(tmp_path / "a", tmp_path / "b", rules=["flashrag.acc"]).rules
     assert verdicts(same[1:]) == [
-        "The order of a and b does not change with the rule: of 1, a is ahead by 0, b by 1."
+        "The order of a and b does not change with the rule: a scores higher under 0 of 1 rule, b "
+        "under 1."
     ]
     assert compare(tmp_path / "a", tmp_path / "b").rules == ()
     with pytest.raises(UserError, match="--rules: no metric 'em': known"):
@@ -452,3 +460,42 @@ def test_costs_stand_beside_scores_and_are_drawn_against_them(tmp_path):
     assert "cost p" not in line
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Exact match % against USD per question" in page
+
+
+def test_a_difference_by_a_rule_that_leaves_questions_out_says_of_which_questions_it_is(tmp_path):
+    """Officially, InfoSeek's questions without an answer are left out: of a, but not of b."""
+
+    def texts(*answers):
+        return [
+            answered(
+                i,
+                float(text == "oak"),
+                answer=text,
+                answer_eval=["oak"],
+                question_type="String",
+                split="val_unseen_question" if i % 2 else "val_unseen_entity",
+            )
+            for i, text in enumerate(answers)
+        ]
+
+    of = {"metric": "infoseek", "label": "InfoSeek score", "rule": {"strict": True}}
+    write(tmp_path / "a", texts("oak", "elm", None, "oak"), answers=of)
+    write(tmp_path / "b", texts("oak", "elm", "elm", "elm"), answers=of)
+    found = compare(tmp_path / "a", tmp_path / "b", rules=["flashrag.em"]).rules
+    assert all(row.same_questions for row in found)
+    assert len(verdicts(found)) == 1
+    found = compare(tmp_path / "a", tmp_path / "b", rules=["infoseek.official"]).rules
+    assert [row.same_questions for row in found] == [True, False]
+    assert verdicts(found)[1] == (
+        "Where a rule leaves out questions of one run that it keeps of the other, the difference "
+        "is over those that it keeps of both."
+    )
+
+
+def test_the_longest_names_of_rules_fit():
+    rules = [name for name, _ in METRICS]
+    row = RuleComparison("", "a", "b", (100.0, 99.9), Estimate(-25.6, -33.6, -17.5), 0.01, True)
+    screen = terminal()
+    screen.print(printed_rules([replace(row, rule=name) for name in rules]))
+    lines = fits(screen.file.getvalue())
+    assert {line.split()[0] for line in lines if line.endswith("-17.5]")} == set(rules)
