@@ -7,7 +7,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.answering.rules import answering_config
 from ravqa.core.accounts import Account, Cost
-from ravqa.core.cache import Use, measured
+from ravqa.core.cache import SharedTime, Use, measured
 from ravqa.core.contracts import raised_by
 from ravqa.core.errors import UserError, broken, checked_choices
 from ravqa.core.factory import Session, build_part, part_config
@@ -88,6 +91,8 @@ class Pipeline:
         config: settings that it was built from; None for one put together from parts.
         name: file or name that they were read from.
         overrides: changes to that file, as "key.path=value".
+        turn: held while a part that runs in this process works: one thread at a time. Readers of
+            servers (`workers` above 1), and rerankers that ask them, work for several at once.
     """
 
     name: str = "pipeline"
@@ -114,6 +119,8 @@ class Pipeline:
         self.corpus: Corpus | None = None
         self._shown: dict[str, Example] = {}  # by question id, those needed so far
         self._account: Account | None = None
+        self._times: defaultdict[str, SharedTime] = defaultdict(SharedTime)
+        self.turn = threading.RLock()
 
     @classmethod
     def from_config(
@@ -249,7 +256,8 @@ class Pipeline:
             found = used.retrieve([questions[i] for i in rows], self.top_k)
             return checked_hits(used, found, len(rows), self.top_k)
 
-        return by_halves(range(len(questions)), find, f"the retriever {type(used).__name__}")
+        with self.turn:
+            return by_halves(range(len(questions)), find, f"the retriever {type(used).__name__}")
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Ranked]) -> list[Stage]:
         """Return each reranker's stage, in order; the last one's hits are to be read.
@@ -261,7 +269,12 @@ class Pipeline:
         """
         stages: list[Stage] = []
         for name, reranker in self.rerankers.items():
-            with measured(reranker.stores, self._account) as use:
+            time = self._times[name]
+            served = reranker.reader is not None and reranker.reader.workers > 1
+            with (
+                measured(reranker.stores, self._account, shared=time, items=len(questions)) as use,
+                nullcontext() if served else self.turn,
+            ):
                 hits = self._reranked(reranker, questions, hits)
             if self._account is not None and reranker.reader is not None:
                 kept = Cost.of_kept(use.found, reranker.reader.prices)
@@ -324,9 +337,13 @@ class Pipeline:
         """
         if self.examples is None:
             return []
-        chosen = self.examples.choose(asked)
+        with self.turn:
+            return self._examples(self.examples, asked)
+
+    def _examples(self, pool: ExamplePool, asked: Sequence[Question]) -> list[Example]:
+        chosen = pool.choose(asked)
         new = self.describe([q for q in chosen if str(q.question_id) not in self._shown])
-        count = self.examples.config.passages
+        count = pool.config.passages
         hits: Sequence[Ranked] = [[] for _ in new]
         if count and self.corpus is not None:
             try:

@@ -7,6 +7,7 @@ is the answer (`ravqa.answering.extract`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,8 @@ class Answerer:
         reader: the reader as given.
         cached: the reader with its cache; it counts what the reader itself made.
         rule: the decision rule.
-        asked: the texts of the last call's prompts, by the hashes that drafts refer to.
+        asked: the texts of the prompts of this thread's last call, by the hashes that drafts refer
+            to.
         fingerprint: changes with prompt, settings and reader, but not with examples.
     """
 
@@ -76,7 +78,7 @@ class Answerer:
             raise UserError(problem)
         self.reader = reader
         self.cached = CachedReader(reader, keep=config.cache)
-        self.asked: dict[str, str] = {}
+        self._asked = threading.local()
         self._articles = ArticlePictures(config.article_images, config.article_folder)
         apart = {"cache", "prompt", "examples", "batch_size", "self_check"}
         # Not settings when runs were first resumed.
@@ -89,6 +91,12 @@ class Answerer:
             *([self._self_check.source] if self._self_check else []),
             *([gallery_key(config.article_images)] if config.article_images else []),
         )
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """See the class."""
+        found: dict[str, str] = getattr(self._asked, "prompts", {})
+        return found
 
     @property
     def choice_rule(self) -> str:
@@ -116,7 +124,7 @@ class Answerer:
         made = self._made(given, examples)
         good = [case for case in made if not isinstance(case, Failure)]
         cases = [case for case, _ in good]
-        self.asked = {
+        self._asked.prompts = {
             key: prompt.text
             for case in cases
             for key, prompt in zip(case.keys, case.prompts, strict=True)

@@ -48,7 +48,7 @@ class Use:
     """The duration of a piece of work, its use of stores, and its cost (see `measured`).
 
     Attributes:
-        seconds: how long it took.
+        seconds: how long it took, or its share of the time of work that was done together.
         asked: number of values requested from the stores.
         found: how many of them were already stored.
         stores: names of the stores that were queried.
@@ -62,8 +62,37 @@ class Use:
     costs: dict[Payer, Cost] = field(default_factory=dict)
 
 
+class SharedTime:
+    """Time that pieces of work share equally, item by item, while they are under way together.
+
+    So the shares of all items sum to the time during which anything was under way.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._items = 0  # under way
+        self._at = 0.0
+        self._each = 0.0  # seconds that one item under way since the beginning would have had
+
+    def change(self, items: int) -> float:
+        """Begin (or end, if negative) work on items; return the share of one item until now."""
+        with self._lock:
+            now = time.monotonic()
+            if self._items:
+                self._each += (now - self._at) / self._items
+            self._at = now
+            self._items += items
+            return self._each
+
+
 @contextmanager
-def measured(stores: Iterable[Store], account: Account | None = None) -> Iterator[Use]:
+def measured(
+    stores: Iterable[Store],
+    account: Account | None = None,
+    *,
+    shared: SharedTime | None = None,
+    items: int = 1,
+) -> Iterator[Use]:
     """Measure the time of the enclosed work, its cost, and how many values came from these stores.
 
     Work that other threads do meanwhile is not counted, unless they do it in a copy of this
@@ -72,6 +101,8 @@ def measured(stores: Iterable[Store], account: Account | None = None) -> Iterato
     Args:
         stores: those in which the working parts keep their results (their attribute `stores`).
         account: what the parts charge.
+        shared: is shared with other work of this kind that is under way at the same time: the
+            duration is the share of this work's `items`.
 
     Yields:
         A `Use`, complete at the end.
@@ -79,14 +110,15 @@ def measured(stores: Iterable[Store], account: Account | None = None) -> Iterato
     use = Use()
     own = frozenset(map(id, stores))
     token = _USES.set((*_USES.get(), (own, use)))
-    began = time.monotonic()
+    clock = SharedTime() if shared is None else shared
+    began = clock.change(items)
     try:
         with ExitStack() as stack:
             if account is not None:
                 use.costs = stack.enter_context(account.booked())
             yield use
     finally:
-        use.seconds = time.monotonic() - began
+        use.seconds = (clock.change(-items) - began) * items
         _USES.reset(token)
 
 

@@ -184,7 +184,8 @@ class Reader(ABC):
         max_new_tokens: longest answer, in tokens.
         max_thinking_tokens: most tokens that the model may think before its answer.
         ends: tokens that end a generation.
-        workers: number of prompts processed concurrently.
+        workers: number of prompts processed concurrently; if above 1, several threads call the
+            reader at the same time.
         control_tokens: the texts that the model would read as control tokens or images.
         supports_images: whether it looks at the prompts' images.
         max_images: most images of one prompt that it looks at, if it does: 1, or more if it shows

@@ -129,6 +129,7 @@ class OpenAIReader(Reader):
         self.deterministic = config.temperature == 0
         self._echo_checked = False
         self._echo_lock = threading.Lock()
+        self._counting = threading.Lock()
         self.weights = config.model
         self.prices = config.prices
         self.context = config.context
@@ -269,7 +270,8 @@ class OpenAIReader(Reader):
         """
         if self.config.tokenizer is None:
             raise UserError(f"{_WHY}: counting tokens needs the setting tokenizer")
-        return [self._count(prompt) for prompt in prompts]
+        with self._counting:  # a tokenizer is for one thread at a time
+            return [self._count(prompt) for prompt in prompts]
 
     def _unable(self, what: str) -> UserError:
         return UserError(f"{_WHY} cannot {what}")

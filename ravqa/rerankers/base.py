@@ -63,7 +63,8 @@ class Reranker(ABC):
         supports_images: whether it looks at questions' images.
         stores: where scores are kept; empty if they are not. Runs measure what came from there.
         switched_off: what a reader that it asks does not do; see `ravqa.readers.base.Reader`.
-        reader: the reader that it asks, if it asks one.
+        reader: the reader that it asks, if it asks one. If that is a server's (`workers` above 1),
+            several threads call `rerank` at the same time.
     """
 
     class Config(RerankerConfig):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -86,6 +87,7 @@ class Gate(PassageFilter):
         self._ask: YesNo | None = None
         self.reader = reader
         self._neutralised = 0
+        self._counting = threading.Lock()
         parts = [config.model_dump(include={"rule", "at_least", "against"})]
         if config.asks_reader:
             if reader is None:
@@ -122,7 +124,8 @@ class Gate(PassageFilter):
                 for q, hits in zip(questions, rankings, strict=True)
                 if hits
             ]
-            self._neutralised += sum(count for _, count in made)
+            with self._counting:
+                self._neutralised += sum(count for _, count in made)
             odds = iter(self._ask.log_odds([prompt for prompt, _ in made]))
             values = [probability(next(odds)) if hits else 0.0 for hits in rankings]
         return [

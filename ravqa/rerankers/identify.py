@@ -8,6 +8,7 @@ Passages of an article have its probability as score, and `blend` can join it wi
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Self
@@ -104,6 +105,7 @@ class Identify(Reranker):
         self.weights = reader.weights
         self.switched_off = reader.switched_off
         self.neutralised = 0
+        self._counting = threading.Lock()
         self._scores = fingerprint("identify/1", reader.fingerprint)
         self.fingerprint = fingerprint(
             self._scores, self._template.source, config.articles, config.keep
@@ -128,7 +130,8 @@ class Identify(Reranker):
             if len(articles) > 1:
                 passages = [replace(p, title=_name(p)) for p in articles.values()]
                 prompt, count = self._template.prompt(question, passages, reader=self.reader)
-                self.neutralised += count
+                with self._counting:
+                    self.neutralised += count
                 prompts += [prompt] * len(articles)
                 names += map(_name, passages)
         images = image_prints([prompt.image for prompt in prompts])

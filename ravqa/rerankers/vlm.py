@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Self
@@ -90,6 +91,7 @@ class VLMReranker(Reranker):
         self.weights = reader.weights
         self.switched_off = reader.switched_off
         self.truncated = self.neutralised = 0
+        self._counting = threading.Lock()
         self.fingerprint = fingerprint(
             "vlm/1",
             self._ask.fingerprint,
@@ -120,7 +122,8 @@ class VLMReranker(Reranker):
             for question, found in zip(questions, candidates, strict=True)
             for _, passage in found[: self.config.depth]
         ]
-        self.neutralised += sum(count for _, count in made)
+        with self._counting:
+            self.neutralised += sum(count for _, count in made)
         odds = self._ask.log_odds([prompt for prompt, _ in made])
         scores = odds if self.config.score == "log-odds" else [probability(x) for x in odds]
         return rescored_each(candidates, self.config.depth, list(map(_explained, scores)))
@@ -129,7 +132,8 @@ class VLMReranker(Reranker):
         words = passage.text.split()
         if self.config.max_words is None or len(words) <= self.config.max_words:
             return passage
-        self.truncated += 1
+        with self._counting:
+            self.truncated += 1
         return replace(passage, text=" ".join(words[: self.config.max_words]))
 
 

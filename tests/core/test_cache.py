@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from ravqa.core.cache import Memo, Store, measured
+from ravqa.core.cache import Memo, SharedTime, Store, measured
 from ravqa.core.errors import UserError
 from ravqa.core.factory import Session, build_part, shared_keys
 from ravqa.core.outcomes import Failure
@@ -68,6 +68,18 @@ def test_measured_work_knows_what_came_from_its_stores(store, clock):
     with measured([store]) as nothing:
         Store("things").get(["a"])  # another object, which others at work may hold
     assert (nothing.asked, nothing.stores) == (0, set())
+
+
+def test_work_under_way_together_shares_the_time_by_items(store, clock):
+    shared = SharedTime()
+    with measured([], shared=shared, items=2) as first:
+        clock(4)  # alone
+        with measured([], shared=shared, items=6) as second:
+            clock(8)  # 1 second for each of 8
+    clock(100)  # nobody
+    with measured([], shared=shared, items=5) as third:
+        clock(10)
+    assert (first.seconds, second.seconds, third.seconds) == (6, 6, 10)
 
 
 def test_work_of_several_threads_is_counted_whole(fresh_cache):

@@ -37,6 +37,8 @@ class Judge(ABC):
         charges: whether it charges its `account` for what it does.
         account: what is charged, if there is one (`charge_to`).
         prices: what tokens cost, if that is known.
+        workers: number of triples judged concurrently; if above 1, several threads call the judge
+            at the same time.
     """
 
     class Config(Strict):
@@ -47,6 +49,7 @@ class Judge(ABC):
     charges: bool = False
     account: Account | None = None
     prices: Prices | None = None
+    workers: int = 1
 
     def __init__(self, config: Any = None):
         """Store the validated options; None for the defaults.

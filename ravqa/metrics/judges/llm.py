@@ -112,6 +112,7 @@ class LLMJudge(Judge):
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
         self.prices = config.prices
+        self.workers = config.workers
         # Without the address: the same model elsewhere is the same judge.
         parts: list[Any] = ["llm/4", config.model, self._prompt, config.max_tokens]
         asking = config.model_dump(include=set(ChatServerConfig.model_fields) - _CONNECTION)
