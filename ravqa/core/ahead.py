@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -82,10 +82,11 @@ def abandoning(tell: Callable[[], object]) -> Iterator[None]:
         group.forget(tell)
 
 
-def in_order(tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
+def in_order(tasks: Iterable[Callable[[], T]], ahead: int) -> Generator[T, None, None]:
     """Yield what tasks return, in order, while later ones are under way.
 
-    If one raises, or the caller stops, the later ones are abandoned (`abandoning`).
+    If one raises, or the caller stops, the later ones are abandoned (`abandoning`). What the
+    iterable itself raises comes after the results of the tasks before.
 
     Args:
         tasks: taken from the iterable by the caller's thread as it goes on, one by one.
@@ -97,11 +98,20 @@ def in_order(tasks: Iterable[Callable[[], T]], ahead: int) -> Iterator[T]:
         return
     group, begun = _Group(), deque[Future[T]]()
     try:
-        for task in tasks:
-            begun.append(group.start(task))
+        more, error = iter(tasks), None
+        while True:
+            try:
+                begun.append(group.start(next(more)))
+            except StopIteration:
+                break
+            except Exception as e:  # it comes after what was begun before it
+                error = e
+                break
             while begun and (len(begun) > ahead or begun[0].done()):
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
+        if error is not None:
+            raise error
     finally:
         group.abandon()

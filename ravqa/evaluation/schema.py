@@ -271,7 +271,7 @@ class Sample(Predicted):
     log_prob: NotRequired[Log | None]
     """Log-probability of the answer under the decision rule; null if it has none."""
     seconds: dict[str, Seconds]
-    """By stage, the time that one question took in this run."""
+    """By stage, the time that one question took in this run; together under way, they share it."""
     cached: dict[str, Cached]
     """By stage, how much came from the cache."""
     cost: NotRequired[dict[str, CostRecord]]

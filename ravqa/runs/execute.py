@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from ravqa.core.accounts import shared_costs
-from ravqa.core.cache import Use, measured
+from ravqa.core.ahead import in_order
+from ravqa.core.cache import SharedTime, Use, measured
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import RETRIEVED, Answer, Hit, Question
@@ -44,9 +47,8 @@ from ravqa.runs.stages import mark
 _RERANKED = (MAIN, "wrong-image")
 _MAX_RAW = 300  # longest generation of a draft in the samples, in characters
 _MIN_ALL_FAILED = 8  # if all of at least this many questions fail, a setting is wrong
-_CHUNK = 32  # questions retrieved, answered and written at a time
-# Larger chunks for a reader that answers several prompts at once: each chunk ends with a wait.
-_ROUNDS = 8
+_CHUNK = 32  # questions retrieved, answered and written at a time; more for more `workers`
+_AHEAD = 32  # chunks that may be answered while an earlier one waits for a server
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ def execute(
     loaded.plan.run_dir.begin(_resolved_config(loaded))
     runner = Runner(loaded, console)
     samples: dict[str, Mapping[int | str, Sample]] = {}
-    for name, found in loaded.conditions.items():
-        samples[name] = runner.run(name, found)
+    for name, found in runner.run(loaded.conditions):
+        samples[name] = found
         if answered and name == MAIN and len(loaded.conditions) > 1:
             answered(Executed(loaded, dict(samples)))
     for stage, stores in {"describe": loaded.describing.stores, **runner.stores}.items():
@@ -93,8 +95,49 @@ class _UnreadPicture(Failure):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """A condition of the run, and what of it is done.
+
+    Attributes:
+        done: its samples by question id, those of an interrupted run included.
+    """
+
+    name: str
+    retriever: Retriever
+    done: dict[int | str, Sample]
+
+    @property
+    def what(self) -> str:
+        """Return what the console calls its questions."""
+        return "questions" if self.name == MAIN else f"control {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What became of some questions under a condition.
+
+    Attributes:
+        samples: of the answered questions.
+        error: why the run must stop, if it must.
+        prompts: texts of the prompts, by hash.
+        uses: what each stage used.
+    """
+
+    condition: _Condition
+    samples: Sequence[Sample]
+    error: str
+    prompts: Mapping[str, str]
+    uses: Mapping[str, Use]
+
+
 class Runner:
-    """Runs conditions over the dataset chunk by chunk, and writes the samples of each chunk."""
+    """Runs conditions over the dataset chunk by chunk, and writes the samples of each chunk.
+
+    While a reader of a server works on a chunk, the next ones are begun, also those of the next
+    condition: the server always has as many requests as it may (`workers`). Chunks are written in
+    their order.
+    """
 
     def __init__(self, loaded: Loaded, console: Console):
         self.pipeline = loaded.pipeline
@@ -106,98 +149,133 @@ class Runner:
         self.console = console
         answerer = loaded.pipeline.answerer
         self._declines = answerer.template.declines if answerer else ()
-        self._marker: Marker | None = None
+        served_judge = loaded.judge is None or loaded.judge.workers > 1
+        self._judging = nullcontext() if served_judge else loaded.pipeline.turn
+        self._answering = SharedTime()
         self.stores: dict[str, set[str]] = {}  # caches that each stage of the run itself used
 
-    def run(self, condition: str, retriever: Retriever) -> dict[int | str, Sample]:
-        """Return the samples of every question, including those of an interrupted run."""
-        questions = list(self.dataset.questions)
-        done = self.run_dir.read_samples(condition)
-        asked = questions
-        if condition == "wrong-image":
-            asked = wrong_images(questions, self.request.seed)
-        total = len(questions)
-        what = "questions" if condition == MAIN else f"control {condition}"
-        finished = sum(q.question_id in done for q in questions)
-        self.console.progress(what, finished, total)
-        size = max(_CHUNK, _ROUNDS * self.pipeline.reads_at_once)
-        for start in range(0, total, size):
-            rows = [
-                i
-                for i in range(start, min(start + size, total))
-                if questions[i].question_id not in done
-            ]
-            if not rows:
-                continue
-            samples, error = self._chunk(
-                condition, [questions[i] for i in rows], [asked[i] for i in rows], retriever
+    def run(
+        self, conditions: Mapping[str, Retriever]
+    ) -> Iterator[tuple[str, dict[int | str, Sample]]]:
+        """Yield each condition's samples of every question, including those of an interrupted run.
+
+        Raises:
+            UserError: the run must stop.
+        """
+        questions = self.dataset.questions
+        parts = [
+            _Condition(name, retriever, self.run_dir.read_samples(name))
+            for name, retriever in conditions.items()
+        ]
+        several = self.pipeline.reads_at_once
+        chunks = in_order(self._tasks(parts, max(_CHUNK, several)), _AHEAD if several > 1 else 0)
+        with closing(chunks):
+            for part in parts:
+                finished = sum(q.question_id in part.done for q in questions)
+                self.console.progress(part.what, finished, len(questions))
+                while finished < len(questions):
+                    finished += self._finish(next(chunks), finished)
+                yield part.name, {q.question_id: part.done[q.question_id] for q in questions}
+
+    def _tasks(self, parts: Sequence[_Condition], size: int) -> Iterator[Callable[[], _Chunk]]:
+        """Yield what is to be done of each condition, chunk by chunk, the passages being found."""
+        questions = self.dataset.questions
+        for part in parts:
+            missing = [q.question_id not in part.done for q in questions]
+            asked: Sequence[Question] = questions
+            if part.name == "wrong-image" and any(missing):
+                asked = wrong_images(questions, self.request.seed)
+            for start in range(0, len(questions), size):
+                rows = [i for i in range(start, min(start + size, len(questions))) if missing[i]]
+                if rows:
+                    chosen = [asked[i] for i in rows]
+                    with measured(part.retriever.stores, self.account) as use:
+                        found = self.pipeline.retrieve(chosen, part.retriever)
+                    yield partial(
+                        self._chunk, part, [questions[i] for i in rows], chosen, found, use
+                    )
+
+    def _finish(self, chunk: _Chunk, finished: int) -> int:
+        """Write what became of a chunk; return how many questions are answered.
+
+        Raises:
+            UserError: the run must stop.
+        """
+        part, total = chunk.condition, len(self.dataset.questions)
+        self.run_dir.prompts.add(chunk.prompts)
+        if part.name == MAIN:
+            for stage, use in chunk.uses.items():
+                self.stores.setdefault(stage.partition(" ")[0], set()).update(use.stores)
+        self.run_dir.append_samples(part.name, chunk.samples)
+        part.done.update((sample["question_id"], sample) for sample in chunk.samples)
+        finished += len(chunk.samples)
+        self.console.progress(part.what, finished, total)
+        if chunk.error:
+            raise UserError(
+                f"{chunk.error} ({part.what}: {finished} of {total} are answered and kept: "
+                f"continue with --resume --output {self.run_dir.path})"
             )
-            self.run_dir.append_samples(condition, samples)
-            done.update((sample["question_id"], sample) for sample in samples)
-            finished += len(samples)
-            self.console.progress(what, finished, total)
-            if error:
-                raise UserError(
-                    f"{error} ({what}: {finished} of {total} are answered and kept: continue with "
-                    f"--resume --output {self.run_dir.path})"
-                )
-        return {q.question_id: done[q.question_id] for q in questions}
+        return len(chunk.samples)
 
     def _chunk(
         self,
-        condition: str,
+        condition: _Condition,
         questions: Sequence[Question],
         asked: Sequence[Question],
-        retriever: Retriever,
-    ) -> tuple[list[Sample], str]:
-        """Return the samples of the answered questions, and why the run must stop, if it must."""
-        with measured(retriever.stores, self.account) as retrieving:
-            retrieved = self.pipeline.retrieve(asked, retriever)
+        retrieved: Sequence[Ranked],
+        retrieving: Use,
+    ) -> _Chunk:
+        """Answer questions from what was retrieved for them; several threads may do so."""
         reranked: list[Stage] = []
-        if condition in _RERANKED:
+        if condition.name in _RERANKED:
             reranked = self.pipeline.rerank(asked, retrieved)
         ranked: Sequence[Ranked] = reranked[-1].hits if reranked else retrieved
         answerer = self.pipeline.answerer
         reads = answerer is not None
         # Without a reader, the hits are the outcome.
         outcomes: Sequence[Answer | Ranked] = ranked
-        with measured(answerer.cached.stores if answerer else (), self.account) as answering:
+        prompts: Mapping[str, str] = {}
+        with measured(
+            answerer.cached.stores if answerer else (),
+            self.account,
+            shared=self._answering,
+            items=len(questions),
+        ) as answering:
             if answerer is not None:
                 outcomes = self._read_or_failed(self.pipeline.answer(questions, ranked))
-                self.run_dir.prompts.add(answerer.asked)
+                prompts = answerer.asked
         error = self._ends(outcomes, questions)
         uses = {"retrieve": retrieving}
         uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
         uses |= {"answer": answering}
-        if condition == MAIN:
-            for stage, use in uses.items():
-                self.stores.setdefault(stage.partition(" ")[0], set()).update(use.stores)
         costs = {stage: shared_out(use, len(questions)) for stage, use in uses.items()}
         samples: list[Sample] = []
         for i, question in enumerate(questions):
             outcome, hits = outcomes[i], or_empty(ranked[i])
             if error and isinstance(outcome, Failure):
                 continue  # a resumed run asks it again
-            sample = self._sample(question, hits, costs)
+            marker = Marker(question)
+            sample = self._sample(marker, hits, costs)
             if reranked:
                 rankings = {RETRIEVED: retrieved[i]} | {s.name: s.hits[i] for s in reranked}
                 sample["stages"] = [
-                    StageRanking(stage=name, **self._ranking(question, or_empty(found)))
+                    StageRanking(stage=name, **self._ranking(marker, or_empty(found)))
                     for name, found in rankings.items()
                 ]
             if isinstance(outcome, Answer):
-                self._add_answer(sample, question, outcome, hits)
+                self._add_answer(sample, marker, outcome, hits)
             elif isinstance(outcome, Failure):
                 if reads:
-                    self._add_nothing(sample, question)
+                    self._add_nothing(sample, marker)
                 sample["error"] = outcome.reason
             samples.append(sample)
+        used = dict(uses)
         if reads and not self.request.predict_only:
-            with measured((), self.account) as uses["judge"]:
+            with self._judging, measured((), self.account) as used["judge"]:
                 samples, unscored = self._scored(questions, samples)
             error = error or unscored
-        self._add_costs(samples, questions, uses)
-        return samples, error
+        self._add_costs(samples, questions, used)
+        return _Chunk(condition, samples, error, prompts, uses)
 
     def _read_or_failed(self, answers: Sequence[Answer | Failure]) -> Sequence[Answer | Failure]:
         """Return the answers; with `--on-error fail`, failures for those without a picture."""
@@ -274,10 +352,11 @@ class Runner:
         return first.reason if len(failed) == len(questions) >= _MIN_ALL_FAILED else ""
 
     def _sample(
-        self, question: Question, hits: Sequence[Hit], costs: Mapping[str, Described]
+        self, marker: Marker, hits: Sequence[Hit], costs: Mapping[str, Described]
     ) -> Sample:
+        question = marker.question
         seen = question.description
-        ranking = self._ranking(question, hits)
+        ranking = self._ranking(marker, hits)
         sample: Sample = {
             "question_id": question.question_id,
             "question": question.question,
@@ -302,24 +381,22 @@ class Runner:
             sample["correct_choice"] = question.correct_choice
         return sample
 
-    def _ranking(self, question: Question, hits: Sequence[Hit]) -> Ranking:
-        if self._marker is None or self._marker.question is not question:
-            self._marker = Marker(question)  # all rankings of a question are marked in a row
+    def _ranking(self, marker: Marker, hits: Sequence[Hit]) -> Ranking:
         passages = [passage for _, passage in self.pipeline.passages(hits)]
         return {
             "hits": [(hit.passage_id, round(hit.score, 6)) for hit in hits],
-            **self._marker.marks(passages),
+            **marker.marks(passages),
         }
 
-    def _read(self, question: Question, answer: Answer, hits: Sequence[Hit]) -> Ranking:
+    def _read(self, marker: Marker, answer: Answer, hits: Sequence[Hit]) -> Ranking:
         """Return the ranking of the passages that were in a prompt, in the order of the hits."""
         shown = {passage_id for draft in answer.drafts for passage_id in draft.passage_ids}
-        return self._ranking(question, [hit for hit in hits if hit.passage_id in shown])
+        return self._ranking(marker, [hit for hit in hits if hit.passage_id in shown])
 
     def _add_answer(
-        self, sample: Sample, question: Question, answer: Answer, hits: Sequence[Hit]
+        self, sample: Sample, marker: Marker, answer: Answer, hits: Sequence[Hit]
     ) -> None:
-        sample["read"] = self._read(question, answer, hits)
+        sample["read"] = self._read(marker, answer, hits)
         sample["answer"] = answer.text
         sample["raw"] = answer.raw
         sample["decision"] = answer.decision
@@ -339,8 +416,8 @@ class Runner:
             sample["refused"] = True
         sample["drafts"] = self._drafts(answer, hits)
 
-    def _add_nothing(self, sample: Sample, question: Question) -> None:
-        sample["read"] = self._ranking(question, [])
+    def _add_nothing(self, sample: Sample, marker: Marker) -> None:
+        sample["read"] = self._ranking(marker, [])
         sample["answer"] = sample["raw"] = sample["decision"] = sample["log_prob"] = None
         sample["cut"] = 0
         sample["drafts"] = []

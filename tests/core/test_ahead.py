@@ -72,6 +72,21 @@ def test_an_error_comes_in_its_turn_and_the_rest_is_abandoned():
     assert abandoned.wait(LONG)
 
 
+def test_an_error_of_the_iterable_comes_after_what_was_begun():
+    release = threading.Event()
+
+    def tasks():
+        yield lambda: (release.wait(LONG), 1)[1]
+        yield lambda: 2
+        release.set()
+        raise ValueError("no more")
+
+    found = in_order(tasks(), ahead=5)
+    assert [next(found), next(found)] == [1, 2]
+    with pytest.raises(ValueError, match="no more"):
+        next(found)
+
+
 def test_who_begins_to_wait_after_the_end_is_told_at_once():
     begun, go, told, enclosed = (threading.Event() for _ in range(4))
 

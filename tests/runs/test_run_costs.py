@@ -65,7 +65,9 @@ def cost(number, **more):
     }
 
 
-def test_each_question_has_its_own_tokens_and_the_run_their_sum(run, serve):
+@pytest.mark.parametrize("chunk", [1, 32])
+def test_each_question_has_its_own_tokens_and_the_run_their_sum(run, serve, monkeypatch, chunk):
+    monkeypatch.setattr("ravqa.runs.execute._CHUNK", chunk)  # with 1, several are under way
     code, results, samples, out, err = run(serve(lambda _, body: used(body)), workers=3)
     assert code == 0, err
     assert {s["question_id"]: s["cost"] for s in samples} == {

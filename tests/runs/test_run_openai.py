@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import os
+import signal
 import threading
+import time
 
 import PIL.Image
 import pytest
@@ -11,9 +14,9 @@ from scripted_server import chat
 
 from ravqa.cli import main
 from ravqa.core.locations import SAMPLE
-from ravqa.pipeline import Pipeline
 
 KEY = "sk-do-not-write-me-0123456789"
+LONG = 20  # seconds after which a test that waits in vain fails
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +93,99 @@ def test_photos_reach_the_server(run, serve, okvqa_sample):
         assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).format == "JPEG"
 
 
-@pytest.mark.slow
-def test_so_many_questions_are_read_together_that_workers_seldom_wait(run, serve, monkeypatch):
-    sizes = []
-    answer = Pipeline.answer
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Two questions in a chunk, unless there are more workers."""
+    monkeypatch.setattr("ravqa.runs.execute._CHUNK", 2)
 
-    def counted(self, questions, hits):
-        sizes.append(len(questions))
-        return answer(self, questions, hits)
 
-    monkeypatch.setattr(Pipeline, "answer", counted)
+def answered(samples):
+    """What must not depend on when questions were answered."""
+    return [{k: v for k, v in s.items() if k not in {"seconds", "cached", "cost"}} for s in samples]
+
+
+def test_all_workers_are_busy_over_chunks_and_conditions(run, serve, small_chunks):
+    together = threading.Barrier(4)  # replies come only while four requests are under way
+
+    def reply(_, body):
+        together.wait(LONG)
+        return chat(answer_to(question(body)))
+
+    server = serve(reply)  # twice six questions: the chunks have 4 and 2
+    code, results, samples, _, err = run(server, "--controls", "none", **{"reader.workers": 4})
+    assert code == 0, err
+    assert len(server.requests) == 12
+    assert len(samples) == results["answers"]["questions"] == 6
+
+
+def test_a_slow_reply_holds_up_no_later_question_and_changes_nothing(run, serve, small_chunks):
+    others, asked = threading.Event(), set()
+
+    def reply(_, body):
+        asked.add(question(body))
+        if len(asked) == 6:
+            others.set()
+        if question(body) == first:
+            assert others.wait(LONG)  # the last question is asked while the first one waits
+        return chat(answer_to(question(body)))
+
+    first = None
+    server = serve(reply)
+    options = {"reader.temperature": 1}  # nothing comes from the cache
+    _, _, wanted, _, _ = run(server, output="plain", **options, **{"reader.workers": 1})
+    asked.clear()
+    others.clear()
+    first = wanted[0]["question"]
+    code, _, samples, _, err = run(server, **options, **{"reader.workers": 2})
+    assert code == 0, err
+    assert answered(samples) == answered(wanted)
+
+
+def test_equal_prompts_of_several_conditions_are_sent_once(run, serve, small_chunks):
     server = serve(lambda _, body: chat(answer_to(question(body))))
-    assert run(server, limit=40, **{"reader.workers": 5})[0] == 0
-    assert sizes == [40]
-    sizes.clear()
-    assert run(server, limit=40, output="few", **{"reader.workers": 1})[0] == 0
-    assert sizes == [32, 8]
+    more = ["--retriever", "none", "--controls", "none"]
+    code, results, _, _, err = run(server, *more, **{"reader.workers": 4})
+    assert code == 0, err
+    assert len(server.requests) == 6
+    assert results["cost"]["conditions"]["none"]["total"]["reused"]["results"] == 6
+
+
+def test_no_more_than_the_most_requests_are_sent_from_several_chunks(run, serve, small_chunks):
+    server = serve(lambda _, body: chat(answer_to(question(body))))
+    options = {"reader.workers": 2}
+    code, _, samples, _, err = run(server, "--max-requests", 3, **options)
+    assert code == 2
+    assert "--max-requests 3: as many requests have been sent" in err
+    assert len(server.requests) == 3
+    assert len(samples) <= 3
+    code, _, samples, _, err = run(server, "--resume", **options)
+    assert code == 0, err
+    assert len(server.requests) == 6  # what was answered and not written is in the cache
+    assert len(samples) == 6
+
+
+def test_an_interrupted_run_leaves_whole_lines_in_order(run, serve, small_chunks, tmp_path):
+    written, interrupted = tmp_path / "run" / "samples.jsonl", threading.Event()
+
+    def reply(n, body):
+        if n > 6 + 3:
+            while not (written.is_file() and written.read_bytes()):
+                time.sleep(0.005)
+            if not interrupted.is_set():
+                interrupted.set()
+                os.kill(os.getpid(), signal.SIGINT)
+        return chat(answer_to(question(body)))
+
+    server = serve(reply)
+    options = {"reader.temperature": 1, "reader.workers": 2}
+    _, _, wanted, _, _ = run(server, output="calm", **options)
+    code, results, samples, _, _ = run(server, **options)
+    assert (code, results) == (130, None)
+    assert 2 <= len(samples) < 6
+    assert answered(samples) == answered(wanted[: len(samples)])
+    code, _, samples, _, err = run(server, "--resume", **options)
+    assert code == 0, err
+    assert answered(samples) == answered(wanted)
 
 
 @pytest.mark.slow
