@@ -324,7 +324,7 @@ class Pages:
     def _cut(self, path: Path) -> Iterator[Passage]:
         name = self._name(path)
         document = self._document(path)
-        images = self._rendered(path)
+        images = self._rendered(path) if document.sections else {}  # pdfium fails without pages
         empty = True
         for section in document.sections:
             image = images.get(section.labels.get("page", 0))

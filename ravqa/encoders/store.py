@@ -134,7 +134,8 @@ class EmbeddingStore:
         if len(encoded) != len(rows) or any(a.shape[1:] != (self.dim,) for a in encoded):
             raise ValueError(f"{len(rows)} arrays [vectors, {self.dim}] are expected")
         arrays = {
-            "vectors": np.concatenate(encoded),
+            # safetensors writes memory as it lies, which need not be row by row.
+            "vectors": np.ascontiguousarray(np.concatenate(encoded)),
             "lengths": np.array([len(array) for array in encoded], dtype=np.int64),
             "stats": np.array(astuple(encoded.stats), dtype=np.int64),
         }

@@ -183,6 +183,14 @@ def test_a_page_needs_text_where_images_need_captions(report):
     assert remarks.scans == ["report.pdf#page=2"]
 
 
+def test_a_file_without_pages_has_no_images(report):
+    (report.parent / "empty.pdf").write_bytes(pdf())
+    remarks = Remarks()
+    found = passages(report.parent, remarks, pages="images")
+    assert list(found) == ["report.pdf#page=1", "report.pdf#page=2"]
+    assert remarks.blank == ["empty.pdf"]
+
+
 def test_what_cannot_be_rendered_is_listed(report, monkeypatch):
     (report.parent / "locked.pdf").write_bytes(pdf("Secret.", password="xyz"))
     remarks = Remarks("skip")

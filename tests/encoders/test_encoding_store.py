@@ -250,6 +250,17 @@ def test_a_folder_keeps_the_chunks_that_it_has(tmp_path):
     )
 
 
+def test_vectors_come_back_whatever_the_order_of_their_memory(tmp_path):
+    """numpy joins rows of length 1 and 0 column by column."""
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    encoded = [row[None][:count] for row, count in zip(rows, (1, 0, 1, 1), strict=True)]
+    assert not np.concatenate(encoded).flags.c_contiguous
+    store = EmbeddingStore(tmp_path, encoder="e", corpus="c", passages=4, dim=3, chunk=4)
+    store.write(0, Encoded(encoded))
+    assert [array.tolist() for array in store] == [array.tolist() for array in encoded]
+    assert store.missing() == []
+
+
 def test_passages_without_vectors_are_kept(tmp_path):
     arrays = [np.zeros((n, 3), np.float16) for n in (0, 0, 2, 0, 0)]
     store = EmbeddingStore(tmp_path / "s", encoder="e", corpus="c", passages=5, dim=3, chunk=2)
