@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -82,3 +83,8 @@ class AnsweringConfig(Strict):
         if self.article_folder is not None and self.article_images is None:
             raise UserError("answering.article_folder is that of a list: set article_images to it")
         return self
+
+    def problems(self) -> Sequence[str]:
+        """Pictures of articles that are not there."""
+        paths = (self.article_images, self.article_folder)
+        return [f"no such file or folder: {p}" for p in paths if p is not None and not p.exists()]

@@ -105,6 +105,8 @@ def read_gallery(source: Path, folder: Path | None = None) -> Iterator[GalleryIm
     if source.is_dir():
         yield from _of_folder(source)
         return
+    if not source.exists():
+        raise DataError(f"no such file or folder: {source}")
     images = ImageFolder(folder or source.parent)
     suffix = "".join(source.suffixes[-2:] if source.suffix == ".gz" else source.suffixes[-1:])
     if suffix.lower() in _JSON:

@@ -192,9 +192,10 @@ def _examine_part(
 
 
 def _abilities(config: PipelineConfig, parts: Collection[str], *, answers: bool) -> Iterator[str]:
-    """Yield what decision rule and rerankers need of their readers and do not get."""
+    """Yield what answering lacks, and what it and rerankers need of readers and do not get."""
     if answers and "reader" in parts:
         answering = answering_config(config.answering, "answering")
+        yield from (f"answering: {problem}" for problem in answering.problems())
         if problem := reader_problem(answering, _declared(config.reader, "reader")):
             yield problem
     for i, part in enumerate(config.reranking if "reranking" in parts else ()):

@@ -77,6 +77,15 @@ def model(folder, **config):
     return folder
 
 
+def test_pictures_of_articles_that_are_not_there_are_a_stop():
+    answering = {"passage_images": 1, "article_images": "gone", "article_folder": "away"}
+    found = stops(answering={**answering, "prompt": "chat"})
+    assert [stop for stop in found if stop.startswith("answering: ")] == [
+        "answering: no such file or folder: gone",
+        "answering: no such file or folder: away",
+    ]
+
+
 def test_an_address_that_is_none_is_a_stop():
     for url in ("http://localhost:80x/v1", "http://localhost:99999/v1", "http://[::1/v1"):
         found = examined(reader={"name": "openai", "model": "m", "url": url})

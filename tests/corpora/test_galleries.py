@@ -225,8 +225,8 @@ def test_rows_that_are_refused(tmp_path, row, problem):
 
 
 def test_lists_that_are_refused(tmp_path):
-    gone = tmp_path / "gone.jsonl"
-    assert str(gone) in refused(gone)
+    for gone in (tmp_path / "gone.jsonl", tmp_path / "gone"):
+        assert refused(gone) == f"no such file or folder: {gone}"
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"name": "cat", "image"', encoding="utf-8")
     assert f"{broken}, line 1" in refused(broken)
