@@ -748,7 +748,7 @@ class RunDataset(ScoredDataset):
 
 
 class LeftOut(TypedDict):
-    """Records of the passages' files that cannot be used (`--on-error skip`)."""
+    """Records of the passages' files (`--on-error skip`), or pictures, that cannot be used."""
 
     records: Count
     """How many there are."""
@@ -791,6 +791,8 @@ class RunProvenance(TypedDict):
     """The decision rule's settings, prompt and examples; null with `--retrieval-only`."""
     corpus: CorpusSource | None
     """Null for a run without passages."""
+    pictures: NotRequired[LeftOut]
+    """Pictures that the retriever `gallery` left out (`missing: skip`); absent if none were."""
     fingerprints: dict[str, str | None]
     """Content hashes of dataset, corpus, settings and parts."""
     seed: Count

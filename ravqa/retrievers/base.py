@@ -93,6 +93,11 @@ class Retriever(ABC):
         return {}
 
     @property
+    def left_out(self) -> Sequence[str]:
+        """What it leaves out of files of its own, each with the reason; known after `prepare`."""
+        return ()
+
+    @property
     def explainer(self) -> Retriever | None:
         """The retriever whose `explain_passages` can be called: this one, a part of it, or None."""
         return None

@@ -128,6 +128,11 @@ class FusionRetriever(Retriever):
                 total[what] = total.get(what, EncodingStats()) + stats
         return total
 
+    @property
+    def left_out(self) -> Sequence[str]:
+        """What the retrievers leave out, one after the other."""
+        return [line for part in self.retrievers for line in part.left_out]
+
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Prepare every retriever.
 

@@ -132,6 +132,7 @@ class GalleryRetriever(Retriever):
         )
         self._gallery: Corpus | None = None
         self._made_for = ""
+        self._left_out: Sequence[str] = ()
         self._owners: dict[str, str] = {}
         self._passages: dict[str, list[str]] = {}
 
@@ -162,6 +163,11 @@ class GalleryRetriever(Retriever):
     def encoded(self) -> Mapping[str, EncodingStats]:
         """Statistics of the pictures ("passages"), if known, and of the "queries"."""
         return self._search.encoded
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Pictures that are missing or broken."""
+        return self._left_out
 
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Encode the pictures and index them, or open their index in the cache.
@@ -316,8 +322,9 @@ class GalleryRetriever(Retriever):
                 raise DataError(f"{_WHY}: {problem} ({_SKIP})")
             return pictures
         broken = broken_images([image.path for _, image in pictures])
+        self._left_out = tuple(broken.values())
         if broken:
-            first = next(iter(broken.values()))
+            first = self._left_out[0]
             count = number_of(len(broken), "picture is", "pictures are")
             _log.warning("%s: %s left out: %s", _WHY, count, first)
         return [(article, image) for article, image in pictures if image.path not in broken]

@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
@@ -27,6 +27,7 @@ from ravqa.evaluation.schema import (
     SCHEMA_VERSION,
     CorpusSource,
     EncodingCounts,
+    LeftOut,
     RunResults,
     Sample,
     Timing,
@@ -137,17 +138,22 @@ def _results(executed: Executed) -> RunResults:
         results["cost"] = cost
     if off := pipeline.switched_off:
         results["provenance"]["switched_off"] = off
+    if unused := pipeline.retriever.left_out:
+        results["provenance"]["pictures"] = _listed(unused)
     return results
 
 
 def _corpus(corpus: Corpus) -> CorpusSource:
     """Return the source of the passages, and which records were left out."""
-    left_out = corpus.left_out
     return {
         "source": corpus.source,
         "passages": len(corpus),
-        "left_out": {"records": len(left_out), "first": list(left_out[:_LISTED])},
+        "left_out": _listed(corpus.left_out),
     }
+
+
+def _listed(left_out: Sequence[str]) -> LeftOut:
+    return {"records": len(left_out), "first": list(left_out[:_LISTED])}
 
 
 def _timing(executed: Executed) -> Timing:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ravqa import evaluate
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Passage, Question
 from ravqa.core.registry import Entry
@@ -237,12 +238,30 @@ def test_pictures_that_are_missing_or_broken(tmp_path, caplog):
     assert GalleryRetriever.Config(images=images, missing="skip").problems() == ()
     tested = gallery(images=images, missing="skip")
     assert "2 pictures are left out" in caplog.text
+    left_out = (f"no such image: {tmp_path / 'b.png'}", f"{tmp_path / 'c.png'}: not an image")
+    assert sorted(tested.left_out) == sorted(left_out)
     found = tested.retrieve([asked(tmp_path / "a.png")], 9)[0]
     assert {hit.passage_id[:2] for hit in found} == {"Q1"}
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(DataError) as error:
         gallery(images=images, missing="skip")
     assert str(error.value) == f"the retriever gallery: none of 3 pictures of {images} is left"
+
+
+def test_results_list_the_pictures_that_were_left_out(tmp_path):
+    images = folder_of_towers(tmp_path / "gallery")
+    (images / "Grey House-2.png").write_bytes(b"no image")
+    photo(tmp_path / "a.png", DARK)
+    asked = {"question_id": 1, "question": "?", "image": "a.png", "answers": ["a"]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(asked), encoding="utf-8")
+    part = {"name": "gallery", "encoder": {"name": "brightness"}, "missing": "skip"}
+    part["images"] = str(images)
+    both = {"name": "fusion", "retrievers": [part, {**part, "index": {"name": "exact"}}]}
+    options = {"data": tmp_path / "q.jsonl", "output": tmp_path / "out", "retrieval_only": True}
+    settings = [f"retriever={json.dumps(both)}", "describer=null"]
+    run = evaluate("jsonl", "bm25-retrieval", *settings, corpus=TOWERS, **options)
+    line = f"{images / 'Grey House-2.png'}: not an image"
+    assert run.results["provenance"]["pictures"] == {"records": 2, "first": [line, line]}
 
 
 def test_a_gallery_of_other_articles(tmp_path, caplog):
