@@ -16,7 +16,7 @@ from ravqa.metrics.released.base import ALL, ReleasedRule
 from ravqa.metrics.released.tags import ANSWER
 
 PAGE = Path(__file__).parents[1] / "docs" / "scoring-rules.md"
-_START, _END = "## Rules\n", "\n## What moves the numbers\n"
+_START, _END = "## Rules\n", "\n## Released judges' replies\n"
 _FORMS: dict[Form, str] = {
     "infoseek": "InfoSeek's questions",
     "vqa": "Questions with ten answers (OK-VQA, A-OKVQA)",

@@ -24,6 +24,7 @@ from ravqa.core.marks import is_no_answer, split_thinking, without_tokens
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Text, fingerprint
 from ravqa.metrics.judges.base import Judge, NotAttempted
+from ravqa.metrics.judges.parsers import PARSERS, Name
 
 PROMPT = """\
 Question about an image: {question}
@@ -83,12 +84,17 @@ class LLMJudge(Judge):
         Attributes:
             labels: 2 asks for yes or no; 3 for correct, incorrect or not attempted.
             prompt: text with {question}, {reference} and {candidate}, asking for these labels.
-            max_tokens: longest reply, thinking apart.
+            parser: how replies are read; "ravqa" takes only what is clear. The others read as the
+                judge that they are named after, and unless `prompt` is given, ravqa's own words
+                ask for replies of that form.
+            max_tokens: longest reply, thinking apart; by default 8, with another parser 1,000,
+                since some read a reply that was cut as "wrong".
         """
 
         labels: Literal[2, 3] = 2
         prompt: Text | None = None
-        max_tokens: int = Field(default=8, ge=1)
+        parser: Literal["ravqa", Name] = "ravqa"
+        max_tokens: int | None = Field(default=None, ge=1)
 
     config: Config
 
@@ -97,9 +103,17 @@ class LLMJudge(Judge):
 
         Raises:
             MissingExtraError: the package openai is not installed.
-            UserError: the address or the key is invalid, or the prompt has unknown fields.
+            UserError: the address or the key is invalid, the prompt has unknown fields, or the
+                parser is for another number of labels.
         """
-        self._prompt = config.prompt or {2: PROMPT, 3: THREE_LABELS}[config.labels]
+        self._parser = None if config.parser == "ravqa" else PARSERS[config.parser]
+        own = {2: PROMPT, 3: THREE_LABELS}[config.labels]
+        if self._parser is not None:
+            own = self._parser.prompt
+            if self._parser.labels != config.labels:
+                labels = self._parser.labels
+                raise UserError(f"{_WHY}: parser {config.parser}: it is for labels: {labels}")
+        self._prompt = config.prompt or own
         try:
             self._prompt.format(question="", reference="", candidate="")
         except (KeyError, ValueError, IndexError) as e:
@@ -111,12 +125,17 @@ class LLMJudge(Judge):
         self.config = config
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
+        if self._parser is not None:
+            asked = "a prompt of one's own" if config.prompt else "ravqa's prompt"
+            self.name = f"llm ({config.model}; {asked}, parser {config.parser})"
         self.prices = config.prices
         self.workers = config.workers
         # Without the address: the same model elsewhere is the same judge.
-        parts: list[Any] = ["llm/4", config.model, self._prompt, config.max_tokens]
+        self._longest = config.max_tokens or (8 if self._parser is None else 1000)
+        parts: list[Any] = ["llm/4", config.model, self._prompt, self._longest]
         asking = config.model_dump(include=set(ChatServerConfig.model_fields) - _CONNECTION)
         parts += ["3 labels"] if config.labels == 3 else []
+        parts += [] if self._parser is None else [f"parser {config.parser}"]
         self.fingerprint = fingerprint(*parts, asking)
 
     def charge_to(self, account: Account | None) -> None:
@@ -151,17 +170,19 @@ class LLMJudge(Judge):
         return self.client.each(self._ask, prompts)
 
     def _ask(self, prompt: str, stop: threading.Event) -> float:
-        body = self.config.request(self.config.max_tokens) | self.config.extra_body
+        body = self.config.request(self._longest) | self.config.extra_body
         if self.config.prompt_form == "plain":
             return self.client.complete({**body, "prompt": prompt}, self._verdict, stop)
         body["messages"] = self.config.messages(prompt)
         return self.client.chat(body, self._verdict, stop)
 
     def _verdict(self, reply: Mapping[str, Any]) -> float:
-        longest = self.config.max_tokens + self.config.max_thinking_tokens
+        longest = self._longest + self.config.max_thinking_tokens
         read = Reply(self.config.prompt_form, longest, "max_tokens or max_thinking_tokens")
         text = split_thinking(read.whole(reply)).answer
         read.check()
+        if self._parser is not None:
+            return self._parser.read(without_tokens(text))
         if is_no_answer(text):
             raise NoAnswerError("the model ended before the first word")
         if self.config.labels == 3:

@@ -51,6 +51,7 @@ _RULES = {
         "pmsr.cem.rows_of_main_raw_string": ("RowsOfMainRawString", "the same, column as it is"),
         "pmsr.bem.rows_of_main_list": ("BemList", "PMSR's E-VQA score by a judge"),
         "pmsr.bem.rows_of_main_raw_string": ("BemRawString", "the same, column as it is"),
+        "pmsr.llm": ("Llm", "PMSR's score by a language model"),
     },
     "promsa": {
         "promsa.em_score": ("EmScore", "ProMSA's exact match in <answer>"),

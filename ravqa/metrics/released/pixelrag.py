@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Literal
 
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
@@ -15,6 +17,32 @@ from ravqa.metrics.released.base import ALL, EVQA, JudgedRule, ReleasedRule, Sou
 _REPOSITORY = "StarTrail-org/PixelRAG"
 _COMMIT = "c1dae49ba78e33ff1d02d9f8efd7b9adf9cecb22"
 _FILE = "eval/lib/grader.py"
+
+Label = Literal["correct", "incorrect", "unattempted"]
+"""What its judges say of an answer."""
+
+_LABEL = re.compile(r"label:\s*(correct|incorrect|unattempted)", re.IGNORECASE)
+_SEARCHED: tuple[Label, ...] = ("incorrect", "unattempted", "correct")
+_LETTERS: dict[str, Label] = {"A": "correct", "B": "incorrect", "C": "unattempted"}
+
+
+def label_of(reply: str) -> Label:
+    """Return what its judge of WorldVQA and E-VQA says.
+
+    That is the first "Label: X", else the first of incorrect, unattempted and correct that is
+    anywhere in the reply, else incorrect. "The answer is not correct." is correct.
+    """
+    found = _LABEL.search(reply)
+    text = (found[1] if found else reply).lower()
+    return next((label for label in _SEARCHED if label in text), "incorrect")
+
+
+def label_of_letter(reply: str) -> Label:
+    """Return what its judge of SimpleQA says: the first capital A, B or C, else unattempted.
+
+    It may be in a word: "Because it is right: A" is incorrect.
+    """
+    return next((_LETTERS[letter] for letter in reply if letter in _LETTERS), "unattempted")
 
 
 def after_thinking(text: str) -> str:

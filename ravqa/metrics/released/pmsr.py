@@ -12,8 +12,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.metrics import evqa
+from ravqa.metrics.base import AnswerRecord
 from ravqa.metrics.infoseek import range_problem
 from ravqa.metrics.judges.asking import Asked
 from ravqa.metrics.released.base import (
@@ -31,8 +33,18 @@ _COMMIT = "d86cc8363a7f68beb337be0a0612a6b49bc44675"
 _FILE = "eval/metric_eval.py"
 _NUMBER = re.compile(r"[-+]?\d*\.?\d+")
 _TAGS = re.compile(r"</?(?:answer|reason|think)>")
+_VERDICT = re.compile(r"<judge>(.*?)</judge>", re.DOTALL | re.IGNORECASE)
 _RULE = "a reference, lower-cased, is a substring of the lower-cased answer"
 _PUBLISHED = "InfoSeek (M2KR's 4,708) 50.5, E-VQA single-hop 59.9, OK-VQA 66.0 (as others quote it)"
+
+
+def verdict_of(reply: str) -> str | None:
+    """Return what the first <judge> of its judge's reply holds; None for nothing.
+
+    Only "yes" accepts an answer, in any case; a reply without a verdict leaves the mean.
+    """
+    found = _VERDICT.search(reply)
+    return (found[1].strip() or None) if found else None
 
 
 class _Cem(ReleasedRule):
@@ -161,6 +173,33 @@ class BemRawString(BemList):
         """Return the column; what pandas calls a missing value is no reference."""
         column = "|".join(question.answers)
         return [] if column.lower() == "nan" else [column]
+
+
+class Llm(JudgedRule):
+    """Its rule by a language model, from which answers without a verdict are left out."""
+
+    name = "pmsr.llm"
+    label = "PMSR, judge"
+    rule = "the judge accepts the answer for the references, which it sees as the text of a list"
+    forms = INFOSEEK | VQA | EVQA
+    aggregate = "share of right answers among those on which the judge gave a verdict"
+    source = Source(_REPOSITORY, _COMMIT, "eval/llm_eval.py", "the script")
+
+    def settled(self, question: Question, text: str) -> float | None:
+        """Return None: the judge is asked about everything."""
+        return None
+
+    def asked(self, question: Question, text: str) -> Sequence[Asked]:
+        """Return the answer with all references together; a number's is its record."""
+        forms = list(question.answer_eval or question.answers)
+        reference = dict(forms[0]) if isinstance(forms[0], Mapping) else forms
+        return [Asked(question.question, str(reference), text)]
+
+    def counted(
+        self, records: Sequence[AnswerRecord], outcomes: Sequence[float | Failure]
+    ) -> list[bool]:
+        """Return where there is a verdict."""
+        return [not isinstance(outcome, Failure) for outcome in outcomes]
 
 
 def _contains(text: str, row: Mapping[str, Any]) -> bool:

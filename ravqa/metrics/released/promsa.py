@@ -20,6 +20,13 @@ _COMMIT = "44c48e5e0ac34de66a0208949c9289d5bd470da5"
 _FILE = "verl/verl/utils/reward_score/tool.py"
 _THOUGHT = re.compile(r".*</think(?:ing)?>", re.DOTALL)
 _END = "<|im_end|>"
+_VERDICT = re.compile(r"<judge>\s*(yes|no)\s*</judge>", re.IGNORECASE)
+
+
+def accepts(reply: str) -> bool:
+    """Return whether the first <judge> of its judge's reply with just Yes or No holds Yes."""
+    found = _VERDICT.search(reply)
+    return found is not None and found[1].lower() == "yes"
 
 
 def after_thinking(text: str) -> str:
