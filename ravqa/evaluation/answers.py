@@ -36,7 +36,7 @@ from ravqa.evaluation.sections import (
 )
 from ravqa.metrics import diagnostics
 from ravqa.metrics.base import AnswerMetric, AnswerRecord, checked_scores, percent
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 
 
 def score_answers(
@@ -215,7 +215,8 @@ def known_scores(
     answers: list[float | Failure] = []
     raws: list[float | Failure] = []
     for s in samples:
-        answers.append(Failure(s["unjudged"]) if "unjudged" in s else s["score"])
+        score = NotAttempted() if s.get("not_attempted") else s["score"]
+        answers.append(Failure(s["unjudged"]) if "unjudged" in s else score)
         raws.append(Failure(s["raw_unjudged"]) if "raw_unjudged" in s else s["raw_score"])
     return answers, raws
 

@@ -283,6 +283,8 @@ class Sample(Predicted):
     """The score of the whole generation, as if no answer had been extracted from it."""
     unjudged: NotRequired[str]
     """Why the judge gave no verdict on the answer, which counts as wrong; otherwise absent."""
+    not_attempted: NotRequired[bool]
+    """Whether the judge says that the answer does not try to answer; absent if it does not."""
     raw_unjudged: NotRequired[str]
     """The same for the whole generation."""
     exact_match: NotRequired[bool]

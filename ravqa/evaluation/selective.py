@@ -70,9 +70,16 @@ def outcome(sample: Sample, rule: Rule) -> Outcome:
 
 
 def is_refused(sample: Sample) -> bool:
-    """Return whether the answer is a refusal; in runs of earlier versions, by its words alone."""
+    """Return whether the answer is a refusal, by its words or by the third label of a judge.
+
+    In runs of earlier versions, by its words alone.
+    """
     answer = sample["answer"]
-    return answer is not None and (sample.get("refused", False) or refusals.is_refusal(answer))
+    return answer is not None and (
+        sample.get("refused", False)
+        or sample.get("not_attempted", False)
+        or refusals.is_refusal(answer)
+    )
 
 
 def truthfulness(found: Outcome) -> int:
@@ -256,11 +263,12 @@ def selective_section(
     shared = [
         q for q in next(iter(conditions.values())) if all(q in s for s in conditions.values())
     ]
+    labelled = answers["rule"].get("judge_labels") == 3
     kept = {name: {q: samples[q] for q in shared} for name, samples in conditions.items()}
     section: SelectiveSection = {
         "metric": answers["metric"],
         "right": answers["right"],
-        "refusals": refusals.RULE,
+        "refusals": refusals.RULE_WITH_JUDGE if labelled else refusals.RULE,
         "answerable": f"a retrieved passage contains a reference answer (PRRecall's rule {rule})",
         "truthfulness": TRUTHFULNESS,
         "questions": len(shared),

@@ -20,6 +20,11 @@ RULE = (
     "where there is no answer; a right answer never counts"
 )
 """What counts as a refusal, in words, for results."""
+RULE_WITH_JUDGE = (
+    "the answer is or contains a phrase listed in refusals.json, or is what the prompt asks for "
+    "where there is no answer, or the judge calls it not attempted; a right answer never counts"
+)
+"""The same where a judge with three labels was asked."""
 
 # Their words are not divided by spaces, or (Korean) have endings.
 _UNDIVIDED = frozenset({"zh", "ja", "ko"})

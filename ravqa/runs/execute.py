@@ -31,7 +31,7 @@ from ravqa.evaluation.schema import Draft as DraftRecord
 from ravqa.evaluation.sections import type_name
 from ravqa.images.decode import image_digest
 from ravqa.metrics.diagnostics import is_in_document
-from ravqa.metrics.judges.base import NoVerdict
+from ravqa.metrics.judges.base import NotAttempted, NoVerdict
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.metrics.refusals import is_refusal
 from ravqa.pipeline import Ranked, Stage
@@ -328,6 +328,8 @@ class Runner:
             sample["score"], sample["raw_score"] = score, points(raws[row])
             if isinstance(failure := scores[row], Failure):
                 sample["unjudged"] = failure.reason
+            if isinstance(scores[row], NotAttempted):
+                sample["not_attempted"] = True
             if isinstance(failure := raws[row], Failure):
                 sample["raw_unjudged"] = failure.reason
             sample["exact_match"] = is_exact(metric, question, record)

@@ -18,6 +18,7 @@ from ravqa.evaluation.selective import (
     standing,
     truthfulness,
 )
+from ravqa.metrics import refusals
 from ravqa.metrics.statistics import selective
 
 REFUSED = {"answer": "i don't know", "score": 0.0}
@@ -45,6 +46,8 @@ def drafts(*rows, **changes):
         (answered(1, **REFUSED), "refused_rightly", 0),
         (answered(1, **REFUSED, answer_ranks=None, answers=[]), "refused_unknown", 0),
         (answered(1, 0.0, answer="no such thing", refused=True), "refused_rightly", 0),
+        (answered(1, 0.0, answer="who can say", not_attempted=True), "refused_rightly", 0),
+        (answered(1, 0.0, answer="ask", not_attempted=True, ranks=[2]), "refused_answerable", 0),
         (answered(1, 1.0, answer="unknown"), "answered_right", 1),
         (answered(1, 0.3, right=True), "answered_right", 1),
         (answered(1, 0.0, **LOST), "unanswered", 0),
@@ -53,6 +56,23 @@ def drafts(*rows, **changes):
 def test_every_question_has_one_outcome(sample, found, points):
     assert outcome(sample, "flmr") == found
     assert truthfulness(found) == points
+
+
+def test_what_words_and_the_judge_call_a_refusal_counts_once_and_the_rule_names_the_judge():
+    samples = by_id(
+        answered(1, **REFUSED, not_attempted=True),
+        answered(2, **REFUSED, refused=True),
+        answered(3, 0.0, answer="who can say", not_attempted=True),
+        answered(4, 0.0, answer="bear"),
+    )
+    for labels, rule in ((3, refusals.RULE_WITH_JUDGE), (None, refusals.RULE)):
+        told = {} if labels is None else {"judge_labels": labels}
+        section = selective_section({**ANSWERS, "rule": told}, {"main": samples}, "flmr", seed=0)
+        counted = {k: v for k, v in section["outcomes"]["main"].items() if v}
+        assert counted == {"refused_rightly": 3, "answered_wrong": 1}
+        assert section["scores"]["main"]["value"] == -25
+        assert section["refusals"] == rule
+    assert "or the judge calls it not attempted" in refusals.RULE_WITH_JUDGE
 
 
 def test_what_is_answerable_depends_on_the_rule():

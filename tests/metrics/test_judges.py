@@ -17,7 +17,7 @@ from ravqa.core.settings import Part
 from ravqa.datasets import DATASETS
 from ravqa.metrics.evqa import evqa_score, evqa_scores
 from ravqa.metrics.judges import JUDGES
-from ravqa.metrics.judges.asking import Asked, judged
+from ravqa.metrics.judges.asking import Asked, judge_settings, judged
 from ravqa.metrics.judges.base import Judge, NotAttempted, NoVerdict
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.metrics.judges.llm import LLMJudge
@@ -327,6 +327,21 @@ def test_a_judgement_is_a_probability(fresh_cache, value):
 
     with pytest.raises(ContractError, match=f"breaks its contract: {value} is not a probability"):
         CachedJudge(Sure()).judge(["q"], ["r"], ["c"])
+
+
+def test_only_a_judge_with_three_labels_says_not_attempted(fresh_cache):
+    class Silent(Judge):
+        name = fingerprint = "silent"
+
+        def judge(self, questions, references, candidates):
+            return [NotAttempted() for _ in candidates]
+
+    with pytest.raises(ContractError, match="returned NotAttempted, but its `labels` are 2"):
+        CachedJudge(Silent()).judge(["q"], ["r"], ["c"])
+    Silent.labels = 3
+    [found] = CachedJudge(Silent()).judge(["q"], ["r"], ["c"])
+    assert isinstance(found, NotAttempted)
+    assert judge_settings(CachedJudge(Silent()))["judge_labels"] == 3
 
 
 def test_judgements_are_kept_unclear_ones_too(serve, fresh_cache):

@@ -10,8 +10,10 @@ from ravqa.cli import main
 from ravqa.core.outcomes import Failure
 from ravqa.core.registry import Entry
 from ravqa.core.settings import Strict
+from ravqa.evaluation.answers import known_scores
+from ravqa.metrics import refusals
 from ravqa.metrics.judges import JUDGES
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 from ravqa.pipeline import Pipeline
 
 URL = "https://en.wikipedia.org/wiki/Fir"
@@ -161,6 +163,24 @@ def test_with_skip_an_answer_without_a_verdict_is_wrong_and_listed(run, tmp_path
     assert code == 0, err
     assert again["answers"] == results["answers"]
     assert TowerJudge.seen == 0
+
+
+def test_what_the_judge_calls_not_attempted_is_a_refusal(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(TowerJudge, "labels", 3)
+    TowerJudge.fails = {"like a tower": NotAttempted()}
+    code, results, _, err = run(*JUDGED)
+    assert code == 0, err
+    rule = {"judge": "tower (a)", "judge_fingerprint": "tower (a)", "judge_labels": 3}
+    assert results["answers"]["rule"] == rule
+    section = results["selective"]
+    outcomes = {k: v for k, v in section["outcomes"]["main"].items() if v}
+    assert outcomes == {"answered_right": 2, "refused_rightly": 1, "answered_wrong": 1}
+    assert section["refusals"] == refusals.RULE_WITH_JUDGE
+    assert section["scores"]["main"]["value"] == 25
+    lines = (tmp_path / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line).get("not_attempted") for line in lines] == [None, True, None, None]
+    scores, _ = known_scores([json.loads(line) for line in lines])
+    assert [isinstance(score, NotAttempted) for score in scores] == [False, True, False, False]
 
 
 def test_a_judge_that_is_gone_ends_the_run_and_keeps_what_needs_no_judge(run, tmp_path):

@@ -69,8 +69,12 @@ def certain(score: float | Failure) -> float:
 
 
 def judge_settings(judge: Judge | None) -> dict[str, Any]:
-    """Return the judge for results: its name, and the fingerprint of its weights and settings."""
+    """Return the judge for results: its name, and the fingerprint of its weights and settings.
+
+    `judge_labels` is there for three labels.
+    """
     return {
         "judge": judge.name if judge else "none (exact match only)",
         "judge_fingerprint": judge.fingerprint if judge else None,
+        **({"judge_labels": 3} if judge and judge.labels == 3 else {}),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ravqa.core.accounts import Account, Prices
 from ravqa.core.contracts import check_count
@@ -34,6 +34,7 @@ class Judge(ABC):
     Attributes:
         name: name of the judge and its model, for results.
         fingerprint: changes with the weights and with every setting that can change a judgement.
+        labels: 3 if it may say that an answer does not try to answer (`NotAttempted`), else 2.
         charges: whether it charges its `account` for what it does.
         account: what is charged, if there is one (`charge_to`).
         prices: what tokens cost, if that is known.
@@ -46,6 +47,7 @@ class Judge(ABC):
 
     name: str
     fingerprint: str
+    labels: Literal[2, 3] = 2
     charges: bool = False
     account: Account | None = None
     prices: Prices | None = None
@@ -70,8 +72,9 @@ class Judge(ABC):
         """Return the probability that each candidate is equivalent to its reference, in order.
 
         Returns:
-            One number per triple, 0 to 1; `NotAttempted` is a 0 that says why. NaN means that the
-            judge gave no verdict, which counts as not equivalent. A triple that cannot be judged
+            One number per triple, 0 to 1; `NotAttempted` is a 0 that says why, of judges
+            with three labels. NaN means that the judge gave no verdict, which counts as not
+            equivalent. A triple that cannot be judged
             gets a `Failure`; a fatal one if the following triples would fail too.
         """
 

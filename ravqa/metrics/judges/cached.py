@@ -43,6 +43,7 @@ class CachedJudge(Judge):
         """Wrap `inner`; `progress` is called as progress(done, total), counting new judgements."""
         self.name = inner.name
         self.fingerprint = inner.fingerprint
+        self.labels = inner.labels
         self._inner = inner
         self._progress = progress
         self._memo = Memo[float | Failure]("judgements", chunk=chunk, out=_kept, back=_found)
@@ -94,6 +95,8 @@ class CachedJudge(Judge):
         return one_by_one(range(len(triples)), ask, f"the judge {self.name}")
 
     def _check(self, value: Any) -> None:
+        if isinstance(value, NotAttempted) and self.labels == 2:
+            raise broken(self._inner, "judge", "it returned NotAttempted, but its `labels` are 2")
         if isinstance(value, bool) or not isinstance(value, Real):
             got = type(value).__name__
             what = f"it returned from judge a probability of type {got}, not a number"

@@ -123,6 +123,7 @@ class LLMJudge(Judge):
             ) from None
         config.refuse_own(_WHY)
         self.config = config
+        self.labels = config.labels
         self.client = Client(config, why=_WHY)
         self.name = f"llm ({config.model})"
         if self._parser is not None:
