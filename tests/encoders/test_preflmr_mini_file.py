@@ -87,4 +87,5 @@ def test_the_shipped_file_is_what_the_tool_makes(features, tmp_path, monkeypatch
         down = x @ state["context_photo_projection.model.0.weight"].T
         whole = down + state["context_photo_projection.model.0.bias"]
         tokens.append(whole @ state["context_photo_projection.model.1.weight"].T)
-    assert torch.cosine_similarity(*tokens).min() > 0.999
+    # One photo in a hundred less gives .39 on average; processors differ by .04.
+    assert torch.cosine_similarity(*tokens).min() > 0.9
