@@ -12,7 +12,7 @@ from ravqa.core.records import Question
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerRecord
 from ravqa.metrics.judges.base import Judge, NoVerdict
-from ravqa.metrics.released import RELEASED
+from ravqa.metrics.released import RELEASED, reag
 
 CASES = [(form, name) for form in FORMS for name in given(form)["rules"]]
 FORM_NAMES = {"infoseek": "infoseek", "okvqa": "vqa", "evqa": "evqa"}
@@ -117,8 +117,8 @@ def test_where_released_code_stops_there_is_no_score(form, example, name, outcom
 
 
 def test_every_released_rule_is_a_metric_with_its_source():
-    by_replies = {"pmsr.llm"}  # see test_judge_parsers.py
-    tested = {rule_of(name)[0].name for _, name in CASES} | by_replies
+    others = {"pmsr.llm", "reag.infoseek"}  # of which there are no scores
+    tested = {rule_of(name)[0].name for _, name in CASES} | others
     assert tested == RELEASED.keys() <= {name for name, _ in METRICS}
     forms = {}
     for form, name in CASES:
@@ -200,3 +200,36 @@ def test_texts_that_look_like_literals_are_only_texts(answer, score):
     # Nothing is left of parentheses after E-VQA's clean-up, which BERAG counts as wrong.
     berag, _ = rule_of("berag.evqa.judge_never")
     assert berag.scores([question], [AnswerRecord(answer)]) == [score]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        ("<think>x</think><answer>a koala</answer><answer>bear</answer>", "a koala"),
+        ("<answer> koala\n</answer>", "koala"),  # a line ends inside: what follows the tag
+        ("<think>bear</think> koala <answer>panda", "panda"),
+        ("it is</think>koala</think>bear", "koalabear"),
+        ("<think>koala", "koala"),
+        ("a koala", "a koala"),
+    ],
+)
+def test_reags_answer_is_extracted_before_it_is_scored(prediction, answer):
+    assert reag.extracted(prediction) == answer
+    metric, _ = rule_of("reag.infoseek")
+    question = Question(1, "q", answer_eval=(answer,), question_type="String", split="val")
+    assert metric.scores([question], [AnswerRecord(prediction)]) == [1.0]
+    official, _ = rule_of("infoseek.official")
+    plain = official.scores([question], [AnswerRecord(prediction)])
+    assert plain == [float("<" not in prediction)]
+
+
+@pytest.mark.parametrize("name", ["infoseek.official", "comem.infoseek", "wikiprf.test"])
+def test_a_number_that_stops_the_code_does_so_after_the_two_that_count(name):
+    """All numbers are read before the first two are taken."""
+    form = {"wikidata": 1, "range": [1, 2]}
+    question = Question(1, "q", answers=("1",), answer_eval=(form,), question_type="Numerical")
+    metric, _ = rule_of(name)
+    right, stops = metric.scores([question] * 2, [AnswerRecord("1"), AnswerRecord("1, 1, -.5.3")])
+    assert right == 1.0
+    reason = "the released code stops at the number '-.5.3' in the prediction"
+    assert stops == Failure(reason)

@@ -65,7 +65,10 @@ _RULES = {
         "ravqa.em": ("ExactMatch", "RA-VQA's exact match"),
         "ravqa.infoseek": ("ForInfoSeek", "RA-VQA's InfoSeek score, on a prefix"),
     },
-    "reag": {"reag.first_128": ("First128", "ReAG's E-VQA score")},
+    "reag": {
+        "reag.first_128": ("First128", "ReAG's E-VQA score"),
+        "reag.infoseek": ("ForInfoSeek", "ReAG's InfoSeek score"),
+    },
     "ultrarag": {
         "ultrarag.acc": ("Accuracy", "UltraRAG's substring match"),
         "ultrarag.em": ("ExactMatch", "UltraRAG's exact match"),
