@@ -9,7 +9,7 @@ from dataclasses import replace
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 from ravqa.testing.asserting import conformance, require, require_json, require_names
 
 _ANSWERS = ("leaves", "Leaves.", "no idea", "", "eucalyptus leaves and twigs", "ünïcode 日本", "42")
@@ -124,6 +124,10 @@ def check_judge(judge: Judge) -> None:
         require(
             isinstance(value, float) and (math.isnan(value) or 0 <= value <= 1),
             f"{name}.judge returns probabilities, 0 to 1 or nan, got {value!r}",
+        )
+        require(
+            judge.labels == 3 or not isinstance(value, NotAttempted),
+            f"{name} sets `labels` to 3, if it returns NotAttempted",
         )
     alone = [judge.judge([q], [r], [c])[0] for q, r, c in triples]
     require(_alike(found, alone), f"{name}.judge judges a triple alike whatever is judged with it")

@@ -20,7 +20,7 @@ from ravqa.indexes import INDEXES
 from ravqa.indexes.base import Index
 from ravqa.metrics import METRICS
 from ravqa.metrics.base import AnswerMetric
-from ravqa.metrics.judges.base import Judge
+from ravqa.metrics.judges.base import Judge, NotAttempted
 from ravqa.retrievers import RETRIEVERS
 from ravqa.retrievers.base import Retriever, to_hits
 from ravqa.testing import (
@@ -538,6 +538,15 @@ class Hasty(Same):
         return super().judge(*texts)[:2]
 
 
+class Silent(Same):
+    def judge(self, *texts):
+        return [value or NotAttempted() for value in super().judge(*texts)]
+
+
+class ThreeLabels(Silent):
+    labels = 3
+
+
 class Lazy(Same):
     def judge_each(self, *texts):
         yield 0, 1.0
@@ -548,11 +557,13 @@ class Lazy(Same):
     [
         (Sure(), "0 to 1 or nan, got 2.0"),
         (Hasty(), "one number per triple, got 2 of 4"),
+        (Silent(), "sets `labels` to 3, if it returns NotAttempted"),
         (Lazy(), "judge_each gives each place once"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_judge_that_breaks_its_contract(judge, sentence):
     check_judge(Same())
+    check_judge(ThreeLabels())
     with pytest.raises(AssertionError, match=f"{sentence}.*ravqa.metrics.judges.base.Judge"):
         check_judge(judge)
