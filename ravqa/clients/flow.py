@@ -68,7 +68,9 @@ class Flow:
         self.workers = 1
         self.limit = 1.0
         self._batches: deque[_Batch[Any, Any]] = deque()
-        self._threads = 0
+        self._threads = 0  # those at work; others rest
+        self._resting = 0
+        self._own = threading.local()  # `works` in the flow's own threads
         self._sending = 0
         self._lowered = 0.0  # when the limit was last lowered
         self._not_before = 0.0  # the earliest time at which the server accepts a request again
@@ -123,15 +125,19 @@ class Flow:
             self._batches.append(batch)
             new = max(0, min(self.workers - self._threads, items))
             self._threads += new
+        self._start(new)
+
+    def _start(self, threads: int) -> None:
         # Daemons: an interrupted run does not wait for results that it will not read.
-        for _ in range(new):
+        for _ in range(threads):
             threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
         """Work off items until there are none."""
+        self._own.works = True
         while True:
             with self._changed:
-                found = self._next()
+                found = self._next() if self._threads <= self.workers else None
                 if found is None:
                     self._threads -= 1
                     return
@@ -154,6 +160,27 @@ class Flow:
             batch.stop.set()
             self._changed.notify_all()
             return sum(1 for _ in batch.todo)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Have another thread go on while this one waits in the block before it tries again.
+
+        At most as many threads as there are workers are replaced in this way.
+        """
+        with self._changed:
+            replaced = hasattr(self._own, "works") and self._resting < self.workers
+            if replaced:
+                self._resting += 1  # and another one begins: as many are at work as before
+        if not replaced:
+            yield
+            return
+        self._start(1)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._resting -= 1
+                self._threads += 1
 
     @contextmanager
     def sending(self, stop: threading.Event) -> Iterator[None]:

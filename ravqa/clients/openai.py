@@ -291,6 +291,10 @@ class Client:
                 timeout=config.timeout,
                 event_hooks=hooks,
                 follow_redirects=False,
+                # One connection per worker; by default, no more than 100 are kept.
+                limits=type(openai.DEFAULT_CONNECTION_LIMITS)(
+                    max_connections=None, max_keepalive_connections=None
+                ),
                 headers={"Accept-Encoding": "gzip, deflate"},
             ),
         )
@@ -456,7 +460,8 @@ class Client:
         if failure.limited:
             self._flow.slow_down(sent, seconds)
         else:
-            self.pause(seconds, stop)
+            with self._flow.resting():
+                self.pause(seconds, stop)
         return wait * 2 if own else wait
 
     def _charged(self, send: Callable[[], Any], payer: Payer, *, retry: bool) -> Any:

@@ -139,6 +139,49 @@ def test_after_too_many_requests_fewer_are_under_way_and_later_all_again(serve, 
     assert server.busiest == 4
 
 
+def test_while_some_wait_to_try_again_others_are_sent(serve, monkeypatch):
+    answered = threading.Event()
+    monkeypatch.setattr(Client, "pause", lambda _, seconds, stop: answered.wait(LONG))
+    tried = []
+
+    def reply(n, body):
+        if said(body).startswith("bad") and said(body) not in tried:
+            tried.append(said(body))
+            return 500, "once"
+        if said(body) == "last":
+            answered.set()
+        return chat("ok")
+
+    server = serve(reply)
+    asker = client(server, workers=2)
+    assert asked(asker, ["bad1", "bad2", "good", "last"]) == dict.fromkeys(range(4), "ok")
+    assert server.busiest <= 2
+    until(lambda: (asker._flow._threads, asker._flow._resting) == (0, 0))
+
+
+def test_no_more_threads_rest_than_there_are_workers(serve, monkeypatch):
+    pauses, full = [], threading.Barrier(3)
+
+    def pause(_, seconds, stop):
+        pauses.append(seconds)
+        if len(pauses) <= 3:
+            full.wait(LONG)  # two were replaced, and one of the others waits too
+
+    monkeypatch.setattr(Client, "pause", pause)
+    bad = set()
+
+    def reply(_, body):
+        if said(body) not in bad:
+            bad.add(said(body))
+            return 500, "once"
+        return chat("ok")
+
+    asker = client(serve(reply), workers=2)
+    assert len(asked(asker, [str(i) for i in range(12)])) == 12
+    assert len(pauses) == 12
+    until(lambda: (asker._flow._threads, asker._flow._resting) == (0, 0))
+
+
 def test_who_waits_for_its_turn_is_not_sent_once_it_is_abandoned():
     flow = Flow()
     stop, waiting = threading.Event(), threading.Event()

