@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 _WHY = "the retriever gallery"
 _SKIP = "missing: skip leaves them out"
+_SEVERAL = ""  # in place of an article: a name that several have
 _BYTES = 1000  # of an image's record, roughly
 _WIDER = 4  # times the pictures that are looked at next, if they show too few articles
 
@@ -281,8 +282,9 @@ class GalleryRetriever(Retriever):
             article = names[0] if self.config.expand == "sections" else passage.passage_id
             self._passages.setdefault(article, []).append(passage.passage_id)
             for name in names:
-                exact.setdefault(name, article)
-                plain.setdefault(plain_name(name), article)
+                for known, key in ((exact, name), (plain, plain_name(name))):
+                    if known.setdefault(key, article) != article:
+                        known[key] = _SEVERAL
             if self.config.images is None and (image := passage_image(passage)):
                 own.append((article, image))
         return plain | exact, own
@@ -295,21 +297,26 @@ class GalleryRetriever(Retriever):
         Raises:
             DataError: there are none.
         """
-        strange: list[GalleryImage] = []
-        known = 0
+        strange: dict[str, list[GalleryImage]] = {"no article": [], "several articles": []}
+        total = known = 0
         for image in images:
             names = itertools.chain(*image.forms)
             article = next((by_name[name] for name in names if name in by_name), None)
+            total += 1
             if article is None:
-                strange.append(image)
+                strange["no article"].append(image)
+            elif article == _SEVERAL:
+                strange["several articles"].append(image)
             else:
                 known += 1
                 yield article, image
-        if strange:
-            listed = ", ".join(dict.fromkeys(image.names[0] for image in strange[:5]))
+        for of, found in strange.items():
+            if not found:
+                continue
+            listed = ", ".join(dict.fromkeys(image.names[0] for image in found[:5]))
             problem = (
-                f"{_WHY}: {len(strange)} of {known + len(strange)} pictures of "
-                f"{self.config.images} are of no article of {corpus.source}: {listed}"
+                f"{_WHY}: {len(found)} of {total} pictures of {self.config.images} are of {of} of "
+                f"{corpus.source}: {listed}"
             )
             if not known:
                 raise DataError(problem)

@@ -112,6 +112,22 @@ def test_a_number_in_the_name_of_an_article_is_not_one_of_its_pictures(tmp_path)
     )
 
 
+def test_a_name_that_several_articles_have_is_no_ones(tmp_path, caplog):
+    names = {"M1": ("Mercury", None), "M2": ("Mercury", None), "M3": ("mercury", "Mercury (god)")}
+    corpus = Corpus(section(0, key, title=title, entity=e) for key, (title, e) in names.items())
+    images = tmp_path / "gallery"
+    photo(images / "Mercury.png", DARK)
+    with pytest.raises(DataError) as error:
+        gallery(corpus, images=images)
+    problem = f"pictures of {images} are of several articles of memory: Mercury"
+    assert str(error.value) == f"the retriever gallery: 1 of 1 {problem}"
+    photo(images / "Mercury (god).png", LIGHT)
+    tested = gallery(corpus, images=images)
+    assert f"1 of 2 {problem}" in caplog.text
+    found = tested.retrieve([asked(photo(tmp_path / "a.png", DARK))], 9)[0]
+    assert [hit.passage_id for hit in found] == ["M3#0"]
+
+
 def test_the_fingerprint_changes_with_the_pictures(tmp_path):
     def of(images):
         options = {"encoder": {"name": "brightness"}, "images": images}
