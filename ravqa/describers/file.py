@@ -19,6 +19,7 @@ or an object with any of `caption`, `tags`, `objects`, `ocr` (such lists, or tex
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,18 @@ from ravqa.images.decode import SUFFIXES, image_size
 
 _WHY = "the describer file"
 _IMAGE = ("image_id", "img_key", "img_id", "image", "img_path", "image_path", "file_name")
+_PARTS = frozenset(
+    [
+        "caption",
+        "filtered_text_annotations",
+        "img_caption",
+        "img_ocr",
+        "objects",
+        "ocr",
+        "ROIs",
+        "tags",
+    ]
+)
 _SLACK = 2.0  # pixels by which a detector's box may exceed the picture
 
 
@@ -163,7 +176,9 @@ def _read(path: Path) -> dict[str, Description]:
         DataError: the format is another, or an image has two descriptions.
     """
     found: dict[str, Description] = {}
+    describes = False
     for where, name, value in _entries(path):
+        describes = describes or not isinstance(value, dict) or not _PARTS.isdisjoint(value)
         try:
             key = _key(str(id_of(name, "image")))
             description = _described(value)
@@ -171,8 +186,9 @@ def _read(path: Path) -> dict[str, Description]:
                 raise DataError(f"the image {name!r} has another description already")
         except DataError as e:
             raise DataError(f"{where}: {e}") from None
-    if not found:
-        raise DataError(f"{path}: no descriptions")
+    if not describes:
+        one_of = f": {', '.join(sorted(_PARTS))} are looked for" if found else ""
+        raise DataError(f"{path}: no descriptions{one_of}")
     return found
 
 
@@ -262,14 +278,19 @@ def _of_list(items: list[Any]) -> Row:
     if not all(isinstance(item, dict) for item in items):
         raise DataError("a list of objects is expected")
     first = items[0]
-    if "caption" in first:
+    kind = next((kind for kind in ("caption", "class", "description") if kind in first), None)
+    if kind is None:
+        raise DataError(
+            f"captions, classes or texts are expected, not {', '.join(map(str, first))}"
+        )
+    if not all(kind in item and ("rect" in item) == ("rect" in first) for item in items):
+        raise DataError("a list of captions, of tags, of objects or of texts alone is expected")
+    if kind == "caption":
         best = max(items, key=lambda item: _number(item.get("conf", 0.0)))
         return {"caption": best.get("caption")}
-    if "class" in first:
+    if kind == "class":
         return {"objects" if "rect" in first else "tags": items}
-    if "description" in first:
-        return {"ocr": items}
-    raise DataError(f"captions, classes or texts are expected, not {', '.join(map(str, first))}")
+    return {"ocr": items}
 
 
 def _list(row: Mapping[str, Any], key: str) -> list[Any]:
@@ -290,9 +311,11 @@ def _object(item: Any) -> Any:
 
 
 def _text(item: Any) -> Any:
-    if isinstance(item, dict):
-        return item.get("description", item.get("text"))
-    return item
+    if not isinstance(item, dict):
+        return item
+    if "description" not in item and "text" not in item:
+        raise DataError(f"'ocr': a text (description or text) is expected, not {item!r}")
+    return item.get("description", item.get("text"))
 
 
 def _tag(item: Any) -> Tag:
@@ -305,6 +328,6 @@ def _tag(item: Any) -> Tag:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"a number is expected, not {value!r}")
     return float(value)
