@@ -802,7 +802,9 @@ class Collection:
         }
         blank = [p for p in own.values() if not p.text.strip()]
         if blank and pipeline.describer is not None:
-            images = [p.image for p in blank if p.image is not None]
+            # Not the copies: descriptions of others are looked up by the names of the files.
+            given = [incoming[p.passage_id].image for p in blank]
+            images = [image for image in given if image is not None]
             described = pipeline.describer.describe(images, progress)
             for passage, seen in zip(blank, described, strict=True):
                 own[passage.passage_id] = replace(passage, text=as_text(seen))

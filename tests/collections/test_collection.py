@@ -235,6 +235,16 @@ def test_pictures_without_captions_are_described_and_copied(collection, tmp_path
     assert other.verify() == []
 
 
+def test_descriptions_of_others_are_found_by_the_names_of_the_pictures(tmp_path, minilm_folder):
+    shutil.copy(PHOTO, tmp_path / "zoo.jpg")
+    (tmp_path / "captions.json").write_text('{"zoo": "a bear in a tree"}', encoding="utf-8")
+    describer = f"describer={{name: file, files: ['{tmp_path / 'captions.json'}']}}"
+    made = Collection.create(tmp_path / "index", "minilm-retrieval", describer)
+    assert made.add_files(tmp_path / "zoo.jpg") == Changes(added=1)
+    assert made["zoo.jpg"].text == "a bear in a tree"
+    assert made["zoo.jpg"].image.name != "zoo.jpg"
+
+
 def test_the_default_pipeline_finds_pictures_by_what_they_show(tmp_path, tagger):
     folder = tmp_path / "photos"
     folder.mkdir()
