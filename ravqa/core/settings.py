@@ -212,6 +212,12 @@ def validate(model: type[M], data: Mapping[str, Any], where: str) -> M:
         raise UserError(f"{where}: {_explain(e, model)}") from None
 
 
+_REASONS = {  # where pydantic's words are for Python's types: lists of settings become tuples
+    "tuple_type": "a list is expected",
+    "too_short": "a list of at least {min_length} is expected",
+}
+
+
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     messages = []
     for item in error.errors():
@@ -228,6 +234,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
             messages.append(f"key {path!r} is missing")
         else:
             reason = f"{item['msg'][:1].lower()}{item['msg'][1:]}"
+            if own := _REASONS.get(item["type"]):
+                reason = own.format(**item.get("ctx", {}))
             got = "" if path.split(".")[-1] in _MAY_HOLD_KEYS else f", got {_short(item['input'])}"
             value = f"key {path!r}: {reason}{got}"
             # Constraints between several keys have the model's own messages.

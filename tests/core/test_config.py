@@ -507,3 +507,19 @@ def test_text_that_cannot_be_written_is_refused(values, message):
     settings = {"retriever": {"name": "none"}, "reader": {"name": "x"}, **values}
     with pytest.raises(UserError, match=f"a file: .*{message}"):
         validate(PipelineConfig, settings, "a file")
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ("a.tsv", "test: key 'files': a list is expected, got 'a.tsv'"),
+        ([], "test: key 'files': a list of at least 1 is expected, got []"),
+    ],
+)
+def test_a_list_is_called_a_list(files, problem):
+    class Files(Strict):
+        files: tuple[str, ...] = Field(min_length=1)
+
+    with pytest.raises(UserError) as error:
+        validate(Files, {"files": files}, "test")
+    assert str(error.value) == problem

@@ -496,7 +496,7 @@ def test_without_a_reader_of_its_own_a_run_for_retrieval_loads_the_pipelines(fre
             {"name": "vlm", "prompt": "rerank-yes"},
             "no prompt 'rerank-yes': did you mean ",
         ),
-        ({"name": "vlm", "positive": []}, "test: reranking.0: key 'positive': tuple should have"),
+        ({"name": "vlm", "positive": []}, "test: reranking.0: key 'positive': a list of at least"),
         (
             {"name": "vlm", "positive": ["yes", "No"]},
             "test: reranking.0: positive, negative: a word is in both",
