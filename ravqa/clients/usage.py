@@ -13,6 +13,8 @@ from typing import Any
 
 from ravqa.core.accounts import Usage
 
+_MOST = 10**9  # tokens of one reply; what is beyond is no count of tokens
+
 
 def usage_of(reply: Any) -> Usage | None:
     """Return the tokens of a whole reply; None if the server does not say, or it is streamed."""
@@ -40,4 +42,4 @@ def usage_of(reply: Any) -> Usage | None:
 
 def _count(found: Mapping[str, Any], key: str) -> int | None:
     value = found.get(key)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= _MOST else None

@@ -24,6 +24,8 @@ from ravqa.runs.finished import (
     common_questions,
 )
 
+_MONEY = Measure(COST)
+
 CACHED = "*"
 """Mark of the seconds of a run that took some of its work from the cache."""
 
@@ -115,11 +117,16 @@ def build_table(
     first = next(iter(runs.values()))
     ids = common_questions(runs, intersect=True) if ids is None else ids
     measures = list(measures) or _default_measures(runs)
+    priced = {run.currency: run for run in runs.values() if run.currency and run.values(_MONEY)}
+    several = len(priced) > 1
+    if several:
+        measures = [measure for measure in measures if measure != _MONEY]
     cells = {name: _cells(run, measures, ids, seed) for name, run in runs.items()}
     if reference in runs:
         _compare(cells, runs, reference, measures, ids, seed)
+    paid = next(iter(priced.values()), first)
     titles = {
-        measure.key: measure.title(first)
+        measure.key: measure.title(paid if measure == _MONEY else first)
         for measure in measures
         if any(measure.key in found for found in cells.values())
     }
@@ -139,6 +146,7 @@ def build_table(
         rows=rows,
         notes=[
             *(f"No run has {m.key}." for m in measures if m.key not in titles),
+            *([f"No {COST}: the runs have prices in {' and '.join(sorted(priced))}."] * several),
             *_notes(runs, rows, ids, images, reference, titles),
         ],
     )

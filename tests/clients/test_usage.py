@@ -38,6 +38,7 @@ OPENAI = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
         ({"prompt_tokens": -5, "completion_tokens": 1}, None),
         ({"prompt_tokens": "5", "completion_tokens": 1}, None),
         ({"prompt_tokens": 5, "total_tokens": 3}, None),
+        ({"prompt_tokens": 10**30, "completion_tokens": 1}, None),
         ({}, None),
         (None, None),
         ([], None),

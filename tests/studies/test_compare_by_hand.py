@@ -462,6 +462,21 @@ def test_costs_stand_beside_scores_and_are_drawn_against_them(tmp_path):
     assert "Exact match % against USD per question" in page
 
 
+def test_money_in_two_currencies_is_in_no_column(tmp_path):
+    prepared = costing(0, 0.0)["answer"] | {"requests": 0, "completion_tokens": 0}
+    section = {"prepared": prepared, "conditions": {}, "total": prepared}
+    rows = [row | {"cost": costing(10, 0.00001)} for row in samples("11000")]
+    for name in ("EUR", "USD"):
+        write(tmp_path / name, rows, cost={"currency": name, **section})
+    write(tmp_path / "free", samples("11000"))
+    table = compare(tmp_path / "USD", tmp_path / "EUR").table
+    assert list(table.titles)[-2:] == ["seconds", "tokens"]
+    assert "No cost: the runs have prices in EUR and USD." in table.notes
+    table = compare(tmp_path / "free", tmp_path / "EUR", metrics=["cost"]).table
+    assert table.titles == {"cost": "EUR per question"}
+    assert "cost" not in table.rows[0].cells
+
+
 def test_a_difference_by_a_rule_that_leaves_questions_out_says_of_which_questions_it_is(tmp_path):
     """Officially, InfoSeek's questions without an answer are left out: of a, but not of b."""
 
