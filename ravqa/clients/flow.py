@@ -108,7 +108,8 @@ class Flow:
                         waiting.remove(position)
                         yield position, value
                     elif not isinstance(error, PromptError):
-                        fatal = fatal or error
+                        if fatal is None or isinstance(fatal, AbandonedError):
+                            fatal = error  # whose requests were abandoned because of it
                         left -= self._drop(batch)
                     elif not batch.stop.is_set():  # else abandoned because of the fatal error
                         waiting.remove(position)

@@ -232,3 +232,16 @@ def test_nothing_is_begun_for_abandoned_calls_and_threads_end(serve):
     begun = threading.Barrier(1)
     assert asked(asker, ["again"]) == {0: "ok"}
     until(lambda: asker._flow._threads == 0)
+
+
+def test_who_waited_for_its_turn_fails_with_the_reason_why_the_call_ended(serve):
+    asker = client(serve(lambda *_: (401, "")), workers=3)
+    asker._flow.limit = 1.0
+
+    def ask(prompt, stop):
+        body = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
+        return asker.chat(body, lambda reply: reply, stop)
+
+    found = dict(asker.each(ask, list("abcdef")))
+    assert sorted(found) == list(range(6))
+    assert all(failure.fatal and "HTTP 401" in failure.reason for failure in found.values())
