@@ -1,6 +1,8 @@
 """Images as servers get them: unchanged if any program reads them, else written again, upright."""
 
 import io
+import threading
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -159,3 +161,21 @@ def test_the_reason_of_the_library_is_given():
     with pytest.raises(DataError) as error:
         decode._open(written("PNG"), silent)
     assert str(error.value) == "image given as bytes: broken image (RuntimeError)"
+
+
+def test_warnings_are_as_before_once_the_last_thread_has_left():
+    before, entered, left = warnings.filters[:], threading.Event(), threading.Event()
+
+    def other():
+        with decode.quiet():
+            entered.set()
+            left.wait(20)
+
+    thread = threading.Thread(target=other)
+    with decode.quiet():
+        thread.start()
+        assert entered.wait(20)
+    assert warnings.filters[0][0] == "ignore"
+    left.set()
+    thread.join(20)
+    assert warnings.filters == before
