@@ -144,7 +144,7 @@ class ChatServerConfig(ServerConfig):
         seed: seed of sampling, if the server takes one.
         extra_body: further keys of the request, passed as they are.
         prices: what a million tokens cost, as {prompt: 0.15, completion: 0.6, cached: 0.075,
-            currency: USD}; without it, results tell no money.
+            currency: USD}; without it, results have no money.
     """
 
     revision: Text = ""
