@@ -353,7 +353,8 @@ def same_but_for_time(one, other):
             elif name == "samples.jsonl":
                 samples = read_samples(folder / name)
                 for sample in samples.values():
-                    del sample["seconds"], sample["cached"], sample["cost"]
+                    for key in ("seconds", "cached", "cost"):
+                        sample.pop(key, None)
                 texts.append(samples)
             else:
                 texts.append((folder / name).read_text(encoding="utf-8"))
