@@ -1,6 +1,5 @@
 """The codec's numbers against their definitions, written out in numpy, and tables by hand."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -155,16 +154,19 @@ def rounded(values, feedback, limits, units, offset):
     return out
 
 
-@pytest.mark.parametrize("rows", [1, 7, 2048])
+@pytest.mark.parametrize(("rows", "compiled"), [(1, False), (7, False), (2048, False), (1, True)])
 @pytest.mark.parametrize("fine", [False, True])
-def test_rounding_passes_errors_on_to_the_components_after(monkeypatch, rows, fine):
+def test_rounding_passes_errors_on_to_the_components_after(monkeypatch, rows, compiled, fine):
     monkeypatch.setattr(code, "_ROWS", rows)
+    if compiled:
+        kernels = pytest.importorskip("ravqa.indexes.compressed.kernels")
+        assert kernels._TOGETHER < 100  # so that the last ones are fewer
     feedback = code._feedback(alike(300))
-    values = np.random.default_rng(1).normal(size=(20, DIM)).astype(np.float32) * 5
+    values = np.random.default_rng(1).normal(size=(100, DIM)).astype(np.float32) * 5
     limits = np.full(DIM, 7.5, np.float32)
     units_ = np.where(np.arange(DIM) < 11, 0.5, 1).astype(np.float32)
     options = (units_, 0.5) if fine else ()
-    found, costs = code._round(values, feedback, limits, *options)
+    found, costs = code._round(values, feedback, limits, *options, compiled=compiled)
     grid = units_ if fine else np.ones(DIM)
     expected = rounded(values, feedback, limits, grid, 0.5 if fine else 0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -253,10 +255,13 @@ def naive(made, vectors, bits):
     return codes, steps, kept
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bits", [4, 8, 9])
-def test_vectors_are_stored_as_described(trained, bits):
+def test_vectors_are_stored_as_described(trained, bits, compiled):
+    if compiled:
+        pytest.importorskip("numba")
     vectors, made = trained[0][:200], trained[1]
-    coded = made.encode(vectors, bits, "cpu")
+    coded = made.encode(vectors, bits, "cpu", compiled)
     codes, steps, kept = naive(made, vectors, bits)
     assert np.array_equal(coded.codes, codes)
     rest = vectors @ made.rotation - made.centers[codes]
@@ -313,7 +318,7 @@ def test_the_nearest_of_many_centroids_is_searched_in_near_cells(monkeypatch, ce
     centers = units(np.random.default_rng(0), 64, 8) * np.float32(0.9)
     made = Codec(np.eye(8), centers, np.zeros(64), np.eye(8), 1.0, 64)
     rows = units(np.random.default_rng(1), 500, 8)
-    found = made.nearest(rows, "cpu")
+    found = made.finder(rows, "cpu")
     assert found.dtype == np.uint16
     best = np.argmax(rows @ centers.T, axis=1)
     if cells == 16:  # all eight of them
@@ -323,22 +328,25 @@ def test_the_nearest_of_many_centroids_is_searched_in_near_cells(monkeypatch, ce
     lost = (rows * (centers[best] - centers[found])).sum(1)
     assert lost.min() >= -1e-6
     assert lost.mean() < 0.1
-    cells_, near = made._cells
-    assert cells_.shape == (8, 8)
+    near = made.finder.near
+    assert made.finder.cells.shape == (8, 8)
     assert [len(n) for n in near] == [64] * 8 if cells == 16 else sum(map(len, near)) == 64
 
 
 def test_products_with_centres_are_made_some_points_at_a_time():
     rng = np.random.default_rng(0)
-    points, centers = units(rng, 150, 2), units(rng, 2**17, 2)  # 128 points at a time
+    points, centers = units(rng, 150, 2), units(rng, 2**17, 2)  # 4 points at a time
     found = code._nearest(points, centers, "cpu")
     assert found.dtype == np.int64
     best = (points @ centers.T).max(1)
     np.testing.assert_allclose((points * centers[found]).sum(1), best, rtol=0, atol=1e-6)
 
 
-def test_kmeans_without_faiss_is_lloyds_method(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_kmeans_is_lloyds_method(monkeypatch, compiled):
+    monkeypatch.setattr(code, "_BLOCK", 13)
+    if compiled:
+        pytest.importorskip("numba")
     points = alike(60, 5)
     rng = np.random.default_rng(8)
     centers = points[rng.choice(60, 7, replace=False)]
@@ -348,11 +356,37 @@ def test_kmeans_without_faiss_is_lloyds_method(monkeypatch):
         empty = [c for c in range(7) if not (owner == c).any()]
         sums[empty] = points[rng.choice(60, len(empty))]
         centers = normalised(sums)
-    found = code.kmeans(points.tolist(), 7, 8, "cpu", rounds=3)
+    found = code.kmeans(points, 7, 8, "cpu", rounds=3, compiled=compiled)
     np.testing.assert_allclose(found, centers, rtol=0, atol=1e-5)
     # Of equal points all but one centre is left without any.
     same = np.repeat(points[:1], 9, axis=0)
     np.testing.assert_allclose(code.kmeans(same, 4, 0, "cpu"), same[:4], rtol=0, atol=1e-6)
+
+
+def test_centres_chosen_by_near_cells_fit_almost_as_well(monkeypatch):
+    points = units(np.random.default_rng(0), 2000, 8)
+    fits = []
+    for large in (10**6, 64):
+        monkeypatch.setattr(code, "_LARGE", large)
+        monkeypatch.setattr(code, "_NEAR_CELLS", 6)
+        centers = code.kmeans(points, 100, 0, "cpu")
+        np.testing.assert_allclose(np.linalg.norm(centers, axis=1), 1, rtol=0, atol=1e-5)
+        fits.append((points @ centers.T).max(1).mean())
+    begun = points[np.random.default_rng(0).choice(2000, 100, replace=False)]
+    at_first = (points @ begun.T).max(1).mean()
+    assert fits[1] - at_first > 0.9 * (fits[0] - at_first) > 0.02
+
+
+def test_blocks_are_computed_in_order_and_a_few_at_a_time():
+    kernels = pytest.importorskip("ravqa.indexes.compressed.kernels")
+    taken = []
+    found = code.each(lambda n: n * n, (taken.append(n) or n for n in range(50)), compiled=True)
+    assert next(found) == 0
+    assert len(taken) == kernels.threads() + 1
+    assert [*found] == [n * n for n in range(1, 50)]
+    failing = code.each(lambda n: 1 // (3 - n), range(9), compiled=True)
+    with pytest.raises(ZeroDivisionError):
+        list(failing)
 
 
 # -- files, and when centroids are chosen anew

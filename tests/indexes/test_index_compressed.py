@@ -28,7 +28,6 @@ from ravqa.core.records import Description, Question, Tag
 from ravqa.core.settings import validate
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import Encoder
-from ravqa.indexes.compressed.codec import kmeans
 from ravqa.indexes.compressed.index import CompressedIndex
 from ravqa.indexes.exact import ExactIndex
 from ravqa.retrievers.late_interaction import LateInteractionRetriever
@@ -217,29 +216,6 @@ def test_numba_where_it_is_missing_is_named_with_the_extra_that_brings_it(withou
     config = CompressedIndex.Config(kernels="numba")
     with pytest.raises(UserError, match=r"numba.*pip install"):
         CompressedIndex(sample.index.path, config).search(sample.queries[:1], 3)
-
-
-def test_it_is_built_as_well_where_faiss_is_missing(tmp_path, without, sample):
-    without("faiss")
-    index = build(tmp_path / "index", sample.passages, kind="compressed")
-    found = index.search(sample.queries, 10)
-    assert overlap(found, top10(sample.best)) >= 0.99
-
-
-def test_both_kmeans_choose_centres_that_fit_alike(without):
-    points = np.concatenate(Topics(seed=7).passages(200))
-    fits = []
-    for hidden in ("numba", "faiss"):
-        without(hidden)
-        centers = kmeans(points, 64, 0, "cpu")
-        assert centers.shape == (64, 64)
-        assert centers.dtype == np.float32
-        np.testing.assert_allclose(np.linalg.norm(centers, axis=1), 1, atol=1e-4)
-        fits.append((points @ centers.T).max(axis=1).mean())
-        np.testing.assert_array_equal(centers, kmeans(points, 64, 0, "cpu"))
-    chosen_blindly = (points @ points[::40][:64].T).max(axis=1).mean()
-    assert abs(fits[0] - fits[1]) < 0.02
-    assert min(fits) > chosen_blindly + 0.02
 
 
 def test_importing_the_index_imports_and_compiles_nothing_heavy():

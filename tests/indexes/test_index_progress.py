@@ -1,7 +1,5 @@
 """How indexes report what they do while they are built and changed."""
 
-import sys
-
 import numpy as np
 import pytest
 from helpers.index_files import kind_of, names, units
@@ -109,19 +107,7 @@ def test_of_an_index_that_does_not_report_the_passages_that_it_reads_are_counted
     assert isinstance(build_index(Slow, [], [], [], dim=8), Slow)
 
 
-@pytest.mark.parametrize("count", [5, 40])
-def test_rounds_of_faiss_one_by_one_find_what_its_rounds_together_find(count):
-    faiss = pytest.importorskip("faiss")
-    points = units(np.random.default_rng(1), 300, 8)
-    options = {"min_points_per_centroid": 1, "max_points_per_centroid": 40}
-    together = faiss.Kmeans(8, count, niter=4, spherical=True, seed=7, **options)
-    together.train(points)
-    found = codec.kmeans(points, count, 7, "cpu", rounds=4)
-    np.testing.assert_array_equal(found, together.centroids)
-
-
-def test_rounds_of_torch_are_reported_too(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
+def test_rounds_of_kmeans_are_reported():
     seen = []
     points = units(np.random.default_rng(1), 40, 8)
     codec.kmeans(points, 4, 0, "cpu", rounds=2, progress=lambda *step: seen.append(step))

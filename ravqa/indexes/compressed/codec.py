@@ -12,11 +12,11 @@ bytes, and matters where hundreds of query vectors are alike, because their erro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ravqa.core.progress import Progress, silent
 from ravqa.core.stored import as_type, read_json
 from ravqa.indexes.base import Array
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 _SAMPLE = 40
 """Number of training vectors per centroid."""
 _ROUNDS = 6
@@ -32,11 +35,10 @@ _CHOOSING = "choosing centroids (rounds)"
 _NEAR_CELLS = 16
 _LARGE = 2048
 """From this number of centroids on, the nearest is searched only among those of near cells."""
-_BLOCK = 2**17
-_ROWS, _PANEL = (
-    2048,
-    16,
-)  # vectors, and components, rounded at a time: both fit in the cache
+_BLOCK = 2**16  # vectors in memory at a time, for each processor
+_PRODUCTS = 2**19  # of vectors and centroids computed at a time: they fit in the cache
+_TINY = np.float32(1e-30)
+_ROWS, _PANEL = 2048, 16  # vectors, and components, rounded at a time: both fit in the cache
 
 
 def default_centroids(vectors: int) -> int:
@@ -144,36 +146,36 @@ class Codec:
         seed: int,
         device: Any,
         progress: Progress = silent,
+        compiled: bool = False,
     ) -> Codec:
         """Choose centroids by spherical k-means.
 
         Args:
             sample: float32 [some, dim], drawn from all `vectors`.
+            device: where products are computed.
             progress: called as progress(what, done, total) after each round.
+            compiled: whether the processors share the work, by numba's kernels.
         """
         dim = sample.shape[1]
         rng = np.random.default_rng(seed)
         rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
         count = max(1, min(centroids or default_centroids(vectors), len(sample)))
-        rotated = sample @ rotation
+        rotated = np.empty_like(sample)
+        for first in range(0, len(sample), _BLOCK):
+            np.matmul(sample[first : first + _BLOCK], rotation, out=rotated[first : first + _BLOCK])
         directions = np.full((1, dim), dim**-0.5, np.float32)
         if len(sample):
-            directions = kmeans(rotated, count, seed, device, progress=progress)
+            directions = kmeans(rotated, count, seed, device, progress=progress, compiled=compiled)
         spread = np.full(len(directions), 0.0, np.float32)
         codec = cls(rotation, directions, spread, _feedback(rotated), 1.0, vectors)
-        return codec._with_means(rotated, device)
+        return codec._with_means(rotated, device, compiled)
 
-    def _with_means(self, rotated: Array, device: Any) -> Codec:
+    def _with_means(self, rotated: Array, device: Any, compiled: bool = False) -> Codec:
         """Return a codec with the means of the vectors that are nearest to each direction."""
-        codes = self.nearest(rotated, device).astype(np.int64)
-        counts = np.bincount(codes, minlength=len(self.centers))
-        order = np.argsort(codes, kind="stable")
-        found = np.flatnonzero(counts)
-        begins = (np.cumsum(counts) - counts)[found]
+        counts, sums, codes = _clusters(rotated, self.finder, device, compiled)
+        found = counts > 0
         centers = self.centers.copy()
-        if len(found):
-            sums = np.add.reduceat(rotated[order], begins, axis=0)
-            centers[found] = sums / counts[found, None]
+        centers[found] = sums[found] / counts[found, None]
         centers = centers.astype(np.float16).astype(np.float32)  # as they are saved
         squares = np.empty(len(rotated), np.float32)
         for first in range(0, len(rotated), _BLOCK):
@@ -203,58 +205,38 @@ class Codec:
         return units
 
     @cached_property
-    def _cells(self) -> tuple[Array, list[Array]]:
-        """Coarse cells of the centroids, and for each cell the centroids of the nearest cells."""
-        count = int(np.sqrt(len(self.centers)))
-        cells = kmeans(self._directions, count, 0, None, rounds=4)
-        owner = np.argmax(self._directions @ cells.T, axis=1)
-        near = np.argsort(-(cells @ cells.T), axis=1)[:, :_NEAR_CELLS]
-        return cells, [np.flatnonzero(np.isin(owner, row)) for row in near]
+    def finder(self) -> Finder:
+        """What finds a vector's nearest centroid by direction."""
+        return Finder(self._directions)
 
-    def nearest(self, rotated: Array, device: Any) -> Array:
-        """Return the nearest centroid of each vector by direction, uint16 [vectors].
+    def encode(self, vectors: Array, bits: int, device: Any, compiled: bool = False) -> Coded:
+        """Encode vectors [n, dim] in `bits` (4, 8 or 9) per component besides the centroid.
 
-        If there are many centroids, only those of the sixteen nearest coarse cells are searched,
-        which rarely differs, and is a matrix product per cell instead of one with all.
+        Args:
+            compiled: whether numba's kernel rounds.
         """
-        if len(self.centers) < _LARGE:
-            return _nearest(rotated, self._directions, device).astype(np.uint16)
-        cells, candidates = self._cells
-        cell = _nearest(rotated, cells, device)
-        order = np.argsort(cell, kind="stable")
-        bounds = np.searchsorted(cell[order], np.arange(len(cells) + 1))
-        out = np.empty(len(rotated), np.uint16)
-        for c in range(len(cells)):
-            rows = order[bounds[c] : bounds[c + 1]]
-            if len(rows):
-                among = candidates[c]
-                out[rows] = among[_nearest(rotated[rows], self._directions[among], device)]
-        return out
-
-    def encode(self, vectors: Array, bits: int, device: Any) -> Coded:
-        """Encode vectors [n, dim] in `bits` (4, 8 or 9) per component besides the centroid."""
         rotated = vectors.astype(np.float32) @ self.rotation
-        codes = self.nearest(rotated, device)
+        codes = self.finder(rotated, device)
         rest = rotated - self.centers[codes]
         energy = float((rest**2).sum())
         if bits == 4:
-            return self._four_bits(codes, rest)._replace(rest=energy)
+            return self._four_bits(codes, rest, compiled)._replace(rest=energy)
         most = np.abs(rest).max(1, initial=0.0)
         # Rounded up, so that the greatest component still fits.
         scales = np.clip(np.ceil(most / 127 / SCALE_UNIT), 1, 65535).astype(np.uint16)
         steps = (scales * np.float32(SCALE_UNIT))[:, None]
         if bits == 8:
             limits = np.full(rest.shape[1], 127, np.float32)
-            packed, _ = _round(rest / steps, self.feedback, limits)
+            packed, _ = _round(rest / steps, self.feedback, limits, compiled=compiled)
             fine = np.zeros((len(vectors), 0), np.uint8)
             return Coded(codes, packed.astype(np.int8), fine, scales, energy)
         limits = np.full(rest.shape[1], 254, np.float32)
-        rounded, _ = _round(rest / steps * 2, self.feedback, limits)
+        rounded, _ = _round(rest / steps * 2, self.feedback, limits, compiled=compiled)
         halves = rounded.astype(np.int16)
         fine = _planes((halves & 1).astype(np.uint8))
         return Coded(codes, (halves >> 1).astype(np.int8), fine, scales, energy)
 
-    def _four_bits(self, codes: Array, rest: Array) -> Coded:
+    def _four_bits(self, codes: Array, rest: Array, compiled: bool) -> Coded:
         """Encode the residuals, in 4 bits per component and in 5 for some."""
         dim = rest.shape[1]
         finer = 8 * fine_width(dim, 4)
@@ -268,7 +250,9 @@ class Codec:
             wanted = np.minimum(widest, clip * spread) / 7.5 / SCALE_UNIT
             tried = np.clip(np.rint(wanted), 1, 65535).astype(np.uint16)
             steps = tried * np.float32(SCALE_UNIT)
-            rounded, costs = _round(rest / steps[:, None], self.feedback, limits, units, 0.5)
+            rounded, costs = _round(
+                rest / steps[:, None], self.feedback, limits, units, 0.5, compiled
+            )
             better = costs * steps**2 < least
             values[better], scales[better] = rounded[better], tried[better]
             least[better] = (costs * steps**2)[better]
@@ -313,9 +297,11 @@ class Codec:
 def _feedback(rotated: Array) -> Array:
     """Return `Codec.feedback` for vectors with the second moments of `rotated`, [some, dim]."""
     dim = rotated.shape[1]
-    moments = np.eye(dim) / dim
-    if len(rotated):
-        moments = rotated.T.astype(np.float64) @ rotated / len(rotated)
+    moments = np.zeros((dim, dim))
+    for first in range(0, len(rotated), _ROWS):  # sums of few are exact enough in float32
+        rows = rotated[first : first + _ROWS]
+        moments += rows.T @ rows
+    moments = moments / len(rotated) if len(rotated) else np.eye(dim) / dim
     moments += _DAMPING * np.trace(moments) / dim * np.eye(dim)
     upper = np.linalg.cholesky(np.linalg.inv(moments)).T
     found = np.triu(upper / np.diag(upper)[:, None], 1)
@@ -329,6 +315,7 @@ def _round(
     limits: Array,
     units: Array | None = None,
     offset: float = 0.0,
+    compiled: bool = False,
 ) -> tuple[Array, Array]:
     """Return values [n, dim] on a grid, float32, and what the errors cost, float32 [n].
 
@@ -338,10 +325,16 @@ def _round(
         limits: float32 [dim], the greatest value of each component.
         units: float32 [dim], the grid's units; None for 1.
         offset: offset of the grid from 0, in units.
+        compiled: whether numba's kernel does the work.
     """
     out, costs = np.empty_like(values), np.empty(len(values), np.float32)
     dim = values.shape[1]
     units = np.ones(dim, np.float32) if units is None else units
+    if compiled:
+        from ravqa.indexes.compressed import kernels
+
+        kernels.round_rows(values, feedback, limits, units, offset, out, costs)
+        return out, costs
     for first in range(0, len(values), _ROWS):
         left = values[first : first + _ROWS].T.copy()
         kept = np.empty_like(left)
@@ -365,66 +358,120 @@ def kmeans(
     device: Any,
     rounds: int = _ROUNDS,
     progress: Progress = silent,
+    compiled: bool = False,
 ) -> Array:
     """Return centres of `count` clusters of unit vectors, float32 [count, dim], by Lloyd's method.
 
-    Uses faiss if installed (on GPUs if it sees any), otherwise torch.
+    The mean of a cluster is scaled to unit length; an empty cluster begins anew at a random vector.
 
     Args:
+        points: float32 [vectors, dim].
+        device, compiled: see `Codec.train`.
         progress: called as progress(what, done, total) after each round.
     """
     progress(_CHOOSING, 0, rounds)
-    points = np.ascontiguousarray(points, dtype=np.float32)
-    try:
-        import faiss
-    except ModuleNotFoundError:
-        return _kmeans_torch(points, count, seed, device, rounds, progress)
-    means = faiss.Kmeans(
-        points.shape[1],
-        count,
-        niter=1,
-        spherical=True,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=_SAMPLE,
-        gpu=getattr(faiss, "get_num_gpus", lambda: 0)() > 0,
-    )
-    means.train(points)
-    progress(_CHOOSING, 1, rounds)
-    for done in range(2, rounds + 1):  # the same centres as by `niter=rounds`
-        means.train(points, init_centroids=np.array(means.centroids))
-        progress(_CHOOSING, done, rounds)
-    return np.array(means.centroids, dtype=np.float32)
-
-
-def _kmeans_torch(
-    points: Array, count: int, seed: int, device: Any, rounds: int, progress: Progress
-) -> Array:
-    import torch
-
     rng = np.random.default_rng(seed)
     centers = points[rng.choice(len(points), count, replace=False)]
     for done in range(1, rounds + 1):
-        owner = _nearest(points, centers, device)
-        total = torch.zeros((count, points.shape[1]))
-        total.index_add_(0, torch.from_numpy(owner), torch.from_numpy(points))
-        empty = np.flatnonzero(np.bincount(owner, minlength=count) == 0)
-        total[empty] = torch.from_numpy(points[rng.choice(len(points), len(empty))])
-        centers = torch.nn.functional.normalize(total, dim=1).numpy()
+        counts, sums, _ = _clusters(points, Finder(centers), device, compiled)
+        empty = np.flatnonzero(counts == 0)
+        sums[empty] = points[rng.choice(len(points), len(empty))]
+        centers = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), _TINY)
         progress(_CHOOSING, done, rounds)
     return centers
 
 
+class Finder:
+    """The nearest of many unit vectors, by direction.
+
+    If there are many, only those in the sixteen nearest of the coarse cells, whose number is the
+    root of theirs, are searched on the CPU. The result rarely differs, and takes a product per cell
+    instead of one with all.
+
+    Attributes:
+        centers: float32 [centers, dim], the vectors.
+        cells: float32 [cells, dim], unit vectors; no cells if there are few vectors.
+        near: for each cell, the numbers of the vectors in the cells nearest to it.
+    """
+
+    def __init__(self, centers: Array):
+        self.centers, self.cells = centers, centers[:0]
+        if len(centers) >= _LARGE:
+            self.cells = kmeans(centers, int(np.sqrt(len(centers))), 0, "cpu", rounds=4)
+        owner = _nearest(centers, self.cells, "cpu") if len(self.cells) else np.zeros(0)
+        order = np.argsort(-(self.cells @ self.cells.T), axis=1)[:, :_NEAR_CELLS]
+        self.near = [np.flatnonzero(np.isin(owner, row)) for row in order]
+
+    def __call__(self, points: Array, device: Any) -> Array:
+        """Return the number of the nearest vector for each of `points`, uint16 [points]."""
+        if not (len(self.cells) and _on_cpu(device)):
+            return _nearest(points, self.centers, device).astype(np.uint16)
+        cell = _nearest(points, self.cells, device)
+        order = np.argsort(cell, kind="stable")
+        bounds = np.searchsorted(cell[order], np.arange(len(self.cells) + 1))
+        out = np.empty(len(points), np.uint16)
+        for c, near in enumerate(self.near):
+            rows = order[bounds[c] : bounds[c + 1]]
+            if len(rows):
+                out[rows] = near[_nearest(points[rows], self.centers[near], device)]
+        return out
+
+
+def _clusters(
+    points: Array, finder: Finder, device: Any, compiled: bool
+) -> tuple[Array, Array, Array]:
+    """Assign vectors to their nearest centres.
+
+    Returns:
+        The number of vectors nearest to each centre, int64 [centers]; their sums, float32
+        [centers, dim]; and the nearest centre of each of `points`, uint16 [points].
+    """
+
+    def assigned(first: int) -> tuple[Array, Array, Array]:
+        rows = points[first : first + _BLOCK]
+        codes = finder(rows, device)
+        order = np.argsort(codes, kind="stable")
+        found, begins = np.unique(codes[order], return_index=True)
+        return codes, found, np.add.reduceat(rows[order], begins, axis=0)
+
+    sums = np.zeros(finder.centers.shape, np.float32)
+    parts = [np.zeros(0, np.uint16)]
+    for codes, found, part in each(assigned, range(0, len(points), _BLOCK), compiled):
+        sums[found] += part
+        parts.append(codes)
+    codes = np.concatenate(parts)
+    return np.bincount(codes, minlength=len(sums)), sums, codes
+
+
+def each(function: Callable[[_T], _R], items: Iterable[_T], compiled: bool) -> Iterator[_R]:
+    """Apply `function` to `items`, like `map`; if `compiled`, in parallel, a few at a time."""
+    if not compiled:
+        return map(function, items)
+    from ravqa.indexes.compressed import kernels
+
+    return kernels.in_order(function, items)
+
+
+def _on_cpu(device: Any) -> bool:
+    return str(device) == "cpu"
+
+
 def _nearest(points: Array, centers: Array, device: Any) -> Array:
     """Return the index of the centre with the greatest dot product, int64 [points]."""
+    out = np.empty(len(points), np.int64)
+    if _on_cpu(device):
+        right = np.ascontiguousarray(centers.T)
+        step = max(1, _PRODUCTS // max(1, len(centers)))
+        for start in range(0, len(points), step):
+            np.argmax(points[start : start + step] @ right, axis=1, out=out[start : start + step])
+        return out
     import torch
 
-    right = torch.from_numpy(np.ascontiguousarray(centers)).to(device).T
-    out = np.empty(len(points), np.int64)
-    step = max(1, 2**24 // max(1, len(centers)))  # products in memory: 64 MB
+    there = torch.from_numpy(np.ascontiguousarray(centers)).to(device).T
+    step = max(1, 2**26 // max(1, len(centers)))  # products in memory: 256 MB
     for start in range(0, len(points), step):
         left = torch.from_numpy(np.ascontiguousarray(points[start : start + step])).to(device)
-        out[start : start + step] = (left @ right).argmax(1).cpu().numpy()
+        out[start : start + step] = (left @ there).argmax(1).cpu().numpy()
     return out
 
 

@@ -40,7 +40,15 @@ from ravqa.core.errors import UserError, import_extra, near_matches
 from ravqa.core.progress import Progress
 from ravqa.core.settings import Strict, Text, validate
 from ravqa.indexes.base import Array
-from ravqa.indexes.compressed.codec import SCALE_UNIT, Codec, Coded, blocks, decode, fine_width
+from ravqa.indexes.compressed.codec import (
+    SCALE_UNIT,
+    Codec,
+    Coded,
+    blocks,
+    decode,
+    each,
+    fine_width,
+)
 from ravqa.indexes.maxsim import device_of, maxsim
 from ravqa.indexes.segmented.index import (
     Passages,
@@ -120,6 +128,15 @@ def default_candidates(passages: int, vectors: int) -> int:
     return int(share * np.sqrt(passages) * _growth(passages))
 
 
+def _compiled(config: CompressedIndex.Config, device: torch.device) -> bool:
+    """Return whether numba's kernels are used."""
+    if config.kernels == "auto":
+        return device.type == "cpu" and find_spec("numba") is not None
+    if config.kernels == "numba":
+        import_extra("numba", "cpu", why="index.kernels=numba")
+    return config.kernels == "numba"
+
+
 @dataclass(frozen=True)
 class _Query:
     """A query and its tables.
@@ -188,11 +205,7 @@ class CompressedIndex(SegmentedIndex):
 
     @cached_property
     def _compiled(self) -> bool:
-        if self.config.kernels == "auto":
-            return self._device.type == "cpu" and find_spec("numba") is not None
-        if self.config.kernels == "numba":
-            import_extra("numba", "cpu", why="index.kernels=numba")
-        return self.config.kernels == "numba"
+        return _compiled(self.config, self._device)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -222,13 +235,16 @@ class CompressedIndex(SegmentedIndex):
         if config.storage == "4bit" and writer.manifest.dim % 2:
             raise ValueError("storage 4bit is for vectors of even length")
         with _Spool(writer, passages) as spool:
-            _train_and_write(writer, spool, device_of(config.device), progress)
+            device = device_of(config.device)
+            _train_and_write(writer, spool, device, _compiled(config, device), progress)
 
     def _append(
         self, writer: Writer, state: State, passages: Passages, progress: Progress
     ) -> SegmentEntry | None:
         with _Spool(writer, passages) as spool:
-            return _write_segment(writer, spool, state.shared, self._device, progress)
+            return _write_segment(
+                writer, spool, state.shared, self._device, self._compiled, progress
+            )
 
     def _wants_compact(self, state: State) -> bool:
         codec: Codec = state.shared
@@ -244,7 +260,7 @@ class CompressedIndex(SegmentedIndex):
     def _compact(self, writer: Writer, state: State, progress: Progress) -> None:
         if self._wants_compact(state) or not state.shared.trained_on:
             with _Spool(writer, self._all(state)) as spool:
-                _train_and_write(writer, spool, self._device, progress)
+                _train_and_write(writer, spool, self._device, self._compiled, progress)
         else:
             segment = _copy_segments(writer, state)
             writer.commit(segments=(segment,) if segment else ())
@@ -617,7 +633,9 @@ class _Spool:
         self._path.unlink(missing_ok=True)
 
 
-def _train_and_write(writer: Writer, spool: _Spool, device: Any, progress: Progress) -> None:
+def _train_and_write(
+    writer: Writer, spool: _Spool, device: Any, compiled: bool, progress: Progress
+) -> None:
     """Choose centroids for the spooled passages, write them as the only segment, commit."""
     settings = dict(writer.manifest.settings)
     wanted = settings["centroids"]
@@ -625,16 +643,24 @@ def _train_and_write(writer: Writer, spool: _Spool, device: Any, progress: Progr
     rng = np.random.default_rng(settings["seed"])
     rows = np.sort(rng.choice(len(spool.vectors), size, replace=False))
     sample = spool.vectors[rows].astype(np.float32)
-    codec = Codec.train(sample, len(spool.vectors), wanted, settings["seed"], device, progress)
+    codec = Codec.train(
+        sample, len(spool.vectors), wanted, settings["seed"], device, progress, compiled
+    )
+    del sample
     settings["shared"] = writer.new_folder("shared")
     codec.save(writer.path / settings["shared"])
     writer.seal(settings["shared"])
-    segment = _write_segment(writer, spool, codec, device, progress)
+    segment = _write_segment(writer, spool, codec, device, compiled, progress)
     writer.commit(segments=(segment,) if segment else (), settings=settings)
 
 
 def _write_segment(
-    writer: Writer, spool: _Spool, codec: Codec, device: Any, progress: Progress
+    writer: Writer,
+    spool: _Spool,
+    codec: Codec,
+    device: Any,
+    compiled: bool,
+    progress: Progress,
 ) -> SegmentEntry | None:
     """Encode the spooled passages into a new segment; return None if there are none."""
     if not spool.ids:
@@ -657,12 +683,12 @@ def _write_segment(
     offsets = np.concatenate([[0], np.cumsum(spool.lengths)])
     centroids, starts, runs = [], [], []
     rest = 0.0
-    progress("compressing vectors", 0, count)
-    for first, last in blocks(spool.lengths):
+
+    def write(passages: tuple[int, int]) -> tuple[int, Array, Array, Array, float]:
+        first, last = passages
         begin, end = offsets[first], offsets[last]
         block = spool.vectors[begin:end].astype(np.float32)
-        coded = codec.encode(block, bits, device)
-        rest += coded.rest
+        coded = codec.encode(block, bits, device, compiled)
         owner = np.repeat(np.arange(last - first), spool.lengths[first:last])
         order = np.lexsort((coded.codes, owner))
         residuals[begin:end], scales[begin:end] = coded.residuals[order], coded.scales[order]
@@ -674,10 +700,17 @@ def _write_segment(
         new = np.ones(len(codes), bool)
         new[1:] = (codes[1:] != codes[:-1]) | (owner[1:] != owner[:-1])
         places = np.flatnonzero(new)
-        centroids.append(codes[places])
-        starts.append((places - (offsets[first:last] - begin)[owner[places]]).astype(np.uint16))
-        runs.append(np.bincount(owner[places], minlength=last - first))
-        progress("compressing vectors", int(end), count)
+        within = places - (offsets[first:last] - begin)[owner[places]]
+        counts = np.bincount(owner[places], minlength=last - first)
+        return int(end), codes[places], within.astype(np.uint16), counts, coded.rest
+
+    progress("compressing vectors", 0, count)
+    for end, codes, within, counts, energy in each(write, blocks(spool.lengths), compiled):
+        centroids.append(codes)
+        starts.append(within)
+        runs.append(counts)
+        rest += energy
+        progress("compressing vectors", end, count)
     np.save(folder / "centroids.npy", np.concatenate(centroids))
     np.save(folder / "run_starts.npy", np.concatenate(starts))
     np.save(folder / "run_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(runs))]))

@@ -15,11 +15,12 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -27,7 +28,11 @@ import threadpoolctl
 
 from ravqa.indexes.base import Array
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
 _NONE = np.float32(-1e30)
+_TOGETHER = 64  # vectors rounded at a time
 _compiled = numba.njit(nogil=True, fastmath=True, cache=True, boundscheck=False)
 
 
@@ -100,6 +105,22 @@ def run(kernel: Callable[..., Any], count: int, *arguments: Any, grain: int = 32
     futures = [_pool().submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(bounds)]
     for future in futures:
         future.result()
+
+
+def in_order(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
+    """Yield `function` of each item, in order; as many are computed at a time as processors."""
+    with lone_products(), ThreadPoolExecutor(threads(), "ravqa-build") as pool:
+        waiting: deque[Future[_R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > threads():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 @_compiled
@@ -304,6 +325,51 @@ def best_sums(first: int, last: int, scores: Array, begins: Array, out: Array) -
         for j in range(lanes):
             total += best[j]
         out[d] = total
+
+
+@_compiled
+def round_rows(
+    values: Array,
+    feedback: Array,
+    limits: Array,
+    units: Array,
+    offset: float,
+    out: Array,
+    costs: Array,
+) -> None:
+    """Round vectors as `codec._round` does.
+
+    Args:
+        values: float32 [n, dim]; out: float32 [n, dim], written; costs: float32 [n], written.
+        feedback, limits, units, offset: as there.
+    """
+    dim = values.shape[1]
+    # Component by component for several vectors at a time, which vector instructions then share.
+    left = np.empty((dim, _TOGETHER), np.float32)
+    error = np.empty(_TOGETHER, np.float32)
+    shift = np.float32(offset)
+    for first in range(0, len(values), _TOGETHER):
+        some = min(_TOGETHER, len(values) - first)
+        cost = np.zeros(_TOGETHER, np.float32)
+        left[:] = 0
+        for x in range(some):
+            for h in range(dim):
+                left[h, x] = values[first + x, h]
+        for h in range(dim):
+            for x in range(_TOGETHER):
+                kept = (np.rint(left[h, x] / units[h] - shift) + shift) * units[h]
+                kept = min(max(kept, -limits[h]), limits[h])
+                error[x] = left[h, x] - kept
+                left[h, x] = kept
+                cost[x] += feedback[h, h] * error[x] * error[x]
+            for j in range(h + 1, dim):
+                share = feedback[h, j]
+                for x in range(_TOGETHER):
+                    left[j, x] -= share * error[x]
+        for x in range(some):
+            costs[first + x] = cost[x]
+            for h in range(dim):
+                out[first + x, h] = left[h, x]
 
 
 @_compiled
