@@ -2,6 +2,7 @@
 
     python benchmarks/search.py                      10,000 passages of real text
     python benchmarks/search.py --passages 100000    the same, grown by synthetic passages
+    python benchmarks/search.py --build --only 9bit  only how long building takes, and its memory
     python benchmarks/search.py --plot scaling.svg A.json B.json ...   plots files of --output
 
 `search_data.py` says which data are searched, and what of it is real. The baseline is the faster of
@@ -16,14 +17,17 @@ queries (see `search_fast_plaid.py`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import re
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +116,28 @@ def peak() -> float:
     return 2 * 2048**3 / min(timed(lambda: a @ a)[0] for _ in range(8)) / 1e9
 
 
+@contextlib.contextmanager
+def greatest_anonymous() -> Iterator[list[float]]:
+    """Yield a list whose only item becomes this process's most anonymous memory inside, in GB.
+
+    Pages of mapped files do not count. It is 0 where the system does not say.
+    """
+    most, ended, status = [0.0], threading.Event(), Path("/proc/self/status")
+
+    def watch() -> None:
+        while not ended.wait(0.02) and status.exists():
+            kib = re.search(r"^RssAnon:\s+(\d+)", status.read_text(), re.MULTILINE)
+            most[0] = max(most[0], int(kib[1]) / 2**20 if kib else 0)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        watcher.join()
+
+
 def build(folder: Path, storage: str, again: bool) -> tuple[CompressedIndex, dict[str, Any]]:
     path, notes = folder / f"index-{storage}", folder / f"index-{storage}.json"
     if again or not notes.exists():
@@ -121,15 +147,42 @@ def build(folder: Path, storage: str, again: bool) -> tuple[CompressedIndex, dic
         ends = np.cumsum(lengths)
         passages = (vectors[end - n : end] for end, n in zip(ends, lengths, strict=True))
         config = CompressedIndex.Config(storage=storage)
-        seconds, _ = timed(
-            lambda: CompressedIndex.build(
-                map(str, range(len(lengths))), passages, path, dim=search_data.DIM, config=config
+        before = time.process_time()
+        with greatest_anonymous() as most:
+            seconds, _ = timed(
+                lambda: CompressedIndex.build(
+                    map(str, range(len(lengths))),
+                    passages,
+                    path,
+                    dim=search_data.DIM,
+                    config=config,
+                )
             )
-        )
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        notes.write_text(json.dumps({"seconds": seconds, "peak_gb": memory}))
+        found = {
+            "seconds": seconds,
+            "processor_seconds": time.process_time() - before,
+            "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "anonymous_gb": most[0],
+        }
+        notes.write_text(json.dumps(found))
     opening, index = timed(lambda: CompressedIndex.open(path))
     return index, {**json.loads(notes.read_text()), "open_seconds": opening}
+
+
+def build_all(
+    data: Path, storages: list[str], again: bool, console: Console
+) -> tuple[dict[str, CompressedIndex], dict[str, dict[str, Any]]]:
+    """Build an index of each storage; return them, and what building took."""
+    indexes, builds = {}, {}
+    for storage in storages:
+        index, builds[storage] = build(data, storage, again)
+        indexes[storage] = index
+        stats = index.stats()
+        builds[storage]["bytes"] = stats["bytes"]
+        builds[storage]["resident_at_rest"] = at_rest(index.path)
+        builds[storage]["of_float16"] = stats["bytes"] / (stats["vectors"] * search_data.DIM * 2)
+        console.print(storage, builds[storage])
+    return indexes, builds
 
 
 def at_rest(path: Path) -> int | None:
@@ -262,6 +315,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["9bit", "4bit"], help="measure only this storage")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="kinds of queries")
     parser.add_argument("--rebuild", action="store_true")
+    parser.add_argument("--build", action="store_true", help="measure only building, again")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     parser.add_argument("--fast-plaid", type=Path, metavar="PYTHON", help="with fast-plaid")
     parser.add_argument("--plot", type=Path, nargs="+", metavar="FILE", help="SVG, then JSON files")
@@ -279,16 +333,13 @@ def main() -> None:
         data = args.folder / f"{args.passages}"
 
     settings = [s for s in SETTINGS if args.only in {None, s[0]}]
-    indexes, builds = {}, {}
-    for storage in dict.fromkeys(s for s, _ in settings):
-        index, builds[storage] = build(data, storage, args.rebuild)
-        indexes[storage] = index
-        stats = index.stats()
-        builds[storage]["bytes"] = stats["bytes"]
-        builds[storage]["resident_at_rest"] = at_rest(index.path)
-        builds[storage]["of_float16"] = stats["bytes"] / (stats["vectors"] * search_data.DIM * 2)
-        console.print(storage, builds[storage])
-
+    storages = list(dict.fromkeys(s for s, _ in settings))
+    indexes, builds = build_all(data, storages, args.rebuild or args.build, console)
+    if args.build:
+        if args.output:
+            figures = {"passages": args.passages, "threads": args.threads, "builds": builds}
+            args.output.write_text(json.dumps(figures, indent=1))
+        return
     exact = Exact(data)
     gemm = peak()
     console.print(
