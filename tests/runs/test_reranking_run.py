@@ -348,7 +348,8 @@ def same_but_for_time(one, other):
         for folder in (one, other):
             if name == "results.json":
                 results = read_results(folder)
-                del results["timing"], results["cost"], results["provenance"]["date"]
+                results.pop("cost", None)  # absent where nothing was charged or reused
+                del results["timing"], results["provenance"]["date"]
                 texts.append(results)
             elif name == "samples.jsonl":
                 samples = read_samples(folder / name)
