@@ -54,6 +54,9 @@ _MAGIC = re.compile(
     re.DOTALL,
 )
 
+BYTES_NAME = "image given as bytes"
+"""What messages call an image that has no path."""
+
 BLACK = b"P4\n336 336\n" + b"\xff" * (336 // 8 * 336)
 """A black image of 336 x 336 pixels, as bytes: what M2KR's text-only queries are encoded with."""
 
@@ -114,7 +117,7 @@ def _too_thin(source: Path | bytes, size: tuple[int, int]) -> str:
     """Return that one side of an image is far too long, or an empty string."""
     if max(size) <= MAX_RATIO * min(size):
         return ""
-    name = str(source) if isinstance(source, Path) else "image given as bytes"
+    name = str(source) if isinstance(source, Path) else BYTES_NAME
     return f"{name}: {size[0]}x{size[1]} pixels: one side is more than {MAX_RATIO} times the other"
 
 
@@ -247,7 +250,7 @@ _QUIET = _Quiet()
 def _open(source: Path | bytes, read: Callable[[Image], T]) -> T:
     import PIL.Image
 
-    name = str(source) if isinstance(source, Path) else "image given as bytes"
+    name = str(source) if isinstance(source, Path) else BYTES_NAME
     try:
         try:
             return _decoded(_opened(source), name, read)
