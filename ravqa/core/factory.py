@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -70,6 +70,30 @@ def part_config(registry: Registry[Any], part: Part, where: str) -> Any:
     config = validate(registry.get(part.name).Config, part.options, where)
     config.refuse_secrets(where)
     return config
+
+
+def check_weighted(
+    registry: Registry[Any],
+    parts: Sequence[Part],
+    weights: Sequence[float],
+    where: Callable[[int], str],
+) -> None:
+    """Check parts that are combined with one weight each, inside a `Config`.
+
+    Args:
+        weights: one per part, or none.
+        where: returns the path of the part with this number.
+
+    Raises:
+        ValueError: another number of weights, or one that is not positive.
+        UserError: as `part_config`.
+    """
+    if weights and len(weights) != len(parts):
+        raise ValueError(f"{len(weights)} weights for {len(parts)} {registry.kind}s")
+    if not all(weight > 0 for weight in weights):
+        raise ValueError("weights are numbers above 0")
+    for i, part in enumerate(parts):
+        part_config(registry, part, where(i))
 
 
 def build_part(

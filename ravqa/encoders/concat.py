@@ -7,7 +7,6 @@ mean of the cosines, weighted by the weights' squares. PMSR (arXiv 2509.00798) s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
@@ -15,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ravqa.core.errors import UserError
-from ravqa.core.factory import Session, build_part, part_config
+from ravqa.core.factory import Session, build_part, check_weighted
 from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Part, Strict, fingerprint
 from ravqa.core.texts import with_instruction
@@ -47,12 +46,7 @@ class ConcatEncoder(Encoder):
 
         @model_validator(mode="after")
         def _check_parts(self) -> Self:
-            if self.weights and len(self.weights) != len(self.encoders):
-                raise ValueError(f"{len(self.weights)} weights for {len(self.encoders)} encoders")
-            if any(not weight > 0 or math.isinf(weight) for weight in self.weights):
-                raise ValueError("weights are numbers above 0")
-            for i, part in enumerate(self.encoders):
-                part_config(ENCODERS, part, _where(i))
+            check_weighted(ENCODERS, self.encoders, self.weights, _where)
             return self
 
     config: Config

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ravqa.core.errors import UserError
-from ravqa.core.factory import Session, build_part, part_config
+from ravqa.core.factory import Session, build_part, check_weighted, part_config
 from ravqa.core.progress import Progress
 from ravqa.core.records import Hit, Question
 from ravqa.core.settings import Part, Strict, fingerprint
@@ -58,14 +58,7 @@ class FusionRetriever(Retriever):
 
         @model_validator(mode="after")
         def _check_parts(self) -> Self:
-            if self.weights and len(self.weights) != len(self.retrievers):
-                raise ValueError(
-                    f"{len(self.weights)} weights for {len(self.retrievers)} retrievers"
-                )
-            if any(not weight > 0 or math.isinf(weight) for weight in self.weights):
-                raise ValueError("weights are numbers above 0")
-            for i, part in enumerate(self.retrievers):
-                part_config(RETRIEVERS, part, _where(i))
+            check_weighted(RETRIEVERS, self.retrievers, self.weights, _where)
             return self
 
     config: Config
