@@ -23,7 +23,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.records import Question
@@ -39,7 +39,7 @@ from ravqa.datasets.base import (
     options_of,
     pick_split,
 )
-from ravqa.datasets.checks import gather, usable
+from ravqa.datasets.checks import gather, official_id, usable
 from ravqa.datasets.processed import coco_number
 from ravqa.images.folder import ImageFolder
 
@@ -175,7 +175,7 @@ class _Questions:
             for where, row in self._rows
             if not (self.leaves_out and isinstance(row, dict) and row.get(_DIFFICULT) is True)
         )
-        return usable(rows, _question_id, self._question, self._request)
+        return usable(rows, official_id, self._question, self._request)
 
     def _question(self, row: Row, question_id: int | str) -> tuple[Question, str]:
         """Return the question, and why its image is unavailable."""
@@ -217,15 +217,6 @@ class _Questions:
         official = f"{self._rows.split}2017/{image_id:012d}.jpg"
         image, missing = self._images.look(official, by_stem=True)
         return image, image_id, missing
-
-
-def _question_id(record: Any) -> int | str:
-    if not isinstance(record, dict):
-        raise DataError("an object is expected")
-    question_id = identity(record, "question_id")
-    if question_id is None:
-        raise DataError("no 'question_id'")
-    return question_id
 
 
 def _texts(row: Row, column: str) -> tuple[str, ...]:

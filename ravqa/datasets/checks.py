@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ravqa.core.errors import DataError
 from ravqa.core.records import Question
 from ravqa.corpora.disk import keep
 from ravqa.corpora.tables import Row
+from ravqa.corpora.values import identity
 from ravqa.datasets.base import DatasetRequest
 from ravqa.images.decode import broken_images
 
@@ -54,6 +55,20 @@ def gather(
     if not kept:
         raise DataError(f"{source}: no usable question")
     return kept, digest.hexdigest()[:32]
+
+
+def official_id(record: Any) -> int | str:
+    """Return the `question_id` of a record in a file of VQA's form.
+
+    Raises:
+        DataError: it has none, or is no object.
+    """
+    if not isinstance(record, dict):
+        raise DataError("an object is expected")
+    question_id = identity(record, "question_id")
+    if question_id is None:
+        raise DataError("no 'question_id'")
+    return question_id
 
 
 def usable(

@@ -33,7 +33,7 @@ from ravqa.core.locations import SAMPLE
 from ravqa.core.records import Description, Question
 from ravqa.corpora import hub, row_images
 from ravqa.corpora.tables import JSON_LINES, Row, read_json, read_jsonl, suffix_of
-from ravqa.corpora.values import id_of, identity, is_blank, text, text_of, texts
+from ravqa.corpora.values import id_of, is_blank, text, text_of, texts
 from ravqa.datasets import bundled, processed
 from ravqa.datasets.base import (
     Dataset,
@@ -43,7 +43,7 @@ from ravqa.datasets.base import (
     options_of,
     pick_split,
 )
-from ravqa.datasets.checks import gather, usable
+from ravqa.datasets.checks import gather, official_id, usable
 from ravqa.datasets.remote import Images, Remote, Source
 from ravqa.images.folder import ImageFolder
 
@@ -243,7 +243,7 @@ def _answers(records: list[Any], path: Path, problems: Problems, field: str) -> 
     for number, record in enumerate(records, 1):
         question_id = None
         try:
-            question_id = _id(record)
+            question_id = official_id(record)
             if not isinstance(given := record.get("answers"), list):
                 raise DataError("no list 'answers'")
             for answer in given:
@@ -300,16 +300,7 @@ def _questions(
             name = f" (id {record['question_id']})" if whole else ""
             yield f"{path}, question {number}{name}", record
 
-    return usable(places(), _id, make, request)
-
-
-def _id(record: Any) -> int | str:
-    if not isinstance(record, dict):
-        raise DataError("an object is expected")
-    question_id = identity(record, "question_id")
-    if question_id is None:
-        raise DataError("no 'question_id'")
-    return question_id
+    return usable(places(), official_id, make, request)
 
 
 def _captioned(path: Path | None, questions: Iterator[Question]) -> Iterator[Question]:
