@@ -19,7 +19,7 @@ from ravqa.answering.answerer import Answerer, load_template
 from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
 from ravqa.answering.rules import answering_config
-from ravqa.core.accounts import Account, Cost
+from ravqa.core.accounts import Cost, current_account
 from ravqa.core.cache import SharedTime, Use, measured
 from ravqa.core.contracts import raised_by
 from ravqa.core.errors import UserError, broken, checked_choices
@@ -118,7 +118,6 @@ class Pipeline:
         self.config = config
         self.corpus: Corpus | None = None
         self._shown: dict[str, Example] = {}  # by question id, those needed so far
-        self._account: Account | None = None
         self._times: defaultdict[str, SharedTime] = defaultdict(SharedTime)
         self.turn = threading.RLock()
 
@@ -199,22 +198,6 @@ class Pipeline:
         made.name, made.overrides = name, overrides
         return made
 
-    @property
-    def readers(self) -> list[Reader]:
-        """Return the readers that describer, rerankers and answerer ask, each once."""
-        found = [
-            *(self.describer.inner.readers if self.describer else ()),
-            *(part.reader for part in self.rerankers.values() if part.reader is not None),
-            *([self.answerer.reader] if self.answerer else ()),
-        ]
-        return list({id(reader): reader for reader in found}.values())
-
-    def charge_to(self, account: Account | None) -> None:
-        """Have the work of all readers charged to an account from now on; None for none."""
-        self._account = account
-        for reader in self.readers:
-            reader.charge_to(account)
-
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Make `corpus` searchable (encoded once, then opened from the cache).
 
@@ -272,11 +255,11 @@ class Pipeline:
             time = self._times[name]
             served = reranker.reader is not None and reranker.reader.workers > 1
             with (
-                measured(reranker.stores, self._account, shared=time, items=len(questions)) as use,
+                measured(reranker.stores, shared=time, items=len(questions)) as use,
                 nullcontext() if served else self.turn,
             ):
                 hits = self._reranked(reranker, questions, hits)
-            if self._account is not None and reranker.reader is not None:
+            if reranker.reader is not None and current_account() is not None:
                 kept = Cost.of_kept(use.found, reranker.reader.prices)
                 use.costs[None] = use.costs.get(None, Cost()) + kept
             stages.append(Stage(name, hits, use))

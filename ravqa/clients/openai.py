@@ -29,7 +29,7 @@ from pydantic import Field
 
 from ravqa.clients.flow import flow_to
 from ravqa.clients.usage import usage_of
-from ravqa.core.accounts import Account, Cost, Payer, Prices
+from ravqa.core.accounts import Cost, Payer, Prices, current_account
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
 from ravqa.core.http import TimeLeft, causes, proxy_for, retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
@@ -242,13 +242,13 @@ class _Failure(NamedTuple):
 class Client:
     """A client that makes several requests concurrently.
 
+    Requests and replies are charged to the account of the caller's context, if there is one.
+
     Attributes:
         first_wait: seconds before the second try; doubled for each further one.
-        account: is charged for requests and replies, if there is one.
     """
 
     first_wait = 1.0
-    account: Account | None = None
 
     def __init__(self, config: ServerConfig, *, why: str):
         """Read the key, without contacting the server yet.
@@ -394,7 +394,7 @@ class Client:
             read: takes the result of `send`; raises UnusableReplyError if it cannot be used, and
                 NoAnswerError if a retry would not help.
             send: `_send`, which returns the reply's JSON object, or `_open`.
-            payer: whose account is charged.
+            payer: the question that is charged.
 
         Raises:
             LimitError: the account admits no further request.
@@ -466,12 +466,13 @@ class Client:
 
     def _charged(self, send: Callable[[], Any], payer: Payer, *, retry: bool) -> Any:
         """Send a request and return its reply, and have both charged to the account."""
-        if self.account is None:
+        account = current_account()
+        if account is None:
             return send()
-        self.account.admit(payer, retry=retry)
+        account.admit(payer, retry=retry)
         reply = send()
         if not isinstance(reply, _Failure):
-            self.account.charge(Cost.of(usage_of(reply), self._prices), payer)
+            account.charge(Cost.of(usage_of(reply), self._prices), payer)
         return reply
 
     def _keep_off(self, stop: threading.Event) -> None:

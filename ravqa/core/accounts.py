@@ -1,8 +1,9 @@
 """What it costs to ask models: requests, tokens and money, counted by question.
 
-A run has one `Account`. Clients of servers and readers charge it as they work, each with the id of
-the question that the work is for. What comes from this project's own cache costs nothing and is
-counted apart, as reused.
+A run has one `Account`, which belongs to the context of its work (`charged_to`), so that runs which
+ask the same reader at the same time each pay for their own questions. Clients of servers and
+readers charge it as they work, each with the id of the question that the work is for. What comes
+from this project's own cache costs nothing and is counted apart, as reused.
 """
 
 from __future__ import annotations
@@ -239,6 +240,30 @@ class Account:
             yield book
         finally:
             _BOOKS.reset(token)
+
+
+_ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)
+
+
+@contextmanager
+def charged_to(account: Account) -> Iterator[None]:
+    """Have the enclosed work charged to an account, whichever threads do it for this context."""
+    token = _ACCOUNT.set(account)
+    try:
+        yield
+    finally:
+        _ACCOUNT.reset(token)
+
+
+def current_account() -> Account | None:
+    """Return the account that is charged for this context's work, if there is one."""
+    return _ACCOUNT.get()
+
+
+def charge(cost: Cost, payer: Payer = None) -> None:
+    """Charge the account of this context's work, if there is one."""
+    if (account := _ACCOUNT.get()) is not None:
+        account.charge(cost, payer)
 
 
 _BOOKS: ContextVar[Mapping[Account, dict[Payer, Cost]]] = ContextVar(

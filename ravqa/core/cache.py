@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ravqa.core.accounts import Account, Cost, Payer
+from ravqa.core.accounts import Cost, Payer, current_account
 from ravqa.core.errors import UserError
 from ravqa.core.locations import cache_dir
 from ravqa.core.outcomes import Failure
@@ -88,19 +88,19 @@ class SharedTime:
 @contextmanager
 def measured(
     stores: Iterable[Store],
-    account: Account | None = None,
     *,
     shared: SharedTime | None = None,
     items: int = 1,
 ) -> Iterator[Use]:
     """Measure the time of the enclosed work, its cost, and how many values came from these stores.
 
+    Its cost is what is charged to the account of the context meanwhile, if there is one.
+
     Work that other threads do meanwhile is not counted, unless they do it in a copy of this
     thread's context.
 
     Args:
         stores: those in which the working parts keep their results (their attribute `stores`).
-        account: what the parts charge.
         shared: is shared with other work of this kind that is under way at the same time: the
             duration is the share of this work's `items`.
 
@@ -114,7 +114,7 @@ def measured(
     began = clock.change(items)
     try:
         with ExitStack() as stack:
-            if account is not None:
+            if (account := current_account()) is not None:
                 use.costs = stack.enter_context(account.booked())
             yield use
     finally:

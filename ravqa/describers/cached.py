@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from ravqa.core.accounts import Cost
+from ravqa.core.accounts import Cost, charge
 from ravqa.core.cache import Memo
 from ravqa.core.contracts import check_count
 from ravqa.core.errors import broken
@@ -92,8 +92,7 @@ class CachedDescriber:
 
     def _charge_reused(self, descriptions: int) -> None:
         for reader in self.inner.readers:
-            if reader.account is not None:
-                reader.account.charge(Cost.of_kept(descriptions, reader.prices))
+            charge(Cost.of_kept(descriptions, reader.prices))
 
     def _made(
         self, items: Sequence[T], describe: Callable[[Sequence[T]], Any], rows: Sequence[int]

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ravqa.core.accounts import Account, Cost, Payer, Prices, Usage
+from ravqa.core.accounts import Cost, Payer, Prices, Usage, charge
 from ravqa.core.contracts import check_count
 from ravqa.core.control_tokens import ControlTokens
 from ravqa.core.errors import UserError
@@ -201,10 +201,10 @@ class Reader(ABC):
             `sharing` (reading a common beginning once), `score` or `next_token_logprobs`.
             `unchecked` is a check that could not be made.
         ways: see `Abilities`.
-        charges: whether it charges its `account` itself, for each prompt's `payer`; what others
-            cost is not known.
+        charges: whether it charges what it does to the account at hand
+            (`ravqa.core.accounts.charge`), for each prompt's `payer`; what others cost is not
+            known.
         prices: what tokens cost, if that is known.
-        account: is charged for what the reader does, if there is one (`charge_to`).
     """
 
     class Config(Strict):
@@ -231,7 +231,6 @@ class Reader(ABC):
     ways: Mapping[str, str] = MappingProxyType({})
     charges: bool = False
     prices: Prices | None = None
-    account: Account | None = None
 
     def __init__(self, config: Any = None):
         """Take the reader's validated options; None for their defaults.
@@ -349,14 +348,9 @@ class Reader(ABC):
         """Return why no prompt can be answered now, if known; else an empty string."""
         return ""
 
-    def charge_to(self, account: Account | None) -> None:
-        """Charge an account from now on; None for none."""
-        self.account = account
-
     def _charge(self, usage: Usage | None, payer: Payer) -> None:
         """Charge what a pass through the model took."""
-        if self.account is not None:
-            self.account.charge(Cost.of(usage, self.prices), payer)
+        charge(Cost.of(usage, self.prices), payer)
 
     def _scored(self, answer: str) -> str:
         """Return the text that is scored for an answer: its control tokens are plain text."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ravqa.core.accounts import Account, Cost, Payer, Usage
+from ravqa.core.accounts import Cost, Payer, Usage, charge
 from ravqa.core.cache import Memo, Store
 from ravqa.core.contracts import check_declared, check_each, number_problem
 from ravqa.core.errors import UserError, broken
@@ -65,7 +65,7 @@ class CachedReader(Reader):
         self.inner = inner
         check_declared("reader", inner, Reader, constants=False)
         for name, type_ in Reader.__annotations__.items():  # whatever a reader declares of itself
-            if not type_.startswith("ClassVar") and name != "account":
+            if not type_.startswith("ClassVar"):
                 setattr(self, name, getattr(inner, name))
         self._why = f"the reader {type(inner).__name__}"
         self.generated = 0
@@ -189,20 +189,15 @@ class CachedReader(Reader):
         """Return why the reader can answer no prompt now; else an empty string."""
         return self.inner.problem()
 
-    def charge_to(self, account: Account | None) -> None:
-        """Have what the reader does charged to an account, and what comes from the cache."""
-        self.inner.charge_to(account)
-
     def _charge_unknown(self, prompts: Sequence[Prompt]) -> None:
         """Charge for a reader that does not charge itself."""
-        account = self.inner.account
-        if account is not None and not self.charges:
+        if not self.charges:
             for prompt in prompts:
-                account.charge(Cost.of(None, self.prices), prompt.payer)
+                charge(Cost.of(None, self.prices), prompt.payer)
 
     def _charge_reused(self, payer: Payer, usage: Usage | None) -> None:
-        if self.inner.account is not None and self.inner.has_model:
-            self.inner.account.charge(Cost.of_reused(usage, self.prices), payer)
+        if self.inner.has_model:
+            charge(Cost.of_reused(usage, self.prices), payer)
 
     def recall(
         self,
@@ -233,8 +228,7 @@ class CachedReader(Reader):
 
         memo = Memo[V | Failure](self._store, out=cast(Callable[[Any], Any], out), back=back)
         found = memo.get(keys, counted)
-        if self.inner.account is not None:
-            self.inner.account.charge(Cost.of_kept(len(keys) - asked, self.prices))
+        charge(Cost.of_kept(len(keys) - asked, self.prices))
         return found
 
     def _check(self, call: str, found: Any, expected: int, problem: Callable[[Any], str]) -> None:

@@ -29,7 +29,7 @@ from ravqa.clients.openai import (
 )
 from ravqa.clients.replies import Reply, choice_of
 from ravqa.clients.usage import usage_of
-from ravqa.core.accounts import Account, Payer
+from ravqa.core.accounts import Payer
 from ravqa.core.checkpoints import load_tokenizer, loading
 from ravqa.core.control_tokens import COMMON, control_tokens
 from ravqa.core.errors import PromptError, UserError
@@ -171,11 +171,6 @@ class OpenAIReader(Reader):
     def problem(self) -> str:
         """Return why no prompt can be answered now, if known; else an empty string."""
         return self.client.problem()
-
-    def charge_to(self, account: Account | None) -> None:
-        """Have requests charged to an account from now on."""
-        super().charge_to(account)
-        self.client.account = account
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
         """Return one generation per prompt, in order.
@@ -340,7 +335,7 @@ class OpenAIReader(Reader):
 
         Args:
             setting: the setting that asks for log-probabilities.
-            payer: whose account is charged.
+            payer: the question that is charged.
 
         Raises:
             UserError: the server forbids the request, but not the same one without

@@ -144,7 +144,6 @@ class Runner:
         self.dataset = loaded.data.dataset
         self.run_dir = loaded.plan.run_dir
         self.request = loaded.plan.request
-        self.account = loaded.account
         self.judge = CachedJudge(loaded.judge) if loaded.judge else None
         self.console = console
         answerer = loaded.pipeline.answerer
@@ -189,7 +188,7 @@ class Runner:
                 rows = [i for i in range(start, min(start + size, len(questions))) if missing[i]]
                 if rows:
                     chosen = [asked[i] for i in rows]
-                    with measured(part.retriever.stores, self.account) as use:
+                    with measured(part.retriever.stores) as use:
                         found = self.pipeline.retrieve(chosen, part.retriever)
                     yield partial(
                         self._chunk, part, [questions[i] for i in rows], chosen, found, use
@@ -237,7 +236,6 @@ class Runner:
         prompts: Mapping[str, str] = {}
         with measured(
             answerer.cached.stores if answerer else (),
-            self.account,
             shared=self._answering,
             items=len(questions),
         ) as answering:
@@ -271,7 +269,7 @@ class Runner:
             samples.append(sample)
         used = dict(uses)
         if reads and not self.request.predict_only:
-            with self._judging, measured((), self.account) as used["judge"]:
+            with self._judging, measured(()) as used["judge"]:
                 samples, unscored = self._scored(questions, samples)
             error = error or unscored
         self._add_costs(samples, questions, used)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ravqa.answering.answerer import load_template
 from ravqa.answering.examples import ExamplePool
 from ravqa.answering.rules import answering_config, rule_class
-from ravqa.core.accounts import Account, Cost, total
+from ravqa.core.accounts import Cost, total
 from ravqa.core.cache import Use, measured
 from ravqa.core.errors import DataError, PromptError, UserError
 from ravqa.core.factory import Session, build_part, part_config, parts_of
@@ -62,7 +62,6 @@ class Loaded:
         stages: a hash of each stage (`ravqa.runs.stages.stage_keys`).
         describing: time and cache use of describing the images.
         reranked, read: work that rerankers and reader had done before this run.
-        account: what the run's readers and its judge charge.
         prepared: what describing images and few-shot examples cost.
     """
 
@@ -75,7 +74,6 @@ class Loaded:
     describing: Use
     reranked: Counts
     read: ReaderCounts
-    account: Account
     prepared: Cost
 
 
@@ -87,11 +85,8 @@ class ReaderCounts(NamedTuple):
     decoded: int = 0
 
 
-def load(plan: Plan, session: Session, console: Console, account: Account | None = None) -> Loaded:
+def load(plan: Plan, session: Session, console: Console) -> Loaded:
     """Read the data, build the parts, describe the images.
-
-    Args:
-        account: is charged for what readers and judge do; None for a new one.
 
     Raises:
         UserError: any mistake in the data; a part that cannot be built.
@@ -122,15 +117,11 @@ def load(plan: Plan, session: Session, console: Console, account: Account | None
     reranked, read = reranker_counts(pipeline), reader_counts(pipeline)
     if pipeline.supports_images and (given.dataset or not _need_images(config)):
         data = _with_images(data, request.on_error, session)
-    account = account or Account()
-    pipeline.charge_to(account)
-    if judge is not None:
-        judge.charge_to(account)
     pipeline.prepare(data.corpus, console.progress)
     stores = pipeline.describer.stores if pipeline.describer else ()
-    with measured(stores, account) as describing:
+    with measured(stores) as describing:
         data = _described(data, pipeline, request.on_error, console)
-    with measured((), account) as choosing:  # once, from questions that are not asked
+    with measured(()) as choosing:  # once, from questions that are not asked
         pipeline.shown_examples(data.dataset.questions)
     prepared = total([*describing.costs.values(), *choosing.costs.values()])
     conditions = {MAIN: pipeline.retriever} | {
@@ -146,7 +137,6 @@ def load(plan: Plan, session: Session, console: Console, account: Account | None
         describing,
         reranked,
         read,
-        account,
         prepared,
     )
 

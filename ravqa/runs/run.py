@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from ravqa.core.accounts import Account
+from ravqa.core.accounts import Account, charged_to
 from ravqa.core.factory import Session
 from ravqa.runs.console import Console
 from ravqa.runs.execute import execute
@@ -38,8 +38,8 @@ def run(
     """
     planned = plan(request, given)
     account = Account(request.max_requests, request.max_cost)
-    with closing(account):
-        loaded = load(planned, Session() if session is None else session, console, account)
+    with closing(account), charged_to(account):
+        loaded = load(planned, Session() if session is None else session, console)
         with planned.run_dir.held():
             executed = execute(loaded, console, lambda run: show_answered(run, console))
             return report(executed, console)

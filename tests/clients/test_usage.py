@@ -2,13 +2,14 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scripted_server import chat
 
 from ravqa.clients.openai import ChatServerConfig, Client, NoAnswerError
 from ravqa.clients.usage import usage_of
-from ravqa.core.accounts import Account, Cost, Prices, Usage
+from ravqa.core.accounts import Account, Cost, Prices, Usage, charged_to
 from ravqa.core.errors import LimitError, PromptError
 from ravqa.core.outcomes import Failure
 
@@ -58,11 +59,9 @@ def used(text="hi", usage=OPENAI):
     return status, json.dumps(json.loads(reply) | {"usage": usage})
 
 
-def client(server, account, **options):
+def client(server, **options):
     config = ChatServerConfig(url=server.url, model="m", timeout=10, **options)
-    made = Client(config, why="the test")
-    made.account = account
-    return made
+    return Client(config, why="the test")
 
 
 def ask(asker, payer=None, read=lambda reply: reply["choices"][0]["message"]["content"], stop=None):
@@ -72,8 +71,8 @@ def ask(asker, payer=None, read=lambda reply: reply["choices"][0]["message"]["co
 def test_requests_tokens_and_money_are_charged_to_the_payer(serve):
     account = Account()
     prices = Prices(prompt=10, completion=100, currency="USD")
-    asker = client(serve(lambda *_: used()), account, prices=prices)
-    with account.booked() as found:
+    asker = client(serve(lambda *_: used()), prices=prices)
+    with charged_to(account), account.booked() as found:
         assert ask(asker, "q1") == ask(asker, "q1") == ask(asker, 2) == "hi"
     one = Cost(requests=1, prompt_tokens=100, completion_tokens=7, money=0.0017)
     assert found[2] == one
@@ -83,7 +82,8 @@ def test_requests_tokens_and_money_are_charged_to_the_payer(serve):
 def test_every_try_is_a_request_and_only_replies_have_tokens(serve, waits):
     replies = [(503, "busy"), (200, "oops"), (200, json.dumps({"error": "no"})), used()]
     account = Account()
-    ask(client(serve(lambda n, _: replies[n - 1]), account), 1)
+    with charged_to(account):
+        ask(client(serve(lambda n, _: replies[n - 1])), 1)
     assert account.total == Cost(requests=4, retries=3, prompt_tokens=100, completion_tokens=7)
 
 
@@ -92,22 +92,24 @@ def test_a_reply_without_an_answer_costs_what_it_took(serve):
         raise NoAnswerError("refused")
 
     account = Account()
-    with pytest.raises(PromptError):
-        ask(client(serve(lambda *_: used()), account), 1, read)
+    with pytest.raises(PromptError), charged_to(account):
+        ask(client(serve(lambda *_: used())), 1, read)
     assert account.total == Cost(requests=1, prompt_tokens=100, completion_tokens=7)
 
 
 def test_without_usage_tokens_are_unknown(serve):
     account = Account()
-    ask(client(serve(lambda *_: chat("hi")), account))
+    with charged_to(account):
+        ask(client(serve(lambda *_: chat("hi"))))
     assert account.total == Cost(requests=1, unknown=1)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_no_request_is_sent_beyond_their_limit(serve, workers):
     server = serve(lambda *_: used())
-    asker = client(server, Account(max_requests=5), workers=workers)
-    found = dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(12)))
+    asker = client(server, workers=workers)
+    with charged_to(Account(max_requests=5)):
+        found = dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(12)))
     assert len(server.requests) == 5
     answered = [value for value in found.values() if value == "hi"]
     assert len(answered) == 5
@@ -126,11 +128,28 @@ def test_a_limit_of_money_is_passed_by_no_more_than_what_is_under_way(serve):
     server = serve(reply)
     prices = Prices(prompt=0, completion=10**6 / 7, currency="USD")  # 1 for each request
     account = Account(max_cost=0.5)
-    asker = client(server, account, workers=workers, prices=prices)
-    found = dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(12)))
+    asker = client(server, workers=workers, prices=prices)
+    with charged_to(account):
+        found = dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(12)))
     assert len(server.requests) == workers
     assert sum(value == "hi" for value in found.values()) == workers
     assert account.total.money == pytest.approx(3)
-    with pytest.raises(LimitError) as error:
+    with pytest.raises(LimitError) as error, charged_to(account):
         ask(asker)
     assert str(error.value) == "--max-cost 0.5: 3 has been spent"
+
+
+def test_two_that_ask_through_one_client_pay_for_their_own_requests(serve):
+    asker = client(serve(lambda *_: used()), workers=4)
+    accounts = [Account(), Account(max_requests=9)]
+    together = threading.Barrier(2, timeout=5)
+
+    def work(account, number):
+        with charged_to(account):
+            together.wait()
+            return dict(asker.each(lambda i, stop: ask(asker, i, stop=stop), range(number)))
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(work, accounts, [20, 12]))
+    assert [account.total.requests for account in accounts] == [20, 9]
+    assert [sum(v == "hi" for v in values.values()) for values in found] == [20, 9]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ravqa.core.accounts import Account, Cost, total
+from ravqa.core.accounts import Account, Cost, charged_to, total
 from ravqa.core.errors import DataError, PromptError, ServerError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.outcomes import Failure
@@ -115,12 +115,10 @@ def test_a_reader_that_is_gone_is_told_from_an_image_that_it_cannot_read(asking)
 
 def test_descriptions_are_charged_and_kept_ones_told_apart(asking):
     made, account = asking(), Account()
-    [reader] = made.inner.readers
-    reader.charge_to(account)
-    with account.booked() as costs:
+    with charged_to(account), account.booked() as costs:
         made.describe_questions(ASKED)
     assert total(costs.values()) == Cost(unknown=2)
-    with account.booked() as costs:
+    with charged_to(account), account.booked() as costs:
         made.describe_questions(ASKED)
     assert total(costs.values()) == Cost(reused=2, reused_unknown=2)
 

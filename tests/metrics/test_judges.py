@@ -8,7 +8,7 @@ import pytest
 from scripted_server import chat, completion
 
 from ravqa.cli import main
-from ravqa.core.accounts import Account, Cost
+from ravqa.core.accounts import Account, Cost, charged_to
 from ravqa.core.errors import ContractError, PromptError, UserError
 from ravqa.core.factory import build_part
 from ravqa.core.outcomes import Failure
@@ -565,12 +565,11 @@ def test_a_served_judge_charges_its_requests_and_tells_kept_judgements_apart(ser
 
     account = Account()
     judge = LLMJudge(LLMJudge.Config(url=serve(used).url, model="m"))
-    judge.charge_to(account)
     cached = CachedJudge(judge)
-    with account.booked() as costs:
+    with charged_to(account), account.booked() as costs:
         assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
     assert costs == {None: Cost(requests=2, prompt_tokens=100, completion_tokens=2)}
-    with account.booked() as costs:
+    with charged_to(account), account.booked() as costs:
         assert cached.judge(["q", "q"], ["r", "s"], ["c", "c"]) == [1.0, 1.0]
     assert costs == {None: Cost(reused=2, reused_unknown=2)}
 

@@ -4,7 +4,7 @@ import pytest
 import reader_models
 from test_cached_reader import Counting
 
-from ravqa.core.accounts import Account, Cost, Prices, Usage
+from ravqa.core.accounts import Account, Cost, Prices, Usage, charged_to
 from ravqa.readers.base import Generation, Prompt
 from ravqa.readers.cached import CachedReader
 
@@ -25,14 +25,14 @@ PROMPTS = [
 ]
 
 
-def account_of(reader):
-    account = Account()
-    reader.charge_to(account)
-    return account
+@pytest.fixture
+def account():
+    made = Account()
+    with charged_to(made):
+        yield made
 
 
-def test_a_local_model_charges_the_tokens_it_read_and_wrote(model):
-    account = account_of(model)
+def test_a_local_model_charges_the_tokens_it_read_and_wrote(model, account):
     lengths = model.count_tokens(PROMPTS)
     assert account.total == Cost()
     with account.booked() as charged:
@@ -45,8 +45,7 @@ def test_a_local_model_charges_the_tokens_it_read_and_wrote(model):
     assert account.total.requests == 0
 
 
-def test_scoring_reads_a_prompt_once_and_its_answers(model):
-    account = account_of(model)
+def test_scoring_reads_a_prompt_once_and_its_answers(model, account):
     first, second = PROMPTS
     with account.booked() as charged:
         model.score([first, first, second], ["koala", "a tree", "koala"])
@@ -58,8 +57,7 @@ def test_scoring_reads_a_prompt_once_and_its_answers(model):
     }
 
 
-def test_next_tokens_are_charged_one_by_one_and_the_prompt_once(model):
-    account = account_of(model)
+def test_next_tokens_are_charged_one_by_one_and_the_prompt_once(model, account):
     first = PROMPTS[0]
     [length] = model.count_tokens([first])
     model.forget()
@@ -86,34 +84,30 @@ class Priced(Counting):
         return made
 
 
-def test_what_comes_from_the_cache_is_told_apart_with_what_it_had_cost(fresh_cache):
+def test_what_comes_from_the_cache_is_told_apart_with_what_it_had_cost(fresh_cache, account):
     first, second = CachedReader(Priced()), CachedReader(Priced())
-    account = account_of(first)
     with account.booked() as charged:
-        first.generate(PROMPTS)
+        made = first.generate(PROMPTS)
     cost = Cost(prompt_tokens=7, completion_tokens=2, money=27e-6)
     assert charged[1] == cost
-    account = account_of(second)
     with account.booked() as charged:
-        assert second.generate(PROMPTS) == first.generate(PROMPTS)
+        assert second.generate(PROMPTS) == made
     assert charged[1] == Cost(
         reused=1, reused_prompt_tokens=7, reused_completion_tokens=2, reused_money=27e-6
     )
     assert second.inner.asked == []
 
 
-def test_what_an_earlier_version_kept_had_an_unknown_cost(fresh_cache):
+def test_what_an_earlier_version_kept_had_an_unknown_cost(fresh_cache, account):
     before, now = CachedReader(Counting()), CachedReader(Counting())
     before.generate(PROMPTS)
-    account = account_of(now)
     with account.booked() as charged:
         now.generate(PROMPTS)
     assert charged == {p.payer: Cost(reused=1, reused_unknown=1) for p in PROMPTS}
 
 
-def test_a_reader_that_does_not_count_has_unknown_costs(fresh_cache):
+def test_a_reader_that_does_not_count_has_unknown_costs(fresh_cache, account):
     reader = CachedReader(Counting())
-    account = account_of(reader)
     with account.booked() as charged:
         reader.generate(PROMPTS)
         reader.score(PROMPTS, ["a", "b"])

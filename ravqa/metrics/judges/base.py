@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from ravqa.core.accounts import Account, Prices
+from ravqa.core.accounts import Prices
 from ravqa.core.contracts import check_count
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Strict
@@ -35,8 +35,8 @@ class Judge(ABC):
         name: name of the judge and its model, for results.
         fingerprint: changes with the weights and with every setting that can change a judgement.
         labels: 3 if it may say that an answer does not try to answer (`NotAttempted`), else 2.
-        charges: whether it charges its `account` for what it does.
-        account: what is charged, if there is one (`charge_to`).
+        charges: whether it charges the account at hand for what it does
+            (`ravqa.core.accounts.charge`).
         prices: what tokens cost, if that is known.
         workers: number of triples judged concurrently; if above 1, several threads call the judge
             at the same time.
@@ -49,7 +49,6 @@ class Judge(ABC):
     fingerprint: str
     labels: Literal[2, 3] = 2
     charges: bool = False
-    account: Account | None = None
     prices: Prices | None = None
     workers: int = 1
 
@@ -60,10 +59,6 @@ class Judge(ABC):
             UserError: a package, model or file that the judge needs does not exist.
         """
         self.config: Any = self.Config() if config is None else config
-
-    def charge_to(self, account: Account | None) -> None:
-        """Charge an account from now on; None for none."""
-        self.account = account
 
     @abstractmethod
     def judge(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from ravqa.core.accounts import Cost
+from ravqa.core.accounts import Cost, charge
 from ravqa.core.cache import Memo
 from ravqa.core.errors import broken
 from ravqa.core.failures import one_by_one
@@ -77,8 +77,8 @@ class CachedJudge(Judge):
                 yield place, judged
 
         out = self._memo.get(keys, make, self._progress)
-        if self._inner.charges and self._inner.account is not None:
-            self._inner.account.charge(Cost.of_kept(len(keys) - unknown, self._inner.prices))
+        if self._inner.charges:
+            charge(Cost.of_kept(len(keys) - unknown, self._inner.prices))
         failed = [outcome for outcome in out if isinstance(outcome, Failure)]
         answers = set(zip(questions, candidates, strict=True))
         if len(failed) == len(out) and len(answers) >= _MIN_ALL_FAILED and not self._gone:

@@ -17,7 +17,6 @@ from pydantic import Field
 
 from ravqa.clients.openai import ChatServerConfig, Client, NoAnswerError
 from ravqa.clients.replies import Reply
-from ravqa.core.accounts import Account
 from ravqa.core.control_tokens import COMMON
 from ravqa.core.errors import UserError
 from ravqa.core.marks import is_no_answer, split_thinking, without_tokens
@@ -138,11 +137,6 @@ class LLMJudge(Judge):
         parts += ["3 labels"] if config.labels == 3 else []
         parts += [] if self._parser is None else [f"parser {config.parser}"]
         self.fingerprint = fingerprint(*parts, asking)
-
-    def charge_to(self, account: Account | None) -> None:
-        """Have requests charged to an account from now on."""
-        super().charge_to(account)
-        self.client.account = account
 
     def judge(
         self, questions: Sequence[str], references: Sequence[str], candidates: Sequence[str]
