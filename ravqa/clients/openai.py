@@ -29,7 +29,7 @@ from pydantic import Field
 
 from ravqa.clients.flow import flow_to
 from ravqa.clients.usage import usage_of
-from ravqa.core.accounts import Cost, Payer, Prices, current_account
+from ravqa.core.accounts import Account, Cost, Payer, Prices, current_account
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
 from ravqa.core.http import TimeLeft, causes, proxy_for, retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
@@ -301,7 +301,9 @@ class Client:
         weakref.finalize(self, self._openai.close)
         self._lock = threading.Lock()
         self._answered = False  # the server has answered something
-        self._hopeless = 0  # requests in a row that failed for good
+        # Requests in a row that failed for good, by the run that sent them.
+        self._hopeless: weakref.WeakKeyDictionary[Account, int] = weakref.WeakKeyDictionary()
+        self._nobody = Account()
         self._told = -math.inf  # when a long wait was last reported
         self._echoes = 0  # answers that held the key
 
@@ -424,11 +426,11 @@ class Client:
                     failure = _Failure(str(e))
                 except NoAnswerError as e:
                     self._answered = True
-                    self._hopeless = 0
+                    self._count_hopeless(again=False)
                     raise self.no_answer(e) from None
                 else:
                     self._answered = True
-                    self._hopeless = 0
+                    self._count_hopeless(again=False)
                     return value
             hurried = (failure.unreachable or failure.misplaced) and not self._answered
             if tries > self.config.retries or hurried:
@@ -508,12 +510,16 @@ class Client:
                 host = urlsplit(self.url).hostname
                 look = f"is the proxy running? NO_PROXY={host} reaches the server without it"
             return self._error(f"{failure.reason}{often}: {look}")
-        with self._lock:
-            self._hopeless += 1
-            hopeless = self._hopeless >= _HOPELESS
-        if hopeless:
+        if self._count_hopeless(again=True) >= _HOPELESS:
             return self._error(f"{failure.reason}{often}, for several requests in a row")
         return PromptError(self._message(f"{failure.reason}{often}"))
+
+    def _count_hopeless(self, *, again: bool) -> int:
+        """Count one more of this run's requests in a row that failed for good; or begin anew."""
+        run = current_account() or self._nobody
+        with self._lock:
+            self._hopeless[run] = self._hopeless.get(run, 0) + 1 if again else 0
+            return self._hopeless[run]
 
     def _error(self, reason: str) -> ServerError:
         return ServerError(self._message(reason))
@@ -717,7 +723,7 @@ class Client:
             return _Failure(reason, wait, limited=status == 429 or wait is not None)
         if _TOO_LONG.search(f"{codes} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
-        self._hopeless = 0
+        self._count_hopeless(again=False)
         raise PromptError(self._message(reason))
 
     def _refusal(self) -> str:

@@ -3,6 +3,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 from scripted_server import chat
@@ -10,7 +11,7 @@ from scripted_server import chat
 from ravqa.clients.openai import ChatServerConfig, Client, NoAnswerError
 from ravqa.clients.usage import usage_of
 from ravqa.core.accounts import Account, Cost, Prices, Usage, charged_to
-from ravqa.core.errors import LimitError, PromptError
+from ravqa.core.errors import LimitError, PromptError, UserError
 from ravqa.core.outcomes import Failure
 
 OPENAI = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
@@ -153,3 +154,16 @@ def test_two_that_ask_through_one_client_pay_for_their_own_requests(serve):
         found = list(threads.map(work, accounts, [20, 12]))
     assert [account.total.requests for account in accounts] == [20, 9]
     assert [sum(v == "hi" for v in values.values()) for values in found] == [20, 9]
+
+
+def test_that_the_server_is_gone_is_judged_by_each_runs_own_requests(serve, waits):
+    """Else a run whose prompts the server cannot take would end another one."""
+    asker = client(serve(lambda *_: (500, "no")), retries=0)
+    reasons = []
+    for account in [Account(), Account(), None]:
+        with nullcontext() if account is None else charged_to(account):
+            for _ in range(3):
+                with pytest.raises(UserError) as error:
+                    ask(asker)
+                reasons.append("in a row" in str(error.value))
+    assert reasons == [False, False, True] * 3
