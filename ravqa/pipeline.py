@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,8 @@ class Pipeline:
         config: settings that it was built from; None for one put together from parts.
         name: file or name that they were read from.
         overrides: changes to that file, as "key.path=value".
-        turn: held while a part that runs in this process works: one thread at a time. Readers of
-            servers (`workers` above 1), and rerankers that ask them, work for several at once.
+        turn: held while a part works that is for one thread at a time (`thread_safe`); pipelines
+            of one session share it, as they share parts.
     """
 
     name: str = "pipeline"
@@ -119,7 +119,8 @@ class Pipeline:
         self.corpus: Corpus | None = None
         self._shown: dict[str, Example] = {}  # by question id, those needed so far
         self._times: defaultdict[str, SharedTime] = defaultdict(SharedTime)
-        self.turn = threading.RLock()
+        self.turn: AbstractContextManager[object] = threading.RLock()
+        self._counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     @classmethod
     def from_config(
@@ -172,6 +173,8 @@ class Pipeline:
             config=config,
         )
         made.name = where
+        if session is not None:
+            made.turn = session.turn
         return made
 
     @classmethod
@@ -239,7 +242,7 @@ class Pipeline:
             found = used.retrieve([questions[i] for i in rows], self.top_k)
             return checked_hits(used, found, len(rows), self.top_k)
 
-        with self.turn:
+        with nullcontext() if used.thread_safe else self.turn:
             return by_halves(range(len(questions)), find, f"the retriever {type(used).__name__}")
 
     def rerank(self, questions: Sequence[Question], hits: Sequence[Ranked]) -> list[Stage]:
@@ -253,12 +256,14 @@ class Pipeline:
         stages: list[Stage] = []
         for name, reranker in self.rerankers.items():
             time = self._times[name]
-            served = reranker.reader is not None and reranker.reader.workers > 1
             with (
                 measured(reranker.stores, shared=time, items=len(questions)) as use,
-                nullcontext() if served else self.turn,
+                nullcontext() if reranker.thread_safe else self.turn,
             ):
+                before = Counter(reranker.counts())
                 hits = self._reranked(reranker, questions, hits)
+                if not reranker.thread_safe:  # else other threads count meanwhile
+                    self._counted[name].update(Counter(reranker.counts()) - before)
             if reranker.reader is not None and current_account() is not None:
                 kept = Cost.of_kept(use.found, reranker.reader.prices)
                 use.costs[None] = use.costs.get(None, Cost()) + kept
@@ -284,6 +289,18 @@ class Pipeline:
             out[i] = found
         return out
 
+    def reranker_counts(self) -> dict[str, dict[str, int]]:
+        """Return by reranker what it counted; without what it did for other pipelines, if shared.
+
+        One that is shared and `thread_safe` counts for all of them.
+        """
+        return {
+            name: part.counts()
+            if part.thread_safe
+            else {what: self._counted[name][what] for what in part.counts()}
+            for name, part in self.rerankers.items()
+        }
+
     def answer(
         self, questions: Sequence[Question], hits: Sequence[Ranked]
     ) -> list[Answer | Failure]:
@@ -301,9 +318,10 @@ class Pipeline:
         asked = [questions[i] for i in rows]
         found = [self.passages(or_empty(hits[i])) for i in rows]
         out: list[Any] = list(hits)
-        for i, answer in zip(
-            rows, self.answerer.answer(asked, found, self.shown_examples(asked)), strict=True
-        ):
+        examples = self.shown_examples(asked)
+        with nullcontext() if self.answerer.thread_safe else self.turn:
+            answers = self.answerer.answer(asked, found, examples)
+        for i, answer in zip(rows, answers, strict=True):
             out[i] = answer
         return out
 
@@ -407,8 +425,10 @@ class Pipeline:
 
     @property
     def reads_at_once(self) -> int:
-        """Return how many prompts the reader sends to a server concurrently."""
-        return self.answerer.reader.workers if self.answerer else 1
+        """Return how many prompts are worked on at a time, if several threads may answer."""
+        if self.answerer is None or not self.answerer.thread_safe:
+            return 1
+        return self.answerer.reader.workers
 
     @property
     def weights(self) -> dict[str, str]:

@@ -99,6 +99,16 @@ class Answerer:
         return found
 
     @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may call `answer` at the same time."""
+        return self.reader.thread_safe and self.rule.thread_safe
+
+    @property
+    def asks_once(self) -> bool:
+        """Whether `answer` asks the reader in one call for all questions."""
+        return self.rule.asks_once and self._self_check is None
+
+    @property
     def choice_rule(self) -> str:
         """The name of the rule by which an answer becomes a choice, for questions with choices."""
         return self.config.decision if self.rule.needs_choices else self.config.choices

@@ -5,6 +5,9 @@ requests (status 429, or a `Retry-After`) slows all of them down: nobody sends b
 it named, and half as many requests are under way afterwards. Each reply raises their number again,
 by one for as many replies as there are requests under way (additive increase, multiplicative
 decrease, as in TCP), up to `workers`.
+
+Of several runs that ask at the same time, the first has all workers, and the next one those that
+the first leaves idle (`behind`).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, Generic, TypeVar
 
 from ravqa.core.ahead import AbandonedError, abandoning
@@ -31,6 +34,7 @@ class _Batch(Generic[T, R]):
     """Items of one call, and what became of those that were begun.
 
     Attributes:
+        place: how many runs go first.
         todo: items not begun, with their positions.
         stop: set if no further item shall begin.
         results: position, result and error of each item that was begun; None when abandoned.
@@ -38,6 +42,7 @@ class _Batch(Generic[T, R]):
 
     def __init__(self, ask: Callable[[T, threading.Event], R], items: Sequence[T]):
         self.ask = ask
+        self.place = _PLACE.get()
         self.todo = iter(enumerate(items))
         self.stop = threading.Event()
         self.results: queue.SimpleQueue[tuple[int, Any, BaseException | None] | None]
@@ -56,8 +61,23 @@ class _Batch(Generic[T, R]):
             self.results.put((position, value, None))
 
 
+_PLACE: ContextVar[int] = ContextVar("place", default=0)
+
+
+@contextmanager
+def behind(runs: int) -> Iterator[None]:
+    """Let the requests of so many runs go before those of the enclosed work."""
+    token = _PLACE.set(runs)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
+
+
 class Flow:
-    """Sends items of any number of batches at the same time; batches that came first go first.
+    """Sends items of any number of batches at the same time.
+
+    Batches of a run that comes first (`behind`) go first, and among those of one run, the first.
 
     Attributes:
         workers: most requests under way.
@@ -123,7 +143,8 @@ class Flow:
 
     def _submit(self, batch: _Batch[Any, Any], items: int) -> None:
         with self._changed:
-            self._batches.append(batch)
+            after = sum(other.place <= batch.place for other in self._batches)
+            self._batches.insert(after, batch)
             new = max(0, min(self.workers - self._threads, items))
             self._threads += new
         self._start(new)

@@ -19,7 +19,7 @@ class AbandonedError(UserError):
     """Nobody waits for the work any more."""
 
 
-class _Group:
+class Group:
     """Work that is abandoned together."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class _Group:
                 self._told.remove(tell)
 
 
-_GROUP: ContextVar[_Group | None] = ContextVar("group", default=None)
+_GROUP: ContextVar[Group | None] = ContextVar("group", default=None)
 
 
 @contextmanager
@@ -96,7 +96,14 @@ def in_order(tasks: Iterable[Callable[[], T]], ahead: int) -> Generator[T, None,
     if ahead <= 0:
         yield from (task() for task in tasks)
         return
-    group, begun = _Group(), deque[Future[T]]()
+    group, begun = Group(), deque[Future[T]]()
+    with abandoning(group.abandon):  # with the caller's own work
+        yield from _in_order(tasks, ahead, group, begun)
+
+
+def _in_order(
+    tasks: Iterable[Callable[[], T]], ahead: int, group: Group, begun: deque[Future[T]]
+) -> Generator[T, None, None]:
     try:
         more, error = iter(tasks), None
         while True:

@@ -334,6 +334,19 @@ class _Claims:
             over.set()
 
 
+_CLAIMED: ContextVar[Callable[[], object] | None] = ContextVar("claimed", default=None)
+
+
+@contextmanager
+def claims_told(tell: Callable[[], object]) -> Iterator[None]:
+    """Have `tell` called when the enclosed work has claimed values: others leave them to it."""
+    token = _CLAIMED.set(tell)
+    try:
+        yield
+    finally:
+        _CLAIMED.reset(token)
+
+
 _CLAIMS: defaultdict[Path, _Claims] = defaultdict(_Claims)  # of each store's file
 
 
@@ -398,6 +411,8 @@ class Memo(Generic[V]):
                 self._make(keys, missing, known, make, progress)
                 break
             with _CLAIMS[self._store.path].of(missing) as (own, others):
+                if (tell := _CLAIMED.get()) is not None:
+                    tell()
                 known |= self.known(own)
                 self._make(keys, [key for key in own if key not in known], known, make, progress)
             for over in others:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -26,7 +28,7 @@ class Session:
     """Parts and data shared by several pipelines or runs, each built or read once.
 
     A session is passed to whatever builds or reads: `build_part`, `Pipeline.from_config`, a run.
-    It is not thread-safe: threads that share one must take turns.
+    Several threads may use it: an object that one of them makes is not made by another.
 
     Attributes:
         loads: how often each kind of object ("encoder", "reader", "corpus", ...) was really made.
@@ -35,25 +37,34 @@ class Session:
     def __init__(self) -> None:
         self._made: dict[Key, Any] = {}
         self.loads: dict[str, int] = {}
+        self._turn = threading.RLock()
+
+    @property
+    def turn(self) -> AbstractContextManager[object]:
+        """Held by a thread that uses shared parts which several threads may not use at a time."""
+        return self._turn
 
     def get(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
         """Return the object of this kind and key; the first time, create it with `make`."""
         name = (kind, key)
-        if name not in self._made:
-            self._made[name] = make()
-            self.loads[kind] = self.loads.get(kind, 0) + 1
-        found: T = self._made[name]
-        return found
+        with self._turn:
+            if name not in self._made:
+                self._made[name] = make()
+                self.loads[kind] = self.loads.get(kind, 0) + 1
+            found: T = self._made[name]
+            return found
 
     def only(self, *kinds: str) -> None:
         """Drop everything but the objects of these kinds."""
-        self._made = {key: made for key, made in self._made.items() if key[0] in kinds}
+        with self._turn:
+            self._made = {key: made for key, made in self._made.items() if key[0] in kinds}
 
     def keep(self, keys: Collection[Key]) -> None:
         """Drop all other parts to free their memory; loaded data stays."""
-        unwanted = [key for key in self._made if key[0] in _SHARED and key not in keys]
-        for key in unwanted:
-            del self._made[key]
+        with self._turn:
+            unwanted = [key for key in self._made if key[0] in _SHARED and key not in keys]
+            for key in unwanted:
+                del self._made[key]
         if unwanted:
             gc.collect()
             torch = sys.modules.get("torch")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -41,6 +42,11 @@ class SharedReaders(Session):
                 self._alive[key] = found = make()
                 self.loads[kind] = self.loads.get(kind, 0) + 1
             return found
+
+    @property
+    def turn(self) -> AbstractContextManager[object]:
+        """A lock of its own for each engine: they share readers alone, which have theirs."""
+        return threading.RLock()
 
     def turns(self, reader: Reader) -> threading.Lock:
         """Return the lock of those who use this reader, which need not be thread-safe.

@@ -86,6 +86,8 @@ class AnswerMetric(ABC):
         needs_judge: whether the rule is another one without a judge.
         forms: the forms of questions that it is made for; empty if that is not known.
         wants: what an answer must hold for the rule to find anything in it, such as a tag.
+        thread_safe: whether several threads may score answers at the same time; a rule that keeps
+            nothing from one answer to the next is.
     """
 
     class Config(Strict):
@@ -101,6 +103,7 @@ class AnswerMetric(ABC):
     needs_judge: ClassVar[bool] = False
     forms: ClassVar[frozenset[Form]] = frozenset()
     wants: ClassVar[str] = ""
+    thread_safe: ClassVar[bool] = True
 
     def __init__(self, config: Config | None = None):
         """Take the rule's validated options; None for their defaults."""

@@ -184,8 +184,7 @@ class Reader(ABC):
         max_new_tokens: longest answer, in tokens.
         max_thinking_tokens: most tokens that the model may think before its answer.
         ends: tokens that end a generation.
-        workers: number of prompts processed concurrently; if above 1, several threads call the
-            reader at the same time.
+        workers: number of prompts processed concurrently.
         control_tokens: the texts that the model would read as control tokens or images.
         supports_images: whether it looks at the prompts' images.
         max_images: most images of one prompt that it looks at, if it does: 1, or more if it shows
@@ -248,6 +247,14 @@ class Reader(ABC):
         whatever a reader does not declare here is checked once it is built.
         """
         return Abilities()
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may call the reader at the same time, and several runs use it.
+
+        By default, readers that process several prompts at a time (`workers`) are.
+        """
+        return self.workers > 1
 
     @property
     def abilities(self) -> Abilities:

@@ -79,6 +79,11 @@ class CachedReader(Reader):
         )
         self._scores = Memo[float | Failure](self._store, out=_score_out, back=float)
 
+    @property
+    def thread_safe(self) -> bool:
+        """Whether the wrapped reader is."""
+        return self.inner.thread_safe
+
     def keys(self, prompts: Sequence[Prompt]) -> list[str]:
         """Return the key of each prompt's generation: a hash of the reader and its whole input.
 

@@ -30,6 +30,7 @@ class Control(Reader):
     has_model = False
     deterministic = True
     charges = True  # nothing
+    thread_safe = True
     weights = "none (a rule)"
     name: str
 

@@ -69,6 +69,7 @@ class OpenAIReader(Reader):
 
     streams = True
     charges = True
+    thread_safe = True
 
     class Config(ChatServerConfig):
         """Options, beyond those of how a server is asked.

@@ -63,8 +63,7 @@ class Reranker(ABC):
         supports_images: whether it looks at questions' images.
         stores: where scores are kept; empty if they are not. Runs measure what came from there.
         switched_off: what a reader that it asks does not do; see `ravqa.readers.base.Reader`.
-        reader: the reader that it asks, if it asks one. If that is a server's (`workers` above 1),
-            several threads call `rerank` at the same time.
+        reader: the reader that it asks, if it asks one.
     """
 
     class Config(RerankerConfig):
@@ -84,6 +83,14 @@ class Reranker(ABC):
             UserError: what the reranker needs (a package, a model, a file) does not exist.
         """
         self.config: Any = self.Config() if config is None else config
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may call `rerank` at the same time.
+
+        By default, rerankers whose reader may be called so are.
+        """
+        return self.reader is not None and self.reader.thread_safe
 
     @abstractmethod
     def rerank(

@@ -20,6 +20,8 @@ class Blend(Reranker):
     reranker scored keep r as s.
     """
 
+    thread_safe = True
+
     class Config(RerankerConfig):
         """Options.
 

@@ -101,6 +101,11 @@ class Gate(PassageFilter):
             parts += [{"asked": self._ask.fingerprint, "prompt": self._template.source}]
         self.fingerprint = fingerprint("gate/1", parts)
 
+    @property
+    def thread_safe(self) -> bool:
+        """Whether it asks no reader, or one that several threads may call."""
+        return self.reader is None or self.reader.thread_safe
+
     def counts(self) -> dict[str, int]:
         """Return how many questions a reader was asked about, and what was changed in them."""
         if self._ask is None:

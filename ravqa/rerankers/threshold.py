@@ -27,6 +27,8 @@ class Threshold(PassageFilter):
       nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751).
     """
 
+    thread_safe = True
+
     class Config(RerankerConfig):
         """Options.
 

@@ -32,6 +32,8 @@ class Retriever(ABC):
         fingerprint: changes with everything that can change a ranking, except the corpus.
         weights: the weights' names, for display; "" without weights.
         stores: where rankings are kept; empty if they are not. Runs measure what came from there.
+        thread_safe: whether several threads may call `retrieve` at the same time, and other
+            retrievers work meanwhile that share its parts, such as an encoder.
     """
 
     class Config(Strict):
@@ -40,6 +42,7 @@ class Retriever(ABC):
     fingerprint: str
     weights: str = ""
     stores: Sequence[Store] = ()
+    thread_safe: bool = False
 
     def __init__(self, config: Any = None):
         """Take the retriever's validated options; None for their defaults.

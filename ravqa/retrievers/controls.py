@@ -33,6 +33,7 @@ class NoRetriever(Retriever):
 
     weights = ""
     stores: Sequence[Store] = ()
+    thread_safe = True
 
     class Config(Strict):
         """No options."""
@@ -149,6 +150,7 @@ class RandomRetriever(Retriever):
 
     weights = ""
     stores: Sequence[Store] = ()
+    thread_safe = True
 
     class Config(Strict):
         """Options.

@@ -25,6 +25,7 @@ class StaticRetriever(Retriever):
 
     weights = ""
     stores: Sequence[Store] = ()
+    thread_safe = True
 
     class Config(Strict):
         """Options.

@@ -11,7 +11,7 @@ from typing import cast
 
 from ravqa.core.accounts import shared_costs
 from ravqa.core.ahead import in_order
-from ravqa.core.cache import SharedTime, Use, measured
+from ravqa.core.cache import SharedTime, Use, claims_told, measured
 from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure, first_failure, or_empty
 from ravqa.core.records import RETRIEVED, Answer, Hit, Question
@@ -34,11 +34,12 @@ from ravqa.metrics.diagnostics import is_in_document
 from ravqa.metrics.judges.base import NotAttempted, NoVerdict
 from ravqa.metrics.judges.cached import CachedJudge
 from ravqa.metrics.refusals import is_refusal
-from ravqa.pipeline import Ranked, Stage
+from ravqa.pipeline import Pipeline, Ranked, Stage
 from ravqa.retrievers.base import Retriever
 from ravqa.runs.conditions import wrong_images
 from ravqa.runs.console import Console
 from ravqa.runs.folder import MAIN
+from ravqa.runs.lanes import Lane, Lanes
 from ravqa.runs.load import Loaded
 from ravqa.runs.plan import known_config
 from ravqa.runs.stages import mark
@@ -64,7 +65,10 @@ class Executed:
 
 
 def execute(
-    loaded: Loaded, console: Console, answered: Callable[[Executed], None] | None = None
+    loaded: Loaded,
+    console: Console,
+    answered: Callable[[Executed], None] | None = None,
+    lane: Lane | None = None,
 ) -> Executed:
     """Begin or resume the run's folder, and ask the questions that are not answered there.
 
@@ -72,13 +76,14 @@ def execute(
 
     Args:
         answered: called with the run's own samples, before the controls are run, if there are any.
+        lane: the run's place among those that are under way at the same time; None if it is alone.
 
     Raises:
         UserError: the run to resume had other settings; a question cannot be answered and
             `--on-error fail` is set; a server is gone.
     """
     loaded.plan.run_dir.begin(_resolved_config(loaded))
-    runner = Runner(loaded, console)
+    runner = Runner(loaded, console, lane or Lanes().open())
     samples: dict[str, Mapping[int | str, Sample]] = {}
     for name, found in runner.run(loaded.conditions):
         samples[name] = found
@@ -139,7 +144,7 @@ class Runner:
     their order.
     """
 
-    def __init__(self, loaded: Loaded, console: Console):
+    def __init__(self, loaded: Loaded, console: Console, lane: Lane):
         self.pipeline = loaded.pipeline
         self.dataset = loaded.data.dataset
         self.run_dir = loaded.plan.run_dir
@@ -148,8 +153,14 @@ class Runner:
         self.console = console
         answerer = loaded.pipeline.answerer
         self._declines = answerer.template.declines if answerer else ()
-        served_judge = loaded.judge is None or loaded.judge.workers > 1
-        self._judging = nullcontext() if served_judge else loaded.pipeline.turn
+        judge_safe = loaded.judge is None or loaded.judge.thread_safe
+        safe = judge_safe and (
+            loaded.data.dataset.metric is None or self.dataset.answer_metric.thread_safe
+        )
+        self._judging = nullcontext() if safe else loaded.pipeline.turn
+        self._lane = lane
+        lane.uses("answer", _makers(loaded.pipeline))
+        lane.uses("judge", [loaded.judge.fingerprint] if loaded.judge else ())
         self._answering = SharedTime()
         self.stores: dict[str, set[str]] = {}  # caches that each stage of the run itself used
 
@@ -190,9 +201,11 @@ class Runner:
                     chosen = [asked[i] for i in rows]
                     with measured(part.retriever.stores) as use:
                         found = self.pipeline.retrieve(chosen, part.retriever)
+                    self._lane.begin()
                     yield partial(
                         self._chunk, part, [questions[i] for i in rows], chosen, found, use
                     )
+        self._lane.all_begun()
 
     def _finish(self, chunk: _Chunk, finished: int) -> int:
         """Write what became of a chunk; return how many questions are answered.
@@ -226,22 +239,25 @@ class Runner:
     ) -> _Chunk:
         """Answer questions from what was retrieved for them; several threads may do so."""
         reranked: list[Stage] = []
-        if condition.name in _RERANKED:
-            reranked = self.pipeline.rerank(asked, retrieved)
-        ranked: Sequence[Ranked] = reranked[-1].hits if reranked else retrieved
         answerer = self.pipeline.answerer
         reads = answerer is not None
-        # Without a reader, the hits are the outcome.
-        outcomes: Sequence[Answer | Ranked] = ranked
         prompts: Mapping[str, str] = {}
-        with measured(
-            answerer.cached.stores if answerer else (),
-            shared=self._answering,
-            items=len(questions),
-        ) as answering:
-            if answerer is not None:
-                outcomes = self._read_or_failed(self.pipeline.answer(questions, ranked))
-                prompts = answerer.asked
+        with self._lane.stage("answer") as through:
+            if condition.name in _RERANKED:
+                reranked = self.pipeline.rerank(asked, retrieved)
+            ranked: Sequence[Ranked] = reranked[-1].hits if reranked else retrieved
+            # Without a reader, the hits are the outcome.
+            outcomes: Sequence[Answer | Ranked] = ranked
+            with measured(
+                answerer.cached.stores if answerer else (),
+                shared=self._answering,
+                items=len(questions),
+            ) as answering:
+                if answerer is not None:
+                    with claims_told(through) if answerer.asks_once else nullcontext():
+                        found = self.pipeline.answer(questions, ranked)
+                    outcomes = self._read_or_failed(found)
+                    prompts = answerer.asked
         error = self._ends(outcomes, questions)
         uses = {"retrieve": retrieving}
         uses |= {f"rerank {stage.name}": stage.use for stage in reranked}
@@ -269,7 +285,7 @@ class Runner:
             samples.append(sample)
         used = dict(uses)
         if reads and not self.request.predict_only:
-            with self._judging, measured(()) as used["judge"]:
+            with self._lane.stage("judge"), self._judging, measured(()) as used["judge"]:
                 samples, unscored = self._scored(questions, samples)
             error = error or unscored
         self._add_costs(samples, questions, used)
@@ -447,6 +463,15 @@ class Runner:
             }
             for draft in answer.drafts
         ]
+
+
+def _makers(pipeline: Pipeline) -> set[str]:
+    """Return the fingerprints of the reader and the rerankers whose results are kept."""
+    kept = {part.fingerprint for part in pipeline.rerankers.values() if part.stores}
+    asked = {part.reader.fingerprint for part in pipeline.rerankers.values() if part.reader}
+    if pipeline.answerer is not None and pipeline.answerer.cached.stores:
+        asked.add(pipeline.answerer.reader.fingerprint)
+    return kept | asked
 
 
 def shared_out(use: Use, questions: int) -> Described:

@@ -47,7 +47,7 @@ from ravqa.runs.plan import Data, Given, Plan, check_corpus, known_config, limit
 from ravqa.runs.stages import stage_keys
 
 Counts = Mapping[str, Mapping[str, int]]
-"""By reranker, what it counted; see `Reranker.counts`."""
+"""By reranker, what it counted; see `Pipeline.reranker_counts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def load(plan: Plan, session: Session, console: Console) -> Loaded:
         problem = pipeline.problem
     if problem:  # not an error: all answers may be cached
         console.note(f"{problem}: only what is in the cache can be answered")
-    reranked, read = reranker_counts(pipeline), reader_counts(pipeline)
+    reranked, read = pipeline.reranker_counts(), reader_counts(pipeline)
     if pipeline.supports_images and (given.dataset or not _need_images(config)):
         data = _with_images(data, request.on_error, session)
     pipeline.prepare(data.corpus, console.progress)
@@ -178,11 +178,6 @@ def keys_of(request: RunRequest, config: PipelineConfig, data: Data) -> dict[str
         data.corpus.fingerprint if data.corpus else None,
         retrieval_only=request.retrieval_only,
     )
-
-
-def reranker_counts(pipeline: Pipeline) -> Counts:
-    """Return what each reranker has counted so far."""
-    return {name: part.counts() for name, part in pipeline.rerankers.items()}
 
 
 def reader_counts(pipeline: Pipeline) -> ReaderCounts:

@@ -40,7 +40,7 @@ from ravqa.retrievers.runs import trec_lines
 from ravqa.runs.console import Console, condition_name, retrieves
 from ravqa.runs.execute import Executed, shared_out
 from ravqa.runs.folder import MAIN, RunDir
-from ravqa.runs.load import reader_counts, reranker_counts
+from ravqa.runs.load import reader_counts
 from ravqa.runs.needs import currency_of
 from ravqa.runs.plan import overrides_of
 
@@ -162,7 +162,7 @@ def _timing(executed: Executed) -> Timing:
     pipeline = loaded.pipeline
     counts = {
         name: {key: value - loaded.reranked[name][key] for key, value in count.items()}
-        for name, count in reranker_counts(pipeline).items()
+        for name, count in pipeline.reranker_counts().items()
     }
     before, now = loaded.read, reader_counts(pipeline)
     timing: Timing = {

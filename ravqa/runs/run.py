@@ -11,7 +11,8 @@ from pathlib import Path
 from ravqa.core.accounts import Account, charged_to
 from ravqa.core.factory import Session
 from ravqa.runs.console import Console
-from ravqa.runs.execute import execute
+from ravqa.runs.execute import Executed, execute
+from ravqa.runs.lanes import Lane
 from ravqa.runs.load import load
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import Given, plan
@@ -23,12 +24,15 @@ def run(
     console: Console,
     session: Session | None = None,
     given: Given | None = None,
+    lane: Lane | None = None,
 ) -> Path:
     """Run, score, write and print.
 
     Args:
         session: parts and data that several runs share; None for a new one.
         given: what the caller already has of what the request names.
+        lane: the run's place among those of the session that are under way at the same time; None
+            if it is alone.
 
     Returns:
         The run's folder.
@@ -38,8 +42,16 @@ def run(
     """
     planned = plan(request, given)
     account = Account(request.max_requests, request.max_cost)
+    session = session or Session()
     with closing(account), charged_to(account):
-        loaded = load(planned, Session() if session is None else session, console)
+        with session.turn:
+            loaded = load(planned, session, console)
+
+        def answered(executed: Executed) -> None:
+            with session.turn:
+                show_answered(executed, console)
+
         with planned.run_dir.held():
-            executed = execute(loaded, console, lambda run: show_answered(run, console))
-            return report(executed, console)
+            executed = execute(loaded, console, answered, lane)
+            with session.turn:
+                return report(executed, console)

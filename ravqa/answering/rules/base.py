@@ -54,9 +54,12 @@ class DecisionRule(ABC):
 
     Attributes:
         needs_choices: whether the rule can answer only questions with choices.
+        thread_safe: whether several threads may call the rule at the same time; a rule that keeps
+            nothing from one question to the next is.
     """
 
     needs_choices: ClassVar[bool] = False
+    thread_safe: ClassVar[bool] = True
 
     class Config(AnsweringConfig):
         """Options: those of answering; a rule may add its own."""
@@ -85,6 +88,12 @@ class DecisionRule(ABC):
     def chooses(self) -> bool:
         """Whether a question can have several prompts, so that answers cannot be streamed."""
         return True
+
+    @property
+    def asks_once(self) -> bool:
+        """Whether `answer` asks the reader in one call: nothing depends on what it replies."""
+        own = type(self)
+        return own.answer is DecisionRule.answer and own.drafts is DecisionRule.drafts
 
     @abstractmethod
     def groups(self, found: Sequence[Pair]) -> list[list[Pair]]:

@@ -35,6 +35,11 @@ class LikeliestChoice(WeighsPassages):
         """True: nothing is generated that could be streamed."""
         return True
 
+    @property
+    def asks_once(self) -> bool:
+        """True: all choices are scored in one call."""
+        return True
+
     def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer | Failure]:
         """Return one answer per question, in order; a question without choices fails."""
         asked = [

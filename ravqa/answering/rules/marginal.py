@@ -54,6 +54,11 @@ class Marginal(WeighsPassages):
             return "" if reader.scores_answers else needed
         return "" if reader.gives_log_probs else "adds up the probabilities of answers"
 
+    @property
+    def asks_once(self) -> bool:
+        """Whether only what was generated is weighed."""
+        return self.config.marginal == "fast"
+
     def answer(self, cases: Sequence[Case], reader: CachedReader) -> list[Answer | Failure]:
         """Return one answer per question, in order."""
         if self.config.marginal == "fast":

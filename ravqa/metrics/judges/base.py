@@ -38,8 +38,7 @@ class Judge(ABC):
         charges: whether it charges the account at hand for what it does
             (`ravqa.core.accounts.charge`).
         prices: what tokens cost, if that is known.
-        workers: number of triples judged concurrently; if above 1, several threads call the judge
-            at the same time.
+        workers: number of triples judged concurrently.
     """
 
     class Config(Strict):
@@ -59,6 +58,14 @@ class Judge(ABC):
             UserError: a package, model or file that the judge needs does not exist.
         """
         self.config: Any = self.Config() if config is None else config
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may call the judge at the same time, and several runs use it.
+
+        By default, judges that work on several triples at a time (`workers`) are.
+        """
+        return self.workers > 1
 
     @abstractmethod
     def judge(

@@ -76,6 +76,7 @@ class LLMJudge(Judge):
     """Asks one question per triple, several at a time."""
 
     charges = True
+    thread_safe = True
 
     class Config(ChatServerConfig):
         """Options, beyond those of how a server is asked.
