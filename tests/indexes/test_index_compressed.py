@@ -249,6 +249,7 @@ def test_unknown_and_bad_settings_of_a_search_are_named(sample):
         {"seed": 3},
         {"retrain": False},
         {"device": "cpu"},
+        {"device_gib": 1.0},
         {"kernels": "torch"},
     ],
     ids=lambda option: next(iter(option)),

@@ -169,25 +169,8 @@ def test_the_table_of_the_kernels_is_products_lifted_and_scaled_to_bytes(made):
         np.testing.assert_array_equal(index._scan(state, found), expected)
 
 
-def test_without_kernels_the_scan_sums_the_best_lifted_products(made):
-    index = way(made[0], "torch")
-    state, codec = index._state, index._state.shared
-    query = units(np.random.default_rng(1), 70, DIM) * np.float32(0.3)
-    with index._prepared(state, query) as found:
-        np.testing.assert_array_equal(found.plain, query)
-        lift = 2 * codec.spread[:, None] * 0.3
-        lifted = codec.centers @ (query @ codec.rotation).T + lift
-        np.testing.assert_allclose(found.exact, lifted, rtol=0, atol=1e-5)
-        assert found.table is None
-        expected = [lifted[c].max(0).sum() if len(c) else 0 for c, _ in arrays_of(index)]
-        np.testing.assert_allclose(index._scan(state, found), expected, rtol=0, atol=1e-4)
-    with index._prepared(state, query, tables=False) as found:
-        assert found.exact.shape == (0, DIM)
-
-
-@pytest.mark.parametrize("kernels", ["numba", "torch"])
-def test_scores_of_rows_are_maxsim_of_what_they_hold(made, kernels):
-    index, held = way(made[0], kernels), made[1]
+def test_scores_of_rows_are_maxsim_of_what_they_hold(made):
+    index, held = way(made[0], "numba"), made[1]
     state = index._state
     rows = np.flatnonzero(state.alive)[::-2]
     ids = [state.ids[i] for i in rows]
@@ -379,8 +362,10 @@ def test_efforts_multiply_candidates(monkeypatch, options, expected):
         asked.clear()
         index._search(state, np.ones((2, 3)), k, allowed, given)
         assert asked[0][4] == wanted
-    # Without kernels all candidates are scored, so that there are fewer: 15 x the root of 4.
+    # Where all candidates are read from files there are fewer: 15 x the root of 4.
     index.__dict__["_compiled"] = False
-    asked.clear()
-    index._search(state, np.ones((2, 3)), 1, allowed, {"effort": "careful"})
-    assert asked[0][4] == 90
+    careful = CompressedIndex.Config(effort="careful")
+    for resident, count in ((False, 90), (True, 9000)):
+        torch_search = SimpleNamespace(resident=lambda state, there=resident: there)
+        index._torch = lambda found=torch_search: found
+        assert index._count(careful, state, 2, 1) == count

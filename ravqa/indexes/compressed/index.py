@@ -19,14 +19,13 @@ share one, a run, are adjacent. A query of W vectors passes through
    added to the others so far, no longer reach it.
 
 The ranking is that of 4; scores are MaxSim over the stored vectors. Nothing here assumes that query
-vectors cluster. Without numba, or on another device than the CPU, torch does 2 and the candidates
-of 2 are scored at once.
+vectors cluster. Without numba, or on another device than the CPU, `torch_search` searches instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -49,7 +48,7 @@ from ravqa.indexes.compressed.codec import (
     each,
     fine_width,
 )
-from ravqa.indexes.maxsim import device_of, maxsim
+from ravqa.indexes.maxsim import device_of
 from ravqa.indexes.segmented.index import (
     Passages,
     Segment,
@@ -63,6 +62,8 @@ from ravqa.indexes.segmented.store import SPOOL, Manifest, SegmentEntry, Writer
 
 if TYPE_CHECKING:
     import torch
+
+    from ravqa.indexes.compressed.torch_search import TorchSearch
 
 _LANES = 32  # rows of the byte table are padded to a multiple: kernels then need no remainder
 _LIFT = 2.0
@@ -82,7 +83,6 @@ _FOR_EACH = 8  # candidates at least for each of the k, where a search does not 
 _SCORED = 15  # x the root of the corpus: candidates at most, where all of them are scored
 _MAX_VECTORS = 65535  # of one passage: positions in it have 16 bits
 _BLOCK = 2048  # vectors scored at a time: their products fit in the cache
-_BAG = 4096  # passages in one call of embedding_bag
 _OUTGROWN = 4  # times the vectors that the centroids were chosen for
 _DRIFT = 0.05  # a segment with a mean fit lower by this is strange to the centroids
 _STRANGE = 0.25  # such vectors, relative to those the centroids were chosen for
@@ -143,16 +143,15 @@ class _Query:
 
     Attributes:
         vectors: float32 [W, dim], rotated; plain: as given.
-        exact: float32 [centroids, W]. For the kernels an array of the products; else on the
-            index's device, and lifted, see `_LIFT`.
-        table: uint8 [centroids, W and padding], lifted, for the kernels; scale: its units in 1.
+        exact: float32 [centroids, W], products; without rows if no tables are needed.
+        table: uint8 [centroids, W and padding], lifted, see `_LIFT`; scale: its units in 1.
         norm: the vectors' mean length.
     """
 
     plain: Array
     vectors: Array
-    exact: Any
-    table: Array | None
+    exact: Array
+    table: Array
     scale: float
     norm: float
 
@@ -176,6 +175,8 @@ class CompressedIndex(SegmentedIndex):
             retrain: choose new centroids when added passages fit the old ones badly, or are many.
             kernels: numba, torch, or auto: numba on the CPU if it is installed.
             device: auto, cpu, cuda, ...
+            device_gib: GiB of a GPU's memory for stored vectors; null for a quarter of what is
+                free at the first search. The vectors of other passages are read from files.
         """
 
         storage: Literal["9bit", "4bit", "float16"] = "9bit"
@@ -186,6 +187,7 @@ class CompressedIndex(SegmentedIndex):
         retrain: bool = True
         kernels: Literal["auto", "numba", "torch"] = "auto"
         device: Text = "auto"
+        device_gib: float | None = Field(default=None, ge=0)
 
         def packages(self) -> Sequence[tuple[str, str]]:
             """numba, if it is configured."""
@@ -195,7 +197,7 @@ class CompressedIndex(SegmentedIndex):
 
     def __init__(self, path: Path, config: Config | None = None, *, fingerprint: str | None = None):
         """Open the index as `SegmentedIndex` does."""
-        self._centers: tuple[Codec, torch.Tensor] | None = None
+        self._by_torch: TorchSearch | None = None
         self._room = _Room()
         super().__init__(path, config, fingerprint=fingerprint)
 
@@ -300,24 +302,54 @@ class CompressedIndex(SegmentedIndex):
 
     # -- searching ----------------------------------------------------------------------------
 
+    def _search_all(
+        self,
+        state: State,
+        queries: Sequence[Array],
+        k: int,
+        allowed: Array,
+        params: Mapping[str, Any],
+    ) -> list[tuple[Array, Array]]:
+        if self._compiled:
+            return super()._search_all(state, queries, k, allowed, params)
+        config = self._asked(params)
+        wanted = [self._count(config, state, len(query), k) for query in queries]
+        return self._torch().search(state, queries, k, allowed & state.matchable, wanted)
+
+    def _torch(self) -> TorchSearch:
+        from ravqa.indexes.compressed.torch_search import TorchSearch
+
+        with self._mutex:
+            if self._by_torch is None:
+                self._by_torch = TorchSearch(self._device, _LIFT, self.config.device_gib)
+            return self._by_torch
+
     def _search(
         self, state: State, query: Array, k: int, allowed: Array, params: Mapping[str, Any]
     ) -> tuple[Array, Array]:
-        config = self.config
-        if params:
-            for name in params:
-                if name not in _SEARCH:
-                    raise UserError(f"search: no setting {name!r}: {near_matches(name, _SEARCH)}")
-            config = validate(self.Config, config.model_dump() | dict(params), "search")
+        config = self._asked(params)
         factor, slack = _EFFORTS[config.effort]
-        usual = factor * default_candidates(len(state.alive), len(query))
-        if not self._compiled:
-            usual = min(usual, _SCORED * factor * np.sqrt(len(state.alive)))
-        wanted = max(config.candidates or int(max(usual, _FOR_EACH * k)), 2 * k)
-
+        wanted = self._count(config, state, len(query), k)
         rows = np.flatnonzero(allowed & state.matchable)
         with self._prepared(state, query) as prepared:
             return self._cascade(state, prepared, rows, k, wanted, factor, slack)
+
+    def _asked(self, params: Mapping[str, Any]) -> Config:
+        """Return the options of a search with these settings."""
+        if not params:
+            return self.config
+        for name in params:
+            if name not in _SEARCH:
+                raise UserError(f"search: no setting {name!r}: {near_matches(name, _SEARCH)}")
+        return validate(self.Config, self.config.model_dump() | dict(params), "search")
+
+    def _count(self, config: Config, state: State, vectors: int, k: int) -> int:
+        """Return the number of candidates for a query of so many vectors."""
+        factor, _ = _EFFORTS[config.effort]
+        usual = factor * default_candidates(len(state.alive), vectors)
+        if not self._compiled and not self._torch().resident(state):
+            usual = min(usual, _SCORED * factor * np.sqrt(len(state.alive)))
+        return max(config.candidates or int(max(usual, _FOR_EACH * k)), 2 * k)
 
     def _cascade(
         self,
@@ -331,11 +363,11 @@ class CompressedIndex(SegmentedIndex):
     ) -> tuple[Array, Array]:
         """Run the stages after the tables; see the module."""
         near = int(k + _NEAR * factor * _growth(len(state.alive)))
-        if len(rows) > wanted or (self._compiled and len(rows) > near):
+        if len(rows) > min(wanted, near):
             approximate = self._scan(state, prepared)[rows]
             kept = _best(approximate, wanted)
             rows, approximate = rows[kept], approximate[kept]
-        if not self._compiled or len(rows) <= k + _FEW:
+        if len(rows) <= k + _FEW:
             scores = self._scores(state, prepared, rows)
             best = top(scores, k)
             return rows[best], scores[best]
@@ -364,43 +396,25 @@ class CompressedIndex(SegmentedIndex):
         return rows[best], scores[best]
 
     def _score(self, state: State, query: Array, rows: Array) -> Array:
+        if not self._compiled:
+            return self._torch().score(state, query, rows)
         with self._prepared(state, query, tables=False) as prepared:
             return self._scores(state, prepared, rows)
 
     @contextmanager
     def _prepared(self, state: State, query: Array, tables: bool = True) -> Iterator[_Query]:
-        """Yield the query with what the stages need, which run inside."""
-        with ExitStack() as stack:
-            if self._compiled:
-                from ravqa.indexes.compressed import kernels
-
-                stack.enter_context(kernels.lone_products())
-            yield stack.enter_context(self._with_tables(state, query, tables))
-
-    @contextmanager
-    def _with_tables(self, state: State, query: Array, tables: bool) -> Iterator[_Query]:
-        import torch
+        """Yield the query with what the kernels need, which run inside."""
+        from ravqa.indexes.compressed import kernels
 
         codec: Codec = state.shared
-        if self._compiled:
-            query = query[_sample_first(len(query))]
+        query = query[_sample_first(len(query))]
         rotated = query @ codec.rotation
-        if self._compiled and tables:
-            with self._room.for_array(len(codec.centers), len(query)) as exact:
-                yield self._tables(codec, query, rotated, exact)
-            return
-        known = self._centers  # another thread's search, of another state, may replace it
-        if known is None or known[0] is not codec:
-            known = (codec, torch.from_numpy(codec.centers).to(self._device))
-            self._centers = known
-        centers = known[1]
-        exact = centers[:0]
-        if tables:
-            norms = torch.from_numpy(np.linalg.norm(query, axis=1)).to(self._device)
-            lift = _LIFT * torch.from_numpy(codec.spread).to(self._device)
-            exact = centers @ torch.from_numpy(rotated).to(self._device).T
-            exact += lift[:, None] * norms
-        yield _Query(query, rotated, exact, None, 1.0, 1.0)
+        with kernels.lone_products():
+            if tables:
+                with self._room.for_array(len(codec.centers), len(query)) as exact:
+                    yield self._tables(codec, query, rotated, exact)
+            else:
+                yield _Query(query, rotated, codec.centers[:0], np.zeros((0, 0), np.uint8), 1, 1)
 
     def _tables(self, codec: Codec, query: Array, rotated: Array, exact: Array) -> _Query:
         """Return the query with tables for the kernels; `exact` is filled."""
@@ -422,34 +436,14 @@ class CompressedIndex(SegmentedIndex):
 
     def _scan(self, state: State, query: _Query) -> Array:
         """Return approximate scores of all rows, ordered like MaxSim but on an arbitrary scale."""
-        import torch
+        from ravqa.indexes.compressed import kernels
 
-        if query.table is not None:
-            from ravqa.indexes.compressed import kernels
-
-            out = np.zeros(len(state.alive), np.int32)
-            for s in state.segments:
-                part = out[s.first : s.first + len(s.ids)]
-                arrays = s.arrays["centroids"], s.arrays["run_offsets"]
-                kernels.run(kernels.scan, len(s.ids), query.table, *arrays, part)
-            return out
-        scores = np.zeros(len(state.alive), np.float32)
+        out = np.zeros(len(state.alive), np.int32)
         for s in state.segments:
-            starts = s.arrays["run_offsets"]
-            for first in range(0, len(s.ids), _BAG):
-                last = min(first + _BAG, len(s.ids))
-                codes = np.array(s.arrays["centroids"][starts[first] : starts[last]], np.int64)
-                if not len(codes):
-                    continue
-                bags = torch.from_numpy(starts[first:last] - starts[first])
-                best = torch.nn.functional.embedding_bag(
-                    torch.from_numpy(codes).to(self._device),
-                    query.exact,
-                    bags.to(self._device),
-                    mode="max",
-                )
-                scores[s.first + first : s.first + last] = best.sum(1).cpu().numpy()
-        return scores
+            part = out[s.first : s.first + len(s.ids)]
+            arrays = s.arrays["centroids"], s.arrays["run_offsets"]
+            kernels.run(kernels.scan, len(s.ids), query.table, *arrays, part)
+        return out
 
     def _refined(
         self, state: State, query: _Query, rows: Array, margin: float, lanes: int | None = None
@@ -461,7 +455,6 @@ class CompressedIndex(SegmentedIndex):
         """
         from ravqa.indexes.compressed import kernels
 
-        assert query.table is not None
         width = query.table.shape[1] if lanes in {None, len(query.plain)} else lanes
         vectors = query.vectors[:lanes]
         out, coarse = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
@@ -494,20 +487,6 @@ class CompressedIndex(SegmentedIndex):
 
     def _scores(self, state: State, query: _Query, rows: Array) -> Array:
         """Return the MaxSim over the stored vectors of the rows, float32."""
-        import torch
-
-        out = np.full(len(rows), -np.inf, dtype=np.float32)
-        if self._compiled:
-            self._score_compiled(state, query, rows, out)
-            return out
-        for segment, places, local in state.by_segment(rows):
-            vectors, rotated = self._stored(state, segment, local)
-            left = torch.from_numpy(query.vectors if rotated else query.plain).to(self._device)
-            right = torch.from_numpy(vectors).to(self._device)
-            out[places] = maxsim(left, right, segment.arrays["lengths"][local])
-        return out
-
-    def _score_compiled(self, state: State, query: _Query, rows: Array, out: Array) -> None:
         from ravqa.indexes.compressed import kernels
 
         def score(
@@ -527,11 +506,13 @@ class CompressedIndex(SegmentedIndex):
                     kernels.best_sums(0, len(part), scores, begins, sums)
                 out[places[part]] = sums
 
+        out = np.full(len(rows), -np.inf, dtype=np.float32)
         for segment, places, local in state.by_segment(rows):
             lengths = segment.arrays["lengths"][local]
             some = np.flatnonzero(lengths)
             parts = [some[a:b] for a, b in blocks(lengths[some], _BLOCK)]
             kernels.run(score, len(parts), segment, local, places, parts, grain=1)
+        return out
 
     def _stored(
         self, state: State, segment: Segment, rows: Array, room: Array | None = None
