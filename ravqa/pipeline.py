@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 from ravqa.answering.answerer import Answerer, load_template
 from ravqa.answering.examples import ExamplePool, make_example
 from ravqa.answering.prompt import Example
-from ravqa.answering.rules import answering_config
+from ravqa.answering.rules import answering_config, answering_with
 from ravqa.core.accounts import Cost, current_account
 from ravqa.core.cache import SharedTime, Use, measured
 from ravqa.core.contracts import raised_by
@@ -68,12 +70,20 @@ class Response:
     Attributes:
         hits, passages: those after reranking, best first.
         stages: hits by stage: "retrieved", and each reranker's name.
+        seconds: wall-clock time by stage, in order: "describe", "retrieve", each reranker's name,
+            "answer", "unaided"; those that the pipeline has and that were done.
+        unaided: what the reader answers without passages, or why it gives no answer; None if it was
+            not asked.
+        question: the question with the description of its image.
     """
 
     answer: Answer | None
     hits: Sequence[Hit]
     passages: Sequence[Passage]
     stages: Mapping[str, Sequence[Hit]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    unaided: Answer | Failure | None = None
+    question: Question | None = None
 
 
 class Pipeline:
@@ -399,14 +409,65 @@ class Pipeline:
         if isinstance(question, str):
             given = checked_choices(choices)
             question = Question(0, question, as_source(image), choices=given)
+        *_, response = self.ask_in_steps(question)
+        return response
+
+    def ask_in_steps(self, question: Question, *, unaided: bool = False) -> Iterator[Response]:
+        """Answer one question; yield what is known once passages are found, and after each answer.
+
+        Args:
+            unaided: whether to answer without passages too, for comparison.
+
+        Raises:
+            DataError, PromptError, ServerError: as `ask`.
+        """
+        watch = _Watch()
         [record] = self.describe([question])
+        if self.describer is not None:
+            watch.note("describe")
         retrieved = self.retrieve([record])
         ranked: dict[str, Ranked] = {RETRIEVED: retrieved[0]}
-        ranked |= {stage.name: stage.hits[0] for stage in self.rerank([record], retrieved)}
+        watch.note("retrieve")
+        for stage in self.rerank([record], retrieved):
+            ranked[stage.name] = stage.hits[0]
+            watch.seconds[stage.name] = stage.use.seconds
         stages = {name: succeeded(hits) for name, hits in ranked.items()}
         *_, hits = stages.values()
-        answer = succeeded(self.answer([record], [hits])[0]) if self.answerer else None
-        return Response(answer, hits, [passage for _, passage in self.passages(hits)], stages)
+        passages = [passage for _, passage in self.passages(hits)]
+        response = Response(None, hits, passages, stages, watch.so_far(), question=record)
+        yield response
+        if self.answerer is None:
+            return
+        watch.start()
+        answer = succeeded(self.answer([record], [hits])[0])
+        watch.note("answer")
+        response = replace(response, answer=answer, seconds=watch.so_far())
+        yield response
+        if unaided:
+            watch.start()
+            [alone] = self.answer([record], [[]])
+            watch.note("unaided")
+            yield replace(response, unaided=alone, seconds=watch.so_far())
+
+    def answering_by(self, decision: str, passages: int) -> Pipeline:
+        """Return this pipeline with another decision rule, and the same models.
+
+        Args:
+            decision: a rule's name (`ravqa.answering.rules`).
+            passages: number of passages that it reads; rules of one passage read one.
+
+        Raises:
+            UserError: an unknown rule, or one that the reader cannot serve.
+            ValueError: the pipeline has no reader.
+        """
+        if self.answerer is None:
+            raise ValueError("this pipeline was built for retrieval only")
+        settings = self.answerer.config.model_dump(exclude_unset=True)
+        config = answering_with(settings, decision, passages)
+        made = copy.copy(self)
+        if config != self.answerer.config:
+            made.answerer = Answerer(config, self.answerer.reader)
+        return made
 
     @property
     def supports_images(self) -> bool:
@@ -469,6 +530,27 @@ class Pipeline:
             "examples": self.examples.fingerprint if self.examples else "",
         }
         return {part: value for part, value in parts.items() if value}
+
+
+class _Watch:
+    """Times the stages of one question."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Begin a stage."""
+        self._begun = time.perf_counter()
+
+    def note(self, stage: str) -> None:
+        """End a stage, and begin the next."""
+        self.seconds[stage] = time.perf_counter() - self._begun
+        self.start()
+
+    def so_far(self) -> dict[str, float]:
+        """Return a copy of the times."""
+        return dict(self.seconds)
 
 
 def check_settings(settings: Mapping[str, Any], where: str) -> PipelineConfig:

@@ -100,6 +100,41 @@ def answering_config(settings: Mapping[str, Any], where: str = "answering") -> D
     return validate(config, values, where)
 
 
+def answering_with(
+    settings: Mapping[str, Any], decision: str, passages: int
+) -> DecisionRule.Config:
+    """Return the options of answering by another rule, from at most so many passages.
+
+    A rule that reads one passage alone gets one.
+
+    Raises:
+        UserError: as `answering_config`.
+    """
+    chosen = {**settings, "decision": decision}
+    try:
+        return answering_config({**chosen, "passages": passages})
+    except UserError:
+        if passages <= 1:
+            raise
+        return answering_config({**chosen, "passages": 1})
+
+
+def fitting_rules(settings: Mapping[str, Any], reader: Abilities) -> list[str]:
+    """Return the rules for open questions and retrieved passages that a reader can serve.
+
+    Args:
+        settings: of `answering`; the rule that they name comes first.
+        reader: what the reader can do.
+    """
+    first = answering_config(settings).decision
+    names = []
+    for name, _ in RULES:
+        rule = build_rule(answering_with(settings, name, 2))
+        if rule.most_passages and not rule.needs_choices and not rule.problem(reader):
+            names.append(name)
+    return sorted(names, key=lambda name: name != first)
+
+
 def reader_problem(config: DecisionRule.Config, reader: Abilities) -> str:
     """Return why the decision rule cannot use a reader, and what would help; blank if it can.
 
