@@ -28,13 +28,14 @@ REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, *, script: str | None = None, **values: Any) -> str:
-    """Render a page of `templates/`, with the style sheet and the named script.
+def render(template: str, *, scripts: Sequence[str] = (), **values: Any) -> str:
+    """Render a page of `templates/`, with the style sheet and the named scripts.
 
     Args:
+        scripts: run in this order, as one.
         values: the template's variables; strings are escaped.
     """
-    style, code = _source("report.css"), _source(script) if script else None
+    style, code = _source("report.css"), "".join(map(_source, scripts)) or None
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
         f"script-src {_hash(code)}; base-uri 'none'; form-action 'none'"

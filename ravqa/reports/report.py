@@ -263,7 +263,7 @@ def _page(run: Run, content: Content) -> str:
     }
     return render(
         "report.html.jinja",
-        script="report.js",
+        scripts=("match.js", "report.js"),
         index=safe_json(index),
         blocks={name: safe_json(items) for name, items in content.blocks()},
         shown=len(content.index),
