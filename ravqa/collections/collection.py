@@ -877,6 +877,11 @@ class _StateRetriever(Retriever):
         """Return whether the encoder looks at questions' images."""
         return self._late.supports_images
 
+    @property
+    def explainer(self) -> Retriever | None:
+        """Return the retriever whose encoder made the index."""
+        return self._late.explainer
+
     def prepare(self, corpus: Corpus | None, progress: Progress | None = None) -> None:
         """Do nothing: the index exists."""
 

@@ -23,7 +23,7 @@ from ravqa.core.records import Passage, Question
 from ravqa.core.settings import Part, PipelineConfig, validate
 from ravqa.encoders.base import Label
 from ravqa.pipeline import Pipeline
-from ravqa.reports.page import utf16
+from ravqa.reports.page import render, safe_json, utf16
 from ravqa.reports.photos import data_url
 from ravqa.reports.run import Run
 from ravqa.retrievers import RETRIEVERS
@@ -86,6 +86,33 @@ def default_matches(
         return _matches(run, asked, progress, session, _ROOM), None
     except UserError as e:
         return {}, f"What matched in retrieval is not shown: {e}."
+
+
+def match_page(
+    pipeline: Pipeline, question: Question, passages: Sequence[Passage]
+) -> str | None:
+    """Return a page of what of a question and its photo matched in passages.
+
+    Like a report, it loads nothing and runs only its own script. In a frame, it posts
+    {height: pixels} to the page around it.
+
+    Args:
+        pipeline: its retriever found the passages.
+        question: with the description of its image.
+        passages: the best first.
+
+    Returns:
+        HTML; None if the retriever has no matches to show, or there is no passage.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    retriever = pipeline.retriever.explainer
+    if retriever is None or not passages:
+        return None
+    data = safe_json(_question(retriever, question, passages))
+    scripts = ("match.js", "match_page.js")
+    return render("match.html.jinja", scripts=scripts, title="What matched", data=data)
 
 
 def _asked(run: Run, shown: Sequence[Id]) -> list[Id]:
