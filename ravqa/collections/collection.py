@@ -203,6 +203,7 @@ class Collection:
         pipeline: str | None = None,
         *overrides: str,
         trust_settings: bool = False,
+        session: Session | None = None,
     ) -> Collection:
         """Open the collection in a folder.
 
@@ -215,6 +216,7 @@ class Collection:
             overrides: "key.path=value".
             trust_settings: follow the collection's own settings wherever they come from, now and
                 later: they are remembered on this machine (`ravqa.collections.trust`).
+            session: collections and pipelines opened with the same session share their models.
 
         Raises:
             DataError: an image is outside the collection's folder.
@@ -233,7 +235,7 @@ class Collection:
             where = str(path)
         else:
             settings, where = load_pipeline(pipeline, overrides)
-        collection = cls(folder, settings, where, withheld=withheld)
+        collection = cls(folder, settings, where, session, withheld)
         code = [s for s in collection._withheld(_SEARCHING) if s.names == trust.CODE]
         if code:
             raise refusal(code, where)

