@@ -13,6 +13,7 @@ import typer
 
 import ravqa
 from ravqa.cli import collection, files, inventory, moved, plugin, run, study, train
+from ravqa.cli.interrupts import no_interrupt_lost
 from ravqa.cli.shared import say
 from ravqa.core.environment import check_environment
 from ravqa.core.errors import UserError
@@ -94,7 +95,8 @@ def _guarded(application: typer.Typer, arguments: list[str] | None, name: str) -
     _show_all_safely()
     try:
         check_environment()
-        code = _command(application)(args=arguments, prog_name=name, standalone_mode=False)
+        with no_interrupt_lost():
+            code = _command(application)(args=arguments, prog_name=name, standalone_mode=False)
         if code == _INTERRUPTED:  # newer releases of typer turn the exception into the code
             _interrupted()
     except getattr(_usage, "NoArgsIsHelpError", ()) as e:

@@ -1,6 +1,8 @@
 """Ctrl-C during `ravqa run`: the command that is printed continues the run."""
 
 import shlex
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,20 @@ def test_the_printed_command_works(here, capsys, interrupt, phase):
     assert folder.exists() == (phase == "report")
     assert call(*arguments, "--no-report") == 0
     assert (folder / "results.json").is_file()
+
+
+def test_an_interrupt_in_a_finaliser_is_not_lost(here, monkeypatch):
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)  # Python drops what is raised here
+
+    def load(*arguments):
+        Finalised()
+        threading.Event().wait(20)  # interrupted, unless the signal was lost
+        raise AssertionError("the interrupt was lost")
+
+    monkeypatch.setattr(module, "load", load)
+    assert call(*ARGUMENTS, "--no-report") == 130
 
 
 def test_an_old_run_that_was_not_yet_replaced_is_not_resumed(here, capsys, interrupt):
