@@ -95,14 +95,20 @@ class _PassingError(FetchError):
         self.wait = wait
 
 
-def proxy_for(url: str) -> str | None:
-    """Return the proxy (host and port) that the environment sets for an address; None without."""
+def proxy_url(url: str) -> str | None:
+    """Return the address of the proxy that the environment sets for an address; None without."""
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy or not parts.hostname or proxy_bypass(parts.hostname):
         return None
-    return proxy.partition("://")[2].rpartition("@")[2].strip("/") or proxy
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy (host and port) that the environment sets for an address; None without."""
+    proxy = proxy_url(url)
+    return proxy and (proxy.partition("://")[2].rpartition("@")[2].strip("/") or proxy)
 
 
 class Fetcher:
