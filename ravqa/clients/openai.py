@@ -1,7 +1,8 @@
 """A client of servers with OpenAI's interface: vLLM, SGLang, llama.cpp, Ollama, hosted ones.
 
 Reader and judge both use it. It handles addresses, the key, concurrent requests, waits and retries,
-and the wording of failures. The package `openai` makes the requests.
+and the wording of failures. The package `openai` writes addresses and headers, which are the same
+for all requests of a kind; `clients.transport` sends them.
 
 The key comes from an environment variable. It is sent to the server and appears nowhere else: it is
 removed from everything that a server sends back (`core.masking`), including answers. In an answer,
@@ -18,9 +19,8 @@ import random
 import re
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -28,10 +28,18 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from ravqa.clients.flow import flow_to
+from ravqa.clients.transport import (
+    Opened,
+    Request,
+    Response,
+    SizeError,
+    Transport,
+    TransportError,
+)
 from ravqa.clients.usage import usage_of
 from ravqa.core.accounts import Account, Cost, Payer, Prices, current_account
 from ravqa.core.errors import PromptError, ServerError, UserError, import_extra, near_matches
-from ravqa.core.http import TimeLeft, causes, proxy_for, retry_after
+from ravqa.core.http import proxy_for, proxy_url, retry_after
 from ravqa.core.masking import Mask, Pieces, secret_in
 from ravqa.core.outcomes import Failure
 from ravqa.core.settings import Address, Options, SecretVariable, Strict, Text
@@ -48,7 +56,8 @@ _LOOK_S = 5.0  # for a check whether the server responds
 _LARGEST = 2**24  # bytes of a reply
 _LARGEST_LIST = 2**22  # bytes of a list of models
 _LARGEST_ERROR = 2**16  # bytes that are read of an error; the rest is left out
-_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})  # others can expand beyond all limits
+_CHAT, _PLAIN, _MODELS = "chat/completions", "completions", "models"
+_ENCODINGS = frozenset({"", "identity"})  # what is compressed can expand beyond all limits
 _LONG_S = 10.0  # a wait long enough to be reported, and the least time between reports
 _LONGEST_WAIT_S = 600.0  # if a server asks for more, give up
 _LONGEST_BACKOFF_S = 60.0
@@ -89,8 +98,8 @@ class ServerConfig(Strict):
     api_key_env: SecretVariable = "OPENAI_API_KEY"
 
     def packages(self) -> Sequence[tuple[str, str]]:
-        """Return the client package."""
-        return [("openai", "openai")]
+        """Return the client packages."""
+        return [("openai", "openai"), ("aiohttp", "openai")]
 
     def servers(self) -> Sequence[str]:
         """Return the address."""
@@ -211,21 +220,15 @@ class NoAnswerError(Exception):
     """The reply has no answer, and a retry would not help; the message says why."""
 
 
-class _StatusError(Exception):
-    """A reply with a status that means that the request failed.
+class _Refusal(NamedTuple):
+    """A response that means that the request failed, and the beginning of its body."""
 
-    Attributes:
-        status: the HTTP status; `phrase` describes it.
-        headers: the reply's headers.
-        body: the beginning of its body.
-    """
+    response: Response
+    body: bytes
 
-    def __init__(self, status: int, phrase: str, headers: Mapping[str, str], body: bytes):
-        super().__init__(f"HTTP {status}")
-        self.status = status
-        self.phrase = phrase
-        self.headers = headers
-        self.body = body
+
+class _WrittenError(Exception):
+    """A request is written and shall not be sent."""
 
 
 class _Failure(NamedTuple):
@@ -257,7 +260,7 @@ class Client:
             why: what needs the server, for messages ("the judge llm").
 
         Raises:
-            MissingExtraError: the package openai is not installed.
+            MissingExtraError: the package openai or aiohttp is not installed.
             UserError: the address is invalid, or the key's variable is invalid or holds no key.
         """
         config.refuse_secrets(why)
@@ -268,37 +271,9 @@ class Client:
         self._secret = _key(config, f"{why}: ")
         self._mask = Mask(self._secret)
         self._flow = flow_to(self.url, self._secret, config.workers)
-        openai = import_extra("openai", "openai", why=why)
-        self._errors = openai
-        base, version = _parts(self.url)
-        # Azure's client would also send a token from another environment variable.
-        unwanted = ([] if self._secret else ["api-key"]) + (
-            [] if self._secret and version is None else ["Authorization"]
-        )
-        hooks = {
-            "request": [_with_deadline, partial(_without, unwanted)],
-            "response": [_check_status],
-        }
-        make = (
-            openai.OpenAI if version is None else partial(openai.AzureOpenAI, api_version=version)
-        )
-        self._openai = make(
-            base_url=base,
-            api_key=self._secret or "none",
-            max_retries=0,
-            timeout=config.timeout,
-            http_client=openai.DefaultHttpxClient(
-                timeout=config.timeout,
-                event_hooks=hooks,
-                follow_redirects=False,
-                # One connection per worker; by default, no more than 100 are kept.
-                limits=type(openai.DEFAULT_CONNECTION_LIMITS)(
-                    max_connections=None, max_keepalive_connections=None
-                ),
-                headers={"Accept-Encoding": "gzip, deflate"},
-            ),
-        )
-        weakref.finalize(self, self._openai.close)
+        self._openai = import_extra("openai", "openai", why=why)
+        self._transport = Transport(_proxy(self.url, why), why=why)
+        self._requests: dict[str, Request] = {}  # by path
         self._lock = threading.Lock()
         self._answered = False  # the server has answered something
         # Requests in a row that failed for good, by the run that sent them.
@@ -310,9 +285,10 @@ class Client:
     def problem(self) -> str:
         """Return why no request can succeed now, judging from /models; empty if none is known."""
         found = self._models(_LOOK_S)
-        if isinstance(found, _StatusError):
+        if isinstance(found, _Refusal):
             # Not every server lists its models.
-            return self._message(self._refusal()) if found.status in _UNAUTHORISED else ""
+            unknown = found.response.status in _UNAUTHORISED
+            return self._message(self._refusal()) if unknown else ""
         # A server that is busy, or lists its models in a nonstandard way, is there.
         if isinstance(found, _Failure) and found.unconnected:
             return self._message(found.reason)
@@ -326,7 +302,7 @@ class Client:
         payer: Payer = None,
     ) -> R:
         """Send a request to /chat/completions; see `_ask`."""
-        return self._ask(*self._endpoint(chat=True), body, read, stop, self._send, payer)
+        return self._ask(_CHAT, body, read, stop, self._send, payer)
 
     def complete(
         self,
@@ -336,7 +312,7 @@ class Client:
         payer: Payer = None,
     ) -> R:
         """Send a request to /completions; see `_ask`."""
-        return self._ask(*self._endpoint(chat=False), body, read, stop, self._send, payer)
+        return self._ask(_PLAIN, body, read, stop, self._send, payer)
 
     def stream(self, body: Mapping[str, Any], *, chat: bool) -> Iterator[dict[str, Any]]:
         """Request a streamed reply from one of the two, and yield its JSON objects.
@@ -347,7 +323,7 @@ class Client:
             PromptError, ServerError: as `_ask`, and if the reply breaks off or is not streamed.
         """
         body = {**body, "stream": True}
-        return self._ask(*self._endpoint(chat=chat), body, _as_it_is, None, self._open)
+        return self._ask(_CHAT if chat else _PLAIN, body, _as_it_is, None, self._open)
 
     def pieces(self) -> Pieces:
         """Return a mask that removes the key from a text assembled from a stream's objects."""
@@ -356,11 +332,6 @@ class Client:
     def no_answer(self, reason: object) -> PromptError:
         """Return the error for a reply without an answer."""
         return PromptError(self._message(str(reason)))
-
-    def _endpoint(self, *, chat: bool) -> tuple[str, Any]:
-        if chat:
-            return "chat/completions", self._openai.chat.completions
-        return "completions", self._openai.completions
 
     def each(
         self, ask: Callable[[T, threading.Event], R], items: Sequence[T]
@@ -383,11 +354,10 @@ class Client:
     def _ask(
         self,
         path: str,
-        resource: Any,
         body: Mapping[str, Any],
         read: Callable[[Any], R],
         stop: threading.Event | None,
-        send: Callable[[str, Any, Mapping[str, Any]], Any],
+        send: Callable[[str, bytes], Any],
         payer: Payer = None,
     ) -> R:
         """Send a request until it is answered, and read the reply.
@@ -405,6 +375,7 @@ class Client:
                 fails on one request after another.
         """
         stop = stop or threading.Event()
+        data = self._written(body)
         wait = self.first_wait
         failure: _Failure | None = None
         tries = 0
@@ -415,7 +386,7 @@ class Client:
                     raise self._given_up(path, failure, tries)
                 tries += 1
                 sent = time.monotonic()
-                reply = self._charged(lambda: send(path, resource, body), payer, retry=tries > 1)
+                reply = self._charged(lambda: send(path, data), payer, retry=tries > 1)
             if isinstance(reply, _Failure):
                 failure = reply
             else:
@@ -528,73 +499,124 @@ class Client:
         """Return the text of an error or warning of this client, without the key."""
         return f"{self.why}: {self.url}: {self._mask.text(reason)}"
 
-    def _send(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
+    def _written(self, body: Mapping[str, Any]) -> bytes:
+        """Return a request's body.
+
+        Raises:
+            PromptError: it holds text that UTF-8 cannot encode.
+        """
+        try:
+            return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:
+            pass  # raised below: the exception holds the whole request
+        raise PromptError(self._message("the request holds text that UTF-8 cannot encode"))
+
+    def _request(self, path: str) -> Request:
+        """Return the address and the headers of requests to a path, as the package writes them."""
+        if path not in self._requests:
+            self._requests[path] = self._as_written(path)
+        return self._requests[path]
+
+    def _as_written(self, path: str) -> Request:
+        openai, config = self._openai, self.config
+        base, version = _parts(self.url)
+        make = (
+            openai.OpenAI if version is None else partial(openai.AzureOpenAI, api_version=version)
+        )
+        # Azure's client would also send a token from another environment variable.
+        unwanted = ([] if self._secret else ["api-key"]) + (
+            [] if self._secret and version is None else ["authorization"]
+        )
+        unwanted += ["host", "connection", "content-length", "transfer-encoding", "accept-encoding"]
+        written: list[Any] = []  # requests of httpx or of its successor
+
+        def stop(request: Any) -> None:
+            written.append(request)
+            raise _WrittenError
+
+        with openai.DefaultHttpxClient(trust_env=False, event_hooks={"request": [stop]}) as http:
+            package = make(
+                base_url=base,
+                api_key=self._secret or "none",
+                max_retries=0,
+                timeout=config.timeout,
+                http_client=http,
+            )
+            # Some versions of the package wrap what a hook raises.
+            with suppress(_WrittenError, openai.APIConnectionError):
+                if path == _MODELS:
+                    package.get(f"/{path}", cast_to=object)
+                else:
+                    package.post(f"/{path}", cast_to=object, body={"model": config.model})
+        [found] = written
+        headers = {k: v for k, v in found.headers.items() if k.lower() not in unwanted}
+        return Request(found.method, str(found.url), {**headers, "Accept-Encoding": "identity"})
+
+    def _send(self, path: str, data: bytes) -> Any:
         """Return the reply's JSON object, or the failure if it is transient.
 
         Raises:
             PromptError, ServerError: the failure is permanent.
         """
-        with ExitStack() as opened:
-            found = self._begun(
-                lambda: resource.with_streaming_response.create(**_arguments(body)), opened
-            )
-            if not isinstance(found, _StatusError | _Failure):
-                found = self._body(found, _LARGEST)
-        if isinstance(found, _StatusError):
+        found = self._whole(path, data, self.config.timeout, _LARGEST)
+        if isinstance(found, _Refusal):
             return self._refused(path, found)
         return found if isinstance(found, _Failure) else self._parsed(found)
 
-    def _open(self, path: str, resource: Any, body: Mapping[str, Any]) -> Any:
+    def _open(self, path: str, data: bytes) -> Any:
         """Return the objects of a streamed reply, once it has begun; or the failure, as `_send`."""
-        opened = ExitStack()
-        found = self._begun(
-            lambda: resource.with_streaming_response.create(**_arguments(body)), opened
-        )
-        if isinstance(found, _StatusError):
-            return self._refused(path, found)
-        return found if isinstance(found, _Failure) else self._events(found, opened)
+        try:
+            opened = self._transport.opened(self._request(path), data, self.config.timeout)
+        except TransportError as e:
+            return self._unconnected(e)
+        if not _is_refused(opened.response):
+            return self._events(opened)
+        with closing(opened):
+            body = bytearray()
+            try:
+                for part in opened.parts():
+                    body += part
+                    if len(body) >= _LARGEST_ERROR:
+                        break
+            except TransportError:  # the status is worth more than the rest of the text
+                _log.debug("a reply with an error was cut", exc_info=True)
+        return self._refused(path, _Refusal(opened.response, bytes(body[:_LARGEST_ERROR])))
 
-    def _models(self, timeout: float) -> list[str] | _Failure | _StatusError:
+    def _whole(
+        self, path: str, data: bytes | None, seconds: float, limit: int
+    ) -> bytes | _Failure | _Refusal:
+        """Return the body of a response, or why there is none."""
+        request = self._request(path)
+        try:
+            response, body, error = self._transport.whole(
+                request, data, seconds, limit, _LARGEST_ERROR
+            )
+        except TransportError as e:
+            return self._unconnected(e)
+        if _is_refused(response):
+            return _Refusal(response, body)
+        if isinstance(error, SizeError):
+            return _Failure(_too_large(limit))
+        if isinstance(error, TransportError):
+            return self._cut(error, "the connection was cut in the middle of a reply")
+        return body
+
+    def _models(self, timeout: float) -> list[str] | _Failure | _Refusal:
         """Return the names of the server's models, or why there are none."""
-        with ExitStack() as opened:
-            models = self._openai.with_options(timeout=timeout).models
-            found = self._begun(models.with_streaming_response.list, opened)
-            if not isinstance(found, _StatusError | _Failure):
-                found = self._body(found, _LARGEST_LIST)
-        if not isinstance(found, _StatusError | _Failure):
-            found = self._parsed(found)
-        if isinstance(found, _StatusError | _Failure):
+        body = self._whole(_MODELS, None, timeout, _LARGEST_LIST)
+        found = self._parsed(body) if isinstance(body, bytes) else body
+        if isinstance(found, _Refusal | _Failure):
             return found
         listed = found.get("data")
         entries = listed if isinstance(listed, list) else []
         names = [entry.get("id") for entry in entries if isinstance(entry, dict)]
         return [one_line(name) for name in names if isinstance(name, str)]
 
-    def _begun(self, request: Callable[[], AbstractContextManager[Any]], opened: ExitStack) -> Any:
-        """Return a response whose body is still to be read, or why there is none.
-
-        Nothing is raised here: the exceptions of the package may show the key.
-
-        Raises:
-            PromptError: the request cannot be written.
-        """
-        try:
-            return opened.enter_context(request())
-        except _StatusError as e:
-            return e
-        except self._errors.APIConnectionError as e:
-            # Former versions of the package wrap what a hook raises.
-            wrapped = [cause for cause in causes(e) if isinstance(cause, _StatusError)]
-            return wrapped[0] if wrapped else self._unconnected(e)
-        except UnicodeEncodeError:
-            pass  # raised below: the exception holds the whole request
-        raise PromptError(self._message("the request holds text that UTF-8 cannot encode"))
-
-    def _events(self, response: Any, opened: ExitStack) -> Iterator[dict[str, Any]]:
+    def _events(self, opened: Opened) -> Iterator[dict[str, Any]]:
         """Yield server-sent events up to the final marker, which not every server sends."""
-        with opened:
+        with closing(opened):
             finished = failed = False
-            for line in self._lines(response):
+            for line in self._lines(opened):
                 kind, _, text = line.partition(b":")
                 if kind != b"data":  # comments, event names, blank lines
                     failed = text.strip() == b"error" if kind == b"event" else failed
@@ -613,18 +635,18 @@ class Client:
             if not finished:
                 raise self._broken_off(_Failure("it did not end"))
 
-    def _lines(self, response: Any) -> Iterator[bytes]:
+    def _lines(self, opened: Opened) -> Iterator[bytes]:
         """Yield the lines of a streamed reply, within the limits of size and time.
 
         Raises:
             PromptError: the reply is cut, late or too long.
         """
-        parts = response.iter_bytes()
+        parts = opened.parts()
         rest, read = b"", 0
         while True:
             try:
                 part = next(parts, None)
-            except Exception as e:  # connection errors of whichever library is used
+            except TransportError as e:
                 raise self._broken_off(self._cut(e, "it was cut off")) from None
             if part is None:
                 break
@@ -638,21 +660,8 @@ class Client:
     def _broken_off(self, failure: _Failure) -> PromptError:
         return PromptError(self._message(f"a streamed reply failed: {failure.reason}"))
 
-    def _body(self, response: Any, limit: int) -> bytes | _Failure:
-        """Read the reply's bytes, within the limits of size and time."""
-        data = bytearray()
-        try:
-            for part in response.iter_bytes():
-                data += part
-                if len(data) > limit:
-                    return _Failure(_too_large(limit))
-        except Exception as e:  # connection errors of whichever library is used
-            return self._cut(e, "the connection was cut in the middle of a reply")
-        return bytes(data)
-
-    def _cut(self, error: Exception, what: str) -> _Failure:
-        late = "timeout" in type(error).__name__.lower()
-        return self._late() if late else _Failure(f"{what} ({_first(error)})")
+    def _cut(self, error: TransportError, what: str) -> _Failure:
+        return self._late() if error.late else _Failure(f"{what} ({one_line(error)})")
 
     def _late(self) -> _Failure:
         return _Failure(f"no answer within {self.config.timeout:g} s")
@@ -682,33 +691,35 @@ class Client:
         said = self._shown(reply)
         return _Failure(f"the server reports{f': {said}' if said else ' an error'}")
 
-    def _unconnected(self, error: Exception) -> _Failure:
-        if isinstance(error, self._errors.APITimeoutError):
+    def _unconnected(self, error: TransportError) -> _Failure:
+        if error.late:
             return self._late()
-        chain = list(causes(error))
-        if any(type(e).__name__ in {"ConnectError", "ProxyError"} for e in chain):
-            proxy = proxy_for(self.url)
-            through = f" through the proxy {proxy}" if proxy else ""
-            reason, unreachable = f"cannot be reached{through} ({_first(chain[-1])})", True
-        else:
-            reason, unreachable = f"the connection was cut ({_first(chain[-1])})", False
-        return _Failure(reason, unreachable=unreachable, unconnected=True)
+        if not error.unreachable:
+            return _Failure(f"the connection was cut ({one_line(error)})", unconnected=True)
+        proxy = proxy_for(self.url)
+        through = f" through the proxy {proxy}" if proxy else ""
+        reason = f"cannot be reached{through} ({one_line(error)})"
+        return _Failure(reason, unreachable=True, unconnected=True)
 
-    def _refused(self, path: str, error: _StatusError) -> _Failure:
+    def _refused(self, path: str, refusal: _Refusal) -> _Failure:
         """Interpret an HTTP error status: return a transient failure, or raise.
 
         Raises:
             PromptError: the server refuses this prompt.
             ServerError: the server would refuse any prompt.
         """
-        status = error.status
+        status, phrase, headers = refusal.response
+        encoding = _encoding(headers)
+        if encoding not in _ENCODINGS:
+            phrase = f"an answer in the encoding {one_line(encoding)}, which was not asked for"
+            refusal = _Refusal(refusal.response, b"")
         if 300 <= status < 400:
-            target = one_line(error.headers.get("location", "another address"))
+            target = one_line(headers.get("location", "another address"))
             raise self._error(f"HTTP {status}: the server redirects to {target}: set url to it")
-        read = _json(error.body)
+        read = _json(refusal.body)
         said = self._shown(read)
         codes = _codes(read)
-        what = f"HTTP {status} {error.phrase}".strip()
+        what = f"HTTP {status} {phrase}".strip()
         reason = f"{what} ({said})" if said else what
         if status in _UNAUTHORISED:
             refused = ForbiddenError if status == 403 else ServerError
@@ -719,7 +730,7 @@ class Client:
             raise self._error(reason)
         self._answered = True
         if (status in PASSING or status >= 500) and not _LASTING.search(said):
-            wait = retry_after(error.headers)
+            wait = retry_after(headers)
             return _Failure(reason, wait, limited=status == 429 or wait is not None)
         if _TOO_LONG.search(f"{codes} {said}"):
             reason = f"the prompt is too long for the model: {reason}"
@@ -812,55 +823,24 @@ def _free(config: ServerConfig) -> set[str]:
     return {name for name in type(config).model_fields if isinstance(getattr(config, name), dict)}
 
 
-def _without(headers: Sequence[str], request: Any) -> None:
-    for name in headers:
-        request.headers.pop(name, None)
-
-
-def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body as the package's arguments: required ones named, the rest as is."""
-    named = {key: body[key] for key in ("model", "messages", "prompt") if key in body}
-    return {**named, "extra_body": {k: v for k, v in body.items() if k not in named}}
+def _proxy(url: str, why: str) -> str | None:
+    proxy = proxy_url(url)
+    if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+        raise UserError(f"{why}: the environment sets a proxy that is none of http or https")
+    return proxy
 
 
 def _place(path: str) -> str:
     return f"url is the address before /{path}, usually ending in /v1"
 
 
-def _first(error: BaseException) -> str:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(reason).splitlines()[0]
+def _encoding(headers: Mapping[str, str]) -> str:
+    return headers.get("content-encoding", "").strip().lower()
 
 
-def _with_deadline(request: Any) -> None:
-    """Turn the request's timeout into a deadline for the whole reply."""
-    seconds = request.extensions.get("timeout", {}).get("read")
-    if isinstance(seconds, int | float):
-        TimeLeft(seconds).apply(request)
-
-
-def _check_status(response: Any) -> None:
-    """Raise _StatusError for a reply that is not a success; read only the beginning of its body."""
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    if encoding not in _ENCODINGS:
-        what = f"an answer in the encoding {one_line(encoding)}, which was not asked for"
-        raise _StatusError(response.status_code, what, response.headers, b"")
-    if 200 <= response.status_code < 300:
-        return
-    body = bytearray()
-    try:
-        for part in response.iter_bytes():
-            body += part
-            if len(body) >= _LARGEST_ERROR:
-                break
-    except Exception:  # the status is worth more than the rest of the text
-        _log.debug("a reply with an error was cut", exc_info=True)
-    raise _StatusError(
-        int(response.status_code),
-        str(response.reason_phrase),
-        response.headers,
-        bytes(body[:_LARGEST_ERROR]),
-    )
+def _is_refused(response: Response) -> bool:
+    """Return whether a response is none to a request that succeeded."""
+    return not 200 <= response.status < 300 or _encoding(response.headers) not in _ENCODINGS
 
 
 def _too_large(limit: int) -> str:

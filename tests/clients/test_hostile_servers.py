@@ -58,7 +58,8 @@ EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n'
 @pytest.mark.parametrize(
     ("before", "piece", "message"),
     [
-        (b"", b"H", "no answer within"),  # not even a status
+        (b"HTTP/1.1 200 O", b"K", "no answer within"),  # not even a status
+        (b"", b"H", r"the connection was cut \(Bad status line"),
         (OK + b"X-Slow: ", b"x", "no answer within"),
         (OK, b"X-More: x\r\n", "no answer within"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", "no answer within"),
@@ -79,7 +80,7 @@ def test_a_reply_that_trickles_ends_at_the_deadline(serve, before, piece, messag
 @pytest.mark.parametrize(
     ("before", "piece"),
     [
-        (b"", b"H"),
+        (b"HTTP/1.1 200 O", b"K"),
         (OK + b"\r\n", b": a comment\n\n"),
         (OK + b"\r\n", EVENT),
         (OK + b"\r\ndata: ", b"x"),

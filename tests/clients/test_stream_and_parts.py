@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import ExitStack
 
 import pytest
 from scripted_server import begin, chat, completion, streamed
@@ -230,26 +229,6 @@ def test_a_tunnel_that_a_proxy_refuses_is_named(serve, waits, monkeypatch):
     assert str(error.value).endswith("NO_PROXY=models.example reaches the server without it")
 
 
-def test_an_error_that_the_package_wraps_is_found(serve):
-    tested = client(serve(lambda *_: chat("hi")))
-    status = module._StatusError(418, "Teapot", {}, b"short and stout")
-
-    class WrappedError(Exception):
-        pass
-
-    class Package:
-        APIConnectionError = WrappedError
-        APITimeoutError = TimeoutError
-
-    tested._errors = Package
-
-    def request():
-        raise WrappedError("lost") from status
-
-    with ExitStack() as opened:
-        assert tested._begun(request, opened) is status
-
-
 # --- what a server says
 
 
@@ -434,7 +413,7 @@ def test_a_request_as_the_settings_say():
         {"role": "system", "content": "Be brief."},
         *plain.messages("x"),
     ]
-    assert plain.packages() == [("openai", "openai")]
+    assert plain.packages() == [("openai", "openai"), ("aiohttp", "openai")]
     assert plain.servers() == ["http://host"]
     assert plain.models() == ()
 
