@@ -8,10 +8,14 @@ decrease, as in TCP), up to `workers`.
 
 Of several runs that ask at the same time, the first has all workers, and the next one those that
 the first leaves idle (`behind`).
+
+A request that failed waits before it is repeated, and others are sent meanwhile. If there are none
+left, and the server answers, the wait is cut short: it would only make the end of a run later.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -20,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ravqa.core.ahead import AbandonedError, abandoning
@@ -43,7 +48,7 @@ class _Batch(Generic[T, R]):
     def __init__(self, ask: Callable[[T, threading.Event], R], items: Sequence[T]):
         self.ask = ask
         self.place = _PLACE.get()
-        self.todo = iter(enumerate(items))
+        self.todo = deque(enumerate(items))
         self.stop = threading.Event()
         self.results: queue.SimpleQueue[tuple[int, Any, BaseException | None] | None]
         self.results = queue.SimpleQueue()
@@ -74,6 +79,20 @@ def behind(runs: int) -> Iterator[None]:
         _PLACE.reset(token)
 
 
+@dataclass(eq=False, slots=True)
+class _Rest:
+    """The wait of a request that failed.
+
+    Attributes:
+        sent: when it was sent; `stop` is the event of its call.
+        over: set if it shall not wait any longer.
+    """
+
+    sent: float
+    stop: threading.Event
+    over: threading.Event = field(default_factory=threading.Event)
+
+
 class Flow:
     """Sends items of any number of batches at the same time.
 
@@ -94,6 +113,8 @@ class Flow:
         self._sending = 0
         self._lowered = 0.0  # when the limit was last lowered
         self._not_before = 0.0  # the earliest time at which the server accepts a request again
+        self._last_answer = -math.inf
+        self._rests: set[_Rest] = set()
         self._changed = threading.Condition()
 
     def widen(self, workers: int) -> None:
@@ -162,6 +183,7 @@ class Flow:
                 found = self._next() if self._threads <= self.workers else None
                 if found is None:
                     self._threads -= 1
+                    self._hurry()
                     return
             batch, (position, item) = found
             batch.work(position, item)
@@ -170,9 +192,8 @@ class Flow:
     def _next(self) -> tuple[_Batch[Any, Any], tuple[int, Any]] | None:
         while self._batches:
             batch = self._batches[0]
-            pair = None if batch.stop.is_set() else next(batch.todo, None)
-            if pair is not None:
-                return batch, pair
+            if batch.todo and not batch.stop.is_set():
+                return batch, batch.todo.popleft()
             self._batches.popleft()
         return None
 
@@ -180,29 +201,59 @@ class Flow:
         """Begin no further item of a batch; return how many were left."""
         with self._changed:
             batch.stop.set()
+            for rest in self._rests:
+                if rest.stop is batch.stop:
+                    rest.over.set()
             self._changed.notify_all()
-            return sum(1 for _ in batch.todo)
+            left = len(batch.todo)
+            batch.todo.clear()
+            return left
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
+    def resting(self, sent: float, stop: threading.Event) -> Iterator[threading.Event]:
         """Have another thread go on while this one waits in the block before it tries again.
 
         At most as many threads as there are workers are replaced in this way.
+
+        Args:
+            sent: when the request that failed was sent (`time.monotonic`).
+            stop: see `each`.
+
+        Yields:
+            An event that is set once it is no use to wait: `stop` is set; or nothing else is to be
+            sent, and the server has answered another request since.
         """
+        rest = _Rest(sent, stop)
         with self._changed:
             replaced = hasattr(self._own, "works") and self._resting < self.workers
             if replaced:
                 self._resting += 1  # and another one begins: as many are at work as before
-        if not replaced:
-            yield
-            return
-        self._start(1)
+            self._rests.add(rest)
+            if stop.is_set():
+                rest.over.set()
+            self._hurry()
+        if replaced:
+            self._start(1)
         try:
-            yield
+            yield rest.over
         finally:
             with self._changed:
-                self._resting -= 1
-                self._threads += 1
+                self._rests.remove(rest)
+                if replaced:
+                    self._resting -= 1
+                    self._threads += 1
+
+    def _hurry(self) -> None:
+        """End waits of requests for which there is a worker."""
+        if self._sending >= int(self.limit) or self._waits():
+            return
+        for rest in self._rests:
+            if self._last_answer >= rest.sent:
+                rest.over.set()
+
+    def _waits(self) -> bool:
+        """Return whether there are items to be begun."""
+        return any(batch.todo and not batch.stop.is_set() for batch in self._batches)
 
     @contextmanager
     def sending(self, stop: threading.Event) -> Iterator[None]:
@@ -223,6 +274,7 @@ class Flow:
             with self._changed:
                 self._sending -= 1
                 self._changed.notify()
+                self._hurry()
 
     @property
     def pause(self) -> float:
@@ -232,10 +284,12 @@ class Flow:
     def answered(self) -> None:
         """Note that the server has answered a request."""
         with self._changed:
+            self._last_answer = time.monotonic()
             before = int(self.limit)
             self.limit = min(self.workers, self.limit + 1 / self.limit)
             if int(self.limit) > before:
                 self._changed.notify()
+            self._hurry()
 
     def slow_down(self, sent: float, wait: float) -> None:
         """Note that there were too many requests.

@@ -61,6 +61,7 @@ _ENCODINGS = frozenset({"", "identity"})  # what is compressed can expand beyond
 _LONG_S = 10.0  # a wait long enough to be reported, and the least time between reports
 _LONGEST_WAIT_S = 600.0  # if a server asks for more, give up
 _LONGEST_BACKOFF_S = 60.0
+_HURRIED = 0.2  # share of a wait that is kept if there is nothing else to send
 _HOPELESS = 3  # requests in a row that failed for good: the server is gone
 _SHOWN = 300  # characters of a server's message
 _MOST_NAMES = 2000  # of its models
@@ -390,17 +391,18 @@ class Client:
             if isinstance(reply, _Failure):
                 failure = reply
             else:
-                self._flow.answered()
                 try:
                     value = read(reply)
                 except UnusableReplyError as e:
                     failure = _Failure(str(e))
                 except NoAnswerError as e:
                     self._answered = True
+                    self._flow.answered()
                     self._count_hopeless(again=False)
                     raise self.no_answer(e) from None
                 else:
                     self._answered = True
+                    self._flow.answered()
                     self._count_hopeless(again=False)
                     return value
             hurried = (failure.unreachable or failure.misplaced) and not self._answered
@@ -433,8 +435,11 @@ class Client:
         if failure.limited:
             self._flow.slow_down(sent, seconds)
         else:
-            with self._flow.resting():
-                self.pause(seconds, stop)
+            with self._flow.resting(sent, stop) as over:
+                began = time.monotonic()
+                self.pause(seconds, over)
+                if over.is_set():
+                    stop.wait(max(0.0, began + seconds * _HURRIED - time.monotonic()))
         return wait * 2 if own else wait
 
     def _charged(self, send: Callable[[], Any], payer: Payer, *, retry: bool) -> Any:

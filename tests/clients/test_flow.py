@@ -6,7 +6,7 @@ import time
 import pytest
 from scripted_server import chat
 
-from ravqa.clients.flow import Flow, flow_to
+from ravqa.clients.flow import Flow, _Batch, flow_to
 from ravqa.clients.openai import Client, ServerConfig
 from ravqa.core.ahead import AbandonedError, in_order
 from ravqa.core.outcomes import succeeded
@@ -157,6 +157,56 @@ def test_while_some_wait_to_try_again_others_are_sent(serve, monkeypatch):
     assert asked(asker, ["bad1", "bad2", "good", "last"]) == dict.fromkeys(range(4), "ok")
     assert server.busiest <= 2
     until(lambda: (asker._flow._threads, asker._flow._resting) == (0, 0))
+
+
+def test_a_wait_is_cut_short_if_nothing_else_is_to_be_sent_and_others_are_answered(
+    serve, monkeypatch
+):
+    monkeypatch.setattr("ravqa.clients.openai._HURRIED", 0)
+    tried = []
+
+    def reply(_, body):
+        tried.append(said(body))
+        return (500, "once") if tried.count("bad") == 1 and said(body) == "bad" else chat("ok")
+
+    server = serve(reply)
+    asker = client(server, workers=2)
+    asker.first_wait = 1000
+    began = time.monotonic()
+    assert len(asked(asker, ["bad", *"abcdef"])) == 7
+    assert time.monotonic() - began < LONG
+    assert tried[-1] == "bad"  # the others are sent meanwhile
+
+
+def test_a_wait_goes_on_while_others_are_to_be_sent_or_none_is_answered():
+    flow = Flow()
+    flow.widen(2)
+    batch = _Batch(lambda item, stop: item, [1])
+    flow._batches.append(batch)
+    sent = time.monotonic()
+    with flow.resting(sent, threading.Event()) as over:
+        flow.answered()
+        assert not over.is_set()
+        batch.todo.clear()
+        with flow.sending(threading.Event()), flow.sending(threading.Event()):
+            flow.answered()
+            assert not over.is_set()  # there is no worker
+        assert over.is_set()
+    with flow.resting(time.monotonic(), threading.Event()) as over:
+        assert not over.is_set()
+        flow.answered()
+        assert over.is_set()
+
+
+def test_who_waits_to_try_again_stops_with_its_call():
+    flow = Flow()
+    batch = _Batch(lambda item, stop: item, [1])
+    with flow.resting(0.0, batch.stop) as over, flow.resting(0.0, threading.Event()) as other:
+        assert flow._drop(batch) == 1
+        assert over.is_set()
+        assert not other.is_set()
+    with flow.resting(0.0, batch.stop) as over:
+        assert over.is_set()
 
 
 def test_no_more_threads_rest_than_there_are_workers(serve, monkeypatch):

@@ -491,7 +491,8 @@ def test_a_server_that_is_gone_is_not_asked_to_the_end(serve, waits):
     assert re.search(
         "not enough memory.*after 3 tries, for several requests in a row", failure.reason
     )
-    assert len(server.requests) < 10 + 3 * 5
+    # Three were given up, while two were sent and two waited to be repeated.
+    assert len(server.requests) <= 10 + 3 * 7
 
 
 def test_one_poisoned_prompt_does_not_stop_the_others(serve, waits):
