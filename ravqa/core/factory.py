@@ -174,5 +174,14 @@ def shared_keys(config: BaseModel) -> frozenset[Key]:
     )
 
 
+def model_keys(config: BaseModel) -> frozenset[Key]:
+    """Return the keys of those of them (`shared_keys`) that load a model on this machine."""
+    return frozenset(
+        _key(registry, part, own)
+        for _, registry, part, own in parts_of(config)
+        if registry.kind in _SHARED and own.models()
+    )
+
+
 def _key(registry: Registry[Any], part: Part, config: Any) -> Key:
     return registry.kind, fingerprint(part.name, config.model_dump(mode="json"))

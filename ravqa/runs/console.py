@@ -121,6 +121,10 @@ class Console:
         if not self.err.is_terminal:
             self._lines(what, done, total)
             return
+        self.bar(what, done, total)
+
+    def bar(self, what: str, done: int, total: int | None) -> None:
+        """Show a progress bar; it only moves to and fro if the total is not known."""
         if self._bars is None:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),

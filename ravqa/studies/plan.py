@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ravqa.core.errors import UserError, near_matches
-from ravqa.core.factory import Key, shared_keys
+from ravqa.core.factory import Key, model_keys, part_config, shared_keys
 from ravqa.core.locations import STUDIES, packaged
 from ravqa.core.settings import (
     Strict,
@@ -38,6 +38,7 @@ from ravqa.core.settings import (
     validate,
 )
 from ravqa.datasets.base import OnError
+from ravqa.readers import READERS
 from ravqa.runs.finished import Measure
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import PipelinePlan, plan_pipeline
@@ -139,7 +140,9 @@ class PlannedRun:
         request: the request for `ravqa.runs.run.run`, without the output folder.
         pipeline: the variant's pipeline.
         parts: keys of the parts that it builds (see `ravqa.core.factory.shared_keys`).
+        models: keys of the parts that load a model on this machine.
         reader: key of the reader, equal for runs with the same reader.
+        servers: addresses that the reader asks; empty without a reader, or if it asks none.
     """
 
     variant: str
@@ -148,7 +151,9 @@ class PlannedRun:
     request: RunRequest
     pipeline: PipelinePlan
     parts: frozenset[Key]
+    models: frozenset[Key]
     reader: str
+    servers: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -432,9 +437,13 @@ def _runs(
                 request=request,
                 pipeline=pipeline,
                 parts=shared_keys(pipeline.config),
+                models=model_keys(pipeline.config),
                 reader=""
                 if config.retrieval_only
                 else fingerprint(pipeline.config.reader.model_dump()),
+                servers=frozenset()
+                if config.retrieval_only
+                else frozenset(part_config(READERS, pipeline.config.reader, "reader").servers()),
             )
 
 

@@ -13,7 +13,7 @@ are kept by content (`core.cache`), and within a process models are loaded once 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,6 +36,7 @@ from ravqa.reports.page import Table as PageTable
 from ravqa.reports.study import write_study_report
 from ravqa.runs.finished import FinishedRun
 from ravqa.runs.folder import RESULTS, OutputFolder, first_difference, plain_settings
+from ravqa.runs.lanes import Lane
 from ravqa.runs.load import keys_of, read_data
 from ravqa.runs.options import RunRequest
 from ravqa.runs.stages import READING, STAGES, marked
@@ -43,7 +44,8 @@ from ravqa.studies.compare import against_reference
 from ravqa.studies.formats import TABLE, as_json, heading, printed, write_tables
 from ravqa.studies.options import StudyRequest
 from ravqa.studies.plan import Plan, PlannedRun, load_plan
-from ravqa.studies.quiet import StudyConsole, run_quietly
+from ravqa.studies.pool import run_in_turn
+from ravqa.studies.quiet import BesideConsole, StudyConsole, run_quietly
 from ravqa.studies.tables import Table, build_table, variants
 from ravqa.studies.workers import Failure, Task, attempt, run_in_processes
 
@@ -85,9 +87,11 @@ def study(request: StudyRequest, console: StudyConsole) -> Outcome:
             console.say(f"{len(plan.runs) - len(left)} of {len(plan.runs)} runs are finished")
         console.say(f"results are written to {folder.path}")
         if request.jobs == 1:
-            failures = _one_by_one(left, folder, session, console)
+            failures = _in_turn(left, folder, session, console)
         else:
             session.only()  # each process reads its own
+            for line in _told_apart(left, request.jobs):
+                console.note(line)
             failures = _at_once(left, folder, keys, request.jobs, console)
         for run in plan.runs:
             path = folder.of(run)
@@ -287,19 +291,39 @@ def _needed(runs: Sequence[PlannedRun]) -> frozenset[Key]:
     return frozenset().union(*(run.parts for run in runs))
 
 
-def _one_by_one(
+def _in_turn(
     runs: Sequence[PlannedRun], folder: StudyFolder, session: Session, console: StudyConsole
 ) -> dict[PlannedRun, Failure]:
-    failures = {}
-    for number, run in enumerate(runs, 1):
-        console.say(f"run {number} of {len(runs)}: {run.name}")
-        session.keep(_needed(runs[number - 1 :]))
-        failure = attempt(folder.request(run), lambda asked: run_quietly(asked, console, session))
+    """Run in this process; those that ask servers side by side."""
+    failures: dict[PlannedRun, Failure] = {}
+
+    def work(number: int, first: int, lane: Lane | None) -> Failure | None:
+        run = runs[number]
+        shown = console if lane is None else BesideConsole(console, run.name)
+        console.tell(f"run {number + 1} of {len(runs)}: {run.name}")
+        session.keep(_needed(runs[first:]))
+        return attempt(folder.request(run), lambda asked: run_quietly(asked, shown, session, lane))
+
+    def finished(number: int, failure: Failure | None) -> None:
+        run = runs[number]
         folder.note(run, failure)
         if failure is not None:
             failures[run] = failure
-            console.say(f"failed: {run.name}: {failure.reason}")
-    return failures
+            console.tell(f"failed: {run.name}: {failure.reason}")
+
+    run_in_turn(runs, work, finished)
+    return {run: failures[run] for run in runs if run in failures}
+
+
+def _told_apart(runs: Sequence[PlannedRun], jobs: int) -> Iterator[str]:
+    """Yield a line for each server that several processes ask: each has its own limit."""
+    for server in sorted(frozenset().union(*(run.servers for run in runs))):
+        asking = min(jobs, sum(server in run.servers for run in runs))
+        if asking > 1:
+            yield (
+                f"{asking} processes ask {server}, each with up to `workers` requests at a time: "
+                "without --jobs, variants are asked side by side within one limit"
+            )
 
 
 def _at_once(

@@ -6,7 +6,7 @@ import time
 import pytest
 from scripted_server import chat
 
-from ravqa.clients.flow import Flow, _Batch, flow_to
+from ravqa.clients.flow import Flow, _Batch, behind, flow_to
 from ravqa.clients.openai import Client, ServerConfig
 from ravqa.core.ahead import AbandonedError, in_order
 from ravqa.core.outcomes import succeeded
@@ -295,3 +295,32 @@ def test_who_waited_for_its_turn_fails_with_the_reason_why_the_call_ended(serve)
     found = dict(asker.each(ask, list("abcdef")))
     assert sorted(found) == list(range(6))
     assert all(failure.fatal and "HTTP 401" in failure.reason for failure in found.values())
+
+
+def test_requests_of_a_run_that_comes_first_go_before_those_that_wait():
+    flow = Flow()
+    flow.widen(1)
+    begun, order, release = threading.Event(), [], threading.Event()
+
+    def ask(item, stop):
+        order.append(item)
+        begun.set()
+        assert release.wait(LONG)
+        return item
+
+    def work(place, items):
+        with behind(place):
+            return dict(flow.each(ask, items))
+
+    threads = [threading.Thread(target=work, args=(1, ["b1", "b2", "b3"]))]
+    threads[0].start()
+    assert begun.wait(LONG)
+    for place, items in [(2, ["c1"]), (0, ["a1", "a2"]), (1, ["b4"])]:
+        threads.append(threading.Thread(target=work, args=(place, items)))
+        before = len(flow._batches)
+        threads[-1].start()
+        until(lambda before=before: len(flow._batches) > before)
+    release.set()
+    for thread in threads:
+        thread.join(LONG)
+    assert order == ["b1", "a1", "a2", "b2", "b3", "b4", "c1"]

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from ravqa.core.ahead import abandoning, in_order
+from ravqa.core.ahead import Group, abandoning, in_order
 
 LONG = 20  # seconds after which a test that waits in vain fails
 
@@ -127,3 +127,21 @@ def test_tasks_have_the_context_of_when_they_began():
             yield name.get
 
     assert list(in_order(tasks(), ahead=2)) == ["a", "b", "c"]
+
+
+def test_work_within_abandoned_work_is_abandoned_too():
+    told, waits = [], threading.Event()
+
+    def inner():
+        gone = threading.Event()
+        with abandoning(gone.set):
+            waits.set()
+            assert gone.wait(LONG)
+        told.append("inner")
+
+    group = Group()
+    outer = group.start(lambda: list(in_order([inner], ahead=1)))
+    assert waits.wait(LONG)
+    group.abandon()
+    assert outer.result(LONG) == [None]
+    assert told == ["inner"]

@@ -1,0 +1,287 @@
+"""Variants that ask a server, side by side: as if they had come one after the other, but sooner."""
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from scripted_server import ScriptedServer, chat
+from study_files import call, read_table, write_data, write_study
+
+from ravqa.clients.flow import _PLACE
+from ravqa.core.ahead import AbandonedError, abandoning, in_order
+from ravqa.core.locations import cache_dir
+from ravqa.runs.lanes import Lanes
+from ravqa.studies import pool
+from ravqa.studies.pool import run_in_turn
+
+URL = frozenset({"http://a"})
+
+
+def planned(servers=URL, models=()):
+    return SimpleNamespace(servers=frozenset(servers), models=frozenset(models))
+
+
+class Runs:
+    """Runs that go on when they are told, and what became of them."""
+
+    def __init__(self, runs):
+        self.runs = runs
+        self.lanes = {}
+        self.log = []
+        self.go = [threading.Event() for _ in runs]
+        self.begun = [threading.Event() for _ in runs]
+        self.thread = threading.Thread(target=self.all, daemon=True)
+
+    def work(self, number, first, lane):
+        self.lanes[number] = lane
+        self.log.append(f"{number} with {first}, behind {_PLACE.get()}" if lane else f"{number}")
+        self.begun[number].set()
+        assert self.go[number].wait(5)
+        return number * 10
+
+    def finished(self, number, result):
+        self.log.append(f"end of {number}: {result}")
+
+    def all(self):
+        run_in_turn(self.runs, self.work, self.finished)
+
+    def under_way(self):
+        return [i for i, event in enumerate(self.begun) if event.is_set()]
+
+
+def until(condition):
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_a_run_begins_when_all_questions_of_those_before_it_are_begun():
+    runs = Runs([planned()] * 5)
+    runs.thread.start()
+    for number in range(3):
+        assert runs.begun[number].wait(5)
+        assert runs.under_way() == list(range(number + 1))
+        runs.lanes[number].all_begun()
+    time.sleep(0.02)
+    assert runs.under_way() == [0, 1, 2]  # no more than three
+    runs.go[1].set()
+    assert runs.begun[3].wait(5)
+    assert runs.log[3:] == ["end of 1: 10", "3 with 0, behind 3"]
+    runs.go[0].set()
+    runs.go[2].set()
+    runs.go[3].set()
+    assert runs.begun[4].wait(5)
+    runs.go[4].set()
+    runs.thread.join(5)
+    assert runs.log[-1] == "end of 4: 40"
+
+
+def test_runs_without_a_server_and_of_other_models_are_alone():
+    runs = Runs([planned(models="m"), planned(models="mn"), planned(servers=()), planned()])
+    runs.thread.start()
+    for number in range(4):
+        assert runs.begun[number].wait(5)
+        if lane := runs.lanes[number]:
+            lane.all_begun()
+        time.sleep(0.01)
+        assert runs.under_way() == list(range(number + 1))
+        runs.go[number].set()
+    runs.thread.join(5)
+    assert runs.log[::2] == ["0 with 0, behind 0", "1 with 1, behind 1", "2", "3 with 3, behind 2"]
+
+
+def test_an_interrupt_abandons_the_runs_under_way():
+    ended = []
+
+    def work(number, first, lane):
+        lane.uses("answer", ["reader"])
+        lane.begin()
+        lane.all_begun()
+        if number == 2:
+            raise KeyboardInterrupt
+        try:
+            with lane.stage("answer"):
+                list(in_order([partial(never.wait, 5)], ahead=1))
+        except AbandonedError:
+            ended.append(number)
+
+    class Never:
+        """Replies that never come."""
+
+        def wait(self, seconds):
+            gone = threading.Event()
+            with abandoning(gone.set):
+                assert gone.wait(seconds)
+            raise AbandonedError("nobody waits")
+
+    never = Never()
+    with pytest.raises(KeyboardInterrupt):
+        run_in_turn([planned()] * 3, work, lambda *_: None)
+    assert sorted(ended) == [0, 1]
+
+
+def test_a_later_run_looks_up_what_it_shares_after_the_earlier_one():
+    lanes = Lanes()
+    first, second, third = (lanes.open() for _ in range(3))
+    first.uses("answer", ["reader", "reranker"])
+    second.uses("answer", ["reader"])
+    third.uses("answer", ["another reader"])
+    for lane in (first, second, third):
+        lane.begin()
+    log = []
+
+    def chunk(lane, name):
+        with lane.stage("answer"):
+            log.append(name)
+
+    threads = [threading.Thread(target=chunk, args=pair) for pair in [(second, 2), (third, 3)]]
+    for thread in threads:
+        thread.start()
+    until(lambda: log == [3])
+    with first.stage("answer") as through:
+        first.begin()
+        through()
+        through()
+    first.all_begun()
+    time.sleep(0.01)
+    assert log == [3]  # one of the first run's two chunks has yet to come
+    with first.stage("answer"):
+        pass
+    until(lambda: log == [3, 2])
+    for thread in threads:
+        thread.join(5)
+
+
+def test_nobody_waits_for_a_run_that_has_ended():
+    lanes = Lanes()
+    first, second = lanes.open(), lanes.open()
+    first.end()  # before it said what it uses
+    second.uses("judge", ["judge"])
+    with second.stage("judge"):
+        pass
+
+
+# -- with a server ---------------------------------------------------------------------------------
+
+USAGE = {"prompt_tokens": 50, "completion_tokens": 2}
+
+
+class Server(ScriptedServer):
+    """Answers with a word of the prompt; some replies are slow; the model "bad" refuses."""
+
+    def __init__(self):
+        super().__init__(self.answer)
+
+    def answer(self, number, body):
+        text = body["messages"][-1]["content"]
+        digest = hashlib.sha256(f"{body['model']} {text}".encode()).digest()
+        time.sleep(0.25 if digest[0] < 8 else 0.002)
+        if body["model"] == "bad" and digest[1] < 40:
+            return 400, json.dumps({"error": {"message": "not this prompt"}})
+        status, reply = chat(" ".join(text.split()[digest[2] % 9 :][:2]))
+        return status, json.dumps(json.loads(reply) | {"usage": USAGE})
+
+
+def write_served(folder, url, **changes):
+    """144 questions, and variants that share prompts in several ways."""
+    data = write_data(folder)
+    rows = [json.loads(line) for line in (data / "questions.jsonl").read_text().splitlines()]
+    many = [
+        {**row, "question_id": 1000 * i + row["question_id"], "question": f"{row['question']} {i}"}
+        for i in range(6)
+        for row in rows
+    ]
+    (data / "questions.jsonl").write_text("\n".join(map(json.dumps, many)) + "\n")
+    reader = {"name": "openai", "url": url, "model": "m", "workers": 4, "images": False}
+    study = {
+        "set": {
+            "retriever.query.captioned": 0,
+            "retriever.query.question": 1,
+            "top_k": 5,
+            "reader": {**reader, "prices": {"prompt": 1, "completion": 2, "currency": "USD"}},
+            "answering.decision": "vote",
+            "answering.passages": 2,
+        },
+        "axes": {
+            "how": {
+                "two": {},
+                "three": {"answering.passages": 3},
+                "another k1": {"retriever.k1": 0.2},
+                "bad": {"reader.model": "bad"},
+                "other": {"reader.model": "other"},
+                "closed book": {"retriever": {"name": "none"}},
+            }
+        },
+        "metrics": ["score", "PRRecall@5", "requests", "tokens", "cost"],
+        "controls": ["none"],
+        **changes,
+    }
+    return write_study(folder / "study.yaml", **study)
+
+
+SECONDS = re.compile(r'"(seconds|date|peak_memory_mb|queries)": ("[^"]*"|[\d.e-]+|\{[^}]*\}),?\s*')
+
+
+def contents(output):
+    """Every file of a study but its page, without times."""
+    found = {}
+    for path in sorted(p for p in output.rglob("*") if p.is_file()):
+        name = str(path.relative_to(output))
+        if path.suffix in (".jsonl", ".trec", ".csv", ".md", ".txt") or name.endswith("s.json"):
+            found[name] = SECONDS.sub("", path.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.stop()
+
+
+def run(monkeypatch, capsys, folder, study, name, most):
+    """Run a study with an empty cache of its own, at most so many variants at a time."""
+    monkeypatch.setenv("RAVQA_CACHE", str(folder / f"cache {name}"))
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(pool, "OPEN", most)
+    return call(capsys, "study", study, "--output", folder / name)
+
+
+@pytest.mark.slow
+def test_side_by_side_gives_what_one_after_the_other_gives(monkeypatch, capsys, tmp_path, server):
+    study = write_served(tmp_path / "data", server.url)
+    code, _, err = run(monkeypatch, capsys, tmp_path, study, "in turn", 1)
+    assert code == 1, err
+    before = Counter((b["model"], b["messages"][-1]["content"]) for b in server.bodies)
+    server.requests.clear()
+    for name in ("beside", "beside again"):
+        code, _, err = run(monkeypatch, capsys, tmp_path, study, name, 3)
+        assert code == 1, err
+        assert [line for line in err.splitlines() if line.startswith("failed")] == [
+            line for line in err.splitlines() if line.startswith("failed: 'bad' on animals: ques")
+        ]
+        now = Counter((b["model"], b["messages"][-1]["content"]) for b in server.bodies)
+        # The variant that fails has some more requests under way, or some less.
+        assert {k: n for k, n in now.items() if k[0] != "bad"} == {
+            k: n for k, n in before.items() if k[0] != "bad"
+        }
+        server.requests.clear()
+        first, second = contents(tmp_path / "in turn"), contents(tmp_path / name)
+        bad = [file for file in first if file.startswith("runs/bad/")]
+        for file in [*bad, "table.md"]:
+            del first[file]
+            second.pop(file, None)
+        assert first.keys() == {k for k in second if not k.startswith("runs/bad/")}
+        for file, text in first.items():
+            assert text == second[file], file
+        [one], [two] = (read_table(tmp_path / n)["tables"] for n in ("in turn", name))
+        for a, b in zip(one["rows"], two["rows"], strict=True):
+            assert a["measures"] == b["measures"]
+            assert bool(a["error"]) == bool(b["error"]) == (a["run"] == "bad")
