@@ -30,19 +30,12 @@ class Lanes:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.lanes: list[Lane] = []
-        self.closed = False
 
     def open(self) -> Lane:
         """Return the place of another run, behind all others."""
         with self.changed:
             self.lanes.append(Lane(self, len(self.lanes)))
             return self.lanes[-1]
-
-    def close(self) -> None:
-        """Let nobody wait any more: the runs are abandoned."""
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
 
 
 class Lane:
@@ -90,7 +83,7 @@ class Lane:
             A function to call when the chunk looks up no more in this stage, before its end.
 
         Raises:
-            AbandonedError: nobody waits for the run any more.
+            AbandonedError: nobody waits for the chunk any more.
         """
         self._wait(stage)
         told = threading.Event()
@@ -113,11 +106,17 @@ class Lane:
             self._lanes.changed.notify_all()
 
     def _wait(self, stage: LaneStage) -> None:
-        lanes = self._lanes
-        with abandoning(lanes.close), lanes.changed:
-            lanes.changed.wait_for(lambda: lanes.closed or self._first(stage))
-            if lanes.closed:
-                raise AbandonedError("nobody waits for the run any more")
+        changed, gone = self._lanes.changed, threading.Event()
+
+        def leave() -> None:
+            with changed:
+                gone.set()
+                changed.notify_all()
+
+        with abandoning(leave), changed:
+            changed.wait_for(lambda: gone.is_set() or self._first(stage))
+            if gone.is_set():
+                raise AbandonedError("nobody waits for these questions any more")
 
     def _first(self, stage: LaneStage) -> bool:
         """Return whether no earlier run may still look up what this one shares with it."""

@@ -68,7 +68,6 @@ def run_in_turn(
             settle(lambda: False)
     except BaseException:
         group.abandon()
-        lanes.close()
         wait([future for _, future in under_way.values()], _LEAVE_S)
         raise
 

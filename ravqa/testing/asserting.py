@@ -6,13 +6,20 @@ import functools
 import inspect
 import io
 import json
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from ravqa.core.errors import MissingExtraError, first_line
 
 F = TypeVar("F", bound=Callable[..., None])
+T = TypeVar("T")
+
+_ROUNDS = 3  # of calls by several threads
+_SWITCH_S = 1e-5  # between two of them, so that they get into each other's way
 
 
 @contextmanager
@@ -71,6 +78,50 @@ def refused(
     except Exception as e:
         raise AssertionError(f"{sentence}; {type(e).__name__} is raised: {e}") from e
     raise AssertionError(f"{sentence}; nothing is raised")
+
+
+def require_thread_safe(
+    part: Any, method: str, calls: Sequence[Callable[[], T]], alike: Callable[[T, T], bool]
+) -> None:
+    """Check that calls by several threads at the same time return what they return in turn.
+
+    A part that does not say that it is `thread_safe` is never called so.
+    """
+    name, safe = type(part).__name__, part.thread_safe
+    require(isinstance(safe, bool), f"{name}.thread_safe is True or False, got {safe!r}")
+    if not safe:
+        return
+    in_turn = [call() for call in calls]
+    sentence = (
+        f"{name} is `thread_safe`: {method} returns the same when several threads call it at the "
+        "same time"
+    )
+    for _ in range(_ROUNDS):
+        try:
+            found = _at_once(calls)
+            mixed = [pair for pair in zip(in_turn, found, strict=True) if not alike(*pair)]
+        except Exception as e:
+            raise AssertionError(f"{sentence}; {type(e).__name__} is raised: {e}") from e
+        if mixed:
+            one, other = mixed[0]
+            raise AssertionError(f"{sentence}, got {one} in turn and {other} at once")
+
+
+def _at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Return what each call returns, in a thread of its own."""
+    begin = threading.Barrier(len(calls))
+
+    def work(call: Callable[[], T]) -> T:
+        begin.wait()
+        return call()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        with ThreadPoolExecutor(len(calls)) as threads:
+            return list(threads.map(work, calls))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def require_json(value: Any, what: str) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Question
 from ravqa.metrics.base import AnswerMetric, AnswerRecord
 from ravqa.metrics.judges.base import Judge, NotAttempted
-from ravqa.testing.asserting import conformance, require, require_json, require_names
+from ravqa.testing.asserting import (
+    conformance,
+    require,
+    require_json,
+    require_names,
+    require_thread_safe,
+)
 
 _ANSWERS = ("leaves", "Leaves.", "no idea", "", "eucalyptus leaves and twigs", "ünïcode 日本", "42")
 
@@ -49,6 +56,13 @@ def check_metric(
     )
     for question in questions:
         _check_scores(metric, question, judge)
+    calls = [
+        partial(metric.score, question, AnswerRecord(text, raw=text), judge)
+        for question in questions
+        for text in (*_ANSWERS, _reference(question))
+    ]
+    if judge is None or judge.thread_safe:
+        require_thread_safe(metric, "score", calls, lambda one, other: one == other)
     asked = list(questions)
     records = [AnswerRecord(_reference(question)) for question in asked]
     records[-1] = AnswerRecord(None)
@@ -131,6 +145,9 @@ def check_judge(judge: Judge) -> None:
         )
     alone = [judge.judge([q], [r], [c])[0] for q, r, c in triples]
     require(_alike(found, alone), f"{name}.judge judges a triple alike whatever is judged with it")
+    calls = [partial(judge.judge, [q], [r], [c]) for q, r, c in triples]
+    calls.append(partial(judge.judge, *zip(*triples, strict=True)))
+    require_thread_safe(judge, "judge", calls, _alike)
     each = dict(judge.judge_each(*zip(*triples, strict=True)))
     require(
         sorted(each) == [0, 1, 2, 3] and _alike(found, [each[i] for i in range(4)]),

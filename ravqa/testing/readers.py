@@ -15,7 +15,14 @@ from ravqa.core.errors import UserError
 from ravqa.core.outcomes import Failure
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
-from ravqa.testing.asserting import conformance, picture, refused, require, require_names
+from ravqa.testing.asserting import (
+    conformance,
+    picture,
+    refused,
+    require,
+    require_names,
+    require_thread_safe,
+)
 
 _TEXTS = (
     "Passage: Koalas eat the leaves of eucalyptus trees.\nQuestion: What do they eat?\nAnswer:",
@@ -76,6 +83,7 @@ def check_reader(
     _check_next_tokens(reader, checked, asked, atol)
     _check_counts(reader, checked, asked)
     _check_stream(reader, asked, made)
+    _check_threads(reader, asked, atol)
     require(isinstance(reader.problem(), str), f"{name}.problem returns a text")
     require(reader.fingerprint == fingerprint, f"{name}.fingerprint does not change by use")
 
@@ -234,3 +242,24 @@ def _check_stream(reader: Reader, prompts: Sequence[Prompt], made: Sequence[Gene
             not reader.deterministic or streamed == whole.text,
             f"{name}.stream yields the generation in pieces: {whole.text!r}, got {streamed!r}",
         )
+
+
+def _check_threads(reader: Reader, prompts: Sequence[Prompt], atol: float) -> None:
+    name = type(reader).__name__
+
+    def alike(some: list[Any], others: list[Any]) -> bool:
+        pairs = [
+            (_answered(name, a), _answered(name, b)) for a, b in zip(some, others, strict=True)
+        ]
+        return not reader.deterministic or all(_same(a, b, atol) for a, b in pairs)
+
+    parts = [[prompt] for prompt in prompts] + [list(prompts), list(prompts[::-1])]
+    require_thread_safe(reader, "generate", [partial(reader.generate, p) for p in parts], alike)
+    if reader.scores_answers:
+
+        def close(some: list[Any], others: list[Any]) -> bool:
+            return bool(np.allclose(some, others, rtol=0, atol=atol))
+
+        answers = _ANSWERS[:1]
+        calls = [partial(reader.score, part, answers * len(part)) for part in parts]
+        require_thread_safe(reader, "score", calls, close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from ravqa.core.outcomes import Failure
 from ravqa.core.records import Hit, Question
@@ -15,7 +16,7 @@ from ravqa.rerankers.base import (
     checked_rankings,
 )
 from ravqa.retrievers.base import to_hits
-from ravqa.testing.asserting import conformance, require, require_names
+from ravqa.testing.asserting import conformance, require, require_names, require_thread_safe
 from ravqa.testing.retrievers import small_corpus, small_questions
 
 _SCORES = (3.0, 2.5, 1.0, 0.5, 0.25)
@@ -60,6 +61,13 @@ def check_reranker(
         all(_alike(a, b, atol) for a, b in zip(found, alone, strict=True)),
         f"{name}.rerank treats a question alike whatever is asked with it, in order: got {found} "
         f"together and {alone} alone",
+    )
+    pairs = [([q], [own]) for q, own in zip(asked, given, strict=True)] + [(asked, given)]
+    require_thread_safe(
+        reranker,
+        "rerank",
+        [partial(_reranked, reranker, *pair) for pair in pairs],
+        lambda some, others: all(_alike(a, b, atol) for a, b in zip(some, others, strict=True)),
     )
     require(
         _reranked(reranker, asked[:1], [[]]) == [[]],

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from ravqa.core.errors import UserError
 from ravqa.core.records import Description, Hit, Passage, Question, Tag
 from ravqa.corpora.corpus import Corpus
 from ravqa.encoders.base import EncodingStats
 from ravqa.retrievers.base import Retriever, checked_hits
-from ravqa.testing.asserting import conformance, refused, require, require_names
+from ravqa.testing.asserting import (
+    conformance,
+    refused,
+    require,
+    require_names,
+    require_thread_safe,
+)
 
 _PASSAGES = {
     "Koala": "Koalas eat the leaves of eucalyptus trees.",
@@ -87,6 +94,9 @@ def check_retriever(
             [_ids(own) for own in alone] == [_ids(own) for own in found],
             f"{name} finds the same passages whatever is asked with a question, in order",
         )
+    parts = [[question] for question in questions] + [list(questions)]
+    calls = [partial(_asked, retriever, part, k) for part in parts for k in (1, 3)]
+    require_thread_safe(retriever, "retrieve", calls, lambda some, others: some == others)
     require(list(retriever.retrieve([], 3)) == [], f"{name}.retrieve returns [] for no questions")
     require(retriever.fingerprint == fingerprint, f"{name}.fingerprint does not change by use")
     for what, stats in retriever.encoded.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ravqa.core.records import Answer, Hit, Passage, Question
 from ravqa.readers.base import Generation, Prompt, Reader
 from ravqa.readers.cached import CachedReader
 from ravqa.retrievers.base import to_hits
-from ravqa.testing.asserting import conformance, require
+from ravqa.testing.asserting import conformance, require, require_thread_safe
 from ravqa.testing.retrievers import small_corpus, small_questions
 
 _WORDS = ("leaves", "lighthouse", "rivers", "twigs", "fish")
@@ -190,6 +191,9 @@ def _check_answers(rule: DecisionRule, reader: CachedReader) -> None:
         [rule.answer([case], reader)[0] for case in cases] == list(found),
         f"{name}.answer gives a question the same answer whatever is asked with it, in order",
     )
+    parts = [[case] for case in cases] + [cases, cases[::-1]]
+    calls = [partial(rule.answer, part, reader) for part in parts]
+    require_thread_safe(rule, "answer", calls, lambda some, others: some == others)
     prompts = (*cases[1].prompts[:-1], Prompt(_REFUSED))
     keys = (*cases[1].keys[:-1], _REFUSED)
     refused = replace(cases[1], prompts=prompts, keys=keys)

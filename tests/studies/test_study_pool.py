@@ -1,8 +1,8 @@
 """Variants that ask a server, side by side: as if they had come one after the other, but sooner."""
 
+import gzip
 import hashlib
 import json
-import re
 import threading
 import time
 from collections import Counter
@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 from scripted_server import ScriptedServer, chat
-from study_files import call, read_table, write_data, write_study
+from study_files import call, write_data, write_study
 
 from ravqa.clients.flow import _PLACE
-from ravqa.core.ahead import AbandonedError, abandoning, in_order
+from ravqa.core.ahead import AbandonedError, Group, abandoning, in_order
 from ravqa.core.locations import cache_dir
 from ravqa.runs.lanes import Lanes
 from ravqa.studies import pool
@@ -159,6 +159,32 @@ def test_a_later_run_looks_up_what_it_shares_after_the_earlier_one():
         thread.join(5)
 
 
+def test_a_run_whose_own_work_is_abandoned_leaves_others_waiting():
+    lanes = Lanes()
+    first, *others = (lanes.open() for _ in range(3))
+    ended, group = [], Group()
+
+    def chunk(lane):
+        with lane.stage("answer"):
+            ended.append(lane)
+
+    for lane in (first, *others):
+        lane.uses("answer", ["reader"])
+        lane.begin()
+        lane.all_begun()
+    futures = [group.start(partial(chunk, others[0])), Group().start(partial(chunk, others[1]))]
+    time.sleep(0.01)
+    group.abandon()
+    with pytest.raises(AbandonedError):
+        futures[0].result(5)
+    others[0].end()
+    time.sleep(0.01)
+    assert not futures[1].done()
+    first.end()
+    futures[1].result(5)
+    assert ended == [others[1]]
+
+
 def test_nobody_waits_for_a_run_that_has_ended():
     lanes = Lanes()
     first, second = lanes.open(), lanes.open()
@@ -190,12 +216,12 @@ class Server(ScriptedServer):
 
 
 def write_served(folder, url, **changes):
-    """144 questions, and variants that share prompts in several ways."""
+    """72 questions, and variants that share prompts in several ways."""
     data = write_data(folder)
     rows = [json.loads(line) for line in (data / "questions.jsonl").read_text().splitlines()]
     many = [
         {**row, "question_id": 1000 * i + row["question_id"], "question": f"{row['question']} {i}"}
-        for i in range(6)
+        for i in range(3)
         for row in rows
     ]
     (data / "questions.jsonl").write_text("\n".join(map(json.dumps, many)) + "\n")
@@ -226,16 +252,35 @@ def write_served(folder, url, **changes):
     return write_study(folder / "study.yaml", **study)
 
 
-SECONDS = re.compile(r'"(seconds|date|peak_memory_mb|queries)": ("[^"]*"|[\d.e-]+|\{[^}]*\}),?\s*')
+def timeless(value):
+    """A JSON value without what was measured or looked up in a calendar."""
+    if isinstance(value, list):
+        return [timeless(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {k: timeless(v) for k, v in value.items() if k not in TIMES}
+    if "prompts_generated" in kept:  # the section `timing`
+        del kept["stages"]
+    return kept
+
+
+TIMES = {"seconds", "date", "peak_memory_mb"}
 
 
 def contents(output):
-    """Every file of a study but its page, without times."""
+    """What is in every file of a study but its pages, without times."""
     found = {}
-    for path in sorted(p for p in output.rglob("*") if p.is_file()):
-        name = str(path.relative_to(output))
-        if path.suffix in (".jsonl", ".trec", ".csv", ".md", ".txt") or name.endswith("s.json"):
-            found[name] = SECONDS.sub("", path.read_text(encoding="utf-8"))
+    for path in sorted(p for p in output.rglob("*") if p.is_file() and p.suffix != ".html"):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = data.decode().replace(str(output), "OUTPUT")
+        if path.suffix == ".json":
+            found[str(path.relative_to(output))] = timeless(json.loads(text))
+        elif path.suffix == ".jsonl":
+            found[str(path.relative_to(output))] = timeless(
+                list(map(json.loads, text.split("\n")[:-1]))
+            )
+        else:
+            found[str(path.relative_to(output))] = text
     return found
 
 
@@ -254,34 +299,45 @@ def run(monkeypatch, capsys, folder, study, name, most):
     return call(capsys, "study", study, "--output", folder / name)
 
 
+def asked(server):
+    found = Counter((b["model"], b["messages"][-1]["content"]) for b in server.bodies)
+    server.requests.clear()
+    return found
+
+
+def requests_of(folder):
+    """How many requests the samples of a run say that they took, by all stages and conditions."""
+    lines = [x for p in folder.glob("samples*.jsonl") for x in p.read_text("utf-8").splitlines()]
+    costs = [cost for line in lines for cost in json.loads(line).get("cost", {}).values()]
+    return sum(cost["requests"] for cost in costs)
+
+
 @pytest.mark.slow
 def test_side_by_side_gives_what_one_after_the_other_gives(monkeypatch, capsys, tmp_path, server):
     study = write_served(tmp_path / "data", server.url)
-    code, _, err = run(monkeypatch, capsys, tmp_path, study, "in turn", 1)
-    assert code == 1, err
-    before = Counter((b["model"], b["messages"][-1]["content"]) for b in server.bodies)
-    server.requests.clear()
-    for name in ("beside", "beside again"):
-        code, _, err = run(monkeypatch, capsys, tmp_path, study, name, 3)
+    failed = []
+    for name, most in (("turn", 1), ("side", 3)):
+        code, _, err = run(monkeypatch, capsys, tmp_path, study, name, most)
         assert code == 1, err
-        assert [line for line in err.splitlines() if line.startswith("failed")] == [
-            line for line in err.splitlines() if line.startswith("failed: 'bad' on animals: ques")
-        ]
-        now = Counter((b["model"], b["messages"][-1]["content"]) for b in server.bodies)
-        # The variant that fails has some more requests under way, or some less.
-        assert {k: n for k, n in now.items() if k[0] != "bad"} == {
-            k: n for k, n in before.items() if k[0] != "bad"
-        }
-        server.requests.clear()
-        first, second = contents(tmp_path / "in turn"), contents(tmp_path / name)
-        bad = [file for file in first if file.startswith("runs/bad/")]
-        for file in [*bad, "table.md"]:
-            del first[file]
-            second.pop(file, None)
-        assert first.keys() == {k for k in second if not k.startswith("runs/bad/")}
-        for file, text in first.items():
-            assert text == second[file], file
-        [one], [two] = (read_table(tmp_path / n)["tables"] for n in ("in turn", name))
-        for a, b in zip(one["rows"], two["rows"], strict=True):
-            assert a["measures"] == b["measures"]
-            assert bool(a["error"]) == bool(b["error"]) == (a["run"] == "bad")
+        lines = err.replace(str(tmp_path / name), "OUTPUT").splitlines()
+        failed.append([line for line in lines if line.startswith("failed")])
+        if name == "turn":
+            before = asked(server)
+    now = asked(server)
+    assert failed[0] == failed[1]
+    assert {line.split(":")[1] for line in failed[0]} == {" 'bad' on animals"}
+    # The variant that fails has some more requests under way, or some less.
+    assert {k: n for k, n in now.items() if k[0] != "bad"} == {
+        k: n for k, n in before.items() if k[0] != "bad"
+    }
+    runs = tmp_path / "side" / "runs"
+    by_model = Counter(model for model, _ in now.elements())
+    assert requests_of(runs / "other") == by_model["other"] > 0
+    of_m = [requests_of(runs / n) for n in ("two", "three", "another-k1", "closed-book")]
+    assert sum(of_m) == by_model["m"]
+    assert min(of_m[:3]) > 0
+    assert of_m[3] == 0  # it is the control of the first one
+    first, second = contents(tmp_path / "turn"), contents(tmp_path / "side")
+    assert first.keys() == second.keys()
+    for file, text in first.items():
+        assert text == second[file], file
