@@ -120,6 +120,7 @@ class TorchSearch:
         self._at_once = _AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE)
         self._lock = threading.Lock()
         self._known: _Loaded | None = None
+        self._share: int | None = None
         self._said = False
 
     def resident(self, state: State) -> bool:
@@ -347,7 +348,9 @@ class TorchSearch:
         kept = {key: known[key] for key in keys if key in known}
         self._known = None  # what no segment has any more is freed before others are loaded
         del known
-        room = self._room() - sum(
+        if self._share is None:
+            self._share = self._room()
+        room = self._share - sum(
             _bytes(part) for parts in kept.values() for part in parts if part.resident
         )
         by_segment: dict[Any, Sequence[_Part]] = {}
@@ -375,7 +378,7 @@ class TorchSearch:
         return loaded
 
     def _room(self) -> int:
-        """Return how many bytes of stored vectors the device may keep."""
+        """Return how many bytes of stored vectors the device may keep, asked before it has any."""
         if self._device.type == "cpu":
             return 0  # files are mapped
         if self._gib is not None:
