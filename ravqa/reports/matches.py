@@ -88,9 +88,7 @@ def default_matches(
         return {}, f"What matched in retrieval is not shown: {e}."
 
 
-def match_page(
-    pipeline: Pipeline, question: Question, passages: Sequence[Passage]
-) -> str | None:
+def match_page(pipeline: Pipeline, question: Question, passages: Sequence[Passage]) -> str | None:
     """Return a page of what of a question and its photo matched in passages.
 
     Like a report, it loads nothing and runs only its own script. In a frame, it posts

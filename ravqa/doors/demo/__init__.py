@@ -1,0 +1,1 @@
+"""`ravqa demo`: a page on which people ask about their own photos."""
