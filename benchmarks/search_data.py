@@ -138,12 +138,50 @@ def cut(embedder: Embedder, source: Path | None, count: int) -> list[list[int]]:
     return passages[:count]
 
 
+class Stored:
+    """The data of a folder that `make` or `grow` wrote; needs numpy alone.
+
+    Attributes:
+        vectors: float16 [vectors, DIM], mapped; lengths: the passages' numbers of them.
+    """
+
+    def __init__(self, folder: Path):
+        self.vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        self.lengths = np.load(folder / "lengths.npy")
+        self._ends = np.cumsum(self.lengths)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield every passage's vectors."""
+        for end, length in zip(self._ends, self.lengths, strict=True):
+            yield self.vectors[end - length : end]
+
+    def best(self, query: np.ndarray, passages: np.ndarray, k: int) -> np.ndarray:
+        """Return the k of the passages (numbers) with the greatest MaxSim, best first."""
+        scores = np.empty(len(passages), np.float32)
+        for start in range(0, len(passages), 32):  # their products stay in the cache
+            some = passages[start : start + 32]
+            lengths = self.lengths[some]
+            begins = np.cumsum(lengths) - lengths
+            places = np.repeat(self._ends[some] - lengths - begins, lengths)
+            rows = self.vectors[places + np.arange(len(places))].astype(np.float32)
+            scores[start : start + 32] = np.maximum.reduceat(query @ rows.T, begins, axis=1).sum(0)
+        return passages[np.argsort(-scores, kind="stable")[:k]]
+
+
+def queries(folder: Path, kind: str) -> list[np.ndarray]:
+    """Return the queries of a kind, float32 [vectors, DIM] each, without masked rows."""
+    return [q[np.any(q != 0, axis=1)] for q in np.load(folder / f"queries-{kind}.npy")]
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def make(folder: Path, count: int, source: Path | None = None, queries: int = 100) -> None:
-    """Write `vectors.npy` (float16), `lengths.npy` and the queries into `folder`, once."""
+    """Write `vectors.npy` (float16), `lengths.npy` and the queries into `folder`, once.
+
+    `tokens.npy` (int64) has every vector's word piece, for engines that cluster by it.
+    """
     from rich.progress import track
 
     done = folder / "data.json"
@@ -154,6 +192,7 @@ def make(folder: Path, count: int, source: Path | None = None, queries: int = 10
     embedder = Embedder()
     passages = cut(embedder, source, count)
     lengths = np.array([len(p) for p in passages])
+    np.save(folder / "tokens.npy", np.concatenate(passages).astype(np.int64))
     sample = embedder(passages[:512], lengths[:512])
     stacked = np.concatenate(sample).astype(np.float64)
     _, vectors = np.linalg.eigh(stacked.T @ stacked)
@@ -248,7 +287,7 @@ def _objects(
 
 
 def grow(folder: Path, target: Path, count: int) -> None:
-    """Return `count` passages: the real ones first, then synthetic ones made from them.
+    """Write `count` passages to `target`: the real ones first, then synthetic ones made from them.
 
     A synthetic passage takes the first half of one real passage and the second half of another,
     and moves every vector by noise of 0.6 of its length.
@@ -269,16 +308,19 @@ def grow(folder: Path, target: Path, count: int) -> None:
     store = np.lib.format.open_memmap(
         target / "vectors.npy", mode="w+", dtype=np.float16, shape=(int(lengths.sum()), DIM)
     )
+    real_tokens = np.load(folder / "tokens.npy")
+    tokens = np.empty(len(store), np.int64)
     base = int(real_lengths[:count].sum())
-    store[:base] = real[:base]
+    store[:base], tokens[:base] = real[:base], real_tokens[:base]
     for a, b in pairs:
-        first = real[offsets[a] : offsets[a] + halves[a]]
-        second = real[offsets[b] + halves[b] : offsets[b + 1]]
-        rows = np.concatenate([first, second]).astype(np.float32)
+        places = np.r_[offsets[a] : offsets[a] + halves[a], offsets[b] + halves[b] : offsets[b + 1]]
+        rows = real[places].astype(np.float32)
         rows += 0.6 * _unit(rng.standard_normal(rows.shape))
-        store[base : base + len(rows)] = _unit(rows)
-        base += len(rows)
+        end = base + len(rows)
+        store[base:end], tokens[base:end] = _unit(rows), real_tokens[places]
+        base = end
     store.flush()
+    np.save(target / "tokens.npy", tokens)
     np.save(target / "lengths.npy", lengths)
     for path in folder.glob("queries-*.npy"):
         (target / path.name).write_bytes(path.read_bytes())
