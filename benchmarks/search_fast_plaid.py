@@ -1,66 +1,40 @@
-"""Run fast-plaid on the data of `benchmarks/search.py`, in its own environment.
+"""fast-plaid for `search.py`, in its own environment, on the CPU.
 
     python -m venv FOLDER && FOLDER/bin/pip install fast-plaid numpy
 
-It needs one exact release of torch, seldom the one in use here, so `search.py` runs this file with
-the interpreter that `--fast-plaid` names. It builds an index, searches query by query and prints
-JSON.
+It needs one exact release of torch, seldom the one in use here.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import statistics
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from fast_plaid import search
+from search_data import Stored
 
-SETTINGS = {
-    "fast": {"n_ivf_probe": 2, "n_full_scores": 1024},
-    "default": {},
-    "wide": {"n_ivf_probe": 32, "n_full_scores": 8192},
+PACKAGES = ("fast-plaid", "torch")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "2 probes, 1,024 scored": {"n_ivf_probe": 2, "n_full_scores": 1024},
+    "default": {},  # 8 probes, 4,096 scored
+    "32 probes, 8,192 scored": {"n_ivf_probe": 32, "n_full_scores": 8192},
 }
 
 
-def main() -> None:
-    data, first, count, threads = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    torch.set_num_threads(threads)
-    lengths = np.load(data / "lengths.npy")
-    ends = np.cumsum(lengths)
-    stored = np.load(data / "vectors.npy", mmap_mode="r")
-    folder = data / "fast-plaid"
-    index = search.FastPlaid(index=str(folder), device="cpu")
-    seconds = None
-    if not folder.exists() or not any(folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
-        passages = [
-            torch.from_numpy(stored[end - n : end].astype(np.float32))
-            for end, n in zip(ends, lengths, strict=True)
-        ]
-        begin = time.perf_counter()
-        index.create(documents_embeddings=passages)
-        seconds = time.perf_counter() - begin
-    out = {"build_seconds": seconds, "kinds": {}}
-    for kind in sys.argv[5:]:
-        queries = np.load(data / f"queries-{kind}.npy")[first : first + count]
-        live = [torch.from_numpy(q[np.any(q != 0, axis=1)])[None] for q in queries]
-        for name, options in SETTINGS.items():
-            index.search(live[0], top_k=100, **options)
-            times, found = [], []
-            for query in live:
-                begin = time.perf_counter()
-                [hits] = index.search(query, top_k=100, **options)
-                times.append(time.perf_counter() - begin)
-                found.append([int(i) for i, _ in hits])
-            median = statistics.median(times)
-            out["kinds"].setdefault(kind, {})[name] = {"median_ms": median * 1e3, "found": found}
-    print(json.dumps(out))
+class Engine:
+    def __init__(self, data: Path, folder: Path, threads: int):
+        torch.set_num_threads(threads)
+        path = folder / "index"
+        built = path.exists()
+        self.index = search.FastPlaid(index=str(path), device="cpu")
+        if not built:
+            passages = [torch.from_numpy(rows.astype(np.float32)) for rows in Stored(data)]
+            self.index.create(documents_embeddings=passages)
 
-
-if __name__ == "__main__":
-    main()
+    def search(self, queries: Sequence[np.ndarray], k: int, **options: Any) -> list[list[int]]:
+        tensors = [torch.from_numpy(query) for query in queries]
+        found = self.index.search(tensors, top_k=k, show_progress=False, **options)
+        return [[int(i) for i, _ in ranking] for ranking in found]
