@@ -15,10 +15,11 @@ from transformers import BatchFeature
 from transformers.utils import cached_file
 
 from ravqa.core.errors import DataError, UserError
+from ravqa.core.quiet import quiet
 from ravqa.core.texts import with_instruction
 from ravqa.flmr.configuration import FLMRConfig, FLMRInputError, FLMRVisionConfig
 from ravqa.flmr.tokenization import FLMRContextEncoderTokenizer, FLMRQueryEncoderTokenizer
-from ravqa.images.decode import open_image, quiet, scaled, to_rgb
+from ravqa.images.decode import open_image, scaled, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

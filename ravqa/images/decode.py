@@ -7,10 +7,8 @@ import hashlib
 import io
 import math
 import re
-import threading
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ravqa.core.errors import DataError, PromptError, first_line
 from ravqa.core.files import atomic_write, check_file, irregular
 from ravqa.core.locations import cache_dir
+from ravqa.core.quiet import quiet
 from ravqa.core.settings import fingerprint
 from ravqa.images.archives import archive, archive_of
 
@@ -212,39 +211,6 @@ def _problems(paths: Sequence[Path], check: Callable[[Path], str]) -> dict[Path,
     with quiet(), ThreadPoolExecutor(_THREADS) as pool:
         reasons = zip(paths, pool.map(problem, paths), strict=True)
         return {path: reason for path, reason in reasons if reason}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Pillow's warnings: of size, which is checked, and of untidy EXIF data.
-
-    Filters belong to the whole process: of threads inside at the same time, the last to leave
-    restores them.
-    """
-    with _QUIET.lock:
-        _QUIET.inside += 1
-        if _QUIET.inside == 1:
-            _QUIET.filters.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-    try:
-        yield
-    finally:
-        with _QUIET.lock:
-            _QUIET.inside -= 1
-            if _QUIET.inside == 0:
-                _QUIET.filters.close()
-
-
-class _Quiet:
-    """The state of `quiet`: how many threads are inside, and the filters to restore."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside = 0
-        self.filters = contextlib.ExitStack()
-
-
-_QUIET = _Quiet()
 
 
 def _open(source: Path | bytes, read: Callable[[Image], T]) -> T:

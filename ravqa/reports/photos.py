@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ravqa.core.errors import DataError
 from ravqa.core.progress import Progress
-from ravqa.images.decode import quiet, small_image
+from ravqa.core.quiet import quiet
+from ravqa.images.decode import small_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
