@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ravqa.core.errors import UserError, first_line
+from ravqa.core.quiet import quiet
 
 _log = logging.getLogger(__name__)
 
@@ -345,8 +346,6 @@ def load_adapter(model: Any, path: str) -> Any:
     Raises:
         WeightsError: weights are missing, or belong to parts that the model does not have.
     """
-    import warnings
-
     import peft
 
     library: Any = peft.PeftModel
@@ -357,8 +356,7 @@ def load_adapter(model: Any, path: str) -> Any:
         reports.append(original(*args, **options))
         return reports[-1]
 
-    with warnings.catch_warnings(), _one_at_a_time:
-        warnings.simplefilter("ignore")  # e.g. about how the two libraries call each other
+    with quiet(), _one_at_a_time:  # e.g. about how the two libraries call each other
         library.load_adapter = kept
         try:
             adapted: Any = library.from_pretrained(model, path)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings: of size, which is checked, and of untidy EXIF data.
+    """Without warnings, such as Pillow's: of size, which is checked, and of untidy EXIF data.
 
     Filters belong to the whole process: of threads inside at the same time, the last to leave
-    restores them.
+    restores them. Each with `warnings.catch_warnings` would restore those of another.
     """
     with _QUIET.lock:
         _QUIET.inside += 1
