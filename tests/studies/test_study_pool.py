@@ -2,14 +2,21 @@
 
 import gzip
 import hashlib
+import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console as RichConsole
 from scripted_server import ScriptedServer, chat
 from study_files import call, write_data, write_study
 
@@ -19,7 +26,10 @@ from ravqa.core.locations import cache_dir
 from ravqa.runs.lanes import Lanes
 from ravqa.studies import pool
 from ravqa.studies.pool import run_in_turn
+from ravqa.studies.quiet import BesideConsole, StudyConsole
+from ravqa.studies.run import _told_apart
 
+ROOT = Path(__file__).parents[2]
 URL = frozenset({"http://a"})
 
 
@@ -272,7 +282,7 @@ def contents(output):
     found = {}
     for path in sorted(p for p in output.rglob("*") if p.is_file() and p.suffix != ".html"):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = data.decode().replace(str(output), "OUTPUT")
+        text = data.decode().replace(f"/{output.name}/", "/OUTPUT/")
         if path.suffix == ".json":
             found[str(path.relative_to(output))] = timeless(json.loads(text))
         elif path.suffix == ".jsonl":
@@ -341,3 +351,108 @@ def test_side_by_side_gives_what_one_after_the_other_gives(monkeypatch, capsys, 
     assert first.keys() == second.keys()
     for file, text in first.items():
         assert text == second[file], file
+
+
+def killed_study(study, output, environment, server, requests, by=signal.SIGKILL):
+    """Run a study in a process of its own, and kill it after so many requests."""
+    resume = ["--resume"] if (output / "study.yaml").exists() else []
+    command = [sys.executable, "-m", "ravqa", "study", study, "--output", output, *resume]
+    process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.PIPE)
+    before = len(server.requests)
+    while process.poll() is None and len(server.requests) < before + requests:
+        time.sleep(0.005)
+    if process.poll() is None:
+        process.send_signal(by)
+    return process.communicate(timeout=60)[1].decode()
+
+
+@pytest.mark.slow
+def test_variants_that_were_killed_side_by_side_go_on(monkeypatch, capsys, tmp_path, server):
+    study = write_served(
+        tmp_path / "data",
+        server.url,
+        axes={"how": {"two": {}, "k1": {"retriever.k1": 0.2}, "other": {"reader.model": "other"}}},
+    )
+    assert run(monkeypatch, capsys, tmp_path, study, "whole", 3)[0] == 0
+    whole = asked(server)
+    environment = {**os.environ, "RAVQA_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    output = tmp_path / "killed"
+    for by in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        err = killed_study(study, output, environment, server, whole.total() // 4, by)
+        assert by == signal.SIGKILL or "--resume --output DIR resumes this study" in err
+        assert "Traceback" not in err
+    begun = [p for p in output.glob("runs/*/samples.jsonl") if p.stat().st_size]
+    assert begun
+    assert len(list(output.glob("runs/*/results.json"))) < 3
+    err = killed_study(study, output, environment, server, 10**6)
+    assert len(list(output.glob("runs/*/results.json"))) == 3, err
+    # Only what was under way or about to be stored when it was killed is asked again.
+    again = asked(server)
+    assert again.keys() == whole.keys()
+    assert again.total() <= whole.total() + 3 * (4 + 16)
+    for variant in ("two", "k1", "other"):
+        one, two = (
+            {s["question_id"]: (s["answer"], s["hits"], s["score"]) for s in map(json.loads, lines)}
+            for lines in (
+                (folder / "runs" / variant / "samples.jsonl").read_text().splitlines()
+                for folder in (output, tmp_path / "whole")
+            )
+        )
+        assert one == two
+        assert list(one) == list(two)
+
+
+# -- what is said ----------------------------------------------------------------------------------
+
+
+def consoles(**options):
+    study = StudyConsole()
+    study.err = RichConsole(file=io.StringIO(), width=100, **options)
+    return study, BesideConsole(study, "a"), BesideConsole(study, "b")
+
+
+def test_lines_of_runs_side_by_side_have_their_names():
+    study, one, other = consoles()
+    with one.status("loading models"):
+        other.progress("questions", 0, 20)
+        one.progress("questions", 0, 20)
+    other.progress("questions", 20, 20)
+    one.note("a remark")
+    other.note("a remark")
+    other.close()
+    one.progress("questions", 20, 20)
+    study.tell("failed: b")
+    assert study.err.file.getvalue().splitlines() == [
+        "a: loading models",
+        "b: questions: 0/20",
+        "a: questions: 0/20",
+        "b: questions: 20/20",
+        "note: a remark",
+        "a: questions: 20/20",
+        "failed: b",
+    ]
+
+
+def test_bars_of_runs_side_by_side_end_with_their_run():
+    study, one, other = consoles(force_terminal=True)
+    other.progress("questions", 3, 20)
+    with one.status("loading models"):
+        shown = {(task.description, task.total) for task in study._bars.tasks}
+        assert shown == {("a: loading models", None), ("b: questions", 20)}
+    one.progress("questions", 5, 20)
+    other.close()
+    [task] = study._bars.tasks
+    assert (task.description, task.completed) == ("a: questions", 5)
+    study.close()
+    one.close()
+
+
+def test_several_processes_that_ask_one_server_have_limits_of_their_own():
+    runs = [planned(["http://a", "http://b"]), planned(["http://a"]), planned([])]
+    [line] = _told_apart(runs, 8)
+    assert line == (
+        "2 processes ask http://a, each with up to `workers` requests at a time: without --jobs, "
+        "variants are asked side by side within one limit"
+    )
+    assert [line[:11] for line in _told_apart([planned()] * 9, 4)] == ["4 processes"]
+    assert not list(_told_apart([planned([])] * 9, 4))
