@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,24 @@ class _Plain(SmallReader):
         return made if isinstance(made, Failure) else Generation(made.text)
 
 
+class _Counting(CachedReader):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Failure]:
+        self.calls += 1
+        return super().generate(prompts)
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | Failure]:
+        self.calls += 1
+        return super().score(prompts, answers)
+
+    def recall(self, *arguments: Any, **options: Any) -> list[Any]:
+        self.calls += 1
+        return super().recall(*arguments, **options)
+
+
 @conformance(DecisionRule)
 def check_rule(rule: DecisionRule) -> None:
     """Check a decision rule: it answers three questions about up to five passages.
@@ -108,6 +127,7 @@ def check_rule(rule: DecisionRule) -> None:
         f"{name}.Config is derived from DecisionRule.Config",
     )
     require(isinstance(rule.chooses, bool), f"{name}.chooses is True or False")
+    require(isinstance(rule.asks_once, bool), f"{name}.asks_once is True or False")
     for count in (1, 2, rule.config.passages):
         _check_groups(rule, count)
     _check_priors(rule)
@@ -178,7 +198,13 @@ def _check_answers(rule: DecisionRule, reader: CachedReader) -> None:
     questions = [replace(question, choices=_WORDS) for question in small_questions()]
     cases = [_case(rule, question, i, count) for i, question in enumerate(questions)]
     cases.append(_case(rule, cases[0].question, 0, 0))
-    found = rule.answer(cases, reader)
+    counting = _Counting(reader, keep=False)
+    found = rule.answer(cases, counting)
+    require(
+        not rule.asks_once or counting.calls == 1,
+        f"{name} is said to ask once (`asks_once`): answer calls the reader once for all "
+        f"questions, got {counting.calls} calls",
+    )
     require(len(found) == len(cases), f"{name}.answer returns an answer per question: {found}")
     for case, answer in zip(cases, found, strict=True):
         if not isinstance(answer, Answer):

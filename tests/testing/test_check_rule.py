@@ -82,3 +82,24 @@ class Crashes(Agreed):
 def test_a_rule_that_breaks_its_contract(kind, sentence):
     with pytest.raises(AssertionError, match=f"({sentence}).*ravqa.answering.rules.base"):
         check_rule(kind(kind.Config(passages=3)))
+
+
+class Hasty(Agreed):
+    """Asks question by question, and inherits that it asks once."""
+
+    asks_once = True
+
+    def answer(self, cases, reader):
+        return [super(Hasty, self).answer([case], reader)[0] for case in cases]
+
+
+def test_how_often_a_rule_asks():
+    with pytest.raises(AssertionError, match=r"answer calls the reader once .* got 4 calls"):
+        check_rule(Hasty(Hasty.Config(passages=3)))
+    assert Agreed(Agreed.Config()).asks_once
+    once = {
+        name for name, _ in RULES if RULES.get(name)(answering_config({"decision": name})).asks_once
+    }
+    assert {name for name, _ in RULES} - once == {"mixture"}
+    thorough = answering_config({"decision": "marginal", "marginal": "thorough"})
+    assert not RULES.get("marginal")(thorough).asks_once
