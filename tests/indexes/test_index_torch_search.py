@@ -362,6 +362,17 @@ def test_exhausted_memory_is_one_line_with_the_setting(made, queries, monkeypatc
 # -- its parts
 
 
+def test_groups_of_queries_of_like_length_are_bounded_by_tables_and_scores(monkeypatch):
+    monkeypatch.setattr(torch_search, "_TABLES", 4 * 1000)
+    lengths = [30, 10, 200, 11, 20]
+    queries = [np.zeros((n, DIM), np.float32) for n in lengths]
+    group = TorchSearch(CPU, LIFT, None)._groups
+    assert list(group(queries, 10, 1)) == [[1, 3, 4], [0], [2]]
+    assert list(group(queries, 1, 400)) == [[1, 3], [4, 0], [2]]
+    assert list(group(queries, 10**6, 10**6)) == [[1], [3], [4], [0], [2]]
+    assert list(group([], 10, 1)) == []
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("bits", [4, 8, 9])
 @pytest.mark.parametrize("dim", [2, 12, 65, 100, 128])

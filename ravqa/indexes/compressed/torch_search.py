@@ -43,7 +43,7 @@ _GIB = 2**30
 _SHARE = 0.25
 """Of a device's free memory, for stored vectors: encoders and readers need some too."""
 _FEW = 100  # passages beyond k that are scored in float32
-_TABLES = 2**28  # bytes of the table of a group of queries
+_TABLES = 2**28  # bytes of the table of a group of queries, and of its scores of all rows
 _AT_ONCE = {"cpu": 2**24}
 """Bytes of intermediate results; on the CPU, as many as fit in its caches."""
 _AT_ONCE_ELSEWHERE = 2**28
@@ -154,7 +154,7 @@ class TorchSearch:
         with self._memory():
             loaded = self._loaded(state)
             on_device = self._there(allowed)
-            for group in self._groups(queries, len(loaded.lift)):
+            for group in self._groups(queries, len(loaded.lift), len(allowed)):
                 some = _Queries(self, loaded, [queries[i] for i in group])
                 counts = [min(wanted[i], len(rows)) for i in group]
                 candidates = [rows] * len(group)
@@ -179,12 +179,12 @@ class TorchSearch:
 
     # -- the stages ---------------------------------------------------------------------------
 
-    def _groups(self, queries: Sequence[Array], centroids: int) -> Iterator[list[int]]:
+    def _groups(self, queries: Sequence[Array], centroids: int, rows: int) -> Iterator[list[int]]:
         """Yield the queries' numbers: those of about equal length together, with one table."""
-        most = _TABLES // (4 * centroids)
         group: list[int] = []
         for i in sorted(range(len(queries)), key=lambda i: len(queries[i])):
-            if group and (len(group) + 1) * len(queries[i]) > most:
+            values = (len(group) + 1) * max(len(queries[i]) * centroids, rows)
+            if group and 4 * values > _TABLES:
                 yield group
                 group = []
             group.append(i)
