@@ -42,6 +42,7 @@ from ravqa.runs.folder import MAIN
 from ravqa.runs.lanes import Lane, Lanes
 from ravqa.runs.load import Loaded
 from ravqa.runs.plan import known_config
+from ravqa.runs.samples import SampleLog
 from ravqa.runs.stages import mark
 
 # The other controls choose the passages for the reader, so no reranker may change them.
@@ -61,7 +62,7 @@ class Executed:
     """
 
     loaded: Loaded
-    samples: Mapping[str, Mapping[int | str, Sample]]
+    samples: Mapping[str, SampleLog]
 
 
 def execute(
@@ -84,7 +85,7 @@ def execute(
     """
     loaded.plan.run_dir.begin(_resolved_config(loaded))
     runner = Runner(loaded, console, lane or Lanes().open())
-    samples: dict[str, Mapping[int | str, Sample]] = {}
+    samples: dict[str, SampleLog] = {}
     for name, found in runner.run(loaded.conditions):
         samples[name] = found
         if answered and name == MAIN and len(loaded.conditions) > 1:
@@ -110,7 +111,7 @@ class _Condition:
 
     name: str
     retriever: Retriever
-    done: dict[int | str, Sample]
+    done: SampleLog
 
     @property
     def what(self) -> str:
@@ -164,9 +165,7 @@ class Runner:
         self._answering = SharedTime()
         self.stores: dict[str, set[str]] = {}  # caches that each stage of the run itself used
 
-    def run(
-        self, conditions: Mapping[str, Retriever]
-    ) -> Iterator[tuple[str, dict[int | str, Sample]]]:
+    def run(self, conditions: Mapping[str, Retriever]) -> Iterator[tuple[str, SampleLog]]:
         """Yield each condition's samples of every question, including those of an interrupted run.
 
         Raises:
@@ -185,7 +184,8 @@ class Runner:
                 self.console.progress(part.what, finished, len(questions))
                 while finished < len(questions):
                     finished += self._finish(next(chunks), finished)
-                yield part.name, {q.question_id: part.done[q.question_id] for q in questions}
+                part.done.sort(q.question_id for q in questions)
+                yield part.name, part.done
 
     def _tasks(self, parts: Sequence[_Condition], size: int) -> Iterator[Callable[[], _Chunk]]:
         """Yield what is to be done of each condition, chunk by chunk, the passages being found."""
@@ -218,8 +218,7 @@ class Runner:
         if part.name == MAIN:
             for stage, use in chunk.uses.items():
                 self.stores.setdefault(stage.partition(" ")[0], set()).update(use.stores)
-        self.run_dir.append_samples(part.name, chunk.samples)
-        part.done.update((sample["question_id"], sample) for sample in chunk.samples)
+        part.done.append(chunk.samples)
         finished += len(chunk.samples)
         self.console.progress(part.what, finished, total)
         if chunk.error:

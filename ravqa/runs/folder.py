@@ -20,7 +20,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -29,12 +29,13 @@ from typing import Any, ClassVar
 import yaml
 
 from ravqa.collections import trust
-from ravqa.core.errors import DataError, UserError
+from ravqa.core.errors import UserError
 from ravqa.core.files import LOCK_FILES, atomic_write, check_free, final_name, lock
 from ravqa.core.settings import dump_yaml, read_yaml
 from ravqa.core.texts import encodable
-from ravqa.evaluation.schema import SCHEMA_VERSION, RunConfig, Sample, read_samples
+from ravqa.evaluation.schema import SCHEMA_VERSION, RunConfig
 from ravqa.runs.prompts import OLD_PROMPTS, PROMPTS, PromptLog
+from ravqa.runs.samples import SampleLog
 
 MAIN = "main"
 CONFIG = "config.yaml"
@@ -227,30 +228,19 @@ class RunDir(OutputFolder):
         """Return the samples file of the run itself or of one of its controls."""
         return self.path / samples_name(condition)
 
-    def read_samples(self, condition: str) -> dict[int | str, Sample]:
-        """Return samples by question id; remove a last line that a kill left incomplete.
+    def read_samples(self, condition: str) -> SampleLog:
+        """Return the samples of the run itself or of one of its controls; more can be appended.
 
         Raises:
-            DataError: another line is broken (file and line are named).
+            DataError: a line is broken (file and line are named), but for a last one that a kill
+                left incomplete, which is removed.
         """
-        path = self.samples_path(condition)
-        if not path.is_file():
-            return {}
-        _whole_lines(path, cut=True)
-        return {sample["question_id"]: sample for _, sample in read_samples(path)}
+        return SampleLog(self.samples_path(condition))
 
     @cached_property
     def prompts(self) -> PromptLog:
         """The run's prompts; the folder must exist."""
         return PromptLog(self.path / PROMPTS)
-
-    def append_samples(self, condition: str, samples: Iterable[Sample]) -> None:
-        """Append lines and flush them to disk; lone surrogates become "?"."""
-        text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-        with self.samples_path(condition).open("a", encoding="utf-8") as out:
-            out.write(encodable(text))
-            out.flush()
-            os.fsync(out.fileno())
 
 
 def _pipeline_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,25 +292,6 @@ def is_own_name(name: str) -> bool:
 def samples_name(condition: str) -> str:
     """Return the name of the samples file of the run itself or of one of its controls."""
     return "samples.jsonl" if condition == MAIN else f"samples.{condition}.jsonl"
-
-
-def _whole_lines(path: Path, *, cut: bool = False) -> bytes:
-    """Return a file's complete lines; a kill may have left the last one without its end.
-
-    Args:
-        cut: whether to remove such a line from the file.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-        length = data.rfind(b"\n") + 1
-        if cut and length < len(data):
-            os.truncate(path, length)
-    except OSError as e:
-        raise DataError(f"{path} cannot be read: {e.strerror or e}") from None
-    return data[:length]
 
 
 def _temporary(path: Path) -> bool:

@@ -52,7 +52,7 @@ def show_answered(executed: Executed, console: Console) -> None:
     """Print the tables of a run whose controls have not been run yet; write nothing."""
     console.close()
     with console.status("scoring"):
-        results = _results(executed)
+        results = _results(executed, _scored(executed))
     if results["answers"] or results["retrieval"]:
         console.answered(results)
 
@@ -69,18 +69,26 @@ def report(executed: Executed, console: Console) -> Path:
     loaded = executed.loaded
     console.close()
     with console.status("scoring"):
-        results = _results(executed)
+        samples = _scored(executed)
+        results = _results(executed, samples)
     for note in (*_not_found(results), *_notes(results, loaded.pipeline)):
         console.note(note)
     run_dir = loaded.plan.run_dir
-    _write(run_dir, loaded.data.dataset, executed.samples[MAIN], results)
+    _write(run_dir, loaded.data.dataset, samples[MAIN], results)
     console.results(results, run_dir.path)
     return run_dir.path
 
 
-def _results(executed: Executed) -> RunResults:
+def _scored(executed: Executed) -> Mapping[str, Mapping[int | str, Sample]]:
+    """Return the samples: in memory for scores, which look at each of them many times."""
+    if executed.loaded.plan.request.predict_only:
+        return executed.samples
+    return {name: found.loaded() for name, found in executed.samples.items()}
+
+
+def _results(executed: Executed, samples: Mapping[str, Mapping[int | str, Sample]]) -> RunResults:
     """Return the content of `results.json`: scores, provenance and timing."""
-    loaded, samples = executed.loaded, executed.samples
+    loaded = executed.loaded
     request, config = loaded.plan.request, loaded.plan.pipeline.config
     pipeline, dataset, corpus = loaded.pipeline, loaded.data.dataset, loaded.data.corpus
     scored = not request.predict_only
@@ -129,7 +137,7 @@ def _results(executed: Executed) -> RunResults:
             "platform": f"{platform.system()} {platform.machine()}, {_device()}",
             "date": now(),
         },
-        "timing": _timing(executed),
+        "timing": _timing(executed, samples[MAIN]),
     }
     if answers:
         rule = retrieval["rule"] if retrieval else DEFAULT_RULE
@@ -156,7 +164,7 @@ def _listed(left_out: Sequence[str]) -> LeftOut:
     return {"records": len(left_out), "first": list(left_out[:_LISTED])}
 
 
-def _timing(executed: Executed) -> Timing:
+def _timing(executed: Executed, samples: Mapping[int | str, Sample]) -> Timing:
     """Return the time of the whole run, and of each stage without controls."""
     loaded = executed.loaded
     pipeline = loaded.pipeline
@@ -172,7 +180,7 @@ def _timing(executed: Executed) -> Timing:
         "mixtures_decoded": now.decoded - before.decoded,
         "describe": shared_out(loaded.describing, len(loaded.data.dataset.questions)),
         "peak_memory_mb": round(_peak_memory_mb()),
-        "stages": stage_seconds(executed.samples[MAIN]),
+        "stages": stage_seconds(samples),
     }
     if queries := _encoded(pipeline, "queries"):  # queries of an earlier run are in the cache
         timing["queries"] = queries

@@ -21,20 +21,41 @@ def open_run(path, config, **how):
 
 def test_samples_come_back_and_a_torn_last_line_is_cut_off(tmp_path):
     run = open_run(tmp_path / "r", CONFIG)
-    run.append_samples(MAIN, [sample(1, caption="ä"), sample("x")])
+    run.read_samples(MAIN).append([sample(1, caption="ä"), sample("x")])
     path = run.samples_path(MAIN)
     whole = path.read_bytes()
     for cut in range(len(whole.splitlines()[1]) + 1):
         path.write_bytes(whole + whole.splitlines()[1][:cut])
         assert list(run.read_samples(MAIN)) == [1, "x"]
         assert path.read_bytes() == whole  # what follows is appended to a whole line
-    run.append_samples(MAIN, [sample(2)])
+    run.read_samples(MAIN).append([sample(2)])
     assert list(run.read_samples(MAIN)) == [1, "x", 2]
+
+
+def test_samples_are_read_when_they_are_asked_for_in_the_order_that_is_wanted(tmp_path):
+    run = open_run(tmp_path / "r", CONFIG)
+    first = run.read_samples(MAIN)
+    first.append([sample(3, caption="ä" * 9, hits=[("p", 0.5)]), sample("x")])
+    log = run.read_samples(MAIN)
+    log.append([])
+    log.append([sample(1, caption="日本")])
+    log.append([sample(7)])
+    assert list(log) == [3, "x", 1, 7]
+    assert [log[q]["caption"] for q in (1, 3, "x")] == ["日本", "ä" * 9, ""]
+    assert log[3]["hits"] == [["p", 0.5]]
+    log.sort([1, 7, 3])
+    assert [s["question_id"] for s in log.values()] == list(log) == [1, 7, 3]
+    assert log.loaded() == {q: log[q] for q in (1, 7, 3)}
+    assert "x" not in log
+    assert len(log) == 3
+    log.path.unlink()
+    with pytest.raises(DataError, match=r"samples\.jsonl cannot be read: No such file"):
+        log[1]
 
 
 def test_halves_of_characters_never_stop_a_run(tmp_path):
     run = open_run(tmp_path / "r", CONFIG)
-    run.append_samples(MAIN, [sample(1, caption="an emoji cut in two: \ud83d")])
+    run.read_samples(MAIN).append([sample(1, caption="an emoji cut in two: \ud83d")])
     assert run.read_samples(MAIN)[1]["caption"] == "an emoji cut in two: ?"
     run.write("results.json", '"\ud83d \U0001f600"')
     assert (tmp_path / "r" / "results.json").read_text(encoding="utf-8") == '"? \U0001f600"'
@@ -46,7 +67,7 @@ def test_halves_of_characters_never_stop_a_run(tmp_path):
 
 def test_a_broken_line_elsewhere_is_named(tmp_path):
     run = open_run(tmp_path / "r", CONFIG)
-    run.append_samples(MAIN, [sample(1), sample(3)])
+    run.read_samples(MAIN).append([sample(1), sample(3)])
     first, last = run.samples_path(MAIN).read_text().splitlines(keepends=True)
     run.samples_path(MAIN).write_text(first + '{"question\n' + last)
     with pytest.raises(DataError, match=r"samples\.jsonl, line 2"):
@@ -56,7 +77,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path):
 def test_an_existing_folder_is_left_alone_unless_told(tmp_path):
     folder = tmp_path / "r"
     run = open_run(folder, CONFIG)
-    run.append_samples(MAIN, [sample(1)])
+    run.read_samples(MAIN).append([sample(1)])
     with pytest.raises(UserError, match="--resume"):
         open_run(folder, CONFIG)
     assert list(open_run(folder, CONFIG, resume=True).read_samples(MAIN)) == [1]
@@ -64,7 +85,7 @@ def test_an_existing_folder_is_left_alone_unless_told(tmp_path):
     (folder / "notes.txt").write_text("mine")
     (folder / "samples.none.jsonl").write_text("{}\n")
     fresh = open_run(folder, CONFIG, overwrite=True)
-    assert fresh.read_samples(MAIN) == {}
+    assert not fresh.read_samples(MAIN)
     assert (folder / "notes.txt").read_text() == "mine"
     assert not (folder / "samples.none.jsonl").exists()
 
@@ -72,7 +93,7 @@ def test_an_existing_folder_is_left_alone_unless_told(tmp_path):
 def test_resuming_begins_a_run_that_is_not_there(tmp_path):
     run = open_run(tmp_path / "r", CONFIG, resume=True)
     assert not run.resume
-    run.append_samples(MAIN, [sample(1)])
+    run.read_samples(MAIN).append([sample(1)])
     again = open_run(tmp_path / "r", CONFIG, resume=True)
     assert again.resume
     assert list(again.read_samples(MAIN)) == [1]
@@ -125,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_nothing_of_an_old_run_is_lost_before_the_new_one_begins(tmp_path):
     run = open_run(tmp_path / "r", CONFIG)
-    run.append_samples(MAIN, [sample(1)])
+    run.read_samples(MAIN).append([sample(1)])
     RunDir(tmp_path / "r", overwrite=True)  # a model that cannot be loaded would end it here
     assert list(run.read_samples(MAIN)) == [1]
 
