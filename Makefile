@@ -1,4 +1,6 @@
 # make run        set up what a run needs, and run the main job on the bundled sample
+# make demo       set up what the demo needs, and show it in the browser; make demo DEMO="animals --port 8000"
+#                 shows a collection of your own, and gives other options
 # make test       set up everything, and run the quick tests (offline, minutes)
 # make test-slow  only the slow tests: kill loops, servers, browsers, built wheels
 # make test-all   both
@@ -27,7 +29,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-all check mutate docs hooks clean
+.PHONY: run demo test test-slow test-all check mutate docs hooks clean
 
 # What a run needs. torch first and alone, in the version of constraints.txt: nothing installed later
 # may replace it.
@@ -39,6 +41,10 @@ $(VENV)/.run: pyproject.toml constraints.txt requirements-sample.txt
 	$(PIP) -c constraints.txt --no-deps -r requirements-sample.txt
 	touch $@
 
+$(VENV)/.demo: $(VENV)/.run
+	$(PIP) -c constraints.txt -e '.[cpu,sample,demo]'
+	touch $@
+
 # And what tests, checks and the documentation need.
 $(VENV)/.installed: $(VENV)/.run
 	$(PIP) -c constraints.txt -e '.[cpu,sample,test,dev]'
@@ -46,6 +52,10 @@ $(VENV)/.installed: $(VENV)/.run
 
 run: $(VENV)/.run
 	HF_HUB_OFFLINE=1 $(BIN)/python run_vqa.py --dataset okvqa --controls none,oracle,wrong-image --on-error skip
+
+DEMO ?=
+demo: $(VENV)/.demo
+	HF_HUB_OFFLINE=1 $(BIN)/ravqa demo $(DEMO)
 
 test: $(VENV)/.installed
 	$(PYTEST)

@@ -71,6 +71,10 @@ def test_make_without_such_a_python_says_so_in_one_line(tmp_path, pythons, varia
 def test_a_run_installs_only_what_it_needs(tmp_path):
     extras = {
         target: re.findall(r"\.\[(.*)\]", dry_run(target, tmp_path, {"python3": True}).stdout)
-        for target in ("run", "test")
+        for target in ("run", "demo", "test")
     }
-    assert extras == {"run": ["cpu,sample"], "test": ["cpu,sample", "cpu,sample,test,dev"]}
+    assert extras == {
+        "run": ["cpu,sample"],
+        "demo": ["cpu,sample", "cpu,sample,demo"],
+        "test": ["cpu,sample", "cpu,sample,test,dev"],
+    }

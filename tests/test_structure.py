@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ravqa"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"studies", "training"},
+    {"studies", "training", "doors"},
     {"reports"},
     {"runs", "integrations"},
     {"collections"},
@@ -81,9 +81,9 @@ def test_there_are_few_packages_and_few_imports_between_them():
         for other in imports(path) & parts
         if other != part_of(path) not in {"__init__", "testing"}  # it checks every kind's contract
     }
-    assert len(parts) <= 25
+    assert len(parts) <= 26
     assert len(LAYERS) <= 13
-    assert len(arrows) <= 130
+    assert len(arrows) <= 140
 
 
 def test_metrics_do_not_import_torch():

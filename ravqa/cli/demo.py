@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -74,4 +76,13 @@ def demo(
             console.close()
             say(f"the demo is at {address}")
             say(f"verdicts on answers are kept in {feedback}; Ctrl-C ends the demo")
-            threading.Event().wait()
+            sys.stdout.flush()
+            _wait_for_end()
+
+
+def _wait_for_end() -> None:
+    """Wait until somebody ends the program, which is no error here."""
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    ended.wait()

@@ -6,21 +6,21 @@ setting can be reached through one.
 
 from __future__ import annotations
 
+import itertools
+from collections import abc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ravqa.answering.rules import fitting_rules
 from ravqa.collections import Collection
 from ravqa.core.errors import UserError, near_matches
-from ravqa.core.factory import Session, part_config
-from ravqa.core.locations import PIPELINES, real_path
+from ravqa.core.factory import Session
+from ravqa.core.locations import real_path
 from ravqa.core.progress import Progress
 from ravqa.core.settings import PipelineConfig, load_pipeline
 from ravqa.datasets.bundled import DEFAULT, Edition
 from ravqa.pipeline import Pipeline, check_settings
-from ravqa.readers import READERS
-from ravqa.runs.needs import PARTS, examine
+from ravqa.runs.needs import answering_pipelines, usable_rules
 
 SAMPLE = "bundled sample"
 """Name of the bundled sample's passages."""
@@ -63,7 +63,8 @@ class Shelf:
         self._session = Session()
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
         self._configs: dict[str, dict[str, PipelineConfig]] = {}
-        named = {name: _config(name, self._overrides) for name in pipelines or _ready(overrides)}
+        self._files = _labelled(pipelines or answering_pipelines(overrides))
+        named = {label: _config(name, overrides) for label, name in self._files.items()}
         self._folders = _named(folders)
         if not folders:
             self._configs[SAMPLE] = named
@@ -77,8 +78,8 @@ class Shelf:
             own = self._opened(folder, None).config
             suiting = {key: value for key, value in named.items() if _same_vectors(own, value)}
             self._configs[name] = {OWN: own} | suiting
-        for name in pipelines:
-            if not any(name in offered for offered in self._configs.values()):
+        for label, name in self._files.items() if pipelines else ():
+            if not any(label in offered for offered in self._configs.values()):
                 raise UserError(
                     f"--pipeline {name}: it has another encoder than the collection: build one "
                     f"with ravqa collection build FOLDER SOURCE... --pipeline {name}"
@@ -103,16 +104,23 @@ class Shelf:
         config: PipelineConfig = _chosen("pipeline", pipeline, offered)
         return config
 
-    def rules(self, collection: str, pipeline: str) -> list[str]:
-        """Return the decision rules that the pipeline's reader can serve, its own first.
+    def rules(self, collection: str, pipeline: str) -> dict[str, str]:
+        """Return the decision rules that the pipeline's reader can serve, and what each is.
 
         Raises:
             UserError: as `config`.
         """
-        config = self.config(collection, pipeline)
-        reader = config.reader
-        own = part_config(READERS, reader, "reader")
-        return fitting_rules(config.answering, READERS.get(reader.name).declared(own))
+        return usable_rules(self.config(collection, pipeline))
+
+    def stand_ins(self, collection: str, pipeline: str) -> Sequence[str]:
+        """Return what stands in for larger parts and was not replaced.
+
+        Raises:
+            UserError: as `config`.
+        """
+        changed = {change.partition("=")[0].partition(".")[0] for change in self._overrides}
+        given = self.config(collection, pipeline).stand_ins
+        return [what for part, what in given.items() if part not in changed]
 
     def pipeline(
         self, collection: str, pipeline: str, progress: Progress | None = None
@@ -130,9 +138,9 @@ class Shelf:
 
     def _load(self, collection: str, pipeline: str, progress: Progress | None) -> Pipeline:
         if collection in self._folders:
-            name = None if pipeline == OWN else pipeline
+            name = None if pipeline == OWN else self._files[pipeline]
             return self._opened(self._folders[collection], name).pipeline(answering=True)
-        made = Pipeline.load(pipeline, *self._overrides, session=self._session)
+        made = Pipeline.load(self._files[pipeline], *self._overrides, session=self._session)
         made.prepare(Edition(DEFAULT).passages(), progress)
         return made
 
@@ -151,30 +159,26 @@ def _config(name: str, overrides: Sequence[str]) -> PipelineConfig:
     return check_settings(settings, where)
 
 
-def _ready(overrides: Sequence[str]) -> list[str]:
-    """Return the packaged pipelines whose models are all here, those of the sample first."""
-    found = []
-    for path in PIPELINES.glob("*.yaml"):
-        try:
-            config = _config(path.stem, overrides)
-        except UserError:  # the overrides are for another
-            continue
-        if not READERS.get(config.reader.name).has_model:
-            continue
-        needs = examine(config, PARTS - {"judge"})
-        missing = any(model.bytes is None for model in needs.models)
-        if not (needs.stops or needs.silent or missing):
-            found.append(path.stem)
-    return sorted(found, key=lambda name: (name != "sample", name))
-
-
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the folders by their names; of those with the same name, all but one are numbered."""
+    """Return the folders by their names."""
     found: dict[str, Path] = {}
     for place in dict.fromkeys(map(real_path, folders)):
-        same = sum(other.name == place.name for other in found.values())
-        found[f"{place.name} ({same + 1})" if same else place.name] = place
+        found[_new_name(place.name, found)] = place
     return found
+
+
+def _labelled(pipelines: Sequence[str]) -> dict[str, str]:
+    """Return the pipelines by what they are called outside: files without their folders."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(pipelines):
+        found[_new_name(Path(name).stem if Path(name).suffix else name, found)] = name
+    return found
+
+
+def _new_name(name: str, taken: abc.Collection[str]) -> str:
+    """Return a name, numbered if it is taken."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(new for new in itertools.chain([name], numbered) if new not in taken)
 
 
 def _same_vectors(own: PipelineConfig, other: PipelineConfig) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
-from ravqa.answering.rules import answering_config, reader_problem
+from ravqa.answering import RULES
+from ravqa.answering.rules import answering_config, fitting_rules, reader_problem
 from ravqa.core.devices import has_accelerator, own_device
 from ravqa.core.errors import UserError
 from ravqa.core.factory import part_config, parts_of
+from ravqa.core.locations import PIPELINES
 from ravqa.core.model_files import on_this_machine, resolve, settings_of
 from ravqa.core.registry import Registry
-from ravqa.core.settings import Part, PipelineConfig, Strict
+from ravqa.core.settings import Part, PipelineConfig, Strict, load_pipeline
 from ravqa.core.texts import readable_size
+from ravqa.pipeline import check_settings
 from ravqa.readers import READERS
 from ravqa.readers.base import Abilities
 from ravqa.rerankers.build import asks_own_reader, reranker_config
@@ -160,6 +163,40 @@ def examine(
         if name in parts:
             needs.notes.append(f"stand-in {name}: {what}")
     return needs
+
+
+def answering_pipelines(overrides: Sequence[str] = ()) -> list[str]:
+    """Return the packaged pipelines in which a model can answer here now, "sample" first.
+
+    Nothing would be downloaded for them.
+
+    Args:
+        overrides: "key.path=value"; pipelines that these do not suit are left out.
+    """
+    found = []
+    for path in PIPELINES.glob("*.yaml"):
+        try:
+            config = check_settings(*load_pipeline(path.stem, overrides))
+        except UserError:
+            continue
+        if not READERS.get(config.reader.name).has_model:
+            continue
+        needs = examine(config, PARTS - {"judge"})
+        missing = any(model.bytes is None for model in needs.models)
+        if not (needs.stops or needs.silent or missing):
+            found.append(path.stem)
+    return sorted(found, key=lambda name: (name != "sample", name))
+
+
+def usable_rules(config: PipelineConfig) -> dict[str, str]:
+    """Return the decision rules that a pipeline's reader can serve, its own first.
+
+    Returns:
+        Names and summaries.
+    """
+    summaries = dict(RULES)
+    names = fitting_rules(config.answering, _declared(config.reader, "reader"))
+    return {name: summaries[name] for name in names}
 
 
 def total_memory() -> int:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ravqa.answering import RULES
 from ravqa.core.errors import DataError, UserError
 from ravqa.core.locations import SAMPLE as SAMPLE_FOLDER
 from ravqa.core.records import Question
@@ -205,13 +204,13 @@ def blocks(page: Page, gr: Any) -> Any:
     keeping = {"analytics_enabled": False, "delete_cache": (_KEPT_S // 4, _KEPT_S)}
     with gr.Blocks(title="Ask about a photo - ravqa", **keeping) as made:
         first = page.shelf.names[0]
-        config = page.shelf.config(first, page.shelf.pipelines(first)[0])
-        gr.HTML(view.head("; ".join(config.stand_ins.values())), elem_id="rv-head")
+        default = page.shelf.pipelines(first)[0]
+        head = gr.HTML(view.head(page.shelf.stand_ins(first, default)), elem_id="rv-head")
         with gr.Row(elem_id="rv-main"):
             with gr.Column(scale=4, min_width=300, elem_id="rv-ask"):
                 photo, question, ask = _form(gr)
                 examples = _examples(page, gr) if SAMPLE in page.shelf.names else []
-                settings = _settings(page.shelf, gr)
+                settings = _settings(page.shelf, head, gr)
             with gr.Column(scale=7, min_width=300, elem_id="rv-seen"):
                 answers = gr.HTML(view.empty(bool(examples)), elem_id="rv-result")
                 verdict = _verdict(page, gr)
@@ -220,7 +219,7 @@ def blocks(page: Page, gr: Any) -> Any:
 
         def asking(*given: Any) -> Iterator[list[Any]]:
             for seen in page.ask(*given):
-                shown = gr.Group(visible=seen.verdict is not None)
+                shown = gr.Column(visible=seen.verdict is not None)
                 folded = gr.Row(visible=False)
                 yield [
                     *(seen.answers, seen.passages, seen.matched),
@@ -237,6 +236,7 @@ def blocks(page: Page, gr: Any) -> Any:
             "trigger_mode": "once",
             "show_progress": "minimal",
             "show_progress_on": [answers],
+            "scroll_to_output": True,
             "api_visibility": "private",
         }
         gr.on([ask.click, question.submit], **given)
@@ -269,7 +269,7 @@ def _form(gr: Any) -> tuple[Any, Any, Any]:
 
 
 def _examples(page: Page, gr: Any) -> list[Any]:
-    with gr.Group(elem_id="rv-examples"):
+    with gr.Column(elem_id="rv-examples"):
         gr.HTML('<p class="rv-said">Or try one of these</p>')
         with gr.Row(elem_id="rv-example-row"):
             return [
@@ -284,8 +284,12 @@ def _examples(page: Page, gr: Any) -> list[Any]:
             ]
 
 
-def _settings(shelf: Shelf, gr: Any) -> list[Any]:
-    """Return what can be chosen: collection, pipeline, number of passages, and decision rule."""
+def _settings(shelf: Shelf, head: Any, gr: Any) -> list[Any]:
+    """Return what can be chosen: collection, pipeline, number of passages, and decision rule.
+
+    Args:
+        head: the top of the page, which says what stands in for larger parts.
+    """
     first = shelf.names[0]
     offered = shelf.pipelines(first)
     with gr.Accordion("Settings", open=False, elem_id="rv-settings"):
@@ -300,20 +304,19 @@ def _settings(shelf: Shelf, gr: Any) -> list[Any]:
         names = shelf.pipelines(name)
         return gr.Dropdown(names, value=names[0])
 
-    def suited(name: str, of: str) -> Any:
+    def suited(name: str, of: str) -> tuple[Any, str]:
         found = _rule_choices(shelf, name, of)
-        return gr.Dropdown(found, value=found[0][1])
+        return gr.Dropdown(found, value=found[0][1]), view.head(shelf.stand_ins(name, of))
 
     changed = collection.change(chosen, [collection], [pipeline], **_QUICK)
     for event in (changed.then, pipeline.change):
-        event(suited, [collection, pipeline], [rule], **_QUICK)
+        event(suited, [collection, pipeline], [rule, head], **_QUICK)
     return [collection, pipeline, k, rule]
 
 
 def _rule_choices(shelf: Shelf, collection: str, pipeline: str) -> Sequence[tuple[str, str]]:
-    summaries = dict(RULES)
-    names = shelf.rules(collection, pipeline)
-    return [(f"{name}: {summaries[name]}", name) for name in names]
+    rules = shelf.rules(collection, pipeline)
+    return [(f"{name}: {summary}", name) for name, summary in rules.items()]
 
 
 class _Verdict(NamedTuple):
@@ -328,7 +331,7 @@ class _Verdict(NamedTuple):
 
 def _verdict(page: Page, gr: Any) -> _Verdict:
     shown = gr.State(None, time_to_live=_KEPT_S)
-    with gr.Group(visible=False, elem_id="rv-verdict") as group:
+    with gr.Column(visible=False, elem_id="rv-verdict") as group:
         with gr.Row(equal_height=True, elem_id="rv-thumbs"):
             gr.HTML('<p class="rv-said">Is the answer with passages right?</p>')
             up = gr.Button("👍 Right", size="sm", min_width=100, scale=0, elem_id="rv-up")

@@ -34,13 +34,13 @@ def source(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def head(stand_ins: str) -> str:
+def head(stand_ins: Sequence[str]) -> str:
     """Return the top of the page.
 
     Args:
-        stand_ins: the parts of the pipeline that stand in for larger ones; blank for none.
+        stand_ins: the parts of the pipeline that stand in for larger ones.
     """
-    return _render("head.html.jinja", stand_ins=stand_ins)
+    return _render("head.html.jinja", stand_ins="; ".join(stand_ins))
 
 
 def empty(sample: bool) -> str:
