@@ -217,7 +217,9 @@ def main() -> None:
     )
     parser.add_argument("--settings", default="", help="regular expression: ENGINE SETTING")
     parser.add_argument("--batches", type=int, nargs="+", help="queries in one call, at most 70")
-    parser.add_argument("--patience", type=float, default=60, help="seconds for a setting and kind")
+    parser.add_argument(
+        "--patience", type=float, default=60, help="processor seconds for a setting and kind"
+    )
     parser.add_argument("--rebuild", action="store_true")
     parser.add_argument("--build", action="store_true", help="measure only building, again")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")

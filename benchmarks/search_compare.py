@@ -176,7 +176,8 @@ class Comparison:
         """Return times and quality of every setting of every engine for single queries.
 
         Args:
-            patience: seconds that a setting may take for all queries; later ones are left out.
+            patience: seconds of processor time for a setting; when they are spent, the remaining
+                queries are left out.
         """
         settings = self._settings()
         for engine, setting in settings:  # compiles, maps files, fills caches
@@ -187,14 +188,13 @@ class Comparison:
         for query in queries:
             for i in rng.permutation(len(settings)):
                 one = settings[i]
-                if one[0] != "exact" and sum(wall for wall, _ in times[one]) > patience:
+                if one[0] != "exact" and sum(spent for _, spent in times[one]) > patience:
                     continue
                 if (reply := self._ask(kind, [query], *one, k)) is None:
                     continue
                 times[one].append((reply["seconds"], reply["processor_seconds"]))
                 found[one] += reply["found"]
         truths = found["exact", "float32"]
-        baseline = statistics.median(wall for wall, _ in times["exact", "float32"])
         points = []
         for one in settings:
             if not times[one] or one[0] not in self.workers:
@@ -210,7 +210,6 @@ class Comparison:
                     "median_ms": statistics.median(walls) * 1e3,
                     "p95_ms": float(np.quantile(walls, 0.95)) * 1e3,
                     "processor_ms": statistics.median(processor) * 1e3,
-                    "ratio": baseline / statistics.median(walls),
                     "overlap_at_10": statistics.mean(len({*f[:10]} & {*t[:10]}) for f, t in pairs)
                     / 10,
                     "recall_at_100": statistics.mean(len({*f} & {*t}) / len(t) for f, t in pairs),
@@ -224,7 +223,8 @@ class Comparison:
         """Return queries a second when as many queries as a size are searched in one call.
 
         Args:
-            patience: seconds for all queries, above which a setting is left out.
+            patience: seconds of processor time for a setting and size; when they are spent, the
+                remaining queries are left out.
         """
         points = []
         for engine, setting in self._settings():
@@ -239,7 +239,7 @@ class Comparison:
                         processor + reply["processor_seconds"],
                     )
                     done += len(group)
-                    if wall > patience:
+                    if processor > patience:
                         break
                 if done:
                     points.append(

@@ -45,6 +45,24 @@ def series_of(point: dict[str, Any]) -> str:
     return f"{point['engine']} {kind}" if colon else str(point["engine"])
 
 
+def cost(run: dict[str, Any], point: dict[str, Any]) -> float:
+    """Return the milliseconds of a point that are compared."""
+    return float(point["processor_ms" if run["threads"] == 1 else "median_ms"])
+
+
+def merged(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs, those of the same data and threads as one."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run in runs:
+        key = tuple(run[name] for name in ("passages", "vectors", "source", "threads"))
+        if key in found:
+            for name in ("kinds", "points", "batches"):
+                found[key][name] += run[name]
+        else:
+            found[key] = run
+    return list(found.values())
+
+
 def described(run: dict[str, Any]) -> str:
     """Return what was searched, on which machine."""
     about, features = run["processor"], " ".join(run["processor"]["features"])
@@ -68,7 +86,8 @@ def tables(runs: Sequence[dict[str, Any]]) -> str:
         out += [described(run), *_about(run)]
         for kind in run["kinds"]:
             out.append(f"**{_named(kind)}**\n\n{_settings(run, kind)}")
-        out.append(f"Median ms at an overlap@10 of at least:\n\n{_equal(run)}")
+        what = "Processor time" if run["threads"] == 1 else "Time"
+        out.append(f"{what} (median, ms) at an overlap@10 of at least:\n\n{_equal(run)}")
         if run["batches"]:
             out.append(f"Queries a second, by the number in one call:\n\n{_batches(run)}")
     return "\n\n".join(out)
@@ -106,19 +125,20 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _settings(run: dict[str, Any], kind: dict[str, Any]) -> str:
     header = "search", "ms", "p95", "processor ms", "x exact", "overlap@10", "recall@100", "queries"
+    points = [p for p in run["points"] if p["kind"] == kind["kind"]]
+    [baseline] = [cost(run, p) for p in points if p["engine"] == "exact"]
     rows = [
         [
             f"{p['engine']} {p['setting']}",
             f"{p['median_ms']:.1f}",
             f"{p['p95_ms']:.1f}",
             f"{p['processor_ms']:.1f}",
-            f"{p['ratio']:.1f}",
+            f"{baseline / cost(run, p):.1f}",
             f"{p['overlap_at_10']:.3f}",
             f"{p['recall_at_100']:.3f}",
             str(p["queries"]),
         ]
-        for p in run["points"]
-        if p["kind"] == kind["kind"]
+        for p in points
     ]
     return _table(header, rows)
 
@@ -132,7 +152,7 @@ def _equal(run: dict[str, Any]) -> str:
         for kind in run["kinds"]:
             for target in TARGETS:
                 reached = [
-                    p["median_ms"]
+                    cost(run, p)
                     for p in run["points"]
                     if (series_of(p), p["kind"]) == (name, kind["kind"])
                     and p["overlap_at_10"] >= target - 1e-9
@@ -283,18 +303,19 @@ def _figure(
 
 def curves(runs: Sequence[dict[str, Any]]) -> str:
     """Return an SVG of time against overlap@10: a row for each kind of query, a column each run."""
-    kinds = list(dict.fromkeys(kind["kind"] for run in runs for kind in run["kinds"]))
+    every = [{kind["kind"] for kind in run["kinds"]} for run in runs]
+    kinds = [k["kind"] for k in runs[0]["kinds"] if all(k["kind"] in one for one in every)]
     panels = []
     for name in kinds:
         for run in runs:
             lines: dict[str, list[tuple[float, float]]] = {}
             for p in run["points"]:
                 if p["kind"] == name and p["overlap_at_10"] >= _LEAST:
-                    point = p["overlap_at_10"], p["median_ms"]
+                    point = p["overlap_at_10"], cost(run, p)
                     lines.setdefault(series_of(p), []).append(point)
             [kind] = [k for k in run["kinds"] if k["kind"] == name]
             lines["exact"] = [(_LEAST, lines["exact"][0][1]), *lines["exact"]]
-            threads = "one thread" if run["threads"] == 1 else f"{run['threads']} threads"
+            threads = "processor time" if run["threads"] == 1 else f"{run['threads']} threads"
             panels.append((f"{_named(kind)}, {threads}", lines))
 
     # Equal steps where the share that is missed is halved; 1 has a place of its own.
@@ -315,7 +336,7 @@ def scaling(runs: Sequence[dict[str, Any]], shown: Sequence[str]) -> str:
         for run in runs:
             for p in run["points"]:
                 if p["kind"] == kind and (p["engine"] == "exact" or p["setting"] in shown):
-                    lines.setdefault(series_of(p), []).append((run["passages"], p["median_ms"]))
+                    lines.setdefault(series_of(p), []).append((run["passages"], cost(run, p)))
         [about] = [k for k in runs[0]["kinds"] if k["kind"] == kind]
         panels.append((f"{about['vectors']} query vectors", lines))
 
@@ -332,7 +353,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, metavar="SVG")
     parser.add_argument("--scaling", type=Path, metavar="SVG")
     args = parser.parse_args()
-    runs = [json.loads(path.read_text()) for path in args.files]
+    runs = merged(json.loads(path.read_text()) for path in args.files)
     if args.curves:
         args.curves.write_text(curves(runs), encoding="utf-8")
     if args.scaling:

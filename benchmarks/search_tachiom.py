@@ -29,12 +29,6 @@ _EFFORTS: dict[str, dict[str, Any]] = {
         "k_docs_to_score": 2000,
         "alpha": None,
     },
-    "160 centroids, 4,000 scored": {
-        "k_centroids": 160,
-        "ef_search": 240,
-        "k_docs_to_score": 4000,
-        "alpha": None,
-    },
 }
 
 PACKAGES = ("tachiom", "numpy")
