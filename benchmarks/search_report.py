@@ -147,10 +147,10 @@ def _equal(run: dict[str, Any]) -> str:
     """Return the fastest setting of every engine that reaches an overlap."""
     names = list(dict.fromkeys(map(series_of, run["points"])))
     rows = []
-    for name in names:
-        row = [name]
-        for kind in run["kinds"]:
-            for target in TARGETS:
+    for kind in run["kinds"]:
+        for target in TARGETS:
+            row = [f"{_named(kind)}, {_overlap(target)}"]
+            for name in names:
                 reached = [
                     cost(run, p)
                     for p in run["points"]
@@ -158,9 +158,8 @@ def _equal(run: dict[str, Any]) -> str:
                     and p["overlap_at_10"] >= target - 1e-9
                 ]
                 row.append(f"{min(reached):.0f}" if reached else "-")
-        rows.append(row)
-    header = [f"{_named(kind)} {_overlap(t)}" for kind in run["kinds"] for t in TARGETS]
-    return _table(["", *header], rows)
+            rows.append(row)
+    return _table(["", *names], rows)
 
 
 def _overlap(value: float) -> str:

@@ -152,8 +152,10 @@ def test_the_report_compares_at_equal_overlap():
         ],
     }
     text = search_report.tables([run])
-    assert "| tachiom | 5 | 19 | - |" in text
-    assert "| ravqa 9bit | 7 | 7 | 7 |" in text
+    assert "|  | exact | tachiom | ravqa 9bit |" in text
+    assert "| image (32), .90 | 100 | 5 | 7 |" in text
+    assert "| image (32), .95 | 100 | 19 | 7 |" in text
+    assert "| image (32), .99 | 100 | - | 7 |" in text
     # 2 x 32 x 128 x a million operations a query: 8.192e9
     assert "| exact float32 | 6.0 |" in text
     assert "| all products at the rate of a large one | 10.0 |" in text
@@ -162,7 +164,7 @@ def test_the_report_compares_at_equal_overlap():
     dots = [e.get("class") for e in drawn.iter() if e.tag.endswith("circle") and len(e)]
     assert len(dots) == 2 * 6  # the line of the exact search has a second point, at the edge
     alone = search_report.tables([{**run, "threads": 1}])
-    assert "| ravqa 9bit | 14 | 14 | 14 |" in alone  # processor time
+    assert "| image (32), .99 | 200 | - | 14 |" in alone  # processor time
 
 
 def test_files_of_other_kinds_of_queries_are_read_as_one():
