@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 TARGETS = (0.9, 0.95, 0.99)
 _LEAST = 0.6  # overlap at the left edge of a panel of curves
 _WIDTH, _HEIGHT, _COLUMNS = 360, 230, 2  # of a panel, and panels side by side
-_INSET = (48, 30, 12, 40)  # left, top, right, bottom: room for the axes' texts
+_INSET = (54, 30, 12, 40)  # left, top, right, bottom: room for the axes' texts
 _STYLE = """
 svg { background: #fff; font: 12px system-ui, sans-serif; }
 text { fill: #222; } .grid { stroke: #ddd; } .frame { stroke: #888; fill: none; }
@@ -27,15 +27,15 @@ text { fill: #222; } .grid { stroke: #ddd; } .frame { stroke: #888; fill: none; 
 svg { background: #16181d; } text { fill: #e6e6e6; } .grid { stroke: #333a45; }
 .frame { stroke: #7a828e; } }
 """
-_COLOURS = {
-    "ravqa 9bit": ("#c2410c", "#fb923c"),
-    "ravqa 4bit": ("#a16207", "#facc15"),
-    "tachiom": ("#1d4ed8", "#60a5fa"),
-    "tachiom rescored": ("#0e7490", "#22d3ee"),
-    "faiss": ("#15803d", "#4ade80"),
-    "qdrant": ("#be123c", "#fb7185"),
-    "fast_plaid": ("#7e22ce", "#c084fc"),
-    "exact": ("#555555", "#bbbbbb"),
+_SERIES = {  # colours on light and dark pages, and a mark, so that none is known by colour alone
+    "ravqa 9bit": ("#c2410c", "#fb923c", "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z"),
+    "ravqa 4bit": ("#a16207", "#facc15", "m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0z"),
+    "tachiom": ("#1d4ed8", "#60a5fa", "m-3.5-3.5h7v7h-7z"),
+    "tachiom rescored": ("#0e7490", "#22d3ee", "m0-5l5 5l-5 5l-5-5z"),
+    "faiss": ("#15803d", "#4ade80", "m0-5l4.5 8h-9z"),
+    "qdrant": ("#be123c", "#fb7185", "m0 5l4.5-8h-9z"),
+    "fast_plaid": ("#7e22ce", "#c084fc", "m-4-1.5h8v3h-8z"),
+    "exact": ("#555555", "#bbbbbb", "m-1.5-4h3v8h-3z"),
 }
 
 
@@ -234,18 +234,19 @@ class _Panel:
             _text(self._group, self.left - 5, y(10**power) + 4, text, anchor="end")
         for series, points in lines.items():
             path = "M" + "L".join(f"{x(a):.1f} {y(ms):.1f}" for a, ms in points)
-            style = f"s{list(_COLOURS).index(series)}"
-            _add(self._group, "path", {"class": f"line {style}", "d": path})
+            style = f"line s{list(_SERIES).index(series)}"
+            _add(self._group, "path", {"class": style, "d": path})
             for a, ms in points:
-                dot = _add(
-                    self._group,
-                    "circle",
-                    {"class": f"dot {style}", "cx": f"{x(a):.1f}", "cy": f"{y(ms):.1f}", "r": "3"},
-                )
-                ElementTree.SubElement(dot, "title").text = f"{series}: {a:g}, {ms:.1f} ms"
+                mark = _mark(self._group, x(a), y(ms), series)
+                ElementTree.SubElement(mark, "title").text = f"{series}: {a:g}, {ms:.1f} ms"
         width, height = self.right - self.left, self.bottom - self.top
         frame = {"x": self.left, "y": self.top, "width": width, "height": height}
         _add(self._group, "rect", {"class": "frame", **{k: str(v) for k, v in frame.items()}})
+
+
+def _mark(parent: ElementTree.Element, x: float, y: float, series: str) -> ElementTree.Element:
+    style = f"mark s{list(_SERIES).index(series)}"
+    return _add(parent, "path", {"class": style, "d": f"M{x:.1f} {y:.1f}{_SERIES[series][2]}"})
 
 
 def _add(parent: ElementTree.Element, tag: str, values: dict[str, str]) -> ElementTree.Element:
@@ -277,22 +278,21 @@ def _figure(
 ) -> str:
     """Return an SVG of panels: title and lines."""
     rows = -(-len(panels) // _COLUMNS)
-    names = [n for n in _COLOURS if any(n in lines for _, lines in panels)]
+    names = [n for n in _SERIES if any(n in lines for _, lines in panels)]
     legend = 20 * -(-len(names) // 4) + 10
     width, height = _WIDTH * _COLUMNS, legend + rows * _HEIGHT
     root = ElementTree.Element(
         "svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}"}
     )
     light, dark = "", ""
-    for i, colours in enumerate(_COLOURS.values()):
-        rules = [f".line.s{i} {{ stroke: {c}; }} .dot.s{i} {{ fill: {c}; }}\n" for c in colours]
+    for i, (*colours, _) in enumerate(_SERIES.values()):
+        rules = [f".line.s{i} {{ stroke: {c}; }} .mark.s{i} {{ fill: {c}; }}\n" for c in colours]
         light, dark = light + rules[0], dark + rules[1]
     dark = f"@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
     ElementTree.SubElement(root, "style").text = _STYLE + light + dark
     for i, n in enumerate(names):
         x, y = 20 + i % 4 * (width - 20) / 4, 20 + i // 4 * 20
-        style = f"dot s{list(_COLOURS).index(n)}"
-        _add(root, "circle", {"class": style, "cx": str(x), "cy": str(y - 4), "r": "5"})
+        _mark(root, x, y - 4, n)
         _text(root, x + 10, y, n.replace("_", "-"), anchor="start")
     for i, (title, lines) in enumerate(panels):
         _Panel(root, i, title, legend).draw(lines, across, ticks, name)
@@ -315,13 +315,13 @@ def curves(runs: Sequence[dict[str, Any]]) -> str:
             [kind] = [k for k in run["kinds"] if k["kind"] == name]
             lines["exact"] = [(_LEAST, lines["exact"][0][1]), *lines["exact"]]
             threads = "processor time" if run["threads"] == 1 else f"{run['threads']} threads"
-            panels.append((f"{_named(kind)}, {threads}", lines))
+            panels.append((f"{_named(kind)}, {run['source']}, {threads}", lines))
 
     # Equal steps where the share that is missed is halved; 1 has a place of its own.
     def across(overlap: float) -> float:
         return math.log((1.01 - _LEAST) / (1.01 - overlap)) / math.log((1.01 - _LEAST) / 0.01)
 
-    ticks = [(t, _overlap(t) if t < 1 else "1") for t in (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)]
+    ticks = [(t, _overlap(t) if t < 1 else "1") for t in (0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)]
     return _figure(panels, across, ticks, "overlap@10 with exact MaxSim")
 
 
