@@ -27,6 +27,7 @@ import numpy as np
 import threadpoolctl
 
 from ravqa.indexes.base import Array
+from ravqa.indexes.compressed.threads import pool, threads
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -34,20 +35,6 @@ _R = TypeVar("_R")
 _NONE = np.float32(-1e30)
 _TOGETHER = 64  # vectors rounded at a time
 _compiled = numba.njit(nogil=True, fastmath=True, cache=True, boundscheck=False)
-
-
-@cache
-def threads() -> int:
-    """Return the number of kernel threads: the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads(), thread_name_prefix="ravqa-index")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 class _NumpyThreads:
@@ -102,7 +89,7 @@ def run(kernel: Callable[..., Any], count: int, *arguments: Any, grain: int = 32
         kernel(0, count, *arguments)
         return
     bounds = [count * i // parts for i in range(parts + 1)]
-    futures = [_pool().submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(bounds)]
+    futures = [pool().submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(bounds)]
     for future in futures:
         future.result()
 
