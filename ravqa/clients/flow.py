@@ -7,7 +7,7 @@ by one for as many replies as there are requests under way (additive increase, m
 decrease, as in TCP), up to `workers`.
 
 Of several runs that ask at the same time, the first has all workers, and the next one those that
-the first leaves idle (`behind`).
+the first leaves idle (`ravqa.core.ahead.behind`).
 
 A request that failed waits before it is repeated, and others are sent meanwhile. If there are none
 left, and the server answers, the wait is cut short: it would only make the end of a run later.
@@ -23,11 +23,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ravqa.core.ahead import AbandonedError, abandoning
+from ravqa.core.ahead import AbandonedError, abandoning, place
 from ravqa.core.errors import PromptError, ServerError
 from ravqa.core.outcomes import Failure
 
@@ -47,7 +47,7 @@ class _Batch(Generic[T, R]):
 
     def __init__(self, ask: Callable[[T, threading.Event], R], items: Sequence[T]):
         self.ask = ask
-        self.place = _PLACE.get()
+        self.place = place()
         self.todo = deque(enumerate(items))
         self.stop = threading.Event()
         self.results: queue.SimpleQueue[tuple[int, Any, BaseException | None] | None]
@@ -64,19 +64,6 @@ class _Batch(Generic[T, R]):
             self.results.put((position, None, e))
         else:
             self.results.put((position, value, None))
-
-
-_PLACE: ContextVar[int] = ContextVar("place", default=0)
-
-
-@contextmanager
-def behind(runs: int) -> Iterator[None]:
-    """Let the requests of so many runs go before those of the enclosed work."""
-    token = _PLACE.set(runs)
-    try:
-        yield
-    finally:
-        _PLACE.reset(token)
 
 
 @dataclass(eq=False, slots=True)

@@ -122,3 +122,21 @@ def _in_order(
             raise error
     finally:
         group.abandon()
+
+
+_PLACE: ContextVar[int] = ContextVar("place", default=0)
+
+
+@contextmanager
+def behind(runs: int) -> Iterator[None]:
+    """Let the requests of so many runs go before those of the enclosed work."""
+    token = _PLACE.set(runs)
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
+
+
+def place() -> int:
+    """Return how many runs go before this context's work."""
+    return _PLACE.get()

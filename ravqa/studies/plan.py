@@ -28,6 +28,7 @@ from pydantic import Field
 from ravqa.core.errors import UserError, near_matches
 from ravqa.core.factory import Key, model_keys, part_config, shared_keys
 from ravqa.core.locations import STUDIES, packaged
+from ravqa.core.registry import table
 from ravqa.core.settings import (
     Strict,
     as_override,
@@ -38,7 +39,6 @@ from ravqa.core.settings import (
     validate,
 )
 from ravqa.datasets.base import OnError
-from ravqa.readers import READERS
 from ravqa.runs.finished import Measure
 from ravqa.runs.options import RunRequest
 from ravqa.runs.plan import PipelinePlan, plan_pipeline
@@ -443,7 +443,9 @@ def _runs(
                 else fingerprint(pipeline.config.reader.model_dump()),
                 servers=frozenset()
                 if config.retrieval_only
-                else frozenset(part_config(READERS, pipeline.config.reader, "reader").servers()),
+                else frozenset(
+                    part_config(table("readers"), pipeline.config.reader, "reader").servers()
+                ),
             )
 
 

@@ -11,8 +11,7 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import TypeVar
 
-from ravqa.clients.flow import behind
-from ravqa.core.ahead import Group
+from ravqa.core.ahead import Group, behind
 from ravqa.runs.lanes import Lane, Lanes
 from ravqa.studies.plan import PlannedRun
 

@@ -6,9 +6,9 @@ import time
 import pytest
 from scripted_server import chat
 
-from ravqa.clients.flow import Flow, _Batch, behind, flow_to
+from ravqa.clients.flow import Flow, _Batch, flow_to
 from ravqa.clients.openai import Client, ServerConfig
-from ravqa.core.ahead import AbandonedError, in_order
+from ravqa.core.ahead import AbandonedError, behind, in_order
 from ravqa.core.outcomes import succeeded
 
 LONG = 20  # seconds after which a test that waits in vain fails

@@ -20,8 +20,7 @@ from rich.console import Console as RichConsole
 from scripted_server import ScriptedServer, chat
 from study_files import call, write_data, write_study
 
-from ravqa.clients.flow import _PLACE
-from ravqa.core.ahead import AbandonedError, Group, abandoning, in_order
+from ravqa.core.ahead import AbandonedError, Group, abandoning, in_order, place
 from ravqa.core.locations import cache_dir
 from ravqa.runs.lanes import Lanes
 from ravqa.studies import pool
@@ -50,7 +49,7 @@ class Runs:
 
     def work(self, number, first, lane):
         self.lanes[number] = lane
-        self.log.append(f"{number} with {first}, behind {_PLACE.get()}" if lane else f"{number}")
+        self.log.append(f"{number} with {first}, behind {place()}" if lane else f"{number}")
         self.begun[number].set()
         assert self.go[number].wait(5)
         return number * 10
