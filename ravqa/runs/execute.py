@@ -465,9 +465,13 @@ class Runner:
 
 
 def _makers(pipeline: Pipeline) -> set[str]:
-    """Return the fingerprints of the reader and the rerankers whose results are kept."""
-    kept = {part.fingerprint for part in pipeline.rerankers.values() if part.stores}
-    asked = {part.reader.fingerprint for part in pipeline.rerankers.values() if part.reader}
+    """Return the fingerprints of the readers whose results are kept.
+
+    Rerankers without a reader are named by their stores: those of other options share scores.
+    """
+    parts = pipeline.rerankers.values()
+    kept = {store.name for part in parts if part.reader is None for store in part.stores}
+    asked = {part.reader.fingerprint for part in parts if part.reader is not None}
     if pipeline.answerer is not None and pipeline.answerer.cached.stores:
         asked.add(pipeline.answerer.reader.fingerprint)
     return kept | asked

@@ -56,7 +56,7 @@ class Lane:
         self._keys: dict[LaneStage, frozenset[str]] = {}
 
     def uses(self, stage: LaneStage, keys: Collection[str]) -> None:
-        """Declare which results of a stage are shared: fingerprints of those who make them.
+        """Declare which results of a stage are shared, by fingerprints of those who make them.
 
         It is called before the first chunk begins. A run that shares none never waits, and nobody
         waits for it.
