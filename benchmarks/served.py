@@ -5,6 +5,7 @@ A server on this machine, in a process of its own, answers every request after a
     constant   the same for all, 1 s
     heavy      0.1 s, and 5 s for every twentieth
     failing    as constant with 0.3 s, but every tenth is an error, and repeated
+    slow       four times as slow as heavy, for machines that have other work (study_pool.py)
 
 A run asks it one question per request. The server says when the first request came and the last
 reply left. The least time is the larger one of: sum of all replies' times / workers; longest reply.
@@ -38,6 +39,7 @@ KINDS = {
     "heavy": lambda number: (5.0 if number % 20 == 0 else 0.1, 200),
     "failing": lambda number: (0.3, 500 if number % 10 == 0 else 200),
     "short": lambda number: (0.01, 200),
+    "slow": lambda number: (20.0 if number % 20 == 0 else 0.4, 200),
 }
 MEAN = {"constant": 1.0, "heavy": 0.345, "failing": 0.3}
 PAGE = os.sysconf("SC_PAGE_SIZE")
